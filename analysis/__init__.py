@@ -1,0 +1,1 @@
+"""Questions about a model's circuits, and their reports."""

@@ -1,0 +1,166 @@
+"""A bilinear layer as one tensor, and that tensor for any direction of its output.
+
+A bilinear MLP computes ``y[o] = sum_ij B[o, i, j] x[i] x[j]``. ``B`` is never stored: a layer
+keeps its three factors, and every question asked of ``B`` is answered from them.
+
+Biases are exact too: ``(Wx + b) * (Vx + c)`` is bilinear in ``x̂ = [x; 1]``, so a layer with
+biases on its factors has interaction matrices with one more row and column, the constant, last.
+The bias of the output stays outside, where it belongs to no interaction:
+``u · layer(x) = x̂ᵀ interaction(u) x̂ + u · down_bias``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
+
+import torch
+from einops import einsum
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits.errors import check_tensors
+
+_AXES = {
+    "left": "hidden model",
+    "right": "hidden model",
+    "down": "out hidden",
+    "left_bias": "hidden",
+    "right_bias": "hidden",
+    "down_bias": "out",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class BilinearLayer:
+    """``down @ ((left @ x + left_bias) * (right @ x + right_bias)) + down_bias``.
+
+    Weights in bfloat16 or float16 are held and computed in float32; float64 stays float64.
+    The output may have another width than the input (a head folded into ``down``).
+
+    >>> layer = BilinearLayer(torch.eye(2), torch.eye(2).flip(0), torch.ones(1, 2))
+    >>> layer(torch.tensor([3.0, 5.0]))
+    tensor([30.])
+    >>> layer.interaction(torch.ones(1))
+    tensor([[0., 1.],
+            [1., 0.]])
+    """
+
+    left: Float[Tensor, "hidden model"]
+    right: Float[Tensor, "hidden model"]
+    down: Float[Tensor, "out hidden"]
+    left_bias: Float[Tensor, " hidden"] | None = None
+    right_bias: Float[Tensor, " hidden"] | None = None
+    down_bias: Float[Tensor, " out"] | None = None
+
+    def __post_init__(self) -> None:
+        given = self._tensors()
+        check_tensors("BilinearLayer", given, _AXES)
+        dtype = computing_dtype(*given.values())
+        for name, tensor in given.items():
+            object.__setattr__(self, name, tensor.detach().to(dtype))
+
+    def _tensors(self) -> dict[str, Tensor]:
+        named = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: tensor for name, tensor in named.items() if tensor is not None}
+
+    @property
+    def d_model(self) -> int:
+        """Width of the input."""
+        return self.left.shape[1]
+
+    @property
+    def d_hidden(self) -> int:
+        """Number of products."""
+        return self.left.shape[0]
+
+    @property
+    def d_out(self) -> int:
+        """Width of the output; the same as ``d_model`` in a transformer."""
+        return self.down.shape[0]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype everything is computed in."""
+        return self.left.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights live."""
+        return self.left.device
+
+    @property
+    def has_constant(self) -> bool:
+        """Whether interaction matrices carry the constant as their last row and column."""
+        return self.left_bias is not None or self.right_bias is not None
+
+    def to(self, *args: Any, **kwargs: Any) -> BilinearLayer:
+        """The same layer on another device or in another dtype, as ``Tensor.to`` says it."""
+        return BilinearLayer(**{n: t.to(*args, **kwargs) for n, t in self._tensors().items()})
+
+    def __call__(self, x: Float[Tensor, "*batch model"]) -> Float[Tensor, "*batch out"]:
+        """The layer's output."""
+        x = x.to(self.dtype)
+        left, right = x @ self.left.mT, x @ self.right.mT
+        if self.left_bias is not None:
+            left = left + self.left_bias
+        if self.right_bias is not None:
+            right = right + self.right_bias
+        out = (left * right) @ self.down.mT
+        return out if self.down_bias is None else out + self.down_bias
+
+    @cached_property
+    def factors(self) -> tuple[Float[Tensor, "hidden input"], Float[Tensor, "hidden input"]]:
+        """``left`` and ``right`` as they act on ``x̂``: with their biases as a last column."""
+        if not self.has_constant:
+            return self.left, self.right
+        zero = self.left.new_zeros(self.d_hidden)
+        biases = (self.left_bias, self.right_bias)
+        left_bias, right_bias = (zero if bias is None else bias for bias in biases)
+        return (
+            torch.cat([self.left, left_bias[:, None]], dim=1),
+            torch.cat([self.right, right_bias[:, None]], dim=1),
+        )
+
+    def interaction(self, direction: Float[Tensor, "*batch out"]) -> Float[Tensor, "*batch i i"]:
+        """The symmetric matrix ``Q`` with ``x̂ᵀ Q x̂ = direction · (layer(x) − down_bias)``.
+
+        Costs ``2 · hidden · model²`` operations for each direction and memory for the result
+        alone; a batch of directions is done one at a time, because that is the faster way.
+        """
+        check_tensors(
+            "BilinearLayer.interaction",
+            {"direction": direction.reshape(-1, direction.shape[-1])},
+            {"direction": "direction out"},
+            known={"out": self.d_out},
+        )
+        left, right = self.factors
+        d_input = left.shape[1]
+        directions = direction.to(self.dtype).reshape(-1, self.d_out)
+        gates = einsum(directions, self.down, "batch out, out hidden -> batch hidden")
+        forms = left.new_empty(len(gates), d_input, d_input)
+        for gate, form in zip(gates, forms, strict=True):
+            torch.mm((left * gate[:, None]).mT, right, out=form)
+            form.add_(form.mT.clone()).mul_(0.5)
+        return forms.reshape(*direction.shape[:-1], d_input, d_input)
+
+    @cached_property
+    def pair_gram(self) -> Float[Tensor, "hidden hidden"]:
+        """Inner products of the hidden units' symmetric forms: ``⟨sym(wᵢvᵢᵀ), sym(wⱼvⱼᵀ)⟩``.
+
+        With gates ``a = directionᵀ down`` and ``b``, ``a @ pair_gram @ b`` is the Frobenius inner
+        product of two interaction matrices, neither of which is built.
+        """
+        left, right = self.factors
+        straight = (left @ left.mT) * (right @ right.mT)
+        crossed = left @ right.mT
+        return (straight + crossed * crossed.mT) / 2
+
+
+def computing_dtype(*tensors: Tensor) -> torch.dtype:
+    """The widest dtype among the tensors, but at least float32."""
+    dtype = torch.float32
+    for tensor in tensors:
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    return dtype

@@ -1,0 +1,161 @@
+"""The mistakes a caller can make, one class each, and the check that finds them all at once.
+
+An error says three things: what came, what it breaks, what to do. Mismatches between several
+tensors are collected and reported together, so that one run tells everything that is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+
+class CircuitsError(Exception):
+    """Something the caller can put right; the command prints it as one line."""
+
+
+class ShapeError(CircuitsError, ValueError):
+    """Tensors whose sizes do not fit together."""
+
+
+class NotFiniteError(CircuitsError, ValueError):
+    """A tensor that holds NaN or infinity."""
+
+
+class DtypeError(CircuitsError, TypeError):
+    """A tensor that does not hold real floating-point numbers."""
+
+
+class DeviceError(CircuitsError, ValueError):
+    """Tensors that live on different devices."""
+
+
+class BasisError(CircuitsError, ValueError):
+    """A dictionary that cannot do what is asked of it."""
+
+
+class FeatureRangeError(CircuitsError, IndexError):
+    """A feature, output or rank that does not exist."""
+
+
+class SpectrumError(CircuitsError, ValueError):
+    """A question that a partial spectrum cannot answer."""
+
+
+class ShardError(CircuitsError, ValueError):
+    """A folder of shards that is incomplete, mixed or made from other inputs."""
+
+
+class DirectionWarning(UserWarning):
+    """Dictionary rows that are zero or repeat another row."""
+
+
+def check_tensors(
+    owner: str,
+    tensors: Mapping[str, Tensor],
+    axes: Mapping[str, str],
+    known: Mapping[str, int] | None = None,
+) -> None:
+    """Refuse tensors of wrong type, device, shape or content, naming every fault.
+
+    ``axes`` spells each tensor's axes ("hidden model"); an axis name must have one size
+    everywhere, the ``known`` one where there is one, and no axis may be empty.
+    """
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise DtypeError(
+                f"{owner}: {name} is a {type(tensor).__name__}, not a torch tensor. "
+                f"Convert it with torch.as_tensor({name}, dtype=torch.float32)."
+            )
+    _check_dtypes(owner, tensors)
+    _check_shapes(owner, tensors, axes, known or {})
+    _check_devices(owner, tensors)
+    _check_finite(owner, tensors)
+
+
+def _check_dtypes(owner: str, tensors: Mapping[str, Tensor]) -> None:
+    wrong = {name: t.dtype for name, t in tensors.items() if not t.dtype.is_floating_point}
+    if wrong:
+        listed = ", ".join(f"{name} is {dtype}" for name, dtype in wrong.items())
+        raise DtypeError(
+            f"{owner} computes with real floating-point numbers, but {listed}. "
+            f"Convert with .float() or .double() first."
+        )
+
+
+def _check_shapes(
+    owner: str, tensors: Mapping[str, Tensor], axes: Mapping[str, str], known: Mapping[str, int]
+) -> None:
+    sizes: dict[str, dict[int, list[str]]] = {
+        word: {size: [owner.split(".")[0]]} for word, size in known.items()
+    }
+    faults = []
+    for name, tensor in tensors.items():
+        words = axes[name].split()
+        if tensor.ndim != len(words):
+            faults.append(
+                f"{name} has {tensor.ndim} axes {tuple(tensor.shape)}, not ({axes[name]})"
+            )
+            continue
+        for word, size in zip(words, tensor.shape, strict=True):
+            sizes.setdefault(word, {}).setdefault(size, []).append(name)
+            if size == 0:
+                faults.append(f"{name} is empty: axis {word} has size 0")
+    for word, by_size in sizes.items():
+        if len(by_size) > 1:
+            listed = ", ".join(f"{size} in {' and '.join(who)}" for size, who in by_size.items())
+            faults.append(f"axis {word} must have one size, but is {listed}")
+    if faults:
+        wanted = ", ".join(f"{name} ({axes[name]})" for name in tensors)
+        raise ShapeError(f"{owner}: " + "; ".join(faults) + f". Wanted: {wanted}.")
+
+
+def _check_devices(owner: str, tensors: Mapping[str, Tensor]) -> None:
+    devices = {str(t.device) for t in tensors.values()}
+    if len(devices) > 1:
+        listed = ", ".join(f"{name} on {t.device}" for name, t in tensors.items())
+        raise DeviceError(f"{owner}: {listed}. Move all to one device with .to(device).")
+
+
+def _check_finite(owner: str, tensors: Mapping[str, Tensor]) -> None:
+    faults = []
+    for name, tensor in tensors.items():
+        if tensor.is_meta:  # a shape without content
+            continue
+        # one pass in the usual case: a sum is finite unless an entry is not, or it overflows
+        if not bool(torch.isfinite(tensor.sum(dtype=torch.float64))):
+            n_nan = int(torch.isnan(tensor).sum())
+            n_inf = int(torch.isinf(tensor).sum())
+            if n_nan or n_inf:
+                faults.append(f"{name} holds {n_nan} NaN and {n_inf} infinite of {tensor.numel()}")
+    if faults:
+        raise NotFiniteError(
+            f"{owner}: " + "; ".join(faults) + ". Every result would be NaN: "
+            "look at where these weights were trained or loaded."
+        )
+
+
+def check_index(owner: str, index: int, size: int, what: str) -> int:
+    """The index itself if it names one of ``size`` things; negative indices are refused."""
+    if isinstance(index, bool) or not hasattr(index, "__index__"):
+        raise FeatureRangeError(f"{owner}: {what} must be an integer, not {index!r}.")
+    index = index.__index__()
+    if not 0 <= index < size:
+        raise FeatureRangeError(
+            f"{owner}: there is no {what} {index}, they run from 0 to {size - 1}."
+        )
+    return index
+
+
+def check_indices(owner: str, indices: Iterable[int], size: int, what: str) -> list[int]:
+    """Like ``check_index`` for several."""
+    return [check_index(owner, index, size, what) for index in indices]
+
+
+def shorten(indices: Iterable[int], most: int = 8) -> str:
+    """The first few indices and how many there are, for a message."""
+    listed = list(indices)
+    head = ", ".join(map(str, listed[:most]))
+    return head if len(listed) <= most else f"{head}, … ({len(listed)} in all)"

@@ -1,0 +1,227 @@
+"""A bilinear layer between two dictionaries: which pairs of input features build each output.
+
+``inter.matrix(o)`` holds every pair's weight for one output feature: with input features ``f``
+(and the constant 1 last, where there is one) the output feature reads
+``f̂ᵀ matrix(o) f̂ + bias(o)``, exactly. It is features x features, but of rank at most ``model``,
+so nothing else here builds it: spectra come from a model x model form, and the strongest pairs
+from tiles that are looked at and dropped, or proven too weak to look at.
+
+A pair of different features meets twice in the sum, so its *weight* is ``2 · matrix(o)[i, j]``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from functools import cached_property, partial
+from typing import Literal
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits.basis import Basis, Span, span
+from circuits.bilinear import BilinearLayer, computing_dtype
+from circuits.errors import DeviceError, FeatureRangeError, ShapeError, check_index, check_indices
+from circuits.progress import progress
+from circuits.spectrum import Spectrum, eigenpairs
+from circuits.strongest import Search
+
+_ROWS = 512  # of the strips that a matrix is built in
+
+
+@dataclass(frozen=True, eq=False)
+class Interactions:
+    """One layer, the features it is given and the features it is asked for."""
+
+    layer: BilinearLayer
+    inputs: Basis
+    outputs: Basis
+
+    def __post_init__(self) -> None:
+        layer, inputs, outputs = self.layer, self.inputs, self.outputs
+        faults = []
+        if inputs.d_model != layer.d_model:
+            faults.append(
+                f"the layer takes activations of width {layer.d_model}, but the input features "
+                f"write to width {inputs.d_model}"
+            )
+        if outputs.d_model != layer.d_out:
+            faults.append(
+                f"the layer gives activations of width {layer.d_out}, but the output features "
+                f"are read from width {outputs.d_model}"
+            )
+        if faults:
+            raise ShapeError(
+                f"Interactions: {'; '.join(faults)}. Take dictionaries trained at this layer's "
+                f"own input and output."
+            )
+        devices = {"layer": layer.device, "inputs": inputs.device, "outputs": outputs.device}
+        if len(set(devices.values())) > 1:
+            listed = ", ".join(f"{name} on {device}" for name, device in devices.items())
+            raise DeviceError(f"Interactions: {listed}. Move all to one device with .to(device).")
+        dtype = computing_dtype(layer.left, inputs.write, outputs.write)
+        for name, part in (("layer", layer), ("inputs", inputs), ("outputs", outputs)):
+            object.__setattr__(self, name, part if part.dtype == dtype else part.to(dtype))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of every number that the interactions are made from, dtypes and shapes too."""
+        digest = hashlib.sha256()
+        basis = (self.inputs.write, self.inputs.offset, self.outputs.read, self.outputs.offset)
+        for tensor in (*(getattr(self.layer, f.name) for f in fields(self.layer)), *basis):
+            if tensor is None:
+                digest.update(b"none")
+                continue
+            digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    @property
+    def n_output(self) -> int:
+        """How many output features can be asked for."""
+        return self.outputs.n_feature
+
+    @property
+    def has_constant(self) -> bool:
+        """Whether a constant feature stands after the input features."""
+        return self.layer.has_constant or self.inputs.offset is not None
+
+    @property
+    def n_input(self) -> int:
+        """How many input features there are, the constant included."""
+        return self.inputs.n_feature + self.has_constant
+
+    @cached_property
+    def write(self) -> Float[Tensor, "in input"]:
+        """Row i: what input feature i adds to the layer's (lifted) input; the constant last."""
+        if not self.has_constant:
+            return self.inputs.write
+        features, offset = self.inputs.write, self.inputs.offset
+        last = features.new_zeros(1, features.shape[1]) if offset is None else offset[None]
+        write = torch.cat([features, last])
+        if self.layer.has_constant:
+            one = write.new_zeros(len(write), 1)
+            one[-1] = 1
+            write = torch.cat([write, one], dim=1)
+        return write
+
+    def _direction(self, output: int) -> Float[Tensor, " out"]:
+        return self.outputs.read[check_index("Interactions", output, self.n_output, "output")]
+
+    def bias(self, output: int) -> float:
+        """What the output feature reads with no input feature and no constant: a plain number."""
+        read = self._direction(output)
+        level = torch.zeros_like(read)
+        if self.layer.down_bias is not None:
+            level = level + self.layer.down_bias
+        if self.outputs.offset is not None:
+            level = level - self.outputs.offset
+        return float(read @ level)
+
+    def form(self, output: int) -> Float[Tensor, "input input"]:
+        """The output feature's form on the layer's own (lifted) input: ``matrix(o)`` before it
+        is written in features."""
+        return self.layer.interaction(self._direction(output))
+
+    def matrix(self, output: int) -> Float[Tensor, "in in"]:
+        """Every pair of input features for one output feature: symmetric, the constant last.
+
+        Only the upper triangle is multiplied; the lower is its mirror, so the two agree to the
+        bit and no copy is made. Costs ``features² · model`` operations and features² numbers.
+        """
+        form, write, size = self.form(output), self.write, self.n_input
+        matrix = write.new_empty(size, size)
+        for start in range(0, size, _ROWS):
+            stop = min(start + _ROWS, size)
+            torch.mm(write[start:stop] @ form, write[start:].mT, out=matrix[start:stop, start:])
+            square = matrix[start:stop, start:stop]
+            square.copy_((square + square.mT) / 2)
+            matrix[stop:, start:stop].copy_(matrix[start:stop, stop:].mT)
+        return matrix
+
+    @cached_property
+    def span(self) -> Span:
+        """The space that the input features (and the constant) write to."""
+        return self.inputs.span if self.write is self.inputs.write else span(self.write)
+
+    @cached_property
+    def whitened(self) -> BilinearLayer:
+        """The layer in the coordinates of an orthonormal basis of feature space.
+
+        With ``write = U S V``, ``matrix(o) = U (S V Q Vᵀ S) Uᵀ``, and the bracket is this layer's
+        own interaction matrix: same eigenvalues as ``matrix(o)``, same norms, size ``model``.
+        """
+        onto = (self.span.sizes[:, None] * self.span.directions).mT
+        left, right = (factor.double() @ onto for factor in self.layer.factors)
+        dtype = self.layer.dtype
+        return BilinearLayer(left.to(dtype), right.to(dtype), self.layer.down)
+
+    def spectrum(
+        self,
+        output: int,
+        rank: int | None = None,
+        space: Literal["feature", "model"] = "feature",
+    ) -> Spectrum:
+        """The eigenpairs of one output feature's form, or the first ``rank`` of them.
+
+        In "feature" space they are those of ``matrix(o)``, which is not built. In "model" space
+        they are those of the form that acts on activations, which is what a rank-r approximation
+        of the layer uses; the two differ wherever features are not orthonormal.
+        """
+        if space == "model":
+            form = self.form(output)
+            values, vectors = eigenpairs(form, rank)
+            constant = self.layer.has_constant
+        elif space == "feature":
+            form = self.whitened.interaction(self._direction(output))
+            values, whitened = eigenpairs(form, rank)
+            unwhiten = self.span.directions / self.span.sizes[:, None]
+            vectors = (whitened.double() @ unwhiten).to(self.write.dtype) @ self.write.mT
+            constant = self.has_constant
+        else:
+            raise ValueError(
+                f'Interactions.spectrum: there is no space "{space}". '
+                f'Ask for "feature" (pairs of features) or "model" (directions of the activation).'
+            )
+        return Spectrum(values, vectors, float(form.double().square().sum()), constant)
+
+    @cached_property
+    def energies(self) -> Float[Tensor, " output"]:
+        """The squared Frobenius norm of every output's ``matrix(o)``, with none of them built."""
+        gates = self.outputs.read @ self.layer.down
+        return ((gates @ self.whitened.pair_gram) * gates).sum(1).clamp(min=0)
+
+    def strongest(
+        self, n: int, outputs: int | Iterable[int] | None = None, *, each: bool = False
+    ) -> pd.DataFrame:
+        """The ``n`` pairs of largest |weight| over the outputs (all of them unless named).
+
+        With ``each`` it is ``n`` for every output. Exact: a tile is passed over only where
+        ``|xᵀQy| ≤ s(x) s(y)``, ``s(x)² = xᵀ|Q|x``, proves that nothing in it can be among them;
+        ``.attrs["tiles_visited"]`` says what share was looked at. Columns: output, first, second
+        (first ≤ second; the constant is feature ``n_input − 1``), weight.
+        """
+        if n < 1:
+            raise FeatureRangeError(f"Interactions.strongest: n = {n}. Ask for at least one pair.")
+        if outputs is None:
+            listed = list(range(self.n_output))
+        else:
+            named = [outputs] if isinstance(outputs, int) else outputs
+            listed = check_indices("Interactions.strongest", named, self.n_output, "output")
+        ceilings = [float("inf")] * len(listed)
+        if not each and len(listed) > 1:
+            # 2·matrix[i, j]² ≤ ‖matrix‖²; the richest first, they raise the bar for the others
+            norms = (2 * self.energies[listed]).sqrt().tolist()
+            order = sorted(range(len(listed)), key=lambda i: (-norms[i], listed[i]))
+            listed = [listed[i] for i in order]
+            ceilings = [norms[i] * (1 + 1e-3) for i in order]
+        searches = [Search(self.write, n) for _ in (listed if each else [0])]
+        for i, output in enumerate(progress(listed, "strongest pairs", "output")):
+            searches[i if each else 0].look(output, partial(self.form, output), ceilings[i])
+        table = pd.concat([search.table() for search in searches], ignore_index=True)
+        tiles = sum(search.tiles for search in searches)
+        table.attrs["tiles_visited"] = sum(search.visited for search in searches) / max(tiles, 1)
+        return table

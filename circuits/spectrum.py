@@ -1,0 +1,208 @@
+"""Eigenpairs of an interaction matrix, what they keep of it, and a layer's main outputs.
+
+An interaction matrix is a sum of squares, ``Σ_r λ_r (v_r · x)²``; a few of them often stand in
+for all. Eigenpairs are ordered by |λ|, because a large negative square matters as much as a
+positive one. Vectors are *rows*: ``vectors[r]`` belongs to ``values[r]``.
+
+A spectrum may hold only the first few pairs. It still knows the energy ``Σ λ²`` of the whole,
+which is the squared norm of the matrix, so shares are exact; what needs every eigenvalue is
+refused rather than guessed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from einops import einsum
+from jaxtyping import Float
+from scipy.sparse.linalg import ArpackError, eigsh
+from torch import Tensor
+
+from circuits.bilinear import BilinearLayer
+from circuits.errors import FeatureRangeError, ShapeError, SpectrumError, check_index, check_tensors
+
+
+@dataclass(frozen=True, eq=False)
+class Spectrum:
+    """Eigenpairs of a symmetric form, by falling |value|."""
+
+    values: Float[Tensor, " rank"]
+    vectors: Float[Tensor, "rank axis"]  # orthonormal rows
+    total_energy: float  # Σ λ² over all eigenvalues, those that are left out included
+    has_constant: bool = False  # whether the last coordinate of `axis` is the constant 1
+
+    @classmethod
+    def of(
+        cls, form: Float[Tensor, "i i"], rank: int | None = None, has_constant: bool = False
+    ) -> Spectrum:
+        """The spectrum of a symmetric matrix, or its first ``rank`` pairs."""
+        check_tensors("Spectrum.of", {"form": form}, {"form": "i i"})
+        asymmetry = float((form - form.mT).abs().max())
+        if asymmetry > 1e-4 * float(form.abs().max()):
+            raise ShapeError(
+                f"Spectrum.of: the matrix is not symmetric (entries differ from their mirror by up "
+                f"to {asymmetry:.3g}); a decomposition would read one triangle only. "
+                f"Pass (form + form.mT) / 2."
+            )
+        values, vectors = eigenpairs(form, rank)
+        return cls(values, vectors, float(form.double().square().sum()), has_constant)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def truncate(self, rank: int) -> Spectrum:
+        """The first ``rank`` eigenpairs."""
+        if not 0 <= rank <= len(self):
+            raise FeatureRangeError(
+                f"Spectrum.truncate: rank {rank} of a spectrum of {len(self)} pairs. "
+                f"Ask for 0 to {len(self)}, or compute more with spectrum(o, rank={rank})."
+            )
+        return Spectrum(
+            self.values[:rank], self.vectors[:rank], self.total_energy, self.has_constant
+        )
+
+    def energy(self, rank: int) -> float:
+        """The share of the squared norm that the first ``rank`` eigenpairs keep."""
+        kept = float(self.truncate(rank).values.double().square().sum())
+        return kept / self.total_energy if self.total_energy > 0 else 1.0
+
+    @property
+    def effective_rank(self) -> float:
+        """``(Σ|λ|)² / Σλ²``: how many equal eigenvalues would look like these."""
+        self._require_all("effective_rank")
+        if self.total_energy == 0:
+            return 0.0
+        return float(self.values.double().abs().sum() ** 2 / self.total_energy)
+
+    @property
+    def entropy_rank(self) -> float:
+        """``exp(H)`` of the shares ``λ² / Σλ²``: the same question, kinder to a long tail."""
+        self._require_all("entropy_rank")
+        if self.total_energy == 0:
+            return 0.0
+        shares = self.values.double().square() / self.total_energy
+        return float(torch.special.entr(shares).sum().exp())
+
+    def activation(self, x: Float[Tensor, "*batch axis"]) -> Float[Tensor, "*batch rank"]:
+        """What each eigenpair adds, ``λ (v · x)²``; the sum over pairs approximates the form.
+
+        ``x`` may come with or without the constant 1 where there is one.
+        """
+        width = self.vectors.shape[1]
+        x = x.to(self.vectors.dtype)
+        if self.has_constant and x.shape[-1] == width - 1:
+            along = x @ self.vectors[:, :-1].mT + self.vectors[:, -1]
+        elif x.shape[-1] == width:
+            along = x @ self.vectors.mT
+        else:
+            wanted = f"{width - 1} (or {width} with the constant 1)" if self.has_constant else width
+            raise ShapeError(
+                f"Spectrum.activation: the last axis of x has size {x.shape[-1]}, "
+                f"the eigenvectors have {wanted}. Pass inputs of the space it was computed in."
+            )
+        return self.values * along.square()
+
+    def matrix(self) -> Float[Tensor, "axis axis"]:
+        """The form that these eigenpairs make."""
+        return einsum(self.values, self.vectors, self.vectors, "r, r i, r j -> i j")
+
+    def _require_all(self, what: str) -> None:
+        held = float(self.values.double().square().sum())
+        # energies are squares, so a tail of relative size ε leaves only ε² here
+        if abs(held - self.total_energy) > 1e-5 * self.total_energy:
+            raise SpectrumError(
+                f"{what} needs every eigenvalue, but this spectrum holds {len(self)} pairs with "
+                f"{held / self.total_energy:.1%} of the energy. Compute it with rank=None."
+            )
+
+
+def eigenpairs(
+    form: Float[Tensor, "i i"], rank: int | None = None
+) -> tuple[Float[Tensor, " rank"], Float[Tensor, "rank i"]]:
+    """Eigenvalues of a symmetric matrix by falling |value|, and their vectors as rows.
+
+    A few pairs of a large matrix come from Lanczos iterations, which are then checked: each pair
+    against its residual, and what is left of the matrix against a pair that was missed. If either
+    check fails, everything is decomposed.
+    """
+    size = len(form)
+    if rank is not None and not 0 < rank <= size:
+        raise FeatureRangeError(f"rank {rank} of a form of rank {size}. Ask for 1 to {size}.")
+    if rank is not None and size >= 128 and 8 * rank <= size and form.device.type == "cpu":
+        found = _lanczos(form, rank)
+        if found is not None:
+            return found
+    values, vectors = torch.linalg.eigh(form)
+    order = values.abs().argsort(descending=True, stable=True)[:rank]
+    return values[order], vectors.mT[order]
+
+
+def _lanczos(form: Tensor, rank: int) -> tuple[Tensor, Tensor] | None:
+    """The top pairs by ARPACK from a fixed start, or None where they do not pass the checks."""
+    matrix, random = form.numpy(), np.random.default_rng(0)
+    first, second = random.standard_normal((2, len(form))).astype(matrix.dtype)
+    try:
+        # a few more than asked, so that the last one asked for is not the last one found
+        values, columns = eigsh(matrix, k=rank + 2, v0=first, which="LM")
+        order = np.argsort(-np.abs(values), kind="stable")[:rank]
+        values, columns = values[order], columns[:, order]
+        left = matrix - (columns * values) @ columns.T
+        missed = eigsh(left, k=1, v0=second, which="LM", tol=1e-3, return_eigenvectors=False)
+    except ArpackError:
+        return None
+    precision = 100 * torch.finfo(form.dtype).eps * abs(values[0])
+    residual = np.linalg.norm(matrix @ columns - columns * values, axis=0).max()
+    if not residual <= precision or not abs(missed[0]) <= abs(values[-1]) + precision:
+        return None
+    return torch.from_numpy(values), torch.from_numpy(columns.T.copy())
+
+
+@dataclass(frozen=True, eq=False)
+class HOSVD:
+    """A layer's tensor as outputs x input pairs: ``B = Σ_k values[k] outputs[k] ⊗ form(k)``.
+
+    The first components are the output directions that the layer writes most to, over all pairs
+    of inputs at once.
+    """
+
+    layer: BilinearLayer
+    values: Float[Tensor, " component"]  # singular values, falling
+    outputs: Float[Tensor, "component out"]  # left singular vectors, as rows
+
+    def form(self, component: int) -> Float[Tensor, "i i"]:
+        """The right singular vector: a symmetric matrix of inputs of norm 1."""
+        k = check_index("HOSVD.form", component, len(self.values), "component")
+        return self.layer.interaction(self.outputs[k]) / self.values[k]
+
+    def truncate(self, rank: int) -> BilinearLayer:
+        """The layer that writes only to the first ``rank`` output components."""
+        if not 0 < rank <= len(self.values):
+            raise FeatureRangeError(
+                f"HOSVD.truncate: rank {rank} of {len(self.values)} components. "
+                f"Ask for 1 to {len(self.values)}."
+            )
+        kept = self.outputs[:rank]
+        layer = self.layer
+        return BilinearLayer(
+            layer.left,
+            layer.right,
+            kept.mT @ (kept @ layer.down),
+            layer.left_bias,
+            layer.right_bias,
+            layer.down_bias,
+        )
+
+
+def hosvd(layer: BilinearLayer) -> HOSVD:
+    """The singular value decomposition of ``B`` as outputs x pairs, from an out x out matrix.
+
+    ``B Bᵀ = down · pair_gram · downᵀ`` costs ``hidden² · out``; in float64, because the squares
+    lose half of the digits (values below 1e-8 of the first are noise and are left out).
+    """
+    exact = layer.to(torch.float64)
+    squares, outputs = torch.linalg.eigh(exact.down @ exact.pair_gram @ exact.down.mT)
+    order = squares.argsort(descending=True, stable=True)
+    order = order[squares[order] > 1e-16 * layer.d_out * squares.max()]
+    return HOSVD(layer, squares[order].sqrt().to(layer.dtype), outputs.mT[order].to(layer.dtype))

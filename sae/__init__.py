@@ -1,0 +1,1 @@
+"""Sparse autoencoders: a site of the model in features."""

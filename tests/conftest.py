@@ -1,0 +1,14 @@
+import hypothesis
+import pytest
+import torch
+
+# the same examples on every machine and every run
+hypothesis.settings.register_profile(
+    "laws", derandomize=True, deadline=None, database=None, max_examples=25
+)
+hypothesis.settings.load_profile("laws")
+
+
+@pytest.fixture(autouse=True)
+def _two_threads():
+    torch.set_num_threads(2)

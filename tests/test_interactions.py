@@ -1,0 +1,234 @@
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from circuits import Basis, BilinearLayer, Interactions
+from circuits import interactions as interactions_module
+from circuits import strongest as strongest_module
+from tests.small import BIASES, basis, lifted, normal, relative_error, small_layer
+
+SHAPES = [(20, None), (8, None), (5, None), (20, 3)]  # wide, square, tall, rank-deficient
+
+
+def with_constant(features):
+    return lifted(features)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("biases", BIASES)
+@pytest.mark.parametrize("offsets", [(False, False), (True, False), (False, True), (True, True)])
+def test_a_matrix_and_its_bias_give_the_output_feature_exactly(shape, biases, offsets):
+    layer = small_layer(biases=biases)
+    into = basis(shape[0], rank=shape[1], offset=offsets[0])
+    out = basis(15, seed=2, offset=offsets[1])
+    inter = Interactions(layer, into, out)
+    f = normal(4, shape[0], seed=3)
+    inputs = with_constant(f) if inter.has_constant else f
+    wanted = out.coordinates(layer(into.compose(f)))
+    got = torch.stack(
+        [torch.einsum("bi,ij,bj->b", inputs, inter.matrix(o), inputs) + inter.bias(o)
+         for o in range(15)], dim=1
+    )  # fmt: skip
+    assert relative_error(got, wanted) < 1e-10
+
+
+def test_interactions_reproduce_the_layer():
+    layer, into, out = small_layer(), basis(20, seed=1), basis(15, seed=2)
+    f = normal(20, seed=3)
+    inter = Interactions(layer, into, out)
+    via_features = torch.stack([f @ inter.matrix(o) @ f for o in range(15)])
+    torch.testing.assert_close(out.write.mT @ via_features, layer(f @ into.write))
+
+
+@given(n=st.integers(1, 40), strip=st.integers(1, 41), biases=st.sampled_from(["", "left"]))
+def test_a_matrix_is_symmetric_to_the_bit_and_does_not_depend_on_its_strips(n, strip, biases):
+    inter = Interactions(small_layer(biases=biases), basis(n, seed=n), basis(9, seed=2))
+    dense = inter.write @ inter.form(4) @ inter.write.mT
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(interactions_module, "_ROWS", strip)
+        matrix = inter.matrix(4)
+    assert torch.equal(matrix, matrix.mT)
+    assert relative_error(matrix, dense) < 1e-10
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_float32_matrices_are_float64_matrices_to_five_digits(dtype):
+    layer = small_layer(48, 96, biases="left right down", dtype=dtype)
+    into = Basis.from_decoder(normal(200, 48, dtype=dtype), normal(48, seed=5, dtype=dtype))
+    single = Interactions(layer, into, Basis.identity(48))
+    double = Interactions(layer.to(torch.float64), into.to(torch.float64), Basis.identity(48))
+    assert single.matrix(0).dtype == torch.float32
+    assert relative_error(single.matrix(7), double.matrix(7)) < 1e-5
+    assert relative_error(single.spectrum(7).values, double.spectrum(7).values) < 1e-5
+    assert relative_error(single.energies, double.energies) < 1e-5
+
+
+def test_mixed_dtypes_are_computed_in_the_widest():
+    inter = Interactions(small_layer(dtype=torch.float32), basis(20), basis(9))
+    assert inter.matrix(0).dtype == torch.float64
+
+
+@pytest.mark.parametrize("biases", ["", "left right"])
+@pytest.mark.parametrize("offset", [False, True])
+def test_energies_are_the_squared_norms_of_matrices_that_are_not_built(biases, offset):
+    inter = Interactions(small_layer(biases=biases), basis(20, offset=offset), basis(9, seed=2))
+    wanted = torch.stack([inter.matrix(o).square().sum() for o in range(9)])
+    assert relative_error(inter.energies, wanted) < 1e-10
+
+
+def test_pairs_of_a_subset_are_pairs_of_the_whole():
+    layer, into, out = small_layer(biases="left"), basis(20, offset=True), basis(9, seed=2)
+    whole = Interactions(layer, into, out).matrix(4)
+    part = Interactions(layer, into.subset([2, 11, 5]), out).matrix(4)
+    kept = torch.tensor([2, 11, 5, 20])
+    assert relative_error(part, whole[kept][:, kept]) < 1e-10
+
+
+# --- the strongest pairs ---
+
+
+def brute_force(inter: Interactions, outputs: range, n: int) -> pd.DataFrame:
+    rows = []
+    for output in outputs:
+        matrix = inter.matrix(output)
+        for i in range(inter.n_input):
+            for j in range(i, inter.n_input):
+                weight = float(matrix[i, j]) * (1 if i == j else 2)
+                rows.append((output, i, j, weight))
+    table = pd.DataFrame(rows, columns=["output", "first", "second", "weight"])
+    table["size"] = table["weight"].abs()
+    return table.sort_values("size", ascending=False).head(n).drop(columns="size").reset_index(
+        drop=True
+    )  # fmt: skip
+
+
+def assert_same_pairs(got: pd.DataFrame, wanted: pd.DataFrame) -> None:
+    keys = ["output", "first", "second"]
+    pd.testing.assert_frame_equal(got[keys], wanted[keys], check_dtype=False)
+    assert (got["weight"] - wanted["weight"]).abs().max() <= 1e-5 * wanted["weight"].abs().max()
+
+
+def decaying(d_model: int = 24, dtype: torch.dtype = torch.float64) -> BilinearLayer:
+    """Every output's form has eigenvalues ±1/i in its own random eigenbasis."""
+    values = 1 / torch.arange(1, d_model + 1, dtype=torch.float64)
+    values = values * torch.tensor([1.0, -1.0]).repeat(d_model // 2).double()
+    bases = [torch.linalg.qr(normal(d_model, d_model, seed=s)).Q for s in range(3)]
+    left = torch.cat(bases)
+    down = torch.block_diag(*[values[None]] * 3)
+    return BilinearLayer(left.to(dtype), left.to(dtype), down.to(dtype))
+
+
+@pytest.fixture(params=["same dtype", "float32 screen", "bfloat16 screen"])
+def screen(request, monkeypatch):
+    dtypes = {"float32 screen": torch.float32, "bfloat16 screen": torch.bfloat16}
+    choice = dtypes.get(request.param)
+    monkeypatch.setattr(strongest_module, "_screen_dtype", lambda t: choice or t.dtype)
+    monkeypatch.setattr(strongest_module, "_ROWS", 8)
+    monkeypatch.setattr(strongest_module, "_COLUMNS", 13)
+
+
+@pytest.mark.usefixtures("screen")
+@pytest.mark.parametrize("flat", [True, False])
+@pytest.mark.parametrize("n", [1, 10, 300, 10_000])
+def test_the_strongest_pairs_are_those_of_brute_force(flat, n):
+    layer = small_layer(24, 200, 3, biases="left" if flat else "") if flat else decaying()
+    into = basis(50, 24, offset=flat)
+    inter = Interactions(layer, into, Basis.identity(3, torch.float64))
+    assert_same_pairs(inter.strongest(n), brute_force(inter, range(3), n))
+    assert_same_pairs(inter.strongest(n, 1), brute_force(inter, range(1, 2), n))
+    assert_same_pairs(inter.strongest(n, [2, 0]), brute_force(inter, range(0, 3, 2), n))
+
+
+@pytest.mark.usefixtures("screen")
+def test_the_strongest_pairs_of_each_output_are_those_of_each_output():
+    inter = Interactions(decaying(), basis(50, 24), Basis.identity(3, torch.float64))
+    got = inter.strongest(7, each=True)
+    wanted = pd.concat([brute_force(inter, range(o, o + 1), 7) for o in range(3)])
+    assert_same_pairs(got, wanted.reset_index(drop=True))
+
+
+def test_tiles_that_cannot_hold_a_top_pair_are_not_looked_at(monkeypatch):
+    monkeypatch.setattr(strongest_module, "_ROWS", 8)
+    monkeypatch.setattr(strongest_module, "_COLUMNS", 8)
+    write = normal(400, 24) * torch.logspace(0, -3, 400, dtype=torch.float64)[:, None]
+    inter = Interactions(
+        decaying(), Basis.from_decoder(write), Basis.identity(3, torch.float64)
+    )  # fmt: skip
+    table = inter.strongest(20)
+    assert table.attrs["tiles_visited"] < 0.1
+    assert_same_pairs(table, brute_force(inter, range(3), 20))
+    flat = Interactions(small_layer(24, 400, 3), basis(100, 24), Basis.identity(3, torch.float64))
+    assert flat.strongest(20).attrs["tiles_visited"] > 0.5
+
+
+def test_weak_outputs_are_passed_over_whole(monkeypatch):
+    monkeypatch.setattr(strongest_module, "_ROWS", 8)
+    layer = small_layer(24, 200, 3)
+    down = layer.down * torch.tensor([[1e-3], [1.0], [1e-3]]).double()
+    inter = Interactions(
+        BilinearLayer(layer.left, layer.right, down), basis(50, 24), Basis.identity(3, torch.float64)
+    )
+    table = inter.strongest(5)
+    assert set(table["output"]) == {1}
+    assert table.attrs["tiles_visited"] <= 1 / 3
+
+
+def test_a_planted_gate_is_the_strongest_pair():
+    directions = torch.linalg.qr(normal(32, 32)).Q
+    left, right = directions[3], directions[17]  # (f3 · x)(f17 · x) = f3 and f17
+    layer = BilinearLayer(left[None], right[None], normal(5, 1))
+    inter = Interactions(layer, Basis.orthonormal(directions), Basis.identity(5, torch.float64))
+    best = inter.strongest(1, 2).iloc[0]
+    assert (best["first"], best["second"]) == (3, 17)
+    assert best["weight"] == pytest.approx(float(layer.down[2, 0]))
+
+
+def test_float32_pairs_on_this_machine_are_the_float64_pairs():
+    """With whatever screen this machine has; ties aside, the same pairs in the same order."""
+    layer = small_layer(64, 128, 4)
+    into = basis(700, 64)
+    outputs = Basis.identity(4, torch.float64)
+    double = Interactions(layer, into, outputs).strongest(50)
+    single = Interactions(
+        layer.to(torch.float32), into.to(torch.float32), outputs.to(torch.float32)
+    ).strongest(50)
+    strength = double["weight"].abs()
+    assert (strength - single["weight"].abs()).abs().max() < 1e-5 * strength.max()
+
+
+def test_the_fingerprint_changes_with_any_number():
+    layer, into, out = small_layer(biases="left"), basis(20, offset=True), basis(9, seed=2)
+    first = Interactions(layer, into, out).fingerprint
+    assert Interactions(layer, into, out).fingerprint == first
+    other = BilinearLayer(layer.left, layer.right, layer.down, layer.left_bias + 1e-9)
+    assert Interactions(other, into, out).fingerprint != first
+    assert Interactions(layer, into.control(), out).fingerprint != first
+    assert Interactions(layer, into, out.subset(range(8))).fingerprint != first
+
+
+@pytest.mark.slow
+def test_65536_features_on_each_side_need_no_features_squared_memory():
+    import resource
+
+    d_model, d_hidden, n = 1024, 4096, 65_536
+    layer = BilinearLayer(
+        *(torch.randn(s, generator=torch.Generator().manual_seed(i)) / s[1] ** 0.5
+          for i, s in enumerate([(d_hidden, d_model), (d_hidden, d_model), (d_model, d_hidden)]))
+    )  # fmt: skip
+    write = torch.randn(n, d_model, generator=torch.Generator().manual_seed(5)) / d_model**0.5
+    into = Basis.from_decoder(write)
+    inter = Interactions(layer, into, into)
+    spectrum = inter.spectrum(4321, rank=8)
+    part = into.subset(range(0, n, 997))
+    f = torch.randn(3, part.n_feature, generator=torch.Generator().manual_seed(6))
+    wanted = (f @ part.write) @ inter.form(4321)
+    got = f @ (write[::997] @ inter.form(4321).mT @ torch.eye(d_model))
+    assert relative_error(got, wanted) < 1e-4
+    assert spectrum.vectors.shape == (8, n)
+    residual = spectrum.vectors @ write @ inter.form(4321) @ write.mT
+    assert relative_error(residual, spectrum.values[:, None] * spectrum.vectors) < 1e-4
+    top = inter.strongest(100, 4321)
+    assert len(top) == 100
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 6 * 2**20  # KiB: 16 GiB if n x n
