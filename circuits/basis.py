@@ -309,6 +309,7 @@ def repeated_rows(rows: Float[Tensor, "feature model"]) -> list[int]:
     near[near.clone()] = cosines > 1 - 1e-6
     # runs of equal neighbours are one direction; its first feature is the one that is not a repeat
     run = torch.cat([near.new_zeros(1), ~near]).long().cumsum(0)
+    run = run[: len(order)]  # of no features there are no runs
     first = torch.full_like(order, len(rows)).scatter_reduce(0, run, order, "amin")
     return sorted(order[order != first[run]].tolist())
 

@@ -76,7 +76,7 @@ def check_tensors(
 
 
 def _check_dtypes(owner: str, tensors: Mapping[str, Tensor]) -> None:
-    wrong = {name: t.dtype for name, t in tensors.items() if not t.dtype.is_floating_point}
+    wrong = {name: t.dtype for name, t in tensors.items() if not t.is_floating_point()}
     if wrong:
         listed = ", ".join(f"{name} is {dtype}" for name, dtype in wrong.items())
         raise DtypeError(

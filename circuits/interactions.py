@@ -24,7 +24,14 @@ from torch import Tensor
 
 from circuits.basis import Basis, Span, span
 from circuits.bilinear import BilinearLayer, computing_dtype
-from circuits.errors import DeviceError, FeatureRangeError, ShapeError, check_index, check_indices
+from circuits.errors import (
+    DeviceError,
+    FeatureRangeError,
+    ShapeError,
+    SpectrumError,
+    check_index,
+    check_indices,
+)
 from circuits.progress import progress
 from circuits.spectrum import Spectrum, eigenpairs
 from circuits.strongest import Search
@@ -155,9 +162,15 @@ class Interactions:
         own interaction matrix: same eigenvalues as ``matrix(o)``, same norms, size ``model``.
         """
         onto = (self.span.sizes[:, None] * self.span.directions).mT
+        if not len(self.span.sizes):  # features that write nothing have no coordinates but zero
+            onto = onto.new_zeros(len(onto), 1)
         left, right = (factor.double() @ onto for factor in self.layer.factors)
         dtype = self.layer.dtype
         return BilinearLayer(left.to(dtype), right.to(dtype), self.layer.down)
+
+    @cached_property
+    def _unwhiten(self) -> Float[Tensor, "rank input"]:
+        return self.span.directions / self.span.sizes[:, None]
 
     def spectrum(
         self,
@@ -175,14 +188,15 @@ class Interactions:
             form = self.form(output)
             values, vectors = eigenpairs(form, rank)
             constant = self.layer.has_constant
+        elif space == "feature" and not len(self.span.sizes):
+            return Spectrum(self.write.new_zeros(0), self.write.new_zeros(0, self.n_input), 0.0)
         elif space == "feature":
             form = self.whitened.interaction(self._direction(output))
             values, whitened = eigenpairs(form, rank)
-            unwhiten = self.span.directions / self.span.sizes[:, None]
-            vectors = (whitened.double() @ unwhiten).to(self.write.dtype) @ self.write.mT
+            vectors = (whitened.double() @ self._unwhiten).to(self.write.dtype) @ self.write.mT
             constant = self.has_constant
         else:
-            raise ValueError(
+            raise SpectrumError(
                 f'Interactions.spectrum: there is no space "{space}". '
                 f'Ask for "feature" (pairs of features) or "model" (directions of the activation).'
             )
@@ -211,6 +225,8 @@ class Interactions:
         else:
             named = [outputs] if isinstance(outputs, int) else outputs
             listed = check_indices("Interactions.strongest", named, self.n_output, "output")
+        if not listed:
+            raise FeatureRangeError("Interactions.strongest: no outputs were named. Name one.")
         ceilings = [float("inf")] * len(listed)
         if not each and len(listed) > 1:
             # 2·matrix[i, j]² ≤ ‖matrix‖²; the richest first, they raise the bar for the others

@@ -12,12 +12,14 @@ refused rather than guessed.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
 from einops import einsum
 from jaxtyping import Float
 from scipy.sparse.linalg import ArpackError, eigsh
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from circuits.bilinear import BilinearLayer
@@ -141,22 +143,38 @@ def eigenpairs(
 
 def _lanczos(form: Tensor, rank: int) -> tuple[Tensor, Tensor] | None:
     """The top pairs by ARPACK from a fixed start, or None where they do not pass the checks."""
-    matrix, random = form.numpy(), np.random.default_rng(0)
-    first, second = random.standard_normal((2, len(form))).astype(matrix.dtype)
     try:
         # a few more than asked, so that the last one asked for is not the last one found
-        values, columns = eigsh(matrix, k=rank + 2, v0=first, which="LM")
-        order = np.argsort(-np.abs(values), kind="stable")[:rank]
-        values, columns = values[order], columns[:, order]
-        left = matrix - (columns * values) @ columns.T
-        missed = eigsh(left, k=1, v0=second, which="LM", tol=1e-3, return_eigenvectors=False)
+        values, columns = _arpack(form, rank + 2, seed=0, tol=0)
+        order = values.abs().argsort(descending=True, stable=True)[:rank]
+        values, vectors = values[order], columns.mT[order]
+        left = form - (vectors.mT * values) @ vectors
+        missed, _ = _arpack(left, 1, seed=1, tol=1e-3)
     except ArpackError:
         return None
-    precision = 100 * torch.finfo(form.dtype).eps * abs(values[0])
-    residual = np.linalg.norm(matrix @ columns - columns * values, axis=0).max()
-    if not residual <= precision or not abs(missed[0]) <= abs(values[-1]) + precision:
+    scale = 100 * torch.finfo(form.dtype).eps * float(values[0].abs())
+    residual = float((vectors @ form - values[:, None] * vectors).norm(dim=1).max())
+    if not residual <= scale or not float(missed.abs()) <= float(values[-1].abs()) + scale:
         return None
-    return torch.from_numpy(values), torch.from_numpy(columns.T.copy())
+    return values, vectors
+
+
+def _arpack(form: Tensor, rank: int, seed: int, tol: float) -> tuple[Tensor, Tensor]:
+    """ARPACK's eigenpairs of largest |value|, as columns.
+
+    On one thread: numpy's threads would wait for cores that torch's idle threads still hold, which
+    costs several times the whole decomposition.
+    """
+    matrix = form.numpy()
+    start = np.random.default_rng(seed).standard_normal(len(form)).astype(matrix.dtype)
+    with _numpy_threads().limit(limits=1):
+        values, columns = eigsh(matrix, k=rank, v0=start, which="LM", tol=tol)
+    return torch.from_numpy(values), torch.from_numpy(columns)
+
+
+@cache
+def _numpy_threads() -> ThreadpoolController:
+    return ThreadpoolController().select(internal_api="openblas")
 
 
 @dataclass(frozen=True, eq=False)

@@ -167,10 +167,11 @@ class _Factors:
     def _prepare_screen(self) -> None:
         self.screen = _screen_dtype(self.left)
         self.left_screen, self.right_screen = self.left.to(self.screen), self.right.to(self.screen)
-        self.left_lost = (self.left - self.left_screen.to(self.left.dtype)).norm(dim=1)
-        self.right_lost = (self.right - self.right_screen.to(self.right.dtype)).norm(dim=1)
-        self.left_size = self.left_reach if self.left is self.right else self.left.norm(dim=1)
-        self.right_size = self.right.norm(dim=1)
+        self.right_size, self.right_lost = _rounded(self.right, self.right_screen)
+        if self.left_reach is self.right_reach:  # equal up to signs
+            self.left_size, self.left_lost = self.right_size, self.right_lost
+        else:
+            self.left_size, self.left_lost = _rounded(self.left, self.left_screen)
 
     def bound(self, rows: slice, columns: slice) -> float:
         """No entry of this tile is larger, up to rounding."""
@@ -206,6 +207,14 @@ class _Factors:
             found.weight[new] = weight
             found.lower[new] = found.upper[new] = weight.abs()
         return found
+
+
+def _rounded(rows: Tensor, screened: Tensor) -> tuple[Tensor, Tensor]:
+    """The length of each row, and of what rounding took from it."""
+    lost = screened.new_zeros(len(rows), dtype=rows.dtype)
+    if screened.dtype != rows.dtype:
+        lost = (rows - screened).norm(dim=1)
+    return rows.norm(dim=1), lost
 
 
 def tiles(size: int) -> Iterator[tuple[slice, slice]]:

@@ -168,7 +168,9 @@ def test_weak_outputs_are_passed_over_whole(monkeypatch):
     layer = small_layer(24, 200, 3)
     down = layer.down * torch.tensor([[1e-3], [1.0], [1e-3]]).double()
     inter = Interactions(
-        BilinearLayer(layer.left, layer.right, down), basis(50, 24), Basis.identity(3, torch.float64)
+        BilinearLayer(layer.left, layer.right, down),
+        basis(50, 24),
+        Basis.identity(3, torch.float64),
     )
     table = inter.strongest(5)
     assert set(table["output"]) == {1}

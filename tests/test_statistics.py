@@ -118,9 +118,13 @@ def test_missing_outputs_and_broken_shards_are_named(inter, tmp_path):
 
 
 def test_a_file_is_whole_or_absent(tmp_path):
-    with pytest.raises(RuntimeError), written_whole(tmp_path / "file") as file:
-        file.write_text("half")
-        raise RuntimeError
+    def half(path):
+        with written_whole(path) as file:
+            file.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        half(tmp_path / "file")
     assert list(tmp_path.iterdir()) == []
     with written_whole(tmp_path / "new" / "file") as file:
         file.write_text("whole")
