@@ -145,7 +145,7 @@ def _lanczos(form: Tensor, rank: int) -> tuple[Tensor, Tensor] | None:
     """The top pairs by ARPACK from a fixed start, or None where they do not pass the checks."""
     try:
         # a few more than asked, so that the last one asked for is not the last one found
-        values, columns = _arpack(form, rank + 2, seed=0, tol=0)
+        values, columns = _arpack(form, rank + 2, seed=0, tol=0.0)
         order = values.abs().argsort(descending=True, stable=True)[:rank]
         values, vectors = values[order], columns.mT[order]
         left = form - (vectors.mT * values) @ vectors
