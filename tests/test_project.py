@@ -96,7 +96,8 @@ def test_pins_cover_every_dependency():
         pytest.skip("tomllib came with Python 3.11")
     import tomllib
 
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    project = pyproject["project"]
     extras = project["optional-dependencies"].values()
     wanted = [*project["dependencies"], *(line for extra in extras for line in extra)]
     pinned = {
@@ -104,4 +105,5 @@ def test_pins_cover_every_dependency():
     }
     names = {re.split(r"[<>=!\[ ;]", line)[0].lower() for line in wanted}
     assert names - pinned - {"bilinear-circuits"} == set()
+    assert pyproject["tool"]["uv"]["constraint-dependencies"] == ["torch==2.13.0"]
     assert "torch==2.13.0" in (ROOT / "constraints.txt").read_text().splitlines()
