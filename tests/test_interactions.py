@@ -222,15 +222,16 @@ def test_65536_features_on_each_side_need_no_features_squared_memory():
     write = torch.randn(n, d_model, generator=torch.Generator().manual_seed(5)) / d_model**0.5
     into = Basis.from_decoder(write)
     inter = Interactions(layer, into, into)
+    form = inter.form(4321)
     spectrum = inter.spectrum(4321, rank=8)
-    part = into.subset(range(0, n, 997))
-    f = torch.randn(3, part.n_feature, generator=torch.Generator().manual_seed(6))
-    wanted = (f @ part.write) @ inter.form(4321)
-    got = f @ (write[::997] @ inter.form(4321).mT @ torch.eye(d_model))
-    assert relative_error(got, wanted) < 1e-4
-    assert spectrum.vectors.shape == (8, n)
-    residual = spectrum.vectors @ write @ inter.form(4321) @ write.mT
-    assert relative_error(residual, spectrum.values[:, None] * spectrum.vectors) < 1e-4
+    image = spectrum.vectors @ write @ form @ write.mT
+    assert relative_error(image, spectrum.values[:, None] * spectrum.vectors) < 1e-4
     top = inter.strongest(100, 4321)
-    assert len(top) == 100
+    first, second = torch.tensor(top["first"].values), torch.tensor(top["second"].values)
+    weights = 2 * ((write[first] @ form) * write[second]).sum(1)
+    assert relative_error(weights, torch.tensor(top["weight"].values)) < 1e-4
+    others = torch.randint(n, (2, 300_000), generator=torch.Generator().manual_seed(6))
+    parts = others.split(20_000, dim=1)
+    rest = torch.cat([2 * ((write[i] @ form) * write[j]).sum(1) for i, j in parts])
+    assert float(rest.abs().max()) <= float(top["weight"].abs().min()) * (1 + 1e-4)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 6 * 2**20  # KiB: 16 GiB if n x n
