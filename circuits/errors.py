@@ -48,6 +48,14 @@ class ShardError(CircuitsError, ValueError):
     """A folder of shards that is incomplete, mixed or made from other inputs."""
 
 
+class CorpusError(CircuitsError, ValueError):
+    """Text that cannot be read, or a use of it that cannot work."""
+
+
+class StoryError(CircuitsError, ValueError):
+    """A lexicon, a range or a text that the grammar of the stories cannot use."""
+
+
 class DirectionWarning(UserWarning):
     """Dictionary rows that are zero or repeat another row."""
 
