@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
 BIN := $(VENV)/bin
+export OMP_WAIT_POLICY ?= PASSIVE# idle threads sleep: on a busy machine they would hold the cores
 
 .PHONY: demo test test-all check bench setup lock clean
 
@@ -25,9 +26,9 @@ bench: setup
 
 setup: $(STAMP)
 
-# Re-installs only when a pin or a dependency changes. The stamp is written last, and a set-up that
+# Re-installs only when a pin changes (`make lock` makes them anew after a change of dependencies). The stamp is written last, and a set-up that
 # broke half-way is started afresh.
-$(STAMP): constraints.txt pyproject.toml
+$(STAMP): constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v <= (3, 13) else f"Python 3.10 to 3.13 is needed, {sys.executable} is {v[0]}.{v[1]}: make PYTHON=/path/to/python3.12 setup")'
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'

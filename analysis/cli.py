@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -20,12 +21,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         run: Callable[[argparse.Namespace], None] = options.run
         run(options)
+        sys.stdout.flush()
     except CircuitsError as error:
         print(f"circuits {options.command}: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader has seen enough: `circuits … | head`
-        sys.stderr.close()
-        return 0
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         print(f"circuits {options.command}: interrupted", file=sys.stderr)
         return 130
@@ -47,10 +48,16 @@ def _parser() -> argparse.ArgumentParser:
         "the layer's interaction matrices, with an untrained layer beside it as the control.",
         epilog="example: circuits demo --seed 3 --json",
     )
-    demo.add_argument("--seed", type=int, default=0, help="of the layer's start (default 0)")
+    demo.add_argument("--seed", type=_seed, default=0, help="of the layer's start (default 0)")
     demo.add_argument("--json", action="store_true", help="print one JSON object instead")
     demo.set_defaults(run=_demo)
     return parser
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to 2^63 - 1")
+    return int(text)
 
 
 def _demo(options: argparse.Namespace) -> None:

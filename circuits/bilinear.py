@@ -20,7 +20,7 @@ from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.errors import check_tensors
+from circuits.errors import check_tensors, check_width
 
 _AXES = {
     "left": "hidden model",
@@ -32,7 +32,7 @@ _AXES = {
 }
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class BilinearLayer:
     """``down @ ((left @ x + left_bias) * (right @ x + right_bias)) + down_bias``.
 
@@ -99,8 +99,17 @@ class BilinearLayer:
         """The same layer on another device or in another dtype, as ``Tensor.to`` says it."""
         return BilinearLayer(**{n: t.to(*args, **kwargs) for n, t in self._tensors().items()})
 
+    def __repr__(self) -> str:
+        biases = [name for name in self._tensors() if name.endswith("bias")]
+        extra = f", with {' and '.join(biases)}" if biases else ""
+        return (
+            f"BilinearLayer({self.d_model} -> {self.d_hidden} products -> {self.d_out}{extra}, "
+            f"{self.dtype} on {self.device})"
+        )
+
     def __call__(self, x: Float[Tensor, "*batch model"]) -> Float[Tensor, "*batch out"]:
         """The layer's output."""
+        check_width("BilinearLayer", x, self.d_model, "activations")
         x = x.to(self.dtype)
         left, right = x @ self.left.mT, x @ self.right.mT
         if self.left_bias is not None:
@@ -134,11 +143,11 @@ class BilinearLayer:
         Costs ``2 · hidden · model²`` operations for each direction and memory for the result
         alone; a batch of directions is done one at a time, because that is the faster way.
         """
+        check_width("BilinearLayer.interaction", direction, self.d_out, "directions")
         check_tensors(
             "BilinearLayer.interaction",
-            {"direction": direction.reshape(-1, direction.shape[-1])},
-            {"direction": "direction out"},
-            known={"out": self.d_out},
+            {"direction": direction.reshape(-1, self.d_out), "down": self.down[:, :1]},
+            {"direction": "direction out", "down": "out one"},
         )
         left, right = self._across, self.factors[1]
         d_input = len(left)
@@ -155,9 +164,10 @@ class BilinearLayer:
         """Inner products of the hidden units' symmetric forms: ``⟨sym(wᵢvᵢᵀ), sym(wⱼvⱼᵀ)⟩``.
 
         With gates ``a = directionᵀ down`` and ``b``, ``a @ pair_gram @ b`` is the Frobenius inner
-        product of two interaction matrices, neither of which is built.
+        product of two interaction matrices, neither of which is built. In float64, because hidden
+        units may cancel each other.
         """
-        left, right = self.factors
+        left, right = (factor.double() for factor in self.factors)
         straight = (left @ left.mT) * (right @ right.mT)
         crossed = left @ right.mT
         return (straight + crossed * crossed.mT) / 2

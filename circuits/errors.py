@@ -7,6 +7,7 @@ tensors are collected and reported together, so that one run tells everything th
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from operator import index as index_of
 
 import torch
 from torch import Tensor
@@ -60,16 +61,11 @@ class DirectionWarning(UserWarning):
     """Dictionary rows that are zero or repeat another row."""
 
 
-def check_tensors(
-    owner: str,
-    tensors: Mapping[str, Tensor],
-    axes: Mapping[str, str],
-    known: Mapping[str, int] | None = None,
-) -> None:
+def check_tensors(owner: str, tensors: Mapping[str, Tensor], axes: Mapping[str, str]) -> None:
     """Refuse tensors of wrong type, device, shape or content, naming every fault.
 
     ``axes`` spells each tensor's axes ("hidden model"); an axis name must have one size
-    everywhere, the ``known`` one where there is one, and no axis may be empty.
+    everywhere, and no axis may be empty.
     """
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
@@ -78,7 +74,7 @@ def check_tensors(
                 f"Convert it with torch.as_tensor({name}, dtype=torch.float32)."
             )
     _check_dtypes(owner, tensors)
-    _check_shapes(owner, tensors, axes, known or {})
+    _check_shapes(owner, tensors, axes)
     _check_devices(owner, tensors)
     _check_finite(owner, tensors)
 
@@ -93,12 +89,8 @@ def _check_dtypes(owner: str, tensors: Mapping[str, Tensor]) -> None:
         )
 
 
-def _check_shapes(
-    owner: str, tensors: Mapping[str, Tensor], axes: Mapping[str, str], known: Mapping[str, int]
-) -> None:
-    sizes: dict[str, dict[int, list[str]]] = {
-        word: {size: [owner.split(".")[0]]} for word, size in known.items()
-    }
+def _check_shapes(owner: str, tensors: Mapping[str, Tensor], axes: Mapping[str, str]) -> None:
+    sizes: dict[str, dict[int, list[str]]] = {}
     faults = []
     for name, tensor in tensors.items():
         words = axes[name].split()
@@ -145,11 +137,39 @@ def _check_finite(owner: str, tensors: Mapping[str, Tensor]) -> None:
         )
 
 
+def check_width(owner: str, x: Tensor, width: int, what: str) -> None:
+    """Refuse inputs whose last axis is not the width that is computed with."""
+    if not isinstance(x, Tensor):
+        raise DtypeError(f"{owner}: {what} are a {type(x).__name__}, not a torch tensor.")
+    if x.ndim == 0 or x.shape[-1] != width:
+        raise ShapeError(
+            f"{owner}: {what} of shape {tuple(x.shape)} were given, but their last axis must have "
+            f"size {width}. Look at which site they were read from."
+        )
+
+
+def check_count(owner: str, count: int, most: int | None, what: str) -> int:
+    """The count itself if it is an integer from 1 to ``most`` (without end where None)."""
+    try:
+        if isinstance(count, bool):
+            raise TypeError
+        number = index_of(count)
+    except TypeError:
+        raise FeatureRangeError(f"{owner}: {what} = {count!r} is not a whole number.") from None
+    if number < 1 or (most is not None and number > most):
+        limit = "at least 1" if most is None else f"1 to {most}"
+        raise FeatureRangeError(f"{owner}: {what} = {number}. Ask for {limit}.")
+    return number
+
+
 def check_index(owner: str, index: int, size: int, what: str) -> int:
     """The index itself if it names one of ``size`` things; negative indices are refused."""
-    if isinstance(index, bool) or not hasattr(index, "__index__"):
-        raise FeatureRangeError(f"{owner}: {what} must be an integer, not {index!r}.")
-    index = index.__index__()
+    try:
+        if isinstance(index, bool):
+            raise TypeError
+        index = index_of(index)
+    except TypeError:
+        raise FeatureRangeError(f"{owner}: {what} must be an integer, not {index!r}.") from None
     if not 0 <= index < size:
         raise FeatureRangeError(
             f"{owner}: there is no {what} {index}, they run from 0 to {size - 1}."

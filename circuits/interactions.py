@@ -15,7 +15,9 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
-from typing import Literal
+from operator import index as index_of
+from pathlib import Path
+from typing import Literal, SupportsIndex
 
 import pandas as pd
 import torch
@@ -26,13 +28,17 @@ from circuits.basis import Basis, Span, span
 from circuits.bilinear import BilinearLayer, computing_dtype
 from circuits.errors import (
     DeviceError,
+    DtypeError,
     FeatureRangeError,
     ShapeError,
+    ShardError,
     SpectrumError,
+    check_count,
     check_index,
     check_indices,
 )
 from circuits.progress import progress
+from circuits.shards import make_shards, merge_shards
 from circuits.spectrum import Spectrum, eigenpairs
 from circuits.strongest import Search
 
@@ -49,6 +55,13 @@ class Interactions:
 
     def __post_init__(self) -> None:
         layer, inputs, outputs = self.layer, self.inputs, self.outputs
+        wanted = {"layer": BilinearLayer, "inputs": Basis, "outputs": Basis}
+        for name, kind in wanted.items():
+            if not isinstance(getattr(self, name), kind):
+                raise DtypeError(
+                    f"Interactions: {name} is a {type(getattr(self, name)).__name__}, not a "
+                    f"{kind.__name__}. Make one, for example with Basis.from_decoder(decoder)."
+                )
         faults = []
         if inputs.d_model != layer.d_model:
             faults.append(
@@ -77,7 +90,8 @@ class Interactions:
     def fingerprint(self) -> str:
         """A hash of every number that the interactions are made from, dtypes and shapes too."""
         digest = hashlib.sha256()
-        basis = (self.inputs.write, self.inputs.offset, self.outputs.read, self.outputs.offset)
+        outputs = self.outputs
+        basis = (self.inputs.write, self.inputs.offset, outputs.read, outputs.offset, outputs.bias)
         for tensor in (*(getattr(self.layer, f.name) for f in fields(self.layer)), *basis):
             if tensor is None:
                 digest.update(b"none")
@@ -119,14 +133,15 @@ class Interactions:
         return self.outputs.read[check_index("Interactions", output, self.n_output, "output")]
 
     def bias(self, output: int) -> float:
-        """What the output feature reads with no input feature and no constant: a plain number."""
+        """What the output feature reads beside its form: a plain number."""
         read = self._direction(output)
         level = torch.zeros_like(read)
         if self.layer.down_bias is not None:
             level = level + self.layer.down_bias
         if self.outputs.offset is not None:
             level = level - self.outputs.offset
-        return float(read @ level)
+        own = 0.0 if self.outputs.bias is None else float(self.outputs.bias[output])
+        return float(read @ level) + own
 
     def form(self, output: int) -> Float[Tensor, "input input"]:
         """The output feature's form on the layer's own (lifted) input: ``matrix(o)`` before it
@@ -152,7 +167,11 @@ class Interactions:
     @cached_property
     def span(self) -> Span:
         """The space that the input features (and the constant) write to."""
-        return self.inputs.span if self.write is self.inputs.write else span(self.write)
+        if self.write is self.inputs.write:
+            return self.inputs.span
+        # what counts as rounding is the features' affair: the offset may be far larger
+        sizes = self.inputs.span.sizes
+        return span(self.write, float(sizes[0]) if len(sizes) else None)
 
     @cached_property
     def whitened(self) -> BilinearLayer:
@@ -185,59 +204,96 @@ class Interactions:
         of the layer uses; the two differ wherever features are not orthonormal.
         """
         if space == "model":
-            form = self.form(output)
-            values, vectors = eigenpairs(form, rank)
-            constant = self.layer.has_constant
-        elif space == "feature" and not len(self.span.sizes):
-            return Spectrum(self.write.new_zeros(0), self.write.new_zeros(0, self.n_input), 0.0)
-        elif space == "feature":
-            form = self.whitened.interaction(self._direction(output))
-            values, whitened = eigenpairs(form, rank)
-            vectors = (whitened.double() @ self._unwhiten).to(self.write.dtype) @ self.write.mT
-            constant = self.has_constant
-        else:
+            return Spectrum(*eigenpairs(self.form(output), rank), self.layer.has_constant)
+        if space != "feature":
             raise SpectrumError(
                 f'Interactions.spectrum: there is no space "{space}". '
                 f'Ask for "feature" (pairs of features) or "model" (directions of the activation).'
             )
-        return Spectrum(values, vectors, float(form.double().square().sum()), constant)
+        if not len(self.span.sizes):
+            return Spectrum(self.write.new_zeros(0), self.write.new_zeros(0, self.n_input))
+        form = self.whitened.interaction(self._direction(output))
+        values, whitened, energy = eigenpairs(form, rank)
+        vectors = (whitened.double() @ self._unwhiten).to(self.write.dtype) @ self.write.mT
+        return Spectrum(values, vectors, energy, self.has_constant)
 
     @cached_property
     def energies(self) -> Float[Tensor, " output"]:
         """The squared Frobenius norm of every output's ``matrix(o)``, with none of them built."""
-        gates = self.outputs.read @ self.layer.down
+        gates = self.outputs.read.double() @ self.layer.down.double()
         return ((gates @ self.whitened.pair_gram) * gates).sum(1).clamp(min=0)
 
+    def _ceilings(self, outputs: list[int]) -> list[float]:
+        """What no |weight| of these outputs exceeds: ``2·matrix[i, j]² ≤ ‖matrix‖²``."""
+        gates = (self.outputs.read[outputs].double() @ self.layer.down.double()).abs()
+        # energies are differences; what rounding could have taken from them is added
+        terms = ((gates @ self.whitened.pair_gram.abs()) * gates).sum(1)
+        lost = (self.layer.d_hidden * torch.finfo(self.layer.dtype).eps) * terms
+        return (2 * (self.energies[outputs] + lost)).sqrt().mul(1 + 1e-3).tolist()
+
     def strongest(
-        self, n: int, outputs: int | Iterable[int] | None = None, *, each: bool = False
+        self,
+        n: int,
+        outputs: SupportsIndex | Iterable[int] | None = None,
+        *,
+        each: bool = False,
+        folder: str | Path | None = None,
     ) -> pd.DataFrame:
         """The ``n`` pairs of largest |weight| over the outputs (all of them unless named).
 
-        With ``each`` it is ``n`` for every output. Exact: a tile is passed over only where
-        ``|xᵀQy| ≤ s(x) s(y)``, ``s(x)² = xᵀ|Q|x``, proves that nothing in it can be among them;
+        Exact, in bounded memory: a tile is passed over only where ``|xᵀQy| ≤ s(x) s(y)`` with
+        ``s(x)² = xᵀ|Q|x`` proves that nothing in it can be among them;
         ``.attrs["tiles_visited"]`` says what share was looked at. Columns: output, first, second
         (first ≤ second; the constant is feature ``n_input − 1``), weight.
+
+        With ``each`` it is ``n`` for every output; ``folder`` then keeps them as shards, so that
+        the pass can stop, resume, and be shared by processes that take different ranges.
         """
-        if n < 1:
-            raise FeatureRangeError(f"Interactions.strongest: n = {n}. Ask for at least one pair.")
-        if outputs is None:
-            listed = list(range(self.n_output))
-        else:
-            named = [outputs] if isinstance(outputs, int) else outputs
-            listed = check_indices("Interactions.strongest", named, self.n_output, "output")
-        if not listed:
-            raise FeatureRangeError("Interactions.strongest: no outputs were named. Name one.")
+        n = check_count("Interactions.strongest", n, None, "n")
+        listed = self._listed(outputs)
+        if folder is not None:
+            return self._strongest_in(Path(folder), n, listed, each)
         ceilings = [float("inf")] * len(listed)
         if not each and len(listed) > 1:
-            # 2·matrix[i, j]² ≤ ‖matrix‖²; the richest first, they raise the bar for the others
-            norms = (2 * self.energies[listed]).sqrt().tolist()
-            order = sorted(range(len(listed)), key=lambda i: (-norms[i], listed[i]))
-            listed = [listed[i] for i in order]
-            ceilings = [norms[i] * (1 + 1e-3) for i in order]
-        searches = [Search(self.write, n) for _ in (listed if each else [0])]
+            ceilings = self._ceilings(listed)
+            # the richest first: they raise the bar that lets later ones be passed over
+            order = sorted(range(len(listed)), key=lambda i: (-ceilings[i], listed[i]))
+            listed, ceilings = [listed[i] for i in order], [ceilings[i] for i in order]
+        searches = [self._search(n) for _ in (listed if each else [0])]
         for i, output in enumerate(progress(listed, "strongest pairs", "output")):
             searches[i if each else 0].look(output, partial(self.form, output), ceilings[i])
         table = pd.concat([search.table() for search in searches], ignore_index=True)
         tiles = sum(search.tiles for search in searches)
         table.attrs["tiles_visited"] = sum(search.visited for search in searches) / max(tiles, 1)
         return table
+
+    def _search(self, n: int) -> Search:
+        return Search(self.inputs.write, self.write[-1] if self.has_constant else None, n)
+
+    def _listed(self, outputs: SupportsIndex | Iterable[int] | None) -> list[int]:
+        if outputs is None:
+            return list(range(self.n_output))
+        try:
+            named = [index_of(outputs)]  # type: ignore[arg-type]
+        except TypeError:
+            named = list(dict.fromkeys(outputs))  # type: ignore[arg-type]
+        if not named:
+            raise FeatureRangeError("Interactions.strongest: no outputs were named. Name one.")
+        return check_indices("Interactions.strongest", named, self.n_output, "output")
+
+    def _strongest_in(self, folder: Path, n: int, outputs: list[int], each: bool) -> pd.DataFrame:
+        span_of = range(outputs[0], outputs[-1] + 1)
+        if not each or outputs != list(span_of):
+            raise ShardError(
+                f"Interactions.strongest: {folder} keeps {n} pairs for each of an unbroken range "
+                f"of outputs. Pass each=True and outputs=range(a, b)."
+            )
+
+        def rows_of(output: int) -> pd.DataFrame:
+            search = self._search(n)
+            search.look(output, partial(self.form, output), float("inf"))
+            return search.table()
+
+        fingerprint = f"{n} strongest of {self.fingerprint}"
+        make_shards(folder, span_of, rows_of, fingerprint, "strongest pairs")
+        return merge_shards(folder, span_of)

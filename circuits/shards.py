@@ -2,7 +2,8 @@
 
 A long pass writes its rows in shards of a few outputs each. A shard that exists is never made
 again; processes may share one folder by taking different ranges; and the merged table depends on
-the rows alone, so however the work was cut, it is the same file to the byte.
+the rows alone, so however the work was cut, it is the same file to the byte. (The rows are the
+same numbers on one machine with one number of threads; sums are taken in another order on others.)
 
 Shards carry a fingerprint of what they were made from: a folder never mixes two.
 """
@@ -39,9 +40,9 @@ def make_shards(
     for start in range(outputs.start - outputs.start % _OUTPUTS, outputs.stop, _OUTPUTS):
         block = range(max(start, outputs.start), min(start + _OUTPUTS, outputs.stop))
         shards[folder / f"outputs-{block.start:07d}-{block.stop:07d}.parquet"] = block
-    done = [path for path in shards if path.exists()]
-    for path in done:
+    for path in folder.glob("outputs-*.parquet"):  # all of them: a stale one is told before work
         _check_fingerprint(path, fingerprint)
+    done = [path for path in shards if path.exists()]
     wanted = [output for path, block in shards.items() if path not in done for output in block]
     rows = (rows_of(output) for output in progress(wanted, doing, "output"))
     for path, block in shards.items():
@@ -64,11 +65,13 @@ def merge_shards(
             f"{folder} mixes shards made from different layers or dictionaries: {odd.name} is "
             f"not like {files[0].name}. Keep one folder for each, or delete the stale ones."
         )
-    table = pd.concat([pq.read_table(file).to_pandas() for file in files], ignore_index=True)
-    table = table[table["output"].between(outputs.start, outputs.stop - 1)]
-    # two ranges may overlap; the same output from either is the same rows
-    order = [column for column in ("output", "rank") if column in table.columns]
-    table = table.drop_duplicates(subset=order).sort_values(order, ignore_index=True)
+    parts, taken = [], set[int]()
+    for file in files:  # two ranges may overlap; an output's rows are the same in either
+        part = pq.read_table(file).to_pandas()
+        parts.append(part[part["output"].isin(set(outputs) - taken)])
+        taken |= set(part["output"])
+    table = pd.concat(parts, ignore_index=True)
+    table = table.sort_values("output", kind="stable", ignore_index=True)
     missing = sorted(set(outputs) - set(table["output"]))
     if missing:
         raise ShardError(

@@ -23,7 +23,14 @@ from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from circuits.bilinear import BilinearLayer
-from circuits.errors import FeatureRangeError, ShapeError, SpectrumError, check_index, check_tensors
+from circuits.errors import (
+    FeatureRangeError,
+    ShapeError,
+    SpectrumError,
+    check_count,
+    check_index,
+    check_tensors,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,8 +39,12 @@ class Spectrum:
 
     values: Float[Tensor, " rank"]
     vectors: Float[Tensor, "rank axis"]  # orthonormal rows
-    total_energy: float  # Σ λ² over all eigenvalues, those that are left out included
+    total_energy: float | None = None  # Σ λ² with those left out; None: these are all there are
     has_constant: bool = False  # whether the last coordinate of `axis` is the constant 1
+
+    @property
+    def _held_energy(self) -> float:
+        return float(self.values.double().square().sum())
 
     @classmethod
     def of(
@@ -48,8 +59,7 @@ class Spectrum:
                 f"to {asymmetry:.3g}); a decomposition would read one triangle only. "
                 f"Pass (form + form.mT) / 2."
             )
-        values, vectors = eigenpairs(form, rank)
-        return cls(values, vectors, float(form.double().square().sum()), has_constant)
+        return cls(*eigenpairs((form + form.mT) / 2, rank), has_constant)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -61,31 +71,31 @@ class Spectrum:
                 f"Spectrum.truncate: rank {rank} of a spectrum of {len(self)} pairs. "
                 f"Ask for 0 to {len(self)}, or compute more with spectrum(o, rank={rank})."
             )
-        return Spectrum(
-            self.values[:rank], self.vectors[:rank], self.total_energy, self.has_constant
-        )
+        energy = self.total_energy
+        if energy is None and rank < len(self):
+            energy = self._held_energy
+        return Spectrum(self.values[:rank], self.vectors[:rank], energy, self.has_constant)
 
     def energy(self, rank: int) -> float:
         """The share of the squared norm that the first ``rank`` eigenpairs keep."""
-        kept = float(self.truncate(rank).values.double().square().sum())
-        return kept / self.total_energy if self.total_energy > 0 else 1.0
+        kept = self.truncate(rank)._held_energy
+        total = self._held_energy if self.total_energy is None else self.total_energy
+        return kept / total if total > 0 else 1.0
 
     @property
     def effective_rank(self) -> float:
         """``(Σ|λ|)² / Σλ²``: how many equal eigenvalues would look like these."""
         self._require_all("effective_rank")
-        if self.total_energy == 0:
-            return 0.0
-        return float(self.values.double().abs().sum() ** 2 / self.total_energy)
+        energy = self._held_energy
+        return float(self.values.double().abs().sum() ** 2 / energy) if energy > 0 else 0.0
 
     @property
     def entropy_rank(self) -> float:
         """``exp(H)`` of the shares ``λ² / Σλ²``: the same question, kinder to a long tail."""
         self._require_all("entropy_rank")
-        if self.total_energy == 0:
-            return 0.0
-        shares = self.values.double().square() / self.total_energy
-        return float(torch.special.entr(shares).sum().exp())
+        energy = self._held_energy
+        shares = self.values.double().square() / (energy or 1.0)
+        return float(torch.special.entr(shares).sum().exp()) if energy > 0 else 0.0
 
     def activation(self, x: Float[Tensor, "*batch axis"]) -> Float[Tensor, "*batch rank"]:
         """What each eigenpair adds, ``λ (v · x)²``; the sum over pairs approximates the form.
@@ -111,45 +121,45 @@ class Spectrum:
         return einsum(self.values, self.vectors, self.vectors, "r, r i, r j -> i j")
 
     def _require_all(self, what: str) -> None:
-        held = float(self.values.double().square().sum())
-        # energies are squares, so a tail of relative size ε leaves only ε² here
-        if abs(held - self.total_energy) > 1e-5 * self.total_energy:
+        if self.total_energy is not None:
             raise SpectrumError(
-                f"{what} needs every eigenvalue, but this spectrum holds {len(self)} pairs with "
-                f"{held / self.total_energy:.1%} of the energy. Compute it with rank=None."
+                f"{what} needs every eigenvalue, but this spectrum holds the first {len(self)} "
+                f"pairs, {self.energy(len(self)):.1%} of the energy. Compute it with rank=None."
             )
 
 
 def eigenpairs(
     form: Float[Tensor, "i i"], rank: int | None = None
-) -> tuple[Float[Tensor, " rank"], Float[Tensor, "rank i"]]:
-    """Eigenvalues of a symmetric matrix by falling |value|, and their vectors as rows.
+) -> tuple[Float[Tensor, " rank"], Float[Tensor, "rank i"], float | None]:
+    """Eigenvalues of a symmetric matrix by falling |value|, their vectors as rows, and the energy
+    of all where these are not all.
 
     A few pairs of a large matrix come from Lanczos iterations, which are then checked: each pair
     against its residual, and what is left of the matrix against a pair that was missed. If either
     check fails, everything is decomposed.
     """
     size = len(form)
-    if rank is not None and not 0 < rank <= size:
-        raise FeatureRangeError(f"rank {rank} of a form of rank {size}. Ask for 1 to {size}.")
-    if rank is not None and size >= 128 and 8 * rank <= size and form.device.type == "cpu":
-        found = _lanczos(form, rank)
+    kept = size if rank is None else check_count("spectrum", rank, size, "rank")
+    energy = float(form.double().square().sum()) if kept < size else None
+    if size >= 128 and 8 * kept <= size and form.device.type == "cpu":
+        found = _lanczos(form, kept)
         if found is not None:
-            return found
+            return *found, energy
     values, vectors = torch.linalg.eigh(form)
-    order = values.abs().argsort(descending=True, stable=True)[:rank]
-    return values[order], vectors.mT[order]
+    order = values.abs().argsort(descending=True, stable=True)[:kept]
+    return values[order], vectors.mT[order], energy
 
 
 def _lanczos(form: Tensor, rank: int) -> tuple[Tensor, Tensor] | None:
     """The top pairs by ARPACK from a fixed start, or None where they do not pass the checks."""
     try:
         # a few more than asked, so that the last one asked for is not the last one found
-        values, columns = _arpack(form, rank + 2, seed=0, tol=0.0)
+        accuracy = 8 * torch.finfo(form.dtype).eps
+        values, columns = _arpack(form, rank + 2, seed=0, tol=accuracy)
         order = values.abs().argsort(descending=True, stable=True)[:rank]
         values, vectors = values[order], columns.mT[order]
         left = form - (vectors.mT * values) @ vectors
-        missed, _ = _arpack(left, 1, seed=1, tol=1e-3)
+        missed, _ = _arpack(left, 1, seed=1, tol=1e-2)
     except ArpackError:
         return None
     scale = 100 * torch.finfo(form.dtype).eps * float(values[0].abs())

@@ -1,8 +1,8 @@
 """What the interactions of every output look like, one row each, in one streamed pass.
 
 The numbers are over *pairs of features*: a pair's weight is ``2 · matrix(o)[i, j]`` (cross), a
-feature's with itself ``matrix(o)[i, i]`` (self). The constant feature is no feature here: its
-weights are linear terms, and ``linear_rms`` keeps them apart.
+feature's with itself ``matrix(o)[i, i]`` (self). The constant feature is no feature here, in the
+spectral columns either: its weights are linear terms, and ``linear_rms`` keeps them apart.
 
 Nothing here says what is *much*. Run the same pass with ``inputs.control()`` and put the two
 tables side by side.
@@ -10,19 +10,21 @@ tables side by side.
 
 from __future__ import annotations
 
+import math
 import tempfile
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from circuits.bilinear import BilinearLayer
 from circuits.errors import FeatureRangeError
 from circuits.interactions import Interactions
 from circuits.shards import make_shards, merge_shards
-from circuits.spectrum import Spectrum
 from circuits.strongest import tiles
 
 EDGE = 8.0  # histograms run from -EDGE to EDGE root mean squares; what lies beyond is counted
@@ -38,15 +40,19 @@ def output_statistics(
     table of them. Costs ``features² · model`` operations for each output, and a tile of memory.
     """
     outputs = range(inter.n_output) if outputs is None else outputs
-    if not outputs or not 0 <= outputs[0] <= outputs[-1] < inter.n_output:
+    if not isinstance(outputs, range) or not outputs or outputs.step != 1:
+        raise FeatureRangeError(f"output_statistics: {outputs} is no range(a, b) of outputs.")
+    if not 0 <= outputs[0] <= outputs[-1] < inter.n_output:
         raise FeatureRangeError(
             f"output_statistics: {outputs} is not among outputs 0 to {inter.n_output - 1}. "
             f"Name a range of at least one of them."
         )
+    features = inter.inputs.write.double()
+    layer = BilinearLayer(inter.layer.left, inter.layer.right, inter.layer.down)
+    alone = Interactions(layer, inter.inputs.without_offset(), inter.outputs)
     with tempfile.TemporaryDirectory() as temporary:
         place = temporary if folder is None else folder
-        features = inter.write[: inter.inputs.n_feature]
-        rows_of = partial(_statistics_of, inter, features.mT @ features)
+        rows_of = partial(_statistics_of, inter, alone, features.mT @ features)
         make_shards(place, outputs, rows_of, inter.fingerprint, "statistics")
         return merge_shards(place, outputs)
 
@@ -56,77 +62,110 @@ def histogram_edges() -> Float[Tensor, " edge"]:
     return torch.linspace(-EDGE, EDGE, BINS - 1, dtype=torch.float64)
 
 
-def _statistics_of(inter: Interactions, gram: Tensor, output: int) -> pd.DataFrame:
-    form = inter.form(output)
-    features = inter.write[: inter.inputs.n_feature]
+def _statistics_of(
+    inter: Interactions, alone: Interactions, gram: Tensor, output: int
+) -> pd.DataFrame:
+    """One row: ``alone`` are the interactions of the features without the constant."""
+    features, form = alone.write, alone.form(output)
     images = features @ form
-    selves = (images * features).sum(1)
-    spectrum = Spectrum.of(inter.whitened.interaction(inter.outputs.read[output]))
-    linear = 2 * images @ inter.write[-1] if inter.has_constant else selves.new_zeros(1)
-    # Σ (2Q_ij)² over i < j, known before any pair is: the scale of the histogram
-    squares = ((gram @ form).mT * (gram @ form)).sum()
-    n_pairs = len(features) * (len(features) - 1) // 2
-    cross_rms = float((2 * (squares - selves.square().sum()).clamp(min=0) / max(n_pairs, 1)).sqrt())
-    cross = _cross_pass(features, images, selves, cross_rms)
-    self_rms = float(selves.square().mean().sqrt())
+    selves = (images.double() * features.double()).sum(1)
+    spectrum = alone.spectrum(output)
     values = [*spectrum.values.tolist(), 0.0, 0.0]
     row = {
         "output": output,
         "n_feature": len(features),
-        "energy": spectrum.total_energy,
+        "energy": float(spectrum.values.double().square().sum()),
         "effective_rank": spectrum.effective_rank,
         "entropy_rank": spectrum.entropy_rank,
         "value_1": values[0],
         "value_2": values[1],
         "energy_2": spectrum.energy(min(2, len(spectrum))),
-        "linear_rms": float(linear.square().mean().sqrt()),
+        "linear_rms": _linear_rms(inter, output),
         "self_mean": float(selves.mean()),
-        "self_rms": self_rms,
+        "self_rms": float(selves.square().mean().sqrt()),
         "self_kurtosis": _kurtosis(selves),
-        **cross,
-        "self_histogram": _histogram(selves / (self_rms or 1.0)).long().tolist(),
+        **_cross_statistics(features, images, selves, gram, form),
+        "self_histogram": _histogram(selves, float(selves.square().mean().sqrt())).tolist(),
     }
     return pd.DataFrame([row])
 
 
-def _cross_pass(features: Tensor, images: Tensor, selves: Tensor, rms: float) -> dict[str, object]:
+def _linear_rms(inter: Interactions, output: int) -> float:
+    if not inter.has_constant:
+        return 0.0
+    image = inter.form(output).double() @ inter.write[-1].double()
+    linear = 2 * inter.inputs.write.double() @ image[: inter.inputs.d_model]
+    return float(linear.square().mean().sqrt())
+
+
+def _cross_statistics(
+    features: Tensor, images: Tensor, selves: Tensor, gram: Tensor, form: Tensor
+) -> dict[str, object]:
     """Moments, histogram and extremes of the weights of all pairs of different features."""
-    scale = 2 / rms if rms > 0 else 0.0
-    scaled, own = images * scale, selves.abs() * (scale / 2)
-    sums = torch.zeros(4, dtype=torch.float64)
-    counts = torch.zeros(BINS, dtype=torch.float64)
-    strongest, gate = (0.0, 0, 0), (-float("inf"), 0, 0)
+    n_pairs = len(features) * (len(features) - 1) // 2
+    if n_pairs == 0:
+        return dict(_NO_PAIRS)
+    # the sums over all pairs, known before any pair is, so that moments are taken about the mean
+    total = features.double().sum(0)
+    mean = float(total @ form.double() @ total - selves.sum()) / n_pairs
+    image = gram @ form.double()
+    squares = 2 * float((image.mT * image).sum() - selves.square().sum())
+    rms = (max(squares, 0.0) / n_pairs) ** 0.5
+    cross = _cross_pass(features, images, selves, mean, rms or float(selves.abs().max()) or 1.0)
+    measured = float(cross["cross_rms"])
+    if abs(measured - rms) > 1e-3 * measured > 0:  # the difference above had cancelled
+        cross = _cross_pass(features, images, selves, mean, measured)
+    return cross
+
+
+_NO_PAIRS: dict[str, object] = {
+    **dict.fromkeys(("cross_mean", "cross_rms", "cross_kurtosis", "strongest_weight"), math.nan),
+    **dict.fromkeys(("strongest_first", "strongest_second"), -1),
+    "and_score": math.nan,
+    **dict.fromkeys(("and_first", "and_second"), -1),
+    "cross_histogram": [0] * BINS,
+}
+
+
+def _cross_pass(
+    features: Tensor, images: Tensor, selves: Tensor, mean: float, unit: float
+) -> dict[str, Any]:
+    """One look at every tile, in units that keep the numbers near one."""
+    scaled, own = images * (2 / unit), (selves.abs() / unit).to(images.dtype)
+    sums = torch.zeros(3, dtype=torch.float64)
+    counts = torch.zeros(BINS, dtype=torch.int64)
+    strongest, gate = (-1.0, -1, -1), (-math.inf, -1, -1)
     for rows, columns in tiles(len(features)):
         weights = scaled[rows] @ features[columns].mT
         score = weights - own[rows, None] - own[columns]
+        centred, size = weights - mean / unit, weights.abs()
         if columns.start == rows.start:  # each pair once
-            weights.triu_(1)
             below = torch.ones_like(weights, dtype=torch.bool).tril_()
-            score.masked_fill_(below, -float("inf"))
+            centred.masked_fill_(below, 0)
+            size.masked_fill_(below, -1)
+            score.masked_fill_(below, -math.inf)
+            weights.masked_fill_(below, 0)
             counts[BINS // 2] -= int(below.sum())  # zero opens the upper of the two middle bins
-        powers = weights.square()
-        sums += torch.stack(
-            [weights.sum(), powers.sum(), (powers * weights).sum(), powers.square().sum()]
-        ).to(sums)
-        counts += _histogram(weights)
-        strongest = max(strongest, _largest(powers, rows, columns))
+        squares = centred.square()
+        powers = (centred, squares, squares.square())
+        sums += torch.stack([power.sum(dtype=torch.float64) for power in powers]).cpu()
+        counts += _histogram(weights, 1.0)
+        strongest = max(strongest, _largest(size, rows, columns))
         gate = max(gate, _largest(score, rows, columns))
     n_pairs = len(features) * (len(features) - 1) // 2
-    mean, second, third, fourth = (sums / max(n_pairs, 1)).tolist()
-    variance = second - mean**2
-    central = fourth - 4 * mean * third + 6 * mean**2 * second - 3 * mean**4
-    unit = 1 / scale if scale else 0.0
+    off, second, fourth = (sums / n_pairs).tolist()
+    pair = images[strongest[1]].double() @ features[strongest[2]].double()
     return {
-        "cross_mean": mean * 2 * unit,
-        "cross_rms": rms,
-        "cross_kurtosis": central / variance**2 if variance > 0 else float("nan"),
-        "strongest_weight": float(images[strongest[1]] @ features[strongest[2]]) * 2,
+        "cross_mean": mean + off * unit,
+        "cross_rms": float(second + 2 * off * mean / unit + (mean / unit) ** 2) ** 0.5 * unit,
+        "cross_kurtosis": fourth / second**2 if second > 0 else math.nan,
+        "strongest_weight": 2 * float(pair),
         "strongest_first": strongest[1],
         "strongest_second": strongest[2],
-        "and_score": gate[0] * 2 * unit,
+        "and_score": gate[0] * unit,
         "and_first": gate[1],
         "and_second": gate[2],
-        "cross_histogram": counts.long().tolist(),
+        "cross_histogram": counts.tolist(),
     }
 
 
@@ -136,15 +175,15 @@ def _largest(tile: Tensor, rows: slice, columns: slice) -> tuple[float, int, int
     return float(tile[row, column]), row + rows.start, column + columns.start
 
 
-def _histogram(values: Tensor) -> Float[Tensor, " bin"]:
-    """Counts in units of the root mean square; the outermost bins hold what lies beyond."""
+def _histogram(values: Tensor, unit: float) -> Int[Tensor, " bin"]:
+    """Counts in these units; the outermost bins hold what lies beyond."""
     width = 2 * EDGE / (BINS - 2)
-    inside = values.clamp(-EDGE - width / 2, EDGE + width / 2)
+    inside = (values / (unit or 1.0)).clamp(-EDGE - width / 2, EDGE + width / 2)
     counts = torch.histc(inside.float(), BINS, -EDGE - width, EDGE + width)
-    return counts.double().cpu()
+    return counts.long().cpu()
 
 
 def _kurtosis(values: Tensor) -> float:
     centred = values.double() - values.double().mean()
     variance = float(centred.square().mean())
-    return float(centred.square().square().mean()) / variance**2 if variance > 0 else float("nan")
+    return float(centred.square().square().mean()) / variance**2 if variance > 0 else math.nan

@@ -1,6 +1,6 @@
 """The strongest entries of ``write form writeᵀ``, exactly, without that matrix.
 
-Tiles of it are multiplied, searched and dropped. Three things make it quick, and none of them
+Tiles of it are multiplied, searched and dropped. Four things make it quick, and none of them
 changes the answer:
 
 1. *Reach.* With the form's eigenpairs, ``|xᵀQy| ≤ s(x) s(y)`` where ``s(x)² = xᵀ|Q|x``. Features
@@ -8,12 +8,15 @@ changes the answer:
    A form whose eigenvalues do not decay has no reach worth knowing, and is not decomposed.
 2. *Screen.* Where bfloat16 products are fast, tiles are multiplied in it. How far off an entry can
    be follows from what rounding took from each row, so no entry that might belong is missed.
-3. *Score.* What passes is multiplied again in float64, which also makes the result independent
-   of tiles and of the screen.
+3. *Score.* What passes is multiplied again in float64 from the features and the form themselves,
+   which also makes the result independent of tiles, screen and decomposition.
+4. The constant feature is one row, and often much larger than all others: it is scored whole, so
+   that it does not blur the rest.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -24,52 +27,53 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 _ROWS, _COLUMNS = 512, 1024  # of a tile: it stays in cache between its product and its search
+_PENDING = 2**17  # pairs that may wait for their score: this bounds the memory
 
 
 @dataclass
 class Search:
     """The ``n`` strongest pairs over all the outputs that are given to ``look``."""
 
-    write: Float[Tensor, "in input"]
+    features: Float[Tensor, "feature model"]
+    constant: Float[Tensor, " input"] | None  # what the constant feature writes, if there is one
     n: int
 
     def __post_init__(self) -> None:
         self.visited = self.tiles = 0
-        self._tiles_each = sum(1 for _ in tiles(len(self.write)))
-        self._found = _Found.nothing(self.write.device)
-        self._floor = -float("inf")  # |weight| that the n-th best pair has at least
+        self._tiles_each = sum(1 for _ in tiles(len(self.features)))
+        self._found = _Found.nothing()
+        self._floor = -math.inf  # the n-th best pair is at least this strong
 
     def look(
         self, output: int, form: Callable[[], Float[Tensor, "input input"]], ceiling: float
     ) -> None:
         """Search one output, unless no weight of it can exceed ``ceiling`` and that is too low."""
         self.tiles += self._tiles_each
-        if ceiling <= self._floor:
+        if ceiling < self._floor:
             return
-        factors = _Factors.of(self.write, form())
-        for rows, columns in tiles(len(self.write)):
-            if 2 * factors.bound(rows, columns) > self._floor:
+        given = form()
+        if self.constant is not None:
+            self._keep(_constant_pairs(output, self.features, self.constant, given))
+        given = given[: self.features.shape[1], : self.features.shape[1]]
+        factors = _Factors.of(self.features, given)
+        pending: list[_Seen] = []
+        for rows, columns in tiles(len(self.features)):
+            if 2 * factors.bound(rows, columns) >= self._floor:
                 self.visited += 1
-                self._search_tile(output, factors, rows, columns)
-        self._found = factors.score(self._found, output)
-        self._shrink()
+                pending.append(self._search_tile(factors, rows, columns))
+                if sum(len(seen.first) for seen in pending) > _PENDING + 4 * self.n:
+                    pending = self._settle(output, factors, given, pending)
+        self._settle(output, factors, given, pending)
 
     def table(self) -> pd.DataFrame:
         """The pairs found, strongest first; equal ones in the order of their indices."""
         found = self._found
-        table = pd.DataFrame(
-            {
-                "output": found.output.cpu().numpy(),
-                "first": found.first.cpu().numpy(),
-                "second": found.second.cpu().numpy(),
-                "weight": found.weight.cpu().numpy(),
-            }
-        )
-        strength = -table["weight"].abs()
-        order = np.lexsort((table["second"], table["first"], table["output"], strength))
-        return table.iloc[order[: self.n]].reset_index(drop=True)
+        columns = (found.output, found.first, found.second, found.weight)
+        names = ("output", "first", "second", "weight")
+        return pd.DataFrame(dict(zip(names, columns, strict=True)))
 
-    def _search_tile(self, output: int, factors: _Factors, rows: slice, columns: slice) -> None:
+    def _search_tile(self, factors: _Factors, rows: slice, columns: slice) -> _Seen:
+        """The pairs of a tile that may be among the best, and how strong they can be."""
         tile, error = factors.screened(rows, columns)
         weights = tile.float().abs_().mul_(2)
         if columns.start == rows.start:  # the tile on the diagonal: each pair once, squares once
@@ -77,26 +81,41 @@ class Search:
             square.diagonal().mul_(0.5)
             square.masked_fill_(torch.ones_like(square, dtype=torch.bool).tril_(-1), -1)
         slack, share = 2 * error.absolute, error.relative
-        if self._floor < 0 and weights.numel() >= self.n:
+        if self._floor == -math.inf and weights.numel() >= self.n:
             best = float(weights.flatten().topk(self.n).values[-1])
-            self._floor = max(self._floor, best * (1 - share) - slack if best > 0 else -1.0)
-        passing = max((self._floor - slack) / (1 + share), 0.0)
+            if best >= 0:  # else some of them were masked
+                self._floor = (best * (1 - share) - slack) * factors.scale
+        passing = max((self._floor / factors.scale - slack) / (1 + share), 0.0)
         where = (weights >= passing).nonzero()
-        if len(where):
-            seen = weights[where[:, 0], where[:, 1]].double()
-            self._found = self._found.and_also(
-                output,
-                where[:, 0] + rows.start,
-                where[:, 1] + columns.start,
-                lower=seen * (1 - share) - slack,
-                upper=seen * (1 + share) + slack,
-            )
-            self._shrink()
+        seen = weights[where[:, 0], where[:, 1]].double()
+        return _Seen(
+            where[:, 0] + rows.start,
+            where[:, 1] + columns.start,
+            lower=(seen * (1 - share) - slack) * factors.scale,
+            upper=(seen * (1 + share) + slack) * factors.scale,
+        )
 
-    def _shrink(self) -> None:
-        if len(self._found.lower) > self.n:
-            self._floor = max(self._floor, float(self._found.lower.topk(self.n).values[-1]))
-            self._found = self._found.keep(self._found.upper >= self._floor)
+    def _settle(
+        self, output: int, factors: _Factors, form: Tensor, pending: list[_Seen]
+    ) -> list[_Seen]:
+        """Score what is pending, and keep the best: nothing is pending then."""
+        if pending:
+            seen = _Seen(
+                *(torch.cat(part) for part in zip(*(s.columns for s in pending), strict=True))
+            )
+            known = torch.from_numpy(np.abs(self._found.weight)).to(seen.lower)
+            lower = torch.cat([seen.lower, known])
+            if len(lower) >= self.n:
+                self._floor = max(self._floor, float(lower.topk(self.n).values[-1]))
+            kept = seen.upper >= self._floor
+            first, second = factors.order[seen.first[kept]], factors.order[seen.second[kept]]
+            self._keep(_scored(output, self.features, form, first, second))
+        return []
+
+    def _keep(self, new: _Found) -> None:
+        self._found = self._found.best_with(new, self.n)
+        if len(self._found.weight) == self.n:
+            self._floor = max(self._floor, abs(float(self._found.weight[-1])))
 
 
 @dataclass
@@ -106,58 +125,80 @@ class _Error:
 
 
 @dataclass
-class _Found:
-    """Pairs that may be among the best: positions of an output's factors until they are scored."""
+class _Seen:
+    """Pairs by their place in an output's factors, and bounds of |weight|."""
 
-    output: Int[Tensor, " pair"]
     first: Int[Tensor, " pair"]
     second: Int[Tensor, " pair"]
-    lower: Float[Tensor, " pair"]  # bounds of |weight|
+    lower: Float[Tensor, " pair"]
     upper: Float[Tensor, " pair"]
-    weight: Float[Tensor, " pair"]  # NaN until scored
+
+    @property
+    def columns(self) -> tuple[Tensor, ...]:
+        return self.first, self.second, self.lower, self.upper
+
+
+@dataclass
+class _Found:
+    """Pairs with their weights in float64, strongest first."""
+
+    output: Int[np.ndarray, " pair"]
+    first: Int[np.ndarray, " pair"]
+    second: Int[np.ndarray, " pair"]
+    weight: Float[np.ndarray, " pair"]
 
     @classmethod
-    def nothing(cls, device: torch.device) -> _Found:
-        index = torch.empty(0, dtype=torch.int64, device=device)
-        value = torch.empty(0, dtype=torch.float64, device=device)
-        return cls(index, index, index, value, value, value)
+    def nothing(cls) -> _Found:
+        index: np.ndarray = np.empty(0, dtype=np.int64)
+        return cls(index, index, index, np.empty(0))
 
-    def and_also(
-        self, output: int, first: Tensor, second: Tensor, lower: Tensor, upper: Tensor
-    ) -> _Found:
-        new = (torch.full_like(first, output), first, second, lower, upper, lower * float("nan"))
-        return _Found(*(torch.cat([a, b]) for a, b in zip(self._columns(), new, strict=True)))
-
-    def keep(self, mask: Tensor) -> _Found:
-        return _Found(*(column[mask] for column in self._columns()))
-
-    def _columns(self) -> tuple[Tensor, ...]:
-        return self.output, self.first, self.second, self.lower, self.upper, self.weight
+    def best_with(self, new: _Found, n: int) -> _Found:
+        """The ``n`` strongest of both; of equal ones those of lower indices."""
+        mine = (self.output, self.first, self.second, self.weight)
+        theirs = (new.output, new.first, new.second, new.weight)
+        output, first, second, weight = (
+            np.concatenate(pair) for pair in zip(mine, theirs, strict=True)
+        )
+        order = np.lexsort((second, first, output, -np.abs(weight)))[:n]
+        return _Found(output[order], first[order], second[order], weight[order])
 
 
 @dataclass
 class _Factors:
-    """``matrix[order[i], order[j]] = left[i] · right[j]``, and how large that can be."""
+    """``matrix[order[i], order[j]] = scale · left[i] · right[j]``, and how large that can be."""
 
     left: Float[Tensor, "in input"]
     right: Float[Tensor, "in input"]
     order: Int[Tensor, " in"]
     left_reach: Float[Tensor, " in"]  # |left[i] · right[j]| ≤ left_reach[i] right_reach[j]
     right_reach: Float[Tensor, " in"]
+    arithmetic: float  # what making the factors in float arithmetic can have done to an entry
+    scale: float
 
     @classmethod
     def of(cls, write: Tensor, form: Tensor) -> _Factors:
+        # powers of two, so that nothing is rounded and no product leaves the screen's range
+        write_scale, form_scale = _power_of_two(write), _power_of_two(form)
+        scale = write_scale * write_scale * form_scale
+        if write_scale != 1:
+            write = write / write_scale
+        if form_scale != 1:
+            form = form / form_scale
+        lost = 16 * len(form) ** 0.5 * torch.finfo(form.dtype).eps
         if not _decays(form):
             left, right = write @ form, write
             order = torch.arange(len(write), device=write.device)
-            factors = cls(left, right, order, left.norm(dim=1), right.norm(dim=1))
+            reach, size = left.norm(dim=1), right.norm(dim=1)
+            arithmetic = lost * float(size.max() ** 2 * form.norm())
+            factors = cls(left, right, order, reach, size, arithmetic, scale)
         else:
             values, vectors = torch.linalg.eigh(form)
             right = write @ (vectors * values.abs().sqrt())
             reach = right.norm(dim=1)
+            arithmetic = lost * float(write.norm(dim=1).max() ** 2 * values.abs().max())
             order = reach.argsort(descending=True, stable=True)
             right, reach = right[order], reach[order]
-            factors = cls(right * values.sign(), right, order, reach, reach)
+            factors = cls(right * values.sign(), right, order, reach, reach, arithmetic, scale)
         factors._prepare_screen()
         return factors
 
@@ -171,15 +212,15 @@ class _Factors:
             self.left_size, self.left_lost = _rounded(self.left, self.left_screen)
 
     def bound(self, rows: slice, columns: slice) -> float:
-        """No entry of this tile is larger, up to rounding."""
+        """No entry of this tile is larger."""
         largest = float(self.left_reach[rows].max() * self.right_reach[columns].max())
-        return largest * (1 + 1e-4)
+        return (largest * (1 + 1e-4) + self.arithmetic) * self.scale
 
     def screened(self, rows: slice, columns: slice) -> tuple[Tensor, _Error]:
         """The tile in the screen's dtype, and how far off its entries can be.
 
         ``|x·y − x̃·ỹ| ≤ |x − x̃||y| + |x̃||y − ỹ|``, the rounding of the sum of products in the
-        accumulator, and the rounding of the result.
+        accumulator, the rounding of the result, and what making the factors has lost already.
         """
         left, right = self.left_size[rows].max(), self.right_size[columns].max()
         left_lost, right_lost = self.left_lost[rows].max(), self.right_lost[columns].max()
@@ -187,23 +228,32 @@ class _Factors:
         summing = self.left.shape[1] * torch.finfo(accumulator).eps
         absolute = left_lost * right + (left + left_lost) * right_lost + 2 * summing * left * right
         tile = self.left_screen[rows] @ self.right_screen[columns].mT
-        return tile, _Error(float(absolute), torch.finfo(self.screen).eps)
+        return tile, _Error(float(absolute) + self.arithmetic, torch.finfo(self.screen).eps)
 
-    def score(self, found: _Found, output: int) -> _Found:
-        """The pairs of this output with their weight in float64 and their features' indices."""
-        new = (found.output == output) & found.weight.isnan()
-        first, second = found.first[new], found.second[new]
-        weights = []
-        for i, j in zip(first.split(_ROWS * 8), second.split(_ROWS * 8), strict=True):
-            dots = (self.left[i].double() * self.right[j].double()).sum(1)
-            weights.append(torch.where(i == j, dots, 2 * dots))
-        if weights:
-            weight = torch.cat(weights)
-            one, two = self.order[first], self.order[second]
-            found.first[new], found.second[new] = torch.minimum(one, two), torch.maximum(one, two)
-            found.weight[new] = weight
-            found.lower[new] = found.upper[new] = weight.abs()
-        return found
+
+def _scored(output: int, features: Tensor, form: Tensor, first: Tensor, second: Tensor) -> _Found:
+    """The weights of some pairs in float64, each pair with its lower index first."""
+    one, two = torch.minimum(first, second), torch.maximum(first, second)
+    form = form.double()
+    weights = []
+    for i, j in zip(one.split(_ROWS * 8), two.split(_ROWS * 8), strict=True):
+        rows, place = i.unique(return_inverse=True)  # a strong feature is in many pairs
+        images = features[rows].double() @ form
+        dots = (images[place] * features[j].double()).sum(1)
+        weights.append(torch.where(i == j, dots, 2 * dots))
+    weight = torch.cat(weights) if weights else form.new_zeros(0)
+    outputs = np.full(len(one), output, dtype=np.int64)
+    return _Found(outputs, one.cpu().numpy(), two.cpu().numpy(), weight.cpu().numpy())
+
+
+def _constant_pairs(output: int, features: Tensor, constant: Tensor, form: Tensor) -> _Found:
+    """The pairs of the constant feature with every feature, and with itself."""
+    image = form.double() @ constant.double()
+    along = image[: features.shape[1]]  # features write nothing to the constant coordinate
+    weights = [2 * (rows.double() @ along) for rows in features.split(_ROWS * 8)]
+    weight = torch.cat([*weights, (constant.double() @ image)[None]]).cpu().numpy()
+    index: np.ndarray = np.arange(len(weight), dtype=np.int64)
+    return _Found(np.full_like(index, output), index, np.full_like(index, index[-1]), weight)
 
 
 def _decays(form: Tensor) -> bool:
@@ -220,11 +270,17 @@ def _decays(form: Tensor) -> bool:
     return bool(squares**2 <= len(form) / 8 * fourths)
 
 
+def _power_of_two(tensor: Tensor) -> float:
+    """A power of two near the largest entry."""
+    largest = float(tensor.abs().max())
+    return 2.0 ** math.frexp(largest)[1] if largest > 0 else 1.0
+
+
 def _rounded(rows: Tensor, screened: Tensor) -> tuple[Tensor, Tensor]:
     """The length of each row, and of what rounding took from it."""
-    lost = screened.new_zeros(len(rows), dtype=rows.dtype)
+    lost = rows.new_zeros(len(rows))
     if screened.dtype != rows.dtype:
-        lost = (rows - screened).norm(dim=1)
+        lost = (rows - screened.to(rows.dtype)).norm(dim=1)
     return rows.norm(dim=1), lost
 
 
@@ -238,8 +294,8 @@ def tiles(size: int) -> Iterator[tuple[slice, slice]]:
 def _screen_dtype(tensor: Tensor) -> torch.dtype:
     if tensor.dtype == torch.float64:
         return torch.float32
-    if tensor.is_cuda:
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else tensor.dtype
+    if tensor.is_cuda:  # its sums may be rounded to bfloat16 on the way, which has no bound here
+        return tensor.dtype
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     fast = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
     return torch.bfloat16 if fast and tensor.device.type == "cpu" else tensor.dtype

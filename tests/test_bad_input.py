@@ -20,6 +20,7 @@ from circuits.errors import (
     NotFiniteError,
     ShapeError,
 )
+from circuits.statistics import output_statistics
 from tests.small import basis, normal, small_layer
 
 
@@ -95,10 +96,43 @@ def test_mixed_devices_are_refused():
 def test_a_direction_of_another_width_is_refused():
     with refuses(
         ShapeError,
-        "BilinearLayer.interaction: axis out must have one size, but is 8 in BilinearLayer, 7 in "
-        "direction. Wanted: direction (direction out).",
+        "BilinearLayer.interaction: directions of shape (7,) were given, but their last axis must "
+        "have size 8. Look at which site they were read from.",
     ):
         small_layer().interaction(normal(7))
+
+
+def test_inputs_of_another_width_are_refused_wherever_they_enter():
+    layer, into = small_layer(), basis(20)
+    with refuses(
+        ShapeError,
+        "BilinearLayer: activations of shape (3, 7) were given, but their last axis must have "
+        "size 8. Look at which site they were read from.",
+    ):
+        layer(normal(3, 7))
+    for call in (into.coordinates, into.compose, layer.interaction):
+        with pytest.raises(ShapeError, match="last axis must have size"):
+            call(normal(7))
+        with pytest.raises(ShapeError, match=r"shape \(\)"):
+            call(torch.tensor(1.0))
+        with pytest.raises(DtypeError, match="are a list"):
+            call([1.0] * 8)
+    with pytest.raises(DeviceError):
+        layer.interaction(normal(8).to("meta"))
+
+
+def test_parts_in_the_wrong_place_are_named():
+    with pytest.raises(DtypeError, match="inputs is a Tensor, not a Basis"):
+        Interactions(small_layer(), normal(20, 8), basis(9))
+
+
+def test_a_mask_is_told_to_be_indices():
+    with pytest.raises(BasisError, match="mask was given"):
+        basis(3).subset(torch.tensor([True, False, True]))
+
+
+def test_shapes_without_content_are_allowed():
+    assert Basis.from_decoder(torch.empty(9, 4, device="meta")).n_feature == 9
 
 
 def test_an_empty_dictionary_is_refused():
@@ -121,8 +155,9 @@ def test_a_rank_deficient_reader_is_refused_where_it_would_be_used():
     with refuses(
         BasisError,
         "decoder of shape (5 features, 8 model) has rank 5: its features cannot write 3 "
-        "directions of the activation, so no reader can be exact. Train a wider SAE, or accept "
-        "the nearest reader with Basis.from_decoder(decoder, least_squares=True).",
+        "directions of the activation to torch.float64 precision, so no reader can be exact. "
+        "Train a wider SAE, or accept the nearest reader with "
+        "Basis.from_decoder(decoder, least_squares=True).",
     ):
         inter.matrix(0)
 
@@ -181,10 +216,16 @@ def test_an_output_that_is_no_integer_is_refused():
 
 def test_ranks_and_counts_out_of_range_are_refused():
     inter = Interactions(small_layer(), basis(20), basis(9))
-    with refuses(FeatureRangeError, "rank 9 of a form of rank 8. Ask for 1 to 8."):
+    with refuses(FeatureRangeError, "spectrum: rank = 9. Ask for 1 to 8."):
         inter.spectrum(0, rank=9)
     with pytest.raises(FeatureRangeError, match="n = 0"):
         inter.strongest(0)
+    for n in (3.0, True, "3"):
+        with pytest.raises(FeatureRangeError, match="is not a whole number"):
+            inter.strongest(n)
+    for rank in (2.0, True):
+        with pytest.raises(FeatureRangeError, match="is not a whole number"):
+            inter.spectrum(0, rank=rank)
     with pytest.raises(FeatureRangeError, match="no outputs were named"):
         inter.strongest(3, [])
     with pytest.raises(FeatureRangeError, match="rank 5 of a spectrum of 2 pairs"):
@@ -193,6 +234,12 @@ def test_ranks_and_counts_out_of_range_are_refused():
         hosvd(small_layer()).form(99)
     with pytest.raises(FeatureRangeError, match="rank 0 of 8"):
         hosvd(small_layer()).truncate(0)
+
+
+def test_statistics_of_a_list_are_refused():
+    inter = Interactions(small_layer(), basis(20), basis(9))
+    with pytest.raises(FeatureRangeError, match=r"\[1, 2\] is no range"):
+        output_statistics(inter, [1, 2])
 
 
 def test_an_unknown_space_is_refused():

@@ -112,6 +112,42 @@ def test_a_subset_is_read_as_in_the_whole_dictionary():
     torch.testing.assert_close(some.write, into.write[[7, 3]])
 
 
+def test_a_subset_reports_its_own_reader_and_is_controlled_by_a_subset():
+    into = basis(20)
+    some = into.subset(range(10))
+    identity = torch.eye(8).double()
+    wanted = float((some.write.mT @ some.read - identity).norm())
+    assert wanted > 0.1
+    assert some.report().iloc[0].identity_error == pytest.approx(wanted)
+    torch.testing.assert_close(some.control(3).read, into.control(3).read[:10])
+    deficient = Basis.from_decoder(normal(20, 3) @ normal(3, 8, seed=1)).subset([0, 1])
+    assert deficient.to(torch.float32).write.shape == (2, 8)
+    with pytest.raises(BasisError, match="has rank 3"):
+        _ = deficient.read
+
+
+def test_a_basis_does_not_change():
+    into = basis(20)
+    with pytest.raises(AttributeError, match="make another one"):
+        into.write = into.write * 2
+
+
+def test_a_wider_dtype_reads_to_its_own_precision():
+    into = Basis.from_decoder(normal(40, 8, dtype=torch.float32)).to(torch.float64)
+    assert relative_error(into.write.mT @ into.read, torch.eye(8).double()) < 1e-12
+
+
+def test_directions_are_repeats_only_up_to_rounding():
+    rows = normal(50, 6)
+    rows[20] = rows[3] * (1 + 1e-15)
+    rows[21] = rows[4] + 1e-4 * normal(6, seed=9)
+    assert repeated_rows(rows) == [20]
+
+
+def test_tiny_rows_are_zero_only_beside_longer_ones():
+    assert zero_rows(normal(5, 4, dtype=torch.float32) * 1e-25) == []
+
+
 @pytest.mark.parametrize("reader", ["pinv", "encoder", "transpose"])
 def test_a_control_has_the_same_shape_and_norms_and_other_directions(reader):
     into = {

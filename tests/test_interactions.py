@@ -1,3 +1,6 @@
+import pickle
+
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -7,13 +10,10 @@ from hypothesis import strategies as st
 from circuits import Basis, BilinearLayer, Interactions
 from circuits import interactions as interactions_module
 from circuits import strongest as strongest_module
+from circuits.errors import ShardError
 from tests.small import BIASES, basis, lifted, normal, relative_error, small_layer
 
 SHAPES = [(20, None), (8, None), (5, None), (20, 3)]  # wide, square, tall, rank-deficient
-
-
-def with_constant(features):
-    return lifted(features)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -25,7 +25,7 @@ def test_a_matrix_and_its_bias_give_the_output_feature_exactly(shape, biases, of
     out = basis(15, seed=2, offset=offsets[1])
     inter = Interactions(layer, into, out)
     f = normal(4, shape[0], seed=3)
-    inputs = with_constant(f) if inter.has_constant else f
+    inputs = lifted(f) if inter.has_constant else f
     wanted = out.coordinates(layer(into.compose(f)))
     got = torch.stack(
         [torch.einsum("bi,ij,bj->b", inputs, inter.matrix(o), inputs) + inter.bias(o)
@@ -196,8 +196,159 @@ def test_float32_pairs_on_this_machine_are_the_float64_pairs():
     single = Interactions(
         layer.to(torch.float32), into.to(torch.float32), outputs.to(torch.float32)
     ).strongest(50)
-    strength = double["weight"].abs()
-    assert (strength - single["weight"].abs()).abs().max() < 1e-5 * strength.max()
+    assert_same_pairs(single, double)
+
+
+@pytest.mark.usefixtures("screen")
+@pytest.mark.parametrize("seed", range(8))
+def test_no_pair_is_missed_where_rounding_is_large(seed):
+    """A direction that the form ignores makes every row long, so screens round away the rest."""
+    write = normal(60, 12, seed=seed)
+    common = torch.linalg.qr(normal(12, 1, seed=seed + 50)).Q[:, 0]
+    ignore = torch.eye(12).double() - torch.outer(common, common)
+    layer = small_layer(12, 300, 1, seed=seed)
+    layer = BilinearLayer(layer.left @ ignore, layer.right @ ignore, layer.down)
+    into = Basis.from_decoder(write + 300 * common)
+    inter = Interactions(layer, into, Basis.identity(1, torch.float64))
+    assert_same_pairs(inter.strongest(10, 0), brute_force(inter, range(1), 10))
+
+
+def factors_of(left: torch.Tensor, right: torch.Tensor) -> strongest_module._Factors:
+    order = torch.arange(len(left))
+    reach = left.norm(dim=1), right.norm(dim=1)
+    factors = strongest_module._Factors(left, right, order, *reach, arithmetic=0.0, scale=1.0)
+    factors._prepare_screen()
+    return factors
+
+
+def coarse(*shape: int, seed: int) -> torch.Tensor:
+    """Numbers that bfloat16 holds exactly, so that it rounds nothing but results."""
+    return normal(*shape, seed=seed).bfloat16().float()
+
+
+@pytest.mark.parametrize("screen_dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("d_model", [1, 3, 200])
+@pytest.mark.parametrize("exact", ["left", "right", "both", "neither"])
+def test_a_screen_is_never_further_off_than_it_says(monkeypatch, screen_dtype, d_model, exact):
+    monkeypatch.setattr(strongest_module, "_screen_dtype", lambda t: screen_dtype)
+    fine = normal(40, d_model, seed=1).float(), normal(40, d_model, seed=2).float()
+    round_ = coarse(40, d_model, seed=1), coarse(40, d_model, seed=2)
+    left = round_[0] if exact in ("left", "both") else fine[0]
+    right = round_[1] if exact in ("right", "both") else fine[1]
+    all_ = slice(0, 40)
+    tile, error = factors_of(left, right).screened(all_, all_)
+    off = (tile.double() - left.double() @ right.double().mT).abs()
+    assert bool((off <= error.absolute + error.relative * tile.double().abs()).all())
+    if screen_dtype == torch.bfloat16 and d_model == 1:
+        assert float(off.max()) > 0, "the screen does round"
+
+
+def test_no_weight_exceeds_its_ceiling():
+    directions = torch.linalg.qr(normal(32, 32)).Q
+    gate = BilinearLayer(directions[3][None], directions[17][None], normal(5, 1))
+    one = Interactions(gate, Basis.orthonormal(directions), Basis.identity(5, torch.float64))
+    for output, ceiling in enumerate(one._ceilings(list(range(5)))):
+        best = abs(one.strongest(1, output)["weight"][0])
+        assert best <= ceiling < best * 1.01, "a single pair has all the energy there is"
+    for seed in range(20):  # hidden units that cancel to the last float32 digits
+        w, v, r = normal(3, 16, seed=seed)
+        layer = BilinearLayer(
+            torch.stack([w, w + 1e-6 * r]).float(), torch.stack([v, v]).float(),
+            torch.tensor([[1e6, -1e6]]),
+        )  # fmt: skip
+        into = Basis.from_decoder(normal(40, 16, seed=seed + 100).float())
+        inter = Interactions(layer, into, Basis.identity(1))
+        assert abs(inter.strongest(1, 0)["weight"][0]) <= inter._ceilings([0])[0]
+
+
+@pytest.mark.usefixtures("screen")
+@pytest.mark.parametrize("size", [1e-20, 1e20, 1e60])
+def test_the_strongest_pairs_do_not_depend_on_the_unit_of_the_features(size):
+    layer, out = small_layer(12, 40, 2), Basis.identity(2, torch.float64)
+    one = Interactions(layer, Basis.from_decoder(normal(60, 12)), out).strongest(20)
+    other = Interactions(layer, Basis.from_decoder(normal(60, 12) * size), out).strongest(20)
+    assert_same_pairs(other, one.assign(weight=one["weight"] * size**2))
+
+
+@pytest.mark.parametrize("pending", [1, 50])
+def test_few_pairs_wait_at_a_time_and_the_answer_is_the_same(monkeypatch, pending):
+    monkeypatch.setattr(strongest_module, "_PENDING", pending)
+    monkeypatch.setattr(strongest_module, "_ROWS", 8)
+    monkeypatch.setattr(strongest_module, "_COLUMNS", 8)
+    scored = []
+    score = strongest_module._scored
+    monkeypatch.setattr(
+        strongest_module, "_scored", lambda *a: scored.append(len(a[3])) or score(*a)
+    )
+    inter = Interactions(small_layer(24, 200, 3), basis(50, 24), Basis.identity(3, torch.float64))
+    assert_same_pairs(inter.strongest(10), brute_force(inter, range(3), 10))
+    assert max(scored) <= pending + 4 * 10 + 8 * 8
+
+
+def test_equal_pairs_come_in_the_order_of_their_indices():
+    identity = Basis.identity(40, torch.float64)
+    layer = BilinearLayer(
+        torch.eye(40).double(), torch.eye(40).double(), torch.ones(1, 40).double()
+    )
+    table = Interactions(layer, identity, Basis.identity(1, torch.float64)).strongest(45)
+    assert table["first"].tolist()[:40] == list(range(40)), "40 squares of weight 1"
+    assert (table["weight"][:40] == 1).all()
+    assert (table["weight"][40:] == 0).all()
+    pairs = list(zip(table["first"][40:], table["second"][40:], strict=True))
+    assert pairs == [(0, 1), (0, 2), (0, 3), (0, 4), (0, 5)]
+
+
+def test_hidden_units_that_cancel_do_not_hide_an_output():
+    """Energies are differences of large numbers then, and a ceiling must not believe them."""
+    w, v, r = normal(3, 16)
+    left = torch.stack([w, w + r * 1e-5, normal(16, seed=2)]).float()
+    right = torch.stack([v, v, normal(16, seed=3)]).float()
+    down = torch.tensor([[1e5, -1e5, 0.0], [0.0, 0.0, 0.1]])
+    inter = Interactions(
+        BilinearLayer(left, right, down), Basis.from_decoder(normal(40, 16).float()),
+        Basis.identity(2),
+    )  # fmt: skip
+    alone = pd.concat([inter.strongest(3, o) for o in range(2)])
+    best = alone.sort_values("weight", key=abs, ascending=False).head(3)
+    assert_same_pairs(inter.strongest(3), best.reset_index(drop=True))
+
+
+@pytest.mark.parametrize("bias", [1.0, 100.0, 1e4])
+def test_a_large_constant_does_not_blur_the_other_pairs(bias):
+    layer = small_layer(24, 100, 1)
+    biases = {"left_bias": bias * normal(100, seed=8), "right_bias": bias * normal(100, seed=9)}
+    exact = BilinearLayer(layer.left, layer.right, layer.down, **biases)
+    into, out = basis(40, 24), Basis.identity(1, torch.float64)
+    n = 41 * 42 // 2
+    double = Interactions(exact, into, out).strongest(n, 0)
+    single = Interactions(
+        exact.to(torch.float32), into.to(torch.float32), out.to(torch.float32)
+    ).strongest(n, 0)
+    keys = ["first", "second"]
+    both = double.merge(single, on=keys, suffixes=("", "_single"))
+    features = both[both["second"] < 40]
+    assert len(both) == n
+    off = (features["weight"] - features["weight_single"]).abs().max()
+    assert off < 1e-5 * features["weight"].abs().max()
+
+
+def test_outputs_may_be_named_by_whatever_counts():
+    inter = Interactions(small_layer(), basis(20), basis(9, seed=2))
+    wanted = inter.strongest(3, 2)
+    for outputs in (np.int64(2), torch.tensor(2), [2, 2], torch.tensor([2]), range(2, 3)):
+        pd.testing.assert_frame_equal(inter.strongest(3, outputs), wanted)
+
+
+def test_the_strongest_of_each_output_are_kept_in_shards(tmp_path):
+    inter = Interactions(small_layer(), basis(20), basis(9, seed=2))
+    whole = inter.strongest(4, each=True)
+    inter.strongest(4, range(5, 9), each=True, folder=tmp_path)
+    kept = inter.strongest(4, each=True, folder=tmp_path)
+    pd.testing.assert_frame_equal(kept, whole)
+    with pytest.raises(ShardError, match="made from another layer"):
+        inter.strongest(5, each=True, folder=tmp_path)
+    with pytest.raises(ShardError, match="Pass each=True"):
+        inter.strongest(4, folder=tmp_path)
 
 
 def test_the_fingerprint_changes_with_any_number():
@@ -208,6 +359,28 @@ def test_the_fingerprint_changes_with_any_number():
     assert Interactions(other, into, out).fingerprint != first
     assert Interactions(layer, into.control(), out).fingerprint != first
     assert Interactions(layer, into, out.subset(range(8))).fingerprint != first
+    assert Interactions(layer, into.without_offset(), out).fingerprint != first
+    moved = Basis(out.write, out.read, offset=normal(8))
+    assert Interactions(layer, into, moved).fingerprint != first
+    biased = Basis(out.write, out.read, bias=normal(9))
+    assert Interactions(layer, into, biased).fingerprint != first
+
+
+def test_layers_bases_and_interactions_can_be_sent_to_other_processes():
+    inter = Interactions(small_layer(biases="left"), basis(20, offset=True), basis(9, seed=2))
+    sent = pickle.loads(pickle.dumps(inter))
+    assert torch.equal(sent.matrix(3), inter.matrix(3))
+    assert sent.fingerprint == inter.fingerprint
+
+
+def test_an_encoders_bias_belongs_to_what_is_read():
+    layer, bias = small_layer(), normal(9, seed=7)
+    out = Basis.from_encoder(normal(9, 8), normal(9, 8, seed=1), normal(8, seed=2), bias)
+    inter = Interactions(layer, basis(20), out)
+    f = normal(20, seed=3)
+    wanted = out.read @ (layer(f @ inter.inputs.write) - out.offset) + bias
+    torch.testing.assert_close(f @ inter.matrix(4) @ f + inter.bias(4), wanted[4])
+    torch.testing.assert_close(out.coordinates(layer(f @ inter.inputs.write)), wanted)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """What the project promises about itself: imports, order, pins, and that its checks can fail."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -71,6 +72,27 @@ def test_a_wrong_command_is_one_line_and_exit_2():
     assert done.returncode == 2
     assert "invalid choice: 'demmo'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_seed_that_no_generator_takes_is_one_line_and_exit_2():
+    for seed in ("9" * 25, "-1", "x"):
+        done = command("demo", "--seed", seed)
+        assert done.returncode == 2
+        assert "is no whole number" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_reader_that_stops_early_is_no_error():
+    program = "import sys; from analysis.cli import main; sys.exit(main(['demo']))"
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-c", program], stdout=writer, stderr=subprocess.PIPE, text=True,
+        cwd=ROOT, env=environment,
+    )  # fmt: skip
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_every_command_has_help_with_an_example():
