@@ -1,0 +1,161 @@
+"""The words of the little stories, by the part they play.
+
+What a reader would get wrong: words may be changed, but not freely. Each word has one part, and
+lists that answer each other are equally long, because the entropy of the stories is exact only
+where a text can be told in one way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+
+class StoryError(ValueError):
+    """A lexicon, a range or a text that the grammar of the stories cannot use."""
+
+
+@dataclass(frozen=True)
+class Lexicon:
+    """The words of the stories, by the part they play.
+
+    Words of one list are equally likely. Lists that answer each other (``positive`` and
+    ``negative``, ``glad`` and ``sad``, …) are equally long, so that a sentence's probability does
+    not depend on its sentiment.
+    """
+
+    boys: tuple[str, ...] = ("tom", "ben", "max", "sam", "leo", "jack", "finn", "noah")
+    girls: tuple[str, ...] = ("mia", "lily", "anna", "sue", "zoe", "emma", "rose", "ella")
+    things: tuple[str, ...] = (
+        "cake",
+        "soup",
+        "milk",
+        "bread",
+        "tea",
+        "pie",
+        "apple",
+        "game",
+        "song",
+        "story",
+        "book",
+        "toy",
+        "kite",
+        "ball",
+        "hat",
+        "bed",
+        "drum",
+        "gift",
+        "picture",
+        "puzzle",
+        "dinner",
+        "trip",
+        "party",
+        "show",
+    )
+    positive: tuple[str, ...] = (
+        "good",
+        "nice",
+        "great",
+        "lovely",
+        "wonderful",
+        "fine",
+        "perfect",
+        "pleasant",
+        "splendid",
+        "excellent",
+        "delightful",
+        "amazing",
+    )
+    negative: tuple[str, ...] = (
+        "bad",
+        "awful",
+        "terrible",
+        "horrible",
+        "nasty",
+        "ugly",
+        "dreadful",
+        "poor",
+        "rotten",
+        "dull",
+        "lousy",
+        "boring",
+    )
+    neutral: tuple[str, ...] = (
+        "red",
+        "blue",
+        "big",
+        "small",
+        "round",
+        "old",
+        "new",
+        "long",
+        "yellow",
+        "plain",
+    )
+    negators: tuple[str, ...] = ("not", "never", "n't", "hardly")
+    intensifiers: tuple[str, ...] = ("very", "really", "truly", "quite")
+    glad: tuple[str, ...] = ("happy", "cheerful", "joyful", "merry", "proud", "pleased")
+    sad: tuple[str, ...] = ("unhappy", "upset", "angry", "gloomy", "miserable", "cross")
+    cheers: tuple[str, ...] = ("smile", "laugh", "dance", "sing", "clap", "cheer")
+    tears: tuple[str, ...] = ("cry", "frown", "sob", "sigh", "weep", "pout")
+    animals: tuple[str, ...] = (
+        "dog",
+        "cat",
+        "bird",
+        "frog",
+        "fox",
+        "bear",
+        "duck",
+        "horse",
+        "mouse",
+        "rabbit",
+        "owl",
+        "bee",
+        "fish",
+        "cow",
+        "sheep",
+        "goat",
+    )
+    places: tuple[str, ...] = (
+        "park",
+        "garden",
+        "forest",
+        "house",
+        "school",
+        "kitchen",
+        "barn",
+        "shop",
+        "cave",
+        "field",
+        "yard",
+        "farm",
+        "market",
+        "village",
+        "meadow",
+        "tent",
+    )
+    moves: tuple[str, ...] = ("walked", "ran", "hopped", "skipped", "hurried", "wandered")
+    paths: tuple[str, ...] = ("into", "through", "around", "past")
+    sightings: tuple[str, ...] = ("saw", "met", "found", "heard", "followed", "fed")
+    sights: tuple[str, ...] = ("see", "hear", "find", "catch", "reach")
+    times: tuple[str, ...] = ("day", "morning", "evening", "afternoon", "night", "summer")
+
+    def __post_init__(self) -> None:
+        mates = (("boys", "girls"), ("positive", "negative"), ("glad", "sad"), ("cheers", "tears"))
+        uneven = [
+            pair for pair in mates if len(getattr(self, pair[0])) != len(getattr(self, pair[1]))
+        ]
+        words = self.all_words
+        twice = sorted({word for word in words if words.count(word) > 1})
+        empty = [field.name for field in fields(self) if not getattr(self, field.name)]
+        if uneven or twice or empty or len(self.things) < 2:
+            raise StoryError(
+                f"lexicon with lists of unequal length {uneven}, words in two places {twice}, "
+                f"empty lists {empty}, {len(self.things)} things: a text could then be told in two "
+                f"ways, and its entropy would be wrong. Make mates equally long, words unique, no "
+                f"list empty, and give at least two things."
+            )
+
+    @property
+    def all_words(self) -> list[str]:
+        """Every word of every list."""
+        return [word for field in fields(self) for word in getattr(self, field.name)]

@@ -1,0 +1,170 @@
+"""Texts out of .txt, .jsonl and .parquet files, or one clear line about why not.
+
+What a reader would get wrong: a .txt file is parted at ``<|endoftext|>`` where that occurs at all,
+and at blank lines only where it does not, because stories have blank lines of their own.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+END_OF_TEXT = "<|endoftext|>"
+ENDINGS = (".txt", ".jsonl", ".parquet")
+_CODE = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".joblib", ".npy", ".npz")
+
+
+class CorpusError(ValueError):
+    """Text that cannot be read, or a use of it that cannot work."""
+
+
+def data_files(path: Path) -> tuple[Path, ...]:
+    """The data files that a file or a folder stands for, in order of their paths."""
+    if path.is_dir():
+        inside = (file for file in path.rglob("*") if file.suffix.lower() in ENDINGS)
+        shown = (f for f in inside if not any(p[0] == "." for p in f.relative_to(path).parts))
+        files = tuple(sorted(shown))
+        if not files:
+            raise CorpusError(
+                f"{path}: a folder without a {', '.join(ENDINGS)} file, so there is no text to "
+                f"read. Pass the folder that holds them."
+            )
+        return files
+    if path.suffix.lower() in _CODE:
+        raise CorpusError(
+            f"{path}: a pickle can run any code when it is read, so it is refused. Save the texts "
+            f"as {', '.join(ENDINGS)} instead."
+        )
+    if path.suffix.lower() not in ENDINGS:
+        raise CorpusError(
+            f"{path}: ending '{path.suffix}' says nothing about how documents are parted. Use one "
+            f"of {', '.join(ENDINGS)}, or a save_to_disk folder."
+        )
+    return (path,)
+
+
+def read_texts(files: Sequence[Path], column: str | None, *, alone: bool) -> pa.ChunkedArray:
+    """The documents of the files, one after the other; ``alone``: a single file was named."""
+    chunks = []
+    for path in files:
+        if path.suffix.lower() == ".txt":
+            texts = _from_txt(path)
+        elif path.suffix.lower() == ".jsonl":
+            texts = _from_jsonl(path, column)
+        else:
+            texts = _from_parquet(path, column)
+        chunks.extend(texts.chunks)
+    documents = pa.chunked_array(chunks, type=pa.large_string())
+    name = files[0] if alone else files[0].parent
+    if len(documents) == 0:
+        raise CorpusError(f"{name}: empty, so there is nothing to train on. Pass a file with text.")
+    if len(documents) == 1 and "\n" not in documents[0].as_py():
+        raise CorpusError(
+            f"{name}: one document of one line, too little to learn from. Part the documents of a "
+            f".txt file by '{END_OF_TEXT}' or by blank lines."
+        )
+    return documents
+
+
+def choose_column(name: Path | str, schema: pa.Schema, column: str | None) -> str:
+    """The column that holds the text: the one named, ``text``, or the only one with strings."""
+    strings = [
+        f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)
+    ]
+    if column is None:
+        column = "text" if "text" in strings else strings[0] if len(strings) == 1 else None
+    if column in strings:
+        return str(column)
+    there = ", ".join(f"{field.name} ({field.type})" for field in schema) or "none"
+    wanted = "one column of text to choose" if column is None else f"a text column '{column}'"
+    raise CorpusError(
+        f"{name}: want {wanted}; the columns there are: {there}. Pass column= with the one that "
+        f"holds the text."
+    )
+
+
+def _from_txt(path: Path) -> pa.ChunkedArray:
+    text = _decoded(path)
+    parts = text.split(END_OF_TEXT) if END_OF_TEXT in text else re.split(r"\n[^\S\n]*\n", text)
+    return _chunked([part.strip() for part in parts if part.strip()])
+
+
+def _from_jsonl(path: Path, column: str | None) -> pa.ChunkedArray:
+    texts: list[str] = []
+    # not splitlines(): that also breaks at separators which JSON allows inside a string
+    for number, line in enumerate(_decoded(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        record = _record(path, number, line)
+        if not texts:
+            types = {
+                key: pa.string() if isinstance(value, str) else pa.null()
+                for key, value in record.items()
+            }
+            column = choose_column(path, pa.schema(types), column)
+        text = record.get(str(column))
+        if not isinstance(text, str):
+            raise CorpusError(
+                f"{path}: line {number}: field '{column}' holds {text!r:.40}, not text; the fields "
+                f"there are {sorted(record)}. Give every line its text."
+            )
+        texts.append(text)
+    return _chunked(texts)
+
+
+def _record(path: Path, number: int, line: str) -> dict[str, object]:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise CorpusError(
+            f"{path}: line {number}: no JSON ({error.msg} at column {error.colno}). Each line must "
+            f"be one JSON object; repair or remove this one."
+        ) from error
+    if not isinstance(record, dict):
+        raise CorpusError(
+            f"{path}: line {number}: a JSON {type(record).__name__}, not an object, so it has no "
+            f'text field. Write lines like {{"text": "…"}}.'
+        )
+    return record
+
+
+def _from_parquet(path: Path, column: str | None) -> pa.ChunkedArray:
+    try:
+        column = choose_column(path, pq.read_schema(path), column)
+        texts = pq.read_table(path, columns=[column]).column(0)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise CorpusError(
+            f"{path}: no readable Parquet ({str(error).splitlines()[0]}). It may be cut short: "
+            f"download or write it again."
+        ) from error
+    if texts.null_count:
+        row = texts.is_null().to_pylist().index(True)
+        raise CorpusError(
+            f"{path}: column '{column}' has {texts.null_count} rows without text, the first is row "
+            f"{row}. Filter them out."
+        )
+    return texts.cast(pa.large_string())
+
+
+def _decoded(path: Path) -> str:
+    raw = path.read_bytes()
+    try:
+        text = raw.decode("utf-8-sig")
+        offset = raw.find(b"\0")  # UTF-16 without a mark passes as UTF-8, full of zero bytes
+    except UnicodeDecodeError as error:
+        offset = error.start + 3 * raw.startswith(b"\xef\xbb\xbf")
+    if offset >= 0:
+        raise CorpusError(
+            f"{path}: byte {offset} (0x{raw[offset]:02x}) is no UTF-8 text, so its words would "
+            f"come out wrong. Convert the file to UTF-8 (for example with iconv)."
+        )
+    return text.replace("\r\n", "\n")
+
+
+def _chunked(texts: list[str]) -> pa.ChunkedArray:
+    return pa.chunked_array([pa.array(texts, type=pa.large_string())])
