@@ -3,6 +3,8 @@
 The bridge is right as it is made. ``enable_compatibility_mode()`` with any weight processing is
 not: TransformerLens 3.9 does not know the activation ``linear`` and silently runs a SiLU in its
 place. Here that call is refused; ``enable_compatibility_mode(no_processing=True)`` is let through.
+A hook of the bridge at ``hook_resid_mid`` changes what the norm is given but not the stream itself,
+where ``Model.replaced`` at ``resid_mid`` changes both.
 """
 
 from __future__ import annotations
