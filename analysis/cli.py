@@ -145,10 +145,8 @@ def _model_train(options: argparse.Namespace) -> None:
         plan = ModelPlan.from_dict(read_json(Path(options.plan)), options.plan)
     given = {"n_steps": options.steps, "seed": options.seed}
     plan = replace(plan, **{name: value for name, value in given.items() if value is not None})
-    if options.text is None:
-        corpus = built_in(plan.seed)
-    else:
-        corpus = open_corpus(options.text, column=options.column)
+    own_text = options.text is not None
+    corpus = open_corpus(options.text, column=options.column) if own_text else built_in(plan.seed)
     try:
         trained = train_model(
             plan, corpus, Path(options.run_folder) / "model", device=options.device

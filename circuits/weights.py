@@ -44,7 +44,7 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"Face hub. Check the path."
         )
     if not (folder / "config.json").exists():
-        unfinished = (folder / "plan.json").exists()
+        unfinished = all((folder / name).exists() for name in ("plan.json", "metrics.jsonl"))
         reason = (
             "training has not finished there. Run train_model with the same plan, corpus and "
             "folder again: it goes on where it stopped."
@@ -65,13 +65,14 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
             raise ModelError(f"{index}: field 'weight_map' does not say where the weights are.")
         files = [folder / name for name in sorted(set(shards.values()))]
     else:
-        files = sorted(folder.glob("*.safetensors"))
-        if (folder / "model.safetensors") in files:
-            files = [folder / "model.safetensors"]
+        files = [path] if (path := folder / "model.safetensors").exists() else []
     if not files:
         for path in sorted(folder.iterdir()):
             _refuse_pickle(path)
-        raise ModelError(f"{folder}: holds no model.safetensors, so there are no weights to read.")
+        raise ModelError(
+            f"{folder}: holds no model.safetensors (nor an index of its parts), so there are no "
+            f"weights to read. Copy the whole folder."
+        )
     state: dict[str, Tensor] = {}
     for path in files:
         state |= read_tensors(path)

@@ -301,8 +301,8 @@ def test_plans_are_checked_and_every_fault_is_named():
         ModelShape(n_layer=0, d_model=-1)
     with pytest.raises(PlanError, match="no more than a matrix"):
         ModelShape(gated=False)
-    with pytest.raises(PlanError, match=r"learning_rate is 0, not a number above 0; noise is -1"):
-        ModelPlan(learning_rate=0, noise=-1)
+    with pytest.raises(PlanError, match=r"learning_rate is 0.0, not a number above 0; noise is -1"):
+        ModelPlan(learning_rate=0.0, noise=-1.0)
     with pytest.raises(PlanError, match=r"plan: unknown field 'steps'; the fields are shape, n_st"):
         ModelPlan.from_dict({"steps": 3})
     with pytest.raises(PlanError, match=r"unknown field 'shape.depth'"):
