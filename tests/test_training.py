@@ -1,12 +1,14 @@
 """Training ends in the same bits however often it is killed, and says what it was made of."""
 
 import json
+import multiprocessing
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
+from contextlib import suppress
+from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -108,59 +110,87 @@ def test_a_run_that_broke_off_ends_in_the_same_bits(step, unbroken, corpus, tmp_
     assert metrics(tmp_path / "out") == metrics(unbroken.folder)
 
 
-PROGRAM = """
-import sys, torch
-torch.set_num_threads(2)
-sys.path.insert(0, {root!r})
-from tests.test_training import PLAN, built_in, train_model
-print("ready", flush=True)
-train_model(PLAN, built_in(seed=1, n_documents=400), {out!r}, device="cpu", checkpoint_every=1)
-print("finished", flush=True)
-"""
+LONG = replace(PLAN, n_steps=200)
 
 
-def run_until(out: Path, signal_number: int | None, seconds: float) -> tuple[int, bool]:
-    """Train in a process of its own; send it the signal after that many seconds of training."""
-    root = str(Path(__file__).parent.parent)
-    program = PROGRAM.format(root=root, out=str(out))
-    running = subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert running.stdout.readline() == "ready\n"
-    if signal_number is not None:
-        checkpoint, limit = out / "checkpoint.safetensors", time.monotonic() + 60
-        while not checkpoint.exists() and running.poll() is None and time.monotonic() < limit:
-            time.sleep(0.002)
+def train_long(out: Path, begun: Connection) -> None:
+    """In a process of its own: train, and tell when the first step of this process is done."""
+    torch.set_num_threads(2)
+    step = Run.step
+
+    def first_step(run, batch):
+        Run.step = step
+        loss = step(run, batch)
+        begun.send("begun")
+        return loss
+
+    Run.step = first_step
+    train_model(LONG, built_in(1, n_documents=400), out, device="cpu", checkpoint_every=1)
+
+
+@pytest.fixture(scope="module")
+def long_unbroken(corpus, tmp_path_factory) -> Path:
+    return train_model(LONG, corpus, tmp_path_factory.mktemp("long") / "out", device="cpu").folder
+
+
+def run_and_kill(out: Path, seconds: float | None) -> int:
+    """Train in another process, killed after that many seconds of training; its exit code."""
+    processes = multiprocessing.get_context("forkserver")  # imports once for all of them
+    processes.set_forkserver_preload(["tests.test_training", "transformers.models.llama"])
+    begun, tell = processes.Pipe(duplex=False)
+    running = processes.Process(target=train_long, args=(out, tell))
+    running.start()
+    assert begun.poll(60)
+    if seconds is not None:
         time.sleep(seconds)
-        running.send_signal(signal_number)
-    told, _ = running.communicate(timeout=120)
-    return running.returncode, "finished" in told
+        running.kill()
+    running.join(60)
+    return running.exitcode
 
 
-def kills(out: Path, number: int, seed: int, unbroken: Trained) -> int:
-    """Kill a run that often at random moments; return how many kills met it at work."""
-    dice, met = random.Random(seed), 0
-    for _ in range(number):
-        code, _ = run_until(out, signal.SIGKILL, dice.random() * 0.25)
-        met += code == -signal.SIGKILL
-        if (out / "training.json").exists() and not (out / "checkpoint.safetensors").exists():
-            assert weights(out) == weights(unbroken.folder)
-    code, finished = run_until(out, None, 0)
-    assert (code, finished) == (0, True)
-    assert weights(out) == weights(unbroken.folder)
-    assert metrics(out) == metrics(unbroken.folder)
-    assert not [path for path in out.iterdir() if path.name.startswith(".")]
-    return met
+def kill_and_resume(out: Path, n_kills: int, seed: int, unbroken: Path) -> None:
+    dice = random.Random(seed)
+    for _ in range(n_kills):  # each finds the run at work
+        assert run_and_kill(out, dice.random() * 0.2) == -signal.SIGKILL
+        assert not (out / "model.safetensors").exists()
+    assert run_and_kill(out, None) == 0
+    assert weights(out) == weights(unbroken)
+    assert metrics(out) == metrics(unbroken)
+    assert {path.name for path in out.iterdir()} == {path.name for path in unbroken.iterdir()}
 
 
-def test_killed_at_random_moments_a_run_ends_in_the_same_bits(unbroken, tmp_path):
-    assert kills(tmp_path / "out", 2, 0, unbroken) >= 1
+def test_killed_at_random_moments_a_run_ends_in_the_same_bits(long_unbroken, tmp_path):
+    kill_and_resume(tmp_path / "out", 2, 0, long_unbroken)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(1, 6))
-def test_killed_four_times_a_run_ends_in_the_same_bits(seed, unbroken, tmp_path):
-    assert kills(tmp_path / "out", 4, seed, unbroken) >= 3
+def test_killed_four_times_a_run_ends_in_the_same_bits(seed, long_unbroken, tmp_path):
+    kill_and_resume(tmp_path / "out", 4, seed, long_unbroken)
+
+
+@pytest.mark.parametrize("n_replaced", range(6))
+def test_a_run_that_broke_off_while_it_was_put_in_place_is_put_in_place(
+    n_replaced, unbroken, corpus, tmp_path, monkeypatch
+):
+    left, replace_file = [*range(n_replaced)], os.replace
+
+    def breaks(source, target):
+        if finishing.exists() and not left:
+            raise OSError("disk full")
+        if finishing.exists():
+            left.pop()
+        replace_file(source, target)
+
+    finishing = tmp_path / "out" / "finished"
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", breaks)
+        with suppress(OSError):
+            train_model(PLAN, corpus, tmp_path / "out", device="cpu")
+    assert train_model(PLAN, corpus, tmp_path / "out", device="cpu").n_steps == 30
+    assert weights(tmp_path / "out") == weights(unbroken.folder)
+    names = {path.name for path in unbroken.folder.iterdir()}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
