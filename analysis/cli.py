@@ -78,6 +78,10 @@ def _add_model(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     train.add_argument("--device", help="cpu or cuda (default: a GPU where there is one)")
     train.add_argument("--json", action="store_true", help="print one JSON object instead")
     train.set_defaults(run=_model_train)
+    _add_model_use(verbs)
+
+
+def _add_model_use(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     info = verbs.add_parser(
         "info",
         help="layers, sizes, norm, activation, and where the hooks are",
@@ -147,12 +151,12 @@ def _model_train(options: argparse.Namespace) -> None:
     plan = replace(plan, **{name: value for name, value in given.items() if value is not None})
     own_text = options.text is not None
     corpus = open_corpus(options.text, column=options.column) if own_text else built_in(plan.seed)
+    out = Path(options.run_folder) / "model"
     try:
-        trained = train_model(
-            plan, corpus, Path(options.run_folder) / "model", device=options.device
-        )
+        trained = train_model(plan, corpus, out, device=options.device)
     except KeyboardInterrupt:
-        print("saved; the same command goes on from here", file=sys.stderr)
+        if (out / "checkpoint.safetensors").exists():
+            print("saved; the same command goes on from there", file=sys.stderr)
         raise
     told = {
         "folder": str(trained.folder),

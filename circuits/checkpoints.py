@@ -72,7 +72,8 @@ def load_checkpoint(
                     weight.copy_(file.get_tensor(f"weight/{name}"))
                     if weight.requires_grad:
                         optimizer.state[weight] = {
-                            moment: _placed(file.get_tensor(f"{moment}/{name}"), moment, weight)
+                            # a copy lies aligned in memory, as the optimizer's own would
+                            moment: file.get_tensor(f"{moment}/{name}").to(weight.device, copy=True)
                             for moment in _MOMENTS
                         }
             noise.set_state(file.get_tensor("noise").clone())
@@ -92,8 +93,3 @@ def check_made_of(where: Path, kept: dict[str, Any], given: dict[str, Any]) -> N
             f"{where}: belongs to another run, which differs in {', '.join(differing)} ({listed}). "
             f"Use another folder, or remove this one."
         )
-
-
-def _placed(value: Tensor, moment: str, weight: Tensor) -> Tensor:
-    # AdamW counts its steps on the processor unless it is fused; a clone is aligned as its own were
-    return value.to(weight.device if moment != "step" else value.device, copy=True)

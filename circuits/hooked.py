@@ -66,7 +66,7 @@ def _check(model: Model, bridge: Any) -> None:
     for i in range(model.n_layer):
         pre, lin, post = (cache[f"blocks.{i}.mlp.hook_{n}"] for n in ("pre", "pre_linear", "post"))
         errors[f"layer {i}"] = distance(post, pre * lin)
-    near = 1e-4 if model.dtype == torch.float32 else 16 * torch.finfo(model.dtype).eps
+    near = max(1e-4, 16 * torch.finfo(model.dtype).eps)
     wrong = {where: error for where, error in errors.items() if not error < near}
     if wrong:
         listed = ", ".join(f"{where} by {error:.2g}" for where, error in wrong.items())

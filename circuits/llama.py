@@ -118,7 +118,7 @@ def check_bilinear(where: Path, network: Any) -> None:
             out = mlp(x)
         finally:
             handle.remove()
-        near = 1e-5 if weight.dtype == torch.float32 else 8 * torch.finfo(weight.dtype).eps
+        near = max(1e-5, 8 * torch.finfo(weight.dtype).eps)
         product = mlp.gate_proj(x) * mlp.up_proj(x)
         error = max(distance(seen["post"], product), distance(out, layer_of(mlp)(x)))
         if not error < near:

@@ -24,7 +24,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from circuits.bilinear import BilinearLayer
+from circuits.bilinear import BilinearLayer, computing_dtype
 from circuits.errors import ModelError, SiteError, check_index
 from circuits.files import folder_written_whole
 from circuits.hub import is_hub_name, model_folder
@@ -84,7 +84,9 @@ def load_model(
     words_at = folder if tokenizer is None else _local(tokenizer)
     words = read_tokenizer(words_at, network.config.vocab_size, required=tokenizer is not None)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    network = network.to(device=device, dtype=dtype)
+    network = network.to(device)
+    for weight in network.parameters():  # weights alone: rotary angles stay in float32
+        weight.data = weight.data.to(dtype)
     check_bilinear(folder, network)
     return Model(network, words, folder, short_name)
 
@@ -155,7 +157,7 @@ class Model:
 
     def scale(self, resid_mid: Float[Tensor, "*batch model"]) -> Float[Tensor, "*batch"]:
         """What the norm before an MLP divides each token by: the root of its mean square."""
-        mean_square = resid_mid.float().square().mean(-1)
+        mean_square = resid_mid.to(computing_dtype(resid_mid)).square().mean(-1)
         return (mean_square + float(self.network.config.rms_norm_eps)).sqrt()
 
     def tokens(self, text: str | Sequence[str]) -> Int64[Tensor, "batch pos"]:

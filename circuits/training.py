@@ -8,7 +8,8 @@
     5. the finished model is put in place file by file, and the state is removed last
 
 What a reader would get wrong: the same seed gives the same bits on the same machine with the same
-number of threads; sums taken in another order are other numbers.
+number of threads; sums taken in another order are other numbers. On a GPU, where the order is not
+ours to choose, a resumed run continues from the same bits, but no two runs need end in the same.
 """
 
 from __future__ import annotations

@@ -3,8 +3,10 @@
 import json
 import pickle
 import shutil
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -59,10 +61,14 @@ def test_a_loaded_model_computes_what_transformers_computes(name, tmp_path):
 
 
 def test_bfloat16_is_run_only_when_asked_for(tmp_path):
+    from transformers import AutoModelForCausalLM
+
     folder = small_folder(tmp_path, dtype=torch.bfloat16)
     assert load_model(folder, device="cpu").dtype == torch.float32
     rounded = load_model(folder, device="cpu", dtype=torch.bfloat16)
     assert rounded.dtype == torch.bfloat16
+    theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    assert torch.equal(rounded.logits(some_tokens()), theirs(some_tokens()).logits.detach())
     x, out = rounded.read(some_tokens(), ["mlp_in@0", "mlp_out@0"]).values()
     assert relative_error(rounded.layer(0)(x), out) < 0.03
 
@@ -398,6 +404,15 @@ def test_everything_but_a_hub_name_works_without_a_network(folder):
     seconds, said = done.stdout.strip().split(" ", 1)
     assert float(seconds) < 5
     assert "'owner/name' is no file or folder here, and the Hugging Face hub cannot be" in said
+
+
+def test_a_hub_that_never_answers_is_given_up_in_time(monkeypatch):
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_options: time.sleep(4))
+    monkeypatch.setattr("circuits.hub.HUB_SECONDS", 1.5)
+    began = time.monotonic()
+    with pytest.raises(HubError, match=r"no answer in 1\.5 seconds|Timeout"):
+        load_model("owner/name")
+    assert time.monotonic() - began < 4
 
 
 def test_a_path_is_never_looked_up_on_the_hub():
