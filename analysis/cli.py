@@ -51,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--seed", type=_seed, default=0, help="of the layer's start (default 0)")
     demo.add_argument("--json", action="store_true", help="print one JSON object instead")
     demo.set_defaults(run=_demo)
+    _add_model(commands)
     return parser
 
 
@@ -58,6 +59,57 @@ def _seed(text: str) -> int:
     if not text.isdecimal() or int(text) >= 2**63:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to 2^63 - 1")
     return int(text)
+
+
+def _add_model(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    model = commands.add_parser(
+        "model",
+        help="train a bilinear transformer, tell what one is, let one write",
+        description="Trains a bilinear transformer, tells what one is, or lets one write.",
+        epilog="example: circuits model train runs/stories",
+    )
+    verbs = model.add_subparsers(dest="verb", required=True, metavar="VERB")
+    train = verbs.add_parser(
+        "train",
+        help="train one, on the built-in stories or on text of your own",
+        description="Trains a transformer into RUN/model, in the Hugging Face Llama format. The "
+        "same command goes on where a run stopped or was killed.",
+        epilog="example: circuits model train runs/stories --seed 3",
+    )
+    train.add_argument("run_folder", metavar="RUN", help="folder of the run; made if need be")
+    train.add_argument("--text", metavar="PATH", help="file, folder or hub data set to train on")
+    train.add_argument("--column", help="the column that holds the text, where it is not plain")
+    train.add_argument("--plan", metavar="FILE", help="JSON with the fields of a ModelPlan")
+    train.add_argument("--steps", type=int, help="training steps (default: the plan's 700)")
+    train.add_argument("--seed", type=int, help="of everything (default: the plan's 0)")
+    train.add_argument("--device", help="cpu or cuda (default: a GPU where there is one)")
+    train.add_argument("--json", action="store_true", help="print one JSON object instead")
+    train.set_defaults(run=_model_train)
+    _add_model_use(verbs)
+
+
+def _add_model_use(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    info = verbs.add_parser(
+        "info",
+        help="layers, sizes, norm, activation, and where the hooks are",
+        description="Loads a model, checks that it is bilinear, and tells what it is.",
+        epilog="example: circuits model info runs/stories",
+    )
+    generate = verbs.add_parser(
+        "generate",
+        help="go on with a text",
+        description="Goes on with a text, by the likeliest words or at a temperature.",
+        epilog="example: circuits model generate runs/stories 'the cake was not good so mia felt'",
+    )
+    for verb, run in ((info, _model_info), (generate, _model_generate)):
+        verb.add_argument("model", metavar="MODEL", help="a run's or model's folder, or hub name")
+        verb.add_argument("--tokenizer", help="folder or hub name, in place of the model's own")
+        verb.set_defaults(run=run)
+    info.add_argument("--json", action="store_true", help="print one JSON object instead")
+    generate.add_argument("prompt", help="the text to go on with")
+    generate.add_argument("--tokens", type=int, default=50, help="at most so many (default 50)")
+    generate.add_argument("--temperature", type=float, default=0.0, help="0: likeliest (default)")
+    generate.add_argument("--seed", type=int, default=0, help="of the dice (default 0)")
 
 
 def _demo(options: argparse.Namespace) -> None:
@@ -88,3 +140,76 @@ def _demo(options: argparse.Namespace) -> None:
         "\n  above zero where a gate needs the product of three bits (and there 'right' may fail)."
         f"\nn = {int(report.rows[0])} rows, seed {options.seed}, torch {torch.__version__}"
     )
+
+
+def _model_train(options: argparse.Namespace) -> None:
+    from dataclasses import replace
+    from pathlib import Path
+
+    from circuits.corpus import built_in, open_corpus
+    from circuits.model.plan import ModelPlan
+    from circuits.model.training import train_model
+    from circuits.model.weights import read_json
+
+    plan = ModelPlan()
+    if options.plan is not None:
+        plan = ModelPlan.from_dict(read_json(Path(options.plan)), options.plan)
+    given = {"n_steps": options.steps, "seed": options.seed}
+    plan = replace(plan, **{name: value for name, value in given.items() if value is not None})
+    own_text = options.text is not None
+    corpus = open_corpus(options.text, column=options.column) if own_text else built_in(plan.seed)
+    out = Path(options.run_folder) / "model"
+    try:
+        trained = train_model(plan, corpus, out, device=options.device)
+    except KeyboardInterrupt:
+        if (out / "checkpoint.safetensors").exists():
+            print("saved; the same command goes on from there", file=sys.stderr)
+        raise
+    told = {
+        "folder": str(trained.folder),
+        "parameters": trained.n_parameters,
+        "steps": trained.n_steps,
+        "seconds": round(trained.seconds, 1),
+        "tokens_per_second": round(trained.tokens_per_second),
+    }
+    if trained.held_out is not None:
+        told |= {"held_out_loss": trained.held_out.loss, "gap": trained.held_out.gap}
+        told |= {"reactions_right": trained.held_out.reactions, "n": trained.held_out.n_reactions}
+    _print_fields({**told, "seed": plan.seed}, options.json)
+
+
+def _model_info(options: argparse.Namespace) -> None:
+    from circuits.model import load_model
+
+    model = load_model(_model_of(options.model), tokenizer=options.tokenizer)
+    _print_fields(model.describe(), options.json)
+
+
+def _model_generate(options: argparse.Namespace) -> None:
+    from circuits.model import load_model
+
+    model = load_model(_model_of(options.model), tokenizer=options.tokenizer)
+    how = {"temperature": options.temperature, "seed": options.seed}
+    print(model.generate(options.prompt, options.tokens, **how))
+
+
+def _model_of(where: str) -> str:
+    """The model's folder, where a run's was named."""
+    from pathlib import Path
+
+    inside = Path(where) / "model"
+    return str(inside) if inside.is_dir() else where
+
+
+def _print_fields(told: dict[str, object], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(told))
+        return
+    width = max(map(len, told))
+    for name, value in told.items():
+        if value is None or value == []:
+            value = "none"
+        lines = [f"{k}: {v}" for k, v in value.items()] if isinstance(value, dict) else [value]
+        for first, line in zip([name, *[""] * len(lines)], lines, strict=False):
+            shown = f"{line:.4f}" if isinstance(line, float) else line
+            print(f"{first.replace('_', ' '):{width}}  {shown}")

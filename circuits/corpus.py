@@ -12,8 +12,6 @@ this machine.
 from __future__ import annotations
 
 import hashlib
-import re
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -26,6 +24,7 @@ import pyarrow as pa
 from jaxtyping import Int64
 
 from circuits.errors import CorpusError
+from circuits.hub import hub_revision, is_hub_name
 from circuits.stories.grammar import Grammar
 from circuits.stories.teller import BLOCK, Stories, Storyteller
 from circuits.textfiles import choose_column, data_files, read_texts
@@ -38,9 +37,6 @@ Encoder: TypeAlias = Callable[
     tuple[Int64[np.ndarray, " token"], Int64[np.ndarray, " document_and_end"]],
 ]
 """Tokens of documents start to stop, one after the other, and where each begins (and ends)."""
-
-HUB_SECONDS = 4.0
-"""How long the hub may take to answer at all before its name is refused."""
 
 
 class Corpus(ABC):
@@ -266,12 +262,12 @@ def open_corpus(where: str | Path, *, column: str | None = None, split: str = "t
     if path.exists():
         files = data_files(path)
         return TextCorpus(read_texts(files, column, alone=not path.is_dir()), files)
-    if isinstance(where, Path) or not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", where):
+    if not is_hub_name(where):
         raise CorpusError(
             f"'{where}': no such file or folder, and not the form 'owner/name' of a data set on "
             f"the Hugging Face hub. Check the path, or name the data set with its owner."
         )
-    return _from_hub(where, column, split)
+    return _from_hub(str(where), column, split)
 
 
 def _from_saved(path: Path, column: str | None, split: str) -> TextCorpus:
@@ -301,7 +297,7 @@ def _from_saved(path: Path, column: str | None, split: str) -> TextCorpus:
 
 
 def _from_hub(name: str, column: str | None, split: str) -> HubCorpus:
-    revision = _hub_revision(name)
+    revision = hub_revision(name, "dataset")
     from datasets import load_dataset
 
     try:
@@ -314,35 +310,6 @@ def _from_hub(name: str, column: str | None, split: str) -> HubCorpus:
         ) from error
     schema = pa.schema({key: pa.infer_type([value]) for key, value in first.items()})
     return HubCorpus(name, revision, split, choose_column(name, schema, column), rows)
-
-
-def _hub_revision(name: str) -> str:
-    """The commit the name stands for now, or a refusal within `HUB_SECONDS`.
-
-    Asked in a thread of its own, because looking up a host name has no time-out, and asked before
-    ``load_dataset``, which tries again and again for minutes.
-    """
-    answer: dict[str, Any] = {}
-
-    def ask() -> None:
-        from huggingface_hub import HfApi
-
-        try:
-            answer["sha"] = HfApi().dataset_info(name, timeout=HUB_SECONDS - 1).sha
-        except Exception as error:  # noqa: BLE001  whatever it is, it is told to the user below
-            answer["error"] = error
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(HUB_SECONDS)
-    if "sha" in answer:
-        return str(answer["sha"])
-    error = answer.get("error", TimeoutError(f"no answer in {HUB_SECONDS:g} seconds"))
-    raise CorpusError(
-        f"'{name}' is no file or folder here, and the Hugging Face hub cannot be asked for a data "
-        f"set of that name ({type(error).__name__}: {_first_line(error)}). Without a network, pass "
-        f"a local copy (.txt, .jsonl, .parquet, a save_to_disk folder) or use the built-in corpus."
-    ) from None
 
 
 def _first_line(error: BaseException) -> str:

@@ -57,6 +57,22 @@ class StoryError(CircuitsError, ValueError):
     """A lexicon, a range or a text that the grammar of the stories cannot use."""
 
 
+class SiteError(CircuitsError, ValueError):
+    """A place in a model that does not exist, or an activation that does not fit there."""
+
+
+class ModelError(CircuitsError, ValueError):
+    """A model that cannot be loaded, is not bilinear, or is asked for what it cannot do."""
+
+
+class PlanError(CircuitsError, ValueError):
+    """A plan that contradicts itself or the folder it is to write to."""
+
+
+class HubError(CircuitsError, OSError):
+    """A name that is no local path and that the hub does not answer for."""
+
+
 class DirectionWarning(UserWarning):
     """Dictionary rows that are zero or repeat another row."""
 

@@ -16,7 +16,7 @@ import torch
 
 from circuits.batches import CHUNK, Batch, BatchPlan, Position, batches, in_order, train_tokenizer
 from circuits.corpus import Corpus, built_in, open_corpus
-from circuits.errors import CorpusError
+from circuits.errors import CorpusError, HubError
 
 LEXICON = built_in().teller.grammar.lexicon
 TEXTS = ["once there was a frog .", "it sat\n\nby a pond .", "the end ."]
@@ -164,16 +164,16 @@ def test_tables_without_text_are_refused_with_their_columns(tmp_path):
 
 def test_a_hub_name_without_a_network_fails_soon_and_says_so():
     began = time.monotonic()
-    with pytest.raises(CorpusError, match=r"no file or folder here, and .* cannot be asked"):
+    with pytest.raises(HubError, match=r"no file or folder here, and .* cannot be asked"):
         open_corpus("owner/stories")
     assert time.monotonic() - began < 5
 
 
 def test_a_hub_that_never_answers_is_given_up_in_time(monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_kwargs: time.sleep(8))
-    monkeypatch.setattr("circuits.corpus.HUB_SECONDS", 1.5)
+    monkeypatch.setattr("circuits.hub.HUB_SECONDS", 1.5)
     began = time.monotonic()
-    with pytest.raises(CorpusError, match=r"TimeoutError: no answer in 1\.5 seconds"):
+    with pytest.raises(HubError, match=r"TimeoutError: no answer in 1\.5 seconds"):
         open_corpus("owner/stories")
     assert time.monotonic() - began < 3
 
@@ -188,7 +188,7 @@ def test_a_stream_reads_forward_once_and_starts_over_to_go_back(monkeypatch):
     from datasets import Dataset
 
     rows = Dataset.from_dict({"id": list(range(9)), "text": [f"story {i}" for i in range(9)]})
-    monkeypatch.setattr("circuits.corpus._hub_revision", lambda _name: "abc")
+    monkeypatch.setattr("circuits.corpus.hub_revision", lambda _name, _kind: "abc")
     monkeypatch.setattr("datasets.load_dataset", lambda *_a, **_k: rows.to_iterable_dataset())
     corpus = open_corpus("owner/stories")
     assert corpus.n_documents is None

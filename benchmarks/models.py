@@ -1,0 +1,164 @@
+"""Training and reading against the least that could do it: `python -m benchmarks.models`.
+
+The bare loop is the same network, batches and optimizer without checkpoints, metrics, signals and
+progress. The twins are one plan with other activations, all of them with equally many weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch.nn import functional
+
+from benchmarks.measure import machine, side_by_side, table
+from circuits.batches import BatchPlan, batches, train_tokenizer
+from circuits.corpus import built_in
+from circuits.model import Model, ModelPlan, ModelShape, load_model, train_model
+from circuits.model.training import new_network
+
+TWINS = {
+    "bilinear": ("linear", True),
+    "SwiGLU": ("silu", True),
+    "GEGLU": ("gelu", True),
+    "ReGLU": ("relu", True),
+    "GELU": ("gelu", False),
+    "ReLU": ("relu", False),
+}
+
+
+def bare_loop(plan: ModelPlan, tokenizer: object, device: str) -> None:
+    """What the training loop would be if nothing could go wrong."""
+    network = new_network(plan, tokenizer).to(device).train()
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=plan.learning_rate, betas=(0.9, 0.95), fused=True
+    )
+    text = batches(
+        built_in(plan.seed).part(2000), tokenizer, BatchPlan(plan.n_rows, plan.window, plan.seed)
+    )
+    for batch in islice(text, plan.n_steps):
+        tokens, mask = batch.tokens.to(device), batch.mask[:, 1:].to(device)
+        with torch.autocast(device, torch.bfloat16, device == "cuda"):
+            hidden = network.model(tokens[:, :-1], use_cache=False).last_hidden_state
+            logits = network.lm_head(hidden[mask])
+        loss = functional.cross_entropy(logits.float(), tokens[:, 1:][mask])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), plan.clip)
+        optimizer.step()
+
+
+def throughput(device: str, folder: Path, n_steps: int = 60, times: int = 5) -> tuple[str, ...]:
+    plan = ModelPlan(n_steps=n_steps)
+    tokenizer = train_tokenizer(built_in(0).part(2000))
+    rounds = iter(range(1000))
+
+    def ours() -> float:
+        out = folder / f"speed{next(rounds)}"
+        trained = train_model(plan, built_in(0), out, tokenizer=tokenizer, device=device)
+        return trained.seconds
+
+    taken: dict[str, list[float]] = {"ours": [], "bare": []}
+    for _ in range(times):
+        taken["ours"].append(ours())
+        start = time.perf_counter()
+        bare_loop(plan, tokenizer, device)
+        taken["bare"].append(time.perf_counter() - start)
+    ours_best, bare_best = (min(seconds) for seconds in taken.values())
+    return (
+        f"training, {n_steps} steps",
+        f"{ours_best / n_steps * 1e3:.1f} ms a step",
+        f"{ours_best / bare_best:.2f}x the bare loop",
+        "<= 1.15x",
+    )
+
+
+def reading(model: Model, device: str) -> list[tuple[str, ...]]:
+    tokens = torch.randint(4, model.n_token, (64, 64)).to(device)
+    inner, last = model.network.model, model.n_layer - 1
+    cut = load_model(model.path, device=device).network.model
+    rows = []
+    for layer in (0, last):
+        cut.config.num_hidden_layers = layer + 1  # transformers runs the first layers only
+
+        def forward() -> object:
+            return cut(tokens, use_cache=False)
+
+        def read(layer: int = layer) -> object:
+            return model.read(tokens, f"mlp_out@{layer}")
+
+        with torch.no_grad():
+            taken = side_by_side({"forward": forward, "read": read}, times=31)
+        rows.append(
+            (
+                f"reading mlp_out@{layer} of {len(inner.layers)} layers",
+                f"{taken['read'] * 1e3:.1f} ms",
+                f"{taken['read'] / taken['forward']:.2f}x a forward pass of {layer + 1} layers",
+                "<= 1.15x",
+            )
+        )
+    return rows
+
+
+def twins(device: str, folder: Path, n_steps: int, seed: int = 0) -> list[tuple[str, ...]]:
+    rows = []
+    for name, (activation, gated) in TWINS.items():
+        shape = ModelShape(activation=activation, gated=gated)
+        plan = ModelPlan(shape, n_steps=n_steps, seed=seed)
+        trained = train_model(plan, built_in(seed), folder / name, device=device)
+        measured = trained.held_out
+        right = min(measured.reactions.values())
+        rows.append(
+            (
+                name,
+                f"{trained.n_parameters}",
+                f"{measured.loss:.4f}",
+                f"{measured.gap:.4f}",
+                f"{right:.3f}",
+                f"{trained.tokens_per_second:.0f}",
+                f"{seed}",
+            )
+        )
+    return rows
+
+
+def run(device: str, parts: str, n_steps: int, seed: int) -> str:
+    """The tables that were asked for."""
+    told = [f"{machine()}."]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if "speed" in parts:
+            deep = replace(ModelPlan(n_steps=1), shape=ModelShape(n_layer=4))
+            train_model(deep, built_in(0), folder / "deep", device=device)
+            model = load_model(folder / "deep", device=device)
+            rows = [throughput(device, folder), *reading(model, device)]
+            told.append(table(rows, ("what", "time", "ratio", "wanted")))
+        if "twins" in parts:
+            head = (
+                "MLP",
+                "weights",
+                "held-out loss",
+                "gap to floor",
+                "least right",
+                "tok/s",
+                "seed",
+            )
+            told.append(table(twins(device, folder, n_steps, seed), head))
+    return "\n\n".join(told)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.models", description=__doc__)
+    parser.add_argument("parts", nargs="*", default=["speed", "twins"], help="speed, twins")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=2, help="processor threads (default 2)")
+    parser.add_argument("--steps", type=int, default=700, help="training steps of each twin")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    print(run(options.device, " ".join(options.parts), options.steps, options.seed))

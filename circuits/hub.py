@@ -1,0 +1,73 @@
+"""Names on the Hugging Face hub: asked for once, and given up within seconds.
+
+The hub's own client tries again and again for minutes where there is no network, so a name is
+first asked for with a time-out. What a reader would get wrong: looking up a host has no time-out
+at all, which is why the question is put in a thread of its own.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from pathlib import Path
+from typing import Any, Literal
+
+from circuits.errors import HubError
+
+HUB_SECONDS = 4.0
+"""How long the hub may take to answer at all before its name is refused."""
+
+
+def is_hub_name(where: str | Path) -> bool:
+    """Whether this has the form ``owner/name``; a path is never looked up."""
+    return isinstance(where, str) and bool(
+        re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", where) and not Path(where).exists()
+    )
+
+
+def hub_revision(name: str, kind: Literal["model", "dataset"]) -> str:
+    """The commit that a name stands for now, or a refusal within `HUB_SECONDS`."""
+    answer: dict[str, Any] = {}
+
+    def ask() -> None:
+        from huggingface_hub import HfApi
+
+        try:
+            information = getattr(HfApi(), f"{kind}_info")(name, timeout=HUB_SECONDS - 1)
+            answer["sha"] = information.sha
+        except Exception as error:  # noqa: BLE001  whatever it is, it is told to the user below
+            answer["error"] = error
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(HUB_SECONDS)
+    if "sha" in answer:
+        return str(answer["sha"])
+    error = answer.get("error", TimeoutError(f"no answer in {HUB_SECONDS:g} seconds"))
+    first_line = (str(error).strip().splitlines() or [""])[0]
+    raise HubError(
+        f"'{name}' is no file or folder here, and the Hugging Face hub cannot be asked for a "
+        f"{kind} of that name ({type(error).__name__}: {first_line}). Without a network, pass a "
+        f"local copy."
+    ) from None
+
+
+def model_folder(name: str) -> Path:
+    """A model of the hub as a local folder: of weights, configuration and tokenizer alone."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        revision = hub_revision(name, "model")
+    except HubError:
+        try:  # what was fetched before is as good as the hub
+            return Path(snapshot_download(name, local_files_only=True))
+        except OSError:
+            pass
+        raise
+    # no *.bin and no *.py: neither a pickle nor code is ever wanted
+    wanted = ["*.safetensors", "*.json", "*.txt", "*.model"]
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
+    except OSError as error:
+        first_line = (str(error).strip().splitlines() or [""])[0]
+        raise HubError(f"'{name}' cannot be fetched from the hub: {first_line}.") from error

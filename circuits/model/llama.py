@@ -1,0 +1,186 @@
+"""A Hugging Face causal language model built from its configuration and weights, strictly.
+
+Every weight must be where the configuration says, and every layer must be laid out as Llama's
+(Mistral's and others' are). ``transformers`` would fill a missing weight with noise and say so in
+a log line only; and its activation named ``linear`` is what makes a gated MLP bilinear.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from circuits.bilinear import BilinearLayer
+from circuits.errors import ModelError
+from circuits.model.weights import check_state
+
+_LAYER = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
+_TWIN = {"silu": "SwiGLU", "gelu": "GEGLU", "relu": "ReGLU"}
+
+
+def check_activation(where: Path, config: Mapping[str, Any]) -> None:
+    """Refuse, before any weight is read, a configuration whose MLP is not bilinear."""
+    if "model_type" not in config:
+        raise ModelError(
+            f"{where}: field 'model_type' is missing, so this is no Hugging Face model, nor does "
+            f"it have the fields of the published layout (n_layer, d_hidden, …)."
+        )
+    found = {k: config[k] for k in ("hidden_act", "hidden_activation") if config.get(k)}
+    found |= {"activation_function": a} if (a := config.get("activation_function")) else {}
+    wrong = {field: name for field, name in found.items() if name != "linear"}
+    if wrong or not found:
+        # Llama's default, where the field is missing, is SiLU
+        field, name = next(iter(wrong.items())) if wrong else ("hidden_act", "silu (the default)")
+        twin = f", which makes it {_TWIN[name]}" if name in _TWIN else ""
+        raise ModelError(
+            f"{where}: {field} is {name}{twin}: this MLP is not bilinear, so it has no exact "
+            f"interactions. Load a model with hidden_act 'linear', or train one: train_model, with "
+            f"activation 'linear', on the same text."
+        )
+
+
+def build(where: Path, config: Mapping[str, Any], state: dict[str, Tensor]) -> Any:
+    """The network of a configuration with these weights, in float32 and for reading alone."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    fields = dict(config)
+    try:
+        parsed = AutoConfig.for_model(fields.pop("model_type"), **fields)
+        with torch.random.fork_rng(devices=[]):  # the start that is drawn here is thrown away
+            network: Any = AutoModelForCausalLM.from_config(parsed, dtype=torch.float32)
+    except Exception as error:  # each library that reads it raises its own kind
+        raise ModelError(
+            f"{where / 'config.json'}: transformers builds no language model from it "
+            f"({_first_line(error)})."
+        ) from error
+    _check_layout(where, network)
+    state = {k: v.float() for k, v in state.items() if not k.endswith("rotary_emb.inv_freq")}
+    _settle_head(where, bool(parsed.tie_word_embeddings), state)
+    check_state(where, state, network.state_dict())
+    network.load_state_dict(state)
+    return network.eval().requires_grad_(False)
+
+
+def _settle_head(where: Path, tied: bool, state: dict[str, Tensor]) -> None:
+    """Hold config.json's word about the head against the weights that are there."""
+    head, embed = "lm_head.weight", "model.embed_tokens.weight"
+    if head not in state and not tied:
+        raise ModelError(
+            f"{where}: config.json says tie_word_embeddings false, but the weights hold no {head}. "
+            f"Set it to true if the head is the embedding; otherwise the file is incomplete."
+        )
+    if tied and embed in state:
+        own = state.setdefault(head, state[embed])
+        if not torch.equal(own, state[embed]):
+            raise ModelError(
+                f"{where}: config.json says tie_word_embeddings true, but {head} differs from "
+                f"{embed}. Set it to false, so that the head of its own is used."
+            )
+
+
+def _check_layout(where: Path, network: Any) -> None:
+    layers = getattr(getattr(network, "model", None), "layers", None)
+    if layers is None:
+        raise ModelError(f"{where}: {type(network).__name__} is not laid out as Llama is.")
+    for layer in layers:
+        parts = {name for name, _ in layer.named_children()}
+        factors = {name for name, _ in layer.mlp.named_children()} if "mlp" in parts else set()
+        if parts != _LAYER or not {"gate_proj", "up_proj", "down_proj"} <= factors:
+            raise ModelError(
+                f"{where}: {type(layer).__name__} has parts {', '.join(sorted(parts | factors))}, "
+                f"not those of Llama's layer, so its sites are unknown. Convert the weights to the "
+                f"Llama format."
+            )
+
+
+def layer_of(mlp: Any) -> BilinearLayer:
+    """The factors of a gated MLP whose activation is linear."""
+    left, right, down = mlp.gate_proj, mlp.up_proj, mlp.down_proj
+    return BilinearLayer(left.weight, right.weight, down.weight, left.bias, right.bias, down.bias)
+
+
+@torch.no_grad()
+def check_bilinear(where: Path, network: Any) -> None:
+    """Run every MLP on random input: is it the product of its factors, and the bilinear layer?"""
+    generator = torch.Generator().manual_seed(0)
+    for index, block in enumerate(network.model.layers):
+        mlp, seen = block.mlp, dict[str, Tensor]()
+        weight = mlp.gate_proj.weight
+        x = torch.randn(16, weight.shape[1], generator=generator).to(weight)
+        handle = mlp.down_proj.register_forward_pre_hook(lambda _m, a, s=seen: s.update(post=a[0]))
+        try:
+            out = mlp(x)
+        finally:
+            handle.remove()
+        near = max(1e-5, 8 * torch.finfo(weight.dtype).eps)
+        product = mlp.gate_proj(x) * mlp.up_proj(x)
+        error = max(distance(seen["post"], product), distance(out, layer_of(mlp)(x)))
+        if not error < near:
+            activation = getattr(mlp, "act_fn", None)
+            raise ModelError(
+                f"{where}: the MLP of layer {index} is not the bilinear layer of its weights "
+                f"(relative error {error:.2g} on random input); its activation is "
+                f"{type(activation).__name__}. Load a model with hidden_act 'linear'."
+            )
+
+
+def distance(got: Tensor, wanted: Tensor) -> float:
+    """The largest difference, against the largest number wanted."""
+    scale = wanted.double().abs().max().clamp_min(torch.finfo(torch.float32).tiny)
+    return float((got.double() - wanted.double()).abs().max() / scale)
+
+
+def read_tokenizer(folder: Path, n_token: int, *, required: bool) -> Any | None:
+    """The tokenizer of a folder, if it fits an embedding of ``n_token`` rows."""
+    from transformers import AutoTokenizer
+
+    files = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+    if not any((folder / name).exists() for name in files):
+        if required:
+            raise ModelError(f"{folder}: holds no tokenizer ({', '.join(files)}).")
+        return None
+    try:
+        load: Any = AutoTokenizer.from_pretrained
+        tokenizer = load(str(folder), local_files_only=True)
+    except Exception as error:
+        raise ModelError(
+            f"{folder}: its tokenizer cannot be read ({_first_line(error)}). Save it again with "
+            f"tokenizer.save_pretrained."
+        ) from error
+    largest = max(tokenizer.get_vocab().values())
+    if largest >= n_token:
+        raise ModelError(
+            f"{folder}: the tokenizer numbers its tokens up to {largest}, but the embedding has "
+            f"{n_token} rows (config.json, field 'vocab_size'): it is another model's tokenizer. "
+            f"Pass the right one as load_model(path, tokenizer=folder)."
+        )
+    return tokenizer
+
+
+def write(network: Any, tokenizer: Any | None, folder: Path) -> None:
+    """Fill a folder as ``save_pretrained`` would, without the bar that it draws."""
+    network.config.architectures = [type(network).__name__]
+    network.config.save_pretrained(folder)
+    state = {name: weight.detach().contiguous() for name, weight in network.state_dict().items()}
+    if network.config.tie_word_embeddings:
+        del state["lm_head.weight"]
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    # safetensors makes a file that nobody else may read
+    shutil.copymode(folder / "config.json", folder / "model.safetensors")
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+
+
+def n_parameters(network: nn.Module) -> int:
+    """How many numbers were, or are to be, trained; a tied head counts once."""
+    return sum(weight.numel() for weight in network.parameters())
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,371 @@
+"""A bilinear transformer: its layers as tensors, its activations by name, read and replaced.
+
+``load_model`` takes a folder in the Hugging Face Llama format with a linear activation, a folder
+in the layout of the paper's checkpoints, or a name on the hub. What a reader would get wrong:
+``mlp_in`` is what the MLP is given, *after* the norm and the norm's weight, so
+``model.layer(i)(mlp_in) == mlp_out`` with the weights as they are stored; to ask about the stream
+before the norm, fold the norm's weight into the layer: ``model.layer(i, fold_norm=True)``.
+
+Everything runs in float32 unless another dtype is asked for, because a bfloat16 model rounds its
+MLP's output to three digits and no exact statement about its weights survives that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+from torch.nn import functional
+
+from circuits.bilinear import BilinearLayer, computing_dtype
+from circuits.errors import ModelError, SiteError, check_index
+from circuits.files import folder_written_whole
+from circuits.hub import is_hub_name, model_folder
+from circuits.model.llama import (
+    build,
+    check_activation,
+    check_bilinear,
+    layer_of,
+    n_parameters,
+    read_tokenizer,
+    write,
+)
+from circuits.model.published import TOKENIZERS, check_published, convert, is_published
+from circuits.model.site import POINTS, Site, as_sites
+from circuits.model.taps import ReadAll, attach
+from circuits.model.weights import read_config, read_weights
+
+_ROWS = 4096  # tokens whose logits are held at a time by a loss
+
+
+def load_model(
+    path: str | Path,
+    *,
+    tokenizer: str | Path | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
+) -> Model:
+    """The model in a folder, or of a name on the hub; refused if it is not bilinear.
+
+    ``tokenizer`` is a folder or hub name to take in place of the model's own. Without ``device``
+    the model goes to the GPU where there is one.
+    """
+    folder = _local(path)
+    config = read_config(folder)
+    if is_published(config):
+        check_published(folder / "config.json", config)
+        short_name = config.get("tokenizer")
+        config, state = convert(folder, config, read_weights(folder))
+    else:
+        short_name = None
+        check_activation(folder / "config.json", config)
+        state = read_weights(folder)
+    network = build(folder, config, state)
+    words_at = folder if tokenizer is None else _local(tokenizer)
+    words = read_tokenizer(words_at, network.config.vocab_size, required=tokenizer is not None)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    network = network.to(device)
+    for weight in network.parameters():  # weights alone: rotary angles stay in float32
+        weight.data = weight.data.to(dtype)
+    check_bilinear(folder, network)
+    return Model(network, words, folder, short_name)
+
+
+def _local(path: str | Path) -> Path:
+    return model_folder(str(path)) if is_hub_name(path) else Path(path).expanduser()
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A running bilinear transformer. Its weights never change, and its hooks leave no trace."""
+
+    network: Any  # transformers' model
+    tokenizer: Any | None  # transformers' tokenizer, where there is one
+    path: Path
+    wanted_tokenizer: str | None = None  # what a published model without one says it used
+    _replacing: list[Site] = field(default_factory=list, repr=False)
+
+    @property
+    def n_layer(self) -> int:
+        """Number of layers."""
+        return len(self.network.model.layers)
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        return int(self.network.config.hidden_size)
+
+    @property
+    def d_hidden(self) -> int:
+        """Number of products in each layer."""
+        return int(self.network.config.intermediate_size)
+
+    @property
+    def n_context(self) -> int:
+        """The longest row of tokens that the model was made for."""
+        return int(self.network.config.max_position_embeddings)
+
+    @property
+    def n_token(self) -> int:
+        """Size of the vocabulary."""
+        return int(self.network.config.vocab_size)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that the model runs in."""
+        return self.network.lm_head.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights live."""
+        return self.network.lm_head.weight.device
+
+    def layer(self, index: int, *, fold_norm: bool = False) -> BilinearLayer:
+        """The MLP of a layer, from ``mlp_in`` to ``mlp_out``.
+
+        With ``fold_norm`` it is a function of the stream before the norm, divided by its `scale`:
+        ``layer(i, fold_norm=True)(resid_mid / scale(resid_mid)[..., None]) == mlp_out``.
+        """
+        index = check_index("Model.layer", index, self.n_layer, "layer")
+        block = self.network.model.layers[index]
+        layer = layer_of(block.mlp)
+        if not fold_norm:
+            return layer
+        weight = block.post_attention_layernorm.weight.to(layer.dtype)
+        biases = (layer.left_bias, layer.right_bias, layer.down_bias)
+        return BilinearLayer(layer.left * weight, layer.right * weight, layer.down, *biases)
+
+    def scale(self, resid_mid: Float[Tensor, "*batch model"]) -> Float[Tensor, "*batch"]:
+        """What the norm before an MLP divides each token by: the root of its mean square."""
+        mean_square = resid_mid.to(computing_dtype(resid_mid)).square().mean(-1)
+        return (mean_square + float(self.network.config.rms_norm_eps)).sqrt()
+
+    def tokens(self, text: str | Sequence[str]) -> Int64[Tensor, "batch pos"]:
+        """Rows of tokens, as the tokenizer begins them, filled up with padding on the right."""
+        tokenizer = self._tokenizer("tokens")
+        texts = [text] if isinstance(text, str) else list(text)
+        rows = tokenizer(texts, verbose=False)["input_ids"]
+        longest = max((len(row) for row in rows), default=0)
+        if longest == 0:
+            raise ModelError(f"Model.tokens: no token comes of {texts!r:.60}. Give it some text.")
+        pad = self._pad
+        if pad is None and any(len(row) != longest for row in rows):
+            raise ModelError(
+                f"{self.path}: the tokenizer has no pad_token to fill up {len(rows)} texts of "
+                f"unequal length with. Set model.tokenizer.pad_token, or give one text at a time."
+            )
+        filled = [row + [pad] * (longest - len(row)) for row in rows]
+        return torch.tensor(filled, dtype=torch.int64, device=self.device)
+
+    @property
+    def _pad(self) -> int | None:
+        if self.tokenizer is None:
+            return self.network.config.pad_token_id
+        pad = self.tokenizer.pad_token_id
+        return self.tokenizer.eos_token_id if pad is None else pad
+
+    def mask(self, tokens: Int64[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
+        """False where a row has ended: its run of padding on the right."""
+        pad = self._pad
+        if pad is None:
+            return torch.ones_like(tokens, dtype=torch.bool)
+        return (tokens != pad).long().flip(1).cummax(1).values.flip(1).bool()
+
+    def logits(self, tokens: Int64[Tensor, "batch pos"]) -> Float[Tensor, "batch pos token"]:
+        """What the model expects after each token."""
+        return self.network(self._checked(tokens), use_cache=False).logits
+
+    def loss(
+        self, tokens: Int64[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None = None
+    ) -> Float[Tensor, ""]:
+        """Mean nats a token, over every token that has one before it and is no padding.
+
+        Pass the batch's own ``mask`` where padding and the end of a text are the same token.
+        """
+        tokens = self._checked(tokens)
+        present = (self.mask(tokens) if mask is None else mask.to(self.device))[:, 1:]
+        if not bool(present.any()):
+            raise ModelError("Model.loss: no token is there to predict: rows need two or more.")
+        hidden = self.network.model(tokens[:, :-1], use_cache=False).last_hidden_state[present]
+        blocks = zip(hidden.split(_ROWS), tokens[:, 1:][present].split(_ROWS), strict=True)
+        losses = [
+            functional.cross_entropy(self.network.lm_head(x).float(), y, reduction="sum")
+            for x, y in blocks
+        ]
+        return torch.stack(losses).sum() / present.sum()
+
+    @torch.no_grad()
+    def generate(
+        self, prompt: str, n_token: int = 50, *, temperature: float = 0.0, seed: int = 0
+    ) -> str:
+        """The prompt and what the model makes of it; at temperature 0 the likeliest tokens.
+
+        By hand, because transformers' own draws from the global generator, and because its cache
+        would show a replaced activation only the newest position.
+        """
+        tokenizer = self._tokenizer("generate")
+        if temperature < 0:
+            raise ModelError(f"Model.generate: temperature {temperature} is below 0.")
+        generator = torch.Generator().manual_seed(seed)
+        tokens = self._checked(self.tokens(prompt))
+        n_prompt, cache = tokens.shape[1], None
+        for _ in range(min(n_token, self.n_context - n_prompt)):
+            new = tokens if cache is None else tokens[:, -1:]
+            keep = not self._replacing
+            out = self.network(new, past_key_values=cache, use_cache=keep, logits_to_keep=1)
+            cache = out.past_key_values if keep else None
+            chosen = _choose(out.logits[0, -1].float().cpu(), temperature, generator)
+            if chosen == tokenizer.eos_token_id:
+                break
+            tokens = torch.cat([tokens, tokens.new_tensor([[chosen]])], dim=1)
+        return str(tokenizer.decode(tokens[0], skip_special_tokens=True))
+
+    def read(
+        self, tokens: Int64[Tensor, "batch pos"], sites: Site | str | Iterable[Site | str]
+    ) -> dict[Site, Float[Tensor, "batch pos model"]]:
+        """The activations at some sites; the forward pass ends at the last of them."""
+        wanted = [self._site(site) for site in as_sites(sites)]
+        if not wanted:
+            raise SiteError("Model.read: no sites were named. Name at least one, as mlp_in@0.")
+        tokens, found = self._checked(tokens), {}
+        last = max(wanted, key=lambda site: site.order)
+        with ExitStack() as hooks:
+            for site in dict.fromkeys(wanted):
+
+                def keep(activation: Tensor, site: Site = site) -> None:
+                    found[site] = activation
+                    if site == last:
+                        raise ReadAll
+
+                hooks.callback(attach(self.network, site, keep).remove)
+            with suppress(ReadAll):
+                self.network.model(tokens, use_cache=False)
+        return {site: found[site] for site in wanted}
+
+    @contextmanager
+    def replaced(
+        self, functions: Mapping[Site | str, Callable[[Tensor], Tensor]]
+    ) -> Iterator[Model]:
+        """Within the block, each site's activation is what its function makes of it.
+
+        A function is given ``batch pos model`` and returns the same shape; blocks nest, the outer
+        function first, and what is read is what the model goes on with.
+
+        >>> with model.replaced({"mlp_out@0": torch.zeros_like}):  # doctest: +SKIP
+        ...     model.loss(tokens)
+        """
+        sites = {self._site(as_sites(site)[0]): given for site, given in functions.items()}
+        with ExitStack() as hooks:
+            for site, function in sites.items():
+                hooks.callback(attach(self.network, site, _fitting(site, function)).remove)
+                self._replacing.append(site)
+                hooks.callback(self._replacing.remove, site)
+            yield self
+
+    @cached_property
+    def hooked(self) -> Any:
+        """TransformerLens' bridge over a copy of this model, made when first asked for.
+
+        A copy, because the bridge rebuilds the model that it is given; what is `replaced` here is
+        not replaced there. Its weight processing is refused: it would put a SiLU into the MLP.
+        """
+        from circuits.model.hooked import hooked
+
+        return hooked(self, self._tokenizer("hooked"))
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the Hugging Face folder of this model and its tokenizer; whole or not at all."""
+        folder = Path(folder)
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ModelError(f"{folder}: is there already. Name a new folder, or remove this one.")
+        with folder_written_whole(folder) as files:
+            write(self.network, self.tokenizer, files)
+        return folder
+
+    def describe(self) -> dict[str, Any]:
+        """Sizes, norm, activation and hooks, as plain values."""
+        config, first = self.network.config, self.layer(0)
+        return {
+            "path": str(self.path),
+            "architecture": type(self.network).__name__,
+            "layers": self.n_layer,
+            "d_model": self.d_model,
+            "d_hidden": self.d_hidden,
+            "heads": config.num_attention_heads,
+            "context": self.n_context,
+            "vocabulary": self.n_token,
+            "parameters": n_parameters(self.network),
+            "norm": f"RMSNorm, eps {config.rms_norm_eps:g}",
+            "activation": f"{config.hidden_act} (bilinear: checked on random input)",
+            "mlp_biases": [
+                n for n in ("left", "right", "down") if getattr(first, f"{n}_bias") is not None
+            ],
+            "tied_head": bool(config.tie_word_embeddings),
+            "tokenizer": None if self.tokenizer is None else type(self.tokenizer).__name__,
+            "sites": {
+                f"{point}@i": Site(point, 0).hook_name.replace(".0.", ".i.") for point in POINTS
+            },
+        }
+
+    def _tokenizer(self, asked: str) -> Any:
+        if self.tokenizer is None:
+            named = TOKENIZERS.get(self.wanted_tokenizer or "", self.wanted_tokenizer)
+            known = f" (the model names '{named}')" if named else ""
+            raise ModelError(
+                f"{self.path}: there is no tokenizer in this folder, which Model.{asked} needs. "
+                f"Load it with load_model(path, tokenizer=folder or hub name){known}."
+            )
+        return self.tokenizer
+
+    def _site(self, site: Site) -> Site:
+        if site.layer >= self.n_layer:
+            raise SiteError(
+                f"{site}: the model has layers 0 to {self.n_layer - 1}. Name one of them."
+            )
+        return site
+
+    def _checked(self, tokens: Tensor) -> Tensor:
+        n_pos = tokens.shape[1]
+        if n_pos > self.n_context:
+            raise ModelError(
+                f"rows of {n_pos} tokens, but {self.path} has a context of {self.n_context} "
+                f"(config.json, field 'max_position_embeddings'): positions beyond were never "
+                f"trained. Cut the text into shorter rows."
+            )
+        if tokens.numel() == 0 or int(tokens.min()) < 0 or int(tokens.max()) >= self.n_token:
+            raise ModelError(
+                f"tokens of shape {tuple(tokens.shape)} must be there and lie in 0 to "
+                f"{self.n_token - 1}, the rows of the embedding: take them from this model's own "
+                f"tokenizer, with model.tokens(text)."
+            )
+        return tokens.to(self.device)
+
+
+def _choose(logits: Float[Tensor, " token"], temperature: float, generator: torch.Generator) -> int:
+    if temperature == 0:
+        return int(logits.argmax())
+    chances = (logits / temperature).softmax(0)
+    return int(torch.multinomial(chances, 1, generator=generator))
+
+
+def _fitting(site: Site, function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """The function, with what it returns checked before the model goes on with it."""
+
+    def checked(activation: Tensor) -> Tensor:
+        new = function(activation)
+        if not isinstance(new, Tensor) or new.shape != activation.shape:
+            got = tuple(new.shape) if isinstance(new, Tensor) else type(new).__name__
+            raise SiteError(
+                f"replaced: the function at {site} returned {got}, where the activation has shape "
+                f"{tuple(activation.shape)}. Return a tensor of that shape."
+            )
+        return new.to(activation)
+
+    return checked

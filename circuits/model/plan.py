@@ -1,0 +1,153 @@
+"""What to train and how: two small configurations, kept as JSON beside the model.
+
+The defaults train the built-in stories' model. What a reader would get wrong: ``activation``
+decides one factor of a gated MLP, so ``linear``, ``silu``, ``gelu`` and ``relu`` have the same
+number of weights; with ``gated=False`` there is one factor only, and the MLP is made half as wide
+again, ``3 · d_hidden / 2``, so that its two matrices hold what three held.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from circuits.errors import PlanError
+
+ACTIVATIONS = ("linear", "silu", "gelu", "relu")
+"""``linear`` is bilinear; ``silu`` is SwiGLU; ``gelu`` and ``relu`` the others of its family."""
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """The sizes of a transformer."""
+
+    n_layer: int = 1
+    """Number of layers."""
+
+    d_model: int = 128
+    """Width of the residual stream."""
+
+    d_hidden: int = 256
+    """Products in each MLP, before the width of an ungated one is adjusted."""
+
+    n_head: int = 1
+    """Attention heads. One head can weigh a word but not turn its sign round: the MLP must."""
+
+    activation: str = "linear"
+    """On the left factor of the MLP: one of ``ACTIVATIONS``."""
+
+    gated: bool = True
+    """Whether the MLP multiplies two factors; without, it is a plain one of equal size."""
+
+    biases: bool = False
+    """Whether the MLP's three matrices have biases."""
+
+    tied_head: bool = False
+    """Whether the head is the embedding."""
+
+    def __post_init__(self) -> None:
+        faults = [
+            f"{name} is {getattr(self, name)!r}, not a positive whole number"
+            for name in ("n_layer", "d_model", "d_hidden", "n_head")
+            if not _is_whole(getattr(self, name), 1)
+        ]
+        if self.activation not in ACTIVATIONS:
+            faults.append(f"activation '{self.activation}' is none of {', '.join(ACTIVATIONS)}")
+        if not faults and self.d_model % (2 * self.n_head):
+            faults.append(f"d_model {self.d_model} does not part into {self.n_head} even heads")
+        if not self.gated and self.activation == "linear":
+            faults.append("an ungated MLP with a linear activation is no more than a matrix")
+        if not self.gated and not faults and self.d_hidden % 2:
+            faults.append(f"d_hidden {self.d_hidden} is odd: 3 · d_hidden / 2 must be whole")
+        _refuse("ModelShape", faults)
+
+    @property
+    def width(self) -> int:
+        """Hidden units of the MLP, so that each kind has equally many weights."""
+        return self.d_hidden if self.gated else 3 * self.d_hidden // 2
+
+
+@dataclass(frozen=True)
+class ModelPlan:
+    """How a language model is trained: AdamW, warm-up and then a cosine down to 2 %."""
+
+    shape: ModelShape = field(default_factory=ModelShape)
+    """What is trained."""
+
+    n_steps: int = 700
+    """Training steps, each on one batch."""
+
+    n_rows: int = 64
+    """Rows in a batch."""
+
+    window: int = 128
+    """Longest row in tokens, and the model's context."""
+
+    learning_rate: float = 4e-3
+    """The largest one, reached at the end of the warm-up."""
+
+    warm_up: int = 50
+    """Steps until then."""
+
+    weight_decay: float = 0.1
+    """Of matrices; norms and biases are not decayed."""
+
+    clip: float = 1.0
+    """The gradient's norm is cut down to this."""
+
+    noise: float = 0.0
+    """Standard deviation of Gaussian noise on every MLP's input, whose own entries are about 1."""
+
+    seed: int = 0
+    """Of everything: the start, the order of the text, the noise."""
+
+    def __post_init__(self) -> None:
+        least = {"n_steps": 1, "n_rows": 1, "window": 3, "warm_up": 0, "seed": 0}
+        faults = [
+            f"{name} is {getattr(self, name)!r}, not a whole number of at least {smallest}"
+            for name, smallest in least.items()
+            if not _is_whole(getattr(self, name), smallest)
+        ]
+        above = {"learning_rate": True, "clip": True, "weight_decay": False, "noise": False}
+        for name, strictly in above.items():
+            value = getattr(self, name)
+            fits = isinstance(value, int | float) and math.isfinite(value) and value >= 0
+            if not fits or (strictly and value == 0):
+                wanted = "a number above 0" if strictly else "a number of at least 0"
+                faults.append(f"{name} is {value!r}, not {wanted}")
+        _refuse("ModelPlan", faults)
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        warm = min(1.0, (step + 1) / self.warm_up) if self.warm_up else 1.0
+        cosine = 0.5 * (1 + math.cos(math.pi * step / self.n_steps))
+        return self.learning_rate * max(0.02, warm * cosine)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON; `from_dict` is the way back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, given: Mapping[str, Any], where: str = "plan") -> ModelPlan:
+        """The plan of some fields, the others as they are by default; unknown ones are refused."""
+        plan, shape = dict(given), dict(given.get("shape", {}))
+        for cls_, some, prefix in ((cls, plan, ""), (ModelShape, shape, "shape.")):
+            known = [f.name for f in fields(cls_)]
+            unknown = [f"'{prefix}{name}'" for name in some if name not in known]
+            if unknown:
+                raise PlanError(
+                    f"{where}: unknown field {', '.join(unknown)}; the fields are "
+                    f"{', '.join(prefix + name for name in known)}."
+                )
+        return cls(**{**plan, "shape": ModelShape(**shape)})
+
+
+def _is_whole(value: object, smallest: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= smallest
+
+
+def _refuse(owner: str, faults: list[str]) -> None:
+    if faults:
+        raise PlanError(f"{owner}: " + "; ".join(faults) + ".")

@@ -1,0 +1,112 @@
+"""Language models in the layout of the paper's own checkpoints, as Hugging Face Llama models.
+
+The conversion is exact: weights are renamed and parted, and the one number that Llama does not
+know, the attention output's factor ``1 / sqrt(2 · n_layer)``, is multiplied into its weight. The
+norms there have no weights (here: ones), and rotary angles are computed, not stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from circuits.errors import ModelError
+
+TOKENIZERS = {"ts-4096": "tdooms/ts-tokenizer-4096"}
+"""Short names in published configurations, and the hub's name of the tokenizer they stand for."""
+
+_SIZES = ("n_head", "n_layer", "n_ctx", "d_model", "d_hidden")
+_KNOWN = {*_SIZES, "bilinear", "gate", "bias", "normalization", "tokenizer", "repo"}
+
+
+def is_published(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration is of this layout rather than of Hugging Face's."""
+    return "model_type" not in config and "n_layer" in config and "d_hidden" in config
+
+
+def check_published(where: Path, config: Mapping[str, Any]) -> None:
+    """Refuse what cannot be converted exactly, naming every field."""
+    faults = [f"unknown field '{name}'" for name in config if name not in _KNOWN]
+    for name in _SIZES:
+        size = config.get(name)
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            faults.append(f"{name} is {size!r}, not a positive whole number")
+    if config.get("bilinear") is not True:
+        faults.append(f"bilinear is {config.get('bilinear')!r}: its MLP is not bilinear")
+    if config.get("gate") is not None:
+        faults.append(f"gate is {config['gate']!r}: an activation on one factor, so not bilinear")
+    if config.get("normalization", True) is not True:
+        faults.append("normalization is off: a Llama model always has its norms")
+    if not faults and config["d_model"] % config["n_head"]:
+        faults.append(f"d_model {config['d_model']} does not part into {config['n_head']} heads")
+    if faults:
+        raise ModelError(
+            f"{where}: " + "; ".join(faults) + ". Only a bilinear model with norms can be "
+            "converted without change."
+        )
+
+
+def convert(
+    where: Path, config: Mapping[str, Any], published: Mapping[str, Tensor]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The Llama configuration and weights that compute the same function."""
+    check_published(where / "config.json", config)
+    left = dict(published)
+
+    def take(name: str) -> Tensor:
+        if name not in left:
+            raise ModelError(f"{where}: its weights lack {name}. Copy the whole checkpoint.")
+        return left.pop(name)
+
+    embed = take("transformer.wte.weight")
+    state = {"model.embed_tokens.weight": embed, "lm_head.weight": take("lm_head.weight")}
+    ones = torch.ones(config["d_model"], dtype=embed.dtype)
+    state["model.norm.weight"] = ones
+    for layer in range(config["n_layer"]):
+        old, new = f"transformer.h.{layer}.", f"model.layers.{layer}."
+        for norm in ("input_layernorm", "post_attention_layernorm"):
+            state[f"{new}{norm}.weight"] = ones.clone()
+        stacked = take(f"{old}attn.qkv.weight").chunk(3)
+        for name, part in zip("qkv", stacked, strict=True):
+            state[f"{new}self_attn.{name}_proj.weight"] = part.clone()
+        scale = (2 * config["n_layer"]) ** -0.5
+        state[f"{new}self_attn.o_proj.weight"] = take(f"{old}attn.o.weight") * scale
+        for kind in ("weight", "bias") if config.get("bias") else ("weight",):
+            factors = take(f"{old}mlp.w.{kind}").chunk(2)
+            for name, part in zip(("gate", "up"), factors, strict=True):
+                state[f"{new}mlp.{name}_proj.{kind}"] = part.clone()
+            state[f"{new}mlp.down_proj.{kind}"] = take(f"{old}mlp.p.{kind}")
+        left.pop(f"{old}attn.rotary.inv_freq", None)
+    if left:
+        raise ModelError(
+            f"{where}: unknown weights {', '.join(sorted(left)[:3])}; nothing is lost silently."
+        )
+    return _llama_config(config, len(embed)), state
+
+
+def _llama_config(config: Mapping[str, Any], n_token: int) -> dict[str, Any]:
+    return {
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "vocab_size": n_token,
+        "hidden_size": config["d_model"],
+        "intermediate_size": config["d_hidden"],
+        "num_hidden_layers": config["n_layer"],
+        "num_attention_heads": config["n_head"],
+        "num_key_value_heads": config["n_head"],
+        "head_dim": config["d_model"] // config["n_head"],
+        "max_position_embeddings": config["n_ctx"],
+        "hidden_act": "linear",
+        "mlp_bias": bool(config.get("bias")),
+        "rms_norm_eps": 1e-8,
+        "rope_theta": 10000.0,
+        "tie_word_embeddings": False,
+        # the published ones have no word in the configuration for these
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "pad_token_id": None,
+    }

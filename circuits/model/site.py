@@ -1,0 +1,80 @@
+"""A place in a transformer where an activation can be read or replaced.
+
+Written ``point@layer``. The two that are easily mixed up: ``mlp_in`` is what the MLP is given, so
+*after* the norm and its weight; ``resid_mid`` is the stream that the norm is given.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from circuits.errors import SiteError
+
+_HOOKS = {  # in the order in which a layer computes them
+    "resid_pre": "hook_resid_pre",
+    "attn_out": "hook_attn_out",
+    "resid_mid": "hook_resid_mid",
+    "mlp_in": "mlp.hook_in",
+    "mlp_out": "hook_mlp_out",
+    "resid_post": "hook_resid_post",
+}
+
+POINTS = tuple(_HOOKS)
+"""The points of a layer, in the order in which it computes them."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """A point of a layer, such as ``mlp_in@0``.
+
+    >>> Site.parse("mlp_in@0").hook_name
+    'blocks.0.mlp.hook_in'
+    >>> print(Site("resid_post", 3))
+    resid_post@3
+    """
+
+    point: str
+    layer: int
+
+    def __post_init__(self) -> None:
+        if self.point not in POINTS:
+            raise SiteError(
+                f"'{self.point}' is no point of a layer. Choose of {', '.join(POINTS)}."
+            )
+        if self.layer < 0:
+            raise SiteError(f"layer {self.layer} of '{self.point}': layers are counted from 0.")
+
+    @classmethod
+    def parse(cls, text: str) -> Site:
+        """The site that ``point@layer``, or a TransformerLens hook name, stands for."""
+        if written := re.fullmatch(r"(\w+)@(\d+)", text):
+            return cls(written[1], int(written[2]))
+        if hook := re.fullmatch(r"blocks\.(\d+)\.([\w.]+)", text):
+            points = {name: point for point, name in _HOOKS.items()}
+            if hook[2] in points:
+                return cls(points[hook[2]], int(hook[1]))
+        raise SiteError(
+            f"'{text}' names no site. Write point@layer, for example mlp_in@0; the points are "
+            f"{', '.join(POINTS)}."
+        )
+
+    @property
+    def hook_name(self) -> str:
+        """What TransformerLens' bridge calls it."""
+        return f"blocks.{self.layer}.{_HOOKS[self.point]}"
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Sorts sites as a forward pass meets them."""
+        return self.layer, POINTS.index(self.point)
+
+    def __str__(self) -> str:
+        return f"{self.point}@{self.layer}"
+
+
+def as_sites(sites: Site | str | Iterable[Site | str]) -> list[Site]:
+    """One or several sites, each given as itself or written out."""
+    several = [sites] if isinstance(sites, Site | str) else sites
+    return [site if isinstance(site, Site) else Site.parse(site) for site in several]

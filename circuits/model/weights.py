@@ -1,0 +1,129 @@
+"""A folder of weights and configuration, read without running anything that it holds.
+
+Only safetensors and JSON are read. A pickle (``.bin``, ``.pt``) is refused by its name, because
+opening one runs whatever code its author put there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from circuits.errors import ModelError
+
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"{path}: there is no such file.") from None
+    except ValueError as error:  # JSON's and Unicode's errors are both of this kind
+        raise ModelError(f"{path}: no readable JSON ({error}). Write the file again.") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path}: holds a JSON {type(content).__name__}, not an object.")
+    return content
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """``config.json`` of a model's folder."""
+    if folder.is_file():
+        _refuse_pickle(folder)
+        raise ModelError(f"{folder}: a file. Pass the folder with its config.json and weights.")
+    if not folder.is_dir():
+        raise ModelError(
+            f"{folder}: no such folder, and not the form 'owner/name' of a model on the Hugging "
+            f"Face hub. Check the path."
+        )
+    if not (folder / "config.json").exists():
+        unfinished = all((folder / name).exists() for name in ("plan.json", "metrics.jsonl"))
+        reason = (
+            "training has not finished there. Run train_model with the same plan, corpus and "
+            "folder again: it goes on where it stopped."
+            if unfinished
+            else "a folder without config.json is not a model. Pass the folder that "
+            "save_pretrained, train_model or a download wrote."
+        )
+        raise ModelError(f"{folder}: {reason}")
+    return read_json(folder / "config.json")
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """Every tensor of the folder's safetensors files, in memory of its own."""
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        shards = read_json(index).get("weight_map")
+        if not isinstance(shards, dict) or not shards:
+            raise ModelError(f"{index}: field 'weight_map' does not say where the weights are.")
+        files = [folder / name for name in sorted(set(shards.values()))]
+    else:
+        files = [path] if (path := folder / "model.safetensors").exists() else []
+    if not files:
+        for path in sorted(folder.iterdir()):
+            _refuse_pickle(path)
+        raise ModelError(
+            f"{folder}: holds no model.safetensors (nor an index of its parts), so there are no "
+            f"weights to read. Copy the whole folder."
+        )
+    state: dict[str, Tensor] = {}
+    for path in files:
+        state |= read_tensors(path)
+    return state
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of one safetensors file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            # a copy: a tensor on a mapped file is not aligned, and changes if the file does
+            return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise ModelError(f"{path}: there is no such file. Copy the whole folder.") from None
+    except (SafetensorError, OSError) as error:
+        raise ModelError(
+            f"{path}: no readable safetensors file ({error}). It is cut short or something else: "
+            f"copy or write it again."
+        ) from error
+
+
+def check_state(where: Path, state: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    """Refuse weights that are missing, unknown or of another shape, naming every one."""
+    faults = []
+    for word, names in (
+        ("lacks", [name for name in wanted if name not in state]),
+        ("holds the unknown", [name for name in state if name not in wanted]),
+    ):
+        if names:
+            faults.append(f"{word} {_listed(names)}")
+    for name in wanted:
+        if name in state and state[name].shape != wanted[name].shape:
+            got, want = tuple(state[name].shape), tuple(wanted[name].shape)
+            faults.append(f"{name} has shape {got}, where config.json asks for {want}")
+        elif name in state and not bool(torch.isfinite(state[name].float()).all()):
+            faults.append(f"{name} holds NaN or infinity")
+    if faults:
+        raise ModelError(
+            f"{where}: " + "; ".join(faults) + ". The weights are not those of its config.json."
+        )
+
+
+def _listed(names: Iterable[str]) -> str:
+    listed = list(names)
+    return ", ".join(listed[:3]) + (f", … ({len(listed)} in all)" if len(listed) > 3 else "")
+
+
+def _refuse_pickle(path: Path) -> None:
+    if path.suffix.lower() in _PICKLES:
+        raise ModelError(
+            f"{path}: a pickle, and opening one can run any code, so it is refused. Convert it to "
+            f"safetensors where you trust it: torch.load(path, weights_only=True), then "
+            f"safetensors.torch.save_file(state, 'model.safetensors')."
+        )

@@ -1,0 +1,401 @@
+"""Training ends in the same bits however often it is killed, and says what it was made of."""
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+from contextlib import suppress
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from circuits.corpus import built_in, open_corpus
+from circuits.errors import ModelError, PlanError
+from circuits.model import ModelPlan, ModelShape, Trained, load_model, train_model
+from circuits.model.held_out import held_out_loss, parted
+from circuits.model.plan import ACTIVATIONS
+from circuits.model.training import Run, new_network
+
+SMALL = ModelShape(d_model=16, d_hidden=24, n_layer=2, n_head=2)
+PLAN = ModelPlan(SMALL, n_steps=30, n_rows=8, noise=0.1, warm_up=5, seed=3)
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    return built_in(seed=1, n_documents=400)
+
+
+@pytest.fixture(scope="module")
+def unbroken(corpus, tmp_path_factory) -> Trained:
+    return train_model(PLAN, corpus, tmp_path_factory.mktemp("unbroken") / "out", device="cpu")
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "model.safetensors").read_bytes()
+
+
+def metrics(folder: Path) -> list[dict]:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in rows]
+
+
+def test_a_trained_model_is_an_ordinary_hugging_face_folder(unbroken):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    theirs = AutoModelForCausalLM.from_pretrained(unbroken.folder)
+    words = AutoTokenizer.from_pretrained(unbroken.folder)
+    model = load_model(unbroken.folder, device="cpu")
+    tokens = model.tokens("the cake was not good so mia felt")
+    assert words("the cake was not good so mia felt")["input_ids"] == tokens[0].tolist()
+    torch.testing.assert_close(theirs(tokens).logits.detach(), model.logits(tokens))
+    names = {path.name for path in unbroken.folder.iterdir()}
+    assert names == {
+        *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
+        *("plan.json", "training.json", "metrics.jsonl"),
+    }
+    model_file = unbroken.folder / "model.safetensors"
+    assert model_file.stat().st_mode == (unbroken.folder / "config.json").stat().st_mode
+
+
+def test_training_learns(unbroken):
+    rows = metrics(unbroken.folder)
+    assert [row["step"] for row in rows] == [*range(1, 31)]
+    assert rows[-1]["loss"] < rows[0]["loss"] - 0.3
+    assert rows[0]["floor"] == pytest.approx(built_in(1).entropy)
+    assert unbroken.held_out.loss == pytest.approx(rows[-1]["loss"], abs=0.4)
+    assert set(unbroken.held_out.reactions) == {"good", "not good", "bad", "not bad"}
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_gives_others(unbroken, corpus, tmp_path):
+    torch.manual_seed(99)  # the global generator is neither used nor moved
+    state = torch.get_rng_state()
+    train_model(PLAN, corpus, tmp_path / "again", device="cpu")
+    assert torch.equal(torch.get_rng_state(), state)
+    assert weights(tmp_path / "again") == weights(unbroken.folder)
+    assert metrics(tmp_path / "again") == metrics(unbroken.folder)
+    other = ModelPlan(SMALL, n_steps=30, n_rows=8, noise=0.1, warm_up=5, seed=4)
+    train_model(other, corpus, tmp_path / "other", device="cpu")
+    assert weights(tmp_path / "other") != weights(unbroken.folder)
+
+
+def test_a_finished_run_is_not_trained_again(unbroken, corpus, monkeypatch):
+    monkeypatch.setattr(Run, "step", None)
+    assert train_model(PLAN, corpus, unbroken.folder, device="cpu") == unbroken
+
+
+@pytest.mark.parametrize("step", [1, 10, 17, 29, 30])
+def test_a_run_that_broke_off_ends_in_the_same_bits(step, unbroken, corpus, tmp_path, monkeypatch):
+    whole = Run.step
+
+    def breaks(run, batch):
+        if run.progress.step == step:
+            raise RuntimeError("power cut")
+        return whole(run, batch)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Run, "step", breaks)
+        if step < 30:
+            with pytest.raises(RuntimeError, match="power cut"):
+                train_model(PLAN, corpus, tmp_path / "out", device="cpu", checkpoint_every=4)
+            with pytest.raises(ModelError, match="training has not finished there"):
+                load_model(tmp_path / "out")
+    train_model(PLAN, corpus, tmp_path / "out", device="cpu", checkpoint_every=4)
+    assert weights(tmp_path / "out") == weights(unbroken.folder)
+    assert metrics(tmp_path / "out") == metrics(unbroken.folder)
+
+
+LONG = replace(PLAN, n_steps=200)
+
+
+def train_long(out: Path, begun: Connection) -> None:
+    """In a process of its own: train, and tell when the first step of this process is done."""
+    torch.set_num_threads(2)
+    step = Run.step
+
+    def first_step(run, batch):
+        Run.step = step
+        loss = step(run, batch)
+        begun.send("begun")
+        return loss
+
+    Run.step = first_step
+    train_model(LONG, built_in(1, n_documents=400), out, device="cpu", checkpoint_every=1)
+
+
+@pytest.fixture(scope="module")
+def long_unbroken(corpus, tmp_path_factory) -> Path:
+    return train_model(LONG, corpus, tmp_path_factory.mktemp("long") / "out", device="cpu").folder
+
+
+def run_and_kill(out: Path, seconds: float | None) -> int:
+    """Train in another process, killed after that many seconds of training; its exit code."""
+    processes = multiprocessing.get_context("forkserver")  # imports once for all of them
+    processes.set_forkserver_preload(["tests.test_training", "transformers.models.llama"])
+    begun, tell = processes.Pipe(duplex=False)
+    running = processes.Process(target=train_long, args=(out, tell))
+    running.start()
+    assert begun.poll(60)
+    if seconds is not None:
+        time.sleep(seconds)
+        running.kill()
+    running.join(60)
+    return running.exitcode
+
+
+def kill_and_resume(out: Path, n_kills: int, seed: int, unbroken: Path) -> None:
+    dice = random.Random(seed)
+    for _ in range(n_kills):  # each finds the run at work
+        assert run_and_kill(out, dice.random() * 0.2) == -signal.SIGKILL
+        assert not (out / "model.safetensors").exists()
+    assert run_and_kill(out, None) == 0
+    assert weights(out) == weights(unbroken)
+    assert metrics(out) == metrics(unbroken)
+    assert {path.name for path in out.iterdir()} == {path.name for path in unbroken.iterdir()}
+
+
+def test_killed_at_random_moments_a_run_ends_in_the_same_bits(long_unbroken, tmp_path):
+    kill_and_resume(tmp_path / "out", 2, 0, long_unbroken)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_killed_four_times_a_run_ends_in_the_same_bits(seed, long_unbroken, tmp_path):
+    kill_and_resume(tmp_path / "out", 4, seed, long_unbroken)
+
+
+@pytest.mark.parametrize("n_replaced", range(6))
+def test_a_run_that_broke_off_while_it_was_put_in_place_is_put_in_place(
+    n_replaced, unbroken, corpus, tmp_path, monkeypatch
+):
+    left, replace_file = [*range(n_replaced)], os.replace
+
+    def breaks(source, target):
+        if finishing.exists() and not left:
+            raise OSError("disk full")
+        if finishing.exists():
+            left.pop()
+        replace_file(source, target)
+
+    finishing = tmp_path / "out" / "finished"
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", breaks)
+        with suppress(OSError):
+            train_model(PLAN, corpus, tmp_path / "out", device="cpu")
+    assert train_model(PLAN, corpus, tmp_path / "out", device="cpu").n_steps == 30
+    assert weights(tmp_path / "out") == weights(unbroken.folder)
+    names = {path.name for path in unbroken.folder.iterdir()}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_waits_until_the_step_is_saved(number, unbroken, corpus, tmp_path, monkeypatch):
+    whole = Run.step
+
+    def interrupted(run, batch):
+        if run.progress.step == 13:
+            os.kill(os.getpid(), number)
+        return whole(run, batch)
+
+    def told(_number, _frame):
+        raise KeyboardInterrupt
+
+    before = signal.signal(number, told)
+    try:
+        monkeypatch.setattr(Run, "step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train_model(PLAN, corpus, tmp_path / "out", device="cpu")
+        assert signal.getsignal(number) is told
+    finally:
+        signal.signal(number, before)
+    monkeypatch.undo()
+    assert metrics(tmp_path / "out")[-1]["step"] == 14
+    train_model(PLAN, corpus, tmp_path / "out", device="cpu")
+    assert weights(tmp_path / "out") == weights(unbroken.folder)
+
+
+# -- twins -----------------------------------------------------------------------------------------
+
+
+def test_every_twin_trains_equally_many_weights(unbroken):
+    from transformers import AutoTokenizer
+
+    words = AutoTokenizer.from_pretrained(unbroken.folder)
+    shapes = [ModelShape(activation=a) for a in ACTIVATIONS]
+    shapes += [ModelShape(activation=a, gated=False) for a in ("relu", "gelu")]
+    networks = [new_network(ModelPlan(shape), words) for shape in shapes]
+    counts = {sum(w.numel() for w in n.parameters() if w.requires_grad) for n in networks}
+    assert len(counts) == 1
+
+
+def test_an_ungated_twin_is_a_plain_mlp(corpus, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    shape = ModelShape(d_model=16, d_hidden=24, activation="relu", gated=False)
+    plan = ModelPlan(shape, n_steps=5, n_rows=8)
+    trained = train_model(plan, corpus, tmp_path / "out", device="cpu")
+    mlp = AutoModelForCausalLM.from_pretrained(trained.folder).model.layers[0].mlp
+    x = torch.randn(4, 16, generator=torch.Generator().manual_seed(0))
+    plain = mlp.gate_proj(x).relu() @ mlp.down_proj.weight.mT
+    torch.testing.assert_close(mlp(x), plain)
+    assert mlp.gate_proj.weight.shape == (36, 16)
+    assert not bool(mlp.gate_proj.bias.any())
+    with pytest.raises(ModelError, match="hidden_act is relu"):
+        load_model(trained.folder)
+
+
+@pytest.mark.parametrize("shape", [{"biases": True}, {"tied_head": True}])
+def test_biases_and_tied_heads_train_resume_and_load(shape, corpus, tmp_path, monkeypatch):
+    shape = ModelShape(d_model=16, d_hidden=24, **shape)
+    plan = ModelPlan(shape, n_steps=6, n_rows=8)
+    trained = train_model(plan, corpus, tmp_path / "whole", device="cpu")
+    whole = Run.step
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "step", lambda r, b: 1 / 0 if r.progress.step == 4 else whole(r, b))
+        with pytest.raises(ZeroDivisionError):
+            train_model(plan, corpus, tmp_path / "broken", device="cpu", checkpoint_every=2)
+    train_model(plan, corpus, tmp_path / "broken", device="cpu")
+    assert weights(tmp_path / "broken") == weights(trained.folder)
+    model = load_model(trained.folder, device="cpu")
+    assert model.layer(0).has_constant == shape.biases
+    assert ("lm_head.weight" in load_file(trained.folder / "model.safetensors")) != shape.tied_head
+
+
+# -- text of one's own, and what is refused --------------------------------------------------------
+
+
+def test_a_text_file_trains_with_pieces_of_words(tmp_path):
+    stories = built_in(seed=2).documents(0, 60)
+    (tmp_path / "text.txt").write_text("\n\n".join(stories), encoding="utf-8")
+    corpus = open_corpus(tmp_path / "text.txt")
+    plan = ModelPlan(SMALL, n_steps=3, n_rows=4, window=64)
+    trained = train_model(plan, corpus, tmp_path / "out", device="cpu")
+    assert trained.held_out.floor is None
+    assert trained.held_out.gap is None
+    assert metrics(tmp_path / "out")[0]["floor"] is None
+    assert load_model(tmp_path / "out", device="cpu").n_context == 64
+
+
+def test_held_out_text_is_not_trained_on(corpus):
+    training, held_out = parted(corpus)
+    assert held_out.documents(0, 99) + training.documents(0, 999) == corpus.documents(0, 999)
+    assert len(held_out.documents(0, 99)) == 20
+    assert parted(corpus.part(0, 19))[1] is None
+
+
+def test_the_held_out_loss_is_the_model_s_own(unbroken, corpus):
+    model = load_model(unbroken.folder, device="cpu")
+    _, held_out = parted(corpus)
+    texts = [f"{text} <eos>" for text in held_out.documents(0, 99)]
+    measured = held_out_loss(
+        model.network, held_out, model.tokenizer, Run(PLAN, model.tokenizer, "cpu").batch_plan
+    )
+    assert measured == unbroken.held_out
+    assert float(model.loss(model.tokens(texts))) == pytest.approx(measured.loss, rel=1e-5)
+
+
+def test_a_folder_never_holds_two_runs(unbroken, corpus, tmp_path):
+    with pytest.raises(ModelError, match=r"plan.json: belongs to another run, .* differs in plan"):
+        train_model(ModelPlan(SMALL, n_steps=31), corpus, unbroken.folder)
+    with pytest.raises(ModelError, match="differs in corpus"):
+        train_model(PLAN, built_in(seed=2, n_documents=400), unbroken.folder)
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(PlanError, match="is no training run"):
+        train_model(PLAN, corpus, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_checkpoint_that_is_damaged_is_refused(corpus, tmp_path, monkeypatch):
+    whole = Run.step
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "step", lambda r, b: 1 / 0 if r.progress.step == 4 else whole(r, b))
+        with pytest.raises(ZeroDivisionError):
+            train_model(PLAN, corpus, tmp_path / "out", device="cpu", checkpoint_every=2)
+    checkpoint = tmp_path / "out" / "checkpoint.safetensors"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-9])
+    with pytest.raises(ModelError, match=r"checkpoint.safetensors: no readable checkpoint"):
+        train_model(PLAN, corpus, tmp_path / "out", device="cpu")
+
+
+def test_plans_are_checked_and_every_fault_is_named():
+    with pytest.raises(
+        PlanError, match="activation 'identity' is none of linear, silu, gelu, relu"
+    ):
+        ModelShape(activation="identity")
+    with pytest.raises(PlanError, match=r"n_layer is 0, .*; d_model is -1, not a positive whole"):
+        ModelShape(n_layer=0, d_model=-1)
+    with pytest.raises(PlanError, match="no more than a matrix"):
+        ModelShape(gated=False)
+    with pytest.raises(PlanError, match=r"learning_rate is 0.0, not a number above 0; noise is -1"):
+        ModelPlan(learning_rate=0.0, noise=-1.0)
+    with pytest.raises(PlanError, match=r"plan: unknown field 'steps'; the fields are shape, n_st"):
+        ModelPlan.from_dict({"steps": 3})
+    with pytest.raises(PlanError, match=r"unknown field 'shape.depth'"):
+        ModelPlan.from_dict({"shape": {"depth": 3}})
+    assert ModelPlan.from_dict(json.loads(json.dumps(PLAN.as_dict()))) == PLAN
+
+
+def test_the_rate_warms_up_and_falls_to_two_percent():
+    plan = ModelPlan(n_steps=100, warm_up=10, learning_rate=1.0)
+    rates = [plan.rate(step) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == max(rates[8:11])
+    assert rates[-1] == pytest.approx(0.02)
+
+
+# -- the command -----------------------------------------------------------------------------------
+
+
+def command(*arguments: object, capsys) -> tuple[int, str, str]:
+    from analysis.cli import main
+
+    code = main([str(argument) for argument in arguments])
+    told = capsys.readouterr()
+    return code, told.out, told.err
+
+
+def test_the_command_trains_tells_and_writes(tmp_path, capsys):
+    plan = {"shape": {"d_model": 16, "d_hidden": 24}, "n_rows": 4}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    train = ("model", "train", tmp_path / "run", "--plan", tmp_path / "plan.json", "--steps", 3)
+    code, out, _ = command(*train, "--device", "cpu", "--json", capsys=capsys)
+    assert code == 0
+    told = json.loads(out)
+    assert told["folder"] == str(tmp_path / "run" / "model")
+    assert told["gap"] > 0
+    code, out, _ = command("model", "info", tmp_path / "run", capsys=capsys)
+    assert code == 0
+    assert "mlp_in@i: blocks.i.mlp.hook_in" in out
+    assert "linear (bilinear: checked on random input)" in out
+    code, out, _ = command("model", "generate", tmp_path / "run", "the cake was", capsys=capsys)
+    assert code == 0
+    assert out.startswith("the cake was")
+
+
+def test_the_command_refuses_in_one_line(tmp_path, capsys):
+    (tmp_path / "plan.json").write_text('{"stpes": 3}')
+    wrong = {
+        ("info", tmp_path): "a folder without config.json is not a model",
+        ("generate", tmp_path / "none", "text"): "no such folder",
+        ("train", tmp_path / "run", "--plan", tmp_path / "plan.json"): "unknown field 'stpes'",
+        ("train", tmp_path / "run", "--steps", 0): "n_steps is 0",
+    }
+    for arguments, said in wrong.items():
+        code, out, err = command("model", *arguments, capsys=capsys)
+        assert (code, out) == (2, "")
+        assert err.startswith("circuits model: ")
+        assert said in err
+        assert err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("verb", ["train", "info", "generate"])
+def test_every_verb_has_help_with_an_example(verb, capsys):
+    with pytest.raises(SystemExit):
+        command("model", verb, "--help", capsys=capsys)
+    assert f"example: circuits model {verb} " in capsys.readouterr().out
