@@ -81,7 +81,7 @@ def _add_model(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     train.add_argument("--column", help="the column that holds the text, where it is not plain")
     train.add_argument("--plan", metavar="FILE", help="JSON with the fields of a ModelPlan")
     train.add_argument("--steps", type=int, help="training steps (default: the plan's 700)")
-    train.add_argument("--seed", type=int, help="of everything (default: the plan's 0)")
+    train.add_argument("--seed", type=_seed, help="of everything (default: the plan's 0)")
     train.add_argument("--device", help="cpu or cuda (default: a GPU where there is one)")
     train.add_argument("--json", action="store_true", help="print one JSON object instead")
     train.set_defaults(run=_model_train)
@@ -109,7 +109,7 @@ def _add_model_use(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -
     generate.add_argument("prompt", help="the text to go on with")
     generate.add_argument("--tokens", type=int, default=50, help="at most so many (default 50)")
     generate.add_argument("--temperature", type=float, default=0.0, help="0: likeliest (default)")
-    generate.add_argument("--seed", type=int, default=0, help="of the dice (default 0)")
+    generate.add_argument("--seed", type=_seed, default=0, help="of the dice (default 0)")
 
 
 def _demo(options: argparse.Namespace) -> None:
@@ -147,6 +147,7 @@ def _model_train(options: argparse.Namespace) -> None:
     from pathlib import Path
 
     from circuits.corpus import built_in, open_corpus
+    from circuits.manifest import record
     from circuits.model.plan import ModelPlan
     from circuits.model.training import train_model
     from circuits.model.weights import read_json
@@ -165,6 +166,8 @@ def _model_train(options: argparse.Namespace) -> None:
         if (out / "checkpoint.safetensors").exists():
             print("saved; the same command goes on from there", file=sys.stderr)
         raise
+    made_of = {"plan": plan.as_dict(), "corpus": corpus.fingerprint}
+    record(options.run_folder, "model", made_of, trained.files)
     told = {
         "folder": str(trained.folder),
         "parameters": trained.n_parameters,

@@ -1,15 +1,30 @@
-"""`python -m benchmarks`: the table of the exact core, as Markdown."""
+"""Tables of ratios measured side by side in one run, as Markdown.
+
+core: the exact core. models: training and reading. twins: losses of other activations.
+seeds: the default model from ten seeds.
+"""
 
 import argparse
 
 import torch
 
-from benchmarks import core
+from benchmarks import core, models
 
 parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+parser.add_argument("parts", nargs="*", help="core, models, twins, seeds (default: core models)")
 parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
 parser.add_argument("--threads", type=int, default=2, help="processor threads (default 2)")
-parser.add_argument("--all-outputs", action="store_true", help="strongest pairs of all outputs")
+parser.add_argument("--all-outputs", action="store_true", help="core: pairs of all outputs")
 options = parser.parse_args()
 torch.set_num_threads(options.threads)
-print(core.run(options.device, options.all_outputs))
+tables = {
+    "core": lambda: core.run(options.device, options.all_outputs),
+    "models": lambda: models.speed(options.device),
+    "twins": lambda: models.losses(options.device),
+    "seeds": lambda: models.seed_table(options.device),
+}
+unknown = set(options.parts) - set(tables)
+if unknown:
+    parser.error(f"no part {', '.join(sorted(unknown))}; the parts are {', '.join(tables)}")
+for part in options.parts or ["core", "models"]:
+    print(tables[part]() + "\n", flush=True)

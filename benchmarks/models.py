@@ -1,4 +1,4 @@
-"""Training and reading against the least that could do it: `python -m benchmarks.models`.
+"""Training and reading against the least that could do it, and what training comes to.
 
 The bare loop is the same network, batches and optimizer without checkpoints, metrics, signals and
 progress. The twins are one plan with other activations, all of them with equally many weights.
@@ -6,7 +6,6 @@ progress. The twins are one plan with other activations, all of them with equall
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from dataclasses import replace
@@ -127,38 +126,45 @@ def twins(device: str, folder: Path, n_steps: int, seed: int = 0) -> list[tuple[
     return rows
 
 
-def run(device: str, parts: str, n_steps: int, seed: int) -> str:
-    """The tables that were asked for."""
-    told = [f"{machine()}."]
+def seeds(device: str, folder: Path, n_seeds: int = 10) -> list[tuple[str, ...]]:
+    rows = []
+    for seed in range(n_seeds):
+        trained = train_model(
+            ModelPlan(seed=seed), built_in(seed), folder / f"seed{seed}", device=device
+        )
+        right = trained.held_out.reactions
+        rows.append(
+            (
+                f"{seed}",
+                *(f"{right[case]:.4f}" for case in right),
+                f"{trained.held_out.n_reactions}",
+                f"{trained.held_out.gap:.4f}",
+                f"{trained.seconds:.0f} s",
+            )
+        )
+    return rows
+
+
+def speed(device: str) -> str:
+    """Training against a bare loop, reading against a forward pass."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        if "speed" in parts:
-            deep = replace(ModelPlan(n_steps=1), shape=ModelShape(n_layer=4))
-            train_model(deep, built_in(0), folder / "deep", device=device)
-            model = load_model(folder / "deep", device=device)
-            rows = [throughput(device, folder), *reading(model, device)]
-            told.append(table(rows, ("what", "time", "ratio", "wanted")))
-        if "twins" in parts:
-            head = (
-                "MLP",
-                "weights",
-                "held-out loss",
-                "gap to floor",
-                "least right",
-                "tok/s",
-                "seed",
-            )
-            told.append(table(twins(device, folder, n_steps, seed), head))
-    return "\n\n".join(told)
+        deep = replace(ModelPlan(n_steps=1), shape=ModelShape(n_layer=4))
+        train_model(deep, built_in(0), folder / "deep", device=device)
+        model = load_model(folder / "deep", device=device)
+        rows = [throughput(device, folder), *reading(model, device)]
+    return f"{machine()}.\n\n" + table(rows, ("what", "time", "ratio", "wanted"))
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.models", description=__doc__)
-    parser.add_argument("parts", nargs="*", default=["speed", "twins"], help="speed, twins")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, default=2, help="processor threads (default 2)")
-    parser.add_argument("--steps", type=int, default=700, help="training steps of each twin")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    print(run(options.device, " ".join(options.parts), options.steps, options.seed))
+def losses(device: str, n_steps: int = 700) -> str:
+    """The bilinear model and its twins of equal size."""
+    head = ("MLP", "weights", "held-out loss", "gap to floor", "least right", "tok/s", "seed")
+    with tempfile.TemporaryDirectory() as name:
+        return f"{machine()}.\n\n" + table(twins(device, Path(name), n_steps), head)
+
+
+def seed_table(device: str, n_seeds: int = 10) -> str:
+    """The default model of the built-in stories, trained from several seeds."""
+    head = ("seed", "good", "not good", "bad", "not bad", "reactions", "gap to floor", "training")
+    with tempfile.TemporaryDirectory() as name:
+        return f"{machine()}.\n\n" + table(seeds(device, Path(name), n_seeds), head)

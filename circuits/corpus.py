@@ -24,6 +24,7 @@ import pyarrow as pa
 from jaxtyping import Int64
 
 from circuits.errors import CorpusError
+from circuits.files import content_hash
 from circuits.hub import hub_revision, is_hub_name
 from circuits.stories.grammar import Grammar
 from circuits.stories.teller import BLOCK, Stories, Storyteller
@@ -189,12 +190,7 @@ class TextCorpus(Corpus):
     @property
     def fingerprint(self) -> str:
         """Hash of the files' bytes, in order; their names do not matter."""
-        hashes = hashlib.sha256()
-        for path in self.files:
-            with path.open("rb") as file:
-                while block := file.read(1 << 20):
-                    hashes.update(block)
-        return hashes.hexdigest()
+        return content_hash(*self.files)
 
     def documents(self, start: int, stop: int) -> list[str]:
         """The texts of documents ``start`` to ``stop``."""

@@ -49,6 +49,10 @@ class ShardError(CircuitsError, ValueError):
     """A folder of shards that is incomplete, mixed or made from other inputs."""
 
 
+class ManifestError(CircuitsError, ValueError):
+    """A run folder's manifest that cannot be read."""
+
+
 class CorpusError(CircuitsError, ValueError):
     """Text that cannot be read, or a use of it that cannot work."""
 

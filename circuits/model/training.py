@@ -67,6 +67,12 @@ class Trained:
     held_out: HeldOut | None  # None: the text was too little to hold some of it out
 
     @property
+    def files(self) -> list[Path]:
+        """The model itself: what another tool needs, and what the same run makes again."""
+        notes = {_PLAN, _RESULT, _METRICS}
+        return [path for path in self.folder.iterdir() if path.name not in notes]
+
+    @property
     def tokens_per_second(self) -> float:
         """Training throughput."""
         return self.n_tokens / self.seconds
