@@ -5,10 +5,9 @@ import multiprocessing
 import os
 import random
 import signal
-import time
+import threading
 from contextlib import suppress
 from dataclasses import replace
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -113,18 +112,24 @@ def test_a_run_that_broke_off_ends_in_the_same_bits(step, unbroken, corpus, tmp_
 LONG = replace(PLAN, n_steps=200)
 
 
-def train_long(out: Path, begun: Connection) -> None:
-    """In a process of its own: train, and tell when the first step of this process is done."""
+def train_long(out: Path, kill_at: tuple[int, float] | None) -> None:
+    """In a process of its own: train; killed some time after so many of its own steps are done."""
     torch.set_num_threads(2)
-    step = Run.step
+    step, done = Run.step, []
 
-    def first_step(run, batch):
-        Run.step = step
+    def kill() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def counting(run, batch):
         loss = step(run, batch)
-        begun.send("begun")
+        done.append(run.progress.step)
+        if kill_at is not None and len(done) == kill_at[0]:
+            threading.Timer(kill_at[1], kill).start()
+        if kill_at is not None and len(done) == kill_at[0] + 20:
+            kill()  # the timer was late: no run may reach its end
         return loss
 
-    Run.step = first_step
+    Run.step = counting
     train_model(LONG, built_in(1, n_documents=400), out, device="cpu", checkpoint_every=1)
 
 
@@ -133,25 +138,20 @@ def long_unbroken(corpus, tmp_path_factory) -> Path:
     return train_model(LONG, corpus, tmp_path_factory.mktemp("long") / "out", device="cpu").folder
 
 
-def run_and_kill(out: Path, seconds: float | None) -> int:
-    """Train in another process, killed after that many seconds of training; its exit code."""
+def run_and_kill(out: Path, kill_at: tuple[int, float] | None) -> int:
+    """Train in another process and have it killed; its exit code."""
     processes = multiprocessing.get_context("forkserver")  # imports once for all of them
     processes.set_forkserver_preload(["tests.test_training", "transformers.models.llama"])
-    begun, tell = processes.Pipe(duplex=False)
-    running = processes.Process(target=train_long, args=(out, tell))
+    running = processes.Process(target=train_long, args=(out, kill_at))
     running.start()
-    assert begun.poll(60)
-    if seconds is not None:
-        time.sleep(seconds)
-        running.kill()
-    running.join(60)
+    running.join()
     return running.exitcode
 
 
 def kill_and_resume(out: Path, n_kills: int, seed: int, unbroken: Path) -> None:
     dice = random.Random(seed)
-    for _ in range(n_kills):  # each finds the run at work
-        assert run_and_kill(out, dice.random() * 0.2) == -signal.SIGKILL
+    for _ in range(n_kills):  # anywhere within a step, or while its checkpoint is written
+        assert run_and_kill(out, (dice.randint(1, 15), dice.random() * 0.05)) == -signal.SIGKILL
         assert not (out / "model.safetensors").exists()
     assert run_and_kill(out, None) == 0
     assert weights(out) == weights(unbroken)
