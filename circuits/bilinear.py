@@ -11,6 +11,8 @@ The bias of the output stays outside, where it belongs to no interaction:
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
@@ -154,9 +156,12 @@ class BilinearLayer:
         directions = direction.to(self.dtype).reshape(-1, self.d_out)
         gates = einsum(directions, self.down, "batch out, out hidden -> batch hidden")
         forms = left.new_empty(len(gates), d_input, d_input)
+        scaled = _scratch("scaled", left.shape, left)
+        product = _scratch("product", (d_input, d_input), left)
         for gate, form in zip(gates, forms, strict=True):
-            torch.mm(left * gate, right, out=form)
-            form.add_(form.mT.clone()).mul_(0.5)
+            torch.mul(left, gate, out=scaled)
+            torch.mm(scaled, right, out=product)
+            torch.add(product, product.mT, out=form).mul_(0.5)
         return forms.reshape(*direction.shape[:-1], d_input, d_input)
 
     @cached_property
@@ -171,6 +176,22 @@ class BilinearLayer:
         straight = (left @ left.mT) * (right @ right.mT)
         crossed = left @ right.mT
         return (straight + crossed * crossed.mT) / 2
+
+
+_kept = threading.local()
+
+
+def _scratch(use: str, shape: Sequence[int], like: Tensor) -> Tensor:
+    """Memory to compute in, kept by the thread for the next time.
+
+    Fresh memory of this size comes page by page from the system, which costs a fifth of the
+    product that it is for.
+    """
+    name = (use, tuple(shape), like.dtype, like.device)
+    tensors: dict[object, Tensor] = vars(_kept).setdefault("tensors", {})
+    if name not in tensors:
+        tensors[name] = like.new_empty(shape)
+    return tensors[name]
 
 
 def computing_dtype(*tensors: Tensor) -> torch.dtype:

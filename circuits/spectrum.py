@@ -140,7 +140,9 @@ def eigenpairs(
     """
     size = len(form)
     kept = size if rank is None else check_count("spectrum", rank, size, "rank")
-    energy = float(form.double().square().sum()) if kept < size else None
+    energy = None
+    if kept < size:
+        energy = float(torch.linalg.vector_norm(form, dtype=torch.float64)) ** 2
     if size >= 128 and 8 * kept <= size and form.device.type == "cpu":
         found = _lanczos(form, kept)
         if found is not None:
