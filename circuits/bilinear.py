@@ -154,14 +154,15 @@ class BilinearLayer:
         left, right = self._across, self.factors[1]
         d_input = len(left)
         directions = direction.to(self.dtype).reshape(-1, self.d_out)
-        gates = einsum(directions, self.down, "batch out, out hidden -> batch hidden")
+        # half of each, because the form and its mirror are added; halving rounds nothing
+        gates = einsum(directions / 2, self.down, "batch out, out hidden -> batch hidden")
         forms = left.new_empty(len(gates), d_input, d_input)
         scaled = _scratch("scaled", left.shape, left)
         product = _scratch("product", (d_input, d_input), left)
         for gate, form in zip(gates, forms, strict=True):
             torch.mul(left, gate, out=scaled)
             torch.mm(scaled, right, out=product)
-            torch.add(product, product.mT, out=form).mul_(0.5)
+            torch.add(product, product.mT, out=form)
         return forms.reshape(*direction.shape[:-1], d_input, d_input)
 
     @cached_property
