@@ -39,6 +39,15 @@ def test_every_module_opens_with_what_it_is_for(path):
     assert ast.get_docstring(ast.parse(path.read_text()))
 
 
+def test_only_the_model_family_knows_the_libraries_of_models():
+    family = {"circuits/model/", "circuits/batches.py", "circuits/corpus.py", "circuits/hub.py"}
+    libraries = {"transformers", "transformer_lens", "tokenizers", "datasets", "huggingface_hub"}
+    for path in MODULES:
+        name = str(path.relative_to(ROOT))
+        if imports_of(path) & libraries:
+            assert any(name.startswith(member) for member in family), name
+
+
 def loaded_by(statement: str) -> set[str]:
     code = f"{statement}\nimport sys\nprint(*{{name.split('.')[0] for name in sys.modules}})"
     done = subprocess.run(
