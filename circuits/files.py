@@ -18,16 +18,35 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     ...     file.write_text("1 2 3")
     """
     path = Path(path)
+    with _staged(path) as folder:
+        yield folder / path.name
+        os.replace(folder / path.name, path)
+
+
+@contextmanager
+def folder_written_whole(path: str | Path) -> Iterator[Path]:
+    """A folder to fill; it becomes ``path``, new or empty until then, when the block ends well."""
+    path = Path(path)
+    with _staged(path) as folder:
+        yield folder
+        os.replace(folder, path)
+
+
+@contextmanager
+def _staged(path: Path) -> Iterator[Path]:
+    """A folder of this process beside the path, so that what a library writes beside its own file
+    is in it too; removed at the end, and after a kill by whoever writes to the path next."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f".{path.name}.*.part"):  # by a process that was killed
+    for left in path.parent.glob(f".{path.name}.*.part"):
         if not _runs(int(left.name.split(".")[-2])):
-            left.unlink(missing_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+            shutil.rmtree(left, ignore_errors=True)
+    folder = path.with_name(f".{path.name}.{os.getpid()}.part")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
     try:
-        yield temporary
-        os.replace(temporary, path)
+        yield folder
     finally:
-        temporary.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def content_hash(*paths: Path) -> str:
@@ -48,18 +67,3 @@ def _runs(process: int) -> bool:
     except PermissionError:
         pass
     return True
-
-
-@contextmanager
-def folder_written_whole(path: str | Path) -> Iterator[Path]:
-    """A folder to fill; it becomes ``path``, new or empty until then, when the block ends well."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

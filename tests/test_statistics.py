@@ -147,8 +147,9 @@ def test_a_file_is_whole_or_absent(tmp_path):
 
 def test_what_a_killed_process_left_is_cleared_and_what_a_running_one_writes_is_not(tmp_path):
     dead, alive = tmp_path / ".file.999999999.part", tmp_path / f".file.{os.getppid()}.part"
-    dead.touch()
-    alive.touch()
+    for part in (dead, alive):
+        part.mkdir()
+        (part / "file").touch()
     with written_whole(tmp_path / "file") as file:
         file.touch()
     assert not dead.exists()

@@ -260,7 +260,7 @@ def _claimed(out: Path, made_of: dict[str, Any]) -> bool:
     if (out / _PLAN).exists():
         check_made_of(out / _PLAN, read_json(out / _PLAN), made_of)
         for left_behind in out.glob(".*.part"):  # by a run that was killed while it wrote
-            shutil.rmtree(left_behind) if left_behind.is_dir() else left_behind.unlink()
+            shutil.rmtree(left_behind)
         return (out / _RESULT).exists() and not (out / _CHECKPOINT).exists()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise PlanError(
