@@ -27,6 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except BrokenPipeError:  # the reader has seen enough: `circuits … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:  # a place that cannot be read or written, a full disk
+        print(f"circuits {options.command}: {error}. Check the path and the disk.", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(f"circuits {options.command}: interrupted", file=sys.stderr)
         return 130

@@ -2,7 +2,8 @@
 
 Each row is one document (or one window of a long one) between its own ``<bos>`` and ``<eos>``,
 padded on the right, so positions start at zero and no attention mask is needed: what comes after a
-token is never seen. What a reader would get wrong: rows are not packed with several documents. Rows
+token is never seen. (A document that fills its last row to the end has no room for its ``<eos>``.)
+What a reader would get wrong: rows are not packed with several documents. Rows
 of similar length are batched together instead, and that is the faster way (stories of 40 tokens, a
 forward and backward pass on two cores, tokens a second relative to unsorted rows: sorted 1.42,
 packed with a mask of blocks 1.33, packed with documents reading each other 1.50), and it is right
@@ -79,6 +80,7 @@ class Batch:
     tokens: Int64[Tensor, "batch pos"]
     mask: Bool[Tensor, "batch pos"]  # False: padding, which no loss may count
     document: Int64[Tensor, " batch"]  # the number of each row's document in the corpus
+    nth: Int64[Tensor, " batch"]  # which of its document's rows it is, from 0
     after: Position  # where the next batch begins
 
     @property
@@ -92,7 +94,8 @@ def batches(
 ) -> Iterator[Batch]:
     """Shuffled batches without end, from a position on.
 
-    Rows left over at the end of a chunk are not used in that epoch; each epoch shuffles anew. A
+    Rows left over at the end of a chunk are not used in that epoch; each epoch shuffles anew, so
+    they are others each time. A
     position means the same only with the same corpus (see its ``fingerprint``), tokenizer and plan.
     """
     reader = _Reader(corpus, tokenizer, plan)
@@ -100,7 +103,7 @@ def batches(
     for epoch in count(start.epoch):
         found = epoch == start.epoch and (start.chunk, start.batch) != (0, 0)
         for chunk in count(start.chunk if epoch == start.epoch else 0):
-            rows = reader.rows(chunk)
+            rows = reader.chunk(chunk)
             if rows is None:
                 break
             first = start.batch if (epoch, chunk) == (start.epoch, start.chunk) else 0
@@ -124,7 +127,7 @@ def in_order(
     """Every row of the first documents once, in their order: for measuring, not for training."""
     reader = _Reader(corpus, tokenizer, plan)
     for chunk in range(-(-n_documents // CHUNK)):
-        rows = reader.rows(chunk, n_documents - chunk * CHUNK)
+        rows = reader.rows(chunk * CHUNK, min((chunk + 1) * CHUNK, n_documents))
         if rows is None:
             return
         for first in range(0, len(rows.length), plan.n_rows):
@@ -217,11 +220,21 @@ class _Reader:
         self._special = special
         self._encode = corpus.encoder(tokenizer)
         self._window = plan.window
+        self._n_documents = corpus.n_documents
 
-    def rows(self, chunk: int, n_documents: int = CHUNK) -> _Rows | None:
-        """The rows of a chunk, or None after the last."""
-        first = chunk * CHUNK
-        ids, offsets = self._encode(first, first + min(n_documents, CHUNK))
+    def chunk(self, chunk: int) -> _Rows | None:
+        """The rows of a chunk, or None after the last; a short rest belongs to the one before."""
+        first, stop = chunk * CHUNK, (chunk + 1) * CHUNK
+        if self._n_documents is not None:
+            n_chunks = max(1, self._n_documents // CHUNK)
+            if chunk >= n_chunks:
+                return None
+            stop = self._n_documents if chunk == n_chunks - 1 else stop
+        return self.rows(first, stop)
+
+    def rows(self, first: int, stop: int) -> _Rows | None:
+        """The rows of some documents, or None where there are none."""
+        ids, offsets = self._encode(first, stop)
         if len(offsets) == 1:
             return None
         # every document with its <eos> behind it, one after the other
@@ -230,11 +243,13 @@ class _Reader:
         stream = np.full(n_tokens.sum(), self._special["eos"], dtype=np.int64)
         stream[np.arange(len(ids)) + np.repeat(np.arange(len(n_tokens)), n_tokens - 1)] = ids
         body = self._window - 1  # what a row holds besides <bos>
-        pieces = -(-n_tokens // body)
+        # by the tokens alone: a row of <eos> and nothing else would teach what no text says
+        pieces = np.maximum(-(-(n_tokens - 1) // body), 1)
         document = np.repeat(np.arange(len(n_tokens)), pieces)
         nth = np.arange(len(document)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
         length = np.minimum(n_tokens[document] - nth * body, body)
-        return _Rows(stream, begins[document] + nth * body, length, document + first, self._special)
+        begin = begins[document] + nth * body
+        return _Rows(stream, begin, length, document + first, nth, self._special)
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,6 +260,7 @@ class _Rows:
     begin: Int64[np.ndarray, " row"]
     length: Int64[np.ndarray, " row"]  # without <bos>
     document: Int64[np.ndarray, " row"]
+    nth: Int64[np.ndarray, " row"]
     special: dict[str, int]
 
     def batch(self, chosen: Int64[np.ndarray, " batch"], after: Position) -> Batch:
@@ -255,9 +271,14 @@ class _Rows:
         tokens = np.full((len(chosen), len(place) + 1), self.special["bos"], dtype=np.int64)
         tokens[:, 1:] = np.where(place < length, self.stream[at], self.special["pad"])
         mask = np.arange(len(place) + 1) <= length
-        document = self.document[chosen].astype(np.int64)
-        from_numpy = torch.from_numpy
-        return Batch(from_numpy(tokens), from_numpy(mask), from_numpy(document), after)
+        document, nth = self.document[chosen], self.nth[chosen]
+        return Batch(
+            torch.from_numpy(tokens),
+            torch.from_numpy(mask),
+            torch.from_numpy(document.astype(np.int64)),
+            torch.from_numpy(nth.astype(np.int64)),
+            after,
+        )
 
 
 def _shuffled(

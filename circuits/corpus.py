@@ -159,14 +159,23 @@ class BuiltInCorpus(Corpus):
         """The texts of stories ``start`` to ``stop``."""
         return self.stories(start, stop, truth=False).texts
 
+    def word_numbers(self, tokenizer: Tokenizer) -> Int64[np.ndarray, " word"] | None:
+        """The token of each word of the stories, or None where words are not tokens one to one."""
+        words = list(self.teller.words)
+        table = tokenizer.convert_tokens_to_ids(words)
+        unknown = {None, tokenizer.unk_token_id}
+        if len({*table} - unknown) < len(words):
+            return None
+        numbers = np.array(table, dtype=np.int64)
+        sample = self.teller.tell(0, 64)
+        rows = tokenizer(sample.texts, add_special_tokens=False, verbose=False)["input_ids"]
+        return numbers if np.array_equal(numbers[sample.tokens], np.concatenate(rows)) else None
+
     def encoder(self, tokenizer: Tokenizer) -> Encoder:
         """Tokens without a detour through text, where each word is one token."""
-        by_text = super().encoder(tokenizer)
-        table = np.array(tokenizer.convert_tokens_to_ids(list(self.teller.words)), dtype=object)
-        sample = self.stories(0, 256, truth=False)
-        if None in table or not np.array_equal(table[sample.tokens], by_text(0, 256)[0]):
-            return by_text
-        numbers = table.astype(np.int64)
+        numbers = self.word_numbers(tokenizer)
+        if numbers is None:
+            return super().encoder(tokenizer)
 
         def encode(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
             told = self.stories(start, stop, truth=False)

@@ -33,12 +33,30 @@ def folder_written_whole(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
+def held(path: Path) -> Iterator[bool]:
+    """Whether this process alone holds the file for the length of the block."""
+    try:
+        import fcntl
+    except ImportError:  # Windows, where nobody can be told
+        yield True
+        return
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+            return
+        yield True
+
+
+@contextmanager
 def _staged(path: Path) -> Iterator[Path]:
     """A folder of this process beside the path, so that what a library writes beside its own file
     is in it too; removed at the end, and after a kill by whoever writes to the path next."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{path.name}.*.part"):
-        if not _runs(int(left.name.split(".")[-2])):
+        process = left.name.split(".")[-2]
+        if process.isdigit() and not _runs(int(process)):
             shutil.rmtree(left, ignore_errors=True)
     folder = path.with_name(f".{path.name}.{os.getpid()}.part")
     shutil.rmtree(folder, ignore_errors=True)

@@ -31,6 +31,9 @@ def record(run: str | Path, step: str, made_of: Mapping[str, Any], made: Iterabl
     }
     entries = read_manifest(run)
     places = [i for i, old in enumerate(entries) if old["step"] == step]
+    same = ("made_of", "made")
+    if places and all(entries[places[0]][part] == entry[part] for part in same):
+        return  # nothing was made anew, and the versions that made it are noted
     if places:
         entries[places[0]] = entry
     else:

@@ -17,11 +17,14 @@ from circuits.errors import (
     DirectionWarning,
     DtypeError,
     FeatureRangeError,
+    ModelError,
     NotFiniteError,
     ShapeError,
 )
+from circuits.model import load_model
 from circuits.statistics import output_statistics
 from tests.small import basis, normal, small_layer
+from tests.small_models import small_folder
 
 
 @pytest.fixture(autouse=True)
@@ -119,6 +122,13 @@ def test_inputs_of_another_width_are_refused_wherever_they_enter():
             call([1.0] * 8)
     with pytest.raises(DeviceError):
         layer.interaction(normal(8).to("meta"))
+
+
+def test_tokens_of_another_kind_are_refused(tmp_path):
+    model = load_model(small_folder(tmp_path / "llama"), device="cpu")
+    for tokens in (torch.ones(3, dtype=torch.int64), torch.ones(1, 3)):
+        with pytest.raises(ModelError, match="whole numbers of shape"):
+            model.logits(tokens)
 
 
 def test_parts_in_the_wrong_place_are_named():

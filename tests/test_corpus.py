@@ -279,8 +279,26 @@ def test_windows_of_a_long_document_put_together_are_the_document(window, tokeni
         assert (batch.tokens[:, 0] == tokenizer.bos_token_id).all()
         for row, mask, document in zip(batch.tokens, batch.mask, batch.document, strict=True):
             rows.setdefault(int(document), []).extend(row[1:][mask[1:]].tolist())
-    texts = [tokenizer.decode(rows[document]) for document in range(30)]
-    assert texts == [f"{text} <eos>" for text in corpus.documents(0, 30)]
+        assert bool((batch.mask.sum(1) > 1).all())
+        assert not bool((batch.tokens[:, 1] == tokenizer.eos_token_id).any()), "no row of an end"
+    for document, text in enumerate(corpus.documents(0, 30)):
+        ended = f"{text} <eos>" if len(text.split()) % (window - 1) else text  # no room for it
+        assert tokenizer.decode(rows[document]) == ended
+
+
+def test_the_rest_of_a_corpus_is_trained_on_too(tokenizer):
+    corpus = built_in(seed=1, n_documents=CHUNK + 30)
+    seen: set[int] = set()
+    for batch in islice(batches(corpus, tokenizer, BatchPlan()), 6 * (CHUNK + 30) // 64):
+        seen |= set(batch.document.tolist())
+    assert seen >= set(range(CHUNK, CHUNK + 30))
+
+
+def test_words_are_numbers_only_where_each_is_a_token_of_its_own(tokenizer):
+    corpus = built_in(seed=1, n_documents=400)
+    assert corpus.word_numbers(tokenizer) is not None
+    assert corpus.word_numbers(train_tokenizer(corpus, "word", n_words=12)) is None
+    assert corpus.word_numbers(train_tokenizer(corpus, "bpe", n_words=400)) is None
 
 
 def test_an_epoch_shows_every_document_once_and_the_next_in_another_order(tokenizer):

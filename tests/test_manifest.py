@@ -38,3 +38,12 @@ def test_a_manifest_that_cannot_be_read_is_named(tmp_path):
         (tmp_path / "manifest.json").write_text(content)
         with pytest.raises(ManifestError, match=r"manifest\.json: no list of steps"):
             read_manifest(tmp_path)
+
+
+def test_a_step_that_made_nothing_new_keeps_the_versions_that_made_it(tmp_path, monkeypatch):
+    weights = made(tmp_path, "model/weights", "a")
+    record(tmp_path, "model", {"seed": 0}, [weights])
+    before = (tmp_path / "manifest.json").read_bytes()
+    monkeypatch.setattr("circuits.manifest.version", lambda _name: "99")
+    record(tmp_path, "model", {"seed": 0}, [weights])
+    assert (tmp_path / "manifest.json").read_bytes() == before

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from circuits.errors import HubError, ModelError, SiteError
+from circuits.errors import CircuitsError, DeviceError, HubError, ModelError, SiteError
 from circuits.model import Model, Site, load_model
 from circuits.model.site import POINTS
 from tests.small import normal, relative_error
@@ -420,6 +420,28 @@ def test_a_path_is_never_looked_up_on_the_hub():
     for path in (Path("owner/name"), "/owner/name", "owner", "a/b/c"):
         with pytest.raises(ModelError, match="no such folder"):
             load_model(path)
+
+
+def test_the_bridge_is_not_made_of_a_model_that_is_replaced(folder):
+    model = load_model(folder, device="cpu")
+    refused = pytest.raises(ModelError, match=r"mlp_out@0 is replaced at the moment")
+    with model.replaced({"mlp_out@0": torch.zeros_like}), refused:
+        _ = model.hooked
+    tokens = some_tokens()
+    assert relative_error(model.hooked(tokens).detach(), model.logits(tokens)) < 1e-5
+
+
+def test_what_cannot_be_generated_from_is_refused(model):
+    for how in ({"temperature": float("nan")}, {"temperature": -1.0}, {"n_token": -5}):
+        with pytest.raises(CircuitsError, match=r"Model\.generate"):
+            model.generate("w4", **how)
+    with pytest.raises(ModelError, match="does not know"):
+        model.generate("hello w4")
+
+
+def test_a_device_that_is_not_there_is_refused(folder):
+    with pytest.raises(DeviceError, match="'tpu' cannot be used here"):
+        load_model(folder, device="tpu")
 
 
 def test_importing_loads_no_transformers():

@@ -91,6 +91,14 @@ def test_a_seed_that_no_generator_takes_is_one_line_and_exit_2():
         assert "Traceback" not in done.stderr
 
 
+def test_a_place_that_cannot_be_written_is_one_line_and_exit_2(tmp_path):
+    (tmp_path / "file").touch()
+    done = command("model", "train", str(tmp_path / "file"), "--steps", "1")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert str(tmp_path / "file") in done.stderr
+
+
 def test_a_reader_that_stops_early_is_no_error():
     program = "import sys; from analysis.cli import main; sys.exit(main(['demo']))"
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}

@@ -14,9 +14,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from circuits.batches import BatchPlan, train_tokenizer
 from circuits.corpus import built_in, open_corpus
-from circuits.errors import ModelError, PlanError
-from circuits.model import ModelPlan, ModelShape, Trained, load_model, train_model
+from circuits.errors import CorpusError, DeviceError, ModelError, PlanError
+from circuits.model import ModelPlan, ModelShape, Trained, checkpoints, load_model, train_model
 from circuits.model.held_out import held_out_loss, parted
 from circuits.model.plan import ACTIVATIONS
 from circuits.model.training import Run, new_network
@@ -399,3 +400,93 @@ def test_every_verb_has_help_with_an_example(verb, capsys):
     with pytest.raises(SystemExit):
         command("model", verb, "--help", capsys=capsys)
     assert f"example: circuits model {verb} " in capsys.readouterr().out
+
+
+# --- what a run leaves behind ---
+
+
+def test_a_refused_run_leaves_nothing_and_can_be_mended(corpus, tmp_path):
+    few = corpus.part(0, 3)
+    with pytest.raises(CorpusError, match="too few for one batch"):
+        train_model(replace(PLAN, n_rows=64), few, tmp_path / "out", device="cpu")
+    with pytest.raises(DeviceError):
+        train_model(PLAN, corpus, tmp_path / "out", device="tpu")
+    assert not (tmp_path / "out").exists()
+    assert train_model(PLAN, corpus, tmp_path / "out", device="cpu").n_steps == 30
+
+
+def test_a_kill_before_the_plan_was_written_does_not_claim_the_folder(corpus, tmp_path):
+    (tmp_path / "out" / ".plan.json.999999999.part").mkdir(parents=True)
+    train_model(PLAN, corpus, tmp_path / "out", device="cpu")
+    assert not list((tmp_path / "out").glob(".*.part"))
+
+
+def test_two_runs_in_one_folder_are_refused(corpus, tmp_path, monkeypatch):
+    step = Run.step
+
+    def meets_another(run, batch):
+        if run.progress.step == 3:
+            monkeypatch.setattr(Run, "step", step)
+            with pytest.raises(PlanError, match="another process trains there"):
+                train_model(PLAN, corpus, tmp_path / "out", device="cpu")
+        return step(run, batch)
+
+    monkeypatch.setattr(Run, "step", meets_another)
+    assert train_model(PLAN, corpus, tmp_path / "out", device="cpu").n_steps == 30
+
+
+def test_a_full_disk_is_said_and_the_checkpoint_before_is_kept(
+    unbroken, corpus, tmp_path, monkeypatch
+):
+    def full(*_args, **_options):
+        raise OSError("No space left on device")
+
+    saved = []
+    save = checkpoints.save_file
+
+    def second_is_full(*args, **options):
+        saved.append(1)
+        return (save if len(saved) == 1 else full)(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "save_file", second_is_full)
+        with pytest.raises(ModelError, match=r"cannot be written \(No space left"):
+            train_model(PLAN, corpus, tmp_path / "out", device="cpu", checkpoint_every=10)
+    assert not list((tmp_path / "out").glob(".*.part"))
+    train_model(PLAN, corpus, tmp_path / "out", device="cpu", checkpoint_every=10)
+    assert weights(tmp_path / "out") == weights(unbroken.folder)
+
+
+def test_another_tokenizer_of_the_same_words_is_another_run(corpus, tmp_path):
+    from tokenizers import pre_tokenizers
+
+    one, other = train_tokenizer(corpus), train_tokenizer(corpus)
+    other.backend_tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    train_model(PLAN, corpus, tmp_path / "out", tokenizer=one, device="cpu")
+    with pytest.raises(ModelError, match="differs in tokenizer"):
+        train_model(PLAN, corpus, tmp_path / "out", tokenizer=other, device="cpu")
+
+
+def test_no_floor_and_no_reactions_are_claimed_where_words_are_not_tokens(corpus, tmp_path):
+    pieces = train_tokenizer(corpus, "bpe", n_words=400)
+    trained = train_model(PLAN, corpus, tmp_path / "out", tokenizer=pieces, device="cpu")
+    assert trained.held_out.floor is None
+    assert trained.held_out.reactions is None
+    assert metrics(tmp_path / "out")[0]["floor"] is None
+
+
+def test_reactions_are_judged_alike_however_rows_are_batched(unbroken, corpus):
+    model = load_model(unbroken.folder, device="cpu")
+    told = [
+        held_out_loss(model.network, corpus, model.tokenizer, BatchPlan(n_rows, window=24))
+        for n_rows in (1, 7, 1000)
+    ]
+    assert told[0].reactions == told[1].reactions == told[2].reactions
+    assert told[0].floor is None, "rows of 24 tokens cut stories"
+
+
+def test_a_folder_beside_the_model_is_none_of_its_files(corpus, tmp_path):
+    trained = train_model(PLAN, corpus, tmp_path / "out", device="cpu")
+    (tmp_path / "out" / "notes").mkdir()
+    assert {path.name for path in trained.files} >= {"config.json", "model.safetensors"}
+    assert all(path.is_file() for path in trained.files)

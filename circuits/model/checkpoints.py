@@ -49,10 +49,16 @@ def save_checkpoint(
         for moment, value in optimizer.state.get(weight, {}).items():
             tensors[f"{moment}/{name}"] = value
     header = {"progress": json.dumps(vars(progress)), "made_of": json.dumps(made_of)}
-    with written_whole(path) as file:
-        save_file({n: t.contiguous() for n, t in tensors.items()}, file, metadata=header)
-        with file.open("rb+") as written:
-            os.fsync(written.fileno())
+    try:
+        with written_whole(path) as file:
+            save_file({n: t.contiguous() for n, t in tensors.items()}, file, metadata=header)
+            with file.open("rb+") as written:
+                os.fsync(written.fileno())
+    except (SafetensorError, OSError) as error:
+        raise ModelError(
+            f"{path}: cannot be written ({error}). Make room; the checkpoint before is whole, and "
+            f"the same call goes on from there."
+        ) from error
 
 
 def load_checkpoint(

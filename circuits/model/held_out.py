@@ -50,6 +50,13 @@ def parted(corpus: Corpus) -> tuple[Corpus, Corpus | None]:
     return corpus.part(n_held_out), corpus.part(0, n_held_out)
 
 
+def exact_entropy(corpus: Corpus, tokenizer: Tokenizer) -> float | None:
+    """Nats a token that no model can go below: known where each word of the stories is a token."""
+    if isinstance(corpus, BuiltInCorpus) and corpus.word_numbers(tokenizer) is None:
+        return None
+    return corpus.entropy
+
+
 @torch.no_grad()
 def held_out_loss(network: Any, corpus: Corpus, tokenizer: Tokenizer, plan: BatchPlan) -> HeldOut:
     """The loss on every document of a corpus, and the reactions where it tells them."""
@@ -57,7 +64,9 @@ def held_out_loss(network: Any, corpus: Corpus, tokenizer: Tokenizer, plan: Batc
     assert n_documents is not None  # a part has its length
     training, device = network.training, network.lm_head.weight.device
     network.eval()
-    told = corpus.stories(0, n_documents) if isinstance(corpus, BuiltInCorpus) else None
+    told = None
+    if isinstance(corpus, BuiltInCorpus) and corpus.word_numbers(tokenizer) is not None:
+        told = corpus.stories(0, n_documents)
     judge = None if told is None else _Judge(corpus, tokenizer, told.reactions)
     total, n_tokens = 0.0, 0
     for batch in in_order(corpus, tokenizer, plan, n_documents):
@@ -70,8 +79,10 @@ def held_out_loss(network: Any, corpus: Corpus, tokenizer: Tokenizer, plan: Batc
             judge.look(batch, logits)
     network.train(training)
     if told is None or judge is None:
-        return HeldOut(total / n_tokens, n_tokens, corpus.entropy)
-    floor = float(told.surprisal.sum()) / n_tokens
+        return HeldOut(total / n_tokens, n_tokens, exact_entropy(corpus, tokenizer))
+    # where a story did not fit into a row, what its rows predict is not what it is made of
+    whole = n_tokens == len(told.tokens) + len(told)
+    floor = float(told.surprisal.sum()) / n_tokens if whole else None
     return HeldOut(total / n_tokens, n_tokens, floor, judge.shares(), judge.n_judged)
 
 
@@ -88,7 +99,8 @@ class _Judge:
 
     def look(self, batch: Batch, logits: Tensor) -> None:
         """Judge the reactions in a batch; those beyond the first row of a document are left out."""
-        first_row = {int(d): row for row, d in reversed([*enumerate(batch.document.tolist())])}
+        rows_of = zip(batch.document.tolist(), batch.nth.tolist(), strict=True)
+        first_row = {document: row for row, (document, nth) in enumerate(rows_of) if nth == 0}
         due = self._reactions[self._reactions["document"].isin(first_row)]
         rows = torch.tensor([first_row[d] for d in due["document"]], dtype=torch.int64)
         # the word at position p of the story is at p + 1 in its row, and is predicted at p

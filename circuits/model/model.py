@@ -25,9 +25,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from circuits.bilinear import BilinearLayer, computing_dtype
-from circuits.errors import ModelError, SiteError, check_index
+from circuits.errors import ModelError, SiteError, check_count, check_index
 from circuits.files import folder_written_whole
 from circuits.hub import is_hub_name, model_folder
+from circuits.model.device import chosen_device
 from circuits.model.llama import (
     build,
     check_activation,
@@ -70,8 +71,7 @@ def load_model(
     network = build(folder, config, state)
     words_at = folder if tokenizer is None else _local(tokenizer)
     words = read_tokenizer(words_at, network.config.vocab_size, required=tokenizer is not None)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    network = network.to(device)
+    network = network.to(chosen_device(device))
     for weight in network.parameters():  # weights alone: rotary angles stay in float32
         weight.data = weight.data.to(dtype)
     check_bilinear(folder, network)
@@ -211,10 +211,16 @@ class Model:
         would show a replaced activation only the newest position.
         """
         tokenizer = self._tokenizer("generate")
-        if temperature < 0:
-            raise ModelError(f"Model.generate: temperature {temperature} is below 0.")
+        if not 0 <= temperature < float("inf"):
+            raise ModelError(f"Model.generate: temperature {temperature}. Give 0 or more.")
+        check_count("Model.generate", n_token, None, "n_token")
         generator = torch.Generator().manual_seed(seed)
         tokens = self._checked(self.tokens(prompt))
+        if tokens.shape[1] == self.n_context or tokenizer.unk_token_id in tokens[0].tolist():
+            raise ModelError(
+                f"Model.generate: the prompt {prompt!r:.80} fills the context of {self.n_context} "
+                f"tokens, or has words that the model does not know. Give a shorter or plainer one."
+            )
         n_prompt, cache = tokens.shape[1], None
         for _ in range(min(n_token, self.n_context - n_prompt)):
             new = tokens if cache is None else tokens[:, -1:]
@@ -278,6 +284,11 @@ class Model:
         """
         from circuits.model.hooked import hooked
 
+        if self._replacing:  # the copy would keep what is replaced now for ever
+            raise ModelError(
+                f"Model.hooked: {', '.join(map(str, self._replacing))} is replaced at the moment, "
+                f"and the bridge is made once. Ask for model.hooked before the block."
+            )
         return hooked(self, self._tokenizer("hooked"))
 
     def save(self, folder: str | Path) -> Path:
@@ -332,6 +343,11 @@ class Model:
         return site
 
     def _checked(self, tokens: Tensor) -> Tensor:
+        if tokens.ndim != 2 or tokens.is_floating_point():
+            raise ModelError(
+                f"tokens of shape {tuple(tokens.shape)} and {tokens.dtype}: whole numbers of shape "
+                f"(batch, pos) are wanted, as model.tokens(text) gives them."
+            )
         n_pos = tokens.shape[1]
         if n_pos > self.n_context:
             raise ModelError(

@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from importlib.metadata import version
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +38,10 @@ from torch.nn.utils import clip_grad_norm_
 from circuits.batches import Batch, BatchPlan, Position, batches, train_tokenizer
 from circuits.corpus import BuiltInCorpus, Corpus, Tokenizer
 from circuits.errors import PlanError
-from circuits.files import folder_written_whole, written_whole
+from circuits.files import folder_written_whole, held, written_whole
 from circuits.model.checkpoints import Progress, check_made_of, load_checkpoint, save_checkpoint
-from circuits.model.held_out import HeldOut, held_out_loss, parted
+from circuits.model.device import chosen_device
+from circuits.model.held_out import HeldOut, exact_entropy, held_out_loss, parted
 from circuits.model.llama import write
 from circuits.model.plan import ModelPlan
 from circuits.model.weights import read_json
@@ -70,7 +71,8 @@ class Trained:
     def files(self) -> list[Path]:
         """The model itself: what another tool needs, and what the same run makes again."""
         notes = {_PLAN, _RESULT, _METRICS}
-        return [path for path in self.folder.iterdir() if path.name not in notes]
+        inside = (path for path in self.folder.iterdir() if path.is_file())
+        return [path for path in inside if path.name not in notes]
 
     @property
     def tokens_per_second(self) -> float:
@@ -99,25 +101,38 @@ def train_model(
     tokenizer = tokenizer or train_tokenizer(
         training, "word" if isinstance(corpus, BuiltInCorpus) else "bpe"
     )
-    words = json.dumps(tokenizer.get_vocab(), sort_keys=True).encode()
     made_of = {
         "plan": plan.as_dict(),
         "corpus": corpus.fingerprint,
-        "tokenizer": sha256(words).hexdigest(),
+        "tokenizer": tokenizer_hash(tokenizer),
     }
-    if _claimed(out, made_of):
+    if _is_finished(out, made_of):
         return _finished(out)
     run = Run(plan, tokenizer, device)
     if (out / _CHECKPOINT).exists():
         run.resume(out / _CHECKPOINT, made_of)
-    _truncate(out / _METRICS, run.progress.step)
     text = batches(training, tokenizer, run.batch_plan, run.position)
-    with _stop_requests() as stop:
-        _train(run, text, out, corpus.entropy, made_of, checkpoint_every, stop)
-    measured = None
-    if held_out is not None:
-        measured = held_out_loss(run.network, held_out, tokenizer, run.batch_plan)
-    return _finish(run, out, measured, made_of)
+    text = chain([next(text)], text)  # what is wrong with the text is told before anything is made
+    _claim(out, made_of)
+    with held(out / _PLAN) as alone:
+        if not alone:
+            raise PlanError(f"{out}: another process trains there now. Wait for it, or stop it.")
+        _clear(out)
+        _truncate(out / _METRICS, run.progress.step)
+        with _stop_requests() as stop:
+            floor = exact_entropy(corpus, tokenizer)
+            _train(run, text, out, floor, made_of, checkpoint_every, stop)
+        measured = None
+        if held_out is not None:
+            measured = held_out_loss(run.network, held_out, tokenizer, run.batch_plan)
+        return _finish(run, out, measured, made_of)
+
+
+def tokenizer_hash(tokenizer: Tokenizer) -> str:
+    """Of everything that decides how text is cut, where the tokenizer can spell it out."""
+    fast = getattr(tokenizer, "backend_tokenizer", None)
+    spelt = fast.to_str() if fast is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    return sha256(spelt.encode()).hexdigest()
 
 
 class Run:
@@ -127,7 +142,7 @@ class Run:
         self, plan: ModelPlan, tokenizer: Tokenizer, device: torch.device | str | None = None
     ) -> None:
         self.plan, self.tokenizer = plan, tokenizer
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = chosen_device(device)
         self.batch_plan = BatchPlan(plan.n_rows, plan.window, plan.seed)
         self.network = new_network(plan, tokenizer).to(self.device).train()
         weights = [w for w in self.network.parameters() if w.requires_grad]
@@ -255,20 +270,34 @@ def _train(
                 return
 
 
-def _claimed(out: Path, made_of: dict[str, Any]) -> bool:
-    """Make the folder this run's own; True if the run is finished there."""
+def _is_finished(out: Path, made_of: dict[str, Any]) -> bool:
+    """Whether this run has ended in the folder; refused if the folder is something else's."""
     if (out / _PLAN).exists():
         check_made_of(out / _PLAN, read_json(out / _PLAN), made_of)
-        for left_behind in out.glob(".*.part"):  # by a run that was killed while it wrote
-            shutil.rmtree(left_behind)
         return (out / _RESULT).exists() and not (out / _CHECKPOINT).exists()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or any(not _is_part(path) for path in out.iterdir())):
         raise PlanError(
             f"{out}: is there already, and is no training run (it has no {_PLAN}). Name a new or "
             f"empty folder."
         )
-    _write_json(out / _PLAN, made_of)
     return False
+
+
+def _claim(out: Path, made_of: dict[str, Any]) -> None:
+    """Make the folder this run's own."""
+    if not (out / _PLAN).exists():
+        _write_json(out / _PLAN, made_of)
+
+
+def _clear(out: Path) -> None:
+    """Remove what a killed run has left half-written."""
+    for path in out.iterdir():
+        if _is_part(path):
+            shutil.rmtree(path)
+
+
+def _is_part(path: Path) -> bool:
+    return path.name.startswith(".") and path.name.endswith(".part")
 
 
 def _truncate(metrics: Path, step: int) -> None:
