@@ -83,10 +83,11 @@ def _check_fields(where: Path, parsed: Any, unknown: set[str]) -> None:
             f"{where}: unknown field {', '.join(asking)}: {type(parsed).__name__} would ignore it, "
             f"so it may be misspelt, or the model another one. Correct or remove it."
         )
-    if not int(parsed.max_position_embeddings) >= 1:
+    n_context = getattr(parsed, "max_position_embeddings", None)
+    if n_context is None or n_context < 1:
         raise ModelError(
-            f"{where}: max_position_embeddings is {parsed.max_position_embeddings}, so no row of "
-            f"tokens fits. Give the longest row that the model was trained on."
+            f"{where}: max_position_embeddings is {n_context}, so no row of tokens fits. Give the "
+            f"longest row that the model was trained on."
         )
 
 
@@ -155,19 +156,20 @@ def check_bilinear(where: Path, network: Any) -> None:
 
 
 def _check_stream(where: Path, network: Any, generator: torch.Generator) -> None:
-    """Do the sites of every layer add up to its stream, and is its norm what the weights say?"""
+    """Do a layer's sites add up to its stream, is its norm that of its weights, the head plain?"""
     config, embed = network.config, network.get_input_embeddings().weight
     n_pos = min(8, int(config.max_position_embeddings))
     tokens = torch.randint(len(embed), (2, n_pos), generator=generator).to(embed.device)
     sites = [Site(point, i) for i in range(len(network.model.layers)) for point in POINTS]
-    seen = dict[Site, Tensor]()
+    seen, heads = dict[Site, Tensor](), list[Tensor]()
 
     def keep(site: Site) -> Any:
         return attach(network, site, lambda x: seen.update({site: x.clone()}))
 
     handles = [keep(site) for site in sites]
+    handles += [network.lm_head.register_forward_hook(lambda _m, _a, x: heads.append(x.clone()))]
     try:
-        network.model(tokens, use_cache=False)
+        logits = network(tokens, use_cache=False).logits
     finally:
         for handle in handles:
             handle.remove()
@@ -191,6 +193,11 @@ def _check_stream(where: Path, network: Any, generator: torch.Generator) -> None
                     f"input), as it is in Llama's: {type(network).__name__} computes something "
                     f"else. Convert the weights to the Llama format."
                 )
+    if not distance(logits, heads[0]) < near:
+        raise ModelError(
+            f"{where}: the logits are not what lm_head gives, as they are in Llama: "
+            f"{type(network).__name__} changes them. Convert the weights to the Llama format."
+        )
 
 
 def distance(got: Tensor, wanted: Tensor) -> float:
