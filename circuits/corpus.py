@@ -28,7 +28,7 @@ from circuits.files import content_hash
 from circuits.hub import hub_revision, is_hub_name
 from circuits.stories.grammar import Grammar
 from circuits.stories.teller import BLOCK, Stories, Storyteller
-from circuits.textfiles import choose_column, data_files, read_texts
+from circuits.textfiles import check_some_text, choose_column, data_files, read_texts
 
 Tokenizer: TypeAlias = Any
 """A tokenizer of transformers; not named in the type, because importing it takes seconds."""
@@ -190,6 +190,7 @@ class TextCorpus(Corpus):
 
     texts: pa.ChunkedArray
     files: tuple[Path, ...]
+    columns: tuple[str | None, ...]  # where each file has its texts; None for .txt
 
     @property
     def n_documents(self) -> int:
@@ -198,8 +199,9 @@ class TextCorpus(Corpus):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the files' bytes, in order; their names do not matter."""
-        return content_hash(*self.files)
+        """Hash of the files' bytes and columns, in order; the files' names do not matter."""
+        n_bytes = [file.stat().st_size for file in self.files]  # where one ends and another begins
+        return _digest(self.columns, n_bytes, content_hash(*self.files))
 
     def documents(self, start: int, stop: int) -> list[str]:
         """The texts of documents ``start`` to ``stop``."""
@@ -259,6 +261,8 @@ def open_corpus(where: str | Path, *, column: str | None = None, split: str = "t
     .parquet (``column`` holds the text; without it the one called ``text``, or the only one that
     holds strings). ``split`` is for data sets that have several.
     """
+    if not str(where):
+        raise CorpusError("an empty path: name a file, a folder, or a data set of the hub.")
     path = Path(where).expanduser()
     if path.is_dir() and any(
         (path / n).exists() for n in ("dataset_info.json", "dataset_dict.json")
@@ -266,7 +270,8 @@ def open_corpus(where: str | Path, *, column: str | None = None, split: str = "t
         return _from_saved(path, column, split)
     if path.exists():
         files = data_files(path)
-        return TextCorpus(read_texts(files, column, alone=not path.is_dir()), files)
+        texts, columns = read_texts(files, column, alone=not path.is_dir())
+        return TextCorpus(texts, files, columns)
     if not is_hub_name(where):
         raise CorpusError(
             f"'{where}': no such file or folder, and not the form 'owner/name' of a data set on "
@@ -280,9 +285,10 @@ def _from_saved(path: Path, column: str | None, split: str) -> TextCorpus:
 
     try:
         saved: Dataset | DatasetDict = load_from_disk(str(path))
-    except (OSError, ValueError, KeyError) as error:  # ValueError: Arrow's and JSON's errors too
+    except Exception as error:  # nothing in its JSON is checked before it is used
         raise CorpusError(
-            f"{path}: a save_to_disk folder that cannot be read ({error}). Save it again."
+            f"{path}: a save_to_disk folder that cannot be read ({_first_line(error)}). Save it "
+            f"again."
         ) from error
     if isinstance(saved, DatasetDict):
         if split not in saved:
@@ -292,13 +298,14 @@ def _from_saved(path: Path, column: str | None, split: str) -> TextCorpus:
         saved = saved[split]
     text = choose_column(path, saved.data.schema, column)
     texts = saved.data.column(text)
-    if len(texts) == 0 or texts.null_count:
+    if texts.null_count:
         raise CorpusError(
             f"{path}: column '{text}' has {len(texts)} rows, {texts.null_count} of them without "
             f"text: no document may be missing. Filter them out and save again."
         )
+    check_some_text(path, texts)
     files = tuple(Path(file["filename"]) for file in saved.cache_files)
-    return TextCorpus(texts, files)
+    return TextCorpus(texts, files, (text,) * len(files))
 
 
 def _from_hub(name: str, column: str | None, split: str) -> HubCorpus:

@@ -24,7 +24,7 @@ _CODE = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".joblib", ".npy", "
 def data_files(path: Path) -> tuple[Path, ...]:
     """The data files that a file or a folder stands for, in order of their paths."""
     if path.is_dir():
-        inside = (file for file in path.rglob("*") if file.suffix.lower() in ENDINGS)
+        inside = (f for f in path.rglob("*") if f.suffix.lower() in ENDINGS and f.is_file())
         shown = (f for f in inside if not any(p[0] == "." for p in f.relative_to(path).parts))
         files = tuple(sorted(shown))
         if not files:
@@ -46,27 +46,42 @@ def data_files(path: Path) -> tuple[Path, ...]:
     return (path,)
 
 
-def read_texts(files: Sequence[Path], column: str | None, *, alone: bool) -> pa.ChunkedArray:
-    """The documents of the files, one after the other; ``alone``: a single file was named."""
-    chunks = []
+def read_texts(
+    files: Sequence[Path], column: str | None, *, alone: bool
+) -> tuple[pa.ChunkedArray, tuple[str | None, ...]]:
+    """The documents of the files, one after the other, and the column that each file has them in.
+
+    ``alone`` says that a single file was named.
+    """
+    chunks, columns = [], []
     for path in files:
         if path.suffix.lower() == ".txt":
-            texts = _from_txt(path)
+            texts, chosen = _from_txt(path), None
         elif path.suffix.lower() == ".jsonl":
-            texts = _from_jsonl(path, column)
+            texts, chosen = _from_jsonl(path, column)
         else:
-            texts = _from_parquet(path, column)
+            texts, chosen = _from_parquet(path, column)
         chunks.extend(texts.chunks)
+        columns.append(chosen)
     documents = pa.chunked_array(chunks, type=pa.large_string())
     name = files[0] if alone else files[0].parent
-    if len(documents) == 0:
-        raise CorpusError(f"{name}: empty, so there is nothing to train on. Pass a file with text.")
+    check_some_text(name, documents)
     if len(documents) == 1 and "\n" not in documents[0].as_py():
         raise CorpusError(
             f"{name}: one document of one line, too little to learn from. Part the documents of a "
             f".txt file by '{END_OF_TEXT}' or by blank lines."
         )
-    return documents
+    return documents, tuple(columns)
+
+
+def check_some_text(name: Path, documents: pa.ChunkedArray) -> None:
+    """Refuse documents of which not one has any text."""
+    if not any(text.as_py().strip() for text in documents):
+        n = len(documents)
+        what = f"none of its {n} documents has any text" if n else "empty"
+        raise CorpusError(
+            f"{name}: {what}, so there is nothing to train on. Pass a file with text."
+        )
 
 
 def choose_column(name: Path | str, schema: pa.Schema, column: str | None) -> str:
@@ -92,7 +107,7 @@ def _from_txt(path: Path) -> pa.ChunkedArray:
     return _chunked([part.strip() for part in parts if part.strip()])
 
 
-def _from_jsonl(path: Path, column: str | None) -> pa.ChunkedArray:
+def _from_jsonl(path: Path, column: str | None) -> tuple[pa.ChunkedArray, str | None]:
     texts: list[str] = []
     # not splitlines(): that also breaks at separators which JSON allows inside a string
     for number, line in enumerate(_decoded(path).split("\n"), start=1):
@@ -111,8 +126,13 @@ def _from_jsonl(path: Path, column: str | None) -> pa.ChunkedArray:
                 f"{path}: line {number}: field '{column}' holds {text!r:.40}, not text; the fields "
                 f"there are {sorted(record)}. Give every line its text."
             )
+        if lone := re.search("[\ud800-\udfff]", text):
+            raise CorpusError(
+                f"{path}: line {number}: field '{column}' holds {lone[0]!a}, half of a character, "
+                f"so it is no text. Repair or remove this line."
+            )
         texts.append(text)
-    return _chunked(texts)
+    return _chunked(texts), column
 
 
 def _record(path: Path, number: int, line: str) -> dict[str, object]:
@@ -131,7 +151,7 @@ def _record(path: Path, number: int, line: str) -> dict[str, object]:
     return record
 
 
-def _from_parquet(path: Path, column: str | None) -> pa.ChunkedArray:
+def _from_parquet(path: Path, column: str | None) -> tuple[pa.ChunkedArray, str]:
     try:
         column = choose_column(path, pq.read_schema(path), column)
         texts = pq.read_table(path, columns=[column]).column(0)
@@ -146,7 +166,14 @@ def _from_parquet(path: Path, column: str | None) -> pa.ChunkedArray:
             f"{path}: column '{column}' has {texts.null_count} rows without text, the first is row "
             f"{row}. Filter them out."
         )
-    return texts.cast(pa.large_string())
+    try:
+        texts.validate(full=True)
+    except pa.ArrowInvalid as error:
+        raise CorpusError(
+            f"{path}: column '{column}' holds bytes that are no UTF-8 text. Write it again from "
+            f"texts in UTF-8."
+        ) from error
+    return texts.cast(pa.large_string()), column
 
 
 def _decoded(path: Path) -> str:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -131,6 +133,11 @@ BAD_FILES = {
         r"none.jsonl: want one column of text to choose; the columns there are: id \(string\)",
     ),
     "gap.jsonl": (b'{"text": "a"}\n\n{"id": 1}\n', "gap.jsonl: line 3: field 'text' holds None"),
+    "blank.jsonl": (b'{"text": ""}\n{"text": " "}\n', "none of its 2 documents has any text"),
+    "half.jsonl": (
+        b'{"text": "a"}\n{"text": "b \\ud800"}\n',
+        r"half.jsonl: line 2: field 'text' holds '\\ud800', half of a character",
+    ),
     "short.parquet": (b"PAR1", "short.parquet: no readable Parquet"),
 }
 
@@ -160,6 +167,53 @@ def test_tables_without_text_are_refused_with_their_columns(tmp_path):
     (tmp_path / "folder" / "dataset_info.json").write_text("{")
     with pytest.raises(CorpusError, match="save_to_disk folder that cannot be read"):
         open_corpus(tmp_path / "folder")
+
+
+def test_a_parquet_file_whose_bytes_are_no_text_is_refused(tmp_path):
+    raw = pa.array([b"caf\xe9", b"tea"]).view(pa.string())
+    pq.write_table(pa.table({"story": raw}), tmp_path / "latin.parquet")
+    with pytest.raises(CorpusError, match=r"latin.parquet: column 'story' holds .* no UTF-8"):
+        open_corpus(tmp_path / "latin.parquet")
+
+
+def test_a_folder_called_like_a_file_is_a_folder(tmp_path):
+    (tmp_path / "part.parquet").mkdir()
+    as_txt(tmp_path / "part.parquet")
+    assert open_corpus(tmp_path).documents(0, 9) == TEXTS
+
+
+def test_documents_without_any_text_are_refused(tmp_path):
+    from datasets import Dataset
+
+    pd.DataFrame({"text": ["", " \n"]}).to_parquet(tmp_path / "blank.parquet")
+    (tmp_path / "blank.txt").write_text(" <|endoftext|> \n")
+    Dataset.from_dict({"text": ["", " "]}).save_to_disk(tmp_path / "saved")
+    for name in ("blank.parquet", "blank.txt", "saved"):
+        with pytest.raises(CorpusError, match=f"{name}: .*so there is nothing to train on"):
+            open_corpus(tmp_path / name)
+    with pytest.raises(CorpusError, match="an empty path"):
+        open_corpus("")
+
+
+@pytest.mark.parametrize("name", ["state.json", "dataset_info.json"])
+@pytest.mark.parametrize("content", ["", "null", "[]", "5", '{"features": 5, "_data_files": []}'])
+def test_a_saved_folder_whose_json_is_broken_is_refused(name, content, tmp_path):
+    (as_saved(tmp_path) / name).write_text(content)
+    with pytest.raises(CorpusError, match="saved: a save_to_disk folder that cannot be read"):
+        open_corpus(tmp_path / "saved")
+
+
+def test_a_fingerprint_is_of_the_column_and_of_each_file(tmp_path):
+    path = tmp_path / "two.jsonl"
+    path.write_text('{"text": "a b", "other": "c d"}\n{"text": "e", "other": "f"}\n')
+    prints = [open_corpus(path, column=name).fingerprint for name in (None, "text", "other")]
+    assert prints[0] == prints[1] != prints[2]
+    for folder, texts in {"one": ("a\n\nb", "c"), "two": ("a\n\n", "bc")}.items():
+        (tmp_path / folder).mkdir()
+        for name, text in zip("xy", texts, strict=True):
+            (tmp_path / folder / f"{name}.txt").write_text(text)
+    first, second = (open_corpus(tmp_path / folder).fingerprint for folder in ("one", "two"))
+    assert first != second
 
 
 def test_a_hub_name_without_a_network_fails_soon_and_says_so():

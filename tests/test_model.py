@@ -25,6 +25,7 @@ VARIANTS = {
     "mistral": {"kind": "mistral"},
     "bfloat16": {"dtype": torch.bfloat16, "mlp_bias": True},
     "qwen2": {"kind": "qwen2"},
+    "qwen3": {"kind": "qwen3"},
 }
 ALL = [f"{point}@{layer}" for layer in (0, 1) for point in POINTS]
 
@@ -210,6 +211,15 @@ def test_a_saved_model_loads_as_the_same(model, tmp_path):
         model.save(tmp_path / "copy")
 
 
+def test_a_saved_model_says_what_its_weights_are_in(model, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    rounded = load_model(model.path, device="cpu", dtype=torch.bfloat16)
+    for saved in (model, rounded):
+        folder = saved.save(tmp_path / str(saved.dtype))
+        assert AutoModelForCausalLM.from_pretrained(folder, dtype="auto").dtype == saved.dtype
+
+
 def test_sites_print_and_parse():
     assert str(Site("mlp_in", 3)) == "mlp_in@3"
     assert Site.parse("mlp_in@3").hook_name == "blocks.3.mlp.hook_in"
@@ -302,7 +312,10 @@ def test_configurations_that_do_not_fit_the_weights_are_refused(folder, tmp_path
         "tie_word_embeddings": (True, "lm_head.weight differs from model.embed_tokens.weight"),
         "hidden_act": (None, r"hidden_act is silu \(the default\)"),
         "model_type": (None, "field 'model_type' is missing"),
-        "num_attention_heads": ("two", "config.json: transformers builds no language model"),
+        "num_attention_heads": ("two", "builds no language model .*'num_attention_heads'.*'two'"),
+        "max_position_embeddings": (0, "max_position_embeddings is 0, so no row of tokens fits"),
+        "atention_bias": (True, "unknown field atention_bias: LlamaConfig would ignore it"),
+        "auto_map": ({"AutoModel": "mine.Mine"}, "unknown field auto_map"),
     }
     for field, (value, said) in wrong.items():
         with pytest.raises(ModelError, match=said) as refused:
@@ -348,6 +361,24 @@ def test_a_tokenizer_of_another_model_is_refused(folder, tmp_path):
         load_model(folder, tokenizer=tmp_path)
 
 
+def test_a_tokenizer_without_words_is_refused(folder, monkeypatch):
+    from transformers import AutoTokenizer
+
+    words = small_tokenizer()
+    monkeypatch.setattr(words, "get_vocab", dict)
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", lambda *_args, **_options: words)
+    with pytest.raises(ModelError, match="the vocabulary of its tokenizer is empty"):
+        load_model(folder)
+
+
+def test_an_index_that_names_no_files_is_refused(folder, tmp_path):
+    copy = edited(folder, tmp_path / "copy")
+    for shards in ({"lm_head.weight": 3}, {"lm_head.weight": None}, ["a"], {}):
+        (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+        with pytest.raises(ModelError, match="'weight_map' does not say where the weights are"):
+            load_model(copy)
+
+
 def test_a_model_without_a_tokenizer_says_so_only_where_it_needs_one(folder, tmp_path):
     bare = edited(folder, tmp_path / "bare")
     for path in bare.glob("tokenizer*"):
@@ -377,6 +408,21 @@ def test_rows_that_the_model_was_not_made_for_are_refused(model):
 def test_layouts_with_other_sites_are_refused(tmp_path):
     with pytest.raises(ModelError, match=r"not those of Llama's layer|not laid out as Llama"):
         load_model(small_folder(tmp_path, "gemma2", hidden_activation="linear"))
+
+
+UNLIKE = {
+    "gemma": ({}, "in layer 0, mlp_in is not post_attention_layernorm.weight"),
+    "granite head": ({"logits_scaling": 2.0}, "the logits are not what lm_head gives"),
+    "granite": ({"residual_multiplier": 0.2}, "in layer 0, resid_mid is not resid_pre . attn_out"),
+    "olmo": ({}, "in layer 0, mlp_in is not post_attention_layernorm"),
+}
+
+
+@pytest.mark.parametrize("kind", UNLIKE)
+def test_families_whose_norm_or_stream_is_another_are_refused(kind, tmp_path):
+    fields, said = UNLIKE[kind]
+    with pytest.raises(ModelError, match=said):
+        load_model(small_folder(tmp_path, kind.split()[0], **fields), device="cpu")
 
 
 OFFLINE = """

@@ -89,6 +89,7 @@ REFUSED = {
     "normalization": (False, "normalization is off"),
     "n_head": (3, "d_model 16 does not part into 3 heads"),
     "d_model": ("16", "d_model is '16', not a positive whole number"),
+    "bias": ("false", "bias is 'false', neither true nor false"),
     "dropout": (0.1, "unknown field 'dropout'"),
 }
 
@@ -97,15 +98,13 @@ REFUSED = {
 def test_what_cannot_be_converted_exactly_is_refused(field, tmp_path):
     value, said = REFUSED[field]
     with pytest.raises(ModelError, match=said) as refused:
-        load_model(
-            published_folder(tmp_path, **{field: value}) if field != "d_model" else _text(tmp_path)
-        )
+        load_model(_edited(tmp_path, **{field: value}))
     assert str(tmp_path / "config.json") in str(refused.value)
 
 
-def _text(folder):
+def _edited(folder, **fields):
     published_folder(folder)
-    (folder / "config.json").write_text(json.dumps({**PUBLISHED, "d_model": "16"}))
+    (folder / "config.json").write_text(json.dumps({**PUBLISHED, **fields}))
     return folder
 
 
@@ -120,4 +119,32 @@ def test_missing_and_unknown_weights_are_named(tmp_path):
     del weights["transformer.h.1.mlp.p.weight"]
     save_file(weights, folder / "model.safetensors")
     with pytest.raises(ModelError, match=r"lack transformer.h.1.mlp.p.weight"):
+        load_model(folder)
+
+
+def test_a_rounded_checkpoint_is_scaled_in_float32(tmp_path):
+    folder = published_folder(tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    rounded = {name: weight.bfloat16() for name, weight in weights.items()}
+    save_file(rounded, folder / "model.safetensors")
+    model = load_model(folder, device="cpu")
+    scaled = rounded["transformer.h.0.attn.o.weight"].float() * 6**-0.5
+    assert torch.equal(model.network.model.layers[0].self_attn.o_proj.weight, scaled)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("transformer.h.0.attn.qkv.weight", (2, 16)),
+        ("transformer.h.1.mlp.w.weight", (1, 16)),
+        ("transformer.h.1.mlp.p.weight", (16,)),
+        ("transformer.wte.weight", ()),
+        ("lm_head.weight", ()),
+    ],
+)
+def test_weights_of_another_shape_are_named(name, shape, tmp_path):
+    folder = published_folder(tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    save_file({**weights, name: torch.ones(shape)}, folder / "model.safetensors")
+    with pytest.raises(ModelError, match=r"weight has shape .*, where config.json asks for"):
         load_model(folder)

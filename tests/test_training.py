@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import jaxtyping
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -339,6 +340,33 @@ def test_plans_are_checked_and_every_fault_is_named():
     with pytest.raises(PlanError, match=r"unknown field 'shape.depth'"):
         ModelPlan.from_dict({"shape": {"depth": 3}})
     assert ModelPlan.from_dict(json.loads(json.dumps(PLAN.as_dict()))) == PLAN
+
+
+BAD_PLANS = [
+    ({"shape": 5}, "shape is 5, not an object"),
+    ({"shape": "abc"}, "shape is 'abc', not an object"),
+    ({"shape": None}, "shape is None, not an object"),
+    ({"shape": ["a"]}, r"shape is \['a'\], not an object"),
+    ({"shape": {"gated": "false"}}, "ModelShape: gated is 'false', neither true nor false"),
+    ({"shape": {"biases": 1, "tied_head": None}}, "biases is 1, .*; tied_head is None, neither"),
+    ({"learning_rate": 10**400}, "learning_rate is 10*, not a number above 0"),
+    ({"learning_rate": True}, "learning_rate is True, not a number above 0"),
+    ({"learning_rate": float("nan")}, "learning_rate is nan, not a number above 0"),
+    ({"seed": 2**63}, r"seed is 9223372036854775808, not below 2 \*\* 63"),
+    ({"n_rows": 4097}, "n_rows is 4097, but rows are cut 4096 documents at a time"),
+]
+
+
+@pytest.mark.parametrize(("fields", "said"), BAD_PLANS)
+def test_values_that_are_no_plan_are_refused_by_the_name_of_their_file(fields, said, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would speak first
+    with pytest.raises(PlanError, match=f"^my/plan.json: .*{said}") as refused:
+        ModelPlan.from_dict(fields, "my/plan.json")
+    assert len(str(refused.value)) < 250
+
+
+def test_the_largest_batch_and_seed_are_plans():
+    assert ModelPlan(n_rows=4096, seed=2**63 - 1).n_rows == 4096
 
 
 def test_the_rate_warms_up_and_falls_to_two_percent():

@@ -8,6 +8,7 @@ a log line only; and its activation named ``linear`` is what makes a gated MLP b
 from __future__ import annotations
 
 import shutil
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,13 @@ from torch import Tensor, nn
 
 from circuits.bilinear import BilinearLayer
 from circuits.errors import ModelError
+from circuits.model.site import POINTS, Site
+from circuits.model.taps import attach
 from circuits.model.weights import check_state
 
 _LAYER = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
+# no part of every family's configuration: head_dim is read all the same, the others change nothing
+_HARMLESS = {"head_dim", "pretraining_tp", "transformers.js_config", "unsloth_version"}
 _TWIN = {"silu": "SwiGLU", "gelu": "GEGLU", "relu": "ReGLU"}
 
 
@@ -51,20 +56,39 @@ def build(where: Path, config: Mapping[str, Any], state: dict[str, Tensor]) -> A
 
     fields = dict(config)
     try:
-        parsed = AutoConfig.for_model(fields.pop("model_type"), **fields)
+        kind = fields.pop("model_type")
+        parsed, known = AutoConfig.for_model(kind, **fields), AutoConfig.for_model(kind)
         with torch.random.fork_rng(devices=[]):  # the start that is drawn here is thrown away
             network: Any = AutoModelForCausalLM.from_config(parsed, dtype=torch.float32)
     except Exception as error:  # each library that reads it raises its own kind
         raise ModelError(
             f"{where / 'config.json'}: transformers builds no language model from it "
-            f"({_first_line(error)})."
+            f"({_in_short(error)})."
         ) from error
     _check_layout(where, network)
+    # what a family does not know is kept as an attribute, and nothing is done with it
+    unknown = {name for name in fields if hasattr(parsed, name) and not hasattr(known, name)}
+    _check_fields(where / "config.json", parsed, unknown - _HARMLESS)
     state = {k: v.float() for k, v in state.items() if not k.endswith("rotary_emb.inv_freq")}
     _settle_head(where, bool(parsed.tie_word_embeddings), state)
     check_state(where, state, network.state_dict())
     network.load_state_dict(state)
     return network.eval().requires_grad_(False)
+
+
+def _check_fields(where: Path, parsed: Any, unknown: set[str]) -> None:
+    asking = sorted(n for n in unknown if getattr(parsed, n) is not None)
+    if asking:
+        raise ModelError(
+            f"{where}: unknown field {', '.join(asking)}: {type(parsed).__name__} would ignore it, "
+            f"so it may be misspelt, or the model another one. Correct or remove it."
+        )
+    n_context = getattr(parsed, "max_position_embeddings", None)
+    if n_context is None or n_context < 1:
+        raise ModelError(
+            f"{where}: max_position_embeddings is {n_context}, so no row of tokens fits. Give the "
+            f"longest row that the model was trained on."
+        )
 
 
 def _settle_head(where: Path, tied: bool, state: dict[str, Tensor]) -> None:
@@ -107,7 +131,7 @@ def layer_of(mlp: Any) -> BilinearLayer:
 
 @torch.no_grad()
 def check_bilinear(where: Path, network: Any) -> None:
-    """Run every MLP on random input: is it the product of its factors, and the bilinear layer?"""
+    """Run the network on random input: is every layer Llama's, and its MLP the bilinear layer?"""
     generator = torch.Generator().manual_seed(0)
     for index, block in enumerate(network.model.layers):
         mlp, seen = block.mlp, dict[str, Tensor]()
@@ -128,6 +152,52 @@ def check_bilinear(where: Path, network: Any) -> None:
                 f"(relative error {error:.2g} on random input); its activation is "
                 f"{type(activation).__name__}. Load a model with hidden_act 'linear'."
             )
+    _check_stream(where, network, generator)
+
+
+def _check_stream(where: Path, network: Any, generator: torch.Generator) -> None:
+    """Do a layer's sites add up to its stream, is its norm that of its weights, the head plain?"""
+    config, embed = network.config, network.get_input_embeddings().weight
+    n_pos = min(8, int(config.max_position_embeddings))
+    tokens = torch.randint(len(embed), (2, n_pos), generator=generator).to(embed.device)
+    sites = [Site(point, i) for i in range(len(network.model.layers)) for point in POINTS]
+    seen, heads = dict[Site, Tensor](), list[Tensor]()
+
+    def keep(site: Site) -> Any:
+        return attach(network, site, lambda x: seen.update({site: x.clone()}))
+
+    handles = [keep(site) for site in sites]
+    handles += [network.lm_head.register_forward_hook(lambda _m, _a, x: heads.append(x.clone()))]
+    try:
+        logits = network(tokens, use_cache=False).logits
+    finally:
+        for handle in handles:
+            handle.remove()
+    near = max(1e-5, 8 * torch.finfo(embed.dtype).eps)
+    eps = getattr(config, "rms_norm_eps", float("nan"))
+    for index, block in enumerate(network.model.layers):
+        at = {point: seen[Site(point, index)].double() for point in POINTS}
+        weight = getattr(block.post_attention_layernorm, "weight", torch.tensor(float("nan")))
+        rms = (at["resid_mid"].square().mean(-1, keepdim=True) + eps).sqrt()
+        wanted = {
+            "resid_mid is not resid_pre + attn_out": at["resid_pre"] + at["attn_out"],
+            "resid_post is not resid_mid + mlp_out": at["resid_mid"] + at["mlp_out"],
+            "mlp_in is not post_attention_layernorm.weight * x / rms(x)": weight
+            * (at["resid_mid"] / rms),
+        }
+        for said, number in wanted.items():
+            error = distance(at[said.split()[0]], number)
+            if not error < near:
+                raise ModelError(
+                    f"{where}: in layer {index}, {said} (relative error {error:.2g} on random "
+                    f"input), as it is in Llama's: {type(network).__name__} computes something "
+                    f"else. Convert the weights to the Llama format."
+                )
+    if not distance(logits, heads[0]) < near:
+        raise ModelError(
+            f"{where}: the logits are not what lm_head gives, as they are in Llama: "
+            f"{type(network).__name__} changes them. Convert the weights to the Llama format."
+        )
 
 
 def distance(got: Tensor, wanted: Tensor) -> float:
@@ -150,10 +220,12 @@ def read_tokenizer(folder: Path, n_token: int, *, required: bool) -> Any | None:
         tokenizer = load(str(folder), local_files_only=True)
     except Exception as error:
         raise ModelError(
-            f"{folder}: its tokenizer cannot be read ({_first_line(error)}). Save it again with "
+            f"{folder}: its tokenizer cannot be read ({_in_short(error)}). Save it again with "
             f"tokenizer.save_pretrained."
         ) from error
-    largest = max(tokenizer.get_vocab().values())
+    largest = max(tokenizer.get_vocab().values(), default=-1)
+    if largest < 0:
+        raise ModelError(f"{folder}: the vocabulary of its tokenizer is empty. Copy it again.")
     if largest >= n_token:
         raise ModelError(
             f"{folder}: the tokenizer numbers its tokens up to {largest}, but the embedding has "
@@ -166,6 +238,7 @@ def read_tokenizer(folder: Path, n_token: int, *, required: bool) -> Any | None:
 def write(network: Any, tokenizer: Any | None, folder: Path) -> None:
     """Fill a folder as ``save_pretrained`` would, without the bar that it draws."""
     network.config.architectures = [type(network).__name__]
+    network.config.dtype = network.dtype
     network.config.save_pretrained(folder)
     state = {name: weight.detach().contiguous() for name, weight in network.state_dict().items()}
     if network.config.tie_word_embeddings:
@@ -182,5 +255,5 @@ def n_parameters(network: nn.Module) -> int:
     return sum(weight.numel() for weight in network.parameters())
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _in_short(error: BaseException) -> str:
+    return textwrap.shorten(str(error), 200, placeholder=" …") or type(error).__name__

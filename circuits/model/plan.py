@@ -9,10 +9,12 @@ again, ``3 · d_hidden / 2``, so that its two matrices hold what three held.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from circuits.batches import CHUNK
 from circuits.errors import PlanError
 
 ACTIVATIONS = ("linear", "silu", "gelu", "relu")
@@ -49,9 +51,14 @@ class ModelShape:
 
     def __post_init__(self) -> None:
         faults = [
-            f"{name} is {getattr(self, name)!r}, not a positive whole number"
+            f"{name} is {getattr(self, name)!r:.40}, not a positive whole number"
             for name in ("n_layer", "d_model", "d_hidden", "n_head")
             if not _is_whole(getattr(self, name), 1)
+        ]
+        faults += [
+            f"{name} is {getattr(self, name)!r:.40}, neither true nor false"
+            for name in ("gated", "biases", "tied_head")
+            if not isinstance(getattr(self, name), bool)
         ]
         if self.activation not in ACTIVATIONS:
             faults.append(f"activation '{self.activation}' is none of {', '.join(ACTIVATIONS)}")
@@ -106,17 +113,24 @@ class ModelPlan:
     def __post_init__(self) -> None:
         least = {"n_steps": 1, "n_rows": 1, "window": 3, "warm_up": 0, "seed": 0}
         faults = [
-            f"{name} is {getattr(self, name)!r}, not a whole number of at least {smallest}"
+            f"{name} is {getattr(self, name)!r:.40}, not a whole number of at least {smallest}"
             for name, smallest in least.items()
             if not _is_whole(getattr(self, name), smallest)
         ]
+        if not isinstance(self.shape, ModelShape):
+            faults.insert(0, f"shape is {self.shape!r:.40}, not a ModelShape")
+        if _is_whole(self.n_rows, CHUNK + 1):
+            faults.append(f"n_rows is {self.n_rows}, but rows are cut {CHUNK} documents at a time")
+        if _is_whole(self.seed, 2**63):
+            faults.append(f"seed is {self.seed!r:.40}, not below 2 ** 63")
         above = {"learning_rate": True, "clip": True, "weight_decay": False, "noise": False}
         for name, strictly in above.items():
             value = getattr(self, name)
-            fits = isinstance(value, int | float) and math.isfinite(value) and value >= 0
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            fits = number and 0 <= value <= sys.float_info.max  # so neither NaN nor infinity
             if not fits or (strictly and value == 0):
                 wanted = "a number above 0" if strictly else "a number of at least 0"
-                faults.append(f"{name} is {value!r}, not {wanted}")
+                faults.append(f"{name} is {value!r:.40}, not {wanted}")
         _refuse("ModelPlan", faults)
 
     def rate(self, step: int) -> float:
@@ -132,7 +146,9 @@ class ModelPlan:
     @classmethod
     def from_dict(cls, given: Mapping[str, Any], where: str = "plan") -> ModelPlan:
         """The plan of some fields, the others as they are by default; unknown ones are refused."""
-        plan, shape = dict(given), dict(given.get("shape", {}))
+        plan, shape = dict(given), given.get("shape", {})
+        if not isinstance(shape, Mapping):
+            raise PlanError(f"{where}: shape is {shape!r:.40}, not an object with its own fields.")
         for cls_, some, prefix in ((cls, plan, ""), (ModelShape, shape, "shape.")):
             known = [f.name for f in fields(cls_)]
             unknown = [f"'{prefix}{name}'" for name in some if name not in known]
@@ -141,7 +157,10 @@ class ModelPlan:
                     f"{where}: unknown field {', '.join(unknown)}; the fields are "
                     f"{', '.join(prefix + name for name in known)}."
                 )
-        return cls(**{**plan, "shape": ModelShape(**shape)})
+        try:
+            return cls(**{**plan, "shape": ModelShape(**shape)})
+        except PlanError as error:
+            raise PlanError(f"{where}: {error}") from None
 
 
 def _is_whole(value: object, smallest: int) -> bool:

@@ -37,6 +37,8 @@ def check_published(where: Path, config: Mapping[str, Any]) -> None:
             faults.append(f"{name} is {size!r}, not a positive whole number")
     if config.get("bilinear") is not True:
         faults.append(f"bilinear is {config.get('bilinear')!r}: its MLP is not bilinear")
+    if not isinstance(config.get("bias", False), bool):
+        faults.append(f"bias is {config['bias']!r}, neither true nor false")
     if config.get("gate") is not None:
         faults.append(f"gate is {config['gate']!r}: an activation on one factor, so not bilinear")
     if config.get("normalization", True) is not True:
@@ -55,37 +57,49 @@ def convert(
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The Llama configuration and weights that compute the same function."""
     check_published(where / "config.json", config)
-    left = dict(published)
+    left, d, hidden = dict(published), config["d_model"], config["d_hidden"]
 
-    def take(name: str) -> Tensor:
+    def take(name: str, *wanted: int) -> Tensor:
         if name not in left:
             raise ModelError(f"{where}: its weights lack {name}. Copy the whole checkpoint.")
-        return left.pop(name)
+        weight = left.pop(name)
+        if weight.shape != wanted:
+            raise ModelError(
+                f"{where}: {name} has shape {tuple(weight.shape)}, where config.json asks for "
+                f"{wanted}. The weights are not those of its config.json."
+            )
+        return weight.float()  # before anything is multiplied
 
-    embed = take("transformer.wte.weight")
-    state = {"model.embed_tokens.weight": embed, "lm_head.weight": take("lm_head.weight")}
-    ones = torch.ones(config["d_model"], dtype=embed.dtype)
+    head = published.get("lm_head.weight")
+    n_token = len(head) if head is not None and head.ndim else 1
+    embed = take("transformer.wte.weight", n_token, d)
+    state = {
+        "model.embed_tokens.weight": embed,
+        "lm_head.weight": take("lm_head.weight", n_token, d),
+    }
+    ones = torch.ones(d)
     state["model.norm.weight"] = ones
     for layer in range(config["n_layer"]):
         old, new = f"transformer.h.{layer}.", f"model.layers.{layer}."
         for norm in ("input_layernorm", "post_attention_layernorm"):
             state[f"{new}{norm}.weight"] = ones.clone()
-        stacked = take(f"{old}attn.qkv.weight").chunk(3)
+        stacked = take(f"{old}attn.qkv.weight", 3 * d, d).chunk(3)
         for name, part in zip("qkv", stacked, strict=True):
             state[f"{new}self_attn.{name}_proj.weight"] = part.clone()
         scale = (2 * config["n_layer"]) ** -0.5
-        state[f"{new}self_attn.o_proj.weight"] = take(f"{old}attn.o.weight") * scale
+        state[f"{new}self_attn.o_proj.weight"] = take(f"{old}attn.o.weight", d, d) * scale
         for kind in ("weight", "bias") if config.get("bias") else ("weight",):
-            factors = take(f"{old}mlp.w.{kind}").chunk(2)
+            inputs, outputs = ((d,), (hidden,)) if kind == "weight" else ((), ())
+            factors = take(f"{old}mlp.w.{kind}", 2 * hidden, *inputs).chunk(2)
             for name, part in zip(("gate", "up"), factors, strict=True):
                 state[f"{new}mlp.{name}_proj.{kind}"] = part.clone()
-            state[f"{new}mlp.down_proj.{kind}"] = take(f"{old}mlp.p.{kind}")
+            state[f"{new}mlp.down_proj.{kind}"] = take(f"{old}mlp.p.{kind}", d, *outputs)
         left.pop(f"{old}attn.rotary.inv_freq", None)
     if left:
         raise ModelError(
             f"{where}: unknown weights {', '.join(sorted(left)[:3])}; nothing is lost silently."
         )
-    return _llama_config(config, len(embed)), state
+    return _llama_config(config, n_token), state
 
 
 def _llama_config(config: Mapping[str, Any], n_token: int) -> dict[str, Any]:

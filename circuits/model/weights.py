@@ -61,7 +61,8 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     index = folder / "model.safetensors.index.json"
     if index.exists():
         shards = read_json(index).get("weight_map")
-        if not isinstance(shards, dict) or not shards:
+        files_named = isinstance(shards, dict) and all(isinstance(s, str) for s in shards.values())
+        if not shards or not files_named:
             raise ModelError(f"{index}: field 'weight_map' does not say where the weights are.")
         files = [folder / name for name in sorted(set(shards.values()))]
     else:
