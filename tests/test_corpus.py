@@ -1,7 +1,6 @@
 """Text from anywhere becomes the same batches every time, and bad text one clear line."""
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -424,14 +423,3 @@ def test_the_stories_of_a_batch_come_with_their_truth(tokenizer):
         for position in told.reactions.position:
             word = tokenizer.decode(row[1 + position])  # after <bos>
             assert word in {*LEXICON.glad, *LEXICON.sad, *LEXICON.cheers, *LEXICON.tears}
-
-
-@pytest.mark.skipif("CI" in os.environ, reason="a machine with other work on it proves nothing")
-def test_stories_come_faster_than_any_model_reads_them():
-    corpus = built_in(seed=1)
-    rates = []
-    for first in range(0, 5 * CHUNK, CHUNK):
-        began = time.perf_counter()
-        corpus.stories(first, first + CHUNK)
-        rates.append(CHUNK / (time.perf_counter() - began))
-    assert max(rates) > 40_000
