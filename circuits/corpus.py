@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Int64
 
-from circuits.errors import CorpusError
+from circuits.errors import CorpusError, first_line
 from circuits.files import content_hash
 from circuits.hub import hub_revision, is_hub_name
 from circuits.stories.grammar import Grammar
@@ -287,7 +287,7 @@ def _from_saved(path: Path, column: str | None, split: str) -> TextCorpus:
         saved: Dataset | DatasetDict = load_from_disk(str(path))
     except Exception as error:  # nothing in its JSON is checked before it is used
         raise CorpusError(
-            f"{path}: a save_to_disk folder that cannot be read ({_first_line(error)}). Save it "
+            f"{path}: a save_to_disk folder that cannot be read ({first_line(error)}). Save it "
             f"again."
         ) from error
     if isinstance(saved, DatasetDict):
@@ -318,14 +318,10 @@ def _from_hub(name: str, column: str | None, split: str) -> HubCorpus:
     except (OSError, ValueError, StopIteration) as error:
         raise CorpusError(
             f"data set '{name}', split '{split}', cannot be read from the hub: "
-            f"{_first_line(error)}. Check the split, or download it and pass the folder."
+            f"{first_line(error)}. Check the split, or download it and pass the folder."
         ) from error
     schema = pa.schema({key: pa.infer_type([value]) for key, value in first.items()})
     return HubCorpus(name, revision, split, choose_column(name, schema, column), rows)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _digest(*parts: object) -> str:

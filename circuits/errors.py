@@ -202,6 +202,11 @@ def check_indices(owner: str, indices: Iterable[int], size: int, what: str) -> l
     return [check_index(owner, index, size, what) for index in indices]
 
 
+def first_line(error: BaseException) -> str:
+    """What a library's error says first, to be told in a line of our own."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def shorten(indices: Iterable[int], most: int = 8) -> str:
     """The first few indices and how many there are, for a message."""
     listed = list(indices)

@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 from typing import Any, Literal
 
-from circuits.errors import HubError
+from circuits.errors import HubError, first_line
 
 HUB_SECONDS = 4.0
 """How long the hub may take to answer at all before its name is refused."""
@@ -44,11 +44,10 @@ def hub_revision(name: str, kind: Literal["model", "dataset"]) -> str:
     if "sha" in answer:
         return str(answer["sha"])
     error = answer.get("error", TimeoutError(f"no answer in {HUB_SECONDS:g} seconds"))
-    first_line = (str(error).strip().splitlines() or [""])[0]
     raise HubError(
         f"'{name}' is no file or folder here, and the Hugging Face hub cannot be asked for a "
-        f"{kind} of that name ({type(error).__name__}: {first_line}). Without a network, pass a "
-        f"local copy."
+        f"{kind} of that name ({type(error).__name__}: {first_line(error)}). Without a network, "
+        f"pass a local copy."
     ) from None
 
 
@@ -69,5 +68,4 @@ def model_folder(name: str) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
     except OSError as error:
-        first_line = (str(error).strip().splitlines() or [""])[0]
-        raise HubError(f"'{name}' cannot be fetched from the hub: {first_line}.") from error
+        raise HubError(f"'{name}' cannot be fetched from the hub: {first_line(error)}.") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from circuits.errors import DeviceError
+from circuits.errors import DeviceError, first_line
 
 
 def chosen_device(device: torch.device | str | None) -> torch.device:
@@ -15,9 +15,8 @@ def chosen_device(device: torch.device | str | None) -> torch.device:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        first_line = (str(error).strip().splitlines() or [""])[0]
         raise DeviceError(
-            f"device '{device}' cannot be used here ({first_line}). Name cpu, or a GPU that "
+            f"device '{device}' cannot be used here ({first_line(error)}). Name cpu, or a GPU that "
             f"torch.cuda.is_available() knows."
         ) from error
     return chosen
