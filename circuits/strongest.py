@@ -203,7 +203,7 @@ class _Factors:
         return factors
 
     def _prepare_screen(self) -> None:
-        self.screen = _screen_dtype(self.left)
+        self.screen = screen_dtype(self.left)
         self.left_screen, self.right_screen = self.left.to(self.screen), self.right.to(self.screen)
         self.right_size, self.right_lost = _rounded(self.right, self.right_screen)
         if self.left_reach is self.right_reach:  # equal up to signs
@@ -291,7 +291,8 @@ def tiles(size: int) -> Iterator[tuple[slice, slice]]:
             yield slice(row, min(row + _ROWS, size)), slice(column, min(column + _COLUMNS, size))
 
 
-def _screen_dtype(tensor: Tensor) -> torch.dtype:
+def screen_dtype(tensor: Tensor) -> torch.dtype:
+    """In which products are so much quicker that a first look in it pays; the tensor's own, if none."""
     if tensor.dtype == torch.float64:
         return torch.float32
     if tensor.is_cuda:  # its sums may be rounded to bfloat16 on the way, which has no bound here

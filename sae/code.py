@@ -1,0 +1,200 @@
+"""Sparse activations: which features are active on each row, and how strongly.
+
+Of thousands of features a token uses a few, so nothing here holds ``row x feature`` numbers: what
+is added up is only what is active. What a reader would get wrong: an entry may hold zero (one of
+the k strongest of a row that has fewer than k positive ones); it is kept, so that every row of a
+TopK dictionary has the same length, and counts as inactive.
+"""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache, cached_property
+
+import numpy as np
+import scipy.sparse
+import torch
+from jaxtyping import Bool, Float, Int32, Int64
+from torch import Tensor
+from torch.nn import functional
+
+_FEW = 512  # so many numbers of a row are selected from by torch itself
+_WORTH_A_THREAD = 2**15  # numbers
+
+
+@dataclass(frozen=True, eq=False)
+class Code:
+    """A sparse matrix by rows: row r has the entries ``starts[r]`` to ``starts[r + 1]``."""
+
+    starts: Int64[Tensor, " row_and_end"]
+    features: Int64[Tensor, " entry"]
+    values: Float[Tensor, " entry"]
+    n_feature: int
+
+    @classmethod
+    def of_equal_rows(
+        cls, features: Int64[Tensor, "row k"], values: Float[Tensor, "row k"], n_feature: int
+    ) -> Code:
+        """Rows with equally many entries."""
+        n_row, k = features.shape
+        starts = torch.arange(0, n_row * k + 1, k, device=features.device)
+        return cls(starts, features.reshape(-1), values.reshape(-1), n_feature)
+
+    @property
+    def n_row(self) -> int:
+        """How many rows there are."""
+        return len(self.starts) - 1
+
+    @property
+    def active(self) -> Bool[Tensor, " entry"]:
+        """Which entries are not zero."""
+        return self.values != 0
+
+    @cached_property
+    def rows(self) -> Int64[Tensor, " entry"]:
+        """The row of each entry."""
+        numbers = torch.arange(self.n_row, device=self.starts.device)
+        return numbers.repeat_interleave(self.starts.diff(), output_size=len(self.features))
+
+    @property
+    def counts(self) -> Int64[Tensor, " feature"]:
+        """On how many rows each feature is active."""
+        return torch.bincount(self.features[self.active], minlength=self.n_feature)
+
+    def dense(self) -> Float[Tensor, "row feature"]:
+        """The whole matrix."""
+        whole = self.values.new_zeros(self.n_row, self.n_feature)
+        whole[self.rows, self.features] = self.values
+        return whole
+
+    def times(self, vectors: Float[Tensor, "feature model"]) -> Float[Tensor, "row model"]:
+        """The sum of each row's features' vectors, weighted: ``dense() @ vectors``."""
+        return weighted_sums(self.starts, self.features, self.values, vectors)
+
+    def products(
+        self, rows: Float[Tensor, "row model"], vectors: Float[Tensor, "feature model"]
+    ) -> Float[Tensor, " entry"]:
+        """Of each entry, its row's and its feature's vector: ``rows @ vectorsᵀ`` where active."""
+        size = (self.n_row, self.n_feature)
+        pattern = torch.sparse_csr_tensor(
+            self.starts, self.features, torch.zeros_like(self.values), size, check_invariants=False
+        )
+        return torch.sparse.sampled_addmm(pattern, rows, vectors.mT, beta=0).values()
+
+    @cached_property
+    def by_feature(self) -> Transposed:
+        """The same entries feature by feature, rows ascending."""
+        if self.features.device.type == "cpu":  # a counting sort: ten times a sort's speed
+            entries = np.arange(len(self.features), dtype=np.int32)
+            matrix = scipy.sparse.csr_matrix(
+                (entries, self.features.numpy(), self.starts.numpy()),
+                shape=(self.n_row, self.n_feature),
+            ).tocsc()
+            parts = (matrix.indptr, matrix.indices, matrix.data)
+            return Transposed(*(torch.from_numpy(part.astype(np.int64)) for part in parts))
+        order = torch.sort(self.features, stable=True).indices
+        counts = torch.bincount(self.features, minlength=self.n_feature)
+        starts = functional.pad(counts.cumsum(0), (1, 0))
+        return Transposed(starts, self.rows[order], order)
+
+
+@dataclass(frozen=True, eq=False)
+class Transposed:
+    """The entries of a code by feature: ``starts[f]`` to ``starts[f + 1]`` are feature f's."""
+
+    starts: Int64[Tensor, " feature_and_end"]
+    rows: Int64[Tensor, " entry"]
+    entries: Int64[Tensor, " entry"]  # their places in the code
+
+    def times(
+        self, values: Float[Tensor, " entry"], vectors: Float[Tensor, "row model"]
+    ) -> Float[Tensor, "feature model"]:
+        """The sum of each feature's rows, weighted by values given in the code's own order."""
+        return weighted_sums(self.starts, self.rows, values[self.entries], vectors)
+
+
+def weighted_sums(
+    starts: Int64[Tensor, " bag_and_end"],
+    members: Int64[Tensor, " entry"],
+    weights: Float[Tensor, " entry"],
+    vectors: Float[Tensor, "vector model"],
+) -> Float[Tensor, "bag model"]:
+    """For each bag the sum of its members' vectors; the order of sums is fixed, so are the bits."""
+    return functional.embedding_bag(
+        members, vectors, starts, per_sample_weights=weights, mode="sum", include_last_offset=True
+    )
+
+
+def strongest(
+    scores: Float[Tensor, "row feature"], k: int
+) -> tuple[Float[Tensor, "row k"], Int64[Tensor, "row k"]]:
+    """The k largest of each row and where they are, in any order; of equal ones, any.
+
+    On a processor torch.topk costs as much as the product that made the scores. The k largest of
+    a row lie in the k groups of largest maximum: maxima of groups that lie a stride apart are one
+    vectorised pass, and only ``√(n / k)`` groups' members are looked at one by one.
+    """
+    if scores.device.type != "cpu" or scores.shape[1] < _FEW:
+        top = scores.topk(k, sorted=False)
+        return top.values, top.indices
+    n_row, n = scores.shape
+    size = 1 << round(math.log2(n / k) / 2)  # of a group
+    n_group = -(-n // size)
+    if n_group * size != n:
+        scores = functional.pad(scores, (0, n_group * size - n), value=float("-inf"))
+    groups = _first_largest(scores.view(n_row, size, n_group).amax(1), k)
+    members = groups[:, None] + torch.arange(0, n_group * size, n_group)[:, None]
+    members = members.reshape(n_row, -1)
+    candidates = scores.gather(1, members)
+    places = _first_largest(candidates, k)
+    return candidates.gather(1, places), members.gather(1, places)
+
+
+def _first_largest(scores: Float[Tensor, "row place"], k: int) -> Int64[Tensor, "row k"]:
+    """Where the k largest of each row are, ascending; some rows on each of torch's threads."""
+    n_row, n = scores.shape
+    if k == n:
+        return torch.arange(k).expand(n_row, k)
+    bits = scores.float().contiguous().numpy().view(np.int32)
+    found = np.empty((n_row, k), np.int64)
+    n_part = min(torch.get_num_threads(), max(1, scores.numel() // _WORTH_A_THREAD))
+    bounds = [n_row * part // n_part for part in range(n_part + 1)]
+    few_bits = scores.dtype == torch.bfloat16
+
+    def select(part: int) -> None:
+        rows = slice(bounds[part], bounds[part + 1])
+        _select(bits[rows], found[rows], few_bits)
+
+    if n_part == 1:
+        select(0)
+    else:
+        list(_threads(n_part).map(select, range(n_part)))
+    return torch.from_numpy(found)
+
+
+def _select(
+    bits: Int32[np.ndarray, "row place"], found: Int64[np.ndarray, "row k"], few_bits: bool
+) -> None:
+    """NumPy's partition of integers: quicker than any selection of floating-point numbers."""
+    keys = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # ordered as the numbers are
+    n_row, n = keys.shape
+    k = found.shape[1]
+    if few_bits:  # the other half is free to part equal ones with
+        keys |= np.arange(n - 1, -1, -1, dtype=np.int32)
+    least = np.partition(keys, n - k, axis=1)[:, n - k, None]
+    chosen = keys >= least
+    flat = np.flatnonzero(chosen)
+    if len(flat) != n_row * k:  # in some rows more than one equals the k-th
+        surplus = chosen.sum(1) - k
+        for row in surplus.nonzero()[0]:
+            equal = (keys[row] == least[row]).nonzero()[0]
+            chosen[row, equal[len(equal) - surplus[row] :]] = False
+        flat = np.flatnonzero(chosen)
+    np.subtract(flat.reshape(n_row, k), np.arange(0, keys.size, n)[:, None], out=found)
+
+
+@cache
+def _threads(n: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(n, "select")

@@ -1,0 +1,194 @@
+"""A trained sparse autoencoder at its site: features in, features out, and as a `Basis`.
+
+``encode(x)`` is the ``k`` largest of ``(x − offset) encoderᵀ + bias``, cut at zero; ``decode(f)``
+is ``f decoder + offset``. What a reader would get wrong: dictionaries of the paper keep *signed*
+values (``relu=False``), so that a feature can be active and negative; and one trained by batch
+(``threshold``) has no fixed number of active features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from circuits.basis import Basis
+from circuits.bilinear import computing_dtype
+from circuits.errors import BasisError, SiteError, check_count, check_tensors, check_width
+from circuits.model import Model, Site
+from sae.code import Code, strongest
+
+_TILE = 2**24  # scores that are held at a time
+
+
+@dataclass(frozen=True, eq=False)
+class Dictionary:
+    """Features of one site, how they are found in an activation and what they write to it."""
+
+    encoder: Float[Tensor, "feature model"]
+    decoder: Float[Tensor, "feature model"]
+    bias: Float[Tensor, " feature"]
+    offset: Float[Tensor, " model"]
+    k: int | None  # active on each token; None where thresholds decide
+    threshold: Float[Tensor, " feature"] | None = None
+    relu: bool = True
+    site: Site | None = None
+    notes: dict[str, Any] = field(default_factory=dict)  # where it came from; goes with its files
+
+    def __post_init__(self) -> None:
+        axes = {
+            "encoder": "feature model",
+            "decoder": "feature model",
+            "bias": "feature",
+            "offset": "model",
+            "threshold": "feature",
+        }
+        given = {name: getattr(self, name) for name in axes if getattr(self, name) is not None}
+        check_tensors("Dictionary", given, axes)
+        if (self.k is None) == (self.threshold is None):
+            raise BasisError(
+                f"Dictionary: k is {self.k} and threshold is "
+                f"{'missing' if self.threshold is None else 'given'}: a feature is active because "
+                f"it is among the k strongest, or because it exceeds its threshold. Give one."
+            )
+        if self.k is not None:
+            check_count("Dictionary", self.k, len(self.decoder), "k")
+        dtype = computing_dtype(*given.values())
+        for name, tensor in given.items():
+            object.__setattr__(self, name, tensor.detach().to(dtype).contiguous())
+
+    @property
+    def n_feature(self) -> int:
+        """How many features there are."""
+        return self.decoder.shape[0]
+
+    @property
+    def d_model(self) -> int:
+        """Width of the activation."""
+        return self.decoder.shape[1]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype everything is computed in."""
+        return self.decoder.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights live."""
+        return self.decoder.device
+
+    @cached_property
+    def _into(self) -> Float[Tensor, "model feature"]:
+        """The encoder as sae-lens lays it out: the same product in the same order of sums."""
+        return self.encoder.mT.contiguous()
+
+    def preactivations(self, x: Float[Tensor, "*batch model"]) -> Float[Tensor, "*batch feature"]:
+        """How strongly each feature is seen, before any is left out."""
+        check_width("Dictionary", x, self.d_model, "activations")
+        return (x.to(self.dtype) - self.offset) @ self._into + self.bias
+
+    def active(self, x: Float[Tensor, "row model"]) -> Code:
+        """The active features of each row, without the zeros between them."""
+        check_width("Dictionary", x, self.d_model, "activations")
+        starts, features, values = [torch.zeros(1, dtype=torch.int64, device=self.device)], [], []
+        for tile in x.split(max(1, _TILE // self.n_feature)):
+            code = self._active(self.preactivations(tile))
+            starts.append(code.starts[1:] + starts[-1][-1])
+            features.append(code.features)
+            values.append(code.values)
+        return Code(
+            torch.cat(starts),
+            torch.cat([*features, starts[0][:0]]),
+            torch.cat([*values, self.bias[:0]]),
+            self.n_feature,
+        )
+
+    def _active(self, scores: Float[Tensor, "row feature"]) -> Code:
+        if self.k is None:
+            assert self.threshold is not None  # one of the two is given
+            chosen = scores > self.threshold
+            if self.relu:
+                chosen &= scores > 0
+            rows, features = chosen.nonzero(as_tuple=True)
+            starts = functional.pad(chosen.sum(1).cumsum(0), (1, 0))
+            return Code(starts, features, scores[rows, features], self.n_feature)
+        values, features = strongest(scores, self.k)
+        values = values.relu() if self.relu else values
+        return Code.of_equal_rows(features, values, self.n_feature)
+
+    def encode(self, x: Float[Tensor, "*batch model"]) -> Float[Tensor, "*batch feature"]:
+        """The features of an activation, most of them zero; `active` leaves the zeros out."""
+        return self.active(x.reshape(-1, x.shape[-1])).dense().view(*x.shape[:-1], self.n_feature)
+
+    def decode(self, features: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch model"]:
+        """The activation that these features write, with the offset."""
+        check_width("Dictionary.decode", features, self.n_feature, "features")
+        return features.to(self.dtype) @ self.decoder + self.offset
+
+    def reconstruct(self, x: Float[Tensor, "*batch model"]) -> Float[Tensor, "*batch model"]:
+        """What the active features make of an activation."""
+        code = self.active(x.reshape(-1, x.shape[-1]))
+        return (code.times(self.decoder) + self.offset).view(x.shape)
+
+    def error(self, x: Float[Tensor, "*batch model"]) -> Float[Tensor, "*batch model"]:
+        """What they miss: ``x = reconstruct(x) + error(x)``."""
+        return x.to(self.dtype) - self.reconstruct(x)
+
+    def basis(
+        self, reader: Literal["pinv", "encoder"] = "pinv", *, least_squares: bool = False
+    ) -> Basis:
+        """The features as directions, read by the decoder's pseudoinverse or by the encoder.
+
+        The pseudoinverse is exact where the decoder spans the activation; where it does not,
+        reading is refused unless ``least_squares`` accepts the nearest reader.
+        """
+        if reader == "encoder":
+            return Basis.from_encoder(self.decoder, self.encoder, self.offset, self.bias)
+        if reader == "pinv":
+            return Basis.from_decoder(self.decoder, self.offset, least_squares=least_squares)
+        raise BasisError(f"Dictionary.basis: no reader '{reader}'. Ask for 'pinv' or 'encoder'.")
+
+    @contextmanager
+    def spliced(self, model: Model, *, error: bool = False) -> Iterator[Model]:
+        """Within the block the model goes on with the reconstruction at the dictionary's site.
+
+        With ``error`` what it misses is added again, so that nothing changes: the state from which
+        single features can then be changed.
+        """
+
+        def function(x: Tensor) -> Tensor:
+            reconstruction = self.reconstruct(x)
+            return reconstruction + (x.to(self.dtype) - reconstruction) if error else reconstruction
+
+        with model.replaced({self._site("spliced"): function}):
+            yield model
+
+    def _site(self, asked: str) -> Site:
+        if self.site is None:
+            raise SiteError(
+                f"Dictionary.{asked}: nothing says at which site this dictionary was trained. "
+                f"Name it: dataclasses.replace(dictionary, site=Site.parse('mlp_in@0'))."
+            )
+        return self.site
+
+    def to(self, *args: Any, **kwargs: Any) -> Dictionary:
+        """The same dictionary on another device or in another dtype, as ``Tensor.to`` says it."""
+        names = ("encoder", "decoder", "bias", "offset", "threshold")
+        moved: dict[str, Any] = {
+            name: tensor.to(*args, **kwargs)
+            for name in names
+            if (tensor := getattr(self, name)) is not None
+        }
+        return replace(self, **moved)
+
+    def __repr__(self) -> str:
+        rule = "thresholds" if self.k is None else f"top {self.k}{'' if self.relu else ', signed'}"
+        where = "" if self.site is None else f" at {self.site}"
+        return f"Dictionary({self.n_feature} features of {self.d_model}{where}, {rule})"

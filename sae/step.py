@@ -1,0 +1,242 @@
+"""One step of training a TopK autoencoder: exact gradients that touch only what is active.
+
+With ``z = (x − offset) encoderᵀ + bias``, ``f`` the k largest of ``z`` (cut at zero), and
+``x̂ = f decoder + offset``, the loss is the mean of ``‖x̂ − x‖²``. By hand, because automatic
+differentiation spends most of its time on the zeros of ``token x feature`` matrices:
+
+    1. the product ``z`` for some hundred tokens at a time, and the k largest of each row
+    2. the reconstruction, a weighted sum of k rows of the decoder for each token
+    3. ``∂f``: of each active entry, its error's and its decoder row's product
+    4. the entries sorted by feature: each feature's gradients are weighted sums of the errors and
+       inputs of the tokens where it is active
+    5. dead features are taught what the living ones left over (AuxK)
+    6. Adam, with the decoder's rows kept at length one
+
+What a reader would get wrong: where the processor multiplies bfloat16 quickly, step 1 looks for
+the largest in it, among a few more than k, and the values come from a second look in float32. The
+values are therefore exact; which entry is the k-th can differ where two are within rounding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+from torch.nn import functional
+
+from circuits.strongest import screen_dtype
+from sae.code import Code, strongest
+
+Activation = Literal["topk", "signed_topk", "batchtopk"]
+
+_TILE = 2**21  # scores that are held at a time
+_SPARE = 8  # more than k that the screen lets through
+_THRESHOLD_RATE = 0.01  # at which a batch's threshold moves the one that is kept
+
+
+@dataclass(eq=False)
+class Coder:
+    """The weights of an autoencoder on their way, with the optimizer that moves them."""
+
+    encoder: Float[Tensor, "feature model"]
+    bias: Float[Tensor, " feature"]
+    decoder: Float[Tensor, "feature model"]
+    offset: Float[Tensor, " model"]
+    k: int
+    activation: Activation = "topk"
+    auxiliary: float = 1 / 32
+    dead_after: int = 10_000_000  # tokens
+    tokens_since: Int64[Tensor, " feature"] = field(init=False)  # each feature was active
+    threshold: Float[Tensor, ""] = field(init=False)  # of batchtopk: what an entry must exceed
+
+    def __post_init__(self) -> None:
+        device = self.decoder.device
+        self.tokens_since = torch.zeros(len(self.decoder), dtype=torch.int64, device=device)
+        self.threshold = torch.zeros((), dtype=torch.float64, device=device)
+        for weight in self.weights.values():
+            weight.grad = torch.zeros_like(weight)
+        self.optimizer = torch.optim.Adam(list(self.weights.values()), fused=True)
+
+    @property
+    def n_feature(self) -> int:
+        """How many features there are."""
+        return len(self.decoder)
+
+    @property
+    def d_model(self) -> int:
+        """Width of the activation."""
+        return self.decoder.shape[1]
+
+    @property
+    def gradients(self) -> list[Tensor]:
+        """Of the weights, in their order."""
+        return [weight.grad for weight in self.weights.values() if weight.grad is not None]
+
+    @classmethod
+    def start(
+        cls,
+        d_model: int,
+        n_feature: int,
+        generator: torch.Generator,
+        offset: Float[Tensor, " model"],
+        **fields: object,
+    ) -> Coder:
+        """Random directions of length one, read by themselves."""
+        decoder = torch.randn(n_feature, d_model, generator=generator).to(offset)
+        decoder /= decoder.norm(dim=1, keepdim=True)
+        bias = decoder.new_zeros(n_feature)
+        return cls(decoder.clone(), bias, decoder, offset.clone(), **fields)  # type: ignore[arg-type]
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """What is learnt, by name."""
+        names = ("encoder", "bias", "decoder", "offset")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def dead(self) -> Int64[Tensor, " dead"]:
+        """The features that have not been active for too long."""
+        return (self.tokens_since > self.dead_after).nonzero()[:, 0]
+
+    @torch.no_grad()
+    def step(self, x: Float[Tensor, "token model"], rate: float) -> Measured:
+        """Learn from one batch at a learning rate; the numbers returned stay on the device."""
+        centred = x - self.offset
+        code = self.encode(centred)
+        error = code.times(self.decoder) - centred
+        summed = error.square().sum()
+        self._gradients(code, centred, error * (2 / len(x)))
+        dead = self.dead
+        if self.auxiliary and len(dead):
+            self._teach(dead, centred, error)
+        counts = code.counts
+        self.tokens_since += len(x)
+        self.tokens_since[counts > 0] = 0
+        self._move(rate)
+        return Measured(
+            loss=summed / len(x),
+            fvu=summed / (x - x.mean(0)).square().sum(),
+            n_active=counts.sum() / len(x),
+            n_dead=len(dead),
+            finite=torch.isfinite(x.sum()),
+        )
+
+    def encode(self, centred: Float[Tensor, "token model"]) -> Code:
+        """The active features of some tokens, their offset already taken off."""
+        if self.activation == "batchtopk":
+            return self._encode_together(centred)
+        screen = screen_dtype(self.encoder)
+        screened = screen != self.encoder.dtype
+        n_kept = min(self.k + _SPARE * screened, self.n_feature)
+        encoder, bias = self.encoder.to(screen), self.bias.to(screen)
+        tiles = [
+            strongest(torch.addmm(bias, rows, encoder.mT), n_kept)
+            for rows in centred.to(screen).split(self._tile)
+        ]
+        values, features = (torch.cat(part) for part in zip(*tiles, strict=True))
+        if screened:
+            seen = Code.of_equal_rows(features, values.to(centred), self.n_feature)
+            values = seen.products(centred, self.encoder) + self.bias[seen.features]
+            values, places = values.view(-1, n_kept).topk(self.k, sorted=False)
+            features = features.gather(1, places)
+        if self.activation == "topk":
+            values = values.relu()
+        return Code.of_equal_rows(features, values, self.n_feature)
+
+    def _encode_together(self, centred: Float[Tensor, "token model"]) -> Code:
+        """The ``k · token`` largest of a whole batch, wherever they are."""
+        wanted = self.k * len(centred)
+        floor = 0.5 * float(self.threshold)  # a guess; too high, and everything positive is taken
+        found = self._above(centred, floor)
+        if len(found[0]) < wanted and floor > 0:
+            found = self._above(centred, 0.0)
+        rows, features, values = found
+        if len(values) > wanted:
+            kept = values.topk(wanted, sorted=False).indices.sort().values
+            rows, features, values = rows[kept], features[kept], values[kept]
+        if len(values):
+            self.threshold.lerp_(values.min().double(), _THRESHOLD_RATE)
+        counts = torch.bincount(rows, minlength=len(centred))
+        return Code(functional.pad(counts.cumsum(0), (1, 0)), features, values, self.n_feature)
+
+    def _above(
+        self, centred: Float[Tensor, "token model"], floor: float
+    ) -> tuple[Int64[Tensor, " entry"], Int64[Tensor, " entry"], Float[Tensor, " entry"]]:
+        rows, features, values = [], [], []
+        for i, tile in enumerate(centred.split(self._tile)):
+            scores = torch.addmm(self.bias, tile, self.encoder.mT)
+            row, feature = (scores > floor).nonzero(as_tuple=True)
+            rows.append(row + i * self._tile)
+            features.append(feature)
+            values.append(scores[row, feature])
+        return torch.cat(rows), torch.cat(features), torch.cat(values)
+
+    def _gradients(
+        self, code: Code, centred: Float[Tensor, "token model"], slope: Float[Tensor, "token model"]
+    ) -> None:
+        """Of the loss, whose slope at each reconstruction is given, into the weights' ``grad``."""
+        of_values = code.products(slope, self.decoder)
+        if self.activation != "signed_topk":
+            of_values = of_values * code.active
+        entries = code.by_feature
+        ones = torch.ones_like(slope[:, :1])
+        encoder, bias, decoder, offset = self.gradients
+        encoder.copy_(entries.times(of_values, centred))
+        bias.copy_(entries.times(of_values, ones)[:, 0])
+        decoder.copy_(entries.times(code.values, slope))
+        offset.copy_(slope.sum(0) - bias @ self.encoder)
+
+    def _teach(
+        self,
+        dead: Int64[Tensor, " dead"],
+        centred: Float[Tensor, "token model"],
+        error: Float[Tensor, "token model"],
+    ) -> None:
+        """AuxK: the dead features' own gradients of reconstructing what is left over.
+
+        The ``model / 2`` largest dead scores of each token stand for it, less weighted while there
+        are fewer of them; its target is fixed, so no living feature is moved by this.
+        """
+        encoder, decoder = self.encoder[dead], self.decoder[dead]
+        most = self.d_model // 2
+        weight = self.auxiliary * min(len(dead) / most, 1) * 2 / len(centred)
+        of_encoder, of_bias, of_decoder, of_offset = self.gradients
+        for rows, left in zip(centred.split(self._tile), error.split(self._tile), strict=True):
+            values = torch.addmm(self.bias[dead], rows, encoder.mT)
+            if len(dead) > most:
+                chosen = strongest(values, most)[1]
+                values = torch.zeros_like(values).scatter_(1, chosen, values.gather(1, chosen))
+            slope = (values @ decoder + left) * weight
+            of_values = (slope @ decoder.mT) * (values != 0)
+            bias = of_values.sum(0)
+            of_encoder.index_add_(0, dead, of_values.mT @ rows)
+            of_decoder.index_add_(0, dead, values.mT @ slope)
+            of_bias.index_add_(0, dead, bias)
+            of_offset -= bias @ encoder
+
+    def _move(self, rate: float) -> None:
+        """Adam, along the sphere that each decoder row lies on."""
+        decoder, slope = self.decoder, self.gradients[2]
+        slope -= (slope * decoder).sum(1, keepdim=True) * decoder
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        decoder /= torch.linalg.vector_norm(decoder, dim=1, keepdim=True)
+
+    @property
+    def _tile(self) -> int:
+        return max(1, _TILE // self.n_feature)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a step saw, before it moved; tensors that wait on the device until they are asked."""
+
+    loss: Float[Tensor, ""]
+    fvu: Float[Tensor, ""]  # fraction of the batch's variance left unexplained
+    n_active: Float[Tensor, ""]  # a token
+    n_dead: int
+    finite: Bool[Tensor, ""]  # whether the batch held only finite numbers
