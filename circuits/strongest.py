@@ -292,7 +292,7 @@ def tiles(size: int) -> Iterator[tuple[slice, slice]]:
 
 
 def screen_dtype(tensor: Tensor) -> torch.dtype:
-    """In which products are so much quicker that a first look in it pays; the tensor's own, if none."""
+    """The dtype whose products are so quick that a first look pays, or the tensor's own."""
     if tensor.dtype == torch.float64:
         return torch.float32
     if tensor.is_cuda:  # its sums may be rounded to bfloat16 on the way, which has no bound here
