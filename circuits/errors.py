@@ -73,6 +73,10 @@ class PlanError(CircuitsError, ValueError):
     """A plan that contradicts itself or the folder it is to write to."""
 
 
+class RunError(CircuitsError, ValueError):
+    """A training run's folder that belongs to another run, or cannot be gone on with."""
+
+
 class HubError(CircuitsError, OSError):
     """A name that is no local path and that the hub does not answer for."""
 
