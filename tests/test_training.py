@@ -308,7 +308,7 @@ def test_a_folder_never_holds_two_runs(unbroken, corpus, tmp_path):
     with pytest.raises(RunError, match="differs in corpus"):
         train_model(PLAN, built_in(seed=2, n_documents=400), unbroken.folder)
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(PlanError, match="is no training run"):
+    with pytest.raises(RunError, match="is no training run"):
         train_model(PLAN, corpus, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
