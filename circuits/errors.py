@@ -69,6 +69,10 @@ class ModelError(CircuitsError, ValueError):
     """A model that cannot be loaded, is not bilinear, or is asked for what it cannot do."""
 
 
+class ActivationError(CircuitsError, ValueError):
+    """Activations that cannot be trained on: too few, not finite, or not there."""
+
+
 class PlanError(CircuitsError, ValueError):
     """A plan that contradicts itself or the folder it is to write to."""
 
