@@ -69,6 +69,10 @@ class ModelError(CircuitsError, ValueError):
     """A model that cannot be loaded, is not bilinear, or is asked for what it cannot do."""
 
 
+class DictionaryError(CircuitsError, ValueError):
+    """A dictionary's folder that cannot be read or written, or a question it has no answer to."""
+
+
 class PlanError(CircuitsError, ValueError):
     """A plan that contradicts itself or the folder it is to write to."""
 
