@@ -73,6 +73,10 @@ class ActivationError(CircuitsError, ValueError):
     """Activations that cannot be trained on: too few, not finite, or not there."""
 
 
+class DictionaryError(CircuitsError, ValueError):
+    """A dictionary's folder that cannot be read or written, or a question it has no answer to."""
+
+
 class PlanError(CircuitsError, ValueError):
     """A plan that contradicts itself or the folder it is to write to."""
 

@@ -18,11 +18,25 @@ HUB_SECONDS = 4.0
 """How long the hub may take to answer at all before its name is refused."""
 
 
+_PART = r"[\w-][\w.-]*"
+
+
 def is_hub_name(where: str | Path) -> bool:
     """Whether this has the form ``owner/name``; a path is never looked up."""
     return isinstance(where, str) and bool(
-        re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", where) and not Path(where).exists()
+        re.fullmatch(f"{_PART}/{_PART}", where) and not Path(where).exists()
     )
+
+
+def hub_place(where: str | Path) -> tuple[str, str] | None:
+    """The name and the folder in it, of ``owner/name/folder/…``; None where that is a path.
+
+    What lies below a folder of this machine is a path, though it may be mistyped.
+    """
+    if not isinstance(where, str) or not re.fullmatch(f"{_PART}(/{_PART})+", where):
+        return None
+    owner, name, *inside = where.split("/")
+    return None if Path(owner).exists() else (f"{owner}/{name}", "/".join(inside))
 
 
 def hub_revision(name: str, kind: Literal["model", "dataset"]) -> str:
@@ -51,8 +65,18 @@ def hub_revision(name: str, kind: Literal["model", "dataset"]) -> str:
     ) from None
 
 
-def model_folder(name: str) -> Path:
-    """A model of the hub as a local folder: of weights, configuration and tokenizer alone."""
+def model_folder(name: str, inside: str = "") -> Path:
+    """A model of the hub, or one folder of it, as a local folder.
+
+    Of weights, configuration and tokenizer alone.
+    """
+    folder = _fetched(name, inside) / inside
+    if not folder.is_dir():
+        raise HubError(f"'{name}' on the hub has no folder '{inside}'. Look at its list of files.")
+    return folder
+
+
+def _fetched(name: str, inside: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
@@ -64,7 +88,8 @@ def model_folder(name: str) -> Path:
             pass
         raise
     # no *.bin and no *.py: neither a pickle nor code is ever wanted
-    wanted = ["*.safetensors", "*.json", "*.txt", "*.model"]
+    below = f"{inside}/" if inside else ""
+    wanted = [f"{below}{kind}" for kind in ("*.safetensors", "*.json", "*.txt", "*.model")]
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
     except OSError as error:

@@ -362,9 +362,9 @@ class Mixer:
                 after = next_one if last else replace(here, batch=batch + 1)
                 yield {site: tensor[rows] for site, tensor in buffer.items()}, after
 
-    def first(self) -> dict[Site, Float[Tensor, "token model"]]:
-        """The first buffer, to look at before anything is trained."""
-        return next(self._blocks(Place()))[0]
+    def buffer(self, place: Place) -> dict[Site, Float[Tensor, "token model"]]:
+        """The whole buffer at a place, in no shuffled order: to look at, not to train on."""
+        return next(self._blocks(place))[0]
 
     def _blocks(self, place: Place) -> Iterator[tuple[dict[Site, Tensor], Place, Place]]:
         """Filled buffers, each with its place and the one after it."""

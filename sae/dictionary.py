@@ -8,10 +8,11 @@ values (``relu=False``), so that a feature can be active and negative; and one t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -21,9 +22,16 @@ from torch.nn import functional
 
 from circuits.basis import Basis
 from circuits.bilinear import computing_dtype
-from circuits.errors import BasisError, SiteError, check_count, check_tensors, check_width
+from circuits.errors import (
+    BasisError,
+    SiteError,
+    check_count,
+    check_tensors,
+    check_width,
+)
 from circuits.model import Model, Site
 from sae.code import Code, strongest
+from sae.statistics import Statistics, statistics
 
 _TILE = 2**24  # scores that are held at a time
 
@@ -41,6 +49,7 @@ class Dictionary:
     relu: bool = True
     site: Site | None = None
     notes: dict[str, Any] = field(default_factory=dict)  # where it came from; goes with its files
+    statistics: Statistics | None = None  # of its features, where they were measured
 
     def __post_init__(self) -> None:
         axes = {
@@ -167,14 +176,49 @@ class Dictionary:
             reconstruction = self.reconstruct(x)
             return reconstruction + (x.to(self.dtype) - reconstruction) if error else reconstruction
 
-        with model.replaced({self._site("spliced"): function}):
+        with model.replaced({self.known_site("spliced"): function}):
             yield model
 
-    def _site(self, asked: str) -> Site:
+    def measured(self, activations: Iterable[Tensor]) -> Dictionary:
+        """The same dictionary with the statistics of its features over some activations.
+
+        They are given as any number of tensors ``token model``.
+        """
+        found = statistics(self.active(x.to(self.device)) for x in activations)
+        return replace(self, statistics=found)
+
+    def save(self, folder: str | Path, format: str = "sae-lens") -> Path:
+        """Write a new folder of this dictionary and its statistics; whole or not at all.
+
+        ``sae-lens`` holds every dictionary, and plain sae-lens loads it, unless negative values
+        are kept: those it refuses rather than cut. ``published`` is the paper's layout (its own
+        code expects the folder's name to be `sae.layouts.published_name`), ``sparsify`` and
+        ``dictionary_learning`` are those projects'; what one of them cannot say is refused.
+        """
+        from sae.formats import save
+
+        return save(self, folder, format)
+
+    @property
+    def sae_lens(self) -> Any:
+        """The same as sae-lens' own object, a ``TopKSAE`` or a ``JumpReLUSAE``; made anew."""
+        from sae.layouts import as_sae_lens
+
+        return as_sae_lens(self)
+
+    @property
+    def cuts_at_zero(self) -> bool:
+        """Whether no feature is ever active and negative."""
+        return self.relu or (self.threshold is not None and bool((self.threshold >= 0).all()))
+
+    def known_site(self, asked: str) -> Site:
+        """Where it was trained, for a question that needs to know."""
         if self.site is None:
+            hook = self.notes.get("hook_name")
+            said = f" but '{hook}', which is no site of ours" if hook else ""
             raise SiteError(
-                f"Dictionary.{asked}: nothing says at which site this dictionary was trained. "
-                f"Name it: dataclasses.replace(dictionary, site=Site.parse('mlp_in@0'))."
+                f"Dictionary.{asked}: nothing says at which site this dictionary was trained"
+                f"{said}. Name it: dataclasses.replace(dictionary, site=Site.parse('mlp_in@0'))."
             )
         return self.site
 

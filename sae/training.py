@@ -19,6 +19,7 @@ import platform
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from hashlib import sha256
 from importlib.metadata import version
 from itertools import islice
@@ -51,13 +52,15 @@ from circuits.runs import (
 )
 from sae.activations import Activations, Mixer, ModelActivations, Place, Summary
 from sae.dictionary import Dictionary
-from sae.formats import load_dictionary
+from sae.formats import load_dictionary, write
 from sae.plan import TrainingPlan
+from sae.statistics import statistics
 from sae.step import Coder, Measured
 
 _FLUSH = 10  # steps between two writes of metrics: on a GPU, each waits for the steps before
 _DEAD_AFTER = 0.1  # of the run's tokens (or ten million) without being active, a feature is dead
 _MOST_DEAD_AFTER = 10_000_000
+_AT_A_TIME = 8192  # tokens whose statistics are taken
 _MIDDLE, _ROUNDS = 2**14, 20  # tokens and rounds that a geometric median is made of
 
 Log = Callable[[str, dict[str, float]], None]
@@ -104,9 +107,9 @@ def train_on(
     name = sha256(json.dumps([made_of, list(map(str, widths))]).encode()).hexdigest()[:8]
     checkpoint = Path(out) / f"checkpoint-{name}.safetensors"
     begun = [is_run(folder, made_of) for folder in folders.values()]
-    if all(begun) and not checkpoint.exists():
-        if all((folder / RESULT).exists() for folder in folders.values()):
-            return {site: load_dictionary(folder) for site, folder in folders.items()}
+    ended = all((folder / RESULT).exists() for folder in folders.values())
+    if all(begun) and ended and not checkpoint.exists():
+        return _loaded(folders, device)
     run = Run(source, plan, device)
     if checkpoint.exists():
         run.resume(checkpoint, made_of)
@@ -138,7 +141,7 @@ class Run:
 
     def begin(self) -> None:
         """Start every autoencoder from the first buffer."""
-        for number, (site, x) in enumerate(self.mixer.first().items()):
+        for number, (site, x) in enumerate(self.mixer.buffer(self.place).items()):
             if not bool(torch.isfinite(x.sum())):
                 raise ActivationError(
                     f"{site}: the first {len(x)} activations hold NaN or infinity. Nothing can be "
@@ -326,10 +329,12 @@ def _check(site: Site, row: dict[str, float], checkpoint: Path) -> None:
 def _finish(
     run: Run, folders: dict[Site, Path], checkpoint: Path, made_of: dict[str, Any]
 ) -> dict[Site, Dictionary]:
+    tokens = run.mixer.buffer(run.place)
     for site, folder in folders.items():
         dictionary = run.dictionary(site)
+        codes = (dictionary.active(x) for x in tokens[site].split(_AT_A_TIME))
         with put_in_place(folder) as files:
-            dictionary.save(files)
+            write(replace(dictionary, statistics=statistics(codes)), files)
         versions = {name: version(name) for name in ("torch", "bilinear-circuits")}
         result = {
             "site": str(site),
@@ -344,4 +349,8 @@ def _finish(
         }
         write_json(folder / RESULT, result)
     checkpoint.unlink(missing_ok=True)
-    return {site: load_dictionary(folder) for site, folder in folders.items()}
+    return _loaded(folders, run.device)
+
+
+def _loaded(folders: dict[Site, Path], device: torch.device | str | None) -> dict[Site, Dictionary]:
+    return {site: load_dictionary(folder, device=device) for site, folder in folders.items()}

@@ -6,7 +6,7 @@ opening one runs whatever code its author put there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def check_state(where: Path, state: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+def check_state(
+    where: Path,
+    state: Mapping[str, Tensor],
+    wanted: Mapping[str, Tensor],
+    config: str = "config.json",
+) -> None:
     """Refuse weights that are missing, unknown or of another shape, naming every one."""
     faults = []
     for word, names in (
@@ -94,12 +99,12 @@ def check_state(where: Path, state: dict[str, Tensor], wanted: dict[str, Tensor]
     for name in wanted:
         if name in state and state[name].shape != wanted[name].shape:
             got, want = tuple(state[name].shape), tuple(wanted[name].shape)
-            faults.append(f"{name} has shape {got}, where config.json asks for {want}")
+            faults.append(f"{name} has shape {got}, where {config} asks for {want}")
         elif name in state and not bool(torch.isfinite(state[name].float()).all()):
             faults.append(f"{name} holds NaN or infinity")
     if faults:
         raise ModelError(
-            f"{where}: " + "; ".join(faults) + ". The weights are not those of its config.json."
+            f"{where}: " + "; ".join(faults) + f". The weights are not those of its {config}."
         )
 
 

@@ -1,0 +1,197 @@
+"""How often and how strongly each feature is active, exactly, from one pass over activations.
+
+Only what is active is kept (eight bytes an entry, 256 MiB at most). What a reader would get
+wrong: means, quantiles and histograms are of *active* values alone, and where more was active than
+is kept, the last two come from every second, fourth, … token: `Statistics.kept_every` says so.
+Counts, means and extremes are of all tokens always.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int64
+from safetensors.torch import save_file
+from torch import Tensor
+
+from circuits.errors import DictionaryError
+from circuits.model.weights import check_state, read_tensors
+from sae.code import Code
+
+LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
+"""The quantiles that are kept of each feature's active values."""
+
+N_BIN = 20
+"""Bins of each feature's histogram, of equal width from its smallest value (or zero) to its largest
+(or zero)."""
+
+_KEPT = 2**25  # entries
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """Of each feature of a dictionary, over some tokens; of a feature never active, zeros."""
+
+    n_token: Int64[Tensor, ""]
+    n_active: Int64[Tensor, " feature"]  # tokens
+    mean: Float[Tensor, " feature"]
+    minimum: Float[Tensor, " feature"]
+    maximum: Float[Tensor, " feature"]
+    quantiles: Float[Tensor, "feature level"]
+    histogram: Int64[Tensor, "feature bin"]
+    kept_every: Int64[Tensor, ""]  # token that quantiles and histogram are made from; 1 is all
+
+    @property
+    def frequency(self) -> Float[Tensor, " feature"]:
+        """The share of tokens on which each feature is active."""
+        return self.n_active / self.n_token.clamp(min=1)
+
+    @property
+    def n_feature(self) -> int:
+        """How many features there are."""
+        return len(self.n_active)
+
+    def edges(self) -> Float[Tensor, "feature edge"]:
+        """Where each feature's bins begin and end."""
+        low, high = self.minimum.clamp(max=0), self.maximum.clamp(min=0)
+        share = torch.arange(N_BIN + 1, dtype=low.dtype) / N_BIN
+        return low[:, None] + (high - low)[:, None] * share
+
+    def table(self) -> pd.DataFrame:
+        """One row a feature."""
+        columns = {
+            "feature": np.arange(self.n_feature),
+            "n_active": self.n_active.numpy(),
+            "frequency": self.frequency.numpy(),
+            "mean": self.mean.numpy(),
+            "minimum": self.minimum.numpy(),
+            "maximum": self.maximum.numpy(),
+        }
+        columns |= {
+            f"quantile_{level:g}": self.quantiles[:, i].numpy() for i, level in enumerate(LEVELS)
+        }
+        return pd.DataFrame(columns)
+
+    def write(self, path: Path) -> None:
+        """One safetensors file."""
+        save_file({part.name: getattr(self, part.name) for part in fields(self)}, path)
+
+    @classmethod
+    def read(cls, path: Path, n_feature: int) -> Statistics:
+        """What was written, of a dictionary of so many features."""
+        state = read_tensors(path)
+        further = {"quantiles": (len(LEVELS),), "histogram": (N_BIN,)}
+        wanted = {
+            part.name: torch.empty(n_feature, *further.get(part.name, ()), device="meta")
+            for part in fields(cls)
+        }
+        wanted |= {name: torch.empty((), device="meta") for name in ("n_token", "kept_every")}
+        check_state(path, state, wanted, "dictionary")
+        return cls(**state)
+
+
+def statistics(codes: Iterable[Code]) -> Statistics:
+    """Of the features of some tokens, given code by code; refused where there is no token."""
+    tally = None
+    for code in codes:
+        tally = tally or _Tally(code.n_feature)
+        tally.add(code)
+    if tally is None or tally.n_token == 0:
+        raise DictionaryError(
+            "statistics: not one token was given, so no feature has a frequency. Look at whether "
+            "the activations were read already: an iterator gives them once."
+        )
+    return tally.result()
+
+
+class _Tally:
+    """Sums of all entries, and the entries themselves as long as they fit."""
+
+    def __init__(self, n_feature: int) -> None:
+        self.n_token = 0
+        self._n_feature = n_feature
+        self._every = 1
+        self._n_kept = 0
+        self._kept: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # token, feature, value
+        self._counts = np.zeros(n_feature, np.int64)
+        self._sums = np.zeros(n_feature)
+        self._least, self._most = np.full(n_feature, np.inf), np.full(n_feature, -np.inf)
+
+    def add(self, code: Code) -> None:
+        active = code.active
+        feature = code.features[active].cpu().numpy()
+        value = code.values[active].double().cpu().numpy()
+        token = code.rows[active].cpu().numpy() + self.n_token
+        self.n_token += code.n_row
+        self._counts += np.bincount(feature, minlength=self._n_feature)
+        self._sums += np.bincount(feature, weights=value, minlength=self._n_feature)
+        np.minimum.at(self._least, feature, value)
+        np.maximum.at(self._most, feature, value)
+        self._keep(token, feature.astype(np.uint32), value.astype(np.float32))
+        while self._n_kept > _KEPT:
+            self._every *= 2
+            kept, self._kept, self._n_kept = self._kept, [], 0
+            for entries in kept:
+                self._keep(*entries)
+
+    def _keep(self, token: np.ndarray, feature: np.ndarray, value: np.ndarray) -> None:
+        if self._every > 1:
+            chosen = token % self._every == 0
+            token, feature, value = token[chosen], feature[chosen], value[chosen]
+        self._kept.append((token, feature, value))
+        self._n_kept += len(value)
+
+    def result(self) -> Statistics:
+        seen = self._counts > 0
+        least, most = np.where(seen, self._least, 0), np.where(seen, self._most, 0)
+        feature, value = self._sorted()
+        starts = np.searchsorted(feature, np.arange(self._n_feature + 1))
+        low, high = np.minimum(least, 0), np.maximum(most, 0)
+        width = np.where(high > low, high - low, 1)[feature] / N_BIN
+        bins = np.clip(((value - low[feature]) / width).astype(np.int64), 0, N_BIN - 1)
+        histogram = np.bincount(feature * N_BIN + bins, minlength=self._n_feature * N_BIN)
+        return Statistics(
+            n_token=torch.tensor(self.n_token),
+            n_active=torch.from_numpy(self._counts),
+            mean=torch.from_numpy(self._sums / np.maximum(self._counts, 1)).float(),
+            minimum=torch.from_numpy(least).float(),
+            maximum=torch.from_numpy(most).float(),
+            quantiles=torch.from_numpy(_quantiles(value, starts)).float(),
+            histogram=torch.from_numpy(histogram.reshape(self._n_feature, N_BIN)),
+            kept_every=torch.tensor(self._every),
+        )
+
+    def _sorted(self) -> tuple[np.ndarray, np.ndarray]:
+        """The kept entries by feature, ascending within each: one sort of whole numbers."""
+        keys = np.empty(self._n_kept, np.uint64)
+        at = 0
+        while self._kept:  # given up piece by piece
+            _, feature, value = self._kept.pop()
+            bits = value.view(np.uint32)
+            ordered = bits ^ np.where(bits >> 31, np.uint32(0xFFFFFFFF), np.uint32(0x80000000))
+            keys[at : at + len(value)] = feature.astype(np.uint64) << np.uint64(32) | ordered
+            at += len(value)
+        keys.sort()
+        feature = (keys >> np.uint64(32)).astype(np.int64)
+        ordered = keys.astype(np.uint32)  # the lower half
+        bits = ordered ^ np.where(ordered >> 31, np.uint32(0x80000000), np.uint32(0xFFFFFFFF))
+        return feature, bits.astype(np.uint32).view(np.float32)
+
+
+def _quantiles(value: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Of each run of sorted values, with lines between neighbours; of an empty one, zeros."""
+    counts = np.diff(starts)
+    place = np.maximum(counts - 1, 0)[:, None] * np.array(LEVELS)
+    below = place.astype(np.int64)
+    above = np.minimum(below + 1, np.maximum(counts - 1, 0)[:, None])
+    padded = np.append(value, np.float32(0)).astype(np.float64)
+    first = np.where(counts, starts[:-1], len(value))[:, None]
+    found = padded[first + below] + (padded[first + above] - padded[first + below]) * (
+        place - below
+    )
+    return np.where(counts[:, None] > 0, found, 0)
