@@ -24,6 +24,7 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     with _staged(path) as folder:
         yield folder / path.name
+        _as_any_file(folder)
         os.replace(folder / path.name, path)
 
 
@@ -33,6 +34,7 @@ def folder_written_whole(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     with _staged(path) as folder:
         yield folder
+        _as_any_file(folder)
         os.replace(folder, path)
 
 
@@ -69,6 +71,17 @@ def _staged(path: Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _as_any_file(folder: Path) -> None:
+    """Give every file the rights that a new one has here: safetensors shuts others out of its."""
+    new = folder / ".new"
+    new.touch()
+    rights = new.stat().st_mode
+    new.unlink()
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(rights)
 
 
 def read_json(path: Path, error: type[CircuitsError]) -> dict[str, Any]:

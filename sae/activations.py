@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import count, islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -421,32 +421,35 @@ Item = TypeVar("Item")
 
 def ahead(items: Iterator[Item]) -> Iterator[Item]:
     """The same items, the next one made in another thread while this one is used."""
-    waiting: queue.Queue[tuple[bool, Any]] = queue.Queue(1)
+    waiting: queue.Queue[tuple[Item | None, BaseException | None]] = queue.Queue(1)
     over = threading.Event()
 
-    def put(item: tuple[bool, Any]) -> None:
+    def put(item: Item | None, ended_by: BaseException | None) -> None:
         while not over.is_set():
             with suppress(queue.Full):
-                waiting.put(item, timeout=0.1)
+                waiting.put((item, ended_by), timeout=0.1)
                 return
 
     def work() -> None:
         try:
             for item in items:
-                put((True, item))
+                put(item, None)
                 if over.is_set():
                     return
+            put(None, StopIteration())
         except BaseException as error:  # noqa: BLE001 - it is raised where the items are used
-            put((False, error))
+            put(None, error)
 
     worker = threading.Thread(target=work, name="activations", daemon=True)
     worker.start()
     try:
         while True:
-            good, item = waiting.get()
-            if not good:
-                raise item
-            yield item
+            item, ended_by = waiting.get()
+            if isinstance(ended_by, StopIteration):
+                return
+            if ended_by is not None:
+                raise ended_by
+            yield cast(Item, item)
     finally:
         over.set()
         worker.join()

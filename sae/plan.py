@@ -30,16 +30,16 @@ class TrainingPlan:
     """"topk" cuts the k largest at zero; "signed_topk" keeps them as they are, as the paper does;
     "batchtopk" takes the largest of a whole batch, and saves the threshold that this comes to."""
 
-    n_tokens: int = 1_500_000
+    n_tokens: int = 1_000_000
     """To train on, counted again where the text is passed over again."""
 
     n_batch: int = 2048
     """Tokens in a step."""
 
-    learning_rate: float = 2e-3
+    learning_rate: float = 4e-3
     """Of Adam, after a warm-up over the first twentieth and before a decay over the last fifth."""
 
-    auxiliary: float = 1 / 32
+    auxiliary: float = 1 / 8
     """Weight of the loss that teaches dead features what the living ones leave over; 0: none."""
 
     normalise: bool = True
