@@ -9,6 +9,7 @@ TopK dictionary has the same length, and counts as inactive.
 from __future__ import annotations
 
 import math
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -77,6 +78,7 @@ class Code:
         self, rows: Float[Tensor, "row model"], vectors: Float[Tensor, "feature model"]
     ) -> Float[Tensor, " entry"]:
         """Of each entry, its row's and its feature's vector: ``rows @ vectorsᵀ`` where active."""
+        _torch_has_warned()
         size = (self.n_row, self.n_feature)
         pattern = torch.sparse_csr_tensor(
             self.starts, self.features, torch.zeros_like(self.values), size, check_invariants=False
@@ -98,6 +100,15 @@ class Code:
         counts = torch.bincount(self.features, minlength=self.n_feature)
         starts = functional.pad(counts.cumsum(0), (1, 0))
         return Transposed(starts, self.rows[order], order)
+
+
+@cache
+def _torch_has_warned() -> None:
+    """It says once that its sparse tensors are new; what is used of them here is tested here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        empty = torch.zeros(1, dtype=torch.int64)
+        torch.sparse_csr_tensor(empty, empty[:0], torch.zeros(0), (0, 1), check_invariants=False)
 
 
 @dataclass(frozen=True, eq=False)
