@@ -9,6 +9,7 @@ TopK dictionary has the same length, and counts as inactive.
 from __future__ import annotations
 
 import math
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -78,9 +79,12 @@ class Code:
     ) -> Float[Tensor, " entry"]:
         """Of each entry, its row's and its feature's vector: ``rows @ vectorsᵀ`` where active."""
         size = (self.n_row, self.n_feature)
-        pattern = torch.sparse_csr_tensor(
-            self.starts, self.features, torch.zeros_like(self.values), size, check_invariants=False
-        )
+        zeros = torch.zeros_like(self.values)
+        with warnings.catch_warnings():  # torch says once that its sparse tensors are young
+            warnings.simplefilter("ignore", UserWarning)
+            pattern = torch.sparse_csr_tensor(
+                self.starts, self.features, zeros, size, check_invariants=False
+            )
         return torch.sparse.sampled_addmm(pattern, rows, vectors.mT, beta=0).values()
 
     @cached_property
