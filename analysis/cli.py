@@ -150,14 +150,15 @@ def _model_train(options: argparse.Namespace) -> None:
     from pathlib import Path
 
     from circuits.corpus import built_in, open_corpus
+    from circuits.errors import PlanError
+    from circuits.files import read_json
     from circuits.manifest import record
     from circuits.model.plan import ModelPlan
     from circuits.model.training import train_model
-    from circuits.model.weights import read_json
 
     plan = ModelPlan()
     if options.plan is not None:
-        plan = ModelPlan.from_dict(read_json(Path(options.plan)), options.plan)
+        plan = ModelPlan.from_dict(read_json(Path(options.plan), PlanError), options.plan)
     given = {"n_steps": options.steps, "seed": options.seed}
     plan = replace(plan, **{name: value for name, value in given.items() if value is not None})
     own_text = options.text is not None

@@ -69,12 +69,20 @@ class ModelError(CircuitsError, ValueError):
     """A model that cannot be loaded, is not bilinear, or is asked for what it cannot do."""
 
 
+class ActivationError(CircuitsError, ValueError):
+    """Activations that cannot be trained on: too few, not finite, or not there."""
+
+
 class DictionaryError(CircuitsError, ValueError):
     """A dictionary's folder that cannot be read or written, or a question it has no answer to."""
 
 
 class PlanError(CircuitsError, ValueError):
     """A plan that contradicts itself or the folder it is to write to."""
+
+
+class RunError(CircuitsError, ValueError):
+    """A training run's folder that belongs to another run, or cannot be gone on with."""
 
 
 class HubError(CircuitsError, OSError):

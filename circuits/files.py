@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from circuits.errors import CircuitsError
 
 
 @contextmanager
@@ -65,6 +69,25 @@ def _staged(path: Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def read_json(path: Path, error: type[CircuitsError]) -> dict[str, Any]:
+    """The JSON object in a file; what is wrong with it is raised as the error given."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise error(f"{path}: there is no such file.") from None
+    except ValueError as fault:  # JSON's and Unicode's errors are both of this kind
+        raise error(f"{path}: no readable JSON ({fault}). Write the file again.") from fault
+    if not isinstance(content, dict):
+        raise error(f"{path}: holds a JSON {type(content).__name__}, not an object.")
+    return content
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON object, whole or not at all."""
+    with written_whole(path) as file:
+        file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def content_hash(*paths: Path) -> str:

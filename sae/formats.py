@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from circuits.errors import CircuitsError, DictionaryError, ModelError
-from circuits.files import folder_written_whole
+from circuits.files import folder_written_whole, read_json
 from circuits.hub import hub_place, model_folder
 from circuits.model import Site
 from circuits.model.device import chosen_device
@@ -147,10 +147,9 @@ def _is_model(folder: Path, layout: Layout) -> bool:
     """Whether this is a language model's folder, which has the same names as the paper's SAEs."""
     if layout.weights != "model.safetensors":
         return False
-    from circuits.model.weights import read_json
 
     try:
-        config = read_json(folder / layout.config)
+        config = read_json(folder / layout.config, DictionaryError)
     except CircuitsError:
         return False
     if "model_type" in config or "n_layer" in config:

@@ -22,9 +22,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from circuits.errors import DictionaryError, SiteError
-from circuits.files import content_hash
+from circuits.files import content_hash, read_json
 from circuits.model import POINTS, Site
-from circuits.model.weights import check_state, read_json, read_tensors
+from circuits.model.weights import check_state, read_tensors
 from sae.dictionary import Dictionary
 
 
@@ -40,7 +40,7 @@ class Layout:
 
 def _read_sae_lens(folder: Path) -> Dictionary:
     where, weights = folder / "cfg.json", folder / "sae_weights.safetensors"
-    config = _of_version_six(read_json(where))
+    config = _of_version_six(read_json(where, DictionaryError))
     kind, d_model, n_feature = _checked_sae_lens(where, config)
     _check_hash(where, config.get("weights_sha256"), weights)
     state = read_tensors(weights)
@@ -232,7 +232,7 @@ def _scale(folder: Path, config: dict[str, Any]) -> float:
             f"factor is not there: it stands in activation_scaler.json. Copy that file too, or "
             f"save the trained SAE again, which multiplies the factor into its weights."
         )
-    scale = read_json(folder / "activation_scaler.json").get("scaling_factor")
+    scale = read_json(folder / "activation_scaler.json", DictionaryError).get("scaling_factor")
     if scale is None:
         return 1.0
     if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < 1e30:
@@ -273,7 +273,7 @@ _PUBLISHED_FIELDS = {
 
 def _read_published(folder: Path) -> Dictionary:
     where, weights = folder / "config.json", folder / "model.safetensors"
-    config = read_json(where)
+    config = read_json(where, DictionaryError)
     faults = [f"unknown field '{name}'" for name in config if name not in _PUBLISHED_FIELDS]
     for name in ("bilinear_encoder", "token_lookup", "passthrough"):
         if config.get(name):
@@ -365,7 +365,7 @@ _SPARSIFY_FIELDS = {
 
 def _read_sparsify(folder: Path) -> Dictionary:
     where, weights = folder / "cfg.json", folder / "sae.safetensors"
-    config = read_json(where)
+    config = read_json(where, DictionaryError)
     faults = [f"unknown field '{name}'" for name in config if name not in _SPARSIFY_FIELDS]
     if config.get("activation", "topk") != "topk":
         faults.append(f"activation is {config['activation']!r}, not 'topk'")
@@ -435,7 +435,7 @@ def _read_dictionary_learning(folder: Path) -> Dictionary:
             f"safetensors.torch.save_file({{n: t.contiguous() for n, t in state.items()}}, "
             f"'ae.safetensors')"
         )
-    config = read_json(where)
+    config = read_json(where, DictionaryError)
     trainer = config.get("trainer")
     if not isinstance(trainer, dict):
         raise DictionaryError(f"{where}: field 'trainer' is {trainer!r:.40}, no object.")

@@ -20,7 +20,7 @@ values are therefore exact; which entry is the k-th can differ where two are wit
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -82,13 +82,13 @@ class Coder:
         n_feature: int,
         generator: torch.Generator,
         offset: Float[Tensor, " model"],
-        **fields: object,
+        **fields: Any,
     ) -> Coder:
         """Random directions of length one, read by themselves."""
         decoder = torch.randn(n_feature, d_model, generator=generator).to(offset)
         decoder /= decoder.norm(dim=1, keepdim=True)
         bias = decoder.new_zeros(n_feature)
-        return cls(decoder.clone(), bias, decoder, offset.clone(), **fields)  # type: ignore[arg-type]
+        return cls(decoder.clone(), bias, decoder, offset.clone(), **fields)
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -121,6 +121,7 @@ class Coder:
             fvu=summed / (x - x.mean(0)).square().sum(),
             n_active=counts.sum() / len(x),
             n_dead=len(dead),
+            n_feature=self.n_feature,
             finite=torch.isfinite(x.sum()),
         )
 
@@ -239,4 +240,5 @@ class Measured:
     fvu: Float[Tensor, ""]  # fraction of the batch's variance left unexplained
     n_active: Float[Tensor, ""]  # a token
     n_dead: int
+    n_feature: int
     finite: Bool[Tensor, ""]  # whether the batch held only finite numbers

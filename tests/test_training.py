@@ -15,10 +15,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from circuits import runs
 from circuits.batches import BatchPlan, train_tokenizer
 from circuits.corpus import built_in, open_corpus
-from circuits.errors import CorpusError, DeviceError, ModelError, PlanError
-from circuits.model import ModelPlan, ModelShape, Trained, checkpoints, load_model, train_model
+from circuits.errors import CorpusError, DeviceError, ModelError, PlanError, RunError
+from circuits.model import ModelPlan, ModelShape, Trained, load_model, train_model
 from circuits.model.held_out import held_out_loss, parted
 from circuits.model.plan import ACTIVATIONS
 from circuits.model.training import Run, new_network
@@ -302,12 +303,12 @@ def test_the_held_out_loss_is_the_model_s_own(unbroken, corpus):
 
 
 def test_a_folder_never_holds_two_runs(unbroken, corpus, tmp_path):
-    with pytest.raises(ModelError, match=r"plan.json: belongs to another run, .* differs in plan"):
+    with pytest.raises(RunError, match=r"plan.json: belongs to another run, .* differs in plan"):
         train_model(ModelPlan(SMALL, n_steps=31), corpus, unbroken.folder)
-    with pytest.raises(ModelError, match="differs in corpus"):
+    with pytest.raises(RunError, match="differs in corpus"):
         train_model(PLAN, built_in(seed=2, n_documents=400), unbroken.folder)
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(PlanError, match="is no training run"):
+    with pytest.raises(RunError, match="is no training run"):
         train_model(PLAN, corpus, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
@@ -320,7 +321,7 @@ def test_a_checkpoint_that_is_damaged_is_refused(corpus, tmp_path, monkeypatch):
             train_model(PLAN, corpus, tmp_path / "out", device="cpu", checkpoint_every=2)
     checkpoint = tmp_path / "out" / "checkpoint.safetensors"
     checkpoint.write_bytes(checkpoint.read_bytes()[:-9])
-    with pytest.raises(ModelError, match=r"checkpoint.safetensors: no readable checkpoint"):
+    with pytest.raises(RunError, match=r"checkpoint.safetensors: no readable checkpoint"):
         train_model(PLAN, corpus, tmp_path / "out", device="cpu")
 
 
@@ -455,7 +456,7 @@ def test_two_runs_in_one_folder_are_refused(corpus, tmp_path, monkeypatch):
     def meets_another(run, batch):
         if run.progress.step == 3:
             monkeypatch.setattr(Run, "step", step)
-            with pytest.raises(PlanError, match="another process trains there"):
+            with pytest.raises(RunError, match="another process trains there"):
                 train_model(PLAN, corpus, tmp_path / "out", device="cpu")
         return step(run, batch)
 
@@ -470,15 +471,15 @@ def test_a_full_disk_is_said_and_the_checkpoint_before_is_kept(
         raise OSError("No space left on device")
 
     saved = []
-    save = checkpoints.save_file
+    save = runs.save_file
 
     def second_is_full(*args, **options):
         saved.append(1)
         return (save if len(saved) == 1 else full)(*args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "save_file", second_is_full)
-        with pytest.raises(ModelError, match=r"cannot be written \(No space left"):
+        patch.setattr(runs, "save_file", second_is_full)
+        with pytest.raises(RunError, match=r"cannot be written \(No space left"):
             train_model(PLAN, corpus, tmp_path / "out", device="cpu", checkpoint_every=10)
     assert not list((tmp_path / "out").glob(".*.part"))
     train_model(PLAN, corpus, tmp_path / "out", device="cpu", checkpoint_every=10)
@@ -491,7 +492,7 @@ def test_another_tokenizer_of_the_same_words_is_another_run(corpus, tmp_path):
     one, other = train_tokenizer(corpus), train_tokenizer(corpus)
     other.backend_tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     train_model(PLAN, corpus, tmp_path / "out", tokenizer=one, device="cpu")
-    with pytest.raises(ModelError, match="differs in tokenizer"):
+    with pytest.raises(RunError, match="differs in tokenizer"):
         train_model(PLAN, corpus, tmp_path / "out", tokenizer=other, device="cpu")
 
 

@@ -12,6 +12,7 @@ MLP's output to three digits and no exact statement about its weights survives t
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -127,6 +128,22 @@ class Model:
         """Where the weights live."""
         return self.network.lm_head.weight.device
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the weights, by name, in the dtype that they run in."""
+        digest = hashlib.sha256()
+        for name, weight in sorted(self.network.state_dict().items()):
+            digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
+            digest.update(weight.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    def check_sites(self, sites: Site | str | Iterable[Site | str]) -> tuple[Site, ...]:
+        """The sites that are named, each once; refused if the model lacks one."""
+        named = tuple(dict.fromkeys(self._site(site) for site in as_sites(sites)))
+        if not named:
+            raise SiteError("no sites were named. Name at least one, as mlp_in@0.")
+        return named
+
     def layer(self, index: int, *, fold_norm: bool = False) -> BilinearLayer:
         """The MLP of a layer, from ``mlp_in`` to ``mlp_out``.
 
@@ -155,7 +172,7 @@ class Model:
 
     def tokens(self, text: str | Sequence[str]) -> Int64[Tensor, "batch pos"]:
         """Rows of tokens, as the tokenizer begins them, filled up with padding on the right."""
-        tokenizer = self._tokenizer("tokens")
+        tokenizer = self.words("tokens")
         texts = [text] if isinstance(text, str) else list(text)
         rows = tokenizer(texts, verbose=False)["input_ids"]
         longest = max((len(row) for row in rows), default=0)
@@ -216,7 +233,7 @@ class Model:
         By hand, because transformers' own draws from the global generator, and because its cache
         would show a replaced activation only the newest position.
         """
-        tokenizer = self._tokenizer("generate")
+        tokenizer = self.words("generate")
         if not 0 <= temperature < float("inf"):
             raise ModelError(f"Model.generate: temperature {temperature}. Give 0 or more.")
         check_count("Model.generate", n_token, None, "n_token")
@@ -243,13 +260,11 @@ class Model:
         self, tokens: Int64[Tensor, "batch pos"], sites: Site | str | Iterable[Site | str]
     ) -> dict[Site, Float[Tensor, "batch pos model"]]:
         """The activations at some sites; the forward pass ends at the last of them."""
-        wanted = [self._site(site) for site in as_sites(sites)]
-        if not wanted:
-            raise SiteError("Model.read: no sites were named. Name at least one, as mlp_in@0.")
+        wanted = self.check_sites(sites)
         tokens, found = self._checked(tokens), {}
         last = max(wanted, key=lambda site: site.order)
         with ExitStack() as hooks:
-            for site in dict.fromkeys(wanted):
+            for site in wanted:
 
                 def keep(activation: Tensor, site: Site = site) -> None:
                     found[site] = activation
@@ -295,7 +310,7 @@ class Model:
                 f"Model.hooked: {', '.join(map(str, self._replacing))} is replaced at the moment, "
                 f"and the bridge is made once. Ask for model.hooked before the block."
             )
-        return hooked(self, self._tokenizer("hooked"))
+        return hooked(self, self.words("hooked"))
 
     def save(self, folder: str | Path) -> Path:
         """Write the Hugging Face folder of this model and its tokenizer; whole or not at all."""
@@ -331,7 +346,8 @@ class Model:
             },
         }
 
-    def _tokenizer(self, asked: str) -> Any:
+    def words(self, asked: str) -> Any:
+        """The tokenizer, or an error that says what needs it."""
         if self.tokenizer is None:
             named = TOKENIZERS.get(self.wanted_tokenizer or "", self.wanted_tokenizer)
             known = f" (the model names '{named}')" if named else ""
@@ -343,8 +359,11 @@ class Model:
 
     def _site(self, site: Site) -> Site:
         if site.layer >= self.n_layer:
+            last = self.n_layer - 1
+            layers = "@0" if last == 0 else f"@0 to @{last}"
             raise SiteError(
-                f"{site}: the model has layers 0 to {self.n_layer - 1}. Name one of them."
+                f"{site}: {self.path} has no layer {site.layer}. Its sites are "
+                f"{', '.join(POINTS)}, each {layers}."
             )
         return site
 

@@ -53,7 +53,7 @@ class ModelShape:
         faults = [
             f"{name} is {getattr(self, name)!r:.40}, not a positive whole number"
             for name in ("n_layer", "d_model", "d_hidden", "n_head")
-            if not _is_whole(getattr(self, name), 1)
+            if not is_whole(getattr(self, name), 1)
         ]
         faults += [
             f"{name} is {getattr(self, name)!r:.40}, neither true nor false"
@@ -115,13 +115,13 @@ class ModelPlan:
         faults = [
             f"{name} is {getattr(self, name)!r:.40}, not a whole number of at least {smallest}"
             for name, smallest in least.items()
-            if not _is_whole(getattr(self, name), smallest)
+            if not is_whole(getattr(self, name), smallest)
         ]
         if not isinstance(self.shape, ModelShape):
             faults.insert(0, f"shape is {self.shape!r:.40}, not a ModelShape")
-        if _is_whole(self.n_rows, CHUNK + 1):
+        if is_whole(self.n_rows, CHUNK + 1):
             faults.append(f"n_rows is {self.n_rows}, but rows are cut {CHUNK} documents at a time")
-        if _is_whole(self.seed, 2**63):
+        if is_whole(self.seed, 2**63):
             faults.append(f"seed is {self.seed!r:.40}, not below 2 ** 63")
         above = {"learning_rate": True, "clip": True, "weight_decay": False, "noise": False}
         for name, strictly in above.items():
@@ -163,7 +163,8 @@ class ModelPlan:
             raise PlanError(f"{where}: {error}") from None
 
 
-def _is_whole(value: object, smallest: int) -> bool:
+def is_whole(value: object, smallest: int) -> bool:
+    """Whether a plan's value is a whole number and not too small."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= smallest
 
 

@@ -15,14 +15,9 @@ ours to choose, a resumed run continues from the same bits, but no two runs need
 from __future__ import annotations
 
 import json
-import os
 import platform
-import shutil
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from importlib.metadata import version
@@ -37,22 +32,26 @@ from torch.nn.utils import clip_grad_norm_
 
 from circuits.batches import Batch, BatchPlan, Position, batches, train_tokenizer
 from circuits.corpus import BuiltInCorpus, Corpus, Tokenizer
-from circuits.errors import PlanError
-from circuits.files import folder_written_whole, held, written_whole
-from circuits.model.checkpoints import Progress, check_made_of, load_checkpoint, save_checkpoint
+from circuits.errors import PlanError, RunError
+from circuits.files import read_json, write_json
+from circuits.model.checkpoints import Progress, load_checkpoint, save_checkpoint
 from circuits.model.device import chosen_device
 from circuits.model.held_out import HeldOut, exact_entropy, held_out_loss, parted
 from circuits.model.llama import write
 from circuits.model.plan import ModelPlan
-from circuits.model.weights import read_json
 from circuits.progress import counted
-
-_CHECKPOINT, _PLAN, _RESULT, _METRICS = (
-    "checkpoint.safetensors",
-    "plan.json",
-    "training.json",
-    "metrics.jsonl",
+from circuits.runs import (
+    METRICS,
+    PLAN,
+    RESULT,
+    claimed,
+    is_run,
+    put_in_place,
+    stop_requests,
+    truncate_metrics,
 )
+
+_CHECKPOINT = "checkpoint.safetensors"
 _FLUSH = 10  # steps between two writes of metrics: on a GPU, each waits for the steps before
 
 
@@ -70,7 +69,7 @@ class Trained:
     @property
     def files(self) -> list[Path]:
         """The model itself: what another tool needs, and what the same run makes again."""
-        notes = {_PLAN, _RESULT, _METRICS}
+        notes = {PLAN, RESULT, METRICS}
         inside = (path for path in self.folder.iterdir() if path.is_file())
         return [path for path in inside if path.name not in notes]
 
@@ -106,20 +105,16 @@ def train_model(
         "corpus": corpus.fingerprint,
         "tokenizer": tokenizer_hash(tokenizer),
     }
-    if _is_finished(out, made_of):
+    if is_run(out, made_of) and (out / RESULT).exists() and not (out / _CHECKPOINT).exists():
         return _finished(out)
     run = Run(plan, tokenizer, device)
     if (out / _CHECKPOINT).exists():
         run.resume(out / _CHECKPOINT, made_of)
     text = batches(training, tokenizer, run.batch_plan, run.position)
     text = chain([next(text)], text)  # what is wrong with the text is told before anything is made
-    _claim(out, made_of)
-    with held(out / _PLAN) as alone:
-        if not alone:
-            raise PlanError(f"{out}: another process trains there now. Wait for it, or stop it.")
-        _clear(out)
-        _truncate(out / _METRICS, run.progress.step)
-        with _stop_requests() as stop:
+    with claimed([out], made_of):
+        truncate_metrics(out / METRICS, run.progress.step)
+        with stop_requests() as stop:
             floor = exact_entropy(corpus, tokenizer)
             _train(run, text, out, floor, made_of, checkpoint_every, stop)
         measured = None
@@ -244,7 +239,7 @@ def _train(
     progress, n_steps = run.progress, run.plan.n_steps
     kept, began, waiting = (progress.n_tokens, progress.seconds), time.perf_counter(), []
     bar = counted(n_steps, "training", "step", progress.step)
-    with (out / _METRICS).open("a", encoding="utf-8") as metrics, bar:
+    with (out / METRICS).open("a", encoding="utf-8") as metrics, bar:
         for batch in islice(text, n_steps - progress.step):
             rate = run.plan.rate(progress.step)
             waiting.append((progress.step + 1, rate, run.step(batch)))
@@ -270,64 +265,17 @@ def _train(
                 return
 
 
-def _is_finished(out: Path, made_of: dict[str, Any]) -> bool:
-    """Whether this run has ended in the folder; refused if the folder is something else's."""
-    if (out / _PLAN).exists():
-        check_made_of(out / _PLAN, read_json(out / _PLAN), made_of)
-        return (out / _RESULT).exists() and not (out / _CHECKPOINT).exists()
-    if out.exists() and (not out.is_dir() or any(not _is_part(path) for path in out.iterdir())):
-        raise PlanError(
-            f"{out}: is there already, and is no training run (it has no {_PLAN}). Name a new or "
-            f"empty folder."
-        )
-    return False
-
-
-def _claim(out: Path, made_of: dict[str, Any]) -> None:
-    """Make the folder this run's own."""
-    if not (out / _PLAN).exists():
-        _write_json(out / _PLAN, made_of)
-
-
-def _clear(out: Path) -> None:
-    """Remove what a killed run has left half-written."""
-    for path in out.iterdir():
-        if _is_part(path):
-            shutil.rmtree(path)
-
-
-def _is_part(path: Path) -> bool:
-    return path.name.startswith(".") and path.name.endswith(".part")
-
-
-def _truncate(metrics: Path, step: int) -> None:
-    """Drop what was noted after the checkpoint, and a line that a kill cut short."""
-    kept = []
-    if metrics.exists():
-        for line in metrics.read_text(encoding="utf-8").splitlines(keepends=True):
-            if not line.endswith("\n") or json.loads(line)["step"] > step:
-                break
-            kept.append(line)
-    with written_whole(metrics) as file:
-        file.write_text("".join(kept), encoding="utf-8")
-
-
 def _finish(run: Run, out: Path, held_out: HeldOut | None, made_of: dict[str, Any]) -> Trained:
     progress = run.progress
     n_trained = sum(w.numel() for w in run.network.parameters() if w.requires_grad)
     trained = Trained(out, progress.step, progress.n_tokens, n_trained, progress.seconds, held_out)
     run.network.eval()
-    shutil.rmtree(out / "finished", ignore_errors=True)  # of a run that was killed just here
-    with folder_written_whole(out / "finished") as files:
+    with put_in_place(out) as files:
         write(run.network, run.tokenizer, files)
-        written = sorted(path.name for path in files.iterdir())
-    for name in written:
-        os.replace(out / "finished" / name, out / name)
-    (out / "finished").rmdir()
     result = {name: value for name, value in asdict(trained).items() if name != "folder"}
     versions = {name: version(name) for name in ("torch", "transformers", "bilinear-circuits")}
-    _write_json(
-        out / _RESULT,
+    write_json(
+        out / RESULT,
         {**result, **made_of, "versions": {**versions, "python": platform.python_version()}},
     )
     (out / _CHECKPOINT).unlink(missing_ok=True)
@@ -335,30 +283,7 @@ def _finish(run: Run, out: Path, held_out: HeldOut | None, made_of: dict[str, An
 
 
 def _finished(out: Path) -> Trained:
-    result = read_json(out / _RESULT)
+    result = read_json(out / RESULT, RunError)
     held_out = result["held_out"] and HeldOut(**result["held_out"])
     numbers = {name: result[name] for name in ("n_steps", "n_tokens", "n_parameters", "seconds")}
     return Trained(out, **numbers, held_out=held_out)
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    with written_whole(path) as file:
-        file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def _stop_requests() -> Iterator[Callable[[], int | None]]:
-    """Ctrl-C and SIGTERM wait for the step to end; then they do what they did before."""
-    asked: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: None  # only the main thread is told of signals
-        return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {n: signal.signal(n, lambda number, _frame: asked.append(number)) for n in numbers}
-    try:
-        yield lambda: asked[0] if asked else None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if asked:
-        signal.raise_signal(asked[0])

@@ -6,7 +6,6 @@ opening one runs whatever code its author put there.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,21 +15,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from circuits.errors import ModelError
+from circuits.files import read_json
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelError(f"{path}: there is no such file.") from None
-    except ValueError as error:  # JSON's and Unicode's errors are both of this kind
-        raise ModelError(f"{path}: no readable JSON ({error}). Write the file again.") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{path}: holds a JSON {type(content).__name__}, not an object.")
-    return content
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -53,14 +40,14 @@ def read_config(folder: Path) -> dict[str, Any]:
             "save_pretrained, train_model or a download wrote."
         )
         raise ModelError(f"{folder}: {reason}")
-    return read_json(folder / "config.json")
+    return read_json(folder / "config.json", ModelError)
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """Every tensor of the folder's safetensors files, in memory of its own."""
     index = folder / "model.safetensors.index.json"
     if index.exists():
-        shards = read_json(index).get("weight_map")
+        shards = read_json(index, ModelError).get("weight_map")
         files_named = isinstance(shards, dict) and all(isinstance(s, str) for s in shards.values())
         if not shards or not files_named:
             raise ModelError(f"{index}: field 'weight_map' does not say where the weights are.")
