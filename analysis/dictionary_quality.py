@@ -137,7 +137,7 @@ class _Readers:
 
 
 class _Moments:
-    """The sum over tokens of ``x̂ x̂ᵀ``, ``x̂ = [x − offset; 1]``: it holds every mean and variance."""
+    """Over all tokens ``x̂ x̂ᵀ`` with ``x̂ = [x − offset; 1]``: it holds means and covariances."""
 
     def __init__(self, dictionary: Dictionary) -> None:
         self._dictionary = dictionary

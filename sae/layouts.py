@@ -248,7 +248,9 @@ def _folded(dictionary: Dictionary, *, scale: float, by_norm: bool, uncentred: b
         return dictionary
     encoder, decoder = dictionary.encoder.double() * scale, dictionary.decoder.double() / scale
     bias, offset = dictionary.bias.double(), dictionary.offset.double() / scale
+    threshold = dictionary.threshold
     if by_norm:  # features in units of what they write; thresholds are so already
+        threshold = None if threshold is None else threshold / scale
         norms = decoder.norm(dim=1).clamp(min=1e-8)
         encoder, bias, decoder = encoder * norms[:, None], bias * norms, decoder / norms[:, None]
     if uncentred:
@@ -260,6 +262,7 @@ def _folded(dictionary: Dictionary, *, scale: float, by_norm: bool, uncentred: b
         decoder=decoder.to(dtype),
         bias=bias.to(dtype),
         offset=offset.to(dtype),
+        threshold=threshold,
     )
 
 

@@ -91,7 +91,7 @@ class Statistics:
             for part in fields(cls)
         }
         wanted |= {name: torch.empty((), device="meta") for name in ("n_token", "kept_every")}
-        check_state(path, state, wanted, "dictionary")
+        check_state(path, state, wanted, "dictionary beside it")
         return cls(**state)
 
 
