@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from circuits.errors import DictionaryError, SiteError
+from circuits.errors import DictionaryError, SiteError, first_line
 from circuits.files import content_hash, read_json
 from circuits.model import POINTS, Site
 from circuits.model.weights import check_state, read_tensors
@@ -597,4 +597,11 @@ def _refuse_layout(
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    try:
+        text = json.dumps(content, indent=2, sort_keys=True)
+    except TypeError as error:
+        raise DictionaryError(
+            f"Dictionary.save: its notes cannot be written as JSON ({first_line(error)}). Keep "
+            f"numbers, texts, lists and dictionaries with texts for keys in them."
+        ) from error
+    path.write_text(text + "\n", encoding="utf-8")

@@ -66,7 +66,7 @@ def readings(
         yield Reading(batch, plan.window, counted, _read(model, batch, counted, sites))
 
 
-def activations(
+def activations_in_order(
     model: Model,
     corpus: Corpus,
     site: Site | str,

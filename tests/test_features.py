@@ -11,7 +11,7 @@ from circuits.errors import FeatureRangeError, ModelError, SiteError
 from circuits.model import Site, load_model
 from sae.examples import examples
 from sae.features import logit_effects, neighbours
-from sae.reading import activations, readings
+from sae.reading import activations_in_order, readings
 from tests.small import generator
 from tests.small_dictionaries import N_FEATURE, small_dictionary
 from tests.small_models import N_TOKEN, small_folder, some_tokens
@@ -99,7 +99,7 @@ def test_a_table_of_examples_shows_the_token_in_its_window(model, corpus):
 
 def test_what_is_read_leaves_out_the_first_token_and_padding(model, corpus):
     n_words = sum(len(text.split()) + 1 for text in corpus.documents(0, 45))  # each with its <eos>
-    read = list(activations(model, corpus, "mlp_in@1", window=WINDOW))
+    read = list(activations_in_order(model, corpus, "mlp_in@1", window=WINDOW))
     # a document that fills its last row has no room for its <eos>
     full = sum(len(text.split()) % (WINDOW - 1) == 0 for text in corpus.documents(0, 45))
     assert sum(map(len, read)) == n_words - full
@@ -113,7 +113,7 @@ def test_a_model_without_a_tokenizer_cannot_read_a_corpus(model, corpus):
 
     mute = replace(model, tokenizer=None)
     with pytest.raises(ModelError, match="there is no tokenizer, which reading a corpus needs"):
-        next(iter(activations(mute, corpus, "mlp_in@1")))
+        next(iter(activations_in_order(mute, corpus, "mlp_in@1")))
 
 
 @pytest.mark.parametrize("site", ["mlp_out@1", "resid_post@1"])

@@ -507,6 +507,9 @@ def test_what_is_there_is_not_written_over(tmp_path):
     folder = small_dictionary().save(tmp_path / "saved")
     with pytest.raises(DictionaryError, match=r"saved: is there already. Name a new folder"):
         small_dictionary(1).save(folder)
+    with pytest.raises(DictionaryError, match=r"notes cannot be written as JSON \(Object of type"):
+        small_dictionary(notes={"from": folder}).save(tmp_path / "other")
+    assert not (tmp_path / "other").exists()
     with pytest.raises(DictionaryError, match=r"no format 'onnx'. Choose of sae-lens, published"):
         small_dictionary().save(tmp_path / "other", "onnx")
 
