@@ -246,7 +246,7 @@ class _Losses:
         self._model, self._dictionary = model, dictionary
         self._made: dict[str, Callable[[Tensor], Tensor]] = {
             "sae": dictionary.reconstruct,
-            "with_error": lambda x: dictionary.reconstruct(x) + dictionary.error(x),
+            "with_error": lambda x: (made := dictionary.reconstruct(x)) + (x - made),
             "zero": torch.zeros_like,
             "mean": lambda x: mean.expand_as(x),
             "random": readers.random.reconstruct,

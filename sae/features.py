@@ -70,7 +70,9 @@ def neighbours(
     for some in chosen.split(max(1, _TILE // dictionary.n_feature)):
         here = some.to(dictionary.device)
         cosines = written[here] @ written.mT
-        cosines[torch.arange(len(here)), here] = -2.0  # a feature is no neighbour of itself
+        cosines[
+            torch.arange(len(here), device=here.device), here
+        ] = -2.0  # a feature is no neighbour of itself
         nearest = cosines.topk(n)
         table = _rows(some, nearest.indices.cpu(), nearest.values.cpu(), "decoder_cosine")
         alike = (read[here, None] * read[nearest.indices]).sum(-1)

@@ -285,8 +285,9 @@ def _read_published(folder: Path) -> Dictionary:
     if target is not None and target != point:
         faults.append(f"target {target} is not point {point}: it transcodes from one to the other")
     _refuse(where, faults)
-    d_model, k = _count(where, config, "d_model"), _count(where, config, "k")
+    d_model = _count(where, config, "d_model")
     n_feature = d_model * _count(where, config, "expansion")
+    k = _count(where, config, "k", n_feature)
     state = read_tensors(weights)
     shapes = {
         "w_enc.weight": (n_feature, d_model),

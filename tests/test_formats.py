@@ -370,6 +370,7 @@ BAD_FIELDS = {
             ),
             "encoder_bias": (False, "holds the unknown w_enc.bias"),
             "gate": (True, "unknown field 'gate'"),
+            "k": (49, "k is 49, but there are only 48 features"),
         },
     ),
     "sparsify": (
