@@ -80,9 +80,12 @@ class Code:
         """Of each entry, its row's and its feature's vector: ``rows @ vectorsᵀ`` where active."""
         _torch_has_warned()
         size = (self.n_row, self.n_feature)
-        pattern = torch.sparse_csr_tensor(
-            self.starts, self.features, torch.zeros_like(self.values), size, check_invariants=False
-        )
+        zeros = torch.zeros_like(self.values)
+        with warnings.catch_warnings():  # torch says once that its sparse tensors are young
+            warnings.simplefilter("ignore", UserWarning)
+            pattern = torch.sparse_csr_tensor(
+                self.starts, self.features, zeros, size, check_invariants=False
+            )
         return torch.sparse.sampled_addmm(pattern, rows, vectors.mT, beta=0).values()
 
     @cached_property

@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from circuits.errors import DictionaryError, SiteError
+from circuits.errors import DictionaryError, SiteError, first_line
 from circuits.files import content_hash, read_json
 from circuits.model import POINTS, Site
 from circuits.model.weights import check_state, read_tensors
@@ -248,7 +248,9 @@ def _folded(dictionary: Dictionary, *, scale: float, by_norm: bool, uncentred: b
         return dictionary
     encoder, decoder = dictionary.encoder.double() * scale, dictionary.decoder.double() / scale
     bias, offset = dictionary.bias.double(), dictionary.offset.double() / scale
+    threshold = dictionary.threshold
     if by_norm:  # features in units of what they write; thresholds are so already
+        threshold = None if threshold is None else threshold / scale
         norms = decoder.norm(dim=1).clamp(min=1e-8)
         encoder, bias, decoder = encoder * norms[:, None], bias * norms, decoder / norms[:, None]
     if uncentred:
@@ -260,6 +262,7 @@ def _folded(dictionary: Dictionary, *, scale: float, by_norm: bool, uncentred: b
         decoder=decoder.to(dtype),
         bias=bias.to(dtype),
         offset=offset.to(dtype),
+        threshold=threshold,
     )
 
 
@@ -282,8 +285,9 @@ def _read_published(folder: Path) -> Dictionary:
     if target is not None and target != point:
         faults.append(f"target {target} is not point {point}: it transcodes from one to the other")
     _refuse(where, faults)
-    d_model, k = _count(where, config, "d_model"), _count(where, config, "k")
+    d_model = _count(where, config, "d_model")
     n_feature = d_model * _count(where, config, "expansion")
+    k = _count(where, config, "k", n_feature)
     state = read_tensors(weights)
     shapes = {
         "w_enc.weight": (n_feature, d_model),
@@ -594,4 +598,11 @@ def _refuse_layout(
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    try:
+        text = json.dumps(content, indent=2, sort_keys=True)
+    except TypeError as error:
+        raise DictionaryError(
+            f"Dictionary.save: its notes cannot be written as JSON ({first_line(error)}). Keep "
+            f"numbers, texts, lists and dictionaries with texts for keys in them."
+        ) from error
+    path.write_text(text + "\n", encoding="utf-8")

@@ -1,9 +1,9 @@
 """How often and how strongly each feature is active, exactly, from one pass over activations.
 
-Only what is active is kept (eight bytes an entry, 256 MiB at most). What a reader would get
-wrong: means, quantiles and histograms are of *active* values alone, and where more was active than
-is kept, the last two come from every second, fourth, … token: `Statistics.kept_every` says so.
-Counts, means and extremes are of all tokens always.
+Only what is active is kept (512 MiB at most, and half as much again to sort it). What a reader
+would get wrong: means, quantiles and histograms are of *active* values alone. Where more was
+active than is kept, quantiles and histograms come from every second, fourth, … token, and
+`Statistics.kept_every` says so; counts, means and extremes are of all tokens always.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Statistics:
             for part in fields(cls)
         }
         wanted |= {name: torch.empty((), device="meta") for name in ("n_token", "kept_every")}
-        check_state(path, state, wanted, "dictionary")
+        check_state(path, state, wanted, "dictionary beside it")
         return cls(**state)
 
 

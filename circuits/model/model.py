@@ -159,6 +159,12 @@ class Model:
         biases = (layer.left_bias, layer.right_bias, layer.down_bias)
         return BilinearLayer(layer.left * weight, layer.right * weight, layer.down, *biases)
 
+    @property
+    def unembedding(self) -> Float[Tensor, "token model"]:
+        """What each token's logit reads from the last stream, divided by its `scale`."""
+        network = self.network
+        return network.lm_head.weight.detach() * network.model.norm.weight.detach()
+
     def scale(self, resid_mid: Float[Tensor, "*batch model"]) -> Float[Tensor, "*batch"]:
         """What the norm before an MLP divides each token by: the root of its mean square."""
         mean_square = resid_mid.to(computing_dtype(resid_mid)).square().mean(-1)

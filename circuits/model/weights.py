@@ -104,7 +104,7 @@ def check_state(
             faults.append(f"{name} holds NaN or infinity")
     if faults:
         raise ModelError(
-            f"{where}: " + "; ".join(faults) + f". The weights are not those of its {config}."
+            f"{where}: " + "; ".join(faults) + f". They are not those of its {config}."
         )
 
 

@@ -1,0 +1,106 @@
+"""What single features do, from the weights alone: the tokens they promote, and their likes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.nn import functional
+
+from circuits.errors import SiteError, check_count, check_indices
+from circuits.model import Model
+from sae.dictionary import Dictionary
+
+_TILE = 2**24  # numbers that are held at a time
+
+
+def logit_effects(
+    dictionary: Dictionary, model: Model, features: Iterable[int] | None = None, n: int = 10
+) -> pd.DataFrame:
+    """The tokens whose logits each feature raises and lowers most by its direct path.
+
+    ``effect`` is the decoder's row times the final norm's weight and the unembedding. Left out
+    are the final norm's scale, which divides all effects on a token alike, and everything that
+    later layers make of the feature; so only sites that write to the residual stream have any.
+    """
+    site = dictionary.known_site("logit_effects")
+    if site.point == "mlp_in":
+        raise SiteError(
+            f"logit_effects: {site} is what an MLP reads, and nothing is written to the residual "
+            f"stream there, so its features have no direct path to a logit. Take a dictionary of "
+            f"mlp_out or of the stream, or the interactions that the MLP makes of this one."
+        )
+    n = check_count("logit_effects", n, model.n_token, "n")
+    chosen = _chosen("logit_effects", dictionary, features)
+    reads = model.unembedding.to(dictionary.decoder)
+    found = []
+    for some in chosen.split(max(1, _TILE // len(reads))):
+        effects = dictionary.decoder[some.to(dictionary.device)] @ reads.mT
+        for side, sign in (("top", 1), ("bottom", -1)):
+            tokens = (sign * effects).topk(n).indices
+            found.append(_rows(some, tokens.cpu(), effects.gather(1, tokens).cpu(), "effect"))
+            found[-1].insert(1, "side", side)
+    table = pd.concat(found).sort_values(["feature", "side", "rank"], kind="stable")
+    table = table.rename(columns={"other": "token_number"}).reset_index(drop=True)
+    if model.tokenizer is not None:
+        words = model.tokenizer.convert_ids_to_tokens(table["token_number"].tolist())
+        table.insert(3, "token", words)
+    return table
+
+
+def neighbours(
+    dictionary: Dictionary, features: int | Iterable[int] | None = None, n: int = 10
+) -> pd.DataFrame:
+    """For each feature the ``n`` others whose decoder rows point where its own points.
+
+    ``encoder_cosine`` says whether they are also looked for in the same direction. Some features
+    against all at a time, never all against all.
+    """
+    n = check_count("neighbours", n, dictionary.n_feature - 1, "n")
+    chosen = _chosen(
+        "neighbours", dictionary, [features] if isinstance(features, int) else features
+    )
+    written = functional.normalize(dictionary.decoder, dim=1)
+    read = functional.normalize(dictionary.encoder, dim=1)
+    found = []
+    for some in chosen.split(max(1, _TILE // dictionary.n_feature)):
+        here = some.to(dictionary.device)
+        cosines = written[here] @ written.mT
+        cosines[
+            torch.arange(len(here), device=here.device), here
+        ] = -2.0  # a feature is no neighbour of itself
+        nearest = cosines.topk(n)
+        table = _rows(some, nearest.indices.cpu(), nearest.values.cpu(), "decoder_cosine")
+        alike = (read[here, None] * read[nearest.indices]).sum(-1)
+        found.append(table.assign(encoder_cosine=alike.flatten().cpu().numpy()))
+    return pd.concat(found, ignore_index=True).rename(columns={"other": "neighbour"})
+
+
+def _chosen(
+    asked: str, dictionary: Dictionary, features: Iterable[int] | None
+) -> Int64[Tensor, " chosen"]:
+    if features is None:
+        return torch.arange(dictionary.n_feature)
+    listed = features.tolist() if isinstance(features, Tensor) else list(features)
+    return torch.tensor(check_indices(asked, listed, dictionary.n_feature, "feature")).long()
+
+
+def _rows(
+    features: Int64[Tensor, " chosen"],
+    others: Int64[Tensor, "chosen n"],
+    values: Float[Tensor, "chosen n"],
+    called: str,
+) -> pd.DataFrame:
+    n = others.shape[1]
+    return pd.DataFrame(
+        {
+            "feature": features.repeat_interleave(n).numpy(),
+            "rank": np.tile(np.arange(n), len(features)),
+            "other": others.flatten().numpy(),
+            called: values.flatten().numpy(),
+        }
+    )

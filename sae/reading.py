@@ -1,0 +1,89 @@
+"""A corpus read in order at some sites, for what is measured of a dictionary.
+
+Every token counts once, but for the first of each row and the padding. What a reader would get
+wrong: the activation at ``<bos>`` is the same in every row and far from all others, autoencoders
+are not trained on it, and a number that counted it would be about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from circuits.batches import Batch, BatchPlan, in_order
+from circuits.corpus import Corpus
+from circuits.errors import ModelError, check_count
+from circuits.model import Model, Site
+from circuits.progress import progress
+
+N_DOCUMENTS = 1000
+"""Documents that are read unless another number is asked for."""
+
+_WINDOW = 128  # tokens of a row, where the model has room for more
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """A batch and what the model made of it, at each of its tokens that counts."""
+
+    batch: Batch
+    window: int  # the longest row that a document is cut into
+    counted: Bool[Tensor, "batch pos"]
+    activations: dict[Site, Float[Tensor, "token model"]]  # of the counted ones, row by row
+
+    @property
+    def position(self) -> Int64[Tensor, " token"]:
+        """Of each counted token among its document's, from 0 after ``<bos>``."""
+        row, place = self.counted.nonzero(as_tuple=True)
+        return self.batch.nth[row] * (self.window - 1) + place - 1
+
+
+def readings(
+    model: Model,
+    corpus: Corpus,
+    sites: Iterable[Site],
+    *,
+    n_documents: int = N_DOCUMENTS,
+    window: int | None = None,
+) -> Iterator[Reading]:
+    """The first documents of a corpus, in rows of up to ``window`` tokens."""
+    check_count("reading a corpus", n_documents, None, "n_documents")
+    if model.tokenizer is None:
+        raise ModelError(
+            f"{model.path}: there is no tokenizer, which reading a corpus needs. Load it with "
+            f"load_model(path, tokenizer=folder or hub name)."
+        )
+    sites = list(sites)
+    plan = BatchPlan(window=min(_WINDOW, model.n_context) if window is None else window)
+    batches = in_order(corpus, model.tokenizer, plan, n_documents)
+    for batch in progress(batches, "reading", "batch"):
+        counted = batch.mask.clone()
+        counted[:, 0] = False
+        yield Reading(batch, plan.window, counted, _read(model, batch, counted, sites))
+
+
+def activations_in_order(
+    model: Model,
+    corpus: Corpus,
+    site: Site | str,
+    *,
+    n_documents: int = N_DOCUMENTS,
+    window: int | None = None,
+) -> Iterator[Float[Tensor, "token model"]]:
+    """What `Dictionary.measured` wants: the activations of one site, batch by batch."""
+    site = Site.parse(site) if isinstance(site, str) else site
+    for reading in readings(model, corpus, [site], n_documents=n_documents, window=window):
+        yield reading.activations[site]
+
+
+@torch.no_grad()
+def _read(
+    model: Model, batch: Batch, counted: Bool[Tensor, "batch pos"], sites: list[Site]
+) -> dict[Site, Tensor]:
+    found = model.read(batch.tokens, sites)
+    here = counted.to(model.device)
+    return {site: x[here] for site, x in found.items()}
