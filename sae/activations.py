@@ -311,7 +311,7 @@ class Summary:
             float(sizes.sum() ** 2 / sizes.square().sum().clamp(min=1e-300)),
         )
 
-    def as_dict(self) -> dict[str, float]:
+    def as_dict(self) -> dict[str, float | int]:
         """Without the mean itself: plain numbers for a record."""
         numbers = {name: value for name, value in vars(self).items() if name != "mean"}
         return {**numbers, "norm_of_mean": float(self.mean.norm())}

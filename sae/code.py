@@ -81,11 +81,9 @@ class Code:
         _torch_has_warned()
         size = (self.n_row, self.n_feature)
         zeros = torch.zeros_like(self.values)
-        with warnings.catch_warnings():  # torch says once that its sparse tensors are young
-            warnings.simplefilter("ignore", UserWarning)
-            pattern = torch.sparse_csr_tensor(
-                self.starts, self.features, zeros, size, check_invariants=False
-            )
+        pattern = torch.sparse_csr_tensor(
+            self.starts, self.features, zeros, size, check_invariants=False
+        )
         return torch.sparse.sampled_addmm(pattern, rows, vectors.mT, beta=0).values()
 
     @cached_property
@@ -107,7 +105,7 @@ class Code:
 
 @cache
 def _torch_has_warned() -> None:
-    """It says once that its sparse tensors are new; what is used of them here is tested here."""
+    """It says once a process that its sparse tensors are young, and is let say it unheard."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         empty = torch.zeros(1, dtype=torch.int64)

@@ -55,8 +55,6 @@ class TrainingPlan:
     """Leave out tokens whose norm is so many times the median at any site; None: keep all."""
 
     def __post_init__(self) -> None:
-        sites = (self.sites,) if isinstance(self.sites, str) else tuple(self.sites)
-        object.__setattr__(self, "sites", sites)
         least = {"n_tokens": 1, "n_batch": 2, "k": 1, "seed": 0, "n_buffer": 2}
         faults = [
             f"{name} is {getattr(self, name)!r}, not a whole number from {low}"
@@ -75,8 +73,9 @@ class TrainingPlan:
                 continue
             if not isinstance(value, int | float) or not low <= value < float("inf"):
                 faults.append(f"{name} is {value!r}, not a number from {low}")
-        if not self.sites or not all(isinstance(site, str) for site in self.sites):
-            faults.append(f"sites are {self.sites!r}, not names such as 'mlp_in@0'")
+        listed = isinstance(self.sites, tuple) and all(isinstance(s, str) for s in self.sites)
+        if not self.sites or not listed:
+            faults.append(f"sites are {self.sites!r}, not a tuple of names such as 'mlp_in@0'")
         if not faults and self.n_buffer < self.n_batch:
             faults.append(f"n_buffer {self.n_buffer} does not hold a batch of {self.n_batch}")
         if faults:
@@ -92,7 +91,12 @@ class TrainingPlan:
                 f"{where}: unknown field {', '.join(unknown)}. The fields of a training plan are "
                 f"{', '.join(sorted(known))}."
             )
-        return cls(**given)
+        sites = given.get("sites", cls.sites)
+        sites = (sites,) if isinstance(sites, str) else tuple(sites)
+        try:
+            return cls(**{**given, "sites": sites})
+        except PlanError as error:
+            raise PlanError(f"{where}: {error}") from None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

@@ -63,7 +63,7 @@ _MOST_DEAD_AFTER = 10_000_000
 _AT_A_TIME = 8192  # tokens whose statistics are taken
 _MIDDLE, _ROUNDS = 2**14, 20  # tokens and rounds that a geometric median is made of
 
-Log = Callable[[str, dict[str, float]], None]
+Log = Callable[[str, dict[str, float | int]], None]
 """Told a site and a row of its metrics, at every step."""
 
 
@@ -115,10 +115,11 @@ def train_on(
         run.resume(checkpoint, made_of)
     else:
         run.begin()  # what is wrong with the activations is told before anything is made
-    with claimed(list(folders.values()), made_of), stop_requests() as stop:
+    with claimed(list(folders.values()), made_of):
         for folder in folders.values():
             truncate_metrics(folder / METRICS, run.step)
-        _train(run, folders, checkpoint, made_of, checkpoint_every, stop, log)
+        with stop_requests() as stop:
+            _train(run, folders, checkpoint, made_of, checkpoint_every, stop, log)
         return _finish(run, folders, checkpoint, made_of)
 
 
@@ -135,7 +136,7 @@ class Run:
         )
         self.coders: dict[Site, Coder] = {}
         self.scales: dict[Site, float] = {}
-        self.summaries: dict[str, dict[str, float]] = {}
+        self.summaries: dict[str, dict[str, float | int]] = {}
         self.place = Place()
         self.step, self.seconds = 0, 0.0
 
@@ -296,7 +297,7 @@ def _train(
                 return
 
 
-def _told(measured: Measured) -> dict[str, float]:
+def _told(measured: Measured) -> dict[str, float | int]:
     """A row of metrics: numbers that have arrived."""
     fvu = float(measured.fvu)
     return {
@@ -309,7 +310,7 @@ def _told(measured: Measured) -> dict[str, float]:
     }
 
 
-def _check(site: Site, row: dict[str, float], checkpoint: Path) -> None:
+def _check(site: Site, row: dict[str, float | int], checkpoint: Path) -> None:
     """Stop before anything that is not a number is saved."""
     if row["finite"] and math.isfinite(row["loss"]):
         return
@@ -343,7 +344,7 @@ def _finish(
             "n_outliers": run.place.n_masked,
             "seconds": run.seconds,
             "scale": run.scales[site],
-            "activations": run.summaries[str(site)],
+            "summary": run.summaries[str(site)],
             **made_of,
             "versions": {**versions, "python": platform.python_version()},
         }
