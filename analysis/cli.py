@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from typing import Any
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--json", action="store_true", help="print one JSON object instead")
     demo.set_defaults(run=_demo)
     _add_model(commands)
+    _add_sae(commands)
     return parser
 
 
@@ -113,6 +115,59 @@ def _add_model_use(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -
     generate.add_argument("--tokens", type=int, default=50, help="at most so many (default 50)")
     generate.add_argument("--temperature", type=float, default=0.0, help="0: likeliest (default)")
     generate.add_argument("--seed", type=_seed, default=0, help="of the dice (default 0)")
+
+
+def _add_sae(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    sae = commands.add_parser(
+        "sae",
+        help="train dictionaries at a model's sites, tell what they are and how good",
+        description="Trains sparse autoencoders at a model's sites, tells what they are, or how "
+        "good they are.",
+        epilog="example: circuits sae train runs/stories",
+    )
+    verbs = sae.add_subparsers(dest="verb", required=True, metavar="VERB")
+    train = verbs.add_parser(
+        "train",
+        help="train one for each of several sites, in one pass of the model",
+        description="Trains TopK dictionaries into RUN/saes/<hook name>, in sae-lens' format. The "
+        "same command goes on where a run stopped or was killed.",
+        epilog="example: circuits sae train runs/stories --sites mlp_in@0 mlp_out@0 --k 8",
+    )
+    train.add_argument("run_folder", metavar="RUN", help="folder of the run, with its model")
+    train.add_argument("--sites", nargs="+", metavar="SITE", help="as mlp_in@0 mlp_out@0")
+    train.add_argument("--features", type=int, help="of each (default: twice the site's width)")
+    train.add_argument("--k", type=int, help="active on a token (default: the plan's 8)")
+    train.add_argument("--tokens", type=int, help="to train on (default: the plan's 1,000,000)")
+    train.add_argument("--plan", metavar="FILE", help="JSON with the fields of a TrainingPlan")
+    train.add_argument("--seed", type=_seed, help="of everything (default: the plan's 0)")
+    train.add_argument("--device", help="cpu or cuda (default: a GPU where there is one)")
+    train.add_argument("--log", choices=("tensorboard", "wandb"), help="metrics go there as well")
+    train.set_defaults(run=_sae_train)
+    info = verbs.add_parser(
+        "info",
+        help="sites, sizes, how they were trained, how often features are active",
+        description="Tells what the dictionaries of a run, or one dictionary, are.",
+        epilog="example: circuits sae info runs/stories",
+    )
+    info.add_argument("where", metavar="RUN", help="a run's or dictionary's folder, or hub name")
+    info.set_defaults(run=_sae_info)
+    quality = verbs.add_parser(
+        "quality",
+        help="what is lost with a dictionary in its site's place, with controls",
+        description="Measures every dictionary of a run on text it was not trained on: "
+        "reconstruction, loss, and how well the pseudoinverse reads it.",
+        epilog="example: circuits sae quality runs/stories --documents 500",
+    )
+    quality.add_argument("run_folder", metavar="RUN", help="folder of the run")
+    quality.add_argument("--documents", type=int, default=1000, help="to measure on (default 1000)")
+    quality.add_argument("--seed", type=_seed, default=0, help="of text and controls (default 0)")
+    quality.add_argument("--device", help="cpu or cuda (default: a GPU where there is one)")
+    quality.set_defaults(run=_sae_quality)
+    for verb in (train, quality):
+        verb.add_argument("--text", metavar="PATH", help="file, folder or hub data set")
+        verb.add_argument("--column", help="the column that holds the text, where it is not plain")
+    for verb in (train, info, quality):
+        verb.add_argument("--json", action="store_true", help="print JSON instead")
 
 
 def _demo(options: argparse.Namespace) -> None:
@@ -198,6 +253,135 @@ def _model_generate(options: argparse.Namespace) -> None:
     model = load_model(_model_of(options.model), tokenizer=options.tokenizer)
     how = {"temperature": options.temperature, "seed": options.seed}
     print(model.generate(options.prompt, options.tokens, **how))
+
+
+def _sae_train(options: argparse.Namespace) -> None:
+    from dataclasses import replace
+    from pathlib import Path
+
+    from circuits.errors import PlanError
+    from circuits.files import read_json
+    from circuits.manifest import record
+    from circuits.model import load_model
+    from sae import TrainingPlan, train_saes
+    from sae.logs import watched_by
+
+    plan = TrainingPlan()
+    if options.plan is not None:
+        plan = TrainingPlan.from_dict(read_json(Path(options.plan), PlanError), options.plan)
+    given = {
+        "sites": options.sites and tuple(options.sites),
+        "n_features": options.features,
+        "k": options.k,
+        "n_tokens": options.tokens,
+        "seed": options.seed,
+    }
+    plan = replace(plan, **{name: value for name, value in given.items() if value is not None})
+    run = Path(options.run_folder)
+    model = load_model(_model_of(options.run_folder), device=options.device)
+    corpus = _corpus(options, model, plan.seed)
+    out = run / "saes"
+    log = None if options.log is None else watched_by(options.log, out)
+    try:
+        trained = train_saes(model, corpus, plan, out, device=options.device, log=log)
+    except KeyboardInterrupt:
+        if list(out.glob("checkpoint-*.safetensors")):
+            print("saved; the same command goes on from there", file=sys.stderr)
+        raise
+    for site, dictionary in trained.items():
+        folder = out / site.hook_name
+        made = [folder / name for name in ("cfg.json", "sae_weights.safetensors")]
+        made_of = {"plan": plan.as_dict(), "activations": dictionary.notes["activations"]}
+        record(run, f"saes/{site.hook_name}", made_of, [*made, folder / "stats.safetensors"])
+    _print_dictionaries({out / s.hook_name: d for s, d in trained.items()}, options.json)
+
+
+def _sae_info(options: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from sae import load_dictionaries, load_dictionary
+
+    where = Path(options.where)
+    if (where / "saes").is_dir() or (where.is_dir() and not (where / "cfg.json").exists()):
+        folder = where / "saes" if (where / "saes").is_dir() else where
+        found = load_dictionaries(where, device="cpu")
+        _print_dictionaries({folder / s.hook_name: d for s, d in found.items()}, options.json)
+    else:
+        found_one = load_dictionary(options.where, device="cpu")
+        _print_dictionaries({where: found_one}, options.json)
+
+
+def _sae_quality(options: argparse.Namespace) -> None:
+    import pandas as pd
+
+    from analysis import quality
+    from circuits.model import load_model
+    from circuits.model.held_out import parted
+    from sae import load_dictionaries
+
+    dictionaries = load_dictionaries(options.run_folder, device=options.device)
+    model = load_model(_model_of(options.run_folder), device=options.device)
+    training, held_out = parted(_corpus(options, model, options.seed))
+    corpus = training if held_out is None else held_out
+    rows = [
+        quality(dictionary, model, corpus, n_documents=options.documents, seed=options.seed).assign(
+            site=str(site)
+        )
+        for site, dictionary in dictionaries.items()
+    ]
+    table = pd.concat(rows).set_index("site")
+    if options.json:
+        print(table.to_json(orient="index"))
+        return
+    print(table.T.to_string(float_format=lambda value: f"{value:.4g}"))
+
+
+def _corpus(options: argparse.Namespace, model: Any, seed: int) -> Any:
+    """The text that was named, or the built-in stories where the model knows their words."""
+    from circuits.corpus import built_in, open_corpus
+    from circuits.errors import CorpusError
+
+    if options.text is not None:
+        return open_corpus(options.text, column=options.column)
+    stories = built_in(seed)
+    if stories.word_numbers(model.words("text")) is None:
+        raise CorpusError(
+            f"{options.run_folder}: its model does not know the words of the built-in stories. "
+            f"Name the text that it is made for, with --text."
+        )
+    return stories
+
+
+def _print_dictionaries(dictionaries: dict[Any, Any], as_json: bool) -> None:
+    told = []
+    for folder, dictionary in dictionaries.items():
+        row: dict[str, object] = {
+            "folder": str(folder),
+            "site": None if dictionary.site is None else str(dictionary.site),
+            "features": dictionary.n_feature,
+            "width": dictionary.d_model,
+            "active": "by threshold" if dictionary.k is None else dictionary.k,
+        }
+        statistics = dictionary.statistics
+        if statistics is not None:
+            frequency = statistics.frequency
+            row |= {
+                "l0": float(frequency.sum()),
+                "dead_share": float((frequency == 0).float().mean()),
+                "dense_share": float((frequency > 0.1).float().mean()),
+                "tokens_measured": int(statistics.n_token),
+            }
+        metrics = folder / "metrics.jsonl"
+        if metrics.is_file():
+            last = json.loads(metrics.read_text(encoding="utf-8").splitlines()[-1])
+            row |= {"fvu": last["fvu"], "steps": last["step"]}
+        told.append(row)
+    if as_json:
+        print(json.dumps(told))
+        return
+    for row in told:
+        _print_fields(row, False)
+        print()
 
 
 def _model_of(where: str) -> str:

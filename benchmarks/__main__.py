@@ -1,17 +1,18 @@
 """Tables of ratios measured side by side in one run, as Markdown.
 
 core: the exact core. models: training and reading. twins: losses of other activations.
-seeds: the default model from ten seeds.
+seeds: the default model from ten seeds. saes: a training step of dictionaries against sae-lens.
+dictionaries: the default dictionaries from ten seeds.
 """
 
 import argparse
 
 import torch
 
-from benchmarks import core, models
+from benchmarks import core, models, saes
 
 parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-parser.add_argument("parts", nargs="*", help="core, models, twins, seeds (default: core models)")
+parser.add_argument("parts", nargs="*", help="parts of the above (default: core models)")
 parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
 parser.add_argument("--threads", type=int, default=2, help="processor threads (default 2)")
 parser.add_argument("--all-outputs", action="store_true", help="core: pairs of all outputs")
@@ -22,6 +23,8 @@ tables = {
     "models": lambda: models.speed(options.device),
     "twins": lambda: models.losses(options.device),
     "seeds": lambda: models.seed_table(options.device),
+    "saes": lambda: saes.speed(options.device),
+    "dictionaries": lambda: saes.seed_table(options.device),
 }
 unknown = set(options.parts) - set(tables)
 if unknown:
