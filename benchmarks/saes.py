@@ -1,7 +1,7 @@
 """A training step against sae-lens' on the same batches, several sites at once, and what it holds.
 
-Both see the same tokens in the same order with the same rate, k and width, and are then asked how
-much of other tokens' variance they leave unexplained. The bound is what a step would take that
+Both begin with the same weights, see the same tokens in the same order with the same rate and k,
+and are then asked how much of other tokens' variance they leave unexplained. The bound is what a step would take that
 multiplied densely: ten products of ``token x feature x model``, at the fastest rate of any product
 here.
 """
@@ -53,14 +53,15 @@ def sparse_sums(d_model: int, n_true: int, k: int, n_token: int, seed: int = 0) 
     return torch.cat(parts)[:n_token]
 
 
-def sae_lens_trainer(d_model: int, n_feature: int, k: int, batches: Iterator[Tensor], device: str):
-    """sae-lens' own trainer of a TopK autoencoder, with nothing logged or saved."""
+def sae_lens_trainer(start: Coder, batches: Iterator[Tensor], device: str) -> Any:
+    """sae-lens' own trainer of a TopK autoencoder from our start, with nothing logged or saved."""
     from sae_lens import TopKTrainingSAE, TopKTrainingSAEConfig
     from sae_lens.config import LoggingConfig, SAETrainerConfig
     from sae_lens.training.sae_trainer import SAETrainer
 
-    torch.manual_seed(0)
-    config = TopKTrainingSAEConfig(d_in=d_model, d_sae=n_feature, k=k, device=device)
+    config = TopKTrainingSAEConfig(
+        d_in=start.d_model, d_sae=start.n_feature, k=start.k, device=device
+    )
     how: dict[str, Any] = {
         "n_checkpoints": 0, "checkpoint_path": None, "save_final_checkpoint": False,
         "total_training_samples": 10**9, "device": device, "autocast": False, "lr": RATE,
@@ -69,7 +70,12 @@ def sae_lens_trainer(d_model: int, n_feature: int, k: int, batches: Iterator[Ten
         "train_batch_size_samples": N_BATCH, "dead_feature_window": 1000,
         "feature_sampling_window": 2000, "logger": LoggingConfig(log_to_wandb=False),
     }  # fmt: skip
-    return SAETrainer(SAETrainerConfig(**how), TopKTrainingSAE(config), batches)
+    sae = TopKTrainingSAE(config)
+    with torch.no_grad():
+        sae.W_enc.copy_(start.encoder.mT)
+        sae.W_dec.copy_(start.decoder)
+        sae.b_dec.copy_(start.offset)
+    return SAETrainer(SAETrainerConfig(**how), sae, batches)
 
 
 def unexplained(x: Tensor, reconstruction: Tensor) -> float:
@@ -92,7 +98,7 @@ def against_sae_lens(
     coder = Coder.start(
         d_model, n_feature, torch.Generator().manual_seed(0), x[: 4 * N_BATCH].mean(0), k=k
     )
-    trainer = sae_lens_trainer(d_model, n_feature, k, cycle(batches), device)
+    trainer = sae_lens_trainer(coder, cycle(batches), device)
     taken: dict[str, list[float]] = {"ours": [], "sae-lens": []}
     for batch in islice(cycle(batches), n_steps):  # in turns: a slow moment meets both
         taken["ours"].append(timed(lambda batch=batch: coder.step(batch, RATE), device))
