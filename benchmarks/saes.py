@@ -1,9 +1,9 @@
 """A training step against sae-lens' on the same batches, several sites at once, and what it holds.
 
 Both begin with the same weights, see the same tokens in the same order with the same rate and k,
-and are then asked how much of other tokens' variance they leave unexplained. The bound is what a step would take that
-multiplied densely: ten products of ``token x feature x model``, at the fastest rate of any product
-here.
+and are then asked how much of other tokens' variance they leave unexplained. The bound is what a
+step would take that multiplied densely: ten products of ``token x feature x model``, at the fastest
+rate of any float32 product here.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, cached_property
+from importlib.util import find_spec
 
 import numpy as np
 import scipy.sparse
@@ -62,7 +63,8 @@ class Code:
     @property
     def counts(self) -> Int64[Tensor, " feature"]:
         """On how many rows each feature is active."""
-        return torch.bincount(self.features[self.active], minlength=self.n_feature)
+        counts = torch.zeros(self.n_feature, dtype=torch.int64, device=self.features.device)
+        return counts.scatter_add_(0, self.features, self.active.long())
 
     def dense(self) -> Float[Tensor, "row feature"]:
         """The whole matrix."""
@@ -78,6 +80,10 @@ class Code:
         self, rows: Float[Tensor, "row model"], vectors: Float[Tensor, "feature model"]
     ) -> Float[Tensor, " entry"]:
         """Of each entry, its row's and its feature's vector: ``rows @ vectorsᵀ`` where active."""
+        if fused(rows):
+            from sae.kernels import products
+
+            return products(self.starts, self.features, rows, vectors)
         _torch_has_warned()
         size = (self.n_row, self.n_feature)
         zeros = torch.zeros_like(self.values)
@@ -97,10 +103,9 @@ class Code:
             ).tocsc()
             parts = (matrix.indptr, matrix.indices, matrix.data)
             return Transposed(*(torch.from_numpy(part.astype(np.int64)) for part in parts))
-        order = torch.sort(self.features, stable=True).indices
-        counts = torch.bincount(self.features, minlength=self.n_feature)
-        starts = functional.pad(counts.cumsum(0), (1, 0))
-        return Transposed(starts, self.rows[order], order)
+        features, order = torch.sort(self.features, stable=True)
+        every = torch.arange(self.n_feature + 1, device=features.device)
+        return Transposed(torch.searchsorted(features, every), self.rows[order], order)
 
 
 @cache
@@ -139,25 +144,31 @@ def weighted_sums(
     )
 
 
+def fused(x: Tensor) -> bool:
+    """Whether kernels of our own can be used: on a GPU, where Triton comes with torch."""
+    return x.is_cuda and x.dtype == torch.float32 and find_spec("triton") is not None
+
+
 def strongest(
     scores: Float[Tensor, "row feature"], k: int
 ) -> tuple[Float[Tensor, "row k"], Int64[Tensor, "row k"]]:
     """The k largest of each row and where they are, in any order; of equal ones, any.
 
-    On a processor torch.topk costs as much as the product that made the scores. The k largest of
-    a row lie in the k groups of largest maximum: maxima of groups that lie a stride apart are one
-    vectorised pass, and only ``√(n / k)`` groups' members are looked at one by one.
+    torch.topk costs as much as the product that made the scores. The k largest of a row lie in the
+    k groups of largest maximum: maxima of groups that lie a stride apart are one vectorised pass,
+    and only ``√(n / k)`` groups' members are looked at one by one.
     """
-    if scores.device.type != "cpu" or scores.shape[1] < _FEW:
+    n_row, n = scores.shape
+    if n < _FEW:
         top = scores.topk(k, sorted=False)
         return top.values, top.indices
-    n_row, n = scores.shape
     size = 1 << round(math.log2(n / k) / 2)  # of a group
     n_group = -(-n // size)
     if n_group * size != n:
         scores = functional.pad(scores, (0, n_group * size - n), value=float("-inf"))
     groups = _first_largest(scores.view(n_row, size, n_group).amax(1), k)
-    members = groups[:, None] + torch.arange(0, n_group * size, n_group)[:, None]
+    within = torch.arange(0, n_group * size, n_group, device=scores.device)
+    members = groups[:, None] + within[:, None]
     members = members.reshape(n_row, -1)
     candidates = scores.gather(1, members)
     places = _first_largest(candidates, k)
@@ -165,8 +176,10 @@ def strongest(
 
 
 def _first_largest(scores: Float[Tensor, "row place"], k: int) -> Int64[Tensor, "row k"]:
-    """Where the k largest of each row are, ascending; some rows on each of torch's threads."""
+    """Where the k largest of each row are; some rows on each of torch's threads."""
     n_row, n = scores.shape
+    if scores.device.type != "cpu":
+        return scores.topk(k, sorted=False).indices
     if k == n:
         return torch.arange(k).expand(n_row, k)
     bits = scores.float().contiguous().numpy().view(np.int32)

@@ -28,11 +28,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from circuits.strongest import screen_dtype
-from sae.code import Code, strongest
+from sae.code import Code, fused, strongest
 
 Activation = Literal["topk", "signed_topk", "batchtopk"]
 
 _TILE = 2**21  # scores that are held at a time
+_TILE_OF_GPU = 2**29
 _SPARE = 8  # more than k that the screen lets through
 _THRESHOLD_RATE = 0.01  # at which a batch's threshold moves the one that is kept
 
@@ -129,7 +130,7 @@ class Coder:
         """The active features of some tokens, their offset already taken off."""
         if self.activation == "batchtopk":
             return self._encode_together(centred)
-        screen = screen_dtype(self.encoder)
+        screen = _screen(self.encoder)
         screened = screen != self.encoder.dtype
         n_kept = min(self.k + _SPARE * screened, self.n_feature)
         encoder, bias = self.encoder.to(screen), self.bias.to(screen)
@@ -183,11 +184,18 @@ class Coder:
         if self.activation != "signed_topk":
             of_values = of_values * code.active
         entries = code.by_feature
-        ones = torch.ones_like(slope[:, :1])
         encoder, bias, decoder, offset = self.gradients
-        encoder.copy_(entries.times(of_values, centred))
-        bias.copy_(entries.times(of_values, ones)[:, 0])
-        decoder.copy_(entries.times(code.values, slope))
+        if fused(slope):
+            from sae.kernels import gradients
+
+            sums = (encoder, bias, decoder)
+            where = (entries.starts, entries.rows, entries.entries)
+            gradients(*where, code.values, of_values, centred, slope, sums)
+        else:
+            ones = torch.ones_like(slope[:, :1])
+            encoder.copy_(entries.times(of_values, centred))
+            bias.copy_(entries.times(of_values, ones)[:, 0])
+            decoder.copy_(entries.times(code.values, slope))
         offset.copy_(slope.sum(0) - bias @ self.encoder)
 
     def _teach(
@@ -229,7 +237,14 @@ class Coder:
 
     @property
     def _tile(self) -> int:
-        return max(1, _TILE // self.n_feature)
+        """Tokens whose scores are held at a time: what stays in cache; all of them on a GPU."""
+        held = _TILE if self.decoder.device.type == "cpu" else _TILE_OF_GPU
+        return max(1, held // self.n_feature)
+
+
+def _screen(weights: Tensor) -> torch.dtype:
+    """In which a first look is quickest; on a GPU bfloat16, since nothing need be proven of it."""
+    return torch.bfloat16 if fused(weights) else screen_dtype(weights)
 
 
 @dataclass(frozen=True)

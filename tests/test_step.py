@@ -78,7 +78,7 @@ def test_a_screen_in_bfloat16_finds_what_float32_finds(monkeypatch):
     coder = Coder.start(64, 2048, generator(1), x.mean(0), k=16)
     codes = []
     for dtype in (torch.float32, torch.bfloat16):
-        monkeypatch.setattr(step, "screen_dtype", lambda _, dtype=dtype: dtype)
+        monkeypatch.setattr(step, "_screen", lambda _, dtype=dtype: dtype)
         codes.append(coder.encode(x - coder.offset).dense())
     plain, screened = codes
     same = ((plain != 0) == (screened != 0)).all(1).float().mean()
