@@ -73,6 +73,14 @@ class PlanError(CircuitsError, ValueError):
     """A plan that contradicts itself or the folder it is to write to."""
 
 
+class GraphError(CircuitsError, ValueError):
+    """A graph, a matrix or a choice of edges that no groups can be found in."""
+
+
+class CircuitFileError(CircuitsError, ValueError):
+    """A circuit, or a file of one, that contradicts itself or is of a newer schema."""
+
+
 class HubError(CircuitsError, OSError):
     """A name that is no local path and that the hub does not answer for."""
 
