@@ -15,6 +15,7 @@ where their rows agree, sign and all: the same partners, to the same effect.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -284,6 +285,7 @@ def _by_greedy(matrix: Matrix, seed: int, n_groups: int | None) -> list[Labels]:
 
 def _by_coclustering(matrix: Matrix, seed: int, n_groups: int | None) -> list[Labels]:
     from sklearn.cluster import SpectralCoclustering
+    from sklearn.exceptions import ConvergenceWarning
 
     if len(matrix) < 3:
         return [np.arange(len(matrix))]
@@ -295,7 +297,9 @@ def _by_coclustering(matrix: Matrix, seed: int, n_groups: int | None) -> list[La
     found = []
     for count in counts:
         model = SpectralCoclustering(count, random_state=seed, n_init=3)
-        found.append(model.fit(np.abs(matrix)).row_labels_.astype(np.int64))
+        with warnings.catch_warnings():  # fewer clusters than asked for are fewer groups
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            found.append(model.fit(np.abs(matrix)).row_labels_.astype(np.int64))
     return found
 
 

@@ -5,10 +5,12 @@ orthogonal to them, and twenty gates bury each other's pairs. So pairs are searc
 matching pursuit, in stages (after Donoho and others' StOMP):
 
 1. the strongest pairs of what is left of the form are taken in, if they stand out from it as no
-   chance pair of all does;
+   chance pair of all does; and pairs that would complete a block, whose features are joined already
+   by a path over two others, if they stand out as no chance pair of the features
+   taken in does;
 2. all pairs taken in are fitted at once, ``Q ≈ Σ wᵢⱼ sym(dᵢ dⱼᵀ)``, and those that the others
    explain are dropped;
-3. both are repeated until nothing changes;
+3. both are repeated until nothing is won: what a pair explains must be worth telling which it is;
 4. what remains is tested by the rotation null, each pair against the form less the *other* pairs,
    and the weakest are dropped until all are discoveries at the rate ``q`` among all pairs.
 
@@ -119,40 +121,86 @@ def _pursue(fit: _Fit) -> _Fit:
     """Stages 1 to 3."""
     size = fit.null.write.norm(dim=1, keepdim=True)
     unit = fit.null.write / size.clamp(min=1e-12 * float(size.max()))
-    bar = math.sqrt(2 * math.log(fit.null.n_pairs))  # about the largest of so many by chance
-    most = min(_MOST, len(fit.form) * (len(fit.form) + 1) // 6)
-    seen = set[frozenset[tuple[int, int]]]()
-    whole = float(fit.form.norm())
+    n_numbers = len(fit.form) * (len(fit.form) + 1) // 2
+    most = min(_MOST, n_numbers // 3)
+    nothing = 1e-10 * float(fit.form.norm()) / len(fit.form)  # less than that left is rounding
+    worth, best = math.log(fit.null.n_pairs), fit
+    seen, in_vain = set[frozenset[tuple[int, int]]](), 0
     for _ in range(_ROUNDS):
-        if fit.noise * len(fit.form) <= 1e-10 * whole:  # nothing is left but rounding
+        if fit.noise <= nothing:
             break
-        new = _standing_out(fit, unit, bar)
+        new = torch.cat([_standing_out(fit, unit), _completing(fit, unit)])
+        n = len(unit)
+        new = new[~torch.isin(new[:, 0] * n + new[:, 1], fit.pairs[:, 0] * n + fit.pairs[:, 1])]
+        new = torch.unique(new, dim=0)
         if not len(new) or len(fit.pairs) + len(new) > most:
             break
         fit = _Fit.of(fit.null, fit.form, torch.cat([fit.pairs, new]))
-        while (weak := fit.standing < bar).any():
-            fit = fit.keep(_without_worst(fit.standing, weak, 2))
+        while (weak := fit.standing < _bars(fit)).any():
+            fit = fit.keep(_without_worst(fit.standing, weak))
         now = frozenset((i, j) for i, j in fit.pairs.tolist())
         if now in seen:
             break
         seen.add(now)
-    return fit
+        # what a pair explains must be worth telling which of all pairs it is
+        gain = n_numbers * math.log(best.noise / max(fit.noise, nothing))
+        if gain > worth * (len(fit.pairs) - len(best.pairs)):
+            best, in_vain = fit, 0
+        elif in_vain == 2:
+            break
+        else:
+            in_vain += 1
+    return best
 
 
-def _standing_out(fit: _Fit, unit: Tensor, bar: float) -> Int[Tensor, "pair two"]:
-    """Pairs not yet taken in that stand out most from what is left; a few at a time."""
+def _bar(n_pairs: int) -> float:
+    """About the largest normal value of so many by chance."""
+    return math.sqrt(2 * math.log(max(n_pairs, 2)))
+
+
+def _standing_out(fit: _Fit, unit: Tensor) -> Int[Tensor, "pair two"]:
+    """Pairs that stand out most from what is left; a few at a time."""
     search = Search(unit.float(), None, 8 + len(fit.pairs) // 2)
     search.look(0, lambda: fit.left.float(), math.inf)
-    table = search.table()
-    pairs = torch.tensor(table[["first", "second"]].to_numpy()).to(fit.pairs)
+    pairs = torch.tensor(search.table()[["first", "second"]].to_numpy()).to(fit.pairs)
     one, two = unit[pairs[:, 0]], unit[pairs[:, 1]]
     dots = ((one @ fit.left) * two).sum(1).abs()
     sizes = ((1 + (one * two).sum(1).square()) / 2).sqrt()
-    # where only rounding is left, nothing stands out of it
-    standing = dots / sizes > bar * max(fit.noise, 1e-12 * float(fit.form.norm()))
-    n = len(unit)
-    fresh = ~torch.isin(pairs[:, 0] * n + pairs[:, 1], fit.pairs[:, 0] * n + fit.pairs[:, 1])
-    return pairs[standing & fresh]
+    return pairs[dots / sizes > _bar(fit.null.n_pairs) * fit.noise]
+
+
+def _completing(fit: _Fit, unit: Tensor) -> Int[Tensor, "pair two"]:
+    """Pairs that would complete a block and stand out from what is left."""
+    if not len(fit.pairs):
+        return fit.pairs
+    nodes, _, paths = _paths(fit.pairs)
+    one, two = torch.triu((paths > 0)).nonzero(as_tuple=True)
+    touched = unit[nodes]
+    dots = (touched @ fit.left @ touched.mT)[one, two].abs()
+    sizes = ((1 + (touched @ touched.mT)[one, two].square()) / 2).sqrt()
+    out = dots / sizes > _bar(len(nodes) ** 2) * fit.noise
+    return torch.stack([nodes[one[out]], nodes[two[out]]], dim=1)
+
+
+def _paths(pairs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The features of these pairs, each pair's place among them, and for every two of them how
+    many paths of three pairs join them."""
+    nodes, place = pairs.unique(return_inverse=True)
+    joined = torch.zeros(len(nodes), len(nodes), dtype=torch.float32, device=pairs.device)
+    joined[place[:, 0], place[:, 1]] = joined[place[:, 1], place[:, 0]] = 1
+    return nodes, place, joined @ joined @ joined
+
+
+def _bars(fit: _Fit) -> Float[Tensor, " pair"]:
+    """How far each pair must stand out: less, if other pairs make it part of a block."""
+    nodes, place, paths = _paths(fit.pairs)
+    one, two = place.unbind(1)
+    degree = torch.bincount(place.flatten(), minlength=len(nodes))
+    through_itself = degree[one] + degree[two] - 1
+    in_block = paths[one, two] > through_itself
+    bars = torch.full_like(fit.standing, _bar(fit.null.n_pairs))
+    bars[in_block] = _bar(len(nodes) ** 2)
+    return bars
 
 
 def _prune(fit: _Fit, q: float) -> _Fit:
@@ -162,13 +210,13 @@ def _prune(fit: _Fit, q: float) -> _Fit:
         weak = ~accepted(z, fit.null.n_pairs, q)
         if not weak.any():
             break
-        fit = fit.keep(_without_worst(torch.tensor(np.abs(z)), torch.tensor(weak), 4))
+        fit = fit.keep(_without_worst(torch.tensor(np.abs(z)), torch.tensor(weak)))
     return fit
 
 
-def _without_worst(standing: Tensor, weak: Tensor, part: int) -> Tensor:
-    """Which to keep when the weakest of the weak go, one in ``part`` of them or one at least."""
-    n_gone = max(int(weak.sum()) // part, 1)
+def _without_worst(standing: Tensor, weak: Tensor) -> Tensor:
+    """Which to keep when the weaker half of the weak go: without them the others may stand."""
+    n_gone = max(int(weak.sum()) // 2, 1)
     standing = torch.where(weak, standing, torch.inf)
     kept = torch.ones(len(weak), dtype=torch.bool, device=standing.device)
     kept[standing.argsort(stable=True)[:n_gone]] = False

@@ -122,12 +122,8 @@ class RotationNull:
         own = (self.write[feature] @ self.onto.mT * unit).sum(1).square() * weight
         height = ((unit @ form * unit).sum(1) + own).cpu().numpy()
         # putting its own share back adds about one eigenvalue
-        return np.array(
-            [
-                sphere_tail(np.append(values, more) if more else values, at)
-                for more, at in zip(pushed.tolist(), height.tolist(), strict=True)
-            ]
-        )
+        values = np.broadcast_to(values, (len(height), len(values)))
+        return sphere_tail(np.append(values, pushed.cpu().numpy()[:, None], axis=1), height)
 
 
 def _normal_of_cosine(
@@ -145,32 +141,34 @@ def _normal_of_cosine(
     return np.sign(cosine) * np.where(freedom < 1, 0.0, size)
 
 
-def sphere_tail(values: Float[np.ndarray, " rank"], height: float) -> float:
+def sphere_tail(
+    values: Float[np.ndarray, "pair rank"], height: Float[np.ndarray, " pair"]
+) -> Float[np.ndarray, " pair"]:
     """The normal value as unlikely as ``xᵀQx ≥ height`` for a random unit vector ``x`` (below its
-    mean, as ``≤``), given the eigenvalues of ``Q``.
+    mean, as ``≤``), given the eigenvalues of each ``Q``.
 
     ``xᵀQx > h`` says that ``Σ (λ − h) g²`` of Gaussians is positive, whose cumulant function is
     known; its saddlepoint gives the tail.
     """
-    if np.ptp(values) <= 1e-12 * np.abs(values).max(initial=0.0) or len(values) < 3:
-        return 0.0
-    sign = 1.0 if height >= values.mean() else -1.0
-    shifted = sign * (values - height)
-    top = shifted.max()
-    if top <= 0:  # beyond the largest eigenvalue: rounding, or a share put back
-        top = 1e-12 * np.abs(shifted).max()
-        shifted[shifted.argmax()] = top
-    low, high = 0.0, 1 / (2 * top)
-    for _ in range(100):
+    sign = np.where(height >= values.mean(1), 1.0, -1.0)
+    shifted = sign[:, None] * (values - height[:, None])
+    size = np.abs(shifted).max(1)
+    # at the largest eigenvalue or beyond it there is no tail left but rounding
+    lift = np.maximum(1e-12 * size - shifted.max(1), 0)
+    shifted[np.arange(len(shifted)), shifted.argmax(1)] += lift
+    low, high = np.zeros(len(height)), 1 / (2 * np.maximum(shifted.max(1), 1e-300))
+    for _ in range(60):
         middle = (low + high) / 2
-        below = (shifted / (1 - 2 * middle * shifted)).sum() < 0
-        low, high = (middle, high) if below else (low, middle)
-    rest = 1 - 2 * low * shifted
-    root = np.sqrt(max(np.log(rest).sum(), 0.0))
-    spread = low * np.sqrt(2 * (shifted**2 / rest**2).sum())
-    if root < 1e-4 or spread <= 0:  # at the mean
-        return 0.0
-    return float(sign * max(root + np.log(spread / root) / root, 0.0))
+        slope = (shifted / (1 - 2 * middle[:, None] * shifted)).sum(1)
+        low, high = np.where(slope < 0, middle, low), np.where(slope < 0, high, middle)
+    rest = 1 - 2 * low[:, None] * shifted
+    root = np.sqrt(np.maximum(np.log(rest).sum(1), 0))
+    spread = low * np.sqrt(2 * (shifted**2 / rest**2).sum(1))
+    flat = np.ptp(values, axis=1) <= 1e-12 * np.abs(values).max(1)
+    unknown = flat | (root < 1e-4) | (spread <= 0)  # at the mean, or every height is the same
+    ratio = np.where(unknown, 1.0, spread / np.where(unknown, 1.0, root))
+    z = root + np.log(ratio) / np.where(unknown, 1.0, root)
+    return np.where(unknown, 0.0, sign * np.maximum(z, 0))
 
 
 def p_values(z: Float[np.ndarray, " pair"]) -> Float[np.ndarray, " pair"]:
