@@ -125,7 +125,7 @@ def _gates(sizes: Planted, generator: torch.Generator) -> Truth:
         truth.groups.append(members)
         return len(truth.groups) - 1
 
-    def product(one: int, two: int, sign: float) -> None:
+    def product(one: int, two: int, sign: int) -> None:
         """``sign (Σ aᵢ fᵢ)(Σ bⱼ fⱼ)``, twice where the groups differ, as in ``(a + b)²``."""
         for i in truth.groups[one]:
             for j in truth.groups[two]:

@@ -1,20 +1,22 @@
 """Tables of ratios measured side by side in one run, as Markdown.
 
 core: the exact core. models: training and reading. twins: losses of other activations.
-seeds: the default model from ten seeds.
+seeds: the default model from ten seeds. graphs: interaction graphs on planted layers.
 """
 
 import argparse
 
 import torch
 
-from benchmarks import core, models
+from benchmarks import core, graphs, models
 
 parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-parser.add_argument("parts", nargs="*", help="core, models, twins, seeds (default: core models)")
+parser.add_argument(
+    "parts", nargs="*", help="core, models, twins, seeds, graphs (default: core models)"
+)
 parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
 parser.add_argument("--threads", type=int, default=2, help="processor threads (default 2)")
-parser.add_argument("--all-outputs", action="store_true", help="core: pairs of all outputs")
+parser.add_argument("--all-outputs", action="store_true", help="core, graphs: pairs of all outputs")
 options = parser.parse_args()
 torch.set_num_threads(options.threads)
 tables = {
@@ -22,6 +24,7 @@ tables = {
     "models": lambda: models.speed(options.device),
     "twins": lambda: models.losses(options.device),
     "seeds": lambda: models.seed_table(options.device),
+    "graphs": lambda: graphs.run(options.device, options.all_outputs),
 }
 unknown = set(options.parts) - set(tables)
 if unknown:

@@ -3,9 +3,11 @@
 A gate between two groups is ``u vᵀ``: every feature of the one with every feature of the other, by
 their loadings, all of one sign. So groups are good where each block of the matrix between two of
 them is a product of non-negative loadings, up to one sign. ``description_length`` weighs what the
-blocks leave unexplained against how many loadings they take (the Bayesian information criterion).
-Merging two halves of a gate takes fewer loadings; merging features of different gates, or of
-opposite signs, leaves much unexplained: neither number of groups nor any threshold is a setting.
+blocks leave unexplained against how many loadings they take, in nats: a number costs what it takes
+to tell it among all pairs, and what is left costs as Gaussian noise of a fifth of a typical weight
+(in superposition every weight carries that much of others' shadows). Merging two halves of a gate
+takes fewer loadings; merging features of different gates, or of opposite signs, leaves much
+unexplained: the number of groups is no setting.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-_FLOOR = 0.03  # of the energy: in superposition every weight carries others' shadows
+_NOISE = 0.2  # of the median weight: what groups need not explain
 
 
 def block(
@@ -45,34 +47,37 @@ class Blocks:
 
     def __init__(self, matrix: Float[np.ndarray, "node node"]) -> None:
         self.matrix = matrix
-        self.energy = float((matrix**2).sum())
-        self._known: dict[tuple[tuple[int, ...], tuple[int, ...]], tuple[float, int]] = {}
+        there = np.triu(matrix)
+        self._ends = np.nonzero(there)
+        sizes = np.abs(there[self._ends])
+        self._noise = 2 * (_NOISE * float(np.median(sizes))) ** 2 if len(sizes) else 1.0
+        self._price = float(np.log(len(sizes) + 1))  # of a loading
+        self._known: dict[tuple[tuple[int, ...], tuple[int, ...]], float] = {}
 
-    def _gain(self, one: tuple[int, ...], two: tuple[int, ...]) -> tuple[float, int]:
-        """The energy that a block explains (in both triangles), and the loadings it takes."""
-        key = (one, two) if one <= two else (two, one)
-        if key not in self._known:
-            strength, *_ = block(self.matrix[np.ix_(*key)])
-            same = key[0] == key[1]
-            loadings = len(one) if same else len(one) + len(two) - 1
-            self._known[key] = (strength**2 * (1 if same else 2), loadings)
-        return self._known[key]
+    @property
+    def without_groups(self) -> float:
+        """The description length of every pair told by itself."""
+        return self._price * len(self._ends[0])
 
     def description_length(self, groups: list[tuple[int, ...]]) -> float:
-        """What it takes to tell the matrix by blocks between these groups; smaller is better, and
-        zero is what telling it entry by entry takes.
-
-        Only blocks that earn their loadings are told; the others count as empty.
-        """
+        """What it takes to tell the matrix by blocks between these groups; smaller is better."""
         of = np.empty(len(self.matrix), dtype=np.int64)
         for name, members in enumerate(groups):
             of[list(members)] = name
-        touching = np.stack([of[ends] for ends in np.nonzero(self.matrix)], axis=1)
-        pairs = np.unique(np.sort(touching, axis=1), axis=0)
-        gains = np.array([self._gain(groups[i], groups[j]) for i, j in pairs]).reshape(-1, 2)
-        gains = gains[np.lexsort((gains[:, 1], -gains[:, 0] / gains[:, 1]))]
-        n_numbers = int((np.triu(self.matrix) != 0).sum())
-        left = np.maximum(self.energy - np.append(0.0, np.cumsum(gains[:, 0])), 0.0)
-        loadings = np.append(0.0, np.cumsum(gains[:, 1]))
-        told = n_numbers * np.log(left / self.energy + _FLOOR) + loadings * np.log(n_numbers + 1)
-        return float(told.min())
+        touching = np.sort(np.stack([of[ends] for ends in self._ends], axis=1), axis=1)
+        return sum(self._length(groups[i], groups[j]) for i, j in np.unique(touching, axis=0))
+
+    def _length(self, one: tuple[int, ...], two: tuple[int, ...]) -> float:
+        """A block's share: told by loadings, or left as noise, whichever is shorter."""
+        key = (one, two) if one <= two else (two, one)
+        if key not in self._known:
+            part = self.matrix[np.ix_(*key)]
+            strength, *_ = block(part)
+            same = key[0] == key[1]
+            loadings = len(one) if same else len(one) + len(two) - 1
+            twice = 2 if same else 1  # each pair counts once
+            inside = float((part**2).sum())
+            left = max(inside - strength**2, 0.0)
+            told = left / twice / self._noise + loadings * self._price
+            self._known[key] = min(told, inside / twice / self._noise)
+        return self._known[key]

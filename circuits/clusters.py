@@ -55,7 +55,7 @@ class Clusters(Mapping[Hashable, int]):
     nodes: pd.DataFrame  # node, group, loading, stability
     gates: pd.DataFrame  # first, second (groups), gate, weight, share, coherence
     method: str  # the way whose groups were chosen
-    lengths: Mapping[str, float]  # each way's description length; zero: no better than no groups
+    lengths: Mapping[str, float]  # of each way's description, in nats; "no groups" beside them
     seed: int
 
     @property
@@ -101,7 +101,7 @@ def clusters(
         return _result(names, given, np.full(len(names), -1), np.ones(len(names)), "none", {}, seed)
     matrix = matrix / np.abs(matrix).max()
     blocks = Blocks(matrix)
-    lengths: dict[str, float] = {}
+    lengths = {"no groups": blocks.without_groups}
     best: tuple[float, str, Labels] | None = None
     for method, propose in _METHODS.items():
         found = [_tidy(labels) for labels in propose(matrix, seed, None)]

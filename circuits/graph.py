@@ -221,9 +221,9 @@ def projection(joint: nx.DiGraph, onto: str = "inputs") -> nx.Graph:
         if about["kind"] == kinds[onto]:
             graph.add_node(node[1], **{k: v for k, v in about.items() if k != "kind"})
     by_pair: dict[tuple[int, int], list[tuple[int, float]]] = {}
-    for pair, (_, output), weight in joint.edges(data="weight"):
+    for pair, effect, weight in joint.edges(data="weight"):
         if weight is not None:
-            by_pair.setdefault(pair[2:], []).append((output, weight))
+            by_pair.setdefault(pair[2:], []).append((effect[1], weight))
     for (first, second), effects in by_pair.items():
         if onto == "inputs":
             total = sum(weight for _, weight in effects)

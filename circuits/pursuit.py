@@ -174,7 +174,7 @@ def _completing(fit: _Fit, unit: Tensor) -> Int[Tensor, "pair two"]:
     if not len(fit.pairs):
         return fit.pairs
     nodes, _, paths = _paths(fit.pairs)
-    one, two = torch.triu((paths > 0)).nonzero(as_tuple=True)
+    one, two = torch.triu(paths > 0).nonzero(as_tuple=True)
     touched = unit[nodes]
     dots = (touched @ fit.left @ touched.mT)[one, two].abs()
     sizes = ((1 + (touched @ touched.mT)[one, two].square()) / 2).sqrt()

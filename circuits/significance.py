@@ -8,7 +8,7 @@ t. It is asked from both ends, and the larger p-value counts. That matters: a fe
 gate has larger weights with *every* feature; only from its own end is that no news.
 
 A feature's pair with itself is a quadratic form of one random direction; its tail comes from the
-form's eigenvalues by the saddlepoint formula of Lugannani and Rice, within a few per cent.
+form's eigenvalues by the saddlepoint formula of Lugannani and Rice, within a fifth of the p-value.
 
 Features are taken in whitened coordinates (the left singular vectors of the dictionary): weights
 are the same there, and a direction that all features share is not news about any pair of them.
@@ -122,8 +122,9 @@ class RotationNull:
         own = (self.write[feature] @ self.onto.mT * unit).sum(1).square() * weight
         height = ((unit @ form * unit).sum(1) + own).cpu().numpy()
         # putting its own share back adds about one eigenvalue
+        added = np.where(pushed.cpu().numpy() != 0, pushed.cpu().numpy(), values.mean())
         values = np.broadcast_to(values, (len(height), len(values)))
-        return sphere_tail(np.append(values, pushed.cpu().numpy()[:, None], axis=1), height)
+        return sphere_tail(np.append(values, added[:, None], axis=1), height)
 
 
 def _normal_of_cosine(
