@@ -71,12 +71,12 @@ def run_interactions(
     ``mlp_out``, into ``RUN/interactions/layer-<i>.parquet``; with ``n_documents`` of the built-in
     stories also the data weights. Tells what was written and how many outputs have a discovery.
     """
-    from circuits.model import Site, load_model
-    from sae import load_dictionaries  # type: ignore[attr-defined]
-
     run = Path(run)
     if not (run / "model").is_dir():
         raise RunError(f"{run} has no folder 'model'. Train one: circuits model train {run}")
+    from circuits.model import Site, load_model
+    from sae import load_dictionaries  # type: ignore[attr-defined]
+
     model = load_model(run / "model")
     dictionaries = load_dictionaries(run)
     there = {

@@ -227,8 +227,8 @@ def score(inter: Interactions, output: int, truth: Truth, q: float = 0.05) -> di
     found = clusters(graph)
     scores = edge_scores(graph.edges, truth.weights)
     return {
-        "n_planted": len(truth.weights),
-        "n_found": graph.number_of_edges(),
+        "n_planted": float(len(truth.weights)),
+        "n_found": float(graph.number_of_edges()),
         **scores,
         "false": 1 - scores["precision"],
         "ari": group_score(found, truth.groups) if truth.groups else float(not len(found)),

@@ -1,4 +1,4 @@
-"""What graphs, significance and groups reach on planted layers, where there is nothing, and in time.
+"""What graphs, significance and groups reach: on planted layers, on nothing, and in time.
 
 Curves over SNR at several sizes; the false-discovery share; layers with nothing in them; groups
 under permutations and seeds; and what one output, and all of them, cost at 4096 features.
