@@ -7,7 +7,7 @@ was seen on data, of the output's mean activation. Its file is JSON, of schema v
 schema        "bilinear-circuits/circuit"       version       1
 name          str                               output        {feature: int, label: str}
 features      [{feature, label, group, loading, stability, frequency}, …]
-interactions  [{first, second, weight, z, q, coactivation, together, data_weight}, …]
+interactions  [{first, second, weight, own, z, q, coactivation, together, data_weight}, …]
 gates         [{first, second, gate, weight, share, coherence}, …]   first, second: groups
 thresholds    {str: number | str}               source        {str: number | str | null}
 energy        number                            activation    number | null
@@ -57,6 +57,7 @@ class Interaction:
     first: int
     second: int
     weight: float
+    own: float | None = None
     z: float | None = None
     q: float | None = None
     coactivation: float | None = None

@@ -87,8 +87,8 @@ class Clusters(Mapping[Hashable, int]):
 def clusters(
     graph: nx.Graph | Tensor | np.ndarray, seed: int = 0, n_resample: int = 10
 ) -> Clusters:
-    """The groups of a signed graph (edge attribute ``weight``; a pair's weight is twice its entry
-    of the matrix) or of a symmetric matrix.
+    """The groups of a signed graph (edge attribute ``weight``, or ``own`` where all edges have it;
+    a pair's weight is twice its entry of the matrix) or of a symmetric matrix.
 
     Deterministic for a seed, and independent of the order of the nodes.
     """
@@ -129,7 +129,8 @@ def _matrix_of(graph: nx.Graph | Tensor | np.ndarray) -> tuple[list[Hashable], M
         names = list(graph)
         place = {name: i for i, name in enumerate(names)}
         matrix = np.zeros((len(names), len(names)))
-        for i, j, weight in graph.edges(data="weight"):
+        has_own = all("own" in about for *_, about in graph.edges(data=True))
+        for i, j, weight in graph.edges(data="own" if has_own else "weight"):
             if weight is None:
                 raise GraphError(
                     f"clusters: the edge {i!r}, {j!r} has no weight. Give each edge an attribute "

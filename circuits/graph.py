@@ -54,9 +54,10 @@ def interaction_graph(
     norm of ``matrix(output)``. ``significant``: the discoveries at this false-discovery rate (0.05,
     say), each tested given the others; features only, for the constant is not turned by the null.
 
-    Edges carry ``weight``, ``z`` and ``q`` (not those with the constant); with a ``firing`` that
-    has counted the pairs, also ``coactivation``, ``together`` and ``data_weight``, their weight
-    times the coactivation. Nodes carry ``feature``, ``label`` and, from ``firing``, ``frequency``.
+    Edges carry ``weight``, ``z`` and ``q`` (not those with the constant); if significant also
+    ``own``, the weight without the shadows of the others; with a ``firing`` that has counted the
+    pairs ``coactivation``, ``together`` and ``data_weight``, their weight times the coactivation.
+    Nodes carry ``feature``, ``label`` and, from ``firing``, ``frequency``.
     """
     check_index("interaction_graph", output, inter.n_output, "output")
     chosen = {"n_edges": n_edges, "coverage": coverage, "significant": significant}

@@ -40,11 +40,11 @@ _MOST = 1024  # pairs fitted at once: beyond it an output is no circuit, and the
 def significant_pairs(
     inter: Interactions, output: int, q: float = 0.05, null: RotationNull | None = None
 ) -> pd.DataFrame:
-    """The pairs of features that are discoveries for one output: first, second, weight, z, q.
+    """The pairs of features that are discoveries for one output: first, second, weight, own, z, q.
 
-    ``weight`` is the pair's weight in ``matrix(output)``; ``z`` and ``q`` are those of its share
-    given the other pairs. ``null`` is ``RotationNull.of(inter.inputs)``, to be made once for many
-    outputs. Strongest first.
+    ``weight`` is the pair's weight in ``matrix(output)``, ``own`` what it would be without the
+    shadows of the other pairs; ``z`` and ``q`` are given those others. ``null`` is
+    ``RotationNull.of(inter.inputs)``, to be made once for many outputs. Strongest first.
     """
     check_index("significant_pairs", output, inter.n_output, "output")
     if not 0 < q < 1:
@@ -64,6 +64,7 @@ def significant_pairs(
             "first": first.cpu().numpy(),
             "second": second.cpu().numpy(),
             "weight": weight,
+            "own": fit.own.cpu().numpy(),
             "z": z,
             "q": q_values(z, null.n_pairs),
         }
@@ -106,6 +107,13 @@ class _Fit:
         error = inverse.diagonal().sqrt() / size * max(fit.noise, 1e-12 * float(form.norm()))
         fit.standing = fit.share.abs() / error
         return fit
+
+    @property
+    def own(self) -> Float[Tensor, " pair"]:
+        """What each pair's share alone adds to its weight."""
+        one, two = self.null.write[self.pairs[:, 0]], self.null.write[self.pairs[:, 1]]
+        squares = one.square().sum(1) * two.square().sum(1) + (one * two).sum(1).square()
+        return self.share * torch.where(self.pairs[:, 0] == self.pairs[:, 1], squares / 2, squares)
 
     def keep(self, kept: Tensor) -> _Fit:
         return _Fit.of(self.null, self.form, self.pairs[kept])

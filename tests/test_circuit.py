@@ -57,7 +57,7 @@ def test_the_file_has_the_documented_schema(circuit, tmp_path):
     assert set(told["output"]) == {"feature", "label"}
     rows = {
         "features": {"feature", "label", "group", "loading", "stability", "frequency"},
-        "interactions": {"first", "second", "weight", "z", "q", "coactivation", "together",
+        "interactions": {"first", "second", "weight", "own", "z", "q", "coactivation", "together",
                          "data_weight"},
         "gates": {"first", "second", "gate", "weight", "share", "coherence"},
     }  # fmt: skip
