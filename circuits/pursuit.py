@@ -168,7 +168,7 @@ def _bar(n_pairs: int) -> float:
 
 def _standing_out(fit: _Fit, unit: Tensor) -> Int[Tensor, "pair two"]:
     """Pairs that stand out most from what is left; a few at a time."""
-    search = Search(unit.float(), None, 8 + len(fit.pairs) // 2)
+    search = Search(unit.float(), None, 8 + len(fit.pairs))
     search.look(0, lambda: fit.left.float(), math.inf)
     pairs = torch.tensor(search.table()[["first", "second"]].to_numpy()).to(fit.pairs)
     one, two = unit[pairs[:, 0]], unit[pairs[:, 1]]
