@@ -10,7 +10,7 @@ features      [{feature, label, group, loading, stability, frequency}, …]
 interactions  [{first, second, weight, own, z, q, coactivation, together, data_weight}, …]
 gates         [{first, second, gate, weight, share, coherence}, …]   first, second: groups
 thresholds    {str: number | str}               source        {str: number | str | null}
-energy        number                            activation    number | null
+energy        number        explained     number | null        activation    number | null
 ```
 
 ``feature`` counts in the dictionary; a feature in no group has group −1. Numbers that are not known
@@ -100,7 +100,8 @@ class Circuit:
     gates: tuple[Gate, ...] = ()
     thresholds: Mapping[str, Any] = field(default_factory=dict)
     source: Mapping[str, Any] = field(default_factory=dict)
-    energy: float = math.nan  # share of the output's squared norm
+    energy: float = math.nan  # share of the squared norm of the output's matrix
+    explained: float | None = None  # share of the output's form that its pairs build together
     activation: float | None = None  # share of the output's mean activation on data
 
     def __post_init__(self) -> None:
@@ -175,6 +176,7 @@ class Circuit:
             thresholds=thresholds,
             source={"interactions": about["interactions"], **(source or {})},
             energy=float(about["energy"]),
+            explained=about.get("explained"),
             activation=activation,
         )
 

@@ -58,6 +58,10 @@ def interaction_graph(
     ``own``, the weight without the shadows of the others; with a ``firing`` that has counted the
     pairs ``coactivation``, ``together`` and ``data_weight``, their weight times the coactivation.
     Nodes carry ``feature``, ``label`` and, from ``firing``, ``frequency``.
+
+    ``graph.graph["energy"]`` is the edges' share of the squared norm of ``matrix(output)``, which
+    in superposition is mostly shadows; ``"explained"``, if significant, is the share of the form in
+    the model's own space that the edges build together.
     """
     check_index("interaction_graph", output, inter.n_output, "output")
     chosen = {"n_edges": n_edges, "coverage": coverage, "significant": significant}
@@ -87,6 +91,8 @@ def interaction_graph(
         energy=_energy(pairs) / energy if energy > 0 else 0.0,
         interactions=inter.fingerprint,
     )
+    if significant is not None:
+        graph.graph["explained"] = pairs.attrs["explained"]
     if not len(pairs):
         graph.graph["empty"] = (
             "every weight of this output is zero"

@@ -45,6 +45,7 @@ def significant_pairs(
     ``weight`` is the pair's weight in ``matrix(output)``, ``own`` what it would be without the
     shadows of the other pairs; ``z`` and ``q`` are given those others. ``null`` is
     ``RotationNull.of(inter.inputs)``, to be made once for many outputs. Strongest first.
+    ``.attrs["explained"]`` is the share of the form's squared norm that the pairs build together.
     """
     check_index("significant_pairs", output, inter.n_output, "output")
     if not 0 < q < 1:
@@ -70,7 +71,10 @@ def significant_pairs(
         }
     )
     order = np.lexsort((table["second"], table["first"], -table["weight"].abs()))
-    return table.iloc[order].reset_index(drop=True)
+    table = table.iloc[order].reset_index(drop=True)
+    whole = float(form.norm()) ** 2
+    table.attrs["explained"] = 1 - float(fit.left.norm()) ** 2 / whole if whole > 0 else 0.0
+    return table
 
 
 def _no_pairs(like: Tensor) -> Int[Tensor, "pair two"]:

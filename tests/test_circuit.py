@@ -52,7 +52,7 @@ def test_the_file_has_the_documented_schema(circuit, tmp_path):
     assert (told["schema"], told["version"]) == ("bilinear-circuits/circuit", 1)
     assert set(told) == {
         "schema", "version", "name", "output", "features", "interactions", "gates", "thresholds",
-        "source", "energy", "activation",
+        "source", "energy", "explained", "activation",
     }  # fmt: skip
     assert set(told["output"]) == {"feature", "label"}
     rows = {

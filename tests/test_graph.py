@@ -60,6 +60,7 @@ def test_a_planted_gate_is_found_named_and_alone():
     assert {frozenset(group) for group in found.groups} == {frozenset(g) for g in truth.groups}
     assert set(found.gates["gate"]) == {"AND", "inhibition"}
     assert max(about["q"] for *_, about in graph.edges(data=True)) <= 0.05
+    assert graph.graph["explained"] == pytest.approx(0.9, abs=0.03)  # snr 3: 9 parts of 10
 
 
 def test_an_empty_graph_says_why():
