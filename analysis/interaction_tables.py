@@ -119,7 +119,8 @@ def dictionary_activations(
     from circuits.batches import BatchPlan, in_order
     from circuits.corpus import built_in
 
-    rows = in_order(built_in(seed), model.tokenizer, BatchPlan(), n_documents)
+    plan = BatchPlan(window=min(BatchPlan.window, model.n_context))
+    rows = in_order(built_in(seed), model.tokenizer, plan, n_documents)
     for batch in progress(rows, "activations", "batch"):
         x = model.read(batch.tokens, site)[site]
         code = dictionary.active(x[batch.mask.to(x.device)])

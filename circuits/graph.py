@@ -11,12 +11,13 @@ Over several outputs an interaction has two causes and one effect, so it is a no
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import networkx as nx
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from circuits.circuit import Circuit
 from circuits.clusters import Clusters, clusters
@@ -46,6 +47,7 @@ def interaction_graph(
     coverage: float | None = None,
     significant: float | None = None,
     labels: Mapping[int, str] | None = None,
+    frequency: Sequence[float] | np.ndarray | Tensor | None = None,
     firing: JointFiring | None = None,
 ) -> nx.Graph:
     """One output feature's interactions, by exactly one of three choices.
@@ -57,7 +59,7 @@ def interaction_graph(
     Edges carry ``weight``, ``z`` and ``q`` (not those with the constant); if significant also
     ``own``, the weight without the shadows of the others; with a ``firing`` that has counted the
     pairs ``coactivation``, ``together`` and ``data_weight``, their weight times the coactivation.
-    Nodes carry ``feature``, ``label`` and, from ``firing``, ``frequency``.
+    Nodes carry ``feature``, ``label`` and, where given or in ``firing``, ``frequency``.
 
     ``graph.graph["energy"]`` is the edges' share of the squared norm of ``matrix(output)``, which
     in superposition is mostly shadows; ``"explained"``, if significant, is the share of the form in
@@ -101,12 +103,14 @@ def interaction_graph(
             f"at a false-discovery rate of {significant}"
         )
     constant = inter.n_input - 1 if inter.has_constant else None
+    if frequency is None and firing is not None:
+        frequency = firing.frequency
     for feature in sorted(set(pairs["first"]) | set(pairs["second"])):
         name = "constant" if feature == constant else f"feature {feature}"
         label = name if labels is None else str(labels.get(feature, name))
         graph.add_node(int(feature), feature=int(feature), label=label)
-        if firing is not None and feature < len(firing.frequency):
-            graph.nodes[feature]["frequency"] = float(firing.frequency[feature])
+        if frequency is not None and feature < len(frequency):
+            graph.nodes[feature]["frequency"] = float(frequency[feature])
     _add_edges(graph, pairs if firing is None else firing.of(pairs))
     return graph
 

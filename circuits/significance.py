@@ -32,6 +32,7 @@ from circuits.basis import Basis
 from circuits.bilinear import BilinearLayer
 from circuits.errors import FeatureRangeError, check_count
 from circuits.interactions import Interactions
+from circuits.progress import progress
 from circuits.shards import make_shards, merge_shards
 
 _NEGLIGIBLE = 1e-280  # below this, p-values are told by their z alone
@@ -221,7 +222,8 @@ def scored_strongest(
         return scored(alone, null, alone.strongest(n, output), output)
 
     if folder is None:
-        return pd.concat([rows_of(output) for output in outputs], ignore_index=True)
+        watched = progress(outputs, "interactions", "output")
+        return pd.concat([rows_of(output) for output in watched], ignore_index=True)
     fingerprint = f"{n} scored of {alone.fingerprint}"
     make_shards(folder, outputs, rows_of, fingerprint, "interactions")
     return merge_shards(folder, outputs)

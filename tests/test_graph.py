@@ -9,6 +9,7 @@ import torch
 from analysis.planted import Planted, plant
 from circuits import Basis, BilinearLayer, Interactions
 from circuits.errors import CircuitsError
+from circuits.exports import read_graph, write_graph
 from circuits.firing import joint_firing
 from circuits.graph import clusters, interaction_graph, joint_graph, projection
 from circuits.likeness import form_cosines, nearest_outputs, output_groups
@@ -109,6 +110,23 @@ def test_in_a_joint_graph_an_interaction_has_two_causes_and_one_effect():
         assert set(joint.predecessors(pair)) == {("in", first), ("in", second)}
         assert list(joint.successors(pair)) == [("out", output)]
     assert joint.nodes["out", 4]["label"] == "sad"
+
+
+@pytest.mark.parametrize("ending", ["graphml", "gexf"])
+def test_a_joint_graph_is_written_and_read(tmp_path, ending):
+    joint = joint_graph(small(), [1, 4], n_edges=12, labels={3: '"<not>"\n'})
+    again = read_graph(write_graph(joint, tmp_path / f"joint.{ending}"))
+    assert {node: about["label"] for node, about in again.nodes(data=True)} == {
+        str(node): about["label"] for node, about in joint.nodes(data=True)
+    }
+    assert again.number_of_edges() == joint.number_of_edges()
+    assert again.is_directed()
+
+
+def test_frequencies_that_are_given_are_on_the_nodes():
+    graph = interaction_graph(small(), 3, n_edges=30, frequency=np.linspace(0, 1, 20))
+    assert graph.nodes[19]["frequency"] == 1
+    assert "frequency" not in graph.nodes[20]  # the constant
 
 
 def test_projections_add_up():

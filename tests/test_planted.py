@@ -3,16 +3,22 @@
 import argparse
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+import sae
 from analysis.commands_graph import export
-from analysis.interaction_tables import layer_interactions, padded
+from analysis.interaction_tables import layer_interactions, padded, run_interactions
 from analysis.planted import Planted, calibrate, edge_scores, named_circuit, plant, score
+from circuits import Basis
 from circuits.errors import CircuitsError
+from circuits.manifest import read_manifest
+from circuits.model import Site
 from circuits.pursuit import significant_pairs
 from tests.small import basis, small_layer
+from tests.small_models import small_folder
 from tests.test_project import command
 
 
@@ -106,6 +112,43 @@ def test_a_layers_table_has_weights_data_weights_z_and_q(tmp_path):
     assert not control["weight"].equals(plain["weight"])
     with pytest.raises(CircuitsError, match="no control 'other'"):
         layer_interactions(layer, into, out, path, control="other")
+
+
+class _Code:
+    """Every token uses features 1 and 3, and the first token feature 2 too."""
+
+    def __init__(self, n_row: int) -> None:
+        self.starts = torch.cat([torch.zeros(1).long(), 2 * torch.arange(1, n_row + 1) + 1])
+        self.features = torch.tensor([2] + [1, 3] * n_row)
+        self.values = torch.ones(2 * n_row + 1)
+
+
+class _Dictionary:
+    def __init__(self, seed: int) -> None:
+        self.write = basis(20, 16, seed=seed).write.float()
+
+    def basis(self, reader: str = "pinv") -> Basis:
+        return Basis.from_decoder(self.write)
+
+    def active(self, x: torch.Tensor) -> _Code:
+        return _Code(len(x))
+
+
+def test_a_runs_tables_are_written_for_each_layer_with_both_dictionaries(tmp_path, monkeypatch):
+    sites = ["mlp_in@0", "mlp_out@0", "mlp_in@1"]
+    dictionaries = {Site.parse(site): _Dictionary(seed) for seed, site in enumerate(sites)}
+    monkeypatch.setattr(sae, "load_dictionaries", lambda run: dictionaries, raising=False)
+    small_folder(tmp_path / "model")
+    told = run_interactions(tmp_path, n=4, n_documents=3)
+    assert list(told) == ["layer 0"]
+    assert told["layer 0"]["outputs"] == 20
+    table = pd.read_parquet(tmp_path / "interactions" / "layer-0.parquet")
+    fires = table["first"].isin([1, 3]) & table["second"].isin([1, 3])
+    np.testing.assert_allclose(table.loc[fires, "coactivation"], 1)
+    assert (table.loc[table["first"] == 0, "data_weight"] == 0).all()
+    assert read_manifest(tmp_path)[-1]["step"] == "interactions"
+    with pytest.raises(CircuitsError, match=r"of layers \[0\], not of \[1\]"):
+        run_interactions(tmp_path, layers=[1])
 
 
 def test_rows_of_unequal_length_are_padded_with_zeros():
