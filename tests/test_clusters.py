@@ -48,6 +48,8 @@ def test_groups_and_gates_are_those_planted(name):
     named = {frozenset([r.first, r.second]): r.gate for r in found.gates.itertuples()}
     assert named == {frozenset([of[i], of[j]]): gate for (i, j), gate in gates.items()}
     assert found.gates["share"].sum() == pytest.approx(1)
+    assert found.gates["coherence"].min() > 0.95
+    assert (found.nodes.groupby("group")["loading"].max() == 1).all()
     assert found.stability > 0.7
 
 
