@@ -54,11 +54,6 @@ class Blocks:
         self._price = float(np.log(len(sizes) + 1))  # of a loading
         self._known: dict[tuple[tuple[int, ...], tuple[int, ...]], float] = {}
 
-    @property
-    def without_groups(self) -> float:
-        """The description length of every pair told by itself."""
-        return self._price * len(self._ends[0])
-
     def description_length(self, groups: list[tuple[int, ...]]) -> float:
         """What it takes to tell the matrix by blocks between these groups; smaller is better."""
         of = np.empty(len(self.matrix), dtype=np.int64)

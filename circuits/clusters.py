@@ -9,7 +9,8 @@ where their rows agree, sign and all: the same partners, to the same effect.
    greedy modularity on the rows' similarity and on |weight| (communities are then split by their
    loadings), and spectral co-clustering.
 3. The proposal that tells the matrix shortest is chosen (``circuits.blocks``), and nodes are moved
-   one at a time while that makes it shorter still.
+   one at a time while that makes it shorter still. Where none is shorter than every node by itself,
+   there are no groups to be found, and the method is "no groups".
 4. Stability: the winning way is asked again with one edge in ten left out, several times.
 """
 
@@ -18,6 +19,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import networkx as nx
@@ -55,7 +57,7 @@ class Clusters(Mapping[Hashable, int]):
     nodes: pd.DataFrame  # node, group, loading, stability
     gates: pd.DataFrame  # first, second (groups), gate, weight, share, coherence
     method: str  # the way whose groups were chosen
-    lengths: Mapping[str, float]  # of each way's description, in nats; "no groups" beside them
+    lengths: Mapping[str, float]  # of the description by each way's groups, in nats
     seed: int
 
     @property
@@ -79,7 +81,7 @@ class Clusters(Mapping[Hashable, int]):
     def __len__(self) -> int:
         return len(self.nodes)
 
-    @property
+    @cached_property
     def _group_of(self) -> dict[Hashable, int]:
         return dict(zip(self.nodes["node"], self.nodes["group"].tolist(), strict=True))
 
@@ -101,7 +103,7 @@ def clusters(
         return _result(names, given, np.full(len(names), -1), np.ones(len(names)), "none", {}, seed)
     matrix = matrix / np.abs(matrix).max()
     blocks = Blocks(matrix)
-    lengths = {"no groups": blocks.without_groups}
+    lengths: dict[str, float] = {}
     best: tuple[float, str, Labels] | None = None
     for method, propose in _METHODS.items():
         found = [_tidy(labels) for labels in propose(matrix, seed, None)]
@@ -306,6 +308,7 @@ def _by_coclustering(matrix: Matrix, seed: int, n_groups: int | None) -> list[La
 
 _Method = Callable[[Matrix, int, int | None], list[Labels]]
 _METHODS: Mapping[str, _Method] = {
+    "no groups": lambda matrix, seed, n_groups: [np.arange(len(matrix))],
     "eigenpairs": _by_eigenpairs,
     "rows": _by_rows,
     "louvain of rows": _by_louvain_of_rows,
