@@ -21,7 +21,7 @@ from urllib.parse import urlencode
 
 import networkx as nx
 
-from circuits.circuit import Circuit, Feature
+from circuits.circuit import Circuit, Feature, Output
 from circuits.errors import CircuitFileError, GraphError
 from circuits.files import written_whole
 
@@ -99,42 +99,7 @@ def attribution(circuit: Circuit, layer: int = 0, scan: str = "bilinear") -> dic
     Link weights are the pairs' weights, or what they add on data where that is known: half of each
     from either cause. Everything outside the circuit is an error node where its mean is known.
     """
-    layer_in, layer_pair, layer_out = str(layer), str(layer + 1), str(layer + 2)
-    sizes = {
-        (pair.first, pair.second): pair.weight if pair.data_weight is None else pair.data_weight
-        for pair in circuit.interactions
-    }
-    of_feature = {feature.feature: 0.0 for feature in circuit.features}
-    for (first, second), size in sizes.items():
-        for end in {first, second}:
-            of_feature[end] += abs(size)
-    pair_rank, feature_rank = _rank_shares(sizes), _rank_shares(of_feature)
-    labels = {feature.feature: feature.label for feature in circuit.features}
-    nodes = [
-        _node(f"{layer_in}_{i}_0", _cantor(layer, i), layer_in, 0, label, feature_rank[i], i)
-        for i, label in labels.items()
-    ]
-    output = circuit.output
-    target = f"{layer_out}_{output.feature}_1"
-    links = []
-    for place, ((first, second), size) in enumerate(sizes.items()):
-        name = f"{labels[first]} × {labels[second]}"
-        node = f"{layer_pair}_{place}_1"
-        rank = pair_rank[first, second]
-        feature = _cantor(layer + 1, place)
-        nodes.append(_node(node, feature, layer_pair, 1, name, rank, place, activation=size))
-        causes = sorted({first, second})
-        links += [_link(f"{layer_in}_{end}_0", node, size / len(causes)) for end in causes]
-        links.append(_link(node, target, size))
-    if circuit.activation:
-        outside = sum(sizes.values()) * (1 / circuit.activation - 1)
-        error = _node(f"{layer}_-1_0", -1, layer_in, 0, "outside this circuit", 1.0, -1)
-        nodes.append({**error, "feature_type": "mlp reconstruction error"})
-        links.append(_link(error["node_id"], target, outside))
-    spoken = re.sub(r'"|\(p=', "'", output.label)  # the frontend splits at these
-    logit = _node(target, output.feature, layer_out, 1, f'Output "{spoken}" (p=1.000)', 0.0, 0)
-    logit |= {"feature_type": "logit", "is_target_logit": True, "token_prob": 1.0}
-    nodes.append({**logit, "jsNodeId": f"L_{output.feature}-1"})
+    nodes, links = _nodes_and_links(circuit, layer)
     tokens = ["input features", "output feature"]
     return {
         "metadata": {
@@ -148,7 +113,7 @@ def attribution(circuit: Circuit, layer: int = 0, scan: str = "bilinear") -> dic
         },
         "qParams": {
             "pinnedIds": [node["node_id"] for node in nodes][-_MOST_PINNED:],
-            "supernodes": _supernodes(circuit, layer_in),
+            "supernodes": _supernodes(circuit, str(layer)),
             "linkType": "both",
             "clickedId": "",
             "sg_pos": "",
@@ -156,6 +121,52 @@ def attribution(circuit: Circuit, layer: int = 0, scan: str = "bilinear") -> dic
         "nodes": nodes,
         "links": links,
     }
+
+
+def _nodes_and_links(
+    circuit: Circuit, layer: int
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Inputs at this layer, interactions at the next, the output at the one after."""
+    below, between, above = str(layer), str(layer + 1), str(layer + 2)
+    sizes = {
+        (pair.first, pair.second): pair.weight if pair.data_weight is None else pair.data_weight
+        for pair in circuit.interactions
+    }
+    of_feature = {feature.feature: 0.0 for feature in circuit.features}
+    for ends, size in sizes.items():
+        for end in set(ends):
+            of_feature[end] += abs(size)
+    pair_rank, feature_rank = _rank_shares(sizes), _rank_shares(of_feature)
+    labels = {feature.feature: feature.label for feature in circuit.features}
+    nodes = [
+        _node(f"{below}_{i}_0", _cantor(layer, i), below, 0, label, feature_rank[i], i)
+        for i, label in labels.items()
+    ]
+    links = []
+    output = circuit.output
+    target = f"{above}_{output.feature}_1"
+    for place, ((first, second), size) in enumerate(sizes.items()):
+        name, number = f"{labels[first]} × {labels[second]}", _cantor(layer + 1, place)
+        node = f"{between}_{place}_1"
+        rank = pair_rank[first, second]
+        nodes.append(_node(node, number, between, 1, name, rank, place, activation=size))
+        causes = sorted({first, second})
+        links += [_link(f"{below}_{end}_0", node, size / len(causes)) for end in causes]
+        links.append(_link(node, target, size))
+    if circuit.activation:
+        outside = sum(sizes.values()) * (1 / circuit.activation - 1)
+        error = _node(f"{below}_-1_0", -1, below, 0, "outside this circuit", 1.0, -1)
+        nodes.append({**error, "feature_type": "mlp reconstruction error"})
+        links.append(_link(error["node_id"], target, outside))
+    return [*nodes, _output_node(target, above, output)], links
+
+
+def _output_node(node_id: str, layer: str, output: Output) -> dict[str, Any]:
+    """The frontend wants a logit, and splits its name at quotes and at "(p=": they are replaced."""
+    spoken = re.sub(r'"|\(p=', "'", output.label)
+    node = _node(node_id, output.feature, layer, 1, f'Output "{spoken}" (p=1.000)', 0.0, 0)
+    node |= {"feature_type": "logit", "is_target_logit": True, "token_prob": 1.0}
+    return {**node, "jsNodeId": f"L_{output.feature}-1"}
 
 
 def write_attribution(
