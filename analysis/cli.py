@@ -57,6 +57,9 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(run=_demo)
     _add_model(commands)
     _add_sae(commands)
+    _add_interactions(commands)
+    _add_export(commands)
+    _add_calibrate(commands)
     return parser
 
 
@@ -168,6 +171,67 @@ def _add_sae(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         verb.add_argument("--column", help="the column that holds the text, where it is not plain")
     for verb in (train, info, quality):
         verb.add_argument("--json", action="store_true", help="print JSON instead")
+
+
+def _add_interactions(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser(
+        "interactions",
+        help="the strongest pairs of features of every output, with their significance",
+        description="Writes RUN/interactions/layer-<i>.parquet: each output's strongest pairs of "
+        "input features with weight, z and q against rotated features, and with --documents what "
+        "they add on data. The same command goes on where a run stopped.",
+        epilog="example: circuits interactions runs/stories --documents 2000",
+    )
+    command.add_argument("run_folder", metavar="RUN", help="folder with model/ and saes/")
+    command.add_argument("--n", type=int, default=16, help="pairs of each output (default 16)")
+    command.add_argument("--layer", type=int, action="append", help="only this one (repeatable)")
+    command.add_argument("--reader", choices=("pinv", "encoder"), default="pinv",
+                         help="how output features are read (default pinv)")  # fmt: skip
+    command.add_argument("--documents", type=int, default=0,
+                         help="built-in stories to weigh pairs by (default 0: none)")  # fmt: skip
+    command.add_argument("--q", type=float, default=0.05, help="of the summary (default 0.05)")
+    command.add_argument("--json", action="store_true", help="print one JSON object instead")
+    command.set_defaults(run=_interactions)
+
+
+def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser(
+        "export",
+        help="a circuit for Gephi, Cytoscape, circuit-tracer, Neuronpedia or pandas",
+        description="Writes a circuit's file in another tool's format.",
+        epilog="example: circuits export runs/stories/circuits/negation.json --format gexf",
+    )
+    command.add_argument("circuit", metavar="CIRCUIT", help="a circuit's .json")
+    formats = ("graphml", "gexf", "attribution", "tables")
+    command.add_argument("--format", choices=formats, default="graphml",
+                         help="attribution: circuit-tracer's JSON (default graphml)")  # fmt: skip
+    command.add_argument("--out", metavar="FOLDER", help="(default: beside the circuit)")
+    command.add_argument("--layer", type=int, default=0, help="attribution: of the input features")
+    command.add_argument("--scan", default="bilinear", help="attribution: name of the model")
+    command.add_argument("--json", action="store_true", help="print one JSON object instead")
+    command.set_defaults(run=_export)
+
+
+def _add_calibrate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser(
+        "calibrate",
+        help="what the graphs can and cannot see at your sizes, on planted gates",
+        description="Plants gates in layers of the sizes you give, at several signal-to-noise "
+        "ratios, and tells how well edges and groups are found, with layers beside them that hold "
+        "nothing.",
+        epilog="example: circuits calibrate --d-model 128 --features 1024 --gates 5 --snr 1 3",
+    )
+    command.add_argument("--d-model", type=int, default=64, help="width (default 64)")
+    command.add_argument("--features", type=int, default=512, help="(default 512)")
+    command.add_argument("--gates", type=int, default=3, help="of each output (default 3)")
+    command.add_argument("--outputs", type=int, default=1, help="of each layer (default 1)")
+    command.add_argument("--snr", type=float, nargs="+", default=[1.0, 2.0, 3.0, 5.0],
+                         help="norm of gates over that of noise (default 1 2 3 5)")  # fmt: skip
+    command.add_argument("--seeds", type=int, default=5, help="layers of each kind (default 5)")
+    command.add_argument("--q", type=float, default=0.05, help="false discoveries (default 0.05)")
+    command.add_argument("--seed", type=_seed, default=0, help="of everything (default 0)")
+    command.add_argument("--json", action="store_true", help="print one JSON object instead")
+    command.set_defaults(run=_calibrate)
 
 
 def _demo(options: argparse.Namespace) -> None:
@@ -382,6 +446,42 @@ def _print_dictionaries(dictionaries: dict[Any, Any], as_json: bool) -> None:
     for row in told:
         _print_fields(row, False)
         print()
+
+
+def _interactions(options: argparse.Namespace) -> None:
+    from analysis.commands_graph import interactions
+
+    _print_fields(interactions(options), options.json)
+
+
+def _export(options: argparse.Namespace) -> None:
+    from analysis.commands_graph import export
+
+    _print_fields(export(options), options.json)
+
+
+def _calibrate(options: argparse.Namespace) -> None:
+    from analysis.commands_graph import calibration
+
+    rows = calibration(options)
+    if options.json:
+        print(json.dumps({"seed": options.seed, "q": options.q, "rows": rows}))
+        return
+    widths = {name: max(len(name), *(len(_brief(row[name])) for row in rows)) for name in rows[0]}
+    print("  ".join(f"{name:>{width}}" for name, width in widths.items()))
+    for row in rows:
+        print("  ".join(f"{_brief(row[name]):>{width}}" for name, width in widths.items()))
+    print(
+        f"\nd = {options.d_model}, {options.features} features, {options.gates} gates, q = "
+        f"{options.q:g}; n outputs, seeds from {options.seed}."
+        "\nfalse: share of edges found that were not planted. ari: agreement of the groups."
+        "\ngates: share named rightly. any: share of outputs with an edge; at most q in the last"
+        "\n  three rows, which hold nothing."
+    )
+
+
+def _brief(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _model_of(where: str) -> str:

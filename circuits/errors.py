@@ -85,6 +85,14 @@ class RunError(CircuitsError, ValueError):
     """A training run's folder that belongs to another run, or cannot be gone on with."""
 
 
+class GraphError(CircuitsError, ValueError):
+    """A graph, a matrix or a choice of edges that no groups can be found in."""
+
+
+class CircuitFileError(CircuitsError, ValueError):
+    """A circuit, or a file of one, that contradicts itself or is of a newer schema."""
+
+
 class HubError(CircuitsError, OSError):
     """A name that is no local path and that the hub does not answer for."""
 

@@ -1,0 +1,141 @@
+"""A layer's strongest interactions as one Parquet file: weight, z, q, and what they add on data.
+
+The pass over outputs leaves shards beside the file, so a second call goes on where the first
+stopped; without data a file is the shards merged. With data a second pass, over the corpus, counts
+how often each listed pair fires together. Two tables, rotated and shuffled features, are what the
+same numbers look like where there is nothing: ``control``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from circuits import Basis, BilinearLayer, Interactions
+from circuits.errors import CircuitsError
+from circuits.files import written_whole
+from circuits.firing import Batch, joint_firing
+from circuits.manifest import record
+from circuits.progress import progress
+from circuits.significance import rotated, scored_strongest, shuffled
+
+_CONTROLS = {"rotated": rotated, "shuffled": shuffled}
+
+
+class RunError(CircuitsError, ValueError):
+    """A run folder that lacks what a command needs."""
+
+
+def layer_interactions(
+    layer: BilinearLayer,
+    inputs: Basis,
+    outputs: Basis,
+    path: str | Path,
+    n: int = 16,
+    activations: Iterable[Batch] | None = None,
+    control: str | None = None,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """The ``n`` strongest pairs of each output, written to ``path`` (its shards to the folder of
+    the same name): output, first, second, weight, z, q; with ``activations`` of the input features
+    also coactivation, together and data_weight. ``control`` puts "rotated" or "shuffled" features
+    in the place of the inputs.
+    """
+    path = Path(path)
+    if control is not None:
+        if control not in _CONTROLS:
+            raise RunError(f"no control '{control}'. Ask for {' or '.join(_CONTROLS)}.")
+        inputs = _CONTROLS[control](inputs, seed)
+    inter = Interactions(layer, inputs, outputs)
+    table = scored_strongest(inter, n, folder=path.with_suffix(""))
+    if activations is not None:
+        table = joint_firing(activations, table, inputs.n_feature).of(table)
+    with written_whole(path) as file:
+        table.to_parquet(file, index=False)
+    return table
+
+
+def run_interactions(
+    run: str | Path,
+    n: int = 16,
+    layers: Iterable[int] | None = None,
+    reader: str = "pinv",
+    n_documents: int = 0,
+    q: float = 0.05,
+) -> dict[str, Any]:
+    """``layer_interactions`` for each layer of a run that has dictionaries at ``mlp_in`` and
+    ``mlp_out``, into ``RUN/interactions/layer-<i>.parquet``; with ``n_documents`` of the built-in
+    stories also the data weights. Tells what was written and how many outputs have a discovery.
+    """
+    run = Path(run)
+    if not (run / "model").is_dir():
+        raise RunError(f"{run} has no folder 'model'. Train one: circuits model train {run}")
+    from circuits.model import Site, load_model
+    from sae import load_dictionaries
+
+    model = load_model(run / "model")
+    dictionaries = load_dictionaries(run)
+    there = {
+        layer
+        for layer in range(model.n_layer)
+        if {Site("mlp_in", layer), Site("mlp_out", layer)} <= set(dictionaries)
+    }
+    wanted = sorted(there if layers is None else set(layers))
+    if not wanted or set(wanted) - there:
+        raise RunError(
+            f"{run} has dictionaries at both mlp_in and mlp_out of layers {sorted(there) or 'none'}"
+            f", not of {sorted(set(wanted) - there) or 'any'}. Train them: circuits sae train {run}"
+        )
+    told: dict[str, Any] = {}
+    made = []
+    for layer in wanted:
+        into, out = (dictionaries[Site(point, layer)] for point in ("mlp_in", "mlp_out"))
+        path = run / "interactions" / f"layer-{layer}.parquet"
+        batches = None
+        if n_documents:
+            batches = dictionary_activations(model, into, Site("mlp_in", layer), n_documents)
+        inputs, outputs = into.basis(), out.basis(reader=reader)
+        table = layer_interactions(model.layer(layer), inputs, outputs, path, n, batches)
+        made.append(path)
+        found = table.loc[table["q"] <= q, "output"].nunique()
+        told[f"layer {layer}"] = {
+            "file": str(path),
+            "outputs": int(table["output"].nunique()),
+            f"outputs with a pair at q {q:g}": int(found),
+        }
+    record(run, "interactions", {"n": n, "reader": reader, "n_documents": n_documents}, made)
+    return told
+
+
+def dictionary_activations(
+    model: Any, dictionary: Any, site: Any, n_documents: int, seed: int = 0
+) -> Iterator[Batch]:
+    """The active features of every token of the first built-in stories, as ``joint_firing`` wants
+    them."""
+    from circuits.batches import BatchPlan, in_order
+    from circuits.corpus import built_in
+
+    plan = BatchPlan(window=min(BatchPlan.window, model.n_context))
+    rows = in_order(built_in(seed), model.tokenizer, plan, n_documents)
+    for batch in progress(rows, "activations", "batch"):
+        x = model.read(batch.tokens, site)[site]
+        code = dictionary.active(x[batch.mask.to(x.device)])
+        yield padded(code.starts, code.features, code.values)
+
+
+def padded(starts: torch.Tensor, features: torch.Tensor, values: torch.Tensor) -> Batch:
+    """Rows of unequal length, row r from ``starts[r]`` to ``starts[r + 1]``, as rows of equal
+    length that end in zeros."""
+    lengths = starts.diff()
+    widest = max(int(lengths.max()) if len(lengths) else 0, 1)
+    row = torch.repeat_interleave(torch.arange(len(lengths), device=starts.device), lengths)
+    place = torch.arange(len(features), device=starts.device) - starts[row]
+    indices = torch.zeros(len(lengths), widest, dtype=torch.int64, device=starts.device)
+    strengths = values.new_zeros(len(lengths), widest)
+    indices[row, place] = features.long()
+    strengths[row, place] = values
+    return indices, strengths

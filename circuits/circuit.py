@@ -1,0 +1,286 @@
+"""A circuit: the pairs of features that build one output feature, their groups, and whence.
+
+It does not change, and it says what it is a part of: its share of the output's energy and, where it
+was seen on data, of the output's mean activation. Its file is JSON, of schema version 1:
+
+```
+schema        "bilinear-circuits/circuit"       version       1
+name          str                               output        {feature: int, label: str}
+features      [{feature, label, group, loading, stability, frequency}, …]
+interactions  [{first, second, weight, own, z, q, coactivation, together, data_weight}, …]
+gates         [{first, second, gate, weight, share, coherence}, …]   first, second: groups
+thresholds    {str: number | str}               source        {str: number | str | null}
+energy        number        explained     number | null        activation    number | null
+```
+
+``feature`` counts in the dictionary; a feature in no group has group −1. Numbers that are not known
+are null; NaN and infinity are in no file. A file of a newer version, with unknown or missing keys,
+or whose interactions name features that it does not have, is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import networkx as nx
+import pandas as pd
+
+from circuits.clusters import Clusters
+from circuits.errors import CircuitFileError, shorten
+from circuits.files import written_whole
+
+SCHEMA, VERSION = "bilinear-circuits/circuit", 1
+
+
+@dataclass(frozen=True)
+class Feature:
+    """An input feature of a circuit."""
+
+    feature: int
+    label: str
+    group: int = -1
+    loading: float | None = None
+    stability: float | None = None
+    frequency: float | None = None
+
+
+@dataclass(frozen=True)
+class Interaction:
+    """A pair of input features."""
+
+    first: int
+    second: int
+    weight: float
+    own: float | None = None
+    z: float | None = None
+    q: float | None = None
+    coactivation: float | None = None
+    together: float | None = None
+    data_weight: float | None = None
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What two groups compute together."""
+
+    first: int
+    second: int
+    gate: str
+    weight: float
+    share: float
+    coherence: float
+
+
+@dataclass(frozen=True)
+class Output:
+    """The feature that a circuit builds."""
+
+    feature: int
+    label: str
+
+
+@dataclass(frozen=True)
+class Circuit:
+    """An immutable subgraph of one output's interactions.
+
+    ``thresholds`` say how its edges were chosen, ``source`` which model, layer and dictionaries
+    they are from; both hold numbers and strings.
+    """
+
+    name: str
+    output: Output
+    features: tuple[Feature, ...]
+    interactions: tuple[Interaction, ...]
+    gates: tuple[Gate, ...] = ()
+    thresholds: Mapping[str, Any] = field(default_factory=dict)
+    source: Mapping[str, Any] = field(default_factory=dict)
+    energy: float = math.nan  # share of the squared norm of the output's matrix
+    explained: float | None = None  # share of the output's form that its pairs build together
+    activation: float | None = None  # share of the output's mean activation on data
+
+    def __post_init__(self) -> None:
+        for name in ("thresholds", "source"):
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
+        have = [feature.feature for feature in self.features]
+        named = {end for pair in self.interactions for end in (pair.first, pair.second)}
+        groups = {feature.group for feature in self.features}
+        faults = []
+        if missing := sorted(named - set(have)):
+            faults.append(f"interactions name features {shorten(missing)}, which it does not have")
+        if len(set(have)) < len(have):
+            faults.append("a feature is listed twice")
+        if lost := sorted({g for gate in self.gates for g in (gate.first, gate.second)} - groups):
+            faults.append(f"gates name groups {shorten(lost)}, which no feature is in")
+        if faults:
+            raise CircuitFileError(
+                f"circuit {self.name!r}: {'; '.join(faults)}. List every feature once, with its "
+                f"group."
+            )
+
+    @classmethod
+    def of(
+        cls,
+        graph: nx.Graph,
+        found: Clusters | None = None,
+        name: str | None = None,
+        output_label: str | None = None,
+        source: Mapping[str, Any] | None = None,
+        mean_activation: float | None = None,
+    ) -> Circuit:
+        """The circuit of an ``interaction_graph``, with the groups that ``clusters`` found in it.
+
+        ``mean_activation`` is what all pairs of the output add on data, ``firing.mean_of(form)``;
+        a graph with data weights then knows its share of it.
+        """
+        about = graph.graph
+        if "output" not in about:
+            raise CircuitFileError(
+                "Circuit.of: this graph does not say which output it is of. Pass one made by "
+                "interaction_graph."
+            )
+        output = int(about["output"])
+        rows = [] if found is None else found.nodes.to_dict("records")
+        grouped = {row["node"]: {str(k): v for k, v in row.items() if k != "node"} for row in rows}
+        features = tuple(
+            Feature(
+                feature=int(known["feature"]),
+                label=str(known["label"]),
+                frequency=known.get("frequency"),
+                **grouped.get(node, {}),
+            )
+            for node, known in graph.nodes(data=True)
+        )
+        pairs = tuple(
+            Interaction(min(i, j), max(i, j), **known) for i, j, known in graph.edges(data=True)
+        )
+        activation = None
+        if mean_activation and pairs and pairs[0].data_weight is not None:
+            activation = sum(pair.data_weight or 0.0 for pair in pairs) / mean_activation
+        rows = [] if found is None else found.gates.to_dict("records")
+        gates = tuple(Gate(**{str(k): v for k, v in row.items()}) for row in rows)
+        thresholds = {"chosen": about["chosen"]}
+        if found is not None:
+            thresholds |= {"groups": found.method, "seed": found.seed}
+        return cls(
+            name=name or f"output {output}",
+            output=Output(output, output_label or f"output {output}"),
+            features=features,
+            interactions=pairs,
+            gates=gates,
+            thresholds=thresholds,
+            source={"interactions": about["interactions"], **(source or {})},
+            energy=float(about["energy"]),
+            explained=about.get("explained"),
+            activation=activation,
+        )
+
+    def graph(self) -> nx.Graph:
+        """Features as nodes, interactions as edges; what is not known is no attribute."""
+        graph = nx.Graph(name=self.name, output=self.output.feature)
+        for feature in self.features:
+            graph.add_node(feature.feature, **_known(feature))
+        for pair in self.interactions:
+            known = _known(pair)
+            graph.add_edge(known.pop("first"), known.pop("second"), **known)
+        return graph
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Features, interactions and gates as tables."""
+        kinds = {"features": Feature, "interactions": Interaction, "gates": Gate}
+        return {
+            name: pd.DataFrame(
+                [asdict(row) for row in getattr(self, name)], columns=_names(kind)
+            )
+            for name, kind in kinds.items()
+        }  # fmt: skip
+
+    def save(self, path: str | Path) -> Path:
+        """Write the circuit as JSON."""
+        told = {"schema": SCHEMA, "version": VERSION} | {
+            name: dict(value) if isinstance(value, Mapping) else _plain(value)
+            for name, value in ((name, getattr(self, name)) for name in _names(Circuit))
+        }
+        try:
+            text = json.dumps(told, indent=1, allow_nan=False)
+        except (ValueError, TypeError) as error:
+            raise CircuitFileError(
+                f"circuit {self.name!r} cannot be written as JSON ({error}). Its numbers must be "
+                f"finite, its thresholds and source numbers or strings."
+            ) from error
+        with written_whole(path) as file:
+            file.write_text(text + "\n", encoding="utf-8")
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Circuit:
+        """Read a circuit's file; refuse one that is not whole, or newer than this version."""
+        try:
+            told = json.loads(Path(path).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise CircuitFileError(
+                f"{path} is no JSON ({error}). It was cut short or is another file: write it again "
+                f"with Circuit.save."
+            ) from error
+        if not isinstance(told, dict) or told.pop("schema", None) != SCHEMA:
+            raise CircuitFileError(
+                f"{path} is no circuit: its 'schema' is not '{SCHEMA}'. Pass a file that "
+                f"Circuit.save wrote."
+            )
+        version = told.pop("version", None)
+        if version != VERSION:
+            raise CircuitFileError(
+                f"{path} is of schema version {version!r}; this version of the toolkit reads "
+                f"{VERSION}. Update bilinear-circuits, or save the circuit again."
+            )
+        rows = {"features": Feature, "interactions": Interaction, "gates": Gate}
+        _check_keys(path, "the circuit", told, Circuit)
+        try:
+            for name, kind in rows.items():
+                told[name] = tuple(_read(path, name, row, kind) for row in told[name])
+            told["output"] = _read(path, "output", told["output"], Output)
+            return cls(**told)
+        except TypeError as error:
+            raise CircuitFileError(f"{path} is not whole: {error}. Save it again.") from error
+
+
+def _names(kind: type) -> list[str]:
+    return [each.name for each in fields(kind)]
+
+
+def _known(row: Feature | Interaction) -> dict[str, Any]:
+    return {name: value for name, value in asdict(row).items() if value is not None}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [asdict(row) for row in value]
+    return asdict(value) if isinstance(value, Output) else value
+
+
+def _read(path: str | Path, where: str, row: Any, kind: type) -> Any:
+    _check_keys(path, where, row, kind)
+    for each in fields(kind):
+        wanted = {"int": int, "str": str}.get(str(each.type), (int, float, type(None)))
+        value = row[each.name]
+        if isinstance(value, bool) or not isinstance(value, wanted):
+            raise CircuitFileError(
+                f"{path}: {each.name} = {value!r} in {where} is no {each.type}. Save it again."
+            )
+    return kind(**row)
+
+
+def _check_keys(path: str | Path, where: str, row: Any, kind: type) -> None:
+    names = set(_names(kind))
+    if not isinstance(row, dict) or set(row) != names:
+        given = set(row) if isinstance(row, dict) else set()
+        raise CircuitFileError(
+            f"{path}: in {where}, missing {sorted(names - given) or 'nothing'}, unknown "
+            f"{sorted(given - names) or 'nothing'}. It was changed by hand or by another "
+            f"version: save it again."
+        )

@@ -1,0 +1,199 @@
+"""What is planted is found, what is not is not, and the commands say so."""
+
+import argparse
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import sae
+from analysis.commands_graph import export
+from analysis.interaction_tables import layer_interactions, padded, run_interactions
+from analysis.planted import Planted, calibrate, edge_scores, named_circuit, plant, score
+from circuits import Basis
+from circuits.errors import CircuitsError
+from circuits.manifest import read_manifest
+from circuits.model import Site
+from circuits.pursuit import significant_pairs
+from tests.small import basis, small_layer
+from tests.small_models import small_folder
+from tests.test_project import command
+
+
+def test_the_layer_computes_the_gates_that_are_planted():
+    """Each pair's weight is the one planted, where features do not shadow each other."""
+    sizes = Planted(d_model=64, n_feature=64, n_gates=3, largest=3, snr=1e9)
+    inter, (truth,) = plant(sizes)
+    form = torch.zeros(64, 64)
+    for (i, j), weight in truth.weights.items():
+        one, two = inter.inputs.write[i], inter.inputs.write[j]
+        form += weight / 2 * (torch.outer(one, two) + torch.outer(two, one))
+    torch.testing.assert_close(inter.form(0), form, rtol=1e-3, atol=1e-4)
+
+
+def test_noise_has_the_norm_that_the_ratio_says():
+    loud, (truth,) = plant(Planted(snr=2.0))
+    clear, _ = plant(Planted(snr=1e9))
+    noise = (loud.form(0) - clear.form(0)).norm()
+    assert float(clear.form(0).norm() / noise) == pytest.approx(2, rel=1e-3)
+    assert len(truth.gates) == 3
+
+
+@pytest.mark.parametrize("kind", ["AND", "XOR", "OR", "inhibition", "three-way"])
+def test_each_kind_of_gate_is_found_grouped_and_named(kind):
+    inter, (truth,) = plant(Planted(n_feature=256, n_gates=2, kinds=(kind,), snr=5.0, seed=4))
+    scores = score(inter, 0, truth)
+    assert scores["f1"] >= 0.95
+    assert scores["ari"] >= 0.95
+    assert scores["gates"] == 1
+
+
+def test_false_discoveries_are_at_most_what_was_asked_for():
+    shares = []
+    for seed in range(12):
+        inter, (truth,) = plant(Planted(32, 128, 1, 2.0, seed=seed))
+        found = significant_pairs(inter, 0, 0.05)
+        pairs = zip(found["first"], found["second"], strict=True)
+        shares.append(1 - edge_scores(pairs, truth.weights)["precision"])
+    assert sum(shares) / len(shares) <= 0.05
+
+
+def test_scores_are_those_of_sets():
+    scores = edge_scores([(1, 2), (4, 3), (5, 5)], [(2, 1), (3, 4), (0, 9), (8, 8)])
+    assert scores == {"precision": 2 / 3, "recall": 0.5, "f1": 4 / 7}
+    assert edge_scores([], [])["f1"] == 1
+    assert edge_scores([], [(1, 2)]) == {"precision": 1, "recall": 0, "f1": 0}
+
+
+def test_calibration_has_a_row_for_each_ratio_and_its_controls():
+    table = calibrate(Planted(32, 128, 1, largest=2), [1.0, 8.0], n_seeds=2)
+    rows = ["snr 1", "snr 8", "noise alone", "rotated", "shuffled"]
+    assert table["layer"].tolist() == rows
+    assert table.loc[1, "f1"] > 0.9
+    assert (table.loc[2:, "any"] == 0).all()
+    pd.testing.assert_frame_equal(
+        table, calibrate(Planted(32, 128, 1, largest=2), [1.0, 8.0], n_seeds=2)
+    )
+
+
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [
+        ({"snr": 0.0}, "snr = 0.0 is not above zero"),
+        ({"kinds": ("NAND",)}, "there is no gate NAND"),
+        ({"n_gates": 99}, "99 gates of up to 12 features need more than 512"),
+        ({"n_gates": -1}, "no negative numbers"),
+        ({"largest": 1}, "at least two features"),
+        ({"d_model": 0}, "d_model = 0"),
+    ],
+)
+def test_sizes_that_cannot_be_planted_are_refused(sizes, said):
+    with pytest.raises(CircuitsError, match=said):
+        Planted(**sizes)
+
+
+# --- tables of a layer ---
+
+
+def test_a_layers_table_has_weights_data_weights_z_and_q(tmp_path):
+    layer, into, out = small_layer(biases="left"), basis(20, offset=True), basis(9, seed=2)
+    path = tmp_path / "layer-0.parquet"
+    plain = layer_interactions(layer, into, out, path, n=5)
+    pd.testing.assert_frame_equal(pd.read_parquet(path), plain)
+    assert list(plain) == ["output", "first", "second", "weight", "z", "q"]
+    active = [(torch.tensor([[1, 2, 3]]), torch.tensor([[1.0, 2.0, 0.5]]))]
+    table = layer_interactions(layer, into, out, path, n=5, activations=active)
+    assert list(table)[-3:] == ["coactivation", "together", "data_weight"]
+    pd.testing.assert_frame_equal(table[list(plain)], plain)
+    control = layer_interactions(layer, into, out, tmp_path / "c.parquet", n=5, control="rotated")
+    assert len(control) == len(plain)
+    assert not control["weight"].equals(plain["weight"])
+    with pytest.raises(CircuitsError, match="no control 'other'"):
+        layer_interactions(layer, into, out, path, control="other")
+
+
+class _Code:
+    """Every token uses features 1 and 3, and the first token feature 2 too."""
+
+    def __init__(self, n_row: int) -> None:
+        self.starts = torch.cat([torch.zeros(1).long(), 2 * torch.arange(1, n_row + 1) + 1])
+        self.features = torch.tensor([2] + [1, 3] * n_row)
+        self.values = torch.ones(2 * n_row + 1)
+
+
+class _Dictionary:
+    def __init__(self, seed: int) -> None:
+        self.write = basis(20, 16, seed=seed).write.float()
+
+    def basis(self, reader: str = "pinv") -> Basis:
+        return Basis.from_decoder(self.write)
+
+    def active(self, x: torch.Tensor) -> _Code:
+        return _Code(len(x))
+
+
+def test_a_runs_tables_are_written_for_each_layer_with_both_dictionaries(tmp_path, monkeypatch):
+    sites = ["mlp_in@0", "mlp_out@0", "mlp_in@1"]
+    dictionaries = {Site.parse(site): _Dictionary(seed) for seed, site in enumerate(sites)}
+    monkeypatch.setattr(sae, "load_dictionaries", lambda run: dictionaries, raising=False)
+    small_folder(tmp_path / "model")
+    told = run_interactions(tmp_path, n=4, n_documents=3)
+    assert list(told) == ["layer 0"]
+    assert told["layer 0"]["outputs"] == 20
+    table = pd.read_parquet(tmp_path / "interactions" / "layer-0.parquet")
+    fires = table["first"].isin([1, 3]) & table["second"].isin([1, 3])
+    np.testing.assert_allclose(table.loc[fires, "coactivation"], 1)
+    assert (table.loc[table["first"] == 0, "data_weight"] == 0).all()
+    assert read_manifest(tmp_path)[-1]["step"] == "interactions"
+    with pytest.raises(CircuitsError, match=r"of layers \[0\], not of \[1\]"):
+        run_interactions(tmp_path, layers=[1])
+
+
+def test_rows_of_unequal_length_are_padded_with_zeros():
+    starts, features = torch.tensor([0, 2, 2, 5]), torch.tensor([4, 7, 1, 2, 3])
+    indices, values = padded(starts, features, torch.tensor([1.0, 2, 3, 4, 5]))
+    assert indices.tolist() == [[4, 7, 0], [0, 0, 0], [1, 2, 3]]
+    assert values.tolist() == [[1, 2, 0], [0, 0, 0], [3, 4, 5]]
+
+
+# --- the commands ---
+
+
+def test_calibrate_prints_its_table():
+    sizes = ["--d-model", "32", "--features", "128", "--gates", "1", "--snr", "8", "--seeds", "1"]
+    done = command("calibrate", *sizes, "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert [row["layer"] for row in told["rows"]] == ["snr 8", "noise alone", "rotated", "shuffled"]
+    wrong = command("calibrate", "--gates", "999")
+    assert wrong.returncode == 2
+    assert "999 gates" in wrong.stderr
+    assert "Traceback" not in wrong.stderr
+
+
+def test_export_writes_each_format(tmp_path):
+    inter, _ = plant(Planted(n_gates=1, n_feature=256))
+    named_circuit(inter, 0).save(tmp_path / "gate.json")
+
+    def options(form: str, out: str | None = None) -> argparse.Namespace:
+        return argparse.Namespace(
+            circuit=str(tmp_path / "gate.json"), format=form, out=out, layer=0, scan="model"
+        )
+
+    for form in ("graphml", "gexf"):
+        assert export(options(form))["file"] == str(tmp_path / f"gate.{form}")
+    assert set(export(options("tables", str(tmp_path / "t")))) == {
+        "features", "interactions", "gates",
+    }  # fmt: skip
+    assert export(options("attribution"))["file"] == str(tmp_path / "attribution" / "output-0.json")
+    wrong = command("export", str(tmp_path / "none.json"))
+    assert wrong.returncode == 2
+    assert "none.json" in wrong.stderr
+
+
+def test_interactions_of_a_folder_without_a_model_is_one_line(tmp_path):
+    done = command("interactions", str(tmp_path))
+    assert done.returncode == 2
+    assert "has no folder 'model'" in done.stderr
