@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import torch
@@ -63,7 +63,7 @@ def run_interactions(
     run: str | Path,
     n: int = 16,
     layers: Iterable[int] | None = None,
-    reader: str = "pinv",
+    reader: Literal["pinv", "encoder"] = "pinv",
     n_documents: int = 0,
     q: float = 0.05,
 ) -> dict[str, Any]:
