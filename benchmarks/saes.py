@@ -1,6 +1,6 @@
 """A training step against sae-lens' on the same batches, several sites at once, and what it holds.
 
-Both begin with the same weights, see the same tokens in the same order with the same rate and k,
+Both begin with the same weights, see the same tokens in the same order at the same falling rate,
 and are then asked how much of other tokens' variance they leave unexplained. The bound is what a
 step would take that multiplied densely: ten products of ``token x feature x model``, at the fastest
 rate of any float32 product here.
@@ -30,7 +30,7 @@ from sae import ModelActivations, TrainingPlan, train_saes
 from sae.activations import Mixer
 from sae.step import Coder
 
-N_BATCH, N_BATCHES, RATE = 4096, 16, 2e-3
+N_BATCH, N_BATCHES, RATE = 4096, 64, 2e-3
 SIZES = (  # model, features, k, steps, wanted ratio
     (128, 512, 8, 300, 2.5),
     (128, 1024, 16, 200, 3.5),
@@ -98,10 +98,15 @@ def against_sae_lens(
     coder = Coder.start(
         d_model, n_feature, torch.Generator().manual_seed(0), x[: 4 * N_BATCH].mean(0), k=k
     )
+    coder.fit_length(batches[0])
     trainer = sae_lens_trainer(coder, cycle(batches), device)
     taken: dict[str, list[float]] = {"ours": [], "sae-lens": []}
-    for batch in islice(cycle(batches), n_steps):  # in turns: a slow moment meets both
-        taken["ours"].append(timed(lambda batch=batch: coder.step(batch, RATE), device))
+    for i, batch in enumerate(
+        islice(cycle(batches), n_steps)
+    ):  # in turns: a slow moment meets both
+        rate = RATE * (1 - i / n_steps)
+        trainer.optimizer.param_groups[0]["lr"] = rate
+        taken["ours"].append(timed(lambda b=batch, r=rate: coder.step(b, r), device))
         taken["sae-lens"].append(timed(lambda: trainer.step(next(trainer.data_provider)), device))
     centred = held_out - coder.offset
     ours = unexplained(centred, coder.encode(centred).times(coder.decoder))

@@ -19,7 +19,7 @@ values are therefore exact; which entry is the k-th can differ where two are wit
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -34,6 +34,7 @@ Activation = Literal["topk", "signed_topk", "batchtopk"]
 
 _TILE = 2**21  # scores that are held at a time
 _TILE_OF_GPU = 2**29
+_PLAIN = 3  # steps before one is recorded
 _SPARE = 8  # more than k that the screen lets through
 _THRESHOLD_RATE = 0.01  # at which a batch's threshold moves the one that is kept
 
@@ -59,7 +60,12 @@ class Coder:
         self.threshold = torch.zeros((), dtype=torch.float64, device=device)
         for weight in self.weights.values():
             weight.grad = torch.zeros_like(weight)
-        self.optimizer = torch.optim.Adam(list(self.weights.values()), fused=True)
+        on_gpu = fused(self.decoder)
+        rate = torch.zeros((), device=device) if on_gpu else 0.0
+        weights = list(self.weights.values())
+        self.optimizer = torch.optim.Adam(weights, rate, fused=True, capturable=on_gpu)
+        self._recorded: dict[torch.Size, tuple[Any, Tensor, Measured]] = {}
+        self._n_plain = 0
 
     @property
     def n_feature(self) -> int:
@@ -91,6 +97,16 @@ class Coder:
         bias = decoder.new_zeros(n_feature)
         return cls(decoder.clone(), bias, decoder, offset.clone(), **fields)
 
+    @torch.no_grad()
+    def fit_length(self, x: Float[Tensor, "token model"]) -> None:
+        """Make the encoder as long as reconstructs some tokens best: k random features that each
+        read a token whole would write it several times over."""
+        centred = x - self.offset
+        written = self.encode(centred).times(self.decoder)
+        length = (written * centred).sum() / written.square().sum().clamp(min=1e-30)
+        if bool(length > 0):
+            self.encoder *= length
+
     @property
     def weights(self) -> dict[str, Tensor]:
         """What is learnt, by name."""
@@ -105,26 +121,51 @@ class Coder:
     @torch.no_grad()
     def step(self, x: Float[Tensor, "token model"], rate: float) -> Measured:
         """Learn from one batch at a learning rate; the numbers returned stay on the device."""
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+        dead = self.dead if self.auxiliary else self.tokens_since[:0]
+        if len(dead) or not fused(x) or self.activation == "batchtopk":
+            return self._learn(x, dead)
+        return self._replay(x, dead)
+
+    def _learn(self, x: Float[Tensor, "token model"], dead: Int64[Tensor, " dead"]) -> Measured:
         centred = x - self.offset
         code = self.encode(centred)
         error = code.times(self.decoder) - centred
         summed = error.square().sum()
         self._gradients(code, centred, error * (2 / len(x)))
-        dead = self.dead
-        if self.auxiliary and len(dead):
+        if len(dead):
             self._teach(dead, centred, error)
         counts = code.counts
         self.tokens_since += len(x)
-        self.tokens_since[counts > 0] = 0
-        self._move(rate)
+        self.tokens_since.masked_fill_(counts > 0, 0)
+        self._move()
         return Measured(
             loss=summed / len(x),
             fvu=summed / (x - x.mean(0)).square().sum(),
             n_active=counts.sum() / len(x),
+            finite=torch.isfinite(x.sum()),
             n_dead=len(dead),
             n_feature=self.n_feature,
-            finite=torch.isfinite(x.sum()),
         )
+
+    def _replay(self, x: Float[Tensor, "token model"], none: Int64[Tensor, " dead"]) -> Measured:
+        """The same step as one recorded graph: its kernels are too short to start one by one."""
+        if x.shape not in self._recorded:
+            self._n_plain += 1
+            if self._n_plain <= _PLAIN:  # lets libraries and allocator settle
+                return self._learn(x, none)
+            graph, held = torch.cuda.CUDAGraph(), x.clone()
+            with torch.cuda.graph(graph):
+                measured = self._learn(held, none)
+            self._recorded[x.shape] = graph, held, measured
+        graph, held, measured = self._recorded[x.shape]
+        held.copy_(x)
+        graph.replay()
+        return measured.copied()
 
     def encode(self, centred: Float[Tensor, "token model"]) -> Code:
         """The active features of some tokens, their offset already taken off."""
@@ -226,12 +267,10 @@ class Coder:
             of_bias.index_add_(0, dead, bias)
             of_offset -= bias @ encoder
 
-    def _move(self, rate: float) -> None:
+    def _move(self) -> None:
         """Adam, along the sphere that each decoder row lies on."""
         decoder, slope = self.decoder, self.gradients[2]
         slope -= (slope * decoder).sum(1, keepdim=True) * decoder
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
         self.optimizer.step()
         decoder /= torch.linalg.vector_norm(decoder, dim=1, keepdim=True)
 
@@ -254,6 +293,13 @@ class Measured:
     loss: Float[Tensor, ""]
     fvu: Float[Tensor, ""]  # fraction of the batch's variance left unexplained
     n_active: Float[Tensor, ""]  # a token
+    finite: Bool[Tensor, ""]  # whether the batch held only finite numbers
     n_dead: int
     n_feature: int
-    finite: Bool[Tensor, ""]  # whether the batch held only finite numbers
+
+    def copied(self) -> Measured:
+        """The same numbers, out of reach of the next step's."""
+        tensors: dict[str, Any] = {
+            name: value.clone() for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        return replace(self, **tensors)

@@ -153,6 +153,7 @@ class Run:
             mean_square = float(x.double().square().mean())
             scale = mean_square**-0.5 if self.plan.normalise and mean_square > 0 else 1.0
             self._add(site, x.shape[1], scale, number, middle(x) * scale)
+            self.coders[site].fit_length(x[:_AT_A_TIME] * scale)
 
     def _add(self, site: Site, width: int, scale: float, number: int, offset: Tensor) -> None:
         plan = self.plan

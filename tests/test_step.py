@@ -55,7 +55,7 @@ def test_gradients_are_those_of_the_loss(kind, n_dead, tile, monkeypatch):
     coder, x = small_coder(kind, auxiliary=0.5, dead_after=10)
     coder.tokens_since[20 : 20 + n_dead] = 11
     wanted_loss, wanted = by_differentiation(coder, x, coder.dead)
-    monkeypatch.setattr(coder, "_move", lambda rate: None)
+    monkeypatch.setattr(coder, "_move", lambda: None)
     measured = coder.step(x, 1e-3)
     assert measured.n_dead == n_dead
     torch.testing.assert_close(measured.loss, wanted_loss)
@@ -67,7 +67,7 @@ def test_a_step_in_float32_is_exact_however_the_largest_are_found():
     """The screen may be in bfloat16; the values and gradients are not."""
     coder, x = small_coder("topk", torch.float32)
     _, wanted = by_differentiation(coder, x, coder.dead)
-    coder._move = lambda rate: None
+    coder._move = lambda: None
     coder.step(x, 1e-3)
     for gradient, want in zip(coder.gradients, wanted, strict=True):
         torch.testing.assert_close(gradient, want, atol=2e-6, rtol=1e-4)
@@ -95,6 +95,19 @@ def test_decoder_rows_keep_their_length_and_move_along_the_sphere():
     norms = coder.decoder.norm(dim=1)
     torch.testing.assert_close(norms, torch.ones_like(norms))
     assert float((coder.decoder - before).abs().max()) > 0.01
+
+
+def test_the_encoder_starts_as_long_as_reconstructs_best():
+    coder, x = small_coder("signed_topk")
+    coder.bias.zero_()
+
+    def loss(length: float) -> float:
+        centred = x - coder.offset
+        scaled = length * coder.encode(centred).dense() @ coder.decoder
+        return float((scaled - centred).square().sum())
+
+    coder.fit_length(x)
+    assert loss(1.0) < min(loss(0.98), loss(1.02))
 
 
 def test_features_that_stay_silent_are_dead_and_live_again_when_they_fire():
@@ -179,7 +192,26 @@ def test_a_step_on_a_gpu_is_the_same_step(kind):
         k=5, activation=kind, auxiliary=0.5, dead_after=10,
     )  # fmt: skip
     on_gpu.tokens_since.copy_(coder.tokens_since)
-    on_gpu._move = lambda rate: None
+    on_gpu._move = lambda: None
     on_gpu.step(x.cuda(), 1e-3)
     for gradient, want in zip(on_gpu.gradients, wanted, strict=True):
         torch.testing.assert_close(gradient.cpu(), want, atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_recorded_steps_on_a_gpu_are_the_steps_they_were_recorded_from(monkeypatch):
+    x = normal(6 * 512, 64, seed=0, dtype=torch.float32).cuda()
+    ends = []
+    for n_plain in (100, 3):
+        monkeypatch.setattr(step, "_PLAIN", n_plain)
+        coder = Coder.start(64, 1024, generator(1), x.mean(0), k=16)
+        losses = [
+            float(coder.step(batch, 1e-3 * (i + 1)).loss) for i, batch in enumerate(x.split(512))
+        ]
+        ends.append((losses, coder))
+    (plain, one), (recorded, other) = ends
+    assert recorded == pytest.approx(plain, rel=1e-4)
+    assert recorded[0] > recorded[-1]
+    for name, weight in one.weights.items():
+        torch.testing.assert_close(weight, other.weights[name], atol=1e-4, rtol=1e-3)
