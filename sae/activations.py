@@ -17,7 +17,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import count, islice
 from pathlib import Path
@@ -338,6 +338,7 @@ class Mixer:
     seed: int = 0
     outlier: float | None = None  # a token is left out at so many times the median norm
     device: torch.device | str = "cpu"
+    _last: dict[str, Any] = field(default_factory=dict, repr=False)  # filled, and where it began
 
     def __post_init__(self) -> None:
         if self.n_batch > self.n_buffer:
@@ -360,7 +361,7 @@ class Mixer:
                 rows = shuffled[batch * self.n_batch : (batch + 1) * self.n_batch]
                 last = batch + 1 == n_batches
                 after = next_one if last else replace(here, batch=batch + 1)
-                yield {site: tensor[rows] for site, tensor in buffer.items()}, after
+                yield {site: tensor.index_select(0, rows) for site, tensor in buffer.items()}, after
 
     def buffer(self, place: Place) -> dict[Site, Float[Tensor, "token model"]]:
         """The whole buffer at a place, in no shuffled order: to look at, not to train on."""
@@ -368,22 +369,33 @@ class Mixer:
 
     def _blocks(self, place: Place) -> Iterator[tuple[dict[Site, Tensor], Place, Place]]:
         """Filled buffers, each with its place and the one after it."""
-        chunks = self.source.chunks(place.at)
+        chunks = None
         for block in count(place.block):
             here = replace(place, block=block)
-            buffer, at, limits, n_masked = self._filled(chunks, here)
+            if self._last.get("from") != (block, here.at):
+                chunks = chunks or self.source.chunks(here.at)
+                self._last.clear()
+                self._last["filled"] = self._filled(chunks, here)
+                self._last["from"] = (block, here.at)
+            buffer, at, limits, n_masked = self._last["filled"]
+            chunks = chunks or self.source.chunks(at)
             here = replace(here, limits=limits)
             place = Place(block + 1, at, 0, here.n_masked + n_masked, limits)
             yield buffer, here, place
 
+    def _storage(self) -> dict[Site, Tensor]:
+        """The same memory for every buffer, unless the next one is filled while one is used."""
+        if torch.device(self.device).type == "cuda" or "storage" not in vars(self):
+            widths = self.source.widths.items()
+            sizes = {site: (self.n_buffer, width) for site, width in widths}
+            made = {site: torch.empty(size, device=self.device) for site, size in sizes.items()}
+            vars(self)["storage"] = made
+        return vars(self)["storage"]
+
     def _filled(
         self, chunks: Iterator[Chunk], here: Place
     ) -> tuple[dict[Site, Tensor], dict[str, int], dict[str, float] | None, int]:
-        widths, limits = self.source.widths, here.limits
-        buffer = {
-            site: torch.empty(self.n_buffer, width, device=self.device)
-            for site, width in widths.items()
-        }
+        limits, buffer = here.limits, self._storage()
         filled = n_masked = 0
         at: dict[str, int] = here.at or {}
         while filled < self.n_buffer:

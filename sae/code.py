@@ -22,7 +22,8 @@ from jaxtyping import Bool, Float, Int32, Int64
 from torch import Tensor
 from torch.nn import functional
 
-_FEW = 512  # so many numbers of a row are selected from by torch itself
+_FEW = 512  # so many numbers of a row are not worth being grouped
+_WORTH_NUMPY = 2**14  # numbers; fewer are selected from by torch itself
 _WORTH_A_THREAD = 2**15  # numbers
 
 
@@ -159,10 +160,10 @@ def strongest(
     and only ``√(n / k)`` groups' members are looked at one by one.
     """
     n_row, n = scores.shape
-    if n < _FEW:
-        top = scores.topk(k, sorted=False)
-        return top.values, top.indices
     size = 1 << round(math.log2(n / k) / 2)  # of a group
+    if n < _FEW or size == 1:
+        places = _first_largest(scores, k)
+        return scores.gather(1, places), places
     n_group = -(-n // size)
     if n_group * size != n:
         scores = functional.pad(scores, (0, n_group * size - n), value=float("-inf"))
@@ -178,7 +179,7 @@ def strongest(
 def _first_largest(scores: Float[Tensor, "row place"], k: int) -> Int64[Tensor, "row k"]:
     """Where the k largest of each row are; some rows on each of torch's threads."""
     n_row, n = scores.shape
-    if scores.device.type != "cpu":
+    if scores.device.type != "cpu" or scores.numel() < _WORTH_NUMPY:
         return scores.topk(k, sorted=False).indices
     if k == n:
         return torch.arange(k).expand(n_row, k)

@@ -183,7 +183,7 @@ class Coder:
         if screened:
             seen = Code.of_equal_rows(features, values.to(centred), self.n_feature)
             values = seen.products(centred, self.encoder) + self.bias[seen.features]
-            values, places = values.view(-1, n_kept).topk(self.k, sorted=False)
+            values, places = strongest(values.view(-1, n_kept), self.k)
             features = features.gather(1, places)
         if self.activation == "topk":
             values = values.relu()
@@ -253,7 +253,8 @@ class Coder:
         encoder, decoder = self.encoder[dead], self.decoder[dead]
         most = self.d_model // 2
         weight = self.auxiliary * min(len(dead) / most, 1) * 2 / len(centred)
-        of_encoder, of_bias, of_decoder, of_offset = self.gradients
+        sums = [torch.zeros_like(part) for part in (encoder, decoder[:, 0], decoder)]
+        of_encoder, of_bias, of_decoder = sums
         for rows, left in zip(centred.split(self._tile), error.split(self._tile), strict=True):
             values = torch.addmm(self.bias[dead], rows, encoder.mT)
             if len(dead) > most:
@@ -261,11 +262,13 @@ class Coder:
                 values = torch.zeros_like(values).scatter_(1, chosen, values.gather(1, chosen))
             slope = (values @ decoder + left) * weight
             of_values = (slope @ decoder.mT) * (values != 0)
-            bias = of_values.sum(0)
-            of_encoder.index_add_(0, dead, of_values.mT @ rows)
-            of_decoder.index_add_(0, dead, values.mT @ slope)
-            of_bias.index_add_(0, dead, bias)
-            of_offset -= bias @ encoder
+            of_encoder += of_values.mT @ rows
+            of_decoder += values.mT @ slope
+            of_bias += of_values.sum(0)
+        *own, of_offset = self.gradients
+        for gradient, part in zip(own, sums, strict=True):
+            gradient[dead] += part
+        of_offset -= of_bias @ encoder
 
     def _move(self) -> None:
         """Adam, along the sphere that each decoder row lies on."""
