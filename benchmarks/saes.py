@@ -109,7 +109,8 @@ def against_sae_lens(
         taken["ours"].append(timed(lambda b=batch, r=rate: coder.step(b, r), device))
         taken["sae-lens"].append(timed(lambda: trainer.step(next(trainer.data_provider)), device))
     centred = held_out - coder.offset
-    ours = unexplained(centred, coder.encode(centred).times(coder.decoder))
+    unit = coder.unit
+    ours = unexplained(centred, coder.encode(centred, unit).times(unit.decoder))
     theirs = unexplained(held_out, trainer.sae(held_out).detach())
     seconds = {name: sorted(times)[len(times) // 2] for name, times in taken.items()}
     rate = N_BATCH / seconds["ours"]

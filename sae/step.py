@@ -10,7 +10,11 @@ differentiation spends most of its time on the zeros of ``token x feature`` matr
     4. the entries sorted by feature: each feature's gradients are weighted sums of the errors and
        inputs of the tokens where it is active
     5. dead features are taught what the living ones left over (AuxK)
-    6. Adam, with the decoder's rows kept at length one
+    6. Adam, after the gradient's norm is cut down to one
+
+The decoder's rows write as if they were of length one; how long they are stretches what is read, so
+that a feature can grow in one piece. All of this is sae-lens' step, to the last digits; `unit` is
+the same autoencoder with rows of length one, as it is saved.
 
 What a reader would get wrong: where the processor multiplies bfloat16 quickly, step 1 looks for
 the largest in it, among a few more than k, and the values come from a second look in float32. The
@@ -34,6 +38,7 @@ Activation = Literal["topk", "signed_topk", "batchtopk"]
 
 _TILE = 2**21  # scores that are held at a time
 _TILE_OF_GPU = 2**29
+_CLIP = 1.0  # the gradient's norm is cut down to this
 _PLAIN = 3  # steps before one is recorded
 _SPARE = 8  # more than k that the screen lets through
 _THRESHOLD_RATE = 0.01  # at which a batch's threshold moves the one that is kept
@@ -97,12 +102,19 @@ class Coder:
         bias = decoder.new_zeros(n_feature)
         return cls(decoder.clone(), bias, decoder, offset.clone(), **fields)
 
+    @property
+    def unit(self) -> Unit:
+        """The same autoencoder with decoder rows of length one."""
+        norms = torch.linalg.vector_norm(self.decoder, dim=1)
+        decoder = self.decoder / norms[:, None]
+        return Unit(self.encoder * norms[:, None], self.bias * norms, decoder, norms)
+
     @torch.no_grad()
     def fit_length(self, x: Float[Tensor, "token model"]) -> None:
         """Make the encoder as long as reconstructs some tokens best: k random features that each
         read a token whole would write it several times over."""
-        centred = x - self.offset
-        written = self.encode(centred).times(self.decoder)
+        centred, unit = x - self.offset, self.unit
+        written = self.encode(centred, unit).times(unit.decoder)
         length = (written * centred).sum() / written.square().sum().clamp(min=1e-30)
         if bool(length > 0):
             self.encoder *= length
@@ -132,13 +144,14 @@ class Coder:
         return self._replay(x, dead)
 
     def _learn(self, x: Float[Tensor, "token model"], dead: Int64[Tensor, " dead"]) -> Measured:
-        centred = x - self.offset
-        code = self.encode(centred)
-        error = code.times(self.decoder) - centred
+        centred, unit = x - self.offset, self.unit
+        code = self.encode(centred, unit)
+        error = code.times(unit.decoder) - centred
         summed = error.square().sum()
-        self._gradients(code, centred, error * (2 / len(x)))
+        self._gradients(unit, code, centred, error * (2 / len(x)))
         if len(dead):
-            self._teach(dead, centred, error)
+            self._teach(unit, dead, centred, error)
+        self._stretch(unit)
         counts = code.counts
         self.tokens_since += len(x)
         self.tokens_since.masked_fill_(counts > 0, 0)
@@ -167,14 +180,14 @@ class Coder:
         graph.replay()
         return measured.copied()
 
-    def encode(self, centred: Float[Tensor, "token model"]) -> Code:
+    def encode(self, centred: Float[Tensor, "token model"], unit: Unit) -> Code:
         """The active features of some tokens, their offset already taken off."""
         if self.activation == "batchtopk":
-            return self._encode_together(centred)
-        screen = _screen(self.encoder)
-        screened = screen != self.encoder.dtype
+            return self._encode_together(centred, unit)
+        screen = _screen(unit.encoder)
+        screened = screen != unit.encoder.dtype
         n_kept = min(self.k + _SPARE * screened, self.n_feature)
-        encoder, bias = self.encoder.to(screen), self.bias.to(screen)
+        encoder, bias = unit.encoder.to(screen), unit.bias.to(screen)
         tiles = [
             strongest(torch.addmm(bias, rows, encoder.mT), n_kept)
             for rows in centred.to(screen).split(self._tile)
@@ -182,20 +195,20 @@ class Coder:
         values, features = (torch.cat(part) for part in zip(*tiles, strict=True))
         if screened:
             seen = Code.of_equal_rows(features, values.to(centred), self.n_feature)
-            values = seen.products(centred, self.encoder) + self.bias[seen.features]
+            values = seen.products(centred, unit.encoder) + unit.bias[seen.features]
             values, places = strongest(values.view(-1, n_kept), self.k)
             features = features.gather(1, places)
         if self.activation == "topk":
             values = values.relu()
         return Code.of_equal_rows(features, values, self.n_feature)
 
-    def _encode_together(self, centred: Float[Tensor, "token model"]) -> Code:
+    def _encode_together(self, centred: Float[Tensor, "token model"], unit: Unit) -> Code:
         """The ``k · token`` largest of a whole batch, wherever they are."""
         wanted = self.k * len(centred)
         floor = 0.5 * float(self.threshold)  # a guess; too high, and everything positive is taken
-        found = self._above(centred, floor)
+        found = self._above(centred, unit, floor)
         if len(found[0]) < wanted and floor > 0:
-            found = self._above(centred, 0.0)
+            found = self._above(centred, unit, 0.0)
         rows, features, values = found
         if len(values) > wanted:
             kept = values.topk(wanted, sorted=False).indices.sort().values
@@ -206,11 +219,11 @@ class Coder:
         return Code(functional.pad(counts.cumsum(0), (1, 0)), features, values, self.n_feature)
 
     def _above(
-        self, centred: Float[Tensor, "token model"], floor: float
+        self, centred: Float[Tensor, "token model"], unit: Unit, floor: float
     ) -> tuple[Int64[Tensor, " entry"], Int64[Tensor, " entry"], Float[Tensor, " entry"]]:
         rows, features, values = [], [], []
         for i, tile in enumerate(centred.split(self._tile)):
-            scores = torch.addmm(self.bias, tile, self.encoder.mT)
+            scores = torch.addmm(unit.bias, tile, unit.encoder.mT)
             row, feature = (scores > floor).nonzero(as_tuple=True)
             rows.append(row + i * self._tile)
             features.append(feature)
@@ -218,10 +231,14 @@ class Coder:
         return torch.cat(rows), torch.cat(features), torch.cat(values)
 
     def _gradients(
-        self, code: Code, centred: Float[Tensor, "token model"], slope: Float[Tensor, "token model"]
+        self,
+        unit: Unit,
+        code: Code,
+        centred: Float[Tensor, "token model"],
+        slope: Float[Tensor, "token model"],
     ) -> None:
-        """Of the loss, whose slope at each reconstruction is given, into the weights' ``grad``."""
-        of_values = code.products(slope, self.decoder)
+        """Of the loss, whose slope at each reconstruction is given, as if ``unit`` were learnt."""
+        of_values = code.products(slope, unit.decoder)
         if self.activation != "signed_topk":
             of_values = of_values * code.active
         entries = code.by_feature
@@ -237,10 +254,11 @@ class Coder:
             encoder.copy_(entries.times(of_values, centred))
             bias.copy_(entries.times(of_values, ones)[:, 0])
             decoder.copy_(entries.times(code.values, slope))
-        offset.copy_(slope.sum(0) - bias @ self.encoder)
+        offset.copy_(slope.sum(0) - bias @ unit.encoder)
 
     def _teach(
         self,
+        unit: Unit,
         dead: Int64[Tensor, " dead"],
         centred: Float[Tensor, "token model"],
         error: Float[Tensor, "token model"],
@@ -250,13 +268,13 @@ class Coder:
         The ``model / 2`` largest dead scores of each token stand for it, less weighted while there
         are fewer of them; its target is fixed, so no living feature is moved by this.
         """
-        encoder, decoder = self.encoder[dead], self.decoder[dead]
+        encoder, bias, decoder = unit.encoder[dead], unit.bias[dead], unit.decoder[dead]
         most = self.d_model // 2
         weight = self.auxiliary * min(len(dead) / most, 1) * 2 / len(centred)
-        sums = [torch.zeros_like(part) for part in (encoder, decoder[:, 0], decoder)]
+        sums = [torch.zeros_like(part) for part in (encoder, bias, decoder)]
         of_encoder, of_bias, of_decoder = sums
         for rows, left in zip(centred.split(self._tile), error.split(self._tile), strict=True):
-            values = torch.addmm(self.bias[dead], rows, encoder.mT)
+            values = torch.addmm(bias, rows, encoder.mT)
             if len(dead) > most:
                 chosen = strongest(values, most)[1]
                 values = torch.zeros_like(values).scatter_(1, chosen, values.gather(1, chosen))
@@ -270,12 +288,22 @@ class Coder:
             gradient[dead] += part
         of_offset -= of_bias @ encoder
 
+    def _stretch(self, unit: Unit) -> None:
+        """From the gradients of ``unit`` to those of the weights that it comes from."""
+        encoder, bias, decoder, _ = self.gradients
+        of_norms = (encoder * self.encoder).sum(1) + bias * self.bias
+        encoder *= unit.norms[:, None]
+        bias *= unit.norms
+        decoder -= (decoder * unit.decoder).sum(1, keepdim=True) * unit.decoder
+        decoder /= unit.norms[:, None]
+        decoder += of_norms[:, None] * unit.decoder
+
     def _move(self) -> None:
-        """Adam, along the sphere that each decoder row lies on."""
-        decoder, slope = self.decoder, self.gradients[2]
-        slope -= (slope * decoder).sum(1, keepdim=True) * decoder
+        squares = [gradient.square().sum() for gradient in self.gradients]
+        norm = torch.stack(squares).sum().sqrt()
+        for gradient in self.gradients:
+            gradient *= (_CLIP / (norm + 1e-6)).clamp(max=1)
         self.optimizer.step()
-        decoder /= torch.linalg.vector_norm(decoder, dim=1, keepdim=True)
 
     @property
     def _tile(self) -> int:
@@ -287,6 +315,16 @@ class Coder:
 def _screen(weights: Tensor) -> torch.dtype:
     """In which a first look is quickest; on a GPU bfloat16, since nothing need be proven of it."""
     return torch.bfloat16 if fused(weights) else screen_dtype(weights)
+
+
+@dataclass(frozen=True, eq=False)
+class Unit:
+    """An autoencoder whose decoder rows have length one, and the lengths that were taken off."""
+
+    encoder: Float[Tensor, "feature model"]
+    bias: Float[Tensor, " feature"]
+    decoder: Float[Tensor, "feature model"]
+    norms: Float[Tensor, " feature"]
 
 
 @dataclass(frozen=True)

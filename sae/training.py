@@ -214,6 +214,7 @@ class Run:
     def dictionary(self, site: Site) -> Dictionary:
         """What a site's autoencoder has come to, for the activations as the model has them."""
         coder, scale, plan = self.coders[site], self.scales[site], self.plan
+        unit = coder.unit
         together = plan.activation == "batchtopk"
         threshold = coder.threshold.float().expand(coder.n_feature) / scale
         notes = {
@@ -223,9 +224,9 @@ class Run:
             "activations": self.source.made_of,
         }
         return Dictionary(
-            coder.encoder,
-            coder.decoder,
-            coder.bias / scale,
+            unit.encoder,
+            unit.decoder,
+            unit.bias / scale,
             coder.offset / scale,
             k=None if together else plan.k,
             threshold=threshold if together else None,

@@ -24,7 +24,9 @@ def by_differentiation(coder: Coder, x: Tensor, dead: Tensor) -> tuple[Tensor, l
     """The loss as it is written, and torch's gradients of it."""
     weights = [weight.clone().requires_grad_() for weight in coder.weights.values()]
     encoder, bias, decoder, offset = weights
-    scores = (x - offset) @ encoder.mT + bias
+    norms = decoder.norm(dim=1)
+    scores = ((x - offset) @ encoder.mT + bias) * norms
+    decoder = decoder / norms[:, None]
     if coder.activation == "batchtopk":
         least = scores.flatten().topk(coder.k * len(x)).values.min()
         features = torch.where((scores >= least) & (scores > 0), scores, 0)
@@ -79,7 +81,7 @@ def test_a_screen_in_bfloat16_finds_what_float32_finds(monkeypatch):
     codes = []
     for dtype in (torch.float32, torch.bfloat16):
         monkeypatch.setattr(step, "_screen", lambda _, dtype=dtype: dtype)
-        codes.append(coder.encode(x - coder.offset).dense())
+        codes.append(coder.encode(x - coder.offset, coder.unit).dense())
     plain, screened = codes
     same = ((plain != 0) == (screened != 0)).all(1).float().mean()
     assert float(same) > 0.99
@@ -87,14 +89,68 @@ def test_a_screen_in_bfloat16_finds_what_float32_finds(monkeypatch):
     torch.testing.assert_close(plain[both], screened[both], atol=1e-5, rtol=1e-5)
 
 
-def test_decoder_rows_keep_their_length_and_move_along_the_sphere():
+@pytest.mark.parametrize("kind", ["topk", "batchtopk"])
+def test_steps_are_those_of_sae_lens(kind, monkeypatch):
+    """Loss for loss and weight for weight, dead features, clipping and thresholds included."""
+    from sae_lens import (
+        BatchTopKTrainingSAE,
+        BatchTopKTrainingSAEConfig,
+        TopKTrainingSAE,
+        TopKTrainingSAEConfig,
+    )
+    from sae_lens.config import LoggingConfig, SAETrainerConfig
+    from sae_lens.training.sae_trainer import SAETrainer
+
+    coder, x = small_coder(kind, auxiliary=0.7, dead_after=3 * 50)
+    coder.bias[:6] = -9.0  # these are silent, and soon dead
+    batches = [x + 0.3 * normal(50, 12, seed=9 + i) for i in range(12)]
+    classes = {
+        "topk": (TopKTrainingSAE, TopKTrainingSAEConfig),
+        "batchtopk": (BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig),
+    }
+    sae_class, config_class = classes[kind]
+    sae = sae_class(config_class(d_in=12, d_sae=40, k=5, aux_loss_coefficient=0.7, dtype="float64"))
+    with torch.no_grad():
+        sae.W_enc.copy_(coder.encoder.mT)
+        sae.W_dec.copy_(coder.decoder)
+        sae.b_enc.copy_(coder.bias)
+        sae.b_dec.copy_(coder.offset)
+    how = {
+        "n_checkpoints": 0, "checkpoint_path": None, "save_final_checkpoint": False,
+        "total_training_samples": 10**6, "device": "cpu", "autocast": False, "lr": 1e-2,
+        "lr_end": 1e-2, "lr_scheduler_name": "constant", "lr_warm_up_steps": 0,
+        "adam_beta1": 0.9, "adam_beta2": 0.999, "lr_decay_steps": 0, "n_restart_cycles": 1,
+        "train_batch_size_samples": 50, "dead_feature_window": 3,
+        "feature_sampling_window": 2000, "logger": LoggingConfig(log_to_wandb=False),
+    }  # fmt: skip
+    trainer = SAETrainer(SAETrainerConfig(**how), sae, iter(batches))
+    n_dead = 0
+    for batch in batches:
+        theirs = trainer.step(batch)
+        ours = coder.step(batch, 1e-2)
+        n_dead = max(n_dead, ours.n_dead)
+        torch.testing.assert_close(ours.loss, theirs.losses["mse_loss"].detach())
+    assert n_dead > 3
+    pairs = {
+        "encoder": sae.W_enc.mT, "bias": sae.b_enc, "decoder": sae.W_dec, "offset": sae.b_dec,
+    }  # fmt: skip
+    for name, weight in pairs.items():
+        torch.testing.assert_close(coder.weights[name], weight.detach(), atol=1e-8, rtol=1e-6)
+    if kind == "batchtopk":
+        torch.testing.assert_close(coder.threshold, sae.topk_threshold.detach())
+
+
+def test_what_is_saved_has_decoder_rows_of_length_one_and_reconstructs_the_same():
     coder, x = small_coder("topk")
-    before = coder.decoder.clone()
     for _ in range(20):
         coder.step(x, 1e-2)
-    norms = coder.decoder.norm(dim=1)
-    torch.testing.assert_close(norms, torch.ones_like(norms))
-    assert float((coder.decoder - before).abs().max()) > 0.01
+    unit = coder.unit
+    torch.testing.assert_close(unit.decoder.norm(dim=1), torch.ones_like(unit.norms))
+    assert float((unit.norms - 1).abs().max()) > 0.01
+    centred = x - coder.offset
+    scores = (centred @ coder.encoder.mT + coder.bias) * unit.norms
+    code = coder.encode(centred, unit)
+    torch.testing.assert_close(scores[code.rows, code.features].relu(), code.values)
 
 
 def test_the_encoder_starts_as_long_as_reconstructs_best():
@@ -103,7 +159,7 @@ def test_the_encoder_starts_as_long_as_reconstructs_best():
 
     def loss(length: float) -> float:
         centred = x - coder.offset
-        scaled = length * coder.encode(centred).dense() @ coder.decoder
+        scaled = length * coder.encode(centred, coder.unit).dense() @ coder.decoder
         return float((scaled - centred).square().sum())
 
     coder.fit_length(x)
@@ -147,7 +203,7 @@ def test_auxk_brings_dead_features_back():
 def test_batchtopk_keeps_k_a_token_on_average_and_its_threshold_follows():
     coder, x = small_coder("batchtopk")
     for _ in range(400):
-        code = coder.encode(x - coder.offset)
+        code = coder.encode(x - coder.offset, coder.unit)
         assert len(code.values) == 5 * len(x)
     assert float(coder.threshold) == pytest.approx(float(code.values.min()), rel=0.05)
 
