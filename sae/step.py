@@ -172,7 +172,8 @@ class Coder:
             if self._n_plain <= _PLAIN:  # lets libraries and allocator settle
                 return self._learn(x, none)
             graph, held = torch.cuda.CUDAGraph(), x.clone()
-            with torch.cuda.graph(graph):
+            # another thread may be making the next buffer meanwhile
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 measured = self._learn(held, none)
             self._recorded[x.shape] = graph, held, measured
         graph, held, measured = self._recorded[x.shape]
