@@ -9,6 +9,9 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("laws")
 
 
+torch.set_num_threads(2)  # before any fixture: sums taken by more threads are other numbers
+
+
 @pytest.fixture(autouse=True)
 def _two_threads():
     torch.set_num_threads(2)
