@@ -131,7 +131,7 @@ def together(folder: Path, device: str) -> list[tuple[str, ...]]:
     """Three sites in one run against three steps and a forward pass, each timed by itself."""
     trained = train_model(ModelPlan(n_steps=20), built_in(0), folder / "model", device=device)
     model = load_model(trained.folder, device=device)
-    plan = TrainingPlan(n_tokens=600_000)
+    plan = TrainingPlan()
     source = ModelActivations(model, built_in(0).part(2000), model.check_sites(plan.sites))
     mixer = Mixer(source, plan.n_buffer, plan.n_batch, 0, None, device)
     n_rounds, seconds = 3, {"run": 1e9, "steps": 1e9, "read": 1e9}
