@@ -1,17 +1,17 @@
 """Tables of ratios measured side by side in one run, as Markdown.
 
 core: the exact core. models: training and reading. twins: losses of other activations.
-seeds: the default model from ten seeds.
+seeds: the default model from ten seeds. recovery: known features sought again, and by sae-lens.
 """
 
 import argparse
 
 import torch
 
-from benchmarks import core, models
+from benchmarks import core, models, recovery
 
 parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-parser.add_argument("parts", nargs="*", help="core, models, twins, seeds (default: core models)")
+parser.add_argument("parts", nargs="*", help="the parts to run (default: core models)")
 parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
 parser.add_argument("--threads", type=int, default=2, help="processor threads (default 2)")
 parser.add_argument("--all-outputs", action="store_true", help="core: pairs of all outputs")
@@ -22,6 +22,7 @@ tables = {
     "models": lambda: models.speed(options.device),
     "twins": lambda: models.losses(options.device),
     "seeds": lambda: models.seed_table(options.device),
+    "recovery": recovery.run,
 }
 unknown = set(options.parts) - set(tables)
 if unknown:
