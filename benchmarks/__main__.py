@@ -3,13 +3,14 @@
 core: the exact core. models: training and reading. twins: losses of other activations.
 seeds: the default model from ten seeds. saes: a training step of dictionaries against sae-lens.
 dictionaries: the default dictionaries from ten seeds. graphs: interaction graphs on planted layers.
+recovery: known features sought again, and by sae-lens.
 """
 
 import argparse
 
 import torch
 
-from benchmarks import core, graphs, models, saes
+from benchmarks import core, graphs, models, recovery, saes
 
 parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
 parser.add_argument("parts", nargs="*", help="parts of the above (default: core models)")
