@@ -26,6 +26,7 @@ tables = {
     "seeds": lambda: models.seed_table(options.device),
     "saes": lambda: saes.speed(options.device),
     "dictionaries": lambda: saes.seed_table(options.device),
+    "recovery": lambda: recovery.run(),
     "graphs": lambda: graphs.run(options.device, options.all_outputs),
 }
 unknown = set(options.parts) - set(tables)
