@@ -346,6 +346,10 @@ class Model:
             },
         }
 
+    def __repr__(self) -> str:
+        sizes = f"{self.n_layer} layers, width {self.d_model}, hidden {self.d_hidden}"
+        return f"Model({self.path}: {sizes}, {self.n_token} tokens, {self.dtype} on {self.device})"
+
     def words(self, asked: str) -> Any:
         """The tokenizer, or an error that says what needs it."""
         if self.tokenizer is None:
