@@ -125,7 +125,7 @@ def decaying(d_model: int = 24, dtype: torch.dtype = torch.float64) -> BilinearL
 def screen(request, monkeypatch):
     dtypes = {"float32 screen": torch.float32, "bfloat16 screen": torch.bfloat16}
     choice = dtypes.get(request.param)
-    monkeypatch.setattr(strongest_module, "_screen_dtype", lambda t: choice or t.dtype)
+    monkeypatch.setattr(strongest_module, "screen_dtype", lambda t: choice or t.dtype)
     monkeypatch.setattr(strongest_module, "_ROWS", 8)
     monkeypatch.setattr(strongest_module, "_COLUMNS", 13)
 
@@ -231,7 +231,7 @@ def coarse(*shape: int, seed: int) -> torch.Tensor:
 @pytest.mark.parametrize("d_model", [1, 3, 200])
 @pytest.mark.parametrize("exact", ["left", "right", "both", "neither"])
 def test_a_screen_is_never_further_off_than_it_says(monkeypatch, screen_dtype, d_model, exact):
-    monkeypatch.setattr(strongest_module, "_screen_dtype", lambda t: screen_dtype)
+    monkeypatch.setattr(strongest_module, "screen_dtype", lambda t: screen_dtype)
     fine = normal(40, d_model, seed=1).float(), normal(40, d_model, seed=2).float()
     round_ = coarse(40, d_model, seed=1), coarse(40, d_model, seed=2)
     left = round_[0] if exact in ("left", "both") else fine[0]

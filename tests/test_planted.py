@@ -17,7 +17,7 @@ from circuits.errors import CircuitsError
 from circuits.graph import Circuit, clusters, interaction_graph
 from circuits.manifest import read_manifest
 from circuits.model import Site
-from circuits.pursuit import significant_pairs
+from circuits.pursuit import known_pairs, significant_pairs
 from tests.small import basis, small_layer
 from tests.small_models import small_folder
 from tests.test_project import command
@@ -49,6 +49,21 @@ def test_each_kind_of_gate_is_found_grouped_and_named(kind):
     assert scores["f1"] >= 0.95
     assert scores["ari"] >= 0.95
     assert scores["gates"] == 1
+
+
+def test_pairs_that_are_told_are_tested_given_each_other():
+    inter, (truth,) = plant(Planted(n_gates=2, n_feature=256))
+    found = significant_pairs(inter, 0)
+    told = known_pairs(inter, 0, zip(found["second"], found["first"], strict=True))
+    pd.testing.assert_frame_equal(told, found)
+    assert told.attrs["explained"] == pytest.approx(found.attrs["explained"])
+    absent = next(pair for pair in [(0, 1), (0, 2), (1, 2)] if pair not in truth.weights)
+    more = known_pairs(inter, 0, [*truth.weights, absent]).set_index(["first", "second"])
+    assert more.loc[absent, "q"] > 0.05
+    assert (more.drop(index=[absent])["q"] <= 0.05).all()
+    assert len(known_pairs(inter, 0, [])) == 0
+    with pytest.raises(CircuitsError, match="there is no feature 256"):
+        known_pairs(inter, 0, [(0, 256)])
 
 
 def test_false_discoveries_are_at_most_what_was_asked_for():
@@ -157,8 +172,8 @@ def test_a_runs_tables_are_written_for_each_layer_with_both_dictionaries(tmp_pat
         run_interactions(tmp_path, layers=[1])
     with pytest.raises(CircuitsError, match=r"other settings.* or delete .*layer-0"):
         run_interactions(tmp_path, n=5)
-    with pytest.raises(CircuitsError, match="q = 2 is no share"):
-        run_interactions(tmp_path, q=2)
+    with pytest.raises(CircuitsError, match=r"q = 2\.0 is no share"):
+        run_interactions(tmp_path, q=2.0)
     with pytest.raises(CircuitsError, match="-1 documents cannot be read"):
         run_interactions(tmp_path, n_documents=-1)
 
