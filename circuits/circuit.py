@@ -263,14 +263,14 @@ class Circuit:
                 told[name] = tuple(_read(path, name, row, kind) for row in told[name])
             told["output"] = _read(path, "output", told["output"], Output)
             for name in ("thresholds", "source"):
+                if not isinstance(told[name], dict):
+                    raise TypeError(f"'{name}' is a {type(told[name]).__name__}, not an object")
                 _check_values(
                     path, name, told[name], dict.fromkeys(told[name], "float | str | None")
                 )
             _check_values(path, "the circuit", told, _types(Circuit))
             return cls(**told)
-        except (TypeError, ValueError) as error:
-            if isinstance(error, CircuitFileError):
-                raise
+        except TypeError as error:
             raise CircuitFileError(f"{path} is not whole: {error}. Save it again.") from error
 
 
