@@ -396,7 +396,7 @@ def test_rows_that_the_model_was_not_made_for_are_refused(model):
     for ask in (model.logits, model.loss, lambda t: model.read(t, "mlp_in@0")):
         with pytest.raises(ModelError, match="lie in 0 to 39"):
             ask(torch.full((1, 3), N_TOKEN))
-    with pytest.raises(SiteError, match="mlp_in@2: the model has layers 0 to 1"):
+    with pytest.raises(SiteError, match=r"mlp_in@2: .* has no layer 2\. Its sites"):
         model.read(some_tokens(), "mlp_in@2")
     with pytest.raises(SiteError, match="no sites were named"):
         model.read(some_tokens(), [])
