@@ -9,8 +9,9 @@ from typing import Any
 from analysis.interaction_tables import run_interactions
 from analysis.planted import Planted, calibrate
 from circuits.circuit import Circuit
-from circuits.exports import write_attribution, write_graph
-from circuits.files import written_whole
+from circuits.errors import CircuitFileError
+from circuits.exports import attribution_query, write_attribution, write_graph
+from circuits.files import read_json, written_whole
 
 
 def interactions(options: argparse.Namespace) -> dict[str, Any]:
@@ -33,7 +34,11 @@ def export(options: argparse.Namespace) -> dict[str, Any]:
     if options.format == "attribution":
         folder = out / "attribution" if options.out is None else out
         path = write_attribution(circuit, folder, options.layer, options.scan)
-        return {"file": str(path), "index": str(folder / "graph-metadata.json")}
+        return {
+            "file": str(path),
+            "index": str(folder / "graph-metadata.json"),
+            "address": attribution_query(read_json(path, CircuitFileError)),
+        }
     if options.format == "tables":
         written = {}
         for name, table in circuit.tables().items():

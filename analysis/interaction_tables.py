@@ -2,8 +2,8 @@
 
 The pass over outputs leaves shards beside the file, so a second call goes on where the first
 stopped; without data a file is the shards merged. With data a second pass, over the corpus, counts
-how often each listed pair fires together. Two tables, rotated and shuffled features, are what the
-same numbers look like where there is nothing: ``control``.
+how often each listed pair fires together. What the same numbers look like where there is nothing,
+rotated or shuffled features tell: ``control``.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from circuits.progress import progress
 from circuits.significance import rotated, scored_strongest, shuffled
 
 _CONTROLS = {"rotated": rotated, "shuffled": shuffled}
+_CONTROL_OUTPUTS = 256  # that the share of chance is told from
 
 
 class RunError(CircuitsError, ValueError):
@@ -69,9 +70,14 @@ def run_interactions(
 ) -> dict[str, Any]:
     """``layer_interactions`` for each layer of a run that has dictionaries at ``mlp_in`` and
     ``mlp_out``, into ``RUN/interactions/layer-<i>.parquet``; with ``n_documents`` of the built-in
-    stories also the data weights. Tells what was written and how many outputs have a discovery.
+    stories also the data weights. Tells what was written and how many outputs have a pair at ``q``,
+    beside how many of the first 256 do with the input features rotated.
     """
     run = Path(run)
+    if not 0 < q < 1:
+        raise RunError(f"q = {q} is no share of false discoveries. Ask for 0 < q < 1, say 0.05.")
+    if n_documents < 0:
+        raise RunError(f"{n_documents} documents cannot be read. Ask for 0, none, or more.")
     if not (run / "model").is_dir():
         raise RunError(f"{run} has no folder 'model'. Train one: circuits model train {run}")
     from circuits.model import Site, load_model
@@ -101,14 +107,21 @@ def run_interactions(
         inputs, outputs = into.basis(), out.basis(reader=reader)
         table = layer_interactions(model.layer(layer), inputs, outputs, path, n, batches)
         made.append(path)
-        found = table.loc[table["q"] <= q, "output"].nunique()
+        n_control = min(outputs.n_feature, _CONTROL_OUTPUTS)
+        control = Interactions(model.layer(layer), rotated(inputs), outputs)
+        chance = scored_strongest(control, n, range(n_control))
         told[f"layer {layer}"] = {
             "file": str(path),
             "outputs": int(table["output"].nunique()),
-            f"outputs with a pair at q {q:g}": int(found),
+            f"with a pair at q {q:g}": _discoveries(table, q),
+            "the same, features rotated": f"{_discoveries(chance, q)} of {n_control}",
         }
     record(run, "interactions", {"n": n, "reader": reader, "n_documents": n_documents}, made)
     return told
+
+
+def _discoveries(table: pd.DataFrame, q: float) -> int:
+    return int(table.loc[table["q"] <= q, "output"].nunique())
 
 
 def dictionary_activations(

@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from circuits import Basis, BilinearLayer, Interactions
-from circuits.circuit import Circuit
 from circuits.clusters import Clusters, clusters
 from circuits.errors import CircuitsError, check_count
 from circuits.graph import interaction_graph
@@ -62,16 +61,22 @@ class Planted:
     def __post_init__(self) -> None:
         for name in ("d_model", "n_feature", "n_output", "largest"):
             check_count("Planted", getattr(self, name), None, name)
-        faults = []
-        if self.n_gates < 0 or self.n_distractors < 0:
-            faults.append("there are no negative numbers of gates or distractors")
+        faults = [
+            f"{name} = {value!r} is no whole number from 0"
+            for name, value in (("n_gates", self.n_gates), ("n_distractors", self.n_distractors))
+            if not isinstance(value, int) or value < 0
+        ]
+        if self.d_model < 2:
+            faults.append("d_model = 1 has one direction, and every feature is it")
+        if not self.kinds:
+            faults.append("no kinds of gates were named")
         if not self.snr > 0:
             faults.append(f"snr = {self.snr} is not above zero")
         if unknown := sorted(set(self.kinds) - set(KINDS)):
             faults.append(f"there is no gate {', '.join(unknown)}; choose of {', '.join(KINDS)}")
         if self.largest < 2:
             faults.append("groups have at least two features")
-        if self.n_gates * 3 * self.largest > self.n_feature:
+        if not faults and self.n_gates * 3 * self.largest > self.n_feature:
             faults.append(
                 f"{self.n_gates} gates of up to {3 * self.largest} features need more than "
                 f"{self.n_feature}"
@@ -251,6 +256,8 @@ def calibrate(
     from dataclasses import replace
 
     check_count("calibrate", n_seeds, None, "n_seeds")
+    if not snrs:
+        raise PlantedError("calibrate: no snrs were named. Name one, such as 3.")
     runs = [(snr, sizes.seed + seed) for snr in snrs for seed in range(n_seeds)]
     rows = []
     for snr, seed in progress(runs, "calibrating", "layer"):
@@ -275,9 +282,3 @@ def calibrate(
     means = table.groupby("layer", sort=False).mean()
     means.insert(0, "n", table.groupby("layer", sort=False).size())
     return means.reset_index()
-
-
-def named_circuit(inter: Interactions, output: int, q: float = 0.05) -> Circuit:
-    """One output from matrix to named gates: its significant graph, grouped."""
-    graph = interaction_graph(inter, output, significant=q)
-    return Circuit.of(graph, clusters(graph))

@@ -115,12 +115,15 @@ class Circuit:
             faults.append(f"interactions name features {shorten(missing)}, which it does not have")
         if len(set(have)) < len(have):
             faults.append("a feature is listed twice")
+        pairs = {frozenset((pair.first, pair.second)) for pair in self.interactions}
+        if len(pairs) < len(self.interactions):
+            faults.append("a pair is listed twice")
         if lost := sorted({g for gate in self.gates for g in (gate.first, gate.second)} - groups):
             faults.append(f"gates name groups {shorten(lost)}, which no feature is in")
         if faults:
             raise CircuitFileError(
                 f"circuit {self.name!r}: {'; '.join(faults)}. List every feature once, with its "
-                f"group."
+                f"group, and every pair once."
             )
 
     @classmethod
@@ -135,8 +138,10 @@ class Circuit:
     ) -> Circuit:
         """The circuit of an ``interaction_graph``, with the groups that ``clusters`` found in it.
 
-        ``mean_activation`` is what all pairs of the output add on data, ``firing.mean_of(form)``;
-        a graph with data weights then knows its share of it.
+        Pass a part of the graph, ``graph.subgraph(nodes)``, for a part of the circuit: what its
+        pairs explain together is then not known. ``mean_activation`` is what all pairs of the
+        output add on data, ``firing.mean_of(form)``; a graph with data weights then knows its
+        share of it.
         """
         about = graph.graph
         if "output" not in about:
@@ -147,18 +152,31 @@ class Circuit:
         output = int(about["output"])
         rows = [] if found is None else found.nodes.to_dict("records")
         grouped = {row["node"]: {str(k): v for k, v in row.items() if k != "node"} for row in rows}
+        faults = [node for node, known in graph.nodes(data=True) if "feature" not in known]
+        faults += [(i, j) for i, j, weight in graph.edges(data="weight") if weight is None]
+        if faults:
+            raise CircuitFileError(
+                f"Circuit.of: {faults[0]!r} is a node without 'feature' or an edge without 'weight'"
+                f" (of {len(faults)} such). Give them one, or leave them out."
+            )
         features = tuple(
             Feature(
                 feature=int(known["feature"]),
-                label=str(known["label"]),
+                label=str(known.get("label", f"feature {known['feature']}")),
                 frequency=known.get("frequency"),
                 **grouped.get(node, {}),
             )
             for node, known in graph.nodes(data=True)
         )
+        measures = set(_names(Interaction)) - {"first", "second"}
         pairs = tuple(
-            Interaction(min(i, j), max(i, j), **known) for i, j, known in graph.edges(data=True)
+            Interaction(min(i, j), max(i, j), **{k: known[k] for k in measures & set(known)})
+            for i, j, known in graph.edges(data=True)
         )
+        # each pair's entries of the matrix, squared
+        squares = sum(p.weight**2 / (1 if p.first == p.second else 2) for p in pairs)
+        energy = squares / about["total_energy"] if about["total_energy"] > 0 else 0.0
+        whole = math.isclose(energy, about["energy"], rel_tol=1e-9, abs_tol=1e-300)
         activation = None
         if mean_activation and pairs and pairs[0].data_weight is not None:
             activation = sum(pair.data_weight or 0.0 for pair in pairs) / mean_activation
@@ -175,8 +193,8 @@ class Circuit:
             gates=gates,
             thresholds=thresholds,
             source={"interactions": about["interactions"], **(source or {})},
-            energy=float(about["energy"]),
-            explained=about.get("explained"),
+            energy=float(about["energy"]) if whole else energy,
+            explained=about.get("explained") if whole else None,
             activation=activation,
         )
 
@@ -222,7 +240,7 @@ class Circuit:
         """Read a circuit's file; refuse one that is not whole, or newer than this version."""
         try:
             told = json.loads(Path(path).read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CircuitFileError(
                 f"{path} is no JSON ({error}). It was cut short or is another file: write it again "
                 f"with Circuit.save."
@@ -233,7 +251,7 @@ class Circuit:
                 f"Circuit.save wrote."
             )
         version = told.pop("version", None)
-        if version != VERSION:
+        if type(version) is not int or version != VERSION:
             raise CircuitFileError(
                 f"{path} is of schema version {version!r}; this version of the toolkit reads "
                 f"{VERSION}. Update bilinear-circuits, or save the circuit again."
@@ -244,6 +262,13 @@ class Circuit:
             for name, kind in rows.items():
                 told[name] = tuple(_read(path, name, row, kind) for row in told[name])
             told["output"] = _read(path, "output", told["output"], Output)
+            for name in ("thresholds", "source"):
+                if not isinstance(told[name], dict):
+                    raise TypeError(f"'{name}' is a {type(told[name]).__name__}, not an object")
+                _check_values(
+                    path, name, told[name], dict.fromkeys(told[name], "float | str | None")
+                )
+            _check_values(path, "the circuit", told, _types(Circuit))
             return cls(**told)
         except TypeError as error:
             raise CircuitFileError(f"{path} is not whole: {error}. Save it again.") from error
@@ -265,14 +290,30 @@ def _plain(value: Any) -> Any:
 
 def _read(path: str | Path, where: str, row: Any, kind: type) -> Any:
     _check_keys(path, where, row, kind)
-    for each in fields(kind):
-        wanted = {"int": int, "str": str}.get(str(each.type), (int, float, type(None)))
-        value = row[each.name]
-        if isinstance(value, bool) or not isinstance(value, wanted):
-            raise CircuitFileError(
-                f"{path}: {each.name} = {value!r} in {where} is no {each.type}. Save it again."
-            )
+    _check_values(path, where, row, _types(kind))
     return kind(**row)
+
+
+_KINDS = {"int": (int,), "float": (int, float), "str": (str,), "None": (type(None),)}
+
+
+def _types(kind: type) -> dict[str, str]:
+    return {each.name: str(each.type) for each in fields(kind)}
+
+
+def _check_values(path: str | Path, where: str, row: Any, types: Mapping[str, str]) -> None:
+    """Refuse a number, text or null where it should not be; fields of other types are let be."""
+    for name, wanted in types.items():
+        words = wanted.split(" | ")
+        if not set(words) <= set(_KINDS):
+            continue
+        value = row[name]
+        known = isinstance(value, tuple(kind for word in words for kind in _KINDS[word]))
+        infinite = isinstance(value, float) and not math.isfinite(value)
+        if not known or infinite or isinstance(value, bool):
+            raise CircuitFileError(
+                f"{path}: {name} = {value!r} in {where} is no {wanted}. Save it again."
+            )
 
 
 def _check_keys(path: str | Path, where: str, row: Any, kind: type) -> None:

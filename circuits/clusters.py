@@ -20,18 +20,18 @@ import warnings
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Real
 from typing import Any
 
 import networkx as nx
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Float, Int
 from scipy.cluster.hierarchy import fcluster, linkage
 from torch import Tensor
 
 from circuits.blocks import Blocks
-from circuits.errors import GraphError, NotFiniteError, check_count
+from circuits.errors import GraphError, NotFiniteError, check_count, check_index
 from circuits.gates import gate_table
 
 _MOST = 1024  # nodes
@@ -95,6 +95,7 @@ def clusters(
     Deterministic for a seed, and independent of the order of the nodes.
     """
     check_count("clusters", n_resample, None, "n_resample")
+    check_index("clusters", seed, 2**32, "seed")
     names, given = _matrix_of(graph)
     alive = np.flatnonzero((given != 0).any(1))
     order = alive[_canonical(given[np.ix_(alive, alive)])]
@@ -133,15 +134,22 @@ def _matrix_of(graph: nx.Graph | Tensor | np.ndarray) -> tuple[list[Hashable], M
         matrix = np.zeros((len(names), len(names)))
         has_own = all("own" in about for *_, about in graph.edges(data=True))
         for i, j, weight in graph.edges(data="own" if has_own else "weight"):
-            if weight is None:
+            if not isinstance(weight, Real):
                 raise GraphError(
-                    f"clusters: the edge {i!r}, {j!r} has no weight. Give each edge an attribute "
-                    f"'weight'; its sign tells the gate."
+                    f"clusters: the edge {i!r}, {j!r} has no weight, but {weight!r}. Give each "
+                    f"edge a number 'weight'; its sign tells the gate."
                 )
             entry = float(weight) if i == j else float(weight) / 2
             matrix[place[i], place[j]] = matrix[place[j], place[i]] = entry
     else:
-        matrix = torch.as_tensor(graph).detach().double().cpu().numpy()
+        given = graph.detach().cpu().double() if isinstance(graph, Tensor) else graph
+        matrix = np.asarray(given)
+        if matrix.dtype.kind not in "fiub":
+            raise GraphError(
+                f"clusters: a {type(graph).__name__} was given, which holds no real numbers. Pass "
+                f"a networkx.Graph or a symmetric matrix."
+            )
+        matrix = matrix.astype(np.float64)
         if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
             raise GraphError(
                 f"clusters: a matrix of shape {matrix.shape} was given; it must be square, with a "

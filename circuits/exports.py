@@ -13,23 +13,25 @@ and an interaction is a node between its two causes and its effect. The frontend
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
+from xml.etree.ElementTree import ParseError
 
 import networkx as nx
 
 from circuits.circuit import Circuit, Feature, Output
-from circuits.errors import CircuitFileError, GraphError
+from circuits.errors import CircuitFileError, GraphError, first_line
 from circuits.files import written_whole
 
 _WRITERS = {".graphml": nx.write_graphml, ".gexf": nx.write_gexf}
 _READERS = {".graphml": nx.read_graphml, ".gexf": nx.read_gexf}
 # what XML 1.0 forbids, what parsers turn into something else, and the escape itself
 _UNSAFE = re.compile("[^ -[\\]-~\u00a0-\ud7ff\ue000-\ufdcf\ufdf0-\ufffd\U00010000-\U0010fffd]")
-_MOST_PINNED = 200  # the frontend's subgraph shows no more
+_MOST_PINNED = 200  # the frontend's subgraph shows no more: the most influential
 
 
 def escape(text: str) -> str:
@@ -54,14 +56,26 @@ def write_graph(graph: nx.Graph | Circuit, path: str | Path) -> Path:
     write = _WRITERS[_format(path)]
     safe = _translated(graph, escape)
     with written_whole(path) as file:
-        write(safe, file)
+        try:
+            write(safe, file)
+        except (nx.NetworkXError, TypeError, ValueError) as error:
+            raise GraphError(
+                f"{path}: the format cannot hold this graph ({first_line(error)}). Attributes must "
+                f"be numbers or strings: change or delete those that are not."
+            ) from error
     return path
 
 
 def read_graph(path: str | Path) -> nx.Graph:
     """Read what ``write_graph`` wrote; nodes are named by strings, as the formats do."""
     path = Path(path)
-    graph = _READERS[_format(path)](path)
+    try:
+        graph = _READERS[_format(path)](path)
+    except (nx.NetworkXError, ParseError, ValueError) as error:
+        raise GraphError(
+            f"{path}: no graph can be read from it ({first_line(error)}). It was cut short or is "
+            f"another file: write it again with write_graph."
+        ) from error
     if not graph.is_directed() and graph.is_multigraph():
         graph = nx.Graph(graph)
     for *_, about in graph.edges(data=True):
@@ -99,7 +113,15 @@ def attribution(circuit: Circuit, layer: int = 0, scan: str = "bilinear") -> dic
     Link weights are the pairs' weights, or what they add on data where that is known: half of each
     from either cause. Everything outside the circuit is an error node where its mean is known.
     """
+    if layer < 0:
+        raise GraphError(f"attribution: there is no layer {layer}; they count from 0.")
+    if broken := [pair for pair in circuit.interactions if not math.isfinite(pair.weight)]:
+        raise GraphError(
+            f"attribution: the weight of pair {broken[0].first}, {broken[0].second} is "
+            f"{broken[0].weight}, which no viewer draws. Look at where it was computed."
+        )
     nodes, links = _nodes_and_links(circuit, layer)
+    pinned = sorted(nodes, key=lambda node: node["influence"])[:_MOST_PINNED]
     tokens = ["input features", "output feature"]
     return {
         "metadata": {
@@ -112,7 +134,7 @@ def attribution(circuit: Circuit, layer: int = 0, scan: str = "bilinear") -> dic
             "schema_version": 1,
         },
         "qParams": {
-            "pinnedIds": [node["node_id"] for node in nodes][-_MOST_PINNED:],
+            "pinnedIds": [node["node_id"] for node in pinned],
             "supernodes": _supernodes(circuit, str(layer)),
             "linkType": "both",
             "clickedId": "",

@@ -42,7 +42,9 @@ class JointFiring:
 
     def of(self, pairs: pd.DataFrame) -> pd.DataFrame:
         """The same pairs (first, second, weight, …) with coactivation, together, data_weight."""
-        known = pairs.merge(self.pairs, on=["first", "second"], how="left", validate="many_to_one")
+        new = ["coactivation", "together", "data_weight"]
+        plain = pairs.drop(columns=new, errors="ignore")
+        known = plain.merge(self.pairs, on=["first", "second"], how="left", validate="many_to_one")
         if known["coactivation"].isna().any():
             raise FeatureRangeError(
                 f"JointFiring: {int(known['coactivation'].isna().sum())} of {len(pairs)} pairs "

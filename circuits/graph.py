@@ -16,7 +16,6 @@ from collections.abc import Iterable, Mapping, Sequence
 import networkx as nx
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor
 
 from circuits.circuit import Circuit
@@ -25,7 +24,7 @@ from circuits.errors import GraphError, check_count, check_index, check_indices
 from circuits.firing import JointFiring
 from circuits.interactions import Interactions
 from circuits.pursuit import significant_pairs
-from circuits.significance import RotationNull, features_alone, q_values
+from circuits.significance import RotationNull, features_alone, scored
 
 __all__ = [
     "Circuit",
@@ -46,7 +45,7 @@ def interaction_graph(
     *,
     coverage: float | None = None,
     significant: float | None = None,
-    labels: Mapping[int, str] | None = None,
+    labels: Mapping[int, str] | Sequence[str] | None = None,
     frequency: Sequence[float] | np.ndarray | Tensor | None = None,
     firing: JointFiring | None = None,
 ) -> nx.Graph:
@@ -56,14 +55,15 @@ def interaction_graph(
     norm of ``matrix(output)``. ``significant``: the discoveries at this false-discovery rate (0.05,
     say), each tested given the others; features only, for the constant is not turned by the null.
 
-    Edges carry ``weight``, ``z`` and ``q`` (not those with the constant); if significant also
-    ``own``, the weight without the shadows of the others; with a ``firing`` that has counted the
-    pairs ``coactivation``, ``together`` and ``data_weight``, their weight times the coactivation.
-    Nodes carry ``feature``, ``label`` and, where given or in ``firing``, ``frequency``.
+    ``labels`` name features, by number or in their order. Edges carry ``weight``, ``z`` and ``q``
+    (not those with the constant); if significant also ``own``, the weight without the shadows of
+    the others; with a ``firing`` that has counted the pairs ``coactivation``, ``together`` and
+    ``data_weight``, their weight times the coactivation. Nodes carry ``feature``, ``label`` and,
+    where given or in ``firing``, ``frequency``.
 
-    ``graph.graph["energy"]`` is the edges' share of the squared norm of ``matrix(output)``, which
-    in superposition is mostly shadows; ``"explained"``, if significant, is the share of the form in
-    the model's own space that the edges build together.
+    ``graph.graph["energy"]`` is the edges' share of the squared norm of ``matrix(output)`` (which
+    is ``"total_energy"``); in superposition that is mostly shadows. ``"explained"``, if
+    significant, is the share of the form in the model's own space that the edges build together.
     """
     check_index("interaction_graph", output, inter.n_output, "output")
     chosen = {"n_edges": n_edges, "coverage": coverage, "significant": significant}
@@ -90,7 +90,8 @@ def interaction_graph(
         chosen=f"{way}={value}",
         n_input=inter.n_input,
         n_pairs=inter.n_input * (inter.n_input + 1) // 2,
-        energy=_energy(pairs) / energy if energy > 0 else 0.0,
+        total_energy=energy,
+        energy=float(_squares(pairs).sum()) / energy if energy > 0 else 0.0,
         interactions=inter.fingerprint,
     )
     if significant is not None:
@@ -105,9 +106,15 @@ def interaction_graph(
     constant = inter.n_input - 1 if inter.has_constant else None
     if frequency is None and firing is not None:
         frequency = firing.frequency
+    named = dict(labels if isinstance(labels, Mapping) else enumerate(labels or ()))
+    if frequency is not None and not inter.inputs.n_feature <= len(frequency) <= inter.n_input:
+        raise GraphError(
+            f"interaction_graph: {len(frequency)} frequencies were given for "
+            f"{inter.inputs.n_feature} features. Pass those of the input dictionary."
+        )
     for feature in sorted(set(pairs["first"]) | set(pairs["second"])):
         name = "constant" if feature == constant else f"feature {feature}"
-        label = name if labels is None else str(labels.get(feature, name))
+        label = str(named.get(feature, name))
         graph.add_node(int(feature), feature=int(feature), label=label)
         if frequency is not None and feature < len(frequency):
             graph.nodes[feature]["frequency"] = float(frequency[feature])
@@ -154,24 +161,12 @@ def _squares(pairs: pd.DataFrame) -> np.ndarray:
     return np.where(pairs["first"] == pairs["second"], weight**2, weight**2 / 2)
 
 
-def _energy(pairs: pd.DataFrame) -> float:
-    return float(_squares(pairs).sum())
-
-
 def _tested(
     inter: Interactions, output: int, pairs: pd.DataFrame, null: RotationNull
 ) -> pd.DataFrame:
     """z and q of pairs of features, each against the whole form."""
-    of_features = (pairs["second"] < inter.inputs.n_feature).to_numpy()
-    first, second = (
-        torch.tensor(pairs.loc[of_features, end].to_numpy()).to(inter.layer.device)
-        for end in ("first", "second")
-    )
-    z = np.full(len(pairs), np.nan)
-    q = z.copy()
-    z[of_features] = null.z_values(features_alone(inter).form(output), first, second)
-    q[of_features] = q_values(z[of_features], null.n_pairs)
-    return pairs.assign(z=z, q=q)
+    of_features = pairs[pairs["second"] < inter.inputs.n_feature]
+    return pairs.join(scored(features_alone(inter), null, of_features, output)[["z", "q"]])
 
 
 def _add_edges(graph: nx.Graph, pairs: pd.DataFrame) -> None:
@@ -188,20 +183,24 @@ def joint_graph(
     *,
     coverage: float | None = None,
     significant: float | None = None,
-    labels: Mapping[int, str] | None = None,
+    labels: Mapping[int, str] | Sequence[str] | None = None,
     output_labels: Mapping[int, str] | None = None,
+    frequency: Sequence[float] | np.ndarray | Tensor | None = None,
+    firing: JointFiring | None = None,
 ) -> nx.DiGraph:
     """Several outputs in one graph: input feature → interaction → output feature.
 
     Nodes are ``("in", i)``, ``("pair", o, i, j)`` and ``("out", o)``, with ``kind``, ``feature`` or
-    ``output``, and ``label``. The edge to the output carries the weight.
+    ``output``, and ``label``. The edge to the output carries what an edge of ``interaction_graph``
+    does; choices, labels, frequency and firing are as there.
     """
     listed = check_indices("joint_graph", outputs, inter.n_output, "output")
     joint = nx.DiGraph()
     for output in listed:
         one = interaction_graph(
-            inter, output, n_edges, coverage=coverage, significant=significant, labels=labels
-        )
+            inter, output, n_edges, coverage=coverage, significant=significant, labels=labels,
+            frequency=frequency, firing=firing,
+        )  # fmt: skip
         label = (output_labels or {}).get(output, f"output {output}")
         joint.add_node(("out", output), kind="output", output=output, label=label)
         for feature, about in one.nodes(data=True):
@@ -227,6 +226,11 @@ def projection(joint: nx.DiGraph, onto: str = "inputs") -> nx.Graph:
     kinds = {"inputs": "input", "outputs": "output"}
     if onto not in kinds:
         raise GraphError(f'projection: there is no side "{onto}". Ask for "inputs" or "outputs".')
+    if any("kind" not in about for _, about in joint.nodes(data=True)):
+        raise GraphError(
+            "projection: the nodes of this graph do not say of which kind they are. Pass one made "
+            "by joint_graph."
+        )
     graph = nx.Graph()
     for node, about in joint.nodes(data=True):
         if about["kind"] == kinds[onto]:

@@ -30,8 +30,9 @@ def form_cosines(
 ) -> Float[Tensor, "output other"]:
     """The cosine of each output's form with each other's; an output without a form has zeros."""
     listed = check_indices("form_cosines", outputs, inter.n_output, "output")
-    against = listed if others is None else list(others)
-    check_indices("form_cosines", against, inter.n_output, "output")
+    against = listed
+    if others is not None:
+        against = check_indices("form_cosines", others, inter.n_output, "output")
     down, gram = inter.layer.down.double(), inter.whitened.pair_gram
     one = inter.outputs.read[listed].double() @ down
     two = inter.outputs.read[against].double() @ down
@@ -54,8 +55,7 @@ def nearest_outputs(
     Among all outputs, or among those named. A cosine near −1 is an opposite end.
     """
     n = check_count("nearest_outputs", n, None, "n")
-    listed = list(range(inter.n_output) if outputs is None else outputs)
-    check_indices("nearest_outputs", listed, inter.n_output, "output")
+    listed = _listed("nearest_outputs", inter, outputs)
     tables = []
     for strip, start in _strips(listed):
         cosines = form_cosines(inter, strip, listed)
@@ -83,10 +83,10 @@ def output_groups(
     group's direction that an output is at, and ``cosine`` that with the group's largest form, which
     is at the end +1. Groups count from the largest; an output like no other is a group of its own.
     """
-    listed = list(range(inter.n_output) if outputs is None else outputs)
+    listed = _listed("output_groups", inter, outputs)
     if not 0 < least < 1:
         raise GraphError(f"output_groups: least = {least} is no cosine between 0 and 1.")
-    if not 1 <= len(listed) <= _MOST:
+    if len(listed) > _MOST:
         raise GraphError(
             f"output_groups: {len(listed)} outputs; it groups 1 to {_MOST} at once. Name those "
             f"that matter, such as the neighbours in nearest_outputs."
@@ -110,6 +110,15 @@ def output_groups(
             rows.append((listed[place], group, side, cosine))
     table = pd.DataFrame(rows, columns=["output", "group", "side", "cosine"])
     return table.sort_values("output", ignore_index=True)
+
+
+def _listed(owner: str, inter: Interactions, outputs: Iterable[int] | None) -> list[int]:
+    """Each output once."""
+    named = range(inter.n_output) if outputs is None else outputs
+    listed = list(dict.fromkeys(check_indices(owner, named, inter.n_output, "output")))
+    if not listed:
+        raise GraphError(f"{owner}: no outputs were named. Name at least one.")
+    return listed
 
 
 def _strips(outputs: list[int]) -> Iterator[tuple[list[int], int]]:

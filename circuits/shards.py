@@ -101,6 +101,6 @@ def _fingerprint(path: Path) -> str:
 def _check_fingerprint(path: Path, fingerprint: str) -> None:
     if _fingerprint(path) != fingerprint:
         raise ShardError(
-            f"{path} was made from another layer or other dictionaries than those given now. "
-            f"Use another folder, or delete this one."
+            f"{path} was made from another layer, other dictionaries or other settings than those "
+            f"given now. Give those again, use another folder, or delete {path.parent}."
         )

@@ -4,11 +4,13 @@ The null: the features are turned at random against the layer, all together, so 
 and the angles between them stay. What one pair's weight is then can be said exactly, with no
 sampling, by holding one feature still and turning the rest about it: the other feature's direction
 is uniform on a sphere, and its cosine with what the layer makes of the first one follows Student's
-t. It is asked from both ends, and the larger p-value counts. That matters: a feature of a strong
-gate has larger weights with *every* feature; only from its own end is that no news.
+t. It is asked from both ends, and the larger p-value counts, which is therefore never too small.
+That matters: a feature of a strong gate has larger weights with *every* feature; only from its own
+end is that no news.
 
 A feature's pair with itself is a quadratic form of one random direction; its tail comes from the
-form's eigenvalues by the saddlepoint formula of Lugannani and Rice, within a fifth of the p-value.
+form's eigenvalues by the saddlepoint formula of Lugannani and Rice, within a quarter of the
+p-value.
 
 Features are taken in whitened coordinates (the left singular vectors of the dictionary): weights
 are the same there, and a direction that all features share is not news about any pair of them.
@@ -118,14 +120,16 @@ class RotationNull:
 
     def _with_itself(self, form: Tensor, feature: Tensor, weight: Tensor) -> np.ndarray:
         unit = self.features[feature] / self._norms[feature].clamp(min=1e-300)[:, None]
-        values = torch.linalg.eigvalsh(form).cpu().numpy()
-        pushed = (self.write[feature] @ self.onto.mT).square().sum(1) * weight
-        own = (self.write[feature] @ self.onto.mT * unit).sum(1).square() * weight
-        height = ((unit @ form * unit).sum(1) + own).cpu().numpy()
-        # putting its own share back adds about one eigenvalue
-        added = np.where(pushed.cpu().numpy() != 0, pushed.cpu().numpy(), values.mean())
-        values = np.broadcast_to(values, (len(height), len(values)))
-        return sphere_tail(np.append(values, added[:, None], axis=1), height)
+        ours = self.write[feature] @ self.onto.mT
+        height = (unit @ form * unit).sum(1) + (ours * unit).sum(1).square() * weight
+        values = torch.linalg.eigvalsh(form).repeat(len(feature), 1)
+        if form.shape[0]:
+            # putting its own share back moves about one eigenvalue: one like what was there
+            size = ours.square().sum(1)
+            there = (ours @ form * ours).sum(1) / size.clamp(min=1e-300)
+            moved = (values - there[:, None]).abs().argmin(1, keepdim=True)
+            values.scatter_add_(1, moved, (size * weight)[:, None])
+        return sphere_tail(values.cpu().numpy(), height.cpu().numpy())
 
 
 def _normal_of_cosine(
@@ -152,6 +156,8 @@ def sphere_tail(
     ``xᵀQx > h`` says that ``Σ (λ − h) g²`` of Gaussians is positive, whose cumulant function is
     known; its saddlepoint gives the tail.
     """
+    if values.shape[1] == 0:  # features that write nothing
+        return np.zeros(len(height))
     sign = np.where(height >= values.mean(1), 1.0, -1.0)
     shifted = sign[:, None] * (values - height[:, None])
     size = np.abs(shifted).max(1)
@@ -211,9 +217,15 @@ def scored_strongest(
     """
     n = check_count("scored_strongest", n, None, "n")
     outputs = range(inter.n_output) if outputs is None else outputs
-    if outputs.step != 1 or not outputs or not 0 <= outputs[0] <= outputs[-1] < inter.n_output:
+    if (
+        not isinstance(outputs, range)
+        or outputs.step != 1
+        or not outputs
+        or not 0 <= outputs[0] <= outputs[-1] < inter.n_output
+    ):
         raise FeatureRangeError(
-            f"scored_strongest: {outputs} is no range(a, b) of outputs 0 to {inter.n_output - 1}."
+            f"scored_strongest: {outputs} is no range(a, b) of outputs 0 to {inter.n_output - 1}. "
+            f"Shards are made of unbroken ranges; take the rows of others from the table."
         )
     alone = features_alone(inter)
     null = RotationNull.of(alone.inputs)

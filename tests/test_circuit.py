@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.planted import Planted, named_circuit, plant
+from analysis.planted import Planted, plant
 from circuits.circuit import Circuit, Feature, Interaction, Output
 from circuits.errors import CircuitsError
 from circuits.exports import (
@@ -32,7 +32,8 @@ HOSTILE = ['"', "<b>&amp;</b>", "a\nb\tc\r\nd", "", " two  spaces ", "\x00\x1f\x
 @pytest.fixture(scope="module")
 def circuit() -> Circuit:
     inter, _ = plant(Planted(n_gates=2, n_feature=256))
-    return named_circuit(inter, 0)
+    graph = interaction_graph(inter, 0, significant=0.05)
+    return Circuit.of(graph, clusters(graph))
 
 
 def labelled(*labels: str) -> Circuit:
@@ -104,6 +105,15 @@ def test_its_share_of_the_activation_is_that_of_its_pairs():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
+        ({"version": True}, "of schema version True"),
+        ({"name": 3}, "name = 3 in the circuit is no str"),
+        ({"energy": None}, "energy = None in the circuit is no float"),
+        ({"energy": float("nan")}, "energy = nan in the circuit is no float"),
+        ({"explained": "all"}, "explained = 'all' in the circuit is no float | None"),
+        ({"thresholds": {"a": [1]}}, r"a = \[1\] in thresholds is no float | str | None"),
+        ({"thresholds": ["ab"]}, "is not whole: 'thresholds' is a list"),
+        ({"thresholds": [1]}, "is not whole: 'thresholds' is a list"),
+        ({"source": None}, "is not whole"),
         ({"version": 2}, "of schema version 2; this version of the toolkit reads 1"),
         ({"schema": "other"}, "'schema' is not"),
         ({"features": []}, "interactions name features .* which it does not have"),
@@ -133,9 +143,48 @@ def test_a_file_that_is_cut_short_is_refused_and_nothing_half_written_is_left(ci
     assert sorted(p.name for p in tmp_path.iterdir()) == ["circuit.json"]
 
 
-def test_a_feature_listed_twice_is_refused():
+def test_a_feature_or_a_pair_listed_twice_is_refused():
     with pytest.raises(CircuitsError, match="a feature is listed twice"):
         Circuit("x", Output(0, "x"), (Feature(1, "a"), Feature(1, "b")), ())
+    pairs = (Interaction(1, 2, 0.5), Interaction(2, 1, 0.5))
+    with pytest.raises(CircuitsError, match="a pair is listed twice"):
+        Circuit("x", Output(0, "x"), (Feature(1, "a"), Feature(2, "b")), pairs)
+
+
+@pytest.mark.parametrize("weight", [None, float("nan"), True, "1"])
+def test_a_weight_that_is_no_number_is_refused(circuit, tmp_path, weight):
+    path = circuit.save(tmp_path / "circuit.json")
+    told = json.loads(path.read_text())
+    told["interactions"][0]["weight"] = weight
+    path.write_text(json.dumps(told))
+    with pytest.raises(CircuitsError, match=r"weight = .* in interactions is no float"):
+        Circuit.load(path)
+
+
+def test_part_of_a_graph_is_part_of_a_circuit():
+    inter = small()
+    graph = interaction_graph(inter, 3, n_edges=30)
+    part = graph.subgraph(list(graph)[:6]).copy()
+    nx.set_edge_attributes(part, "red", "colour")  # what is not of a circuit is left out
+    first, second = sorted(next(iter(part.edges)))
+    circuit = Circuit.of(part)
+    matrix = inter.matrix(3)
+    squares = [
+        float(matrix[p.first, p.second]) ** 2 * (1 if p.first == p.second else 2)
+        for p in circuit.interactions
+    ]
+    assert circuit.energy == pytest.approx(sum(squares) / float(inter.energies[3]))
+    assert circuit.energy < Circuit.of(graph).energy
+    del part.edges[first, second]["weight"]
+    with pytest.raises(CircuitsError, match="an edge without 'weight'"):
+        Circuit.of(part)
+
+
+def test_what_a_part_explains_is_not_known():
+    inter, _ = plant(Planted(n_gates=2, n_feature=256))
+    graph = interaction_graph(inter, 0, significant=0.05)
+    assert Circuit.of(graph).explained == graph.graph["explained"]
+    assert Circuit.of(graph.subgraph(list(graph)[:3])).explained is None
 
 
 # --- formats of others ---
@@ -175,6 +224,20 @@ def test_escaping_is_undone_and_leaves_only_what_xml_keeps(text):
     assert unescape(escape(text)) == text
     assert escape(text) == escape(text).strip()
     assert not any(ord(c) < 32 or 0x7F <= ord(c) < 0xA0 for c in escape(text))
+
+
+@pytest.mark.parametrize("name", ["x.graphml", "x.gexf"])
+def test_a_graph_file_that_is_none_and_a_graph_that_no_file_holds_are_refused(tmp_path, name):
+    for text in ("<graphml><", "hello", "<a/>"):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(CircuitsError, match="no graph can be read from it"):
+            read_graph(tmp_path / name)
+    (tmp_path / name).unlink()
+    graph = nx.Graph()
+    graph.add_node(1, tags=[1, 2])
+    with pytest.raises(CircuitsError, match="cannot hold this graph"):
+        write_graph(graph, tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_unknown_format_is_refused(circuit, tmp_path):
@@ -272,6 +335,28 @@ def test_what_is_outside_is_an_error_node_that_collides_with_no_feature():
     target = next(node["node_id"] for node in document["nodes"] if node["is_target_logit"])
     into = sum(link["weight"] for link in document["links"] if link["target"] == target)
     assert into == pytest.approx(whole)
+
+
+def test_the_most_influential_nodes_are_pinned_where_there_are_too_many():
+    features = tuple(Feature(i, f"feature {i}") for i in range(150))
+    pairs = tuple(Interaction(i, i + 1, 1.0 + i) for i in range(149))
+    document = attribution(Circuit("many", Output(3, "out"), features, pairs, energy=0.5))
+    validate(document)
+    by_id = {node["node_id"]: node for node in document["nodes"]}
+    pinned = document["qParams"]["pinnedIds"]
+    assert len(pinned) == 200
+    assert any(by_id[name]["is_target_logit"] for name in pinned)
+    most = max(by_id[name]["influence"] for name in pinned)
+    assert all(node["influence"] >= most for name, node in by_id.items() if name not in pinned)
+
+
+def test_no_graph_is_written_of_a_layer_or_a_weight_that_is_none(circuit, tmp_path):
+    with pytest.raises(CircuitsError, match="there is no layer -1"):
+        write_attribution(circuit, tmp_path, layer=-1)
+    pairs = (Interaction(0, 0, float("nan")),)
+    with pytest.raises(CircuitsError, match="the weight of pair 0, 0 is nan"):
+        write_attribution(Circuit("x", Output(0, "x"), (Feature(0, "a"),), pairs), tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_groups_are_in_the_address_too(circuit):

@@ -153,8 +153,15 @@ ASYMMETRIC = np.array([[0.0, 1.0], [0.75, 0.0]])
         (WEIGHTLESS, "the edge 1, 2 has no weight"),
         (nx.DiGraph([(1, 2)]), "a DiGraph was given"),
         (np.ones((1025, 1025)), "1025 nodes"),
+        (np.array([[0, 1j], [1j, 0]]), "holds no real numbers"),
+        (np.array([["a"]]), "holds no real numbers"),
     ],
 )
 def test_what_has_no_groups_is_refused(given, said):
     with pytest.raises(CircuitsError, match=said):
         clusters(given)
+
+
+def test_a_seed_that_is_none_is_refused():
+    with pytest.raises(CircuitsError, match="there is no seed -1"):
+        clusters(np.ones((3, 3)), seed=-1)

@@ -127,6 +127,21 @@ def test_frequencies_that_are_given_are_on_the_nodes():
     graph = interaction_graph(small(), 3, n_edges=30, frequency=np.linspace(0, 1, 20))
     assert graph.nodes[19]["frequency"] == 1
     assert "frequency" not in graph.nodes[20]  # the constant
+    joint = joint_graph(small(), [3], n_edges=30, frequency=np.linspace(0, 1, 20))
+    assert joint.nodes["in", 19]["frequency"] == 1
+    with pytest.raises(CircuitsError, match="2 frequencies were given for 20 features"):
+        interaction_graph(small(), 3, n_edges=30, frequency=[0.5, 0.5])
+
+
+def test_labels_are_given_by_number_or_in_their_order():
+    listed = [f"word {i}" for i in range(20)]
+    graphs = [
+        interaction_graph(small(), 3, 30, labels=labels)
+        for labels in (listed, dict(enumerate(listed)))
+    ]
+    assert graphs[0].nodes[19]["label"] == "word 19"
+    assert graphs[0].nodes[20]["label"] == "constant"
+    assert dict(graphs[0].nodes(data=True)) == dict(graphs[1].nodes(data=True))
 
 
 def test_projections_add_up():
@@ -145,6 +160,8 @@ def test_projections_add_up():
     assert outputs.edges[1, 4]["n_pairs"] == all_pairs
     with pytest.raises(CircuitsError, match='no side "up"'):
         projection(joint, "up")
+    with pytest.raises(CircuitsError, match="made by joint_graph"):
+        projection(nx.DiGraph([(1, 2)]))
 
 
 # --- likeness of outputs ---
@@ -184,6 +201,14 @@ def test_opposite_ends_of_one_direction_are_one_group():
     assert form_cosines(inter, [3]).abs().max() == 0
     with pytest.raises(CircuitsError, match=r"least = 1\.5"):
         output_groups(inter, least=1.5)
+
+
+def test_outputs_are_told_once_and_none_is_refused():
+    assert nearest_outputs(small(), 3, [2, 4, 2])["output"].tolist() == [2, 4]
+    assert output_groups(small(), [3, 3])["output"].tolist() == [3]
+    for ask in (nearest_outputs, output_groups):
+        with pytest.raises(CircuitsError, match="no outputs were named"):
+            ask(small(), outputs=[])
 
 
 # --- data ---
@@ -229,6 +254,7 @@ def test_data_weights_of_all_pairs_are_the_mean_activation():
     total = sum(graph.edges[pair]["data_weight"] for pair in graph.edges)
     assert total == pytest.approx(firing.mean_of(inter.form(3)))
     assert graph.nodes[4]["frequency"] == firing.frequency[4]
+    pd.testing.assert_frame_equal(firing.of(firing.of(pairs)), firing.of(pairs))
 
 
 def test_pairs_of_active_features_are_looked_up_in_bounded_pieces(monkeypatch):

@@ -11,12 +11,13 @@ import torch
 import sae
 from analysis.commands_graph import export
 from analysis.interaction_tables import layer_interactions, padded, run_interactions
-from analysis.planted import Planted, calibrate, edge_scores, named_circuit, plant, score
+from analysis.planted import Planted, calibrate, edge_scores, plant, score
 from circuits import Basis
 from circuits.errors import CircuitsError
+from circuits.graph import Circuit, clusters, interaction_graph
 from circuits.manifest import read_manifest
 from circuits.model import Site
-from circuits.pursuit import significant_pairs
+from circuits.pursuit import known_pairs, significant_pairs
 from tests.small import basis, small_layer
 from tests.small_models import small_folder
 from tests.test_project import command
@@ -50,6 +51,21 @@ def test_each_kind_of_gate_is_found_grouped_and_named(kind):
     assert scores["gates"] == 1
 
 
+def test_pairs_that_are_told_are_tested_given_each_other():
+    inter, (truth,) = plant(Planted(n_gates=2, n_feature=256))
+    found = significant_pairs(inter, 0)
+    told = known_pairs(inter, 0, zip(found["second"], found["first"], strict=True))
+    pd.testing.assert_frame_equal(told, found)
+    assert told.attrs["explained"] == pytest.approx(found.attrs["explained"])
+    absent = next(pair for pair in [(0, 1), (0, 2), (1, 2)] if pair not in truth.weights)
+    more = known_pairs(inter, 0, [*truth.weights, absent]).set_index(["first", "second"])
+    assert more.loc[absent, "q"] > 0.05
+    assert (more.drop(index=[absent])["q"] <= 0.05).all()
+    assert len(known_pairs(inter, 0, [])) == 0
+    with pytest.raises(CircuitsError, match="there is no feature 256"):
+        known_pairs(inter, 0, [(0, 256)])
+
+
 def test_false_discoveries_are_at_most_what_was_asked_for():
     shares = []
     for seed in range(12):
@@ -72,6 +88,8 @@ def test_calibration_has_a_row_for_each_ratio_and_its_controls():
     rows = ["snr 1", "snr 8", "noise alone", "rotated", "shuffled"]
     assert table["layer"].tolist() == rows
     assert table.loc[1, "f1"] > 0.9
+    with pytest.raises(CircuitsError, match="no snrs were named"):
+        calibrate(Planted(32, 128, 1, largest=2), [])
     assert (table.loc[2:, "any"] == 0).all()
     pd.testing.assert_frame_equal(
         table, calibrate(Planted(32, 128, 1, largest=2), [1.0, 8.0], n_seeds=2)
@@ -84,7 +102,9 @@ def test_calibration_has_a_row_for_each_ratio_and_its_controls():
         ({"snr": 0.0}, "snr = 0.0 is not above zero"),
         ({"kinds": ("NAND",)}, "there is no gate NAND"),
         ({"n_gates": 99}, "99 gates of up to 12 features need more than 512"),
-        ({"n_gates": -1}, "no negative numbers"),
+        ({"n_gates": -1}, "n_gates = -1 is no whole number from 0"),
+        ({"kinds": ()}, "no kinds of gates"),
+        ({"d_model": 1}, "has one direction"),
         ({"largest": 1}, "at least two features"),
         ({"d_model": 0}, "d_model = 0"),
     ],
@@ -147,8 +167,15 @@ def test_a_runs_tables_are_written_for_each_layer_with_both_dictionaries(tmp_pat
     np.testing.assert_allclose(table.loc[fires, "coactivation"], 1)
     assert (table.loc[table["first"] == 0, "data_weight"] == 0).all()
     assert read_manifest(tmp_path)[-1]["step"] == "interactions"
+    assert told["layer 0"]["the same, features rotated"].endswith(" of 20")
     with pytest.raises(CircuitsError, match=r"of layers \[0\], not of \[1\]"):
         run_interactions(tmp_path, layers=[1])
+    with pytest.raises(CircuitsError, match=r"other settings.* or delete .*layer-0"):
+        run_interactions(tmp_path, n=5)
+    with pytest.raises(CircuitsError, match=r"q = 2\.0 is no share"):
+        run_interactions(tmp_path, q=2.0)
+    with pytest.raises(CircuitsError, match="-1 documents cannot be read"):
+        run_interactions(tmp_path, n_documents=-1)
 
 
 def test_rows_of_unequal_length_are_padded_with_zeros():
@@ -175,7 +202,8 @@ def test_calibrate_prints_its_table():
 
 def test_export_writes_each_format(tmp_path):
     inter, _ = plant(Planted(n_gates=1, n_feature=256))
-    named_circuit(inter, 0).save(tmp_path / "gate.json")
+    graph = interaction_graph(inter, 0, significant=0.05)
+    Circuit.of(graph, clusters(graph)).save(tmp_path / "gate.json")
 
     def options(form: str, out: str | None = None) -> argparse.Namespace:
         return argparse.Namespace(
@@ -187,7 +215,9 @@ def test_export_writes_each_format(tmp_path):
     assert set(export(options("tables", str(tmp_path / "t")))) == {
         "features", "interactions", "gates",
     }  # fmt: skip
-    assert export(options("attribution"))["file"] == str(tmp_path / "attribution" / "output-0.json")
+    told = export(options("attribution"))
+    assert told["file"] == str(tmp_path / "attribution" / "output-0.json")
+    assert "supernodes=" in told["address"]  # the frontend reads them there alone
     wrong = command("export", str(tmp_path / "none.json"))
     assert wrong.returncode == 2
     assert "none.json" in wrong.stderr

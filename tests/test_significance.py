@@ -1,5 +1,7 @@
 """Chance is what the null says it is, and false discoveries are as rare as promised."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -89,6 +91,24 @@ def test_the_tail_of_a_form_on_the_sphere_is_that_of_random_directions(values):
         assert (z > 0) == (height > values.mean())
 
 
+@pytest.mark.parametrize("d", [2, 3, 8])
+def test_features_turned_at_random_are_rarely_surprising(d):
+    """Over whole rotations: a pair's p-value is never too small, a feature's own hardly."""
+    null, form = RotationNull.of(basis(10, d)), symmetric(d, seed=1)
+    white, same = null.onto @ form @ null.onto.mT, torch.eye(d).double()
+    first, second = torch.triu_indices(10, 10)
+    selves = (first == second).numpy()
+    found = []
+    for seed in range(400):
+        turn = torch.linalg.qr(normal(d, d, seed=seed)).Q
+        turned = RotationNull(null.features @ turn, null.features @ turn, same)
+        found.append(p_values(turned.z_values(white, first, second)))
+    p = np.array(found)
+    for share in (0.2, 0.05, 0.01):
+        assert (p[:, ~selves] <= share).mean() <= share
+        assert (p[:, selves] <= share).mean() <= 1.2 * share
+
+
 def test_a_form_that_is_the_same_in_every_direction_surprises_nobody():
     inter = only_output(torch.eye(6).double(), basis(15, 6))
     whole = Interactions(inter.layer, Basis.identity(6, torch.float64), inter.outputs)
@@ -157,6 +177,19 @@ def test_features_that_write_nothing_or_the_same_are_no_trouble():
     table = scored_strongest(inter, 30 * 31 // 2)
     assert np.isfinite(table[["weight", "z", "q"]]).all().all()
     significant_pairs(inter, 0)
+
+
+@pytest.mark.parametrize(("n_feature", "d"), [(1, 1), (1, 4), (3, 4), (5, 1), (6, 2)])
+@pytest.mark.parametrize("size", [0.0, 1.0])
+def test_too_few_features_or_dimensions_have_no_discoveries(n_feature, d, size):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of features that write nothing
+        inputs = Basis.from_decoder(size * normal(n_feature, d))
+    inter = only_output(symmetric(d), inputs)
+    table = scored_strongest(inter, 3)
+    assert np.isfinite(table[["z", "q"]]).all().all()
+    assert (table["q"] > 0.05).all()
+    assert len(significant_pairs(inter, 0)) == 0
 
 
 def test_the_constant_is_neither_tested_nor_counted():

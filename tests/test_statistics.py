@@ -102,7 +102,7 @@ def test_an_interrupted_pass_resumes_where_it_stopped(inter, tmp_path, monkeypat
 def test_shards_of_another_layer_are_refused(inter, tmp_path):
     output_statistics(inter, range(4), folder=tmp_path)
     other = Interactions(small_layer(seed=5), inter.inputs, inter.outputs)
-    with pytest.raises(ShardError, match=r"made from another layer.*Use another folder"):
+    with pytest.raises(ShardError, match=r"made from another layer.*use another folder"):
         output_statistics(other, range(8), folder=tmp_path)
     elsewhere = tmp_path / "elsewhere"
     make_shards(elsewhere, range(4, 8), lambda o: pd.DataFrame({"output": [o]}), "other", "")
