@@ -216,7 +216,7 @@ class Run:
         coder, scale, plan = self.coders[site], self.scales[site], self.plan
         unit = coder.unit
         together = plan.activation == "batchtopk"
-        threshold = coder.threshold.float().expand(coder.n_feature) / scale
+        threshold = coder.settled_threshold(self.step).float().expand(coder.n_feature) / scale
         notes = {
             "hook_name": site.hook_name,
             "trained_by": "bilinear-circuits",
@@ -343,7 +343,7 @@ def _finish(
             "site": str(site),
             "n_steps": run.step,
             "n_tokens": run.step * run.plan.n_batch,
-            "n_outliers": run.place.n_masked,
+            "n_outliers": run.mixer.n_masked(run.place),
             "seconds": run.seconds,
             "scale": run.scales[site],
             "summary": run.summaries[str(site)],

@@ -286,6 +286,20 @@ def test_a_site_is_trained_the_same_alone_and_beside_others(model, corpus, unbro
     assert torch.equal(alone.decoder, beside.decoder)
 
 
+def test_the_threshold_of_a_short_run_keeps_about_k_a_token(tmp_path):
+    x = [normal(500, 8, seed=i, dtype=torch.float32) for i in range(6)]
+    plan = replace(PLAN, activation="batchtopk", n_features=16, n_tokens=50 * 256)
+    (dictionary,) = train_on(TensorActivations(x), plan, tmp_path, device="cpu").values()
+    assert float(dictionary.statistics.frequency.sum()) == pytest.approx(4, abs=0.4)
+
+
+def test_the_narrowest_site_is_trained_though_all_but_one_feature_die(tmp_path):
+    x = [normal(500, 1, seed=i, dtype=torch.float32) for i in range(3)]
+    plan = replace(PLAN, n_features=6, k=1)
+    (dictionary,) = train_on(TensorActivations(x), plan, tmp_path, device="cpu").values()
+    assert dictionary.d_model == 1
+
+
 # -- bad input -------------------------------------------------------------------------------------
 
 
@@ -383,6 +397,10 @@ def test_a_plan_that_cannot_be_names_all_that_is_wrong_with_it(monkeypatch):
     said = r"n_batch is 1, .*k is 0, .*activation is 'relu', .*outlier is 0.5, .*sites are 'mlp_in"
     with pytest.raises(PlanError, match=said):
         TrainingPlan(k=0, n_batch=1, activation="relu", outlier=0.5, sites="mlp_in@0")
+    odd = {"sites": None, "normalise": "no", "learning_rate": True, "seed": 2**70}
+    for name, value in [*odd.items(), ("sites", {"mlp_in@0": 1})]:
+        with pytest.raises(PlanError, match=rf"my.json: TrainingPlan: {name} (is|are) "):
+            TrainingPlan.from_dict({name: value}, "my.json")
     with pytest.raises(PlanError, match=r"my.json: TrainingPlan: learning_rate is nan"):
         TrainingPlan.from_dict({"learning_rate": float("nan")}, "my.json")
 
