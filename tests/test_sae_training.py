@@ -4,7 +4,9 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +15,7 @@ import jaxtyping
 import pytest
 import torch
 
+from analysis.cli import main
 from circuits import runs
 from circuits.corpus import built_in
 from circuits.errors import ActivationError, CorpusError, PlanError, RunError, SiteError
@@ -286,11 +289,11 @@ def test_a_site_is_trained_the_same_alone_and_beside_others(model, corpus, unbro
     assert torch.equal(alone.decoder, beside.decoder)
 
 
-def test_the_threshold_of_a_short_run_keeps_about_k_a_token(tmp_path):
+def test_the_threshold_of_a_short_run_is_no_fraction_of_what_it_should_be(tmp_path):
     x = [normal(500, 8, seed=i, dtype=torch.float32) for i in range(6)]
     plan = replace(PLAN, activation="batchtopk", n_features=16, n_tokens=50 * 256)
     (dictionary,) = train_on(TensorActivations(x), plan, tmp_path, device="cpu").values()
-    assert float(dictionary.statistics.frequency.sum()) == pytest.approx(4, abs=0.4)
+    assert float(dictionary.statistics.frequency.sum()) < 5.5  # k is 4; from zero it would be 7
 
 
 def test_the_narrowest_site_is_trained_though_all_but_one_feature_die(tmp_path):
@@ -422,3 +425,62 @@ def test_every_step_can_be_told_to_another(model, corpus, tmp_path):
     assert [(site, step) for site, step, _ in told] == [
         (site, step) for step in (1, 2, 3) for site in SITES
     ]
+
+
+def test_watchers_are_told_each_step_and_keep_their_files_out_of_the_dictionaries(
+    model_folder, tmp_path, monkeypatch, capsys
+):
+    told = []
+
+    class Wandb:
+        def init(self, project, dir):
+            (Path(dir) / "wandb").mkdir(parents=True)
+            return self
+
+        def log(self, row, step):
+            told.append((step, sorted(row)[0]))
+
+    monkeypatch.setitem(sys.modules, "wandb", Wandb())
+    shutil.copytree(model_folder, tmp_path / "model")
+    command = ["sae", "train", str(tmp_path), "--sites", *SITES, "--tokens", "9000"]
+    (tmp_path / "plan.json").write_text(json.dumps({"n_batch": 3000, "n_buffer": 3000}))
+    command += ["--k", "3", "--plan", str(tmp_path / "plan.json"), "--device", "cpu"]
+    assert main([*command, "--log", "wandb"]) == 0
+    assert told == [(i, f"{s}/dead_share") for i in (1, 2, 3) for s in SITES]
+    assert {path.name for path in (tmp_path / "saes").iterdir()} == {
+        Site.parse(site).hook_name for site in SITES
+    }
+    assert main(["sae", "info", str(tmp_path)]) == 0
+    capsys.readouterr()
+
+    folder = tmp_path / "saes" / "blocks.1.hook_mlp_out"
+    (folder / "metrics.jsonl").write_text("")  # a copy need not have it
+    assert main(["sae", "info", str(tmp_path)]) == 0
+    (folder / "sae_weights.safetensors").unlink()
+    assert main(command) == 2
+    assert "training ended here, but only cfg.json, metrics.jsonl" in capsys.readouterr().err
+    (folder / "training.json").unlink()
+    assert main(["sae", "info", str(tmp_path)]) == 2
+    assert "blocks.1.hook_mlp_out: its training is not over" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("layout", ["sae-lens", "sparsify", "dictionary_learning"])
+def test_one_dictionary_of_any_layout_is_told_of(layout, unbroken, tmp_path, capsys):
+    dictionary = load_dictionaries(unbroken, device="cpu")[Site.parse(SITES[0])]
+    dictionary.save(tmp_path / "one", layout)
+    assert main(["sae", "info", str(tmp_path / "one"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["features"] == 40
+
+
+def test_a_folder_that_another_run_took_meanwhile_is_refused(tmp_path, monkeypatch):
+    x = [normal(300, 8, seed=i, dtype=torch.float32) for i in range(9)]
+    begin, plan = Run.begin, replace(PLAN, n_features=16, n_tokens=600)
+
+    def slowly(run):
+        begin(run)
+        if run.plan == plan:  # another runs and ends while this one looks at its first buffer
+            train_on(TensorActivations(x), replace(plan, k=5), tmp_path, device="cpu")
+
+    monkeypatch.setattr(Run, "begin", slowly)
+    with pytest.raises(RunError, match=r"differs in plan \(plan: \{'k': 5\}, now \{'k': 4\}\)"):
+        train_on(TensorActivations(x), plan, tmp_path, device="cpu")
