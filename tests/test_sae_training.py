@@ -14,13 +14,14 @@ from pathlib import Path
 import jaxtyping
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from analysis.cli import main
 from circuits import runs
 from circuits.corpus import built_in
 from circuits.errors import ActivationError, CorpusError, PlanError, RunError, SiteError
 from circuits.model import ModelPlan, ModelShape, Site, load_model, train_model
-from sae import TensorActivations, TrainingPlan, load_dictionaries, train_on, train_saes
+from sae import TensorActivations, TrainingPlan, layouts, load_dictionaries, train_on, train_saes
 from sae.training import Run
 from tests.small import normal
 
@@ -374,6 +375,24 @@ def test_a_full_disk_is_said_and_the_checkpoint_before_is_kept(
     assert not list((tmp_path / "out").rglob("*.part"))
     train_saes(model, corpus, PLAN, tmp_path / "out", device="cpu", checkpoint_every=5)
     assert files(tmp_path / "out") == files(unbroken)
+
+
+def test_a_disk_that_is_full_when_all_is_done_loses_nothing(
+    model_folder, tmp_path, monkeypatch, capsys
+):
+    def full(_tensors, path):
+        Path(path).write_bytes(b"half")
+        raise SafetensorError("I/O error: No space left on device")
+
+    shutil.copytree(model_folder, tmp_path / "model")
+    (tmp_path / "plan.json").write_text(json.dumps(replace(PLAN, sites=SITES[:1]).as_dict()))
+    command = ["sae", "train", str(tmp_path), "--plan", str(tmp_path / "plan.json")]
+    with monkeypatch.context() as patch:
+        patch.setattr(layouts, "save_file", full)
+        assert main([*command, "--device", "cpu"]) == 2
+    assert "No space left on device). Check the path and the disk" in capsys.readouterr().err
+    monkeypatch.setattr(Run, "learn", None)  # the checkpoint holds every step
+    assert main([*command, "--device", "cpu"]) == 0
 
 
 def test_sites_texts_and_plans_that_cannot_be_are_refused_before_anything_is_made(
