@@ -386,8 +386,14 @@ def _sae_quality(options: argparse.Namespace) -> None:
 
     dictionaries = load_dictionaries(options.run_folder, device=options.device)
     model = load_model(_model_of(options.run_folder), device=options.device)
+    for site, dictionary in dictionaries.items():
+        trained_on = dictionary.notes.get("activations", {}).get("model", model.fingerprint)
+        if trained_on != model.fingerprint:
+            print(f"note: {site} was trained on another model than this one", file=sys.stderr)
     training, held_out = parted(_corpus(options, model, options.seed))
     corpus = training if held_out is None else held_out
+    if held_out is None:
+        print("note: too few documents to hold any out: this is text to train on", file=sys.stderr)
     rows = [
         quality(dictionary, model, corpus, n_documents=options.documents, seed=options.seed).assign(
             site=str(site)

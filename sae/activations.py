@@ -432,7 +432,7 @@ class Mixer:
                 raise ActivationError(
                     f"one pass over the data gives {filled} tokens, fewer than the buffer of "
                     f"{self.n_buffer}. Give more text, or make the plan's n_buffer (and n_batch) "
-                    f"smaller."
+                    f'smaller: on the command line {{"n_buffer": …}} in the file of --plan.'
                 )
             found = {s: t.to(self.device, torch.float32) for s, t in chunk.activations.items()}
             if self.outlier is not None:

@@ -284,7 +284,7 @@ def _train(
             for site, row in rows:
                 _check(site, row, checkpoint)
                 row.pop("finite")
-                metrics[site].write(json.dumps({**row, "tokens_per_second": round(speed)}) + "\n")
+                metrics[site].write(_line({**row, "tokens_per_second": round(speed)}))
                 if log is not None:
                     log(str(site), row)
             for file in metrics.values():
@@ -310,6 +310,12 @@ def _told(measured: Measured) -> dict[str, float | int]:
         "dead_share": measured.n_dead / measured.n_feature,
         "finite": bool(measured.finite),
     }
+
+
+def _line(row: dict[str, float | int]) -> str:
+    """As JSON, which has no word for the share of a variance that is zero."""
+    told = {name: value if math.isfinite(value) else None for name, value in row.items()}
+    return json.dumps(told, allow_nan=False) + "\n"
 
 
 def _check(site: Site, row: dict[str, float | int], checkpoint: Path) -> None:

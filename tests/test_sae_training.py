@@ -304,6 +304,16 @@ def test_the_narrowest_site_is_trained_though_all_but_one_feature_die(tmp_path):
     assert dictionary.d_model == 1
 
 
+def test_activations_that_never_vary_leave_metrics_that_are_json(tmp_path):
+    for value in (0.0, 2.0):
+        plan, out = replace(PLAN, n_features=16, n_tokens=600), tmp_path / str(value)
+        train_on(TensorActivations([torch.full((1500, 8), value)]), plan, out, device="cpu")
+        (metrics,) = out.glob("*/metrics.jsonl")
+        for line in metrics.read_text().splitlines():
+            row = json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+            assert row["loss"] < 10
+
+
 # -- bad input -------------------------------------------------------------------------------------
 
 
@@ -503,3 +513,19 @@ def test_a_folder_that_another_run_took_meanwhile_is_refused(tmp_path, monkeypat
     monkeypatch.setattr(Run, "begin", slowly)
     with pytest.raises(RunError, match=r"differs in plan \(plan: \{'k': 5\}, now \{'k': 4\}\)"):
         train_on(TensorActivations(x), plan, tmp_path, device="cpu")
+
+
+def test_quality_says_when_the_model_or_the_text_are_not_what_they_should_be(
+    model_folder, corpus, unbroken, tmp_path, capsys
+):
+    shutil.copytree(unbroken, tmp_path / "saes")
+    shape = ModelShape(d_model=16, d_hidden=24, n_layer=2, n_head=2)
+    train_model(ModelPlan(shape, n_steps=1, n_rows=8), corpus, tmp_path / "model", device="cpu")
+    text = tmp_path / "few.txt"
+    text.write_text("\n\n".join(["the cake was good so mia felt happy ."] * 8))
+    command = ["sae", "quality", str(tmp_path), "--json", "--text", str(text), "--device", "cpu"]
+    assert main(command) == 0
+    told = capsys.readouterr()
+    assert all(f"note: {site} was trained on another model" in told.err for site in SITES)
+    assert "too few documents to hold any out" in told.err
+    assert {row["n_documents"] for row in json.loads(told.out).values()} <= set(range(1, 9))
