@@ -282,11 +282,14 @@ def test_a_signal_waits_until_the_step_is_saved(
     assert files(tmp_path / "out") == files(unbroken)
 
 
-def test_a_site_is_trained_the_same_alone_and_beside_others(model, corpus, unbroken, tmp_path):
+@pytest.mark.parametrize("site", SITES)
+def test_a_site_is_trained_the_same_alone_and_beside_others(
+    site, model, corpus, unbroken, tmp_path
+):
     (alone,) = train_saes(
-        model, corpus, replace(PLAN, sites=SITES[:1]), tmp_path / "alone", device="cpu"
+        model, corpus, replace(PLAN, sites=(site,)), tmp_path / "alone", device="cpu"
     ).values()
-    beside = load_dictionaries(unbroken, device="cpu")[Site.parse(SITES[0])]
+    beside = load_dictionaries(unbroken, device="cpu")[Site.parse(site)]
     assert torch.equal(alone.decoder, beside.decoder)
 
 
