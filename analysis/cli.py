@@ -345,7 +345,7 @@ def _sae_train(options: argparse.Namespace) -> None:
     model = load_model(_model_of(options.run_folder), device=options.device)
     corpus = _corpus(options, model, plan.seed)
     out = run / "saes"
-    log = None if options.log is None else watched_by(options.log, out)
+    log = None if options.log is None else watched_by(options.log, run)
     try:
         trained = train_saes(model, corpus, plan, out, device=options.device, log=log)
     except KeyboardInterrupt:
@@ -364,9 +364,10 @@ def _sae_info(options: argparse.Namespace) -> None:
     from pathlib import Path
 
     from sae import load_dictionaries, load_dictionary
+    from sae.formats import is_dictionary
 
     where = Path(options.where)
-    if (where / "saes").is_dir() or (where.is_dir() and not (where / "cfg.json").exists()):
+    if where.is_dir() and not is_dictionary(where):
         folder = where / "saes" if (where / "saes").is_dir() else where
         found = load_dictionaries(where, device="cpu")
         _print_dictionaries({folder / s.hook_name: d for s, d in found.items()}, options.json)
@@ -385,8 +386,14 @@ def _sae_quality(options: argparse.Namespace) -> None:
 
     dictionaries = load_dictionaries(options.run_folder, device=options.device)
     model = load_model(_model_of(options.run_folder), device=options.device)
+    for site, dictionary in dictionaries.items():
+        trained_on = dictionary.notes.get("activations", {}).get("model", model.fingerprint)
+        if trained_on != model.fingerprint:
+            print(f"note: {site} was trained on another model than this one", file=sys.stderr)
     training, held_out = parted(_corpus(options, model, options.seed))
     corpus = training if held_out is None else held_out
+    if held_out is None:
+        print("note: too few documents to hold any out: this is text to train on", file=sys.stderr)
     rows = [
         quality(dictionary, model, corpus, n_documents=options.documents, seed=options.seed).assign(
             site=str(site)
@@ -436,8 +443,9 @@ def _print_dictionaries(dictionaries: dict[Any, Any], as_json: bool) -> None:
                 "tokens_measured": int(statistics.n_token),
             }
         metrics = folder / "metrics.jsonl"
-        if metrics.is_file():
-            last = json.loads(metrics.read_text(encoding="utf-8").splitlines()[-1])
+        lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else []
+        if lines:
+            last = json.loads(lines[-1])
             row |= {"fvu": last["fvu"], "steps": last["step"]}
         told.append(row)
     if as_json:

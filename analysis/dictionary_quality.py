@@ -98,7 +98,7 @@ def quality(
         "pinv_exact": len(readers.exact.span.sizes) == dictionary.d_model,
         **pinv.row(moments, control),
         "n_token": int(found.n_token),
-        "n_documents": n_documents,
+        "n_documents": min(n_documents, corpus.n_documents or n_documents),
         "seed": seed,
     }
     return pd.DataFrame(row, index=[0])

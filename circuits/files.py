@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from circuits.errors import CircuitsError
 
 
@@ -69,6 +71,8 @@ def _staged(path: Path) -> Iterator[Path]:
     folder.mkdir()
     try:
         yield folder
+    except SafetensorError as error:  # its own word for a full disk
+        raise OSError(f"{path}: cannot be written ({error})") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

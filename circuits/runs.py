@@ -73,6 +73,8 @@ def claimed(folders: list[Path], made_of: Mapping[str, Any]) -> Iterator[None]:
                 write_json(out / PLAN, made_of)
             if not alone.enter_context(held(out / PLAN)):
                 raise RunError(f"{out}: another process trains there now. Wait for it, or stop it.")
+            # another run may have come and gone since the folder was looked at
+            check_made_of(out / PLAN, read_json(out / PLAN, RunError), made_of)
             for path in filter(_is_part, out.iterdir()):
                 shutil.rmtree(path)
         yield

@@ -133,6 +133,14 @@ class TensorActivations(Activations):
     tensors: Sequence[Tensor | dict[Site, Tensor]] | Callable[[], Iterable[Tensor | dict]]
     site: Site | str = "mlp_in@0"  # of tensors that come without one
 
+    def __post_init__(self) -> None:
+        given = self.tensors
+        if isinstance(given, Iterator) or (callable(given) and _is_begun_only_once(given)):
+            raise ActivationError(
+                "an iterator that can be used up was given, and a run that was stopped could not "
+                "find its place in it. Give a list, or a function that begins a new one."
+            )
+
     def _begun(self) -> Iterator[dict[Site, Tensor]]:
         items = self.tensors() if callable(self.tensors) else self.tensors
         (site,) = as_sites(self.site)
@@ -176,12 +184,27 @@ class TensorActivations(Activations):
             empty = True
             for item, named in islice(enumerate(self._begun()), first, None):
                 empty = False
+                found = {site: tensor.shape[1] for site, tensor in named.items()}
+                if found != self.widths:
+                    told, wanted = (
+                        ", ".join(f"{site}: {width}" for site, width in widths.items())
+                        for widths in (found, self.widths)
+                    )
+                    raise ActivationError(
+                        f"item {item} has the sites and widths {told}, and the first one has "
+                        f"{wanted}. Give every item the same."
+                    )
                 yield Chunk(named, {"epoch": epoch, "item": item + 1})
             if empty and not first:
                 raise ActivationError(
                     f"pass {epoch + 1} over the tensors is empty: an iterator that can be used up "
                     f"was given. Give a list, or a function that begins a new one."
                 )
+
+
+def _is_begun_only_once(begin: Callable[[], Iterable[Tensor | dict]]) -> bool:
+    first = begin()
+    return isinstance(first, Iterator) and begin() is first
 
 
 @dataclass(frozen=True, eq=False)
@@ -363,6 +386,11 @@ class Mixer:
                 after = next_one if last else replace(here, batch=batch + 1)
                 yield {site: tensor.index_select(0, rows) for site, tensor in buffer.items()}, after
 
+    def n_masked(self, place: Place) -> int:
+        """Outliers left out up to a place, those of the buffer that is in use there included."""
+        _, here, after = next(self._blocks(place))
+        return after.n_masked if place.batch else here.n_masked
+
     def buffer(self, place: Place) -> dict[Site, Float[Tensor, "token model"]]:
         """The whole buffer at a place, in no shuffled order: to look at, not to train on."""
         return next(self._blocks(place))[0]
@@ -404,7 +432,7 @@ class Mixer:
                 raise ActivationError(
                     f"one pass over the data gives {filled} tokens, fewer than the buffer of "
                     f"{self.n_buffer}. Give more text, or make the plan's n_buffer (and n_batch) "
-                    f"smaller."
+                    f'smaller: on the command line {{"n_buffer": …}} in the file of --plan.'
                 )
             found = {s: t.to(self.device, torch.float32) for s, t in chunk.activations.items()}
             if self.outlier is not None:
@@ -424,7 +452,8 @@ class Mixer:
 
 def _within(found: dict[Site, Tensor], limits: dict[str, float]) -> Bool[Tensor, " token"]:
     """Which tokens are no outliers at any site; what is not finite is left for others to see."""
-    beyond = [tensor.norm(dim=1) > limits[str(site)] for site, tensor in found.items()]
+    norms = {site: tensor.norm(dim=1) for site, tensor in found.items()}
+    beyond = [(n > limits[str(site)]) & n.isfinite() for site, n in norms.items()]
     return ~torch.stack(beyond).any(0)
 
 

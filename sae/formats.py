@@ -19,6 +19,7 @@ from circuits.files import folder_written_whole, read_json
 from circuits.hub import hub_place, model_folder
 from circuits.model import Site
 from circuits.model.device import chosen_device
+from circuits.runs import PLAN, RESULT
 from sae.dictionary import Dictionary
 from sae.layouts import LAYOUTS, Layout
 from sae.statistics import Statistics
@@ -111,6 +112,12 @@ def _statistics(folder: Path, n_feature: int) -> Statistics | None:
     return Statistics.read(path, n_feature) if path.exists() else None
 
 
+def is_dictionary(folder: Path) -> bool:
+    """Whether a folder has the files of one dictionary, rather than a run's."""
+    names = {path.name for path in folder.iterdir()}
+    return any(names & {layout.config, layout.weights} for layout in LAYOUTS.values())
+
+
 def _layout(folder: Path) -> Layout:
     """Of a folder, told by the names of its files alone."""
     if not folder.is_dir():
@@ -120,6 +127,11 @@ def _layout(folder: Path) -> Layout:
             f"Hugging Face hub. Check the path."
         )
     names = {path.name for path in folder.iterdir()}
+    if PLAN in names and RESULT not in names:
+        raise DictionaryError(
+            f"{folder}: its training is not over. The same command, or the same call of "
+            f"train_saes, goes on where it stopped; or remove the folder."
+        )
     for layout in LAYOUTS.values():
         if {layout.config, layout.weights} <= names and not _is_model(folder, layout):
             return layout
@@ -136,6 +148,11 @@ def _layout(folder: Path) -> Layout:
         for lone, other in ((layout.weights, layout.config),)
         if lone in names and other not in names
     ]
+    if RESULT in names:
+        raise DictionaryError(
+            f"{folder}: training ended here, but only {', '.join(sorted(names))} are left. Copy "
+            f"the others back, or remove the folder and train again."
+        )
     there = "; ".join(half) if half else f"files {', '.join(sorted(names)[:6]) or 'none'}"
     raise DictionaryError(
         f"{folder}: no dictionary that is known by its files ({there}). Wanted is one of "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
@@ -13,13 +14,19 @@ Watcher = Literal["tensorboard", "wandb"]
 
 
 def watched_by(watcher: Watcher, folder: str | Path) -> Log:
-    """A ``log`` for `train_saes` that tells TensorBoard or Weights & Biases of every step."""
+    """A ``log`` for `train_saes` that tells TensorBoard or Weights & Biases of every step.
+
+    ``folder`` is where they keep their files: a run's, not its ``saes``, which hold dictionaries.
+    """
     if watcher == "wandb":
         wandb = _library("wandb")
         run = wandb.init(project="bilinear-circuits", dir=str(folder))
-        return lambda site, row: run.log({f"{site}/{n}": v for n, v in row.items()})
+        return lambda site, row: run.log(
+            {f"{site}/{n}": v for n, v in row.items() if n != "step"}, step=int(row["step"])
+        )
     if watcher == "tensorboard":
         writer = _library("torch.utils.tensorboard").SummaryWriter(str(Path(folder) / "events"))
+        atexit.register(writer.close)  # what is told in the last minutes is not on disk before
 
         def told(site: str, row: dict[str, float | int]) -> None:
             for name, value in row.items():

@@ -49,7 +49,8 @@ class TrainingPlan:
     """Of everything: the text's order, the buffer's shuffle, the start."""
 
     n_buffer: int = 2**16
-    """Tokens that are shuffled together; each takes 4 bytes a dimension and site."""
+    """Tokens that are shuffled together; each takes 4 bytes a dimension and site. What is left of
+    them after whole batches is not trained on."""
 
     outlier: float | None = None
     """Leave out tokens whose norm is so many times the median at any site; None: keep all."""
@@ -71,9 +72,17 @@ class TrainingPlan:
             value = getattr(self, name)
             if value is None and name == "outlier":
                 continue
-            if not isinstance(value, int | float) or not low <= value < float("inf"):
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, int | float)
+                or not low <= value < float("inf")
+            ):
                 faults.append(f"{name} is {value!r}, not a number from {low}")
         listed = isinstance(self.sites, tuple) and all(isinstance(s, str) for s in self.sites)
+        if not isinstance(self.normalise, bool):
+            faults.append(f"normalise is {self.normalise!r}, neither true nor false")
+        if is_whole(self.seed, 0) and self.seed >= 2**63:
+            faults.append(f"seed is {self.seed}, not below 2^63")
         if not self.sites or not listed:
             faults.append(f"sites are {self.sites!r}, not a tuple of names such as 'mlp_in@0'")
         if not faults and self.n_buffer < self.n_batch:
@@ -92,7 +101,8 @@ class TrainingPlan:
                 f"{', '.join(sorted(known))}."
             )
         sites = given.get("sites", cls.sites)
-        sites = (sites,) if isinstance(sites, str) else tuple(sites)
+        if isinstance(sites, str | list):
+            sites = (sites,) if isinstance(sites, str) else tuple(sites)
         try:
             return cls(**{**given, "sites": sites})
         except PlanError as error:

@@ -125,6 +125,10 @@ class Coder:
         names = ("encoder", "bias", "decoder", "offset")
         return {name: getattr(self, name) for name in names}
 
+    def settled_threshold(self, n_steps: int) -> Float[Tensor, ""]:
+        """The threshold without the zero that it began from, which fades over hundreds of steps."""
+        return self.threshold / (1 - (1 - _THRESHOLD_RATE) ** max(1, n_steps))
+
     @property
     def dead(self) -> Int64[Tensor, " dead"]:
         """The features that have not been active for too long."""
@@ -146,6 +150,8 @@ class Coder:
     def _learn(self, x: Float[Tensor, "token model"], dead: Int64[Tensor, " dead"]) -> Measured:
         centred, unit = x - self.offset, self.unit
         code = self.encode(centred, unit)
+        if self.activation == "batchtopk" and len(code.values):
+            self.threshold.lerp_(code.values.min().double(), _THRESHOLD_RATE)
         error = code.times(unit.decoder) - centred
         summed = error.square().sum()
         self._gradients(unit, code, centred, error * (2 / len(x)))
@@ -214,8 +220,6 @@ class Coder:
         if len(values) > wanted:
             kept = values.topk(wanted, sorted=False).indices.sort().values
             rows, features, values = rows[kept], features[kept], values[kept]
-        if len(values):
-            self.threshold.lerp_(values.min().double(), _THRESHOLD_RATE)
         counts = torch.bincount(rows, minlength=len(centred))
         return Code(functional.pad(counts.cumsum(0), (1, 0)), features, values, self.n_feature)
 
@@ -270,7 +274,7 @@ class Coder:
         are fewer of them; its target is fixed, so no living feature is moved by this.
         """
         encoder, bias, decoder = unit.encoder[dead], unit.bias[dead], unit.decoder[dead]
-        most = self.d_model // 2
+        most = max(1, self.d_model // 2)
         weight = self.auxiliary * min(len(dead) / most, 1) * 2 / len(centred)
         sums = [torch.zeros_like(part) for part in (encoder, bias, decoder)]
         of_encoder, of_bias, of_decoder = sums

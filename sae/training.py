@@ -142,7 +142,7 @@ class Run:
 
     def begin(self) -> None:
         """Start every autoencoder from the first buffer."""
-        for number, (site, x) in enumerate(self.mixer.buffer(self.place).items()):
+        for site, x in self.mixer.buffer(self.place).items():
             if not bool(torch.isfinite(x.sum())):
                 raise ActivationError(
                     f"{site}: the first {len(x)} activations hold NaN or infinity. Nothing can be "
@@ -152,16 +152,18 @@ class Run:
             self.summaries[str(site)] = summary.as_dict()
             mean_square = float(x.double().square().mean())
             scale = mean_square**-0.5 if self.plan.normalise and mean_square > 0 else 1.0
-            self._add(site, x.shape[1], scale, number, middle(x) * scale)
+            self._add(site, x.shape[1], scale, middle(x) * scale)
             self.coders[site].fit_length(x[:_AT_A_TIME] * scale)
 
-    def _add(self, site: Site, width: int, scale: float, number: int, offset: Tensor) -> None:
+    def _add(self, site: Site, width: int, scale: float, offset: Tensor) -> None:
         plan = self.plan
+        # each site has a start of its own, whichever others there are
+        seed = int(sha256(f"{plan.seed} {site}".encode()).hexdigest()[:15], 16)
         self.scales[site] = scale
         self.coders[site] = Coder.start(
             width,
             plan.features_of(width),
-            torch.Generator().manual_seed(plan.seed + 1_000_003 * number),
+            torch.Generator().manual_seed(seed),
             offset,
             k=plan.k,
             activation=plan.activation,
@@ -172,9 +174,9 @@ class Run:
     def resume(self, checkpoint: Path, made_of: dict[str, Any]) -> None:
         """Take up the state that a checkpoint holds."""
         with saved_state(checkpoint, made_of) as (tensors, header):
-            for number, (site, width) in enumerate(self.source.widths.items()):
+            for site, width in self.source.widths.items():
                 offset = torch.zeros(width, device=self.device)
-                self._add(site, width, header["scales"][str(site)], number, offset)
+                self._add(site, width, header["scales"][str(site)], offset)
                 coder = self.coders[site]
                 restore_optimizer(_named(site, coder.weights), coder.optimizer, tensors)
                 coder.tokens_since.copy_(tensors[f"tokens_since/{site}"])
@@ -216,7 +218,7 @@ class Run:
         coder, scale, plan = self.coders[site], self.scales[site], self.plan
         unit = coder.unit
         together = plan.activation == "batchtopk"
-        threshold = coder.threshold.float().expand(coder.n_feature) / scale
+        threshold = coder.settled_threshold(self.step).float().expand(coder.n_feature) / scale
         notes = {
             "hook_name": site.hook_name,
             "trained_by": "bilinear-circuits",
@@ -284,7 +286,7 @@ def _train(
             for site, row in rows:
                 _check(site, row, checkpoint)
                 row.pop("finite")
-                metrics[site].write(json.dumps({**row, "tokens_per_second": round(speed)}) + "\n")
+                metrics[site].write(_line({**row, "tokens_per_second": round(speed)}))
                 if log is not None:
                     log(str(site), row)
             for file in metrics.values():
@@ -310,6 +312,12 @@ def _told(measured: Measured) -> dict[str, float | int]:
         "dead_share": measured.n_dead / measured.n_feature,
         "finite": bool(measured.finite),
     }
+
+
+def _line(row: dict[str, float | int]) -> str:
+    """As JSON, which has no word for the share of a variance that is zero."""
+    told = {name: value if math.isfinite(value) else None for name, value in row.items()}
+    return json.dumps(told, allow_nan=False) + "\n"
 
 
 def _check(site: Site, row: dict[str, float | int], checkpoint: Path) -> None:
@@ -343,7 +351,7 @@ def _finish(
             "site": str(site),
             "n_steps": run.step,
             "n_tokens": run.step * run.plan.n_batch,
-            "n_outliers": run.place.n_masked,
+            "n_outliers": run.mixer.n_masked(run.place),
             "seconds": run.seconds,
             "scale": run.scales[site],
             "summary": run.summaries[str(site)],

@@ -135,6 +135,17 @@ def test_tokens_of_outlying_norm_are_left_out_at_every_site_and_counted():
     assert len(batch[OUT]) == 397
 
 
+def test_outliers_of_a_buffer_count_as_soon_as_it_is_used_and_infinity_is_none():
+    x = normal(400, 5, seed=0, dtype=torch.float32)
+    x[[3, 250]] *= 50
+    x[300, 2] = torch.inf
+    mixer = Mixer(TensorActivations([x[:200], x[200:]]), n_buffer=190, n_batch=95, outlier=10.0)
+    (_, within), (_, after), *_ = taken(mixer, 2)
+    assert [mixer.n_masked(place) for place in (Place(), within, after)] == [0, 1, 1]
+    (later, _) = taken(mixer, 3)[2]
+    assert not bool(torch.isfinite(taken(mixer, 4)[3][0][IN].sum() + later[IN].sum()))
+
+
 def test_a_cache_holds_what_its_source_gave_and_says_where_it_came_from(source, tmp_path):
     cached = cache_activations(source, tmp_path / "cache", 5000)
     chunks = source.chunks()
@@ -189,14 +200,24 @@ def test_data_shorter_than_the_buffer_is_refused_with_its_length(source):
         Mixer(source, n_buffer=20, n_batch=30)
 
 
-def test_an_iterator_that_can_be_used_up_is_refused_when_it_is_begun_again():
+def test_an_iterator_that_can_be_used_up_is_refused():
     used_up = iter([torch.ones(5, 3)] * 4)
-    stream = TensorActivations(lambda: used_up)
-    assert stream.widths == {IN: 3}
-    with pytest.raises(ActivationError, match=r"pass 2 over the tensors is empty"):
-        list(stream.chunks())
+    with pytest.raises(ActivationError, match="an iterator that can be used up was given"):
+        TensorActivations(lambda: used_up)
+    parts = [torch.ones(5, 3)] * 4
+    stream = TensorActivations(lambda: iter([parts.pop() for _ in range(len(parts))]))
+    with pytest.raises(ActivationError, match="the first pass is empty"):
+        stream.widths  # noqa: B018
     with pytest.raises(ActivationError, match="the first pass is empty"):
         TensorActivations([]).widths  # noqa: B018
+
+
+def test_items_that_are_not_like_the_first_are_refused():
+    first = {IN: torch.ones(4, 3), OUT: torch.ones(4, 3)}
+    for other in ({IN: torch.ones(4, 3)}, {**first, OUT: torch.ones(4, 2)}):
+        stream = TensorActivations([first, other])
+        with pytest.raises(ActivationError, match=r"item 1 has .* first one has mlp_in@0: 3, mlp"):
+            list(zip(stream.chunks(), range(2), strict=False))
 
 
 def test_tensors_that_are_no_rows_of_tokens_are_refused():

@@ -4,7 +4,9 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +14,14 @@ from pathlib import Path
 import jaxtyping
 import pytest
 import torch
+from safetensors import SafetensorError
 
+from analysis.cli import main
 from circuits import runs
 from circuits.corpus import built_in
 from circuits.errors import ActivationError, CorpusError, PlanError, RunError, SiteError
 from circuits.model import ModelPlan, ModelShape, Site, load_model, train_model
-from sae import TensorActivations, TrainingPlan, load_dictionaries, train_on, train_saes
+from sae import TensorActivations, TrainingPlan, layouts, load_dictionaries, train_on, train_saes
 from sae.training import Run
 from tests.small import normal
 
@@ -278,12 +282,39 @@ def test_a_signal_waits_until_the_step_is_saved(
     assert files(tmp_path / "out") == files(unbroken)
 
 
-def test_a_site_is_trained_the_same_alone_and_beside_others(model, corpus, unbroken, tmp_path):
+@pytest.mark.parametrize("site", SITES)
+def test_a_site_is_trained_the_same_alone_and_beside_others(
+    site, model, corpus, unbroken, tmp_path
+):
     (alone,) = train_saes(
-        model, corpus, replace(PLAN, sites=SITES[:1]), tmp_path / "alone", device="cpu"
+        model, corpus, replace(PLAN, sites=(site,)), tmp_path / "alone", device="cpu"
     ).values()
-    beside = load_dictionaries(unbroken, device="cpu")[Site.parse(SITES[0])]
+    beside = load_dictionaries(unbroken, device="cpu")[Site.parse(site)]
     assert torch.equal(alone.decoder, beside.decoder)
+
+
+def test_the_threshold_of_a_short_run_is_no_fraction_of_what_it_should_be(tmp_path):
+    x = [normal(500, 8, seed=i, dtype=torch.float32) for i in range(6)]
+    plan = replace(PLAN, activation="batchtopk", n_features=16, n_tokens=50 * 256)
+    (dictionary,) = train_on(TensorActivations(x), plan, tmp_path, device="cpu").values()
+    assert float(dictionary.statistics.frequency.sum()) < 5.5  # k is 4; from zero it would be 7
+
+
+def test_the_narrowest_site_is_trained_though_all_but_one_feature_die(tmp_path):
+    x = [normal(500, 1, seed=i, dtype=torch.float32) for i in range(3)]
+    plan = replace(PLAN, n_features=6, k=1)
+    (dictionary,) = train_on(TensorActivations(x), plan, tmp_path, device="cpu").values()
+    assert dictionary.d_model == 1
+
+
+def test_activations_that_never_vary_leave_metrics_that_are_json(tmp_path):
+    for value in (0.0, 2.0):
+        plan, out = replace(PLAN, n_features=16, n_tokens=600), tmp_path / str(value)
+        train_on(TensorActivations([torch.full((1500, 8), value)]), plan, out, device="cpu")
+        (metrics,) = out.glob("*/metrics.jsonl")
+        for line in metrics.read_text().splitlines():
+            row = json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+            assert row["loss"] < 10
 
 
 # -- bad input -------------------------------------------------------------------------------------
@@ -359,6 +390,24 @@ def test_a_full_disk_is_said_and_the_checkpoint_before_is_kept(
     assert files(tmp_path / "out") == files(unbroken)
 
 
+def test_a_disk_that_is_full_when_all_is_done_loses_nothing(
+    model_folder, tmp_path, monkeypatch, capsys
+):
+    def full(_tensors, path):
+        Path(path).write_bytes(b"half")
+        raise SafetensorError("I/O error: No space left on device")
+
+    shutil.copytree(model_folder, tmp_path / "model")
+    (tmp_path / "plan.json").write_text(json.dumps(replace(PLAN, sites=SITES[:1]).as_dict()))
+    command = ["sae", "train", str(tmp_path), "--plan", str(tmp_path / "plan.json")]
+    with monkeypatch.context() as patch:
+        patch.setattr(layouts, "save_file", full)
+        assert main([*command, "--device", "cpu"]) == 2
+    assert "No space left on device). Check the path and the disk" in capsys.readouterr().err
+    monkeypatch.setattr(Run, "learn", None)  # the checkpoint holds every step
+    assert main([*command, "--device", "cpu"]) == 0
+
+
 def test_sites_texts_and_plans_that_cannot_be_are_refused_before_anything_is_made(
     model, corpus, tmp_path
 ):
@@ -383,6 +432,10 @@ def test_a_plan_that_cannot_be_names_all_that_is_wrong_with_it(monkeypatch):
     said = r"n_batch is 1, .*k is 0, .*activation is 'relu', .*outlier is 0.5, .*sites are 'mlp_in"
     with pytest.raises(PlanError, match=said):
         TrainingPlan(k=0, n_batch=1, activation="relu", outlier=0.5, sites="mlp_in@0")
+    odd = {"sites": None, "normalise": "no", "learning_rate": True, "seed": 2**70}
+    for name, value in [*odd.items(), ("sites", {"mlp_in@0": 1})]:
+        with pytest.raises(PlanError, match=rf"my.json: TrainingPlan: {name} (is|are) "):
+            TrainingPlan.from_dict({name: value}, "my.json")
     with pytest.raises(PlanError, match=r"my.json: TrainingPlan: learning_rate is nan"):
         TrainingPlan.from_dict({"learning_rate": float("nan")}, "my.json")
 
@@ -404,3 +457,78 @@ def test_every_step_can_be_told_to_another(model, corpus, tmp_path):
     assert [(site, step) for site, step, _ in told] == [
         (site, step) for step in (1, 2, 3) for site in SITES
     ]
+
+
+def test_watchers_are_told_each_step_and_keep_their_files_out_of_the_dictionaries(
+    model_folder, tmp_path, monkeypatch, capsys
+):
+    told = []
+
+    class Wandb:
+        def init(self, project, dir):
+            (Path(dir) / "wandb").mkdir(parents=True)
+            return self
+
+        def log(self, row, step):
+            told.append((step, sorted(row)[0]))
+
+    monkeypatch.setitem(sys.modules, "wandb", Wandb())
+    shutil.copytree(model_folder, tmp_path / "model")
+    command = ["sae", "train", str(tmp_path), "--sites", *SITES, "--tokens", "9000"]
+    (tmp_path / "plan.json").write_text(json.dumps({"n_batch": 3000, "n_buffer": 3000}))
+    command += ["--k", "3", "--plan", str(tmp_path / "plan.json"), "--device", "cpu"]
+    assert main([*command, "--log", "wandb"]) == 0
+    assert told == [(i, f"{s}/dead_share") for i in (1, 2, 3) for s in SITES]
+    assert {path.name for path in (tmp_path / "saes").iterdir()} == {
+        Site.parse(site).hook_name for site in SITES
+    }
+    assert main(["sae", "info", str(tmp_path)]) == 0
+    capsys.readouterr()
+
+    folder = tmp_path / "saes" / "blocks.1.hook_mlp_out"
+    (folder / "metrics.jsonl").write_text("")  # a copy need not have it
+    assert main(["sae", "info", str(tmp_path)]) == 0
+    (folder / "sae_weights.safetensors").unlink()
+    assert main(command) == 2
+    assert "training ended here, but only cfg.json, metrics.jsonl" in capsys.readouterr().err
+    (folder / "training.json").unlink()
+    assert main(["sae", "info", str(tmp_path)]) == 2
+    assert "blocks.1.hook_mlp_out: its training is not over" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("layout", ["sae-lens", "sparsify", "dictionary_learning"])
+def test_one_dictionary_of_any_layout_is_told_of(layout, unbroken, tmp_path, capsys):
+    dictionary = load_dictionaries(unbroken, device="cpu")[Site.parse(SITES[0])]
+    dictionary.save(tmp_path / "one", layout)
+    assert main(["sae", "info", str(tmp_path / "one"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["features"] == 40
+
+
+def test_a_folder_that_another_run_took_meanwhile_is_refused(tmp_path, monkeypatch):
+    x = [normal(300, 8, seed=i, dtype=torch.float32) for i in range(9)]
+    begin, plan = Run.begin, replace(PLAN, n_features=16, n_tokens=600)
+
+    def slowly(run):
+        begin(run)
+        if run.plan == plan:  # another runs and ends while this one looks at its first buffer
+            train_on(TensorActivations(x), replace(plan, k=5), tmp_path, device="cpu")
+
+    monkeypatch.setattr(Run, "begin", slowly)
+    with pytest.raises(RunError, match=r"differs in plan \(plan: \{'k': 5\}, now \{'k': 4\}\)"):
+        train_on(TensorActivations(x), plan, tmp_path, device="cpu")
+
+
+def test_quality_says_when_the_model_or_the_text_are_not_what_they_should_be(
+    model_folder, corpus, unbroken, tmp_path, capsys
+):
+    shutil.copytree(unbroken, tmp_path / "saes")
+    shape = ModelShape(d_model=16, d_hidden=24, n_layer=2, n_head=2)
+    train_model(ModelPlan(shape, n_steps=1, n_rows=8), corpus, tmp_path / "model", device="cpu")
+    text = tmp_path / "few.txt"
+    text.write_text("\n\n".join(["the cake was good so mia felt happy ."] * 8))
+    command = ["sae", "quality", str(tmp_path), "--json", "--text", str(text), "--device", "cpu"]
+    assert main(command) == 0
+    told = capsys.readouterr()
+    assert all(f"note: {site} was trained on another model" in told.err for site in SITES)
+    assert "too few documents to hold any out" in told.err
+    assert {row["n_documents"] for row in json.loads(told.out).values()} <= set(range(1, 9))

@@ -202,10 +202,13 @@ def test_auxk_brings_dead_features_back():
 
 def test_batchtopk_keeps_k_a_token_on_average_and_its_threshold_follows():
     coder, x = small_coder("batchtopk")
-    for _ in range(400):
-        code = coder.encode(x - coder.offset, coder.unit)
-        assert len(code.values) == 5 * len(x)
-    assert float(coder.threshold) == pytest.approx(float(code.values.min()), rel=0.05)
+    least = float(coder.encode(x - coder.offset, coder.unit).values.min())
+    assert float(coder.threshold) == 0  # looking is not learning
+    for n_steps in (1, 10, 400):
+        for _ in range(n_steps):
+            assert float(coder.step(x, 0.0).n_active) == 5
+    assert float(coder.settled_threshold(411)) == pytest.approx(least)
+    assert float(coder.threshold) == pytest.approx(least, rel=0.02)
 
 
 @pytest.mark.parametrize("shape", [(7, 600, 5), (64, 513, 1), (33, 2048, 32), (5, 1000, 999)])
