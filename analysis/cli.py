@@ -139,7 +139,7 @@ def _add_sae(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     train.add_argument("run_folder", metavar="RUN", help="folder of the run, with its model")
     train.add_argument("--sites", nargs="+", metavar="SITE", help="as mlp_in@0 mlp_out@0")
     train.add_argument("--features", type=int, help="of each (default: twice the site's width)")
-    train.add_argument("--k", type=int, help="active on a token (default: the plan's 8)")
+    train.add_argument("--k", type=int, help="active on a token (default: the plan's 10)")
     train.add_argument("--tokens", type=int, help="to train on (default: the plan's 1,000,000)")
     train.add_argument("--plan", metavar="FILE", help="JSON with the fields of a TrainingPlan")
     train.add_argument("--seed", type=_seed, help="of everything (default: the plan's 0)")

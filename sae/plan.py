@@ -23,7 +23,7 @@ class TrainingPlan:
     n_features: int | None = None
     """Of each dictionary; None: twice the width of its site."""
 
-    k: int = 8
+    k: int = 10
     """Features active on a token (on average, where ``activation`` is "batchtopk")."""
 
     activation: Activation = "topk"
@@ -39,7 +39,7 @@ class TrainingPlan:
     learning_rate: float = 4e-3
     """Of Adam, after a warm-up over the first twentieth and before a decay over the last fifth."""
 
-    auxiliary: float = 1 / 8
+    auxiliary: float = 2.0
     """Weight of the loss that teaches dead features what the living ones leave over; 0: none."""
 
     normalise: bool = True
