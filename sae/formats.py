@@ -63,7 +63,7 @@ def load_dictionaries(
     folder = run / "saes" if (run / "saes").is_dir() else run
     found: dict[Site, Dictionary] = {}
     for path in sorted(folder.iterdir()):
-        if not path.is_dir() or path.name.startswith("."):
+        if not path.is_dir() or path.name.startswith(".") or path.name == "model":
             continue
         dictionary = load_dictionary(path, device=device)
         site = dictionary.known_site("load_dictionaries")

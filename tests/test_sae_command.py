@@ -106,7 +106,7 @@ def test_metrics_go_where_they_are_asked_to(run, plan_file, monkeypatch, capsys)
     from types import SimpleNamespace
 
     told = []
-    begun = SimpleNamespace(log=told.append)
+    begun = SimpleNamespace(log=lambda row, step: told.append(row))
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **_: begun))
     command = ["sae", "train", run, *SITES, *TRAIN, "--plan", plan_file, "--log", "wandb"]
     assert main(command) == 0
