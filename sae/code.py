@@ -179,7 +179,8 @@ def strongest(
 def _first_largest(scores: Float[Tensor, "row place"], k: int) -> Int64[Tensor, "row k"]:
     """Where the k largest of each row are; some rows on each of torch's threads."""
     n_row, n = scores.shape
-    if scores.device.type != "cpu" or scores.numel() < _WORTH_NUMPY:
+    integers_do = scores.device.type == "cpu" and scores.dtype in (torch.float32, torch.bfloat16)
+    if not integers_do or scores.numel() < _WORTH_NUMPY:
         return scores.topk(k, sorted=False).indices
     if k == n:
         return torch.arange(k).expand(n_row, k)

@@ -54,7 +54,7 @@ class Coder:
     offset: Float[Tensor, " model"]
     k: int
     activation: Activation = "topk"
-    auxiliary: float = 1 / 32
+    auxiliary: float = 1.0
     dead_after: int = 10_000_000  # tokens
     tokens_since: Int64[Tensor, " feature"] = field(init=False)  # each feature was active
     threshold: Float[Tensor, ""] = field(init=False)  # of batchtopk: what an entry must exceed
@@ -142,12 +142,13 @@ class Coder:
                 group["lr"].fill_(rate)
             else:
                 group["lr"] = rate
-        dead = self.dead if self.auxiliary else self.tokens_since[:0]
-        if len(dead) or not fused(x) or self.activation == "batchtopk":
-            return self._learn(x, dead)
-        return self._replay(x, dead)
+        dead = self.dead
+        taught = dead if self.auxiliary else dead[:0]
+        recorded = fused(x) and not len(taught) and self.activation != "batchtopk"
+        measured = self._replay(x, taught) if recorded else self._learn(x, taught)
+        return replace(measured, n_dead=len(dead))
 
-    def _learn(self, x: Float[Tensor, "token model"], dead: Int64[Tensor, " dead"]) -> Measured:
+    def _learn(self, x: Float[Tensor, "token model"], taught: Int64[Tensor, " dead"]) -> Measured:
         centred, unit = x - self.offset, self.unit
         code = self.encode(centred, unit)
         if self.activation == "batchtopk" and len(code.values):
@@ -155,8 +156,8 @@ class Coder:
         error = code.times(unit.decoder) - centred
         summed = error.square().sum()
         self._gradients(unit, code, centred, error * (2 / len(x)))
-        if len(dead):
-            self._teach(unit, dead, centred, error)
+        if len(taught):
+            self._teach(unit, taught, centred, error)
         self._stretch(unit)
         counts = code.counts
         self.tokens_since += len(x)
@@ -167,7 +168,7 @@ class Coder:
             fvu=summed / (x - x.mean(0)).square().sum(),
             n_active=counts.sum() / len(x),
             finite=torch.isfinite(x.sum()),
-            n_dead=len(dead),
+            n_dead=len(taught),
             n_feature=self.n_feature,
         )
 

@@ -180,6 +180,12 @@ def test_features_that_stay_silent_are_dead_and_live_again_when_they_fire():
     assert 0 not in coder.dead.tolist()
 
 
+def test_dead_features_are_counted_where_nothing_is_done_about_them_too():
+    coder, x = small_coder("topk", auxiliary=0.0, dead_after=10)
+    coder.tokens_since[20:24] = 11
+    assert coder.step(x, 0.0).n_dead == 4
+
+
 def test_auxk_brings_dead_features_back():
     """Features that look where nothing ever happens are taught what the living ones miss."""
     truth = torch.zeros(64, 16)
@@ -212,7 +218,7 @@ def test_batchtopk_keeps_k_a_token_on_average_and_its_threshold_follows():
 
 
 @pytest.mark.parametrize("shape", [(7, 600, 5), (64, 513, 1), (33, 2048, 32), (5, 1000, 999)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("ties", [False, True])
 def test_the_strongest_are_torchs_own(shape, dtype, ties):
     n_row, n, k = shape
@@ -223,6 +229,12 @@ def test_the_strongest_are_torchs_own(shape, dtype, ties):
     assert torch.equal(values.sort(1).values, scores.topk(k).values.sort(1).values)
     assert torch.equal(scores.gather(1, places), values)
     assert all(len(set(row)) == k for row in places.tolist())
+
+
+def test_what_float32_cannot_tell_apart_is_selected_by_float64():
+    scores = 1 + 1e-12 * normal(512, 600, seed=0)  # all of them are 1 in float32
+    values, _ = strongest(scores, 20)
+    assert torch.equal(values.sort(1).values, scores.topk(20).values.sort(1).values)
 
 
 def test_a_code_adds_up_as_its_dense_matrix_does():
