@@ -85,6 +85,10 @@ class RunError(CircuitsError, ValueError):
     """A training run's folder that belongs to another run, or cannot be gone on with."""
 
 
+class RankError(CircuitsError, ValueError):
+    """A dictionary, a layer or a number of tokens that no rank can be judged by."""
+
+
 class GraphError(CircuitsError, ValueError):
     """A graph, a matrix or a choice of edges that no groups can be found in."""
 
