@@ -77,20 +77,20 @@ class RankCurve:
     @property
     def mean(self) -> pd.DataFrame:
         """By rank: mean over features with its 95 % interval, quartiles, R², energy, controls."""
-        return pd.DataFrame([self._mean_row(rank) for rank in self.ranks]).set_index("rank")
+        rows = [self._mean_row(rank) for rank in self.ranks]
+        return pd.DataFrame(rows, index=pd.Index(self.ranks, name="rank"))
 
     def _mean_row(self, rank: int) -> dict[str, float]:
         own = self.compared(rank)
         low, high = _interval(own.to_numpy(), self.about["seed"])
-        row = {"rank": rank, "mean": float(own.mean()), "low": low, "high": high}
+        row = {"mean": float(own.mean()), "low": low, "high": high}
         for name, column in (("q", "correlation"), ("r2_", "r2")):
             found = self.compared(rank, column)
             row |= {f"{name}{q}": float(found.quantile(q / 100)) for q in (25, 50, 75)}
-        row["energy"] = self.compared(rank, "energy").mean()
-        for name in ("correlation_all", "correlation_by_data"):
-            row[f"mean_{name.removeprefix('correlation_')}"] = self.compared(rank, name).mean()
-        for name in CONTROLS:
-            row[f"mean_{name}"] = self.compared(rank, f"correlation_{name}").mean()
+        columns = ("all", "by_data", *CONTROLS)
+        means = {f"mean_{name}": f"correlation_{name}" for name in columns}
+        for name, column in ({"energy": "energy"} | means).items():
+            row[name] = float(self.compared(rank, column).mean())
         return row
 
     def share_above(

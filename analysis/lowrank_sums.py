@@ -25,7 +25,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from circuits.errors import ShapeError, check_tensors
+from circuits.errors import ShapeError
 from circuits.spectrum import Spectrum
 from sae.code import Code
 
@@ -53,16 +53,6 @@ class Forms:
     constant: Float[Tensor, " form"]
     whole: Callable[[Tensor], Tensor]  # inputs "token input" -> exact values "token form"
 
-    def __post_init__(self) -> None:
-        parts = {name: getattr(self, name) for name in ("values", "vectors", "constant")}
-        axes = {"values": "form rank", "vectors": "form rank input", "constant": "form"}
-        check_tensors("Forms", parts, axes)
-        if len(self.feature) != len(self.values):
-            raise ShapeError(
-                f"Forms: {len(self.feature)} features are named for {len(self.values)} forms. "
-                f"Name the feature that each form stands for, in their order."
-            )
-
     @classmethod
     def of_matrices(
         cls,
@@ -72,6 +62,11 @@ class Forms:
         n_rank: int = 64,
     ) -> Forms:
         """Any symmetric matrices, a graph's for one, each to stand for a feature."""
+        if len(feature) != len(matrices):
+            raise ShapeError(
+                f"Forms: {len(feature)} features are named for {len(matrices)} forms. Name the "
+                f"feature that each form stands for, in their order."
+            )
         spectra = [Spectrum.of(matrix, min(n_rank, matrices.shape[-1])) for matrix in matrices]
         added = matrices.new_zeros(len(matrices)) if constant is None else constant
 
