@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from analysis import RankCurve, quality, rank_curve
 from analysis.lowrank_curve import CONTROLS
+from analysis.lowrank_run import run_rank
 from analysis.lowrank_sums import (
     Forms,
     Observed,
@@ -25,6 +26,7 @@ from analysis.lowrank_sums import (
 from circuits import Spectrum
 from circuits.corpus import open_corpus
 from circuits.errors import CorpusError, RankError, ShapeError
+from circuits.manifest import read_manifest
 from circuits.model import Site, load_model
 from circuits.model.untrained import untrained
 from sae.code import Code
@@ -493,3 +495,26 @@ def test_other_sites_and_thin_text_are_refused(plain, corpus):
                        n_bootstrap=0, n_rank=3)  # fmt: skip
     assert found.ranks == [1, 2, 3, D_MODEL]
     assert found.table["low"].isna().all()
+
+
+def test_a_run_keeps_its_curves_and_notes_them(tmp_path, plain, corpus):
+    other = dictionary(site=Site("mlp_out", 0), seed=5)
+    given = {OUT: dictionary(), Site("mlp_out", 0): other, IN: dictionary(site=IN)}
+    options = {"corpus": corpus, "min_active": 20, "n_documents": 40, "reader": "encoder"}
+    curves = run_rank(tmp_path, plain, given, **options)
+    assert sorted(curves) == [0, 1]
+    assert [step["step"] for step in read_manifest(tmp_path)] == ["rank"]
+    step = read_manifest(tmp_path)[0]
+    assert sorted(step["made"]) == [
+        f"rank/layer-{i}.{kind}" for i in (0, 1) for kind in ("json", "parquet")
+    ]
+    assert step["made_of"]["layer 1"]["reader"] == "encoder"
+    again = RankCurve.load(tmp_path / "rank" / "layer-1")
+    pd.testing.assert_frame_equal(again.table, curves[1].table)
+    assert not again.table.equals(RankCurve.load(tmp_path / "rank" / "layer-0").table)
+    with pytest.raises(RankError) as refused:
+        run_rank("runs/x", plain, given, layers=[1, 7], corpus=corpus)
+    assert str(refused.value) == (
+        "runs/x has dictionaries at mlp_out of layers [0, 1], not of [7]. Train them: circuits sae "
+        "train runs/x"
+    )
