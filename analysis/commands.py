@@ -240,7 +240,7 @@ def _corpus(options: Namespace, model: Model, seed: int) -> Corpus:
     if options.text is not None:
         return open_corpus(options.text, column=options.column)
     stories = built_in(seed)
-    if stories.word_numbers(model.words("text")) is None:
+    if stories.word_numbers(model.words("reading a corpus")) is None:
         raise CorpusError(
             f"{options.run_folder}: its model does not know the words of the built-in stories. "
             f"Name the text that it is made for, with --text."
