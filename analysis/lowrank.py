@@ -59,7 +59,8 @@ LOSS_DOCUMENTS = 200
 MIN_ACTIVE = 50
 """Tokens that a feature must be active on to be counted: a correlation of fewer says little."""
 
-_BLOCK = 256  # features whose forms are held together
+_BLOCK = 256  # features whose forms are held together, at most
+_HELD = 2**25  # numbers in the eigenvectors of a block
 
 
 @torch.no_grad()
@@ -250,10 +251,11 @@ class _Block:
     effective: Float[np.ndarray, "form two"]  # effective and entropy rank
 
 
-def _blocks(n_feature: int) -> Iterator[list[int]]:
-    starts = range(0, n_feature, _BLOCK)
-    for start in progress(starts, "ranks", "block"):
-        yield list(range(start, min(start + _BLOCK, n_feature)))
+def _blocks(study: _Study) -> Iterator[list[int]]:
+    n_feature = study.dictionary.n_feature
+    size = max(1, min(_BLOCK, _HELD // study.d_input**2))
+    for start in progress(range(0, n_feature, size), "ranks", "block"):
+        yield list(range(start, min(start + size, n_feature)))
 
 
 def _table(
@@ -261,7 +263,7 @@ def _table(
 ) -> tuple[pd.DataFrame, Forms]:
     """The rows of the features that are ever active, but for the untrained control; all forms."""
     rows, held = [], []
-    for block in _blocks(study.dictionary.n_feature):
+    for block in _blocks(study):
         made = study.forms(block, n_rank, about)
         own = made.by_size
         sums = active_sums(own, tokens, resampling)
@@ -359,7 +361,7 @@ def _untrained(
     )
     about = seen(tokens)
     rows = []
-    for block in _blocks(dictionary.n_feature):
+    for block in _blocks(fresh):
         found = on_active(fresh.forms(block, n_rank, about).by_size, tokens).correlation[0]
         wide = n_rank + 1
         count = about.n_active[block].cpu().numpy().astype(np.int64)

@@ -88,7 +88,7 @@ def _replacements(
         active = dictionary.active(output[rows])
         for name, scores in zip(names, approximations(own, x[rows], ranks), strict=True):
             values = scores[active.rows, active.features] * active.active
-            given = replace(active, values=values)
+            given = replace(active, values=values.relu() if dictionary.relu else values)
             for how, code in (("loss", dictionary.selected(scores)), ("chosen", given)):
                 made.setdefault((name, how), []).append(_decoded(dictionary, code))
         for name, scores in zip(names[:-1], approximations(random, x[rows], ranks), strict=False):

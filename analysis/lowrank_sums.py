@@ -98,14 +98,15 @@ class Forms:
     def rotated(self, seed: int) -> Forms:
         """The control: the same eigenvalues along random orthonormal directions."""
         draw = torch.Generator().manual_seed(seed)
-        shape = self.vectors.mT.shape
-        random = torch.randn(shape, dtype=torch.float64, generator=draw)
-        vectors = torch.linalg.qr(random).Q.mT.to(self.vectors)
+        vectors = torch.empty_like(self.vectors)
+        for rows in vectors:  # one at a time: all of them in float64 would be a lot
+            random = torch.randn(rows.mT.shape, dtype=torch.float64, generator=draw)
+            rows.copy_(torch.linalg.qr(random).Q.mT)
 
         def whole(x: Tensor) -> Tensor:  # only the first eigenvalues are known, so no whole is
             return x.new_full((len(x), len(self.feature)), float("nan"))
 
-        return replace(self, vectors=vectors.contiguous(), whole=whole)
+        return replace(self, vectors=vectors, whole=whole)
 
     def taken_from(self, order: Int64[Tensor, " form"]) -> Forms:
         """Form ``order[i]`` in the place of form i: another reader for the same feature."""

