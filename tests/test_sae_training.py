@@ -369,8 +369,11 @@ def test_a_folder_never_holds_two_runs_and_the_field_that_differs_is_named(model
         train_saes(model, built_in(2, 400), PLAN, unbroken, device="cpu")
 
 
+@pytest.mark.parametrize(
+    "full", [OSError(28, "No space left on device"), SafetensorError("I/O error: No space left")]
+)
 def test_a_full_disk_is_said_and_the_checkpoint_before_is_kept(
-    model, corpus, unbroken, tmp_path, monkeypatch
+    model, corpus, unbroken, tmp_path, monkeypatch, full
 ):
     save, calls = runs.save_file, []
 
@@ -378,13 +381,18 @@ def test_a_full_disk_is_said_and_the_checkpoint_before_is_kept(
         calls.append(path)
         if len(calls) == 2:
             Path(path).write_bytes(b"half")
-            raise OSError(28, "No space left on device")
+            raise full
         save(tensors, path, metadata=metadata)
 
     with monkeypatch.context() as patch:
         patch.setattr(runs, "save_file", second_is_full)
-        with pytest.raises(RunError, match=r"cannot be written .*No space left"):
+        with pytest.raises(RunError) as refused:
             train_saes(model, corpus, PLAN, tmp_path / "out", device="cpu", checkpoint_every=5)
+    (checkpoint,) = (tmp_path / "out").glob("checkpoint-*")
+    assert str(refused.value) == (
+        f"{checkpoint}: cannot be written ({full}). Make room; the checkpoint before is whole, and "
+        f"the same call goes on from there."
+    )
     assert not list((tmp_path / "out").rglob("*.part"))
     train_saes(model, corpus, PLAN, tmp_path / "out", device="cpu", checkpoint_every=5)
     assert files(tmp_path / "out") == files(unbroken)
