@@ -81,8 +81,9 @@ def rank_curve(
 
     ``dictionaries`` is that dictionary, or what `load_dictionaries` gives, of which the one at
     ``layer`` (the first there is, unless named) is taken. Without a corpus it is the built-in
-    stories that training holds out. ``reader`` decides which row of each feature makes its form;
-    the activation that it is compared with is the dictionary's own either way. The controls:
+    stories that training holds out. ``reader`` decides which row of each feature makes its form
+    (of a decoder that does not span the activation, the nearest pseudoinverse); the activation that
+    it is compared with is the dictionary's own either way. The controls:
 
     * ``rotated``: the same eigenvalues along random orthonormal directions, against the same
       activation. (A random symmetric matrix of equal norm would have another spectrum, too.)
@@ -193,7 +194,8 @@ class _Study:
         site = dictionary.known_site("rank_curve")
         layer = model.layer(site.layer)
         inputs = Basis.identity(layer.d_model, device=model.device)
-        return cls(model, site, Interactions(layer, inputs, dictionary.basis(reader)), dictionary)
+        outputs = dictionary.basis(reader, least_squares=reader == "pinv")
+        return cls(model, site, Interactions(layer, inputs, outputs), dictionary)
 
     @property
     def d_input(self) -> int:

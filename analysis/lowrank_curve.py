@@ -76,7 +76,8 @@ class RankCurve:
 
     @property
     def mean(self) -> pd.DataFrame:
-        """By rank: mean over features with its 95 % interval, quartiles, R², energy, controls."""
+        """By rank: mean over features with its 95 % interval, quartiles, share above 0.75, R²,
+        energy, and the means and shares of the controls."""
         rows = [self._mean_row(rank) for rank in self.ranks]
         return pd.DataFrame(rows, index=pd.Index(self.ranks, name="rank"))
 
@@ -91,6 +92,9 @@ class RankCurve:
         means = {f"mean_{name}": f"correlation_{name}" for name in columns}
         for name, column in ({"energy": "energy"} | means).items():
             row[name] = float(self.compared(rank, column).mean())
+        row["above"] = self.share_above(THRESHOLD, rank)
+        for name in CONTROLS:
+            row[f"above_{name}"] = self.share_above(THRESHOLD, rank, f"correlation_{name}")
         return row
 
     def share_above(
