@@ -40,6 +40,9 @@ def test_a_curve_is_printed_and_kept(run, capsys):
     kept = RankCurve.load(f"{run}/rank/layer-0")
     shown = float(table[2].split()[1])
     assert shown == pytest.approx(kept.summary()["median"], abs=0.006)
+    loss = kept.loss.set_index("replaced_by")
+    wanted = loss.loc["rank 2", ["loss", "chosen", "rotated"]] - loss.loc["sae", "loss"]
+    assert [float(cell) for cell in table[2].split()[-3:]] == pytest.approx(list(wanted), rel=0.006)
     assert read_manifest(run)[-1]["step"] == "rank"
 
 
