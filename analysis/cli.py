@@ -65,6 +65,12 @@ def _seed(text: str) -> int:
     return int(text)
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0")
+    return int(text)
+
+
 def _add_text(command: argparse.ArgumentParser) -> None:
     help = "file, folder or hub data set (default: the built-in stories)"
     command.add_argument("--text", metavar="PATH", help=help)
@@ -207,9 +213,11 @@ def _add_interactions(commands: Commands) -> None:
     command.add_argument("--layer", type=int, action="append", help="only this one (repeatable)")
     command.add_argument("--reader", choices=("pinv", "encoder"), default="pinv",
                          help="how output features are read (default pinv)")  # fmt: skip
-    command.add_argument("--documents", type=int, default=0,
-                         help="built-in stories to weigh pairs by (default 0: none)")  # fmt: skip
+    command.add_argument("--documents", type=_count, default=0,
+                         help="to weigh pairs by (default: none; with --text 1000)")  # fmt: skip
     command.add_argument("--q", type=float, default=0.05, help="of the summary (default 0.05)")
+    _add_text(command)
+    _add_device(command)
     _add_json(command)
 
 

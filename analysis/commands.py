@@ -24,15 +24,16 @@ from analysis.planted import calibrate as calibrated
 from analysis.printing import aligned, print_fields, print_json, print_table
 from circuits.circuit import Circuit
 from circuits.corpus import Corpus, built_in, open_corpus
-from circuits.errors import CircuitFileError, CorpusError, PlanError
+from circuits.errors import CircuitFileError, CorpusError, PlanError, RunError
 from circuits.exports import attribution_query, write_attribution, write_graph
 from circuits.files import read_json, written_whole
 from circuits.manifest import record
-from circuits.model import Model, ModelPlan, load_model, train_model
+from circuits.model import Model, ModelPlan, Site, load_model, train_model
 from circuits.model.held_out import parted
 from sae import Dictionary, TrainingPlan, load_dictionaries, load_dictionary, train_saes
 from sae.formats import is_dictionary
 from sae.logs import watched_by
+from sae.reading import N_DOCUMENTS
 
 
 def demo(options: Namespace) -> None:
@@ -143,12 +144,7 @@ def sae_info(options: Namespace) -> None:
 
 def sae_quality(options: Namespace) -> None:
     """How well each dictionary of a run stands in for its site."""
-    dictionaries = load_dictionaries(options.run_folder, device=options.device)
-    model = load_model(_model_of(options.run_folder), device=options.device)
-    for site, dictionary in dictionaries.items():
-        trained_on = dictionary.notes.get("activations", {}).get("model", model.fingerprint)
-        if trained_on != model.fingerprint:
-            print(f"note: {site} was trained on another model than this one", file=sys.stderr)
+    model, dictionaries = _model_and_dictionaries(options)
     training, held_out = parted(_corpus(options, model, options.seed))
     corpus = training if held_out is None else held_out
     if held_out is None:
@@ -168,13 +164,18 @@ def sae_quality(options: Namespace) -> None:
 
 def interactions(options: Namespace) -> None:
     """The strongest pairs of each layer of a run."""
+    model, dictionaries = _model_and_dictionaries(options)
+    weighed = options.documents > 0 or options.text is not None
     told = run_interactions(
         options.run_folder,
-        options.n,
-        options.layer or None,
-        options.reader,
-        options.documents,
-        options.q,
+        model,
+        dictionaries,
+        n=options.n,
+        layers=options.layer,
+        reader=options.reader,
+        corpus=_corpus(options, model, seed=0) if weighed else None,
+        n_documents=options.documents or N_DOCUMENTS,
+        q=options.q,
     )
     print_fields(told, options.json)
 
@@ -233,6 +234,20 @@ def _model_of(where: str) -> str:
     """The model's folder, where a run's was named."""
     inside = Path(where) / "model"
     return str(inside) if inside.is_dir() else where
+
+
+def _model_and_dictionaries(options: Namespace) -> tuple[Model, dict[Site, Dictionary]]:
+    """A run's model and its dictionaries, with a note where they do not belong together."""
+    run = Path(options.run_folder)
+    if run.is_dir() and not any((run / part).exists() for part in ("model", "config.json")):
+        raise RunError(f"{run} has no folder 'model'. Train one: circuits model train {run}")
+    dictionaries = load_dictionaries(run, device=options.device)
+    model = load_model(_model_of(options.run_folder), device=options.device)
+    for site, dictionary in dictionaries.items():
+        trained_on = dictionary.notes.get("activations", {}).get("model", model.fingerprint)
+        if trained_on != model.fingerprint:
+            print(f"note: {site} was trained on another model than this one", file=sys.stderr)
+    return model, dictionaries
 
 
 def _corpus(options: Namespace, model: Model, seed: int) -> Corpus:

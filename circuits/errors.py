@@ -82,7 +82,7 @@ class PlanError(CircuitsError, ValueError):
 
 
 class RunError(CircuitsError, ValueError):
-    """A training run's folder that belongs to another run, or cannot be gone on with."""
+    """A run's folder that lacks what is asked for, is another run's, or cannot be gone on with."""
 
 
 class GraphError(CircuitsError, ValueError):
