@@ -19,6 +19,8 @@ import torch
 from analysis.dictionary_quality import quality
 from analysis.gates import gate_report
 from analysis.interaction_tables import run_interactions
+from analysis.lowrank_run import run_rank
+from analysis.lowrank_told import told, told_in_full
 from analysis.planted import Planted
 from analysis.planted import calibrate as calibrated
 from analysis.printing import aligned, print_fields, print_json, print_table
@@ -145,10 +147,7 @@ def sae_info(options: Namespace) -> None:
 def sae_quality(options: Namespace) -> None:
     """How well each dictionary of a run stands in for its site."""
     model, dictionaries = _model_and_dictionaries(options)
-    training, held_out = parted(_corpus(options, model, options.seed))
-    corpus = training if held_out is None else held_out
-    if held_out is None:
-        print("note: too few documents to hold any out: this is text to train on", file=sys.stderr)
+    corpus = _held_out(options, model)
     rows = [
         quality(dictionary, model, corpus, n_documents=options.documents, seed=options.seed).assign(
             site=str(site)
@@ -178,6 +177,28 @@ def interactions(options: Namespace) -> None:
         q=options.q,
     )
     print_fields(told, options.json)
+
+
+def rank(options: Namespace) -> None:
+    """How well the top eigenvectors stand in for the features of each layer of a run."""
+    model, dictionaries = _model_and_dictionaries(options)
+    curves = run_rank(
+        options.run_folder,
+        model,
+        dictionaries,
+        layers=options.layer,
+        reader=options.reader,
+        corpus=_held_out(options, model),
+        n_documents=options.documents,
+        min_active=options.min_active,
+        seed=options.seed,
+    )
+    files = {layer: f"{options.run_folder}/rank/layer-{layer}.parquet" for layer in curves}
+    if options.json:
+        rows = [{"file": files[layer], **told_in_full(curve)} for layer, curve in curves.items()]
+        print_json({"layers": rows})
+        return
+    print("\n\n".join(f"{told(curve)}\n\n{files[layer]}" for layer, curve in curves.items()))
 
 
 def export(options: Namespace) -> None:
@@ -261,6 +282,14 @@ def _corpus(options: Namespace, model: Model, seed: int) -> Corpus:
             f"Name the text that it is made for, with --text."
         )
     return stories
+
+
+def _held_out(options: Namespace, model: Model) -> Corpus:
+    """The part of the text that training leaves alone, or all of it where that would be none."""
+    training, held_out = parted(_corpus(options, model, options.seed))
+    if held_out is None:
+        print("note: too few documents to hold any out: this is text to train on", file=sys.stderr)
+    return training if held_out is None else held_out
 
 
 def _print_dictionaries(dictionaries: dict[Path, Dictionary], as_json: bool) -> None:

@@ -4,13 +4,14 @@ core: the exact core. models: training and reading. twins: losses of other activ
 seeds: the default model from ten seeds. saes: a training step of dictionaries against sae-lens.
 dictionaries: the default dictionaries from ten seeds. graphs: interaction graphs on planted layers.
 recovery: known features sought again, and by sae-lens.
+lowrank: how well two eigenvectors stand in for features, by width and reader.
 """
 
 import argparse
 
 import torch
 
-from benchmarks import core, graphs, models, recovery, saes
+from benchmarks import core, graphs, lowrank, models, recovery, saes
 
 parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
 parser.add_argument("parts", nargs="*", help="parts of the above (default: core models)")
@@ -28,6 +29,7 @@ tables = {
     "dictionaries": lambda: saes.seed_table(options.device),
     "recovery": lambda: recovery.run(),
     "graphs": lambda: graphs.run(options.device, options.all_outputs),
+    "lowrank": lambda: lowrank.run(options.device),
 }
 unknown = set(options.parts) - set(tables)
 if unknown:

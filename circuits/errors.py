@@ -85,6 +85,10 @@ class RunError(CircuitsError, ValueError):
     """A run's folder that lacks what is asked for, is another run's, or cannot be gone on with."""
 
 
+class RankError(CircuitsError, ValueError):
+    """A dictionary, a layer or a number of tokens that no rank can be judged by."""
+
+
 class GraphError(CircuitsError, ValueError):
     """A graph, a matrix or a choice of edges that no groups can be found in."""
 

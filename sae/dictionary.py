@@ -109,7 +109,7 @@ class Dictionary:
         check_width("Dictionary", x, self.d_model, "activations")
         starts, features, values = [torch.zeros(1, dtype=torch.int64, device=self.device)], [], []
         for tile in x.split(max(1, _TILE // self.n_feature)):
-            code = self._active(self.preactivations(tile))
+            code = self.selected(self.preactivations(tile))
             starts.append(code.starts[1:] + starts[-1][-1])
             features.append(code.features)
             values.append(code.values)
@@ -120,7 +120,8 @@ class Dictionary:
             self.n_feature,
         )
 
-    def _active(self, scores: Float[Tensor, "row feature"]) -> Code:
+    def selected(self, scores: Float[Tensor, "row feature"]) -> Code:
+        """What this dictionary's rule makes active of any scores, its own or others'."""
         if self.k is None:
             assert self.threshold is not None  # one of the two is given
             chosen = scores > self.threshold
