@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,7 @@ class Asked:
     side: Float[Tensor, " case"]  # +1 where the first set is right
     label: Int64[Tensor, " case"]
     signs: Float[Tensor, "class effect"]  # columns: mean, each factor, both together
+    _draws: dict[tuple[int, int], Tensor] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -111,25 +112,28 @@ class Asked:
         self, values: Float[Tensor, " case"], n: int, seed: int
     ) -> Float[Tensor, "draw class"]:
         """Class means of bootstrap draws: of whole pairs, or of each class's cases."""
-        values, label, dice = values.double().cpu(), self.label, np.random.default_rng(seed)
-        n_class = len(self.signs)
-        unit = self.pair
-        if unit is not None:
-            n_unit = int(unit.max()) + 1
-            drawn = dice.multinomial(n_unit, np.full(n_unit, 1 / n_unit), size=n)
-            counts = torch.from_numpy(drawn).double()[:, unit]
-        else:
-            counts = torch.zeros(n, len(values), dtype=torch.float64)
-            for c in range(n_class):
-                here = (label == c).nonzero()[:, 0]
-                drawn = dice.multinomial(len(here), np.full(len(here), 1 / len(here)), size=n)
-                counts[:, here] = torch.from_numpy(drawn).double()
-        means = [
-            (counts[:, label == c] * values[label == c]).sum(1)
-            / counts[:, label == c].sum(1).clamp(min=1e-300)
-            for c in range(n_class)
-        ]
-        return torch.stack(means, dim=1)
+        counts = self._drawn(n, seed)
+        member = torch.nn.functional.one_hot(self.label, len(self.signs)).double()
+        total = counts @ (member * values.double().cpu()[:, None])
+        return total / (counts @ member).clamp(min=1e-300)
+
+    def _drawn(self, n: int, seed: int) -> Float[Tensor, "draw case"]:
+        """How often each case is in each draw; the same for all values, so kept."""
+        if (n, seed) not in self._draws:
+            dice = np.random.default_rng(seed)
+            unit = self.pair
+            if unit is None:
+                unit = torch.arange(len(self))
+                groups = [(self.label == c).nonzero()[:, 0] for c in range(len(self.signs))]
+            else:
+                groups = [torch.arange(int(unit.max()) + 1)]
+            counts = torch.zeros(n, int(unit.max()) + 1, dtype=torch.float64)
+            for members in groups:
+                size = len(members)
+                drawn = dice.multinomial(size, np.full(size, 1 / size), size=n)
+                counts[:, members] = torch.from_numpy(drawn).double()
+            self._draws[n, seed] = counts[:, unit]
+        return self._draws[n, seed]
 
     def directions(self) -> Float[Tensor, "case model"]:
         """What each case's logit difference towards side +1 reads from the last stream, divided by

@@ -199,21 +199,24 @@ class PairAccount:
 
     @cached_property
     def pairs(self) -> pd.DataFrame:
-        """Every pair that adds anything: first, second, weight, contrast, elsewhere, together.
+        """Every pair that adds anything: first, second, weight, contrast, elsewhere, together, and
+        what it adds to each class's margin, under the class's label.
 
-        ``contrast`` is what it adds to the mean margin of the affected classes, ``elsewhere`` to
-        that of the others; ``together`` is the share of affected cases that both are active in.
+        ``contrast`` is the mean over the affected classes, ``elsewhere`` over the others;
+        ``together`` is the share of affected cases that both are active in.
         """
-        asked, affected = self.asked, self.asked.affected
+        asked = self.asked
         upper = torch.triu(torch.ones_like(self.weight), diagonal=1)
         twice = 2 * upper + torch.eye(len(upper), dtype=upper.dtype)
-        inside = self._added(asked.weights(affected).double()) * twice
-        outside = torch.zeros_like(inside)
-        if bool((affected == 0).any()):
-            outside = self._added(asked.weights(1 - affected).double()) * twice
+        classes = torch.eye(len(asked.signs), dtype=torch.float64)
+        added = torch.stack([self._added(asked.weights(one)) * twice for one in classes])
+        affected = asked.affected.double()
+        others = 1 - affected
+        inside = torch.tensordot(affected / affected.sum(), added, dims=1)
+        outside = torch.tensordot(others / others.sum().clamp(min=1), added, dims=1)
         on = (self.values != 0).double()[affected[asked.label] > 0]
         together = on.mT @ on / len(on)
-        first, second = ((inside != 0) | (outside != 0)).nonzero(as_tuple=True)
+        first, second = (added != 0).any(0).nonzero(as_tuple=True)
         columns = {
             "first": self.features[first],
             "second": self.features[second],
@@ -221,10 +224,18 @@ class PairAccount:
             "contrast": inside[first, second],
             "elsewhere": outside[first, second],
             "together": together[first, second],
+            **{label: added[c, first, second] for c, label in enumerate(asked.behaviour.labels)},
         }
         table = pd.DataFrame({name: column.numpy() for name, column in columns.items()})
-        return table.sort_values("contrast", key=abs, ascending=False, kind="stable",
-                                 ignore_index=True)  # fmt: skip
+        return table.sort_values(
+            "contrast", key=abs, ascending=False, kind="stable", ignore_index=True
+        )
+
+    @cached_property
+    def class_totals(self) -> Float[Tensor, " class"]:
+        """What the whole MLP adds to each class's margin."""
+        values = self.asked.side * (self.layer(self.x) * self.reads).sum(1)
+        return self.asked.class_means(values)
 
     def computed(self, pairs: pd.DataFrame) -> Float[Tensor, "pair two"]:
         """Of the target effect of some pairs, what is computed and what inherited, in logits:

@@ -4,8 +4,8 @@
 2. Of the layers with dictionaries, that whose MLP adds most to the contrast by what it computes.
 3. Output features by their share of the contrast: direct effect on the answers times their own
    contrast; and for each class the few that tell it from the others.
-4. Pairs of input features by what they add to the contrast, fewest first, that do not do as much
-   where the behaviour's first factor is absent.
+4. Pairs of input features by what they add to each affected class, few first, leaving out those
+   that do as much where the behaviour's first factor is absent.
 5. Groups of input features by the factor that moves them most, and the gates between groups.
 
 What a reader would get wrong: in step 4 a pair's weight is along the answers' own direction. The
@@ -45,6 +45,8 @@ N_PAIRS = 16
 """Pairs that a circuit has at most."""
 
 _LEAST = 0.5  # of the contrast, in those pairs: below it there is no circuit to speak of
+_GAIN = 0.01  # of a class's share that another pair must bring
+_N_SOUGHT = 1024  # pairs that are looked at, those that add most
 _ELSEWHERE = 0.25  # of its contrast that a pair may add where the first factor is absent
 
 
@@ -148,21 +150,37 @@ def _best_account(
 
 
 def _fewest(account: PairAccount, coverage: float, n_pairs: int) -> pd.DataFrame:
-    """The fewest pairs that add the share of the contrast, or the ``n_pairs`` that add most."""
-    total, whole = account.totals["MLP"], account.margin
+    """Pairs that together carry the share of what the MLP adds to each affected class, few first.
+
+    Greedily: the next pair is that which brings the classes nearest to the share wanted, so a pair
+    that helps one class and hurts another as much is never taken.
+    """
+    behaviour, total, whole = account.asked.behaviour, account.totals["MLP"], account.margin
     pairs = account.pairs
     own = pairs["elsewhere"].abs() <= _ELSEWHERE * pairs["contrast"].abs()
-    sought = pairs[own & (pairs["contrast"] > 0)].head(n_pairs)
-    enough = int((sought["contrast"].cumsum() < coverage * total).sum()) + 1
-    found = sought.head(enough)
-    carried = float(found["contrast"].sum()) / total if total > 0 else 0.0
-    if total <= 0.1 * whole or carried < _LEAST:
+    sought = pairs[own & (pairs["contrast"] > 0)].head(_N_SOUGHT).reset_index(drop=True)
+    places = [behaviour.labels.index(label) for label in behaviour.affected]
+    of_class = account.class_totals[places].clamp(min=1e-9).numpy()
+    shares = sought[list(behaviour.affected)].to_numpy() / of_class
+    carried = np.zeros(len(places))
+    chosen: list[int] = []
+    while len(chosen) < n_pairs and carried.min() < coverage:
+        gains = np.minimum(carried + shares, coverage).sum(1) - np.minimum(carried, coverage).sum()
+        gains[chosen] = -1
+        best = int(gains.argmax()) if len(gains) else 0
+        if not len(gains) or gains[best] < _GAIN:
+            break
+        chosen.append(best)
+        carried = carried + shares[best]
+    found = sought.iloc[chosen]
+    share = float(found["contrast"].sum()) / total if total > 0 else 0.0
+    if total <= 0.1 * whole or share < _LEAST:
         raise NotFoundError(
             f"not found: the MLP adds {total:.2f} of the {whole:.2f} logits of "
-            f"{account.asked.behaviour.name!r} directly, and {len(found)} pairs carry "
-            f"{carried:.0%} of that. No few pairs of features make this behaviour."
+            f"{behaviour.name!r} directly, and {len(found)} pairs carry {share:.0%} of that. No "
+            f"few pairs of features make this behaviour."
         )
-    return found.reset_index(drop=True)
+    return found.sort_values("contrast", ascending=False, ignore_index=True)
 
 
 def _circuit(

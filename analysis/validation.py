@@ -36,7 +36,7 @@ from analysis.contrast import PairAccount, sites_of
 from analysis.discovery import check_dictionaries
 from analysis.edits import Change, PairTerms, edited, removing, terms_of
 from circuits.batches import BatchPlan, in_order
-from circuits.circuit import Circuit, Interaction
+from circuits.circuit import Circuit
 from circuits.corpus import Corpus
 from circuits.errors import CircuitFileError, check_count
 from circuits.files import read_json, write_json
@@ -143,7 +143,7 @@ def validate(
     others: Sequence[Circuit] = (),
     text: Corpus | None = None,
     n_documents: int = 100,
-    n_draws: int = 20,
+    n_draws: int = 10,
     seed: int = 0,
 ) -> Validation:
     """Edit the running model by a circuit, and measure what a behaviour makes of it.
@@ -166,7 +166,7 @@ def validate(
         edits,
         random,
         _parts(bench, circuit, terms),
-        _checks(bench, circuit, terms, dictionaries[sites_of(layer)[1]]),
+        _checks(bench, circuit, dictionaries[sites_of(layer)[1]]),
         sides,
         _criteria(asked, edits, random),
         len(asked),
@@ -269,17 +269,21 @@ class _Bench:
 
         return self.everywhere(change)
 
+    def moved(self, margins: Float[Tensor, " case"]) -> float:
+        """The largest relative change of a class that is not affected."""
+        means, plain = (self.asked.class_means(m) for m in (margins, self.plain))
+        return float(((means - plain).abs() / plain.abs() * self.others).max())
+
     def row(self, name: str, margins: Float[Tensor, " case"], n_pairs: int) -> dict[str, Any]:
         """One line of the table."""
         asked, labels = self.asked, self.asked.behaviour.labels
-        means, plain = asked.class_means(margins), asked.class_means(self.plain)
+        means = asked.class_means(margins)
         draws = asked.resampled(margins, _N_BOOTSTRAP, self.seed)
         plain_draws = asked.resampled(self.plain, _N_BOOTSTRAP, self.seed)
         inside = asked.affected.double()
         taken = 1 - (draws @ inside) / (plain_draws @ inside)
         low, high = (float(taken.quantile(q)) for q in (0.025, 0.975))
         contrast = self.affected(margins)
-        moved = ((means - plain).abs() / plain.abs() * self.others).max()
         spread = self.base - self.floor
         return {
             "edit": name,
@@ -288,7 +292,7 @@ class _Bench:
             "taken": 1 - contrast / self.base,
             "low": low,
             "high": high,
-            "moved": float(moved),
+            "moved": self.moved(margins),
             "faithfulness": (contrast - self.floor) / spread if spread else float("nan"),
             **{label: float(mean) for label, mean in zip(labels, means, strict=True)},
         }
@@ -408,9 +412,10 @@ def _random_pairs(
             else:
                 chosen = _as_large(dice, theirs, own_sizes)
             some = candidates.subset(torch.tensor(chosen))
-            row = bench.row(f"draw {draw}", bench.without(some), len(some))
+            margins = bench.without(some)
             size = float(some(x).norm(dim=1).mean()) / max(written, 1e-12)
-            rows.append((kind, draw, len(some), size, row["taken"], row["moved"]))
+            taken = 1 - bench.affected(margins) / bench.base
+            rows.append((kind, draw, len(some), size, taken, bench.moved(margins)))
     return pd.DataFrame(rows, columns=["kind", "draw", "n_pairs", "size", "taken", "moved"])
 
 
@@ -440,60 +445,63 @@ def _parts(bench: _Bench, circuit: Circuit, terms: PairTerms) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["first", "second", "faithfulness lost"])
 
 
-def _checks(bench: _Bench, circuit: Circuit, terms: PairTerms, out: Dictionary) -> pd.DataFrame:
-    """Each pair by a real intervention: a second difference of the MLP in its two inputs."""
+def _checks(bench: _Bench, circuit: Circuit, out: Dictionary) -> pd.DataFrame:
+    """Each pair by a real intervention: a second difference of the MLP in its two inputs, in a copy
+    of the model that runs in float64, for differences of nearly equal numbers keep few digits."""
     inside = (bench.asked.affected[bench.asked.label] > 0).nonzero()[:, 0][:_N_CASES]
-    x = bench.x[inside.to(bench.x.device)]
-    outputs = [output.feature for output in circuit.outputs]
-    encoder = out.encoder[outputs].double().cpu()
-    products = terms.products(x)
-    rows = []
-    for place, pair in enumerate(circuit.interactions):
-        measured = _second_difference(bench, x, pair, inside).double().cpu() @ encoder.mT
-        predicted = (products[:, place, None] * terms.written[place]).double().cpu() @ encoder.mT
-        size = predicted.abs().max(0).values.clamp(min=1e-30)
-        off = (measured - predicted).abs().max(0).values / size
-        for n, feature in enumerate(outputs):
-            most = int(predicted[:, n].abs().argmax())
-            rows.append((pair.first, pair.second, feature, float(predicted[most, n]),
-                         float(measured[most, n]), float(off[n])))  # fmt: skip
-    names = ["first", "second", "output", "predicted", "measured", "off_by"]
-    return pd.DataFrame(rows, columns=names)
-
-
-def _second_difference(
-    bench: _Bench, x: Float[Tensor, "case model"], pair: Interaction, cases: Int64[Tensor, " case"]
-) -> Float[Tensor, "case model"]:
-    """What the running MLP writes because both features are there: with neither, one, both taken
-    out of its input. A feature's pair with itself is half of its second difference."""
-    into = bench.into
+    model, into = bench.model.in_dtype(torch.float64), bench.into.to(torch.float64)
+    asked, site = bench.asked, sites_of(bench.layer)[0]
+    tokens, position = asked.tokens[inside], asked.position[inside]
+    row = torch.arange(len(inside))
+    x = model.read(tokens, [site])[site][row, position]
     code = into.encode(x)
+    outputs = [output.feature for output in circuit.outputs]
+    encoder = out.encoder[outputs].to(x)
+    terms = terms_of(model, bench.layer, into, circuit.interactions)
+    products = terms.products(x)
 
     def part(feature: int) -> Tensor:
         if feature == into.n_feature:
             return into.offset.expand_as(x)
         return code[:, feature, None] * into.decoder[feature]
 
-    one, other = part(pair.first), part(pair.second)
-    outputs = [_mlp(bench, x - a - b, cases) for a in (0, one) for b in (0, other)]
-    difference = outputs[0] - outputs[1] - outputs[2] + outputs[3]
-    return difference / (2 if pair.first == pair.second else 1)
+    def mlp(inputs: Tensor) -> Tensor:
+        return _mlp(model, bench.layer, tokens, position, inputs)
+
+    whole, rows = mlp(x), []
+    for place, pair in enumerate(circuit.interactions):
+        one, other = part(pair.first), part(pair.second)
+        difference = whole - mlp(x - one) - mlp(x - other) + mlp(x - one - other)
+        # a feature's pair with itself is half of its second difference
+        measured = difference @ encoder.mT / (2 if pair.first == pair.second else 1)
+        predicted = (products[:, place, None] * terms.written[place]) @ encoder.mT
+        off = (measured - predicted).abs().max(0).values
+        for n, feature in enumerate(outputs):
+            most = int(predicted[:, n].abs().argmax())
+            size = max(abs(float(predicted[most, n])), 1e-30)
+            rows.append((pair.first, pair.second, feature, float(predicted[most, n]),
+                         float(measured[most, n]), float(off[n]) / size))  # fmt: skip
+    names = ["first", "second", "output", "predicted", "measured", "off_by"]
+    return pd.DataFrame(rows, columns=names)
 
 
 def _mlp(
-    bench: _Bench, x: Float[Tensor, "case model"], cases: Int64[Tensor, " case"]
+    model: Model,
+    layer: int,
+    tokens: Int64[Tensor, "case pos"],
+    position: Int64[Tensor, " case"],
+    x: Float[Tensor, "case model"],
 ) -> Float[Tensor, "case model"]:
     """The MLP's output in the running model, its input at each position replaced."""
-    asked, (into, out) = bench.asked, sites_of(bench.layer)
-    here, at = torch.arange(len(cases)), asked.position[cases]
+    (into, out), row = sites_of(layer), torch.arange(len(tokens))
 
     def function(inputs: Tensor) -> Tensor:
         new = inputs.clone()
-        new[here, at] = x.to(new)
+        new[row, position] = x.to(new)
         return new
 
-    with bench.model.replaced({into: function}):
-        return bench.model.read(asked.tokens[cases], [out])[out][here, at]
+    with model.replaced({into: function}):
+        return model.read(tokens, [out])[out][row, position]
 
 
 def _side_effects(

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -304,6 +305,10 @@ class Model:
                 self._replacing.append(site)
                 hooks.callback(self._replacing.remove, site)
             yield self
+
+    def in_dtype(self, dtype: torch.dtype) -> Model:
+        """A copy that runs in another dtype, as float64 where differences are to be exact."""
+        return replace(self, network=deepcopy(self.network).to(dtype), _replacing=[])
 
     def untrained(self, seed: int = 0) -> Model:
         """A model of the same sizes and words whose weights are drawn at random: a control."""
