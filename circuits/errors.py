@@ -93,6 +93,14 @@ class GraphError(CircuitsError, ValueError):
     """A graph, a matrix or a choice of edges that no groups can be found in."""
 
 
+class BehaviourError(CircuitsError, ValueError):
+    """A behaviour that a model cannot be asked about."""
+
+
+class NotFoundError(CircuitsError, LookupError):
+    """What was sought is not there: an answer, not a mistake of the caller's."""
+
+
 class CircuitFileError(CircuitsError, ValueError):
     """A circuit, or a file of one, that contradicts itself or is of a newer schema."""
 

@@ -8,6 +8,7 @@ values (``relu=False``), so that a feature can be active and negative; and one t
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -206,6 +207,17 @@ class Dictionary:
         from sae.layouts import as_sae_lens
 
         return as_sae_lens(self)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the weights and of what makes a feature active."""
+        digest = hashlib.sha256(f"{self.k} {self.relu}".encode())
+        for name in ("encoder", "decoder", "bias", "offset", "threshold"):
+            tensor = getattr(self, name)
+            digest.update(f"{name} {None if tensor is None else tuple(tensor.shape)}".encode())
+            if tensor is not None:
+                digest.update(tensor.float().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     @property
     def cuts_at_zero(self) -> bool:

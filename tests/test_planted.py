@@ -133,7 +133,7 @@ def test_export_writes_each_format(tmp_path, capsys):
     for form in ("graphml", "gexf"):
         assert export(form)["file"] == str(tmp_path / f"gate.{form}")
     tables = export("tables", "--out", str(tmp_path / "t"))
-    assert set(tables) == {"features", "interactions", "gates"}
+    assert set(tables) == {"features", "interactions", "gates", "outputs", "detectors"}
     told = export("attribution")
     assert told["file"] == str(tmp_path / "attribution" / "output-0.json")
     assert "supernodes=" in told["address"]  # the frontend reads them there alone

@@ -21,7 +21,8 @@ from circuits import runs
 from circuits.corpus import built_in
 from circuits.errors import ActivationError, CorpusError, PlanError, RunError, SiteError
 from circuits.model import ModelPlan, ModelShape, Site, load_model, train_model
-from sae import TensorActivations, TrainingPlan, layouts, load_dictionaries, train_on, train_saes
+from sae import TensorActivations, TrainingPlan, load_dictionaries, train_on, train_saes
+from sae.layouts import sae_lens
 from sae.training import Run
 from tests.small import normal
 
@@ -409,7 +410,7 @@ def test_a_disk_that_is_full_when_all_is_done_loses_nothing(
     (tmp_path / "plan.json").write_text(json.dumps(replace(PLAN, sites=SITES[:1]).as_dict()))
     command = ["sae", "train", str(tmp_path), "--plan", str(tmp_path / "plan.json")]
     with monkeypatch.context() as patch:
-        patch.setattr(layouts, "save_file", full)
+        patch.setattr(sae_lens, "save_file", full)
         assert main([*command, "--device", "cpu"]) == 2
     assert "No space left on device). Check the path and the disk" in capsys.readouterr().err
     monkeypatch.setattr(Run, "learn", None)  # the checkpoint holds every step

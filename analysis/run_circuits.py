@@ -1,0 +1,139 @@
+"""A run's circuits: ``RUN/circuits/<name>.json`` and what belongs to each, noted in its manifest.
+
+Beside a behaviour's circuit lie its cases, ``<name>.behaviour.jsonl``, and what the edits showed,
+``<name>.validation.json``. What a reader would get wrong: a circuit is chosen on every other pair
+of the cases and validated on the others, so neither file alone tells both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from analysis.behaviour import Behaviour, built_in_behaviour
+from analysis.discovery import find_circuit
+from analysis.proposals import propose_circuits
+from analysis.validation import Validation, validate
+from circuits.circuit import Circuit
+from circuits.corpus import Corpus
+from circuits.errors import NotFoundError, RunError
+from circuits.exports import write_graph
+from circuits.manifest import record
+from circuits.model import Model, Site
+from circuits.stories.prompts import BEHAVIOURS
+from sae.dictionary import Dictionary
+
+N_PAIRS = 128
+"""Minimal pairs of a built-in behaviour, half to choose on and half to validate on."""
+
+
+def behaviour_of(name: str, model: Model, n: int = N_PAIRS, seed: int = 0) -> Behaviour:
+    """A built-in behaviour by its name, or that of a JSONL file."""
+    if name in BEHAVIOURS:
+        return built_in_behaviour(name, model, n, seed=seed)
+    path = Path(name)
+    if path.suffix != ".jsonl" and not path.exists():
+        raise RunError(
+            f"behaviour '{name}' is neither built in ({', '.join(BEHAVIOURS)}) nor a file. Name "
+            f"one of these, or a JSONL file of cases."
+        )
+    return Behaviour.load(path)
+
+
+def run_find(
+    run: str | Path,
+    model: Model,
+    dictionaries: Mapping[Site, Dictionary],
+    behaviour: Behaviour,
+    *,
+    layer: int | None = None,
+    coverage: float,
+    n_pairs: int,
+) -> Circuit:
+    """`find_circuit`, saved with its graph and its cases; what was found before and is not found
+    any more is removed."""
+    try:
+        circuit = find_circuit(
+            model, dictionaries, behaviour, layer, coverage=coverage, n_pairs=n_pairs
+        )
+    except NotFoundError:
+        _forget(run, behaviour.name)
+        raise
+    files = _saved(run, circuit)
+    files.append(behaviour.save(_beside(files[0], ".behaviour.jsonl")))
+    record(run, f"circuit {circuit.name}", dict(circuit.source), files)
+    return circuit
+
+
+def run_propose(
+    run: str | Path,
+    model: Model,
+    dictionaries: Mapping[Site, Dictionary],
+    *,
+    layer: int = 0,
+    n: int = 10,
+    seed: int = 0,
+) -> list[Circuit]:
+    """`propose_circuits`, each saved."""
+    found = propose_circuits(model, dictionaries, layer, n, seed=seed)
+    files = [file for circuit in found for file in _saved(run, circuit)]
+    record(run, f"proposals of layer {layer}", {"n": n, "seed": seed}, files)
+    return found
+
+
+def run_validate(
+    run: str | Path,
+    model: Model,
+    dictionaries: Mapping[Site, Dictionary],
+    name: str,
+    *,
+    text: Corpus | None = None,
+    n_draws: int = 10,
+    seed: int = 0,
+) -> Validation:
+    """`validate` of a circuit that `run_find` saved, on the cases that it was not chosen on, with
+    the run's other circuits as controls; saved beside it."""
+    path = Path(run) / "circuits" / f"{name}.json"
+    cases = _beside(path, ".behaviour.jsonl")
+    known = behaviour_circuits(run)
+    if name not in known:
+        raise RunError(
+            f"{run} has no circuit of a behaviour '{name}' (it has "
+            f"{', '.join(known) or 'none'}). Find it: circuits find {run} --behaviour {name}"
+        )
+    circuit = Circuit.load(path)
+    others = [Circuit.load(path.with_name(f"{other}.json")) for other in known if other != name]
+    here = [c for c in others if c.source.get("layer") == circuit.source.get("layer")]
+    alike = [c for c in here if c.source.get("inputs") == circuit.source.get("inputs")]
+    _, held_out = Behaviour.load(cases).halves()
+    found = validate(
+        model, circuit, held_out, dictionaries, others=alike, text=text, n_draws=n_draws, seed=seed
+    )
+    saved = found.save(_beside(path, ".validation.json"))
+    record(run, f"validation of {name}", {"n_draws": n_draws, "seed": seed}, [saved])
+    return found
+
+
+def behaviour_circuits(run: str | Path) -> list[str]:
+    """The names of a run's circuits that were found for a behaviour."""
+    folder = Path(run) / "circuits"
+    ends = ".behaviour.jsonl"
+    names = sorted(file.name.removesuffix(ends) for file in folder.glob(f"*{ends}"))
+    return [name for name in names if (folder / f"{name}.json").exists()]
+
+
+def _forget(run: str | Path, name: str) -> None:
+    folder = Path(run) / "circuits"
+    for end in (".json", ".graphml", ".behaviour.jsonl", ".validation.json"):
+        (folder / f"{name}{end}").unlink(missing_ok=True)
+
+
+def _saved(run: str | Path, circuit: Circuit) -> list[Path]:
+    slug = circuit.name.replace(" ", "-")
+    path = circuit.save(Path(run) / "circuits" / f"{slug}.json")
+    _beside(path, ".validation.json").unlink(missing_ok=True)  # it was of another circuit
+    return [path, write_graph(circuit, path.with_suffix(".graphml"))]
+
+
+def _beside(path: Path, end: str) -> Path:
+    return path.with_name(f"{path.stem}{end}")
