@@ -21,7 +21,7 @@ from circuits.errors import RankError
 from circuits.files import read_json, write_json, written_whole
 
 CONTROLS = ("rotated", "shuffled", "untrained")
-"""Same eigenvalues along random directions; another feature's form; an untrained model's own."""
+"""Same eigenvalues along random directions; another feature's form; an untrained model's forms."""
 
 THRESHOLD = 0.75
 """Of the correlation, where one number is to stand for the curve over all thresholds."""
@@ -76,7 +76,7 @@ class RankCurve:
         active often enough, without those whose activation does not vary."""
         rows = self._rows[rank] if rank in self._rows else self.at(rank)
         if of not in rows:
-            raise RankError(f"RankCurve: no column '{of}'. Choose of {', '.join(rows)}.")
+            raise RankError(f"RankCurve: no column '{of}'. Choose of {', '.join(map(str, rows))}.")
         often = "n_active_untrained" if of.endswith("_untrained") else "n_active"
         return rows.loc[rows[often] >= self.about["min_active"], of].dropna()
 
