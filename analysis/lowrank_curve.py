@@ -21,7 +21,7 @@ from circuits.errors import RankError
 from circuits.files import read_json, write_json, written_whole
 
 CONTROLS = ("rotated", "shuffled", "untrained")
-"""Same eigenvalues along random directions; another feature's form; an untrained model's forms."""
+"""Same eigenvalues along random directions; another feature's form; those of an untrained model."""
 
 THRESHOLD = 0.75
 """Of the correlation, where one number is to stand for the curve over all thresholds."""
