@@ -45,7 +45,7 @@ N_PAIRS = 16
 """Pairs that a circuit has at most."""
 
 _LEAST = 0.5  # of the contrast, in those pairs: below it there is no circuit to speak of
-_GAIN = 0.01  # of a class's share that another pair must bring
+_GAIN = 0.003  # of a class's share that another pair must bring
 _N_SOUGHT = 1024  # pairs that are looked at, those that add most
 _ELSEWHERE = 0.25  # of its contrast that a pair may add where the first factor is absent
 
