@@ -17,7 +17,7 @@ import torch
 
 from analysis.behaviour import built_in_behaviour
 from analysis.discovery import find_circuit
-from analysis.ledger import Reader, ledger
+from analysis.ledgers import Reader, ledger
 from analysis.run_circuits import N_PAIRS
 from analysis.validation import validate
 from benchmarks.measure import machine, table
@@ -25,7 +25,7 @@ from circuits.circuit import Circuit
 from circuits.corpus import built_in
 from circuits.errors import NotFoundError
 from circuits.model import Model, ModelPlan, Site, load_model, train_model
-from circuits.model.held_out import CASES, parted
+from circuits.model.held_out import CASES
 from circuits.model.untrained import untrained
 from sae import Dictionary, TrainingPlan, load_dictionaries, train_saes
 
@@ -42,8 +42,7 @@ def trained(seed: int, folder: Path, device: str) -> tuple[Model, Dictionaries]:
     train_model(ModelPlan(seed=seed), built_in(seed), model_folder, device=device)
     model = load_model(model_folder, device=device)
     saes = folder / str(seed) / "saes"
-    training, _ = parted(built_in(seed))
-    train_saes(model, training, TrainingPlan(seed=seed), saes, device=device)
+    train_saes(model, built_in(seed), TrainingPlan(seed=seed), saes, device=device)
     return model, load_dictionaries(saes, device=device)
 
 
