@@ -18,7 +18,9 @@ from typing import Any, Literal, get_args
 from analysis.asked import Asked, asked
 from circuits.errors import BehaviourError, check_count
 from circuits.files import written_whole
+from circuits.corpus import built_in
 from circuits.model import Model
+from circuits.model.held_out import CASES
 from circuits.stories.lexicon import Lexicon
 from circuits.stories.prompts import BEHAVIOURS, minimal_pairs
 
@@ -198,6 +200,26 @@ def built_in_behaviour(
             label = _LABELS[name][tuple(factors.values())]
             cases.append(Case(text, label, right, wrong, factors, number))
     return Behaviour(name, tuple(cases))
+
+
+def told_in_stories(n: int = 1000, *, seed: int = 0) -> Behaviour:
+    """Negation as it comes in running stories: their first ``n`` reactions, each told up to its
+    word, in the four classes that the stories' own truth puts them.
+
+    No minimal pairs: clauses of every form, with whatever was told before.
+    """
+    stories = built_in(seed).stories(0, check_count("told_in_stories", n, None, "n"))
+    lexicon, texts = Lexicon(), [text.split() for text in stories.texts]
+    glad, sad = (*lexicon.glad, *lexicon.cheers), (*lexicon.sad, *lexicon.tears)
+    labels = {values: label for label, values in CASES.items()}
+    cases = []
+    for row in stories.reactions.head(n).to_dict("records"):
+        text = " ".join(texts[row["document"]][: row["position"]])
+        positive, negated = bool(row["polarity"] > 0), bool(row["negated"])
+        right, wrong = (glad, sad) if row["sentiment"] > 0 else (sad, glad)
+        factors = {"negated": negated, "positive": positive}
+        cases.append(Case(text, labels[1 if positive else -1, negated], right, wrong, factors))
+    return Behaviour("negation", tuple(cases))
 
 
 def _known_lexicon(model: Model) -> Lexicon | None:

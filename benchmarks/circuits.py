@@ -180,6 +180,4 @@ def run(device: str, folder: str | None = None) -> str:
         f"{n} ledgers: off by at most {worst:.1e} of the number, {of_rows:.1e} of the largest row",
         f"untrained models without a circuit: {answers} of {N_UNTRAINED}",
     ]  # fmt: skip
-    return f"{table(heads, rows)}\n\n{machine(device)}\n\n" + "\n".join(
-        f"- {line}" for line in told
-    )
+    return f"{table(rows, heads)}\n\n{machine()}\n\n" + "\n".join(f"- {line}" for line in told)
