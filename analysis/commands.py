@@ -35,6 +35,7 @@ from analysis.printing import aligned, print_fields, print_json, print_table
 from analysis.run_circuits import (
     behaviour_circuits,
     behaviour_of,
+    circuit_file,
     run_find,
     run_propose,
     run_validate,
@@ -226,7 +227,7 @@ def find(options: Namespace) -> None:
     except NotFoundError as answer:
         print_json({"found": False, "why": str(answer)}) if options.json else print(answer)
         return
-    file = f"{run}/circuits/{circuit.name}.json"
+    file = str(circuit_file(run, circuit.name))
     if options.json:
         print_json({"found": True, "verdict": verdict(circuit), "file": file}
                    | circuit_rows(circuit))  # fmt: skip
