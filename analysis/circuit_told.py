@@ -112,7 +112,10 @@ def told_validation(found: Validation) -> str:
         ]
     )
     random = found.random.groupby("kind", sort=False).agg(
-        size=("size", "mean"), taken=("taken", lambda t: t.abs().mean()), most=("taken", _most)
+        size=("size", "mean"),
+        median=("taken", lambda taken: taken.abs().median()),
+        mean=("taken", lambda taken: taken.abs().mean()),
+        most=("taken", _most),
     )
     parts = [
         f"{found.circuit}: {found.verdict}",
@@ -131,7 +134,8 @@ def told_validation(found: Validation) -> str:
         "contrast: mean margin of the affected classes, in logits; taken: the share of it that an "
         "edit removes\n(95 % of bootstrap draws). moved: largest relative change of another class. "
         "faithfulness: 1 for the model,\n0 with the MLP's output at its mean. size: how much the "
-        f"random pairs write, relative to the circuit.\nn = {found.n} cases, seed {found.seed}."
+        "random pairs write, relative to the circuit;\nmedian, mean: of |taken| over the draws. "
+        f"\nn = {found.n} cases, seed {found.seed}."
     )
     return "\n\n".join(parts)
 

@@ -54,7 +54,7 @@ N_PAIRS = 16
 _LEAST = 0.5  # of the contrast, in those pairs: below it there is no circuit to speak of
 _ALIKE = 0.8  # of a feature's largest effect, that all must have where it is a class's own
 _PART = 0.1  # of the model's own margins that an MLP must add directly
-_GAIN = 0.01  # of a class's share that another pair must bring
+_GAIN = 0.003  # of a class's share that another pair must bring
 _N_SOUGHT = 1024  # pairs that are looked at, those that add most
 _ELSEWHERE = 0.25  # of its contrast that a pair may add where the first factor is absent
 

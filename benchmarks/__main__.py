@@ -5,19 +5,21 @@ seeds: the default model from ten seeds. saes: a training step of dictionaries a
 dictionaries: the default dictionaries from ten seeds. graphs: interaction graphs on planted layers.
 recovery: known features sought again, and by sae-lens.
 lowrank: how well two eigenvectors stand in for features, by width and reader.
+circuits: negation circuits of ten seeds, and what removing them does.
 """
 
 import argparse
 
 import torch
 
-from benchmarks import core, graphs, lowrank, models, recovery, saes
+from benchmarks import circuits, core, graphs, lowrank, models, recovery, saes
 
 parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
 parser.add_argument("parts", nargs="*", help="parts of the above (default: core models)")
 parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
 parser.add_argument("--threads", type=int, default=2, help="processor threads (default 2)")
 parser.add_argument("--all-outputs", action="store_true", help="core, graphs: pairs of all outputs")
+parser.add_argument("--folder", help="circuits: where models and dictionaries are kept")
 options = parser.parse_args()
 torch.set_num_threads(options.threads)
 tables = {
@@ -29,6 +31,7 @@ tables = {
     "dictionaries": lambda: saes.seed_table(options.device),
     "recovery": lambda: recovery.run(),
     "graphs": lambda: graphs.run(options.device, options.all_outputs),
+    "circuits": lambda: circuits.run(options.device, options.folder),
     "lowrank": lambda: lowrank.run(options.device),
 }
 unknown = set(options.parts) - set(tables)

@@ -310,14 +310,6 @@ class Model:
         """A copy that runs in another dtype, as float64 where differences are to be exact."""
         return replace(self, network=deepcopy(self.network).to(dtype), _replacing=[])
 
-    def untrained(self, seed: int = 0) -> Model:
-        """A model of the same sizes and words whose weights are drawn at random: a control."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            network = type(self.network)(self.network.config)
-        network.eval().requires_grad_(False)
-        return replace(self, network=network.to(self.device, self.dtype), _replacing=[])
-
     @cached_property
     def hooked(self) -> Any:
         """TransformerLens' bridge over a copy of this model, made when first asked for.
