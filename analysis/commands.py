@@ -35,9 +35,11 @@ from analysis.printing import aligned, print_fields, print_json, print_table
 from analysis.run_circuits import (
     behaviour_circuits,
     behaviour_of,
+    circuit_file,
     run_find,
     run_propose,
     run_validate,
+    stories_of,
 )
 from circuits.circuit import Circuit
 from circuits.corpus import Corpus, built_in, open_corpus
@@ -220,13 +222,14 @@ def find(options: Namespace) -> None:
             dictionaries,
             behaviour,
             layer=options.layer,
+            told_on=stories_of(options.behaviour, model, options.seed),
             coverage=options.coverage,
             n_pairs=options.pairs,
         )
     except NotFoundError as answer:
         print_json({"found": False, "why": str(answer)}) if options.json else print(answer)
         return
-    file = f"{run}/circuits/{circuit.name}.json"
+    file = str(circuit_file(run, circuit.name))
     if options.json:
         print_json({"found": True, "verdict": verdict(circuit), "file": file}
                    | circuit_rows(circuit))  # fmt: skip

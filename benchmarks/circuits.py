@@ -18,7 +18,7 @@ import torch
 from analysis.behaviour import built_in_behaviour
 from analysis.discovery import find_circuit
 from analysis.ledgers import Reader, ledger
-from analysis.run_circuits import N_PAIRS
+from analysis.run_circuits import N_PAIRS, stories_of
 from analysis.validation import validate
 from benchmarks.measure import machine, table
 from circuits.circuit import Circuit
@@ -48,7 +48,7 @@ def trained(seed: int, folder: Path, device: str) -> tuple[Model, Dictionaries]:
 
 @torch.no_grad()
 def f1_on_stories(model: Model, out: Dictionary, circuit: Circuit, seed: int) -> dict[str, float]:
-    """Of each class' detector, its features and cuts as they were chosen on prompts."""
+    """Of each class' detector, its features and cuts as they were chosen on other stories."""
     stories = built_in(seed + 1000).stories(0, N_STORIES)
     truth = stories.reactions
     reads = []
@@ -75,7 +75,8 @@ def seed_row(seed: int, folder: Path, device: str) -> tuple[tuple[str, ...], dic
     model, dictionaries = trained(seed, folder, device)
     chosen = built_in_behaviour("negation", model, N_PAIRS)
     start = time.perf_counter()
-    circuit = find_circuit(model, dictionaries, chosen)
+    told_on = stories_of("negation", model)
+    circuit = find_circuit(model, dictionaries, chosen, told_on=told_on)
     found = validate(model, circuit, chosen.halves()[1], dictionaries)
     seconds = time.perf_counter() - start
     edits = found.edits.set_index("edit")
