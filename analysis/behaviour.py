@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from analysis.asked import Asked, asked
+from circuits.corpus import built_in
 from circuits.errors import BehaviourError, check_count
 from circuits.files import written_whole
-from circuits.corpus import built_in
 from circuits.model import Model
 from circuits.model.held_out import CASES
 from circuits.stories.lexicon import Lexicon

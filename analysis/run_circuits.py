@@ -49,10 +49,11 @@ def behaviour_of(name: str, model: Model, n: int = N_PAIRS, seed: int = 0) -> Be
 def stories_of(name: str, model: Model, seed: int = 0) -> Behaviour | None:
     """Running text in the classes of a built-in behaviour, where its truth is known and the model
     has its words: what output features are to tell classes on."""
-    stories = built_in(seed + _ELSEWHERE)
-    if name != "negation" or stories.word_numbers(model.words("negation in stories")) is None:
+    elsewhere = seed + _ELSEWHERE
+    words = model.words("negation in stories")
+    if name != "negation" or built_in(elsewhere).word_numbers(words) is None:
         return None
-    return told_in_stories(seed=stories.seed)
+    return told_in_stories(seed=elsewhere)
 
 
 def run_find(
