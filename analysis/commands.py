@@ -27,8 +27,8 @@ from analysis.dictionary_quality import quality
 from analysis.discovery import verdict
 from analysis.gates import gate_report
 from analysis.interaction_tables import run_interactions
-from analysis.lowrank_run import run_rank
-from analysis.lowrank_told import told, told_in_full
+from analysis.lowrank.run import run_rank
+from analysis.lowrank.told import told, told_in_full
 from analysis.planted import Planted
 from analysis.planted import calibrate as calibrated
 from analysis.printing import aligned, print_fields, print_json, print_table
