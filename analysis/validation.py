@@ -170,7 +170,7 @@ def validate(
     controls; ``text`` is where side effects are measured, by default nowhere.
     """
     check_count("validate", n_draws, None, "n_draws")
-    layer = _checked(model, circuit, dictionaries)
+    layer = layer_of_circuit(model, circuit, dictionaries)
     into = dictionaries[sites_of(layer)[0]].to(model.device)
     asked = behaviour.ask(model)
     bench = _Bench(asked, layer, into, seed)
@@ -192,7 +192,9 @@ def validate(
     )
 
 
-def _checked(model: Model, circuit: Circuit, dictionaries: Mapping[Site, Dictionary]) -> int:
+def layer_of_circuit(
+    model: Model, circuit: Circuit, dictionaries: Mapping[Site, Dictionary]
+) -> int:
     """The circuit's layer; refused where the circuit is of another model or other dictionaries."""
     check_dictionaries(model, dictionaries)
     layer = circuit.source.get("layer")
