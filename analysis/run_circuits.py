@@ -136,7 +136,7 @@ def run_validate(
         model, circuit, held_out, dictionaries, others=alike, text=text, n_draws=n_draws, seed=seed
     )
     saved = found.save(_beside(path, ".validation.json"))
-    record(run, f"validation of {name}", {"n_draws": n_draws, "seed": seed}, [saved])
+    record(run, f"validation of {circuit.name}", {"n_draws": n_draws, "seed": seed}, [saved])
     return found
 
 
