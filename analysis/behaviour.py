@@ -230,7 +230,7 @@ def built_in_behaviour(
 
 def told_in_stories(n: int = 1000, *, seed: int = 0) -> Behaviour:
     """Negation as it comes in running stories: their first ``n`` reactions, each told up to its
-    word, in the four classes that the stories' own truth puts them.
+    word (what was told before is left out), in the four classes of the stories' own truth.
 
     No minimal pairs: clauses of every form, with whatever was told before.
     """
@@ -238,9 +238,12 @@ def told_in_stories(n: int = 1000, *, seed: int = 0) -> Behaviour:
     lexicon, texts = Lexicon(), [text.split() for text in stories.texts]
     glad, sad = (*lexicon.glad, *lexicon.cheers), (*lexicon.sad, *lexicon.tears)
     labels = {values: label for label, values in CASES.items()}
-    cases = []
+    cases, seen = [], set()
     for row in stories.reactions.head(n).to_dict("records"):
         text = " ".join(texts[row["document"]][: row["position"]])
+        if text in seen:
+            continue
+        seen.add(text)
         positive, negated = bool(row["polarity"] > 0), bool(row["negated"])
         right, wrong = (glad, sad) if row["sentiment"] > 0 else (sad, glad)
         factors = {"negated": negated, "positive": positive}

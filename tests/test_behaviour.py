@@ -6,10 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from analysis.behaviour import Behaviour, Case, built_in_behaviour
+from analysis.behaviour import Behaviour, Case, built_in_behaviour, told_in_stories
 from circuits.batches import train_tokenizer
 from circuits.corpus import built_in
 from circuits.errors import BehaviourError, FeatureRangeError
+from circuits.stories.lexicon import Lexicon
 from circuits.stories.prompts import BEHAVIOURS
 from tests.planted_negation import (
     GLAD,
@@ -313,6 +314,28 @@ def test_built_in_behaviours_fit_the_stories_words(name, word_model):
     assert behaviour.ask(word_model).target == (3 if name == "negation" else 1)
     assert built_in_behaviour(name, word_model, 200, seed=1) == behaviour
     assert built_in_behaviour(name, word_model, 200, seed=2) != behaviour
+
+
+def test_stories_told_up_to_a_reaction_are_in_the_classes_of_their_truth(word_model):
+    behaviour = told_in_stories(200, seed=3)
+    assert len(behaviour.cases) > 190
+    assert set(behaviour.labels) == {"good", "bad", "not good", "not bad"}
+    lexicon = Lexicon()
+    for case in behaviour.cases:
+        negated, positive = case.factors["negated"], case.factors["positive"]
+        assert case.label == ("not " if negated else "") + ("good" if positive else "bad")
+        assert (case.right[0] in lexicon.glad) == (negated != positive)
+        # the sentence that is reacted to has a negator if, and only if, its class has
+        told = case.text.split(" . ")[-1].split()
+        assert negated == bool(set(told) & set(lexicon.negators))
+    assert behaviour.ask(word_model).effects_named[3] == "negated x positive"
+
+
+def test_a_story_that_is_told_twice_counts_once():
+    """Of these thousand, one is the beginning of another."""
+    behaviour = told_in_stories(1000, seed=2)
+    texts = [case.text for case in behaviour.cases]
+    assert len(set(texts)) == len(texts) == 999
 
 
 def test_a_tokenizer_of_few_words_is_asked_with_those():

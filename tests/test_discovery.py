@@ -205,6 +205,25 @@ def test_the_probability_metric_finds_the_same_pairs(found):
     assert again.source["metric"] == "probability"
 
 
+def test_classes_may_be_told_on_other_cases(found):
+    """On cases that are half of them in another's class, no feature tells a class."""
+    model, dictionaries, behaviour = planted_model(), planted_dictionaries(), planted_behaviour()
+    cases = list(behaviour.cases)
+    for n in range(0, 32, 4):  # of every other half of the pairs, negated and plain texts change
+        texts = [case.text for case in cases[n : n + 4]]
+        turned = [*texts[2:], *texts[:2]]
+        cases[n : n + 4] = [
+            replace(c, text=t) for c, t in zip(cases[n : n + 4], turned, strict=True)
+        ]
+    told_on = planted_behaviour(cases=tuple(cases))
+    again = find_circuit(model, dictionaries, behaviour, told_on=told_on)
+    assert again.interactions == found.interactions
+    assert max(d.f1 for d in again.detectors) < 0.9
+    other = sentiment(behaviour)
+    with pytest.raises(BehaviourError, match="told_on has the classes good, bad of positive, the"):
+        find_circuit(model, dictionaries, behaviour, told_on=other)
+
+
 def test_what_cannot_be_asked_for_is_refused():
     model, dictionaries, behaviour = planted_model(), planted_dictionaries(), planted_behaviour()
     with pytest.raises(FeatureRangeError, match=r"n_pairs = 0\. Ask for at least 1"):
