@@ -12,7 +12,6 @@ from analysis.images import (
     ClassSpectra,
     ImageModel,
     ImagePlan,
-    Images,
     accuracy,
     explanation,
     load_image_model,
@@ -24,31 +23,20 @@ from analysis.images.data import KEYS
 from analysis.images.png import decoded, encoded
 from analysis.images.spectra import best_matches, form_similarity, rank_needed, roughness
 from analysis.images.training import after_embedding, with_residual
+from circuits import Spectrum
 from circuits.errors import ImageError, ModelError, PlanError
 from tests.small import generator, normal, relative_error, small_layer
-
-QUICK = ImagePlan(d_hidden=32, n_epoch=15, n_batch=64)
+from tests.small_images import QUICK, few, random_model, trained
 
 
 @pytest.fixture(scope="module")
 def digits():
-    return open_images()
+    return trained()[0]
 
 
 @pytest.fixture(scope="module")
-def model(digits):
-    return train_classifier(digits.train, QUICK)
-
-
-def random_model(biases="", n_layer=1, seed=0) -> ImageModel:
-    layers = [small_layer(6, 9, biases=biases, seed=seed + i) for i in range(n_layer)]
-    bias = normal(4, seed=seed + 50) if biases else None
-    return ImageModel(tuple(layers), normal(4, 6, seed=seed + 40), 2, 3, bias)
-
-
-def few(n=20, n_class=4, height=2, width=3, seed=0) -> Images:
-    pixels = torch.rand(n, height * width, dtype=torch.float64, generator=generator(seed))
-    return Images(pixels, torch.arange(n) % n_class, height, width, n_class)
+def model():
+    return trained()[1]
 
 
 def test_a_model_learns_digits_of_hands_it_has_not_seen(model, digits):
@@ -58,7 +46,7 @@ def test_a_model_learns_digits_of_hands_it_has_not_seen(model, digits):
 
 
 def test_training_twice_gives_the_same_bits(digits):
-    plan = replace(QUICK, n_epoch=1, latent_noise=0.1)
+    plan = replace(QUICK, n_step=20, latent_noise=0.1)
     first, second = (train_classifier(digits.train, plan) for _ in range(2))
     other = train_classifier(digits.train, replace(plan, seed=1))
     assert torch.equal(first.last.left, second.last.left)
@@ -105,7 +93,7 @@ def test_a_residual_path_and_an_embedding_are_products_too():
 @pytest.mark.parametrize("residual", [False, True])
 def test_a_deep_model_with_everything_trains_and_is_made_of_its_layers(digits, residual):
     plan = ImagePlan(
-        d_hidden=24, n_layer=2, d_embed=24, residual=residual, biases=True, n_epoch=8, n_batch=64,
+        d_hidden=24, n_layer=2, d_embed=24, residual=residual, biases=True, n_step=180, n_batch=64,
         latent_noise=0.1, learning_rate=2e-3, weight_decay=0.1,
     )  # fmt: skip
     model = train_classifier(digits.train, plan)
@@ -162,8 +150,6 @@ def test_the_same_model_matches_itself_and_the_control_does_not(model):
 def test_noise_is_rough_and_a_broad_stroke_is_not():
     def of_pictures(pictures):
         values = torch.ones(1, dtype=torch.float64)
-        from circuits import Spectrum
-
         model = ImageModel((small_layer(400, 2),), normal(1, 400), 20, 20)
         unit = pictures.reshape(1, -1) / pictures.norm()
         return roughness(ClassSpectra(model, (Spectrum(values, unit),)))
@@ -174,10 +160,9 @@ def test_noise_is_rough_and_a_broad_stroke_is_not():
 
 
 def test_decay_that_lasts_leaves_less_of_the_start():
-    few_steps, many = ImagePlan(n_batch=2048), ImagePlan(n_batch=256)
-    assert few_steps.shrinking(60_000) > 0.3
-    assert many.shrinking(60_000) < 0.01
-    assert ImagePlan(weight_decay=0.0).shrinking(60_000) == 1
+    assert ImagePlan(n_step=300).shrinking > 0.3
+    assert ImagePlan(n_step=3000).shrinking < 0.02
+    assert ImagePlan(weight_decay=0.0).shrinking == 1
 
 
 def test_a_saved_model_comes_back_as_it_was(tmp_path, model):

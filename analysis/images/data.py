@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import gzip
 import struct
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -67,8 +68,14 @@ class Images:
         for label in range(self.n_class):
             here = self.labels[order] == label
             turn[here] = torch.arange(int(here.sum())).float()
-        kept = order[turn.argsort(stable=True)[:n]]
-        return Images(self.pixels[kept], self.labels[kept], self.height, self.width, self.n_class)
+        return self._at(order[turn.argsort(stable=True)[:n]])
+
+    def of_classes(self, classes: Sequence[int]) -> Images:
+        """The images of some classes, numbered as before."""
+        return self._at(torch.isin(self.labels, torch.tensor(list(classes))).nonzero()[:, 0])
+
+    def _at(self, kept: Int64[Tensor, " kept"]) -> Images:
+        return replace(self, pixels=self.pixels[kept], labels=self.labels[kept])
 
 
 @dataclass(frozen=True, eq=False)

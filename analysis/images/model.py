@@ -12,6 +12,7 @@ The logit of a class of a one-layer model is one quadratic form in pixels, `clas
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -81,8 +82,9 @@ class ImageModel:
 
     def __call__(self, pixels: Float[Tensor, "*batch pixel"]) -> Float[Tensor, "*batch class"]:
         """The logits."""
-        return self.read_out(self.before(pixels, len(self.layers)))
+        return self.class_layer(self.before(pixels, len(self.layers) - 1))
 
+    @cached_property
     def class_layer(self) -> BilinearLayer:
         """The last layer and the head as one layer, whose outputs are the logits."""
         last = self.last

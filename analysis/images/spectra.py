@@ -198,7 +198,7 @@ def form_similarity(first: ImageModel, second: ImageModel) -> pd.DataFrame:
     Of one model with itself it is which digits it tells apart by the same pairs of pixels. Forms
     are never built: their inner products are those of the layers' hidden units.
     """
-    layers = [model.class_layer() for model in (first, second)]
+    layers = [model.class_layer for model in (first, second)]
     if layers[0].factors[0].shape[1] != layers[1].factors[0].shape[1]:
         raise ImageError(
             f"form_similarity: one model's last layer takes {layers[0].factors[0].shape[1]} "

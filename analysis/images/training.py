@@ -3,7 +3,7 @@
 What a reader would get wrong: how strongly weight decay acts is decided by the sum over steps of
 ``learning_rate · weight_decay``, not by ``weight_decay`` alone: what the start put where no
 gradient pulls shrinks by ``exp(−Σ rate · decay)``. A few hundred steps at rate 0.001 leave most of
-it, however long an epoch takes; `ImagePlan.shrinking` is that factor.
+it, however many images each step sees; `ImagePlan.shrinking` is that factor.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ class ImagePlan:
     biases: bool = False
     """Whether both factors and the head have biases."""
 
-    n_epoch: int = 20
-    """Passes over the images."""
+    n_step: int = 3000
+    """Steps; of MNIST's images a dozen passes."""
 
-    n_batch: int = 512
+    n_batch: int = 256
     """Images in a step."""
 
     learning_rate: float = 3e-3
@@ -69,7 +69,7 @@ class ImagePlan:
     """Of the start, the order and the noise."""
 
     def __post_init__(self) -> None:
-        least = {"d_hidden": 1, "n_layer": 1, "n_epoch": 1, "n_batch": 1, "seed": 0}
+        least = {"d_hidden": 1, "n_layer": 1, "n_step": 1, "n_batch": 1, "seed": 0}
         faults = [
             f"{name} is {getattr(self, name)!r}, not a whole number from {low}"
             for name, low in least.items()
@@ -93,20 +93,16 @@ class ImagePlan:
         if faults:
             raise PlanError("ImagePlan: " + "; ".join(faults) + ".")
 
-    def n_step(self, n_image: int) -> int:
-        """Steps in all; an epoch's last images, too few for a batch, wait for the next one."""
-        return self.n_epoch * max(1, n_image // self.n_batch)
-
-    def rate(self, step: int, n_step: int) -> float:
+    def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
-        risen = (step + 1) / max(1.0, _WARM_UP * n_step)
-        return self.learning_rate * min(risen, (1 + math.cos(math.pi * step / n_step)) / 2)
+        risen = (step + 1) / max(1.0, _WARM_UP * self.n_step)
+        return self.learning_rate * min(risen, (1 + math.cos(math.pi * step / self.n_step)) / 2)
 
-    def shrinking(self, n_image: int) -> float:
+    @property
+    def shrinking(self) -> float:
         """What weight decay alone leaves of a weight, from the start to the end."""
-        n_step = self.n_step(n_image)
-        rates = (self.rate(step, n_step) for step in range(n_step))
-        return math.exp(sum(math.log1p(-rate * self.weight_decay) for rate in rates))
+        rates = map(self.rate, range(self.n_step))
+        return math.prod(1 - rate * self.weight_decay for rate in rates)
 
 
 def train_classifier(images: Images, plan: ImagePlan = ImagePlan()) -> ImageModel:
@@ -118,11 +114,9 @@ def train_classifier(images: Images, plan: ImagePlan = ImagePlan()) -> ImageMode
     optimizer = torch.optim.AdamW(
         weights.values(), lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=True
     )
-    n_step = plan.n_step(len(images))
-    n_batch = min(plan.n_batch, len(images))
-    with counted(n_step, "training a classifier", "step") as bar:
-        for step, chosen in enumerate(_batches(len(images), n_batch, n_step, dice)):
-            optimizer.param_groups[0]["lr"] = plan.rate(step, n_step)
+    with counted(plan.n_step, "training a classifier", "step") as bar:
+        for step, chosen in enumerate(_batches(plan, len(images), dice)):
+            optimizer.param_groups[0]["lr"] = plan.rate(step)
             with torch.autocast("cpu", torch.bfloat16, enabled=_has_bfloat16()):
                 logits = _forward(plan, weights, images.pixels[chosen], dice)
             loss = functional.cross_entropy(logits.float(), images.labels[chosen])
@@ -162,13 +156,15 @@ def _start(plan: ImagePlan, images: Images, dice: torch.Generator) -> dict[str, 
 
 
 def _batches(
-    n: int, n_batch: int, n_step: int, dice: torch.Generator
+    plan: ImagePlan, n_image: int, dice: torch.Generator
 ) -> Iterator[Int64[Tensor, " image"]]:
+    """Pass after pass; the last images of one, too few for a batch, wait for the next."""
+    n_batch = min(plan.n_batch, n_image)
     done = 0
     while True:
-        order = torch.randperm(n, generator=dice)
-        for chosen in order[: n - n % n_batch].split(n_batch):
-            if done == n_step:
+        order = torch.randperm(n_image, generator=dice)
+        for chosen in order[: n_image - n_image % n_batch].split(n_batch):
+            if done == plan.n_step:
                 return
             yield chosen
             done += 1
