@@ -5,8 +5,7 @@ A *source* gives chunks, each a tensor ``token model`` for every site, tokens si
 it anew. What a reader would get wrong: the buffer is never saved. It is the same again when it is
 filled from the position where it began, so a run's state is a few numbers, whatever its size.
 
-``<bos>`` and padding are left out: ``<bos>`` has no text before it, and in many models a norm that
-dwarfs all others.
+A model is read where `sae.reading` counts: ``<bos>`` and padding are left out.
 """
 
 from __future__ import annotations
@@ -38,6 +37,7 @@ from circuits.model import Model, Site
 from circuits.model.site import as_sites
 from circuits.model.training import tokenizer_hash
 from circuits.progress import counted
+from sae.reading import read_counted
 
 _TOKENS = 8192  # in a forward pass, padding and all
 _WINDOW = 1024  # the longest rows that activations are read from
@@ -98,7 +98,7 @@ class ModelActivations(Activations):
         """Hashes of the model, its tokenizer and the text, and how rows are cut."""
         return {
             "model": self.model.fingerprint,
-            "tokenizer": tokenizer_hash(self.model.words("activations")),
+            "tokenizer": tokenizer_hash(self.model.words("reading a corpus")),
             "corpus": self.corpus.fingerprint,
             "context": self._plan.window,
             "text_seed": self.seed,
@@ -109,16 +109,11 @@ class ModelActivations(Activations):
         window = min(self.model.n_context, _WINDOW)
         return BatchPlan(max(1, _TOKENS // window), window, self.seed)
 
-    @torch.no_grad()
     def chunks(self, after: dict[str, int] | None = None) -> Iterator[Chunk]:
         """A chunk for each forward pass, in a shuffled order of documents, epoch after epoch."""
-        words = self.model.words("activations")
+        words = self.model.words("reading a corpus")
         for batch in batches(self.corpus, words, self._plan, Position(**(after or {}))):
-            mask = batch.mask.clone()
-            mask[:, 0] = False  # <bos>
-            kept = mask.to(self.model.device)
-            read = self.model.read(batch.tokens, self.sites)
-            found = {site: activation[kept] for site, activation in read.items()}
+            _, found = read_counted(self.model, batch, self.sites)
             yield Chunk(found, batch.after.as_dict())
 
 

@@ -1,4 +1,4 @@
-"""A corpus read in order at some sites, for what is measured of a dictionary.
+"""A corpus read at some sites: which tokens count, and all of them in order to measure by.
 
 Every token counts once, but for the first of each row and the padding. What a reader would get
 wrong: the activation at ``<bos>`` is the same in every row and far from all others, autoencoders
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from circuits.batches import Batch, BatchPlan, in_order
 from circuits.corpus import Corpus
-from circuits.errors import ModelError, check_count
+from circuits.errors import check_count
 from circuits.model import Model, Site
 from circuits.progress import progress
 
@@ -52,18 +52,11 @@ def readings(
 ) -> Iterator[Reading]:
     """The first documents of a corpus, in rows of up to ``window`` tokens."""
     check_count("reading a corpus", n_documents, None, "n_documents")
-    if model.tokenizer is None:
-        raise ModelError(
-            f"{model.path}: there is no tokenizer, which reading a corpus needs. Load it with "
-            f"load_model(path, tokenizer=folder or hub name)."
-        )
-    sites = list(sites)
+    words, sites = model.words("reading a corpus"), list(sites)
     plan = BatchPlan(window=min(_WINDOW, model.n_context) if window is None else window)
-    batches = in_order(corpus, model.tokenizer, plan, n_documents)
+    batches = in_order(corpus, words, plan, n_documents)
     for batch in progress(batches, "reading", "batch"):
-        counted = batch.mask.clone()
-        counted[:, 0] = False
-        yield Reading(batch, plan.window, counted, _read(model, batch, counted, sites))
+        yield Reading(batch, plan.window, *read_counted(model, batch, sites))
 
 
 def activations_in_order(
@@ -81,9 +74,11 @@ def activations_in_order(
 
 
 @torch.no_grad()
-def _read(
-    model: Model, batch: Batch, counted: Bool[Tensor, "batch pos"], sites: list[Site]
-) -> dict[Site, Tensor]:
-    found = model.read(batch.tokens, sites)
+def read_counted(
+    model: Model, batch: Batch, sites: Iterable[Site]
+) -> tuple[Bool[Tensor, "batch pos"], dict[Site, Float[Tensor, "token model"]]]:
+    """The tokens of a batch that count, and what the model made of them at some sites."""
+    counted = batch.mask.clone()
+    counted[:, 0] = False  # <bos>
     here = counted.to(model.device)
-    return {site: x[here] for site, x in found.items()}
+    return counted, {site: x[here] for site, x in model.read(batch.tokens, sites).items()}

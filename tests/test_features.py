@@ -112,7 +112,9 @@ def test_a_model_without_a_tokenizer_cannot_read_a_corpus(model, corpus):
     from dataclasses import replace
 
     mute = replace(model, tokenizer=None)
-    with pytest.raises(ModelError, match="there is no tokenizer, which reading a corpus needs"):
+    with pytest.raises(
+        ModelError, match=r"no tokenizer in this folder, which reading a corpus needs\. Load"
+    ):
         next(iter(activations_in_order(mute, corpus, "mlp_in@1")))
 
 

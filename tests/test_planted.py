@@ -1,6 +1,5 @@
 """What is planted is found, what is not is not, and the commands say so."""
 
-import argparse
 import json
 
 import numpy as np
@@ -9,7 +8,7 @@ import pytest
 import torch
 
 import sae
-from analysis.commands_graph import export
+from analysis.cli import main
 from analysis.interaction_tables import layer_interactions, padded, run_interactions
 from analysis.planted import Planted, calibrate, edge_scores, plant, score
 from circuits import Basis
@@ -200,27 +199,25 @@ def test_calibrate_prints_its_table():
     assert "Traceback" not in wrong.stderr
 
 
-def test_export_writes_each_format(tmp_path):
+def test_export_writes_each_format(tmp_path, capsys):
     inter, _ = plant(Planted(n_gates=1, n_feature=256))
     graph = interaction_graph(inter, 0, significant=0.05)
     Circuit.of(graph, clusters(graph)).save(tmp_path / "gate.json")
 
-    def options(form: str, out: str | None = None) -> argparse.Namespace:
-        return argparse.Namespace(
-            circuit=str(tmp_path / "gate.json"), format=form, out=out, layer=0, scan="model"
-        )
+    def export(form: str, *out: str) -> dict:
+        words = ["export", str(tmp_path / "gate.json"), "--format", form, *out]
+        assert main([*words, "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
 
     for form in ("graphml", "gexf"):
-        assert export(options(form))["file"] == str(tmp_path / f"gate.{form}")
-    assert set(export(options("tables", str(tmp_path / "t")))) == {
-        "features", "interactions", "gates",
-    }  # fmt: skip
-    told = export(options("attribution"))
+        assert export(form)["file"] == str(tmp_path / f"gate.{form}")
+    tables = export("tables", "--out", str(tmp_path / "t"))
+    assert set(tables) == {"features", "interactions", "gates"}
+    told = export("attribution")
     assert told["file"] == str(tmp_path / "attribution" / "output-0.json")
     assert "supernodes=" in told["address"]  # the frontend reads them there alone
-    wrong = command("export", str(tmp_path / "none.json"))
-    assert wrong.returncode == 2
-    assert "none.json" in wrong.stderr
+    assert main(["export", str(tmp_path / "none.json")]) == 2
+    assert "none.json" in capsys.readouterr().err
 
 
 def test_interactions_of_a_folder_without_a_model_is_one_line(tmp_path):

@@ -1,8 +1,11 @@
 """What the project promises about itself: imports, order, pins, and that its checks can fail."""
 
+import argparse
 import ast
+import inspect
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from analysis import cli, commands
 from circuits import BilinearLayer
 
 ROOT = Path(__file__).parent.parent
@@ -119,6 +123,23 @@ def test_every_command_has_help_with_an_example():
         done = command(name, "--help")
         assert done.returncode == 0
         assert "example: circuits " + name in done.stdout
+
+
+def examples(parser: argparse.ArgumentParser) -> list[str]:
+    """Of the parser and all below it."""
+    below = [a.choices for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+    found = [example for choices in below for one in choices.values() for example in examples(one)]
+    return [parser.epilog, *found]
+
+
+def test_every_example_names_a_command_that_is_there():
+    found = examples(cli.parser())
+    assert len(found) > 10
+    for example in found:
+        words = shlex.split(example.removeprefix("example: circuits "))
+        options = cli.parser().parse_args(words)
+        function = getattr(commands, cli.function_of(options))
+        assert list(inspect.signature(function).parameters) == ["options"]
 
 
 def test_the_test_run_checks_shapes():

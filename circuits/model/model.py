@@ -172,7 +172,7 @@ class Model:
 
     def tokens(self, text: str | Sequence[str]) -> Int64[Tensor, "batch pos"]:
         """Rows of tokens, as the tokenizer begins them, filled up with padding on the right."""
-        tokenizer = self.words("tokens")
+        tokenizer = self.words("Model.tokens")
         texts = [text] if isinstance(text, str) else list(text)
         rows = tokenizer(texts, verbose=False)["input_ids"]
         longest = max((len(row) for row in rows), default=0)
@@ -233,7 +233,7 @@ class Model:
         By hand, because transformers' own draws from the global generator, and because its cache
         would show a replaced activation only the newest position.
         """
-        tokenizer = self.words("generate")
+        tokenizer = self.words("Model.generate")
         if not 0 <= temperature < float("inf"):
             raise ModelError(f"Model.generate: temperature {temperature}. Give 0 or more.")
         check_count("Model.generate", n_token, None, "n_token")
@@ -310,7 +310,7 @@ class Model:
                 f"Model.hooked: {', '.join(map(str, self._replacing))} is replaced at the moment, "
                 f"and the bridge is made once. Ask for model.hooked before the block."
             )
-        return hooked(self, self.words("hooked"))
+        return hooked(self, self.words("Model.hooked"))
 
     def save(self, folder: str | Path) -> Path:
         """Write the Hugging Face folder of this model and its tokenizer; whole or not at all."""
@@ -356,7 +356,7 @@ class Model:
             named = TOKENIZERS.get(self.wanted_tokenizer or "", self.wanted_tokenizer)
             known = f" (the model names '{named}')" if named else ""
             raise ModelError(
-                f"{self.path}: there is no tokenizer in this folder, which Model.{asked} needs. "
+                f"{self.path}: there is no tokenizer in this folder, which {asked} needs. "
                 f"Load it with load_model(path, tokenizer=folder or hub name){known}."
             )
         return self.tokenizer

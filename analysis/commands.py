@@ -1,0 +1,283 @@
+"""What each command runs and prints: `circuits sae train` is ``sae_train``.
+
+A function here asks the packages and prints what they answer; it computes nothing. How the options
+are spelt is `analysis.cli`'s to say.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import Namespace
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from analysis.dictionary_quality import quality
+from analysis.gates import gate_report
+from analysis.interaction_tables import run_interactions
+from analysis.planted import Planted
+from analysis.planted import calibrate as calibrated
+from analysis.printing import aligned, print_fields, print_json, print_table
+from circuits.circuit import Circuit
+from circuits.corpus import Corpus, built_in, open_corpus
+from circuits.errors import CircuitFileError, CorpusError, PlanError
+from circuits.exports import attribution_query, write_attribution, write_graph
+from circuits.files import read_json, written_whole
+from circuits.manifest import record
+from circuits.model import Model, ModelPlan, load_model, train_model
+from circuits.model.held_out import parted
+from sae import Dictionary, TrainingPlan, load_dictionaries, load_dictionary, train_saes
+from sae.formats import is_dictionary
+from sae.logs import watched_by
+
+
+def demo(options: Namespace) -> None:
+    """Logic gates, read back from the layer that learned them."""
+    _, report = gate_report(seed=options.seed)
+    if options.json:
+        print_json({"seed": options.seed, "gates": report.to_dict("records")})
+        return
+    print(
+        "One bilinear layer, (Wx + b) * (Vx + c), was trained on eight gates of the bits a, b, c."
+    )
+    print("Each gate below was then read from its interaction matrix: no input was run.\n")
+    shown = report.assign(right=[f"{row.rows_right}/{row.rows}" for row in report.itertuples()])
+    columns = ["gate", "polynomial", "right", "off_by", "control", "error", "error_floor"]
+    for column in columns[3:]:
+        shown[column] = [f"{x:.0e}" if x < 1e-3 else f"{x:.2g}" for x in shown[column]]
+    print(aligned(shown[columns]))
+    print(
+        "\noff_by: largest difference between this polynomial and the gate's own."
+        "\ncontrol: the same for the layer before training."
+        "\nerror: mean squared; error_floor is the least that any quadratic form can have, which is"
+        "\n  above zero where a gate needs the product of three bits (and there 'right' may fail)."
+        f"\nn = {int(report.rows[0])} rows, seed {options.seed}, torch {torch.__version__}"
+    )
+
+
+def model_train(options: Namespace) -> None:
+    """A transformer in RUN/model."""
+    plan = _planned(ModelPlan, options.plan, n_steps=options.steps, seed=options.seed)
+    own_text = options.text is not None
+    corpus = open_corpus(options.text, column=options.column) if own_text else built_in(plan.seed)
+    out = Path(options.run_folder) / "model"
+    try:
+        trained = train_model(plan, corpus, out, device=options.device)
+    except KeyboardInterrupt:
+        if (out / "checkpoint.safetensors").exists():
+            print("saved; the same command goes on from there", file=sys.stderr)
+        raise
+    made_of = {"plan": plan.as_dict(), "corpus": corpus.fingerprint}
+    record(options.run_folder, "model", made_of, trained.files)
+    told: dict[str, object] = {
+        "folder": str(trained.folder),
+        "parameters": trained.n_parameters,
+        "steps": trained.n_steps,
+        "seconds": round(trained.seconds, 1),
+        "tokens_per_second": round(trained.tokens_per_second),
+    }
+    if trained.held_out is not None:
+        told |= {"held_out_loss": trained.held_out.loss, "gap": trained.held_out.gap}
+        told |= {"reactions_right": trained.held_out.reactions, "n": trained.held_out.n_reactions}
+    print_fields({**told, "seed": plan.seed}, options.json)
+
+
+def model_info(options: Namespace) -> None:
+    """What a model is."""
+    model = load_model(_model_of(options.model), tokenizer=options.tokenizer)
+    print_fields(model.describe(), options.json)
+
+
+def model_generate(options: Namespace) -> None:
+    """A text, gone on with."""
+    model = load_model(_model_of(options.model), tokenizer=options.tokenizer)
+    how = {"temperature": options.temperature, "seed": options.seed}
+    print(model.generate(options.prompt, options.tokens, **how))
+
+
+def sae_train(options: Namespace) -> None:
+    """Dictionaries in RUN/saes."""
+    plan = _planned(
+        TrainingPlan,
+        options.plan,
+        sites=options.sites and tuple(options.sites),
+        n_features=options.features,
+        k=options.k,
+        n_tokens=options.tokens,
+        seed=options.seed,
+    )
+    run = Path(options.run_folder)
+    model = load_model(_model_of(options.run_folder), device=options.device)
+    corpus = _corpus(options, model, plan.seed)
+    out = run / "saes"
+    log = None if options.log is None else watched_by(options.log, run)
+    try:
+        trained = train_saes(model, corpus, plan, out, device=options.device, log=log)
+    except KeyboardInterrupt:
+        if list(out.glob("checkpoint-*.safetensors")):
+            print("saved; the same command goes on from there", file=sys.stderr)
+        raise
+    for site, dictionary in trained.items():
+        folder = out / site.hook_name
+        made = [folder / name for name in ("cfg.json", "sae_weights.safetensors")]
+        made_of = {"plan": plan.as_dict(), "activations": dictionary.notes["activations"]}
+        record(run, f"saes/{site.hook_name}", made_of, [*made, folder / "stats.safetensors"])
+    _print_dictionaries({out / s.hook_name: d for s, d in trained.items()}, options.json)
+
+
+def sae_info(options: Namespace) -> None:
+    """What the dictionaries of a run, or one dictionary, are."""
+    where = Path(options.where)
+    if where.is_dir() and not is_dictionary(where):
+        folder = where / "saes" if (where / "saes").is_dir() else where
+        found = load_dictionaries(where, device="cpu")
+        _print_dictionaries({folder / s.hook_name: d for s, d in found.items()}, options.json)
+    else:
+        found_one = load_dictionary(options.where, device="cpu")
+        _print_dictionaries({where: found_one}, options.json)
+
+
+def sae_quality(options: Namespace) -> None:
+    """How well each dictionary of a run stands in for its site."""
+    dictionaries = load_dictionaries(options.run_folder, device=options.device)
+    model = load_model(_model_of(options.run_folder), device=options.device)
+    for site, dictionary in dictionaries.items():
+        trained_on = dictionary.notes.get("activations", {}).get("model", model.fingerprint)
+        if trained_on != model.fingerprint:
+            print(f"note: {site} was trained on another model than this one", file=sys.stderr)
+    training, held_out = parted(_corpus(options, model, options.seed))
+    corpus = training if held_out is None else held_out
+    if held_out is None:
+        print("note: too few documents to hold any out: this is text to train on", file=sys.stderr)
+    rows = [
+        quality(dictionary, model, corpus, n_documents=options.documents, seed=options.seed).assign(
+            site=str(site)
+        )
+        for site, dictionary in dictionaries.items()
+    ]
+    table = pd.concat(rows).set_index("site")
+    if options.json:
+        print_json(table.to_dict("index"))
+        return
+    print(table.T.to_string(float_format=lambda value: f"{value:.4g}"))
+
+
+def interactions(options: Namespace) -> None:
+    """The strongest pairs of each layer of a run."""
+    told = run_interactions(
+        options.run_folder,
+        options.n,
+        options.layer or None,
+        options.reader,
+        options.documents,
+        options.q,
+    )
+    print_fields(told, options.json)
+
+
+def export(options: Namespace) -> None:
+    """A circuit in another tool's format."""
+    circuit = Circuit.load(options.circuit)
+    source = Path(options.circuit)
+    out = source.parent if options.out is None else Path(options.out)
+    written: dict[str, object] = {}
+    if options.format == "attribution":
+        folder = out / "attribution" if options.out is None else out
+        path = write_attribution(circuit, folder, options.layer, options.scan)
+        written["file"] = str(path)
+        written["index"] = str(folder / "graph-metadata.json")
+        written["address"] = attribution_query(read_json(path, CircuitFileError))
+    elif options.format == "tables":
+        for name, table in circuit.tables().items():
+            path = out / f"{source.stem}-{name}.parquet"
+            with written_whole(path) as file:
+                table.to_parquet(file, index=False)
+            written[name] = str(path)
+    else:
+        written["file"] = str(write_graph(circuit, out / f"{source.stem}.{options.format}"))
+    print_fields(written, options.json)
+
+
+def calibrate(options: Namespace) -> None:
+    """What the graphs can and cannot see at some sizes."""
+    sizes = Planted(
+        d_model=options.d_model,
+        n_feature=options.features,
+        n_gates=options.gates,
+        n_output=options.outputs,
+        seed=options.seed,
+    )
+    print_table(
+        calibrated(sizes, options.snr, options.seeds, options.q),
+        options.json,
+        {"seed": options.seed, "q": options.q},
+        f"d = {options.d_model}, {options.features} features, {options.gates} gates, q = "
+        f"{options.q:g}; n outputs, seeds from {options.seed}."
+        "\nfalse: share of edges found that were not planted. ari: agreement of the groups."
+        "\ngates: share named rightly. any: share of outputs with an edge; at most q in the last"
+        "\n  three rows, which hold nothing.",
+    )
+
+
+def _planned(kind: Any, file: str | None, **given: object) -> Any:
+    """The plan in the file, or the default one, with what was given on the command line."""
+    plan = kind() if file is None else kind.from_dict(read_json(Path(file), PlanError), file)
+    return replace(plan, **{name: value for name, value in given.items() if value is not None})
+
+
+def _model_of(where: str) -> str:
+    """The model's folder, where a run's was named."""
+    inside = Path(where) / "model"
+    return str(inside) if inside.is_dir() else where
+
+
+def _corpus(options: Namespace, model: Model, seed: int) -> Corpus:
+    """The text that was named, or the built-in stories where the model knows their words."""
+    if options.text is not None:
+        return open_corpus(options.text, column=options.column)
+    stories = built_in(seed)
+    if stories.word_numbers(model.words("reading a corpus")) is None:
+        raise CorpusError(
+            f"{options.run_folder}: its model does not know the words of the built-in stories. "
+            f"Name the text that it is made for, with --text."
+        )
+    return stories
+
+
+def _print_dictionaries(dictionaries: dict[Path, Dictionary], as_json: bool) -> None:
+    told = [_told(folder, dictionary) for folder, dictionary in dictionaries.items()]
+    if as_json:
+        print_json(told)
+        return
+    for row in told:
+        print_fields(row, False)
+        print()
+
+
+def _told(folder: Path, dictionary: Dictionary) -> dict[str, object]:
+    row: dict[str, object] = {
+        "folder": str(folder),
+        "site": None if dictionary.site is None else str(dictionary.site),
+        "features": dictionary.n_feature,
+        "width": dictionary.d_model,
+        "active": "by threshold" if dictionary.k is None else dictionary.k,
+    }
+    statistics = dictionary.statistics
+    if statistics is not None:
+        frequency = statistics.frequency
+        row |= {
+            "l0": float(frequency.sum()),
+            "dead_share": float((frequency == 0).float().mean()),
+            "dense_share": float((frequency > 0.1).float().mean()),
+            "tokens_measured": int(statistics.n_token),
+        }
+    metrics = folder / "metrics.jsonl"
+    lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else []
+    if lines:
+        last = json.loads(lines[-1])
+        row |= {"fvu": last["fvu"], "steps": last["step"]}
+    return row
