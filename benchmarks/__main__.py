@@ -3,20 +3,21 @@
 core: the exact core. models: training and reading. twins: losses of other activations.
 seeds: the default model from ten seeds. saes: a training step of dictionaries against sae-lens.
 dictionaries: the default dictionaries from ten seeds. graphs: interaction graphs on planted layers.
-recovery: known features sought again, and by sae-lens.
+recovery: known features sought again, and by sae-lens. digits: the image case study (--data).
 """
 
 import argparse
 
 import torch
 
-from benchmarks import core, graphs, models, recovery, saes
+from benchmarks import core, digits, graphs, models, recovery, saes
 
 parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
 parser.add_argument("parts", nargs="*", help="parts of the above (default: core models)")
 parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
 parser.add_argument("--threads", type=int, default=2, help="processor threads (default 2)")
 parser.add_argument("--all-outputs", action="store_true", help="core, graphs: pairs of all outputs")
+parser.add_argument("--data", metavar="PATH", help="digits: images (default: scikit-learn's)")
 options = parser.parse_args()
 torch.set_num_threads(options.threads)
 tables = {
@@ -27,6 +28,7 @@ tables = {
     "saes": lambda: saes.speed(options.device),
     "dictionaries": lambda: saes.seed_table(options.device),
     "recovery": lambda: recovery.run(),
+    "digits": lambda: digits.run(options.data),
     "graphs": lambda: graphs.run(options.device, options.all_outputs),
 }
 unknown = set(options.parts) - set(tables)
