@@ -4,6 +4,7 @@ core: the exact core. models: training and reading. twins: losses of other activ
 seeds: the default model from ten seeds. saes: a training step of dictionaries against sae-lens.
 dictionaries: the default dictionaries from ten seeds. graphs: interaction graphs on planted layers.
 recovery: known features sought again, and by sae-lens. digits: the image case study (--data).
+digits-more: its widths, regularisation and other parts.
 """
 
 import argparse
@@ -29,6 +30,7 @@ tables = {
     "dictionaries": lambda: saes.seed_table(options.device),
     "recovery": lambda: recovery.run(),
     "digits": lambda: digits.run(options.data),
+    "digits-more": lambda: digits.curves_and_grids(options.data),
     "graphs": lambda: graphs.run(options.device, options.all_outputs),
 }
 unknown = set(options.parts) - set(tables)

@@ -1,7 +1,8 @@
 """The image case study's figures beside the published ones, over several seeds.
 
-Without data: scikit-learn's digits and small models, to which the published figures do not apply.
-On MNIST it takes about ten minutes on two cores.
+`run` prints the table, `curves_and_grids` what goes beyond it: widths, regularisation, other parts.
+Without data they take scikit-learn's digits and small models, to which the published figures do not
+apply. On MNIST each takes about five minutes on two cores.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from analysis.images.dictionaries import read_through, train_on_pairs
 from analysis.images.model import ImageModel, accuracy
 from analysis.images.spectra import ClassSpectra, best_matches, form_similarity
 from analysis.images.study import (
+    curves,
     dictionary_plan_for,
     figures,
     matches,
     plan_for,
     regularisation,
-    widths,
 )
 from analysis.images.training import ImagePlan, train_classifier
 from analysis.images.tree import tree_curve
@@ -32,6 +33,9 @@ HEADER = ("figure", "published", "ours, mean ± sd (worst)", "wanted")
 N_SEED = 5
 WIDTHS = (30, 100, 300, 1000)
 SHOWN = (1, 2, 3, 5, 7, 10, 13, 15, 20, 30)
+FEW_SEEDS = (0, 1)
+HIDDEN_OF_GRID = 300
+FEW_IMAGES = 1000
 CUTS = ((1, 1), (3, 3), (5, 5), (10, 5), (10, 10), (20, 10))
 
 ROWS = (
@@ -59,9 +63,8 @@ ROWS = (
 
 
 def run(where: str | None) -> str:
-    """The tables."""
-    data = open_images(where)
-    plan = plan_for(data.train)
+    """The table, and how alike the seeds' eigenvectors are."""
+    data, plan, head = _begun(where)
     rows, models = [], []
     for seed in range(N_SEED):
         row, model = figures(data, replace(plan, seed=seed))
@@ -70,14 +73,24 @@ def run(where: str | None) -> str:
     found = pd.DataFrame(rows)
     told = [_row(found[key], *rest) for _, key, *rest in ROWS]
     lines = [(name, *cells) for (name, *_), cells in zip(ROWS, told, strict=True)]
+    alike = (
+        "Best |cosine| of eigenvectors between consecutive seeds, by rank of |λ|; the control is "
+        "another class's:"
+    )
+    head += f" Seeds 0 to {N_SEED - 1}."
+    return "\n\n".join([head, table(lines, HEADER), alike, _frame(matches(models, 10))])
+
+
+def _begun(where: str | None) -> tuple[ImageData, ImagePlan, str]:
+    data = open_images(where)
+    plan = plan_for(data.train)
     head = (
         f"{machine()}. {data.name}: {len(data.train)} training and {len(data.test)} test images; "
-        f"seeds 0 to {N_SEED - 1}; {plan.d_hidden} products, {plan.n_step} steps of "
+        f"{plan.d_hidden} products, {plan.n_step} steps of "
         f"{plan.n_batch}, rate {plan.learning_rate:g}, weight decay {plan.weight_decay:g} (which "
         f"leaves {plan.shrinking:.3f} of the start), input noise {plan.input_noise:g}."
     )
-    parts = [head, table(lines, HEADER), *_more(data, plan, models)]
-    return "\n\n".join(parts)
+    return data, plan, head
 
 
 def _row(
@@ -91,21 +104,33 @@ def _row(
     return published, shown, wanted
 
 
-def _more(data: ImageData, plan: ImagePlan, models: list[ImageModel]) -> list[str]:
-    return [
-        "Best |cosine| of eigenvectors between consecutive seeds, by rank of |λ|; the control is "
-        "another class's.",
-        _frame(matches(models, 10)),
-        *_widths(data, plan, models),
-        "Accuracy by eigenvectors kept of each class, over widths, means over seeds:",
-        _frame(_curves(data, plan)),
-        "Weight decay and input noise (hidden 300, seed 0), then the same with 1000 images:",
-        _frame(_grid(data, plan)),
-        "Shared neurons in place of all products, two layers as a tree, features of input pairs:",
-        _frame(_others(data, plan, models[0])),
-        "Cosines of the classes' forms, two seeds:",
-        _frame(form_similarity(*models[:2]).reset_index(names="class")),
-    ]
+def curves_and_grids(where: str | None) -> str:
+    """Widths, regularisation, other parts than eigenvectors; models of a few seeds."""
+    data, plan, head = _begun(where)
+    models = {
+        (width, seed): train_classifier(data.train, replace(plan, d_hidden=width, seed=seed))
+        for width in WIDTHS
+        for seed in FEW_SEEDS
+    }
+    found = curves(models.values(), data.test, SHOWN)
+    means = found.groupby(["d_hidden", "rank"])["accuracy"].mean().unstack().reset_index()
+    first, second = (models[WIDTHS[-1], seed] for seed in FEW_SEEDS)
+    return "\n\n".join(
+        [
+            head + f" Seeds {', '.join(map(str, FEW_SEEDS))}.",
+            "Accuracy by eigenvectors kept of each class, over widths, means over seeds:",
+            _frame(means.rename(columns={"d_hidden": "hidden"})),
+            f"Best |cosine| of eigenvectors with those of the model of {WIDTHS[-1]}, seed 0:",
+            _frame(_across_widths(models)),
+            f"Weight decay and input noise, hidden {HIDDEN_OF_GRID}, seed 0, a third of the steps; "
+            f"then the same with {FEW_IMAGES} images:",
+            _frame(_grid(data, plan)),
+            "Shared neurons in place of all products, two layers as a tree, features of pairs:",
+            _frame(_others(data, plan, first)),
+            "Cosines of the classes' forms, two seeds:",
+            _frame(form_similarity(first, second).reset_index(names="class")),
+        ]
+    )
 
 
 def _frame(frame: pd.DataFrame) -> str:
@@ -116,33 +141,25 @@ def _frame(frame: pd.DataFrame) -> str:
     return table(cells, tuple(map(str, frame.columns)))
 
 
-def _widths(data: ImageData, plan: ImagePlan, models: list[ImageModel]) -> list[str]:
-    spectra = ClassSpectra.of(models[0])
+def _across_widths(models: dict[tuple[int, int], ImageModel]) -> pd.DataFrame:
+    spectra = ClassSpectra.of(models[WIDTHS[-1], 0])
     rows = []
-    for d_hidden in WIDTHS[:-1]:
-        other = train_classifier(data.train, replace(plan, d_hidden=d_hidden))
-        found = best_matches(spectra, ClassSpectra.of(other), 5)
-        rows.append({"hidden": d_hidden, "top 1": found[found["rank"] == 0]["cosine"].mean(),
-                     "top 5": found["cosine"].mean(), "spread": found["cosine"].std(),
-                     "control": found["control"].mean(), "n": len(found)})  # fmt: skip
-    text = f"The same across widths, of the model with {plan.d_hidden} (seed 0):"
-    return [text, _frame(pd.DataFrame(rows))]
-
-
-def _curves(data: ImageData, plan: ImagePlan) -> pd.DataFrame:
-    seeds = [widths(data, replace(plan, seed=seed), WIDTHS, SHOWN) for seed in range(N_SEED)]
-    means = pd.concat(seeds).groupby(["d_hidden", "rank"])["accuracy"].mean().unstack()
-    return means.reset_index().rename(columns={"d_hidden": "hidden"})
+    for width in WIDTHS[:-1]:
+        found = best_matches(spectra, ClassSpectra.of(models[width, 0]), 5)
+        top = found[found["rank"] == 0]["cosine"]
+        row = {"hidden": width, "top 1": top.mean(), "top 5": found["cosine"].mean()}
+        row |= {"spread": found["cosine"].std(), "control": found["control"].mean()}
+        rows.append({**row, "n": len(found)})
+    return pd.DataFrame(rows)
 
 
 def _grid(data: ImageData, plan: ImagePlan) -> pd.DataFrame:
-    small = replace(plan, d_hidden=min(300, plan.d_hidden))
-    decays, noises = (0.0, 0.3, 1.0), (0.0, 0.3, 0.6)
-    few = replace(data, train=data.train.take(min(1000, len(data.train) // 2)))
+    small = replace(plan, d_hidden=HIDDEN_OF_GRID, n_step=plan.n_step // 3)
+    few = replace(data, train=data.train.take(FEW_IMAGES))
     return pd.concat(
         [
-            regularisation(data, small, decays, noises),
-            regularisation(few, replace(small, n_step=small.n_step // 3), (0.0, 1.0), (0.0, 0.3)),
+            regularisation(data, small, (0.0, 0.3, 1.0), (0.0, 0.3, 0.6)),
+            regularisation(few, small, (0.0, 1.0), (0.0, 0.3)),
         ]
     )
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from analysis.cli import main
-from analysis.images import ClassSpectra, ImagePlan, accuracy, explanation
+from analysis.images import ClassSpectra, ImagePlan, accuracy, explanation, train_classifier
 from analysis.images.dictionaries import DICTIONARY
 from analysis.images.pictures import (
     coloured,
@@ -20,7 +20,7 @@ from analysis.images.pictures import (
     write_png,
 )
 from analysis.images.png import decoded
-from analysis.images.study import figures, matches, plan_for, regularisation, widths
+from analysis.images.study import curves, figures, matches, plan_for, regularisation
 from circuits.errors import ImageError
 from tests.small import normal
 from tests.small_images import QUICK, few, random_model, trained
@@ -59,10 +59,13 @@ def test_few_images_without_regularisation_are_learnt_by_heart(digits):
     assert tamed["roughness"] < by_heart["roughness"]
 
 
-def test_widths_give_a_curve_for_each(digits):
-    curves = widths(digits, TINY, [8, 16], [1, 5])
-    assert curves["d_hidden"].tolist() == [8, 8, 16, 16]
-    assert curves["rank"].tolist() == [1, 5, 1, 5]
+def test_models_of_several_widths_have_a_curve_each(digits):
+    models = [train_classifier(digits.train, replace(TINY, d_hidden=width)) for width in (8, 16)]
+    found = curves(models, digits.test, [1, 5])
+    assert found["d_hidden"].tolist() == [8, 8, 16, 16]
+    assert found["rank"].tolist() == [1, 5, 1, 5]
+    full = accuracy(models[1].logits(digits.test), digits.test)
+    assert (found["accuracy"] + found["lost"])[2:].to_numpy() == pytest.approx(full)
 
 
 def test_matches_want_two_models_and_find_each_in_itself():

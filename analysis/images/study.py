@@ -171,13 +171,12 @@ def regularisation(
     return pd.DataFrame(rows).assign(n=len(data.train), seed=plan.seed)
 
 
-def widths(
-    data: ImageData, plan: ImagePlan, hidden: Iterable[int], ranks: Iterable[int] = RANKS
+def curves(
+    models: Iterable[ImageModel], images: Images, ranks: Iterable[int] = RANKS
 ) -> pd.DataFrame:
-    """Accuracy by the eigenpairs kept of each class, for models of several widths."""
-    ranks, curves = tuple(ranks), []
-    for d_hidden in progress(hidden, "widths", "model"):
-        model = train_classifier(data.train, replace(plan, d_hidden=d_hidden))
-        curve = truncation(ClassSpectra.of(model), data.test, ranks)
-        curves.append(curve.assign(d_hidden=d_hidden, seed=plan.seed))
-    return pd.concat(curves, ignore_index=True)
+    """Accuracy by the eigenpairs kept of each class, for models of several widths or seeds."""
+    ranks, found = tuple(ranks), []
+    for i, model in enumerate(models):
+        curve = truncation(ClassSpectra.of(model), images, ranks)
+        found.append(curve.assign(model=i, d_hidden=model.last.d_hidden))
+    return pd.concat(found, ignore_index=True)
