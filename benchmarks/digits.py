@@ -7,6 +7,8 @@ apply. On MNIST each takes about five minutes on two cores.
 
 from __future__ import annotations
 
+import json
+import sys
 from dataclasses import replace
 
 import pandas as pd
@@ -68,6 +70,7 @@ def run(where: str | None) -> str:
     rows, models = [], []
     for seed in range(N_SEED):
         row, model = figures(data, replace(plan, seed=seed))
+        print(f"seed {seed}: {json.dumps(row)}", file=sys.stderr, flush=True)
         rows.append(row)
         models.append(model)
     found = pd.DataFrame(rows)
