@@ -2,9 +2,11 @@
 
 import gzip
 import struct
+import zlib
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -24,7 +26,7 @@ from analysis.images.png import decoded, encoded
 from analysis.images.spectra import best_matches, form_similarity, rank_needed, roughness
 from analysis.images.training import after_embedding, with_residual
 from circuits import Spectrum
-from circuits.errors import ImageError, ModelError, PlanError
+from circuits.errors import HubError, ImageError, ModelError, PlanError
 from tests.small import generator, normal, relative_error, small_layer
 from tests.small_images import QUICK, few, random_model, trained
 
@@ -281,3 +283,76 @@ def test_a_part_of_the_images_has_equally_many_of_each_class(digits):
 def test_pictures_survive_a_png(shape):
     picture = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     assert np.array_equal(decoded(encoded(picture)), picture)
+
+
+def predicted(picture, how, depth=8):
+    """A row-by-row PNG whose rows are predicted in one way, straight from the format's text."""
+    height, width = picture.shape
+    old = np.zeros((height + 1, width + 1), int)
+    old[1:, 1:] = picture
+    a, b, c = old[1:, :-1], old[:-1, 1:], old[:-1, :-1]
+    nearest = np.abs(np.stack([b - c, a - c, a + b - 2 * c])).argmin(0)
+    guess = [0 * a, a, b, (a + b) // 2, np.choose(nearest, [a, b, c])][how]
+    rows = np.concatenate([np.full((height, 1), how), (picture - guess) % 256], axis=1)
+    header = struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, 0)
+    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.astype(np.uint8).tobytes())))
+    content = b"\x89PNG\r\n\x1a\n"
+    for name, body in (*parts, (b"IEND", b"")):
+        check = struct.pack(">I", zlib.crc32(name + body))
+        content += struct.pack(">I", len(body)) + name + body + check
+    return content
+
+
+@pytest.mark.parametrize("how", range(5))
+def test_every_prediction_of_a_png_is_undone(how):
+    picture = np.random.default_rng(1).integers(0, 256, (9, 6), dtype=np.uint8)
+    assert np.array_equal(decoded(predicted(picture, how)), picture)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"GIF89a", "no PNG"),
+        (encoded(np.zeros((3, 3), np.uint8))[:-20], "cut short or damaged"),
+        (encoded(np.zeros((3, 3), np.uint8)).replace(b"\x08\x00", b"\x10\x00", 1), "damaged"),
+        (predicted(np.zeros((3, 3), int), 0, depth=16), "16 bits, colour type 0"),
+    ],
+)
+def test_a_picture_that_cannot_be_read_is_told(content, told):
+    with pytest.raises(ImageError, match=told):
+        decoded(content)
+
+
+def hub_table(pictures, labels, label="label"):
+    rows = [{"bytes": encoded(picture), "path": None} for picture in pictures]
+    return pa.table({"image": rows, label: labels})
+
+
+def test_a_data_set_of_the_hub_is_its_pictures(monkeypatch):
+    given = arrays()
+    tables = {
+        split: hub_table(given[f"x_{split}"], given[f"y_{split}"]) for split in ("train", "test")
+    }
+    monkeypatch.setattr("analysis.images.data.dataset_table", lambda name, split: tables[split])
+    data = open_images("owner/digits")
+    wanted = torch.from_numpy(given["x_train"]).flatten(1).float() / 255
+    assert torch.equal(data.train.pixels, wanted)
+    assert data.test.labels.tolist() == given["y_test"].tolist()
+    tables["train"] = hub_table(given["x_train"], given["y_train"], label="digit")
+    with pytest.raises(ImageError, match="no column label; it has image, digit"):
+        open_images("owner/digits")
+    tables["train"] = hub_table([np.zeros((2, 2), np.uint8), np.zeros((3, 2), np.uint8)], [0, 1])
+    with pytest.raises(ImageError, match="images of sizes"):
+        open_images("owner/digits")
+
+
+def test_a_hub_that_does_not_answer_is_told(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("circuits.hub.HUB_SECONDS", 1.5)
+    with pytest.raises(HubError, match="'owner/digits' is no file or folder here"):
+        open_images("owner/digits")
+
+
+def test_a_loss_that_is_lost_is_told(digits):
+    with pytest.raises(ImageError, match="Lower the learning rate"):
+        train_classifier(digits.train, replace(QUICK, learning_rate=1e30, weight_decay=0.0))

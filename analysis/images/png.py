@@ -71,6 +71,8 @@ def _parts(content: bytes) -> tuple[bytes, bytes]:
     while at < len(content):
         (length,) = struct.unpack(">I", content[at : at + 4])
         name, body = content[at + 4 : at + 8], content[at + 8 : at + 8 + length]
+        if content[at : at + 12 + length] != _chunk(name, body):
+            raise ValueError("it is cut short or damaged")
         header = body if name == b"IHDR" else header
         packed += body if name == b"IDAT" else b""
         at += length + 12
