@@ -25,9 +25,9 @@ from analysis.images.data import KEYS
 from analysis.images.png import decoded, encoded
 from analysis.images.spectra import best_matches, form_similarity, rank_needed, roughness
 from analysis.images.training import after_embedding, with_residual
-from circuits import Spectrum
+from circuits import BilinearLayer, Spectrum
 from circuits.errors import HubError, ImageError, ModelError, PlanError
-from tests.small import generator, normal, relative_error, small_layer
+from tests.small import normal, relative_error, small_layer
 from tests.small_images import QUICK, few, random_model, trained
 
 
@@ -122,6 +122,13 @@ def test_the_rank_needed_is_where_the_curve_stays():
     assert told == [3, 1, None]
 
 
+def test_the_effective_rank_is_the_mean_over_classes_of_what_their_eigenvalues_come_to():
+    """Class 0 has the eigenvalues 3 and -1, for 4² / 10 = 1.6; class 1 has one, for 1."""
+    down = torch.tensor([[3.0, -1.0, 0.0], [0.0, 0.0, 5.0]])
+    model = ImageModel((BilinearLayer(torch.eye(3), torch.eye(3), down),), torch.eye(2), 1, 3)
+    assert ClassSpectra.of(model).effective_rank == pytest.approx(1.3)
+
+
 def test_signs_and_orders_change_pictures_but_no_logit(model, digits):
     spectra = ClassSpectra.of(model)
     turned = spectra.with_sign(digits.train).ordered_by_activation(digits.train)
@@ -167,11 +174,15 @@ def test_decay_that_lasts_leaves_less_of_the_start():
     assert ImagePlan(weight_decay=0.0).shrinking == 1
 
 
-def test_a_saved_model_comes_back_as_it_was(tmp_path, model):
+@pytest.mark.parametrize("biases", ["", "left right down"])
+def test_a_saved_model_comes_back_as_it_was(tmp_path, biases):
+    model = random_model(biases, n_layer=2)
     model.save(tmp_path / "model.safetensors")
     back = load_image_model(tmp_path / "model.safetensors")
-    pixels = torch.rand(3, 64, generator=generator(0))
-    assert torch.equal(back(pixels), model(pixels))
+    assert torch.equal(back(few().pixels), model(few().pixels))
+
+
+def test_what_is_no_model_is_told(tmp_path):
     (tmp_path / "broken").write_bytes(b"nothing")
     for name in ("broken", "missing"):
         with pytest.raises(ModelError, match=f"{name}.*Train it again"):
