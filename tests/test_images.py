@@ -271,6 +271,9 @@ def test_images_that_do_not_fit_the_model_are_told(model, digits):
         model.logits(replace(digits.test, n_class=11))
     with pytest.raises(ImageError, match="one model's last layer takes 64 numbers, the other's 7"):
         form_similarity(model, random_model("left"))
+    spectra = [ClassSpectra.of(one) for one in (model, random_model())]
+    with pytest.raises(ImageError, match="10 classes of 8 x 8 pixels and 4 classes of 2 x 3"):
+        best_matches(*spectra)
     with pytest.raises(ImageError, match="last of 2 layers does not read pixels"):
         ClassSpectra.of(random_model(n_layer=2)).pictures(0)
 
@@ -334,25 +337,28 @@ def test_a_picture_that_cannot_be_read_is_told(content, told):
         decoded(content)
 
 
-def hub_table(pictures, labels, label="label"):
+def hub_data(pictures, labels, label="label"):
+    from datasets import Dataset
+
     rows = [{"bytes": encoded(picture), "path": None} for picture in pictures]
-    return pa.table({"image": rows, label: labels})
+    return Dataset(pa.table({"image": rows, label: labels}))
 
 
 def test_a_data_set_of_the_hub_is_its_pictures(monkeypatch):
     given = arrays()
-    tables = {
-        split: hub_table(given[f"x_{split}"], given[f"y_{split}"]) for split in ("train", "test")
+    splits = {
+        split: hub_data(given[f"x_{split}"], given[f"y_{split}"]) for split in ("train", "test")
     }
-    monkeypatch.setattr("analysis.images.data.dataset_table", lambda name, split: tables[split])
+    monkeypatch.setattr("circuits.hub.hub_revision", lambda name, kind: "abc")
+    monkeypatch.setattr("datasets.load_dataset", lambda name, split, revision: splits[split])
     data = open_images("owner/digits")
     wanted = torch.from_numpy(given["x_train"]).flatten(1).float() / 255
     assert torch.equal(data.train.pixels, wanted)
     assert data.test.labels.tolist() == given["y_test"].tolist()
-    tables["train"] = hub_table(given["x_train"], given["y_train"], label="digit")
+    splits["train"] = hub_data(given["x_train"], given["y_train"], label="digit")
     with pytest.raises(ImageError, match="no column label; it has image, digit"):
         open_images("owner/digits")
-    tables["train"] = hub_table([np.zeros((2, 2), np.uint8), np.zeros((3, 2), np.uint8)], [0, 1])
+    splits["train"] = hub_data([np.zeros((2, 2), np.uint8), np.zeros((3, 2), np.uint8)], [0, 1])
     with pytest.raises(ImageError, match="images of sizes"):
         open_images("owner/digits")
 

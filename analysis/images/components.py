@@ -41,8 +41,8 @@ def component_truncation(
     hidden = model.before(images.pixels, len(model.layers)).to(components.outputs.dtype)
     full = accuracy(model.read_out(hidden), images)
     dice = torch.Generator().manual_seed(0)
-    random = torch.randn(len(model.head.mT), len(model.head.mT), generator=dice)
-    random = torch.linalg.qr(random.double()).Q.to(hidden)
+    square = torch.randn(hidden.shape[1], hidden.shape[1], generator=dice)
+    random = torch.linalg.qr(square.double()).Q.to(hidden)
     most = len(components.values)
     rows = []
     for asked in counts:

@@ -176,7 +176,7 @@ def _from_hub(name: str) -> dict[str, np.ndarray]:
                 f"data set '{name}': no column {' and '.join(sorted(missing))}; it has "
                 f"{', '.join(table.column_names)}. Save it as an .npz."
             )
-        pictures = [decoded(row["bytes"]) for row in table.column("image").to_pylist()]
+        pictures = [decoded(row["bytes"] or b"") for row in table.column("image").to_pylist()]
         sizes = {picture.shape for picture in pictures}
         if len(sizes) != 1:
             raise ImageError(f"data set '{name}': images of sizes {sorted(sizes)}. Resize to one.")

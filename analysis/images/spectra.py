@@ -177,6 +177,10 @@ def best_matches(first: ClassSpectra, second: ClassSpectra, n: int = 10) -> pd.D
     Among its first ``2 n`` of the same class with an eigenvalue of the same sign: more would find
     something alike by chance; ``control`` is the best among those of the *next* class.
     """
+    sizes = [(s.model.height, s.model.width, s.model.n_class) for s in (first, second)]
+    if sizes[0] != sizes[1]:
+        told = " and ".join(f"{c} classes of {h} x {w} pixels" for h, w, c in sizes)
+        raise ImageError(f"best_matches: models of {told}. Compare models of one data set.")
     rows = []
     n_class = len(first.spectra)
     for label in range(n_class):
