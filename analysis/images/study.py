@@ -74,6 +74,8 @@ def figures(data: ImageData, plan: ImagePlan) -> tuple[dict[str, Any], ImageMode
         "accuracy_without_decay": accuracy(twin.logits(data.test), data.test),
         "effective_rank": spectra.effective_rank,
         "effective_rank_without_decay": plain.effective_rank,
+        "entropy_rank": entropy_rank(spectra),
+        "entropy_rank_without_decay": entropy_rank(plain),
         "roughness": roughness(spectra),
         "roughness_without_decay": roughness(plain),
         **_component_figures("", model, data.test),
@@ -116,6 +118,11 @@ def _mask_figures(spectra: ClassSpectra, images: Images) -> dict[str, float]:
     curve = mask_curve(spectra, some, [strength])
     means = curve[["accuracy", "fooled", "accuracy_control", "fooled_control"]].mean()
     return {"mask_strength": strength} | {f"mask_{name}": float(x) for name, x in means.items()}
+
+
+def entropy_rank(spectra: ClassSpectra) -> float:
+    """The mean over classes of the entropy's rank: kinder to a long tail than effective rank."""
+    return sum(spectrum.entropy_rank for spectrum in spectra.spectra) / len(spectra.spectra)
 
 
 def explanation_error(spectra: ClassSpectra, images: Images) -> float:
