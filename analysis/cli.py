@@ -54,11 +54,16 @@ def parser() -> argparse.ArgumentParser:
     )
     whole.add_argument("--version", action="version", version=version("bilinear-circuits"))
     commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    add_all = (
-        _add_demo, _add_model, _add_sae, _add_interactions, _add_export, _add_calibrate,
+    for add in (
+        _add_demo,
+        _add_model,
+        _add_sae,
+        _add_interactions,
+        _add_rank,
+        _add_export,
+        _add_calibrate,
         _add_digits,
-    )  # fmt: skip
-    for add in add_all:
+    ):
         add(commands)
     return whole
 
@@ -66,6 +71,12 @@ def parser() -> argparse.ArgumentParser:
 def _seed(text: str) -> int:
     if not text.isdecimal() or int(text) >= 2**63:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to 2^63 - 1")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0")
     return int(text)
 
 
@@ -211,9 +222,34 @@ def _add_interactions(commands: Commands) -> None:
     command.add_argument("--layer", type=int, action="append", help="only this one (repeatable)")
     command.add_argument("--reader", choices=("pinv", "encoder"), default="pinv",
                          help="how output features are read (default pinv)")  # fmt: skip
-    command.add_argument("--documents", type=int, default=0,
-                         help="built-in stories to weigh pairs by (default 0: none)")  # fmt: skip
+    command.add_argument("--documents", type=_count, default=0,
+                         help="to weigh pairs by (default: none; with --text 1000)")  # fmt: skip
     command.add_argument("--q", type=float, default=0.05, help="of the summary (default 0.05)")
+    _add_text(command)
+    _add_device(command)
+    _add_json(command)
+
+
+def _add_rank(commands: Commands) -> None:
+    command = commands.add_parser(
+        "rank",
+        help="how well the top eigenvectors stand in for each output feature",
+        description="Correlates every feature at mlp_out with what 1, 2, … eigenvectors of its "
+        "form make of it, beside random directions, other features' forms and an untrained model, "
+        "and measures the loss with all of them truncated. Writes RUN/rank/layer-<i>.parquet and "
+        ".json.",
+        epilog="example: circuits rank runs/stories --reader encoder",
+    )
+    command.add_argument("run_folder", metavar="RUN", help="folder with model/ and saes/")
+    command.add_argument("--layer", type=int, action="append", help="only this one (repeatable)")
+    command.add_argument("--reader", choices=("pinv", "encoder"), default="pinv",
+                         help="whose row makes a feature's form (default pinv)")  # fmt: skip
+    command.add_argument("--documents", type=int, default=1000, help="to measure on (default 1000)")
+    command.add_argument("--min-active", type=int, default=50, metavar="TOKENS",
+                         help="features active on fewer are not counted (default 50)")  # fmt: skip
+    command.add_argument("--seed", type=_seed, default=0, help="of text and controls (default 0)")
+    _add_text(command)
+    _add_device(command)
     _add_json(command)
 
 

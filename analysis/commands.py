@@ -22,20 +22,23 @@ from analysis.images import ClassSpectra, open_images
 from analysis.images.pictures import spectra_sheet, write_png
 from analysis.images.study import figures, plan_for
 from analysis.interaction_tables import run_interactions
+from analysis.lowrank_run import run_rank
+from analysis.lowrank_told import told, told_in_full
 from analysis.planted import Planted
 from analysis.planted import calibrate as calibrated
 from analysis.printing import aligned, print_fields, print_json, print_table
 from circuits.circuit import Circuit
 from circuits.corpus import Corpus, built_in, open_corpus
-from circuits.errors import CircuitFileError, CorpusError, PlanError
+from circuits.errors import CircuitFileError, CorpusError, PlanError, RunError
 from circuits.exports import attribution_query, write_attribution, write_graph
 from circuits.files import read_json, written_whole
 from circuits.manifest import record
-from circuits.model import Model, ModelPlan, load_model, train_model
+from circuits.model import Model, ModelPlan, Site, load_model, train_model
 from circuits.model.held_out import parted
 from sae import Dictionary, TrainingPlan, load_dictionaries, load_dictionary, train_saes
 from sae.formats import is_dictionary
 from sae.logs import watched_by
+from sae.reading import N_DOCUMENTS
 
 
 def demo(options: Namespace) -> None:
@@ -146,16 +149,8 @@ def sae_info(options: Namespace) -> None:
 
 def sae_quality(options: Namespace) -> None:
     """How well each dictionary of a run stands in for its site."""
-    dictionaries = load_dictionaries(options.run_folder, device=options.device)
-    model = load_model(_model_of(options.run_folder), device=options.device)
-    for site, dictionary in dictionaries.items():
-        trained_on = dictionary.notes.get("activations", {}).get("model", model.fingerprint)
-        if trained_on != model.fingerprint:
-            print(f"note: {site} was trained on another model than this one", file=sys.stderr)
-    training, held_out = parted(_corpus(options, model, options.seed))
-    corpus = training if held_out is None else held_out
-    if held_out is None:
-        print("note: too few documents to hold any out: this is text to train on", file=sys.stderr)
+    model, dictionaries = _model_and_dictionaries(options)
+    corpus = _held_out(options, model)
     rows = [
         quality(dictionary, model, corpus, n_documents=options.documents, seed=options.seed).assign(
             site=str(site)
@@ -171,15 +166,42 @@ def sae_quality(options: Namespace) -> None:
 
 def interactions(options: Namespace) -> None:
     """The strongest pairs of each layer of a run."""
+    model, dictionaries = _model_and_dictionaries(options)
+    weighed = options.documents > 0 or options.text is not None
     told = run_interactions(
         options.run_folder,
-        options.n,
-        options.layer or None,
-        options.reader,
-        options.documents,
-        options.q,
+        model,
+        dictionaries,
+        n=options.n,
+        layers=options.layer,
+        reader=options.reader,
+        corpus=_corpus(options, model, seed=0) if weighed else None,
+        n_documents=options.documents or N_DOCUMENTS,
+        q=options.q,
     )
     print_fields(told, options.json)
+
+
+def rank(options: Namespace) -> None:
+    """How well the top eigenvectors stand in for the features of each layer of a run."""
+    model, dictionaries = _model_and_dictionaries(options)
+    curves = run_rank(
+        options.run_folder,
+        model,
+        dictionaries,
+        layers=options.layer,
+        reader=options.reader,
+        corpus=_held_out(options, model),
+        n_documents=options.documents,
+        min_active=options.min_active,
+        seed=options.seed,
+    )
+    files = {layer: f"{options.run_folder}/rank/layer-{layer}.parquet" for layer in curves}
+    if options.json:
+        rows = [{"file": files[layer], **told_in_full(curve)} for layer, curve in curves.items()]
+        print_json({"layers": rows})
+        return
+    print("\n\n".join(f"{told(curve)}\n\n{files[layer]}" for layer, curve in curves.items()))
 
 
 def export(options: Namespace) -> None:
@@ -258,6 +280,20 @@ def _model_of(where: str) -> str:
     return str(inside) if inside.is_dir() else where
 
 
+def _model_and_dictionaries(options: Namespace) -> tuple[Model, dict[Site, Dictionary]]:
+    """A run's model and its dictionaries, with a note where they do not belong together."""
+    run = Path(options.run_folder)
+    if run.is_dir() and not any((run / part).exists() for part in ("model", "config.json")):
+        raise RunError(f"{run} has no folder 'model'. Train one: circuits model train {run}")
+    dictionaries = load_dictionaries(run, device=options.device)
+    model = load_model(_model_of(options.run_folder), device=options.device)
+    for site, dictionary in dictionaries.items():
+        trained_on = dictionary.notes.get("activations", {}).get("model", model.fingerprint)
+        if trained_on != model.fingerprint:
+            print(f"note: {site} was trained on another model than this one", file=sys.stderr)
+    return model, dictionaries
+
+
 def _corpus(options: Namespace, model: Model, seed: int) -> Corpus:
     """The text that was named, or the built-in stories where the model knows their words."""
     if options.text is not None:
@@ -269,6 +305,14 @@ def _corpus(options: Namespace, model: Model, seed: int) -> Corpus:
             f"Name the text that it is made for, with --text."
         )
     return stories
+
+
+def _held_out(options: Namespace, model: Model) -> Corpus:
+    """The part of the text that training leaves alone, or all of it where that would be none."""
+    training, held_out = parted(_corpus(options, model, options.seed))
+    if held_out is None:
+        print("note: too few documents to hold any out: this is text to train on", file=sys.stderr)
+    return training if held_out is None else held_out
 
 
 def _print_dictionaries(dictionaries: dict[Path, Dictionary], as_json: bool) -> None:

@@ -8,7 +8,7 @@ rotated or shuffled features tell: ``control``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,19 +16,18 @@ import pandas as pd
 import torch
 
 from circuits import Basis, BilinearLayer, Interactions
-from circuits.errors import CircuitsError
+from circuits.corpus import Corpus
+from circuits.errors import RunError, check_count
 from circuits.files import written_whole
 from circuits.firing import Batch, joint_firing
 from circuits.manifest import record
-from circuits.progress import progress
+from circuits.model import Model, Site
 from circuits.significance import rotated, scored_strongest, shuffled
+from sae.dictionary import Dictionary
+from sae.reading import N_DOCUMENTS, activations_in_order
 
 _CONTROLS = {"rotated": rotated, "shuffled": shuffled}
 _CONTROL_OUTPUTS = 256  # that the share of chance is told from
-
-
-class RunError(CircuitsError, ValueError):
-    """A run folder that lacks what a command needs."""
 
 
 def layer_interactions(
@@ -62,50 +61,35 @@ def layer_interactions(
 
 def run_interactions(
     run: str | Path,
+    model: Model,
+    dictionaries: Mapping[Site, Dictionary],
+    *,
     n: int = 16,
     layers: Iterable[int] | None = None,
     reader: Literal["pinv", "encoder"] = "pinv",
-    n_documents: int = 0,
+    corpus: Corpus | None = None,
+    n_documents: int = N_DOCUMENTS,
     q: float = 0.05,
 ) -> dict[str, Any]:
-    """``layer_interactions`` for each layer of a run that has dictionaries at ``mlp_in`` and
-    ``mlp_out``, into ``RUN/interactions/layer-<i>.parquet``; with ``n_documents`` of the built-in
-    stories also the data weights. Tells what was written and how many outputs have a pair at ``q``,
-    beside how many of the first 256 do with the input features rotated.
+    """``layer_interactions`` for each layer with dictionaries at ``mlp_in`` and ``mlp_out``, into
+    ``RUN/interactions/layer-<i>.parquet``; with the first documents of a ``corpus`` also the data
+    weights. Tells what was written and how many outputs have a pair at ``q``, beside how many of
+    the first 256 do with the input features rotated.
     """
-    run = Path(run)
     if not 0 < q < 1:
         raise RunError(f"q = {q} is no share of false discoveries. Ask for 0 < q < 1, say 0.05.")
-    if n_documents < 0:
-        raise RunError(f"{n_documents} documents cannot be read. Ask for 0, none, or more.")
-    if not (run / "model").is_dir():
-        raise RunError(f"{run} has no folder 'model'. Train one: circuits model train {run}")
-    from circuits.model import Site, load_model
-    from sae import load_dictionaries
-
-    model = load_model(run / "model")
-    dictionaries = load_dictionaries(run)
-    there = {
-        layer
-        for layer in range(model.n_layer)
-        if {Site("mlp_in", layer), Site("mlp_out", layer)} <= set(dictionaries)
-    }
-    wanted = sorted(there if layers is None else set(layers))
-    if not wanted or set(wanted) - there:
-        raise RunError(
-            f"{run} has dictionaries at both mlp_in and mlp_out of layers {sorted(there) or 'none'}"
-            f", not of {sorted(set(wanted) - there) or 'any'}. Train them: circuits sae train {run}"
-        )
+    if corpus is not None:
+        check_count("run_interactions", n_documents, None, "n_documents")
     told: dict[str, Any] = {}
     made = []
-    for layer in wanted:
+    for layer in _wanted(run, model, dictionaries, layers):
         into, out = (dictionaries[Site(point, layer)] for point in ("mlp_in", "mlp_out"))
-        path = run / "interactions" / f"layer-{layer}.parquet"
-        batches = None
-        if n_documents:
-            batches = dictionary_activations(model, into, Site("mlp_in", layer), n_documents)
-        inputs, outputs = into.basis(), out.basis(reader=reader)
-        table = layer_interactions(model.layer(layer), inputs, outputs, path, n, batches)
+        path = Path(run) / "interactions" / f"layer-{layer}.parquet"
+        fired = None
+        if corpus is not None:
+            fired = dictionary_activations(model, into, corpus, n_documents)
+        inputs, outputs = into.basis(), out.basis(reader)
+        table = layer_interactions(model.layer(layer), inputs, outputs, path, n, fired)
         made.append(path)
         n_control = min(outputs.n_feature, _CONTROL_OUTPUTS)
         control = Interactions(model.layer(layer), rotated(inputs), outputs)
@@ -116,8 +100,31 @@ def run_interactions(
             f"with a pair at q {q:g}": _discoveries(table, q),
             "the same, features rotated": f"{_discoveries(chance, q)} of {n_control}",
         }
-    record(run, "interactions", {"n": n, "reader": reader, "n_documents": n_documents}, made)
+    text = None if corpus is None else corpus.fingerprint
+    made_of = {"n": n, "reader": reader, "corpus": text, "n_documents": n_documents if text else 0}
+    record(run, "interactions", made_of, made)
     return told
+
+
+def _wanted(
+    run: str | Path,
+    model: Model,
+    dictionaries: Mapping[Site, Dictionary],
+    layers: Iterable[int] | None,
+) -> list[int]:
+    there = [
+        layer
+        for layer in range(model.n_layer)
+        if {Site("mlp_in", layer), Site("mlp_out", layer)} <= set(dictionaries)
+    ]
+    wanted = sorted(there if layers is None else set(layers))
+    absent = sorted(set(wanted) - set(there))
+    if not wanted or absent:
+        raise RunError(
+            f"{run} has dictionaries at both mlp_in and mlp_out of layers {there or 'none'}, not "
+            f"of {absent or 'any'}. Train them: circuits sae train {run}"
+        )
+    return wanted
 
 
 def _discoveries(table: pd.DataFrame, q: float) -> int:
@@ -125,18 +132,13 @@ def _discoveries(table: pd.DataFrame, q: float) -> int:
 
 
 def dictionary_activations(
-    model: Any, dictionary: Any, site: Any, n_documents: int, seed: int = 0
+    model: Model, dictionary: Dictionary, corpus: Corpus, n_documents: int = N_DOCUMENTS
 ) -> Iterator[Batch]:
-    """The active features of every token of the first built-in stories, as ``joint_firing`` wants
+    """The active features of the tokens that count (``sae.reading``), as ``joint_firing`` wants
     them."""
-    from circuits.batches import BatchPlan, in_order
-    from circuits.corpus import built_in
-
-    plan = BatchPlan(window=min(BatchPlan.window, model.n_context))
-    rows = in_order(built_in(seed), model.tokenizer, plan, n_documents)
-    for batch in progress(rows, "activations", "batch"):
-        x = model.read(batch.tokens, site)[site]
-        code = dictionary.active(x[batch.mask.to(x.device)])
+    site = dictionary.known_site("active")
+    for x in activations_in_order(model, corpus, site, n_documents=n_documents):
+        code = dictionary.active(x.to(dictionary.device))
         yield padded(code.starts, code.features, code.values)
 
 

@@ -5,13 +5,14 @@ seeds: the default model from ten seeds. saes: a training step of dictionaries a
 dictionaries: the default dictionaries from ten seeds. graphs: interaction graphs on planted layers.
 recovery: known features sought again, and by sae-lens. digits: the image case study (--data).
 digits-more: its widths, regularisation and other parts.
+lowrank: how well two eigenvectors stand in for features, by width and reader.
 """
 
 import argparse
 
 import torch
 
-from benchmarks import core, digits, graphs, models, recovery, saes
+from benchmarks import core, digits, graphs, lowrank, models, recovery, saes
 
 parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
 parser.add_argument("parts", nargs="*", help="parts of the above (default: core models)")
@@ -32,6 +33,7 @@ tables = {
     "digits": lambda: digits.run(options.data),
     "digits-more": lambda: digits.curves_and_grids(options.data),
     "graphs": lambda: graphs.run(options.device, options.all_outputs),
+    "lowrank": lambda: lowrank.run(options.device),
 }
 unknown = set(options.parts) - set(tables)
 if unknown:

@@ -1,20 +1,28 @@
-"""A circuit: the pairs of features that build one output feature, their groups, and whence.
+"""A circuit: the pairs of features that build an output, their groups, and whence.
 
-It does not change, and it says what it is a part of: its share of the output's energy and, where it
-was seen on data, of the output's mean activation. Its file is JSON, of schema version 1:
+The output is one feature, or what several write together to a behaviour's answers; weights are then
+those of all output features' forms, each times its direct effect on the answers. A circuit does not
+change, and it says what it is a part of: its share of the output's energy and, where it was seen on
+data, of its mean activation or of a behaviour's contrast. Its file is JSON, of schema version 2:
 
 ```
-schema        "bilinear-circuits/circuit"       version       1
-name          str                               output        {feature: int, label: str}
-features      [{feature, label, group, loading, stability, frequency}, …]
-interactions  [{first, second, weight, own, z, q, coactivation, together, data_weight}, …]
-gates         [{first, second, gate, weight, share, coherence}, …]   first, second: groups
+schema        "bilinear-circuits/circuit"       version       2
+name          str
+outputs       [{feature, label, effect, share}, …]
+features      [{feature, label, group, loading, stability, frequency, mean, first_effect,
+                second_effect, joint_effect}, …]
+interactions  [{first, second, weight, own, z, q, coactivation, together, data_weight,
+                contrast, elsewhere, computed, inherited}, …]
+gates         [{first, second, gate, weight, share, coherence, contrast}, …]   groups
+groups        {str: str}       names, by number
+detectors     [{label, features, cuts, f1}, …]   output features that tell a class of a behaviour
 thresholds    {str: number | str}               source        {str: number | str | null}
+shares        {str: number}    of a behaviour's contrast
 energy        number        explained     number | null        activation    number | null
 ```
 
 ``feature`` counts in the dictionary; a feature in no group has group −1. Numbers that are not known
-are null; NaN and infinity are in no file. A file of a newer version, with unknown or missing keys,
+are null; NaN and infinity are in no file. A file of another version, with unknown or missing keys,
 or whose interactions name features that it does not have, is refused.
 """
 
@@ -35,7 +43,7 @@ from circuits.clusters import Clusters
 from circuits.errors import CircuitFileError, shorten
 from circuits.files import written_whole
 
-SCHEMA, VERSION = "bilinear-circuits/circuit", 1
+SCHEMA, VERSION = "bilinear-circuits/circuit", 2
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,10 @@ class Feature:
     loading: float | None = None
     stability: float | None = None
     frequency: float | None = None
+    mean: float | None = None  # over a behaviour's classes, and what its factors add to it
+    first_effect: float | None = None
+    second_effect: float | None = None
+    joint_effect: float | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +75,10 @@ class Interaction:
     coactivation: float | None = None
     together: float | None = None
     data_weight: float | None = None
+    contrast: float | None = None  # added to a behaviour's affected classes, in logits
+    elsewhere: float | None = None  # to its other classes
+    computed: float | None = None  # of its part in the whole behaviour: made of the two factors
+    inherited: float | None = None  # made of the mean and a contrast that was there before
 
 
 @dataclass(frozen=True)
@@ -75,37 +91,53 @@ class Gate:
     weight: float
     share: float
     coherence: float
+    contrast: float | None = None
 
 
 @dataclass(frozen=True)
 class Output:
-    """The feature that a circuit builds."""
+    """A feature that a circuit builds."""
 
     feature: int
     label: str
+    effect: float | None = None  # on the answers' logit difference, for each unit of activation
+    share: float | None = None  # of the layer's contrast that goes through it
+
+
+@dataclass(frozen=True)
+class Detector:
+    """Output features that tell a class of a behaviour: any of them above its cut."""
+
+    label: str
+    features: tuple[int, ...]
+    cuts: tuple[float, ...]
+    f1: float  # on cases that they were not chosen on
 
 
 @dataclass(frozen=True)
 class Circuit:
-    """An immutable subgraph of one output's interactions.
+    """An immutable subgraph of an output's interactions.
 
     ``thresholds`` say how its edges were chosen, ``source`` which model, layer and dictionaries
-    they are from; both hold numbers and strings.
+    they are from; both hold numbers and strings. ``shares`` are of a behaviour's contrast.
     """
 
     name: str
-    output: Output
+    outputs: tuple[Output, ...]
     features: tuple[Feature, ...]
     interactions: tuple[Interaction, ...]
     gates: tuple[Gate, ...] = ()
+    groups: Mapping[str, str] = field(default_factory=dict)
+    detectors: tuple[Detector, ...] = ()
     thresholds: Mapping[str, Any] = field(default_factory=dict)
     source: Mapping[str, Any] = field(default_factory=dict)
+    shares: Mapping[str, float] = field(default_factory=dict)
     energy: float = math.nan  # share of the squared norm of the output's matrix
     explained: float | None = None  # share of the output's form that its pairs build together
     activation: float | None = None  # share of the output's mean activation on data
 
     def __post_init__(self) -> None:
-        for name in ("thresholds", "source"):
+        for name in _MAPPINGS:
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
         have = [feature.feature for feature in self.features]
         named = {end for pair in self.interactions for end in (pair.first, pair.second)}
@@ -113,6 +145,8 @@ class Circuit:
         faults = []
         if missing := sorted(named - set(have)):
             faults.append(f"interactions name features {shorten(missing)}, which it does not have")
+        if not self.outputs:
+            faults.append("it has no output")
         if len(set(have)) < len(have):
             faults.append("a feature is listed twice")
         pairs = {frozenset((pair.first, pair.second)) for pair in self.interactions}
@@ -187,7 +221,7 @@ class Circuit:
             thresholds |= {"groups": found.method, "seed": found.seed}
         return cls(
             name=name or f"output {output}",
-            output=Output(output, output_label or f"output {output}"),
+            outputs=(Output(output, output_label or f"output {output}"),),
             features=features,
             interactions=pairs,
             gates=gates,
@@ -200,7 +234,7 @@ class Circuit:
 
     def graph(self) -> nx.Graph:
         """Features as nodes, interactions as edges; what is not known is no attribute."""
-        graph = nx.Graph(name=self.name, output=self.output.feature)
+        graph = nx.Graph(name=self.name, output=", ".join(str(o.feature) for o in self.outputs))
         for feature in self.features:
             graph.add_node(feature.feature, **_known(feature))
         for pair in self.interactions:
@@ -209,13 +243,12 @@ class Circuit:
         return graph
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Features, interactions and gates as tables."""
-        kinds = {"features": Feature, "interactions": Interaction, "gates": Gate}
+        """Features, interactions, gates, outputs and detectors as tables."""
         return {
             name: pd.DataFrame(
                 [asdict(row) for row in getattr(self, name)], columns=_names(kind)
             )
-            for name, kind in kinds.items()
+            for name, kind in _ROWS.items()
         }  # fmt: skip
 
     def save(self, path: str | Path) -> Path:
@@ -256,13 +289,11 @@ class Circuit:
                 f"{path} is of schema version {version!r}; this version of the toolkit reads "
                 f"{VERSION}. Update bilinear-circuits, or save the circuit again."
             )
-        rows = {"features": Feature, "interactions": Interaction, "gates": Gate}
         _check_keys(path, "the circuit", told, Circuit)
         try:
-            for name, kind in rows.items():
+            for name, kind in _ROWS.items():
                 told[name] = tuple(_read(path, name, row, kind) for row in told[name])
-            told["output"] = _read(path, "output", told["output"], Output)
-            for name in ("thresholds", "source"):
+            for name in _MAPPINGS:
                 if not isinstance(told[name], dict):
                     raise TypeError(f"'{name}' is a {type(told[name]).__name__}, not an object")
                 _check_values(
@@ -274,6 +305,16 @@ class Circuit:
             raise CircuitFileError(f"{path} is not whole: {error}. Save it again.") from error
 
 
+_MAPPINGS = ("groups", "thresholds", "source", "shares")
+_ROWS = {
+    "features": Feature,
+    "interactions": Interaction,
+    "gates": Gate,
+    "outputs": Output,
+    "detectors": Detector,
+}
+
+
 def _names(kind: type) -> list[str]:
     return [each.name for each in fields(kind)]
 
@@ -283,14 +324,19 @@ def _known(row: Feature | Interaction) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return [asdict(row) for row in value]
-    return asdict(value) if isinstance(value, Output) else value
+    return [asdict(row) for row in value] if isinstance(value, tuple) else value
 
 
 def _read(path: str | Path, where: str, row: Any, kind: type) -> Any:
     _check_keys(path, where, row, kind)
     _check_values(path, where, row, _types(kind))
+    if kind is Detector:
+        for name, wanted in (("features", int), ("cuts", float)):
+            listed = row[name]
+            if not isinstance(listed, list) or not all(type(n) in (int, wanted) for n in listed):
+                raise CircuitFileError(f"{path}: {name} = {listed!r} in {where} is no list of "
+                                       f"numbers. Save it again.")  # fmt: skip
+            row[name] = tuple(listed)
     return kind(**row)
 
 

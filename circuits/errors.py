@@ -82,11 +82,23 @@ class PlanError(CircuitsError, ValueError):
 
 
 class RunError(CircuitsError, ValueError):
-    """A training run's folder that belongs to another run, or cannot be gone on with."""
+    """A run's folder that lacks what is asked for, is another run's, or cannot be gone on with."""
+
+
+class RankError(CircuitsError, ValueError):
+    """A dictionary, a layer or a number of tokens that no rank can be judged by."""
 
 
 class GraphError(CircuitsError, ValueError):
     """A graph, a matrix or a choice of edges that no groups can be found in."""
+
+
+class BehaviourError(CircuitsError, ValueError):
+    """A behaviour that a model cannot be asked about."""
+
+
+class NotFoundError(CircuitsError, LookupError):
+    """What was sought is not there: an answer, not a mistake of the caller's."""
 
 
 class CircuitFileError(CircuitsError, ValueError):

@@ -165,7 +165,9 @@ def _nodes_and_links(
         for i, label in labels.items()
     ]
     links = []
-    output = circuit.output
+    output = circuit.outputs[0]
+    if len(circuit.outputs) > 1:  # what they write together
+        output = Output(output.feature, circuit.name)
     target = f"{above}_{output.feature}_1"
     for place, ((first, second), size) in enumerate(sizes.items()):
         name, number = f"{labels[first]} × {labels[second]}", _cantor(layer + 1, place)

@@ -117,9 +117,12 @@ def save_state(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, A
             save_file({n: t.contiguous() for n, t in tensors.items()}, file, metadata=metadata)
             with file.open("rb+") as written:
                 os.fsync(written.fileno())
-    except (SafetensorError, OSError) as error:
+    except OSError as error:
+        reason = (
+            error.__cause__ or error
+        )  # safetensors' own words, if `written_whole` has read them
         raise RunError(
-            f"{path}: cannot be written ({error}). Make room; the checkpoint before is whole, and "
+            f"{path}: cannot be written ({reason}). Make room; the checkpoint before is whole, and "
             f"the same call goes on from there."
         ) from error
 

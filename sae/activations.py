@@ -227,7 +227,10 @@ class CachedActivations(Activations):
 
     @property
     def made_of(self) -> dict[str, Any]:
-        """What the activations came from, and a hash of every file."""
+        """What the activations came from, and every file's hash when it was written.
+
+        The files are not hashed again: what has changed in them since is not seen here.
+        """
         return {**self._index["made_of"], "shards": [s["sha256"] for s in self._index["shards"]]}
 
     def chunks(self, after: dict[str, int] | None = None) -> Iterator[Chunk]:
@@ -365,14 +368,17 @@ class Mixer:
                 f"must hold one. Make it larger, or the batch smaller."
             )
 
+    @property
+    def _ahead(self) -> bool:
+        """Whether the next buffer is filled while one is used."""
+        return torch.device(self.device).type == "cuda"
+
     def batches(self, start: Place | None = None) -> Iterator[tuple[dict[Site, Tensor], Place]]:
         """Batches without end, each with the place where the next one begins."""
         place = start or Place()
         blocks = self._blocks(place)
         n_batches = self.n_buffer // self.n_batch
-        for buffer, here, next_one in (
-            ahead(blocks) if torch.device(self.device).type == "cuda" else blocks
-        ):
+        for buffer, here, next_one in ahead(blocks) if self._ahead else blocks:
             order = np.random.default_rng([self.seed, here.block]).permutation(self.n_buffer)
             shuffled = torch.from_numpy(order).to(self.device)
             for batch in range(here.batch, n_batches):
@@ -407,18 +413,19 @@ class Mixer:
             yield buffer, here, place
 
     def _storage(self) -> dict[Site, Tensor]:
-        """The same memory for every buffer, unless the next one is filled while one is used."""
-        if torch.device(self.device).type == "cuda" or "storage" not in vars(self):
-            widths = self.source.widths.items()
-            sizes = {site: (self.n_buffer, width) for site, width in widths}
-            made = {site: torch.empty(size, device=self.device) for site, size in sizes.items()}
-            vars(self)["storage"] = made
-        return vars(self)["storage"]
+        widths = self.source.widths.items()
+        sizes = {site: (self.n_buffer, width) for site, width in widths}
+        return {site: torch.empty(size, device=self.device) for site, size in sizes.items()}
+
+    @cached_property
+    def _shared(self) -> dict[Site, Tensor]:
+        """The same memory for every buffer, where none is filled while another is used."""
+        return self._storage()
 
     def _filled(
         self, chunks: Iterator[Chunk], here: Place
     ) -> tuple[dict[Site, Tensor], dict[str, int], dict[str, float] | None, int]:
-        limits, buffer = here.limits, self._storage()
+        limits, buffer = here.limits, self._storage() if self._ahead else self._shared
         filled = n_masked = 0
         at: dict[str, int] = here.at or {}
         while filled < self.n_buffer:

@@ -8,6 +8,7 @@ values (``relu=False``), so that a feature can be active and negative; and one t
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -108,7 +109,7 @@ class Dictionary:
         check_width("Dictionary", x, self.d_model, "activations")
         starts, features, values = [torch.zeros(1, dtype=torch.int64, device=self.device)], [], []
         for tile in x.split(max(1, _TILE // self.n_feature)):
-            code = self._active(self.preactivations(tile))
+            code = self.selected(self.preactivations(tile))
             starts.append(code.starts[1:] + starts[-1][-1])
             features.append(code.features)
             values.append(code.values)
@@ -119,7 +120,8 @@ class Dictionary:
             self.n_feature,
         )
 
-    def _active(self, scores: Float[Tensor, "row feature"]) -> Code:
+    def selected(self, scores: Float[Tensor, "row feature"]) -> Code:
+        """What this dictionary's rule makes active of any scores, its own or others'."""
         if self.k is None:
             assert self.threshold is not None  # one of the two is given
             chosen = scores > self.threshold
@@ -205,6 +207,17 @@ class Dictionary:
         from sae.layouts import as_sae_lens
 
         return as_sae_lens(self)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the weights and of what makes a feature active."""
+        digest = hashlib.sha256(f"{self.k} {self.relu}".encode())
+        for name in ("encoder", "decoder", "bias", "offset", "threshold"):
+            tensor = getattr(self, name)
+            digest.update(f"{name} {None if tensor is None else tuple(tensor.shape)}".encode())
+            if tensor is not None:
+                digest.update(tensor.float().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     @property
     def cuts_at_zero(self) -> bool:

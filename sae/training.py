@@ -19,7 +19,6 @@ import platform
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
 from hashlib import sha256
 from importlib.metadata import version
 from itertools import islice
@@ -54,7 +53,6 @@ from sae.activations import Activations, Mixer, ModelActivations, Place, Summary
 from sae.dictionary import Dictionary
 from sae.formats import load_dictionary, write
 from sae.plan import TrainingPlan
-from sae.statistics import statistics
 from sae.step import Coder, Measured
 
 _FLUSH = 10  # steps between two writes of metrics: on a GPU, each waits for the steps before
@@ -324,16 +322,13 @@ def _check(site: Site, row: dict[str, float | int], checkpoint: Path) -> None:
     """Stop before anything that is not a number is saved."""
     if row["finite"] and math.isfinite(row["loss"]):
         return
-    kept = (
-        f"the checkpoint before it, {checkpoint}, is kept"
-        if checkpoint.exists()
-        else ("no checkpoint had been written yet")
-    )
-    what, remedy = (
-        ("the loss is no longer finite", "Lower the learning rate.")
-        if row["finite"]
-        else ("the activations hold NaN or infinity", "Look at the model and at its text there.")
-    )
+    if row["finite"]:
+        what, remedy = "the loss is no longer finite", "Lower the learning rate."
+    else:
+        what, remedy = "the activations hold NaN or infinity", "Look at the model and its text."
+    kept = "no checkpoint had been written yet"
+    if checkpoint.exists():
+        kept = f"the checkpoint before it, {checkpoint}, is kept"
     raise ActivationError(f"step {row['step']:.0f}, site {site}: {what}; {kept}. {remedy}")
 
 
@@ -342,10 +337,9 @@ def _finish(
 ) -> dict[Site, Dictionary]:
     tokens = run.mixer.buffer(run.place)
     for site, folder in folders.items():
-        dictionary = run.dictionary(site)
-        codes = (dictionary.active(x) for x in tokens[site].split(_AT_A_TIME))
+        dictionary = run.dictionary(site).measured(tokens[site].split(_AT_A_TIME))
         with put_in_place(folder) as files:
-            write(replace(dictionary, statistics=statistics(codes)), files)
+            write(dictionary, files)
         versions = {name: version(name) for name in ("torch", "bilinear-circuits")}
         result = {
             "site": str(site),

@@ -63,6 +63,8 @@ def test_every_token_but_bos_and_padding_is_given_once_an_epoch(model, source):
             break
         given.append(chunk.activations[OUT])
     given = torch.cat(given)
+    bos = model.read(batch.tokens[:1, :1], OUT)[OUT][0, 0]  # the same in every row
+    assert float((given - bos).norm(dim=1).min()) > 1e-3 * float(bos.norm())
     # rows that are left over at the end of an epoch's last batch are not used in that epoch
     assert len(wanted) * 0.8 < len(given) <= len(wanted)
     sums, asked = wanted.double().sum(1).sort().values, given.double().sum(1)

@@ -39,7 +39,7 @@ def circuit() -> Circuit:
 def labelled(*labels: str) -> Circuit:
     features = tuple(Feature(i, label, group=0) for i, label in enumerate(labels))
     pairs = tuple(Interaction(0, i, 1.5 - i) for i in range(len(labels)))
-    return Circuit("by hand", Output(3, labels[0]), features, pairs, energy=0.5)
+    return Circuit("by hand", (Output(3, labels[0]),), features, pairs, energy=0.5)
 
 
 def test_a_circuit_is_read_as_it_was_saved(circuit, tmp_path):
@@ -50,17 +50,18 @@ def test_a_circuit_is_read_as_it_was_saved(circuit, tmp_path):
 
 def test_the_file_has_the_documented_schema(circuit, tmp_path):
     told = json.loads(circuit.save(tmp_path / "circuit.json").read_text())
-    assert (told["schema"], told["version"]) == ("bilinear-circuits/circuit", 1)
+    assert (told["schema"], told["version"]) == ("bilinear-circuits/circuit", 2)
     assert set(told) == {
-        "schema", "version", "name", "output", "features", "interactions", "gates", "thresholds",
-        "source", "energy", "explained", "activation",
+        "schema", "version", "name", "outputs", "features", "interactions", "gates", "groups",
+        "detectors", "thresholds", "source", "shares", "energy", "explained", "activation",
     }  # fmt: skip
-    assert set(told["output"]) == {"feature", "label"}
     rows = {
-        "features": {"feature", "label", "group", "loading", "stability", "frequency"},
+        "outputs": {"feature", "label", "effect", "share"},
+        "features": {"feature", "label", "group", "loading", "stability", "frequency", "mean",
+                     "first_effect", "second_effect", "joint_effect"},
         "interactions": {"first", "second", "weight", "own", "z", "q", "coactivation", "together",
-                         "data_weight"},
-        "gates": {"first", "second", "gate", "weight", "share", "coherence"},
+                         "data_weight", "contrast", "elsewhere", "computed", "inherited"},
+        "gates": {"first", "second", "gate", "weight", "share", "coherence", "contrast"},
     }  # fmt: skip
     for name, keys in rows.items():
         assert told[name]
@@ -114,15 +115,21 @@ def test_its_share_of_the_activation_is_that_of_its_pairs():
         ({"thresholds": ["ab"]}, "is not whole: 'thresholds' is a list"),
         ({"thresholds": [1]}, "is not whole: 'thresholds' is a list"),
         ({"source": None}, "is not whole"),
-        ({"version": 2}, "of schema version 2; this version of the toolkit reads 1"),
+        ({"version": 3}, "of schema version 3; this version of the toolkit reads 2"),
+        ({"version": 1}, "of schema version 1; this version of the toolkit reads 2"),
         ({"schema": "other"}, "'schema' is not"),
         ({"features": []}, "interactions name features .* which it does not have"),
         ({"surprise": 1}, r"unknown \['surprise'\]"),
-        ({"output": {"feature": "three", "label": "x"}}, "feature = 'three' in output is no int"),
+        ({"outputs": [{"feature": "three", "label": "x", "effect": None, "share": None}]},
+         "feature = 'three' in outputs is no int"),
+        ({"outputs": []}, "it has no output"),
+        ({"detectors": [{"label": "a", "features": "12", "cuts": [], "f1": 1.0}]},
+         "features = '12' in detectors is no list of numbers"),
         ({"interactions": [{"first": 1}]}, "in interactions, missing"),
         ({"interactions": 3}, "is not whole"),
         ({"gates": [{"first": 99, "second": 99, "gate": "AND", "weight": 1.0, "share": 1.0,
-                     "coherence": 1.0}]}, "gates name groups 99, which no feature is in"),
+                     "coherence": 1.0, "contrast": None}]},
+         "gates name groups 99, which no feature is in"),
     ],
 )  # fmt: skip
 def test_a_file_that_is_not_whole_is_refused(circuit, tmp_path, change, said):
@@ -145,10 +152,10 @@ def test_a_file_that_is_cut_short_is_refused_and_nothing_half_written_is_left(ci
 
 def test_a_feature_or_a_pair_listed_twice_is_refused():
     with pytest.raises(CircuitsError, match="a feature is listed twice"):
-        Circuit("x", Output(0, "x"), (Feature(1, "a"), Feature(1, "b")), ())
+        Circuit("x", (Output(0, "x"),), (Feature(1, "a"), Feature(1, "b")), ())
     pairs = (Interaction(1, 2, 0.5), Interaction(2, 1, 0.5))
     with pytest.raises(CircuitsError, match="a pair is listed twice"):
-        Circuit("x", Output(0, "x"), (Feature(1, "a"), Feature(2, "b")), pairs)
+        Circuit("x", (Output(0, "x"),), (Feature(1, "a"), Feature(2, "b")), pairs)
 
 
 @pytest.mark.parametrize("weight", [None, float("nan"), True, "1"])
@@ -340,7 +347,7 @@ def test_what_is_outside_is_an_error_node_that_collides_with_no_feature():
 def test_the_most_influential_nodes_are_pinned_where_there_are_too_many():
     features = tuple(Feature(i, f"feature {i}") for i in range(150))
     pairs = tuple(Interaction(i, i + 1, 1.0 + i) for i in range(149))
-    document = attribution(Circuit("many", Output(3, "out"), features, pairs, energy=0.5))
+    document = attribution(Circuit("many", (Output(3, "out"),), features, pairs, energy=0.5))
     validate(document)
     by_id = {node["node_id"]: node for node in document["nodes"]}
     pinned = document["qParams"]["pinnedIds"]
@@ -355,7 +362,7 @@ def test_no_graph_is_written_of_a_layer_or_a_weight_that_is_none(circuit, tmp_pa
         write_attribution(circuit, tmp_path, layer=-1)
     pairs = (Interaction(0, 0, float("nan")),)
     with pytest.raises(CircuitsError, match="the weight of pair 0, 0 is nan"):
-        write_attribution(Circuit("x", Output(0, "x"), (Feature(0, "a"),), pairs), tmp_path)
+        write_attribution(Circuit("x", (Output(0, "x"),), (Feature(0, "a"),), pairs), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -380,7 +387,7 @@ def test_a_broken_index_is_refused(circuit, tmp_path):
 
 
 def test_an_empty_circuit_is_one(tmp_path):
-    empty = Circuit("nothing", Output(0, "x"), (), (), energy=0.0)
+    empty = Circuit("nothing", (Output(0, "x"),), (), (), energy=0.0)
     assert Circuit.load(empty.save(tmp_path / "x.json")) == empty
     assert len(read_graph(write_graph(empty, tmp_path / "x.gexf"))) == 0
     assert [node["feature_type"] for node in attribution(empty)["nodes"]] == ["logit"]

@@ -2,23 +2,15 @@
 
 import json
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-import sae
 from analysis.cli import main
-from analysis.interaction_tables import layer_interactions, padded, run_interactions
 from analysis.planted import Planted, calibrate, edge_scores, plant, score
-from circuits import Basis
 from circuits.errors import CircuitsError
 from circuits.graph import Circuit, clusters, interaction_graph
-from circuits.manifest import read_manifest
-from circuits.model import Site
 from circuits.pursuit import known_pairs, significant_pairs
-from tests.small import basis, small_layer
-from tests.small_models import small_folder
 from tests.test_project import command
 
 
@@ -113,77 +105,6 @@ def test_sizes_that_cannot_be_planted_are_refused(sizes, said):
         Planted(**sizes)
 
 
-# --- tables of a layer ---
-
-
-def test_a_layers_table_has_weights_data_weights_z_and_q(tmp_path):
-    layer, into, out = small_layer(biases="left"), basis(20, offset=True), basis(9, seed=2)
-    path = tmp_path / "layer-0.parquet"
-    plain = layer_interactions(layer, into, out, path, n=5)
-    pd.testing.assert_frame_equal(pd.read_parquet(path), plain)
-    assert list(plain) == ["output", "first", "second", "weight", "z", "q"]
-    active = [(torch.tensor([[1, 2, 3]]), torch.tensor([[1.0, 2.0, 0.5]]))]
-    table = layer_interactions(layer, into, out, path, n=5, activations=active)
-    assert list(table)[-3:] == ["coactivation", "together", "data_weight"]
-    pd.testing.assert_frame_equal(table[list(plain)], plain)
-    control = layer_interactions(layer, into, out, tmp_path / "c.parquet", n=5, control="rotated")
-    assert len(control) == len(plain)
-    assert not control["weight"].equals(plain["weight"])
-    with pytest.raises(CircuitsError, match="no control 'other'"):
-        layer_interactions(layer, into, out, path, control="other")
-
-
-class _Code:
-    """Every token uses features 1 and 3, and the first token feature 2 too."""
-
-    def __init__(self, n_row: int) -> None:
-        self.starts = torch.cat([torch.zeros(1).long(), 2 * torch.arange(1, n_row + 1) + 1])
-        self.features = torch.tensor([2] + [1, 3] * n_row)
-        self.values = torch.ones(2 * n_row + 1)
-
-
-class _Dictionary:
-    def __init__(self, seed: int) -> None:
-        self.write = basis(20, 16, seed=seed).write.float()
-
-    def basis(self, reader: str = "pinv") -> Basis:
-        return Basis.from_decoder(self.write)
-
-    def active(self, x: torch.Tensor) -> _Code:
-        return _Code(len(x))
-
-
-def test_a_runs_tables_are_written_for_each_layer_with_both_dictionaries(tmp_path, monkeypatch):
-    sites = ["mlp_in@0", "mlp_out@0", "mlp_in@1"]
-    dictionaries = {Site.parse(site): _Dictionary(seed) for seed, site in enumerate(sites)}
-    monkeypatch.setattr(sae, "load_dictionaries", lambda run: dictionaries, raising=False)
-    small_folder(tmp_path / "model")
-    told = run_interactions(tmp_path, n=4, n_documents=3)
-    assert list(told) == ["layer 0"]
-    assert told["layer 0"]["outputs"] == 20
-    table = pd.read_parquet(tmp_path / "interactions" / "layer-0.parquet")
-    fires = table["first"].isin([1, 3]) & table["second"].isin([1, 3])
-    np.testing.assert_allclose(table.loc[fires, "coactivation"], 1)
-    assert (table.loc[table["first"] == 0, "data_weight"] == 0).all()
-    assert read_manifest(tmp_path)[-1]["step"] == "interactions"
-    assert told["layer 0"]["the same, features rotated"].endswith(" of 20")
-    with pytest.raises(CircuitsError, match=r"of layers \[0\], not of \[1\]"):
-        run_interactions(tmp_path, layers=[1])
-    with pytest.raises(CircuitsError, match=r"other settings.* or delete .*layer-0"):
-        run_interactions(tmp_path, n=5)
-    with pytest.raises(CircuitsError, match=r"q = 2\.0 is no share"):
-        run_interactions(tmp_path, q=2.0)
-    with pytest.raises(CircuitsError, match="-1 documents cannot be read"):
-        run_interactions(tmp_path, n_documents=-1)
-
-
-def test_rows_of_unequal_length_are_padded_with_zeros():
-    starts, features = torch.tensor([0, 2, 2, 5]), torch.tensor([4, 7, 1, 2, 3])
-    indices, values = padded(starts, features, torch.tensor([1.0, 2, 3, 4, 5]))
-    assert indices.tolist() == [[4, 7, 0], [0, 0, 0], [1, 2, 3]]
-    assert values.tolist() == [[1, 2, 0], [0, 0, 0], [3, 4, 5]]
-
-
 # --- the commands ---
 
 
@@ -212,15 +133,9 @@ def test_export_writes_each_format(tmp_path, capsys):
     for form in ("graphml", "gexf"):
         assert export(form)["file"] == str(tmp_path / f"gate.{form}")
     tables = export("tables", "--out", str(tmp_path / "t"))
-    assert set(tables) == {"features", "interactions", "gates"}
+    assert set(tables) == {"features", "interactions", "gates", "outputs", "detectors"}
     told = export("attribution")
     assert told["file"] == str(tmp_path / "attribution" / "output-0.json")
     assert "supernodes=" in told["address"]  # the frontend reads them there alone
     assert main(["export", str(tmp_path / "none.json")]) == 2
     assert "none.json" in capsys.readouterr().err
-
-
-def test_interactions_of_a_folder_without_a_model_is_one_line(tmp_path):
-    done = command("interactions", str(tmp_path))
-    assert done.returncode == 2
-    assert "has no folder 'model'" in done.stderr

@@ -21,7 +21,8 @@ from circuits import runs
 from circuits.corpus import built_in
 from circuits.errors import ActivationError, CorpusError, PlanError, RunError, SiteError
 from circuits.model import ModelPlan, ModelShape, Site, load_model, train_model
-from sae import TensorActivations, TrainingPlan, layouts, load_dictionaries, train_on, train_saes
+from sae import TensorActivations, TrainingPlan, load_dictionaries, train_on, train_saes
+from sae.layouts import sae_lens
 from sae.training import Run
 from tests.small import normal
 
@@ -369,8 +370,11 @@ def test_a_folder_never_holds_two_runs_and_the_field_that_differs_is_named(model
         train_saes(model, built_in(2, 400), PLAN, unbroken, device="cpu")
 
 
+@pytest.mark.parametrize(
+    "full", [OSError(28, "No space left on device"), SafetensorError("I/O error: No space left")]
+)
 def test_a_full_disk_is_said_and_the_checkpoint_before_is_kept(
-    model, corpus, unbroken, tmp_path, monkeypatch
+    model, corpus, unbroken, tmp_path, monkeypatch, full
 ):
     save, calls = runs.save_file, []
 
@@ -378,13 +382,18 @@ def test_a_full_disk_is_said_and_the_checkpoint_before_is_kept(
         calls.append(path)
         if len(calls) == 2:
             Path(path).write_bytes(b"half")
-            raise OSError(28, "No space left on device")
+            raise full
         save(tensors, path, metadata=metadata)
 
     with monkeypatch.context() as patch:
         patch.setattr(runs, "save_file", second_is_full)
-        with pytest.raises(RunError, match=r"cannot be written .*No space left"):
+        with pytest.raises(RunError) as refused:
             train_saes(model, corpus, PLAN, tmp_path / "out", device="cpu", checkpoint_every=5)
+    (checkpoint,) = (tmp_path / "out").glob("checkpoint-*")
+    assert str(refused.value) == (
+        f"{checkpoint}: cannot be written ({full}). Make room; the checkpoint before is whole, and "
+        f"the same call goes on from there."
+    )
     assert not list((tmp_path / "out").rglob("*.part"))
     train_saes(model, corpus, PLAN, tmp_path / "out", device="cpu", checkpoint_every=5)
     assert files(tmp_path / "out") == files(unbroken)
@@ -401,7 +410,7 @@ def test_a_disk_that_is_full_when_all_is_done_loses_nothing(
     (tmp_path / "plan.json").write_text(json.dumps(replace(PLAN, sites=SITES[:1]).as_dict()))
     command = ["sae", "train", str(tmp_path), "--plan", str(tmp_path / "plan.json")]
     with monkeypatch.context() as patch:
-        patch.setattr(layouts, "save_file", full)
+        patch.setattr(sae_lens, "save_file", full)
         assert main([*command, "--device", "cpu"]) == 2
     assert "No space left on device). Check the path and the disk" in capsys.readouterr().err
     monkeypatch.setattr(Run, "learn", None)  # the checkpoint holds every step

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -205,6 +205,15 @@ class Model:
         """What the model expects after each token."""
         return self.network(self._checked(tokens), use_cache=False).logits
 
+    def logits_at(
+        self, tokens: Int64[Tensor, "batch pos"], position: Int64[Tensor, " batch"]
+    ) -> Float[Tensor, "batch token"]:
+        """What the model expects after one token of each row: other rows of logits are not made."""
+        tokens = self._checked(tokens)
+        hidden = self.network.model(tokens, use_cache=False).last_hidden_state
+        row = torch.arange(len(tokens), device=hidden.device)
+        return self.network.lm_head(hidden[row, position.to(hidden.device)])
+
     def loss(
         self, tokens: Int64[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None = None
     ) -> Float[Tensor, ""]:
@@ -295,6 +304,14 @@ class Model:
                 self._replacing.append(site)
                 hooks.callback(self._replacing.remove, site)
             yield self
+
+    def untrained(self, seed: int = 0) -> Model:
+        """A model of the same sizes and words whose weights are drawn at random: a control."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = type(self.network)(self.network.config)
+        network.eval().requires_grad_(False)
+        return replace(self, network=network.to(self.device, self.dtype), _replacing=[])
 
     @cached_property
     def hooked(self) -> Any:

@@ -1,0 +1,400 @@
+"""How well the top eigenvectors stand in for a feature, beside what they would do by chance.
+
+A feature of a dictionary at ``mlp_out`` reads a direction of what the MLP writes, so it is a
+quadratic form of what the MLP is given: ``x̂ᵀQx̂`` and a constant that the biases and the
+dictionary's offset make, both exact. Its rank-r approximation keeps r eigenpairs of Q and the
+constant, refits nothing, and is held against the feature's activation, which is what the
+dictionary makes of ``mlp_out``.
+
+What a reader would get wrong: with ``reader="encoder"`` the form at full rank *is* the activation
+before its top-k, so correlation ends at 1 on active tokens. The pseudoinverse reads another number,
+which stays below 1 at any rank, and yet needs fewer eigenvectors to come near it: always look at
+the full rank beside a rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.nn import functional
+
+from analysis.lowrank_curve import RankCurve
+from analysis.lowrank_loss import truncation_loss
+from analysis.lowrank_sums import (
+    Fit,
+    Forms,
+    Observed,
+    Resampling,
+    Seen,
+    active_sums,
+    fit,
+    in_chunks,
+    on_active,
+    on_all,
+    seen,
+)
+from circuits import Basis, Interactions
+from circuits.corpus import Corpus, built_in
+from circuits.errors import CorpusError, RankError, check_count
+from circuits.model import Model, Site
+from circuits.model.held_out import parted
+from circuits.model.untrained import untrained
+from circuits.progress import progress
+from sae.dictionary import Dictionary
+from sae.reading import N_DOCUMENTS, Reading, readings
+
+LOSS_RANKS = (1, 2, 4, 8, 16, 32, 64)
+"""Ranks whose loss is measured, as far as the curve goes."""
+
+LOSS_DOCUMENTS = 200
+"""Documents that the loss is measured on: a loss is a pass of the model, and there are many."""
+
+MIN_ACTIVE = 50
+"""Tokens that a feature must be active on to be counted: a correlation of fewer says little."""
+
+_BLOCK = 256  # features whose forms are held together, at most
+_HELD = 2**25  # numbers in the eigenvectors of a block
+
+
+@torch.no_grad()
+def rank_curve(
+    model: Model,
+    dictionaries: Dictionary | Mapping[Site, Dictionary],
+    layer: int | None = None,
+    corpus: Corpus | None = None,
+    *,
+    reader: Literal["pinv", "encoder"] = "pinv",
+    n_rank: int = 64,
+    n_documents: int = N_DOCUMENTS,
+    min_active: int = MIN_ACTIVE,
+    n_bootstrap: int = 200,
+    seed: int = 0,
+) -> RankCurve:
+    """The curve of the dictionary at ``mlp_out``, over the first documents of a corpus.
+
+    ``dictionaries`` is that dictionary, or what `load_dictionaries` gives, of which the one at
+    ``layer`` (the first there is, unless named) is taken. Without a corpus it is the built-in
+    stories that training holds out. ``reader`` decides which row of each feature makes its form
+    (of a decoder that does not span the activation, the nearest pseudoinverse); the activation that
+    it is compared with is the dictionary's own either way. The controls:
+
+    * ``rotated``: the same eigenvalues along random orthonormal directions, against the same
+      activation. (A random symmetric matrix of equal norm would have another spectrum, too.)
+    * ``shuffled``: another live feature's form, against the same activation.
+    * ``untrained``: how low-rank a layer is that learnt nothing: a model of the same shape with
+      fresh weights reads the same text, features read its ``mlp_out`` along the same directions,
+      standardised, as many active on a token as in the dictionary. At full rank it is exact.
+
+    Activations are held: ``n_token · d_model`` numbers, twice.
+    """
+    n_rank = check_count("rank_curve", n_rank, None, "n_rank")
+    check_count("rank_curve", min_active, None, "min_active")
+    dictionary = _output_dictionary(model, dictionaries, layer).to(model.device)
+    corpus = _held_out(model, seed) if corpus is None else corpus
+    study = _Study.of(model, dictionary, reader)
+    tokens = list(in_chunks(study.observed(corpus, n_documents)))
+    about = seen(tokens)
+    if not bool((about.n_active >= min_active).any()):
+        raise RankError(
+            f"rank_curve: no feature of {dictionary} is active on {min_active} of the "
+            f"{about.n_token} tokens of {n_documents} documents, so there is nothing to compare. "
+            f"Read more documents, or lower min_active (a correlation of few tokens says little)."
+        )
+    n_rank = max(1, min(n_rank, study.d_input - 1))
+    table, forms = _table(study, tokens, about, n_rank, Resampling(n_bootstrap, seed))
+    table = table.merge(_untrained(study, corpus, n_rank, n_documents, seed), how="left")
+    loss = truncation_loss(
+        model,
+        dictionary,
+        forms,
+        study.read(corpus, min(n_documents, LOSS_DOCUMENTS)),
+        [rank for rank in LOSS_RANKS if rank <= n_rank],
+        seed,
+    )
+    told = {
+        "site": str(study.site),
+        "reader": reader,
+        "n_feature": dictionary.n_feature,
+        "k": dictionary.k,
+        "min_active": min_active,
+        "n_token": about.n_token,
+        "n_documents": min(n_documents, corpus.n_documents or n_documents),
+        "n_loss_documents": min(n_documents, LOSS_DOCUMENTS, corpus.n_documents or n_documents),
+        "n_bootstrap": n_bootstrap,
+        "seed": seed,
+        "corpus": corpus.fingerprint,
+        "model": model.fingerprint,
+    }
+    return RankCurve(table, loss, told)
+
+
+def _output_dictionary(
+    model: Model, dictionaries: Dictionary | Mapping[Site, Dictionary], layer: int | None
+) -> Dictionary:
+    """The one to ask about; refused where its activation is not a form of what an MLP is given."""
+    if isinstance(dictionaries, Dictionary):
+        found = {dictionaries.known_site("rank_curve"): dictionaries}
+    else:
+        found = {site: each for site, each in dictionaries.items() if site.point == "mlp_out"}
+        found = found or dict(dictionaries)
+    chosen = {site: each for site, each in found.items() if layer in (None, site.layer)}
+    listed = ", ".join(map(str, found)) or "none"
+    if not chosen:
+        raise RankError(
+            f"rank_curve: layer {layer} was asked for, and the dictionaries are at {listed}. Name "
+            f"one of their layers, or train one with the site mlp_out@{layer}."
+        )
+    site, dictionary = min(chosen.items(), key=lambda item: item[0].order)
+    if site.point != "mlp_out":
+        raise RankError(
+            f"rank_curve: the dictionary is at {site}. Only at mlp_out is an activation a form of "
+            f"what the MLP is given, and nothing else: the stream also holds what did not pass "
+            f"through the MLP. Take a dictionary trained at mlp_out@{site.layer}."
+        )
+    model.check_sites(site)
+    if dictionary.d_model != model.d_model:
+        raise RankError(
+            f"rank_curve: {dictionary} is for activations of {dictionary.d_model}, and the model's "
+            f"have {model.d_model}. Load the model that it was trained on."
+        )
+    return dictionary
+
+
+def _held_out(model: Model, seed: int) -> Corpus:
+    """The built-in stories that no training on them has seen."""
+    stories = built_in(seed)
+    if stories.word_numbers(model.words("rank_curve")) is None:
+        raise CorpusError(
+            f"{model.path}: the model does not know the words of the built-in stories. Pass the "
+            f"corpus that it is made for: open_corpus(path)."
+        )
+    held_out = parted(stories)[1]
+    assert held_out is not None  # they are millions
+    return held_out
+
+
+@dataclass(frozen=True, eq=False)
+class _Study:
+    """A layer, and the features that are read of its output."""
+
+    model: Model
+    site: Site  # of the output
+    inter: Interactions  # from the activation's own coordinates
+    dictionary: Dictionary
+
+    @classmethod
+    def of(cls, model: Model, dictionary: Dictionary, reader: Literal["pinv", "encoder"]) -> _Study:
+        site = dictionary.known_site("rank_curve")
+        layer = model.layer(site.layer)
+        inputs = Basis.identity(layer.d_model, device=model.device)
+        outputs = dictionary.basis(reader, least_squares=reader == "pinv")
+        return cls(model, site, Interactions(layer, inputs, outputs), dictionary)
+
+    @property
+    def d_input(self) -> int:
+        """The constant counted, where the layer's biases make one."""
+        return self.inter.layer.d_model + self.inter.layer.has_constant
+
+    def lift(self, x: Float[Tensor, "token model"]) -> Float[Tensor, "token input"]:
+        x = x.to(self.inter.layer.dtype)
+        return functional.pad(x, (0, 1), value=1.0) if self.inter.layer.has_constant else x
+
+    def read(self, corpus: Corpus, n_documents: int) -> Iterator[tuple[Reading, Tensor]]:
+        """Each batch with the forms' inputs at its tokens that count."""
+        at = Site("mlp_in", self.site.layer)
+        for reading in readings(self.model, corpus, [at, self.site], n_documents=n_documents):
+            yield reading, self.lift(reading.activations[at])
+
+    def observed(self, corpus: Corpus, n_documents: int) -> Iterator[Observed]:
+        for reading, x in self.read(corpus, n_documents):
+            code = self.dictionary.active(reading.activations[self.site])
+            document = reading.batch.document[reading.counted.nonzero()[:, 0]]
+            yield Observed(x, code, document.to(x.device))
+
+    def whole(self, block: list[int]) -> Any:
+        """What the layer makes of inputs, as these features read it."""
+        outputs, layer = self.inter.outputs.subset(block), self.inter.layer
+        return lambda x: outputs.coordinates(layer(x[:, : layer.d_model]))
+
+    def forms(self, block: list[int], n_rank: int, about: Seen) -> _Block:
+        """Some features' forms, with the eigenpairs by size and by what they add on data."""
+        spectra = [self.inter.spectrum(feature, space="model") for feature in block]
+        values = torch.stack([spectrum.values for spectrum in spectra])
+        vectors = torch.stack([spectrum.vectors for spectrum in spectra])
+        added = (values.double() * about.mean_squares(vectors)).abs()
+        order = added.argsort(dim=1, descending=True, stable=True)[:, :n_rank]
+        feature = torch.tensor(block, device=values.device)
+        constant = values.new_tensor([self.inter.bias(one) for one in block])
+        first = vectors[:, :n_rank].contiguous()
+        by_size = Forms(feature, values[:, :n_rank], first, constant, self.whole(block))
+        by_data = replace(
+            by_size,
+            values=values.gather(1, order),
+            vectors=vectors.take_along_dim(order[:, :, None], dim=1),
+        )
+        energy = values.double().square().cumsum(1)
+        kept = torch.cat([energy[:, :n_rank], energy[:, -1:]], dim=1) / energy[:, -1:]
+        ranks = [(spectrum.effective_rank, spectrum.entropy_rank) for spectrum in spectra]
+        return _Block(by_size, by_data, kept.cpu().numpy(), np.array(ranks))
+
+
+@dataclass(frozen=True, eq=False)
+class _Block:
+    by_size: Forms
+    by_data: Forms
+    energy: Float[np.ndarray, "form rank_and_whole"]
+    effective: Float[np.ndarray, "form two"]  # effective and entropy rank
+
+
+def _blocks(study: _Study) -> Iterator[list[int]]:
+    n_feature = study.dictionary.n_feature
+    size = max(1, min(_BLOCK, _HELD // study.d_input**2))
+    for start in progress(range(0, n_feature, size), "ranks", "block"):
+        yield list(range(start, min(start + size, n_feature)))
+
+
+def _table(
+    study: _Study, tokens: list[Observed], about: Seen, n_rank: int, resampling: Resampling
+) -> tuple[pd.DataFrame, Forms]:
+    """The rows of the features that are ever active, but for the untrained control; all forms."""
+    rows, held = [], []
+    for block in _blocks(study):
+        made = study.forms(block, n_rank, about)
+        own = made.by_size
+        sums = active_sums(own, tokens, resampling)
+        fits = {
+            "": fit(*sums.unbind(2)),
+            "_all": on_all(own, tokens, about, sums[0]),
+            "_by_data": on_active(made.by_data, tokens),
+            "_rotated": on_active(own.rotated(resampling.seed + block[0]), tokens),
+            "_shuffled": on_active(own.taken_from(_others(about, block, resampling.seed)), tokens),
+        }
+        rows.append(_rows(made, about, fits, study.d_input))
+        held.append(own)
+    table = pd.concat(rows, ignore_index=True)
+    forms = Forms(
+        torch.cat([one.feature for one in held]),
+        torch.cat([one.values for one in held]),
+        torch.cat([one.vectors for one in held]),
+        torch.cat([one.constant for one in held]),
+        study.whole(list(range(study.dictionary.n_feature))),
+    )
+    return table, forms
+
+
+def _others(about: Seen, block: list[int], seed: int) -> Int64[Tensor, " form"]:
+    """For each live feature of a block another live one of it; a lonely one keeps its own."""
+    live = np.flatnonzero((about.n_active[block] > 0).cpu().numpy())
+    order = np.arange(len(block))
+    around = np.random.default_rng((seed, block[0])).permutation(live)
+    order[around] = np.roll(around, 1)
+    return torch.from_numpy(order).to(about.n_active.device)
+
+
+def _rows(made: _Block, about: Seen, fits: Mapping[str, Fit], d_input: int) -> pd.DataFrame:
+    """One block's rows of the table."""
+    feature = made.by_size.feature.cpu().numpy()
+    n_active = about.n_active.cpu().numpy()[feature]
+    n_rank = made.by_size.n_rank
+    wide = n_rank + 1
+    low, high = _percentiles(fits[""].correlation[1:])
+    columns: dict[str, Any] = {
+        "feature": np.repeat(feature, wide),
+        "n_active": np.repeat(n_active.astype(np.int64), wide),
+        "effective_rank": np.repeat(made.effective[:, 0], wide),
+        "entropy_rank": np.repeat(made.effective[:, 1], wide),
+        "rank": np.tile([*range(1, wide), d_input], len(feature)),
+        "energy": made.energy,
+        "correlation": fits[""].correlation[0],
+        "low": low,
+        "high": high,
+        "r2": fits[""].r2[0],
+        "correlation_all": fits["_all"].correlation,
+        "r2_all": fits["_all"].r2,
+        "correlation_by_data": fits["_by_data"].correlation[0],
+        "r2_by_data": fits["_by_data"].r2[0],
+        "correlation_rotated": fits["_rotated"].correlation[0],
+        "correlation_shuffled": fits["_shuffled"].correlation[0],
+    }
+    table = pd.DataFrame({name: np.ravel(values) for name, values in columns.items()})
+    return table[table["n_active"] > 0]
+
+
+def _percentiles(
+    replicates: Float[np.ndarray, "replicate form rank"],
+) -> tuple[Float[np.ndarray, "form rank"], Float[np.ndarray, "form rank"]]:
+    """95 % of the replicates, of those where the correlation is defined."""
+    ordered = np.sort(replicates, axis=0)  # NaN last
+    there = np.isfinite(ordered).sum(0)
+    if not len(replicates):
+        nothing = np.full(replicates.shape[1:], np.nan)
+        return nothing, nothing
+
+    def quantile(q: float) -> np.ndarray:
+        place = np.round(q * (there - 1)).clip(min=0).astype(int)
+        return np.take_along_axis(ordered, place[None], axis=0)[0]
+
+    return quantile(0.025), quantile(0.975)
+
+
+def _untrained(
+    study: _Study, corpus: Corpus, n_rank: int, n_documents: int, seed: int
+) -> pd.DataFrame:
+    """The same measured on a model that learnt nothing: feature, rank, count, correlation."""
+    fresh = replace(study, model=untrained(study.model, seed))
+    outputs, held = [], []
+    for reading, x in fresh.read(corpus, n_documents):
+        outputs.append(reading.activations[study.site])
+        held.append((x, reading.batch.document[reading.counted.nonzero()[:, 0]].to(x.device)))
+    dictionary = _standardised(study, outputs)
+    fresh = _Study.of(fresh.model, dictionary, "encoder")
+    tokens = list(
+        in_chunks(
+            Observed(x, dictionary.active(output), document)
+            for output, (x, document) in zip(outputs, held, strict=True)
+        )
+    )
+    about = seen(tokens)
+    rows = []
+    for block in _blocks(fresh):
+        found = on_active(fresh.forms(block, n_rank, about).by_size, tokens).correlation[0]
+        wide = n_rank + 1
+        count = about.n_active[block].cpu().numpy().astype(np.int64)
+        columns: dict[str, Any] = {
+            "feature": np.repeat(block, wide),
+            "rank": np.tile([*range(1, wide), study.d_input], len(block)),
+            "n_active_untrained": np.repeat(count, wide),
+            "correlation_untrained": found.ravel(),
+        }
+        rows.append(pd.DataFrame(columns))
+    return pd.concat(rows, ignore_index=True)
+
+
+def _standardised(study: _Study, outputs: Iterable[Float[Tensor, "token model"]]) -> Dictionary:
+    """The features' directions as a dictionary whose scores all have mean 0 and variance 1."""
+    dictionary, read = study.dictionary, study.inter.outputs.read.double()
+    x = torch.cat(list(outputs)).double()
+    mean = x.mean(0)
+    spread = (x - mean).mT @ (x - mean) / len(x)
+    size = ((read @ spread) * read).sum(1).clamp(min=0).sqrt()
+    # a feature that reads nothing is left to score nothing
+    encoder = torch.where(size[:, None] > 0, read / size[:, None], 0.0)
+    k = dictionary.k
+    if k is None:
+        per_token = [dictionary.active(part).active.sum() / len(part) for part in outputs]
+        k = max(1, round(float(torch.stack(per_token).mean())))
+    return Dictionary(
+        encoder.to(dictionary.dtype),
+        dictionary.decoder,
+        -(encoder @ mean).to(dictionary.dtype),
+        torch.zeros_like(dictionary.offset),
+        k=min(k, dictionary.n_feature),
+        site=study.site,
+    )

@@ -1,0 +1,241 @@
+"""What `rank_curve` found: a row for each feature and rank, and what is read from them.
+
+Shares and medians count only the features that are active on ``min_active`` tokens and whose
+activation varies on them; ``summary()`` says how many those are. What a reader would get wrong: a
+share above a threshold depends on the threshold, so the whole curve is given, with that of each
+control beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from circuits.errors import RankError
+from circuits.files import read_json, write_json, written_whole
+
+CONTROLS = ("rotated", "shuffled", "untrained")
+"""Same eigenvalues along random directions; another feature's form; an untrained model's own."""
+
+THRESHOLD = 0.75
+"""Of the correlation, where one number is to stand for the curve over all thresholds."""
+
+_SCHEMA = 1
+_RESAMPLED = 1000  # times, for the intervals over features
+
+
+@dataclass(frozen=True, eq=False)
+class RankCurve:
+    """Correlation and R² of every feature with its approximation of every rank.
+
+    ``table`` has a row for each feature that is ever active and each rank; the last rank is the
+    whole form. ``correlation`` with ``low`` and ``high`` (95 %, documents resampled) and ``r2``
+    are over the tokens where the feature is active, ``…_all`` over all; ``…_by_data`` orders the
+    eigenpairs by what they add on average instead of by size; the controls follow. ``energy`` is
+    the share of the form's squared norm that is kept.
+    """
+
+    table: pd.DataFrame
+    loss: pd.DataFrame  # what truncation costs the model: see `lowrank_loss`
+    about: Mapping[str, Any]  # site, reader, n, seed and so on
+
+    @property
+    def ranks(self) -> list[int]:
+        """Every rank of the table, the whole form's last."""
+        return sorted(self.table["rank"].unique().tolist())
+
+    @property
+    def features(self) -> pd.DataFrame:
+        """One row for each feature that is ever active: how often, and its form's ranks."""
+        columns = ["n_active", "effective_rank", "entropy_rank"]
+        return self.table.groupby("feature")[columns].first()
+
+    def at(self, rank: int) -> pd.DataFrame:
+        """The rows of one rank."""
+        found = self.table[self.table["rank"] == rank]
+        if found.empty:
+            raise RankError(
+                f"RankCurve.at: rank {rank!r} was not measured. Ask for 1 to {self.ranks[-2]}, or "
+                f"{self.ranks[-1]}, the whole form."
+            )
+        return found.reset_index(drop=True)
+
+    def compared(self, rank: int, of: str = "correlation") -> pd.Series:
+        """The numbers that aggregates are made of: a column at one rank, by feature, of features
+        active often enough, without those whose activation does not vary."""
+        rows = self.at(rank).set_index("feature")
+        if of not in rows:
+            raise RankError(f"RankCurve: no column '{of}'. Choose of {', '.join(rows)}.")
+        often = "n_active_untrained" if of.endswith("_untrained") else "n_active"
+        return rows.loc[rows[often] >= self.about["min_active"], of].dropna()
+
+    @property
+    def mean(self) -> pd.DataFrame:
+        """By rank: mean over features with its 95 % interval, quartiles, share above 0.75, R²,
+        energy, and the means and shares of the controls."""
+        rows = [self._mean_row(rank) for rank in self.ranks]
+        return pd.DataFrame(rows, index=pd.Index(self.ranks, name="rank"))
+
+    def _mean_row(self, rank: int) -> dict[str, float]:
+        own = self.compared(rank)
+        low, high = _interval(own.to_numpy(), self.about["seed"])
+        row = {"mean": float(own.mean()), "low": low, "high": high}
+        for name, column in (("q", "correlation"), ("r2_", "r2")):
+            found = self.compared(rank, column)
+            row |= {f"{name}{q}": float(found.quantile(q / 100)) for q in (25, 50, 75)}
+        columns = ("all", "by_data", *CONTROLS)
+        means = {f"mean_{name}": f"correlation_{name}" for name in columns}
+        for name, column in ({"energy": "energy"} | means).items():
+            row[name] = float(self.compared(rank, column).mean())
+        row["above"] = self.share_above(THRESHOLD, rank)
+        for name in CONTROLS:
+            row[f"above_{name}"] = self.share_above(THRESHOLD, rank, f"correlation_{name}")
+        return row
+
+    def share_above(
+        self, threshold: float = THRESHOLD, rank: int = 2, of: str = "correlation"
+    ) -> float:
+        """The share of compared features whose correlation is above a threshold."""
+        found = self.compared(rank, of)
+        return float((found > threshold).mean()) if len(found) else float("nan")
+
+    def thresholds(self, rank: int = 2) -> pd.DataFrame:
+        """The share above every threshold from 0 to 1, and that of each control."""
+        steps = np.linspace(0, 1, 101)
+        columns = {"share": self.compared(rank)}
+        columns |= {name: self.compared(rank, f"correlation_{name}") for name in CONTROLS}
+        return pd.DataFrame(
+            {
+                name: [float((v > s).mean()) if len(v) else float("nan") for s in steps]
+                for name, v in columns.items()
+            },
+            index=pd.Index(steps.round(2), name="threshold"),
+        )
+
+    @property
+    def nulls(self) -> pd.DataFrame:
+        """By control and rank: how many features, their median and mean, the share above 0.75."""
+        rows = []
+        for name in CONTROLS:
+            for rank in self.ranks:
+                found = self.compared(rank, f"correlation_{name}")
+                share = self.share_above(THRESHOLD, rank, f"correlation_{name}")
+                rows.append((name, rank, len(found), found.median(), found.mean(), share))
+        columns = ["control", "rank", "n", "median", "mean", "share"]
+        return pd.DataFrame(rows, columns=columns).set_index(["control", "rank"])
+
+    def summary(self, rank: int = 2) -> dict[str, Any]:
+        """The numbers of one rank, with their controls and how many features they are of."""
+        own, whole = self.compared(rank), self.compared(self.ranks[-1])
+        often = self.features["n_active"] >= self.about["min_active"]
+        low, high = _interval(own.to_numpy() > THRESHOLD, self.about["seed"])
+        told: dict[str, Any] = {
+            **self.about,
+            "n_live": len(often),
+            "n_often": int(often.sum()),
+            "n_compared": len(own),
+            "rank": rank,
+            "median": float(own.median()),
+            "threshold": THRESHOLD,
+            "share_above": self.share_above(THRESHOLD, rank),
+            "share_low": low,
+            "share_high": high,
+            "median_full_rank": float(whole.median()),
+            "share_above_full_rank": self.share_above(THRESHOLD, self.ranks[-1]),
+            "median_r2": float(self.compared(rank, "r2").median()),
+            "median_all": float(self.compared(rank, "correlation_all").median()),
+            "share_above_by_data": self.share_above(THRESHOLD, rank, "correlation_by_data"),
+            "effective_rank": float(self.features.loc[often, "effective_rank"].median()),
+        }
+        for name in CONTROLS:
+            column = f"correlation_{name}"
+            told[f"median_{name}"] = float(self.compared(rank, column).median())
+            told[f"share_above_{name}"] = self.share_above(THRESHOLD, rank, column)
+        return told
+
+    def save(self, path: str | Path) -> Path:
+        """Write ``path``.parquet, the table, and ``path``.json, everything else, each whole."""
+        table, summary = _files(path)
+        with written_whole(table) as file:
+            self.table.to_parquet(file, index=False)
+        told = self.summary() if 2 in self.ranks else dict(self.about)
+        content = {
+            "schema": _SCHEMA,
+            "about": dict(self.about),
+            "summary": told,
+            "mean": self.mean.reset_index().to_dict("list"),
+            "thresholds": self.thresholds(min(2, self.ranks[-1])).reset_index().to_dict("list"),
+            "nulls": self.nulls.reset_index().to_dict("list"),
+            "loss": self.loss.to_dict("list"),
+        }
+        write_json(summary, _without_nan(content))
+        return table
+
+    @classmethod
+    def load(cls, path: str | Path) -> RankCurve:
+        """What `save` wrote."""
+        table, summary = _files(path)
+        content = read_json(summary, RankError)
+        if content.get("schema") != _SCHEMA or not {"about", "loss"} <= set(content):
+            raise RankError(
+                f"{summary}: no rank curve of schema {_SCHEMA} (it says {content.get('schema')!r})."
+                f" Make it again: circuits rank RUN."
+            )
+        if not table.is_file():
+            raise RankError(f"{table}: there is no such file beside {summary}. Make both again.")
+        loss = pd.DataFrame(content["loss"]).astype({"replaced_by": str})
+        numbers = loss.columns.drop("replaced_by")
+        return cls(
+            pd.read_parquet(table),
+            loss.astype(dict.fromkeys(numbers, float)),
+            content["about"],
+        )
+
+    def plot(self) -> Any:
+        """Mean correlation by rank, the share above every threshold at rank 2, and the controls."""
+        from analysis.lowrank_plots import overview
+
+        return overview(self)
+
+    def _repr_html_(self) -> str:
+        """A small table: the first ranks and the whole form."""
+        shown = [r for r in (1, 2, 4, 8, 16, 32, self.ranks[-1]) if r in self.ranks]
+        columns = ["mean", "low", "high", "q50", *(f"mean_{name}" for name in CONTROLS)]
+        return f"<p>{self!r}</p>" + self.mean.loc[shown, columns].round(3).to_html()
+
+    def __repr__(self) -> str:
+        n = len(self.compared(self.ranks[-1]))
+        return (
+            f"RankCurve({self.about['site']} read by {self.about['reader']}: {n} features active "
+            f"on {self.about['min_active']} or more of {self.about['n_token']} tokens)"
+        )
+
+
+def _files(path: str | Path) -> tuple[Path, Path]:
+    """The table's file and the summary's; either's name may be given, or what they share."""
+    path = Path(path)
+    stem = path.with_suffix("") if path.suffix in (".parquet", ".json") else path
+    return stem.with_name(stem.name + ".parquet"), stem.with_name(stem.name + ".json")
+
+
+def _interval(values: np.ndarray, seed: int) -> tuple[float, float]:
+    """95 % of the mean, features resampled."""
+    if not len(values):
+        return float("nan"), float("nan")
+    drawn = np.random.default_rng(seed).integers(0, len(values), (_RESAMPLED, len(values)))
+    low, high = np.quantile(values.astype(float)[drawn].mean(1), (0.025, 0.975))
+    return float(low), float(high)
+
+
+def _without_nan(content: Any) -> Any:
+    """JSON has no NaN: null stands for it."""
+    if isinstance(content, dict):
+        return {name: _without_nan(value) for name, value in content.items()}
+    if isinstance(content, list):
+        return [_without_nan(value) for value in content]
+    return None if isinstance(content, float) and content != content else content

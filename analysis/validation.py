@@ -1,0 +1,556 @@
+"""Is a circuit the cause? Exact edits of the running model, with their controls in the same table.
+
+1. Remove the circuit's pairs at every token; keep only them (all else of the MLP's output at the
+   position replaced by its mean over the cases); remove one gate; patch the pairs' contribution
+   from the case of the same minimal pair that asks for the other answer; replace the whole output
+   by its mean.
+2. Controls: random pairs that are active together, as many, and as many that each write about as
+   much; circuits of other behaviours; the same pairs in a model whose weights are random.
+3. Side effects: loss and KL on text, where no answer of the behaviour is due.
+4. Each pair by itself: what it should change of each output feature, against a second difference of
+   the model's MLP with the two features taken out of its *input*.
+
+What a reader would get wrong: means are from data, never zeros, and effects are margins, class by
+class. What is *taken* is the share of the affected classes' mean margin that an edit removes; it
+exceeds one where the edit turns answers round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.nn import functional
+
+from analysis.asked import Asked
+from analysis.behaviour import Behaviour
+from analysis.contrast import PairAccount, sites_of
+from analysis.discovery import check_dictionaries
+from analysis.edits import Change, PairTerms, edited, removing, terms_of
+from circuits.batches import BatchPlan, in_order
+from circuits.circuit import Circuit, Interaction
+from circuits.corpus import Corpus
+from circuits.errors import CircuitFileError, check_count
+from circuits.files import read_json, write_json
+from circuits.model import Model, Site
+from sae.code import Code
+from sae.dictionary import Dictionary
+
+WANTED = {
+    "removal takes at least": 0.6,
+    "removal leaves of any affected class at most": 0.5,
+    "removal moves other classes at most": 0.2,
+    "keeping only the circuit keeps at least": 0.8,
+    "as many random pairs take at most": 0.05,
+}
+"""What a circuit must reach to be called proven; shares of the margins before any edit."""
+
+_N_CANDIDATES = 4096  # pairs that random ones are chosen of
+_TOGETHER = 0.05  # share of affected cases that such a pair must be active on
+_N_NEAREST = 32  # candidates of about a pair's size, of which one is drawn
+_N_BOOTSTRAP = 1000
+_N_CASES = 64  # that single pairs are checked on
+
+# of the input and output at each case's position, and the cases' numbers: the new output there
+Swap = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Validation:
+    """What the edits did, each beside its controls."""
+
+    circuit: str
+    behaviour: str
+    edits: pd.DataFrame  # a row an edit: margins by class, taken, low, high, moved, faithfulness
+    random: pd.DataFrame  # a row a draw: kind, size, taken, moved
+    parts: pd.DataFrame  # a row a pair: faithfulness lost without it
+    checks: pd.DataFrame  # a row a pair and output feature: predicted, measured, off_by
+    side_effects: pd.DataFrame  # a row an edit: loss, added, kl on text
+    criteria: pd.DataFrame  # criterion, value, wanted, met
+    n: int  # cases
+    seed: int
+
+    @property
+    def proven(self) -> bool:
+        """Whether every criterion is met."""
+        return bool(self.criteria["met"].all())
+
+    @property
+    def verdict(self) -> str:
+        """Proven, or what falls short."""
+        if self.proven:
+            return "proven: every criterion is met"
+        short = [
+            f"{row.criterion} {row.wanted:g}, measured {row.value:.3g}"
+            for row in self.criteria.itertuples()
+            if not row.met
+        ]
+        return "not proven: " + "; ".join(short)
+
+    def save(self, path: str | Path) -> Path:
+        """Write everything as one JSON file."""
+        told = {name: _rows(value) for name, value in vars(self).items()}
+        write_json(Path(path), {"schema": "bilinear-circuits/validation", "version": 1} | told)
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Validation:
+        """Read what `save` wrote."""
+        told = read_json(Path(path), CircuitFileError)
+        if (
+            told.pop("schema", None) != "bilinear-circuits/validation"
+            or told.pop("version", 0) != 1
+        ):
+            raise CircuitFileError(
+                f"{path} is no validation of this version. Make it: circuits validate RUN."
+            )
+        wanted = {f for f in cls.__dataclass_fields__}
+        if set(told) != wanted:
+            raise CircuitFileError(
+                f"{path} lacks {sorted(wanted - set(told)) or 'nothing'} and has the unknown "
+                f"{sorted(set(told) - wanted) or 'nothing'}. Make it again: circuits validate RUN."
+            )
+        return cls(**{k: pd.DataFrame(v) if isinstance(v, list) else v for k, v in told.items()})
+
+    def __repr__(self) -> str:
+        return f"Validation({self.circuit}: {self.verdict}; n {self.n}, seed {self.seed})"
+
+
+def _rows(value: Any) -> Any:
+    if not isinstance(value, pd.DataFrame):
+        return value
+    return [
+        {key: None if isinstance(x, float) and not np.isfinite(x) else x for key, x in row.items()}
+        for row in value.to_dict("records")
+    ]
+
+
+@torch.no_grad()
+def validate(
+    model: Model,
+    circuit: Circuit,
+    behaviour: Behaviour,
+    dictionaries: Mapping[Site, Dictionary],
+    *,
+    others: Sequence[Circuit] = (),
+    text: Corpus | None = None,
+    n_documents: int = 100,
+    n_draws: int = 20,
+    seed: int = 0,
+) -> Validation:
+    """Edit the running model by a circuit, and measure what a behaviour makes of it.
+
+    Pass cases that the circuit was not found on. ``others`` are circuits of other behaviours, as
+    controls; ``text`` is where side effects are measured, by default nowhere.
+    """
+    check_count("validate", n_draws, None, "n_draws")
+    layer = _checked(model, circuit, dictionaries)
+    into = dictionaries[sites_of(layer)[0]].to(model.device)
+    asked = behaviour.ask(model)
+    bench = _Bench(asked, layer, into, seed)
+    terms = terms_of(model, layer, into, circuit.interactions)
+    random = _random_pairs(bench, circuit, terms, n_draws, seed)
+    edits = _edit_table(bench, circuit, terms, others)
+    sides = _side_effects(model, layer, circuit, terms, behaviour, text, n_documents)
+    return Validation(
+        circuit.name,
+        behaviour.name,
+        edits,
+        random,
+        _parts(bench, circuit, terms),
+        _checks(bench, circuit, terms, dictionaries[sites_of(layer)[1]]),
+        sides,
+        _criteria(asked, edits, random),
+        len(asked),
+        seed,
+    )
+
+
+def _checked(model: Model, circuit: Circuit, dictionaries: Mapping[Site, Dictionary]) -> int:
+    """The circuit's layer; refused where the circuit is of another model or other dictionaries."""
+    check_dictionaries(model, dictionaries)
+    layer = circuit.source.get("layer")
+    faults = []
+    if not isinstance(layer, int):
+        raise CircuitFileError(
+            f"circuit {circuit.name!r} does not say which layer it is of. Make it with "
+            f"find_circuit or propose_circuits."
+        )
+    hashes = {"model": model.fingerprint}
+    for name, site in zip(("inputs", "outputs"), sites_of(layer), strict=True):
+        if site not in dictionaries:
+            faults.append(f"there is no dictionary of {site}")
+        else:
+            hashes[name] = dictionaries[site].fingerprint
+    for name, known in hashes.items():
+        theirs = str(circuit.source.get(name))
+        if theirs != known:
+            faults.append(f"its {name} have the hash {theirs[:12]}…, these have {known[:12]}…")
+    if faults:
+        raise CircuitFileError(
+            f"circuit {circuit.name!r} is of another run: {'; '.join(faults)}. Find it in this "
+            f"one: circuits find."
+        )
+    return layer
+
+
+class _Bench:
+    """A behaviour's cases, to be run with one edit after another."""
+
+    def __init__(self, asked: Asked, layer: int, into: Dictionary, seed: int) -> None:
+        self.asked, self.model, self.layer, self.into = asked, asked.model, layer, into
+        self.seed = seed
+        found = asked.read(sites_of(layer))
+        x, y = (found[str(site)].to(self.model.device) for site in sites_of(layer))
+        self.x, self.y = x, y
+        self.plain = asked.margins()
+        self.base = self.affected(self.plain)
+        self.others = 1 - asked.affected
+        self.floor = self.affected(self.swapped(lambda x, y, rows: self.mean(self.y).expand_as(y)))
+
+    def mean(self, values: Float[Tensor, "case model"]) -> Float[Tensor, " model"]:
+        """Over the classes, each alike."""
+        return self.asked.class_means(values.cpu()).mean(0).to(values)
+
+    def affected(self, margins: Float[Tensor, " case"]) -> float:
+        """The mean margin of the affected classes."""
+        means = self.asked.class_means(margins)
+        return float((means * self.asked.affected).sum() / self.asked.affected.sum())
+
+    def everywhere(self, change: Change) -> Float[Tensor, " case"]:
+        """Margins with the MLP's output changed at every token."""
+        with edited(self.model, self.layer, change):
+            return self.asked.margins()
+
+    def without(self, terms: PairTerms, scale: float = 1.0) -> Float[Tensor, " case"]:
+        """Margins with what some pairs write taken out at every token.
+
+        The activations before the edit are the same whatever is edited: they are kept.
+        """
+        codes = iter(self.codes)
+
+        def change(x: Tensor, y: Tensor) -> Tensor:
+            return y - scale * (terms.products_of(next(codes)) @ terms.written).view(y.shape)
+
+        return self.everywhere(change)
+
+    @cached_property
+    def codes(self) -> list[Code]:
+        """The input features of every token, as many cases at a time as are run at a time."""
+        site = sites_of(self.layer)[0]
+        return [
+            self.into.active(x[site].to(self.into.dtype).flatten(0, 1))
+            for x in (self.model.read(rows, [site]) for rows in self.asked.tiles)
+        ]
+
+    def swapped(self, swap: Swap) -> Float[Tensor, " case"]:
+        """Margins with the MLP's output changed at each case's position alone."""
+        place = 0
+
+        def change(x: Tensor, y: Tensor) -> Tensor:
+            nonlocal place
+            cases = torch.arange(place, place + len(y))
+            place += len(y)
+            here, at = (
+                torch.arange(len(y), device=y.device),
+                self.asked.position[cases].to(y.device),
+            )
+            new = y.clone()
+            new[here, at] = swap(x[here, at], y[here, at], cases.to(y.device)).to(y)
+            return new
+
+        return self.everywhere(change)
+
+    def row(self, name: str, margins: Float[Tensor, " case"], n_pairs: int) -> dict[str, Any]:
+        """One line of the table."""
+        asked, labels = self.asked, self.asked.behaviour.labels
+        means, plain = asked.class_means(margins), asked.class_means(self.plain)
+        draws = asked.resampled(margins, _N_BOOTSTRAP, self.seed)
+        plain_draws = asked.resampled(self.plain, _N_BOOTSTRAP, self.seed)
+        inside = asked.affected.double()
+        taken = 1 - (draws @ inside) / (plain_draws @ inside)
+        low, high = (float(taken.quantile(q)) for q in (0.025, 0.975))
+        contrast = self.affected(margins)
+        moved = ((means - plain).abs() / plain.abs() * self.others).max()
+        spread = self.base - self.floor
+        return {
+            "edit": name,
+            "n_pairs": n_pairs,
+            "contrast": contrast,
+            "taken": 1 - contrast / self.base,
+            "low": low,
+            "high": high,
+            "moved": float(moved),
+            "faithfulness": (contrast - self.floor) / spread if spread else float("nan"),
+            **{label: float(mean) for label, mean in zip(labels, means, strict=True)},
+        }
+
+
+def _edit_table(
+    bench: _Bench,
+    circuit: Circuit,
+    terms: PairTerms,
+    others: Sequence[Circuit],
+) -> pd.DataFrame:
+    rows = [bench.row("none", bench.plain, 0)]
+    rows.append(bench.row("remove the circuit", bench.without(terms), len(terms)))
+    rows.append(
+        bench.row("keep only the circuit", bench.swapped(_keeping(bench, terms)), len(terms))
+    )
+    for name, some in _gates(circuit, terms):
+        rows.append(bench.row(f"remove gate {name}", bench.without(some), len(some)))
+    patched = _patched(bench, terms)
+    if patched is not None:
+        rows.append(bench.row("patch from the other answer", bench.swapped(patched), len(terms)))
+    mean = bench.mean(bench.y)
+    margins = bench.swapped(lambda x, y, cases: mean.expand_as(y))
+    rows.append(bench.row("replace the MLP by its mean", margins, 0))
+    for other in others:
+        its = terms_of(bench.model, bench.layer, bench.into, other.interactions)
+        rows.append(bench.row(f"control: circuit of {other.name}", bench.without(its), len(its)))
+    rows += _untrained(bench, terms)
+    return pd.DataFrame(rows)
+
+
+def _keeping(bench: _Bench, terms: PairTerms) -> Swap:
+    rest = bench.mean(bench.y - terms(bench.x))
+    return lambda x, y, cases: rest + terms(x)
+
+
+def _gates(circuit: Circuit, terms: PairTerms) -> list[tuple[str, PairTerms]]:
+    """The pairs of each gate, by the names of its two groups."""
+    group = {feature.feature: feature.group for feature in circuit.features}
+    found = []
+    for gate in circuit.gates:
+        ends = {gate.first, gate.second}
+        chosen = [
+            place
+            for place, pair in enumerate(circuit.interactions)
+            if {group[pair.first], group[pair.second]} == ends
+        ]
+        names = [circuit.groups.get(str(end), f"group {end}") for end in (gate.first, gate.second)]
+        found.append((" & ".join(names), terms.subset(torch.tensor(chosen))))
+    return found
+
+
+def _patched(bench: _Bench, terms: PairTerms) -> Swap | None:
+    """Each case's contribution from that of its pair which asks for the other answer, and differs
+    in nothing but the last factor where there are two."""
+    asked = bench.asked
+    if asked.pair is None:
+        return None
+    cases, partner = asked.behaviour.cases, {}
+    for number, case in enumerate(cases):
+        first = case.factors and asked.behaviour.value_of(case, asked.behaviour.factors[0])
+        alike = first if len(asked.behaviour.factors) == 2 else None
+        partner[case.pair, alike, float(asked.side[number])] = number
+    source = []
+    for number, case in enumerate(cases):
+        first = case.factors and asked.behaviour.value_of(case, asked.behaviour.factors[0])
+        alike = first if len(asked.behaviour.factors) == 2 else None
+        source.append(partner.get((case.pair, alike, -float(asked.side[number])), number))
+    given = terms(bench.x)
+    swapped = given[torch.tensor(source).to(given.device)]
+    return lambda x, y, rows: y - given[rows] + swapped[rows]
+
+
+def _untrained(bench: _Bench, terms: PairTerms) -> list[dict[str, Any]]:
+    """The behaviour in a model of random weights, and the same pairs removed from it."""
+    model = bench.model.untrained(bench.seed)
+    asked = bench.asked.behaviour.ask(model)
+    control = _Bench(asked, bench.layer, bench.into, bench.seed)
+    pairs = list(zip(terms.first.tolist(), terms.second.tolist(), strict=True))
+    its = PairTerms.of(model, bench.layer, bench.into, pairs)
+    return [
+        control.row("control: untrained model", control.plain, 0),
+        control.row("control: untrained model, remove", control.without(its), len(its)),
+    ]
+
+
+def _random_pairs(
+    bench: _Bench, circuit: Circuit, terms: PairTerms, n_draws: int, seed: int
+) -> pd.DataFrame:
+    """Draws of pairs that are active together and not the circuit's: *as many*, any of them; and
+    *as large*, each drawn of those that write about as much as one of the circuit's. ``size`` is
+    how much the draw writes on the affected cases, relative to the circuit."""
+    dice = np.random.default_rng(seed)
+    pairs = PairAccount.of(bench.asked, bench.layer, bench.into).pairs
+    own = {(pair.first, pair.second) for pair in circuit.interactions}
+    named = list(zip(pairs["first"].tolist(), pairs["second"].tolist(), strict=True))
+    free = [n for n, t in enumerate(pairs["together"]) if t >= _TOGETHER and named[n] not in own]
+    if len(free) > _N_CANDIDATES:
+        free = sorted(dice.choice(free, _N_CANDIDATES, replace=False).tolist())
+    if len(free) < len(terms):
+        raise CircuitFileError(
+            f"validate: only {len(free)} pairs are active together outside of the circuit of "
+            f"{len(terms)}, too few for a control. Pass more cases."
+        )
+    candidates = PairTerms.of(bench.model, bench.layer, bench.into, [named[n] for n in free])
+    inside = bench.asked.affected[bench.asked.label] > 0
+    x = bench.x[inside.to(bench.x.device)]
+    theirs, own_sizes = (
+        (some.products(x).abs().mean(0) * some.sizes).cpu().numpy() for some in (candidates, terms)
+    )
+    written = float(terms(x).norm(dim=1).mean())
+    rows = []
+    for kind in ("as many", "as large"):
+        for draw in range(n_draws):
+            if kind == "as many":
+                chosen = dice.choice(len(free), len(terms), replace=False).tolist()
+            else:
+                chosen = _as_large(dice, theirs, own_sizes)
+            some = candidates.subset(torch.tensor(chosen))
+            row = bench.row(f"draw {draw}", bench.without(some), len(some))
+            size = float(some(x).norm(dim=1).mean()) / max(written, 1e-12)
+            rows.append((kind, draw, len(some), size, row["taken"], row["moved"]))
+    return pd.DataFrame(rows, columns=["kind", "draw", "n_pairs", "size", "taken", "moved"])
+
+
+def _as_large(
+    dice: np.random.Generator, theirs: Float[np.ndarray, " pair"], own: Float[np.ndarray, " pair"]
+) -> list[int]:
+    """One of the nearest in size for each pair, none twice."""
+    chosen: list[int] = []
+    for size in own:
+        order = np.argsort(np.abs(np.log((theirs + 1e-12) / (size + 1e-12))), kind="stable")
+        near = [int(n) for n in order[: _N_NEAREST + len(chosen)] if int(n) not in chosen]
+        chosen.append(near[int(dice.integers(len(near)))])
+    return chosen
+
+
+def _parts(bench: _Bench, circuit: Circuit, terms: PairTerms) -> pd.DataFrame:
+    """Minimality: what keeping only the circuit loses without each of its pairs."""
+    spread = bench.base - bench.floor
+    whole = bench.affected(bench.swapped(_keeping(bench, terms)))
+    rows = []
+    for place, pair in enumerate(circuit.interactions):
+        rest = [n for n in range(len(terms)) if n != place]
+        kept = bench.affected(
+            bench.swapped(_keeping(bench, terms.subset(torch.tensor(rest).long())))
+        )
+        rows.append((pair.first, pair.second, (whole - kept) / spread))
+    return pd.DataFrame(rows, columns=["first", "second", "faithfulness lost"])
+
+
+def _checks(bench: _Bench, circuit: Circuit, terms: PairTerms, out: Dictionary) -> pd.DataFrame:
+    """Each pair by a real intervention: a second difference of the MLP in its two inputs."""
+    inside = (bench.asked.affected[bench.asked.label] > 0).nonzero()[:, 0][:_N_CASES]
+    x = bench.x[inside.to(bench.x.device)]
+    outputs = [output.feature for output in circuit.outputs]
+    encoder = out.encoder[outputs].double().cpu()
+    products = terms.products(x)
+    rows = []
+    for place, pair in enumerate(circuit.interactions):
+        measured = _second_difference(bench, x, pair, inside).double().cpu() @ encoder.mT
+        predicted = (products[:, place, None] * terms.written[place]).double().cpu() @ encoder.mT
+        size = predicted.abs().max(0).values.clamp(min=1e-30)
+        off = (measured - predicted).abs().max(0).values / size
+        for n, feature in enumerate(outputs):
+            most = int(predicted[:, n].abs().argmax())
+            rows.append((pair.first, pair.second, feature, float(predicted[most, n]),
+                         float(measured[most, n]), float(off[n])))  # fmt: skip
+    names = ["first", "second", "output", "predicted", "measured", "off_by"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def _second_difference(
+    bench: _Bench, x: Float[Tensor, "case model"], pair: Interaction, cases: Int64[Tensor, " case"]
+) -> Float[Tensor, "case model"]:
+    """What the running MLP writes because both features are there: with neither, one, both taken
+    out of its input. A feature's pair with itself is half of its second difference."""
+    into = bench.into
+    code = into.encode(x)
+
+    def part(feature: int) -> Tensor:
+        if feature == into.n_feature:
+            return into.offset.expand_as(x)
+        return code[:, feature, None] * into.decoder[feature]
+
+    one, other = part(pair.first), part(pair.second)
+    outputs = [_mlp(bench, x - a - b, cases) for a in (0, one) for b in (0, other)]
+    difference = outputs[0] - outputs[1] - outputs[2] + outputs[3]
+    return difference / (2 if pair.first == pair.second else 1)
+
+
+def _mlp(
+    bench: _Bench, x: Float[Tensor, "case model"], cases: Int64[Tensor, " case"]
+) -> Float[Tensor, "case model"]:
+    """The MLP's output in the running model, its input at each position replaced."""
+    asked, (into, out) = bench.asked, sites_of(bench.layer)
+    here, at = torch.arange(len(cases)), asked.position[cases]
+
+    def function(inputs: Tensor) -> Tensor:
+        new = inputs.clone()
+        new[here, at] = x.to(new)
+        return new
+
+    with bench.model.replaced({into: function}):
+        return bench.model.read(asked.tokens[cases], [out])[out][here, at]
+
+
+def _side_effects(
+    model: Model,
+    layer: int,
+    circuit: Circuit,
+    terms: PairTerms,
+    behaviour: Behaviour,
+    text: Corpus | None,
+    n_documents: int,
+) -> pd.DataFrame:
+    """On tokens whose next one is no answer of the behaviour: loss, and KL from the plain model."""
+    columns = ["edit", "loss", "added", "kl", "n_token"]
+    if text is None:
+        return pd.DataFrame(columns=columns)
+    asked = behaviour.ask(model)
+    answers = torch.tensor(sorted({t for pair in asked.answers for side in pair for t in side}))
+    plan = BatchPlan(window=min(128, model.n_context), n_rows=16)
+    edits = {"none": None, "remove the circuit": terms}
+    sums = {name: [0.0, 0.0] for name in edits}
+    n_token = 0
+    for batch in in_order(text, model.words("validate"), plan, n_documents):
+        following = batch.tokens[:, 1:]
+        counted = batch.mask[:, 1:] & ~torch.isin(following, answers)
+        target = following[counted]
+        n_token += len(target)
+        plain = model.logits(batch.tokens)[:, :-1][counted.to(model.device)].log_softmax(-1).cpu()
+        for name, some in edits.items():
+            told = plain
+            if some is not None:
+                with edited(model, layer, removing(some)):
+                    raw = model.logits(batch.tokens)[:, :-1][counted.to(model.device)]
+                told = raw.log_softmax(-1).cpu()
+            sums[name][0] += float(functional.nll_loss(told, target, reduction="sum"))
+            sums[name][1] += float((plain.exp() * (plain - told)).sum())
+    loss = {name: total / n_token for name, (total, _) in sums.items()}
+    rows = [
+        (name, loss[name], loss[name] - loss["none"], sums[name][1] / n_token, n_token)
+        for name in edits
+    ]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _criteria(asked: Asked, edits: pd.DataFrame, random: pd.DataFrame) -> pd.DataFrame:
+    table = edits.set_index("edit")
+    removed, kept = table.loc["remove the circuit"], table.loc["keep only the circuit"]
+    plain = table.loc["none"]
+    left = max(float(removed[label] / plain[label]) for label in asked.behaviour.affected)
+    values = [
+        float(removed["taken"]),
+        left,
+        float(removed["moved"]),
+        float(kept["faithfulness"]),
+        float(random.loc[random["kind"] == "as many", "taken"].abs().mean()),
+    ]
+    rows = []
+    for (criterion, wanted), value in zip(WANTED.items(), values, strict=True):
+        met = value >= wanted if criterion.endswith("at least") else value <= wanted
+        rows.append((criterion, value, wanted, bool(met)))
+    return pd.DataFrame(rows, columns=["criterion", "value", "wanted", "met"])
