@@ -14,6 +14,7 @@ from analysis.images.pictures import (
     coloured,
     explanation_figure,
     figure,
+    first_sheet,
     png,
     sheet,
     spectra_sheet,
@@ -111,6 +112,14 @@ def test_a_sheet_of_spectra_survives_its_file(tmp_path):
     write_png(page, tmp_path / "page.png")
     assert np.array_equal(decoded((tmp_path / "page.png").read_bytes()), page)
     assert decoded(png(page)).shape[2] == 3
+
+
+def test_a_row_for_each_model_shows_the_first_eigenvector_for_each_class():
+    first, second = (ClassSpectra.of(random_model(seed=seed)) for seed in (0, 1))
+    page = first_sheet([first, second])
+    positive = second.pictures(2)[second[2].values > 0][:1]
+    tall, wide = page.shape[0] // 2, page.shape[1] // 4
+    assert np.array_equal(page[tall:, 2 * wide : 3 * wide], sheet([positive]))
 
 
 def test_figures_show_each_picture_upright():

@@ -65,6 +65,19 @@ def spectra_sheet(spectra: ClassSpectra, n: int = 5) -> UInt8[np.ndarray, "tall 
     return sheet(rows)
 
 
+def first_sheet(models: Sequence[ClassSpectra]) -> UInt8[np.ndarray, "tall wide 3"]:
+    """A row for each model: each class's strongest eigenvector for it, blank where none is."""
+    rows = []
+    for spectra in models:
+        found = []
+        for label, spectrum in enumerate(spectra.spectra):
+            pictures = spectra.pictures(label)
+            chosen = pictures[spectrum.values > 0][:1]
+            found.append(chosen[0] if len(chosen) else torch.zeros_like(pictures[0]))
+        rows.append(torch.stack(found))
+    return sheet(rows)
+
+
 def png(page: UInt8[np.ndarray, "tall wide 3"]) -> bytes:
     """The page as the bytes of a PNG file, which notebooks and HTML show."""
     return encoded(page)

@@ -9,7 +9,7 @@ it, however many images each step sees; `ImagePlan.shrinking` is that factor.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -134,7 +134,8 @@ def train_classifier(images: Images, plan: ImagePlan = ImagePlan()) -> ImageMode
 
 def _has_bfloat16() -> bool:
     """Whether the processor multiplies matrices in it: twice as fast, and noise is added anyway."""
-    return torch.backends.mkldnn.is_available() and torch.cpu._is_avx512_bf16_supported()
+    told: Callable[[], bool] = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)  # torch 2.7 on
+    return torch.backends.mkldnn.is_available() and told()
 
 
 def _start(plan: ImagePlan, images: Images, dice: torch.Generator) -> dict[str, Tensor]:
