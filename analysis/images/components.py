@@ -134,15 +134,20 @@ def _energy_kept(
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "out rank"]]:
     """``⟨B, B'⟩² / |B'|²`` with the outputs that make it largest, and these outputs."""
     left, right = _unit(left), _unit(right)
-    gram = _pairs(left, right, left, right)
+    gram = pair_products(left, right, left, right)
     gram = gram + 1e-9 * torch.eye(len(gram), dtype=gram.dtype)
-    across = _pairs(left, right, *target.factors) @ target.down.mT  # rank out
+    across = pair_products(left, right, *target.factors) @ target.down.mT  # rank out
     down = torch.linalg.solve(gram, across)
     return (down * across).sum(), down.mT.detach()
 
 
-def _pairs(left: Tensor, right: Tensor, other_left: Tensor, other_right: Tensor) -> Tensor:
-    """Inner products of hidden units' symmetric forms."""
+def pair_products(
+    left: Float[Tensor, "hidden input"],
+    right: Float[Tensor, "hidden input"],
+    other_left: Float[Tensor, "other input"],
+    other_right: Float[Tensor, "other input"],
+) -> Float[Tensor, "hidden other"]:
+    """Inner products of two layers' hidden units, each as its symmetric form."""
     straight = (left @ other_left.mT) * (right @ other_right.mT)
     crossed = (left @ other_right.mT) * (right @ other_left.mT)
     return (straight + crossed) / 2

@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from analysis.images.components import pair_products
 from analysis.images.data import Images
 from analysis.images.model import ImageModel, accuracy
 from circuits.bilinear import BilinearLayer
@@ -215,11 +216,8 @@ def form_similarity(first: ImageModel, second: ImageModel) -> pd.DataFrame:
 
 def inner_products(first: BilinearLayer, second: BilinearLayer) -> Float[Tensor, "out other_out"]:
     """Frobenius inner products of two layers' interaction matrices, output by output."""
-    a_left, a_right = (factor.double() for factor in first.factors)
-    b_left, b_right = (factor.double() for factor in second.factors)
-    straight = (a_left @ b_left.mT) * (a_right @ b_right.mT)
-    crossed = (a_left @ b_right.mT) * (a_right @ b_left.mT)
-    return first.down.double() @ ((straight + crossed) / 2) @ second.down.double().mT
+    factors = [factor.double() for layer in (first, second) for factor in layer.factors]
+    return first.down.double() @ pair_products(*factors) @ second.down.double().mT
 
 
 def roughness(spectra: ClassSpectra, n: int = 10) -> float:
