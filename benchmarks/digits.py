@@ -38,6 +38,7 @@ SHOWN = (1, 2, 3, 5, 7, 10, 13, 15, 20, 30)
 FEW_SEEDS = (0, 1)
 HIDDEN_OF_GRID = 300
 FEW_IMAGES = 1000
+EMBEDDED = 512
 CUTS = ((1, 1), (3, 3), (5, 5), (10, 5), (10, 10), (20, 10))
 
 ROWS = (
@@ -127,6 +128,7 @@ def curves_and_grids(where: str | None) -> str:
     }
     found = curves(models.values(), data.test, SHOWN)
     means = found.groupby(["d_hidden", "rank"])["accuracy"].mean().unstack().reset_index()
+    embedded = replace(plan, d_embed=EMBEDDED, d_hidden=EMBEDDED)
     first, second = (models[WIDTHS[-1], seed] for seed in FEW_SEEDS)
     return "\n\n".join(
         [
@@ -138,6 +140,8 @@ def curves_and_grids(where: str | None) -> str:
             f"Weight decay and input noise, hidden {HIDDEN_OF_GRID}, seed 0, a third of the steps; "
             f"then the same with {FEW_IMAGES} images:",
             _frame(_grid(data, plan)),
+            f"Weight decay with pixels embedded in {EMBEDDED} dimensions, and as many products:",
+            _frame(regularisation(data, embedded, (0.0, plan.weight_decay), (plan.input_noise,))),
             "Shared neurons in place of all products, two layers as a tree, features of pairs:",
             _frame(_others(data, plan, first)),
             "Cosines of the classes' forms, two seeds:",
