@@ -4,12 +4,32 @@ from importlib import import_module
 from typing import Any
 
 _AT = {
+    "Behaviour": "analysis.behaviour",
+    "Ledger": "analysis.ledgers",
     "RankCurve": "analysis.lowrank_curve",
+    "Validation": "analysis.validation",
+    "built_in_behaviour": "analysis.behaviour",
+    "find_circuit": "analysis.discovery",
+    "ledger": "analysis.ledgers",
+    "propose_circuits": "analysis.proposals",
     "quality": "analysis.dictionary_quality",
     "rank_curve": "analysis.lowrank",
+    "validate": "analysis.validation",
 }
 
-__all__ = ["RankCurve", "quality", "rank_curve"]
+__all__ = [
+    "Behaviour",
+    "Ledger",
+    "RankCurve",
+    "Validation",
+    "built_in_behaviour",
+    "find_circuit",
+    "ledger",
+    "propose_circuits",
+    "quality",
+    "rank_curve",
+    "validate",
+]
 
 
 def __getattr__(name: str) -> Any:

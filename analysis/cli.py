@@ -59,6 +59,8 @@ def parser() -> argparse.ArgumentParser:
         _add_model,
         _add_sae,
         _add_interactions,
+        _add_find,
+        _add_validate,
         _add_rank,
         _add_export,
         _add_calibrate,
@@ -225,6 +227,52 @@ def _add_interactions(commands: Commands) -> None:
     command.add_argument("--documents", type=_count, default=0,
                          help="to weigh pairs by (default: none; with --text 1000)")  # fmt: skip
     command.add_argument("--q", type=float, default=0.05, help="of the summary (default 0.05)")
+    _add_text(command)
+    _add_device(command)
+    _add_json(command)
+
+
+def _add_find(commands: Commands) -> None:
+    command = commands.add_parser(
+        "find",
+        help="the circuit of a behaviour, or the most gate-like outputs of a layer",
+        description="Finds the pairs of input features that carry a behaviour's contrast, their "
+        "groups and gates, and whether the MLP computes the contrast or inherits it. Writes "
+        "RUN/circuits/<behaviour>.json and .graphml. Without a behaviour it proposes circuits from "
+        "the weights alone.",
+        epilog="example: circuits find runs/stories --behaviour negation",
+    )
+    command.add_argument("run_folder", metavar="RUN", help="folder with model/ and saes/")
+    command.add_argument("--behaviour", metavar="NAME",
+                         help="negation, pronoun, but, or a JSONL file of cases")  # fmt: skip
+    command.add_argument("--layer", type=int, help="(default: where most is computed)")
+    command.add_argument("--cases", type=_count, default=128, metavar="PAIRS",
+                         help="minimal pairs of a built-in behaviour (default 128)")  # fmt: skip
+    command.add_argument("--coverage", type=float, default=0.9,
+                         help="share of the contrast to be carried (default 0.9)")  # fmt: skip
+    command.add_argument("--pairs", type=_count, default=16, help="at most (default 16)")
+    command.add_argument("--proposals", type=_count, default=10,
+                         help="circuits to propose without a behaviour (default 10)")  # fmt: skip
+    command.add_argument("--seed", type=_seed, default=0, help="of the cases (default 0)")
+    _add_device(command)
+    _add_json(command)
+
+
+def _add_validate(commands: Commands) -> None:
+    command = commands.add_parser(
+        "validate",
+        help="is a circuit the cause? exact edits of the model, with controls beside them",
+        description="Removes, keeps and patches the circuits that were found for behaviours, on "
+        "cases that they were not chosen on, beside random pairs, other circuits and an untrained "
+        "model. Writes RUN/circuits/<behaviour>.validation.json.",
+        epilog="example: circuits validate runs/stories --circuit negation",
+    )
+    command.add_argument("run_folder", metavar="RUN", help="folder with circuits/")
+    command.add_argument("--circuit", metavar="NAME", action="append",
+                         help="only this one (repeatable; default: all of behaviours)")  # fmt: skip
+    command.add_argument("--draws", type=_count, default=10,
+                         help="of random pairs, each of two kinds (default 10)")  # fmt: skip
+    command.add_argument("--seed", type=_seed, default=0, help="of controls and text (default 0)")
     _add_text(command)
     _add_device(command)
     _add_json(command)

@@ -16,7 +16,15 @@ from typing import Any
 import pandas as pd
 import torch
 
+from analysis.circuit_told import (
+    circuit_rows,
+    told_circuit,
+    told_proposals,
+    told_validation,
+    validation_rows,
+)
 from analysis.dictionary_quality import quality
+from analysis.discovery import verdict
 from analysis.gates import gate_report
 from analysis.images import ClassSpectra, open_images
 from analysis.images.pictures import spectra_sheet, write_png
@@ -27,9 +35,18 @@ from analysis.lowrank_told import told, told_in_full
 from analysis.planted import Planted
 from analysis.planted import calibrate as calibrated
 from analysis.printing import aligned, print_fields, print_json, print_table
+from analysis.run_circuits import (
+    behaviour_circuits,
+    behaviour_of,
+    circuit_file,
+    run_find,
+    run_propose,
+    run_validate,
+    stories_of,
+)
 from circuits.circuit import Circuit
 from circuits.corpus import Corpus, built_in, open_corpus
-from circuits.errors import CircuitFileError, CorpusError, PlanError, RunError
+from circuits.errors import CircuitFileError, CorpusError, NotFoundError, PlanError, RunError
 from circuits.exports import attribution_query, write_attribution, write_graph
 from circuits.files import read_json, written_whole
 from circuits.manifest import record
@@ -180,6 +197,75 @@ def interactions(options: Namespace) -> None:
         q=options.q,
     )
     print_fields(told, options.json)
+
+
+def find(options: Namespace) -> None:
+    """The circuit of a behaviour, or proposals from the weights alone."""
+    model, dictionaries = _model_and_dictionaries(options)
+    run = options.run_folder
+    if options.behaviour is None:
+        found = run_propose(
+            run,
+            model,
+            dictionaries,
+            layer=options.layer or 0,
+            n=options.proposals,
+            seed=options.seed,
+        )
+        if options.json:
+            print_json({"proposals": [circuit_rows(circuit) for circuit in found]})
+        else:
+            print(f"{told_proposals(found)}\n\n{run}/circuits")
+        return
+    behaviour = behaviour_of(options.behaviour, model, options.cases, options.seed)
+    try:
+        circuit = run_find(
+            run,
+            model,
+            dictionaries,
+            behaviour,
+            layer=options.layer,
+            told_on=stories_of(options.behaviour, model, options.seed),
+            coverage=options.coverage,
+            n_pairs=options.pairs,
+        )
+    except NotFoundError as answer:
+        print_json({"found": False, "why": str(answer)}) if options.json else print(answer)
+        return
+    file = str(circuit_file(run, circuit.name))
+    if options.json:
+        print_json({"found": True, "verdict": verdict(circuit), "file": file}
+                   | circuit_rows(circuit))  # fmt: skip
+        return
+    print(f"{told_circuit(circuit)}\n\n{file}")
+
+
+def validate(options: Namespace) -> None:
+    """Whether circuits are the cause of their behaviours."""
+    model, dictionaries = _model_and_dictionaries(options)
+    names = options.circuit or behaviour_circuits(options.run_folder)
+    if not names:
+        raise RunError(
+            f"{options.run_folder} has no circuit of a behaviour. Find one: circuits find "
+            f"{options.run_folder} --behaviour negation"
+        )
+    text = _held_out(options, model)
+    found = [
+        run_validate(
+            options.run_folder,
+            model,
+            dictionaries,
+            name,
+            text=text,
+            n_draws=options.draws,
+            seed=options.seed,
+        )
+        for name in names
+    ]
+    if options.json:
+        print_json({"validations": [validation_rows(each) for each in found]})
+        return
+    print("\n\n".join(map(told_validation, found)))
 
 
 def rank(options: Namespace) -> None:

@@ -14,8 +14,8 @@ the full rank beside a rank.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -23,10 +23,10 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from torch.nn import functional
 
 from analysis.lowrank_curve import RankCurve
 from analysis.lowrank_loss import truncation_loss
+from analysis.lowrank_study import Block, Study, blocks
 from analysis.lowrank_sums import (
     Fit,
     Forms,
@@ -40,15 +40,13 @@ from analysis.lowrank_sums import (
     on_all,
     seen,
 )
-from circuits import Basis, Interactions
 from circuits.corpus import Corpus, built_in
 from circuits.errors import CorpusError, RankError, check_count
 from circuits.model import Model, Site
 from circuits.model.held_out import parted
 from circuits.model.untrained import untrained
-from circuits.progress import progress
 from sae.dictionary import Dictionary
-from sae.reading import N_DOCUMENTS, Reading, readings
+from sae.reading import N_DOCUMENTS
 
 LOSS_RANKS = (1, 2, 4, 8, 16, 32, 64)
 """Ranks whose loss is measured, as far as the curve goes."""
@@ -58,9 +56,6 @@ LOSS_DOCUMENTS = 200
 
 MIN_ACTIVE = 50
 """Tokens that a feature must be active on to be counted: a correlation of fewer says little."""
-
-_BLOCK = 256  # features whose forms are held together, at most
-_HELD = 2**25  # numbers in the eigenvectors of a block
 
 
 @torch.no_grad()
@@ -98,7 +93,7 @@ def rank_curve(
     check_count("rank_curve", min_active, None, "min_active")
     dictionary = _output_dictionary(model, dictionaries, layer).to(model.device)
     corpus = _held_out(model, seed) if corpus is None else corpus
-    study = _Study.of(model, dictionary, reader)
+    study = Study.of(model, dictionary, reader)
     tokens = list(in_chunks(study.observed(corpus, n_documents)))
     about = seen(tokens)
     if not bool((about.n_active >= min_active).any()):
@@ -119,20 +114,28 @@ def rank_curve(
         seed,
     )
     told = {
-        "site": str(study.site),
+        **_told(study, corpus, n_documents),
         "reader": reader,
-        "n_feature": dictionary.n_feature,
-        "k": dictionary.k,
         "min_active": min_active,
         "n_token": about.n_token,
-        "n_documents": min(n_documents, corpus.n_documents or n_documents),
-        "n_loss_documents": min(n_documents, LOSS_DOCUMENTS, corpus.n_documents or n_documents),
         "n_bootstrap": n_bootstrap,
         "seed": seed,
-        "corpus": corpus.fingerprint,
-        "model": model.fingerprint,
     }
     return RankCurve(table, loss, told)
+
+
+def _told(study: Study, corpus: Corpus, n_documents: int) -> dict[str, Any]:
+    """What was measured on what."""
+    there = min(n_documents, corpus.n_documents or n_documents)
+    return {
+        "site": str(study.site),
+        "n_feature": study.dictionary.n_feature,
+        "k": study.dictionary.k,
+        "n_documents": there,
+        "n_loss_documents": min(there, LOSS_DOCUMENTS),
+        "corpus": corpus.fingerprint,
+        "model": study.model.fingerprint,
+    }
 
 
 def _output_dictionary(
@@ -180,92 +183,12 @@ def _held_out(model: Model, seed: int) -> Corpus:
     return held_out
 
 
-@dataclass(frozen=True, eq=False)
-class _Study:
-    """A layer, and the features that are read of its output."""
-
-    model: Model
-    site: Site  # of the output
-    inter: Interactions  # from the activation's own coordinates
-    dictionary: Dictionary
-
-    @classmethod
-    def of(cls, model: Model, dictionary: Dictionary, reader: Literal["pinv", "encoder"]) -> _Study:
-        site = dictionary.known_site("rank_curve")
-        layer = model.layer(site.layer)
-        inputs = Basis.identity(layer.d_model, device=model.device)
-        outputs = dictionary.basis(reader, least_squares=reader == "pinv")
-        return cls(model, site, Interactions(layer, inputs, outputs), dictionary)
-
-    @property
-    def d_input(self) -> int:
-        """The constant counted, where the layer's biases make one."""
-        return self.inter.layer.d_model + self.inter.layer.has_constant
-
-    def lift(self, x: Float[Tensor, "token model"]) -> Float[Tensor, "token input"]:
-        x = x.to(self.inter.layer.dtype)
-        return functional.pad(x, (0, 1), value=1.0) if self.inter.layer.has_constant else x
-
-    def read(self, corpus: Corpus, n_documents: int) -> Iterator[tuple[Reading, Tensor]]:
-        """Each batch with the forms' inputs at its tokens that count."""
-        at = Site("mlp_in", self.site.layer)
-        for reading in readings(self.model, corpus, [at, self.site], n_documents=n_documents):
-            yield reading, self.lift(reading.activations[at])
-
-    def observed(self, corpus: Corpus, n_documents: int) -> Iterator[Observed]:
-        for reading, x in self.read(corpus, n_documents):
-            code = self.dictionary.active(reading.activations[self.site])
-            document = reading.batch.document[reading.counted.nonzero()[:, 0]]
-            yield Observed(x, code, document.to(x.device))
-
-    def whole(self, block: list[int]) -> Any:
-        """What the layer makes of inputs, as these features read it."""
-        outputs, layer = self.inter.outputs.subset(block), self.inter.layer
-        return lambda x: outputs.coordinates(layer(x[:, : layer.d_model]))
-
-    def forms(self, block: list[int], n_rank: int, about: Seen) -> _Block:
-        """Some features' forms, with the eigenpairs by size and by what they add on data."""
-        spectra = [self.inter.spectrum(feature, space="model") for feature in block]
-        values = torch.stack([spectrum.values for spectrum in spectra])
-        vectors = torch.stack([spectrum.vectors for spectrum in spectra])
-        added = (values.double() * about.mean_squares(vectors)).abs()
-        order = added.argsort(dim=1, descending=True, stable=True)[:, :n_rank]
-        feature = torch.tensor(block, device=values.device)
-        constant = values.new_tensor([self.inter.bias(one) for one in block])
-        first = vectors[:, :n_rank].contiguous()
-        by_size = Forms(feature, values[:, :n_rank], first, constant, self.whole(block))
-        by_data = replace(
-            by_size,
-            values=values.gather(1, order),
-            vectors=vectors.take_along_dim(order[:, :, None], dim=1),
-        )
-        energy = values.double().square().cumsum(1)
-        kept = torch.cat([energy[:, :n_rank], energy[:, -1:]], dim=1) / energy[:, -1:]
-        ranks = [(spectrum.effective_rank, spectrum.entropy_rank) for spectrum in spectra]
-        return _Block(by_size, by_data, kept.cpu().numpy(), np.array(ranks))
-
-
-@dataclass(frozen=True, eq=False)
-class _Block:
-    by_size: Forms
-    by_data: Forms
-    energy: Float[np.ndarray, "form rank_and_whole"]
-    effective: Float[np.ndarray, "form two"]  # effective and entropy rank
-
-
-def _blocks(study: _Study) -> Iterator[list[int]]:
-    n_feature = study.dictionary.n_feature
-    size = max(1, min(_BLOCK, _HELD // study.d_input**2))
-    for start in progress(range(0, n_feature, size), "ranks", "block"):
-        yield list(range(start, min(start + size, n_feature)))
-
-
 def _table(
-    study: _Study, tokens: list[Observed], about: Seen, n_rank: int, resampling: Resampling
+    study: Study, tokens: list[Observed], about: Seen, n_rank: int, resampling: Resampling
 ) -> tuple[pd.DataFrame, Forms]:
     """The rows of the features that are ever active, but for the untrained control; all forms."""
     rows, held = [], []
-    for block in _blocks(study):
+    for block in blocks(study):
         made = study.forms(block, n_rank, about)
         own = made.by_size
         sums = active_sums(own, tokens, resampling)
@@ -298,7 +221,7 @@ def _others(about: Seen, block: list[int], seed: int) -> Int64[Tensor, " form"]:
     return torch.from_numpy(order).to(about.n_active.device)
 
 
-def _rows(made: _Block, about: Seen, fits: Mapping[str, Fit], d_input: int) -> pd.DataFrame:
+def _rows(made: Block, about: Seen, fits: Mapping[str, Fit], d_input: int) -> pd.DataFrame:
     """One block's rows of the table."""
     feature = made.by_size.feature.cpu().numpy()
     n_active = about.n_active.cpu().numpy()[feature]
@@ -345,7 +268,7 @@ def _percentiles(
 
 
 def _untrained(
-    study: _Study, corpus: Corpus, n_rank: int, n_documents: int, seed: int
+    study: Study, corpus: Corpus, n_rank: int, n_documents: int, seed: int
 ) -> pd.DataFrame:
     """The same measured on a model that learnt nothing: feature, rank, count, correlation."""
     fresh = replace(study, model=untrained(study.model, seed))
@@ -354,7 +277,7 @@ def _untrained(
         outputs.append(reading.activations[study.site])
         held.append((x, reading.batch.document[reading.counted.nonzero()[:, 0]].to(x.device)))
     dictionary = _standardised(study, outputs)
-    fresh = _Study.of(fresh.model, dictionary, "encoder")
+    fresh = Study.of(fresh.model, dictionary, "encoder")
     tokens = list(
         in_chunks(
             Observed(x, dictionary.active(output), document)
@@ -363,7 +286,7 @@ def _untrained(
     )
     about = seen(tokens)
     rows = []
-    for block in _blocks(fresh):
+    for block in blocks(fresh):
         found = on_active(fresh.forms(block, n_rank, about).by_size, tokens).correlation[0]
         wide = n_rank + 1
         count = about.n_active[block].cpu().numpy().astype(np.int64)
@@ -377,7 +300,7 @@ def _untrained(
     return pd.concat(rows, ignore_index=True)
 
 
-def _standardised(study: _Study, outputs: Iterable[Float[Tensor, "token model"]]) -> Dictionary:
+def _standardised(study: Study, outputs: Iterable[Float[Tensor, "token model"]]) -> Dictionary:
     """The features' directions as a dictionary whose scores all have mean 0 and variance 1."""
     dictionary, read = study.dictionary, study.inter.outputs.read.double()
     x = torch.cat(list(outputs)).double()

@@ -31,7 +31,7 @@ from sae.code import Code
 from sae.dictionary import Dictionary
 from sae.reading import Reading
 
-_TILE = 2**22  # squares that are held at a time
+_TILE = 2**20  # squares that are held at a time
 _ROWS = 2**24  # scores that are held at a time
 
 

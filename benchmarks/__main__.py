@@ -6,13 +6,14 @@ dictionaries: the default dictionaries from ten seeds. graphs: interaction graph
 recovery: known features sought again, and by sae-lens. digits: the image case study (--data).
 digits-more: its widths, regularisation and other parts.
 lowrank: how well two eigenvectors stand in for features, by width and reader.
+circuits: negation circuits of ten seeds, and what removing them does.
 """
 
 import argparse
 
 import torch
 
-from benchmarks import core, digits, graphs, lowrank, models, recovery, saes
+from benchmarks import circuits, core, digits, graphs, lowrank, models, recovery, saes
 
 parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
 parser.add_argument("parts", nargs="*", help="parts of the above (default: core models)")
@@ -20,6 +21,7 @@ parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else
 parser.add_argument("--threads", type=int, default=2, help="processor threads (default 2)")
 parser.add_argument("--all-outputs", action="store_true", help="core, graphs: pairs of all outputs")
 parser.add_argument("--data", metavar="PATH", help="digits: images (default: scikit-learn's)")
+parser.add_argument("--folder", help="circuits: where models and dictionaries are kept")
 options = parser.parse_args()
 torch.set_num_threads(options.threads)
 tables = {
@@ -33,6 +35,7 @@ tables = {
     "digits": lambda: digits.run(options.data),
     "digits-more": lambda: digits.curves_and_grids(options.data),
     "graphs": lambda: graphs.run(options.device, options.all_outputs),
+    "circuits": lambda: circuits.run(options.device, options.folder),
     "lowrank": lambda: lowrank.run(options.device),
 }
 unknown = set(options.parts) - set(tables)

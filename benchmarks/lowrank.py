@@ -27,6 +27,7 @@ from sae import Dictionary, TrainingPlan, train_saes
 from sae.code import Code
 
 WIDTHS = ((64, 8), (128, 8), (256, 10), (512, 10))  # features, k; 256 and 10 are the default plan's
+UNTRAINED = "of an untrained model"
 READERS = ("pinv", "encoder")
 THRESHOLDS = (0.5, 0.75, 0.9)
 
@@ -45,7 +46,7 @@ def curves(seed: int, device: str) -> dict[tuple[str, str], RankCurve]:
         trained = train_model(ModelPlan(seed=seed), built_in(seed), folder / "model", device=device)
         model = load_model(trained.folder, device=device)
         studied = {f"{n}, k {k}": (model, n, k) for n, k in WIDTHS}
-        studied["256, k 10, of an untrained model"] = (untrained(model, seed), 256, 10)
+        studied[f"256, k 10, {UNTRAINED}"] = (untrained(model, seed), 256, 10)
         held_out = parted(built_in(seed))[1]
         for called, (owner, n, k) in studied.items():
             dictionary = trained_on(owner, seed, n, k, folder / called.replace(" ", "-"))
@@ -63,6 +64,7 @@ def row(called: str, reader: str, of_seeds: list[RankCurve]) -> tuple[str, ...]:
     over = [f"{mean(curve.share_above(t) for curve in of_seeds):.2f}" for t in THRESHOLDS]
     nulls = ("rotated", "shuffled", "untrained")
     losses = [curve.loss.set_index("replaced_by")["recovered"] for curve in of_seeds]
+    kept = [f"{mean(loss[n] for loss in losses):.2f}" for n in ("rank 2", "full rank")]
     return (
         called,
         reader,
@@ -72,7 +74,7 @@ def row(called: str, reader: str, of_seeds: list[RankCurve]) -> tuple[str, ...]:
         f"{min(shares):.2f} to {max(shares):.2f}",
         f"{mean(one['share_above_full_rank'] for one in told):.2f}",
         " / ".join(f"{mean(one[f'share_above_{n}'] for one in told):.2f}" for n in nulls),
-        " / ".join(f"{mean(loss[n] for loss in losses):.3f}" for n in ("rank 2", "full rank")),
+        "-" if UNTRAINED in called else " / ".join(kept),  # there is no loss to be recovered
     )
 
 

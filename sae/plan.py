@@ -21,7 +21,8 @@ class TrainingPlan:
     """Where, as ``point@layer``; one dictionary each."""
 
     n_features: int | None = None
-    """Of each dictionary; None: twice the width of its site."""
+    """Of each dictionary; None: twice the width of its site, and once at ``mlp_in``: a wider one
+    splits what an MLP combines into features that are combinations already."""
 
     k: int = 10
     """Features active on a token (on average, where ``activation`` is "batchtopk")."""
@@ -117,9 +118,10 @@ class TrainingPlan:
         """Steps that the tokens come to."""
         return -(-self.n_tokens // self.n_batch)
 
-    def features_of(self, width: int) -> int:
-        """How many features a site of some width is given."""
-        n_features = 2 * width if self.n_features is None else self.n_features
+    def features_of(self, width: int, point: str | None = None) -> int:
+        """How many features a site of some width, at a point of a layer, is given."""
+        wide = width if point == "mlp_in" else 2 * width
+        n_features = wide if self.n_features is None else self.n_features
         if self.k > n_features:
             raise PlanError(
                 f"TrainingPlan: k is {self.k}, more than the {n_features} features there are. Make "

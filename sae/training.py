@@ -98,8 +98,8 @@ def train_on(
     if checkpoint_every < 1:
         raise PlanError(f"checkpoint_every is {checkpoint_every}: save every step or less often.")
     widths = source.widths
-    for width in widths.values():
-        plan.features_of(width)
+    for site, width in widths.items():
+        plan.features_of(width, site.point)
     made_of = {"plan": plan.as_dict(), "activations": source.made_of}
     folders = {site: Path(out) / site.hook_name for site in widths}
     name = sha256(json.dumps([made_of, list(map(str, widths))]).encode()).hexdigest()[:8]
@@ -160,7 +160,7 @@ class Run:
         self.scales[site] = scale
         self.coders[site] = Coder.start(
             width,
-            plan.features_of(width),
+            plan.features_of(width, site.point),
             torch.Generator().manual_seed(seed),
             offset,
             k=plan.k,

@@ -369,7 +369,7 @@ def test_truncation_is_what_dense_forms_decode_to(model, corpus):
 
 def test_blocks_of_features_change_nothing(plain, corpus, monkeypatch):
     whole = curve(plain, corpus)
-    monkeypatch.setattr("analysis.lowrank._BLOCK", 7)
+    monkeypatch.setattr("analysis.lowrank_study._MOST", 7)
     parts = curve(plain, corpus)
     by_block = ["correlation_shuffled", "correlation_rotated"]  # drawn block by block
     left, right = (c.table.drop(columns=by_block) for c in (whole, parts))

@@ -1,13 +1,10 @@
 """Dictionaries end in the same bits however often their training is killed."""
 
 import json
-import multiprocessing
 import os
-import random
 import shutil
 import signal
 import sys
-import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +21,7 @@ from circuits.model import ModelPlan, ModelShape, Site, load_model, train_model
 from sae import TensorActivations, TrainingPlan, load_dictionaries, train_on, train_saes
 from sae.layouts import sae_lens
 from sae.training import Run
+from tests.kills import Moment, die_at, exit_code, moments
 from tests.small import normal
 
 SITES = ("resid_mid@0", "mlp_out@1")
@@ -170,36 +168,10 @@ def test_a_run_that_broke_off_ends_in_the_same_bits(
 LONG = replace(PLAN, n_tokens=60_000)
 
 
-def train_long(model_folder: Path, out: Path, kill_at: tuple[int, float] | None) -> None:
-    """In a process of its own: train; killed some time after so many of its own steps are done."""
-    torch.set_num_threads(2)
-    learn, done = Run.learn, []
-
-    def kill() -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    def counting(run, *given):
-        measured = learn(run, *given)
-        done.append(run.step)
-        if kill_at is not None and len(done) == kill_at[0]:
-            threading.Timer(kill_at[1], kill).start()
-        if kill_at is not None and len(done) == kill_at[0] + 40:
-            kill()  # the timer was late: no run may reach its end
-        return measured
-
-    Run.learn = counting
+def train_long(model_folder: Path, out: Path, moment: Moment | None) -> None:
+    die_at(moment, Run, "learn")
     model = load_model(model_folder, device="cpu")
     train_saes(model, built_in(1, 400), LONG, out, device="cpu", checkpoint_every=2)
-
-
-def run_and_kill(*given) -> int:
-    """Train in another process and have it killed; its exit code."""
-    processes = multiprocessing.get_context("forkserver")  # imports once for all of them
-    processes.set_forkserver_preload(["tests.test_sae_training", "transformers.models.llama"])
-    running = processes.Process(target=train_long, args=given)
-    running.start()
-    running.join()
-    return running.exitcode
 
 
 @pytest.fixture(scope="module")
@@ -210,12 +182,10 @@ def long_unbroken(model, corpus, tmp_path_factory) -> Path:
 
 
 def kill_and_resume(model_folder: Path, out: Path, n_kills: int, seed: int, unbroken: Path) -> None:
-    dice = random.Random(seed)
-    for _ in range(n_kills):  # anywhere within a step, or while its checkpoint is written
-        kill_at = (dice.randint(1, 30), dice.random() * 0.03)
-        assert run_and_kill(model_folder, out, kill_at) == -signal.SIGKILL
+    for moment in moments(n_kills, seed):
+        assert exit_code(train_long, model_folder, out, moment) == -signal.SIGKILL
         assert not list(out.glob("*/cfg.json"))
-    assert run_and_kill(model_folder, out, None) == 0
+    assert exit_code(train_long, model_folder, out, None) == 0
     assert files(out) == files(unbroken)
 
 

@@ -1,11 +1,8 @@
 """Training ends in the same bits however often it is killed, and says what it was made of."""
 
 import json
-import multiprocessing
 import os
-import random
 import signal
-import threading
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +20,7 @@ from circuits.model import ModelPlan, ModelShape, Trained, load_model, train_mod
 from circuits.model.held_out import held_out_loss, parted
 from circuits.model.plan import ACTIVATIONS
 from circuits.model.training import Run, new_network
+from tests.kills import Moment, die_at, exit_code, moments
 
 SMALL = ModelShape(d_model=16, d_hidden=24, n_layer=2, n_head=2)
 PLAN = ModelPlan(SMALL, n_steps=30, n_rows=8, noise=0.1, warm_up=5, seed=3)
@@ -115,24 +113,8 @@ def test_a_run_that_broke_off_ends_in_the_same_bits(step, unbroken, corpus, tmp_
 LONG = replace(PLAN, n_steps=200)
 
 
-def train_long(out: Path, kill_at: tuple[int, float] | None) -> None:
-    """In a process of its own: train; killed some time after so many of its own steps are done."""
-    torch.set_num_threads(2)
-    step, done = Run.step, []
-
-    def kill() -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    def counting(run, batch):
-        loss = step(run, batch)
-        done.append(run.progress.step)
-        if kill_at is not None and len(done) == kill_at[0]:
-            threading.Timer(kill_at[1], kill).start()
-        if kill_at is not None and len(done) == kill_at[0] + 20:
-            kill()  # the timer was late: no run may reach its end
-        return loss
-
-    Run.step = counting
+def train_long(out: Path, moment: Moment | None) -> None:
+    die_at(moment, Run, "step")
     train_model(LONG, built_in(1, n_documents=400), out, device="cpu", checkpoint_every=1)
 
 
@@ -141,22 +123,11 @@ def long_unbroken(corpus, tmp_path_factory) -> Path:
     return train_model(LONG, corpus, tmp_path_factory.mktemp("long") / "out", device="cpu").folder
 
 
-def run_and_kill(out: Path, kill_at: tuple[int, float] | None) -> int:
-    """Train in another process and have it killed; its exit code."""
-    processes = multiprocessing.get_context("forkserver")  # imports once for all of them
-    processes.set_forkserver_preload(["tests.test_training", "transformers.models.llama"])
-    running = processes.Process(target=train_long, args=(out, kill_at))
-    running.start()
-    running.join()
-    return running.exitcode
-
-
 def kill_and_resume(out: Path, n_kills: int, seed: int, unbroken: Path) -> None:
-    dice = random.Random(seed)
-    for _ in range(n_kills):  # anywhere within a step, or while its checkpoint is written
-        assert run_and_kill(out, (dice.randint(1, 15), dice.random() * 0.05)) == -signal.SIGKILL
+    for moment in moments(n_kills, seed):
+        assert exit_code(train_long, out, moment) == -signal.SIGKILL
         assert not (out / "model.safetensors").exists()
-    assert run_and_kill(out, None) == 0
+    assert exit_code(train_long, out, None) == 0
     assert weights(out) == weights(unbroken)
     assert metrics(out) == metrics(unbroken)
     assert {path.name for path in out.iterdir()} == {path.name for path in unbroken.iterdir()}

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -305,13 +306,9 @@ class Model:
                 hooks.callback(self._replacing.remove, site)
             yield self
 
-    def untrained(self, seed: int = 0) -> Model:
-        """A model of the same sizes and words whose weights are drawn at random: a control."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            network = type(self.network)(self.network.config)
-        network.eval().requires_grad_(False)
-        return replace(self, network=network.to(self.device, self.dtype), _replacing=[])
+    def in_dtype(self, dtype: torch.dtype) -> Model:
+        """A copy that runs in another dtype, as float64 where differences are to be exact."""
+        return replace(self, network=deepcopy(self.network).to(dtype), _replacing=[])
 
     @cached_property
     def hooked(self) -> Any:
