@@ -4,7 +4,7 @@ core: the exact core. models: training and reading. twins: losses of other activ
 seeds: the default model from ten seeds. saes: a training step of dictionaries against sae-lens.
 dictionaries: the default dictionaries from ten seeds. graphs: interaction graphs on planted layers.
 recovery: known features sought again, and by sae-lens. digits: the image case study (--data).
-digits-more: its widths, regularisation and other parts.
+digits-more: its widths and other parts. digits-settings: what regularisation does.
 lowrank: how well two eigenvectors stand in for features, by width and reader.
 circuits: negation circuits of ten seeds, and what removing them does.
 """
@@ -33,7 +33,8 @@ tables = {
     "dictionaries": lambda: saes.seed_table(options.device),
     "recovery": lambda: recovery.run(),
     "digits": lambda: digits.run(options.data),
-    "digits-more": lambda: digits.curves_and_grids(options.data),
+    "digits-more": lambda: digits.widths_and_parts(options.data),
+    "digits-settings": lambda: digits.settings(options.data),
     "graphs": lambda: graphs.run(options.device, options.all_outputs),
     "circuits": lambda: circuits.run(options.device, options.folder),
     "lowrank": lambda: lowrank.run(options.device),
