@@ -1,7 +1,8 @@
 """The image case study's figures beside the published ones, over several seeds.
 
-`run` prints the table, `widths_and_parts` and `settings` what goes beyond it. Without data they take scikit-learn's digits and small models, to which the published figures do not apply. On MNIST each
-takes about five minutes on two cores.
+`run` prints the table, `widths_and_parts` and `settings` what goes beyond it. Without data they
+take scikit-learn's digits and small models, to which the published figures do not apply. On MNIST
+each takes about five minutes on two cores.
 """
 
 from __future__ import annotations
@@ -161,8 +162,8 @@ def settings(where: str | None) -> str:
             head + " Seed 0, and what is said to differ.",
             "The same weight decay, and what steps and rate make of it:",
             _frame(_lasting(data, plan)),
-            f"Weight decay and input noise, hidden {HIDDEN_OF_GRID}, a third of the steps; then the "
-            f"same with {FEW_IMAGES} images:",
+            f"Weight decay and input noise, hidden {HIDDEN_OF_GRID}, a third of the steps; then "
+            f"with {FEW_IMAGES} images:",
             _frame(_grid(data, plan)),
             f"The same with pixels embedded in {EMBEDDED} dimensions, and as many products:",
             _frame(regularisation(data, embedded, decays, noises)),
