@@ -6,7 +6,7 @@ from typing import Any
 _AT = {
     "Behaviour": "analysis.behaviour",
     "Ledger": "analysis.ledgers",
-    "RankCurve": "analysis.lowrank_curve",
+    "RankCurve": "analysis.lowrank",
     "Validation": "analysis.validation",
     "built_in_behaviour": "analysis.behaviour",
     "find_circuit": "analysis.discovery",

@@ -105,9 +105,9 @@ class Asked:
 
     def weights(self, classes: Float[Tensor, " class"]) -> Float[Tensor, " case"]:
         """Of each case, so that a sum of values towards a side is the mean margin over some
-        classes, each class alike."""
-        counts = torch.bincount(self.label, minlength=len(classes))
-        return self.side * (classes / counts / classes.sum())[self.label]
+        classes, each class alike; in float64, for such sums are of parts that cancel."""
+        counts, chosen = torch.bincount(self.label, minlength=len(classes)), classes.double()
+        return self.side * (chosen / counts / chosen.sum())[self.label]
 
     def resampled(
         self, values: Float[Tensor, " case"], n: int, seed: int

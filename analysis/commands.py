@@ -30,8 +30,8 @@ from analysis.images import ClassSpectra, open_images
 from analysis.images.pictures import spectra_sheet, write_png
 from analysis.images.study import figures, plan_for
 from analysis.interaction_tables import run_interactions
-from analysis.lowrank_run import run_rank
-from analysis.lowrank_told import told, told_in_full
+from analysis.lowrank.run import run_rank
+from analysis.lowrank.told import told, told_in_full
 from analysis.planted import Planted
 from analysis.planted import calibrate as calibrated
 from analysis.printing import aligned, print_fields, print_json, print_table

@@ -67,10 +67,10 @@ def by_component(asked: Asked) -> pd.DataFrame:
 def _in_and_out(asked: Asked, values: Float[Tensor, " case"]) -> tuple[float, float]:
     affected = asked.affected
     others = 1 - affected
-    inside = float((asked.weights(affected).to(values) * values).sum())
+    inside = float((asked.weights(affected) * values).sum())
     if not bool(others.any()):
         return inside, 0.0
-    return inside, float((asked.weights(others).to(values) * values).sum())
+    return inside, float((asked.weights(others) * values).sum())
 
 
 def origins(
@@ -278,7 +278,7 @@ class PairAccount:
         """The contrast as a sum: features' pairs, the constant's, the error's, the plain bias; and
         ``MLP``, the whole."""
         asked, constant = self.asked, self.dictionary.n_feature
-        weights = asked.weights(asked.affected).double()
+        weights = asked.weights(asked.affected)
         with_constant = self.pairs["second"] == constant
         outputs = self.layer(self.x)
         whole = float((weights * (outputs * self.reads).sum(1)).sum())

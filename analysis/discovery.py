@@ -194,14 +194,15 @@ def _fewest(account: PairAccount, coverage: float, n_pairs: int) -> pd.DataFrame
     """Pairs that together carry the share of what the MLP adds to each affected class, few first.
 
     Greedily: the next pair is that which brings the classes nearest to the share wanted, so a pair
-    that helps one class and hurts another as much is never taken. Where no pairs of the affected
-    classes alone carry a contrast that was there before, those that pass it on in all classes do.
+    that helps one class and hurts another as much is never taken. Pairs of the affected classes
+    alone are preferred; where those are not enough, as of signed features or of a contrast that was
+    there before, all are looked at.
     """
     behaviour, total, whole = account.asked.behaviour, account.totals["MLP"], account.margin
     pairs = account.pairs
     own = pairs["elsewhere"].abs() <= _ELSEWHERE * pairs["contrast"].abs()
     found = _greedily(account, pairs[own], coverage, n_pairs)
-    if not account.origins.computed_here and found["contrast"].sum() < _LEAST * total:
+    if found["contrast"].sum() < _LEAST * total:
         found = _greedily(account, pairs, coverage, n_pairs)
     share = float(found["contrast"].sum()) / total if total > 0 else 0.0
     if total <= _PART * whole or share < _LEAST:

@@ -44,7 +44,7 @@ class OutputFeatures:
     def shares(self) -> Float[Tensor, " feature"]:
         """Of the contrast, through each feature; they and the error's sum to one."""
         weights = self.asked.weights(self.asked.affected)
-        through = torch.zeros(self.dictionary.n_feature)
+        through = torch.zeros(self.dictionary.n_feature, dtype=torch.float64)
         for number in range(len(self.asked.answers)):
             rows = self.asked.answer == number
             length = self.reads[rows].norm(dim=1)

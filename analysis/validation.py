@@ -211,7 +211,7 @@ def _checked(model: Model, circuit: Circuit, dictionaries: Mapping[Site, Diction
     for name, known in hashes.items():
         theirs = str(circuit.source.get(name))
         if theirs != known:
-            faults.append(f"its {name} have the hash {theirs[:12]}…, these have {known[:12]}…")
+            faults.append(f"the hash of its {name} is {theirs[:12]}…, here it is {known[:12]}…")
     if faults:
         raise CircuitFileError(
             f"circuit {circuit.name!r} is of another run: {'; '.join(faults)}. Find it in this "
@@ -438,7 +438,9 @@ def _random_pairs(
 
 
 def _as_large(
-    dice: np.random.Generator, theirs: Float[np.ndarray, " pair"], own: Float[np.ndarray, " pair"]
+    dice: np.random.Generator,
+    theirs: Float[np.ndarray, " candidate"],
+    own: Float[np.ndarray, " pair"],
 ) -> list[int]:
     """One of the nearest in size for each pair, none twice."""
     chosen: list[int] = []

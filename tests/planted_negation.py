@@ -137,13 +137,12 @@ def planted_dictionaries(kind: str = "computed", *, plain: bool = False) -> dict
 
 
 def planted_behaviour(n: int = 16, **fields) -> Behaviour:
-    """Minimal pairs of every word with every other, as far as they are asked for."""
-    children, things = ("tom", "mia"), ("cake", "film")
-    lists = (("not", "never"), ("very", "really"), ("good", "nice"), ("bad", "awful"))
-    # things and children change first, so that few pairs hold all of them
-    drawn = [(c, t, *rest) for *rest, c, t in product(*lists, children, things)]
+    """As many of the 16 minimal pairs that have no text in common."""
     cases = []
-    for number, (child, thing, negator, plain, good, bad) in enumerate(drawn[:n]):
+    words = list(product(("cake", "film"), ("tom", "mia"), (0, 1), (0, 1)))
+    for number, (thing, child, which, kind) in enumerate(words[:n]):
+        negator, plain = ("not", "never")[which], ("very", "really")[which]
+        good, bad = ("good", "nice")[kind], ("bad", "awful")[kind]
         for negated, positive in product((False, True), (True, False)):
             word, adjective = (negator if negated else plain), (good if positive else bad)
             right = GLAD if negated != positive else SAD

@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from analysis.lowrank_sums import Forms
+from analysis.lowrank.sums import Forms
 from circuits.model import Model, Site
 from sae.code import Code
 from sae.dictionary import Dictionary

@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.lowrank import LOSS_RANKS
-from analysis.lowrank_curve import CONTROLS, THRESHOLD, RankCurve
+from analysis.lowrank.curve import CONTROLS, THRESHOLD, RankCurve
+from analysis.lowrank.measure import LOSS_RANKS
 from analysis.printing import aligned
 
 _THRESHOLDS = (0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 0.95)

@@ -204,7 +204,7 @@ class RankCurve:
 
     def plot(self) -> Any:
         """Mean correlation by rank, the share above every threshold at rank 2, and the controls."""
-        from analysis.lowrank_plots import overview
+        from analysis.lowrank.plots import overview
 
         return overview(self)
 
