@@ -64,6 +64,7 @@ def parser() -> argparse.ArgumentParser:
         _add_rank,
         _add_export,
         _add_calibrate,
+        _add_digits,
     ):
         add(commands)
     return whole
@@ -336,5 +337,22 @@ def _add_calibrate(commands: Commands) -> None:
                          help="norm of gates over that of noise (default 1 2 3 5)")  # fmt: skip
     command.add_argument("--seeds", type=int, default=5, help="layers of each kind (default 5)")
     command.add_argument("--q", type=float, default=0.05, help="false discoveries (default 0.05)")
+    command.add_argument("--seed", type=_seed, default=0, help="of everything (default 0)")
+    _add_json(command)
+
+
+def _add_digits(commands: Commands) -> None:
+    command = commands.add_parser(
+        "digits",
+        help="the image case study: a classifier read from its weights, in one table",
+        description="Trains a bilinear classifier of images, its twin without weight decay and a "
+        "dictionary of what its layer writes, and prints what they come to, each figure beside its "
+        "control. Drops are shares of the test images.",
+        epilog="example: circuits digits --data mnist.npz --pictures eigenvectors.png",
+    )
+    command.add_argument("--data", metavar="PATH",
+                         help="an .npz with x_train, y_train, x_test, y_test, a folder of IDX "
+                         "files, or a hub data set (default: scikit-learn's digits)")  # fmt: skip
+    command.add_argument("--pictures", metavar="FILE", help="write eigenvectors as a PNG")
     command.add_argument("--seed", type=_seed, default=0, help="of everything (default 0)")
     _add_json(command)

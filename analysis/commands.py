@@ -26,6 +26,9 @@ from analysis.circuit_told import (
 from analysis.dictionary_quality import quality
 from analysis.discovery import verdict
 from analysis.gates import gate_report
+from analysis.images import ClassSpectra, open_images
+from analysis.images.pictures import spectra_sheet, write_png
+from analysis.images.study import figures, plan_for
 from analysis.interaction_tables import run_interactions
 from analysis.lowrank.of_circuit import circuit_rank
 from analysis.lowrank.run import run_rank
@@ -360,6 +363,26 @@ def calibrate(options: Namespace) -> None:
         "\ngates: share named rightly. any: share of outputs with an edge; at most q in the last"
         "\n  three rows, which hold nothing.",
     )
+
+
+def digits(options: Namespace) -> None:
+    """A classifier of images, read from its weights."""
+    data = open_images(options.data)
+    plan = replace(plan_for(data.train), seed=options.seed)
+    row, model = figures(data, plan)
+    if options.pictures is not None:
+        write_png(spectra_sheet(ClassSpectra.of(model).with_sign(data.train)), options.pictures)
+        row["pictures"] = options.pictures
+    about = {
+        "data": data.name,
+        "n_train": len(data.train),
+        "n_test": len(data.test),
+        "d_hidden": plan.d_hidden,
+    }
+    if not options.json:
+        row["explanation_error"] = f"{row['explanation_error']:.1e}"
+    versions = {"seed": options.seed, "torch": torch.__version__}
+    print_fields({**about, **row, **versions}, options.json)
 
 
 def _planned(kind: Any, file: str | None, **given: object) -> Any:
