@@ -26,7 +26,7 @@ from circuits.bilinear import BilinearLayer
 from circuits.model import Site
 from sae.dictionary import Dictionary
 
-_MOST_FEATURES = 2048  # whose pairs are all looked at: half a gigabyte at the most
+_MOST_FEATURES = 2048  # whose pairs are all looked at: about a gigabyte
 
 
 @dataclass(frozen=True, eq=False)

@@ -165,7 +165,8 @@ def test_two_plain_classes_without_pairs_or_factors_are_enough():
 
 def test_pairs_may_come_in_any_order(found):
     cases = list(planted_behaviour().cases)
-    cases = cases[:4] + [c for i in range(4, len(cases), 4) for c in cases[i : i + 4][::-1]]
+    for n in range(4, len(cases), 4):  # the first case of the other pairs asks for the other answer
+        cases[n : n + 4] = [*cases[n + 1 : n + 4], cases[n]]
     behaviour = planted_behaviour(cases=tuple(cases))
     again = find_circuit(planted_model(), planted_dictionaries(), behaviour)
     assert pairs_of(again) == pairs_of(found)

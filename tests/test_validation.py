@@ -12,6 +12,7 @@ import torch
 from analysis import validation
 from analysis.circuit_told import told_validation
 from analysis.discovery import find_circuit
+from analysis.edits import PairTerms
 from analysis.validation import Validation, validate
 from circuits.circuit import Circuit, Feature, Interaction
 from circuits.corpus import open_corpus
@@ -165,6 +166,41 @@ def test_pairs_of_every_kind_are_checked_exactly(biases):
     assert len(found.checks) == 8
     assert found.checks["predicted"].abs().min() > 1e-3
     assert found.checks["off_by"].max() < 1e-9
+
+
+def test_what_is_kept_goes_with_the_mean_of_the_rest_over_classes_each_alike():
+    """On a random model, where that mean is not zero and one class has more cases than others."""
+    model = Model(small_network(), small_tokenizer(), Path("small"))
+    into, out = small_dictionary(k=24), small_dictionary(9, site=Site("mlp_out", 0))
+    behaviour = small_behaviour()
+    cases = [c for c in behaviour.cases if c.label == "good" or c.pair < 9]
+    asked = replace(behaviour, cases=tuple(cases)).ask(model)
+    found = model.read(asked.tokens, ["mlp_in@0", "mlp_out@0"])
+    x, y = (activation[:, -1] for activation in found.values())
+    a, b, c = into.active(x).counts.topk(3).indices.sort().values.tolist()
+    circuit = find_like(model, into, out, [(a, b), (a, c)])
+    proof = validate(model, circuit, asked.behaviour, {into.site: into, out.site: out}, n_draws=1)
+    terms = PairTerms.of(model, 0, into, [(a, b), (a, c)])
+    own = terms(x)
+
+    def with_output(new: torch.Tensor) -> list[float]:
+        def function(outputs: torch.Tensor) -> torch.Tensor:
+            return torch.cat([outputs[:, :-1], new[:, None]], dim=1)
+
+        with model.replaced({"mlp_out@0": function}):
+            return asked.class_means(asked.margins()).tolist()
+
+    def mean(values: torch.Tensor) -> torch.Tensor:
+        return torch.stack([values[asked.label == c].mean(0) for c in range(4)]).mean(0)
+
+    labels = list(asked.behaviour.labels)
+    kept = with_output(own + mean(y - own))
+    assert edit(proof, "keep only the circuit")[labels].tolist() == pytest.approx(kept, abs=1e-4)
+    assert kept != pytest.approx(with_output(own), abs=1e-2)
+    whole = with_output(mean(y).expand_as(y))
+    assert edit(proof, "replace the MLP by its mean")[labels].tolist() == pytest.approx(
+        whole, abs=1e-4
+    )
 
 
 def small_behaviour():
