@@ -134,7 +134,7 @@ def told_validation(found: Validation) -> str:
         "contrast: mean margin of the affected classes, in logits; taken: the share of it that an "
         "edit removes\n(95 % of bootstrap draws). moved: largest relative change of another class. "
         "faithfulness: 1 for the model,\n0 with the MLP's output at its mean. size: how much the "
-        "random pairs write, relative to the circuit;\nmedian, mean: of |taken| over the draws. "
+        "random pairs write, relative to the circuit;\nmedian, mean: of |taken| over the draws."
         f"\nn = {found.n} cases, seed {found.seed}."
     )
     return "\n\n".join(parts)

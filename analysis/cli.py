@@ -56,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
     commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (
         _add_demo,
+        _add_gates,
         _add_model,
         _add_sae,
         _add_interactions,
@@ -64,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
         _add_rank,
         _add_export,
         _add_calibrate,
+        _add_digits,
     ):
         add(commands)
     return whole
@@ -98,13 +100,29 @@ def _add_json(command: argparse.ArgumentParser) -> None:
 def _add_demo(commands: Commands) -> None:
     demo = commands.add_parser(
         "demo",
+        help="everything at once: model, dictionaries, the negation circuit, its proof, low rank",
+        description="Trains a bilinear transformer on built-in stories and dictionaries of its "
+        "streams, finds the circuit that reads 'not good', proves it by edits of the model, "
+        "and says how far two eigenvectors go. The same command again only reads what is there.",
+        epilog="example: circuits demo runs/demo --seed 3",
+    )
+    demo.add_argument("run_folder", metavar="RUN", nargs="?", default="runs/demo",
+                      help="folder of the run; made if need be (default runs/demo)")  # fmt: skip
+    demo.add_argument("--seed", type=_seed, default=0, help="of everything (default 0)")
+    _add_device(demo)
+    _add_json(demo)
+
+
+def _add_gates(commands: Commands) -> None:
+    gates = commands.add_parser(
+        "gates",
         help="train one bilinear layer on logic gates and read them back from its weights",
         description="Trains one bilinear layer on eight logic gates and reads each gate back from "
         "the layer's interaction matrices, with an untrained layer beside it as the control.",
-        epilog="example: circuits demo --seed 3 --json",
+        epilog="example: circuits gates --seed 3 --json",
     )
-    demo.add_argument("--seed", type=_seed, default=0, help="of the layer's start (default 0)")
-    _add_json(demo)
+    gates.add_argument("--seed", type=_seed, default=0, help="of the layer's start (default 0)")
+    _add_json(gates)
 
 
 def _add_model(commands: Commands) -> None:
@@ -336,5 +354,22 @@ def _add_calibrate(commands: Commands) -> None:
                          help="norm of gates over that of noise (default 1 2 3 5)")  # fmt: skip
     command.add_argument("--seeds", type=int, default=5, help="layers of each kind (default 5)")
     command.add_argument("--q", type=float, default=0.05, help="false discoveries (default 0.05)")
+    command.add_argument("--seed", type=_seed, default=0, help="of everything (default 0)")
+    _add_json(command)
+
+
+def _add_digits(commands: Commands) -> None:
+    command = commands.add_parser(
+        "digits",
+        help="the image case study: a classifier read from its weights, in one table",
+        description="Trains a bilinear classifier of images, its twin without weight decay and a "
+        "dictionary of what its layer writes, and prints what they come to, each figure beside its "
+        "control. Drops are shares of the test images.",
+        epilog="example: circuits digits --data mnist.npz --pictures eigenvectors.png",
+    )
+    command.add_argument("--data", metavar="PATH",
+                         help="an .npz with x_train, y_train, x_test, y_test, a folder of IDX "
+                         "files, or a hub data set (default: scikit-learn's digits)")  # fmt: skip
+    command.add_argument("--pictures", metavar="FILE", help="write eigenvectors as a PNG")
     command.add_argument("--seed", type=_seed, default=0, help="of everything (default 0)")
     _add_json(command)

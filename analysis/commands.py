@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
@@ -23,9 +24,13 @@ from analysis.circuit_told import (
     told_validation,
     validation_rows,
 )
+from analysis.demo import run_demo
 from analysis.dictionary_quality import quality
 from analysis.discovery import verdict
 from analysis.gates import gate_report
+from analysis.images import ClassSpectra, open_images
+from analysis.images.pictures import spectra_sheet, write_png
+from analysis.images.study import figures, plan_for
 from analysis.interaction_tables import run_interactions
 from analysis.lowrank.of_circuit import circuit_rank
 from analysis.lowrank.run import run_rank
@@ -42,21 +47,49 @@ from analysis.run_circuits import (
     run_validate,
     stories_of,
 )
+from analysis.run_training import run_model, run_saes
 from circuits.circuit import Circuit
 from circuits.corpus import Corpus, built_in, open_corpus
 from circuits.errors import CircuitFileError, CorpusError, NotFoundError, PlanError, RunError
 from circuits.exports import attribution_query, write_attribution, write_graph
 from circuits.files import read_json, written_whole
-from circuits.manifest import record
-from circuits.model import Model, ModelPlan, Site, load_model, train_model
+from circuits.model import Model, ModelPlan, Site, load_model
 from circuits.model.held_out import parted
-from sae import Dictionary, TrainingPlan, load_dictionaries, load_dictionary, train_saes
+from sae import Dictionary, TrainingPlan, load_dictionaries, load_dictionary
 from sae.formats import is_dictionary
 from sae.logs import watched_by
 from sae.reading import N_DOCUMENTS
 
 
 def demo(options: Namespace) -> None:
+    """Everything at once, into one run folder."""
+    start = time.perf_counter()
+
+    def tell(step: str) -> None:
+        print(f"[{time.perf_counter() - start:4.0f} s] {step}", file=sys.stderr)
+
+    found = run_demo(options.run_folder, options.seed, options.device, tell)
+    told = {
+        name: circuit if isinstance(circuit, str) else verdict(circuit)
+        for name, circuit in found.circuits.items()
+    }
+    proofs = {name: proof.verdict for name, proof in found.validations.items()}
+    if options.json:
+        print_json({"run": str(found.run), "circuits": told, "proofs": proofs,
+                    "seed": options.seed})  # fmt: skip
+        return
+    negation = found.circuits["negation"]
+    print(negation if isinstance(negation, str) else told_circuit(negation))
+    if "negation" in found.validations:
+        print(f"\n{told_validation(found.validations['negation'])}")
+    print("\nThe controls' own circuits:" if len(told) > 1 else "")
+    for name, answer in told.items():
+        if name != "negation":
+            print(f"  {name}: {answer}; {proofs.get(name, 'nothing to prove')}")
+    print(f"\n{found.run}")
+
+
+def gates(options: Namespace) -> None:
     """Logic gates, read back from the layer that learned them."""
     _, report = gate_report(seed=options.seed)
     if options.json:
@@ -87,13 +120,11 @@ def model_train(options: Namespace) -> None:
     corpus = open_corpus(options.text, column=options.column) if own_text else built_in(plan.seed)
     out = Path(options.run_folder) / "model"
     try:
-        trained = train_model(plan, corpus, out, device=options.device)
+        trained = run_model(options.run_folder, plan, corpus, options.device)
     except KeyboardInterrupt:
         if (out / "checkpoint.safetensors").exists():
             print("saved; the same command goes on from there", file=sys.stderr)
         raise
-    made_of = {"plan": plan.as_dict(), "corpus": corpus.fingerprint}
-    record(options.run_folder, "model", made_of, trained.files)
     told: dict[str, object] = {
         "folder": str(trained.folder),
         "parameters": trained.n_parameters,
@@ -137,16 +168,11 @@ def sae_train(options: Namespace) -> None:
     out = run / "saes"
     log = None if options.log is None else watched_by(options.log, run)
     try:
-        trained = train_saes(model, corpus, plan, out, device=options.device, log=log)
+        trained = run_saes(run, model, plan, corpus, options.device, log)
     except KeyboardInterrupt:
         if list(out.glob("checkpoint-*.safetensors")):
             print("saved; the same command goes on from there", file=sys.stderr)
         raise
-    for site, dictionary in trained.items():
-        folder = out / site.hook_name
-        made = [folder / name for name in ("cfg.json", "sae_weights.safetensors")]
-        made_of = {"plan": plan.as_dict(), "activations": dictionary.notes["activations"]}
-        record(run, f"saes/{site.hook_name}", made_of, [*made, folder / "stats.safetensors"])
     _print_dictionaries({out / s.hook_name: d for s, d in trained.items()}, options.json)
 
 
@@ -360,6 +386,26 @@ def calibrate(options: Namespace) -> None:
         "\ngates: share named rightly. any: share of outputs with an edge; at most q in the last"
         "\n  three rows, which hold nothing.",
     )
+
+
+def digits(options: Namespace) -> None:
+    """A classifier of images, read from its weights."""
+    data = open_images(options.data)
+    plan = replace(plan_for(data.train), seed=options.seed)
+    row, model = figures(data, plan)
+    if options.pictures is not None:
+        write_png(spectra_sheet(ClassSpectra.of(model).with_sign(data.train)), options.pictures)
+        row["pictures"] = options.pictures
+    about = {
+        "data": data.name,
+        "n_train": len(data.train),
+        "n_test": len(data.test),
+        "d_hidden": plan.d_hidden,
+    }
+    if not options.json:
+        row["explanation_error"] = f"{row['explanation_error']:.1e}"
+    versions = {"seed": options.seed, "torch": torch.__version__}
+    print_fields({**about, **row, **versions}, options.json)
 
 
 def _planned(kind: Any, file: str | None, **given: object) -> Any:

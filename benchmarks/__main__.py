@@ -3,7 +3,8 @@
 core: the exact core. models: training and reading. twins: losses of other activations.
 seeds: the default model from ten seeds. saes: a training step of dictionaries against sae-lens.
 dictionaries: the default dictionaries from ten seeds. graphs: interaction graphs on planted layers.
-recovery: known features sought again, and by sae-lens.
+recovery: known features sought again, and by sae-lens. digits: the image case study (--data).
+digits-more: its widths and other parts. digits-settings: what regularisation does.
 lowrank: how well two eigenvectors stand in for features, by width and reader.
 circuits: negation circuits of ten seeds, and what removing them does.
 """
@@ -12,13 +13,14 @@ import argparse
 
 import torch
 
-from benchmarks import circuits, core, graphs, lowrank, models, recovery, saes
+from benchmarks import circuits, core, digits, graphs, lowrank, models, recovery, saes
 
 parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
 parser.add_argument("parts", nargs="*", help="parts of the above (default: core models)")
 parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
 parser.add_argument("--threads", type=int, default=2, help="processor threads (default 2)")
 parser.add_argument("--all-outputs", action="store_true", help="core, graphs: pairs of all outputs")
+parser.add_argument("--data", metavar="PATH", help="digits: images (default: scikit-learn's)")
 parser.add_argument("--folder", help="circuits: where models and dictionaries are kept")
 options = parser.parse_args()
 torch.set_num_threads(options.threads)
@@ -30,6 +32,9 @@ tables = {
     "saes": lambda: saes.speed(options.device),
     "dictionaries": lambda: saes.seed_table(options.device),
     "recovery": lambda: recovery.run(),
+    "digits": lambda: digits.run(options.data),
+    "digits-more": lambda: digits.widths_and_parts(options.data),
+    "digits-settings": lambda: digits.settings(options.data),
     "graphs": lambda: graphs.run(options.device, options.all_outputs),
     "circuits": lambda: circuits.run(options.device, options.folder),
     "lowrank": lambda: lowrank.run(options.device),

@@ -105,6 +105,10 @@ class CircuitFileError(CircuitsError, ValueError):
     """A circuit, or a file of one, that contradicts itself or is of a newer schema."""
 
 
+class ImageError(CircuitsError, ValueError):
+    """Images that cannot be read, or that do not fit the model or the question."""
+
+
 class HubError(CircuitsError, OSError):
     """A name that is no local path and that the hub does not answer for."""
 

@@ -12,6 +12,8 @@ import threading
 from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow as pa
+
 from circuits.errors import HubError, first_line
 
 HUB_SECONDS = 4.0
@@ -63,6 +65,21 @@ def hub_revision(name: str, kind: Literal["model", "dataset"]) -> str:
         f"{kind} of that name ({type(error).__name__}: {first_line(error)}). Without a network, "
         f"pass a local copy."
     ) from None
+
+
+def dataset_table(name: str, split: str) -> pa.Table:
+    """One split of a data set as its files hold it: nothing is decoded."""
+    revision = hub_revision(name, "dataset")
+    from datasets import load_dataset
+
+    try:
+        rows = load_dataset(name, split=split, revision=revision)
+    except (OSError, ValueError) as error:
+        raise HubError(
+            f"data set '{name}', split '{split}', cannot be read from the hub: "
+            f"{first_line(error)}. Check the split, or pass a local copy."
+        ) from error
+    return rows.data.table
 
 
 def model_folder(name: str, inside: str = "") -> Path:

@@ -61,10 +61,10 @@ def test_a_gate_of_other_bits_is_refused():
 
 
 def test_the_demo_prints_what_it_found(capsys):
-    assert main(["demo", "--seed", "2"]) == 0
+    assert main(["gates", "--seed", "2"]) == 0
     printed = capsys.readouterr().out
     assert "a + b − 2ab" in printed
     assert "seed 2" in printed
-    assert main(["demo", "--json"]) == 0
+    assert main(["gates", "--json"]) == 0
     gates = json.loads(capsys.readouterr().out)["gates"]
     assert [gate["gate"] for gate in gates] == list(GATES)

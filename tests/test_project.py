@@ -89,7 +89,7 @@ def test_a_wrong_command_is_one_line_and_exit_2():
 
 def test_a_seed_that_no_generator_takes_is_one_line_and_exit_2():
     for seed in ("9" * 25, "-1", "x"):
-        done = command("demo", "--seed", seed)
+        done = command("gates", "--seed", seed)
         assert done.returncode == 2
         assert "is no whole number" in done.stderr
         assert "Traceback" not in done.stderr
@@ -104,7 +104,7 @@ def test_a_place_that_cannot_be_written_is_one_line_and_exit_2(tmp_path):
 
 
 def test_a_reader_that_stops_early_is_no_error():
-    program = "import sys; from analysis.cli import main; sys.exit(main(['demo']))"
+    program = "import sys; from analysis.cli import main; sys.exit(main(['gates']))"
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
     reader, writer = os.pipe()
     os.close(reader)
