@@ -316,8 +316,8 @@ def _features(
 def _kind(asked: Asked, effects: Float[np.ndarray, " effect"], names: list[str]) -> str:
     """The effect that is largest, with its sign: "negated", "positive", "not positive".
 
-    Of a feature that all effects move alike, being active in one class alone, it is that class; of
-    one that no factor moves, "constant".
+    Of a feature that all effects move alike, being active in one class alone, it is that class, or
+    "all but" it where it is silent in that alone; of one that no factor moves, "constant".
     """
     row = effects[1:]
     largest = int(np.abs(row).argmax())
@@ -325,8 +325,9 @@ def _kind(asked: Asked, effects: Float[np.ndarray, " effect"], names: list[str])
         return "constant"
     if len(row) > 1 and np.abs(row).min() > _ALIKE * np.abs(row).max():
         means = asked.signs.double().numpy() @ effects
-        # of one class alone: all others differ from it more than among each other
-        return asked.behaviour.labels[int(np.abs(means - np.median(means)).argmax())]
+        apart = means - np.median(means)
+        one = int(np.abs(apart).argmax())
+        return ("" if apart[one] > 0 else "all but ") + asked.behaviour.labels[one]
     return ("" if row[largest] > 0 else "not ") + names[largest]
 
 

@@ -11,7 +11,7 @@ from circuits.batches import train_tokenizer
 from circuits.corpus import built_in
 from circuits.errors import BehaviourError, FeatureRangeError
 from circuits.stories.lexicon import Lexicon
-from circuits.stories.prompts import BEHAVIOURS
+from circuits.stories.prompts import BEHAVIOURS, minimal_pairs
 from tests.planted_negation import (
     GLAD,
     SAD,
@@ -336,6 +336,14 @@ def test_a_story_that_is_told_twice_counts_once():
     behaviour = told_in_stories(1000, seed=2)
     texts = [case.text for case in behaviour.cases]
     assert len(set(texts)) == len(texts) == 999
+
+
+def test_a_pair_that_is_drawn_twice_counts_once():
+    """Of so many pairs of pronouns a few texts come twice."""
+    drawn = [text for pair in minimal_pairs("pronoun", 2000, seed=2) for text in pair.texts]
+    assert len(set(drawn)) < len(drawn)
+    behaviour = built_in_behaviour("pronoun", n=2000, seed=2)
+    assert len({case.text for case in behaviour.cases}) == len(behaviour.cases) == 4000
 
 
 def test_a_tokenizer_of_few_words_is_asked_with_those():

@@ -7,7 +7,7 @@ import torch
 
 from analysis.circuit_told import told_circuit
 from analysis.contrast import PairAccount
-from analysis.discovery import find_circuit, verdict
+from analysis.discovery import _kind, find_circuit, verdict
 from circuits.circuit import Circuit
 from circuits.errors import (
     BehaviourError,
@@ -123,6 +123,26 @@ def test_features_of_one_class_are_grouped_by_it():
     )
     assert set(gates_of(found)) == {("not good", "constant"), ("not bad", "constant")}
     assert FELT_FEATURE in {pair.first for pair in found.interactions}
+
+
+@pytest.mark.parametrize(
+    ("means", "group"),
+    [
+        ([0, 0, 2, 2], "negated"),
+        ([2, 2, 0, 0], "not negated"),
+        ([2, 0, 2.2, 0.1], "positive"),
+        ([1, 0, 0.1, 1], "not negated x positive"),
+        ([0.1, 0, 0, 2], "not bad"),
+        ([2, 2.1, 0, 2], "all but not good"),
+        ([0, 0, -2, 0], "all but not good"),
+        ([1, 1, 1, 1], "constant"),
+    ],
+)
+def test_a_group_is_named_by_what_moves_its_features(means, group):
+    """Means of good, bad, not good, not bad."""
+    asked = planted_behaviour().ask(planted_model())
+    effects = asked.effects(torch.tensor(means).double()[asked.label]).numpy()
+    assert _kind(asked, effects, list(asked.effects_named[1:])) == group
 
 
 def test_without_a_layer_the_one_that_computes_is_taken():

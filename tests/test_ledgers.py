@@ -137,6 +137,25 @@ def test_a_pairs_row_is_what_it_writes():
         assert each.value == pytest.approx(float(row @ written), rel=1e-9)
 
 
+def test_the_layers_biases_belong_to_the_constant():
+    """A feature with the constant, and the constant alone: the offset and the biases together."""
+    model, inputs = small_model(torch.float64, mlp_bias=True), inputs_at("mlp_in").to(torch.float64)
+    tokens, site, layer = some_tokens()[1], Site("mlp_in", LAYER), model.layer(LAYER)
+    z = inputs.encode(model.read(tokens[None], site)[site][0, 5])
+    row = normal(16, seed=3)
+    made = ledger(model, LAYER, inputs, Reader(row), tokens, 5).rows.set_index("kind")
+    left, right = (
+        weight @ inputs.offset + bias
+        for weight, bias in ((layer.left, layer.left_bias), (layer.right, layer.right_bias))
+    )
+    for each in made.loc["linear"].itertuples():
+        a = z[each.first] * inputs.decoder[each.first]
+        written = layer.down @ ((layer.left @ a) * right + left * (layer.right @ a))
+        assert each.value == pytest.approx(float(row @ written), rel=1e-9)
+    wanted = float(row @ (layer.down @ (left * right) + layer.down_bias))
+    assert made.loc["constant", "value"].sum() == pytest.approx(wanted, rel=1e-9)
+
+
 def test_a_readers_number_is_the_features_activation_before_selection():
     model, out = small_model(), outputs_at("resid_post")
     tokens, site = some_tokens()[0], Site("resid_post", LAYER)
