@@ -285,6 +285,8 @@ def _positions(behaviour: Behaviour, lengths: list[int], faults: list[str]) -> l
             faults.append(
                 f"position {case.position} of {case.text!r:.60}, which has the tokens 1 to "
                 f"{length - 1} (0 begins the text), or -1 to {1 - length} from its end"
+                if length > 1
+                else f"{case.text!r:.60} has no token that an answer could follow"
             )
             return []
         position.append(at)

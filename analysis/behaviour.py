@@ -38,6 +38,11 @@ _LABELS: dict[str, dict[tuple[bool, ...], str]] = {
     "but": {(True,): "good, but", (False,): "bad, but"},
 }
 _MATTER = ("positive", "negative", "negators", "intensifiers", "glad", "sad", "cheers", "tears")
+_TAKEN = {
+    *("feature", "mean", "both"),
+    *("first", "second", "weight", "contrast", "elsewhere", "together"),
+    *("edit", "n_pairs", "taken", "low", "high", "moved", "faithfulness"),
+}
 _TWINS = (("positive", "negative"), ("glad", "sad"), ("cheers", "tears"))
 
 
@@ -83,6 +88,10 @@ class Behaviour:
                           f"against each other")  # fmt: skip
         if not self.name.strip():
             faults.append("it has no name")
+        if same := [name for name in (*counts, *self._named_factors()) if name in _TAKEN]:
+            faults.append(
+                f"classes or factors are called {_listed(same)}, as columns of its tables are"
+            )
         if twice := self._twice():
             faults.append(
                 f"{len(twice)} texts are there twice with the same position, as {twice[0]!r:.60}: "
@@ -99,6 +108,9 @@ class Behaviour:
             faults += self._faulty_factors()
         if faults:
             raise BehaviourError(f"behaviour {self.name!r}: {'; '.join(faults)}. Mend its cases.")
+
+    def _named_factors(self) -> list[str]:
+        return list(dict.fromkeys(name for case in self.cases for name in case.factors))
 
     def _twice(self) -> list[str]:
         seen = set()
@@ -188,7 +200,7 @@ class Behaviour:
         pair and position. The behaviour is named after the file, or as given."""
         path = Path(path)
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise BehaviourError(f"{path} cannot be read ({error}). Name a JSONL file.") from error
         cases = [
@@ -230,25 +242,24 @@ def built_in_behaviour(
 
 def told_in_stories(n: int = 1000, *, seed: int = 0) -> Behaviour:
     """Negation as it comes in running stories: their first ``n`` reactions, each told up to its
-    word (what was told before is left out), in the four classes of the stories' own truth.
+    word, in the four classes of the stories' own truth.
 
-    No minimal pairs: clauses of every form, with whatever was told before.
+    No minimal pairs: clauses of every form, with whatever was told before. What two stories tell
+    alike counts once.
     """
     stories = built_in(seed).stories(0, check_count("told_in_stories", n, None, "n"))
     lexicon, texts = Lexicon(), [text.split() for text in stories.texts]
     glad, sad = (*lexicon.glad, *lexicon.cheers), (*lexicon.sad, *lexicon.tears)
     labels = {values: label for label, values in CASES.items()}
-    cases, seen = [], set()
+    cases: dict[str, Case] = {}
     for row in stories.reactions.head(n).to_dict("records"):
         text = " ".join(texts[row["document"]][: row["position"]])
-        if text in seen:
-            continue
-        seen.add(text)
         positive, negated = bool(row["polarity"] > 0), bool(row["negated"])
         right, wrong = (glad, sad) if row["sentiment"] > 0 else (sad, glad)
         factors = {"negated": negated, "positive": positive}
-        cases.append(Case(text, labels[1 if positive else -1, negated], right, wrong, factors))
-    return Behaviour("negation", tuple(cases))
+        label = labels[1 if positive else -1, negated]
+        cases.setdefault(text, Case(text, label, right, wrong, factors))
+    return Behaviour("negation", tuple(cases.values()))
 
 
 def _different(name: str, n: int, seed: int, lexicon: Lexicon | None) -> list[MinimalPair]:
@@ -307,7 +318,8 @@ def _case(where: str, line: str) -> Case:
                              "position": int}  # fmt: skip
     for key, kind in kinds.items():
         value = row.get(key)
-        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+        left_out = value is None and (key not in _KEYS[:4] or key in missing)
+        if not left_out and (not isinstance(value, kind) or isinstance(value, bool)):
             faults.append(f"{key} {value!r:.40}, which is no {kind.__name__}")
     for key in ("right", "wrong"):
         value = row.get(key, [])

@@ -120,7 +120,7 @@ def told_validation(found: Validation) -> str:
     parts = [
         f"{found.circuit}: {found.verdict}",
         aligned(found.criteria),
-        aligned(edits),
+        aligned(edits.dropna(axis=1, how="all")),
         _titled(
             "Random pairs that are active together, in place of the circuit's",
             random.reset_index(),
@@ -156,10 +156,6 @@ def circuit_rows(circuit: Circuit) -> dict[str, Any]:
     tables = {name: table.to_dict("records") for name, table in circuit.tables().items()}
     told = {"shares": dict(circuit.shares), "source": dict(circuit.source)}
     return {"name": circuit.name, **told, "groups": dict(circuit.groups), **tables}
-
-
-def _label(circuit: Circuit, feature: int) -> str:
-    return next(f.label for f in circuit.features if f.feature == feature)
 
 
 def _most(values: pd.Series) -> float:

@@ -45,6 +45,7 @@ from analysis.run_circuits import (
     run_find,
     run_propose,
     run_validate,
+    saved_circuit,
     stories_of,
 )
 from analysis.run_training import run_model, run_saes
@@ -321,10 +322,9 @@ def rank(options: Namespace) -> None:
 def _rank_of_circuit(
     options: Namespace, model: Model, dictionaries: dict[Site, Dictionary]
 ) -> None:
-    file = circuit_file(options.run_folder, options.circuit)
     table = circuit_rank(
         model,
-        Circuit.load(file),
+        saved_circuit(options.run_folder, options.circuit),
         dictionaries,
         _held_out(options, model),
         reader=options.reader,

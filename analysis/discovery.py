@@ -16,6 +16,7 @@ times its direct effect; the features of step 3 are those through which most of 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -97,7 +98,9 @@ def find_circuit(
         Detector(name, tuple(some), tuple(cuts), tested.f1(name, some, cuts))
         for name, some, cuts in told.detectors()
     )
-    return _circuit(model, behaviour, at, dictionaries, account[1], pairs, outputs, detectors)
+    found = _circuit(model, behaviour, at, dictionaries, account[1], pairs, outputs, detectors)
+    thresholds = {"coverage": coverage, "pairs at most": n_pairs, "right in every class": SHOWN}
+    return replace(found, thresholds=thresholds)
 
 
 def _comparable(behaviour: Behaviour, told_on: Behaviour) -> Behaviour:
@@ -143,6 +146,8 @@ def verdict(circuit: Circuit) -> str:
     shares = circuit.shares
     if "computed" not in shares:
         return "found without a behaviour: nothing is known of a contrast"
+    if all(feature.joint_effect is None for feature in circuit.features):
+        return "of one factor, which the MLP's input has (what is computed is of two that cross)"
     told = f"computed {shares['computed']:.2f}, inherited {shares['inherited']:.2f}"
     if shares["computed"] >= 0.5 and shares["computed"] > shares["inherited"]:
         return f"computed in this MLP ({told})"
@@ -259,7 +264,6 @@ def _circuit(
         gates=_gates(features, pairs),
         groups={str(number): name for number, name in enumerate(groups)},
         detectors=detectors,
-        thresholds={"coverage": COVERAGE, "pairs at most": N_PAIRS, "right in every class": SHOWN},
         source={
             "behaviour": behaviour.name,
             "metric": behaviour.metric,

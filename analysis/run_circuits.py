@@ -140,6 +140,19 @@ def run_validate(
     return found
 
 
+def saved_circuit(run: str | Path, name: str) -> Circuit:
+    """A circuit that `run_find` or `run_propose` saved."""
+    path = circuit_file(run, name)
+    if not path.is_file():
+        ends = (".behaviour", ".validation")
+        there = sorted(f.stem for f in path.parent.glob("*.json") if not f.stem.endswith(ends))
+        raise RunError(
+            f"{run} has no circuit '{name}' (it has {', '.join(there) or 'none'}). Find it: "
+            f"circuits find {run} --behaviour {name}"
+        )
+    return Circuit.load(path)
+
+
 def behaviour_circuits(run: str | Path) -> list[str]:
     """The names of a run's circuits that were found for a behaviour."""
     folder = Path(run) / "circuits"

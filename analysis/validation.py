@@ -290,9 +290,9 @@ class _Bench:
         return self.everywhere(change)
 
     def moved(self, margins: Float[Tensor, " case"]) -> float:
-        """The largest relative change of a class that is not affected."""
+        """The largest relative change of a class that is not affected; NaN where all are."""
         means, plain = (self.asked.class_means(m)[self.others > 0] for m in (margins, self.plain))
-        return float(((means - plain).abs() / plain.abs()).max()) if len(plain) else 0.0
+        return float(((means - plain).abs() / plain.abs()).max()) if len(plain) else float("nan")
 
     def row(self, name: str, margins: Float[Tensor, " case"], n_pairs: int) -> dict[str, Any]:
         """One line of the table."""
@@ -610,6 +610,8 @@ def _criteria(asked: Asked, edits: pd.DataFrame, random: pd.DataFrame) -> pd.Dat
     ]
     rows = []
     for (criterion, wanted), value in zip(WANTED.items(), values, strict=True):
+        if np.isnan(value) and not (asked.affected == 0).any():
+            continue  # there are no other classes, so nothing is said of them
         met = value >= wanted if "at least" in criterion else value <= wanted
         rows.append((criterion, value, wanted, bool(met)))
     return pd.DataFrame(rows, columns=["criterion", "value", "wanted", "met"])

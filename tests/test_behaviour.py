@@ -66,6 +66,8 @@ def test_a_behaviour_outlives_its_file(tmp_path):
         ("[1]", "line 2 is no JSON object. Write one case a line."),
         ('{"text": "a"}', "line 2 has no 'label', no 'right', no 'wrong'. Its keys are text, lab"),
         ({"colour": 1}, "line 2 has an unknown 'colour'. Its keys are text, label, right, wrong"),
+        ({"text": None}, "line 2 has text None, which is no str"),
+        ({"label": None, "right": None}, "line 2 has label None, which is no str, right None, whi"),
         ({"text": 5, "pair": True}, "line 2 has text 5, which is no str, pair True, which is no i"),
         ({"right": "glad"}, "line 2 has right 'glad', which is no list of words"),
         ({"wrong": [1]}, "line 2 has wrong [1], which is no list of words"),
@@ -145,6 +147,38 @@ def test_a_case_counts_once_and_in_one_class():
     assert "1 cases have an answer both right and wrong" in refused(
         lambda: changed(0, wrong=("sad", "glad"))
     )
+
+
+@pytest.mark.parametrize("name", ["first", "contrast", "taken"])
+def test_classes_are_not_named_as_columns_of_its_tables(name):
+    cases = tuple(
+        replace(c, label=name if c.label == "good" else c.label) for c in planted_behaviour().cases
+    )
+    said = refused(lambda: planted_behaviour(cases=cases))
+    assert f"classes or factors are called '{name}', as columns of its tables are" in said
+
+
+def test_factors_are_not_named_as_columns_of_its_tables():
+    cases = sentiment(planted_behaviour()).cases
+    cases = tuple(replace(c, factors={"mean": c.factors["positive"]}) for c in cases)
+    assert "called 'mean'" in refused(lambda: Behaviour("sentiment", cases))
+
+
+def test_what_two_stories_tell_alike_counts_once():
+    told = told_in_stories(1000, seed=1_000_005)  # two of whose reactions follow the same words
+    texts = [case.text for case in told.cases]
+    assert len(set(texts)) == len(texts) == 999
+
+
+def test_a_file_with_a_mark_of_its_encoding_is_read(tmp_path):
+    path = planted_behaviour().save(tmp_path / "negation.jsonl")
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert Behaviour.load(path) == planted_behaviour()
+
+
+def test_a_text_without_tokens_is_refused(model):
+    said = refused(lambda: changed(3, text="", pair=None).ask(model))
+    assert "'' has no token that an answer could follow" in said
 
 
 def test_answers_that_follow_no_factor_are_refused(model):

@@ -7,7 +7,7 @@ import torch
 
 from analysis.circuit_told import told_circuit
 from analysis.contrast import PairAccount
-from analysis.discovery import _kind, find_circuit, verdict
+from analysis.discovery import SHOWN, _kind, find_circuit, verdict
 from circuits.circuit import Circuit
 from circuits.errors import (
     BehaviourError,
@@ -91,6 +91,14 @@ def test_the_features_tell_how_each_factor_moves_them(found):
 
 def test_a_found_circuit_outlives_its_file(found, tmp_path):
     assert Circuit.load(found.save(tmp_path / "circuit.json")) == found
+
+
+def test_a_circuit_says_what_it_was_asked_for():
+    found = find_circuit(
+        planted_model(), planted_dictionaries(), planted_behaviour(), coverage=0.6, n_pairs=3
+    )
+    wanted = {"coverage": 0.6, "pairs at most": 3, "right in every class": SHOWN}
+    assert dict(found.thresholds) == wanted
 
 
 def test_finding_twice_is_finding_the_same(found, tmp_path):
@@ -180,7 +188,8 @@ def test_two_plain_classes_without_pairs_or_factors_are_enough():
     )
     assert found.source["affected"] == "not good, not bad"
     assert {GOOD, BAD} <= {f.feature for f in found.features}
-    assert verdict(found).startswith("inherited")  # to one who sees negated cases alone
+    # what one factor changes was in the MLP's input, however it came there
+    assert verdict(found).startswith("of one factor, which the MLP's input has")
 
 
 def test_pairs_may_come_in_any_order(found):

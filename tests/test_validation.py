@@ -26,6 +26,7 @@ from tests.planted_negation import (
     planted_behaviour,
     planted_dictionaries,
     planted_model,
+    sentiment,
 )
 from tests.small_dictionaries import small_dictionary
 from tests.small_models import small_network, small_tokenizer
@@ -224,6 +225,17 @@ def find_like(model, into, out, pairs) -> Circuit:
     planted = find_circuit(planted_model(), planted_dictionaries(), planted_behaviour())
     source = {"model": model.fingerprint, "inputs": into.fingerprint, "outputs": out.fingerprint}
     return replace(with_pairs(planted, *pairs), source={**planted.source, **source}, detectors=())
+
+
+def test_of_classes_that_are_all_affected_nothing_is_said_of_others():
+    behaviour = sentiment(planted_behaviour())
+    model, dictionaries = planted_model("read"), planted_dictionaries()
+    pairs = with_pairs(find_circuit(planted_model(), dictionaries, planted_behaviour()), (1, 1))
+    pairs = replace(pairs, source=dict(pairs.source) | {"model": model.fingerprint})
+    found = validate(model, pairs, behaviour.halves()[1], dictionaries, n_draws=2)
+    assert found.edits["moved"].isna().all()
+    assert "removal moves other classes at most" not in set(found.criteria["criterion"])
+    assert "moved" not in told_validation(found).split("Random pairs")[0]
 
 
 def test_other_circuits_are_controls_in_the_same_table(circuit):

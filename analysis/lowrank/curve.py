@@ -42,7 +42,7 @@ class RankCurve:
     """
 
     table: pd.DataFrame
-    loss: pd.DataFrame  # what truncation costs the model: see `lowrank_loss`
+    loss: pd.DataFrame  # what truncation costs the model: see `truncation_loss`
     about: Mapping[str, Any]  # site, reader, n, seed and so on
 
     @property
