@@ -55,6 +55,7 @@ N_PAIRS = 16
 _LEAST = 0.5  # of the contrast, in those pairs: below it there is no circuit to speak of
 _ALIKE = 0.8  # of a feature's largest effect, that all must have where it is a class's own
 _PART = 0.1  # of the model's own margins that an MLP must add directly
+_MISSED = 0.5  # of the contrast, by the dictionary's error: beyond it pairs tell of another model
 _GAIN = 0.003  # of a class's share that another pair must bring
 _N_SOUGHT = 1024  # pairs that are looked at, those that add most
 _ELSEWHERE = 0.25  # of its contrast that a pair may add where the first factor is absent
@@ -215,6 +216,13 @@ def _fewest(account: PairAccount, coverage: float, n_pairs: int) -> pd.DataFrame
             f"not found: the MLP adds {total:.2f} of the {whole:.2f} logits of "
             f"{behaviour.name!r} directly, and {len(found)} pairs carry {share:.0%} of that. No "
             f"few pairs of features make this behaviour."
+        )
+    missed = account.totals["error"] / total
+    if abs(missed) > _MISSED:
+        raise NotFoundError(
+            f"not found: the dictionary of {account.dictionary.site} misses too much. Terms "
+            f"with its error are {missed:+.0%} of what the MLP adds to {behaviour.name!r}, so its "
+            f"pairs say little. Train a better one, with more features or more of them active."
         )
     return found.sort_values("contrast", ascending=False, ignore_index=True)
 

@@ -289,3 +289,12 @@ def test_a_model_that_is_not_finite_is_no_model_that_learnt_nothing():
     model.network.lm_head.weight.data[WORDS.index("glad"), 0] = float("nan")
     with pytest.raises(NotFiniteError, match="what the model expects after 32 of 32 cases"):
         find_circuit(model, planted_dictionaries(), planted_behaviour())
+
+
+def test_a_dictionary_that_misses_the_contrast_makes_no_circuit():
+    """Pairs of features that reconstruct little would add up to another model's numbers."""
+    model, dictionaries = planted_model(), planted_dictionaries()
+    into = dictionaries[Site("mlp_in", 0)]
+    weaker = replace(into, decoder=3 * into.decoder)
+    with pytest.raises(NotFoundError, match="dictionary of mlp_in@0 misses too much"):
+        find_circuit(model, dictionaries | {Site("mlp_in", 0): weaker}, planted_behaviour())
