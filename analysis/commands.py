@@ -32,6 +32,7 @@ from analysis.lowrank_told import told, told_in_full
 from analysis.planted import Planted
 from analysis.planted import calibrate as calibrated
 from analysis.printing import aligned, print_fields, print_json, print_table
+from analysis.report import collect, write_report
 from analysis.run_circuits import (
     behaviour_circuits,
     behaviour_of,
@@ -282,6 +283,19 @@ def rank(options: Namespace) -> None:
         print_json({"layers": rows})
         return
     print("\n\n".join(f"{told(curve)}\n\n{files[layer]}" for layer, curve in curves.items()))
+
+
+def report(options: Namespace) -> None:
+    """A run's pages."""
+    text = None if options.text is None else open_corpus(options.text, column=options.column)
+    run = collect(options.run_folder, text, options.device)
+    page = write_report(run, options.out, options.single_file, seed=options.seed)
+    if options.json:
+        print_json({"page": str(page), "missing": [vars(each) for each in run.missing]})
+        return
+    for each in run.missing:
+        print(f"not made yet: {each.step} ({each.command.replace('RUN', options.run_folder)})")
+    print(page)
 
 
 def export(options: Namespace) -> None:

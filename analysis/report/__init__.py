@@ -11,6 +11,7 @@ run's files or computed from its model, and the same run gives the same bytes.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -25,12 +26,12 @@ from analysis.report.writing import Report, check_target
 from circuits.corpus import Corpus
 from circuits.progress import progress
 
-__all__ = ["report_of", "write_report"]
+__all__ = ["collect", "report_of", "write_report"]
 
 
 @torch.no_grad()
 def write_report(
-    run: str | Path,
+    run: str | Path | Run,
     out: str | Path | None = None,
     single_file: bool = False,
     *,
@@ -41,16 +42,15 @@ def write_report(
     """Write a run's report and return the page to open: ``RUN/report/index.html``, or with
     ``single_file`` the one file ``RUN/report.html``.
 
-    ``text`` is where examples are taken from, by default the built-in stories that training left
-    out; ``seed`` is of the controls.
+    ``run`` is its folder, or what `collect` read of it; ``text`` is where examples are taken from,
+    by default the built-in stories that training left out; ``seed`` is of the controls.
     """
-    folder = Path(run)
-    if single_file:
-        target = folder / "report.html" if out is None else Path(out)
-        return report_of(collect(folder, text, device), seed).write_file(target)
-    target = folder / "report" if out is None else Path(out)
-    check_target(target)
-    return report_of(collect(folder, text, device), seed).write_folder(target)
+    folder = run.folder if isinstance(run, Run) else Path(run)
+    name = "report.html" if single_file else "report"
+    target = folder / name if out is None else Path(out)
+    check_target(target, single_file)
+    report = report_of(run if isinstance(run, Run) else collect(folder, text, device), seed)
+    return report.write_file(target) if single_file else report.write_folder(target)
 
 
 def report_of(run: Run, seed: int = 0) -> Report:
@@ -68,7 +68,7 @@ def report_of(run: Run, seed: int = 0) -> Report:
     made += [pages.low_rank(run), pages.features(run, books)]
     for layer in run.layers:
         made.append(pages.layer_page(run, LayerTable.of(run, layer, seed), books))
-    data = {book.key: book.index for book in books.values()}
+    data: dict[str, Any] = {book.key: book.index for book in books.values()}
     for book in books.values():
         data |= book.pieces()
     return Report("Bilinear circuits", made, data)

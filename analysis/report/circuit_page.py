@@ -8,23 +8,21 @@ from __future__ import annotations
 
 from typing import Any
 
-import pandas as pd
 import torch
 
 from analysis.contrast import PairAccount
 from analysis.discovery import verdict
 from analysis.ledgers import Reader, ledger
 from analysis.report import figures
+from analysis.report.circuit_tables import Captions, causal, facts, steps, tables_of
 from analysis.report.collect import Found, Run
 from analysis.report.contexts import Text
 from analysis.report.features import Catalogue
 from analysis.report.figures import Figure
 from analysis.report.forms import CircuitForm
 from analysis.report.layout import picture
-from analysis.report.page import Page, Table
+from analysis.report.page import Page
 from analysis.report.text import shown
-from analysis.validation import Validation
-from circuits.circuit import Circuit
 from circuits.model import Site
 
 _MOST_IN_MATRIX = 60  # features of a heat map
@@ -48,7 +46,7 @@ def circuit_page(
 ) -> Page:
     """Of one circuit, of a behaviour or proposed."""
     circuit = found.circuit
-    captions = _Captions(found, books)
+    captions = Captions(found, books)
     drawn = picture(circuit)
     for node in drawn["nodes"]:
         node |= {"label": shown(node["label"]), "caption": captions.input(node["feature"])}
@@ -63,55 +61,29 @@ def circuit_page(
     data = {
         "graph": drawn,
         "pairs": pairs,
-        "ledgers": [] if form is None else _ledgers(run, form, text),
-        "sites": None if layer is None else {"input": f"mlp_in@{layer}", "output": f"mlp_out@{layer}"},
+        "ledgers": [] if form is None else _ledgers(run, form, text, captions),
+        "sites": {"input": f"mlp_in@{layer}", "output": f"mlp_out@{layer}"} if form else None,
     }
-    tables = _tables(circuit, captions)
-    causal = [] if found.validation is None else _causal(found.validation)
+    tables = tables_of(circuit, captions)
+    edits = [] if found.validation is None else causal(found.validation)
     told = {
         "name": shown(circuit.name),
         "verdict": verdict(circuit),
         "validation": None if found.validation is None else found.validation.verdict,
-        "facts": _facts(found),
-        "steps": _steps(found, captions),
+        "facts": facts(found),
+        "steps": steps(found),
         "shares": [(key, value, _SHARES.get(key, "")) for key, value in circuit.shares.items()],
         "tables": tables,
-        "causal": causal,
+        "causal": edits,
         "n_text": None if text is None else (text.n_documents, len(text)),
         "is_behaviour": found.behaviour is not None,
         "n_left_out": len(circuit.interactions) - len(drawn["edges"]),
         "command": "circuits validate RUN",
     }
-    return Page(name, shown(circuit.name), "circuit.html.j2", told, made, [*tables, *causal], data)
+    return Page(name, shown(circuit.name), "circuit.html.j2", told, made, [*tables, *edits], data)
 
 
-class _Captions:
-    """What features are called on a page."""
-
-    def __init__(self, found: Found, books: dict[Site, Catalogue]) -> None:
-        layer = found.layer
-        self._labels = {f.feature: shown(f.label) for f in found.circuit.features}
-        self._into = None if layer is None else books.get(Site("mlp_in", layer))
-        self._out = None if layer is None else books.get(Site("mlp_out", layer))
-
-    def input(self, feature: int) -> str:
-        """The tokens that an input feature is strongest on."""
-        return "" if self._into is None else self._into.caption(feature)
-
-    def output(self, feature: int) -> str:
-        """The tokens that an output feature promotes, or that it is strongest on."""
-        if self._out is None or feature >= len(self._out.cards):
-            return ""
-        promoted = [token for token, _ in self._out.cards[feature]["up"][:2]]
-        return " ".join(promoted) or self._out.caption(feature)
-
-    def label(self, feature: int) -> str:
-        """Label and caption of an input feature."""
-        caption = self.input(feature)
-        return self._labels.get(feature, f"feature {feature}") + (f" “{caption}”" if caption else "")
-
-
-def _figures(form: CircuitForm, text: Text | None, captions: _Captions, seed: int) -> list[Figure]:
+def _figures(form: CircuitForm, text: Text | None, captions: Captions, seed: int) -> list[Figure]:
     features = form.features[:_MOST_IN_MATRIX]
     n = len(features)
     group = {f.feature: f.group for f in form.found.circuit.features}
@@ -120,9 +92,10 @@ def _figures(form: CircuitForm, text: Text | None, captions: _Captions, seed: in
     made = [
         figures.heat_map(
             form.matrix[:n, :n], [captions.label(f) for f in features],
+            features,
             [group[f] for f in features],
-            f"Weights among the circuit's {n} features{chosen}, {layer}. They were chosen for large "
-            f"entries, so that the matrix looks low-rank says nothing.",
+            f"Weights among the circuit's {n} features{chosen}, {layer}. They were chosen for "
+            f"large entries, so that the matrix looks low-rank says nothing.",
         ),
         figures.eigenvalues(
             form.eigenvalues(seed),
@@ -176,14 +149,18 @@ _MEASURES = ("weight", "data_weight", "contrast", "elsewhere", "computed", "inhe
              "own", "together", "coactivation")  # fmt: skip
 
 
-def _ledgers(run: Run, form: CircuitForm, text: Text | None) -> list[dict[str, Any]]:
+def _ledgers(
+    run: Run, form: CircuitForm, text: Text | None, captions: Captions
+) -> list[dict[str, Any]]:
     """Accounts of example tokens, each adding up to what the model computed."""
     model, layer, into = run.model, form.layer, form.into
     examples: list[tuple[str, Reader, torch.Tensor, int]] = []
     if form.asked is not None:
         asked, behaviour = form.asked, form.asked.behaviour
         reads = PairAccount.of(asked, layer, into).reads * asked.side[:, None]
-        for place, label in enumerate(behaviour.labels):
+        order = sorted(behaviour.labels, key=lambda label: label not in behaviour.affected)
+        for label in order:
+            place = behaviour.labels.index(label)
             case = int((asked.label == place).nonzero()[0, 0])
             right, wrong = behaviour.cases[case].right[0], behaviour.cases[case].wrong[0]
             what = f"logit of “{right}” and its like over “{wrong}” and its like"
@@ -192,12 +169,16 @@ def _ledgers(run: Run, form: CircuitForm, text: Text | None) -> list[dict[str, A
             examples.append((label, reader, tokens, int(asked.position[case])))
     elif text is not None:
         output = form.found.circuit.outputs[0].feature
-        tokens, values = text.active(output)
-        if len(tokens):
-            row, place = text.row(int(tokens[values.argmax()]))
+        active, values = text.active(output)
+        if len(active):
+            row, place = text.row(int(active[values.argmax()]))
             reader = Reader.of(form.out.to(model.device), output)
             examples.append((f"strongest token of output {output}", reader, row, place))
-    return [_ledger(run, form, *example) for example in examples]
+    told = [_ledger(run, form, *example) for example in examples]
+    for one in told:
+        used = set(one["rows"]["first"]) | set(one["rows"]["second"])
+        one["captions"] = {str(f): captions.input(f) for f in used if f >= 0}
+    return told
 
 
 def _ledger(
@@ -230,117 +211,3 @@ def _ledger(
         "shown": _N_ROWS,
         "rows": rows,
     }
-
-
-def _facts(found: Found) -> list[tuple[str, str]]:
-    circuit = found.circuit
-    told = [
-        ("layer", str(circuit.source.get("layer", "not said"))),
-        ("pairs", str(len(circuit.interactions))),
-        ("input features", str(len(circuit.features))),
-        ("groups", str(len({f.group for f in circuit.features if f.group >= 0}))),
-        ("gates", ", ".join(g.gate for g in circuit.gates) or "none"),
-    ]
-    if found.behaviour is not None:
-        told.append(("cases chosen on", str(circuit.source.get("cases", "not said"))))
-        told.append(("classes", ", ".join(found.behaviour.labels)))
-    if found.validation is not None:
-        told.append(("cases validated on", str(found.validation.n)))
-        told.append(("seed", str(found.validation.seed)))
-    if circuit.explained is not None:
-        told.append(("share of the form explained", f"{circuit.explained:.2f}"))
-    return [(key, shown(value)) for key, value in told]
-
-
-def _steps(found: Found, captions: _Captions) -> list[str]:
-    """The circuit in words: what each gate joins, and what it adds."""
-    circuit = found.circuit
-    told = []
-    for gate in circuit.gates:
-        sides = [_side(circuit, captions, group) for group in (gate.first, gate.second)]
-        within = gate.first == gate.second
-        joined = f"{sides[0]} among themselves" if within else f"{sides[0]} together with {sides[1]}"
-        if gate.contrast is not None:
-            what = f"{gate.contrast:+.2f} logits to the margins of {circuit.source.get('affected')}"
-        else:
-            what = f"{gate.share:.0%} of these pairs' energy, weight {gate.weight:+.3g}"
-        told.append(shown_whole(f"{gate.gate}: {joined}: {what}."))
-    return told
-
-
-def shown_whole(sentence: str) -> str:
-    """A sentence whose parts may be long: every word of it as it may be seen."""
-    return " ".join(shown(word) for word in sentence.split(" "))
-
-
-def _side(circuit: Circuit, captions: _Captions, group: int) -> str:
-    name = circuit.groups.get(str(group), f"group {group}")
-    numbers = [f.feature for f in circuit.features if f.group == group]
-    listed = ", ".join(str(n) for n in numbers[:4]) + (", …" if len(numbers) > 4 else "")
-    return f"“{name}” ({len(numbers)} features: {listed})"
-
-
-def _tables(circuit: Circuit, captions: _Captions) -> list[Table]:
-    tables = circuit.tables()
-    pairs = tables["interactions"].dropna(axis=1, how="all")
-    for end in ("first", "second"):
-        pairs[end] = [captions.label(f) for f in pairs[end]]
-    listed = tables["features"].dropna(axis=1, how="all")
-    listed["label"] = [captions.label(f) for f in tables["features"]["feature"]]
-    outputs = tables["outputs"].dropna(axis=1, how="all")
-    outputs["label"] = [
-        f"{label} “{captions.output(f)}”" if captions.output(f) else label
-        for label, f in zip(outputs["label"], outputs["feature"], strict=True)
-    ]
-    n = circuit.source.get("cases")
-    measured = "" if n is None else f" Contrast, elsewhere: logits, n = {n} cases."
-    factors = str(circuit.source.get("factors", "")).split(", ")
-    effects = dict(zip(("first_effect", "second_effect"), (f"effect of {f}" for f in factors),
-                       strict=False))  # fmt: skip
-    found = [
-        Table.of("pairs", f"Pairs of input features.{measured} z, q: against rotated features.", pairs),
-        Table.of("inputs", "Input features.", listed,
-                 effects | {"joint_effect": "effect of both", "mean": "mean over the classes"}),
-        Table.of("outputs", "Output features. Effect: on the answers' logit difference for each "
-                 "unit; share: of the contrast.", outputs),
-    ]  # fmt: skip
-    if circuit.gates:
-        gates = tables["gates"].dropna(axis=1, how="all")
-        for end in ("first", "second"):
-            gates[end] = [circuit.groups.get(str(g), f"group {g}") for g in gates[end]]
-        found.insert(0, Table.of("gates", "Gates between groups.", gates))
-    if circuit.detectors:
-        told = tables["detectors"].assign(
-            features=[", ".join(map(str, d.features)) for d in circuit.detectors],
-            cuts=[", ".join(f"{cut:.2f}" for cut in d.cuts) for d in circuit.detectors],
-        )
-        caption = "Output features that tell a class, on cases that nothing was chosen on."
-        found.append(Table.of("detectors", caption, told, {"label": "class", "f1": "F1"}))
-    return found
-
-
-def _causal(found: Validation) -> list[Table]:
-    n = f"n = {found.n} cases, seed {found.seed}"
-    random = found.random.groupby("kind", sort=False).agg(
-        draws=("taken", "size"), size=("size", "mean"),
-        **{"median |taken|": ("taken", lambda t: t.abs().median())},
-        **{"largest |taken|": ("taken", lambda t: t.abs().max())},
-        moved=("moved", "max"),
-    ).reset_index()  # fmt: skip
-    tables = [
-        Table.of("criteria", f"What was asked for, before it was measured; {n}.", found.criteria),
-        Table.of("edits", "Edits of the running model, controls last. contrast: mean margin of the "
-                 "affected classes, in logits; taken: the share of it that the edit removes (low to "
-                 "high: 95 % of bootstrap draws); moved: largest relative change of another class; "
-                 f"{n}.", found.edits),
-        Table.of("random", "Control: pairs that are active together, drawn at random in place of "
-                 f"the circuit's. size: how much they write, relative to the circuit; {n}.", random),
-        Table.of("parts", "What keeping only the circuit loses without each pair.", found.parts),
-        Table.of("checks", "Each pair by a real intervention: the change of each output feature "
-                 "that its weight predicts, and a second difference of the running MLP.",
-                 found.checks),
-    ]  # fmt: skip
-    if len(found.side_effects):
-        caption = "On text where no answer is due: loss and KL, nats a token."
-        tables.insert(3, Table.of("side-effects", caption, found.side_effects))
-    return tables

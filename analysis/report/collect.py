@@ -98,7 +98,7 @@ def collect(folder: str | Path, text: Corpus | None = None, device: str | None =
         read_manifest(folder),
         model,
         dictionaries,
-        sorted(circuits, key=lambda found: (found.behaviour is None, found.stem)),
+        sorted(circuits, key=_order),
         dict(sorted(curves.items())),
         dict(sorted(interactions.items())),
         _held_out(model) if text is None else text,
@@ -106,6 +106,17 @@ def collect(folder: str | Path, text: Corpus | None = None, device: str | None =
     )
     run.missing.extend(_missing(run))
     return run
+
+
+def _order(found: Found) -> tuple[bool, bool, float, str]:
+    """Behaviours before proposals, what is proven and computed first."""
+    proven = found.validation is not None and found.validation.proven
+    return (
+        found.behaviour is None,
+        not proven,
+        -found.circuit.shares.get("computed", 0.0),
+        found.stem,
+    )
 
 
 def _check_begun(folder: Path) -> None:

@@ -56,11 +56,11 @@ class Text:
         x = torch.cat([reading.activations[into] for reading in found])
         y = torch.cat([reading.activations[out] for reading in found])
         n = min(n_documents, corpus.n_documents or n_documents)
-        codes = (
+        inputs, outputs = (
             dictionaries[site].to(model.device).active(values.to(dictionaries[site].dtype))
             for site, values in ((into, x), (out, y))
         )
-        return cls(model, found, x, *codes, n)
+        return cls(model, found, x, inputs, outputs, n)
 
     def __len__(self) -> int:
         return len(self.x)

@@ -125,8 +125,9 @@ def _catalogue(run: Run, site: Site, dictionary: Dictionary, used: Uses) -> Cata
     near = neighbours(dictionary, n=min(_N_LISTED, n_feature - 1)) if n_feature > 1 else None
     around: list[list[Any]] = [[] for _ in range(n_feature)]
     if near is not None:
-        for row in near.itertuples():
-            around[row.feature].append([row.neighbour, row.decoder_cosine])
+        columns = (near[name] for name in ("feature", "neighbour", "decoder_cosine"))
+        for feature, other, cosine in zip(*columns, strict=True):
+            around[feature].append([other, cosine])
     pairs, rank2 = _pairs(used, site, n_feature), _rank2(run, site, n_feature)
     counts = dictionary.statistics
     cards = []

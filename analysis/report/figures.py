@@ -50,7 +50,10 @@ def points(x: Any, y: Any, name: str, text: Any = None, **style: Any) -> dict[st
     """Points of a figure; what they are is said where one is pointed at."""
     trace = {"type": "scatter", "mode": "markers", "x": list(x), "y": list(y), "name": name}
     if text is not None:
-        trace |= {"text": list(text), "hovertemplate": "%{text}<br>%{x:.3g}, %{y:.3g}<extra></extra>"}
+        trace |= {
+            "text": list(text),
+            "hovertemplate": "%{text}<br>%{x:.3g}, %{y:.3g}<extra></extra>",
+        }
     return trace | style
 
 
@@ -65,7 +68,9 @@ def counts(values: Any, edges: Any, name: str, **style: Any) -> tuple[dict[str, 
     return trace, table
 
 
-def heat_map(matrix: np.ndarray, labels: list[str], groups: list[int], note: str) -> Figure:
+def heat_map(
+    matrix: np.ndarray, labels: list[str], numbers: list[int], groups: list[int], note: str
+) -> Figure:
     """The matrix among some features, ordered by group, with lines between groups."""
     most = float(np.abs(matrix).max(initial=0)) or 1.0
     places = list(range(len(labels)))
@@ -87,19 +92,19 @@ def heat_map(matrix: np.ndarray, labels: list[str], groups: list[int], note: str
         columns=["first", "second", "weight"],
     )
     layout = {"height": 150 + 26 * max(len(labels), 8), "shapes": lines,
-              "xaxis": {**ticks, "tickangle": -45},
+              "xaxis": {**ticks, "ticktext": [str(number) for number in numbers]},
               "yaxis": {**ticks, "autorange": "reversed"}}  # fmt: skip
     return Figure("matrix", "Interaction matrix, ordered by group", note, [trace], table, layout)
 
 
 def eigenvalues(table: pd.DataFrame, note: str) -> Figure:
     """Both ends of a spectrum, beside that of random directions."""
-    # where the middle is left out the line must not be drawn across
+    colours = [BLUE if value > 0 else ORANGE for value in table["eigenvalue"]]
     traces = [
         line(table["place"], table["random direction"], "random directions, mean",
              mode="lines+markers", marker={"size": 4}, line={"color": GREY, "dash": "dot"}),
         points(table["place"], table["eigenvalue"], "this form",
-               marker={"size": 8, "color": [BLUE if v > 0 else ORANGE for v in table["eigenvalue"]]}),
+               marker={"size": 8, "color": colours}),
     ]  # fmt: skip
     layout = {"xaxis": {"title": {"text": "place, from the largest"}},
               "yaxis": {"title": {"text": "eigenvalue"}}}  # fmt: skip
@@ -108,7 +113,7 @@ def eigenvalues(table: pd.DataFrame, note: str) -> Figure:
 
 def projections(table: pd.DataFrame, note: str) -> Figure:
     """Features and meaningful directions on the top positive and negative eigenvectors."""
-    styles = {
+    styles: dict[str, dict[str, Any]] = {
         "beside it": {"marker": {"color": GREY, "size": 6, "opacity": 0.7}},
         "in the circuit": {"marker": {"color": BLUE, "size": 11}},
         "direction": {"mode": "markers+text", "textposition": "top center",
@@ -148,7 +153,6 @@ def approximation(key: str, name: str, found: dict[str, Any], note: str) -> Figu
         "height": 420,
         "xaxis": {"title": {"text": "made of so many eigenvectors"}},
         "yaxis": {"title": {"text": "activation"}},
-        "legend": {"orientation": "h", "y": -0.25},
     }
     return Figure(key, f"{name}: activation against its approximation", note, traces, table, layout)
 
@@ -231,6 +235,8 @@ def losses(curve: RankCurve, note: str) -> Figure:
               for column, (name, style) in styles.items()]  # fmt: skip
     for name, dash in (("zero", "dot"), ("sae", "dash")):
         level = [float(loss.loc[name, "loss"])] * len(ranks)
-        traces.append(line(ranks, level, f"{name} in its place", line={"color": ORANGE, "dash": dash}))
+        traces.append(
+            line(ranks, level, f"{name} in its place", line={"color": ORANGE, "dash": dash})
+        )
     layout = {"yaxis": {"title": {"text": "loss, nats a token"}}}
     return Figure("losses", "Loss with every feature truncated", note, traces, curve.loss, layout)

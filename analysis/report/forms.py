@@ -144,7 +144,9 @@ class CircuitForm:
         ends = torch.stack([vectors[values.argmax()], vectors[values.argmin()]])
         write = self.inter.write
         along = (write @ self.inter.form(0) * write).sum(1).abs()
-        along += (write @ ends.mT).square() @ values[[int(values.argmax()), int(values.argmin())]].abs()
+        along += (write @ ends.mT).square() @ values[
+            [int(values.argmax()), int(values.argmin())]
+        ].abs()
         own = set(self.features)
         others = [f for f in along.argsort(descending=True, stable=True).tolist() if f not in own]
         chosen = [*self.features, *others[:_N_PROJECTED]]

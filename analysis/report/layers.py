@@ -41,4 +41,4 @@ class LayerTable:
         for name, some, most in (("own", inter, _MOST), ("control", random, _MOST_CONTROL)):
             folder = run.folder / "statistics" / f"layer-{layer}-{name}-{some.fingerprint[:12]}"
             tables.append(output_statistics(some, range(min(n, most)), folder))
-        return cls(layer, *tables, n, "encoder", seed)
+        return cls(layer, tables[0], tables[1], n, "encoder", seed)

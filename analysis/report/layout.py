@@ -18,7 +18,8 @@ RADIUS = 17.0
 """Of a feature's node."""
 
 _APART = 62.0  # between neighbouring nodes of a group, captions included
-_MARGIN = 44.0
+_BETWEEN = 52.0  # groups
+_MARGIN = 64.0
 _MOST_NODES = 120  # features that are drawn, those of the strongest pairs first
 
 
@@ -67,7 +68,10 @@ def picture(circuit: Circuit) -> dict[str, Any]:
     nodes = {f: spot for group, of in members.items() for f, spot in _inside(of, spots[group])}
     right = max((s.x + s.radius for s in spots.values()), default=0.0)
     bottom = max((s.y + s.radius for s in spots.values()), default=0.0)
-    gates = [gate for gate in circuit.gates if {gate.first, gate.second} <= set(spots)]
+    gates = sorted(
+        (gate for gate in circuit.gates if {gate.first, gate.second} <= set(spots)),
+        key=lambda gate: spots[gate.first].y + spots[gate.second].y,  # so that few wires cross
+    )
     height = max(bottom + _MARGIN, 96.0 * len(gates) + 60, 58.0 * len(circuit.outputs) + 60, 300.0)
     down = (height - bottom - _MARGIN) / 2
     labels = {f.feature: f.label for f in circuit.features}
@@ -76,7 +80,7 @@ def picture(circuit: Circuit) -> dict[str, Any]:
         "width": gate_x + 330,
         "height": height,
         "groups": [
-            {"group": group, "name": _group_name(circuit, group), **_at(spots[group], down)}
+            {"group": group, "name": group_name(circuit, group), **_at(spots[group], down)}
             for group in members
         ],
         "nodes": [
@@ -113,7 +117,8 @@ def _ends(circuit: Circuit, place: int) -> tuple[int, int]:
     return pair.first, pair.second
 
 
-def _group_name(circuit: Circuit, group: int) -> str:
+def group_name(circuit: Circuit, group: int) -> str:
+    """What a group is called."""
     if group < 0:
         return "in no group"
     return circuit.groups.get(str(group), f"group {group}")
@@ -144,7 +149,9 @@ def _groups(sizes: dict[int, int]) -> dict[int, Spot]:
         ((group, radius),) = radii.items()
         return {group: Spot(radius + _MARGIN, radius + _MARGIN, radius)}
     names = list(radii)
-    apart = max(radii[a] + radii[b] + 46 for a, b in zip(names, names[1:] + names[:1], strict=True))
+    apart = max(
+        radii[a] + radii[b] + _BETWEEN for a, b in zip(names, names[1:] + names[:1], strict=True)
+    )
     wide = apart / (2 * math.sin(math.pi / n))
     raw = {}
     for place, group in enumerate(names):

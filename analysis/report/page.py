@@ -36,9 +36,7 @@ class Page:
             figure.key: {"title": figure.title, "drawn": figure.drawn, "table": figure.table}
             for figure in self.figures
         }
-        tables = {
-            table.key: {"title": table.caption, "table": table.raw} for table in self.tables
-        }
+        tables = {table.key: {"title": table.caption, "table": table.raw} for table in self.tables}
         return {"figures": figures, "tables": tables, **self.data}
 
 

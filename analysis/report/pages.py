@@ -36,7 +36,7 @@ def overview(run: Run, names: Mapping[str, str]) -> Page:
         if isinstance(value, str | int | float) and key not in ("path", "folder")
     ]
     dictionaries = _dictionaries(run)
-    told = {
+    told: dict[str, Any] = {
         "headlines": [_headline(found, names) for found in run.circuits if found.behaviour],
         "proposals": [_proposal(found, names) for found in run.circuits if not found.behaviour],
         "model": [(key, shown(value)) for key, value in model],
@@ -55,9 +55,9 @@ def _headline(found: Found, names: Mapping[str, str]) -> dict[str, Any]:
         "name": shown(circuit.name),
         "verdict": verdict(circuit),
         "pairs": len(circuit.interactions),
-        "carried": number(circuit.shares.get("carried")),
-        "computed": number(circuit.shares.get("computed")),
-        "inherited": number(circuit.shares.get("inherited")),
+        "carried": _two(circuit.shares.get("carried")),
+        "computed": _two(circuit.shares.get("computed")),
+        "inherited": _two(circuit.shares.get("inherited")),
         "proven": None if validation is None else validation.proven,
         "proof": None if validation is None else validation.verdict,
     }
@@ -65,12 +65,16 @@ def _headline(found: Found, names: Mapping[str, str]) -> dict[str, Any]:
         edits = validation.edits.set_index("edit")
         control = validation.random.loc[validation.random["kind"] == "as many", "taken"]
         row |= {
-            "taken": number(float(edits.loc["remove the circuit", "taken"]), 2),
-            "kept": number(float(edits.loc["keep only the circuit", "faithfulness"]), 2),
-            "random": number(float(control.abs().median()), 2),
+            "taken": _two(float(edits.loc["remove the circuit", "taken"])),
+            "kept": _two(float(edits.loc["keep only the circuit", "faithfulness"])),
+            "random": _two(float(control.abs().median())),
             "n": validation.n,
         }
     return row
+
+
+def _two(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}".replace("-", "−")
 
 
 def _proposal(found: Found, names: Mapping[str, str]) -> dict[str, Any]:
@@ -166,10 +170,10 @@ def low_rank(run: Run) -> Page:
         ]
         keyed = [_keyed(figure, f"layer-{layer}") for figure in found]
         made += keyed
-        told = {key: number(value) for key, value in curve.summary(rank).items()}
-        layers.append({"layer": layer, "figures": keyed, "told": told, "rank": rank,
+        summary = {key: number(value) for key, value in curve.summary(rank).items()}
+        layers.append({"layer": layer, "figures": keyed, "told": summary, "rank": rank,
                        "threshold": THRESHOLD})  # fmt: skip
-    told = {"layers": layers, "command": "circuits rank RUN"}
+    told: dict[str, Any] = {"layers": layers, "command": "circuits rank RUN"}
     return Page("rank", "Low rank", "rank.html.j2", told, made)
 
 
@@ -179,7 +183,7 @@ def features(run: Run, books: Mapping[Site, Catalogue]) -> Page:
         {"site": str(site), "key": book.key, "n_feature": book.dictionary.n_feature}
         for site, book in books.items()
     ]
-    told = {"dictionaries": listed, "has_text": run.text is not None,
+    told: dict[str, Any] = {"dictionaries": listed, "has_text": run.text is not None,
             "command": "circuits report RUN --text PATH"}  # fmt: skip
     return Page("features", "Features", "features.html.j2", told, data={"dictionaries": listed})
 
@@ -258,7 +262,9 @@ def _sums(rows: pd.DataFrame, control: pd.DataFrame, kind: str, note: str) -> Fi
         assert len(held) == BINS
         table[name] = held / max(held.sum(), 1)
         shown_at = table[name].where(table[name] > 0)
-        traces.append(figures.line(middles, shown_at.tolist(), name, line={"shape": "hvh", **style}))
+        traces.append(
+            figures.line(middles, shown_at.tolist(), name, line={"shape": "hvh", **style})
+        )
     layout = {"xaxis": {"title": {"text": "weight, in root mean squares of its output"}},
               "yaxis": {"type": "log", "title": {"text": "share of pairs"},
                         "exponentformat": "power"}}  # fmt: skip
@@ -285,7 +291,9 @@ def _gates(rows: pd.DataFrame, control: pd.DataFrame, note: str) -> Figure:
     """How far each output's best AND stands out, beside its strongest weight."""
     table = rows[["output", "strongest_weight", "and_score", "cross_rms"]].reset_index(drop=True)
     chance = control["and_score"] / control["cross_rms"]
-    ratio, strongest = (table[c].abs() / table["cross_rms"] for c in ("and_score", "strongest_weight"))
+    ratio, strongest = (
+        table[c].abs() / table["cross_rms"] for c in ("and_score", "strongest_weight")
+    )
     names = [f"output {o}" for o in table["output"]]
     traces = [
         figures.points(control["strongest_weight"].abs() / control["cross_rms"], chance,

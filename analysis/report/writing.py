@@ -39,7 +39,7 @@ class Report:
 
     def write_folder(self, out: Path) -> Path:
         """A new folder, or one in place of an older report; its first page."""
-        check_target(out)
+        check_target(out, single_file=False)
         aside = out.with_name(f".{out.name}.{os.getpid()}.old")
         with folder_written_whole(out) as folder:
             assets, data = folder / "assets", folder / "data"
@@ -60,8 +60,7 @@ class Report:
 
     def write_file(self, out: Path) -> Path:
         """One file that holds everything."""
-        if out.is_dir():
-            raise ReportError(f"{out} is a folder. Name the file to write, say {out}/report.html.")
+        check_target(out, single_file=True)
         with written_whole(out) as path:
             _write(path, self._single())
         return out
@@ -99,8 +98,12 @@ class Report:
         return template.render(page=page, href=href, pages=self.pages, **page.told)
 
 
-def check_target(out: Path) -> None:
-    """Refuse a folder that holds something else than a report."""
+def check_target(out: Path, single_file: bool) -> None:
+    """Refuse a place that holds something else than a report, before anything is computed."""
+    if single_file:
+        if out.is_dir():
+            raise ReportError(f"{out} is a folder. Name the file to write: {out / 'report.html'}")
+        return
     if not out.exists():
         return
     if not out.is_dir():

@@ -87,8 +87,8 @@ const Figures = {
     const dressed = {
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { color: text, family: "system-ui, sans-serif", size: narrow ? 11 : 13 },
-      margin: { l: 64, r: 16, t: 16, b: 56 }, autosize: true, hovermode: "closest",
-      legend: { orientation: "h", y: -0.22 }, ...layout,
+      margin: { l: 64, r: 16, t: 10, b: 50 }, autosize: true, hovermode: "closest",
+      legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 }, ...layout,
     };
     for (const axis of ["xaxis", "yaxis"]) {
       dressed[axis] = { gridcolor: line, zerolinecolor: line, linecolor: line, automargin: true, ...layout[axis] };

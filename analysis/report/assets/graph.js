@@ -22,7 +22,8 @@ const Graph = {
     graph.groups.forEach((group, place) => svg.append(this.group(group, place)));
     for (const gate of graph.gates) svg.append(...this.wires(gate, groups));
     this.bus(svg, graph);
-    for (const edge of graph.edges) svg.append(this.edge(edge, nodes, groups, most));
+    // the strongest last, on top
+    for (const edge of [...graph.edges].reverse()) svg.append(this.edge(edge, nodes, groups, most));
     for (const node of graph.nodes) svg.append(this.node(node));
     for (const gate of graph.gates) svg.append(this.gate(gate, groups));
     for (const output of graph.outputs) svg.append(this.output(output));
@@ -44,7 +45,7 @@ const Graph = {
       const y = gate.y + (ends.length === 1 ? 0 : place ? 9 : -9);
       const x = group.x + group.radius * 0.92;
       const path = `M${x} ${group.y} C${x + 70} ${group.y} ${gate.x - 90} ${y} ${gate.x - 22} ${y}`;
-      return Report.make("path", { d: path, class: "wire" });
+      return Report.make("path", { d: path, class: "wire", "data-wire": gate.place });
     });
   },
 
@@ -146,6 +147,11 @@ const Graph = {
     }
     made.append(make("text", { x: x - 3, y: y + 4 }, kind === "OR" || gate.gate === "AND" ? gate.gate : "NOT"),
       make("text", { x: x, y: y + 33, class: "caption" }, Report.number(gate.value)));
+    const wires = (on) => () => {
+      for (const wire of made.ownerSVGElement.querySelectorAll(`[data-wire="${gate.place}"]`)) wire.classList.toggle("lit", on);
+    };
+    for (const name of ["pointerenter", "focus"]) made.addEventListener(name, wires(true));
+    for (const name of ["pointerleave", "blur"]) made.addEventListener(name, wires(false));
     Report.onChoose(made, () => this.choose(made, this.told(`${gate.gate} gate`, [
       ["groups", names], ["adds", gate.value], ["share of the pairs' energy", gate.share]])));
     return made;
@@ -225,7 +231,9 @@ const Graph = {
     const head = make("tr", {}, ...["what", "features", "adds"].map((name) => make("th", { scope: "col" }, name)));
     const body = make("tbody", {});
     const rows = ledger.rows.rows.map((row) => Object.fromEntries(ledger.rows.columns.map((c, i) => [c, row[i]])));
-    const name = (row) => [row.first, row.second].filter((f) => f >= 0).join(" × ") || "none";
+    const called = (f) => f + (ledger.captions[f] ? ` “${ledger.captions[f]}”` : "");
+    const name = (row) => row.kind === "square" ? called(row.first) + ", squared"
+      : [row.first, row.second].filter((f) => f >= 0).map(called).join(" × ") || "none";
     const line = (...cells) => make("tr", {}, ...cells.map((cell) => make("td", {}, cell)));
     for (const row of rows.slice(0, ledger.shown)) {
       const made = line(row.kind, name(row), Report.number(row.value, 4));
