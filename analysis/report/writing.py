@@ -99,7 +99,14 @@ class Report:
 
 
 def check_target(out: Path, single_file: bool) -> None:
-    """Refuse a place that holds something else than a report, before anything is computed."""
+    """Refuse a place that holds something else than a report, or where nothing can be written,
+    before anything is computed."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(out.parent, os.W_OK):
+        raise ReportError(
+            f"{out.parent}: nothing may be written there, so no report can be. Name another place "
+            f"with out (--out), or ask for the right to write."
+        )
     if single_file:
         if out.is_dir():
             raise ReportError(f"{out} is a folder. Name the file to write: {out / 'report.html'}")
