@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from circuits.bilinear import computing_dtype
 from circuits.errors import BehaviourError
 from circuits.model import Model, Site
 
@@ -104,9 +105,9 @@ class Asked:
 
     def weights(self, classes: Float[Tensor, " class"]) -> Float[Tensor, " case"]:
         """Of each case, so that a sum of values towards a side is the mean margin over some
-        classes, each class alike."""
-        counts = torch.bincount(self.label, minlength=len(classes))
-        return self.side * (classes / counts / classes.sum())[self.label]
+        classes, each class alike; in float64, for such sums are of parts that cancel."""
+        counts, chosen = torch.bincount(self.label, minlength=len(classes)), classes.double()
+        return self.side * (chosen / counts / chosen.sum())[self.label]
 
     def resampled(
         self, values: Float[Tensor, " case"], n: int, seed: int
@@ -138,7 +139,8 @@ class Asked:
     def directions(self) -> Float[Tensor, "case model"]:
         """What each case's logit difference towards side +1 reads from the last stream, divided by
         its scale."""
-        reads = self.model.unembedding
+        reads = self.model.unembedding.cpu()
+        reads = reads.to(computing_dtype(reads))
         each = torch.stack([reads[list(a)].mean(0) - reads[list(b)].mean(0)
                             for a, b in self.answers])  # fmt: skip
         return each[self.answer]
@@ -156,15 +158,16 @@ class Asked:
         for rows, position in zip(self.tiles, self.position.split(_AT_A_TIME), strict=True):
             here = torch.arange(len(rows))
             for site, x in self.model.read(rows, sites).items():
-                found.setdefault(str(site), []).append(x[here, position].cpu())
+                at = x[here, position].cpu()
+                found.setdefault(str(site), []).append(at.to(computing_dtype(at)))
         return {site: torch.cat(parts) for site, parts in found.items()}
 
     @torch.no_grad()
     def logits(self) -> Float[Tensor, "case token"]:
         """What the model expects after the position of each case."""
         each = zip(self.tiles, self.position.split(_AT_A_TIME), strict=True)
-        parts = [self.model.logits_at(rows, position).float().cpu() for rows, position in each]
-        return torch.cat(parts)
+        logits = torch.cat([self.model.logits_at(rows, position).cpu() for rows, position in each])
+        return logits.to(computing_dtype(logits))
 
     def difference(self, logits: Float[Tensor, "case token"]) -> Float[Tensor, " case"]:
         """The behaviour's metric, towards side +1."""
@@ -264,13 +267,13 @@ def _answers(behaviour: Behaviour, tokenizer: Any, faults: list[str]) -> dict[st
 
 
 def _suggested(tokenizer: Any, words: list[str]) -> str:
-    """The words, each with the nearest that the tokenizer has."""
+    """The words, the first few with the nearest that the tokenizer has."""
     plain = {token.lstrip("Ġ▁") for token in tokenizer.get_vocab()}
     told = []
-    for word in words[:8]:
-        near = difflib.get_close_matches(word, plain, n=3, cutoff=0.5)
+    for place, word in enumerate(words):
+        near = difflib.get_close_matches(word, plain, n=3, cutoff=0.5) if place < 8 else []
         told.append(f"{word!r}" + (f" (it has {', '.join(near)})" if near else ""))
-    return ", ".join(told) + (f", … ({len(words)} in all)" if len(words) > 8 else "")
+    return ", ".join(told)
 
 
 def _positions(behaviour: Behaviour, lengths: list[int], faults: list[str]) -> list[int]:
@@ -302,14 +305,18 @@ def _positions(behaviour: Behaviour, lengths: list[int], faults: list[str]) -> l
 def _sides(behaviour: Behaviour) -> tuple[list[float], list[Any], list[int]]:
     """Each case's side, the pairs of answer sets, and which of them each case asks for.
 
-    Side +1 is what is right in the first case of a pair (or, without pairs, in the first case).
+    Side +1 is what is right in the first case, and so for all of its class: in whatever order the
+    cases of a pair come, a class has one side in all of them.
     """
     sides, numbers = [], []
     sets: dict[tuple[tuple[str, ...], tuple[str, ...]], int] = {}
     first: dict[int | None, tuple[tuple[str, ...], tuple[str, ...]]] = {}
+    side_of: dict[str, float] = {}
     for case in behaviour.cases:
-        pair = first.setdefault(case.pair, (case.right, case.wrong))
-        if (case.right, case.wrong) not in (pair, pair[::-1]):
+        asks = (case.right, case.wrong)
+        known = side_of.get(case.label, 1.0)
+        pair = first.setdefault(case.pair, asks if known > 0 else asks[::-1])
+        if asks not in (pair, pair[::-1]):
             raise BehaviourError(
                 f"behaviour {behaviour.name!r}: {case.text!r:.60} is asked for "
                 f"{case.right} against {case.wrong}, another case of its "
@@ -317,5 +324,6 @@ def _sides(behaviour: Behaviour) -> tuple[list[float], list[Any], list[int]]:
                 f"that are compared need the same two sets of answers, either way round."
             )
         sides.append(1.0 if case.right == pair[0] else -1.0)
+        side_of.setdefault(case.label, sides[-1])
         numbers.append(sets.setdefault(pair, len(sets)))
     return sides, list(sets), numbers

@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from analysis.asked import Asked, asked
+from circuits.corpus import built_in
 from circuits.errors import BehaviourError, check_count
 from circuits.files import written_whole
 from circuits.model import Model
+from circuits.model.held_out import CASES
 from circuits.stories.lexicon import Lexicon
-from circuits.stories.prompts import BEHAVIOURS, minimal_pairs
+from circuits.stories.prompts import BEHAVIOURS, MinimalPair, minimal_pairs
 
 Metric = Literal["logit difference", "probability"]
 
@@ -79,6 +81,17 @@ class Behaviour:
         if len(counts) not in (2, 4):
             faults.append(f"{len(counts)} classes ({_listed(counts)}), where 2 or 2 x 2 can be set "
                           f"against each other")  # fmt: skip
+        if not self.name.strip():
+            faults.append("it has no name")
+        if twice := self._twice():
+            faults.append(
+                f"{len(twice)} texts are there twice with the same position, as {twice[0]!r:.60}: "
+                f"each case is to count once, and in one class"
+            )
+        if both := [case.text for case in self.cases if set(case.right) & set(case.wrong)]:
+            faults.append(
+                f"{len(both)} cases have an answer both right and wrong, as {both[0]!r:.60}"
+            )
         empty = [case.text for case in self.cases if not (case.right and case.wrong)]
         if empty:
             faults.append(f"{len(empty)} cases without right or wrong answers, as {empty[0]!r:.60}")
@@ -86,6 +99,15 @@ class Behaviour:
             faults += self._faulty_factors()
         if faults:
             raise BehaviourError(f"behaviour {self.name!r}: {'; '.join(faults)}. Mend its cases.")
+
+    def _twice(self) -> list[str]:
+        seen = set()
+        told = []
+        for case in self.cases:
+            if (case.text, case.position) in seen:
+                told.append(case.text)
+            seen.add((case.text, case.position))
+        return told
 
     def _faulty_factors(self) -> list[str]:
         names = {tuple(case.factors) for case in self.cases}
@@ -131,18 +153,22 @@ class Behaviour:
 
     def halves(self) -> tuple[Behaviour, Behaviour]:
         """Every other pair, so that what is chosen on one half can be measured on the other."""
-        if self.cases[0].pair is None:
-            seen = {label: 0 for label in self.labels}
-            numbers = []
-            for case in self.cases:
-                numbers.append(seen[case.label])
-                seen[case.label] += 1
-        else:
-            order = {pair: n for n, pair in enumerate(dict.fromkeys(c.pair for c in self.cases))}
-            numbers = [order[case.pair] for case in self.cases]
-        parts = (
-            [c for c, n in zip(self.cases, numbers, strict=True) if n % 2 == h] for h in (0, 1)
-        )
+        of_pair: dict[object, list[Case]] = {}
+        for number, case in enumerate(self.cases):  # a case without a pair is one of its own
+            of_pair.setdefault((case.pair, number if case.pair is None else None), []).append(case)
+        seen: dict[tuple[str, ...], int] = {}  # pairs of some classes so far
+        parts: tuple[list[Case], list[Case]] = [], []
+        for cases in of_pair.values():
+            kind = tuple(sorted(case.label for case in cases))
+            seen[kind] = seen.get(kind, 0) + 1
+            parts[(seen[kind] - 1) % 2].extend(cases)
+        few = [x for x in self.labels if min(sum(c.label == x for c in p) for p in parts) < 2]
+        if few:
+            raise BehaviourError(
+                f"behaviour {self.name!r} has too few cases of {_listed(few)}: a circuit is chosen "
+                f"on one half of the pairs and measured on the other, and each half needs two of "
+                f"every class. Add cases."
+            )
         first, second = (Behaviour(self.name, tuple(part), self.metric) for part in parts)
         return first, second
 
@@ -155,9 +181,11 @@ class Behaviour:
         return Path(path)
 
     @classmethod
-    def load(cls, path: str | Path, metric: Metric = "logit difference") -> Behaviour:
+    def load(
+        cls, path: str | Path, metric: Metric = "logit difference", *, name: str | None = None
+    ) -> Behaviour:
         """The cases of a JSONL file: text, label, right, wrong, and where they have them factors,
-        pair and position. The behaviour is named after the file."""
+        pair and position. The behaviour is named after the file, or as given."""
         path = Path(path)
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
@@ -170,7 +198,7 @@ class Behaviour:
         ]
         if not cases:
             raise BehaviourError(f"{path} has no cases. Write one a line, as JSON.")
-        return cls(path.stem, tuple(cases), metric)
+        return cls(name or path.stem, tuple(cases), metric)
 
     def __repr__(self) -> str:
         return f"Behaviour({self.name}: {len(self.cases)} cases of {', '.join(self.labels)})"
@@ -192,12 +220,48 @@ def built_in_behaviour(
     check_count("built_in_behaviour", n, None, "n")
     lexicon = None if model is None else _known_lexicon(model)
     cases = []
-    for number, pair in enumerate(minimal_pairs(name, n, seed=seed, lexicon=lexicon)):
+    for number, pair in enumerate(_different(name, n, seed, lexicon)):
         parts = zip(pair.texts, pair.factors, pair.right, pair.wrong, strict=True)
         for text, factors, right, wrong in parts:
             label = _LABELS[name][tuple(factors.values())]
             cases.append(Case(text, label, right, wrong, factors, number))
     return Behaviour(name, tuple(cases))
+
+
+def told_in_stories(n: int = 1000, *, seed: int = 0) -> Behaviour:
+    """Negation as it comes in running stories: their first ``n`` reactions, each told up to its
+    word, in the four classes that the stories' own truth puts them.
+
+    No minimal pairs: clauses of every form, with whatever was told before.
+    """
+    stories = built_in(seed).stories(0, check_count("told_in_stories", n, None, "n"))
+    lexicon, texts = Lexicon(), [text.split() for text in stories.texts]
+    glad, sad = (*lexicon.glad, *lexicon.cheers), (*lexicon.sad, *lexicon.tears)
+    labels = {values: label for label, values in CASES.items()}
+    cases = []
+    for row in stories.reactions.head(n).to_dict("records"):
+        text = " ".join(texts[row["document"]][: row["position"]])
+        positive, negated = bool(row["polarity"] > 0), bool(row["negated"])
+        right, wrong = (glad, sad) if row["sentiment"] > 0 else (sad, glad)
+        factors = {"negated": negated, "positive": positive}
+        cases.append(Case(text, labels[1 if positive else -1, negated], right, wrong, factors))
+    return Behaviour("negation", tuple(cases))
+
+
+def _different(name: str, n: int, seed: int, lexicon: Lexicon | None) -> list[MinimalPair]:
+    """As many pairs, of the first that are drawn, that have no text in common."""
+    kept: list[MinimalPair] = []
+    texts: set[str] = set()
+    for pair in minimal_pairs(name, 2 * n + 16, seed=seed, lexicon=lexicon):
+        if len(kept) < n and not texts & set(pair.texts):
+            kept.append(pair)
+            texts |= set(pair.texts)
+    if len(kept) < n:
+        raise BehaviourError(
+            f"built_in_behaviour: {2 * n + 16} pairs of '{name}' are only {len(kept)} different "
+            f"ones, of {n} wanted. Ask for fewer."
+        )
+    return kept
 
 
 def _known_lexicon(model: Model) -> Lexicon | None:

@@ -290,6 +290,8 @@ def _add_rank(commands: Commands) -> None:
     )
     command.add_argument("run_folder", metavar="RUN", help="folder with model/ and saes/")
     command.add_argument("--layer", type=int, action="append", help="only this one (repeatable)")
+    command.add_argument("--circuit", metavar="NAME",
+                         help="the outputs of this circuit, against its own pairs")  # fmt: skip
     command.add_argument("--reader", choices=("pinv", "encoder"), default="pinv",
                          help="whose row makes a feature's form (default pinv)")  # fmt: skip
     command.add_argument("--documents", type=int, default=1000, help="to measure on (default 1000)")

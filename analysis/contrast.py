@@ -26,10 +26,12 @@ from circuits.bilinear import BilinearLayer
 from circuits.model import Site
 from sae.dictionary import Dictionary
 
+_MOST_FEATURES = 2048  # whose pairs are all looked at: half a gigabyte at the most
+
 
 @dataclass(frozen=True, eq=False)
 class Origins:
-    """The shares of a layer's contrast: they sum to one."""
+    """The shares of a layer's contrast: they sum to one, or are all zero where it has none."""
 
     contrast: float  # target effect of the MLP's output along the mean direction, in logits
     computed: float
@@ -65,10 +67,10 @@ def by_component(asked: Asked) -> pd.DataFrame:
 def _in_and_out(asked: Asked, values: Float[Tensor, " case"]) -> tuple[float, float]:
     affected = asked.affected
     others = 1 - affected
-    inside = float((asked.weights(affected).to(values) * values).sum())
+    inside = float((asked.weights(affected) * values).sum())
     if not bool(others.any()):
         return inside, 0.0
-    return inside, float((asked.weights(others).to(values) * values).sum())
+    return inside, float((asked.weights(others) * values).sum())
 
 
 def origins(
@@ -90,6 +92,8 @@ def origins(
         (crossed[one, one ^ target] for one in range(1, n_effect) if one != target),
         crossed.new_zeros(()),
     )
+    if not total:  # nothing to have a share of
+        return Origins(0.0, 0.0, 0.0, 0.0)
     return Origins(
         float(total),
         float(computed / total),
@@ -115,7 +119,7 @@ class PairAccount:
         last = f"resid_post@{asked.model.n_layer - 1}"
         site = f"mlp_in@{layer}"
         found = asked.read([site, last])
-        reads = asked.directions().cpu() / asked.final_scale(found[last])[:, None]
+        reads = asked.directions() / asked.final_scale(found[last])[:, None]
         weights = asked.weights(asked.affected)
         return cls(
             asked,
@@ -128,16 +132,32 @@ class PairAccount:
 
     @cached_property
     def features(self) -> Int64[Tensor, " feature"]:
-        """Those that are active in any case; the constant, numbered after all, last."""
-        counts = self.dictionary.active(self.x.to(self.dictionary.dtype)).counts
-        return torch.cat([counts.nonzero()[:, 0], torch.tensor([self.dictionary.n_feature])])
+        """Those that are active in any case; the constant, numbered after all, last.
+
+        Of more than a few thousand, for which all pairs would not fit in memory, those that write
+        most; what the others write then counts as the dictionary's error.
+        """
+        code = self.dictionary.active(self.x.to(self.dictionary.dtype))
+        some = code.counts.nonzero()[:, 0]
+        if len(some) > _MOST_FEATURES:
+            total = torch.zeros(self.dictionary.n_feature, dtype=torch.float64)
+            total.scatter_add_(0, code.features, code.values.double().abs())
+            written = total[some] * self.dictionary.decoder[some].double().norm(dim=1)
+            some = some[written.topk(_MOST_FEATURES).indices].sort().values
+        return torch.cat([some, torch.tensor([self.dictionary.n_feature])])
 
     @cached_property
     def values(self) -> Float[Tensor, "case feature"]:
         """How active each is; the constant is 1."""
         some = self.features[:-1]
-        code = self.dictionary.encode(self.x.to(self.dictionary.dtype))[:, some].double()
-        return torch.cat([code, code.new_ones(len(code), 1)], dim=1)
+        code = self.dictionary.active(self.x.to(self.dictionary.dtype))
+        place = torch.full((self.dictionary.n_feature,), -1)
+        place[some] = torch.arange(len(some))
+        known = place[code.features] >= 0
+        values = torch.zeros(len(self.x), len(some) + 1, dtype=torch.float64)
+        values[code.rows[known], place[code.features[known]]] = code.values[known].double()
+        values[:, -1] = 1
+        return values
 
     @cached_property
     def written(self) -> Float[Tensor, "feature input"]:
@@ -199,8 +219,9 @@ class PairAccount:
 
     @cached_property
     def pairs(self) -> pd.DataFrame:
-        """Every pair that adds anything: first, second, weight, contrast, elsewhere, together, and
-        what it adds to each class's margin, under the class's label.
+        """Every pair that is active together in any affected case, or adds anything: first, second,
+        weight, contrast, elsewhere, together, and what it adds to each class's margin, under the
+        class's label.
 
         ``contrast`` is the mean over the affected classes, ``elsewhere`` over the others;
         ``together`` is the share of affected cases that both are active in.
@@ -216,7 +237,7 @@ class PairAccount:
         outside = torch.tensordot(others / others.sum().clamp(min=1), added, dims=1)
         on = (self.values != 0).double()[affected[asked.label] > 0]
         together = on.mT @ on / len(on)
-        first, second = (added != 0).any(0).nonzero(as_tuple=True)
+        first, second = ((added != 0).any(0) | (together.triu() > 0)).nonzero(as_tuple=True)
         columns = {
             "first": self.features[first],
             "second": self.features[second],
@@ -257,7 +278,7 @@ class PairAccount:
         """The contrast as a sum: features' pairs, the constant's, the error's, the plain bias; and
         ``MLP``, the whole."""
         asked, constant = self.asked, self.dictionary.n_feature
-        weights = asked.weights(asked.affected).double()
+        weights = asked.weights(asked.affected)
         with_constant = self.pairs["second"] == constant
         outputs = self.layer(self.x)
         whole = float((weights * (outputs * self.reads).sum(1)).sum())

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float
 
 from analysis.asked import Asked
 from analysis.behaviour import Behaviour
@@ -28,7 +29,13 @@ from analysis.contrast import PairAccount, sites_of
 from analysis.outputs import OutputFeatures
 from circuits.basis import Basis
 from circuits.circuit import Circuit, Detector, Feature, Gate, Interaction
-from circuits.errors import DictionaryError, NotFoundError
+from circuits.errors import (
+    BehaviourError,
+    DictionaryError,
+    NotFiniteError,
+    NotFoundError,
+    check_count,
+)
 from circuits.gates import gate_table
 from circuits.interactions import Interactions
 from circuits.model import Model, Site
@@ -45,6 +52,8 @@ N_PAIRS = 16
 """Pairs that a circuit has at most."""
 
 _LEAST = 0.5  # of the contrast, in those pairs: below it there is no circuit to speak of
+_ALIKE = 0.8  # of a feature's largest effect, that all must have where it is a class's own
+_PART = 0.1  # of the model's own margins that an MLP must add directly
 _GAIN = 0.003  # of a class's share that another pair must bring
 _N_SOUGHT = 1024  # pairs that are looked at, those that add most
 _ELSEWHERE = 0.25  # of its contrast that a pair may add where the first factor is absent
@@ -56,15 +65,24 @@ def find_circuit(
     behaviour: Behaviour,
     layer: int | None = None,
     *,
+    told_on: Behaviour | None = None,
     coverage: float = COVERAGE,
     n_pairs: int = N_PAIRS,
 ) -> Circuit:
     """The circuit of a behaviour, chosen on every other pair of its cases.
 
+    ``told_on`` are cases, of classes of the same names, that output features are to tell apart;
+    by default the behaviour's own. Minimal pairs are much alike, text is not.
+
     A behaviour that the model does not show, or a contrast that no few pairs carry, raises
     `NotFoundError` and says so. Whether the circuit computes the contrast or passes on what
     attention made is in ``shares``: see `verdict`.
     """
+    check_count("find_circuit", n_pairs, None, "n_pairs")
+    if not 0 < coverage <= 1:
+        raise BehaviourError(
+            f"find_circuit: coverage {coverage} is no share of a contrast. Give one above 0, to 1."
+        )
     check_dictionaries(model, dictionaries)
     chosen, held_out = behaviour.halves()
     asked = chosen.ask(model)
@@ -73,16 +91,34 @@ def find_circuit(
     at, (_, out_site) = account[0], sites_of(account[0])
     pairs = _fewest(account[1], coverage, n_pairs)
     outputs = OutputFeatures(asked, dictionaries[out_site])
-    tested = OutputFeatures(held_out.ask(model), dictionaries[out_site])
-    return _circuit(model, behaviour, at, dictionaries, account[1], pairs, outputs, tested)
+    sides = (chosen, held_out) if told_on is None else _comparable(behaviour, told_on).halves()
+    told, tested = (OutputFeatures(half.ask(model), dictionaries[out_site]) for half in sides)
+    detectors = tuple(
+        Detector(name, tuple(some), tuple(cuts), tested.f1(name, some, cuts))
+        for name, some, cuts in told.detectors()
+    )
+    return _circuit(model, behaviour, at, dictionaries, account[1], pairs, outputs, detectors)
+
+
+def _comparable(behaviour: Behaviour, told_on: Behaviour) -> Behaviour:
+    """The cases that classes are told on, if they have the behaviour's classes."""
+    if set(told_on.labels) != set(behaviour.labels) or told_on.factors != behaviour.factors:
+        raise BehaviourError(
+            f"find_circuit: told_on has the classes {', '.join(told_on.labels)} of "
+            f"{', '.join(told_on.factors)}, the behaviour {', '.join(behaviour.labels)} of "
+            f"{', '.join(behaviour.factors)}. Pass cases of the same classes."
+        )
+    return told_on
 
 
 def check_dictionaries(model: Model, dictionaries: Mapping[Site, Dictionary]) -> None:
-    """Refuse dictionaries that were trained on another model, or that do not fit this one."""
+    """Refuse dictionaries that were trained on another model or elsewhere in it."""
     faults = []
     for site, dictionary in dictionaries.items():
         made_of = dictionary.notes.get("activations")
         theirs = made_of.get("model") if isinstance(made_of, dict) else None
+        if dictionary.site not in (None, site):
+            faults.append(f"that of {site} was trained at {dictionary.site}")
         if dictionary.d_model != model.d_model:
             faults.append(f"{site} is for activations of {dictionary.d_model}, not {model.d_model}")
         elif theirs is not None and theirs != model.fingerprint:
@@ -92,8 +128,8 @@ def check_dictionaries(model: Model, dictionaries: Mapping[Site, Dictionary]) ->
             )
     if faults:
         raise DictionaryError(
-            f"dictionaries of another model: {'; '.join(faults)}. Load the model that they were "
-            f"trained on, or train them anew: circuits sae train."
+            f"dictionaries of another model or site: {'; '.join(faults)}. Load the model that they "
+            f"were trained on, or train them anew: circuits sae train."
         )
 
 
@@ -115,6 +151,11 @@ def verdict(circuit: Circuit) -> str:
 
 def _check_shown(asked: Asked) -> None:
     margins = asked.margins()
+    if not bool(margins.isfinite().all()):
+        raise NotFiniteError(
+            f"find_circuit: what the model expects after {int((~margins.isfinite()).sum())} of "
+            f"{len(asked)} cases is not finite. Look at where its weights were trained or loaded."
+        )
     right = asked.shown(margins)
     if bool((right >= SHOWN).all()):
         return
@@ -153,12 +194,31 @@ def _fewest(account: PairAccount, coverage: float, n_pairs: int) -> pd.DataFrame
     """Pairs that together carry the share of what the MLP adds to each affected class, few first.
 
     Greedily: the next pair is that which brings the classes nearest to the share wanted, so a pair
-    that helps one class and hurts another as much is never taken.
+    that helps one class and hurts another as much is never taken. Pairs of the affected classes
+    alone are preferred; where those are not enough, as of signed features or of a contrast that was
+    there before, all are looked at.
     """
     behaviour, total, whole = account.asked.behaviour, account.totals["MLP"], account.margin
     pairs = account.pairs
     own = pairs["elsewhere"].abs() <= _ELSEWHERE * pairs["contrast"].abs()
-    sought = pairs[own & (pairs["contrast"] > 0)].head(_N_SOUGHT).reset_index(drop=True)
+    found = _greedily(account, pairs[own], coverage, n_pairs)
+    if found["contrast"].sum() < _LEAST * total:
+        found = _greedily(account, pairs, coverage, n_pairs)
+    share = float(found["contrast"].sum()) / total if total > 0 else 0.0
+    if total <= _PART * whole or share < _LEAST:
+        raise NotFoundError(
+            f"not found: the MLP adds {total:.2f} of the {whole:.2f} logits of "
+            f"{behaviour.name!r} directly, and {len(found)} pairs carry {share:.0%} of that. No "
+            f"few pairs of features make this behaviour."
+        )
+    return found.sort_values("contrast", ascending=False, ignore_index=True)
+
+
+def _greedily(
+    account: PairAccount, pairs: pd.DataFrame, coverage: float, n_pairs: int
+) -> pd.DataFrame:
+    behaviour = account.asked.behaviour
+    sought = pairs[pairs["contrast"] > 0].head(_N_SOUGHT).reset_index(drop=True)
     places = [behaviour.labels.index(label) for label in behaviour.affected]
     of_class = account.class_totals[places].clamp(min=1e-9).numpy()
     shares = sought[list(behaviour.affected)].to_numpy() / of_class
@@ -172,15 +232,7 @@ def _fewest(account: PairAccount, coverage: float, n_pairs: int) -> pd.DataFrame
             break
         chosen.append(best)
         carried = carried + shares[best]
-    found = sought.iloc[chosen]
-    share = float(found["contrast"].sum()) / total if total > 0 else 0.0
-    if total <= 0.1 * whole or share < _LEAST:
-        raise NotFoundError(
-            f"not found: the MLP adds {total:.2f} of the {whole:.2f} logits of "
-            f"{behaviour.name!r} directly, and {len(found)} pairs carry {share:.0%} of that. No "
-            f"few pairs of features make this behaviour."
-        )
-    return found.sort_values("contrast", ascending=False, ignore_index=True)
+    return sought.iloc[chosen]
 
 
 def _circuit(
@@ -191,14 +243,10 @@ def _circuit(
     account: PairAccount,
     pairs: pd.DataFrame,
     outputs: OutputFeatures,
-    tested: OutputFeatures,
+    detectors: tuple[Detector, ...],
 ) -> Circuit:
     into, out = (dictionaries[site] for site in sites_of(layer))
     features, groups = _features(account, pairs, into)
-    detectors = tuple(
-        Detector(name, tuple(some), tuple(cuts), tested.f1(name, some, cuts))
-        for name, some, cuts in outputs.detectors()
-    )
     origins, totals = account.origins, account.totals
     carried = float(pairs["contrast"].sum())
     named = outputs.named(detectors)
@@ -214,6 +262,7 @@ def _circuit(
         thresholds={"coverage": COVERAGE, "pairs at most": N_PAIRS, "right in every class": SHOWN},
         source={
             "behaviour": behaviour.name,
+            "metric": behaviour.metric,
             "factors": ", ".join(behaviour.factors),
             "affected": ", ".join(behaviour.affected),
             "layer": layer,
@@ -238,19 +287,11 @@ def _circuit(
 def _features(
     account: PairAccount, pairs: pd.DataFrame, dictionary: Dictionary
 ) -> tuple[tuple[Feature, ...], list[str]]:
-    """The pairs' features with their effects, and the groups' names.
-
-    A group is the effect that is largest, with its sign: "negated", "positive", "not positive".
-    The constant and features that no factor moves are a group of their own.
-    """
+    """The pairs' features with their effects, and the groups' names."""
     used = sorted(set(pairs["first"]) | set(pairs["second"]))
     effects = account.effects.set_index("feature").loc[used]
     names = list(effects.columns[1:])
-    kinds = []
-    for row in effects[names].to_numpy():
-        largest = int(np.abs(row).argmax())
-        moved = abs(row[largest]) > 1e-9
-        kinds.append(("" if row[largest] > 0 else "not ") + names[largest] if moved else "constant")
+    kinds = [_kind(account.asked, row, names) for row in effects.to_numpy()]
     groups = list(dict.fromkeys(sorted(kinds, key=lambda k: (k == "constant", _order(k, names)))))
     counts = dictionary.statistics
     features = []
@@ -270,6 +311,23 @@ def _features(
             )
         )
     return tuple(features), groups
+
+
+def _kind(asked: Asked, effects: Float[np.ndarray, " effect"], names: list[str]) -> str:
+    """The effect that is largest, with its sign: "negated", "positive", "not positive".
+
+    Of a feature that all effects move alike, being active in one class alone, it is that class; of
+    one that no factor moves, "constant".
+    """
+    row = effects[1:]
+    largest = int(np.abs(row).argmax())
+    if abs(row[largest]) <= 1e-9:
+        return "constant"
+    if len(row) > 1 and np.abs(row).min() > _ALIKE * np.abs(row).max():
+        means = asked.signs.double().numpy() @ effects
+        # of one class alone: all others differ from it more than among each other
+        return asked.behaviour.labels[int(np.abs(means - np.median(means)).argmax())]
+    return ("" if row[largest] > 0 else "not ") + names[largest]
 
 
 def _order(kind: str, names: list[str]) -> tuple[int, bool]:

@@ -79,7 +79,7 @@ class PairTerms:
         """The same of activations that are known."""
         device, constant = code.values.device, self.dictionary.n_feature
         needed, place = torch.unique(torch.cat([self.first, self.second]), return_inverse=True)
-        i, j = place.to(device).split(len(self))
+        i, j = place.to(device).view(2, len(self))
         column = torch.full((constant + 1,), -1, device=device)
         column[needed.to(device)] = torch.arange(len(needed), device=device)
         at = column[code.features.long()]

@@ -38,16 +38,18 @@ class Reader:
     point: str = "mlp_out"
     name: str = "direction"
 
+    def __post_init__(self) -> None:
+        if self.point not in _OUTPUTS:
+            raise SiteError(
+                f"ledger: {self.name} reads {self.point}, which no MLP writes to. Read "
+                f"{' or '.join(_OUTPUTS)}."
+            )
+
     @classmethod
     def of(cls, dictionary: Dictionary, feature: int) -> Reader:
         """A feature's activation before any selection: the encoder's row."""
         site = dictionary.known_site("ledger")
         feature = check_index("Reader.of", feature, dictionary.n_feature, "feature")
-        if site.point not in _OUTPUTS:
-            raise SiteError(
-                f"ledger: {site} is not written by the MLP. Read a dictionary of "
-                f"{' or '.join(_OUTPUTS)}."
-            )
         row = dictionary.encoder[feature]
         bias = float(dictionary.bias[feature] - row @ dictionary.offset)
         return cls(row, bias, site.point, f"feature {feature} of {site}")

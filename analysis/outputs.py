@@ -33,8 +33,8 @@ class OutputFeatures:
         n_layer = asked.model.n_layer
         last = f"resid_post@{n_layer - 1}"
         found = asked.read([str(site), last])
-        reads = asked.directions().cpu() / asked.final_scale(found[last])[:, None]
-        self.reads = reads
+        reads = asked.directions() / asked.final_scale(found[last])[:, None]
+        self.reads = reads.to(self.dictionary.dtype)
         self.active = self.dictionary.encode(found[str(site)])
         self.whole = float(
             (asked.weights(asked.affected) * (found[str(site)] * reads).sum(1)).sum()
@@ -44,7 +44,7 @@ class OutputFeatures:
     def shares(self) -> Float[Tensor, " feature"]:
         """Of the contrast, through each feature; they and the error's sum to one."""
         weights = self.asked.weights(self.asked.affected)
-        through = torch.zeros(self.dictionary.n_feature)
+        through = torch.zeros(self.dictionary.n_feature, dtype=torch.float64)
         for number in range(len(self.asked.answers)):
             rows = self.asked.answer == number
             length = self.reads[rows].norm(dim=1)

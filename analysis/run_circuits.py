@@ -3,28 +3,34 @@
 Beside a behaviour's circuit lie its cases, ``<name>.behaviour.jsonl``, and what the edits showed,
 ``<name>.validation.json``. What a reader would get wrong: a circuit is chosen on every other pair
 of the cases and validated on the others, so neither file alone tells both.
+
+A file is named after its behaviour, with a hyphen for whatever is no letter, digit or one of
+``_ . +``.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from analysis.behaviour import Behaviour, built_in_behaviour
+from analysis.behaviour import Behaviour, built_in_behaviour, told_in_stories
 from analysis.discovery import find_circuit
 from analysis.proposals import propose_circuits
 from analysis.validation import Validation, validate
 from circuits.circuit import Circuit
-from circuits.corpus import Corpus
+from circuits.corpus import Corpus, built_in
 from circuits.errors import NotFoundError, RunError
 from circuits.exports import write_graph
-from circuits.manifest import record
+from circuits.manifest import record, withdraw
 from circuits.model import Model, Site
 from circuits.stories.prompts import BEHAVIOURS
 from sae.dictionary import Dictionary
 
 N_PAIRS = 128
 """Minimal pairs of a built-in behaviour, half to choose on and half to validate on."""
+
+_ELSEWHERE = 1_000_000  # between the seeds of stories to train on and of those to tell classes on
 
 
 def behaviour_of(name: str, model: Model, n: int = N_PAIRS, seed: int = 0) -> Behaviour:
@@ -40,6 +46,16 @@ def behaviour_of(name: str, model: Model, n: int = N_PAIRS, seed: int = 0) -> Be
     return Behaviour.load(path)
 
 
+def stories_of(name: str, model: Model, seed: int = 0) -> Behaviour | None:
+    """Running text in the classes of a built-in behaviour, where its truth is known and the model
+    has its words: what output features are to tell classes on."""
+    elsewhere = seed + _ELSEWHERE
+    words = model.words("negation in stories")
+    if name != "negation" or built_in(elsewhere).word_numbers(words) is None:
+        return None
+    return told_in_stories(seed=elsewhere)
+
+
 def run_find(
     run: str | Path,
     model: Model,
@@ -47,6 +63,7 @@ def run_find(
     behaviour: Behaviour,
     *,
     layer: int | None = None,
+    told_on: Behaviour | None = None,
     coverage: float,
     n_pairs: int,
 ) -> Circuit:
@@ -54,10 +71,16 @@ def run_find(
     any more is removed."""
     try:
         circuit = find_circuit(
-            model, dictionaries, behaviour, layer, coverage=coverage, n_pairs=n_pairs
+            model,
+            dictionaries,
+            behaviour,
+            layer,
+            told_on=told_on,
+            coverage=coverage,
+            n_pairs=n_pairs,
         )
     except NotFoundError:
-        _forget(run, behaviour.name)
+        _forget(run, circuit_file(run, behaviour.name))
         raise
     files = _saved(run, circuit)
     files.append(behaviour.save(_beside(files[0], ".behaviour.jsonl")))
@@ -93,24 +116,27 @@ def run_validate(
 ) -> Validation:
     """`validate` of a circuit that `run_find` saved, on the cases that it was not chosen on, with
     the run's other circuits as controls; saved beside it."""
-    path = Path(run) / "circuits" / f"{name}.json"
+    path = circuit_file(run, name)
     cases = _beside(path, ".behaviour.jsonl")
     known = behaviour_circuits(run)
-    if name not in known:
+    if path.stem not in known:
         raise RunError(
             f"{run} has no circuit of a behaviour '{name}' (it has "
             f"{', '.join(known) or 'none'}). Find it: circuits find {run} --behaviour {name}"
         )
     circuit = Circuit.load(path)
-    others = [Circuit.load(path.with_name(f"{other}.json")) for other in known if other != name]
+    others = [
+        Circuit.load(path.with_name(f"{other}.json")) for other in known if other != path.stem
+    ]
     here = [c for c in others if c.source.get("layer") == circuit.source.get("layer")]
     alike = [c for c in here if c.source.get("inputs") == circuit.source.get("inputs")]
-    _, held_out = Behaviour.load(cases).halves()
+    metric = circuit.source.get("metric", "logit difference")
+    _, held_out = Behaviour.load(cases, metric, name=circuit.name).halves()
     found = validate(
         model, circuit, held_out, dictionaries, others=alike, text=text, n_draws=n_draws, seed=seed
     )
     saved = found.save(_beside(path, ".validation.json"))
-    record(run, f"validation of {name}", {"n_draws": n_draws, "seed": seed}, [saved])
+    record(run, f"validation of {circuit.name}", {"n_draws": n_draws, "seed": seed}, [saved])
     return found
 
 
@@ -122,17 +148,25 @@ def behaviour_circuits(run: str | Path) -> list[str]:
     return [name for name in names if (folder / f"{name}.json").exists()]
 
 
-def _forget(run: str | Path, name: str) -> None:
-    folder = Path(run) / "circuits"
+def circuit_file(run: str | Path, name: str) -> Path:
+    """Where the circuit of a name lies, or would lie."""
+    slug = re.sub(r"[^\w.+]+", "-", name).strip("-.")
+    if not slug:
+        raise RunError(f"circuit {name!r} has no letter or digit to name a file by. Rename it.")
+    return Path(run) / "circuits" / f"{slug}.json"
+
+
+def _forget(run: str | Path, path: Path) -> None:
+    """Remove a circuit and what belongs to it, if it is there."""
     for end in (".json", ".graphml", ".behaviour.jsonl", ".validation.json"):
-        (folder / f"{name}{end}").unlink(missing_ok=True)
+        _beside(path, end).unlink(missing_ok=True)
+    withdraw(run, path.parent)
 
 
 def _saved(run: str | Path, circuit: Circuit) -> list[Path]:
-    slug = circuit.name.replace(" ", "-")
-    path = circuit.save(Path(run) / "circuits" / f"{slug}.json")
-    _beside(path, ".validation.json").unlink(missing_ok=True)  # it was of another circuit
-    return [path, write_graph(circuit, path.with_suffix(".graphml"))]
+    path = circuit_file(run, circuit.name)
+    _forget(run, path)  # a validation, or cases, would be another circuit's
+    return [circuit.save(path), write_graph(circuit, path.with_suffix(".graphml"))]
 
 
 def _beside(path: Path, end: str) -> Path:

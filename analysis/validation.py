@@ -36,7 +36,7 @@ from analysis.contrast import PairAccount, sites_of
 from analysis.discovery import check_dictionaries
 from analysis.edits import Change, PairTerms, edited, removing, terms_of
 from circuits.batches import BatchPlan, in_order
-from circuits.circuit import Circuit
+from circuits.circuit import Circuit, Interaction
 from circuits.corpus import Corpus
 from circuits.errors import CircuitFileError, check_count
 from circuits.files import read_json, write_json
@@ -98,7 +98,7 @@ class Validation:
 
     def save(self, path: str | Path) -> Path:
         """Write everything as one JSON file."""
-        told = {name: _rows(value) for name, value in vars(self).items()}
+        told = {name: _columns(value) for name, value in vars(self).items()}
         write_json(Path(path), {"schema": "bilinear-circuits/validation", "version": 1} | told)
         return Path(path)
 
@@ -119,19 +119,36 @@ class Validation:
                 f"{path} lacks {sorted(wanted - set(told)) or 'nothing'} and has the unknown "
                 f"{sorted(set(told) - wanted) or 'nothing'}. Make it again: circuits validate RUN."
             )
-        return cls(**{k: pd.DataFrame(v) if isinstance(v, list) else v for k, v in told.items()})
+        kinds = {"n": int, "seed": int, "circuit": str, "behaviour": str}
+        wrong = [k for k, v in told.items() if not isinstance(v, kinds.get(k, dict))]
+        try:
+            tables = {k: _table(v) for k, v in told.items() if k not in kinds and k not in wrong}
+        except (ValueError, TypeError) as error:  # columns of unequal length, or none at all
+            wrong.append(str(error))
+        if wrong:
+            raise CircuitFileError(
+                f"{path} is not whole: {', '.join(wrong)}. Make it again: circuits validate RUN."
+            )
+        return cls(**(told | tables))
 
     def __repr__(self) -> str:
         return f"Validation({self.circuit}: {self.verdict}; n {self.n}, seed {self.seed})"
 
 
-def _rows(value: Any) -> Any:
+def _columns(value: Any) -> Any:
+    """A table as its columns, so that one without rows keeps its names; null is what is not
+    known."""
     if not isinstance(value, pd.DataFrame):
         return value
-    return [
-        {key: None if isinstance(x, float) and not np.isfinite(x) else x for key, x in row.items()}
-        for row in value.to_dict("records")
-    ]
+    return {
+        str(name): [None if isinstance(x, float) and not np.isfinite(x) else x for x in column]
+        for name, column in value.to_dict("list").items()
+    }
+
+
+def _table(columns: dict[str, list[Any]]) -> pd.DataFrame:
+    known = {name: [np.nan if x is None else x for x in column] for name, column in columns.items()}
+    return pd.DataFrame(known)
 
 
 @torch.no_grad()
@@ -153,7 +170,7 @@ def validate(
     controls; ``text`` is where side effects are measured, by default nowhere.
     """
     check_count("validate", n_draws, None, "n_draws")
-    layer = _checked(model, circuit, dictionaries)
+    layer = layer_of_circuit(model, circuit, dictionaries)
     into = dictionaries[sites_of(layer)[0]].to(model.device)
     asked = behaviour.ask(model)
     bench = _Bench(asked, layer, into, seed)
@@ -175,7 +192,9 @@ def validate(
     )
 
 
-def _checked(model: Model, circuit: Circuit, dictionaries: Mapping[Site, Dictionary]) -> int:
+def layer_of_circuit(
+    model: Model, circuit: Circuit, dictionaries: Mapping[Site, Dictionary]
+) -> int:
     """The circuit's layer; refused where the circuit is of another model or other dictionaries."""
     check_dictionaries(model, dictionaries)
     layer = circuit.source.get("layer")
@@ -194,7 +213,7 @@ def _checked(model: Model, circuit: Circuit, dictionaries: Mapping[Site, Diction
     for name, known in hashes.items():
         theirs = str(circuit.source.get(name))
         if theirs != known:
-            faults.append(f"its {name} have the hash {theirs[:12]}…, these have {known[:12]}…")
+            faults.append(f"the hash of its {name} is {theirs[:12]}…, here it is {known[:12]}…")
     if faults:
         raise CircuitFileError(
             f"circuit {circuit.name!r} is of another run: {'; '.join(faults)}. Find it in this "
@@ -272,8 +291,8 @@ class _Bench:
 
     def moved(self, margins: Float[Tensor, " case"]) -> float:
         """The largest relative change of a class that is not affected."""
-        means, plain = (self.asked.class_means(m) for m in (margins, self.plain))
-        return float(((means - plain).abs() / plain.abs() * self.others).max())
+        means, plain = (self.asked.class_means(m)[self.others > 0] for m in (margins, self.plain))
+        return float(((means - plain).abs() / plain.abs()).max()) if len(plain) else 0.0
 
     def row(self, name: str, margins: Float[Tensor, " case"], n_pairs: int) -> dict[str, Any]:
         """One line of the table."""
@@ -421,7 +440,9 @@ def _random_pairs(
 
 
 def _as_large(
-    dice: np.random.Generator, theirs: Float[np.ndarray, " pair"], own: Float[np.ndarray, " pair"]
+    dice: np.random.Generator,
+    theirs: Float[np.ndarray, " candidate"],
+    own: Float[np.ndarray, " pair"],
 ) -> list[int]:
     """One of the nearest in size for each pair, none twice."""
     chosen: list[int] = []
@@ -442,13 +463,18 @@ def _parts(bench: _Bench, circuit: Circuit, terms: PairTerms) -> pd.DataFrame:
         kept = bench.affected(
             bench.swapped(_keeping(bench, terms.subset(torch.tensor(rest).long())))
         )
-        rows.append((pair.first, pair.second, (whole - kept) / spread))
+        lost = (whole - kept) / spread if spread else float("nan")
+        rows.append((pair.first, pair.second, lost))
     return pd.DataFrame(rows, columns=["first", "second", "faithfulness lost"])
 
 
 def _checks(bench: _Bench, circuit: Circuit, out: Dictionary) -> pd.DataFrame:
     """Each pair by a real intervention: a second difference of the MLP in its two inputs, in a copy
-    of the model that runs in float64, for differences of nearly equal numbers keep few digits."""
+    of the model that runs in float64, for differences of nearly equal numbers keep few digits.
+
+    ``off_by`` is relative to the prediction, or to a thousandth of what the pair writes at all
+    where an output reads next to nothing of it.
+    """
     inside = (bench.asked.affected[bench.asked.label] > 0).nonzero()[:, 0][:_N_CASES]
     model, into = bench.model.in_dtype(torch.float64), bench.into.to(torch.float64)
     asked, site = bench.asked, sites_of(bench.layer)[0]
@@ -461,29 +487,53 @@ def _checks(bench: _Bench, circuit: Circuit, out: Dictionary) -> pd.DataFrame:
     terms = terms_of(model, bench.layer, into, circuit.interactions)
     products = terms.products(x)
 
-    def part(feature: int) -> Tensor:
-        if feature == into.n_feature:
-            return into.offset.expand_as(x)
-        return code[:, feature, None] * into.decoder[feature]
+    bias = model.layer(bench.layer).down_bias
 
     def mlp(inputs: Tensor) -> Tensor:
-        return _mlp(model, bench.layer, tokens, position, inputs)
+        outputs = _mlp(model, bench.layer, tokens, position, inputs)
+        return outputs if bias is None else outputs - bias
 
-    whole, rows = mlp(x), []
+    rows = []
     for place, pair in enumerate(circuit.interactions):
-        one, other = part(pair.first), part(pair.second)
-        difference = whole - mlp(x - one) - mlp(x - other) + mlp(x - one - other)
-        # a feature's pair with itself is half of its second difference
-        measured = difference @ encoder.mT / (2 if pair.first == pair.second else 1)
+        measured = _measured(mlp, x, code, into, pair) @ encoder.mT
         predicted = (products[:, place, None] * terms.written[place]) @ encoder.mT
         off = (measured - predicted).abs().max(0).values
+        sizes = products[:, place].abs().max() * terms.sizes[place] * encoder.norm(dim=1)
         for n, feature in enumerate(outputs):
             most = int(predicted[:, n].abs().argmax())
-            size = max(abs(float(predicted[most, n])), 1e-30)
+            size = max(abs(float(predicted[most, n])), 1e-3 * float(sizes[n]), 1e-300)
             rows.append((pair.first, pair.second, feature, float(predicted[most, n]),
                          float(measured[most, n]), float(off[n]) / size))  # fmt: skip
     names = ["first", "second", "output", "predicted", "measured", "off_by"]
     return pd.DataFrame(rows, columns=names)
+
+
+def _measured(
+    mlp: Callable[[Tensor], Tensor],
+    x: Float[Tensor, "case model"],
+    code: Float[Tensor, "case feature"],
+    into: Dictionary,
+    pair: Interaction,
+) -> Float[Tensor, "case model"]:
+    """What a pair writes, from the MLP's outputs for changed inputs alone.
+
+    The constant is the offset with whatever the layer's biases add, which no input is without: its
+    pair with a feature is what changes sign with the feature around the offset.
+    """
+    one, other = (
+        code[:, end, None] * into.decoder[end] if end < into.n_feature else None
+        for end in (pair.first, pair.second)
+    )
+    constant = into.offset.expand_as(x)
+    if one is None and other is None:
+        return mlp(constant)
+    if one is None or other is None:
+        feature = one if other is None else other
+        assert feature is not None  # the constant with itself is above
+        return (mlp(constant + feature) - mlp(constant - feature)) / 2
+    difference = mlp(x) - mlp(x - one) - mlp(x - other) + mlp(x - one - other)
+    # a feature's pair with itself is half of its second difference
+    return difference / (2 if pair.first == pair.second else 1)
 
 
 def _mlp(

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from analysis import RankCurve, rank_curve
-from analysis.lowrank_sums import Forms, Observed, Resampling, active_sums, on_all, seen
+from analysis.lowrank.sums import Forms, Observed, Resampling, active_sums, on_all, seen
 from benchmarks.measure import extra_memory, machine, table
 from circuits.corpus import built_in
 from circuits.model import Model, ModelPlan, load_model, train_model

@@ -38,6 +38,24 @@ def record(run: str | Path, step: str, made_of: Mapping[str, Any], made: Iterabl
         entries[places[0]] = entry
     else:
         entries.append(entry)
+    _write(run, entries)
+
+
+def withdraw(run: str | Path, folder: Path) -> None:
+    """Leave out the steps that made a file of a folder which is not there any more."""
+    run = Path(run)
+    entries = read_manifest(run)
+    inside = folder.relative_to(run)
+    kept = [
+        entry
+        for entry in entries
+        if all((run / m).exists() for m in entry.get("made", ()) if Path(m).parent == inside)
+    ]
+    if len(kept) < len(entries):
+        _write(run, kept)
+
+
+def _write(run: Path, entries: list[dict[str, Any]]) -> None:
     with written_whole(run / NAME) as file:
         file.write_text(json.dumps(entries, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 

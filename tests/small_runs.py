@@ -9,7 +9,7 @@ import torch
 
 from analysis.behaviour import Behaviour, Case
 from analysis.interaction_tables import run_interactions
-from analysis.lowrank_run import run_rank
+from analysis.lowrank.run import run_rank
 from analysis.run_circuits import run_validate
 from circuits.circuit import Circuit, Detector, Feature, Gate, Interaction, Output
 from circuits.corpus import Corpus, open_corpus

@@ -11,9 +11,9 @@ import torch
 from torch.nn import functional
 
 from analysis import RankCurve, quality, rank_curve
-from analysis.lowrank_curve import CONTROLS
-from analysis.lowrank_run import run_rank
-from analysis.lowrank_sums import (
+from analysis.lowrank.curve import CONTROLS
+from analysis.lowrank.run import run_rank
+from analysis.lowrank.sums import (
     Forms,
     Observed,
     Resampling,
@@ -369,7 +369,7 @@ def test_truncation_is_what_dense_forms_decode_to(model, corpus):
 
 def test_blocks_of_features_change_nothing(plain, corpus, monkeypatch):
     whole = curve(plain, corpus)
-    monkeypatch.setattr("analysis.lowrank_study._MOST", 7)
+    monkeypatch.setattr("analysis.lowrank.study._MOST", 7)
     parts = curve(plain, corpus)
     by_block = ["correlation_shuffled", "correlation_rotated"]  # drawn block by block
     left, right = (c.table.drop(columns=by_block) for c in (whole, parts))
@@ -461,7 +461,7 @@ def test_a_curve_shows_itself(plain, corpus):
     assert len(page) < 6000
     names = {trace.name for trace in found.plot().data}
     assert {*CONTROLS, "features, pinv"} <= names
-    from analysis.lowrank_plots import distribution, losses
+    from analysis.lowrank.plots import distribution, losses
 
     assert sum(len(t.x) for t in distribution(found).data if t.name == "features") == len(
         found.compared(2)

@@ -1,4 +1,4 @@
-"""The report shows the run's own numbers, as text whatever they are made of, and says what lacks."""
+"""The report shows the run's own numbers, as text whatever they hold, and says what lacks."""
 
 import base64
 import hashlib

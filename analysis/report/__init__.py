@@ -45,11 +45,11 @@ def write_report(
     ``run`` is its folder, or what `collect` read of it; ``text`` is where examples are taken from,
     by default the built-in stories that training left out; ``seed`` is of the controls.
     """
-    folder = run.folder if isinstance(run, Run) else Path(run)
-    name = "report.html" if single_file else "report"
-    target = folder / name if out is None else Path(out)
+    known = run if isinstance(run, Run) else collect(run, text, device)
+    target = known.folder / ("report.html" if single_file else "report")
+    target = target if out is None else Path(out)
     check_target(target, single_file)
-    report = report_of(run if isinstance(run, Run) else collect(folder, text, device), seed)
+    report = report_of(known, seed)
     return report.write_file(target) if single_file else report.write_folder(target)
 
 

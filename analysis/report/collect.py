@@ -17,7 +17,7 @@ import pandas as pd
 from analysis.behaviour import Behaviour
 from analysis.contrast import sites_of
 from analysis.discovery import layers_with_dictionaries
-from analysis.lowrank_curve import RankCurve
+from analysis.lowrank.curve import RankCurve
 from analysis.validation import Validation
 from circuits.circuit import Circuit
 from circuits.corpus import Corpus, built_in
@@ -138,10 +138,11 @@ def _found(path: Path) -> Found:
     circuit = Circuit.load(path)
     cases = path.with_name(f"{path.stem}.behaviour.jsonl")
     validation = path.with_name(f"{path.stem}.validation.json")
+    metric = circuit.source.get("metric", "logit difference")
     return Found(
         path.stem,
         circuit,
-        Behaviour.load(cases) if cases.exists() else None,
+        Behaviour.load(cases, metric, name=circuit.name) if cases.exists() else None,
         Validation.load(validation) if validation.exists() else None,
     )
 

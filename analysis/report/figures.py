@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.lowrank_curve import CONTROLS, RankCurve
+from analysis.lowrank.curve import CONTROLS, RankCurve
 
 BLUE, ORANGE, GREY, GREEN = "#4c8dff", "#f07f3c", "#8b93a1", "#2fa36b"
 """For what is positive or the thing itself, negative, controls, and what has a meaning."""

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.discovery import verdict
-from analysis.lowrank_curve import CONTROLS, THRESHOLD, RankCurve
+from analysis.lowrank.curve import CONTROLS, THRESHOLD, RankCurve
 from analysis.report import figures
 from analysis.report.collect import Found, Run
 from analysis.report.features import Catalogue

@@ -25,13 +25,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from analysis.lowrank_sums import Forms
+from analysis.lowrank.sums import Forms
 from circuits.model import Model, Site
 from sae.code import Code
 from sae.dictionary import Dictionary
 from sae.reading import Reading
 
-_TILE = 2**22  # squares that are held at a time
+_TILE = 2**20  # squares that are held at a time
 _ROWS = 2**24  # scores that are held at a time
 
 

@@ -24,10 +24,10 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from analysis.lowrank_curve import RankCurve
-from analysis.lowrank_loss import truncation_loss
-from analysis.lowrank_study import Block, Study, blocks
-from analysis.lowrank_sums import (
+from analysis.lowrank.curve import RankCurve
+from analysis.lowrank.loss import truncation_loss
+from analysis.lowrank.study import Block, Study, blocks
+from analysis.lowrank.sums import (
     Fit,
     Forms,
     Observed,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from analysis.lowrank_curve import CONTROLS, RankCurve
+from analysis.lowrank.curve import CONTROLS, RankCurve
 
 _OWN = "#2563eb"
 _GREYS = dict(zip(CONTROLS, ("#9ca3af", "#6b7280", "#374151"), strict=True))

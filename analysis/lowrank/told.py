@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.lowrank import LOSS_RANKS
-from analysis.lowrank_curve import CONTROLS, THRESHOLD, RankCurve
+from analysis.lowrank.curve import CONTROLS, THRESHOLD, RankCurve
+from analysis.lowrank.measure import LOSS_RANKS
 from analysis.printing import aligned
 
 _THRESHOLDS = (0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 0.95)
@@ -58,8 +58,9 @@ def told(curve: RankCurve) -> str:
             aligned(by_rank(curve)),
             "",
             "median, mean: of features' correlations with their approximation, where active.",
-            f"rotated, shuffled, untrained: share above {THRESHOLD:g} with random directions, with",
-            "  another feature's form, and of a model that learnt nothing, on features of its own.",
+            f"rotated, shuffled, untrained: share above {THRESHOLD:g} with random directions, with "
+            "another",
+            "  feature's form, and in a model that learnt nothing, along the same directions.",
             "R2: median, nothing refitted. all tokens: mean correlation, zeros included.",
             "by data: mean where eigenvectors are ordered by what they add on average.",
             "costs: nats a token that are lost with all features truncated, beyond what the "

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from analysis.lowrank_sums import Forms, Observed, Seen
+from analysis.lowrank.sums import Forms, Observed, Seen
 from circuits import Basis, Interactions
 from circuits.corpus import Corpus
 from circuits.model import Model, Site

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from circuits.errors import RankError
 from circuits.files import read_json, write_json, written_whole
 
 CONTROLS = ("rotated", "shuffled", "untrained")
-"""Same eigenvalues along random directions; another feature's form; an untrained model's own."""
+"""Same eigenvalues along random directions; another feature's form; those of an untrained model."""
 
 THRESHOLD = 0.75
 """Of the correlation, where one number is to stand for the curve over all thresholds."""
@@ -47,7 +48,7 @@ class RankCurve:
     @property
     def ranks(self) -> list[int]:
         """Every rank of the table, the whole form's last."""
-        return sorted(self.table["rank"].unique().tolist())
+        return list(self._rows)
 
     @property
     def features(self) -> pd.DataFrame:
@@ -57,20 +58,25 @@ class RankCurve:
 
     def at(self, rank: int) -> pd.DataFrame:
         """The rows of one rank."""
-        found = self.table[self.table["rank"] == rank]
-        if found.empty:
+        if rank not in self._rows:
             raise RankError(
                 f"RankCurve.at: rank {rank!r} was not measured. Ask for 1 to {self.ranks[-2]}, or "
                 f"{self.ranks[-1]}, the whole form."
             )
-        return found.reset_index(drop=True)
+        return self._rows[rank].reset_index()
+
+    @cached_property
+    def _rows(self) -> dict[int, pd.DataFrame]:
+        """The rows of each rank, by feature."""
+        rows, ranks = self.table.set_index("feature"), self.table["rank"].to_numpy()
+        return {rank: rows[ranks == rank] for rank in sorted(set(ranks.tolist()))}
 
     def compared(self, rank: int, of: str = "correlation") -> pd.Series:
         """The numbers that aggregates are made of: a column at one rank, by feature, of features
         active often enough, without those whose activation does not vary."""
-        rows = self.at(rank).set_index("feature")
+        rows = self._rows[rank] if rank in self._rows else self.at(rank)
         if of not in rows:
-            raise RankError(f"RankCurve: no column '{of}'. Choose of {', '.join(rows)}.")
+            raise RankError(f"RankCurve: no column '{of}'. Choose of {', '.join(map(str, rows))}.")
         often = "n_active_untrained" if of.endswith("_untrained") else "n_active"
         return rows.loc[rows[often] >= self.about["min_active"], of].dropna()
 
@@ -198,7 +204,7 @@ class RankCurve:
 
     def plot(self) -> Any:
         """Mean correlation by rank, the share above every threshold at rank 2, and the controls."""
-        from analysis.lowrank_plots import overview
+        from analysis.lowrank.plots import overview
 
         return overview(self)
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
-from analysis.lowrank import MIN_ACTIVE, rank_curve
-from analysis.lowrank_curve import RankCurve
+from analysis.lowrank.curve import RankCurve
+from analysis.lowrank.measure import MIN_ACTIVE, rank_curve
 from circuits.corpus import Corpus
 from circuits.errors import RankError
 from circuits.manifest import record
