@@ -22,8 +22,6 @@ pytestmark = [
     pytest.mark.skipif(
         CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium"
     ),
-    # its own thread of events ends after the loop that it was made in
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
 FAULTS = (Path(__file__).parent / "faults.js").read_text("utf-8")
