@@ -22,7 +22,7 @@ from analysis.report.figures import Figure
 from analysis.report.forms import CircuitForm
 from analysis.report.layout import picture
 from analysis.report.page import Page
-from analysis.report.text import shown
+from analysis.report.text import shown, two
 from circuits.model import Site
 
 _MOST_IN_MATRIX = 60  # features of a heat map
@@ -72,7 +72,9 @@ def circuit_page(
         "validation": None if found.validation is None else found.validation.verdict,
         "facts": facts(found),
         "steps": steps(found),
-        "shares": [(key, value, _SHARES.get(key, "")) for key, value in circuit.shares.items()],
+        "shares": [
+            (key, two(value), _SHARES.get(key, "")) for key, value in circuit.shares.items()
+        ],
         "tables": tables,
         "causal": edits,
         "n_text": None if text is None else (text.n_documents, len(text)),

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.lowrank.curve import CONTROLS, RankCurve
+from analysis.report.text import two
 
 BLUE, ORANGE, GREY, GREEN = "#4c8dff", "#f07f3c", "#8b93a1", "#2fa36b"
 """For what is positive or the thing itself, negative, controls, and what has a meaning."""
@@ -142,7 +143,7 @@ def approximation(key: str, name: str, found: dict[str, Any], note: str) -> Figu
     traces = [same]
     start = 1 if len(ranks) > 1 else 0
     for place, row in enumerate(found["ranks"]):
-        r, control = (_two(row[key]) for key in ("correlation", "random directions"))
+        r, control = (two(row[key]) or "none" for key in ("correlation", "random directions"))
         label = f"rank {row['rank']}: r = {r} (random directions {control})"
         visible = True if place == start else "legendonly"
         traces.append(
@@ -155,10 +156,6 @@ def approximation(key: str, name: str, found: dict[str, Any], note: str) -> Figu
         "yaxis": {"title": {"text": "activation"}},
     }
     return Figure(key, f"{name}: activation against its approximation", note, traces, table, layout)
-
-
-def _two(value: float) -> str:
-    return f"{value:.2f}" if np.isfinite(value) else "none"
 
 
 def by_rank(curve: RankCurve, note: str) -> Figure:

@@ -19,6 +19,7 @@ RADIUS = 17.0
 
 _APART = 62.0  # between neighbouring nodes of a group, captions included
 _BETWEEN = 52.0  # groups
+_LETTER = 8.2  # of a group's name
 _MARGIN = 64.0
 _MOST_NODES = 120  # features that are drawn, those of the strongest pairs first
 
@@ -64,7 +65,10 @@ def picture(circuit: Circuit) -> dict[str, Any]:
         if feature.feature in used:
             members.setdefault(feature.group, []).append(feature.feature)
     members = dict(sorted(members.items()))
-    spots = _groups({group: len(of) for group, of in members.items()})
+    spots = _groups(
+        {group: len(of) for group, of in members.items()},
+        {group: min(len(group_name(circuit, group)), 30) * _LETTER / 2 for group in members},
+    )
     nodes = {f: spot for group, of in members.items() for f, spot in _inside(of, spots[group])}
     right = max((s.x + s.radius for s in spots.values()), default=0.0)
     bottom = max((s.y + s.radius for s in spots.values()), default=0.0)
@@ -141,23 +145,23 @@ def _size(n: int) -> float:
     return _APART * 0.62 * math.sqrt(n) + RADIUS + 16
 
 
-def _groups(sizes: dict[int, int]) -> dict[int, Spot]:
-    """One circle for each group, on a circle of circles that do not touch."""
+def _groups(sizes: dict[int, int], half_names: dict[int, float]) -> dict[int, Spot]:
+    """One circle for each group, on a circle of circles that do not touch, nor do their names."""
     radii = {group: _size(n) for group, n in sizes.items()}
     n = len(radii)
     if n == 1:
         ((group, radius),) = radii.items()
-        return {group: Spot(radius + _MARGIN, radius + _MARGIN, radius)}
+        return {group: Spot(max(radius, half_names[group]) + _MARGIN, radius + _MARGIN, radius)}
     names = list(radii)
-    apart = max(
-        radii[a] + radii[b] + _BETWEEN for a, b in zip(names, names[1:] + names[:1], strict=True)
-    )
+    reach = {group: max(radii[group], 0.8 * half_names[group]) for group in names}
+    neighbours = zip(names, names[1:] + names[:1], strict=True)
+    apart = max(reach[a] + reach[b] + _BETWEEN for a, b in neighbours)
     wide = apart / (2 * math.sin(math.pi / n))
     raw = {}
     for place, group in enumerate(names):
         angle = 2 * math.pi * place / n - math.pi / 2
         raw[group] = (wide * math.cos(angle), wide * math.sin(angle))
-    left = min(x - radii[g] for g, (x, _) in raw.items()) - _MARGIN
+    left = min(x - max(radii[g], half_names[g]) for g, (x, _) in raw.items()) - _MARGIN / 2
     top = min(y - radii[g] for g, (_, y) in raw.items()) - _MARGIN
     return {g: Spot(x - left, y - top, radii[g]) for g, (x, y) in raw.items()}
 

@@ -21,7 +21,7 @@ from analysis.report.features import Catalogue
 from analysis.report.figures import BLUE, GREY, Figure
 from analysis.report.layers import LayerTable
 from analysis.report.page import Page, Table
-from analysis.report.text import number, shown
+from analysis.report.text import number, shown, two
 from circuits.model import Site
 
 _HASH = 12  # characters that are shown
@@ -55,9 +55,9 @@ def _headline(found: Found, names: Mapping[str, str]) -> dict[str, Any]:
         "name": shown(circuit.name),
         "verdict": verdict(circuit),
         "pairs": len(circuit.interactions),
-        "carried": _two(circuit.shares.get("carried")),
-        "computed": _two(circuit.shares.get("computed")),
-        "inherited": _two(circuit.shares.get("inherited")),
+        "carried": two(circuit.shares.get("carried")),
+        "computed": two(circuit.shares.get("computed")),
+        "inherited": two(circuit.shares.get("inherited")),
         "proven": None if validation is None else validation.proven,
         "proof": None if validation is None else validation.verdict,
     }
@@ -65,16 +65,12 @@ def _headline(found: Found, names: Mapping[str, str]) -> dict[str, Any]:
         edits = validation.edits.set_index("edit")
         control = validation.random.loc[validation.random["kind"] == "as many", "taken"]
         row |= {
-            "taken": _two(float(edits.loc["remove the circuit", "taken"])),
-            "kept": _two(float(edits.loc["keep only the circuit", "faithfulness"])),
-            "random": _two(float(control.abs().median())),
+            "taken": two(float(edits.loc["remove the circuit", "taken"])),
+            "kept": two(float(edits.loc["keep only the circuit", "faithfulness"])),
+            "random": two(float(control.abs().median())),
             "n": validation.n,
         }
     return row
-
-
-def _two(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}".replace("-", "−")
 
 
 def _proposal(found: Found, names: Mapping[str, str]) -> dict[str, Any]:

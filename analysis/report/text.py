@@ -84,3 +84,10 @@ def number(value: Any, digits: int = 3) -> str:
     if isinstance(value, float | np.floating):
         return f"{value:.{digits}g}".replace("-", "−")
     return str(value)
+
+
+def two(value: float | None) -> str:
+    """With two digits after the point; a share of nothing is no number."""
+    if value is None or not math.isfinite(value):
+        return ""
+    return f"{round(value, 2) + 0.0:.2f}".replace("-", "−")

@@ -35,7 +35,7 @@ const Graph = {
     const top = group.y - group.radius;
     return make("g", { class: "group g" + (group.group < 0 ? "none" : place % 6) },
       make("circle", { cx: group.x, cy: group.y, r: group.radius }),
-      make("text", { x: group.x, y: top - 8, class: "group-name" }, group.name));
+      make("text", { x: group.x, y: top - 8, class: "group-name" }, this.short(group.name, 30)));
   },
 
   wires(gate, groups) {
@@ -101,9 +101,8 @@ const Graph = {
     const constant = node.label === "constant", name = constant ? "1" : String(node.feature);
     const made = make("g", { class: "node", role: "button", tabindex: 0, "data-feature": node.feature,
       "aria-label": `${name} ${this.short(node.caption)}, ${node.label}` },
-      make("title", {}, node.label),
       make("circle", { cx: node.x, cy: node.y, r: node.radius }),
-      make("text", { x: node.x, y: node.y + 4 }, name),
+      make("text", { x: node.x, y: node.y + 4 }, name), " ",
       make("text", { x: node.x, y: node.y + node.radius + 13, class: "caption" }, this.short(node.caption)));
     const sites = this.content.sites;
     Report.onChoose(made, () => this.choose(made, constant || !sites ? this.plain(node.label)
@@ -115,9 +114,8 @@ const Graph = {
     const make = Report.make;
     const made = make("g", { class: "node output", role: "button", tabindex: 0, "data-output": output.feature,
       "aria-label": `${output.feature} ${this.short(output.caption, 17)}, output ${output.label}` },
-      make("title", {}, output.label),
       make("rect", { x: output.x - 20, y: output.y - 14, width: 40, height: 28, rx: 5 }),
-      make("text", { x: output.x, y: output.y + 4 }, String(output.feature)),
+      make("text", { x: output.x, y: output.y + 4 }, String(output.feature)), " ",
       make("text", { x: output.x + 26, y: output.y + 4, class: "caption side" },
         this.short(output.caption, 17)));
     const sites = this.content.sites;
@@ -140,13 +138,12 @@ const Graph = {
       : `${groups.get(gate.first).name} & ${groups.get(gate.second).name}`;
     const made = make("g", { class: "gate " + (gate.value < 0 ? "less" : "more"), role: "button", tabindex: 0,
       "aria-label": `${written} ${Report.number(gate.value)}, ${gate.gate} of ${names}` },
-      make("title", {}, names),
       make("path", { d: shapes[kind] }));
     if (gate.gate === "XOR") made.append(make("path", { d: `M${x - 30} ${y - 18} Q${x - 20} ${y} ${x - 30} ${y + 18}`, class: "line" }));
     if (gate.gate === "NOR" || gate.gate === "inhibition") {
       made.append(make("circle", { cx: x + (kind === "AND" ? 23 : 26), cy: y, r: 4.5 }));
     }
-    made.append(make("text", { x: x - 3, y: y + 4 }, written),
+    made.append(make("text", { x: x - 3, y: y + 4 }, written), " ",
       make("text", { x: x, y: y + 33, class: "caption" }, Report.number(gate.value)));
     const wires = (on) => () => {
       for (const wire of made.ownerSVGElement.querySelectorAll(`[data-wire="${gate.place}"]`)) wire.classList.toggle("lit", on);
