@@ -16,6 +16,7 @@ _AT = {
     "quality": "analysis.dictionary_quality",
     "rank_curve": "analysis.lowrank",
     "validate": "analysis.validation",
+    "write_report": "analysis.report",
 }
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "quality",
     "rank_curve",
     "validate",
+    "write_report",
 ]
 
 

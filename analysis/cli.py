@@ -63,6 +63,7 @@ def parser() -> argparse.ArgumentParser:
         _add_find,
         _add_validate,
         _add_rank,
+        _add_report,
         _add_export,
         _add_calibrate,
         _add_digits,
@@ -315,6 +316,26 @@ def _add_rank(commands: Commands) -> None:
     command.add_argument("--min-active", type=int, default=50, metavar="TOKENS",
                          help="features active on fewer are not counted (default 50)")  # fmt: skip
     command.add_argument("--seed", type=_seed, default=0, help="of text and controls (default 0)")
+    _add_text(command)
+    _add_device(command)
+    _add_json(command)
+
+
+def _add_report(commands: Commands) -> None:
+    command = commands.add_parser(
+        "report",
+        help="pages that open from disk, with no network: circuits, features, ranks, layers",
+        description="Writes RUN/report/index.html and what belongs to it: all that the run's other "
+        "commands made, with its pictures, its data and its controls. A step that was not made yet "
+        "is named, with the command that makes it.",
+        epilog="example: circuits report runs/stories --single-file",
+    )
+    command.add_argument("run_folder", metavar="RUN", help="folder with model/ and saes/")
+    command.add_argument("--single-file", action="store_true",
+                         help="one file, RUN/report.html, in place of a folder")  # fmt: skip
+    command.add_argument("--out", metavar="FOLDER",
+                         help="a new one, or a file's name (default: in RUN)")  # fmt: skip
+    command.add_argument("--seed", type=_seed, default=0, help="of controls (default 0)")
     _add_text(command)
     _add_device(command)
     _add_json(command)

@@ -38,6 +38,7 @@ from analysis.lowrank.told import told, told_in_full
 from analysis.planted import Planted
 from analysis.planted import calibrate as calibrated
 from analysis.printing import aligned, print_fields, print_json, print_table
+from analysis.report import collect, write_report
 from analysis.run_circuits import (
     behaviour_circuits,
     behaviour_of,
@@ -342,6 +343,19 @@ def _rank_of_circuit(
         "documents.\nA circuit is chosen for a behaviour's contrast, not to follow its outputs on "
         "all text.",
     )
+
+
+def report(options: Namespace) -> None:
+    """A run's pages."""
+    text = None if options.text is None else open_corpus(options.text, column=options.column)
+    run = collect(options.run_folder, text, options.device)
+    page = write_report(run, options.out, options.single_file, seed=options.seed)
+    if options.json:
+        print_json({"page": str(page), "missing": [vars(each) for each in run.missing]})
+        return
+    for each in run.missing:
+        print(f"not made yet: {each.step} ({each.command.replace('RUN', options.run_folder)})")
+    print(page)
 
 
 def export(options: Namespace) -> None:

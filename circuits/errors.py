@@ -93,6 +93,10 @@ class GraphError(CircuitsError, ValueError):
     """A graph, a matrix or a choice of edges that no groups can be found in."""
 
 
+class ReportError(CircuitsError, ValueError):
+    """A place that a report must not be written to."""
+
+
 class BehaviourError(CircuitsError, ValueError):
     """A behaviour that a model cannot be asked about."""
 

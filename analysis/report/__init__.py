@@ -1,0 +1,74 @@
+"""A run as pages that open from disk, with no network: circuits, features, ranks, layers.
+
+1. `collect` reads the run and says which steps are missing.
+2. Features are catalogued, circuits and layers measured on the same text.
+3. Pages are values; `writing` makes a folder, or one file, of them.
+
+What a reader would get wrong: nothing here finds or proves anything. Every number is read from the
+run's files or computed from its model, and the same run gives the same bytes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from analysis.report import pages
+from analysis.report.circuit_page import circuit_page
+from analysis.report.collect import Run, collect
+from analysis.report.contexts import Text
+from analysis.report.features import catalogues, uses
+from analysis.report.layers import LayerTable
+from analysis.report.page import names_of
+from analysis.report.writing import Report, check_target
+from circuits.corpus import Corpus
+from circuits.progress import progress
+
+__all__ = ["collect", "report_of", "write_report"]
+
+
+@torch.no_grad()
+def write_report(
+    run: str | Path | Run,
+    out: str | Path | None = None,
+    single_file: bool = False,
+    *,
+    text: Corpus | None = None,
+    device: str | None = None,
+    seed: int = 0,
+) -> Path:
+    """Write a run's report and return the page to open: ``RUN/report/index.html``, or with
+    ``single_file`` the one file ``RUN/report.html``.
+
+    ``run`` is its folder, or what `collect` read of it; ``text`` is where examples are taken from,
+    by default the built-in stories that training left out; ``seed`` is of the controls.
+    """
+    known = run if isinstance(run, Run) else collect(run, text, device)
+    target = known.folder / ("report.html" if single_file else "report")
+    target = target if out is None else Path(out)
+    check_target(target, single_file)
+    report = report_of(known, seed)
+    return report.write_file(target) if single_file else report.write_folder(target)
+
+
+def report_of(run: Run, seed: int = 0) -> Report:
+    """All pages of a run."""
+    names = names_of(found.stem for found in run.circuits)
+    books = catalogues(run, uses(run, names))
+    read: dict[int, Text] = {}
+    if run.text is not None:
+        for layer in run.layers:
+            read[layer] = Text.read(run.model, layer, run.dictionaries, run.text)
+    made = [pages.overview(run, names)]
+    for found in progress(run.circuits, "circuits", "page"):
+        text = None if found.layer is None else read.get(found.layer)
+        made.append(circuit_page(run, found, names[found.stem], text, books, seed))
+    made += [pages.low_rank(run), pages.features(run, books)]
+    for layer in run.layers:
+        made.append(pages.layer_page(run, LayerTable.of(run, layer, seed), books))
+    data: dict[str, Any] = {book.key: book.index for book in books.values()}
+    for book in books.values():
+        data |= book.pieces()
+    return Report("Bilinear circuits", made, data)

@@ -1,0 +1,165 @@
+"""What is told of a circuit in words and tables: facts, gates, pairs, and what edits showed.
+
+What a reader would get wrong: names of circuits, groups and features come from files, and so may
+hold anything; each is made visible before it is put in a sentence.
+"""
+
+from __future__ import annotations
+
+from analysis.report.collect import Found
+from analysis.report.features import Catalogue
+from analysis.report.layout import group_name
+from analysis.report.page import Table
+from analysis.report.text import shown
+from analysis.validation import Validation
+from circuits.circuit import Circuit
+from circuits.model import Site
+
+
+class Captions:
+    """What features are called on a page."""
+
+    def __init__(self, found: Found, books: dict[Site, Catalogue]) -> None:
+        layer = found.layer
+        self._labels = {f.feature: shown(f.label) for f in found.circuit.features}
+        self._into = None if layer is None else books.get(Site("mlp_in", layer))
+        self._out = None if layer is None else books.get(Site("mlp_out", layer))
+
+    def input(self, feature: int) -> str:
+        """The tokens that an input feature is strongest on."""
+        return "" if self._into is None else self._into.caption(feature)
+
+    def output(self, feature: int) -> str:
+        """The tokens that an output feature promotes, or that it is strongest on."""
+        if self._out is None or feature >= len(self._out.cards):
+            return ""
+        promoted = [token for token, _ in self._out.cards[feature]["up"][:2]]
+        return " ".join(promoted) or self._out.caption(feature)
+
+    def label(self, feature: int) -> str:
+        """Label and caption of an input feature."""
+        caption = self.input(feature)
+        return self._labels.get(feature, f"feature {feature}") + (
+            f" “{caption}”" if caption else ""
+        )
+
+
+def facts(found: Found) -> list[tuple[str, str]]:
+    """Sizes and counts."""
+    circuit = found.circuit
+    told = [
+        ("layer", str(circuit.source.get("layer", "not said"))),
+        ("pairs", str(len(circuit.interactions))),
+        ("input features", str(len(circuit.features))),
+        ("groups", str(len({f.group for f in circuit.features if f.group >= 0}))),
+        ("gates", ", ".join(g.gate for g in circuit.gates) or "none"),
+    ]
+    if found.behaviour is not None:
+        told.append(("cases chosen on", str(circuit.source.get("cases", "not said"))))
+        told.append(("classes", ", ".join(found.behaviour.labels)))
+    if found.validation is not None:
+        told.append(("cases validated on", str(found.validation.n)))
+        told.append(("seed", str(found.validation.seed)))
+    if circuit.explained is not None:
+        told.append(("share of the form explained", f"{circuit.explained:.2f}"))
+    return [(key, shown(value)) for key, value in told]
+
+
+def steps(found: Found) -> list[str]:
+    """The circuit in words: what each gate joins, and what it adds."""
+    circuit = found.circuit
+    told = []
+    for gate in circuit.gates:
+        sides = [_side(circuit, group) for group in (gate.first, gate.second)]
+        within = gate.first == gate.second
+        joined = (
+            f"{sides[0]} among themselves" if within else f"{sides[0]} together with {sides[1]}"
+        )
+        if gate.contrast is not None:
+            what = f"{gate.contrast:+.2f} logits to the margins of {circuit.source.get('affected')}"
+        else:
+            what = f"{gate.share:.0%} of these pairs' energy, weight {gate.weight:+.3g}"
+        told.append(_seen(f"{gate.gate}: {joined}: {what}."))
+    return told
+
+
+def _seen(sentence: str) -> str:
+    """A sentence whose parts may be long: every word of it as it may be seen."""
+    return " ".join(shown(word) for word in sentence.split(" "))
+
+
+def _side(circuit: Circuit, group: int) -> str:
+    name = group_name(circuit, group)
+    numbers = [f.feature for f in circuit.features if f.group == group]
+    listed = ", ".join(str(n) for n in numbers[:4]) + (", …" if len(numbers) > 4 else "")
+    return f"“{name}” (feature{'' if len(numbers) == 1 else 's'} {listed})"
+
+
+def tables_of(circuit: Circuit, captions: Captions) -> list[Table]:
+    """Gates, pairs, features, outputs and detectors."""
+    tables = circuit.tables()
+    pairs = tables["interactions"].dropna(axis=1, how="all")
+    for end in ("first", "second"):
+        pairs[end] = [captions.label(f) for f in pairs[end]]
+    listed = tables["features"].dropna(axis=1, how="all")
+    listed["label"] = [captions.label(f) for f in tables["features"]["feature"]]
+    outputs = tables["outputs"].dropna(axis=1, how="all")
+    outputs["label"] = [
+        f"{label} “{captions.output(f)}”" if captions.output(f) else label
+        for label, f in zip(outputs["label"], outputs["feature"], strict=True)
+    ]
+    n = circuit.source.get("cases")
+    measured = "" if n is None else f" Contrast, elsewhere: logits, n = {n} cases."
+    factors = str(circuit.source.get("factors", "")).split(", ")
+    effects = dict(zip(("first_effect", "second_effect"), (f"effect of {f}" for f in factors),
+                       strict=False))  # fmt: skip
+    found = [
+        Table.of("pairs", f"Pairs of input features.{measured} z, q: against rotated features.",
+                 pairs),
+        Table.of("inputs", "Input features.", listed,
+                 effects | {"joint_effect": "effect of both", "mean": "mean over the classes"}),
+        Table.of("outputs", "Output features. Effect: on the answers' logit difference for each "
+                 "unit; share: of the contrast.", outputs),
+    ]  # fmt: skip
+    if circuit.gates:
+        gates = tables["gates"].dropna(axis=1, how="all")
+        for end in ("first", "second"):
+            gates[end] = [group_name(circuit, g) for g in gates[end]]
+        found.insert(0, Table.of("gates", "Gates between groups.", gates))
+    if circuit.detectors:
+        told = tables["detectors"].assign(
+            features=[", ".join(map(str, d.features)) for d in circuit.detectors],
+            cuts=[", ".join(f"{cut:.2f}" for cut in d.cuts) for d in circuit.detectors],
+        )
+        caption = "Output features that tell a class, on cases that nothing was chosen on."
+        found.append(Table.of("detectors", caption, told, {"label": "class", "f1": "F1"}))
+    return found
+
+
+def causal(found: Validation) -> list[Table]:
+    """What the edits of the running model showed, controls beside them."""
+    n = f"n = {found.n} cases, seed {found.seed}"
+    random = found.random.groupby("kind", sort=False).agg(
+        draws=("taken", "size"), size=("size", "mean"),
+        **{"median |taken|": ("taken", lambda t: t.abs().median())},
+        **{"largest |taken|": ("taken", lambda t: t.abs().max())},
+        moved=("moved", "max"),
+    ).reset_index()  # fmt: skip
+    tables = [
+        Table.of("criteria", f"What was asked for, before it was measured; {n}.", found.criteria),
+        Table.of("edits", "Edits of the running model, controls last. contrast: mean margin of "
+                 "the affected classes, in logits; taken: the share of it that the edit removes "
+                 "(low to high: 95 % of bootstrap draws); moved: largest relative change of "
+                 f"another class; {n}.", found.edits),
+        Table.of("random", "Control: pairs that are active together, drawn at random in place "
+                 "of the circuit's. size: how much they write, relative to the circuit; "
+                 f"{n}.", random),
+        Table.of("parts", "What keeping only the circuit loses without each pair.", found.parts),
+        Table.of("checks", "Each pair by a real intervention: the change of each output feature "
+                 "that its weight predicts, and a second difference of the running MLP.",
+                 found.checks),
+    ]  # fmt: skip
+    if len(found.side_effects):
+        caption = "On text where no answer is due: loss and KL, nats a token."
+        tables.insert(3, Table.of("side-effects", caption, found.side_effects))
+    return tables

@@ -1,0 +1,44 @@
+"""Statistics over the outputs of a layer, for its page; kept in the run, so that they resume.
+
+What a reader would get wrong: of a layer with many outputs the first 1024 are measured. Features of
+a dictionary stand in no order, so those are a fair sample; the page says how many there were.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from analysis.report.collect import Run
+from circuits.interactions import Interactions
+from circuits.model import Site
+from circuits.statistics import output_statistics
+
+_MOST = 1024  # outputs that are measured
+_MOST_CONTROL = 256
+
+
+@dataclass(frozen=True, eq=False)
+class LayerTable:
+    """A row an output, and the same of random directions in place of the input features."""
+
+    layer: int
+    rows: pd.DataFrame
+    control: pd.DataFrame
+    n_output: int
+    reader: str
+    seed: int
+
+    @classmethod
+    def of(cls, run: Run, layer: int, seed: int) -> LayerTable:
+        """Of a layer with dictionaries; the shards are in ``RUN/statistics``."""
+        into, out = (run.dictionaries[Site(point, layer)] for point in ("mlp_in", "mlp_out"))
+        inter = Interactions(run.model.layer(layer), into.basis(), out.basis("encoder"))
+        n = inter.n_output
+        random = Interactions(inter.layer, inter.inputs.control(seed), inter.outputs)
+        tables = []
+        for name, some, most in (("own", inter, _MOST), ("control", random, _MOST_CONTROL)):
+            folder = run.folder / "statistics" / f"layer-{layer}-{name}-{some.fingerprint[:12]}"
+            tables.append(output_statistics(some, range(min(n, most)), folder))
+        return cls(layer, tables[0], tables[1], n, "encoder", seed)

@@ -1,0 +1,77 @@
+"""A page of a report before it is written: its text, its figures, and what its scripts draw from.
+
+What a reader would get wrong: a page holds no HTML. Templates make that, and they escape all that
+they are given; scripts put text in place as text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from analysis.report.figures import Figure
+from analysis.report.text import number, shown
+
+
+@dataclass(frozen=True, eq=False)
+class Page:
+    """One page."""
+
+    name: str  # of its file, without the end
+    title: str
+    template: str
+    told: Mapping[str, Any]  # what the template is given
+    figures: list[Figure] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    data: Mapping[str, Any] = field(default_factory=dict)  # for its scripts
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """All that its scripts need."""
+        figures = {
+            figure.key: {"title": figure.title, "drawn": figure.drawn, "table": figure.table}
+            for figure in self.figures
+        }
+        tables = {table.key: {"title": table.caption, "table": table.raw} for table in self.tables}
+        return {"figures": figures, "tables": tables, **self.data}
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """A table of a page: as it is read, and as it is given away."""
+
+    key: str
+    caption: str
+    columns: list[str]
+    rows: list[list[str]]
+    raw: pd.DataFrame
+
+    @classmethod
+    def of(
+        cls, key: str, caption: str, table: pd.DataFrame, named: Mapping[str, str] | None = None
+    ) -> Table:
+        """The table with its columns as they are, or as they are to be called."""
+        columns = [str((named or {}).get(str(column), column)) for column in table]
+        rows = [[_cell(value) for value in row] for row in table.itertuples(index=False)]
+        raw = table.set_axis(columns, axis=1).map(lambda v: shown(v) if isinstance(v, str) else v)
+        return cls(key, caption, [shown(column) for column in columns], rows, raw)
+
+
+def _cell(value: Any) -> str:
+    return shown(value) if isinstance(value, str) and value else number(value)
+
+
+def names_of(stems: Iterable[str]) -> dict[str, str]:
+    """A page's name for each circuit's file: plain letters, no two alike, in their order."""
+    found: dict[str, str] = {}
+    for stem in stems:
+        plain = re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-")[:60] or "unnamed"
+        name, n = f"circuit-{plain}", 2
+        while name in found.values():
+            name, n = f"circuit-{plain}-{n}", n + 1
+        found[stem] = name
+    return found

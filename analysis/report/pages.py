@@ -1,0 +1,307 @@
+"""The pages that are not a circuit's: overview, low rank, features, layers.
+
+What a reader would get wrong: every page is made even where its step is missing; it then names the
+command that makes it, so that a report never looks complete when it is not.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.discovery import verdict
+from analysis.lowrank.curve import CONTROLS, THRESHOLD, RankCurve
+from analysis.report import figures
+from analysis.report.collect import Found, Run
+from analysis.report.features import Catalogue
+from analysis.report.figures import BLUE, GREY, Figure
+from analysis.report.layers import LayerTable
+from analysis.report.page import Page, Table
+from analysis.report.text import number, shown, two
+from circuits.model import Site
+
+_HASH = 12  # characters that are shown
+
+
+def overview(run: Run, names: Mapping[str, str]) -> Page:
+    """What was run, and what was found."""
+    described = run.model.describe()
+    model = [
+        (key.replace("_", " "), number(value))
+        for key, value in described.items()
+        if isinstance(value, str | int | float) and key not in ("path", "folder")
+    ]
+    dictionaries = _dictionaries(run)
+    told: dict[str, Any] = {
+        "headlines": [_headline(found, names) for found in run.circuits if found.behaviour],
+        "proposals": [_proposal(found, names) for found in run.circuits if not found.behaviour],
+        "model": [(key, shown(value)) for key, value in model],
+        "dictionaries": dictionaries,
+        "curves": [_curve_line(layer, curve) for layer, curve in run.curves.items()],
+        "manifest": [_step(entry) for entry in run.manifest],
+        "missing": run.missing,
+    }
+    return Page("index", "Overview", "overview.html.j2", told, tables=[dictionaries])
+
+
+def _headline(found: Found, names: Mapping[str, str]) -> dict[str, Any]:
+    circuit, validation = found.circuit, found.validation
+    row: dict[str, Any] = {
+        "page": names[found.stem],
+        "name": shown(circuit.name),
+        "verdict": verdict(circuit),
+        "pairs": len(circuit.interactions),
+        "carried": two(circuit.shares.get("carried")),
+        "computed": two(circuit.shares.get("computed")),
+        "inherited": two(circuit.shares.get("inherited")),
+        "proven": None if validation is None else validation.proven,
+        "proof": None if validation is None else validation.verdict,
+    }
+    if validation is not None:
+        edits = validation.edits.set_index("edit")
+        control = validation.random.loc[validation.random["kind"] == "as many", "taken"]
+        row |= {
+            "taken": two(float(edits.loc["remove the circuit", "taken"])),
+            "kept": two(float(edits.loc["keep only the circuit", "faithfulness"])),
+            "random": two(float(control.abs().median())),
+            "n": validation.n,
+        }
+    return row
+
+
+def _proposal(found: Found, names: Mapping[str, str]) -> dict[str, Any]:
+    circuit = found.circuit
+    return {
+        "page": names[found.stem],
+        "name": shown(circuit.name),
+        "pairs": len(circuit.interactions),
+        "gates": ", ".join(dict.fromkeys(gate.gate for gate in circuit.gates)) or "none",
+        "in_gates": number(circuit.shares.get("gate")),
+        "explained": number(circuit.explained),
+        "energy": number(circuit.shares.get("energy of 4 eigenvectors")),
+    }
+
+
+def _dictionaries(run: Run) -> Table:
+    rows = []
+    for site, dictionary in run.dictionaries.items():
+        row: dict[str, Any] = {
+            "site": str(site),
+            "features": dictionary.n_feature,
+            "active on a token": "by threshold" if dictionary.k is None else dictionary.k,
+        }
+        counts = dictionary.statistics
+        if counts is not None:
+            frequency = counts.frequency
+            row |= {
+                "measured on a token": float(frequency.sum()),
+                "never active": float((frequency == 0).float().mean()),
+                "on over a tenth": float((frequency > 0.1).float().mean()),
+                "n tokens": int(counts.n_token),
+            }
+        rows.append(row | _trained(run, site))
+    return Table.of("dictionaries", "Dictionaries, as training left them.", pd.DataFrame(rows))
+
+
+def _trained(run: Run, site: Site) -> dict[str, Any]:
+    """What the last line of a training's metrics says."""
+    path = run.folder / "saes" / site.hook_name / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    if not lines:
+        return {}
+    try:
+        last = json.loads(lines[-1])
+    except ValueError:  # a line that a kill cut short
+        return {}
+    return {"unexplained variance": last.get("fvu"), "steps": last.get("step")}
+
+
+def _curve_line(layer: int, curve: RankCurve) -> dict[str, Any]:
+    told = curve.summary(2)
+    return {
+        "layer": layer,
+        "share": number(told["share_above"]),
+        "n": told["n_compared"],
+        "controls": [(name, number(told[f"share_above_{name}"])) for name in CONTROLS],
+    }
+
+
+def _step(entry: Mapping[str, Any]) -> dict[str, Any]:
+    versions = entry.get("versions", {})
+    made_of = json.dumps(entry.get("made_of", {}), indent=1, sort_keys=True)
+    return {
+        "step": shown(str(entry["step"])),
+        "made_of": made_of,
+        "versions": ", ".join(f"{name} {version}" for name, version in sorted(versions.items())),
+        "made": [(name, str(value)[:_HASH]) for name, value in entry.get("made", {}).items()],
+    }
+
+
+def low_rank(run: Run) -> Page:
+    """Figure 9 of the paper, for each layer that was measured."""
+    made: list[Figure] = []
+    layers = []
+    for layer, curve in run.curves.items():
+        about, rank = curve.about, min(2, curve.ranks[-2])
+        n = len(curve.compared(rank))
+        note = (
+            f"Layer {layer}, features read by {about['reader']}: n = {n} features active on "
+            f"{about['min_active']} or more of {about['n_token']:,} tokens, seed {about['seed']}. "
+        )
+        chance = (
+            "Controls: the same eigenvalues along random directions (rotated), another feature's "
+            "form (shuffled), a model that learnt nothing (untrained)."
+        )
+        found = [
+            figures.by_rank(curve, note + chance),
+            figures.distribution(curve, rank, note + chance),
+            figures.thresholds(curve, rank, note + chance),
+            figures.scatter_by(curve, rank, "n_active", "tokens it is active on", note),
+            figures.scatter_by(curve, rank, "effective_rank", "effective rank of its form", note),
+            figures.losses(curve, f"{about['n_loss_documents']} documents, seed {about['seed']}."),
+        ]
+        keyed = [_keyed(figure, f"layer-{layer}") for figure in found]
+        made += keyed
+        summary = {key: number(value) for key, value in curve.summary(rank).items()}
+        layers.append({"layer": layer, "figures": keyed, "told": summary, "rank": rank,
+                       "threshold": THRESHOLD})  # fmt: skip
+    told: dict[str, Any] = {"layers": layers, "command": "circuits rank RUN"}
+    return Page("rank", "Low rank", "rank.html.j2", told, made)
+
+
+def features(run: Run, books: Mapping[Site, Catalogue]) -> Page:
+    """All features of all dictionaries, to be searched."""
+    listed = [
+        {"site": str(site), "key": book.key, "n_feature": book.dictionary.n_feature}
+        for site, book in books.items()
+    ]
+    told: dict[str, Any] = {"dictionaries": listed, "has_text": run.text is not None,
+            "command": "circuits report RUN --text PATH"}  # fmt: skip
+    return Page("features", "Features", "features.html.j2", told, data={"dictionaries": listed})
+
+
+def layer_page(run: Run, table: LayerTable, books: Mapping[Site, Catalogue]) -> Page:
+    """Statistics over the outputs of one layer."""
+    layer, rows, control = table.layer, table.rows, table.control
+    out = books[Site("mlp_out", layer)]
+    into = books[Site("mlp_in", layer)]
+    note = (
+        f"n = {len(rows)} of {table.n_output} output features, read by {table.reader}; control: "
+        f"n = {len(control)} of them with random directions in place of the input features, seed "
+        f"{table.seed}."
+    )
+    made = [
+        _sums(rows, control, "cross", f"Weights of pairs of different features. {note}"),
+        _sums(rows, control, "self", f"Weights of features with themselves. {note}"),
+        _spread(rows, control, "effective_rank", "Effective rank of the forms", note),
+        _spread(rows, control, "energy_2", "Share of the energy in two eigenvalues", note),
+        _gates(rows, control, note),
+    ]
+    listed = _outputs(run, table, into, out)
+    told = {
+        "layer": layer,
+        "note": note,
+        "table": listed,
+        "interactions": layer in run.interactions,
+        "command": "circuits interactions RUN",
+    }
+    return Page(f"layer-{layer}", f"Layer {layer}", "layer.html.j2", told, made, [listed])
+
+
+def _outputs(run: Run, table: LayerTable, into: Catalogue, out: Catalogue) -> Table:
+    rows = table.rows
+    ends = [
+        " × ".join(f"{f} {into.caption(f)}".strip() for f in pair)
+        for pair in zip(rows["strongest_first"], rows["strongest_second"], strict=True)
+    ]
+    told = pd.DataFrame(
+        {
+            "output": rows["output"],
+            "promotes": [
+                " ".join(token for token, _ in out.cards[o]["up"][:3]) for o in rows["output"]
+            ],
+            "effective rank": rows["effective_rank"],
+            "energy of 2": rows["energy_2"],
+            "first eigenvalue": rows["value_1"],
+            "root mean square": rows["cross_rms"],
+            "kurtosis": rows["cross_kurtosis"],
+            "strongest pair": ends,
+            "its weight": rows["strongest_weight"],
+            "AND score": rows["and_score"],
+        }
+    )
+    known = run.interactions.get(table.layer)
+    if known is not None:
+        count = known[known["q"] <= 0.05].groupby("output").size()
+        told["pairs at q 0.05"] = [int(count.get(o, 0)) for o in rows["output"]]
+    return Table.of("outputs", "Every output; a click on a column's name sorts by it.", told)
+
+
+def _sums(rows: pd.DataFrame, control: pd.DataFrame, kind: str, note: str) -> Figure:
+    """The outputs' histograms together, each in units of its own root mean square."""
+    from circuits.statistics import BINS, histogram_edges
+
+    edges = histogram_edges().numpy()
+    width = edges[1] - edges[0]
+    middles = np.concatenate([[edges[0] - width / 2], (edges[:-1] + edges[1:]) / 2,
+                              [edges[-1] + width / 2]])  # fmt: skip
+    table = pd.DataFrame({"weight": middles})
+    traces = []
+    styles = (("features", rows, {"color": BLUE, "width": 3}),
+              ("random directions", control, {"color": GREY, "dash": "dot"}))  # fmt: skip
+    for name, some, style in styles:
+        held = np.sum([np.asarray(h) for h in some[f"{kind}_histogram"]], axis=0)
+        assert len(held) == BINS
+        table[name] = held / max(held.sum(), 1)
+        shown_at = table[name].where(table[name] > 0)
+        traces.append(
+            figures.line(middles, shown_at.tolist(), name, line={"shape": "hvh", **style})
+        )
+    layout = {"xaxis": {"title": {"text": "weight, in root mean squares of its output"}},
+              "yaxis": {"type": "log", "title": {"text": "share of pairs"},
+                        "exponentformat": "power"}}  # fmt: skip
+    title = {"cross": "Pairs of different features", "self": "Features with themselves"}[kind]
+    return Figure(kind, title, note, traces, table, layout)
+
+
+def _spread(
+    rows: pd.DataFrame, control: pd.DataFrame, column: str, title: str, note: str
+) -> Figure:
+    both = np.concatenate([rows[column], control[column]])
+    edges = np.linspace(0, float(both.max()) * 1.02 or 1.0, 31)
+    made = [
+        figures.counts(control[column], edges, "random directions", color=GREY, dash="dot"),
+        figures.counts(rows[column], edges, "features", color=BLUE, width=3),
+    ]
+    table = pd.concat([table for _, table in made], ignore_index=True)
+    layout = {"xaxis": {"title": {"text": title.lower()}},
+              "yaxis": {"title": {"text": "share of outputs"}}}  # fmt: skip
+    return Figure(column, title, note, [trace for trace, _ in made], table, layout)
+
+
+def _gates(rows: pd.DataFrame, control: pd.DataFrame, note: str) -> Figure:
+    """How far each output's best AND stands out, beside its strongest weight."""
+    table = rows[["output", "strongest_weight", "and_score", "cross_rms"]].reset_index(drop=True)
+    chance = control["and_score"] / control["cross_rms"]
+    ratio, strongest = (
+        table[c].abs() / table["cross_rms"] for c in ("and_score", "strongest_weight")
+    )
+    names = [f"output {o}" for o in table["output"]]
+    traces = [
+        figures.points(control["strongest_weight"].abs() / control["cross_rms"], chance,
+                       "random directions", marker={"color": GREY, "size": 5, "symbol": "x"}),
+        figures.points(strongest, ratio, "features", names, marker={"color": BLUE, "size": 6}),
+    ]  # fmt: skip
+    layout = {"xaxis": {"title": {"text": "strongest pair, in root mean squares"}},
+              "yaxis": {"title": {"text": "AND score, in root mean squares"}}}  # fmt: skip
+    told = f"AND score: a pair's weight less both features' weights with themselves. {note}"
+    return Figure("gates", "Gate-like pairs", told, traces, table, layout)
+
+
+def _keyed(figure: Figure, end: str) -> Figure:
+    return Figure(f"{figure.key}-{end}", figure.title, figure.note, figure.traces, figure.table,
+                  figure.layout)  # fmt: skip

@@ -1,0 +1,158 @@
+"""Pages as files: a folder that opens from disk, or one file; the same pages, the same scripts.
+
+A page's data are scripts that register themselves, because a page opened from disk may not fetch;
+in one file they are blocks of JSON that are parsed when needed. What a reader would get wrong: the
+policy at the head of each file forbids every remote load, so nothing here may name a host.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from analysis.report.page import Page
+from analysis.report.text import script_json
+from circuits.errors import ReportError
+from circuits.files import folder_written_whole, written_whole
+
+MARK = "report.json"
+"""The file by which a folder is known as a report, and so may be written anew."""
+
+_VERSION = 1
+_SCRIPTS = ("report.js", "figures.js", "tables.js", "graph.js", "features.js")
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """All pages in order, the overview first, and further data by name."""
+
+    title: str
+    pages: list[Page]
+    data: Mapping[str, Any]
+
+    def write_folder(self, out: Path) -> Path:
+        """A new folder, or one in place of an older report; its first page."""
+        check_target(out, single_file=False)
+        aside = out.with_name(f".{out.name}.{os.getpid()}.old")
+        with folder_written_whole(out) as folder:
+            assets, data = folder / "assets", folder / "data"
+            assets.mkdir()
+            data.mkdir()
+            for name, content in _assets().items():
+                _write(assets / name, content)
+            for key, content in self._all_data().items():
+                _write(data / f"{key}.js", f"Report.put({script_json(key)},{content})\n")
+            for page in self.pages:
+                _write(folder / f"{page.name}.html", self._page(page))
+            _write(folder / MARK, script_json({"schema": "bilinear-circuits/report",
+                                               "version": _VERSION}) + "\n")  # fmt: skip
+            if out.exists():
+                os.replace(out, aside)
+        shutil.rmtree(aside, ignore_errors=True)
+        return out / "index.html"
+
+    def write_file(self, out: Path) -> Path:
+        """One file that holds everything."""
+        check_target(out, single_file=True)
+        with written_whole(out) as path:
+            _write(path, self._single())
+        return out
+
+    def _all_data(self) -> dict[str, str]:
+        told = {page.name: page.content for page in self.pages} | dict(self.data)
+        return {key: script_json(content) for key, content in told.items()}
+
+    def _page(self, page: Page) -> str:
+        def href(name: str, rest: str = "") -> str:
+            return f"{name}.html" + (f"#{rest}" if rest else "")
+
+        body = self._body(page, href)
+        return _environment().get_template("folder.html.j2").render(
+            title=self.title, page=page, body=body, pages=self.pages, href=href,
+            scripts=_SCRIPTS, policy=_policy("'self' file:"),
+        )  # fmt: skip
+
+    def _single(self) -> str:
+        def href(name: str, rest: str = "") -> str:
+            return f"#/{name}" + (f"/{rest}" if rest else "")
+
+        assets = _assets()
+        scripts = "\n".join(assets[name] for name in _SCRIPTS)
+        plotly = assets["plotly.js"].replace("</script", "<\\/script").replace("<!--", "<\\!--")
+        hashes = " ".join(f"'sha256-{_digest(text)}'" for text in (scripts, plotly))
+        return _environment().get_template("single.html.j2").render(
+            title=self.title, pages=self.pages, href=href, scripts=scripts, plotly=plotly,
+            style=assets["style.css"], policy=_policy(hashes), data=self._all_data(),
+            bodies={page.name: self._body(page, href) for page in self.pages},
+        )  # fmt: skip
+
+    def _body(self, page: Page, href: Any) -> str:
+        template = _environment().get_template(page.template)
+        return template.render(page=page, href=href, pages=self.pages, **page.told)
+
+
+def check_target(out: Path, single_file: bool) -> None:
+    """Refuse a place that holds something else than a report, or where nothing can be written,
+    before anything is computed."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(out.parent, os.W_OK):
+        raise ReportError(
+            f"{out.parent}: nothing may be written there, so no report can be. Name another place "
+            f"with out (--out), or ask for the right to write."
+        )
+    if single_file:
+        if out.is_dir():
+            raise ReportError(f"{out} is a folder. Name the file to write: {out / 'report.html'}")
+        return
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise ReportError(f"{out} is a file, and a report is a folder. Name a new folder.")
+    if any(out.iterdir()) and not (out / MARK).is_file():
+        raise ReportError(
+            f"{out} is not empty, and no report (it has no {MARK}): what it holds would be lost. "
+            f"Name a new or empty folder."
+        )
+
+
+def _environment() -> Any:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    return Environment(
+        loader=PackageLoader("analysis.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _assets() -> dict[str, str]:
+    from plotly.offline import get_plotlyjs
+
+    folder = files("analysis.report") / "assets"
+    own = {name: (folder / name).read_text(encoding="utf-8") for name in ("style.css", *_SCRIPTS)}
+    return {**own, "plotly.js": get_plotlyjs()}
+
+
+def _policy(scripts: str) -> str:
+    """Nothing from anywhere; plotly needs styles of its own, downloads need blobs."""
+    return (
+        f"default-src 'none'; script-src {scripts}; style-src 'self' file: 'unsafe-inline'; "
+        f"img-src data: blob:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _digest(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode()
+
+
+def _write(path: Path, content: str) -> None:
+    path.write_text(content, encoding="utf-8", newline="\n")
