@@ -171,6 +171,12 @@ def validate(
     """
     check_count("validate", n_draws, None, "n_draws")
     layer = layer_of_circuit(model, circuit, dictionaries)
+    for other in others:
+        if (its := layer_of_circuit(model, other, dictionaries)) != layer:
+            raise CircuitFileError(
+                f"validate: circuit {other.name!r} is of layer {its}, {circuit.name!r} of layer "
+                f"{layer}. As controls pass circuits of the same layer."
+            )
     into = dictionaries[sites_of(layer)[0]].to(model.device)
     asked = behaviour.ask(model)
     bench = _Bench(asked, layer, into, seed)

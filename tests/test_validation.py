@@ -246,6 +246,12 @@ def test_other_circuits_are_controls_in_the_same_table(circuit):
     assert abs(edit(found, "control: circuit of other")["taken"]) < 0.1
 
 
+def test_a_control_of_other_dictionaries_is_refused(circuit):
+    other = replace(circuit, name="theirs", source=dict(circuit.source) | {"inputs": "0" * 64})
+    with pytest.raises(CircuitFileError, match="circuit 'theirs' is of another run: the hash of"):
+        validate(planted_model(), circuit, HALVES[1], planted_dictionaries(), others=[other])
+
+
 def test_side_effects_are_measured_where_no_answer_is_due(circuit, tmp_path):
     texts = [f"{case.text} {case.right[0]}" for case in HALVES[1].cases]
     (tmp_path / "text.txt").write_text("\n\n".join(texts))
