@@ -101,10 +101,11 @@ def _add_json(command: argparse.ArgumentParser) -> None:
 def _add_demo(commands: Commands) -> None:
     demo = commands.add_parser(
         "demo",
-        help="everything at once: model, dictionaries, the negation circuit, its proof, low rank",
+        help="everything at once: model, dictionaries, the negation circuit, its proof, a report",
         description="Trains a bilinear transformer on built-in stories and dictionaries of its "
         "streams, finds the circuit that reads 'not good', proves it by edits of the model, "
-        "and says how far two eigenvectors go. The same command again only reads what is there.",
+        "says how far two eigenvectors go, and writes it all as pages that open from disk. The "
+        "same command again only reads what is there.",
         epilog="example: circuits demo runs/demo --seed 3",
     )
     demo.add_argument("run_folder", metavar="RUN", nargs="?", default="runs/demo",

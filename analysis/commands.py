@@ -78,17 +78,17 @@ def demo(options: Namespace) -> None:
     proofs = {name: proof.verdict for name, proof in found.validations.items()}
     if options.json:
         print_json({"run": str(found.run), "circuits": told, "proofs": proofs,
-                    "seed": options.seed})  # fmt: skip
+                    "page": str(found.page), "seed": options.seed})  # fmt: skip
         return
     negation = found.circuits["negation"]
     print(negation if isinstance(negation, str) else told_circuit(negation))
     if "negation" in found.validations:
         print(f"\n{told_validation(found.validations['negation'])}")
-    print("\nThe controls' own circuits:" if len(told) > 1 else "")
+    print("\nThe controls' own circuits:")
     for name, answer in told.items():
         if name != "negation":
             print(f"  {name}: {answer}; {proofs.get(name, 'nothing to prove')}")
-    print(f"\n{found.run}")
+    print(f"\nopen {found.page}")
 
 
 def gates(options: Namespace) -> None:

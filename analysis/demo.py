@@ -1,4 +1,4 @@
-"""The whole way in one go: a model, its dictionaries, interactions, circuits, proofs, low rank.
+"""The whole way in one go: model, dictionaries, interactions, circuits, proofs, ranks, report.
 
 Each step is what its own command does. A step whose inputs, settings and files are as they were is
 not done again, so a second run only reads. What a reader would get wrong: what is remembered is
@@ -19,6 +19,7 @@ from typing import Any
 from analysis.discovery import COVERAGE, N_PAIRS
 from analysis.interaction_tables import run_interactions
 from analysis.lowrank.run import run_rank
+from analysis.report import write_report
 from analysis.run_circuits import behaviour_of, circuit_file, run_find, run_validate, stories_of
 from analysis.run_training import run_model, run_saes
 from analysis.validation import Validation
@@ -34,6 +35,7 @@ BEHAVIOURS = ("pronoun", "but", "negation")
 """Of which a circuit is sought; each is a control of the others."""
 
 _MEMORY = "demo.json"
+_STEPS = ("interactions", "circuits", "rank")  # folders that the report is made of
 _DOCUMENTS = 500  # that pairs are weighed by
 
 Tell = Callable[[str], None]
@@ -46,6 +48,7 @@ class Demo:
     run: Path
     circuits: Mapping[str, Circuit | str]
     validations: Mapping[str, Validation]
+    page: Path  # the report
 
 
 def run_demo(run: str | Path, seed: int = 0, device: str | None = None, tell: Tell = print) -> Demo:
@@ -87,7 +90,15 @@ def run_demo(run: str | Path, seed: int = 0, device: str | None = None, tell: Te
         "rank: how well two eigenvectors stand in for a feature",
         lambda: run_rank(run, model, dictionaries, corpus=text, seed=seed),
     )  # fmt: skip
-    return Demo(run, found, proofs)
+    page = run / "report" / "index.html"
+    made = sorted(file for name in _STEPS for file in (run / name).glob("*.*"))
+    step(
+        "report",
+        [page, *made],
+        "report: pages that open from disk",
+        lambda: write_report(run, text=text, device=device, seed=seed),
+    )
+    return Demo(run, found, proofs, page)
 
 
 def _trained(

@@ -33,7 +33,7 @@ from torch.nn import functional
 from analysis.asked import Asked
 from analysis.behaviour import Behaviour
 from analysis.contrast import PairAccount, sites_of
-from analysis.discovery import check_dictionaries
+from analysis.discovery import SHOWN, check_dictionaries
 from analysis.edits import Change, PairTerms, edited, removing, terms_of
 from circuits.batches import BatchPlan, in_order
 from circuits.circuit import Circuit, Interaction
@@ -51,6 +51,7 @@ WANTED = {
     "removal moves other classes at most": 0.2,
     "keeping only the circuit keeps at least": 0.8,
     "as many random pairs take at most (median)": 0.05,
+    "cases of each affected class at least": 8,
 }
 """What a circuit must reach to be called proven; shares of the margins before any edit."""
 
@@ -399,10 +400,14 @@ def _untrained(bench: _Bench, terms: PairTerms) -> list[dict[str, Any]]:
     control = _Bench(asked, bench.layer, bench.into, bench.seed)
     pairs = list(zip(terms.first.tolist(), terms.second.tolist(), strict=True))
     its = PairTerms.of(model, bench.layer, bench.into, pairs)
-    return [
+    rows = [
         control.row("control: untrained model", control.plain, 0),
         control.row("control: untrained model, remove", control.without(its), len(its)),
     ]
+    if bool((asked.shown(control.plain) < SHOWN).any()):  # shares of what is not there are noise
+        unknown = dict.fromkeys(("taken", "low", "high", "moved", "faithfulness"), float("nan"))
+        rows = [row | unknown for row in rows]
+    return rows
 
 
 def _random_pairs(
@@ -613,6 +618,7 @@ def _criteria(asked: Asked, edits: pd.DataFrame, random: pd.DataFrame) -> pd.Dat
         float(removed["moved"]),
         float(kept["faithfulness"]),
         float(random.loc[random["kind"] == "as many", "taken"].abs().median()),
+        float(torch.bincount(asked.label)[asked.affected > 0].min()),
     ]
     rows = []
     for (criterion, wanted), value in zip(WANTED.items(), values, strict=True):

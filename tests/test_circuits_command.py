@@ -131,7 +131,7 @@ def test_a_found_circuit_is_validated_on_the_other_half(run, capsys):
     )  # fmt: skip
     (one,) = told["validations"]
     assert one["proven"]
-    assert [row["met"] for row in one["criteria"]] == [True] * 5
+    assert [row["met"] for row in one["criteria"]] == [True] * 6
 
 
 def test_circuits_of_one_run_are_each_others_controls(run, capsys):

@@ -62,7 +62,7 @@ def with_pairs(circuit: Circuit, *pairs: tuple[int, int]) -> Circuit:
 def test_the_planted_circuit_is_proven(proof):
     assert proof.proven
     assert proof.verdict == "proven: every criterion is met"
-    assert list(proof.criteria["met"]) == [True] * 5
+    assert list(proof.criteria["met"]) == [True] * 6
 
 
 def test_removing_it_takes_all_and_leaves_the_other_classes_alone(proof):
@@ -343,3 +343,12 @@ def test_a_validation_leaves_no_trace_in_the_model(circuit):
     validate(model, circuit, HALVES[1], planted_dictionaries(), n_draws=1)
     torch.testing.assert_close(model.logits(tokens), before, rtol=0, atol=0)
     assert replace(model).fingerprint == weights
+
+
+def test_a_handful_of_cases_proves_nothing():
+    """Every other criterion may be met by so few; none of them says more than these did."""
+    model, dictionaries = planted_model(), planted_dictionaries()
+    circuit = find_circuit(model, dictionaries, planted_behaviour())
+    few = validate(model, circuit, planted_behaviour(3), dictionaries, n_draws=2)
+    assert not few.proven
+    assert few.verdict == "not proven: cases of each affected class at least 8, measured 3"
