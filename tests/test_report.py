@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from analysis.cli import main
 from analysis.contrast import PairAccount, sites_of
+from analysis.edits import terms_of
 from analysis.report import collect, write_report
 from analysis.report.contexts import Text
 from analysis.report.forms import CircuitForm
@@ -190,6 +191,26 @@ def test_every_ledger_of_a_page_adds_up_to_what_the_model_computed(hostile_run):
             assert total == pytest.approx(ledger["computed"], abs=1e-4 * size)
     labels = [ledger["label"] for ledger in content(report, "circuit-hostile")["ledgers"]]
     assert labels[:2] == ["not bad", "not <b>good"]  # the affected classes first
+
+
+def test_a_ledger_is_of_its_own_case_and_its_marked_rows_are_what_the_circuit_writes(hostile_run):
+    folder, text = hostile_run
+    run = collect(folder, text, "cpu")
+    found = run.circuits[0]
+    asked, (before, after) = found.behaviour.ask(run.model), sites_of(0)
+    x, y = (asked.read([site])[str(site)] for site in (before, after))
+    account = PairAccount.of(asked, 0, run.dictionaries[before])
+    terms = terms_of(run.model, 0, run.dictionaries[before], found.circuit.interactions)
+    told = content(folder / "report", "circuit-hostile")["ledgers"]
+    ledgers = {each["label"]: each for each in told}
+    assert set(ledgers) == set(found.behaviour.labels)
+    for place, label in enumerate(found.behaviour.labels):
+        case = int((asked.label == place).nonzero()[0, 0])
+        reads = float(asked.side[case]) * account.reads[case]
+        computed, written = (float(v[case].double() @ reads) for v in (y, terms(x)))
+        assert ledgers[label]["computed"] == pytest.approx(computed, rel=1e-3)
+        assert ledgers[label]["by_circuit"] == pytest.approx(written, rel=1e-3, abs=1e-6)
+        assert len(ledgers[label]["tokens"]) == int(asked.position[case])
 
 
 def test_the_matrix_and_the_spectrum_are_of_the_forms_they_name(hostile_run):

@@ -194,7 +194,7 @@ def _missing(run: Run) -> list[Missing]:
 def _held_out(model: Model) -> Corpus | None:
     """The part of the built-in stories that no training sees, where the model knows the words."""
     stories = built_in(0)
-    if stories.word_numbers(model.words("a report")) is None:
+    if model.tokenizer is None or stories.word_numbers(model.tokenizer) is None:
         return None
     return parted(stories)[1]
 

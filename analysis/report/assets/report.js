@@ -70,9 +70,13 @@ const Report = {
     return page + ".html" + (rest ? "#" + rest : "");
   },
 
+  hash() {
+    try { return decodeURIComponent(location.hash.slice(1)); } catch (malformed) { return ""; }
+  },
+
   /* What follows the page in the address: a feature, say. */
   rest() {
-    const hash = decodeURIComponent(location.hash.slice(1));
+    const hash = this.hash();
     if (document.body.dataset.folder) return hash;
     return hash.split("/").slice(2).join("/");
   },
@@ -90,11 +94,11 @@ const Report = {
   /* One file holds all pages: the address says which is shown. */
   route() {
     const main = document.getElementById("content");
-    const wanted = decodeURIComponent(location.hash.slice(2)).split("/")[0] || "index";
-    if (location.hash && !location.hash.startsWith("#/")) return;
+    if (location.hash === "#content") return;
+    const asked = this.hash().split("/")[1];
+    const wanted = document.getElementById("page-" + asked) ? asked : "index";
     if (main.dataset.page === wanted) { Features.opened(); return; }
     const template = document.getElementById("page-" + wanted);
-    if (!template) return;
     main.replaceChildren(template.content.cloneNode(true));
     main.dataset.page = wanted;
     delete main.dataset.ready;
