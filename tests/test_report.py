@@ -172,9 +172,8 @@ def test_the_page_of_a_circuit_tells_the_numbers_of_its_files(hostile_run):
         assert pairs[pair.first, pair.second]["weight"] == pair.weight
     edits = told["tables"]["edits"]["table"]
     assert len(edits["rows"]) == len(validation.edits)
-    column = edits["columns"].index("taken")
-    taken = [np.nan if row[column] is None else row[column] for row in edits["rows"]]
-    np.testing.assert_allclose(taken, validation.edits["taken"], rtol=1e-4)
+    contrast = [row[edits["columns"].index("contrast")] for row in edits["rows"]]
+    np.testing.assert_allclose(contrast, validation.edits["contrast"], rtol=1e-4)
     assert any(row[0].startswith("control: untrained") for row in edits["rows"])
     assert (
         validation.verdict.split(":")[1].strip()[:20]
@@ -439,6 +438,12 @@ def test_groups_stand_apart_and_hold_their_features():
             if a is not b:
                 away = np.hypot(a["x"] - b["x"], a["y"] - b["y"])
                 assert away > a["radius"] + b["radius"]
+
+
+def test_a_circuit_without_pairs_is_its_outputs_alone():
+    drawn = picture(Circuit("none", (Output(4, "o"),), (Feature(0, "f"),), ()))
+    assert (drawn["groups"], drawn["nodes"], drawn["edges"]) == ([], [], [])
+    assert [output["feature"] for output in drawn["outputs"]] == [4]
 
 
 def test_of_very_many_features_the_strongest_pairs_are_drawn():

@@ -23,6 +23,7 @@ from analysis.report.forms import CircuitForm
 from analysis.report.layout import picture
 from analysis.report.page import Page
 from analysis.report.text import shown, two
+from circuits.circuit import Circuit
 from circuits.model import Site
 
 _MOST_IN_MATRIX = 60  # features of a heat map
@@ -47,20 +48,13 @@ def circuit_page(
     """Of one circuit, of a behaviour or proposed."""
     circuit = found.circuit
     captions = Captions(found, books)
-    drawn = picture(circuit)
-    for node in drawn["nodes"]:
-        node |= {"label": shown(node["label"]), "caption": captions.input(node["feature"])}
-    for output in drawn["outputs"]:
-        output |= {"label": shown(output["label"]), "caption": captions.output(output["feature"])}
-    for group in drawn["groups"]:
-        group["name"] = shown(group["name"])
+    drawn = _picture(circuit, captions)
     form = None if found.layer is None else CircuitForm.of(run, found)
     made = [] if form is None else _figures(form, text, captions, seed)
-    pairs = _pairs(found, text, books)
     layer = found.layer
     data = {
         "graph": drawn,
-        "pairs": pairs,
+        "pairs": _pairs(found, text, books),
         "ledgers": [] if form is None else _ledgers(run, form, text, captions),
         "sites": {"input": f"mlp_in@{layer}", "output": f"mlp_out@{layer}"} if form else None,
     }
@@ -73,7 +67,7 @@ def circuit_page(
         "facts": facts(found),
         "steps": steps(found),
         "shares": [
-            (key, two(value), _SHARES.get(key, "")) for key, value in circuit.shares.items()
+            (shown(key), two(value), _SHARES.get(key, "")) for key, value in circuit.shares.items()
         ],
         "tables": tables,
         "causal": edits,
@@ -83,6 +77,18 @@ def circuit_page(
         "command": "circuits validate RUN",
     }
     return Page(name, shown(circuit.name), "circuit.html.j2", told, made, [*tables, *edits], data)
+
+
+def _picture(circuit: Circuit, captions: Captions) -> dict[str, Any]:
+    """The picture with every name as it may be seen."""
+    drawn = picture(circuit)
+    for node in drawn["nodes"]:
+        node |= {"label": shown(node["label"]), "caption": captions.input(node["feature"])}
+    for output in drawn["outputs"]:
+        output |= {"label": shown(output["label"]), "caption": captions.output(output["feature"])}
+    for group in drawn["groups"]:
+        group["name"] = shown(group["name"])
+    return drawn
 
 
 def _figures(form: CircuitForm, text: Text | None, captions: Captions, seed: int) -> list[Figure]:

@@ -109,7 +109,7 @@ def tables_of(circuit: Circuit, captions: Captions) -> list[Table]:
         for label, f in zip(outputs["label"], outputs["feature"], strict=True)
     ]
     n = circuit.source.get("cases")
-    measured = "" if n is None else f" Contrast, elsewhere: logits, n = {n} cases."
+    measured = "" if n is None else f" Contrast, elsewhere: logits, n = {shown(str(n))} cases."
     factors = str(circuit.source.get("factors", "")).split(", ")
     effects = dict(zip(("first_effect", "second_effect"), (f"effect of {f}" for f in factors),
                        strict=False))  # fmt: skip

@@ -9,10 +9,11 @@ nothing; only membership of a group and the edges do.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from circuits.circuit import Circuit
+from circuits.circuit import Circuit, Gate, Output
 
 RADIUS = 17.0
 """Of a feature's node."""
@@ -59,61 +60,73 @@ def strength(circuit: Circuit, place: int) -> float:
 def picture(circuit: Circuit) -> dict[str, Any]:
     """Everything that is drawn, with its place."""
     pairs = drawn_pairs(circuit)
-    used = {end for n in pairs for end in _ends(circuit, n)}
-    members: dict[int, list[int]] = {}
-    for feature in circuit.features:
-        if feature.feature in used:
-            members.setdefault(feature.group, []).append(feature.feature)
-    members = dict(sorted(members.items()))
+    members = _members(circuit, pairs)
     spots = _groups(
         {group: len(of) for group, of in members.items()},
         {group: min(len(group_name(circuit, group)), 30) * _LETTER / 2 for group in members},
     )
-    nodes = {f: spot for group, of in members.items() for f, spot in _inside(of, spots[group])}
     right = max((s.x + s.radius for s in spots.values()), default=0.0)
-    bottom = max((s.y + s.radius for s in spots.values()), default=0.0)
+    bottom = max((s.y + s.radius for s in spots.values()), default=0.0) + _MARGIN
     gates = sorted(
         (gate for gate in circuit.gates if {gate.first, gate.second} <= set(spots)),
         key=lambda gate: spots[gate.first].y + spots[gate.second].y,  # so that few wires cross
     )
-    height = max(bottom + _MARGIN, 96.0 * len(gates) + 60, 58.0 * len(circuit.outputs) + 60, 300.0)
-    down = (height - bottom - _MARGIN) / 2
+    height = max(bottom, 96.0 * len(gates) + 60, 58.0 * len(circuit.outputs) + 60, 300.0)
+    spots = {g: Spot(s.x, s.y + (height - bottom) / 2, s.radius) for g, s in spots.items()}
     labels = {f.feature: f.label for f in circuit.features}
-    gate_x = right + 130
     return {
-        "width": gate_x + 330,
+        "width": right + 460,
         "height": height,
         "groups": [
-            {"group": group, "name": group_name(circuit, group), **_at(spots[group], down)}
-            for group in members
+            {"group": group, "name": group_name(circuit, group), **asdict(spot)}
+            for group, spot in spots.items()
         ],
         "nodes": [
-            {"feature": f, "group": group, "label": labels[f], **_at(nodes[f], down)}
+            {"feature": feature, "group": group, "label": labels[feature], **asdict(spot)}
             for group, of in members.items()
-            for f in of
+            for feature, spot in _inside(of, spots[group])
         ],
         "edges": [
             {"pair": n, "first": one, "second": two, "strength": strength(circuit, n)}
             for n in pairs
             for one, two in [_ends(circuit, n)]
         ],
-        "gates": [
-            {
-                "gate": gate.gate, "first": gate.first, "second": gate.second, "place": n,
-                "value": gate.weight if gate.contrast is None else gate.contrast,
-                "share": gate.share, "x": gate_x, "y": _column(n, len(gates), height),
-            }
-            for n, gate in enumerate(gates)
-        ],
-        "outputs": [
-            {
-                "feature": output.feature, "label": output.label, "effect": output.effect,
-                "share": output.share, "x": gate_x + 180,
-                "y": _column(n, len(circuit.outputs), height),
-            }
-            for n, output in enumerate(circuit.outputs)
-        ],
-    }  # fmt: skip
+        "gates": _gates(gates, right + 130, height),
+        "outputs": _outputs(circuit.outputs, right + 310, height),
+    }
+
+
+def _members(circuit: Circuit, pairs: list[int]) -> dict[int, list[int]]:
+    """The features of some pairs by group."""
+    used = {end for n in pairs for end in _ends(circuit, n)}
+    members: dict[int, list[int]] = {}
+    for feature in circuit.features:
+        if feature.feature in used:
+            members.setdefault(feature.group, []).append(feature.feature)
+    return dict(sorted(members.items()))
+
+
+def _gates(gates: list[Gate], x: float, height: float) -> list[dict[str, Any]]:
+    return [
+        {
+            "gate": gate.gate,
+            "first": gate.first,
+            "second": gate.second,
+            "value": gate.weight if gate.contrast is None else gate.contrast,
+            "share": gate.share,
+            "place": n,
+            "x": x,
+            "y": _column(n, len(gates), height),
+        }
+        for n, gate in enumerate(gates)
+    ]
+
+
+def _outputs(outputs: Sequence[Output], x: float, height: float) -> list[dict[str, Any]]:
+    return [
+        {**asdict(output), "x": x, "y": _column(n, len(outputs), height)}
+        for n, output in enumerate(outputs)
+    ]
 
 
 def _ends(circuit: Circuit, place: int) -> tuple[int, int]:
@@ -126,10 +139,6 @@ def group_name(circuit: Circuit, group: int) -> str:
     if group < 0:
         return "in no group"
     return circuit.groups.get(str(group), f"group {group}")
-
-
-def _at(spot: Spot, down: float) -> dict[str, float]:
-    return {"x": spot.x, "y": spot.y + down, "radius": spot.radius}
 
 
 def _column(place: int, of: int, height: float) -> float:
@@ -149,6 +158,8 @@ def _groups(sizes: dict[int, int], half_names: dict[int, float]) -> dict[int, Sp
     """One circle for each group, on a circle of circles that do not touch, nor do their names."""
     radii = {group: _size(n) for group, n in sizes.items()}
     n = len(radii)
+    if n == 0:
+        return {}
     if n == 1:
         ((group, radius),) = radii.items()
         return {group: Spot(max(radius, half_names[group]) + _MARGIN, radius + _MARGIN, radius)}

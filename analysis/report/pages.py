@@ -137,7 +137,9 @@ def _step(entry: Mapping[str, Any]) -> dict[str, Any]:
         "step": shown(str(entry["step"])),
         "made_of": made_of,
         "versions": ", ".join(f"{name} {version}" for name, version in sorted(versions.items())),
-        "made": [(name, str(value)[:_HASH]) for name, value in entry.get("made", {}).items()],
+        "made": [
+            (shown(name), str(value)[:_HASH]) for name, value in entry.get("made", {}).items()
+        ],
     }
 
 
