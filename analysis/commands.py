@@ -30,6 +30,7 @@ from analysis.discovery import verdict
 from analysis.gates import gate_report
 from analysis.images import ClassSpectra, open_images
 from analysis.images.pictures import spectra_sheet, write_png
+from analysis.images.run import run_images
 from analysis.images.study import figures, plan_for
 from analysis.interaction_tables import run_interactions
 from analysis.lowrank.of_circuit import circuit_rank
@@ -406,10 +407,14 @@ def digits(options: Namespace) -> None:
     """A classifier of images, read from its weights."""
     data = open_images(options.data)
     plan = replace(plan_for(data.train), seed=options.seed)
-    row, model = figures(data, plan)
-    if options.pictures is not None:
-        write_png(spectra_sheet(ClassSpectra.of(model).with_sign(data.train)), options.pictures)
-        row["pictures"] = options.pictures
+    if options.run_folder is not None:
+        row = run_images(options.run_folder, data, plan)
+        row["folder"] = f"{options.run_folder}/images"
+    else:
+        row, model = figures(data, plan)
+        if options.pictures is not None:
+            write_png(spectra_sheet(ClassSpectra.of(model).with_sign(data.train)), options.pictures)
+            row["pictures"] = options.pictures
     about = {
         "data": data.name,
         "n_train": len(data.train),

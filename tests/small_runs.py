@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 
 from analysis.behaviour import Behaviour, Case
+from analysis.images import open_images
+from analysis.images.run import run_images
 from analysis.interaction_tables import run_interactions
 from analysis.lowrank.run import run_rank
 from analysis.run_circuits import run_validate
@@ -18,6 +20,7 @@ from circuits.model.llama import write
 from sae import Dictionary, load_dictionaries
 from sae.reading import activations_in_order
 from tests.small_dictionaries import small_dictionary
+from tests.small_images import QUICK
 from tests.small_models import N_TOKEN, small_network
 
 HOSTILE = (
@@ -94,7 +97,7 @@ def behaviour() -> Behaviour:
             text += f"{HOSTILE[9] if second else HOSTILE[8]} w3{pair % 9}"
             label = ("not " if first else "") + ("<b>good" if second else "bad")
             answers = (right, wrong) if first == second else (wrong, right)
-            factors = {"<i>negated": first, "strong": second}
+            factors = {"<i>first": first, "other": second}
             cases.append(Case(text, label, *answers, factors, pair))
     return Behaviour("hostile", tuple(cases))
 
@@ -123,7 +126,7 @@ def circuit(model: Model, dictionaries: dict[Site, Dictionary], name: str) -> Ci
         groups={"0": HOSTILE[0], "1": HOSTILE[5], "2": "constant"},
         detectors=(Detector("not <b>good", (2, 7), (0.5, 0.25), 0.875),),
         source={
-            "behaviour": name, "factors": "<i>negated, strong", "affected": "not <b>good, not bad",
+            "behaviour": name, "factors": "<i>first, other", "affected": "not <b>good, not bad",
             "layer": 0, "model": model.fingerprint, "inputs": into.fingerprint,
             "outputs": out.fingerprint, "cases": 24,
         },
@@ -152,4 +155,5 @@ def small_run(folder: Path) -> Corpus:
     )
     proposed.save(folder / "circuits" / "Ünsafe name!.json")
     run_rank(folder, model, dictionaries, corpus=text, n_documents=20, min_active=10)
+    run_images(folder, open_images(), replace(QUICK, n_step=60))
     return text

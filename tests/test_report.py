@@ -69,11 +69,11 @@ def test_a_report_has_these_files_and_its_links_lead_to_them(hostile_run):
     report = hostile_run[0] / "report"
     told = pages(report)
     assert list(told) == [
-        "circuit-hostile.html", "circuit-nsafe-name.html", "features.html", "index.html",
-        "layer-0.html", "rank.html",
+        "circuit-hostile.html", "circuit-nsafe-name.html", "features.html", "images.html",
+        "index.html", "layer-0.html", "rank.html",
     ]  # fmt: skip
     titles = [page.text.split("·")[0].strip() for page in told.values()]
-    assert titles[2:] == ["Features", "Overview", "Layer 0", "Low rank"]
+    assert titles[2:] == ["Features", "Images", "Overview", "Layer 0", "Low rank"]
     assert {path.name for path in (report / "assets").iterdir()} == {
         "style.css", "plotly.js", "report.js", "figures.js", "tables.js", "graph.js", "features.js",
     }  # fmt: skip
@@ -106,7 +106,9 @@ def test_nothing_of_a_hostile_vocabulary_becomes_markup_or_turns_the_line(hostil
         scripts = page.of("script")
         assert all(set(s) == {"defer", "src"} and s["src"].startswith("assets/") for s in scripts)
         assert not [a for _, found in page.elements for a in found if a.startswith("on")], name
-        assert not {"img", "b", "i"} & {tag for tag, _ in page.elements}
+        assert not {"b", "i"} & {tag for tag, _ in page.elements}
+        assert all(image["src"].startswith("data:image/png;base64,") for image in page.of("img"))
+        assert len(page.of("img")) == (2 if name == "images.html" else 0)
         whole = (report / name).read_text("utf-8")
         assert not TURNING & set(whole)
         assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f]", whole)
@@ -170,8 +172,11 @@ def test_the_page_of_a_circuit_tells_the_numbers_of_its_files(hostile_run):
         assert pairs[pair.first, pair.second]["weight"] == pair.weight
     edits = told["tables"]["edits"]["table"]
     assert len(edits["rows"]) == len(validation.edits)
-    contrast = [row[edits["columns"].index("contrast")] for row in edits["rows"]]
-    np.testing.assert_allclose(contrast, validation.edits["contrast"], rtol=1e-4)
+    for name in ("contrast", "taken"):  # of a model that shows nothing, no share is taken
+        column = edits["columns"].index(name)
+        values = [np.nan if row[column] is None else row[column] for row in edits["rows"]]
+        np.testing.assert_allclose(values, validation.edits[name], rtol=1e-4)
+    assert validation.edits["contrast"].notna().all()
     assert any(row[0].startswith("control: untrained") for row in edits["rows"])
     assert (
         validation.verdict.split(":")[1].strip()[:20]

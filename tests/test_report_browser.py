@@ -25,7 +25,7 @@ pytestmark = [
 ]
 
 FAULTS = (Path(__file__).parent / "faults.js").read_text("utf-8")
-PAGES = ("index", "circuit-hostile", "circuit-nsafe-name", "rank", "features", "layer-0")
+PAGES = ("index", "circuit-hostile", "circuit-nsafe-name", "rank", "features", "layer-0", "images")
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def drawn(page) -> int:
 @pytest.mark.parametrize("name", PAGES)
 def test_every_page_opens_and_draws_all_its_figures(opened, name):
     page = opened(f"/{name}.html")
-    wanted = {"circuit-hostile": 5, "circuit-nsafe-name": 4, "rank": 6, "layer-0": 5}
+    wanted = {"circuit-hostile": 5, "circuit-nsafe-name": 4, "rank": 6, "layer-0": 5, "images": 3}
     assert drawn(page) == wanted.get(name, 0)
     assert page.locator("h1").count() == 1
     assert page.evaluate(FAULTS) == []

@@ -20,6 +20,7 @@ from analysis.report.circuit_page import circuit_page
 from analysis.report.collect import Run, collect
 from analysis.report.contexts import Text
 from analysis.report.features import catalogues, uses
+from analysis.report.images import images_page
 from analysis.report.layers import LayerTable
 from analysis.report.page import names_of
 from analysis.report.writing import Report, check_target
@@ -68,6 +69,8 @@ def report_of(run: Run, seed: int = 0) -> Report:
     made += [pages.low_rank(run), pages.features(run, books)]
     for layer in run.layers:
         made.append(pages.layer_page(run, LayerTable.of(run, layer, seed), books))
+    if run.images is not None:
+        made.append(images_page(run.images))
     data: dict[str, Any] = {book.key: book.index for book in books.values()}
     for book in books.values():
         data |= book.pieces()

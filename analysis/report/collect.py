@@ -17,6 +17,7 @@ import pandas as pd
 from analysis.behaviour import Behaviour
 from analysis.contrast import sites_of
 from analysis.discovery import layers_with_dictionaries
+from analysis.images.run import Study
 from analysis.lowrank.curve import RankCurve
 from analysis.validation import Validation
 from circuits.circuit import Circuit
@@ -65,6 +66,7 @@ class Run:
     circuits: list[Found]
     curves: dict[int, RankCurve]
     interactions: dict[int, pd.DataFrame]
+    images: Study | None  # the image case study
     text: Corpus | None  # that examples are taken from
     missing: list[Missing]
 
@@ -101,6 +103,7 @@ def collect(folder: str | Path, text: Corpus | None = None, device: str | None =
         sorted(circuits, key=_order),
         dict(sorted(curves.items())),
         dict(sorted(interactions.items())),
+        Study.load(folder),
         _held_out(model) if text is None else text,
         [],
     )
