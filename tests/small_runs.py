@@ -97,7 +97,7 @@ def behaviour() -> Behaviour:
             text += f"{HOSTILE[9] if second else HOSTILE[8]} w3{pair % 9}"
             label = ("not " if first else "") + ("<b>good" if second else "bad")
             answers = (right, wrong) if first == second else (wrong, right)
-            factors = {"<i>negated": first, "strong": second}
+            factors = {"<i>first": first, "other": second}
             cases.append(Case(text, label, *answers, factors, pair))
     return Behaviour("hostile", tuple(cases))
 
@@ -126,7 +126,7 @@ def circuit(model: Model, dictionaries: dict[Site, Dictionary], name: str) -> Ci
         groups={"0": HOSTILE[0], "1": HOSTILE[5], "2": "constant"},
         detectors=(Detector("not <b>good", (2, 7), (0.5, 0.25), 0.875),),
         source={
-            "behaviour": name, "factors": "<i>negated, strong", "affected": "not <b>good, not bad",
+            "behaviour": name, "factors": "<i>first, other", "affected": "not <b>good, not bad",
             "layer": 0, "model": model.fingerprint, "inputs": into.fingerprint,
             "outputs": out.fingerprint, "cases": 24,
         },

@@ -172,8 +172,11 @@ def test_the_page_of_a_circuit_tells_the_numbers_of_its_files(hostile_run):
         assert pairs[pair.first, pair.second]["weight"] == pair.weight
     edits = told["tables"]["edits"]["table"]
     assert len(edits["rows"]) == len(validation.edits)
-    contrast = [row[edits["columns"].index("contrast")] for row in edits["rows"]]
-    np.testing.assert_allclose(contrast, validation.edits["contrast"], rtol=1e-4)
+    for name in ("contrast", "taken"):  # of a model that shows nothing, no share is taken
+        column = edits["columns"].index(name)
+        values = [np.nan if row[column] is None else row[column] for row in edits["rows"]]
+        np.testing.assert_allclose(values, validation.edits[name], rtol=1e-4)
+    assert validation.edits["contrast"].notna().all()
     assert any(row[0].startswith("control: untrained") for row in edits["rows"])
     assert (
         validation.verdict.split(":")[1].strip()[:20]

@@ -18,7 +18,7 @@ from circuits.circuit import Circuit, Gate, Output
 RADIUS = 17.0
 """Of a feature's node."""
 
-_APART = 62.0  # between neighbouring nodes of a group, captions included
+_APART = 76.0  # between neighbouring nodes of a group, captions included
 _BETWEEN = 52.0  # groups
 _LETTER = 8.2  # of a group's name
 _MARGIN = 64.0
@@ -151,7 +151,7 @@ def _size(n: int) -> float:
         return RADIUS + 22
     if n <= 7:
         return _APART / (2 * math.sin(math.pi / n)) + RADIUS + 16
-    return _APART * 0.62 * math.sqrt(n) + RADIUS + 16
+    return _APART / 2 * math.sqrt(n) + RADIUS + 16
 
 
 def _groups(sizes: dict[int, int], half_names: dict[int, float]) -> dict[int, Spot]:
@@ -184,7 +184,8 @@ def _inside(features: list[int], circle: Spot) -> list[tuple[int, Spot]]:
         if n == 1:
             radius, angle = 0.0, 0.0
         elif n <= 7:
-            radius, angle = circle.radius - RADIUS - 16, 2 * math.pi * place / n
+            # the first at the top: captions of two, one below the other, do not meet
+            radius, angle = circle.radius - RADIUS - 16, 2 * math.pi * (place / n - 1 / 4)
         else:
             radius = (circle.radius - RADIUS - 16) * math.sqrt((place + 0.5) / n)
             angle = place * math.pi * (3 - math.sqrt(5))
