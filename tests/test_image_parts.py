@@ -67,6 +67,14 @@ def test_a_layer_of_few_neurons_is_found_again_up_to_scale():
     assert relative_error(found.layer(x), layer(x)) < 1e-2
 
 
+def test_more_neurons_than_a_layer_has_eigenvectors_are_found_too():
+    two = torch.eye(6, dtype=torch.float64)[:2]
+    layer = BilinearLayer(two, two, torch.ones(1, 2, dtype=torch.float64))
+    found = shared_neurons(layer, 5)
+    assert found.similarity == pytest.approx(1, abs=1e-6)
+    assert found.layer.d_hidden == 5
+
+
 @pytest.mark.parametrize("biases", ["", "left right"])
 def test_the_similarity_told_is_the_cosine_of_the_dense_tensors(biases):
     layer = small_layer(6, 12, d_out=5, biases=biases)
