@@ -57,6 +57,7 @@ class Study:
 def run_images(run: str | Path, data: ImageData, plan: ImagePlan) -> dict[str, Any]:
     """Measure one seed into ``RUN/images``, and return the figures."""
     folder = Path(run) / "images"
+    folder.mkdir(parents=True, exist_ok=True)  # a place that cannot be is told before the training
     row, model = figures(data, plan)
     spectra = ClassSpectra.of(model).with_sign(data.train)
     image, label = data.test.pixels[0], int(data.test.labels[0])
