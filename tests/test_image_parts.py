@@ -179,6 +179,18 @@ def test_reading_by_the_pseudoinverse_recovers_more_than_random_directions(
     assert int(table["n_live"].iloc[0]) <= 12
 
 
+def test_the_control_of_outputs_reads_by_as_many_of_the_layers_own(model, dictionary, digits):
+    table = read_through(model, dictionary, digits.test, seed=4)
+    x = model.before(digits.test.pixels, 1).double()
+    chosen = torch.randperm(len(x), generator=generator(4))[: int(table["n_live"].iloc[0])]
+    rows = x[chosen] - dictionary.offset
+    read = (x - dictionary.offset) @ torch.linalg.pinv(rows) @ rows + dictionary.offset
+    variance = (x - x.mean(0)).square().sum()
+    wanted = float((read - x).square().sum() / variance)
+    assert table.loc["outputs", "fvu"] == pytest.approx(wanted, rel=1e-4)
+    assert table.loc["outputs", "fvu"] < table.loc["random", "fvu"]
+
+
 def test_what_a_full_dictionary_reads_by_its_pseudoinverse_is_the_layer(model, dictionary, digits):
     wide = replace(dictionary, encoder=normal(32, 32).float(), decoder=normal(32, 32).float(),
                    bias=torch.zeros(32))  # fmt: skip
