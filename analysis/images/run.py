@@ -23,7 +23,12 @@ from circuits.errors import ImageError, first_line
 from circuits.files import read_json, write_json, written_whole
 from circuits.manifest import record
 
-_TABLES = ("spectra", "truncation", "explanation")
+_ABOUT = ("data", "n_train", "n_test", "label", "seed")
+_TABLES = {
+    "spectra": ["class", "rank", "value"],
+    "truncation": ["rank", "accuracy", "lost"],
+    "explanation": ["class", "rank", "adds"],
+}
 _PICTURES = ("eigenvectors", "image")
 
 
@@ -45,9 +50,12 @@ class Study:
         told = read_json(folder / "study.json", ImageError)
         try:
             tables = {name: pd.read_parquet(folder / f"{name}.parquet") for name in _TABLES}
+            for name, columns in _TABLES.items():
+                _ = tables[name][columns]  # a KeyError where one is missing
             pictures = {name: (folder / f"{name}.png").read_bytes() for name in _PICTURES}
-            return cls(told["about"], told["figures"], tables, pictures)
-        except (OSError, ValueError, KeyError) as error:
+            about = {name: told["about"][name] for name in _ABOUT}
+            return cls(about, dict(told["figures"]), tables, pictures)
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise ImageError(
                 f"{folder}: is not whole ({first_line(error)}). Make it again: circuits digits "
                 f"--run {run}"
