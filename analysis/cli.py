@@ -392,8 +392,9 @@ def _add_digits(commands: Commands) -> None:
     command.add_argument("--data", metavar="PATH",
                          help="an .npz with x_train, y_train, x_test, y_test, a folder of IDX "
                          "files, or a hub data set (default: scikit-learn's digits)")  # fmt: skip
-    command.add_argument("--pictures", metavar="FILE", help="write eigenvectors as a PNG")
-    command.add_argument("--run", dest="run_folder", metavar="RUN",
-                         help="keep it in this run, for a page of its report")  # fmt: skip
+    kept = command.add_mutually_exclusive_group()
+    kept.add_argument("--pictures", metavar="FILE", help="write eigenvectors as a PNG")
+    kept.add_argument("--run", dest="run_folder", metavar="RUN",
+                      help="keep it in this run, for a page of its report")  # fmt: skip
     command.add_argument("--seed", type=_seed, default=0, help="of everything (default 0)")
     _add_json(command)

@@ -411,6 +411,8 @@ def digits(options: Namespace) -> None:
         row = run_images(options.run_folder, data, plan)
         row["folder"] = f"{options.run_folder}/images"
     else:
+        if options.pictures is not None:  # a place that cannot be is told before the training
+            Path(options.pictures).parent.mkdir(parents=True, exist_ok=True)
         row, model = figures(data, plan)
         if options.pictures is not None:
             write_png(spectra_sheet(ClassSpectra.of(model).with_sign(data.train)), options.pictures)

@@ -67,6 +67,7 @@ ROWS = (
     ("loss recovered, pseudoinverse", "pinv_loss_recovered", "98.1 %", "≥ 98.1 %", True, 100, " %"),
     ("  the dictionary's own", "sae_loss_recovered", "87.1 %", "", True, 100, " %"),
     ("  as many random directions", "random_loss_recovered", "", "", True, 100, " %"),
+    ("  as many images' outputs", "outputs_loss_recovered", "", "", True, 100, " %"),
     ("  live features", "live_features", "87", "", True, 1, ""),
     ("fooled by masks of half an image's norm", "mask_fooled", "", "", True, 100, " %"),
     ("  the mask's pixels shuffled", "mask_fooled_control", "", "", False, 100, " %"),

@@ -67,6 +67,14 @@ def test_a_layer_of_few_neurons_is_found_again_up_to_scale():
     assert relative_error(found.layer(x), layer(x)) < 1e-2
 
 
+def test_more_neurons_than_a_layer_has_eigenvectors_are_found_too():
+    two = torch.eye(6, dtype=torch.float64)[:2]
+    layer = BilinearLayer(two, two, torch.ones(1, 2, dtype=torch.float64))
+    found = shared_neurons(layer, 5)
+    assert found.similarity == pytest.approx(1, abs=1e-6)
+    assert found.layer.d_hidden == 5
+
+
 @pytest.mark.parametrize("biases", ["", "left right"])
 def test_the_similarity_told_is_the_cosine_of_the_dense_tensors(biases):
     layer = small_layer(6, 12, d_out=5, biases=biases)
@@ -169,6 +177,18 @@ def test_reading_by_the_pseudoinverse_recovers_more_than_random_directions(
     assert recovered["pinv_live"] > recovered["random"] + 0.1
     assert table.loc["pinv", "fvu"] <= table.loc["pinv_live", "fvu"] + 1e-9
     assert int(table["n_live"].iloc[0]) <= 12
+
+
+def test_the_control_of_outputs_reads_by_as_many_of_the_layers_own(model, dictionary, digits):
+    table = read_through(model, dictionary, digits.test, seed=4)
+    x = model.before(digits.test.pixels, 1).double()
+    chosen = torch.randperm(len(x), generator=generator(4))[: int(table["n_live"].iloc[0])]
+    rows = x[chosen] - dictionary.offset
+    read = (x - dictionary.offset) @ torch.linalg.pinv(rows) @ rows + dictionary.offset
+    variance = (x - x.mean(0)).square().sum()
+    wanted = float((read - x).square().sum() / variance)
+    assert table.loc["outputs", "fvu"] == pytest.approx(wanted, rel=1e-4)
+    assert table.loc["outputs", "fvu"] < table.loc["random", "fvu"]
 
 
 def test_what_a_full_dictionary_reads_by_its_pseudoinverse_is_the_layer(model, dictionary, digits):

@@ -162,6 +162,20 @@ def test_digits_prints_its_figures_as_one_json_object(tmp_path, capsys, monkeypa
     assert decoded((tmp_path / "page.png").read_bytes()).ndim == 3
 
 
+@pytest.mark.parametrize("option", ["--run", "--pictures"])
+def test_digits_refuses_a_place_that_cannot_be_before_it_trains(
+    tmp_path, capsys, monkeypatch, option
+):
+    def trained(*_):
+        raise AssertionError("trained before the place was looked at")
+
+    monkeypatch.setattr("analysis.images.run.figures", trained)
+    monkeypatch.setattr("analysis.commands.figures", trained)
+    (tmp_path / "file").touch()
+    assert main(["digits", option, str(tmp_path / "file" / "within" / "it")]) == 2
+    assert "file" in capsys.readouterr().err
+
+
 def test_digits_refuses_what_is_no_data_in_one_line(tmp_path, capsys):
     assert main(["digits", "--data", str(tmp_path / "nothing.npz")]) == 2
     told = capsys.readouterr()

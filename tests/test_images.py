@@ -232,10 +232,14 @@ def bad(**changes):
         (bad(x_train=np.zeros((8, 4, 3, 3), np.uint8)), r"\(8, 4, 3, 3\), 3 channels.*grey"),
         (bad(x_test=np.zeros((4, 5, 3), np.uint8)), r"size \(4, 3\), test images of size \(5, 3\)"),
         (bad(y_train=np.array([0, 1, 3, 0, 1, 3, 0, 1])), "no training image has class 2"),
+        (bad(y_train=np.array([0, 1, 2, 3, 0, 1, 2, 2**40])), f"run to {2**40}, but no .* class 4"),
+        (bad(y_train=np.zeros(8, int)), "from 0 to 0, so there is one class at most"),
         (bad(y_test=np.array([0, 1, 2, 4])), "from 0 to 3, but image 3 has 4"),
         (bad(y_train=np.array([-1, 1, 2, 3, 0, 1, 2, 3])), "image 0 has -1"),
         (bad(y_train=np.arange(7) % 4), "8 images with 7 labels"),
         (bad(y_train=np.zeros(8)), "no list of class numbers"),
+        (bad(x_train=np.full((8, 4, 3), "a")), "x_train is of type <U1"),
+        (bad(x_train=np.full((8, 4, 3), np.nan)), "runs from nan to nan"),
         (bad(x_train=np.full((8, 4, 3), 300.0)), "runs from 300.0 to 300.0"),
         ({"x": np.zeros(3)}, "no x_train, y_train, x_test, y_test in it; it holds x"),
         (bad(x_train=np.array([object()] * 8)), "pickled ones are never opened"),
@@ -244,6 +248,15 @@ def bad(**changes):
 def test_bad_images_are_told(tmp_path, given, told):
     np.savez(tmp_path / "data.npz", **given)
     with pytest.raises(ImageError, match=told):
+        open_images(tmp_path / "data.npz")
+
+
+def test_an_archive_that_was_damaged_is_told(tmp_path):
+    np.savez_compressed(tmp_path / "data.npz", **arrays())
+    content = bytearray((tmp_path / "data.npz").read_bytes())
+    content[60:300] = bytes(byte ^ 0x5A for byte in content[60:300])
+    (tmp_path / "data.npz").write_bytes(content)
+    with pytest.raises(ImageError, match=r"no \.npz that can be read \(Error -3"):
         open_images(tmp_path / "data.npz")
 
 

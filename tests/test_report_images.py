@@ -2,8 +2,10 @@
 
 import base64
 import json
+import shutil
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 
 from analysis.images import open_images
@@ -68,3 +70,21 @@ def test_a_run_without_images_has_none_and_half_of_them_is_refused(run, tmp_path
     (half / "study.json").write_text((folder / "images" / "study.json").read_text())
     with pytest.raises(ImageError, match=r"is not whole .*circuits digits --run"):
         Study.load(half.parent)
+
+
+@pytest.mark.parametrize("changes", [{"about": {}}, {"about": 3}, {"figures": 3}])
+def test_a_study_of_another_kind_is_refused(run, tmp_path, changes):
+    folder, _ = run
+    shutil.copytree(folder / "images", tmp_path / "images")
+    path = tmp_path / "images" / "study.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(ImageError, match="is not whole"):
+        Study.load(tmp_path)
+
+
+def test_a_table_of_another_kind_is_refused(run, tmp_path):
+    folder, _ = run
+    shutil.copytree(folder / "images", tmp_path / "images")
+    pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "images" / "spectra.parquet")
+    with pytest.raises(ImageError, match=r"is not whole .*class"):
+        Study.load(tmp_path)

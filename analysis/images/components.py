@@ -112,20 +112,27 @@ def shared_neurons(
 def _start(layer: BilinearLayer, rank: int, dice: torch.Generator) -> tuple[Tensor, Tensor]:
     """Neurons that each hold one positive and one negative eigenvector of an output.
 
-    ``a² v v − b² w w`` is the product of ``a v + b w`` and ``a v − b w``.
+    ``a² v v − b² w w`` is the product of ``a v + b w`` and ``a v − b w``. Outputs are taken one at
+    a time, so that their forms are never held together; what is missing starts at random.
     """
-    forms = layer.interaction(torch.eye(layer.d_out, dtype=torch.float64))
-    values, vectors = torch.linalg.eigh(forms)  # rising
-    up, down = values.flip(1).clamp(min=0), (-values).clamp(min=0)  # the strongest first
-    energy = (up.square() + down.square()).flatten()
-    strongest = energy.argsort(descending=True, stable=True)[:rank]
-    positive = (vectors.mT.flip(1) * up.sqrt()[..., None]).flatten(0, 1)[strongest]
-    negative = (vectors.mT * down.sqrt()[..., None]).flatten(0, 1)[strongest]
-    rows = torch.stack([positive + negative, positive - negative])
-    extra = torch.randn(2, rank - len(strongest), rows.shape[2], generator=dice).double()
+    d_input = layer.factors[0].shape[1]
+    energy, rows = torch.empty(0, dtype=layer.dtype), torch.empty(2, 0, d_input, dtype=layer.dtype)
+    for direction in torch.eye(layer.d_out, dtype=layer.dtype):
+        values, vectors = torch.linalg.eigh(layer.interaction(direction))  # rising
+        up, down = values.flip(0).clamp(min=0), (-values).clamp(min=0)  # the strongest first
+        positive, negative = (
+            vectors.mT.flip(0) * up.sqrt()[:, None],
+            vectors.mT * down.sqrt()[:, None],
+        )
+        energy = torch.cat([energy, up.square() + down.square()])
+        rows = torch.cat([rows, torch.stack([positive + negative, positive - negative])], dim=1)
+        strongest = energy.argsort(descending=True, stable=True)[:rank]
+        energy, rows = energy[strongest], rows[:, strongest]
+    rows = rows[:, energy > 0]
+    extra = torch.randn(2, rank - rows.shape[1], d_input, generator=dice).to(rows)
     rows = torch.cat([rows / rows.norm(dim=2, keepdim=True), extra], dim=1)
-    noise = torch.randn(rows.shape, generator=dice).double()
-    left, right = rows + noise * _START_NOISE / rows.shape[2] ** 0.5
+    noise = torch.randn(rows.shape, generator=dice).to(rows)
+    left, right = rows + noise * _START_NOISE / d_input**0.5
     return left, right
 
 

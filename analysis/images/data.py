@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gzip
 import struct
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -127,7 +128,7 @@ def _from_npz(path: Path) -> dict[str, np.ndarray]:
                     f"{', '.join(f'{key}=…' for key in KEYS)})."
                 )
             return {key: archive[key] for key in KEYS}
-    except (ValueError, EOFError, BadZipFile, AttributeError, TypeError) as error:
+    except (ValueError, EOFError, BadZipFile, zlib.error, AttributeError, TypeError) as error:
         if isinstance(error, ImageError):
             raise
         raise ImageError(
@@ -160,7 +161,7 @@ def _read_idx(path: Path) -> np.ndarray:
             raise ValueError("it does not begin as a file of bytes does")
         shape = struct.unpack(f">{n_axis}I", content[4 : 4 + 4 * n_axis])
         return np.frombuffer(content, np.uint8, offset=4 + 4 * n_axis).reshape(shape).copy()
-    except (ValueError, struct.error, EOFError, OSError) as error:
+    except (ValueError, struct.error, EOFError, zlib.error, OSError) as error:
         raise ImageError(
             f"{path}: no IDX file that can be read ({first_line(error)}). Fetch it again."
         ) from error
@@ -194,17 +195,29 @@ def _checked(name: str, parts: dict[str, np.ndarray]) -> ImageData:
             f"them to one size."
         )
     labels = [_labels(name, key, parts[key]) for key in ("y_train", "y_test")]
-    n_class = int(labels[0].max()) + 1
-    counts = torch.bincount(labels[0].clamp(min=0), minlength=n_class)
-    empty = (counts == 0).nonzero()[:, 0].tolist()
-    if empty:
-        raise ImageError(
-            f"{name}: labels run to {n_class - 1}, but no training image has class "
-            f"{shorten(empty)}. Number the classes without gaps, or add images."
-        )
+    n_class = _n_class(name, labels[0])
     height, width = sizes[0]
     made = [Images(x, y, height, width, n_class) for x, y in zip(pixels, labels, strict=True)]
     return ImageData(name, *made)
+
+
+def _n_class(name: str, labels: Int64[Tensor, " image"]) -> int:
+    """How many classes there are to learn, each with an image."""
+    low, high = int(labels.min()), int(labels.max())
+    if high < 1:
+        raise ImageError(
+            f"{name}: y_train runs from {low} to {high}, so there is one class at most and nothing "
+            f"to tell apart. Give images of two classes or more, numbered from 0."
+        )
+    held = set(labels.unique().tolist())
+    # the first gap is at most as far as there are numbers, however large the largest is
+    empty = [label for label in range(min(high, len(held)) + 1) if label not in held]
+    if empty:
+        raise ImageError(
+            f"{name}: labels run to {high}, but no training image has class "
+            f"{shorten(empty)}. Number the classes without gaps, or add images."
+        )
+    return high + 1
 
 
 def _labels(name: str, key: str, labels: np.ndarray) -> Int64[Tensor, " image"]:
@@ -228,10 +241,14 @@ def _pixels(name: str, key: str, images: np.ndarray) -> Float[Tensor, "image pix
         )
     if images.dtype == np.uint8:
         return torch.from_numpy(images.reshape(len(images), -1)).float() / 255
-    pixels = torch.from_numpy(images.reshape(len(images), -1).astype(np.float32))
-    if not (np.issubdtype(images.dtype, np.floating) and 0 <= pixels.min() <= pixels.max() <= 1):
+    if not np.issubdtype(images.dtype, np.number):
+        raise ImageError(
+            f"{name}: {key} is of type {images.dtype}; bytes, or floats from 0 to 1, are wanted. "
+            f"Convert it to one of them."
+        )
+    if not (np.issubdtype(images.dtype, np.floating) and 0 <= images.min() <= images.max() <= 1):
         raise ImageError(
             f"{name}: {key} of type {images.dtype} runs from {images.min()} to {images.max()}; "
             f"bytes, or floats from 0 to 1, are wanted. Divide by the largest value."
         )
-    return pixels
+    return torch.from_numpy(images.reshape(len(images), -1).astype(np.float32))

@@ -6,8 +6,9 @@ of features are about. `read_through` puts both in the layer's place and sees ho
 loss comes back.
 
 What a reader would get wrong: with as many *live* features as the layer has outputs the
-pseudoinverse reads everything, whatever the features are. Only with fewer does its share say
-something, and then only beside ``random``: as many directions drawn at random.
+pseudoinverse reads everything, whatever the features are. With fewer its share says that they lie
+where the layer writes, not that they are good features: ``outputs``, the layer's outputs for as
+many images drawn at random, do so nearly as well, where as many ``random`` directions do not.
 """
 
 from __future__ import annotations
@@ -93,7 +94,8 @@ def read_through(
     ``clean`` is the layer itself; ``encoder`` the dictionary's own reconstruction; ``pinv`` reads
     by the decoder's pseudoinverse with every feature, ``pinv_live`` with those that are active on
     any image, ``pinv_on_active`` by ``pinv_live`` where the encoder finds a feature active;
-    ``random`` as many random directions as there are live ones. ``recovered`` is the share of the
+    ``random`` as many random directions as there are live ones, ``outputs`` as many of the images'
+    own outputs, both by their pseudoinverse. ``recovered`` is the share of the
     loss between a guess among equally likely classes and the layer itself.
     """
     _check(model, dictionary)
@@ -112,6 +114,9 @@ def read_through(
         "pinv_live": part.compose(read),
         "pinv_on_active": part.compose(read * (dictionary.encode(x)[:, live] != 0)),
         "random": (control := part.control(seed)).compose(control.coordinates(x)),
+        "outputs": (drawn := _outputs(x, len(part.write), dictionary.offset, seed)).compose(
+            drawn.coordinates(x)
+        ),
     }
     guess = math.log(model.n_class)
     variance = float((x - x.mean(0)).square().sum())
@@ -125,6 +130,14 @@ def read_through(
     table = pd.DataFrame(rows).set_index("reader")
     recovered = (guess - table["loss"]) / (guess - table.loc["clean", "loss"])
     return table.assign(recovered=recovered, n_live=int(live.sum()), n=len(images))
+
+
+def _outputs(
+    x: Float[Tensor, "image hidden"], n: int, offset: Float[Tensor, " hidden"], seed: int
+) -> Basis:
+    """So many of the outputs, drawn at random, as a basis about the offset."""
+    chosen = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:n]
+    return Basis.from_decoder(x[chosen] - offset, offset, least_squares=True)
 
 
 def live_features(
@@ -154,8 +167,8 @@ def agreement(model: ImageModel, dictionary: Dictionary, images: Images) -> pd.D
         on, z, s = active[:, i], read[:, i], scores[:, i]
         row = {"feature": feature, "n_active": int(on.sum())}
         row |= {"active": _correlation(z[on], s[on]), "inactive": _correlation(z[~on], s[~on])}
-        sizes = [float(part.square().mean().sqrt()) if len(part) else math.nan
-                 for part in (z[~on], z[on])]  # fmt: skip
+        sizes = [float(held.square().mean().sqrt()) if len(held) else math.nan
+                 for held in (z[~on], z[on])]  # fmt: skip
         rows.append({**row, "size_inactive": sizes[0] / sizes[1] if sizes[1] else math.nan})
     return pd.DataFrame(rows)
 

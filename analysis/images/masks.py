@@ -4,7 +4,8 @@ Take the first eigenvectors of positive value of every class, as rows. A column 
 pseudoinverse is the smallest picture that excites one of them by 1 and all others not at all; the
 mask for a class is the sum over its own. What a reader would get wrong: an eigenvector's sign is
 free, and a mask against an image's own sign first *lowers* the square. Without images each is
-turned so that its pixels have a positive sum, which ink has.
+turned so that its pixels have a positive sum, which ink has. And a masked image may leave the range
+of pixels: what is told is of the sum as it is, and fewer are fooled where it is clipped to 0 to 1.
 """
 
 from __future__ import annotations

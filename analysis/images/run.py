@@ -23,7 +23,12 @@ from circuits.errors import ImageError, first_line
 from circuits.files import read_json, write_json, written_whole
 from circuits.manifest import record
 
-_TABLES = ("spectra", "truncation", "explanation")
+_ABOUT = ("data", "n_train", "n_test", "label", "seed")
+_TABLES = {
+    "spectra": ["class", "rank", "value"],
+    "truncation": ["rank", "accuracy", "lost"],
+    "explanation": ["class", "rank", "adds"],
+}
 _PICTURES = ("eigenvectors", "image")
 
 
@@ -45,9 +50,12 @@ class Study:
         told = read_json(folder / "study.json", ImageError)
         try:
             tables = {name: pd.read_parquet(folder / f"{name}.parquet") for name in _TABLES}
+            for name, columns in _TABLES.items():
+                _ = tables[name][columns]  # a KeyError where one is missing
             pictures = {name: (folder / f"{name}.png").read_bytes() for name in _PICTURES}
-            return cls(told["about"], told["figures"], tables, pictures)
-        except (OSError, ValueError, KeyError) as error:
+            about = {name: told["about"][name] for name in _ABOUT}
+            return cls(about, dict(told["figures"]), tables, pictures)
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise ImageError(
                 f"{folder}: is not whole ({first_line(error)}). Make it again: circuits digits "
                 f"--run {run}"
@@ -57,6 +65,7 @@ class Study:
 def run_images(run: str | Path, data: ImageData, plan: ImagePlan) -> dict[str, Any]:
     """Measure one seed into ``RUN/images``, and return the figures."""
     folder = Path(run) / "images"
+    folder.mkdir(parents=True, exist_ok=True)  # a place that cannot be is told before the training
     row, model = figures(data, plan)
     spectra = ClassSpectra.of(model).with_sign(data.train)
     image, label = data.test.pixels[0], int(data.test.labels[0])

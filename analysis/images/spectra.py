@@ -12,7 +12,7 @@ What a reader would get wrong: the sign of an eigenvector means nothing, ``(v ·
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import pandas as pd
@@ -79,7 +79,9 @@ class ClassSpectra:
         for spectrum in self.spectra:
             size = spectrum.activation(x).mean(0).abs()
             order = size.argsort(descending=True, stable=True)
-            turned.append(_chosen(spectrum, order))
+            turned.append(
+                replace(spectrum, values=spectrum.values[order], vectors=spectrum.vectors[order])
+            )
         return ClassSpectra(self.model, tuple(turned))
 
     def with_sign(self, images: Images) -> ClassSpectra:
@@ -92,7 +94,7 @@ class ClassSpectra:
             top = along.abs().topk(min(_MOST_EXCITED, len(along)), dim=0).indices
             sign = along.gather(0, top).sum(0)
             vectors = torch.where(sign[:, None] < 0, -spectrum.vectors, spectrum.vectors)
-            turned.append(Spectrum(spectrum.values, vectors, None, spectrum.has_constant))
+            turned.append(replace(spectrum, vectors=vectors))
         return ClassSpectra(self.model, tuple(turned))
 
     def table(self) -> pd.DataFrame:
@@ -107,11 +109,6 @@ class ClassSpectra:
                 )
             )
         return pd.concat(rows, ignore_index=True)
-
-
-def _chosen(spectrum: Spectrum, order: Tensor) -> Spectrum:
-    energy = float(spectrum.values.square().sum()) if len(order) < len(spectrum) else None
-    return Spectrum(spectrum.values[order], spectrum.vectors[order], energy, spectrum.has_constant)
 
 
 def _along(spectrum: Spectrum, x: Float[Tensor, "image model"]) -> Float[Tensor, "image rank"]:

@@ -108,6 +108,7 @@ def _dictionary_figures(table: pd.DataFrame) -> dict[str, float]:
         "pinv_loss_recovered": float(recovered["pinv_live"]),
         "sae_loss_recovered": float(recovered["encoder"]),
         "random_loss_recovered": float(recovered["random"]),
+        "outputs_loss_recovered": float(recovered["outputs"]),
         "live_features": int(table["n_live"].iloc[0]),
     }
 
