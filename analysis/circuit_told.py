@@ -79,6 +79,12 @@ def _detectors(circuit: Circuit) -> pd.DataFrame:
     return table[["label", "features", "f1"]].set_axis(["class", "features", "F1"], axis=1)
 
 
+def told_layers(layers: pd.DataFrame) -> str:
+    """What each part of the model adds to the margins, and of each MLP whence."""
+    title = "Parts of the model, by their direct path; of each MLP what it computes and inherits"
+    return _titled(title, layers)
+
+
 def told_proposals(circuits: Sequence[Circuit]) -> str:
     """One line a proposal."""
     if not circuits:

@@ -20,10 +20,12 @@ import torch
 from analysis.circuit_told import (
     circuit_rows,
     told_circuit,
+    told_layers,
     told_proposals,
     told_validation,
     validation_rows,
 )
+from analysis.contrast import by_layer
 from analysis.demo import run_demo
 from analysis.dictionary_quality import quality
 from analysis.discovery import verdict
@@ -260,11 +262,12 @@ def find(options: Namespace) -> None:
         print_json({"found": False, "why": str(answer)}) if options.json else print(answer)
         return
     file = str(circuit_file(run, circuit.name))
+    layers = by_layer(behaviour.halves()[0].ask(model))
     if options.json:
-        print_json({"found": True, "verdict": verdict(circuit), "file": file}
-                   | circuit_rows(circuit))  # fmt: skip
+        print_json({"found": True, "verdict": verdict(circuit), "file": file,
+                    "layers": layers.to_dict("records")} | circuit_rows(circuit))  # fmt: skip
         return
-    print(f"{told_circuit(circuit)}\n\n{file}")
+    print(f"{told_circuit(circuit)}\n\n{told_layers(layers)}\n\n{file}")
 
 
 def validate(options: Namespace) -> None:

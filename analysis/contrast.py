@@ -64,6 +64,26 @@ def by_component(asked: Asked) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["component", "layer", "contrast", "elsewhere"])
 
 
+def by_layer(asked: Asked) -> pd.DataFrame:
+    """`by_component`, and of each layer's MLP what share of its own contrast it computes, inherits
+    and owes to the spread within the classes; the other components have none."""
+    table = by_component(asked)
+    n_layer = asked.model.n_layer
+    last = f"resid_post@{n_layer - 1}"
+    found = asked.read([*(f"mlp_in@{layer}" for layer in range(n_layer)), last])
+    reads = asked.directions().cpu() / asked.final_scale(found[last])[:, None]
+    names = ("computed", "inherited", "within")
+    table[list(names)] = float("nan")
+    for layer in range(n_layer):
+        bilinear = asked.model.layer(layer).to("cpu", torch.float64)
+        x = found[f"mlp_in@{layer}"].double()
+        shares = origins(asked, bilinear, x, reads.double().mean(0))
+        here = (table["component"] == "MLP") & (table["layer"] == layer)
+        if shares.contrast:
+            table.loc[here, list(names)] = [getattr(shares, name) for name in names]
+    return table
+
+
 def _in_and_out(asked: Asked, values: Float[Tensor, " case"]) -> tuple[float, float]:
     affected = asked.affected
     others = 1 - affected

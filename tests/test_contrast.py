@@ -10,7 +10,7 @@ from torch import Tensor
 
 from analysis import contrast
 from analysis.behaviour import Behaviour, Case
-from analysis.contrast import PairAccount, by_component, origins
+from analysis.contrast import PairAccount, by_component, by_layer, origins
 from analysis.outputs import OutputFeatures
 from circuits.model import Model, Site
 from sae import Dictionary
@@ -283,3 +283,15 @@ def test_what_goes_through_output_features_and_their_error_is_all(factors):
         for f in range(out.n_feature)
     ]) / found.whole  # fmt: skip
     assert relative_error(found.shares, brute) < 1e-4
+
+
+def test_every_layers_mlp_says_whence_its_contrast_is():
+    """The second layer of the inherited twin only reads; the computed model's one layer makes."""
+    twin = by_layer(planted_behaviour().ask(planted_model("inherited")))
+    mlps = twin[twin["component"] == "MLP"].set_index("layer")
+    assert mlps.loc[1, "inherited"] == pytest.approx(1, abs=1e-5)
+    assert mlps.loc[1, "computed"] == pytest.approx(0, abs=1e-5)
+    assert mlps.loc[0, "contrast"] == pytest.approx(0, abs=1e-5)
+    made = by_layer(planted_behaviour().ask(planted_model())).set_index("component")
+    assert made.loc["MLP", "computed"] == pytest.approx(1, abs=1e-5)
+    assert made.loc[["embedding", "attention"], "computed"].isna().all()
