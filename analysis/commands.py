@@ -259,7 +259,10 @@ def find(options: Namespace) -> None:
             n_pairs=options.pairs,
         )
     except NotFoundError as answer:
-        print_json({"found": False, "why": str(answer)}) if options.json else print(answer)
+        if options.json:
+            print_json({"found": False, "why": str(answer)})
+        else:
+            print(answer)
         return
     file = str(circuit_file(run, circuit.name))
     layers = by_layer(behaviour.halves()[0].ask(model))

@@ -41,7 +41,12 @@ class Origins:
     @property
     def computed_here(self) -> bool:
         """Whether the MLP makes most of the contrast, rather than reading it."""
-        return self.computed >= 0.5 and self.computed > self.inherited
+        return made_here(self.computed, self.inherited)
+
+
+def made_here(computed: float, inherited: float) -> bool:
+    """Whether these shares are of a contrast that is computed, rather than read."""
+    return computed >= 0.5 and computed > inherited
 
 
 def by_component(asked: Asked) -> pd.DataFrame:

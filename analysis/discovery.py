@@ -26,7 +26,7 @@ from jaxtyping import Float
 
 from analysis.asked import Asked
 from analysis.behaviour import Behaviour
-from analysis.contrast import PairAccount, sites_of
+from analysis.contrast import PairAccount, made_here, sites_of
 from analysis.outputs import OutputFeatures
 from circuits.basis import Basis
 from circuits.circuit import Circuit, Detector, Feature, Gate, Interaction
@@ -150,7 +150,7 @@ def verdict(circuit: Circuit) -> str:
     if all(feature.joint_effect is None for feature in circuit.features):
         return "of one factor, which the MLP's input has (what is computed is of two that cross)"
     told = f"computed {shares['computed']:.2f}, inherited {shares['inherited']:.2f}"
-    if shares["computed"] >= 0.5 and shares["computed"] > shares["inherited"]:
+    if made_here(shares["computed"], shares["inherited"]):
         return f"computed in this MLP ({told})"
     return f"inherited from attention or earlier layers, and only read here ({told})"
 

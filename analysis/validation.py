@@ -17,32 +17,31 @@ exceeds one where the edit turns answers round.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int64
-from torch import Tensor
+from jaxtyping import Float
 from torch.nn import functional
 
 from analysis.asked import Asked
 from analysis.behaviour import Behaviour
+from analysis.bench import Bench, Swap
 from analysis.contrast import PairAccount, sites_of
 from analysis.discovery import SHOWN, check_dictionaries
-from analysis.edits import Change, PairTerms, edited, removing, terms_of
+from analysis.edits import PairTerms, edited, removing, terms_of
+from analysis.pair_checks import checked_pairs
 from circuits.batches import BatchPlan, in_order
-from circuits.circuit import Circuit, Interaction
+from circuits.circuit import Circuit
 from circuits.corpus import Corpus
 from circuits.errors import CircuitFileError, check_count
 from circuits.files import read_json, write_json
 from circuits.model import Model, Site
 from circuits.model.untrained import untrained
-from sae.code import Code
 from sae.dictionary import Dictionary
 
 WANTED = {
@@ -58,11 +57,6 @@ WANTED = {
 _N_CANDIDATES = 4096  # pairs that random ones are chosen of
 _TOGETHER = 0.05  # share of affected cases that such a pair must be active on
 _N_NEAREST = 32  # candidates of about a pair's size, of which one is drawn
-_N_BOOTSTRAP = 1000
-_N_CASES = 64  # that single pairs are checked on
-
-# of the input and output at each case's position, and the cases' numbers: the new output there
-Swap = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,7 +174,7 @@ def validate(
             )
     into = dictionaries[sites_of(layer)[0]].to(model.device)
     asked = behaviour.ask(model)
-    bench = _Bench(asked, layer, into, seed)
+    bench = Bench(asked, layer, into, seed)
     terms = terms_of(model, layer, into, circuit.interactions)
     random = _random_pairs(bench, circuit, terms, n_draws, seed)
     edits = _edit_table(bench, circuit, terms, others)
@@ -191,7 +185,7 @@ def validate(
         edits,
         random,
         _parts(bench, circuit, terms),
-        _checks(bench, circuit, dictionaries[sites_of(layer)[1]]),
+        checked_pairs(bench, circuit, dictionaries[sites_of(layer)[1]]),
         sides,
         _criteria(asked, edits, random),
         len(asked),
@@ -229,104 +223,8 @@ def layer_of_circuit(
     return layer
 
 
-class _Bench:
-    """A behaviour's cases, to be run with one edit after another."""
-
-    def __init__(self, asked: Asked, layer: int, into: Dictionary, seed: int) -> None:
-        self.asked, self.model, self.layer, self.into = asked, asked.model, layer, into
-        self.seed = seed
-        found = asked.read(sites_of(layer))
-        x, y = (found[str(site)].to(self.model.device) for site in sites_of(layer))
-        self.x, self.y = x, y
-        self.plain = asked.margins()
-        self.base = self.affected(self.plain)
-        self.others = 1 - asked.affected
-        self.floor = self.affected(self.swapped(lambda x, y, rows: self.mean(self.y).expand_as(y)))
-
-    def mean(self, values: Float[Tensor, "case model"]) -> Float[Tensor, " model"]:
-        """Over the classes, each alike."""
-        return self.asked.class_means(values.cpu()).mean(0).to(values)
-
-    def affected(self, margins: Float[Tensor, " case"]) -> float:
-        """The mean margin of the affected classes."""
-        means = self.asked.class_means(margins)
-        return float((means * self.asked.affected).sum() / self.asked.affected.sum())
-
-    def everywhere(self, change: Change) -> Float[Tensor, " case"]:
-        """Margins with the MLP's output changed at every token."""
-        with edited(self.model, self.layer, change):
-            return self.asked.margins()
-
-    def without(self, terms: PairTerms, scale: float = 1.0) -> Float[Tensor, " case"]:
-        """Margins with what some pairs write taken out at every token.
-
-        The activations before the edit are the same whatever is edited: they are kept.
-        """
-        codes = iter(self.codes)
-
-        def change(x: Tensor, y: Tensor) -> Tensor:
-            return y - scale * (terms.products_of(next(codes)) @ terms.written).view(y.shape)
-
-        return self.everywhere(change)
-
-    @cached_property
-    def codes(self) -> list[Code]:
-        """The input features of every token, as many cases at a time as are run at a time."""
-        site = sites_of(self.layer)[0]
-        return [
-            self.into.active(x[site].to(self.into.dtype).flatten(0, 1))
-            for x in (self.model.read(rows, [site]) for rows in self.asked.tiles)
-        ]
-
-    def swapped(self, swap: Swap) -> Float[Tensor, " case"]:
-        """Margins with the MLP's output changed at each case's position alone."""
-        place = 0
-
-        def change(x: Tensor, y: Tensor) -> Tensor:
-            nonlocal place
-            cases = torch.arange(place, place + len(y))
-            place += len(y)
-            here, at = (
-                torch.arange(len(y), device=y.device),
-                self.asked.position[cases].to(y.device),
-            )
-            new = y.clone()
-            new[here, at] = swap(x[here, at], y[here, at], cases.to(y.device)).to(y)
-            return new
-
-        return self.everywhere(change)
-
-    def moved(self, margins: Float[Tensor, " case"]) -> float:
-        """The largest relative change of a class that is not affected; NaN where all are."""
-        means, plain = (self.asked.class_means(m)[self.others > 0] for m in (margins, self.plain))
-        return float(((means - plain).abs() / plain.abs()).max()) if len(plain) else float("nan")
-
-    def row(self, name: str, margins: Float[Tensor, " case"], n_pairs: int) -> dict[str, Any]:
-        """One line of the table."""
-        asked, labels = self.asked, self.asked.behaviour.labels
-        means = asked.class_means(margins)
-        draws = asked.resampled(margins, _N_BOOTSTRAP, self.seed)
-        plain_draws = asked.resampled(self.plain, _N_BOOTSTRAP, self.seed)
-        inside = asked.affected.double()
-        taken = 1 - (draws @ inside) / (plain_draws @ inside)
-        low, high = (float(taken.quantile(q)) for q in (0.025, 0.975))
-        contrast = self.affected(margins)
-        spread = self.base - self.floor
-        return {
-            "edit": name,
-            "n_pairs": n_pairs,
-            "contrast": contrast,
-            "taken": 1 - contrast / self.base,
-            "low": low,
-            "high": high,
-            "moved": self.moved(margins),
-            "faithfulness": (contrast - self.floor) / spread if spread else float("nan"),
-            **{label: float(mean) for label, mean in zip(labels, means, strict=True)},
-        }
-
-
 def _edit_table(
-    bench: _Bench,
+    bench: Bench,
     circuit: Circuit,
     terms: PairTerms,
     others: Sequence[Circuit],
@@ -351,7 +249,7 @@ def _edit_table(
     return pd.DataFrame(rows)
 
 
-def _keeping(bench: _Bench, terms: PairTerms) -> Swap:
+def _keeping(bench: Bench, terms: PairTerms) -> Swap:
     rest = bench.mean(bench.y - terms(bench.x))
     return lambda x, y, cases: rest + terms(x)
 
@@ -372,7 +270,7 @@ def _gates(circuit: Circuit, terms: PairTerms) -> list[tuple[str, PairTerms]]:
     return found
 
 
-def _patched(bench: _Bench, terms: PairTerms) -> Swap | None:
+def _patched(bench: Bench, terms: PairTerms) -> Swap | None:
     """Each case's contribution from that of its pair which asks for the other answer, and differs
     in nothing but the last factor where there are two."""
     asked = bench.asked
@@ -393,11 +291,11 @@ def _patched(bench: _Bench, terms: PairTerms) -> Swap | None:
     return lambda x, y, rows: y - given[rows] + swapped[rows]
 
 
-def _untrained(bench: _Bench, terms: PairTerms) -> list[dict[str, Any]]:
+def _untrained(bench: Bench, terms: PairTerms) -> list[dict[str, Any]]:
     """The behaviour in a model of random weights, and the same pairs removed from it."""
     model = untrained(bench.model, bench.seed)
     asked = bench.asked.behaviour.ask(model)
-    control = _Bench(asked, bench.layer, bench.into, bench.seed)
+    control = Bench(asked, bench.layer, bench.into, bench.seed)
     pairs = list(zip(terms.first.tolist(), terms.second.tolist(), strict=True))
     its = PairTerms.of(model, bench.layer, bench.into, pairs)
     rows = [
@@ -411,7 +309,7 @@ def _untrained(bench: _Bench, terms: PairTerms) -> list[dict[str, Any]]:
 
 
 def _random_pairs(
-    bench: _Bench, circuit: Circuit, terms: PairTerms, n_draws: int, seed: int
+    bench: Bench, circuit: Circuit, terms: PairTerms, n_draws: int, seed: int
 ) -> pd.DataFrame:
     """Draws of pairs that are active together and not the circuit's: *as many*, any of them; and
     *as large*, each drawn of those that write about as much as one of the circuit's. ``size`` is
@@ -464,7 +362,7 @@ def _as_large(
     return chosen
 
 
-def _parts(bench: _Bench, circuit: Circuit, terms: PairTerms) -> pd.DataFrame:
+def _parts(bench: Bench, circuit: Circuit, terms: PairTerms) -> pd.DataFrame:
     """Minimality: what keeping only the circuit loses without each of its pairs."""
     spread = bench.base - bench.floor
     whole = bench.affected(bench.swapped(_keeping(bench, terms)))
@@ -477,93 +375,6 @@ def _parts(bench: _Bench, circuit: Circuit, terms: PairTerms) -> pd.DataFrame:
         lost = (whole - kept) / spread if spread else float("nan")
         rows.append((pair.first, pair.second, lost))
     return pd.DataFrame(rows, columns=["first", "second", "faithfulness lost"])
-
-
-def _checks(bench: _Bench, circuit: Circuit, out: Dictionary) -> pd.DataFrame:
-    """Each pair by a real intervention: a second difference of the MLP in its two inputs, in a copy
-    of the model that runs in float64, for differences of nearly equal numbers keep few digits.
-
-    ``off_by`` is relative to the prediction, or to a thousandth of what the pair writes at all
-    where an output reads next to nothing of it.
-    """
-    inside = (bench.asked.affected[bench.asked.label] > 0).nonzero()[:, 0][:_N_CASES]
-    model, into = bench.model.in_dtype(torch.float64), bench.into.to(torch.float64)
-    asked, site = bench.asked, sites_of(bench.layer)[0]
-    tokens, position = asked.tokens[inside], asked.position[inside]
-    row = torch.arange(len(inside))
-    x = model.read(tokens, [site])[site][row, position]
-    code = into.encode(x)
-    outputs = [output.feature for output in circuit.outputs]
-    encoder = out.encoder[outputs].to(x)
-    terms = terms_of(model, bench.layer, into, circuit.interactions)
-    products = terms.products(x)
-
-    bias = model.layer(bench.layer).down_bias
-
-    def mlp(inputs: Tensor) -> Tensor:
-        outputs = _mlp(model, bench.layer, tokens, position, inputs)
-        return outputs if bias is None else outputs - bias
-
-    rows = []
-    for place, pair in enumerate(circuit.interactions):
-        measured = _measured(mlp, x, code, into, pair) @ encoder.mT
-        predicted = (products[:, place, None] * terms.written[place]) @ encoder.mT
-        off = (measured - predicted).abs().max(0).values
-        sizes = products[:, place].abs().max() * terms.sizes[place] * encoder.norm(dim=1)
-        for n, feature in enumerate(outputs):
-            most = int(predicted[:, n].abs().argmax())
-            size = max(abs(float(predicted[most, n])), 1e-3 * float(sizes[n]), 1e-300)
-            rows.append((pair.first, pair.second, feature, float(predicted[most, n]),
-                         float(measured[most, n]), float(off[n]) / size))  # fmt: skip
-    names = ["first", "second", "output", "predicted", "measured", "off_by"]
-    return pd.DataFrame(rows, columns=names)
-
-
-def _measured(
-    mlp: Callable[[Tensor], Tensor],
-    x: Float[Tensor, "case model"],
-    code: Float[Tensor, "case feature"],
-    into: Dictionary,
-    pair: Interaction,
-) -> Float[Tensor, "case model"]:
-    """What a pair writes, from the MLP's outputs for changed inputs alone.
-
-    The constant is the offset with whatever the layer's biases add, which no input is without: its
-    pair with a feature is what changes sign with the feature around the offset.
-    """
-    one, other = (
-        code[:, end, None] * into.decoder[end] if end < into.n_feature else None
-        for end in (pair.first, pair.second)
-    )
-    constant = into.offset.expand_as(x)
-    if one is None and other is None:
-        return mlp(constant)
-    if one is None or other is None:
-        feature = one if other is None else other
-        assert feature is not None  # the constant with itself is above
-        return (mlp(constant + feature) - mlp(constant - feature)) / 2
-    difference = mlp(x) - mlp(x - one) - mlp(x - other) + mlp(x - one - other)
-    # a feature's pair with itself is half of its second difference
-    return difference / (2 if pair.first == pair.second else 1)
-
-
-def _mlp(
-    model: Model,
-    layer: int,
-    tokens: Int64[Tensor, "case pos"],
-    position: Int64[Tensor, " case"],
-    x: Float[Tensor, "case model"],
-) -> Float[Tensor, "case model"]:
-    """The MLP's output in the running model, its input at each position replaced."""
-    (into, out), row = sites_of(layer), torch.arange(len(tokens))
-
-    def function(inputs: Tensor) -> Tensor:
-        new = inputs.clone()
-        new[row, position] = x.to(new)
-        return new
-
-    with model.replaced({into: function}):
-        return model.read(tokens, [out])[out][row, position]
 
 
 def _side_effects(

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from analysis import validation
+from analysis import pair_checks
 from analysis.circuit_told import told_validation
 from analysis.discovery import find_circuit
 from analysis.edits import PairTerms
@@ -123,13 +123,13 @@ def test_every_pair_is_measured_in_the_running_model(proof, circuit):
 
 def test_a_check_fails_where_the_prediction_is_of_another_layer(circuit, monkeypatch):
     """The checks must be able to fail: here predictions are of weights that do not run."""
-    terms = validation.terms_of
+    terms = pair_checks.terms_of
 
     def stretched(*arguments):
         found = terms(*arguments)
         return replace(found, written=1.001 * found.written)
 
-    monkeypatch.setattr(validation, "terms_of", stretched)
+    monkeypatch.setattr(pair_checks, "terms_of", stretched)
     wrong = validate(planted_model(), circuit, HALVES[1], planted_dictionaries(), n_draws=1)
     assert wrong.checks["off_by"].min() > 5e-4
 
