@@ -53,6 +53,7 @@ N_PAIRS = 16
 """Pairs that a circuit has at most."""
 
 _LEAST = 0.5  # of the contrast, in those pairs: below it there is no circuit to speak of
+_MOVED = 0.25  # of a feature's mean that a factor must move it by, to name it; a heuristic
 _ALIKE = 0.8  # of a feature's largest effect, that all must have where it is a class's own
 _PART = 0.1  # of the model's own margins that an MLP must add directly
 _MISSED = 0.5  # of the contrast, by the dictionary's error: beyond it pairs tell of another model
@@ -329,12 +330,15 @@ def _kind(asked: Asked, effects: Float[np.ndarray, " effect"], names: list[str])
     """The effect that is largest, with its sign: "negated", "positive", "not positive".
 
     Of a feature that all effects move alike, being active in one class alone, it is that class, or
-    "all but" it where it is silent in that alone; of one that no factor moves, "constant".
+    "all but" it where it is silent in that alone. One that is on in every class and hardly moved
+    is that, whatever moves it most; one that no factor moves at all is "constant".
     """
     row = effects[1:]
     largest = int(np.abs(row).argmax())
     if abs(row[largest]) <= 1e-9:
         return "constant"
+    if abs(row[largest]) < _MOVED * abs(effects[0]):
+        return "in every class"
     if len(row) > 1 and np.abs(row).min() > _ALIKE * np.abs(row).max():
         means = asked.signs.double().numpy() @ effects
         apart = means - np.median(means)

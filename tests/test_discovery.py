@@ -144,6 +144,8 @@ def test_features_of_one_class_are_grouped_by_it():
         ([2, 2.1, 0, 2], "all but not good"),
         ([0, 0, -2, 0], "all but not good"),
         ([1, 1, 1, 1], "constant"),
+        ([4.5, 4.0, 3.5, 4.0], "in every class"),
+        ([8, 4.5, 8, 4.5], "positive"),
     ],
 )
 def test_a_group_is_named_by_what_moves_its_features(means, group):

@@ -14,7 +14,7 @@ from analysis.contrast import PairAccount
 from analysis.discovery import verdict
 from analysis.ledgers import Reader, ledger
 from analysis.report import figures
-from analysis.report.circuit_tables import Captions, causal, facts, steps, tables_of
+from analysis.report.circuit_tables import Labels, causal, facts, steps, tables_of
 from analysis.report.collect import Found, Run
 from analysis.report.contexts import Text
 from analysis.report.features import Catalogue
@@ -47,18 +47,18 @@ def circuit_page(
 ) -> Page:
     """Of one circuit, of a behaviour or proposed."""
     circuit = found.circuit
-    captions = Captions(found, books)
-    drawn = _picture(circuit, captions)
+    labels = Labels(found, books)
+    drawn = _picture(circuit, labels)
     form = None if found.layer is None else CircuitForm.of(run, found)
-    made = [] if form is None else _figures(form, text, captions, seed)
+    made = [] if form is None else _figures(form, text, labels, seed)
     layer = found.layer
     data = {
         "graph": drawn,
         "pairs": _pairs(found, text, books),
-        "ledgers": [] if form is None else _ledgers(run, form, text, captions),
+        "ledgers": [] if form is None else _ledgers(run, form, text, labels),
         "sites": {"input": f"mlp_in@{layer}", "output": f"mlp_out@{layer}"} if form else None,
     }
-    tables = tables_of(circuit, captions)
+    tables = tables_of(circuit, labels)
     edits = [] if found.validation is None else causal(found.validation)
     told = {
         "name": shown(circuit.name),
@@ -79,19 +79,19 @@ def circuit_page(
     return Page(name, shown(circuit.name), "circuit.html.j2", told, made, [*tables, *edits], data)
 
 
-def _picture(circuit: Circuit, captions: Captions) -> dict[str, Any]:
+def _picture(circuit: Circuit, labels: Labels) -> dict[str, Any]:
     """The picture with every name as it may be seen."""
     drawn = picture(circuit)
     for node in drawn["nodes"]:
-        node |= {"label": shown(node["label"]), "caption": captions.input(node["feature"])}
+        node |= {"label": shown(node["label"]), "caption": labels.input(node["feature"])}
     for output in drawn["outputs"]:
-        output |= {"label": shown(output["label"]), "caption": captions.output(output["feature"])}
+        output |= {"label": shown(output["label"]), "caption": labels.output(output["feature"])}
     for group in drawn["groups"]:
         group["name"] = shown(group["name"])
     return drawn
 
 
-def _figures(form: CircuitForm, text: Text | None, captions: Captions, seed: int) -> list[Figure]:
+def _figures(form: CircuitForm, text: Text | None, labels: Labels, seed: int) -> list[Figure]:
     features = form.features[:_MOST_IN_MATRIX]
     n = len(features)
     group = {f.feature: f.group for f in form.found.circuit.features}
@@ -99,7 +99,7 @@ def _figures(form: CircuitForm, text: Text | None, captions: Captions, seed: int
     chosen = "" if n == len(form.features) else f" (the first {n} of {len(form.features)})"
     made = [
         figures.heat_map(
-            form.matrix[:n, :n], [captions.label(f) for f in features],
+            form.matrix[:n, :n], [labels.label(f) for f in features],
             features,
             [group[f] for f in features],
             f"Weights among the circuit's {n} features{chosen}, {layer}. They were chosen for "
@@ -127,7 +127,7 @@ def _figures(form: CircuitForm, text: Text | None, captions: Captions, seed: int
                 f"along random directions, seed {seed}."
             )
             name = f"output feature {output}"
-            if caption := captions.output(output):
+            if caption := labels.output(output):
                 name += f" “{caption}”"
             made.append(figures.approximation(f"approximation-{output}", name, found, note))
     return made
@@ -158,7 +158,7 @@ _MEASURES = ("weight", "data_weight", "contrast", "elsewhere", "computed", "inhe
 
 
 def _ledgers(
-    run: Run, form: CircuitForm, text: Text | None, captions: Captions
+    run: Run, form: CircuitForm, text: Text | None, labels: Labels
 ) -> list[dict[str, Any]]:
     """Accounts of example tokens, each adding up to what the model computed."""
     model, layer, into = run.model, form.layer, form.into
@@ -185,7 +185,7 @@ def _ledgers(
     told = [_ledger(run, form, *example) for example in examples]
     for one in told:
         used = set(one["rows"]["first"]) | set(one["rows"]["second"])
-        one["captions"] = {str(f): captions.input(f) for f in used if f >= 0}
+        one["captions"] = {str(f): labels.input(f) for f in used if f >= 0}
     return told
 
 

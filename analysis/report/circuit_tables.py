@@ -16,7 +16,7 @@ from circuits.circuit import Circuit
 from circuits.model import Site
 
 
-class Captions:
+class Labels:
     """What features are called on a page."""
 
     def __init__(self, found: Found, books: dict[Site, Catalogue]) -> None:
@@ -95,17 +95,17 @@ def _side(circuit: Circuit, group: int) -> str:
     return f"“{name}” (feature{'' if len(numbers) == 1 else 's'} {listed})"
 
 
-def tables_of(circuit: Circuit, captions: Captions) -> list[Table]:
+def tables_of(circuit: Circuit, labels: Labels) -> list[Table]:
     """Gates, pairs, features, outputs and detectors."""
     tables = circuit.tables()
     pairs = tables["interactions"].dropna(axis=1, how="all")
     for end in ("first", "second"):
-        pairs[end] = [captions.label(f) for f in pairs[end]]
+        pairs[end] = [labels.label(f) for f in pairs[end]]
     listed = tables["features"].dropna(axis=1, how="all")
-    listed["label"] = [captions.label(f) for f in tables["features"]["feature"]]
+    listed["label"] = [labels.label(f) for f in tables["features"]["feature"]]
     outputs = tables["outputs"].dropna(axis=1, how="all")
     outputs["label"] = [
-        f"{label} “{captions.output(f)}”" if captions.output(f) else label
+        f"{label} “{labels.output(f)}”" if labels.output(f) else label
         for label, f in zip(outputs["label"], outputs["feature"], strict=True)
     ]
     n = circuit.source.get("cases")

@@ -1,13 +1,12 @@
 """The features of a run's dictionaries: a list to search, and a card for each, in pieces.
 
 A page holds the list alone; cards lie in pieces of 64 that are loaded when one is opened. What a
-reader would get wrong: a feature's *caption*, the tokens that it is strongest on, is read from its
-examples; it is no name that the model knows.
+reader would get wrong: a feature's *caption* (see `captions`) is fitted to text, and tells how well
+it fits; it is no name that the model knows.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.report.captions import Caption, Captions
 from analysis.report.collect import Run
 from analysis.report.text import shown
 from circuits.model import Site
@@ -28,8 +28,6 @@ PIECE = 64
 _N_EXAMPLES = 8
 _N_DOCUMENTS = 500  # that examples are sought in
 _N_LISTED = 6  # neighbours, tokens and pairs of a card
-_N_CAPTION = 2  # tokens
-_FIRST_FEW = 10  # examples that a caption is read from
 _SHADES = 9
 
 
@@ -39,7 +37,7 @@ class Catalogue:
 
     site: Site
     dictionary: Dictionary
-    captions: list[str]
+    captions: Captions
     cards: list[dict[str, Any]]
     words: list[str]  # that examples' numbers stand for
     n_documents: int
@@ -50,8 +48,8 @@ class Catalogue:
         return f"features-{self.site.point}-{self.site.layer}"
 
     def caption(self, feature: int) -> str:
-        """The tokens that it is strongest on; nothing of the constant."""
-        return self.captions[feature] if feature < len(self.captions) else ""
+        """When it is active; nothing of the constant."""
+        return self.captions.of[feature].text if feature < len(self.captions.of) else ""
 
     @property
     def index(self) -> dict[str, Any]:
@@ -62,7 +60,9 @@ class Catalogue:
             "n_feature": self.dictionary.n_feature,
             "piece": PIECE,
             "words": self.words,
-            "caption": self.captions,
+            "caption": [caption.text for caption in self.captions.of],
+            "fit": [caption.correlation for caption in self.captions.of],
+            "n_fitted": self.captions.n_token,
             "promotes": [" ".join(t for t, _ in c["up"][:3]) for c in self.cards],
             "circuits": [len(c["circuits"]) for c in self.cards],
             "rank2": [c["rank2"] for c in self.cards],
@@ -154,34 +154,30 @@ def _catalogue(run: Run, site: Site, dictionary: Dictionary, used: Uses) -> Cata
     return Catalogue(site, dictionary, captions, cards, words, n_documents)
 
 
-def _seen(run: Run, dictionary: Dictionary) -> tuple[list[str], list[list[Any]], list[str], int]:
+def _seen(run: Run, dictionary: Dictionary) -> tuple[list[str], list[list[Any]], Captions, int]:
     """The words that occur, each feature's examples in their numbers, captions, documents read."""
     n_feature = dictionary.n_feature
     if run.text is None:
-        return [], [[] for _ in range(n_feature)], [""] * n_feature, 0
+        return [], [[] for _ in range(n_feature)], Captions([Caption("")] * n_feature, 0), 0
     found = examples(
-        dictionary, run.model, run.text, n=_FIRST_FEW, context=9, n_documents=_N_DOCUMENTS
+        dictionary, run.model, run.text, n=_N_EXAMPLES, context=9, n_documents=_N_DOCUMENTS
     )
     number = {token: place for place, token in enumerate(sorted(found.words))}
     words = [shown(found.words[token]) for token in sorted(found.words)]
     listed = [_examples(found, i, number) for i in range(n_feature)]
-    middle = found.tokens.shape[2] // 2
-    captions = []
-    for i in range(n_feature):
-        peaks = Counter(
-            int(found.tokens[i, rank, middle])
-            for rank in range(found.document.shape[1])
-            if found.document[i, rank] >= 0
-        )
-        captions.append(" ".join(words[number[t]] for t, _ in peaks.most_common(_N_CAPTION)))
+    tokenizer = run.model.words("captions")
+    fitted = Captions.fitted(
+        dictionary, run.model, run.text,
+        lambda token: shown(tokenizer.convert_ids_to_tokens(token)),
+    )  # fmt: skip
     n_documents = min(_N_DOCUMENTS, run.text.n_documents or _N_DOCUMENTS)
-    return words, listed, captions, n_documents
+    return words, listed, fitted, n_documents
 
 
 def _examples(found: Examples, i: int, number: Mapping[int, int]) -> list[Any]:
     """Value, words by number, place of the strongest, and each word's shade from 0 to 9."""
     told = []
-    for rank in range(min(_N_EXAMPLES, found.document.shape[1])):
+    for rank in range(found.document.shape[1]):
         if found.document[i, rank] < 0:
             break
         there = found.tokens[i, rank] >= 0

@@ -1,0 +1,233 @@
+"""How a behaviour's circuit works, class by class: which features are on, and what each pair adds.
+
+Everything is measured on the half of the cases that the circuit was not chosen on. What a reader
+would get wrong: a pair's *weight* is towards the answers of one side, whatever the class; what it
+*adds* is to the margin of the answers that fit the class. So a negative weight adds where the
+other side fits: "takes from smiling" is "adds to crying".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from analysis.asked import Asked
+from analysis.contrast import PairAccount
+from analysis.report.circuit_tables import Labels
+from analysis.report.collect import Found, Run
+from analysis.report.page import Table
+from analysis.report.text import number, shown, two
+from circuits.circuit import Circuit
+from circuits.model import Site
+
+_LEAST = 0.15  # of what a class's pairs add that one must, to be told of
+_MOST = 3  # pairs that are told of a class
+_WORDS = 24  # of a text that are shown, from its end
+
+
+@dataclass(frozen=True, eq=False)
+class Story:
+    """A circuit's features and pairs in each class of its behaviour, and an example of each."""
+
+    found: Found
+    asked: Asked
+    weight: Float[Tensor, " pair"]  # towards the answers of side +1
+    means: Float[Tensor, "class feature"]
+    added: Float[Tensor, "class pair"]  # to the margin of the class's fitting answers, in logits
+    mlp: Float[Tensor, " class"]  # what the whole MLP adds to it
+    margin: Float[Tensor, " class"]  # the model's own
+
+    @classmethod
+    def of(cls, run: Run, found: Found) -> Story:
+        """Of a circuit that was found for a behaviour and says which layer it is of."""
+        assert found.behaviour is not None
+        assert found.layer is not None
+        asked = found.behaviour.halves()[1].ask(run.model)
+        into = run.dictionaries[Site("mlp_in", found.layer)]
+        account = PairAccount.of(asked, found.layer, into)
+        values, written = _of_features(account, found.circuit)
+        place = {f.feature: n for n, f in enumerate(found.circuit.features)}
+        first, second = (
+            torch.tensor([place[getattr(pair, end)] for pair in found.circuit.interactions])
+            for end in ("first", "second")
+        )
+        twice = torch.where(first == second, 1.0, 2.0).double()
+        added = values.new_zeros(len(asked), len(first))
+        for number_ in range(len(asked.answers)):
+            rows = (asked.answer == number_).nonzero()[:, 0]
+            reads = account.reads[rows[0]]
+            form = written @ account.layer.interaction(reads) @ written.mT
+            length = asked.side[rows] * account.reads[rows].norm(dim=1) / reads.norm()
+            products = values[rows][:, first] * values[rows][:, second]
+            added[rows] = products * (twice * form[first, second]) * length[:, None]
+        mean = written @ account.layer.interaction(account.mean_read) @ written.mT
+        return cls(
+            found,
+            asked,
+            twice * mean[first, second],
+            asked.class_means(values),
+            asked.class_means(added),
+            account.class_totals,
+            asked.class_means(asked.margins().double()),
+        )
+
+    @property
+    def n(self) -> int:
+        """Cases that were measured."""
+        return len(self.asked)
+
+    def classes(self, labels: Labels) -> list[dict[str, Any]]:
+        """Of each class that the circuit must be seen in: an example, its answers, and the pairs
+        that add most to the answers that fit."""
+        behaviour, told = self.asked.behaviour, []
+        for place, label in enumerate(behaviour.labels):
+            if label not in behaviour.affected:
+                continue
+            case = behaviour.cases[int((self.asked.label == place).nonzero()[0, 0])]
+            here = self.added[place]
+            order = here.argsort(descending=True, stable=True)[:_MOST].tolist()
+            enough = _LEAST * float(here.clamp(min=0).sum())
+            told.append(
+                {
+                    "label": shown(label),
+                    "text": _end_of(case.text),
+                    "right": _answers(case.right),
+                    "wrong": _answers(case.wrong),
+                    "pairs": [
+                        self._pair(n, place, labels)
+                        for n in order
+                        if float(here[n]) >= max(enough, 1e-9)
+                    ],
+                    "together": _signed(float(here.sum())),
+                    "mlp": _signed(float(self.mlp[place])),
+                }
+            )
+        return told
+
+    def _pair(self, n: int, place: int, labels: Labels) -> dict[str, Any]:
+        pair = self.found.circuit.interactions[n]
+        features = [f.feature for f in self.found.circuit.features]
+        names = self.asked.behaviour.labels
+        elsewhere = [
+            f"{_signed(float(self.added[other, n]))} in {shown(name)}"
+            for other, name in enumerate(names)
+            if other != place
+        ]
+        ends = [
+            {
+                "name": labels.label(f),
+                "mean": "" if f not in features
+                else two(float(self.means[place, features.index(f)])),
+            }
+            for f in dict.fromkeys((pair.first, pair.second))
+        ]  # fmt: skip
+        return {
+            "ends": ends,
+            "weight": _signed(float(self.weight[n]), 3),
+            "adds": _signed(float(self.added[place, n])),
+            "elsewhere": ", ".join(elsewhere),
+        }
+
+    @property
+    def towards(self) -> tuple[str, str]:
+        """The answers that a positive weight adds to, and those that it takes from."""
+        case = self.asked.behaviour.cases[int((self.asked.side > 0).nonzero()[0, 0])]
+        return _answers(case.right), _answers(case.wrong)
+
+    def tables(self, labels: Labels) -> list[Table]:
+        """How active each feature is in each class, and what each pair adds there."""
+        circuit, names = self.found.circuit, list(self.asked.behaviour.labels)
+        n = f"n = {self.n} cases that nothing was chosen on"
+        features = pd.DataFrame(self.means.mT.numpy(), columns=names)
+        features.insert(0, "feature", [labels.label(f.feature) for f in circuit.features])
+        pairs = pd.DataFrame(self.added.mT.numpy(), columns=names)
+        pairs.insert(0, "weight", self.weight.numpy())
+        pairs.insert(0, "pair", [
+            " × ".join(labels.label(f) for f in (pair.first, pair.second))
+            for pair in circuit.interactions
+        ])  # fmt: skip
+        for name, values in (("these pairs together", self.added.sum(1)),
+                             ("the whole MLP", self.mlp), ("the model", self.margin)):  # fmt: skip
+            pairs.loc[len(pairs)] = [name, float("nan"), *values.tolist()]
+        right, wrong = self.towards
+        return [
+            Table.of("by-class", f"How active each feature is at the token that the answer "
+                     f"follows, on average; {n}.", features),
+            Table.of("added", f"What each pair adds to the logits of the answers that fit the "
+                     f"class over the others. Weight: towards {right} over {wrong}, in any class; "
+                     f"{n}.", pairs),
+        ]  # fmt: skip
+
+    def asked_table(self) -> Table:
+        """What was asked, with a case of each class."""
+        behaviour = self.asked.behaviour
+        rows = []
+        right = self.asked.shown(self.asked.margins())
+        for place, label in enumerate(behaviour.labels):
+            mine = (self.asked.label == place).nonzero()[:, 0]
+            case = behaviour.cases[int(mine[0])]
+            rows.append({"class": label, "for example": _end_of(case.text),
+                         "fits": ", ".join(case.right), "does not fit": ", ".join(case.wrong),
+                         "n": len(mine), "answered rightly": float(right[place]),
+                         "margin": float(self.margin[place])})  # fmt: skip
+        caption = (
+            f"What was asked: how the text goes on. Margin: mean {behaviour.metric} of what fits "
+            f"over what does not; n = {self.n} cases that nothing was chosen on."
+        )
+        return Table.of("asked", caption, pd.DataFrame(rows))
+
+
+def without(found: Found) -> dict[str, Any] | None:
+    """What removing the circuit does to each class, and what as many random pairs take."""
+    if found.validation is None or found.behaviour is None:
+        return None
+    edits = found.validation.edits.set_index("edit")
+    before, after = edits.loc["none"], edits.loc["remove the circuit"]
+    affected = found.behaviour.affected
+    draws = found.validation.random
+    taken = draws.loc[draws["kind"] == "as many", "taken"].abs()
+    return {
+        "affected": [
+            (shown(label), _signed(float(before[label])), _signed(float(after[label])))
+            for label in affected
+        ],
+        "others": ", ".join(shown(x) for x in found.behaviour.labels if x not in affected),
+        "moved": number(float(after["moved"]), 2),
+        "random": number(float(taken.median()), 2),
+        "draws": len(taken),
+        "n": found.validation.n,
+        "seed": found.validation.seed,
+    }
+
+
+def _of_features(
+    account: PairAccount, circuit: Circuit
+) -> tuple[Float[Tensor, "case feature"], Float[Tensor, "feature input"]]:
+    """How active a circuit's features are in each case, and what they write."""
+    place = {int(f): n for n, f in enumerate(account.features)}
+    values = torch.zeros(len(account.asked), len(circuit.features), dtype=torch.float64)
+    written = values.new_zeros(len(circuit.features), account.written.shape[1])
+    for n, feature in enumerate(circuit.features):
+        if feature.feature in place:  # else it is never active in these cases
+            values[:, n] = account.values[:, place[feature.feature]]
+            written[n] = account.written[place[feature.feature]]
+    return values, written
+
+
+def _signed(value: float, digits: int = 0) -> str:
+    told = number(value, digits) if digits else two(value)
+    return told if told.startswith("−") else f"+{told}"
+
+
+def _answers(words: tuple[str, ...]) -> str:
+    return f"“{shown(words[0])}”" + (" and its like" if len(words) > 1 else "")
+
+
+def _end_of(text: str) -> str:
+    words = text.split()
+    return ("… " if len(words) > _WORDS else "") + " ".join(shown(w) for w in words[-_WORDS:])
