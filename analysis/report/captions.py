@@ -30,22 +30,34 @@ from sae.reading import readings
 N_TOKENS = 20_000
 """Tokens that captions are fitted on, at most: of whole batches, from the first document on."""
 
-SOON = 8
-"""Tokens back in which "soon after" looks for a word."""
+SOON = "soon after "
+"""The kind that looks for a word in the few tokens before."""
 
 _MOST = 4  # words of a caption
 _CANDIDATES = 8  # words of each kind that are tried together: those that do best alone
 _GAIN = 0.02  # of correlation that another word, or a kind that is less simple, must bring
 
-_KINDS = {"": (0, 0), "after ": (1, 1), "soon after ": (1, SOON)}  # and how many tokens back
+_KINDS = {"": (0, 0), "after ": (1, 1), SOON: (1, 8)}  # and how many tokens back
 
 
 @dataclass(frozen=True)
 class Caption:
     """Words, and how well they tell when a feature is active."""
 
-    text: str
+    kind: str = ""
+    words: tuple[str, ...] = ()
     correlation: float | None = None  # None: it was never active
+
+    @property
+    def text(self) -> str:
+        """In full."""
+        return self.kind + " · ".join(self.words)
+
+    @property
+    def short(self) -> str:
+        """For a picture: "soon after jack" is "jack …"."""
+        words = " · ".join(self.words)
+        return f"{words} …" if self.kind == SOON else self.kind + words
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +74,7 @@ class Captions:
         """On the first tokens of a corpus; ``named`` is how a token is to be written."""
         site = dictionary.known_site("captions")
         dictionary = dictionary.to(model.device)
-        rows: list[Int64[np.ndarray, " pos"]] = []
+        rows: list[Int64[np.ndarray, " _"]] = []
         blocks: list[Any] = []
         for reading in readings(model, corpus, [site], n_documents=N_TOKENS):
             tokens = reading.batch.tokens
@@ -90,7 +102,7 @@ def _sparse(dictionary: Dictionary, x: Float[torch.Tensor, "token model"]) -> An
 class _Condition:
     """Which tokens have each word so many tokens back in their row of text."""
 
-    def __init__(self, rows: list[Int64[np.ndarray, " pos"]], nearest: int, furthest: int) -> None:
+    def __init__(self, rows: list[Int64[np.ndarray, " _"]], nearest: int, furthest: int) -> None:
         place, word, start = [], [], 0
         for row in rows:
             for back in range(nearest, min(furthest + 1, len(row))):
@@ -140,10 +152,12 @@ def _caption(
     named: Callable[[int], str],
 ) -> Caption:
     if not activation.any():
-        return Caption("")
-    kind, words, reached = "", [], -np.inf
+        return Caption()
+    kind, reached = "", -np.inf
+    words: list[int] = []
     for name, condition in conditions.items():
         found, correlation = condition.words(activation)
         if correlation > reached + (_GAIN if words else 0):
             kind, words, reached = name, found, correlation
-    return Caption(kind + " · ".join(named(word) for word in words), reached)
+    told = tuple(named(word) for word in words) if reached >= _GAIN else ()
+    return Caption(kind if told else "", told, reached)

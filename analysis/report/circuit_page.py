@@ -1,4 +1,4 @@
-"""A circuit's page: its picture, its form, an account of examples, and what edits showed.
+"""A circuit's page: how it works, its picture, what edits showed, accounts of examples, its form.
 
 What a reader would get wrong: the picture shows pairs that were *chosen*; how much of the contrast
 they carry, and what removing them does, stands beside it.
@@ -8,12 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
-from analysis.contrast import PairAccount
 from analysis.discovery import verdict
-from analysis.ledgers import Reader, ledger
 from analysis.report import figures
+from analysis.report.accounts import accounts
 from analysis.report.circuit_tables import Labels, causal, facts, steps, tables_of
 from analysis.report.collect import Found, Run
 from analysis.report.contexts import Text
@@ -22,12 +19,12 @@ from analysis.report.figures import Figure
 from analysis.report.forms import CircuitForm
 from analysis.report.layout import picture
 from analysis.report.page import Page
+from analysis.report.story import Story, without
 from analysis.report.text import shown, two
 from circuits.circuit import Circuit
 from circuits.model import Site
 
 _MOST_IN_MATRIX = 60  # features of a heat map
-_N_ROWS = 14  # of a ledger that are shown; the others stand as one
 
 _SHARES = {
     "carried": "of what the MLP adds to the affected classes' margins, by these pairs",
@@ -55,17 +52,33 @@ def circuit_page(
     data = {
         "graph": drawn,
         "pairs": _pairs(found, text, books),
-        "ledgers": [] if form is None else _ledgers(run, form, text, labels),
+        "ledgers": [] if form is None else accounts(form, text, labels),
         "sites": {"input": f"mlp_in@{layer}", "output": f"mlp_out@{layer}"} if form else None,
     }
     tables = tables_of(circuit, labels)
+    story = Story.of(run, found) if found.behaviour is not None and form is not None else None
+    classes = [] if story is None else [*story.tables(labels), story.asked_table()]
     edits = [] if found.validation is None else causal(found.validation)
     told = {
         "name": shown(circuit.name),
         "verdict": verdict(circuit),
         "validation": None if found.validation is None else found.validation.verdict,
         "facts": facts(found),
-        "steps": steps(found),
+        "steps": [] if story is not None else steps(found),
+        "story": None
+        if story is None
+        else {
+            "classes": story.classes(),
+            "hub": story.hub(),
+            "towards": story.towards,
+            "n": story.n,
+            "layer": layer,
+            "pairs": len(circuit.interactions),
+            "carried": two(circuit.shares.get("carried")),
+            "mlp": two(float(story.mlp[story.asked.affected > 0].mean())),
+        },
+        "without": without(found),
+        "by_class": classes,
         "shares": [
             (shown(key), two(value), _SHARES.get(key, "")) for key, value in circuit.shares.items()
         ],
@@ -76,14 +89,15 @@ def circuit_page(
         "n_left_out": len(circuit.interactions) - len(drawn["edges"]),
         "command": "circuits validate RUN",
     }
-    return Page(name, shown(circuit.name), "circuit.html.j2", told, made, [*tables, *edits], data)
+    return Page(name, shown(circuit.name), "circuit.html.j2", told, made,
+                [*tables, *edits, *classes], data)  # fmt: skip
 
 
 def _picture(circuit: Circuit, labels: Labels) -> dict[str, Any]:
     """The picture with every name as it may be seen."""
     drawn = picture(circuit)
     for node in drawn["nodes"]:
-        node |= {"label": shown(node["label"]), "caption": labels.input(node["feature"])}
+        node |= {"label": shown(node["label"]), "caption": labels.short(node["feature"])}
     for output in drawn["outputs"]:
         output |= {"label": shown(output["label"]), "caption": labels.output(output["feature"])}
     for group in drawn["groups"]:
@@ -155,67 +169,3 @@ def _pairs(found: Found, text: Text | None, books: dict[Site, Catalogue]) -> lis
 
 _MEASURES = ("weight", "data_weight", "contrast", "elsewhere", "computed", "inherited", "z", "q",
              "own", "together", "coactivation")  # fmt: skip
-
-
-def _ledgers(
-    run: Run, form: CircuitForm, text: Text | None, labels: Labels
-) -> list[dict[str, Any]]:
-    """Accounts of example tokens, each adding up to what the model computed."""
-    model, layer, into = run.model, form.layer, form.into
-    examples: list[tuple[str, Reader, torch.Tensor, int]] = []
-    if form.asked is not None:
-        asked, behaviour = form.asked, form.asked.behaviour
-        reads = PairAccount.of(asked, layer, into).reads * asked.side[:, None]
-        order = sorted(behaviour.labels, key=lambda label: label not in behaviour.affected)
-        for label in order:
-            place = behaviour.labels.index(label)
-            case = int((asked.label == place).nonzero()[0, 0])
-            right, wrong = behaviour.cases[case].right[0], behaviour.cases[case].wrong[0]
-            what = f"logit of “{right}” and its like over “{wrong}” and its like"
-            reader = Reader(reads[case].to(model.device), name=what)
-            tokens = asked.tokens[case]
-            examples.append((label, reader, tokens, int(asked.position[case])))
-    elif text is not None:
-        output = form.found.circuit.outputs[0].feature
-        active, values = text.active(output)
-        if len(active):
-            row, place = text.row(int(active[values.argmax()]))
-            reader = Reader.of(form.out.to(model.device), output)
-            examples.append((f"strongest token of output {output}", reader, row, place))
-    told = [_ledger(run, form, *example) for example in examples]
-    for one in told:
-        used = set(one["rows"]["first"]) | set(one["rows"]["second"])
-        one["captions"] = {str(f): labels.input(f) for f in used if f >= 0}
-    return told
-
-
-def _ledger(
-    run: Run, form: CircuitForm, label: str, reader: Reader, tokens: torch.Tensor, place: int
-) -> dict[str, Any]:
-    model = run.model
-    kept = tokens[: place + 1]  # nothing that comes later matters to a token
-    account = ledger(model, form.layer, form.into.to(model.device), reader, kept, place)
-    own = {frozenset((p.first, p.second)) for p in form.found.circuit.interactions}
-    constant = form.into.n_feature
-    rows = account.rows.copy()
-
-    def ends(row: Any) -> frozenset[int]:
-        one, other = int(row.first), int(row.second)
-        return frozenset((one, constant if other < 0 and row.kind == "linear" else other))
-
-    rows["in circuit"] = [
-        row.kind in ("pair", "square", "linear") and ends(row) in own for row in rows.itertuples()
-    ]
-    words = model.words("a ledger").convert_ids_to_tokens(kept[1:].tolist())
-    return {
-        "label": shown(label),
-        "reads": shown(reader.name),
-        "tokens": [shown(word) for word in words],
-        "place": len(words) - 1,
-        "computed": account.computed,
-        "total": account.total,
-        "off_by": account.off_by,
-        "by_circuit": float(rows.loc[rows["in circuit"], "value"].sum()),
-        "shown": _N_ROWS,
-        "rows": rows,
-    }

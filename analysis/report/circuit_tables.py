@@ -10,7 +10,7 @@ from analysis.report.collect import Found
 from analysis.report.features import Catalogue
 from analysis.report.layout import group_name
 from analysis.report.page import Table
-from analysis.report.text import shown
+from analysis.report.text import seen, shown
 from analysis.validation import Validation
 from circuits.circuit import Circuit
 from circuits.model import Site
@@ -26,8 +26,12 @@ class Labels:
         self._out = None if layer is None else books.get(Site("mlp_out", layer))
 
     def input(self, feature: int) -> str:
-        """The tokens that an input feature is strongest on."""
+        """When an input feature is active."""
         return "" if self._into is None else self._into.caption(feature)
+
+    def short(self, feature: int) -> str:
+        """The same for a picture."""
+        return "" if self._into is None else self._into.short(feature)
 
     def output(self, feature: int) -> str:
         """The tokens that an output feature promotes, or that it is strongest on."""
@@ -52,17 +56,15 @@ def facts(found: Found) -> list[tuple[str, str]]:
         ("pairs", str(len(circuit.interactions))),
         ("input features", str(len(circuit.features))),
         ("groups", str(len({f.group for f in circuit.features if f.group >= 0}))),
-        ("gates", ", ".join(g.gate for g in circuit.gates) or "none"),
     ]
     if found.behaviour is not None:
         told.append(("cases chosen on", str(circuit.source.get("cases", "not said"))))
-        told.append(("classes", ", ".join(found.behaviour.labels)))
     if found.validation is not None:
         told.append(("cases validated on", str(found.validation.n)))
         told.append(("seed", str(found.validation.seed)))
     if circuit.explained is not None:
         told.append(("share of the form explained", f"{circuit.explained:.2f}"))
-    return [(key, shown(value)) for key, value in told]
+    return [(key, seen(value)) for key, value in told]
 
 
 def steps(found: Found) -> list[str]:
@@ -79,13 +81,8 @@ def steps(found: Found) -> list[str]:
             what = f"{gate.contrast:+.2f} logits to the margins of {circuit.source.get('affected')}"
         else:
             what = f"{gate.share:.0%} of these pairs' energy, weight {gate.weight:+.3g}"
-        told.append(_seen(f"{gate.gate}: {joined}: {what}."))
+        told.append(seen(f"{gate.gate}: {joined}: {what}."))
     return told
-
-
-def _seen(sentence: str) -> str:
-    """A sentence whose parts may be long: every word of it as it may be seen."""
-    return " ".join(shown(word) for word in sentence.split(" "))
 
 
 def _side(circuit: Circuit, group: int) -> str:

@@ -100,7 +100,7 @@ class Text:
             one, other = columns.of(first), columns.of(second)
             product = one * other
             contexts = []
-            for token in self._strongest(product, n):
+            for token in self._largest(product, n):
                 about = {"first": float(one[token]), "second": float(other[token])}
                 contexts.append(self.window(token) | about)
             found[first, second] = contexts
@@ -116,7 +116,11 @@ class Text:
             for one, other in pairs
         }
 
-    def _strongest(self, values: Float[np.ndarray, " token"], n: int) -> list[int]:
+    def strongest(self, output: int, n: int) -> list[int]:
+        """The tokens that an output feature is strongest on, each of a row of its own."""
+        return self._largest(_Columns(self.outputs, -1).of(output), n)
+
+    def _largest(self, values: Float[np.ndarray, " token"], n: int) -> list[int]:
         """The first tokens by size, each of a row of its own; of equals the earlier."""
         order = np.argsort(-np.abs(values), kind="stable")[: 64 * n]
         chosen: list[int] = []

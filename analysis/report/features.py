@@ -51,6 +51,10 @@ class Catalogue:
         """When it is active; nothing of the constant."""
         return self.captions.of[feature].text if feature < len(self.captions.of) else ""
 
+    def short(self, feature: int) -> str:
+        """The same for a picture."""
+        return self.captions.of[feature].short if feature < len(self.captions.of) else ""
+
     @property
     def index(self) -> dict[str, Any]:
         """The list, column by column."""
@@ -158,7 +162,7 @@ def _seen(run: Run, dictionary: Dictionary) -> tuple[list[str], list[list[Any]],
     """The words that occur, each feature's examples in their numbers, captions, documents read."""
     n_feature = dictionary.n_feature
     if run.text is None:
-        return [], [[] for _ in range(n_feature)], Captions([Caption("")] * n_feature, 0), 0
+        return [], [[] for _ in range(n_feature)], Captions([Caption()] * n_feature, 0), 0
     found = examples(
         dictionary, run.model, run.text, n=_N_EXAMPLES, context=9, n_documents=_N_DOCUMENTS
     )

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.report.figures import Figure
-from analysis.report.text import number, shown
+from analysis.report.text import number, seen
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +49,7 @@ class Table:
     columns: list[str]
     rows: list[list[str]]
     raw: pd.DataFrame
+    words: list[bool]  # which columns hold words, not numbers
 
     @classmethod
     def of(
@@ -57,12 +58,13 @@ class Table:
         """The table with its columns as they are, or as they are to be called."""
         columns = [str((named or {}).get(str(column), column)) for column in table]
         rows = [[_cell(value) for value in row] for row in table.itertuples(index=False)]
-        raw = table.set_axis(columns, axis=1).map(lambda v: shown(v) if isinstance(v, str) else v)
-        return cls(key, caption, [shown(column) for column in columns], rows, raw)
+        raw = table.set_axis(columns, axis=1).map(lambda v: seen(v) if isinstance(v, str) else v)
+        words = [any(isinstance(value, str) for value in table[column]) for column in table]
+        return cls(key, caption, [seen(column) for column in columns], rows, raw, words)
 
 
 def _cell(value: Any) -> str:
-    return shown(value) if isinstance(value, str) and value else number(value)
+    return seen(value) if isinstance(value, str) and value else number(value)
 
 
 def names_of(stems: Iterable[str]) -> dict[str, str]:

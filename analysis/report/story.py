@@ -27,6 +27,8 @@ from circuits.model import Site
 
 _LEAST = 0.15  # of what a class's pairs add that one must, to be told of
 _MOST = 3  # pairs that are told of a class
+_SMALL = 0.05  # of what a pair adds in one class: less than this in another is not told
+_HUB = 0.9  # of all that the pairs add, by pairs that one feature is in
 _WORDS = 24  # of a text that are shown, from its end
 
 
@@ -58,8 +60,8 @@ class Story:
         )
         twice = torch.where(first == second, 1.0, 2.0).double()
         added = values.new_zeros(len(asked), len(first))
-        for number_ in range(len(asked.answers)):
-            rows = (asked.answer == number_).nonzero()[:, 0]
+        for answers in range(len(asked.answers)):
+            rows = (asked.answer == answers).nonzero()[:, 0]
             reads = account.reads[rows[0]]
             form = written @ account.layer.interaction(reads) @ written.mT
             length = asked.side[rows] * account.reads[rows].norm(dim=1) / reads.norm()
@@ -81,7 +83,7 @@ class Story:
         """Cases that were measured."""
         return len(self.asked)
 
-    def classes(self, labels: Labels) -> list[dict[str, Any]]:
+    def classes(self) -> list[dict[str, Any]]:
         """Of each class that the circuit must be seen in: an example, its answers, and the pairs
         that add most to the answers that fit."""
         behaviour, told = self.asked.behaviour, []
@@ -91,53 +93,68 @@ class Story:
             case = behaviour.cases[int((self.asked.label == place).nonzero()[0, 0])]
             here = self.added[place]
             order = here.argsort(descending=True, stable=True)[:_MOST].tolist()
-            enough = _LEAST * float(here.clamp(min=0).sum())
+            enough = max(_LEAST * float(here.clamp(min=0).sum()), 1e-9)
             told.append(
                 {
                     "label": shown(label),
                     "text": _end_of(case.text),
-                    "right": _answers(case.right),
-                    "wrong": _answers(case.wrong),
-                    "pairs": [
-                        self._pair(n, place, labels)
-                        for n in order
-                        if float(here[n]) >= max(enough, 1e-9)
-                    ],
+                    "right": quoted(case.right[0]),
+                    "wrong": quoted(case.wrong[0]),
+                    "pairs": [self._pair(n, place) for n in order if float(here[n]) >= enough],
                     "together": _signed(float(here.sum())),
                     "mlp": _signed(float(self.mlp[place])),
                 }
             )
         return told
 
-    def _pair(self, n: int, place: int, labels: Labels) -> dict[str, Any]:
-        pair = self.found.circuit.interactions[n]
-        features = [f.feature for f in self.found.circuit.features]
-        names = self.asked.behaviour.labels
+    def _pair(self, n: int, place: int) -> dict[str, Any]:
+        pair, here = self.found.circuit.interactions[n], float(self.added[place, n])
         elsewhere = [
             f"{_signed(float(self.added[other, n]))} in {shown(name)}"
-            for other, name in enumerate(names)
-            if other != place
+            for other, name in enumerate(self.asked.behaviour.labels)
+            if other != place and abs(float(self.added[other, n])) >= _SMALL * abs(here)
         ]
-        ends = [
-            {
-                "name": labels.label(f),
-                "mean": "" if f not in features
-                else two(float(self.means[place, features.index(f)])),
-            }
-            for f in dict.fromkeys((pair.first, pair.second))
-        ]  # fmt: skip
         return {
-            "ends": ends,
+            "ends": [self._name(f) for f in dict.fromkeys((pair.first, pair.second))],
             "weight": _signed(float(self.weight[n]), 3),
-            "adds": _signed(float(self.added[place, n])),
+            "adds": _signed(here),
             "elsewhere": ", ".join(elsewhere),
         }
 
+    def _name(self, feature: int) -> str:
+        labels = (f.label for f in self.found.circuit.features if f.feature == feature)
+        return shown(next(labels, f"feature {feature}"))
+
+    def hub(self) -> dict[str, Any] | None:
+        """The feature that is in the pairs of almost all that the circuit adds, if there is one,
+        and the classes that it is on in."""
+        pairs = self.found.circuit.interactions
+        size = self.added.abs().sum(0)
+        for place, feature in enumerate(self.found.circuit.features):
+            mine = [n for n, p in enumerate(pairs) if feature.feature in (p.first, p.second)]
+            if len(mine) < 2 or float(size[mine].sum()) < _HUB * float(size.sum()):
+                continue
+            means = self.means[:, place]
+            on = means.abs() >= means.abs().max() / 2
+            names = self.asked.behaviour.labels
+            return {
+                "name": self._name(feature.feature),
+                "feature": feature.feature,
+                "pairs": len(mine),
+                "on": [
+                    (shown(x), two(float(m)))
+                    for x, m, is_on in zip(names, means, on, strict=True)
+                    if is_on
+                ],
+                "off": two(float(means[~on].abs().max())) if bool((~on).any()) else None,
+            }
+        return None
+
     @property
     def towards(self) -> tuple[str, str]:
-        """The answers that a positive weight adds to, and those that it takes from."""
+        """Of the answers that a positive weight adds to, and those it takes from, the first."""
         case = self.asked.behaviour.cases[int((self.asked.side > 0).nonzero()[0, 0])]
-        return _answers(case.right), _answers(case.wrong)
+        return quoted(case.right[0]), quoted(case.wrong[0])
 
     def tables(self, labels: Labels) -> list[Table]:
         """How active each feature is in each class, and what each pair adds there."""
@@ -224,8 +241,9 @@ def _signed(value: float, digits: int = 0) -> str:
     return told if told.startswith("−") else f"+{told}"
 
 
-def _answers(words: tuple[str, ...]) -> str:
-    return f"“{shown(words[0])}”" + (" and its like" if len(words) > 1 else "")
+def quoted(word: str) -> str:
+    """A word in a sentence."""
+    return f"“{shown(word)}”"
 
 
 def _end_of(text: str) -> str:

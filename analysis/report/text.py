@@ -20,6 +20,7 @@ import pandas as pd
 MOST = 60
 """Characters of a token that are shown."""
 
+_MOST_WORDS = 40  # of a sentence
 _SHAPELESS = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 _NAMED = {"\n": "↵", "\t": "⇥", " ": "␣"}
 _DIGITS = 5
@@ -34,6 +35,15 @@ def shown(token: str | None) -> str:
     if len(token) > MOST:
         seen += f"… ({len(token)} characters)"
     return seen or "⟨empty⟩"
+
+
+def seen(sentence: str) -> str:
+    """Words with blanks between them, each as a reader can see it; a long sentence is cut."""
+    if not sentence.strip(" "):
+        return shown(sentence)
+    words = sentence.split(" ")
+    told = " ".join(shown(word) if word else "" for word in words[:_MOST_WORDS])
+    return told + (f" … ({len(words)} words)" if len(words) > _MOST_WORDS else "")
 
 
 def _written(character: str) -> str:

@@ -1,0 +1,90 @@
+"""The story of a circuit is told from the same numbers as its account, class by class."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from analysis.contrast import PairAccount
+from analysis.discovery import find_circuit
+from analysis.report.circuit_tables import Labels
+from analysis.report.collect import Found, Run
+from analysis.report.story import Story, without
+from analysis.validation import validate
+from circuits.model import Site
+from tests.planted_negation import (
+    BAD,
+    GOOD,
+    NEGATOR,
+    planted_behaviour,
+    planted_dictionaries,
+    planted_model,
+)
+
+
+@pytest.fixture(scope="module")
+def planted():
+    model, dictionaries = planted_model(), planted_dictionaries()
+    circuit = find_circuit(model, dictionaries, planted_behaviour())
+    proof = validate(model, circuit, planted_behaviour().halves()[1], dictionaries)
+    run = Run(Path("run"), [], model, dictionaries, [], {}, {}, None, None, [])
+    return run, Found("negation", circuit, planted_behaviour(), proof)
+
+
+@pytest.fixture(scope="module")
+def story(planted) -> Story:
+    return Story.of(*planted)
+
+
+def test_what_each_pair_adds_is_its_part_of_the_account(planted, story):
+    run, found = planted
+    account = PairAccount.of(story.asked, 0, run.dictionaries[Site("mlp_in", 0)])
+    rows = account.pairs.set_index(["first", "second"])
+    for n, pair in enumerate(found.circuit.interactions):
+        row = rows.loc[pair.first, pair.second]
+        assert float(story.weight[n]) == pytest.approx(row["weight"])
+        for place, label in enumerate(story.asked.behaviour.labels):
+            assert float(story.added[place, n]) == pytest.approx(row[label], abs=1e-9)
+    torch.testing.assert_close(story.mlp, account.class_totals)
+
+
+def test_the_planted_circuit_is_told_as_it_was_planted(story):
+    assert story.hub()["feature"] == NEGATOR
+    assert story.hub()["pairs"] == 2
+    assert [label for label, _ in story.hub()["on"]] == ["not good", "not bad"]
+    good, bad = story.classes()
+    assert (good["label"], bad["label"]) == ("not good", "not bad")
+    assert (good["right"], bad["right"]) == (bad["wrong"], good["wrong"])
+    for told, own in ((good, GOOD), (bad, BAD)):
+        (pair,) = told["pairs"]  # each class by one pair
+        assert any(f"feature {own} " in name for name in pair["ends"])
+        assert pair["elsewhere"] == ""
+        assert pair["adds"] == told["together"] == told["mlp"]
+        assert pair["adds"].startswith("+")
+    assert good["pairs"][0]["weight"].startswith("−")
+    assert bad["pairs"][0]["weight"].startswith("+")
+    assert story.towards == (bad["right"], bad["wrong"])
+
+
+def test_what_is_told_of_removal_is_what_validation_measured(planted):
+    _, found = planted
+    told = without(found)
+    edits = found.validation.edits.set_index("edit")
+    for label, before, after in told["affected"]:
+        assert float(before) == pytest.approx(edits.loc["none", label], abs=0.005)
+        assert float(after.replace("−", "-")) == pytest.approx(
+            edits.loc["remove the circuit", label], abs=0.005
+        )
+    assert told["n"] == found.validation.n == len(planted_behaviour().halves()[1].cases)
+
+
+def test_its_tables_hold_the_numbers_that_are_told(planted, story):
+    labels = Labels(planted[1], {})
+    means, added = (table.raw for table in story.tables(labels))
+    names = list(story.asked.behaviour.labels)
+    assert means[names].to_numpy() == pytest.approx(story.means.mT.numpy())
+    assert added[names].to_numpy()[:2] == pytest.approx(story.added.mT.numpy())
+    assert added[names].to_numpy()[2] == pytest.approx(story.added.sum(1).numpy())
+    asked = story.asked_table().raw
+    assert list(asked["class"]) == names
+    assert asked["n"].sum() == story.n
