@@ -15,6 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import pandas as pd
+
 from analysis.asked import Asked, asked
 from circuits.corpus import built_in
 from circuits.errors import BehaviourError, check_count
@@ -23,6 +25,7 @@ from circuits.model import Model
 from circuits.model.held_out import CASES
 from circuits.stories.lexicon import Lexicon
 from circuits.stories.prompts import BEHAVIOURS, MinimalPair, minimal_pairs
+from circuits.text import html_of
 
 Metric = Literal["logit difference", "probability"]
 
@@ -211,6 +214,20 @@ class Behaviour:
         if not cases:
             raise BehaviourError(f"{path} has no cases. Write one a line, as JSON.")
         return cls(name or path.stem, tuple(cases), metric)
+
+    def _repr_html_(self) -> str:
+        first = {case.label: case for case in reversed(self.cases)}
+        rows = [
+            {
+                "class": label,
+                "cases": sum(case.label == label for case in self.cases),
+                "one of them": first[label].text,
+                "should go on with": ", ".join(first[label].right),
+                "not with": ", ".join(first[label].wrong),
+            }
+            for label in self.labels
+        ]
+        return html_of(repr(self), classes=pd.DataFrame(rows))
 
     def __repr__(self) -> str:
         return f"Behaviour({self.name}: {len(self.cases)} cases of {', '.join(self.labels)})"

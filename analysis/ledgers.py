@@ -23,6 +23,7 @@ from torch import Tensor
 from circuits.bilinear import BilinearLayer
 from circuits.errors import ModelError, SiteError, check_index, check_width
 from circuits.model import Model, Site
+from circuits.text import html_of
 from sae.dictionary import Dictionary
 
 _INPUTS = ("mlp_in", "resid_mid")
@@ -78,6 +79,11 @@ class Ledger:
     def kinds(self) -> pd.Series:
         """The sum of each kind of row."""
         return self.rows.groupby("kind")["value"].sum()
+
+    def _repr_html_(self) -> str:
+        sums = self.kinds.rename("sum").reset_index()
+        said = f"{self!r} Rows add up to {self.total:.6g}: off by {self.off_by:.1e} of the number."
+        return html_of(said, sums=sums, strongest_rows=self.rows.head(12))
 
     def __repr__(self) -> str:
         told = ", ".join(f"{kind} {value:+.3g}" for kind, value in self.kinds.items())

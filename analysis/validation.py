@@ -42,6 +42,7 @@ from circuits.errors import CircuitFileError, check_count
 from circuits.files import read_json, write_json
 from circuits.model import Model, Site
 from circuits.model.untrained import untrained
+from circuits.text import html_of
 from sae.dictionary import Dictionary
 
 WANTED = {
@@ -125,6 +126,9 @@ class Validation:
                 f"{path} is not whole: {', '.join(wrong)}. Make it again: circuits validate RUN."
             )
         return cls(**(told | tables))
+
+    def _repr_html_(self) -> str:
+        return html_of(repr(self), criteria=self.criteria, edits=self.edits)
 
     def __repr__(self) -> str:
         return f"Validation({self.circuit}: {self.verdict}; n {self.n}, seed {self.seed})"

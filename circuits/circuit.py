@@ -42,6 +42,7 @@ import pandas as pd
 from circuits.clusters import Clusters
 from circuits.errors import CircuitFileError, shorten
 from circuits.files import written_whole
+from circuits.text import html_of
 
 SCHEMA, VERSION = "bilinear-circuits/circuit", 2
 
@@ -114,7 +115,7 @@ class Detector:
     f1: float  # on cases that they were not chosen on
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Circuit:
     """An immutable subgraph of an output's interactions.
 
@@ -250,6 +251,27 @@ class Circuit:
             )
             for name, kind in _ROWS.items()
         }  # fmt: skip
+
+    def plot(self) -> Any:
+        """The circuit as a plotly figure: groups of features, gates, what is written."""
+        from circuits.drawing import circuit_figure
+
+        return circuit_figure(self).plot()
+
+    def _repr_html_(self) -> str:
+        known = {name: table.dropna(axis=1, how="all") for name, table in self.tables().items()}
+        pairs = known["interactions"]
+        strength = pairs["contrast" if "contrast" in pairs else "weight"].abs()
+        known["interactions"] = pairs.loc[strength.sort_values(ascending=False).index].head(12)
+        return html_of(repr(self), **{name: rows for name, rows in known.items() if len(rows)})
+
+    def __repr__(self) -> str:
+        shares = ", ".join(f"{name} {value:.2f}" for name, value in self.shares.items())
+        return (
+            f"Circuit({self.name}: {len(self.interactions)} pairs of {len(self.features)} features "
+            f"to {len(self.outputs)} output features, {len(self.gates)} gates"
+            f"{'; of the contrast: ' + shares if shares else ''})"
+        )
 
     def save(self, path: str | Path) -> Path:
         """Write the circuit as JSON."""

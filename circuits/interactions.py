@@ -12,12 +12,12 @@ A pair of different features meets twice in the sum, so its *weight* is ``2 · m
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
 from operator import index as index_of
 from pathlib import Path
-from typing import Literal, SupportsIndex
+from typing import Any, Literal, SupportsIndex
 
 import pandas as pd
 import torch
@@ -37,10 +37,12 @@ from circuits.errors import (
     check_index,
     check_indices,
 )
+from circuits.figures import heat_map
 from circuits.progress import progress
 from circuits.shards import make_shards, merge_shards
 from circuits.spectrum import Spectrum, eigenpairs
 from circuits.strongest import Search
+from circuits.text import shown
 
 _ROWS = 512  # of the strips that a matrix is built in
 
@@ -266,6 +268,39 @@ class Interactions:
         tiles = sum(search.tiles for search in searches)
         table.attrs["tiles_visited"] = sum(search.visited for search in searches) / max(tiles, 1)
         return table
+
+    def plot(
+        self, output: int, n: int = 20, labels: Mapping[int, str] | Sequence[str] | None = None
+    ) -> Any:
+        """The matrix among the features of the ``n`` strongest pairs, ordered by group.
+
+        A plotly figure; ``labels`` name features, by number or in their order.
+        """
+        from circuits.graph import clusters, interaction_graph
+
+        graph = interaction_graph(self, output, n_edges=n, labels=labels)
+        groups = clusters(graph).nodes.set_index("node")["group"].to_dict()
+        chosen = sorted(graph, key=lambda node: (groups[node], node))
+        write = self.write[chosen]
+        weights = 2 * write @ self.form(output) @ write.mT
+        weights -= torch.diag(weights.diagonal()) / 2  # a feature meets itself once
+        return heat_map(
+            weights.cpu().numpy(),
+            [shown(graph.nodes[node]["label"]) for node in chosen],
+            chosen,
+            [groups[node] for node in chosen],
+            f"Weights for output feature {output} among the {len(chosen)} features of its "
+            f"{graph.number_of_edges()} strongest pairs, {graph.graph['energy']:.1%} of the "
+            f"squared norm. They were chosen for large entries, so that the matrix looks low-rank "
+            f"says nothing; z and q of interaction_graph(inter, {output}, …) say what chance does.",
+        ).plot()
+
+    def __repr__(self) -> str:
+        constant = " and a constant" if self.has_constant else ""
+        return (
+            f"Interactions({self.inputs.n_feature} input features{constant} in pairs, "
+            f"{self.n_output} outputs read by {self.outputs.reader}, through {self.layer!r})"
+        )
 
     def _search(self, n: int) -> Search:
         return Search(self.inputs.write, self.write[-1] if self.has_constant else None, n)

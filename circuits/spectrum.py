@@ -13,8 +13,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from einops import einsum
 from jaxtyping import Float
@@ -31,6 +33,7 @@ from circuits.errors import (
     check_index,
     check_tensors,
 )
+from circuits.text import html_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +122,30 @@ class Spectrum:
     def matrix(self) -> Float[Tensor, "axis axis"]:
         """The form that these eigenpairs make."""
         return einsum(self.values, self.vectors, self.vectors, "r, r i, r j -> i j")
+
+    def plot(self, **controls: Spectrum) -> Any:
+        """The eigenvalues as a plotly figure, beside those of named controls:
+        ``spectrum.plot(rotated=control.spectrum(7))``."""
+        from circuits.figures import spectrum_figure
+
+        named = {name.replace("_", " "): control for name, control in controls.items()}
+        return spectrum_figure(self, named).plot()
+
+    def _repr_html_(self) -> str:
+        n = min(len(self), 12)
+        table = pd.DataFrame(
+            {
+                "rank": range(1, n + 1),
+                "eigenvalue": self.values[:n].tolist(),
+                "energy kept": [self.energy(r + 1) for r in range(n)],
+            }
+        )
+        return html_of(repr(self), strongest=table)
+
+    def __repr__(self) -> str:
+        width = self.vectors.shape[1]
+        of = "all" if self.total_energy is None else f"{self.energy(len(self)):.1%} of the energy"
+        return f"Spectrum({len(self)} eigenpairs in {width} dimensions, {of})"
 
     def _require_all(self, what: str) -> None:
         if self.total_energy is not None:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -23,6 +23,7 @@ from torch.nn import functional
 
 from circuits.basis import Basis
 from circuits.bilinear import computing_dtype
+from circuits.corpus import Corpus
 from circuits.errors import (
     BasisError,
     SiteError,
@@ -33,6 +34,9 @@ from circuits.errors import (
 from circuits.model import Model, Site
 from sae.code import Code, strongest
 from sae.statistics import Statistics, statistics
+
+if TYPE_CHECKING:
+    from sae.cards import Card
 
 _TILE = 2**24  # scores that are held at a time
 
@@ -165,6 +169,16 @@ class Dictionary:
         if reader == "pinv":
             return Basis.from_decoder(self.decoder, self.offset, least_squares=least_squares)
         raise BasisError(f"Dictionary.basis: no reader '{reader}'. Ask for 'pinv' or 'encoder'.")
+
+    def card(self, feature: int, model: Model | None = None, corpus: Corpus | None = None) -> Card:
+        """What is known of one feature, for a person: shown as a card in Jupyter.
+
+        With a model it tells the tokens that the feature promotes, with a corpus too the contexts
+        in which it is strongest.
+        """
+        from sae.cards import card
+
+        return card(self, feature, model, corpus)
 
     @contextmanager
     def spliced(self, model: Model, *, error: bool = False) -> Iterator[Model]:

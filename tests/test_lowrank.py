@@ -460,16 +460,12 @@ def test_a_curve_shows_itself(plain, corpus):
     assert "mean_rotated" in page
     assert len(page) < 6000
     names = {trace.name for trace in found.plot().data}
-    assert {*CONTROLS, "features, pinv"} <= names
-    from analysis.lowrank.plots import distribution, losses
-
-    assert sum(len(t.x) for t in distribution(found).data if t.name == "features") == len(
-        found.compared(2)
-    )
-    assert (
-        list(losses(found).data[-1].y)
-        == found.loss.set_index("replaced_by").loc[list(losses(found).data[-1].x), "loss"].tolist()
-    )
+    assert {*CONTROLS, "active tokens", "features"} <= names
+    figures = {figure.key: figure for figure in found.figures()}
+    spread = figures["distribution"].table
+    assert spread[spread["of"] == "features"]["n"].sum() == len(found.compared(2))
+    (own,) = [t for t in figures["losses"].traces if t["name"] == "chosen among approximations"]
+    assert own["y"] == found.loss.set_index("replaced_by").loc[own["x"], "loss"].tolist()
 
 
 def test_other_sites_and_thin_text_are_refused(plain, corpus):

@@ -20,15 +20,16 @@ from analysis.edits import terms_of
 from analysis.report import collect, write_report
 from analysis.report.contexts import Text
 from analysis.report.forms import CircuitForm
-from analysis.report.layout import picture
 from analysis.report.page import names_of
-from analysis.report.text import MOST, brief, script_json, shown
+from analysis.report.script import brief, script_json
 from analysis.run_circuits import behaviour_circuits
 from analysis.validation import Validation
 from circuits.circuit import Circuit, Feature, Gate, Interaction, Output
 from circuits.errors import CircuitFileError, ReportError, RunError
 from circuits.interactions import Interactions
+from circuits.layout import picture
 from circuits.model import Site
+from circuits.text import MOST, shown
 from tests.small_runs import HOSTILE, begun
 
 TURNING = set("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u2028\u2029")

@@ -18,7 +18,9 @@ import numpy as np
 import pandas as pd
 
 from circuits.errors import RankError
+from circuits.figures import Figure, side_by_side
 from circuits.files import read_json, write_json, written_whole
+from circuits.text import html_of
 
 CONTROLS = ("rotated", "shuffled", "untrained")
 """Same eigenvalues along random directions; another feature's form; those of an untrained model."""
@@ -202,17 +204,22 @@ class RankCurve:
             content["about"],
         )
 
-    def plot(self) -> Any:
-        """Mean correlation by rank, the share above every threshold at rank 2, and the controls."""
-        from analysis.lowrank.plots import overview
+    def figures(self, rank: int = 2) -> list[Figure]:
+        """All pictures of the curve, as the report shows them: ``figures()[0].plot()``."""
+        from analysis.lowrank.plots import figures
 
-        return overview(self)
+        return figures(self, rank)
+
+    def plot(self, rank: int = 2) -> Any:
+        """Mean correlation by rank beside the share above every threshold, and the controls."""
+        by_rank, _, thresholds, *_ = self.figures(rank)
+        return side_by_side([by_rank, thresholds], f"Low rank at {self.about['site']}")
 
     def _repr_html_(self) -> str:
         """A small table: the first ranks and the whole form."""
-        shown = [r for r in (1, 2, 4, 8, 16, 32, self.ranks[-1]) if r in self.ranks]
+        few = [r for r in (1, 2, 4, 8, 16, 32, self.ranks[-1]) if r in self.ranks]
         columns = ["mean", "low", "high", "q50", *(f"mean_{name}" for name in CONTROLS)]
-        return f"<p>{self!r}</p>" + self.mean.loc[shown, columns].round(3).to_html()
+        return html_of(repr(self), correlation=self.mean.loc[few, columns].reset_index())
 
     def __repr__(self) -> str:
         n = len(self.compared(self.ranks[-1]))

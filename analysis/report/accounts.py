@@ -18,7 +18,7 @@ from analysis.ledgers import Reader, ledger
 from analysis.report.circuit_tables import Labels
 from analysis.report.contexts import Text
 from analysis.report.forms import CircuitForm
-from analysis.report.text import seen, shown
+from circuits.text import seen, shown
 
 _N_EXAMPLES = 4  # tokens of a proposal that are accounted for
 _N_ROWS = 14  # of an account that are shown; the others stand as one

@@ -9,20 +9,20 @@ from __future__ import annotations
 from typing import Any
 
 from analysis.discovery import verdict
-from analysis.report import figures
 from analysis.report.accounts import accounts
 from analysis.report.circuit_tables import Labels, causal, facts, steps, tables_of
 from analysis.report.collect import Found, Run
 from analysis.report.contexts import Text
 from analysis.report.features import Catalogue
-from analysis.report.figures import Figure
+from analysis.report.figures import approximation, projections
 from analysis.report.forms import CircuitForm
-from analysis.report.layout import picture
 from analysis.report.page import Page
 from analysis.report.story import Story, without
-from analysis.report.text import shown, two
 from circuits.circuit import Circuit
+from circuits.figures import Figure, eigenvalues, heat_map
+from circuits.layout import picture
 from circuits.model import Site
+from circuits.text import shown, two
 
 _MOST_IN_MATRIX = 60  # features of a heat map
 
@@ -112,19 +112,19 @@ def _figures(form: CircuitForm, text: Text | None, labels: Labels, seed: int) ->
     layer = f"layer {form.layer}"
     chosen = "" if n == len(form.features) else f" (the first {n} of {len(form.features)})"
     made = [
-        figures.heat_map(
+        heat_map(
             form.matrix[:n, :n], [labels.label(f) for f in features],
             features,
             [group[f] for f in features],
             f"Weights among the circuit's {n} features{chosen}, {layer}. They were chosen for "
             f"large entries, so that the matrix looks low-rank says nothing.",
         ),
-        figures.eigenvalues(
+        eigenvalues(
             form.eigenvalues(seed),
             f"The whole form on the MLP's input, {len(form.spectrum)} eigenvalues. Dotted: mean of "
             f"20 forms of random directions of equal length, seed {seed}.",
         ),
-        figures.projections(
+        projections(
             form.projections(),
             f"Cosines in the space of the MLP's input: n = {n} features of the circuit, up to 40 "
             f"that interact most beside them. An eigenvector's sign means nothing; it is turned to "
@@ -143,7 +143,7 @@ def _figures(form: CircuitForm, text: Text | None, labels: Labels, seed: int) ->
             name = f"output feature {output}"
             if caption := labels.output(output):
                 name += f" “{caption}”"
-            made.append(figures.approximation(f"approximation-{output}", name, found, note))
+            made.append(approximation(f"approximation-{output}", name, found, note))
     return made
 
 

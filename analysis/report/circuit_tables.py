@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from analysis.report.collect import Found
 from analysis.report.features import Catalogue
-from analysis.report.layout import group_name
 from analysis.report.page import Table
-from analysis.report.text import seen, shown
 from analysis.validation import Validation
 from circuits.circuit import Circuit
+from circuits.layout import group_name
 from circuits.model import Site
+from circuits.text import seen, shown
 
 
 class Labels:

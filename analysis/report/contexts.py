@@ -17,9 +17,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from analysis.contrast import sites_of
-from analysis.report.text import shown
 from circuits.corpus import Corpus
 from circuits.model import Model, Site
+from circuits.text import shown
 from sae.code import Code
 from sae.dictionary import Dictionary
 from sae.reading import Reading, readings

@@ -16,8 +16,8 @@ import pandas as pd
 
 from analysis.report.captions import Caption, Captions
 from analysis.report.collect import Run
-from analysis.report.text import shown
 from circuits.model import Site
+from circuits.text import shown
 from sae.dictionary import Dictionary
 from sae.examples import Examples, examples
 from sae.features import logit_effects, neighbours

@@ -11,8 +11,8 @@ import base64
 import pandas as pd
 
 from analysis.images.run import Study
-from analysis.report.figures import BLUE, GREY, ORANGE, Figure, line
 from analysis.report.page import Page, Table
+from circuits.figures import BLUE, GREY, ORANGE, Figure, line
 
 _CONTROLS = {
     "accuracy": "accuracy_without_decay",

@@ -13,8 +13,8 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.report.figures import Figure
-from analysis.report.text import number, seen
+from circuits.figures import Figure
+from circuits.text import number, seen
 
 
 @dataclass(frozen=True, eq=False)

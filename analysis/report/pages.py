@@ -15,14 +15,13 @@ import pandas as pd
 
 from analysis.discovery import verdict
 from analysis.lowrank.curve import CONTROLS, THRESHOLD, RankCurve
-from analysis.report import figures
 from analysis.report.collect import Found, Run
 from analysis.report.features import Catalogue
-from analysis.report.figures import BLUE, GREY, Figure
 from analysis.report.layers import LayerTable
 from analysis.report.page import Page, Table
-from analysis.report.text import number, shown, two
+from circuits.figures import BLUE, GREY, Figure, counts, line, points
 from circuits.model import Site
+from circuits.text import number, shown, two
 
 _HASH = 12  # characters that are shown
 
@@ -148,24 +147,8 @@ def low_rank(run: Run) -> Page:
     made: list[Figure] = []
     layers = []
     for layer, curve in run.curves.items():
-        about, rank = curve.about, min(2, curve.ranks[-2])
-        n = len(curve.compared(rank))
-        note = (
-            f"Layer {layer}, features read by {about['reader']}: n = {n} features active on "
-            f"{about['min_active']} or more of {about['n_token']:,} tokens, seed {about['seed']}. "
-        )
-        chance = (
-            "Controls: the same eigenvalues along random directions (rotated), another feature's "
-            "form (shuffled), a model that learnt nothing (untrained)."
-        )
-        found = [
-            figures.by_rank(curve, note + chance),
-            figures.distribution(curve, rank, note + chance),
-            figures.thresholds(curve, rank, note + chance),
-            figures.scatter_by(curve, rank, "n_active", "tokens it is active on", note),
-            figures.scatter_by(curve, rank, "effective_rank", "effective rank of its form", note),
-            figures.losses(curve, f"{about['n_loss_documents']} documents, seed {about['seed']}."),
-        ]
+        rank = min(2, curve.ranks[-2])
+        found = curve.figures(rank)
         keyed = [_keyed(figure, f"layer-{layer}") for figure in found]
         made += keyed
         summary = {key: number(value) for key, value in curve.summary(rank).items()}
@@ -260,9 +243,7 @@ def _sums(rows: pd.DataFrame, control: pd.DataFrame, kind: str, note: str) -> Fi
         assert len(held) == BINS
         table[name] = held / max(held.sum(), 1)
         shown_at = table[name].where(table[name] > 0)
-        traces.append(
-            figures.line(middles, shown_at.tolist(), name, line={"shape": "hvh", **style})
-        )
+        traces.append(line(middles, shown_at.tolist(), name, line={"shape": "hvh", **style}))
     layout = {"xaxis": {"title": {"text": "weight, in root mean squares of its output"}},
               "yaxis": {"type": "log", "title": {"text": "share of pairs"},
                         "exponentformat": "power"}}  # fmt: skip
@@ -276,8 +257,8 @@ def _spread(
     both = np.concatenate([rows[column], control[column]])
     edges = np.linspace(0, float(both.max()) * 1.02 or 1.0, 31)
     made = [
-        figures.counts(control[column], edges, "random directions", color=GREY, dash="dot"),
-        figures.counts(rows[column], edges, "features", color=BLUE, width=3),
+        counts(control[column], edges, "random directions", color=GREY, dash="dot"),
+        counts(rows[column], edges, "features", color=BLUE, width=3),
     ]
     table = pd.concat([table for _, table in made], ignore_index=True)
     layout = {"xaxis": {"title": {"text": title.lower()}},
@@ -294,9 +275,9 @@ def _gates(rows: pd.DataFrame, control: pd.DataFrame, note: str) -> Figure:
     )
     names = [f"output {o}" for o in table["output"]]
     traces = [
-        figures.points(control["strongest_weight"].abs() / control["cross_rms"], chance,
+        points(control["strongest_weight"].abs() / control["cross_rms"], chance,
                        "random directions", marker={"color": GREY, "size": 5, "symbol": "x"}),
-        figures.points(strongest, ratio, "features", names, marker={"color": BLUE, "size": 6}),
+        points(strongest, ratio, "features", names, marker={"color": BLUE, "size": 6}),
     ]  # fmt: skip
     layout = {"xaxis": {"title": {"text": "strongest pair, in root mean squares"}},
               "yaxis": {"title": {"text": "AND score, in root mean squares"}}}  # fmt: skip

@@ -21,9 +21,9 @@ from analysis.contrast import PairAccount
 from analysis.report.circuit_tables import Labels
 from analysis.report.collect import Found, Run
 from analysis.report.page import Table
-from analysis.report.text import number, shown, two
 from circuits.circuit import Circuit
 from circuits.model import Site
+from circuits.text import number, shown, two
 
 _LEAST = 0.15  # of what a class's pairs add that one must, to be told of
 _MOST = 3  # pairs that are told of a class

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.report.page import Page
-from analysis.report.text import script_json
+from analysis.report.script import script_json
 from circuits.errors import ReportError
 from circuits.files import folder_written_whole, written_whole
 

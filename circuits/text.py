@@ -1,17 +1,16 @@
-"""Text and numbers of a run as a page may hold them: nothing in them can become markup or code.
+"""Text and numbers as a person may see them: nothing in a token can become markup or vanish.
 
 Tokens are whatever a corpus held: tags, quotes, marks that turn the line round, null bytes, ten
 thousand letters. What a reader would get wrong: escaping alone is not enough. A mark that turns the
-line round is legal text in HTML, and a cell that begins with ``=`` is a formula to a spreadsheet;
-so characters without a shape are written out, and long tokens say how long they are.
+line round is legal text in HTML, so characters without a shape are written out, and long tokens
+say how long they are.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import unicodedata
-from collections.abc import Mapping
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,6 @@ MOST = 60
 _MOST_WORDS = 40  # of a sentence
 _SHAPELESS = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 _NAMED = {"\n": "↵", "\t": "⇥", " ": "␣"}
-_DIGITS = 5
 
 
 def shown(token: str | None) -> str:
@@ -52,37 +50,6 @@ def _written(character: str) -> str:
     return _NAMED.get(character, f"⟨U+{ord(character):04X}⟩")
 
 
-def script_json(told: Any) -> str:
-    """JSON that may stand inside a script or any other element: plain ASCII without markup."""
-    text = json.dumps(plain(told), allow_nan=False, sort_keys=True, separators=(",", ":"))
-    for character in "<>&":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
-
-
-def plain(told: Any) -> Any:
-    """What JSON knows: numbers to five digits, what is not a number as null."""
-    if isinstance(told, Mapping):
-        return {str(name): plain(value) for name, value in told.items()}
-    if isinstance(told, pd.DataFrame):
-        return {"columns": list(told), "rows": plain(told.to_numpy(dtype=object).tolist())}
-    if isinstance(told, list | tuple):
-        return [plain(value) for value in told]
-    if isinstance(told, np.ndarray | pd.Series):
-        return plain(told.tolist())
-    if isinstance(told, np.generic):
-        return plain(told.item())
-    return brief(told) if isinstance(told, float) else told
-
-
-def brief(number: float) -> float | int | None:
-    """Five significant digits; None for what is not finite."""
-    if not math.isfinite(number):
-        return None
-    rounded = float(f"{number:.{_DIGITS}g}")
-    return int(rounded) if rounded.is_integer() and abs(rounded) < 2**53 else rounded
-
-
 def number(value: Any, digits: int = 3) -> str:
     """For a person; an empty string where nothing is known."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
@@ -101,3 +68,18 @@ def two(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return ""
     return f"{round(value, 2) + 0.0:.2f}".replace("-", "−")
+
+
+def html_of(said: str, **tables: pd.DataFrame) -> str:
+    """What Jupyter shows of a result: a sentence, and tables under their names."""
+    parts = [f"<p>{escape(seen(said))}</p>"]
+    for name, table in tables.items():
+        parts.append(f"<p><b>{escape(name.replace('_', ' '))}</b></p>")
+        parts.append(table.map(_cell).to_html(index=False, border=0))
+    return "".join(parts)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(_cell, value))
+    return seen(value) if isinstance(value, str) and value else number(value)
