@@ -191,7 +191,7 @@ def test_two_plain_classes_without_pairs_or_factors_are_enough():
     assert found.source["affected"] == "not good, not bad"
     assert {GOOD, BAD} <= {f.feature for f in found.features}
     # what one factor changes was in the MLP's input, however it came there
-    assert verdict(found).startswith("of one factor, which the MLP's input has")
+    assert verdict(found).startswith("passed on, not computed: it tells one factor")
 
 
 def test_pairs_may_come_in_any_order(found):

@@ -48,10 +48,11 @@ def test_what_each_pair_adds_is_its_part_of_the_account(planted, story):
     torch.testing.assert_close(story.mlp, account.class_totals)
 
 
-def test_the_planted_circuit_is_told_as_it_was_planted(story):
-    assert story.hub()["feature"] == NEGATOR
-    assert story.hub()["pairs"] == 2
-    assert [label for label, _ in story.hub()["on"]] == ["not good", "not bad"]
+def test_the_planted_circuit_is_told_as_it_was_planted(planted, story):
+    hub = story.hub(Labels(planted[1], {}))
+    assert hub["feature"] == NEGATOR
+    assert hub["pairs"] == 2
+    assert [label for label, _ in hub["on"]] == ["not good", "not bad"]
     good, bad = story.classes()
     assert (good["label"], bad["label"]) == ("not good", "not bad")
     assert (good["right"], bad["right"]) == (bad["wrong"], good["wrong"])

@@ -22,7 +22,9 @@ from analysis.report.contexts import Text
 from analysis.report.features import catalogues, uses
 from analysis.report.images import images_page
 from analysis.report.layers import LayerTable
+from analysis.report.overview import overview
 from analysis.report.page import names_of
+from analysis.report.story import Story
 from analysis.report.writing import Report, check_target
 from circuits.corpus import Corpus
 from circuits.progress import progress
@@ -62,10 +64,16 @@ def report_of(run: Run, seed: int = 0) -> Report:
     if run.text is not None:
         for layer in run.layers:
             read[layer] = Text.read(run.model, layer, run.dictionaries, run.text)
-    made = [pages.overview(run, names)]
+    stories = {
+        found.stem: Story.of(run, found)
+        for found in run.circuits
+        if found.behaviour is not None and found.layer is not None
+    }
+    made = [overview(run, names, stories, seed)]
     for found in progress(run.circuits, "circuits", "page"):
         text = None if found.layer is None else read.get(found.layer)
-        made.append(circuit_page(run, found, names[found.stem], text, books, seed))
+        story = stories.get(found.stem)
+        made.append(circuit_page(run, found, names[found.stem], text, story, books, seed))
     made += [pages.low_rank(run), pages.features(run, books)]
     for layer in run.layers:
         made.append(pages.layer_page(run, LayerTable.of(run, layer, seed), books))

@@ -40,7 +40,13 @@ _SHARES = {
 
 
 def circuit_page(
-    run: Run, found: Found, name: str, text: Text | None, books: dict[Site, Catalogue], seed: int
+    run: Run,
+    found: Found,
+    name: str,
+    text: Text | None,
+    story: Story | None,
+    books: dict[Site, Catalogue],
+    seed: int,
 ) -> Page:
     """Of one circuit, of a behaviour or proposed."""
     circuit = found.circuit
@@ -56,7 +62,6 @@ def circuit_page(
         "sites": {"input": f"mlp_in@{layer}", "output": f"mlp_out@{layer}"} if form else None,
     }
     tables = tables_of(circuit, labels)
-    story = Story.of(run, found) if found.behaviour is not None and form is not None else None
     classes = [] if story is None else [*story.tables(labels), story.asked_table()]
     edits = [] if found.validation is None else causal(found.validation)
     told = {
@@ -69,7 +74,7 @@ def circuit_page(
         if story is None
         else {
             "classes": story.classes(),
-            "hub": story.hub(),
+            "hub": story.hub(labels),
             "towards": story.towards,
             "n": story.n,
             "layer": layer,
@@ -113,7 +118,7 @@ def _figures(form: CircuitForm, text: Text | None, labels: Labels, seed: int) ->
     chosen = "" if n == len(form.features) else f" (the first {n} of {len(form.features)})"
     made = [
         heat_map(
-            form.matrix[:n, :n], [labels.label(f) for f in features],
+            form.matrix[:n, :n], [labels.name(f) for f in features],
             features,
             [group[f] for f in features],
             f"Weights among the circuit's {n} features{chosen}, {layer}. They were chosen for "
@@ -140,9 +145,9 @@ def _figures(form: CircuitForm, text: Text | None, labels: Labels, seed: int) ->
                 f"{len(found['points'])} drawn; nothing is refitted. Control: the same eigenvalues "
                 f"along random directions, seed {seed}."
             )
-            name = f"output feature {output}"
+            name = f"Output feature {output}"
             if caption := labels.output(output):
-                name += f" “{caption}”"
+                name += f", which promotes “{caption}”"
             made.append(approximation(f"approximation-{output}", name, found, note))
     return made
 

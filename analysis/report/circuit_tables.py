@@ -6,6 +6,9 @@ hold anything; each is made visible before it is put in a sentence.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
+
 from analysis.report.collect import Found
 from analysis.report.features import Catalogue
 from analysis.report.page import Table
@@ -20,7 +23,7 @@ class Labels:
     """What features are called on a page."""
 
     def __init__(self, found: Found, books: dict[Site, Catalogue]) -> None:
-        layer = found.layer
+        layer = self._layer = found.layer
         self._labels = {f.feature: shown(f.label) for f in found.circuit.features}
         self._into = None if layer is None else books.get(Site("mlp_in", layer))
         self._out = None if layer is None else books.get(Site("mlp_out", layer))
@@ -40,12 +43,23 @@ class Labels:
         promoted = [token for token, _ in self._out.cards[feature]["up"][:2]]
         return " ".join(promoted) or self._out.caption(feature)
 
+    def inputs(self, features: Iterable[int]) -> list[str]:
+        """The cards of input features; none of a constant."""
+        n = 0 if self._into is None else self._into.dictionary.n_feature
+        return [f"mlp_in@{self._layer}:{f}" if f < n else "" for f in features]
+
+    def outputs(self, features: Iterable[int]) -> list[str]:
+        """The cards of output features."""
+        return ["" if self._out is None else f"mlp_out@{self._layer}:{f}" for f in features]
+
+    def name(self, feature: int) -> str:
+        """What an input feature is called in the circuit."""
+        return self._labels.get(feature, f"feature {feature}")
+
     def label(self, feature: int) -> str:
-        """Label and caption of an input feature."""
+        """The same, and when it is active."""
         caption = self.input(feature)
-        return self._labels.get(feature, f"feature {feature}") + (
-            f" “{caption}”" if caption else ""
-        )
+        return self.name(feature) + (f" “{caption}”" if caption else "")
 
 
 def facts(found: Found) -> list[tuple[str, str]]:
@@ -113,10 +127,12 @@ def tables_of(circuit: Circuit, labels: Labels) -> list[Table]:
     found = [
         Table.of("pairs", f"Pairs of input features.{measured} z, q: against rotated features.",
                  pairs),
-        Table.of("inputs", "Input features.", listed,
-                 effects | {"joint_effect": "effect of both", "mean": "mean over the classes"}),
-        Table.of("outputs", "Output features. Effect: on the answers' logit difference for each "
-                 "unit; share: of the contrast.", outputs),
+        replace(Table.of("inputs", "Input features.", listed, effects | {
+            "joint_effect": "effect of both", "mean": "mean over the classes",
+        }), cards=labels.inputs(listed["feature"])),
+        replace(Table.of("outputs", "Output features. Effect: on the answers' logit difference for "
+                         "each unit; share: of the contrast.", outputs),
+                cards=labels.outputs(outputs["feature"])),
     ]  # fmt: skip
     if circuit.gates:
         gates = tables["gates"].dropna(axis=1, how="all")

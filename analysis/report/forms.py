@@ -150,17 +150,22 @@ class CircuitForm:
         own = set(self.features)
         others = [f for f in along.argsort(descending=True, stable=True).tolist() if f not in own]
         chosen = [*self.features, *others[:_N_PROJECTED]]
-        rows = [
-            ("in the circuit" if feature in own else "beside it", self.name(feature), vector)
+        rows: list[tuple[str, int | None, str, Tensor]] = [
+            (
+                "in the circuit" if feature in own else "beside it",
+                feature,
+                self.name(feature),
+                vector,
+            )
             for feature, vector in zip(chosen, write[chosen].cpu(), strict=True)
         ]
-        rows += [("direction", name, vector) for name, vector in self.directions().items()]
+        rows += [("direction", None, name, vector) for name, vector in self.directions().items()]
         turn = _signs(ends, write[self.features]).cpu()
         found = []
-        for kind, name, vector in rows:
+        for kind, feature, name, vector in rows:
             cosines = (ends.cpu() @ vector) / vector.norm().clamp(min=1e-30) * turn
-            found.append((kind, name, float(cosines[0]), float(cosines[1])))
-        return pd.DataFrame(found, columns=["kind", "name", "positive", "negative"])
+            found.append((kind, feature, name, float(cosines[0]), float(cosines[1])))
+        return pd.DataFrame(found, columns=["kind", "feature", "name", "positive", "negative"])
 
     def name(self, feature: int) -> str:
         """The circuit's own label, or the number."""
@@ -170,12 +175,13 @@ class CircuitForm:
         return "constant" if feature == self.into.n_feature else f"feature {feature}"
 
     def outputs_shown(self) -> list[int]:
-        """Output features whose activation is looked at: those that tell a class, then those that
-        carry most."""
+        """Output features whose activation is looked at: the one that carries most, those that tell
+        a class, then the others by what they carry."""
         circuit = self.found.circuit
         told = [detector.features[0] for detector in circuit.detectors if detector.features]
-        carried = sorted(circuit.outputs, key=lambda o: -abs(o.share or 0.0))
-        return list(dict.fromkeys([*told, *(output.feature for output in carried)]))[:4]
+        order = sorted(circuit.outputs, key=lambda o: -abs(o.share or 0.0))
+        carried = [output.feature for output in order]
+        return list(dict.fromkeys([*carried[:1], *told, *carried]))[:4]
 
     def approximations(self, text: Text, output: int, seed: int = 0) -> dict[str, Any] | None:
         """An output feature's activation and what 1, 2, … eigenvectors of its own form make of it,

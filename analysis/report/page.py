@@ -50,6 +50,7 @@ class Table:
     rows: list[list[str]]
     raw: pd.DataFrame
     words: list[bool]  # which columns hold words, not numbers
+    cards: list[str] | None = None  # of each row's first cell, the feature whose card it opens
 
     @classmethod
     def of(

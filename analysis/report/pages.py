@@ -1,4 +1,4 @@
-"""The pages that are not a circuit's: overview, low rank, features, layers.
+"""The pages of what was measured over all features: low rank, features, layers.
 
 What a reader would get wrong: every page is made even where its step is missing; it then names the
 command that makes it, so that a report never looks complete when it is not.
@@ -6,140 +6,21 @@ command that makes it, so that a report never looks complete when it is not.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.discovery import verdict
-from analysis.lowrank.curve import CONTROLS, THRESHOLD, RankCurve
-from analysis.report.collect import Found, Run
+from analysis.lowrank.curve import THRESHOLD
+from analysis.report.collect import Run
 from analysis.report.features import Catalogue
 from analysis.report.layers import LayerTable
 from analysis.report.page import Page, Table
 from circuits.figures import BLUE, GREY, Figure, counts, line, points
 from circuits.model import Site
-from circuits.text import number, shown, two
-
-_HASH = 12  # characters that are shown
-
-
-def overview(run: Run, names: Mapping[str, str]) -> Page:
-    """What was run, and what was found."""
-    described = run.model.describe()
-    model = [
-        (key.replace("_", " "), number(value))
-        for key, value in described.items()
-        if isinstance(value, str | int | float) and key not in ("path", "folder")
-    ]
-    dictionaries = _dictionaries(run)
-    told: dict[str, Any] = {
-        "headlines": [_headline(found, names) for found in run.circuits if found.behaviour],
-        "proposals": [_proposal(found, names) for found in run.circuits if not found.behaviour],
-        "model": [(key, shown(value)) for key, value in model],
-        "dictionaries": dictionaries,
-        "curves": [_curve_line(layer, curve) for layer, curve in run.curves.items()],
-        "manifest": [_step(entry) for entry in run.manifest],
-        "missing": run.missing,
-    }
-    return Page("index", "Overview", "overview.html.j2", told, tables=[dictionaries])
-
-
-def _headline(found: Found, names: Mapping[str, str]) -> dict[str, Any]:
-    circuit, validation = found.circuit, found.validation
-    row: dict[str, Any] = {
-        "page": names[found.stem],
-        "name": shown(circuit.name),
-        "verdict": verdict(circuit),
-        "pairs": len(circuit.interactions),
-        "carried": two(circuit.shares.get("carried")),
-        "computed": two(circuit.shares.get("computed")),
-        "inherited": two(circuit.shares.get("inherited")),
-        "proven": None if validation is None else validation.proven,
-        "proof": None if validation is None else validation.verdict,
-    }
-    if validation is not None:
-        edits = validation.edits.set_index("edit")
-        control = validation.random.loc[validation.random["kind"] == "as many", "taken"]
-        row |= {
-            "taken": two(float(edits.loc["remove the circuit", "taken"])),
-            "kept": two(float(edits.loc["keep only the circuit", "faithfulness"])),
-            "random": two(float(control.abs().median())),
-            "n": validation.n,
-        }
-    return row
-
-
-def _proposal(found: Found, names: Mapping[str, str]) -> dict[str, Any]:
-    circuit = found.circuit
-    return {
-        "page": names[found.stem],
-        "name": shown(circuit.name),
-        "pairs": len(circuit.interactions),
-        "gates": ", ".join(dict.fromkeys(gate.gate for gate in circuit.gates)) or "none",
-        "in_gates": number(circuit.shares.get("gate")),
-        "explained": number(circuit.explained),
-        "energy": number(circuit.shares.get("energy of 4 eigenvectors")),
-    }
-
-
-def _dictionaries(run: Run) -> Table:
-    rows = []
-    for site, dictionary in run.dictionaries.items():
-        row: dict[str, Any] = {
-            "site": str(site),
-            "features": dictionary.n_feature,
-            "active on a token": "by threshold" if dictionary.k is None else dictionary.k,
-        }
-        counts = dictionary.statistics
-        if counts is not None:
-            frequency = counts.frequency
-            row |= {
-                "measured on a token": float(frequency.sum()),
-                "never active": float((frequency == 0).float().mean()),
-                "on over a tenth": float((frequency > 0.1).float().mean()),
-                "n tokens": int(counts.n_token),
-            }
-        rows.append(row | _trained(run, site))
-    return Table.of("dictionaries", "Dictionaries, as training left them.", pd.DataFrame(rows))
-
-
-def _trained(run: Run, site: Site) -> dict[str, Any]:
-    """What the last line of a training's metrics says."""
-    path = run.folder / "saes" / site.hook_name / "metrics.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    if not lines:
-        return {}
-    try:
-        last = json.loads(lines[-1])
-    except ValueError:  # a line that a kill cut short
-        return {}
-    return {"unexplained variance": last.get("fvu"), "steps": last.get("step")}
-
-
-def _curve_line(layer: int, curve: RankCurve) -> dict[str, Any]:
-    told = curve.summary(2)
-    return {
-        "layer": layer,
-        "share": number(told["share_above"]),
-        "n": told["n_compared"],
-        "controls": [(name, number(told[f"share_above_{name}"])) for name in CONTROLS],
-    }
-
-
-def _step(entry: Mapping[str, Any]) -> dict[str, Any]:
-    versions = entry.get("versions", {})
-    made_of = json.dumps(entry.get("made_of", {}), indent=1, sort_keys=True)
-    return {
-        "step": shown(str(entry["step"])),
-        "made_of": made_of,
-        "versions": ", ".join(f"{name} {version}" for name, version in sorted(versions.items())),
-        "made": [
-            (shown(name), str(value)[:_HASH]) for name, value in entry.get("made", {}).items()
-        ],
-    }
+from circuits.text import number
 
 
 def low_rank(run: Run) -> Page:
@@ -223,7 +104,8 @@ def _outputs(run: Run, table: LayerTable, into: Catalogue, out: Catalogue) -> Ta
     if known is not None:
         count = known[known["q"] <= 0.05].groupby("output").size()
         told["pairs at q 0.05"] = [int(count.get(o, 0)) for o in rows["output"]]
-    return Table.of("outputs", "Every output; a click on a column's name sorts by it.", told)
+    listed = Table.of("outputs", "Every output; a click on a column's name sorts by it.", told)
+    return replace(listed, cards=[f"mlp_out@{table.layer}:{o}" for o in rows["output"]])
 
 
 def _sums(rows: pd.DataFrame, control: pd.DataFrame, kind: str, note: str) -> Figure:

@@ -8,7 +8,7 @@ other side fits: "takes from smiling" is "adds to crying".
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -125,7 +125,7 @@ class Story:
         labels = (f.label for f in self.found.circuit.features if f.feature == feature)
         return shown(next(labels, f"feature {feature}"))
 
-    def hub(self) -> dict[str, Any] | None:
+    def hub(self, labels: Labels) -> dict[str, Any] | None:
         """The feature that is in the pairs of almost all that the circuit adds, if there is one,
         and the classes that it is on in."""
         pairs = self.found.circuit.interactions
@@ -140,6 +140,7 @@ class Story:
             return {
                 "name": self._name(feature.feature),
                 "feature": feature.feature,
+                "caption": labels.input(feature.feature),
                 "pairs": len(mine),
                 "on": [
                     (shown(x), two(float(m)))
@@ -173,8 +174,9 @@ class Story:
             pairs.loc[len(pairs)] = [name, float("nan"), *values.tolist()]
         right, wrong = self.towards
         return [
-            Table.of("by-class", f"How active each feature is at the token that the answer "
-                     f"follows, on average; {n}.", features),
+            replace(Table.of("by-class", f"How active each feature is at the token that the answer "
+                             f"follows, on average; {n}.", features),
+                    cards=labels.inputs(f.feature for f in circuit.features)),
             Table.of("added", f"What each pair adds to the logits of the answers that fit the "
                      f"class over the others. Weight: towards {right} over {wrong}, in any class; "
                      f"{n}.", pairs),

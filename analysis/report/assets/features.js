@@ -25,15 +25,17 @@ const Features = {
       const open = make("button", { type: "button", "data-open": f }, String(f));
       open.addEventListener("click", () => this.open(index.site, f));
       const share = index.frequency ? (100 * index.frequency[f]).toPrecision(2) + " %" : "";
-      const cells = [open, make("bdi", {}, index.caption[f]), make("bdi", {}, index.promotes[f]), share,
+      const cells = [open, make("bdi", {}, index.caption[f]), index.fit[f] === null ? "" : Report.number(index.fit[f], 2),
+        make("bdi", {}, index.promotes[f]), share,
         index.maximum ? Report.number(index.maximum[f]) : "", index.circuits[f] || "", Report.number(index.rank2[f], 2)];
       return make("tr", {}, ...cells.map((cell) => make("td", {}, cell)));
     });
     this.main.querySelector("[data-found]").replaceChildren(...rows);
     this.main.querySelector("[data-more]").hidden = found.length <= this.many;
+    const fitted = index.n_fitted ? ` Active where: words fitted on n = ${Report.number(index.n_fitted)} tokens, r their correlation.` : "";
     const measured = index.n_token ? ` How often: n = ${index.n_token.toLocaleString("en")} tokens.` : "";
     this.main.querySelector("[data-count]").textContent =
-      `${found.length} of ${index.n_feature} features of ${index.site}.${measured}`;
+      `${found.length} of ${index.n_feature} features of ${index.site}.${fitted}${measured}`;
   },
 
   matching(index, words) {
@@ -78,7 +80,10 @@ const Features = {
     const card = piece[feature % index.piece];
     const made = make("div", { "data-shown": `${site}:${feature}` },
       make("h3", {}, make("a", { href: Report.href("features", `${site}:${feature}`) }, `feature ${feature}`), ` of ${site}`));
-    if (index.caption[feature]) made.append(make("p", {}, "strongest on ", make("bdi", { class: "caption" }, index.caption[feature])));
+    if (index.caption[feature]) {
+      made.append(make("p", {}, "active: ", make("bdi", { class: "caption" }, index.caption[feature]), " ",
+        make("span", { class: "note" }, `(correlation ${Report.number(index.fit[feature], 2)}, n = ${Report.number(index.n_fitted)} tokens)`)));
+    }
     made.append(this.numbers(index, card, feature));
     this.add(made, "In text", this.examples(index, card), index.n_documents ? `n = ${index.n_documents} documents that training left out, in order of strength` : null);
     this.add(made, "Promotes", this.effects(card.up), null);

@@ -8,12 +8,21 @@ const Graph = {
     this.content = content;
     this.card = main.querySelector("[data-card]");
     place.append(this.draw(content.graph));
+    this.first(place, content.graph);
     this.ledgers(main.querySelector("[data-ledgers]"), content.ledgers);
+  },
+
+  /* Until something is chosen, the strongest pair is told. */
+  first(place, graph) {
+    if (!graph.edges.length) return;
+    const edge = graph.edges[0];
+    place.querySelector(`[data-pair="${edge.first}-${edge.second}"]`).classList.add("chosen");
+    this.card.replaceChildren(this.pair(this.content.pairs[edge.pair]));
   },
 
   draw(graph) {
     const make = Report.make;
-    const svg = make("svg", { viewBox: `0 0 ${graph.width} ${graph.height}`, role: "group",
+    const svg = make("svg", { viewBox: `0 -20 ${graph.width} ${graph.height + 20}`, role: "group",
       "aria-label": "Input features, gates and output features" });
     svg.style.maxWidth = graph.width * 1.15 + "px";
     const most = Math.max(1e-12, ...graph.edges.map((edge) => Math.abs(edge.strength)));
@@ -22,12 +31,24 @@ const Graph = {
     graph.groups.forEach((group, place) => svg.append(this.group(group, place)));
     for (const gate of graph.gates) svg.append(...this.wires(gate, groups));
     this.bus(svg, graph);
+    this.headings(svg, graph);
     // the strongest last, on top
     for (const edge of [...graph.edges].reverse()) svg.append(this.edge(edge, nodes, groups, most));
-    for (const node of graph.nodes) svg.append(this.node(node));
+    for (const node of graph.nodes) {
+      const alone = graph.nodes.filter((other) => other.group === node.group).length === 1;
+      svg.append(this.node(node, alone));
+    }
     for (const gate of graph.gates) svg.append(this.gate(gate, groups));
     for (const output of graph.outputs) svg.append(this.output(output));
     return svg;
+  },
+
+  headings(svg, graph) {
+    const head = (x, text, anchor) => svg.append(Report.make("text",
+      { x, y: 2, class: "caption heading", "text-anchor": anchor || "middle" }, text));
+    if (graph.groups.length) head(Math.min(...graph.groups.map((group) => group.x - group.radius)), "input features", "start");
+    if (graph.gates.length) head(graph.gates[0].x, "gates");
+    if (graph.outputs.length) head(graph.outputs[0].x - 20, "outputs, what they promote", "start");
   },
 
   group(group, place) {
@@ -96,14 +117,15 @@ const Graph = {
     return made;
   },
 
-  node(node) {
+  node(node, alone) {
     const make = Report.make;
     const constant = node.label === "constant", name = constant ? "1" : String(node.feature);
     const made = make("g", { class: "node", role: "button", tabindex: 0, "data-feature": node.feature,
       "aria-label": `${name} ${this.short(node.caption)}, ${node.label}` },
       make("circle", { cx: node.x, cy: node.y, r: node.radius }),
       make("text", { x: node.x, y: node.y + 4 }, name), " ",
-      make("text", { x: node.x, y: node.y + node.radius + 13, class: "caption" }, this.short(node.caption)));
+      ...this.lines(node.caption, alone ? 2 : 1).map((line, n) => make("text",
+        { x: node.x, y: node.y + node.radius + 13 + 13 * n, class: "caption" }, line)));
     const sites = this.content.sites;
     Report.onChoose(made, () => this.choose(made, constant || !sites ? this.plain(node.label)
       : Features.card(sites.input, node.feature)));
@@ -144,7 +166,7 @@ const Graph = {
       made.append(make("circle", { cx: x + (kind === "AND" ? 23 : 26), cy: y, r: 4.5 }));
     }
     made.append(make("text", { x: x - 3, y: y + 4 }, written), " ",
-      make("text", { x: x, y: y + 33, class: "caption" }, Report.number(gate.value)));
+      make("text", { x: x, y: y + 33, class: "caption" }, (gate.value > 0 ? "+" : "") + Report.number(gate.value)));
     const wires = (on) => () => {
       for (const wire of made.ownerSVGElement.querySelectorAll(`[data-wire="${gate.place}"]`)) wire.classList.toggle("lit", on);
     };
@@ -153,6 +175,17 @@ const Graph = {
     Report.onChoose(made, () => this.choose(made, this.told(`${gate.gate} gate`, [
       ["groups", names], ["adds", gate.value], ["share of the pairs' energy", gate.share]])));
     return made;
+  },
+
+  /* Words in lines of a few letters; what does not fit in the last is cut. */
+  lines(text, most) {
+    const made = [""];
+    for (const word of (text || "").split(" ")) {
+      const longer = made[made.length - 1] ? made[made.length - 1] + " " + word : word;
+      if ([...longer].length <= 15 || !made[made.length - 1] || made.length === most) made[made.length - 1] = longer;
+      else made.push(word);
+    }
+    return made.map((line) => this.short(line, 15));
   },
 
   short(text, most) {
