@@ -32,10 +32,11 @@ def images_page(study: Study) -> Page:
         f"{about['data']}: {about['n_train']:,} images to train on, n = {about['n_test']:,} to "
         f"test on, seed {about['seed']}."
     )
-    made = [_truncation(study, note), _spectra(study, note), _explanation(study, note)]
+    made = [_explanation(study, note), _truncation(study, note), _spectra(study, note)]
     told = {
         "note": note,
         "label": about["label"],
+        "classes": [str(label) for label in sorted(study.tables["spectra"]["class"].unique())],
         "pictures": {
             name: f"data:image/png;base64,{base64.b64encode(content).decode()}"
             for name, content in study.pictures.items()

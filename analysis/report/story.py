@@ -166,7 +166,7 @@ class Story:
         pairs = pd.DataFrame(self.added.mT.numpy(), columns=names)
         pairs.insert(0, "weight", self.weight.numpy())
         pairs.insert(0, "pair", [
-            " × ".join(labels.label(f) for f in (pair.first, pair.second))
+            " × ".join(labels.name(f) for f in (pair.first, pair.second))
             for pair in circuit.interactions
         ])  # fmt: skip
         for name, values in (("these pairs together", self.added.sum(1)),

@@ -21,6 +21,10 @@ const Features = {
     const index = await Report.need(form.elements.site.value);
     const words = form.elements.words.value.trim().toLowerCase();
     const found = this.sorted(index, this.matching(index, words), form.elements.sort.value);
+    // columns that this dictionary has nothing in: what an MLP reads promotes no token
+    const none = (values) => !values || values.every((value) => !value);
+    const empty = { 1: none(index.caption), 2: none(index.fit), 3: none(index.promotes), 4: none(index.frequency),
+      5: none(index.maximum), 6: none(index.circuits), 7: none(index.rank2) };
     const rows = found.slice(0, this.many).map((f) => {
       const open = make("button", { type: "button", "data-open": f }, String(f));
       open.addEventListener("click", () => this.open(index.site, f));
@@ -28,8 +32,9 @@ const Features = {
       const cells = [open, make("bdi", {}, index.caption[f]), index.fit[f] === null ? "" : Report.number(index.fit[f], 2),
         make("bdi", {}, index.promotes[f]), share,
         index.maximum ? Report.number(index.maximum[f]) : "", index.circuits[f] || "", Report.number(index.rank2[f], 2)];
-      return make("tr", {}, ...cells.map((cell) => make("td", {}, cell)));
+      return make("tr", {}, ...cells.map((cell, n) => make("td", { hidden: empty[n] ? "" : null }, cell)));
     });
+    this.main.querySelectorAll(".found th").forEach((head, n) => { head.hidden = Boolean(empty[n]); });
     this.main.querySelector("[data-found]").replaceChildren(...rows);
     this.main.querySelector("[data-more]").hidden = found.length <= this.many;
     const fitted = index.n_fitted ? ` Active where: words fitted on n = ${Report.number(index.n_fitted)} tokens, r their correlation.` : "";
