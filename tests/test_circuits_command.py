@@ -162,7 +162,8 @@ def test_another_behaviour_of_the_same_file_name_is_refused(run, capsys):
     assert main(["find", str(run), "--behaviour", str(twin), "--device", "cpu"]) == 2
     assert capsys.readouterr().err == (
         f"circuits find: {run}/circuits/negated-or-not.json holds the circuit 'negated or not', "
-        f"and 'negated-or not' would have the same file. Rename the behaviour, or remove the file.\n"
+        f"and 'negated-or not' would have the same file. Rename the behaviour, or remove the "
+        f"file.\n"
     )
     assert before == {name: (run / "circuits" / name).read_bytes() for name in kept(run)}
 
