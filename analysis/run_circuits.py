@@ -20,7 +20,7 @@ from analysis.proposals import propose_circuits
 from analysis.validation import Validation, validate
 from circuits.circuit import Circuit
 from circuits.corpus import Corpus, built_in
-from circuits.errors import NotFoundError, RunError
+from circuits.errors import CircuitFileError, NotFoundError, RunError
 from circuits.exports import write_graph
 from circuits.manifest import record, withdraw
 from circuits.model import Model, Site
@@ -69,6 +69,7 @@ def run_find(
 ) -> Circuit:
     """`find_circuit`, saved with its graph and its cases; what was found before and is not found
     any more is removed."""
+    path = _own_file(run, behaviour.name)
     try:
         circuit = find_circuit(
             model,
@@ -80,7 +81,7 @@ def run_find(
             n_pairs=n_pairs,
         )
     except NotFoundError:
-        _forget(run, circuit_file(run, behaviour.name))
+        _forget(run, path)
         raise
     files = _saved(run, circuit)
     files.append(behaviour.save(_beside(files[0], ".behaviour.jsonl")))
@@ -176,8 +177,23 @@ def _forget(run: str | Path, path: Path) -> None:
     withdraw(run, path.parent)
 
 
+def _own_file(run: str | Path, name: str) -> Path:
+    """`circuit_file`, refused where another name's circuit has it: "a b" and "a-b" would share."""
+    path = circuit_file(run, name)
+    try:
+        there = Circuit.load(path).name if path.is_file() else name
+    except CircuitFileError:  # of an older version, or cut short: made anew
+        return path
+    if there != name:
+        raise RunError(
+            f"{path} holds the circuit {there!r}, and {name!r} would have the same file. Rename "
+            f"the behaviour, or remove the file."
+        )
+    return path
+
+
 def _saved(run: str | Path, circuit: Circuit) -> list[Path]:
-    path = circuit_file(run, circuit.name)
+    path = _own_file(run, circuit.name)
     _forget(run, path)  # a validation, or cases, would be another circuit's
     return [circuit.save(path), write_graph(circuit, path.with_suffix(".graphml"))]
 

@@ -7,13 +7,14 @@ recovery: known features sought again, and by sae-lens. digits: the image case s
 digits-more: its widths and other parts. digits-settings: what regularisation does.
 lowrank: how well two eigenvectors stand in for features, by width and reader.
 circuits: negation circuits of ten seeds, and what removing them does.
+demo: `circuits demo` of ten seeds, from nothing and again: time, memory, answers.
 """
 
 import argparse
 
 import torch
 
-from benchmarks import circuits, core, digits, graphs, lowrank, models, recovery, saes
+from benchmarks import circuits, core, demo, digits, graphs, lowrank, models, recovery, saes
 
 parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
 parser.add_argument("parts", nargs="*", help="parts of the above (default: core models)")
@@ -37,6 +38,7 @@ tables = {
     "digits-settings": lambda: digits.settings(options.data),
     "graphs": lambda: graphs.run(options.device, options.all_outputs),
     "circuits": lambda: circuits.run(options.device, options.folder),
+    "demo": lambda: demo.run(options.device),
     "lowrank": lambda: lowrank.run(options.device),
 }
 unknown = set(options.parts) - set(tables)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from analysis import circuit_rank
+from analysis.lowrank import of_circuit
 from circuits import Interactions
 from circuits.circuit import Circuit, Feature, Interaction, Output
 from circuits.corpus import open_corpus
@@ -95,6 +96,19 @@ def test_random_pairs_and_the_whole_layer_stand_beside(small, corpus):
     whole = table[table["form"] == "whole layer"]["correlation"].dropna()
     assert len(whole) == 3
     assert np.allclose(whole, 1, atol=1e-5)
+
+
+def test_random_pairs_fire_together_and_are_not_the_circuits(small, corpus):
+    model, dictionaries, circuit = small
+    own = [(pair.first, pair.second) for pair in circuit.interactions]
+    drawn = of_circuit._random(model, dictionaries[INTO], own, corpus, seed=0)
+    assert len(drawn) == len(own)
+    assert not set(drawn) & set(own)
+    read = readings(model, corpus, [INTO], n_documents=of_circuit._N_DRAWN_FROM)
+    active = torch.cat([dictionaries[INTO].encode(r.activations[INTO]) for r in read]) != 0
+    assert all((active[:, i] & active[:, j]).any() for i, j in drawn)
+    assert drawn == of_circuit._random(model, dictionaries[INTO], own, corpus, seed=0)
+    assert drawn != of_circuit._random(model, dictionaries[INTO], own, corpus, seed=1)
 
 
 def test_a_circuit_of_another_run_is_refused(small, corpus):

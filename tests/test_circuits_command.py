@@ -154,6 +154,20 @@ def test_what_was_found_before_and_is_not_any_more_is_removed(run, capsys):
     assert read_manifest(run) == []
 
 
+def test_another_behaviour_of_the_same_file_name_is_refused(run, capsys):
+    find(capsys, run)
+    before = {name: (run / "circuits" / name).read_bytes() for name in kept(run)}
+    twin = run / "negated-or not.jsonl"
+    shutil.copy(run / "negated or not.jsonl", twin)
+    assert main(["find", str(run), "--behaviour", str(twin), "--device", "cpu"]) == 2
+    assert capsys.readouterr().err == (
+        f"circuits find: {run}/circuits/negated-or-not.json holds the circuit 'negated or not', "
+        f"and 'negated-or not' would have the same file. Rename the behaviour, or remove the "
+        f"file.\n"
+    )
+    assert before == {name: (run / "circuits" / name).read_bytes() for name in kept(run)}
+
+
 def test_a_circuit_found_anew_has_no_old_validation(run, capsys):
     find(capsys, run)
     called(capsys, "validate", run, "--text", text_of(run), "--draws", 1)

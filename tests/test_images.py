@@ -22,6 +22,7 @@ from analysis.images import (
     truncation,
 )
 from analysis.images.data import KEYS
+from analysis.images.pictures import png, spectra_sheet
 from analysis.images.png import decoded, encoded
 from analysis.images.spectra import best_matches, form_similarity, rank_needed, roughness
 from analysis.images.training import after_embedding, with_residual
@@ -82,6 +83,12 @@ def test_pictures_are_unit_vectors_of_pixels_whatever_the_embedding():
         torch.testing.assert_close(pictures @ pictures.mT, torch.eye(6, dtype=torch.float64))
     values = [torch.stack([s.values for s in ClassSpectra.of(m).spectra]) for m in (first, second)]
     torch.testing.assert_close(*values)
+
+
+def test_spectra_show_themselves_as_pictures_where_they_are_some():
+    spectra = ClassSpectra.of(random_model())
+    assert spectra._repr_png_() == png(spectra_sheet(spectra))
+    assert ClassSpectra.of(random_model(n_layer=2))._repr_png_() is None
 
 
 def test_a_residual_path_and_an_embedding_are_products_too():

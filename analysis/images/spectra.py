@@ -60,6 +60,12 @@ class ClassSpectra:
         n_pixel = model.height * model.width
         return self[label].vectors[:, :n_pixel].reshape(-1, model.height, model.width)
 
+    def _repr_png_(self) -> bytes | None:
+        """In Jupyter a row for each class: eigenvectors for it, then against it."""
+        from analysis.images.pictures import png, spectra_sheet
+
+        return png(spectra_sheet(self)) if len(self.model.layers) == 1 else None
+
     def _in_pixels(self, asked: str) -> None:
         if len(self.model.layers) > 1:
             raise ImageError(

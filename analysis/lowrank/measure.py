@@ -300,7 +300,7 @@ def _untrained(
     return pd.concat(rows, ignore_index=True)
 
 
-def _standardised(study: Study, outputs: Iterable[Float[Tensor, "token model"]]) -> Dictionary:
+def _standardised(study: Study, outputs: Iterable[Float[Tensor, "_ model"]]) -> Dictionary:
     """The features' directions as a dictionary whose scores all have mean 0 and variance 1."""
     dictionary, read = study.dictionary, study.inter.outputs.read.double()
     x = torch.cat(list(outputs)).double()

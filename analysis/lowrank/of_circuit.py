@@ -2,8 +2,9 @@
 
 Each output feature's activation, where it is active, against the sum of the circuit's pairs with
 that feature's own weights, at every rank of the matrix that the pairs make; beside it as many
-random pairs of live features, and the whole layer. What a reader would get wrong: a circuit is
-chosen for a behaviour's contrast, so its pairs need not follow a feature on all of the text.
+random pairs of features that are active together, and the whole layer. What a reader would get
+wrong: a circuit is chosen for a behaviour's contrast, so its pairs need not follow a feature on all
+of the text.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from sae.dictionary import Dictionary
 from sae.reading import N_DOCUMENTS, readings
 
 _N_RANK = 8
+_N_DRAWN_FROM = 100  # documents whose tokens random pairs are active on
 _PERCENT = (2.5, 97.5)
 
 Pairs = list[tuple[int, int]]
@@ -56,7 +58,7 @@ def circuit_rank(
     )
     outputs = [output.feature for output in circuit.outputs]
     own = [(pair.first, pair.second) for pair in circuit.interactions]
-    chosen = {"circuit": own, "random pairs": _random(into, own, seed)}
+    chosen = {"circuit": own, "random pairs": _random(model, into, own, corpus, seed)}
     used = sorted(
         {f for pairs in chosen.values() for pair in pairs for f in pair} - {into.n_feature}
     )
@@ -84,15 +86,22 @@ def circuit_rank(
     return table[table["n_active"] >= min_active].reset_index(drop=True)
 
 
-def _random(dictionary: Dictionary, own: Pairs, seed: int) -> Pairs:
-    """As many pairs of features that are ever active, none of them the circuit's."""
+def _random(model: Model, dictionary: Dictionary, own: Pairs, corpus: Corpus, seed: int) -> Pairs:
+    """As many pairs of features that are active together, none of them the circuit's: of tokens
+    drawn at random, two active features each; fewer where the text has no more."""
     dice = np.random.default_rng(seed)
-    live = np.arange(dictionary.n_feature)
-    if dictionary.statistics is not None:
-        live = np.flatnonzero(dictionary.statistics.frequency.cpu().numpy() > 0)
+    site = dictionary.known_site("circuit_rank")
+    together: list[np.ndarray] = []
+    for reading in readings(model, corpus, [site], n_documents=_N_DRAWN_FROM):
+        code = dictionary.active(reading.activations[site])
+        features = code.features[code.active].cpu().numpy()
+        counts = np.bincount(code.rows[code.active].cpu().numpy(), minlength=code.n_row)
+        together += [some for some in np.split(features, np.cumsum(counts)[:-1]) if len(some) > 1]
     found: dict[tuple[int, int], None] = {}
-    while len(found) < min(len(own), len(live) * (len(live) - 1) // 2 - len(own)):
-        first, second = sorted(dice.choice(live, 2, replace=False).tolist())
+    for token in dice.permutation(len(together)).tolist():
+        if len(found) == len(own):
+            break
+        first, second = sorted(dice.choice(together[token], 2, replace=False).tolist())
         if (first, second) not in own:
             found[first, second] = None
     return list(found)

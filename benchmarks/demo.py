@@ -1,0 +1,73 @@
+"""`circuits demo` from ten seeds as a user runs it: a process of its own, then once more.
+
+Times and peak memory are of the whole process, imports included. The steps' seconds are between
+the lines that the command writes as it goes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+from benchmarks.measure import machine, table
+
+SEEDS = 10
+
+
+def told(folder: Path, seed: int, device: str) -> tuple[dict, float, int, dict[str, int]]:
+    """What one run answers, its seconds, peak bytes, and the seconds of each of its steps."""
+    circuits = "import sys; from analysis.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", circuits, "demo", str(folder), "--json"]
+    errors = folder.with_suffix(".log")
+    start = time.perf_counter()
+    with errors.open("w") as log:
+        process = subprocess.Popen(
+            [*command, "--seed", str(seed), "--device", device], stdout=subprocess.PIPE, stderr=log
+        )
+        answer = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - start
+    said = errors.read_text()
+    if status:
+        raise SystemExit(f"{' '.join(command)} failed:\n{said}")
+    begun = [(int(at), step) for at, step in re.findall(r"\[ *(\d+) s\] (.*)", said)]
+    ends = [at for at, _ in begun[1:]] + [round(seconds)]
+    steps = {step.partition(":")[0] if ":" in step else step: end - at
+             for (at, step), end in zip(begun, ends, strict=True)}  # fmt: skip
+    return json.loads(answer), seconds, usage.ru_maxrss * 1024, steps
+
+
+def run(device: str) -> str:
+    """A row a seed."""
+    rows, numbers, parts = [], [], []
+    for seed in range(SEEDS):
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary) / "run"
+            found, first, memory, steps = told(folder, seed, device)
+            again, second, _, _ = told(folder, seed, device)
+            page = folder / "report"
+            size = sum(file.stat().st_size for file in page.rglob("*") if file.is_file())
+        assert again["circuits"] == found["circuits"], "the second run says something else"
+        answer = found["circuits"]["negation"]
+        numbers.append((first, second, memory, "negation" in found["proofs"]))
+        parts.append(steps)
+        rows.append((str(seed), answer, found["proofs"].get("negation", "")[:12].rstrip(": "),
+                     f"{first:.0f} s", f"{second:.1f} s", f"{memory / 2**30:.2f} GiB",
+                     f"{size / 1e6:.1f} MB"))  # fmt: skip
+    heads = ("seed", "negation", "proof", "first run", "second run", "peak memory", "report")
+    firsts, seconds, memories, there = zip(*numbers, strict=True)
+    median_of = {step: median(steps.get(step, 0) for steps in parts) for step in parts[0]}
+    by_step = ", ".join(f"{step} {value:.0f}" for step, value in median_of.items())
+    return (
+        f"`circuits demo`, {SEEDS} seeds. {machine()}.\n\n{table(rows, heads)}\n\n"
+        f"- found on {sum(there)} of {SEEDS}; first run at most {max(firsts):.0f} s (wanted < 180),"
+        f" second at most {max(seconds):.1f} s (wanted < 20), peak memory at most "
+        f"{max(memories) / 2**30:.2f} GiB (wanted < 4)\n- median seconds of each step: {by_step}"
+    )
