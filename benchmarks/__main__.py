@@ -7,6 +7,7 @@ recovery: known features sought again, and by sae-lens. digits: the image case s
 digits-more: its widths and other parts. digits-settings: what regularisation does.
 lowrank: how well two eigenvectors stand in for features, by width and reader.
 circuits: negation circuits of ten seeds, and what removing them does.
+report: a large report, to write, to keep and to open in Chromium.
 demo: `circuits demo` of ten seeds, from nothing and again: time, memory, answers.
 """
 
@@ -14,7 +15,7 @@ import argparse
 
 import torch
 
-from benchmarks import circuits, core, demo, digits, graphs, lowrank, models, recovery, saes
+from benchmarks import circuits, core, demo, digits, graphs, lowrank, models, recovery, report, saes
 
 parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
 parser.add_argument("parts", nargs="*", help="parts of the above (default: core models)")
@@ -39,6 +40,7 @@ tables = {
     "graphs": lambda: graphs.run(options.device, options.all_outputs),
     "circuits": lambda: circuits.run(options.device, options.folder),
     "demo": lambda: demo.run(options.device),
+    "report": lambda: report.run(options.device),
     "lowrank": lambda: lowrank.run(options.device),
 }
 unknown = set(options.parts) - set(tables)

@@ -2,13 +2,17 @@
 
 import json
 import re
+import shutil
+from dataclasses import replace
 from importlib.util import find_spec
+from itertools import combinations
 from pathlib import Path
 
 import pytest
 
 from analysis.report import write_report
 from analysis.run_circuits import behaviour_circuits
+from circuits.circuit import Circuit, Feature, Interaction
 from tests.small_runs import HOSTILE
 
 CHROMIUM = next(
@@ -183,6 +187,11 @@ def test_a_cell_that_a_spreadsheet_would_run_is_text(opened):
     assert page.evaluate("told => Figures.csv(told)", told) == (
         'a,b\r\n\'=1+1,-2\r\n"say ""hi"", there",\r\n'
     )
+    run = ["=cmd|' /C calc'!A0", "+1", "-1", "@SUM(1)", "\t=1", " =1", "＝1", "＠x"]
+    written = page.evaluate(
+        "told => Figures.csv(told)", {"columns": ["=a"], "rows": [[r] for r in run]}
+    )
+    assert all(line.lstrip('"').startswith("'") for line in written.strip().split("\r\n"))
 
 
 def test_the_theme_follows_the_system_and_is_turned_by_a_button(opened):
@@ -223,3 +232,113 @@ def test_one_file_turns_its_pages_and_draws_them(opened, hostile_run, tmp_path):
     page.locator("[data-shown] h3 a").click()
     page.locator("main[data-page=features][data-ready]").wait_for()
     page.locator('[data-shown="mlp_in@0:8"]').wait_for()
+
+
+def test_the_strongest_pair_is_told_before_anything_is_chosen(opened):
+    page = opened("/circuit-hostile.html")
+    card = page.locator("[data-card]")
+    assert "where both fire" in card.inner_text().lower()
+    assert page.locator('[data-pair="3-8"].chosen').count() == 1
+    assert "1.5" in card.inner_text()  # its weight
+
+
+def test_a_row_of_a_table_leads_to_its_card(opened):
+    page = opened("/layer-0.html")
+    drawn(page)  # a page that is left while it loads has requests that fail
+    page.locator("tbody a").nth(5).click()
+    page.locator('[data-shown="mlp_out@0:5"]').wait_for()
+    page = opened("/circuit-hostile.html")
+    page.locator('[data-table="by-class"] tbody a').first.click()
+    page.locator('[data-shown="mlp_in@0:3"]').wait_for()
+
+
+@pytest.mark.parametrize("name", ["a b", "50%25", "c#1?x=2", "Ünïcödé “✓”", "<b>&amp;"])
+def test_a_report_opens_from_any_folder(opened, hostile_run, tmp_path, name):
+    place = tmp_path / name
+    shutil.copytree(hostile_run[0] / "report", place)
+    page = opened("/index.html", report=place)
+    page.locator("article a").first.click()
+    page.locator("main[data-page=circuit-hostile][data-ready]").wait_for()
+    page.locator('[data-feature="8"] circle').click()
+    page.locator('[data-shown="mlp_in@0:8"]').wait_for()  # a file of data was loaded
+
+
+def test_a_page_prints_whole_black_on_white(opened):
+    page = opened("/circuit-hostile.html", scheme="dark")
+    folded = page.locator("main details:not([open])").count()
+    assert folded > 0
+    page.evaluate("Report.unfold()")
+    assert page.locator("main details:not([open])").count() == 0
+    for figure in page.locator("[data-figure]").all():  # none of them was ever in view
+        figure.locator(".main-svg").first.wait_for()
+    page.emulate_media(media="print", color_scheme="dark")
+    look = "e => { const s = getComputedStyle(e); return [s.color, s.backgroundColor, s.fill]; }"
+    assert page.locator("body").evaluate(look)[:2] == ["rgb(0, 0, 0)", "rgb(255, 255, 255)"]
+    assert page.locator(".plot .xtick text").first.evaluate(look)[2] == "rgb(0, 0, 0)"
+    assert not page.locator("nav").is_visible()
+    assert not page.locator(".downloads").first.is_visible()
+    assert {
+        s.evaluate("e => getComputedStyle(e).overflowX") for s in page.locator(".scroll").all()
+    } == {"visible"}
+    page.evaluate("Report.fold()")
+    assert page.locator("main details:not([open])").count() == folded
+    assert page.pdf()[:5] == b"%PDF-"
+
+
+def test_nothing_moves_for_those_who_ask_for_that(opened):
+    page = opened("/circuit-hostile.html")
+    moves = "getComputedStyle(document.querySelector('.edge path')).transitionDuration"
+    page.emulate_media(reduced_motion="no-preference")
+    assert page.evaluate(moves) == "0.15s"
+    page.emulate_media(reduced_motion="reduce")
+    assert page.evaluate(moves) == "0s"
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_page_can_be_magnified_twofold(opened, name):
+    page = opened(f"/{name}.html", width=640)  # 1280 at 200 %
+    assert page.evaluate("document.documentElement.scrollWidth") <= 640
+
+
+def test_keys_alone_reach_content_circuits_cards_and_the_order_of_a_table(opened):
+    page = opened("/features.html")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "content"
+    page.locator("[data-open]").nth(2).focus()
+    page.keyboard.press("Enter")
+    page.locator('[data-shown="mlp_in@0:2"]').wait_for()
+    page.get_by_text("Circuits", exact=True).focus()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    first = page.locator(".chooser a").first
+    assert first.evaluate("e => e === document.activeElement")
+    assert first.inner_text() == HOSTILE[0]
+    page.keyboard.press("Escape")
+    assert not first.is_visible()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.locator("main[data-page=circuit-hostile][data-ready]").wait_for()
+    page = opened("/layer-0.html")
+    page.get_by_role("button", name="kurtosis", exact=True).focus()
+    page.keyboard.press("Enter")
+    assert page.locator("th[aria-sort=descending]").inner_text().startswith("kurtosis")
+
+
+def test_a_circuit_of_sixty_pairs_is_drawn(opened, hostile_run, tmp_path):
+    run, text = tmp_path / "run", hostile_run[1]
+    shutil.copytree(hostile_run[0], run, ignore=shutil.ignore_patterns("report", "rank", "images"))
+    plain = Circuit.load(run / "circuits" / "hostile.json")
+    ends = list(combinations(range(12), 2))[:60]
+    wide = replace(
+        plain,
+        features=tuple(Feature(f, HOSTILE[f], f % 3) for f in range(12)),
+        interactions=tuple(Interaction(i, j, 1.0 + i - j, contrast=0.1 * i) for i, j in ends),
+    )
+    wide.save(run / "circuits" / "hostile.json")
+    write_report(run, text=text, device="cpu")
+    page = opened("/circuit-hostile.html", report=run / "report")
+    assert page.locator("[data-graph] .edge").count() == 60
+    assert page.evaluate(FAULTS) == []

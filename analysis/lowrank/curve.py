@@ -29,6 +29,8 @@ THRESHOLD = 0.75
 """Of the correlation, where one number is to stand for the curve over all thresholds."""
 
 _SCHEMA = 1
+_ABOUT = {"site": str, "reader": str, "seed": int, "min_active": int, "n_token": int,
+          "n_loss_documents": int}  # fmt: skip
 _RESAMPLED = 1000  # times, for the intervals over features
 
 
@@ -194,6 +196,12 @@ class RankCurve:
                 f"{summary}: no rank curve of schema {_SCHEMA} (it says {content.get('schema')!r})."
                 f" Make it again: circuits rank RUN."
             )
+        about = content["about"] if isinstance(content["about"], dict) else {}
+        if wrong := [k for k, kind in _ABOUT.items() if not isinstance(about.get(k), kind)]:
+            raise RankError(
+                f"{summary}: it does not say what it is about ({', '.join(wrong)}). It was cut "
+                f"short or changed: make it again: circuits rank RUN."
+            )
         if not table.is_file():
             raise RankError(f"{table}: there is no such file beside {summary}. Make both again.")
         loss = pd.DataFrame(content["loss"]).astype({"replaced_by": str})
@@ -201,7 +209,7 @@ class RankCurve:
         return cls(
             pd.read_parquet(table),
             loss.astype(dict.fromkeys(numbers, float)),
-            content["about"],
+            about,
         )
 
     def figures(self, rank: int = 2) -> list[Figure]:

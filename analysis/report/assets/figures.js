@@ -6,16 +6,18 @@ const Figures = {
 
   start(main, content) {
     this.shown = [];
+    this.waiting = new Map();
     const watch = new IntersectionObserver((entries) => {
       for (const entry of entries) {
         if (!entry.isIntersecting) continue;
         watch.unobserve(entry.target);
-        this.draw(entry.target, content.figures[entry.target.dataset.figure]);
+        this.draw(entry.target);
       }
     }, { rootMargin: "300px" });
     for (const figure of main.querySelectorAll("[data-figure]")) {
       watch.observe(figure);
       const known = content.figures[figure.dataset.figure];
+      this.waiting.set(figure, known);
       this.offer(figure, known.title, known.table);
     }
     for (const held of main.querySelectorAll("[data-table]")) {
@@ -41,7 +43,7 @@ const Figures = {
       if (value === null || value === undefined) return "";
       if (typeof value === "number") return String(value);
       let text = String(value);
-      if (/^[=+\-@]/.test(text)) text = "'" + text;
+      if (/^\s*[=+\-@＝＋－＠]/.test(text)) text = "'" + text;
       return /[",\r\n]/.test(text) ? '"' + text.replace(/"/g, '""') + '"' : text;
     };
     return [table.columns, ...table.rows].map((row) => row.map(cell).join(",")).join("\r\n") + "\r\n";
@@ -96,9 +98,15 @@ const Figures = {
     return dressed;
   },
 
-  async draw(figure, known) {
+  all() {
+    for (const figure of this.waiting.keys()) this.draw(figure);
+  },
+
+  async draw(figure) {
     await this.plotly();
-    if (!figure.isConnected) return;
+    const known = this.waiting.get(figure);
+    if (!figure.isConnected || !known) return;
+    this.waiting.delete(figure);
     const place = figure.querySelector(".plot");
     const { data, layout } = known.drawn;
     await Plotly.newPlot(place, data, this.dressed(layout), { displaylogo: false, responsive: true,

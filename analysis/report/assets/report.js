@@ -127,17 +127,37 @@ const Report = {
     return matchMedia("(prefers-color-scheme: dark)").matches;
   },
 
+  /* A list that drops down closes where a page was chosen, by Escape, and by a click elsewhere. */
+  closes(list) {
+    addEventListener("click", (event) => {
+      if (event.target.closest("a") || !list.contains(event.target)) list.open = false;
+    });
+    list.addEventListener("keydown", (event) => {
+      if (event.key === "Escape") { list.open = false; list.querySelector("summary").focus(); }
+    });
+  },
+
+  /* Paper cannot be scrolled or unfolded: every figure is drawn and every part is open. */
+  unfold() {
+    Figures.all();
+    this.folded = [...document.querySelectorAll("main details:not([open])")];
+    for (const part of this.folded) part.open = true;
+  },
+
+  fold() {
+    for (const part of this.folded || []) part.open = false;
+  },
+
   start() {
     this.theme(null);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => Figures.recolour());
     document.querySelector("[data-theme-toggle]").addEventListener("click", () => {
       this.theme(this.dark ? "light" : "dark");
     });
-    for (const chooser of document.querySelectorAll("[data-pages]")) {
-      chooser.addEventListener("change", () => {
-        if (chooser.value) location.href = chooser.value;
-      });
-    }
+    const chooser = document.querySelector(".chooser");
+    if (chooser) this.closes(chooser);
+    addEventListener("beforeprint", () => this.unfold());
+    addEventListener("afterprint", () => this.fold());
     if (document.body.dataset.folder) {
       this.show(document.getElementById("content"));
       addEventListener("hashchange", () => Features.opened());
