@@ -37,6 +37,7 @@ from circuits.errors import CircuitFileError, NotFoundError, RunError
 from circuits.exports import attribution_query, write_attribution, write_graph
 from circuits.files import read_json, written_whole
 from circuits.model import Model, Site
+from circuits.progress import progress
 from sae import Dictionary
 from sae.reading import N_DOCUMENTS
 
@@ -120,7 +121,7 @@ def validate(options: Namespace) -> Told:
             n_draws=options.draws,
             seed=options.seed,
         )
-        for name in names
+        for name in progress(names, "validating", "circuit")
     ]
     rows = {"validations": [validation_rows(each) for each in found]}
     return Told("\n\n".join(map(told_validation, found)), rows)

@@ -20,6 +20,7 @@ from analysis.dictionary_quality import quality
 from analysis.printing import Told, lined
 from analysis.run_training import run_saes
 from circuits.model import load_model
+from circuits.progress import progress
 from sae import Dictionary, TrainingPlan, load_dictionaries, load_dictionary
 from sae.formats import is_dictionary
 from sae.logs import watched_by
@@ -64,7 +65,7 @@ def sae_quality(options: Namespace) -> Told:
         quality(dictionary, model, corpus, n_documents=options.documents, seed=options.seed).assign(
             site=str(site)
         )
-        for site, dictionary in dictionaries.items()
+        for site, dictionary in progress(dictionaries.items(), "quality", "site")
     ]
     table = pd.concat(rows).set_index("site")
     text = table.T.to_string(float_format=lambda value: f"{value:.4g}")
