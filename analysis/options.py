@@ -65,15 +65,9 @@ def with_all_below(parser: argparse.ArgumentParser) -> Iterator[argparse.Argumen
                 yield from with_all_below(below)
 
 
-def _seed(text: str) -> int:
+def _whole(text: str) -> int:
     if not text.isdecimal() or int(text) >= 2**63:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to 2^63 - 1")
-    return int(text)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0")
     return int(text)
 
 
@@ -103,7 +97,7 @@ def _add_demo(commands: Commands) -> None:
     )
     demo.add_argument("run_folder", metavar="RUN", nargs="?", default="runs/demo",
                       help="folder of the run; made if need be (default runs/demo)")  # fmt: skip
-    demo.add_argument("--seed", type=_seed, default=0, help="of everything (default 0)")
+    demo.add_argument("--seed", type=_whole, default=0, help="of everything (default 0)")
     _add_device(demo)
     _add_json(demo)
 
@@ -116,7 +110,7 @@ def _add_gates(commands: Commands) -> None:
         "the layer's interaction matrices, with an untrained layer beside it as the control.",
         epilog="example: circuits gates --seed 3 --json",
     )
-    gates.add_argument("--seed", type=_seed, default=0, help="of the layer's start (default 0)")
+    gates.add_argument("--seed", type=_whole, default=0, help="of the layer's start (default 0)")
     _add_json(gates)
 
 
@@ -138,8 +132,8 @@ def _add_model(commands: Commands) -> None:
     train.add_argument("run_folder", metavar="RUN", help="folder of the run; made if need be")
     _add_text(train)
     train.add_argument("--plan", metavar="FILE", help="JSON with the fields of a ModelPlan")
-    train.add_argument("--steps", type=int, help="training steps (default: the plan's 700)")
-    train.add_argument("--seed", type=_seed, help="of everything (default: the plan's 0)")
+    train.add_argument("--steps", type=_whole, help="training steps (default: the plan's 700)")
+    train.add_argument("--seed", type=_whole, help="of everything (default: the plan's 0)")
     _add_device(train)
     _add_json(train)
     _add_model_use(verbs)
@@ -165,9 +159,9 @@ def _add_model_use(verbs: Commands) -> None:
         )
         _add_json(verb)
     generate.add_argument("prompt", help="the text to go on with")
-    generate.add_argument("--tokens", type=int, default=50, help="at most so many (default 50)")
+    generate.add_argument("--tokens", type=_whole, default=50, help="at most so many (default 50)")
     generate.add_argument("--temperature", type=float, default=0.0, help="0: likeliest (default)")
-    generate.add_argument("--seed", type=_seed, default=0, help="of the dice (default 0)")
+    generate.add_argument("--seed", type=_whole, default=0, help="of the dice (default 0)")
     _add_device(generate)
 
 
@@ -189,11 +183,11 @@ def _add_sae(commands: Commands) -> None:
     )
     train.add_argument("run_folder", metavar="RUN", help="folder of the run, with its model")
     train.add_argument("--sites", nargs="+", metavar="SITE", help="as mlp_in@0 mlp_out@0")
-    train.add_argument("--features", type=int, help="of each (default: twice the site's width)")
-    train.add_argument("--k", type=int, help="active on a token (default: the plan's 10)")
-    train.add_argument("--tokens", type=int, help="to train on (default: the plan's 1,000,000)")
+    train.add_argument("--features", type=_whole, help="of each (default: twice the site's width)")
+    train.add_argument("--k", type=_whole, help="active on a token (default: the plan's 10)")
+    train.add_argument("--tokens", type=_whole, help="to train on (default: the plan's 1,000,000)")
     train.add_argument("--plan", metavar="FILE", help="JSON with the fields of a TrainingPlan")
-    train.add_argument("--seed", type=_seed, help="of everything (default: the plan's 0)")
+    train.add_argument("--seed", type=_whole, help="of everything (default: the plan's 0)")
     train.add_argument("--log", choices=("tensorboard", "wandb"), help="metrics go there as well")
     _add_text(train)
     _add_device(train)
@@ -218,8 +212,10 @@ def _add_sae_use(verbs: Commands) -> None:
         epilog="example: circuits sae quality runs/stories --documents 500",
     )
     quality.add_argument("run_folder", metavar="RUN", help="folder of the run")
-    quality.add_argument("--documents", type=int, default=1000, help="to measure on (default 1000)")
-    quality.add_argument("--seed", type=_seed, default=0, help="of text and controls (default 0)")
+    quality.add_argument(
+        "--documents", type=_whole, default=1000, help="to measure on (default 1000)"
+    )
+    quality.add_argument("--seed", type=_whole, default=0, help="of text and controls (default 0)")
     _add_text(quality)
     _add_device(quality)
     _add_json(quality)
@@ -235,14 +231,14 @@ def _add_interactions(commands: Commands) -> None:
         epilog="example: circuits interactions runs/stories --documents 2000",
     )
     command.add_argument("run_folder", metavar="RUN", help="folder with model/ and saes/")
-    command.add_argument("--n", type=int, default=16, help="pairs of each output (default 16)")
-    command.add_argument("--layer", type=int, action="append", help="only this one (repeatable)")
+    command.add_argument("--n", type=_whole, default=16, help="pairs of each output (default 16)")
+    command.add_argument("--layer", type=_whole, action="append", help="only this one (repeatable)")
     command.add_argument("--reader", choices=("pinv", "encoder"), default="pinv",
                          help="how output features are read (default pinv)")  # fmt: skip
-    command.add_argument("--documents", type=_count, default=0,
+    command.add_argument("--documents", type=_whole, default=0,
                          help="to weigh pairs by (default: none; with --text 1000)")  # fmt: skip
     command.add_argument("--q", type=float, default=0.05, help="of the summary (default 0.05)")
-    command.add_argument("--seed", type=_seed, default=0, help="of the stories (default 0)")
+    command.add_argument("--seed", type=_whole, default=0, help="of the stories (default 0)")
     _add_text(command)
     _add_device(command)
     _add_json(command)
@@ -261,15 +257,15 @@ def _add_find(commands: Commands) -> None:
     command.add_argument("run_folder", metavar="RUN", help="folder with model/ and saes/")
     command.add_argument("--behaviour", metavar="NAME",
                          help="negation, pronoun, but, or a JSONL file of cases")  # fmt: skip
-    command.add_argument("--layer", type=int, help="(default: where most is computed)")
-    command.add_argument("--cases", type=_count, default=128, metavar="PAIRS",
+    command.add_argument("--layer", type=_whole, help="(default: where most is computed)")
+    command.add_argument("--cases", type=_whole, default=128, metavar="PAIRS",
                          help="minimal pairs of a built-in behaviour (default 128)")  # fmt: skip
     command.add_argument("--coverage", type=float, default=0.9,
                          help="share of the contrast to be carried (default 0.9)")  # fmt: skip
-    command.add_argument("--pairs", type=_count, default=16, help="at most (default 16)")
-    command.add_argument("--proposals", type=_count, default=10,
+    command.add_argument("--pairs", type=_whole, default=16, help="at most (default 16)")
+    command.add_argument("--proposals", type=_whole, default=10,
                          help="circuits to propose without a behaviour (default 10)")  # fmt: skip
-    command.add_argument("--seed", type=_seed, default=0, help="of the cases (default 0)")
+    command.add_argument("--seed", type=_whole, default=0, help="of the cases (default 0)")
     _add_device(command)
     _add_json(command)
 
@@ -286,9 +282,9 @@ def _add_validate(commands: Commands) -> None:
     command.add_argument("run_folder", metavar="RUN", help="folder with circuits/")
     command.add_argument("--circuit", metavar="NAME", action="append",
                          help="only this one (repeatable; default: all of behaviours)")  # fmt: skip
-    command.add_argument("--draws", type=_count, default=10,
+    command.add_argument("--draws", type=_whole, default=10,
                          help="of random pairs, each of two kinds (default 10)")  # fmt: skip
-    command.add_argument("--seed", type=_seed, default=0, help="of controls and text (default 0)")
+    command.add_argument("--seed", type=_whole, default=0, help="of controls and text (default 0)")
     _add_text(command)
     _add_device(command)
     _add_json(command)
@@ -305,15 +301,17 @@ def _add_rank(commands: Commands) -> None:
         epilog="example: circuits rank runs/stories --reader encoder",
     )
     command.add_argument("run_folder", metavar="RUN", help="folder with model/ and saes/")
-    command.add_argument("--layer", type=int, action="append", help="only this one (repeatable)")
+    command.add_argument("--layer", type=_whole, action="append", help="only this one (repeatable)")
     command.add_argument("--circuit", metavar="NAME",
                          help="the outputs of this circuit, against its own pairs")  # fmt: skip
     command.add_argument("--reader", choices=("pinv", "encoder"), default="pinv",
                          help="whose row makes a feature's form (default pinv)")  # fmt: skip
-    command.add_argument("--documents", type=int, default=1000, help="to measure on (default 1000)")
-    command.add_argument("--min-active", type=int, default=50, metavar="TOKENS",
+    command.add_argument(
+        "--documents", type=_whole, default=1000, help="to measure on (default 1000)"
+    )
+    command.add_argument("--min-active", type=_whole, default=50, metavar="TOKENS",
                          help="features active on fewer are not counted (default 50)")  # fmt: skip
-    command.add_argument("--seed", type=_seed, default=0, help="of text and controls (default 0)")
+    command.add_argument("--seed", type=_whole, default=0, help="of text and controls (default 0)")
     _add_text(command)
     _add_device(command)
     _add_json(command)
@@ -333,7 +331,7 @@ def _add_report(commands: Commands) -> None:
                          help="one file, RUN/report.html, in place of a folder")  # fmt: skip
     command.add_argument("--out", metavar="FOLDER",
                          help="a new one, or a file's name (default: in RUN)")  # fmt: skip
-    command.add_argument("--seed", type=_seed, default=0, help="of controls (default 0)")
+    command.add_argument("--seed", type=_whole, default=0, help="of controls (default 0)")
     _add_text(command)
     _add_device(command)
     _add_json(command)
@@ -351,7 +349,9 @@ def _add_export(commands: Commands) -> None:
     command.add_argument("--format", choices=formats, default="graphml",
                          help="attribution: circuit-tracer's JSON (default graphml)")  # fmt: skip
     command.add_argument("--out", metavar="FOLDER", help="(default: beside the circuit)")
-    command.add_argument("--layer", type=int, default=0, help="attribution: of the input features")
+    command.add_argument(
+        "--layer", type=_whole, default=0, help="attribution: of the input features"
+    )
     command.add_argument("--scan", default="bilinear", help="attribution: name of the model")
     _add_json(command)
 
@@ -365,15 +365,15 @@ def _add_calibrate(commands: Commands) -> None:
         "nothing.",
         epilog="example: circuits calibrate --d-model 128 --features 1024 --gates 5 --snr 1 3",
     )
-    command.add_argument("--d-model", type=int, default=64, help="width (default 64)")
-    command.add_argument("--features", type=int, default=512, help="(default 512)")
-    command.add_argument("--gates", type=int, default=3, help="of each output (default 3)")
-    command.add_argument("--outputs", type=int, default=1, help="of each layer (default 1)")
+    command.add_argument("--d-model", type=_whole, default=64, help="width (default 64)")
+    command.add_argument("--features", type=_whole, default=512, help="(default 512)")
+    command.add_argument("--gates", type=_whole, default=3, help="of each output (default 3)")
+    command.add_argument("--outputs", type=_whole, default=1, help="of each layer (default 1)")
     command.add_argument("--snr", type=float, nargs="+", default=[1.0, 2.0, 3.0, 5.0],
                          help="norm of gates over that of noise (default 1 2 3 5)")  # fmt: skip
-    command.add_argument("--seeds", type=int, default=5, help="layers of each kind (default 5)")
+    command.add_argument("--seeds", type=_whole, default=5, help="layers of each kind (default 5)")
     command.add_argument("--q", type=float, default=0.05, help="false discoveries (default 0.05)")
-    command.add_argument("--seed", type=_seed, default=0, help="of everything (default 0)")
+    command.add_argument("--seed", type=_whole, default=0, help="of everything (default 0)")
     _add_json(command)
 
 
@@ -393,7 +393,7 @@ def _add_digits(commands: Commands) -> None:
     kept.add_argument("--pictures", metavar="FILE", help="write eigenvectors as a PNG")
     kept.add_argument("--run", dest="run_folder", metavar="RUN",
                       help="keep it in this run, for a page of its report")  # fmt: skip
-    command.add_argument("--seed", type=_seed, default=0, help="of everything (default 0)")
+    command.add_argument("--seed", type=_whole, default=0, help="of everything (default 0)")
     _add_json(command)
 
 

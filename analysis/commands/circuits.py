@@ -13,7 +13,12 @@ from analysis.circuit_told import (
     told_validation,
     validation_rows,
 )
-from analysis.commands.opened import corpus_for, held_out, model_and_dictionaries
+from analysis.commands.opened import (
+    corpus_for,
+    held_out,
+    model_and_dictionaries,
+    named_text,
+)
 from analysis.contrast import by_layer
 from analysis.discovery import verdict
 from analysis.interaction_tables import run_interactions
@@ -45,7 +50,7 @@ from sae.reading import N_DOCUMENTS
 def interactions(options: Namespace) -> Told:
     """The strongest pairs of each layer of a run."""
     model, dictionaries = model_and_dictionaries(options)
-    weighed = options.documents > 0 or options.text is not None
+    weighed = options.documents > 0 or named_text(options) is not None
     return told_fields(
         run_interactions(
             options.run_folder,

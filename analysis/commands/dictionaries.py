@@ -19,6 +19,7 @@ from analysis.commands.opened import (
 from analysis.dictionary_quality import quality
 from analysis.printing import Told, lined
 from analysis.run_training import run_saes
+from circuits.errors import DictionaryError
 from circuits.model import load_model
 from circuits.progress import progress
 from sae import Dictionary, TrainingPlan, load_dictionaries, load_dictionary
@@ -94,9 +95,20 @@ def _row(folder: Path, dictionary: Dictionary) -> dict[str, object]:
             "dense_share": float((frequency > 0.1).float().mean()),
             "tokens_measured": int(statistics.n_token),
         }
-    metrics = folder / "metrics.jsonl"
+    last = _last_of(folder / "metrics.jsonl")
+    return row if last is None else row | {"fvu": last["fvu"], "steps": last["step"]}
+
+
+def _last_of(metrics: Path) -> dict[str, float] | None:
+    """What was noted last while it was trained; a copy need not have it."""
     lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else []
-    if lines:
+    if not lines:
+        return None
+    try:
         last = json.loads(lines[-1])
-        row |= {"fvu": last["fvu"], "steps": last["step"]}
-    return row
+        return {name: last[name] for name in ("fvu", "step")}
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DictionaryError(
+            f"{metrics}: its last line tells no step of a training ({error!r}). It was cut short "
+            f"or is another file: restore it, or remove it."
+        ) from error

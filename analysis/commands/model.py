@@ -5,18 +5,17 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
-from analysis.commands.opened import model_folder, planned, saved_when_interrupted
+from analysis.commands.opened import model_folder, named_text, planned, saved_when_interrupted
 from analysis.printing import Told, told_fields
 from analysis.run_training import run_model
-from circuits.corpus import built_in, open_corpus
+from circuits.corpus import built_in
 from circuits.model import ModelPlan, load_model
 
 
 def model_train(options: Namespace) -> Told:
     """A transformer in RUN/model."""
     plan = planned(ModelPlan, options.plan, n_steps=options.steps, seed=options.seed)
-    own_text = options.text is not None
-    corpus = open_corpus(options.text, column=options.column) if own_text else built_in(plan.seed)
+    corpus = named_text(options) or built_in(plan.seed)
     with saved_when_interrupted(Path(options.run_folder) / "model"):
         trained = run_model(options.run_folder, plan, corpus, options.device)
     told: dict[str, object] = {

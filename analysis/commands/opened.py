@@ -47,10 +47,23 @@ def model_and_dictionaries(options: Namespace) -> tuple[Model, dict[Site, Dictio
     return model, dictionaries
 
 
-def corpus_for(options: Namespace, model: Model, seed: int) -> Corpus:
-    """The text that was named, or the built-in stories where the model knows their words."""
+def named_text(options: Namespace) -> Corpus | None:
+    """The text that was named, if one was."""
     if options.text is not None:
         return open_corpus(options.text, column=options.column)
+    if options.column is not None:
+        raise CorpusError(
+            f"--column {options.column} names a part of a text, and none was given. Name it with "
+            f"--text."
+        )
+    return None
+
+
+def corpus_for(options: Namespace, model: Model, seed: int) -> Corpus:
+    """The text that was named, or the built-in stories where the model knows their words."""
+    named = named_text(options)
+    if named is not None:
+        return named
     stories = built_in(seed)
     if stories.word_numbers(model.words("reading a corpus")) is None:
         raise CorpusError(

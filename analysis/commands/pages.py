@@ -7,11 +7,11 @@ import time
 from argparse import Namespace
 
 from analysis.circuit_told import told_circuit, told_validation
+from analysis.commands.opened import named_text
 from analysis.demo import Demo, run_demo
 from analysis.discovery import verdict
 from analysis.printing import Told
 from analysis.report import collect, write_report
-from circuits.corpus import open_corpus
 
 
 def demo(options: Namespace) -> Told:
@@ -48,8 +48,7 @@ def _demo_text(found: Demo, told: dict[str, str], proofs: dict[str, str]) -> str
 
 def report(options: Namespace) -> Told:
     """A run's pages."""
-    text = None if options.text is None else open_corpus(options.text, column=options.column)
-    run = collect(options.run_folder, text, options.device)
+    run = collect(options.run_folder, named_text(options), options.device)
     page = write_report(run, options.out, options.single_file, seed=options.seed)
     missing = [
         f"not made yet: {each.step} ({each.command.replace('RUN', options.run_folder)})"

@@ -17,6 +17,7 @@ from analysis.planted import Planted
 from analysis.planted import calibrate as calibrated
 from analysis.printing import Told, lined
 from analysis.tables import aligned, told_table
+from circuits.errors import ImageError
 
 
 def gates(options: Namespace) -> Told:
@@ -68,6 +69,8 @@ def digits(options: Namespace) -> Told:
         row["folder"] = f"{options.run_folder}/images"
     else:
         if options.pictures is not None:  # a place that cannot be is told before the training
+            if Path(options.pictures).is_dir():
+                raise ImageError(f"{options.pictures} is a folder. Name a file, such as sheet.png.")
             Path(options.pictures).parent.mkdir(parents=True, exist_ok=True)
         row, model = figures(data, plan)
         if options.pictures is not None:
