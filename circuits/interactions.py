@@ -272,12 +272,14 @@ class Interactions:
     def plot(
         self, output: int, n: int = 20, labels: Mapping[int, str] | Sequence[str] | None = None
     ) -> Any:
-        """The matrix among the features of the ``n`` strongest pairs, ordered by group.
+        """The matrix among the features of the ``n`` strongest pairs (or all), ordered by group.
 
         A plotly figure; ``labels`` name features, by number or in their order.
         """
         from circuits.graph import clusters, interaction_graph
 
+        n_pairs = self.n_input * (self.n_input + 1) // 2
+        n = min(check_count("Interactions.plot", n, None, "n"), n_pairs)
         graph = interaction_graph(self, output, n_edges=n, labels=labels)
         groups = clusters(graph).nodes.set_index("node")["group"].to_dict()
         chosen = sorted(graph, key=lambda node: (groups[node], node))

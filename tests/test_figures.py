@@ -9,7 +9,7 @@ import torch
 
 from analysis import ledger, validate
 from analysis.ledgers import Reader
-from circuits import Interactions, Spectrum
+from circuits import Basis, Interactions, Spectrum
 from circuits.circuit import Circuit, Feature, Gate, Interaction, Output
 from circuits.corpus import open_corpus
 from circuits.drawing import circuit_figure
@@ -65,6 +65,14 @@ def test_labels_of_a_matrix_stay_text(inter):
         '&lt;b onclick="alert(1)"&gt;not&lt;/b&gt; &amp; ⟨U+202E⟩good⟨U+0000⟩', "constant",
     }  # fmt: skip
     assert "<b" not in str(figure.data[0].text)
+
+
+def test_a_few_inputs_are_drawn_whole():
+    inter = Interactions(small_layer(3, 4), Basis.identity(3), Basis.identity(3))
+    (drawn,) = inter.plot(0).data
+    assert np.shape(drawn.z) == (3, 3)
+    with pytest.raises(FeatureRangeError, match="n = 0"):
+        inter.plot(0, n=0)
 
 
 def test_an_output_that_is_not_there_is_refused(inter):

@@ -1,11 +1,14 @@
 """Every notebook runs from top to bottom, and the outputs it keeps are whole."""
 
+import os
+import re
 import sys
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from nbconvert import HTMLExporter
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 
@@ -28,3 +31,28 @@ def test_a_notebook_keeps_its_outputs_and_asserts_something(path):
     assert sum("assert " in cell.source for cell in code) >= 2
     kept = [output for cell in code for output in cell.outputs]
     assert not any(output.output_type == "error" for output in kept)
+
+
+PLOTS = """
+import torch
+from circuits import Basis, BilinearLayer, Interactions
+
+layer = BilinearLayer(torch.randn(5, 4), torch.randn(5, 4), torch.randn(4, 5))
+inter = Interactions(layer, Basis.identity(4), Basis.identity(4))
+"""
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_plots_stand_in_the_pages_that_nbconvert_makes():
+    """With the renderer that README names: drawn by a script in the page, none from elsewhere."""
+    cells = [PLOTS, "inter.plot(0)", "inter.spectrum(0)"]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
+    client = NotebookClient(notebook, timeout=300, kernel_name="python3")
+    client.create_kernel_manager()
+    client.km.kernel_cmd = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    client.execute(env={**os.environ, "PLOTLY_RENDERER": "plotly_mimetype+notebook"})
+    page, _ = HTMLExporter().from_notebook_node(notebook)
+    assert page.count("Plotly.newPlot(") >= 1
+    assert "energy kept" in page
+    assert "cdn.plot.ly" not in re.sub(r"<script[^>]*>.*?</script>", "", page, flags=re.DOTALL)
+    assert not re.findall(r'<script[^>]*src="[^"]*plotly', page)
