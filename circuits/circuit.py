@@ -259,11 +259,14 @@ class Circuit:
         return circuit_figure(self).plot()
 
     def _repr_html_(self) -> str:
-        known = {name: table.dropna(axis=1, how="all") for name, table in self.tables().items()}
-        pairs = known["interactions"]
-        strength = pairs["contrast" if "contrast" in pairs else "weight"].abs()
-        known["interactions"] = pairs.loc[strength.sort_values(ascending=False).index].head(12)
-        return html_of(repr(self), **{name: rows for name, rows in known.items() if len(rows)})
+        known = {name: table for name, table in self.tables().items() if len(table)}
+        if "interactions" in known:
+            pairs = known["interactions"]
+            strength = pairs["contrast"].fillna(pairs["weight"]).astype(float).abs()
+            order = strength.sort_values(ascending=False, kind="stable").index
+            known["interactions"] = pairs.loc[order].head(12)
+        shown = {name: table.dropna(axis=1, how="all") for name, table in known.items()}
+        return html_of(repr(self), **shown)
 
     def __repr__(self) -> str:
         shares = ", ".join(f"{name} {value:.2f}" for name, value in self.shares.items())

@@ -9,7 +9,7 @@ import torch
 
 from analysis import ledger, validate
 from analysis.ledgers import Reader
-from circuits import Basis, Interactions, Spectrum
+from circuits import Basis, BilinearLayer, Interactions, Spectrum
 from circuits.circuit import Circuit, Feature, Gate, Interaction, Output
 from circuits.corpus import open_corpus
 from circuits.drawing import circuit_figure
@@ -150,6 +150,17 @@ def test_names_of_a_circuit_stay_text():
     assert "\\u003cb " not in drawn
     assert "\u202e" not in drawn
     assert "<b onclick" not in circuit()._repr_html_()
+
+
+def test_what_is_empty_is_shown_empty():
+    nothing = Circuit("nothing", (Output(0, "output 0"),), (), ())
+    assert "0 pairs of 0 features" in nothing._repr_html_()
+    assert len(nothing.plot().data) > 0
+    zero = torch.zeros(3, 3)
+    inter = Interactions(BilinearLayer(zero, zero, zero), Basis.identity(3), Basis.identity(3))
+    assert inter.plot(0).data[0].z is not None
+    assert "3 eigenpairs" in inter.spectrum(0)._repr_html_()
+    assert list(inter.spectrum(0).plot().data[-1].y) == [0, 0, 0]
 
 
 def test_figures_side_by_side_have_one_legend_and_every_axis():
