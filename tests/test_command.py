@@ -19,7 +19,7 @@ from analysis.cli import main
 from analysis.options import parser, with_all_below
 from analysis.printing import Told
 from circuits.errors import PlanError
-from circuits.progress import counted, progress
+from circuits.progress import _Bar, counted, progress
 
 ROOT = Path(__file__).parent.parent
 
@@ -225,6 +225,8 @@ def test_a_bar_waits_for_the_rest_of_two_seconds(monkeypatch):
 
     now = [100.0]
     monkeypatch.setattr(sys, "stderr", Terminal())
+    for what in ("_work_began", "_last_seen"):  # no work has been seen yet, and none is afterwards
+        monkeypatch.setattr(_Bar, what, float("-inf"))
     monkeypatch.setattr("circuits.progress.time.monotonic", lambda: now[0])
     first = counted(9, "first", "step")
     now[0] += 1.5
