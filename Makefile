@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY ?= PASSIVE# idle threads sleep: on a busy machine they would hold the cores
 
-.PHONY: demo test test-all check bench setup lock clean
+.PHONY: demo test test-all check docs bench setup lock clean
 
 demo: setup
 	$(BIN)/circuits demo
@@ -20,6 +20,9 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+docs: setup
+	$(BIN)/python docs/reference.py
 
 bench: setup
 	$(BIN)/python -m benchmarks

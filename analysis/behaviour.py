@@ -324,7 +324,7 @@ def _plain(value: Any) -> Any:
 def _case(where: str, line: str) -> Case:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BehaviourError(f"{where} is no JSON ({error}). Write one case a line.") from error
     if not isinstance(row, dict):
         raise BehaviourError(f"{where} is no JSON object. Write one case a line.")

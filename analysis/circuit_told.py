@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.discovery import verdict
-from analysis.printing import aligned
+from analysis.tables import aligned
 from analysis.validation import Validation
 from circuits.circuit import Circuit
 

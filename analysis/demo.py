@@ -28,6 +28,7 @@ from circuits.corpus import built_in
 from circuits.errors import NotFoundError, RunError
 from circuits.files import content_hash, read_json, write_json
 from circuits.model import Model, ModelPlan, Site, load_model
+from circuits.model.device import chosen_device
 from circuits.model.held_out import parted
 from sae import Dictionary, TrainingPlan, load_dictionaries
 
@@ -54,10 +55,13 @@ class Demo:
 def run_demo(run: str | Path, seed: int = 0, device: str | None = None, tell: Tell = print) -> Demo:
     """All steps into a run folder, on the built-in stories."""
     run = Path(run)
+    chosen_device(device)  # refused before anything is told
+    run.mkdir(parents=True, exist_ok=True)
+    memory = _Memory(run, seed, tell)
     model, dictionaries = _trained(run, seed, device, tell)
     inputs: dict[str, Any] = {"model": model.fingerprint, "seed": seed}
     inputs |= {str(site): each.fingerprint for site, each in dictionaries.items()}
-    memory, text = _Memory(run, seed, tell), parted(built_in(seed))[1]
+    text = parted(built_in(seed))[1]
 
     def step(name: str, files: list[Path], about: str, work: Callable[[], object]) -> None:
         if not memory.holds(name, inputs, files):

@@ -40,6 +40,7 @@ from circuits.errors import (
 from circuits.gates import gate_table
 from circuits.interactions import Interactions
 from circuits.model import Model, Site
+from circuits.progress import progress
 from circuits.significance import RotationNull, features_alone, scored
 from sae.dictionary import Dictionary
 
@@ -188,7 +189,10 @@ def _best_account(
             f"are {', '.join(map(str, dictionaries)) or 'none'}). Train them: circuits sae train "
             f"RUN --sites mlp_in@0 mlp_out@0."
         )
-    accounts = {i: PairAccount.of(asked, i, dictionaries[sites_of(i)[0]]) for i in wanted}
+    accounts = {
+        i: PairAccount.of(asked, i, dictionaries[sites_of(i)[0]])
+        for i in progress(wanted, "pairs", "layer")
+    }
 
     def made(i: int) -> float:
         return accounts[i].totals["MLP"] * max(accounts[i].origins.computed, 1e-3)

@@ -42,6 +42,7 @@ from circuits.errors import CircuitFileError, check_count
 from circuits.files import read_json, write_json
 from circuits.model import Model, Site
 from circuits.model.untrained import untrained
+from circuits.progress import progress
 from circuits.text import html_of
 from sae.dictionary import Dictionary
 
@@ -339,7 +340,7 @@ def _random_pairs(
     written = float(terms(x).norm(dim=1).mean())
     rows = []
     for kind in ("as many", "as large"):
-        for draw in range(n_draws):
+        for draw in progress(range(n_draws), f"random pairs, {kind}", "draw"):
             if kind == "as many":
                 chosen = dice.choice(len(free), len(terms), replace=False).tolist()
             else:
@@ -371,7 +372,7 @@ def _parts(bench: Bench, circuit: Circuit, terms: PairTerms) -> pd.DataFrame:
     spread = bench.base - bench.floor
     whole = bench.affected(bench.swapped(_keeping(bench, terms)))
     rows = []
-    for place, pair in enumerate(circuit.interactions):
+    for place, pair in enumerate(progress(circuit.interactions, "each pair", "pair")):
         rest = [n for n in range(len(terms)) if n != place]
         kept = bench.affected(
             bench.swapped(_keeping(bench, terms.subset(torch.tensor(rest).long())))
@@ -400,7 +401,8 @@ def _side_effects(
     edits = {"none": None, "remove the circuit": terms}
     sums = {name: [0.0, 0.0] for name in edits}
     n_token = 0
-    for batch in in_order(text, model.words("validate"), plan, n_documents):
+    batches = in_order(text, model.words("validate"), plan, n_documents)
+    for batch in progress(batches, "other text", "batch"):
         following = batch.tokens[:, 1:]
         counted = batch.mask[:, 1:] & ~torch.isin(following, answers)
         target = following[counted]

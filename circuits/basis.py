@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 import torch
@@ -36,7 +36,8 @@ from circuits.errors import (
 _ROWS = 4096  # features handled at a time: bounds the memory of every pass over a dictionary
 
 
-class Span(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Span:
     """The space that a dictionary's rows span: ``write = U diag(sizes) directions``."""
 
     sizes: Float[Tensor, " rank"]  # singular values, in float64

@@ -247,6 +247,14 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether more memory was asked for than there is; torch says so in several ways."""
+    said = ("can't allocate memory", "not enough memory", "Storage size calculation overflowed")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in said)
+    )
+
+
 def shorten(indices: Iterable[int], most: int = 8) -> str:
     """The first few indices and how many there are, for a message."""
     listed = list(indices)

@@ -94,7 +94,7 @@ def read_json(path: Path, error: type[CircuitsError]) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise error(f"{path}: there is no such file.") from None
-    except ValueError as fault:  # JSON's and Unicode's errors are both of this kind
+    except (ValueError, RecursionError) as fault:  # JSON's and Unicode's errors; lists in lists
         raise error(f"{path}: no readable JSON ({fault}). Write the file again.") from fault
     if not isinstance(content, dict):
         raise error(f"{path}: holds a JSON {type(content).__name__}, not an object.")

@@ -69,7 +69,7 @@ def read_manifest(run: str | Path) -> list[dict[str, Any]]:
         entries = json.loads(path.read_text(encoding="utf-8"))
         if not all(isinstance(entry["step"], str) for entry in entries):
             raise TypeError
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ManifestError(
             f"{path}: no list of steps can be read from it ({type(error).__name__}). It was "
             f"changed or cut short: make the run again, or restore the file."

@@ -59,7 +59,7 @@ class RotationNull:
     @classmethod
     def of(cls, features: Basis) -> RotationNull:
         """For the features of a dictionary; its offset takes no part."""
-        sizes, directions = features.span
+        sizes, directions = features.span.sizes, features.span.directions
         write = features.write.double()
         return cls(write, write @ (directions / sizes[:, None]).mT, sizes[:, None] * directions)
 

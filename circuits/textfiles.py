@@ -138,10 +138,11 @@ def _from_jsonl(path: Path, column: str | None) -> tuple[pa.ChunkedArray, str | 
 def _record(path: Path, number: int, line: str) -> dict[str, object]:
     try:
         record = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
+        where = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
         raise CorpusError(
-            f"{path}: line {number}: no JSON ({error.msg} at column {error.colno}). Each line must "
-            f"be one JSON object; repair or remove this one."
+            f"{path}: line {number}: no JSON ({getattr(error, 'msg', error)}{where}). Each line "
+            f"must be one JSON object; repair or remove this one."
         ) from error
     if not isinstance(record, dict):
         raise CorpusError(

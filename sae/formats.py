@@ -60,6 +60,10 @@ def load_dictionaries(
     run = Path(run).expanduser()
     if not run.is_dir():
         raise DictionaryError(f"{run}: no such folder. Pass a run folder, or the saes in one.")
+    if (run / "saes").is_file():
+        raise DictionaryError(
+            f"{run / 'saes'}: is a file, not a folder of dictionaries. Remove it."
+        )
     folder = run / "saes" if (run / "saes").is_dir() else run
     found: dict[Site, Dictionary] = {}
     for path in sorted(folder.iterdir()):

@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
-from circuits.errors import PlanError
+from circuits.errors import PlanError, first_line
 from sae.training import Log
 
 Watcher = Literal["tensorboard", "wandb"]
@@ -20,7 +20,13 @@ def watched_by(watcher: Watcher, folder: str | Path) -> Log:
     """
     if watcher == "wandb":
         wandb = _library("wandb")
-        run = wandb.init(project="bilinear-circuits", dir=str(folder))
+        try:
+            run = wandb.init(project="bilinear-circuits", dir=str(folder))
+        except Exception as error:  # no account, no network: it has many words for it
+            raise PlanError(
+                f"wandb does not begin ({first_line(error)}). Set WANDB_MODE=offline, or leave the "
+                f"option away: metrics.jsonl has every number."
+            ) from error
         return lambda site, row: run.log(
             {f"{site}/{n}": v for n, v in row.items() if n != "step"}, step=int(row["step"])
         )

@@ -150,7 +150,7 @@ def test_an_explanation_shows_what_adds_most():
 
 def test_digits_prints_its_figures_as_one_json_object(tmp_path, capsys, monkeypatch):
     few_tokens = replace(DICTIONARY, n_features=12, k=3, n_tokens=10_000)
-    monkeypatch.setattr("analysis.commands.plan_for", lambda images: TINY)
+    monkeypatch.setattr("analysis.commands.studies.plan_for", lambda images: TINY)
     monkeypatch.setattr("analysis.images.study.dictionary_plan_for", lambda images: few_tokens)
     assert main(["digits", "--json", "--seed", "3", "--pictures", str(tmp_path / "page.png")]) == 0
     told = json.loads(capsys.readouterr().out)
@@ -170,7 +170,7 @@ def test_digits_refuses_a_place_that_cannot_be_before_it_trains(
         raise AssertionError("trained before the place was looked at")
 
     monkeypatch.setattr("analysis.images.run.figures", trained)
-    monkeypatch.setattr("analysis.commands.figures", trained)
+    monkeypatch.setattr("analysis.commands.studies.figures", trained)
     (tmp_path / "file").touch()
     assert main(["digits", option, str(tmp_path / "file" / "within" / "it")]) == 2
     assert "file" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from analysis import cli, commands
+from analysis import cli, commands, options
 from circuits import BilinearLayer
 
 ROOT = Path(__file__).parent.parent
@@ -133,12 +133,12 @@ def examples(parser: argparse.ArgumentParser) -> list[str]:
 
 
 def test_every_example_names_a_command_that_is_there():
-    found = examples(cli.parser())
+    found = examples(options.parser())
     assert len(found) > 10
     for example in found:
         words = shlex.split(example.removeprefix("example: circuits "))
-        options = cli.parser().parse_args(words)
-        function = getattr(commands, cli.function_of(options))
+        given = options.parser().parse_args(words)
+        function = getattr(commands, cli.function_name(given))
         assert list(inspect.signature(function).parameters) == ["options"]
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from analysis.lowrank.curve import CONTROLS, THRESHOLD, RankCurve
 from analysis.lowrank.measure import LOSS_RANKS
-from analysis.printing import aligned
+from analysis.tables import aligned
 
 _THRESHOLDS = (0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 0.95)
 

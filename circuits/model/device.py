@@ -13,8 +13,8 @@ def chosen_device(device: torch.device | str | None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        torch.ones(1, device=chosen).item()  # a device that only knows shapes computes nothing
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         raise DeviceError(
             f"device '{device}' cannot be used here ({first_line(error)}). Name cpu, or a GPU that "
             f"torch.cuda.is_available() knows."

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from circuits.batches import Batch, BatchPlan, in_order
 from circuits.corpus import BuiltInCorpus, Corpus, Tokenizer
+from circuits.progress import progress
 
 N_HELD_OUT = 2000
 """Documents at the beginning of a corpus that are kept from training; of few, every twentieth."""
@@ -69,7 +70,7 @@ def held_out_loss(network: Any, corpus: Corpus, tokenizer: Tokenizer, plan: Batc
         told = corpus.stories(0, n_documents)
     judge = None if told is None else _Judge(corpus, tokenizer, told.reactions)
     total, n_tokens = 0.0, 0
-    for batch in in_order(corpus, tokenizer, plan, n_documents):
+    for batch in progress(in_order(corpus, tokenizer, plan, n_documents), "held out", "batch"):
         logits = network(batch.tokens.to(device), use_cache=False).logits.float().cpu()
         mask = batch.mask[:, 1:]
         losses = functional.cross_entropy(logits[:, :-1][mask], batch.tokens[:, 1:][mask])
