@@ -391,7 +391,8 @@ def small_curve(**about):
     ]  # fmt: skip
     loss = pd.DataFrame({"replaced_by": ["clean", "full rank"], "loss": [1.0, 1.5],
                          "chosen": [float("nan"), 1.25]})  # fmt: skip
-    told = {"site": "mlp_out@0", "reader": "pinv", "min_active": 10, "seed": 0, "n_token": 99}
+    told = {"site": "mlp_out@0", "reader": "pinv", "min_active": 10, "seed": 0, "n_token": 99,
+            "n_loss_documents": 5}  # fmt: skip
     return RankCurve(pd.DataFrame(rows), loss, {**told, **about})
 
 
@@ -451,6 +452,10 @@ def test_a_file_that_is_no_curve_is_refused(tmp_path):
     (tmp_path / "c.parquet").unlink()
     with pytest.raises(RankError, match=r"c.parquet: there is no such file beside"):
         RankCurve.load(tmp_path / "c")
+    for about in (None, "x", {"seed": 0}):
+        (tmp_path / "d.json").write_text(json.dumps({"schema": 1, "loss": {}, "about": about}))
+        with pytest.raises(RankError, match=r"d.json: it does not say what it is about \(site, r"):
+            RankCurve.load(tmp_path / "d")
 
 
 def test_a_curve_shows_itself(plain, corpus):

@@ -185,6 +185,15 @@ def test_the_page_of_a_circuit_tells_the_numbers_of_its_files(hostile_run):
     )
 
 
+def test_a_proposal_is_told_by_its_strongest_pairs_and_its_gates(hostile_run):
+    page = pages(hostile_run[0] / "report")["circuit-nsafe-name.html"].text
+    circuit = Circuit.load(hostile_run[0] / "circuits" / "Ünsafe name!.json")
+    at = [page.index(f": weight {pair.weight:+.3g}.") for pair in circuit.interactions]
+    assert at == sorted(at)  # they were made in order of strength
+    assert "AND: “<script>alert(1)</script>” (features 3, 5) together with" in page
+    assert "None" not in page
+
+
 def test_every_ledger_of_a_page_adds_up_to_what_the_model_computed(hostile_run):
     report = hostile_run[0] / "report"
     for name in ("circuit-hostile", "circuit-nsafe-name"):

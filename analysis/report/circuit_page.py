@@ -69,7 +69,7 @@ def circuit_page(
         "verdict": verdict(circuit),
         "validation": None if found.validation is None else found.validation.verdict,
         "facts": facts(found),
-        "steps": [] if story is not None else steps(found),
+        "steps": [] if story is not None else steps(found, labels),
         "story": None
         if story is None
         else {

@@ -18,6 +18,8 @@ from circuits.layout import group_name
 from circuits.model import Site
 from circuits.text import seen, shown
 
+_MOST_PAIRS = 4  # that are told in words
+
 
 class Labels:
     """What features are called on a page."""
@@ -81,22 +83,30 @@ def facts(found: Found) -> list[tuple[str, str]]:
     return [(key, seen(value)) for key, value in told]
 
 
-def steps(found: Found) -> list[str]:
-    """The circuit in words: what each gate joins, and what it adds."""
+def steps(found: Found, labels: Labels) -> list[str]:
+    """A circuit without a behaviour in words: its outputs, its strongest pairs, its gates."""
     circuit = found.circuit
     told = []
+    for output in circuit.outputs:
+        promotes = labels.output(output.feature)
+        told.append(f"{output.label}" + (f" promotes “{promotes}”." if promotes else "."))
+    pairs = sorted(circuit.interactions, key=lambda pair: -abs(pair.weight))
+    for pair in pairs[:_MOST_PAIRS]:
+        ends = " × ".join(labels.label(f) for f in dict.fromkeys((pair.first, pair.second)))
+        told.append(
+            f"{ends}{', squared' * (pair.first == pair.second)}: weight {pair.weight:+.3g}."
+        )
     for gate in circuit.gates:
         sides = [_side(circuit, group) for group in (gate.first, gate.second)]
         within = gate.first == gate.second
         joined = (
             f"{sides[0]} among themselves" if within else f"{sides[0]} together with {sides[1]}"
         )
-        if gate.contrast is not None:
-            what = f"{gate.contrast:+.2f} logits to the margins of {circuit.source.get('affected')}"
-        else:
-            what = f"{gate.share:.0%} of these pairs' energy, weight {gate.weight:+.3g}"
-        told.append(seen(f"{gate.gate}: {joined}: {what}."))
-    return told
+        told.append(
+            f"{gate.gate}: {joined}: {gate.share:.0%} of these pairs' energy, weight "
+            f"{gate.weight:+.3g}."
+        )
+    return [seen(sentence) for sentence in told]
 
 
 def _side(circuit: Circuit, group: int) -> str:

@@ -48,7 +48,7 @@ const Graph = {
       { x, y: 2, class: "caption heading", "text-anchor": anchor || "middle" }, text));
     if (graph.groups.length) head(Math.min(...graph.groups.map((group) => group.x - group.radius)), "input features", "start");
     if (graph.gates.length) head(graph.gates[0].x, "gates");
-    if (graph.outputs.length) head(graph.outputs[0].x - 20, "outputs, what they promote", "start");
+    if (graph.outputs.length) head(graph.outputs[0].x - 60, "outputs, what they promote", "start");
   },
 
   group(group, place) {
