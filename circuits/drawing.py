@@ -16,9 +16,10 @@ import pandas as pd
 from circuits.circuit import Circuit
 from circuits.figures import BLUE, GREEN, GREY, ORANGE, Figure, points
 from circuits.layout import picture
-from circuits.text import number, shown
+from circuits.text import cut, number, seen, shown, two
 
 _THIN, _THICK = 1.5, 9.0
+_LETTER = 7  # pixels of one, in the margin where outputs are named
 
 
 def circuit_figure(circuit: Circuit) -> Figure:
@@ -29,11 +30,13 @@ def circuit_figure(circuit: Circuit) -> Figure:
     if drawn["gates"]:
         traces = [_wires(drawn), *traces, _gates(drawn)]
     traces.append(_outputs(drawn["outputs"]))
+    named = max(len(cut(shown(output["label"]))) for output in drawn["outputs"])
     layout = {
         "height": max(drawn["height"], 320), "showlegend": False, "hovermode": "closest",
-        "plot_bgcolor": "rgba(0,0,0,0)", "shapes": [_circle(group) for group in drawn["groups"]],
+        "margin": {"r": _LETTER * named}, "plot_bgcolor": "rgba(0,0,0,0)",
+        "shapes": [_circle(group) for group in drawn["groups"]],
         "annotations": [_name(group) for group in drawn["groups"]],
-        "xaxis": {"visible": False, "range": [0, drawn["width"]]},
+        "xaxis": {"visible": False, "range": [0, drawn["outputs"][0]["x"] + 20]},
         "yaxis": {"visible": False, "range": [drawn["height"], 0], "scaleanchor": "x"},
     }  # fmt: skip
     table = pd.DataFrame(circuit.tables()["interactions"])
@@ -43,18 +46,20 @@ def circuit_figure(circuit: Circuit) -> Figure:
 
 def _note(circuit: Circuit, n_drawn: int) -> str:
     n = len(circuit.interactions)
-    said = f"{n} pairs of {len(circuit.features)} features"
+    said = f"{n} pair{'s' * (n != 1)} of {len(circuit.features)} features"
     if n_drawn < n:
         said += f", the {n_drawn} strongest drawn"
     if "carried" in circuit.shares:
-        said += f"; they carry {circuit.shares['carried']:.0%} of the contrast"
+        said += f"; they carry a share of {two(circuit.shares['carried'])} of the contrast"
+        if "cases" in circuit.source:
+            said += f" (n = {seen(str(circuit.source['cases']))} cases that they were chosen on)"
     elif circuit.explained is not None:
-        said += f"; together {circuit.explained:.0%} of the output's form"
-    measure = "contrasts" if circuit.shares else "weights"
-    return (
-        f"{said}. Blue adds, orange takes away, width is strength; numbers at gates are {measure}; "
-        f"places mean nothing."
-    )
+        said += f"; together a share of {two(circuit.explained)} of the output's form"
+    said += ". Blue adds, orange takes away, width is strength; places mean nothing."
+    if circuit.gates:
+        weighed = any(gate.contrast is None for gate in circuit.gates)
+        said += f" Numbers at gates are {'weights' if weighed else 'what they add, in logits'}."
+    return said + " What edits of the model show, and their controls, validate() tells."
 
 
 def _edges(
@@ -111,8 +116,8 @@ def _gates(drawn: dict[str, Any]) -> dict[str, Any]:
     gates = drawn["gates"]
     return points(
         [gate["x"] for gate in gates], [gate["y"] for gate in gates], "gates",
-        [f"{gate['gate']} {gate['value']:+.3g}" for gate in gates], mode="markers+text",
-        textposition="bottom center",
+        [f"{gate['gate']} {gate['value']:+.3g}".replace("-", "−") for gate in gates],
+        mode="markers+text", textposition="bottom center",
         marker={"size": 26, "symbol": "diamond", "line": {"width": 1, "color": GREY},
                 "color": [BLUE if gate["value"] > 0 else ORANGE for gate in gates]},
         hovertext=[f"{names[g['first']]} {g['gate']} {names[g['second']]}: {number(g['value'])}, "
@@ -124,8 +129,8 @@ def _gates(drawn: dict[str, Any]) -> dict[str, Any]:
 def _outputs(outputs: list[dict[str, Any]]) -> dict[str, Any]:
     return points(
         [output["x"] for output in outputs], [output["y"] for output in outputs], "outputs",
-        [shown(output["label"]) for output in outputs], mode="markers+text",
-        textposition="middle right",
+        [cut(shown(output["label"])) for output in outputs], mode="markers+text",
+        textposition="middle right", cliponaxis=False,
         marker={"size": 24, "symbol": "square", "color": GREEN},
         hovertext=[f"{shown(o['label'])}: effect on the answers {number(o['effect'])}"
                    if o["effect"] is not None else shown(o["label"]) for o in outputs],
@@ -160,4 +165,4 @@ def _circle(group: dict[str, Any]) -> dict[str, Any]:
 
 def _name(group: dict[str, Any]) -> dict[str, Any]:
     return {"x": group["x"], "y": group["y"] - group["radius"] - 14, "showarrow": False,
-            "text": shown(group["name"])}  # fmt: skip
+            "bgcolor": "rgba(255,255,255,0.6)", "text": cut(shown(group["name"]))}  # fmt: skip

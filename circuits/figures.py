@@ -3,7 +3,8 @@
 ``figure.drawn`` is plotly's own JSON, which the report draws with plotly's JavaScript;
 ``figure.plot()`` is the same as a ``plotly.graph_objects.Figure`` for Jupyter, which is all that
 plotly is imported for. What a reader would get wrong: text in it is a corpus' text. Plotly reads
-tags in labels, so every name and label is escaped here, once.
+tags in labels, and formulas between dollars where a notebook has MathJax, so every name and label
+is escaped here, once.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import pandas as pd
 
 from circuits.errors import SpectrumError
 from circuits.spectrum import Spectrum
+from circuits.text import cut
 
 BLUE, ORANGE, GREY, GREEN = "#4c8dff", "#f07f3c", "#8b93a1", "#2fa36b"
 """For what is positive or the thing itself, negative, controls, and what has a meaning."""
@@ -28,6 +30,7 @@ DIVERGING = [[0.0, ORANGE], [0.5, "rgba(128,128,128,0.06)"], [1.0, BLUE]]
 
 _TEXTS = ("name", "text", "ticktext", "hovertext")  # where plotly would read tags
 _LETTERS = 130  # of a line of a note
+_FEW = 12  # places at an axis that are all numbered
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +60,7 @@ def side_by_side(figures: Sequence[Figure], title: str) -> Any:
     """Some figures as one of plotly's, with one legend; the notes that they share above them."""
     from plotly.subplots import make_subplots
 
-    titles = [escape(figure.title, quote=False) for figure in figures]
+    titles = [_plain(figure.title) for figure in figures]
     made = make_subplots(rows=1, cols=len(figures), subplot_titles=titles)
     named: set[str] = set()
     for place, figure in enumerate(figures):
@@ -75,17 +78,17 @@ def side_by_side(figures: Sequence[Figure], title: str) -> Any:
 
 
 def _titled(figure: Any, title: str, note: str) -> Any:
-    lines = [escape(line, quote=False) for line in textwrap.wrap(note, _LETTERS)]
+    lines = [_plain(line) for line in textwrap.wrap(note, _LETTERS)]
     head = 64 + 16 * len(lines)
     figure.update_layout(
         title={
-            "text": escape(title, quote=False),
+            "text": _plain(title),
             "subtitle": {"text": "<br>".join(lines), "font": {"size": 12}},
             "x": 0, "xref": "container", "xanchor": "left", "pad": {"l": 12, "t": 12},
             "y": 1, "yanchor": "top",
         },
         height=(figure.layout.height or 360) + head,
-        margin={"l": 64, "r": 16, "t": head + 24, "b": 50},
+        margin={"l": 64, "r": figure.layout.margin.r or 16, "t": head + 24, "b": 50},
     )  # fmt: skip
     return figure
 
@@ -96,7 +99,12 @@ def _escaped(told: Any, here: bool = False) -> Any:
         return {key: _escaped(value, key in _TEXTS) for key, value in told.items()}
     if isinstance(told, list | tuple):
         return [_escaped(value, here) for value in told]
-    return escape(told, quote=False) if here and isinstance(told, str) else told
+    return _plain(told) if here and isinstance(told, str) else told
+
+
+def _plain(text: str) -> str:
+    """Text that plotly shows as it is: no tag, no formula."""
+    return escape(text, quote=False).replace("$", "&#36;")
 
 
 def line(x: Any, y: Any, name: str, **style: Any) -> dict[str, Any]:
@@ -157,7 +165,8 @@ def heat_map(
     )
     layout = {"height": 150 + 26 * max(len(labels), 8), "shapes": lines,
               "xaxis": {**ticks, "ticktext": [str(number) for number in numbers]},
-              "yaxis": {**ticks, "autorange": "reversed", "automargin": True}}  # fmt: skip
+              "yaxis": {**ticks, "ticktext": [cut(label) for label in labels],
+                        "autorange": "reversed", "automargin": True}}  # fmt: skip
     return Figure("matrix", "Interaction matrix, ordered by group", note, [trace], table, layout)
 
 
@@ -173,16 +182,19 @@ def eigenvalues(table: pd.DataFrame, note: str) -> Figure:
     ]  # fmt: skip
     own = points(table["place"], table["eigenvalue"], "this form")
     traces.append({**own, "marker": {"size": 8, "color": colours}})
-    layout = {"xaxis": {"title": {"text": "place, from the largest"}},
-              "yaxis": {"title": {"text": "eigenvalue"}}}  # fmt: skip
+    layout: dict[str, Any] = {"xaxis": {"title": {"text": "place, from the largest"}},
+                              "yaxis": {"title": {"text": "eigenvalue"}}}  # fmt: skip
+    if len(table) <= _FEW:  # no place lies between two
+        layout["xaxis"]["dtick"] = 1
     return Figure("spectrum", "Eigenvalues of the form", note, traces, table, layout)
 
 
 def spectrum_figure(spectrum: Spectrum, controls: Mapping[str, Spectrum]) -> Figure:
     """The eigenvalues of a spectrum from the largest to the smallest, beside controls.
 
-    Where all eigenvalues are known a random form of as much energy stands beside them: its values
-    lie on Wigner's semicircle.
+    Where all eigenvalues are known, those of a symmetric matrix of independent entries and as much
+    energy stand beside them: they lie on Wigner's semicircle. It knows neither how many hidden
+    units a layer has, nor how unlike in length its inputs are, nor of a constant; controls do.
     """
     own = spectrum.values.double().sort(descending=True).values.cpu().numpy()
     n = len(own)
@@ -190,11 +202,14 @@ def spectrum_figure(spectrum: Spectrum, controls: Mapping[str, Spectrum]) -> Fig
     said = f"{n} eigenvalues"
     if spectrum.total_energy is not None:
         said += f", the largest by size: {spectrum.energy(n):.1%} of the energy"
+        said += "; places are among these, and only beside all of them a random form is drawn"
     elif n > 1:
         spread = 2 * np.sqrt(np.square(own).sum() / n)
         columns["a random form"] = spread * _semicircle(n)
-        said += f", effective rank {spectrum.effective_rank:.3g}. A random form: as much energy"
-        said += ", spread as chance spreads it (Wigner's semicircle)"
+        said += f", effective rank {spectrum.effective_rank:.3g}. A random form: independent "
+        said += "entries, as much energy (Wigner's semicircle)"
+        if not controls:
+            said += ". A layer that learnt nothing strays from it too: see spectrum.plot(random=…)"
     for name, control in controls.items():
         if len(control) != n:
             raise SpectrumError(

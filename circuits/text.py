@@ -19,6 +19,7 @@ import pandas as pd
 MOST = 60
 """Characters of a token that are shown."""
 
+_MOST_LETTERS = 28  # of a name in a picture
 _MOST_WORDS = 40  # of a sentence
 _SHAPELESS = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 _NAMED = {"\n": "↵", "\t": "⇥", " ": "␣"}
@@ -42,6 +43,11 @@ def seen(sentence: str) -> str:
     words = sentence.split(" ")
     told = " ".join(shown(word) if word else "" for word in words[:_MOST_WORDS])
     return told + (f" … ({len(words)} words)" if len(words) > _MOST_WORDS else "")
+
+
+def cut(name: str) -> str:
+    """A name that is seen already, as short as a picture needs it."""
+    return name if len(name) <= _MOST_LETTERS else name[: _MOST_LETTERS - 1] + "…"
 
 
 def _written(character: str) -> str:
@@ -70,13 +76,16 @@ def two(value: float | None) -> str:
     return f"{round(value, 2) + 0.0:.2f}".replace("-", "−")
 
 
-def html_of(said: str, **tables: pd.DataFrame) -> str:
-    """What Jupyter shows of a result: a sentence, and tables under their names."""
-    parts = [f"<p>{escape(seen(said))}</p>"]
+def html_of(said: str, *more: str, **tables: pd.DataFrame) -> str:
+    """What Jupyter shows of a result: a sentence, more HTML, and tables under their names.
+
+    Notebooks set what stands between dollars as a formula, unless the element around it says no.
+    """
+    parts = [f'<div class="tex2jax_ignore mathjax_ignore"><p>{escape(seen(said))}</p>', *more]
     for name, table in tables.items():
         parts.append(f"<p><b>{escape(name.replace('_', ' '))}</b></p>")
         parts.append(table.map(_cell).to_html(index=False, border=0))
-    return "".join(parts)
+    return "".join([*parts, "</div>"])
 
 
 def _cell(value: Any) -> str:

@@ -40,7 +40,7 @@ class Card:
     n_documents: int = 0  # that examples were sought in
 
     def _repr_html_(self) -> str:
-        parts = [html_of(repr(self)), self._bars(), self._contexts()]
+        parts = [self._bars(), self._contexts()]
         if self.effects is not None:
             for side, said in (("top", "promotes"), ("bottom", "demotes")):
                 rows = self.effects[self.effects["side"] == side]
@@ -50,7 +50,7 @@ class Card:
             told = (f"{r.neighbour} ({number(r.decoder_cosine)})"
                     for r in self.neighbours.itertuples())  # fmt: skip
             parts.append(f"<p><b>neighbours</b> (decoder cosine): {', '.join(told)}</p>")
-        return "".join(parts)
+        return html_of(repr(self), *parts)
 
     def _bars(self) -> str:
         """The histogram, as a drawing that needs no script."""

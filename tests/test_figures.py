@@ -1,5 +1,6 @@
 """Pictures and cards hold the numbers they are of, their controls, and any text as text."""
 
+from dataclasses import replace
 from html import escape
 
 import numpy as np
@@ -61,10 +62,22 @@ def test_a_matrix_is_drawn_with_the_weights_of_its_pairs(inter):
 
 def test_labels_of_a_matrix_stay_text(inter):
     figure = inter.plot(4, n=9, labels=[TAGS] * 20)
+    whole = '&lt;b onclick="alert(1)"&gt;not&lt;/b&gt; &amp; ⟨U+202E⟩good⟨U+0000⟩'
     assert set(figure.layout.yaxis.ticktext) <= {
-        '&lt;b onclick="alert(1)"&gt;not&lt;/b&gt; &amp; ⟨U+202E⟩good⟨U+0000⟩', "constant",
+        '&lt;b onclick="alert(1)"&gt;not&lt;/…', "constant",
     }  # fmt: skip
+    assert f"{whole} × {whole}" in str(figure.data[0].text)  # in full where one is pointed at
     assert "<b" not in str(figure.data[0].text)
+
+
+def test_dollars_make_no_formula_in_a_notebook(inter):
+    drawn = inter.plot(4, n=9, labels=["$x^2$ of $5"] * 20).to_json()
+    assert "$" not in drawn
+    assert "&#36;x^2&#36; of &#36;5" in drawn
+    page = circuit(groups={"0": "$a$"})._repr_html_()
+    assert page.startswith('<div class="tex2jax_ignore mathjax_ignore">')
+    assert page.endswith("</div>")
+    assert "mathjax_ignore" in small_dictionary().card(3)._repr_html_()
 
 
 def test_a_few_inputs_are_drawn_whole():
@@ -106,6 +119,8 @@ def test_a_partial_spectrum_has_no_random_form_and_says_what_it_keeps(inter):
     spectrum = inter.spectrum(2, rank=3)
     figure = spectrum.plot()
     assert [trace.name for trace in figure.data] == ["this form"]
+    assert figure.layout.xaxis.dtick == 1  # no place lies between two
+    assert "places are among these" in figure.layout.title.subtitle.text
     assert f"{spectrum.energy(3):.1%} of the energy" in figure.layout.title.subtitle.text
 
 
@@ -135,6 +150,29 @@ def test_a_circuit_is_drawn_pair_by_pair():
     ends = [list(end) for end in zip(pairs[0]["x"], pairs[0]["y"], strict=True)]
     assert ends == [place["3"], place["5"]]
     assert list(figure.table["weight"]) == [2.0, -1.0, 0.5]
+
+
+def test_the_note_of_a_circuit_says_what_its_numbers_are():
+    note = circuit_figure(circuit()).note
+    assert note.startswith("3 pairs of 3 features. ")
+    assert "Numbers at gates are weights." in note
+    gate = Gate(0, 1, "AND", 1.0, 0.8, 0.9, contrast=0.5)
+    told = circuit_figure(circuit(gates=(gate,), shares={"carried": 0.875}, source={"cases": 24}))
+    assert "a share of 0.88 of the contrast (n = 24 cases that they were chosen on)" in told.note
+    assert "Numbers at gates are what they add, in logits." in told.note
+    assert "Numbers at gates" not in circuit_figure(circuit(gates=())).note
+    one = Circuit("one", (Output(7, "seven"),), (Feature(3, "3"),), (Interaction(3, 3, 1.0),))
+    assert circuit_figure(one).note.startswith("1 pair of 1 features")
+
+
+def test_names_of_outputs_stand_beside_the_picture_however_long():
+    made = replace(circuit(), outputs=(Output(7, "a feature that promotes " + 9 * "many words "),))
+    figure = made.plot()
+    (outputs,) = (trace for trace in figure.data if trace.name == "outputs")
+    assert outputs.text == ("a feature that promotes man…",)
+    assert outputs.cliponaxis is False
+    assert figure.layout.xaxis.range[1] < outputs.x[0] + 30
+    assert figure.layout.margin.r >= 6 * len(outputs.text[0])
 
 
 def test_a_circuit_without_gates_is_drawn_without_wires():
