@@ -83,6 +83,23 @@ def merge_shards(
     return table
 
 
+def kept_table(
+    path: Path | None, fingerprint: str, make: Callable[[], pd.DataFrame]
+) -> pd.DataFrame:
+    """A piece of long work that is made once: read where it lies, if it was made of the same, or
+    made and kept; without a path only made."""
+    if path is not None and path.is_file():
+        try:
+            if _fingerprint(path) == fingerprint:
+                return pq.read_table(path).to_pandas()
+        except (ShardError, pa.ArrowException, OSError):
+            pass  # cut short: made anew
+    table = make()
+    if path is not None:
+        _write([table], path, fingerprint)
+    return table
+
+
 def _write(tables: Iterable[pd.DataFrame], path: Path, fingerprint: str) -> None:
     table = pa.Table.from_pandas(pd.concat(tables, ignore_index=True), preserve_index=False)
     table = table.replace_schema_metadata({_FINGERPRINT: fingerprint.encode()})

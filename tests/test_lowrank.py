@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional
 
 from analysis import RankCurve, quality, rank_curve
+from analysis.lowrank import measure, study
 from analysis.lowrank.curve import CONTROLS
 from analysis.lowrank.run import run_rank
 from analysis.lowrank.sums import (
@@ -471,6 +472,37 @@ def test_a_curve_shows_itself(plain, corpus):
     assert spread[spread["of"] == "features"]["n"].sum() == len(found.compared(2))
     (own,) = [t for t in figures["losses"].traces if t["name"] == "chosen among approximations"]
     assert own["y"] == found.loss.set_index("replaced_by").loc[own["x"], "loss"].tolist()
+
+
+def test_a_curve_that_was_stopped_goes_on_and_ends_the_same(plain, corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "_MOST", 10)  # features of a block
+    whole = curve(plain, corpus)
+    made = []
+    plainly = measure._measured
+
+    def stopped(block, *rest):
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append(block)
+        return plainly(block, *rest)
+
+    monkeypatch.setattr(measure, "_measured", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        curve(plain, corpus, folder=tmp_path / "half")
+    assert len(list((tmp_path / "half").glob("own-*.parquet"))) == 2
+    counted = []
+    monkeypatch.setattr(measure, "_measured", lambda *a: counted.append(a) or plainly(*a))
+    again = curve(plain, corpus, folder=tmp_path / "half")
+    assert len(counted) == len(list((tmp_path / "half").glob("own-*.parquet"))) - 2
+    pd.testing.assert_frame_equal(again.table, whole.table, check_exact=True)
+    counted.clear()
+    other = curve(plain, corpus, folder=tmp_path / "half", seed=5)  # of other draws: made anew
+    assert len(counted) > 2
+    assert not other.table["correlation_rotated"].equals(whole.table["correlation_rotated"])
+    (tmp_path / "half" / "own-0000000.parquet").write_bytes(b"cut short")
+    pd.testing.assert_frame_equal(
+        curve(plain, corpus, folder=tmp_path / "half").table, whole.table, check_exact=True
+    )
 
 
 def test_other_sites_and_thin_text_are_refused(plain, corpus):

@@ -14,8 +14,12 @@ the full rank beside a rank.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -45,6 +49,7 @@ from circuits.errors import CorpusError, RankError, check_count
 from circuits.model import Model, Site
 from circuits.model.held_out import parted
 from circuits.model.untrained import untrained
+from circuits.shards import kept_table
 from sae.dictionary import Dictionary
 from sae.reading import N_DOCUMENTS
 
@@ -71,6 +76,7 @@ def rank_curve(
     min_active: int = MIN_ACTIVE,
     n_bootstrap: int = 200,
     seed: int = 0,
+    folder: str | Path | None = None,
 ) -> RankCurve:
     """The curve of the dictionary at ``mlp_out``, over the first documents of a corpus.
 
@@ -87,7 +93,8 @@ def rank_curve(
       fresh weights reads the same text, features read its ``mlp_out`` along the same directions,
       standardised, as many active on a token as in the dictionary. At full rank it is exact.
 
-    Activations are held: ``n_token · d_model`` numbers, twice.
+    Activations are held: ``n_token · d_model`` numbers, twice. ``folder`` keeps what is measured
+    block by block, so that the same call goes on where it was stopped.
     """
     n_rank = check_count("rank_curve", n_rank, None, "n_rank")
     check_count("rank_curve", min_active, None, "min_active")
@@ -103,8 +110,12 @@ def rank_curve(
             f"Read more documents, or lower min_active (a correlation of few tokens says little)."
         )
     n_rank = max(1, min(n_rank, study.d_input - 1))
-    table, forms = _table(study, tokens, about, n_rank, Resampling(n_bootstrap, seed))
-    table = table.merge(_untrained(study, corpus, n_rank, n_documents, seed), how="left")
+    made_of = {**_told(study, corpus, n_documents), "dictionary": dictionary.fingerprint,
+               "reader": reader, "ranks": n_rank, "n_bootstrap": n_bootstrap, "seed": seed,
+               "version": version("bilinear-circuits")}  # fmt: skip
+    keep = _Keep(None if folder is None else Path(folder), json.dumps(made_of, sort_keys=True))
+    table, forms = _table(study, tokens, about, n_rank, Resampling(n_bootstrap, seed), keep)
+    table = table.merge(_untrained(study, corpus, n_rank, n_documents, seed, keep), how="left")
     loss = truncation_loss(
         model,
         dictionary,
@@ -122,6 +133,19 @@ def rank_curve(
         "seed": seed,
     }
     return RankCurve(table, loss, told)
+
+
+@dataclass(frozen=True)
+class _Keep:
+    """Where the blocks of a curve are kept, and what they are made of."""
+
+    folder: Path | None
+    made_of: str
+
+    def __call__(self, name: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        """A block that is there already, or made."""
+        path = None if self.folder is None else self.folder / f"{name}.parquet"
+        return kept_table(path, self.made_of, make)
 
 
 def _told(study: Study, corpus: Corpus, n_documents: int) -> dict[str, Any]:
@@ -184,23 +208,20 @@ def _held_out(model: Model, seed: int) -> Corpus:
 
 
 def _table(
-    study: Study, tokens: list[Observed], about: Seen, n_rank: int, resampling: Resampling
+    study: Study,
+    tokens: list[Observed],
+    about: Seen,
+    n_rank: int,
+    resampling: Resampling,
+    keep: _Keep,
 ) -> tuple[pd.DataFrame, Forms]:
     """The rows of the features that are ever active, but for the untrained control; all forms."""
     rows, held = [], []
     for block in blocks(study):
         made = study.forms(block, n_rank, about)
-        own = made.by_size
-        sums = active_sums(own, tokens, resampling)
-        fits = {
-            "": fit(*sums.unbind(2)),
-            "_all": on_all(own, tokens, about, sums[0]),
-            "_by_data": on_active(made.by_data, tokens),
-            "_rotated": on_active(own.rotated(resampling.seed + block[0]), tokens),
-            "_shuffled": on_active(own.taken_from(_others(about, block, resampling.seed)), tokens),
-        }
-        rows.append(_rows(made, about, fits, study.d_input))
-        held.append(own)
+        measured = partial(_measured, made, tokens, about, block, resampling, study.d_input)
+        rows.append(keep(f"own-{block[0]:07d}", measured))
+        held.append(made.by_size)
     table = pd.concat(rows, ignore_index=True)
     forms = Forms(
         torch.cat([one.feature for one in held]),
@@ -210,6 +231,27 @@ def _table(
         study.whole(list(range(study.dictionary.n_feature))),
     )
     return table, forms
+
+
+def _measured(
+    made: Block,
+    tokens: list[Observed],
+    about: Seen,
+    block: list[int],
+    resampling: Resampling,
+    d_input: int,
+) -> pd.DataFrame:
+    """The rows of one block's features."""
+    own = made.by_size
+    sums = active_sums(own, tokens, resampling)
+    fits = {
+        "": fit(*sums.unbind(2)),
+        "_all": on_all(own, tokens, about, sums[0]),
+        "_by_data": on_active(made.by_data, tokens),
+        "_rotated": on_active(own.rotated(resampling.seed + block[0]), tokens),
+        "_shuffled": on_active(own.taken_from(_others(about, block, resampling.seed)), tokens),
+    }
+    return _rows(made, about, fits, d_input)
 
 
 def _others(about: Seen, block: list[int], seed: int) -> Int64[Tensor, " form"]:
@@ -268,7 +310,7 @@ def _percentiles(
 
 
 def _untrained(
-    study: Study, corpus: Corpus, n_rank: int, n_documents: int, seed: int
+    study: Study, corpus: Corpus, n_rank: int, n_documents: int, seed: int, keep: _Keep
 ) -> pd.DataFrame:
     """The same measured on a model that learnt nothing: feature, rank, count, correlation."""
     fresh = replace(study, model=untrained(study.model, seed))
@@ -285,19 +327,27 @@ def _untrained(
         )
     )
     about = seen(tokens)
-    rows = []
-    for block in blocks(fresh):
-        found = on_active(fresh.forms(block, n_rank, about).by_size, tokens).correlation[0]
-        wide = n_rank + 1
-        count = about.n_active[block].cpu().numpy().astype(np.int64)
-        columns: dict[str, Any] = {
-            "feature": np.repeat(block, wide),
-            "rank": np.tile([*range(1, wide), study.d_input], len(block)),
-            "n_active_untrained": np.repeat(count, wide),
-            "correlation_untrained": found.ravel(),
-        }
-        rows.append(pd.DataFrame(columns))
+    rows = [
+        keep(f"untrained-{block[0]:07d}", partial(_plain, fresh, block, n_rank, about, tokens))
+        for block in blocks(fresh)
+    ]
     return pd.concat(rows, ignore_index=True)
+
+
+def _plain(
+    fresh: Study, block: list[int], n_rank: int, about: Seen, tokens: list[Observed]
+) -> pd.DataFrame:
+    """The untrained model's rows of one block."""
+    found = on_active(fresh.forms(block, n_rank, about).by_size, tokens).correlation[0]
+    wide = n_rank + 1
+    count = about.n_active[block].cpu().numpy().astype(np.int64)
+    columns: dict[str, Any] = {
+        "feature": np.repeat(block, wide),
+        "rank": np.tile([*range(1, wide), fresh.d_input], len(block)),
+        "n_active_untrained": np.repeat(count, wide),
+        "correlation_untrained": found.ravel(),
+    }
+    return pd.DataFrame(columns)
 
 
 def _standardised(study: Study, outputs: Iterable[Float[Tensor, "_ model"]]) -> Dictionary:

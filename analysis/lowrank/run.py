@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
@@ -29,7 +30,8 @@ def run_rank(
     seed: int = 0,
 ) -> dict[int, RankCurve]:
     """`rank_curve` for each layer with a dictionary at ``mlp_out``, or for those named, saved in
-    the run. Without a corpus it is the built-in stories that training holds out."""
+    the run; stopped half-way, the same call goes on. Without a corpus it is the built-in stories
+    that training holds out."""
     there = {site.layer: each for site, each in dictionaries.items() if site.point == "mlp_out"}
     wanted = sorted(there if layers is None else set(layers))
     absent = sorted(set(wanted) - set(there))
@@ -40,6 +42,7 @@ def run_rank(
         )
     curves, made = {}, []
     for layer in wanted:
+        half_way = Path(run) / "rank" / f".layer-{layer}"
         curves[layer] = rank_curve(
             model,
             there[layer],
@@ -48,7 +51,9 @@ def run_rank(
             n_documents=n_documents,
             min_active=min_active,
             seed=seed,
+            folder=half_way,
         )
+        shutil.rmtree(half_way, ignore_errors=True)
         table = curves[layer].save(Path(run) / "rank" / f"layer-{layer}")
         made += [table, table.with_suffix(".json")]
     made_of = {f"layer {layer}": dict(curve.about) for layer, curve in curves.items()}
