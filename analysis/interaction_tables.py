@@ -15,6 +15,7 @@ from typing import Any, Literal
 import pandas as pd
 import torch
 
+from analysis.contrast import sites_of
 from circuits import Basis, BilinearLayer, Interactions
 from circuits.corpus import Corpus
 from circuits.errors import RunError, check_count
@@ -81,9 +82,10 @@ def run_interactions(
     if corpus is not None:
         check_count("run_interactions", n_documents, None, "n_documents")
     told: dict[str, Any] = {}
-    made = []
+    made, hashes = [], {"model": model.fingerprint}
     for layer in _wanted(run, model, dictionaries, layers):
-        into, out = (dictionaries[Site(point, layer)] for point in ("mlp_in", "mlp_out"))
+        into, out = (dictionaries[site] for site in sites_of(layer))
+        hashes |= {str(site): dictionaries[site].fingerprint for site in sites_of(layer)}
         path = Path(run) / "interactions" / f"layer-{layer}.parquet"
         fired = None
         if corpus is not None:
@@ -101,8 +103,8 @@ def run_interactions(
             "the same, features rotated": f"{_discoveries(chance, q)} of {n_control}",
         }
     text = None if corpus is None else corpus.fingerprint
-    made_of = {"n": n, "reader": reader, "corpus": text, "n_documents": n_documents if text else 0}
-    record(run, "interactions", made_of, made)
+    read = {"corpus": text, "n_documents": n_documents if text else 0}
+    record(run, "interactions", {"n": n, "reader": reader, **read, "of": hashes}, made)
     return told
 
 

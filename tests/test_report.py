@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from analysis.cli import main
 from analysis.contrast import PairAccount, sites_of
 from analysis.edits import terms_of
-from analysis.report import collect, write_report
+from analysis.report import collect, report_of, write_report
 from analysis.report.contexts import Text
 from analysis.report.forms import CircuitForm
 from analysis.report.page import names_of
@@ -380,6 +380,62 @@ def test_files_that_are_half_written_newer_or_of_another_run_are_refused(hostile
     with pytest.raises(RunError, match=r"make it again: circuits rank"):
         write_report(run, device="cpu")
     assert not (run / "report").exists()
+
+
+def changed(path: Path, change) -> None:
+    told = json.loads(path.read_text())
+    change(told)
+    path.write_text(json.dumps(told))
+
+
+def of_another_model(told) -> None:
+    told["about"]["model"] = "0" * 64
+
+
+def of_another_dictionary(told) -> None:
+    (entry,) = (each for each in told if each["step"] == "interactions")
+    assert set(entry["made_of"]["of"]) == {"model", "mlp_in@0", "mlp_out@0"}
+    entry["made_of"]["of"]["mlp_in@0"] = "0" * 64
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "told"),
+    [
+        ("circuits/hostile.validation.json", lambda v: v.update(circuit="other"),
+         r"its validation is of the circuit 'other'.*circuits validate"),
+        ("circuits/hostile.validation.json", lambda v: v.update(n=7),
+         r"its validation is of 7 cases, held out are 24"),
+        ("circuits/hostile.json", lambda c: c["source"].update(affected="bad"),
+         r"found with the affected bad, its cases have not bad, not <b>good"),
+        ("rank/layer-0.json", of_another_model,
+         r"layer-0 was made with another model than .*circuits rank"),
+        ("manifest.json", of_another_dictionary,
+         r"interactions was made with another mlp_in@0 than .*circuits interactions"),
+    ],
+)  # fmt: skip
+def test_files_that_do_not_belong_together_are_refused(hostile_run, tmp_path, file, change, told):
+    run = copied(hostile_run, tmp_path)
+    collect(run, hostile_run[1], "cpu")
+    changed(run / file, change)
+    with pytest.raises(RunError, match=told):
+        collect(run, hostile_run[1], "cpu")
+
+
+def test_a_file_that_was_changed_since_its_step_is_marked(hostile_run, tmp_path):
+    run = copied(hostile_run, tmp_path)
+
+    def since() -> dict[str, str]:
+        overview = report_of(collect(run, hostile_run[1], "cpu")).pages[0]
+        return {name: now for step in overview.told["manifest"] for name, _, now in step["made"]}
+
+    assert set(since().values()) == {""}
+    path = run / "circuits" / "hostile.validation.json"
+    path.write_text(path.read_text() + " ")
+    (run / "rank" / "layer-0.json").unlink()
+    assert {name: now for name, now in since().items() if now} == {
+        "circuits/hostile.validation.json": "changed since",
+        "rank/layer-0.json": "not there any more",
+    }
 
 
 def test_a_report_replaces_a_report_and_nothing_else(hostile_run, tmp_path, capsys):

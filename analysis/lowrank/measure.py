@@ -110,8 +110,8 @@ def rank_curve(
             f"Read more documents, or lower min_active (a correlation of few tokens says little)."
         )
     n_rank = max(1, min(n_rank, study.d_input - 1))
-    made_of = {**_told(study, corpus, n_documents), "dictionary": dictionary.fingerprint,
-               "reader": reader, "ranks": n_rank, "n_bootstrap": n_bootstrap, "seed": seed,
+    made_of = {**_told(study, corpus, n_documents), "reader": reader, "ranks": n_rank,
+               "n_bootstrap": n_bootstrap, "seed": seed,
                "version": version("bilinear-circuits")}  # fmt: skip
     keep = _Keep(None if folder is None else Path(folder), json.dumps(made_of, sort_keys=True))
     table, forms = _table(study, tokens, about, n_rank, Resampling(n_bootstrap, seed), keep)
@@ -159,6 +159,7 @@ def _told(study: Study, corpus: Corpus, n_documents: int) -> dict[str, Any]:
         "n_loss_documents": min(there, LOSS_DOCUMENTS),
         "corpus": corpus.fingerprint,
         "model": study.model.fingerprint,
+        "dictionary": study.dictionary.fingerprint,
     }
 
 

@@ -7,7 +7,7 @@ another model than the one beside it is an error, not a step that is missing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +26,7 @@ from circuits.errors import CircuitsError, RunError, first_line
 from circuits.manifest import read_manifest
 from circuits.model import Model, Site, load_model
 from circuits.model.held_out import parted
+from circuits.text import seen
 from sae import Dictionary, load_dictionaries
 
 Read = TypeVar("Read")
@@ -87,6 +88,7 @@ def collect(folder: str | Path, text: Corpus | None = None, device: str | None =
                 if not path.name.endswith(".validation.json")]  # fmt: skip
     for found in circuits:
         _check_same(folder, found, model, dictionaries)
+        _check_together(folder, found)
     curves = {
         _layer(path): _read(path, RankCurve.load, f"circuits rank {folder}")
         for path in sorted((folder / "rank").glob("layer-*.json"))
@@ -95,9 +97,13 @@ def collect(folder: str | Path, text: Corpus | None = None, device: str | None =
         _layer(path): _read(path, pd.read_parquet, f"circuits interactions {folder}")
         for path in sorted((folder / "interactions").glob("layer-*.parquet"))
     }
+    manifest = read_manifest(folder)
+    known = {"model": model.fingerprint}
+    known |= {str(site): dictionary.fingerprint for site, dictionary in dictionaries.items()}
+    _check_tables(folder, known, curves, manifest)
     run = Run(
         folder,
-        read_manifest(folder),
+        manifest,
         model,
         dictionaries,
         sorted(circuits, key=_order),
@@ -173,6 +179,63 @@ def _check_same(
             f"{folder / 'circuits' / found.stem}.json is of another run: {'; '.join(faults)}. "
             f"Find it again: circuits find {folder}{asked}"
         )
+
+
+def _check_together(folder: Path, found: Found) -> None:
+    """Refuse a circuit beside which lie another's cases or another's validation."""
+    source, behaviour, proof = found.circuit.source, found.behaviour, found.validation
+    faults = []
+    if behaviour is not None:
+        chosen, held_out = behaviour.halves()
+        told = {"factors": behaviour.factors, "affected": behaviour.affected,
+                "cases": (len(chosen.cases),)}  # fmt: skip
+        for name, values in told.items():
+            here = ", ".join(map(str, values))
+            there = str(source.get(name, here))
+            if set(here.split(", ")) != set(there.split(", ")):
+                faults.append(
+                    f"it was found with the {name} {seen(there)}, its cases have {seen(here)}"
+                )
+        if proof is not None and proof.n != len(held_out.cases):
+            faults.append(
+                f"its validation is of {proof.n} cases, held out are {len(held_out.cases)}"
+            )
+    if proof is not None and proof.circuit != found.circuit.name:
+        faults.append(f"its validation is of the circuit {seen(proof.circuit)!r}")
+    if faults:
+        raise RunError(
+            f"{folder / 'circuits' / found.stem}: the files of this name do not belong together: "
+            f"{'; '.join(faults)}. Make them again: circuits find {folder} --behaviour "
+            f"{found.circuit.name}, then circuits validate {folder}"
+        )
+
+
+def _check_tables(
+    folder: Path,
+    known: Mapping[str, str],
+    curves: Mapping[int, RankCurve],
+    manifest: list[dict[str, Any]],
+) -> None:
+    """Refuse ranks and interactions of another model or of other dictionaries than the run's."""
+    told = [
+        (f"rank/layer-{layer}", "rank", {"model": curve.about.get("model"),
+                                         curve.about["site"]: curve.about.get("dictionary")})
+        for layer, curve in curves.items()
+    ]  # fmt: skip
+    told += [
+        ("interactions", "interactions", entry.get("made_of", {}).get("of", {}))
+        for entry in manifest
+        if entry["step"] == "interactions" and (folder / "interactions").is_dir()
+    ]
+    for place, command, hashes in told:
+        if other := [
+            name for name, hash_ in hashes.items() if hash_ not in (None, known.get(name))
+        ]:
+            raise RunError(
+                f"{folder / place} was made with another {', '.join(other)} than the run has now, "
+                f"so its numbers are of something else. Remove it and make it again: circuits "
+                f"{command} {folder}"
+            )
 
 
 def _missing(run: Run) -> list[Missing]:

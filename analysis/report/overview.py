@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -18,6 +19,7 @@ from analysis.lowrank.curve import CONTROLS, RankCurve
 from analysis.report.collect import Found, Run
 from analysis.report.page import Page, Table
 from analysis.report.story import Story
+from circuits.files import content_hash
 from circuits.text import number, seen, shown, two
 
 _HASH = 12  # characters that are shown
@@ -43,7 +45,7 @@ def overview(run: Run, names: Mapping[str, str], stories: Mapping[str, Story], s
         "model": [(key, shown(value)) for key, value in model],
         "dictionaries": dictionaries,
         "curves": [_curve_line(layer, curve) for layer, curve in run.curves.items()],
-        "manifest": [_step(entry) for entry in run.manifest],
+        "manifest": [_step(run.folder, entry) for entry in run.manifest],
         "missing": run.missing,
         "counted": _counted(run),
     }
@@ -160,7 +162,8 @@ def _curve_line(layer: int, curve: RankCurve) -> dict[str, Any]:
     }
 
 
-def _step(entry: Mapping[str, Any]) -> dict[str, Any]:
+def _step(folder: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """A step, and of each file that it made whether it is as it was."""
     versions = entry.get("versions", {})
     made_of = json.dumps(entry.get("made_of", {}), indent=1, sort_keys=True)
     return {
@@ -168,6 +171,13 @@ def _step(entry: Mapping[str, Any]) -> dict[str, Any]:
         "made_of": made_of,
         "versions": ", ".join(f"{name} {version}" for name, version in sorted(versions.items())),
         "made": [
-            (shown(name), str(value)[:_HASH]) for name, value in entry.get("made", {}).items()
+            (shown(name), str(value)[:_HASH], _since(folder / name, value))
+            for name, value in entry.get("made", {}).items()
         ],
     }
+
+
+def _since(file: Path, then: str) -> str:
+    if not file.is_file():
+        return "not there any more"
+    return "" if content_hash(file) == then else "changed since"
