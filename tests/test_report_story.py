@@ -1,5 +1,6 @@
 """The story of a circuit is told from the same numbers as its account, class by class."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,17 @@ def test_the_planted_circuit_is_told_as_it_was_planted(planted, story):
     assert good["pairs"][0]["weight"].startswith("−")
     assert bad["pairs"][0]["weight"].startswith("+")
     assert story.towards == (bad["right"], bad["wrong"])
+
+
+def test_what_the_pairs_carry_is_measured_on_the_same_cases_as_what_each_adds(planted, story):
+    run, _ = planted
+    account = PairAccount.of(story.asked, 0, run.dictionaries[Site("mlp_in", 0)])
+    whole, told = account.totals["MLP"], story.of_mlp
+    assert float(told["mlp"]) == pytest.approx(whole, abs=0.005)
+    together = [float(each["together"]) for each in story.classes()]
+    assert float(told["carried"]) == pytest.approx(sum(together) / 2 / whole, abs=0.01)
+    half = replace(story, added=story.added / 2).of_mlp
+    assert float(half["carried"]) == pytest.approx(float(told["carried"]) / 2, abs=0.01)
 
 
 def test_what_is_told_of_removal_is_what_validation_measured(planted):

@@ -28,9 +28,9 @@ _MOST_IN_MATRIX = 60  # features of a heat map
 
 _SHARES = {
     "carried": "of what the MLP adds to the affected classes' margins, by these pairs",
-    "computed": "of that contrast, made in this MLP from the two factors",
-    "inherited": "already there in what the MLP is given",
-    "within": "from spread within the classes",
+    "computed": "of what the MLP adds over all classes, made in it from two factors",
+    "inherited": "the same, already there in what the MLP is given",
+    "within": "the same, from spread within the classes",
     "direct": "of the model's own margins that the MLP adds",
     "error": "of the MLP's contrast, through what the dictionary misses",
     "through outputs": "of the contrast that goes through the output features shown",
@@ -70,18 +70,7 @@ def circuit_page(
         "validation": None if found.validation is None else found.validation.verdict,
         "facts": facts(found),
         "steps": [] if story is not None else steps(found, labels),
-        "story": None
-        if story is None
-        else {
-            "classes": story.classes(),
-            "hub": story.hub(labels),
-            "towards": story.towards,
-            "n": story.n,
-            "layer": layer,
-            "pairs": len(circuit.interactions),
-            "carried": two(circuit.shares.get("carried")),
-            "mlp": two(float(story.mlp[story.asked.affected > 0].mean())),
-        },
+        "story": None if story is None else _told(story, labels),
         "without": without(found),
         "by_class": classes,
         "shares": [
@@ -96,6 +85,18 @@ def circuit_page(
     }
     return Page(name, shown(circuit.name), "circuit.html.j2", told, made,
                 [*tables, *edits, *classes], data)  # fmt: skip
+
+
+def _told(story: Story, labels: Labels) -> dict[str, Any]:
+    return {
+        "classes": story.classes(),
+        "hub": story.hub(labels),
+        "towards": story.towards,
+        "layer": story.found.layer,
+        "pairs": len(story.found.circuit.interactions),
+        "n": story.n,
+        **story.of_mlp,
+    }
 
 
 def _picture(circuit: Circuit, labels: Labels) -> dict[str, Any]:

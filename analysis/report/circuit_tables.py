@@ -129,13 +129,11 @@ def tables_of(circuit: Circuit, labels: Labels) -> list[Table]:
         f"{label} “{labels.output(f)}”" if labels.output(f) else label
         for label, f in zip(outputs["label"], outputs["feature"], strict=True)
     ]
-    n = circuit.source.get("cases")
-    measured = "" if n is None else f" Contrast, elsewhere: logits, n = {shown(str(n))} cases."
     factors = str(circuit.source.get("factors", "")).split(", ")
     effects = dict(zip(("first_effect", "second_effect"), (f"effect of {f}" for f in factors),
                        strict=False))  # fmt: skip
     found = [
-        Table.of("pairs", f"Pairs of input features.{measured} z, q: against rotated features.",
+        Table.of("pairs", f"Pairs of input features.{_measured(circuit)} z, q: against rotated features.",
                  pairs),
         replace(Table.of("inputs", "Input features.", listed, effects | {
             "joint_effect": "effect of both", "mean": "mean over the classes",
@@ -157,6 +155,17 @@ def tables_of(circuit: Circuit, labels: Labels) -> list[Table]:
         caption = "Output features that tell a class, on cases that nothing was chosen on."
         found.append(Table.of("detectors", caption, told, {"label": "class", "f1": "F1"}))
     return found
+
+
+def _measured(circuit: Circuit) -> str:
+    """What columns of pairs mean that only a circuit of a behaviour has."""
+    if "cases" not in circuit.source:
+        return ""
+    return (
+        " Contrast, elsewhere: logits added to the affected classes and to the others; computed, "
+        "inherited: what a pair adds over all classes, of the two factors or of a contrast that "
+        f"was there before; n = {shown(str(circuit.source['cases']))} cases that it was chosen on."
+    )
 
 
 def causal(found: Validation) -> list[Table]:

@@ -83,6 +83,14 @@ class Story:
         """Cases that were measured."""
         return len(self.asked)
 
+    @property
+    def of_mlp(self) -> dict[str, str]:
+        """What the MLP adds to the margins of the classes that the circuit must be seen in, on
+        average, and the share of it that the circuit's pairs carry."""
+        there = self.asked.affected > 0
+        added, whole = (float(x[there].mean()) for x in (self.added.sum(1), self.mlp))
+        return {"mlp": two(whole), "carried": two(added / whole if whole else None)}
+
     def classes(self) -> list[dict[str, Any]]:
         """Of each class that the circuit must be seen in: an example, its answers, and the pairs
         that add most to the answers that fit."""

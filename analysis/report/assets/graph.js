@@ -219,7 +219,7 @@ const Graph = {
   pair(pair) {
     const make = Report.make;
     const names = { weight: "weight", data_weight: "data weight (mean on text)", contrast: "added to the contrast, logits",
-      elsewhere: "added elsewhere, logits", computed: "of it computed", inherited: "of it inherited",
+      elsewhere: "added elsewhere, logits", computed: "over all classes: computed, logits", inherited: "over all classes: inherited, logits",
       z: "z against rotated features", q: "q", own: "weight without shadows of others",
       together: "both active on, share", coactivation: "mean product" };
     const rows = Object.entries(names).map(([key, name]) => [name, pair.known[key]]);
