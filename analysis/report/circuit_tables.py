@@ -133,8 +133,8 @@ def tables_of(circuit: Circuit, labels: Labels) -> list[Table]:
     effects = dict(zip(("first_effect", "second_effect"), (f"effect of {f}" for f in factors),
                        strict=False))  # fmt: skip
     found = [
-        Table.of("pairs", f"Pairs of input features.{_measured(circuit)} z, q: against rotated features.",
-                 pairs),
+        Table.of("pairs", f"Pairs of input features.{_measured(circuit)} z, q: against rotated "
+                 "features.", pairs),
         replace(Table.of("inputs", "Input features.", listed, effects | {
             "joint_effect": "effect of both", "mean": "mean over the classes",
         }), cards=labels.inputs(listed["feature"])),
