@@ -93,14 +93,16 @@ class Story:
 
     def classes(self) -> list[dict[str, Any]]:
         """Of each class that the circuit must be seen in: an example, its answers, and the pairs
-        that add most to the answers that fit."""
+        that add most to the answers that fit, less what they take from those of other classes: a
+        pair that helps one class and hurts another as much tells neither."""
         behaviour, told = self.asked.behaviour, []
         for place, label in enumerate(behaviour.labels):
             if label not in behaviour.affected:
                 continue
             case = behaviour.cases[int((self.asked.label == place).nonzero()[0, 0])]
             here = self.added[place]
-            order = here.argsort(descending=True, stable=True)[:_MOST].tolist()
+            taken = self.added.clamp(max=0).sum(0) - here.clamp(max=0)
+            order = (here + taken).argsort(descending=True, stable=True).tolist()
             enough = max(_LEAST * float(here.clamp(min=0).sum()), 1e-9)
             told.append(
                 {
@@ -108,7 +110,9 @@ class Story:
                     "text": _end_of(case.text),
                     "right": quoted(case.right[0]),
                     "wrong": quoted(case.wrong[0]),
-                    "pairs": [self._pair(n, place) for n in order if float(here[n]) >= enough],
+                    "pairs": [self._pair(n, place) for n in order if float(here[n]) >= enough][
+                        :_MOST
+                    ],
                     "together": _signed(float(here.sum())),
                     "mlp": _signed(float(self.mlp[place])),
                 }
