@@ -76,6 +76,13 @@ class Run:
         """Those with dictionaries before and after the MLP."""
         return layers_with_dictionaries(self.model, self.dictionaries)
 
+    @property
+    def reader_of_interactions(self) -> str | None:
+        """How `circuits interactions` read the outputs, where the manifest says."""
+        steps = {entry["step"]: entry.get("made_of", {}) for entry in self.manifest}
+        reader = steps.get("interactions", {}).get("reader")
+        return reader if isinstance(reader, str) else None
+
 
 def collect(folder: str | Path, text: Corpus | None = None, device: str | None = None) -> Run:
     """Read a run; without a text, examples are of the built-in stories that training left out,
