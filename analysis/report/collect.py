@@ -22,7 +22,7 @@ from analysis.lowrank.curve import RankCurve
 from analysis.validation import Validation
 from circuits.circuit import Circuit
 from circuits.corpus import Corpus, built_in
-from circuits.errors import CircuitsError, RunError, first_line
+from circuits.errors import CircuitsError, RunError, first_line, shorten
 from circuits.manifest import read_manifest
 from circuits.model import Model, Site, load_model
 from circuits.model.held_out import parted
@@ -171,10 +171,15 @@ def _check_same(
     known = {"model": model.fingerprint}
     if found.layer is not None:
         for name, site in zip(("inputs", "outputs"), sites_of(found.layer), strict=True):
-            if site in dictionaries:
-                known[name] = dictionaries[site].fingerprint
-            else:
+            if site not in dictionaries:
                 faults.append(f"the run has no dictionary of {site}")
+                continue
+            known[name] = dictionaries[site].fingerprint
+            n = dictionaries[site].n_feature  # which is the constant's number, among inputs
+            named = found.circuit.features if name == "inputs" else found.circuit.outputs
+            most = n if name == "inputs" else n - 1
+            if lost := sorted({f.feature for f in named if not 0 <= f.feature <= most}):
+                faults.append(f"{site} has {n} features, and no {shorten(lost)}")
     faults += [
         f"its {name} have the hash {str(source[name])[:12]}…, the run's {hash_[:12]}…"
         for name, hash_ in known.items()

@@ -55,9 +55,10 @@ class Story:
         values, written = _of_features(account, found.circuit)
         place = {f.feature: n for n, f in enumerate(found.circuit.features)}
         first, second = (
-            torch.tensor([place[getattr(pair, end)] for pair in found.circuit.interactions])
+            torch.tensor([place[getattr(pair, end)] for pair in found.circuit.interactions],
+                         dtype=torch.int64)
             for end in ("first", "second")
-        )
+        )  # fmt: skip
         twice = torch.where(first == second, 1.0, 2.0).double()
         added = values.new_zeros(len(asked), len(first))
         for answers in range(len(asked.answers)):
@@ -175,15 +176,15 @@ class Story:
         n = f"n = {self.n} cases that nothing was chosen on"
         features = pd.DataFrame(self.means.mT.numpy(), columns=names)
         features.insert(0, "feature", [labels.label(f.feature) for f in circuit.features])
-        pairs = pd.DataFrame(self.added.mT.numpy(), columns=names)
-        pairs.insert(0, "weight", self.weight.numpy())
+        sums = {"these pairs together": self.added.sum(1), "the whole MLP": self.mlp,
+                "the model": self.margin}  # fmt: skip
+        rows = torch.cat([self.added.mT, torch.stack([*sums.values()])])
+        pairs = pd.DataFrame(rows.numpy(), columns=names)
+        pairs.insert(0, "weight", [*self.weight.tolist(), *[float("nan")] * len(sums)])
         pairs.insert(0, "pair", [
-            " × ".join(labels.name(f) for f in (pair.first, pair.second))
-            for pair in circuit.interactions
+            *(" × ".join(labels.name(f) for f in (pair.first, pair.second))
+              for pair in circuit.interactions), *sums,
         ])  # fmt: skip
-        for name, values in (("these pairs together", self.added.sum(1)),
-                             ("the whole MLP", self.mlp), ("the model", self.margin)):  # fmt: skip
-            pairs.loc[len(pairs)] = [name, float("nan"), *values.tolist()]
         right, wrong = self.towards
         return [
             replace(Table.of("by-class", f"How active each feature is at the token that the answer "
