@@ -410,6 +410,8 @@ def of_another_dictionary(told) -> None:
          r"its validation is of the circuit 'other'.*circuits validate"),
         ("circuits/hostile.validation.json", lambda v: v.update(n=7),
          r"its validation is of 7 cases, held out are 24"),
+        ("circuits/hostile.json", lambda c: c["interactions"].pop(),
+         r"its validation is of other pairs \(4, it has 3\)"),
         ("circuits/hostile.json", lambda c: c["source"].update(affected="bad"),
          r"found with the affected bad, its cases have not bad, not <b>good"),
         ("circuits/hostile.json", lambda c: c["outputs"][0].update(feature=48),
@@ -434,8 +436,10 @@ def test_a_behaviours_circuit_without_pairs_is_told_as_such(hostile_run, tmp_pat
     run = copied(hostile_run, tmp_path)
     path = run / "circuits" / "hostile.json"
     changed(path, lambda c: c.update(interactions=[], gates=[], features=[]))
+    path.with_name("hostile.validation.json").unlink()
     write_report(run, text=hostile_run[1], device="cpu")
     told = " ".join(pages(run / "report")["circuit-hostile.html"].text.split())
+    assert "one factor" not in told
     assert "0 pairs carry a share of 0.00 of the" in told
     assert "All pairs together: +0.00" in told
 

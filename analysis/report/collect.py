@@ -214,6 +214,11 @@ def _check_together(folder: Path, found: Found) -> None:
             )
     if proof is not None and proof.circuit != found.circuit.name:
         faults.append(f"its validation is of the circuit {seen(proof.circuit)!r}")
+    if proof is not None:
+        own = {(pair.first, pair.second) for pair in found.circuit.interactions}
+        removed = set(zip(proof.parts["first"], proof.parts["second"], strict=True))
+        if own != removed:
+            faults.append(f"its validation is of other pairs ({len(removed)}, it has {len(own)})")
     if faults:
         raise RunError(
             f"{folder / 'circuits' / found.stem}: the files of this name do not belong together: "
