@@ -149,7 +149,7 @@ def verdict(circuit: Circuit) -> str:
     shares = circuit.shares
     if "computed" not in shares:
         return "found without a behaviour: nothing is known of a contrast"
-    if all(feature.joint_effect is None for feature in circuit.features):
+    if circuit.features and all(f.joint_effect is None for f in circuit.features):
         return "passed on, not computed: it tells one factor, which the MLP's input has already"
     told = f"computed {shares['computed']:.2f}, inherited {shares['inherited']:.2f}"
     if made_here(shares["computed"], shares["inherited"]):

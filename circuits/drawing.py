@@ -59,7 +59,9 @@ def _note(circuit: Circuit, n_drawn: int) -> str:
     if circuit.gates:
         weighed = any(gate.contrast is None for gate in circuit.gates)
         said += f" Numbers at gates are {'weights' if weighed else 'what they add, in logits'}."
-    return said + " What edits of the model show, and their controls, validate() tells."
+    if "carried" in circuit.shares:
+        said += " What edits of the model show, and their controls, validate() tells."
+    return said
 
 
 def _edges(

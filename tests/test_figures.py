@@ -160,6 +160,8 @@ def test_the_note_of_a_circuit_says_what_its_numbers_are():
     told = circuit_figure(circuit(gates=(gate,), shares={"carried": 0.875}, source={"cases": 24}))
     assert "a share of 0.88 of the contrast (n = 24 cases that they were chosen on)" in told.note
     assert "Numbers at gates are what they add, in logits." in told.note
+    assert told.note.endswith("validate() tells.")
+    assert "validate()" not in note  # there is nothing that it could edit for
     assert "Numbers at gates" not in circuit_figure(circuit(gates=())).note
     one = Circuit("one", (Output(7, "seven"),), (Feature(3, "3"),), (Interaction(3, 3, 1.0),))
     assert circuit_figure(one).note.startswith("1 pair of 1 features")

@@ -388,6 +388,11 @@ def changed(path: Path, change) -> None:
     path.write_text(json.dumps(told))
 
 
+def with_a_feature_beyond(told) -> None:
+    told["interactions"].pop()  # the constant's only pair
+    told["features"][-1]["feature"] = 49
+
+
 def of_another_model(told) -> None:
     told["about"]["model"] = "0" * 64
 
@@ -405,8 +410,14 @@ def of_another_dictionary(told) -> None:
          r"its validation is of the circuit 'other'.*circuits validate"),
         ("circuits/hostile.validation.json", lambda v: v.update(n=7),
          r"its validation is of 7 cases, held out are 24"),
+        ("circuits/hostile.json", lambda c: c["interactions"].pop(),
+         r"its validation is of other pairs \(4, it has 3\)"),
         ("circuits/hostile.json", lambda c: c["source"].update(affected="bad"),
          r"found with the affected bad, its cases have not bad, not <b>good"),
+        ("circuits/hostile.json", lambda c: c["outputs"][0].update(feature=48),
+         r"is of another run: mlp_out@0 has 48 features, and no 48"),
+        ("circuits/hostile.json", with_a_feature_beyond,
+         r"is of another run: mlp_in@0 has 48 features, and no 49"),
         ("rank/layer-0.json", of_another_model,
          r"layer-0 was made with another model than .*circuits rank"),
         ("manifest.json", of_another_dictionary,
@@ -419,6 +430,18 @@ def test_files_that_do_not_belong_together_are_refused(hostile_run, tmp_path, fi
     changed(run / file, change)
     with pytest.raises(RunError, match=told):
         collect(run, hostile_run[1], "cpu")
+
+
+def test_a_behaviours_circuit_without_pairs_is_told_as_such(hostile_run, tmp_path):
+    run = copied(hostile_run, tmp_path)
+    path = run / "circuits" / "hostile.json"
+    changed(path, lambda c: c.update(interactions=[], gates=[], features=[]))
+    path.with_name("hostile.validation.json").unlink()
+    write_report(run, text=hostile_run[1], device="cpu")
+    told = " ".join(pages(run / "report")["circuit-hostile.html"].text.split())
+    assert "one factor" not in told
+    assert "0 pairs carry a share of 0.00 of the" in told
+    assert "All pairs together: +0.00" in told
 
 
 def test_a_file_that_was_changed_since_its_step_is_marked(hostile_run, tmp_path):

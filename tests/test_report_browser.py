@@ -338,6 +338,7 @@ def test_a_circuit_of_sixty_pairs_is_drawn(opened, hostile_run, tmp_path):
         interactions=tuple(Interaction(i, j, 1.0 + i - j, contrast=0.1 * i) for i, j in ends),
     )
     wide.save(run / "circuits" / "hostile.json")
+    (run / "circuits" / "hostile.validation.json").unlink()  # it was of the plain one
     write_report(run, text=text, device="cpu")
     page = opened("/circuit-hostile.html", report=run / "report")
     assert page.locator("[data-graph] .edge").count() == 60

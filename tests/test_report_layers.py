@@ -1,5 +1,7 @@
 """The statistics of a layer's page are of so many outputs as can be looked at, and say so."""
 
+from dataclasses import replace
+
 import pytest
 
 from analysis.report import collect, layers
@@ -26,3 +28,17 @@ def test_a_layers_page_says_how_many_of_its_outputs_were_measured(tmp_path, monk
     page = layer_page(run, table, catalogues(run, uses(run, {})))
     assert page.told["note"].startswith("n = 20 of 48 output features")
     assert "n = 5 of them with random directions" in page.told["note"]
+
+
+def test_a_layers_page_says_where_two_readers_stand_in_one_table(hostile_run):
+    folder, text = hostile_run
+    run = collect(folder, text, "cpu")
+    books = catalogues(run, uses(run, {each.stem: each.stem for each in run.circuits}))
+    table = LayerTable.of(run, 0, seed=0)
+    caption = layer_page(run, table, books).tables[0].caption
+    assert table.reader == "encoder"
+    assert caption.startswith("Every output, read by encoder; pairs at q 0.05, by pinv.")
+    alike = replace(run, manifest=[{"step": "interactions", "made_of": {"reader": "encoder"}}])
+    assert "by pinv" not in layer_page(alike, table, books).tables[0].caption
+    alone = replace(run, interactions={})
+    assert "q 0.05" not in layer_page(alone, table, books).tables[0].caption

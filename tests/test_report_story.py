@@ -68,6 +68,19 @@ def test_the_planted_circuit_is_told_as_it_was_planted(planted, story):
     assert story.towards == (bad["right"], bad["wrong"])
 
 
+def test_a_pair_that_hurts_another_class_as_much_is_told_after_one_that_does_not(story):
+    place, other = (story.asked.behaviour.labels.index(x) for x in ("not good", "not bad"))
+    plain = story.classes()[0]["pairs"]
+    own = int(story.added[place].argmax())
+    loud = 1 - own  # the other class's pair, made louder here than its own, at that one's expense
+    added = story.added.clone()
+    added[place, loud] = 2 * added[place, own]
+    added[other, loud] = -2 * added[place, own]
+    told = replace(story, added=added).classes()[0]["pairs"]
+    assert told[0]["ends"] == plain[0]["ends"]
+    assert len(told) == 2
+
+
 def test_what_the_pairs_carry_is_measured_on_the_same_cases_as_what_each_adds(planted, story):
     run, _ = planted
     account = PairAccount.of(story.asked, 0, run.dictionaries[Site("mlp_in", 0)])

@@ -76,6 +76,7 @@ def circuit_page(
         "shares": [
             (shown(key), two(value), _SHARES.get(key, "")) for key, value in circuit.shares.items()
         ],
+        "n_chosen": circuit.source.get("cases"),
         "tables": tables,
         "causal": edits,
         "n_text": None if text is None else (text.n_documents, len(text)),

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+import pandas as pd
+
 from analysis.report.collect import Found
 from analysis.report.features import Catalogue
 from analysis.report.page import Table
@@ -119,12 +121,12 @@ def _side(circuit: Circuit, group: int) -> str:
 def tables_of(circuit: Circuit, labels: Labels) -> list[Table]:
     """Gates, pairs, features, outputs and detectors."""
     tables = circuit.tables()
-    pairs = tables["interactions"].dropna(axis=1, how="all")
+    pairs = _known(tables["interactions"])
     for end in ("first", "second"):
         pairs[end] = [labels.label(f) for f in pairs[end]]
-    listed = tables["features"].dropna(axis=1, how="all")
+    listed = _known(tables["features"])
     listed["label"] = [labels.label(f) for f in tables["features"]["feature"]]
-    outputs = tables["outputs"].dropna(axis=1, how="all")
+    outputs = _known(tables["outputs"])
     outputs["label"] = [
         f"{label} “{labels.output(f)}”" if labels.output(f) else label
         for label, f in zip(outputs["label"], outputs["feature"], strict=True)
@@ -143,7 +145,7 @@ def tables_of(circuit: Circuit, labels: Labels) -> list[Table]:
                 cards=labels.outputs(outputs["feature"])),
     ]  # fmt: skip
     if circuit.gates:
-        gates = tables["gates"].dropna(axis=1, how="all")
+        gates = _known(tables["gates"])
         for end in ("first", "second"):
             gates[end] = [group_name(circuit, g) for g in gates[end]]
         found.insert(0, Table.of("gates", "Gates between groups.", gates))
@@ -155,6 +157,11 @@ def tables_of(circuit: Circuit, labels: Labels) -> list[Table]:
         caption = "Output features that tell a class, on cases that nothing was chosen on."
         found.append(Table.of("detectors", caption, told, {"label": "class", "f1": "F1"}))
     return found
+
+
+def _known(table: pd.DataFrame) -> pd.DataFrame:
+    """Without the columns of which nothing is known."""
+    return table.dropna(axis=1, how="all") if len(table) else table
 
 
 def _measured(circuit: Circuit) -> str:

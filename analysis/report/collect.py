@@ -22,7 +22,7 @@ from analysis.lowrank.curve import RankCurve
 from analysis.validation import Validation
 from circuits.circuit import Circuit
 from circuits.corpus import Corpus, built_in
-from circuits.errors import CircuitsError, RunError, first_line
+from circuits.errors import CircuitsError, RunError, first_line, shorten
 from circuits.manifest import read_manifest
 from circuits.model import Model, Site, load_model
 from circuits.model.held_out import parted
@@ -75,6 +75,13 @@ class Run:
     def layers(self) -> list[int]:
         """Those with dictionaries before and after the MLP."""
         return layers_with_dictionaries(self.model, self.dictionaries)
+
+    @property
+    def reader_of_interactions(self) -> str | None:
+        """How `circuits interactions` read the outputs, where the manifest says."""
+        steps = {entry["step"]: entry.get("made_of", {}) for entry in self.manifest}
+        reader = steps.get("interactions", {}).get("reader")
+        return reader if isinstance(reader, str) else None
 
 
 def collect(folder: str | Path, text: Corpus | None = None, device: str | None = None) -> Run:
@@ -164,10 +171,15 @@ def _check_same(
     known = {"model": model.fingerprint}
     if found.layer is not None:
         for name, site in zip(("inputs", "outputs"), sites_of(found.layer), strict=True):
-            if site in dictionaries:
-                known[name] = dictionaries[site].fingerprint
-            else:
+            if site not in dictionaries:
                 faults.append(f"the run has no dictionary of {site}")
+                continue
+            known[name] = dictionaries[site].fingerprint
+            n = dictionaries[site].n_feature  # which is the constant's number, among inputs
+            named = found.circuit.features if name == "inputs" else found.circuit.outputs
+            most = n if name == "inputs" else n - 1
+            if lost := sorted({f.feature for f in named if not 0 <= f.feature <= most}):
+                faults.append(f"{site} has {n} features, and no {shorten(lost)}")
     faults += [
         f"its {name} have the hash {str(source[name])[:12]}…, the run's {hash_[:12]}…"
         for name, hash_ in known.items()
@@ -202,6 +214,11 @@ def _check_together(folder: Path, found: Found) -> None:
             )
     if proof is not None and proof.circuit != found.circuit.name:
         faults.append(f"its validation is of the circuit {seen(proof.circuit)!r}")
+    if proof is not None:
+        own = {(pair.first, pair.second) for pair in found.circuit.interactions}
+        removed = set(zip(proof.parts["first"], proof.parts["second"], strict=True))
+        if own != removed:
+            faults.append(f"its validation is of other pairs ({len(removed)}, it has {len(own)})")
     if faults:
         raise RunError(
             f"{folder / 'circuits' / found.stem}: the files of this name do not belong together: "

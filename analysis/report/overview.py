@@ -79,12 +79,16 @@ def _headline(found: Found, names: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _in_short(story: Story | None) -> dict[str, Any]:
-    """Of each class that a circuit must be seen in its strongest pair, and what that adds."""
-    classes = [] if story is None else story.classes()
-    return {"classes": [
-        {key: told[key] for key in ("label", "right", "wrong")} | told["pairs"][0]
-        for told in classes if told["pairs"]
-    ]}  # fmt: skip
+    """Of each class that a circuit must be seen in the pair that tells it best, and what that adds;
+    what all pairs carry, as its page says it."""
+    if story is None:
+        return {"classes": []}
+    told = [
+        {key: each[key] for key in ("label", "right", "wrong")} | each["pairs"][0]
+        for each in story.classes()
+        if each["pairs"]
+    ]
+    return {"classes": told, "carried": story.of_mlp["carried"]}
 
 
 def _proposal(found: Found, names: Mapping[str, str]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from analysis.report.layers import LayerTable
 from analysis.report.page import Page, Table
 from circuits.figures import BLUE, GREY, Figure, counts, line, points
 from circuits.model import Site
-from circuits.text import number
+from circuits.text import number, shown
 
 
 def low_rank(run: Run) -> Page:
@@ -60,9 +60,10 @@ def layer_page(run: Run, table: LayerTable, books: Mapping[Site, Catalogue]) -> 
         f"n = {len(control)} of them with random directions in place of the input features, seed "
         f"{table.seed}."
     )
+    beyond = "the outermost steps hold all that lies beyond."
     made = [
-        _sums(rows, control, "cross", f"Weights of pairs of different features. {note}"),
-        _sums(rows, control, "self", f"Weights of features with themselves. {note}"),
+        _sums(rows, control, "cross", f"Weights of pairs of different features; {beyond} {note}"),
+        _sums(rows, control, "self", f"Weights of features with themselves; {beyond} {note}"),
         _spread(rows, control, "effective_rank", "Effective rank of the forms", note),
         _spread(rows, control, "energy_2", "Share of the energy in two eigenvalues", note),
         _gates(rows, control, note),
@@ -104,7 +105,10 @@ def _outputs(run: Run, table: LayerTable, into: Catalogue, out: Catalogue) -> Ta
     if known is not None:
         count = known[known["q"] <= 0.05].groupby("output").size()
         told["pairs at q 0.05"] = [int(count.get(o, 0)) for o in rows["output"]]
-    listed = Table.of("outputs", "Every output; a click on a column's name sorts by it.", told)
+    caption = f"Every output, read by {table.reader}"
+    if known is not None and (reader := run.reader_of_interactions) not in (None, table.reader):
+        caption += f"; pairs at q 0.05, by {shown(reader)}"
+    listed = Table.of("outputs", f"{caption}. A click on a column's name sorts by it.", told)
     return replace(listed, cards=[f"mlp_out@{table.layer}:{o}" for o in rows["output"]])
 
 

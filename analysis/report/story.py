@@ -55,9 +55,10 @@ class Story:
         values, written = _of_features(account, found.circuit)
         place = {f.feature: n for n, f in enumerate(found.circuit.features)}
         first, second = (
-            torch.tensor([place[getattr(pair, end)] for pair in found.circuit.interactions])
+            torch.tensor([place[getattr(pair, end)] for pair in found.circuit.interactions],
+                         dtype=torch.int64)
             for end in ("first", "second")
-        )
+        )  # fmt: skip
         twice = torch.where(first == second, 1.0, 2.0).double()
         added = values.new_zeros(len(asked), len(first))
         for answers in range(len(asked.answers)):
@@ -93,14 +94,16 @@ class Story:
 
     def classes(self) -> list[dict[str, Any]]:
         """Of each class that the circuit must be seen in: an example, its answers, and the pairs
-        that add most to the answers that fit."""
+        that add most to the answers that fit, less what they take from those of other classes: a
+        pair that helps one class and hurts another as much tells neither."""
         behaviour, told = self.asked.behaviour, []
         for place, label in enumerate(behaviour.labels):
             if label not in behaviour.affected:
                 continue
             case = behaviour.cases[int((self.asked.label == place).nonzero()[0, 0])]
             here = self.added[place]
-            order = here.argsort(descending=True, stable=True)[:_MOST].tolist()
+            taken = self.added.clamp(max=0).sum(0) - here.clamp(max=0)
+            order = (here + taken).argsort(descending=True, stable=True).tolist()
             enough = max(_LEAST * float(here.clamp(min=0).sum()), 1e-9)
             told.append(
                 {
@@ -108,7 +111,9 @@ class Story:
                     "text": _end_of(case.text),
                     "right": quoted(case.right[0]),
                     "wrong": quoted(case.wrong[0]),
-                    "pairs": [self._pair(n, place) for n in order if float(here[n]) >= enough],
+                    "pairs": [self._pair(n, place) for n in order if float(here[n]) >= enough][
+                        :_MOST
+                    ],
                     "together": _signed(float(here.sum())),
                     "mlp": _signed(float(self.mlp[place])),
                 }
@@ -171,15 +176,15 @@ class Story:
         n = f"n = {self.n} cases that nothing was chosen on"
         features = pd.DataFrame(self.means.mT.numpy(), columns=names)
         features.insert(0, "feature", [labels.label(f.feature) for f in circuit.features])
-        pairs = pd.DataFrame(self.added.mT.numpy(), columns=names)
-        pairs.insert(0, "weight", self.weight.numpy())
+        sums = {"these pairs together": self.added.sum(1), "the whole MLP": self.mlp,
+                "the model": self.margin}  # fmt: skip
+        rows = torch.cat([self.added.mT, torch.stack([*sums.values()])])
+        pairs = pd.DataFrame(rows.numpy(), columns=names)
+        pairs.insert(0, "weight", [*self.weight.tolist(), *[float("nan")] * len(sums)])
         pairs.insert(0, "pair", [
-            " × ".join(labels.name(f) for f in (pair.first, pair.second))
-            for pair in circuit.interactions
+            *(" × ".join(labels.name(f) for f in (pair.first, pair.second))
+              for pair in circuit.interactions), *sums,
         ])  # fmt: skip
-        for name, values in (("these pairs together", self.added.sum(1)),
-                             ("the whole MLP", self.mlp), ("the model", self.margin)):  # fmt: skip
-            pairs.loc[len(pairs)] = [name, float("nan"), *values.tolist()]
         right, wrong = self.towards
         return [
             replace(Table.of("by-class", f"How active each feature is at the token that the answer "
