@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from statistics import median
 
@@ -39,8 +40,9 @@ def told(folder: Path, seed: int, device: str) -> tuple[dict, float, int, dict[s
         raise SystemExit(f"{' '.join(command)} failed:\n{said}")
     begun = [(int(at), step) for at, step in re.findall(r"\[ *(\d+) s\] (.*)", said)]
     ends = [at for at, _ in begun[1:]] + [round(seconds)]
-    steps = {step.partition(":")[0] if ":" in step else step: end - at
-             for (at, step), end in zip(begun, ends, strict=True)}  # fmt: skip
+    steps: Counter[str] = Counter()  # `find` is of three behaviours
+    for (at, step), end in zip(begun, ends, strict=True):
+        steps[step.partition(":")[0]] += end - at
     return json.loads(answer), seconds, usage.ru_maxrss * 1024, steps
 
 
@@ -58,7 +60,7 @@ def run(device: str) -> str:
         answer = found["circuits"]["negation"]
         numbers.append((first, second, memory, "negation" in found["proofs"]))
         parts.append(steps)
-        rows.append((str(seed), answer, found["proofs"].get("negation", "")[:12].rstrip(": "),
+        rows.append((str(seed), answer, found["proofs"].get("negation", "none").partition(":")[0],
                      f"{first:.0f} s", f"{second:.1f} s", f"{memory / 2**30:.2f} GiB",
                      f"{size / 1e6:.1f} MB"))  # fmt: skip
     heads = ("seed", "negation", "proof", "first run", "second run", "peak memory", "report")
