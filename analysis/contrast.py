@@ -38,11 +38,6 @@ class Origins:
     inherited: float
     within: float  # of the spread within the classes
 
-    @property
-    def computed_here(self) -> bool:
-        """Whether the MLP makes most of the contrast, rather than reading it."""
-        return made_here(self.computed, self.inherited)
-
 
 def made_here(computed: float, inherited: float) -> bool:
     """Whether these shares are of a contrast that is computed, rather than read."""

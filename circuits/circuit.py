@@ -233,6 +233,10 @@ class Circuit:
             activation=activation,
         )
 
+    def group_name(self, group: int) -> str:
+        """What a group is called."""
+        return "in no group" if group < 0 else self.groups.get(str(group), f"group {group}")
+
     def graph(self) -> nx.Graph:
         """Features as nodes, interactions as edges; what is not known is no attribute."""
         graph = nx.Graph(name=self.name, output=", ".join(str(o.feature) for o in self.outputs))
@@ -265,6 +269,9 @@ class Circuit:
             strength = pairs["contrast"].fillna(pairs["weight"]).astype(float).abs()
             order = strength.sort_values(ascending=False, kind="stable").index
             known["interactions"] = pairs.loc[order].head(12)
+        if "gates" in known:
+            ends = {end: known["gates"][end].map(self.group_name) for end in ("first", "second")}
+            known["gates"] = known["gates"].assign(**ends)
         shown = {name: table.dropna(axis=1, how="all") for name, table in known.items()}
         return html_of(repr(self), **shown)
 

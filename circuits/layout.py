@@ -63,7 +63,7 @@ def picture(circuit: Circuit) -> dict[str, Any]:
     members = _members(circuit, pairs)
     spots = _groups(
         {group: len(of) for group, of in members.items()},
-        {group: min(len(group_name(circuit, group)), 30) * _LETTER / 2 for group in members},
+        {group: min(len(circuit.group_name(group)), 30) * _LETTER / 2 for group in members},
     )
     right = max((s.x + s.radius for s in spots.values()), default=0.0)
     bottom = max((s.y + s.radius for s in spots.values()), default=0.0) + _MARGIN
@@ -78,7 +78,7 @@ def picture(circuit: Circuit) -> dict[str, Any]:
         "width": right + 460,
         "height": height,
         "groups": [
-            {"group": group, "name": group_name(circuit, group), **asdict(spot)}
+            {"group": group, "name": circuit.group_name(group), **asdict(spot)}
             for group, spot in spots.items()
         ],
         "nodes": [
@@ -132,13 +132,6 @@ def _outputs(outputs: Sequence[Output], x: float, height: float) -> list[dict[st
 def _ends(circuit: Circuit, place: int) -> tuple[int, int]:
     pair = circuit.interactions[place]
     return pair.first, pair.second
-
-
-def group_name(circuit: Circuit, group: int) -> str:
-    """What a group is called."""
-    if group < 0:
-        return "in no group"
-    return circuit.groups.get(str(group), f"group {group}")
 
 
 def _column(place: int, of: int, height: float) -> float:

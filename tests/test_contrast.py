@@ -10,7 +10,7 @@ from torch import Tensor
 
 from analysis import contrast
 from analysis.behaviour import Behaviour, Case
-from analysis.contrast import PairAccount, by_component, by_layer, origins
+from analysis.contrast import PairAccount, by_component, by_layer, made_here, origins
 from analysis.outputs import OutputFeatures
 from circuits.model import Model, Site
 from sae import Dictionary
@@ -122,19 +122,19 @@ def test_a_layer_without_a_contrast_has_no_shares():
     found = origins(asked, small_layer(d_model=16), torch.zeros(len(asked), 16).double(),
                     normal(16))  # fmt: skip
     assert (found.contrast, found.computed, found.inherited, found.within) == (0, 0, 0, 0)
-    assert not found.computed_here
+    assert not made_here(found.computed, found.inherited)
 
 
 def test_the_planted_models_shares_are_known():
     asked = planted_behaviour().ask(planted_model())
     account = PairAccount.of(asked, 0, planted_dictionaries()[Site("mlp_in", 0)])
-    assert account.origins.computed_here
+    assert made_here(account.origins.computed, account.origins.inherited)
     assert account.origins.computed == pytest.approx(1)
     inherited = PairAccount.of(
         planted_behaviour().ask(planted_model("inherited")), 1,
         planted_dictionaries("inherited")[Site("mlp_in", 1)],
     )  # fmt: skip
-    assert not inherited.origins.computed_here
+    assert not made_here(inherited.origins.computed, inherited.origins.inherited)
     assert inherited.origins.inherited == pytest.approx(1)
 
 

@@ -189,7 +189,9 @@ def test_names_of_a_circuit_stay_text():
     assert "<b" not in drawn.replace("\\u003cbr\\u003e", "")
     assert "\\u003cb " not in drawn
     assert "\u202e" not in drawn
-    assert "<b onclick" not in circuit()._repr_html_()
+    page = circuit()._repr_html_()
+    assert "<b onclick" not in page
+    assert "<td>others</td>" in page  # a gate's groups by their names
 
 
 def test_what_is_empty_is_shown_empty():

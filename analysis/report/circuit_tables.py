@@ -16,7 +16,6 @@ from analysis.report.features import Catalogue
 from analysis.report.page import Table
 from analysis.validation import Validation
 from circuits.circuit import Circuit
-from circuits.layout import group_name
 from circuits.model import Site
 from circuits.text import seen, shown
 
@@ -112,7 +111,7 @@ def steps(found: Found, labels: Labels) -> list[str]:
 
 
 def _side(circuit: Circuit, group: int) -> str:
-    name = group_name(circuit, group)
+    name = circuit.group_name(group)
     numbers = [f.feature for f in circuit.features if f.group == group]
     listed = ", ".join(str(n) for n in numbers[:4]) + (", …" if len(numbers) > 4 else "")
     return f"“{name}” (feature{'' if len(numbers) == 1 else 's'} {listed})"
@@ -147,7 +146,7 @@ def tables_of(circuit: Circuit, labels: Labels) -> list[Table]:
     if circuit.gates:
         gates = _known(tables["gates"])
         for end in ("first", "second"):
-            gates[end] = [group_name(circuit, g) for g in gates[end]]
+            gates[end] = [circuit.group_name(g) for g in gates[end]]
         found.insert(0, Table.of("gates", "Gates between groups.", gates))
     if circuit.detectors:
         told = tables["detectors"].assign(

@@ -41,6 +41,7 @@ class Catalogue:
     cards: list[dict[str, Any]]
     words: list[str]  # that examples' numbers stand for
     n_documents: int
+    pairs_read_by: str | None  # of outputs, in the pairs that are listed
 
     @property
     def key(self) -> str:
@@ -71,6 +72,7 @@ class Catalogue:
             "circuits": [len(c["circuits"]) for c in self.cards],
             "rank2": [c["rank2"] for c in self.cards],
             "n_documents": self.n_documents,
+            "pairs_read_by": self.pairs_read_by,
         }
         if counts is not None:
             told |= {
@@ -155,7 +157,9 @@ def _catalogue(run: Run, site: Site, dictionary: Dictionary, used: Uses) -> Cata
                 "to": high,
             }
         cards.append(card)
-    return Catalogue(site, dictionary, captions, cards, words, n_documents)
+    return Catalogue(
+        site, dictionary, captions, cards, words, n_documents, run.reader_of_interactions
+    )
 
 
 def _seen(run: Run, dictionary: Dictionary) -> tuple[list[str], list[list[Any]], Captions, int]:

@@ -94,7 +94,8 @@ const Features = {
     this.add(made, "Promotes", this.effects(card.up), null);
     this.add(made, "Demotes", this.effects(card.down), "by its direct path: decoder, final norm's weight, unembedding");
     this.add(made, "Circuits", this.circuits(card), null);
-    this.add(made, "Strongest pairs", this.pairs(site, card), "output: first × second, weight (z)");
+    const reader = index.pairs_read_by ? `; outputs read by ${index.pairs_read_by}` : "";
+    this.add(made, "Strongest pairs", this.pairs(site, card), "output: first × second, weight (z)" + reader);
     this.add(made, "Neighbours", this.neighbours(site, index, card), "cosine of what they write");
     return made;
   },
