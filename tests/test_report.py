@@ -300,6 +300,7 @@ def test_a_card_tells_what_its_dictionary_measured(hostile_run):
     run = collect(folder, text, "cpu")
     counts = run.dictionaries[Site("mlp_out", 0)].statistics
     index = content(folder / "report", "features-mlp_out-0")
+    assert index["pairs_read_by"] == "pinv"  # what `circuits interactions` noted
     cards = content(folder / "report", "features-mlp_out-0-0")
     assert index["n_feature"] == len(cards) == 48
     np.testing.assert_allclose(index["frequency"], counts.frequency, rtol=1e-4)
