@@ -70,14 +70,14 @@ def _edges(
     most = max((abs(edge["strength"]) for edge in drawn["edges"]), default=0.0) or 1.0
     made, middles = [], []
     for edge in drawn["edges"]:
-        one, two = spots[edge["first"]], spots[edge["second"]]
-        if one is two:  # a feature with itself: a loop above it
+        start, end = spots[edge["first"]], spots[edge["second"]]
+        if start is end:  # a feature with itself: a loop above it
             turn = np.linspace(0, 2 * np.pi, 25)
-            x = one["x"] + 13 * np.sin(turn)
-            y = one["y"] - one["radius"] - 9 + 13 * np.cos(turn)
+            x = start["x"] + 13 * np.sin(turn)
+            y = start["y"] - start["radius"] - 9 + 13 * np.cos(turn)
             middles.append((x[12], y[12]))
         else:
-            x, y = np.array([one["x"], two["x"]]), np.array([one["y"], two["y"]])
+            x, y = np.array([start["x"], end["x"]]), np.array([start["y"], end["y"]])
             middles.append((x.mean(), y.mean()))
         width = _THIN + (_THICK - _THIN) * abs(edge["strength"]) / most
         colour = BLUE if edge["strength"] > 0 else ORANGE

@@ -166,6 +166,13 @@ class Interactions:
             matrix[stop:, start:stop].copy_(matrix[start:stop, stop:].mT)
         return matrix
 
+    def weights(self, output: int, features: Sequence[int]) -> Float[Tensor, "some some"]:
+        """The weight of every pair of some features: twice ``matrix(output)``, but for a feature
+        with itself, which is met once."""
+        write = self.write[check_indices("Interactions.weights", features, self.n_input, "feature")]
+        weights = 2 * write @ self.form(output) @ write.mT
+        return weights - torch.diag(weights.diagonal()) / 2
+
     @cached_property
     def span(self) -> Span:
         """The space that the input features (and the constant) write to."""
@@ -283,11 +290,8 @@ class Interactions:
         graph = interaction_graph(self, output, n_edges=n, labels=labels)
         groups = clusters(graph).nodes.set_index("node")["group"].to_dict()
         chosen = sorted(graph, key=lambda node: (groups[node], node))
-        write = self.write[chosen]
-        weights = 2 * write @ self.form(output) @ write.mT
-        weights -= torch.diag(weights.diagonal()) / 2  # a feature meets itself once
         return heat_map(
-            weights.cpu().numpy(),
+            self.weights(output, chosen).cpu().numpy(),
             [shown(graph.nodes[node]["label"]) for node in chosen],
             chosen,
             [groups[node] for node in chosen],

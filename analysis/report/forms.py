@@ -79,9 +79,7 @@ class CircuitForm:
     @cached_property
     def matrix(self) -> Float[np.ndarray, "feature feature"]:
         """Each pair's weight among the circuit's features; a feature with itself once."""
-        write = self.inter.write[self.features]
-        form = 2 * write @ self.inter.form(0) @ write.mT
-        return (form - torch.diag(form.diagonal()) / 2).cpu().numpy()
+        return self.inter.weights(0, self.features).cpu().numpy()
 
     @cached_property
     def spectrum(self) -> Spectrum:

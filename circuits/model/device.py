@@ -14,7 +14,7 @@ def chosen_device(device: torch.device | str | None) -> torch.device:
     try:
         chosen = torch.device(device)
         torch.ones(1, device=chosen).item()  # a device that only knows shapes computes nothing
-    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
+    except (RuntimeError, AssertionError, ImportError) as error:
         raise DeviceError(
             f"device '{device}' cannot be used here ({first_line(error)}). Name cpu, or a GPU that "
             f"torch.cuda.is_available() knows."
