@@ -4,18 +4,18 @@ from importlib import import_module
 from typing import Any
 
 _AT = {
-    "Behaviour": "analysis.behaviour",
-    "Ledger": "analysis.ledgers",
+    "Behaviour": "analysis.behaviour.cases",
+    "Ledger": "analysis.attribution.ledger",
     "RankCurve": "analysis.lowrank",
-    "Validation": "analysis.validation",
-    "built_in_behaviour": "analysis.behaviour",
-    "circuit_rank": "analysis.lowrank.of_circuit",
-    "find_circuit": "analysis.discovery",
-    "ledger": "analysis.ledgers",
-    "propose_circuits": "analysis.proposals",
-    "quality": "analysis.dictionary_quality",
+    "Validation": "analysis.validation.validate",
+    "built_in_behaviour": "analysis.behaviour.cases",
+    "circuit_rank": "analysis.lowrank.circuit_rank",
+    "find_circuit": "analysis.discovery.find",
+    "ledger": "analysis.attribution.ledger",
+    "propose_circuits": "analysis.discovery.propose",
+    "quality": "analysis.quality",
     "rank_curve": "analysis.lowrank",
-    "validate": "analysis.validation",
+    "validate": "analysis.validation.validate",
     "write_report": "analysis.report",
 }
 

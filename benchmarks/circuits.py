@@ -15,17 +15,17 @@ from statistics import median
 
 import torch
 
-from analysis.behaviour import built_in_behaviour
-from analysis.discovery import find_circuit
-from analysis.ledgers import Reader, ledger
-from analysis.run_circuits import N_PAIRS, stories_of
-from analysis.validation import validate
+from analysis.attribution.ledger import Reader, ledger
+from analysis.behaviour.cases import built_in_behaviour
+from analysis.discovery.find import find_circuit
+from analysis.runs.circuits import N_PAIRS, stories_of
+from analysis.validation.validate import validate
 from benchmarks.measure import machine, table
-from circuits.circuit import Circuit
 from circuits.corpus import built_in
 from circuits.errors import NotFoundError
+from circuits.graph.circuit import Circuit
 from circuits.model import Model, ModelPlan, Site, load_model, train_model
-from circuits.model.held_out import CASES
+from circuits.model.evaluation import CASES
 from circuits.model.untrained import untrained
 from sae import Dictionary, TrainingPlan, load_dictionaries, train_saes
 

@@ -15,16 +15,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from benchmarks.measure import (
-    extra_memory,
-    fastest,
-    gemm_peak,
-    machine,
-    side_by_side,
-    table,
-)
+from benchmarks.measure import extra_memory, fastest, gemm_peak, machine, side_by_side, table
 from circuits import Basis, BilinearLayer, Interactions
-from circuits.statistics import output_statistics
+from circuits.algebra.output_statistics import output_statistics
 
 D_MODEL, D_HIDDEN, N_FEATURE = 512, 2048, 4096
 HEADER = ("what", "time", "figure", "wanted")

@@ -13,13 +13,10 @@ from dataclasses import replace
 
 import pandas as pd
 
-from analysis.images import open_images
-from analysis.images.components import component_truncation, shared_neurons
-from analysis.images.data import ImageData
-from analysis.images.dictionaries import read_through, train_on_pairs
-from analysis.images.model import ImageModel, accuracy
-from analysis.images.spectra import ClassSpectra, best_matches, form_similarity
-from analysis.images.study import (
+from analysis.studies.images.components import component_truncation, shared_neurons
+from analysis.studies.images.data import ImageData, open_images
+from analysis.studies.images.dictionaries import read_through, train_on_pairs
+from analysis.studies.images.measurements import (
     curves,
     dictionary_plan_for,
     figures,
@@ -27,8 +24,10 @@ from analysis.images.study import (
     plan_for,
     regularisation,
 )
-from analysis.images.training import ImagePlan, train_classifier
-from analysis.images.tree import tree_curve
+from analysis.studies.images.model import ImageModel, accuracy
+from analysis.studies.images.spectra import ClassSpectra, best_matches, form_similarity
+from analysis.studies.images.training import ImagePlan, train_classifier
+from analysis.studies.images.tree import tree_curve
 from benchmarks.measure import machine, table
 
 HEADER = ("figure", "published", "ours, mean ± sd (worst)", "wanted")

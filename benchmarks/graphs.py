@@ -13,13 +13,13 @@ import networkx as nx
 import numpy as np
 import torch
 
-from analysis.planted import Planted, plant, score
+from analysis.studies.planted import Planted, plant, score
 from benchmarks.core import D_HIDDEN, D_MODEL, N_FEATURE, extra_memory_of_one, layer_and_basis
 from benchmarks.measure import machine, table
 from circuits import Basis, Interactions
 from circuits.graph import clusters, interaction_graph
-from circuits.pursuit import known_pairs, significant_pairs
-from circuits.significance import RotationNull, rotated, scored_strongest, shuffled
+from circuits.graph.matching_pursuit import known_pairs, significant_pairs
+from circuits.graph.significance import RotationNull, rotated, scored_strongest, shuffled
 
 SIZES = ((64, 512), (128, 1024), (256, 2048), (512, 4096))
 GATES = (1, 5, 20)

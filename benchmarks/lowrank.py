@@ -21,10 +21,10 @@ from analysis.lowrank.sums import Forms, Observed, Resampling, active_sums, on_a
 from benchmarks.measure import extra_memory, machine, table
 from circuits.corpus import built_in
 from circuits.model import Model, ModelPlan, load_model, train_model
-from circuits.model.held_out import parted
+from circuits.model.evaluation import parted
 from circuits.model.untrained import untrained
 from sae import Dictionary, TrainingPlan, train_saes
-from sae.code import Code
+from sae.sparse import Code
 
 WIDTHS = ((64, 8), (128, 8), (256, 10), (512, 10))  # features, k; 256 and 10 are the default plan's
 UNTRAINED = "of an untrained model"

@@ -29,7 +29,7 @@ from torch.nn import functional
 
 from benchmarks.measure import machine, table
 from sae import Dictionary, TensorActivations, TrainingPlan, load_dictionary, train_on
-from sae.training import Run
+from sae.training.run import Run
 
 FOUND = 0.9
 """The cosine above which a learnt direction stands for a true one."""

@@ -16,10 +16,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from analysis.behaviour import built_in_behaviour
-from analysis.discovery import find_circuit
+from analysis.behaviour.cases import built_in_behaviour
+from analysis.discovery.find import find_circuit
 from analysis.report import write_report
-from analysis.validation import validate
+from analysis.validation.validate import validate
 from benchmarks.measure import machine, table
 from circuits.corpus import built_in
 from circuits.model import ModelPlan, load_model, train_model

@@ -25,10 +25,10 @@ from analysis import quality
 from benchmarks.measure import extra_memory, gemm_peak, machine, table
 from circuits.corpus import built_in
 from circuits.model import ModelPlan, load_model, train_model
-from circuits.model.held_out import parted
+from circuits.model.evaluation import parted
 from sae import ModelActivations, TrainingPlan, train_saes
-from sae.activations import Mixer
-from sae.step import Coder
+from sae.training.sources import Mixer
+from sae.training.step import Coder
 
 N_BATCH, N_BATCHES, RATE = 4096, 64, 2e-3
 SIZES = (  # model, features, k, steps, wanted ratio

@@ -1,9 +1,9 @@
 """Circuits between dictionary features, exactly and straight from a bilinear model's weights."""
 
-from circuits.basis import Basis
-from circuits.bilinear import BilinearLayer
-from circuits.interactions import Interactions
-from circuits.spectrum import HOSVD, Spectrum, hosvd
+from circuits.algebra.basis import Basis
+from circuits.algebra.bilinear import BilinearLayer
+from circuits.algebra.interactions import Interactions
+from circuits.algebra.spectrum import HOSVD, Spectrum, hosvd
 
 __version__ = "0.1.0"
 

@@ -21,7 +21,7 @@ from pdoc import doc_ast
 
 HERE = Path(__file__).parent
 PACKAGES = ("circuits", "sae", "analysis")
-INSIDE = ("analysis.cli", "analysis.options", "analysis.commands", "sae.kernels")  # no API
+INSIDE = ("analysis.cli", "sae.kernels")  # no API
 
 _FIELD = re.compile(r"    (\w+): .*?  # (.+)")
 _walked = doc_ast.walk_tree

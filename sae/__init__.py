@@ -1,15 +1,15 @@
 """Sparse autoencoders: a site of the model in features."""
 
-from sae.activations import (
+from sae.dictionary import Dictionary
+from sae.loading import load_dictionaries, load_dictionary
+from sae.training.plan import TrainingPlan
+from sae.training.run import train_on, train_saes
+from sae.training.sources import (
     CachedActivations,
     ModelActivations,
     TensorActivations,
     cache_activations,
 )
-from sae.dictionary import Dictionary
-from sae.formats import load_dictionaries, load_dictionary
-from sae.plan import TrainingPlan
-from sae.training import train_on, train_saes
 
 __all__ = [
     "CachedActivations",

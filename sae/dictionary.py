@@ -21,22 +21,16 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from circuits.basis import Basis
-from circuits.bilinear import computing_dtype
-from circuits.corpus import Corpus
-from circuits.errors import (
-    BasisError,
-    SiteError,
-    check_count,
-    check_tensors,
-    check_width,
-)
+from circuits.algebra.basis import Basis
+from circuits.algebra.bilinear import computing_dtype
+from circuits.corpus.documents import Corpus
+from circuits.errors import BasisError, SiteError, check_count, check_tensors, check_width
 from circuits.model import Model, Site
-from sae.code import Code, strongest
+from sae.sparse import Code, strongest
 from sae.statistics import Statistics, statistics
 
 if TYPE_CHECKING:
-    from sae.cards import Card
+    from sae.features.card import Card
 
 _TILE = 2**24  # scores that are held at a time
 
@@ -176,7 +170,7 @@ class Dictionary:
         With a model it tells the tokens that the feature promotes, with a corpus too the contexts
         in which it is strongest.
         """
-        from sae.cards import card
+        from sae.features.card import card
 
         return card(self, feature, model, corpus)
 
@@ -208,17 +202,17 @@ class Dictionary:
 
         ``sae-lens`` holds every dictionary, and plain sae-lens loads it, unless negative values
         are kept: those it refuses rather than cut. ``published`` is the paper's layout (its own
-        code expects the folder's name to be `sae.layouts.published_name`), ``sparsify`` and
+        code expects the folder's name of `sae.formats.published.published_name`), ``sparsify`` and
         ``dictionary_learning`` are those projects'; what one of them cannot say is refused.
         """
-        from sae.formats import save
+        from sae.loading import save
 
         return save(self, folder, format)
 
     @property
     def sae_lens(self) -> Any:
         """The same as sae-lens' own object, a ``TopKSAE`` or a ``JumpReLUSAE``; made anew."""
-        from sae.layouts import as_sae_lens
+        from sae.formats.sae_lens import as_sae_lens
 
         return as_sae_lens(self)
 

@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from circuits.batches import Batch, BatchPlan, in_order
-from circuits.corpus import Corpus
+from circuits.corpus.batches import Batch, BatchPlan, in_order
+from circuits.corpus.documents import Corpus
 from circuits.errors import check_count
 from circuits.model import Model, Site
-from circuits.progress import progress
+from circuits.storage.progress import progress
 
 N_DOCUMENTS = 1000
 """Documents that are read unless another number is asked for."""

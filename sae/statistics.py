@@ -21,7 +21,7 @@ from torch import Tensor
 
 from circuits.errors import DictionaryError
 from circuits.model.weights import check_state, read_tensors
-from sae.code import Code
+from sae.sparse import Code
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 """The quantiles that are kept of each feature's active values."""

@@ -21,7 +21,7 @@ def _two_threads():
 def hostile_run(tmp_path_factory):
     """A whole run with a hostile vocabulary, its report, and the text that was read."""
     from analysis.report import write_report
-    from tests.small_runs import small_run
+    from tests.support.small_runs import small_run
 
     torch.set_num_threads(2)
     folder = tmp_path_factory.mktemp("runs") / "run"

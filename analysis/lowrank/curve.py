@@ -18,9 +18,9 @@ import numpy as np
 import pandas as pd
 
 from circuits.errors import RankError
-from circuits.figures import Figure, side_by_side
-from circuits.files import read_json, write_json, written_whole
-from circuits.text import html_of
+from circuits.plotting.display import html_of
+from circuits.plotting.figure import Figure, side_by_side
+from circuits.storage.files import read_json, write_json, written_whole
 
 CONTROLS = ("rotated", "shuffled", "untrained")
 """Same eigenvalues along random directions; another feature's form; those of an untrained model."""

@@ -27,9 +27,9 @@ from torch import Tensor
 
 from analysis.lowrank.sums import Forms
 from circuits.model import Model, Site
-from sae.code import Code
 from sae.dictionary import Dictionary
 from sae.reading import Reading
+from sae.sparse import Code
 
 _TILE = 2**20  # squares that are held at a time
 _ROWS = 2**24  # scores that are held at a time

@@ -29,8 +29,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from analysis.lowrank.curve import RankCurve
+from analysis.lowrank.layer_forms import Block, Study, blocks
 from analysis.lowrank.loss import truncation_loss
-from analysis.lowrank.study import Block, Study, blocks
 from analysis.lowrank.sums import (
     Fit,
     Forms,
@@ -44,12 +44,12 @@ from analysis.lowrank.sums import (
     on_all,
     seen,
 )
-from circuits.corpus import Corpus, built_in
+from circuits.corpus.documents import Corpus, built_in
 from circuits.errors import CorpusError, RankError, check_count
 from circuits.model import Model, Site
-from circuits.model.held_out import parted
+from circuits.model.evaluation import parted
 from circuits.model.untrained import untrained
-from circuits.shards import kept_table
+from circuits.storage.shards import kept_table
 from sae.dictionary import Dictionary
 from sae.reading import N_DOCUMENTS
 

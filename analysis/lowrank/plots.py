@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.lowrank.curve import CONTROLS, RankCurve
-from circuits.figures import BLUE, GREEN, GREY, ORANGE, Figure, counts, line, points
+from circuits.plotting.figure import BLUE, GREEN, GREY, ORANGE, Figure, counts, line, points
 
 _DASHES = dict(zip(CONTROLS, ("dot", "dash", "dashdot"), strict=True))
 

@@ -25,9 +25,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
+from circuits.algebra.spectrum import Spectrum
 from circuits.errors import ShapeError
-from circuits.spectrum import Spectrum
-from sae.code import Code
+from sae.sparse import Code
 
 _CHUNK = 2**14  # tokens that are looked at together
 _TILE = 2**19  # squares that are held at a time: they stay in the cache

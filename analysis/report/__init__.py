@@ -15,19 +15,19 @@ from typing import Any
 
 import torch
 
-from analysis.report import pages
-from analysis.report.circuit_page import circuit_page
+from analysis.report.catalogue.catalogue import catalogues, uses
+from analysis.report.catalogue.contexts import Text
+from analysis.report.circuit.circuit_page import circuit_page
+from analysis.report.circuit.story import Story
 from analysis.report.collect import Run, collect
-from analysis.report.contexts import Text
-from analysis.report.features import catalogues, uses
-from analysis.report.images import images_page
-from analysis.report.layers import LayerTable
-from analysis.report.overview import overview
 from analysis.report.page import names_of
-from analysis.report.story import Story
+from analysis.report.pages import pages
+from analysis.report.pages.images import images_page
+from analysis.report.pages.layer_table import LayerTable
+from analysis.report.pages.overview import overview
 from analysis.report.writing import Report, check_target
-from circuits.corpus import Corpus
-from circuits.progress import progress
+from circuits.corpus.documents import Corpus
+from circuits.storage.progress import progress
 
 __all__ = ["collect", "report_of", "write_report"]
 

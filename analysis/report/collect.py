@@ -14,19 +14,19 @@ from typing import Any, TypeVar
 
 import pandas as pd
 
-from analysis.behaviour import Behaviour
-from analysis.contrast import sites_of
-from analysis.discovery import layers_with_dictionaries
-from analysis.images.run import Study
+from analysis.attribution.contrast import sites_of
+from analysis.behaviour.cases import Behaviour
+from analysis.discovery.find import layers_with_dictionaries
 from analysis.lowrank.curve import RankCurve
-from analysis.validation import Validation
-from circuits.circuit import Circuit
-from circuits.corpus import Corpus, built_in
+from analysis.runs.images import Study
+from analysis.validation.validate import Validation
+from circuits.corpus.documents import Corpus, built_in
 from circuits.errors import CircuitsError, RunError, first_line, shorten
-from circuits.manifest import read_manifest
+from circuits.graph.circuit import Circuit
 from circuits.model import Model, Site, load_model
-from circuits.model.held_out import parted
-from circuits.text import seen
+from circuits.model.evaluation import parted
+from circuits.plotting.display import seen
+from circuits.storage.manifest import read_manifest
 from sae import Dictionary, load_dictionaries
 
 Read = TypeVar("Read")

@@ -13,8 +13,8 @@ from typing import Any
 
 import pandas as pd
 
-from circuits.figures import Figure
-from circuits.text import number, seen
+from circuits.plotting.display import number, seen
+from circuits.plotting.figure import Figure
 
 
 @dataclass(frozen=True, eq=False)

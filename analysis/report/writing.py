@@ -20,7 +20,7 @@ from typing import Any
 from analysis.report.page import Page
 from analysis.report.script import script_json
 from circuits.errors import ReportError
-from circuits.files import folder_written_whole, written_whole
+from circuits.storage.files import folder_written_whole, written_whole
 
 MARK = "report.json"
 """The file by which a folder is known as a report, and so may be written anew."""

@@ -13,7 +13,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from circuits.runs import optimizer_state, restore_optimizer, save_state, saved_state
+from circuits.storage.training_run import (
+    optimizer_state,
+    restore_optimizer,
+    save_state,
+    saved_state,
+)
 
 
 @dataclass

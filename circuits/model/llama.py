@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from circuits.bilinear import BilinearLayer
+from circuits.algebra.bilinear import BilinearLayer
 from circuits.errors import ModelError
 from circuits.model.site import POINTS, Site
 from circuits.model.taps import attach

@@ -26,10 +26,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from circuits.bilinear import BilinearLayer, computing_dtype
+from circuits.algebra.bilinear import BilinearLayer, computing_dtype
 from circuits.errors import ModelError, SiteError, check_count, check_index
-from circuits.files import folder_written_whole
-from circuits.hub import is_hub_name, model_folder
 from circuits.model.device import chosen_device
 from circuits.model.llama import (
     build,
@@ -44,6 +42,8 @@ from circuits.model.published import TOKENIZERS, check_published, convert, is_pu
 from circuits.model.site import POINTS, Site, as_sites
 from circuits.model.taps import ReadAll, attach
 from circuits.model.weights import read_config, read_weights
+from circuits.storage.files import folder_written_whole
+from circuits.storage.hub import is_hub_name, model_folder
 
 _ROWS = 4096  # tokens whose logits are held at a time by a loss
 
@@ -317,7 +317,7 @@ class Model:
         A copy, because the bridge rebuilds the model that it is given; what is `replaced` here is
         not replaced there. Its weight processing is refused: it would put a SiLU into the MLP.
         """
-        from circuits.model.hooked import hooked
+        from circuits.model.transformer_lens import hooked
 
         if self._replacing:  # the copy would keep what is replaced now for ever
             raise ModelError(

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from circuits.batches import CHUNK
+from circuits.corpus.batches import CHUNK
 from circuits.errors import PlanError
 
 ACTIVATIONS = ("linear", "silu", "gelu", "relu")

@@ -30,17 +30,17 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.utils import clip_grad_norm_
 
-from circuits.batches import Batch, BatchPlan, Position, batches, train_tokenizer
-from circuits.corpus import BuiltInCorpus, Corpus, Tokenizer
+from circuits.corpus.batches import Batch, BatchPlan, Position, batches, train_tokenizer
+from circuits.corpus.documents import BuiltInCorpus, Corpus, Tokenizer
 from circuits.errors import PlanError, RunError
-from circuits.files import read_json, write_json
 from circuits.model.checkpoints import Progress, load_checkpoint, save_checkpoint
 from circuits.model.device import chosen_device
-from circuits.model.held_out import HeldOut, exact_entropy, held_out_loss, parted
+from circuits.model.evaluation import HeldOut, exact_entropy, held_out_loss, parted
 from circuits.model.llama import write
 from circuits.model.plan import ModelPlan
-from circuits.progress import counted
-from circuits.runs import (
+from circuits.storage.files import read_json, write_json
+from circuits.storage.progress import counted
+from circuits.storage.training_run import (
     METRICS,
     PLAN,
     RESULT,

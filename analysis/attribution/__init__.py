@@ -1,0 +1,1 @@
+"""Where a number comes from: contrasts split over layers and pairs, ledgers, output features."""

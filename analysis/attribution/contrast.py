@@ -1,0 +1,331 @@
+"""Where a behaviour's contrast comes from: which layer, which pairs of features, computed or not.
+
+The contrast is the mean margin of the affected classes (not good, not bad). By the direct path it
+is a sum over the embedding and each layer's attention and MLP; within an MLP it is a sum over pairs
+of features, the constant and the dictionary's error. Both add up to the model's number, because
+every case is read with its own answers and its own final scale.
+
+*Computed or inherited?* In effects of the factors, an MLP's input is ``x = μ + nN + sS + nsX``, and
+the target effect (X, for negation) of ``xᵀQx`` is exactly ``2 NᵀQS``, computed here; ``2 μᵀQX``,
+inherited, for it was in the input already; and what the spread within the classes adds. What a
+reader would get wrong: a rank-2 picture of ``Q`` looks as perfect where all is inherited.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from analysis.behaviour.in_model import Asked
+from circuits.algebra.bilinear import BilinearLayer
+from circuits.model import Site
+from sae.dictionary import Dictionary
+
+_MOST_FEATURES = 2048  # whose pairs are all looked at: about a gigabyte
+
+
+@dataclass(frozen=True, eq=False)
+class Origins:
+    """The shares of a layer's contrast: they sum to one, or are all zero where it has none."""
+
+    contrast: float  # target effect of the MLP's output along the mean direction, in logits
+    computed: float
+    inherited: float
+    within: float  # of the spread within the classes
+
+
+def made_here(computed: float, inherited: float) -> bool:
+    """Whether these shares are of a contrast that is computed, rather than read."""
+    return computed >= 0.5 and computed > inherited
+
+
+def by_component(asked: Asked) -> pd.DataFrame:
+    """What the embedding and each layer's attention and MLP add to the contrast, directly.
+
+    Rows: component, layer, contrast (mean margin over the affected classes), elsewhere (over the
+    others); the columns sum to the model's own margins, where the metric is a logit difference.
+    """
+    n_layer = asked.model.n_layer
+    parts = [("embedding", 0, "resid_pre@0")]
+    for layer in range(n_layer):
+        parts += [("attention", layer, f"attn_out@{layer}"), ("MLP", layer, f"mlp_out@{layer}")]
+    last = f"resid_post@{n_layer - 1}"
+    found = asked.read([*(site for _, _, site in parts), last])
+    reads = asked.directions() / asked.final_scale(found[last])[:, None]
+    rows = []
+    for component, layer, site in parts:
+        values = (found[site] * reads).sum(1)
+        rows.append((component, layer, *_in_and_out(asked, values)))
+    return pd.DataFrame(rows, columns=["component", "layer", "contrast", "elsewhere"])
+
+
+def by_layer(asked: Asked) -> pd.DataFrame:
+    """`by_component`, and of each layer's MLP what share of its own contrast it computes, inherits
+    and owes to the spread within the classes; the other components have none."""
+    table = by_component(asked)
+    n_layer = asked.model.n_layer
+    last = f"resid_post@{n_layer - 1}"
+    found = asked.read([*(f"mlp_in@{layer}" for layer in range(n_layer)), last])
+    reads = asked.directions().cpu() / asked.final_scale(found[last])[:, None]
+    names = ("computed", "inherited", "within")
+    table[list(names)] = float("nan")
+    for layer in range(n_layer):
+        bilinear = asked.model.layer(layer).to("cpu", torch.float64)
+        x = found[f"mlp_in@{layer}"].double()
+        shares = origins(asked, bilinear, x, reads.double().mean(0))
+        here = (table["component"] == "MLP") & (table["layer"] == layer)
+        if shares.contrast:
+            table.loc[here, list(names)] = [getattr(shares, name) for name in names]
+    return table
+
+
+def _in_and_out(asked: Asked, values: Float[Tensor, " case"]) -> tuple[float, float]:
+    affected = asked.affected
+    others = 1 - affected
+    inside = float((asked.weights(affected) * values).sum())
+    if not bool(others.any()):
+        return inside, 0.0
+    return inside, float((asked.weights(others) * values).sum())
+
+
+def origins(
+    asked: Asked,
+    layer: BilinearLayer,
+    x: Float[Tensor, "case model"],
+    direction: Float[Tensor, " model"],
+) -> Origins:
+    """The shares of the target effect of ``direction · layer(x)``."""
+    form = layer.interaction(direction)
+    lifted = _lifted(x, layer)
+    total = asked.effects(((lifted @ form) * lifted).sum(1))[asked.target]
+    effects = asked.effects(lifted)
+    n_effect, target = len(effects), asked.target
+    crossed = effects @ form @ effects.mT
+    # effects are numbered so that two of them make the one whose number is their exclusive or
+    inherited = crossed[0, target] + crossed[target, 0]
+    computed = sum(
+        (crossed[one, one ^ target] for one in range(1, n_effect) if one != target),
+        crossed.new_zeros(()),
+    )
+    if not total:  # nothing to have a share of
+        return Origins(0.0, 0.0, 0.0, 0.0)
+    return Origins(
+        float(total),
+        float(computed / total),
+        float(inherited / total),
+        float(1 - (computed + inherited) / total),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class PairAccount:
+    """What each pair of an MLP's input features adds to a behaviour's contrast, in logits."""
+
+    asked: Asked
+    layer: BilinearLayer
+    dictionary: Dictionary
+    x: Float[Tensor, "case model"]  # the MLP's input
+    reads: Float[Tensor, "case model"]  # what the contrast reads of its output
+    margin: float  # the model's own, over the affected classes
+
+    @classmethod
+    def of(cls, asked: Asked, layer: int, dictionary: Dictionary) -> PairAccount:
+        """Of a layer, by its direct path to the answers, in float64."""
+        last = f"resid_post@{asked.model.n_layer - 1}"
+        site = f"mlp_in@{layer}"
+        found = asked.read([site, last])
+        reads = asked.directions() / asked.final_scale(found[last])[:, None]
+        weights = asked.weights(asked.affected)
+        return cls(
+            asked,
+            asked.model.layer(layer).to("cpu", torch.float64),
+            dictionary.to("cpu"),
+            found[site].double(),
+            reads.double(),
+            float((weights * (found[last] * reads).sum(1)).sum()),
+        )
+
+    @cached_property
+    def features(self) -> Int64[Tensor, " feature"]:
+        """Those that are active in any case; the constant, numbered after all, last.
+
+        Of more than a few thousand, for which all pairs would not fit in memory, those that write
+        most; what the others write then counts as the dictionary's error.
+        """
+        code = self.dictionary.active(self.x.to(self.dictionary.dtype))
+        some = code.counts.nonzero()[:, 0]
+        if len(some) > _MOST_FEATURES:
+            total = torch.zeros(self.dictionary.n_feature, dtype=torch.float64)
+            total.scatter_add_(0, code.features, code.values.double().abs())
+            written = total[some] * self.dictionary.decoder[some].double().norm(dim=1)
+            some = some[written.topk(_MOST_FEATURES).indices].sort().values
+        return torch.cat([some, torch.tensor([self.dictionary.n_feature])])
+
+    @cached_property
+    def values(self) -> Float[Tensor, "case feature"]:
+        """How active each is; the constant is 1."""
+        some = self.features[:-1]
+        code = self.dictionary.active(self.x.to(self.dictionary.dtype))
+        place = torch.full((self.dictionary.n_feature,), -1)
+        place[some] = torch.arange(len(some))
+        known = place[code.features] >= 0
+        values = torch.zeros(len(self.x), len(some) + 1, dtype=torch.float64)
+        values[code.rows[known], place[code.features[known]]] = code.values[known].double()
+        values[:, -1] = 1
+        return values
+
+    @cached_property
+    def written(self) -> Float[Tensor, "feature input"]:
+        """What each writes to the MLP's (lifted) input."""
+        decoder = self.dictionary.decoder[self.features[:-1]].double()
+        parts = torch.cat([decoder, self.dictionary.offset.double()[None]])
+        if self.layer.has_constant:
+            one = parts.new_zeros(len(parts), 1)
+            one[-1] = 1
+            parts = torch.cat([parts, one], dim=1)
+        return parts
+
+    @cached_property
+    def error(self) -> Float[Tensor, "case input"]:
+        """What the features miss."""
+        return _lifted(self.x, self.layer) - self.values @ self.written
+
+    @cached_property
+    def mean_read(self) -> Float[Tensor, " model"]:
+        """The direction that the mean case reads."""
+        return self.reads.mean(0)
+
+    @cached_property
+    def origins(self) -> Origins:
+        """Computed here, or inherited."""
+        return origins(self.asked, self.layer, self.x, self.mean_read)
+
+    @cached_property
+    def effects(self) -> pd.DataFrame:
+        """Of each feature: its mean over the classes and what each factor and both add."""
+        effects = self.asked.effects(self.values).mT
+        table = pd.DataFrame(effects.numpy(), columns=list(self.asked.effects_named))
+        table.insert(0, "feature", self.features.numpy())
+        return table
+
+    @cached_property
+    def weight(self) -> Float[Tensor, "feature feature"]:
+        """Twice the form along the mean direction (once on the diagonal): each pair's weight."""
+        form = self.written @ self.layer.interaction(self.mean_read) @ self.written.mT
+        return 2 * form - torch.diag(form.diagonal())
+
+    def _added(self, weights: Float[Tensor, " case"]) -> Float[Tensor, "feature feature"]:
+        """The weighted sum over the cases of what each ordered pair adds."""
+        total = torch.zeros(len(self.features), len(self.features), dtype=torch.float64)
+        scale = self._scale
+        for number in range(len(self.asked.answers)):
+            rows = (self.asked.answer == number).nonzero()[:, 0]
+            form = self.layer.interaction(self.reads[rows[0]] / scale[rows[0]])
+            z = self.values[rows]
+            total += (self.written @ form @ self.written.mT) * (
+                (z * (weights[rows] * scale[rows])[:, None]).mT @ z
+            )
+        return total
+
+    @cached_property
+    def _scale(self) -> Float[Tensor, " case"]:
+        """Cases of the same answers read the same direction, each by its own length."""
+        return self.reads.norm(dim=1)
+
+    @cached_property
+    def pairs(self) -> pd.DataFrame:
+        """Every pair that is active together in any affected case, or adds anything: first, second,
+        weight, contrast, elsewhere, together, and what it adds to each class's margin, under the
+        class's label.
+
+        ``contrast`` is the mean over the affected classes, ``elsewhere`` over the others;
+        ``together`` is the share of affected cases that both are active in.
+        """
+        asked = self.asked
+        upper = torch.triu(torch.ones_like(self.weight), diagonal=1)
+        twice = 2 * upper + torch.eye(len(upper), dtype=upper.dtype)
+        classes = torch.eye(len(asked.signs), dtype=torch.float64)
+        added = torch.stack([self._added(asked.weights(one)) * twice for one in classes])
+        affected = asked.affected.double()
+        others = 1 - affected
+        inside = torch.tensordot(affected / affected.sum(), added, dims=1)
+        outside = torch.tensordot(others / others.sum().clamp(min=1), added, dims=1)
+        on = (self.values != 0).double()[affected[asked.label] > 0]
+        together = on.mT @ on / len(on)
+        first, second = ((added != 0).any(0) | (together.triu() > 0)).nonzero(as_tuple=True)
+        columns = {
+            "first": self.features[first],
+            "second": self.features[second],
+            "weight": self.weight[first, second],
+            "contrast": inside[first, second],
+            "elsewhere": outside[first, second],
+            "together": together[first, second],
+            **{label: added[c, first, second] for c, label in enumerate(asked.behaviour.labels)},
+        }
+        table = pd.DataFrame({name: column.numpy() for name, column in columns.items()})
+        return table.sort_values(
+            "contrast", key=abs, ascending=False, kind="stable", ignore_index=True
+        )
+
+    @cached_property
+    def class_totals(self) -> Float[Tensor, " class"]:
+        """What the whole MLP adds to each class's margin."""
+        values = self.asked.side * (self.layer(self.x) * self.reads).sum(1)
+        return self.asked.class_means(values)
+
+    def computed(self, pairs: pd.DataFrame) -> Float[Tensor, "pair two"]:
+        """Of the target effect of some pairs, what is computed and what inherited, in logits:
+        ``weight · (Nᵢ Sⱼ + Sᵢ Nⱼ)`` and ``weight · (μᵢ Xⱼ + Xᵢ μⱼ)``."""
+        place = {int(feature): i for i, feature in enumerate(self.features)}
+        i, j = (torch.tensor([place[f] for f in pairs[name]]) for name in ("first", "second"))
+        effects, target = self.asked.effects(self.values), self.asked.target
+        sign = 1.0 if self.origins.contrast >= 0 else -1.0
+        weight = sign * self.weight[i, j]
+        made = sum(
+            (effects[a, i] * effects[a ^ target, j] for a in range(1, len(effects)) if a != target),
+            torch.zeros(len(i), dtype=torch.float64),
+        )
+        held = effects[0, i] * effects[target, j] + effects[target, i] * effects[0, j]
+        return torch.stack([weight * made, weight * held], dim=1)
+
+    @cached_property
+    def totals(self) -> dict[str, float]:
+        """The contrast as a sum: features' pairs, the constant's, the error's, the plain bias; and
+        ``MLP``, the whole."""
+        asked, constant = self.asked, self.dictionary.n_feature
+        weights = asked.weights(asked.affected)
+        with_constant = self.pairs["second"] == constant
+        outputs = self.layer(self.x)
+        whole = float((weights * (outputs * self.reads).sum(1)).sum())
+        bias = 0.0
+        if self.layer.down_bias is not None:
+            bias = float((weights * (self.reads @ self.layer.down_bias)).sum())
+        told = {
+            "pairs": float(self.pairs.loc[~with_constant, "contrast"].sum()),
+            "constant": float(self.pairs.loc[with_constant, "contrast"].sum()),
+            "bias": bias,
+        }
+        return told | {"error": self._error(weights), "MLP": whole}
+
+    def _error(self, weights: Float[Tensor, " case"]) -> float:
+        left, right = self.layer.factors
+        lifted, missed = _lifted(self.x, self.layer), self.error
+        known = lifted - missed
+        through = (lifted @ left.mT) * (lifted @ right.mT) - (known @ left.mT) * (known @ right.mT)
+        return float((weights * ((through @ self.layer.down.mT) * self.reads).sum(1)).sum())
+
+
+def _lifted(x: Float[Tensor, "case model"], layer: BilinearLayer) -> Float[Tensor, "case input"]:
+    if not layer.has_constant:
+        return x
+    return torch.cat([x, x.new_ones(len(x), 1)], dim=1)
+
+
+def sites_of(layer: int) -> tuple[Site, Site]:
+    """Where the dictionaries of a layer's circuits sit: what its MLP is given, and gives."""
+    return Site("mlp_in", layer), Site("mlp_out", layer)

@@ -1,0 +1,177 @@
+"""One number that a model computed, as a sum: pairs of features, squares, constants, error, direct.
+
+What a reader reads of an MLP's output (an output feature's activation before any selection, or a
+direction of any kind) is a quadratic form of the MLP's input. With that input written in features,
+``x = Σ zᵢ dᵢ + offset + error``, the form falls into terms, and their sum is the model's own number
+but for rounding. What a reader would get wrong: the terms with the dictionary's *error* are rows
+like any other. Left out, the account would not add up.
+
+A dictionary of ``resid_mid`` stands before the norm, which divides a token by its scale ``s``:
+its pairs come with the common factor ``1/s²``, which is data.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from circuits.algebra.bilinear import BilinearLayer
+from circuits.errors import ModelError, SiteError, check_index, check_width
+from circuits.model import Model, Site
+from circuits.plotting.display import html_of
+from sae.dictionary import Dictionary
+
+_INPUTS = ("mlp_in", "resid_mid")
+_OUTPUTS = ("mlp_out", "resid_post")
+
+
+@dataclass(frozen=True, eq=False)
+class Reader:
+    """What is read of an MLP's output, or of the stream after it: ``direction · y + bias``."""
+
+    direction: Float[Tensor, " model"]
+    bias: float = 0.0
+    point: str = "mlp_out"
+    name: str = "direction"
+
+    def __post_init__(self) -> None:
+        if self.point not in _OUTPUTS:
+            raise SiteError(
+                f"ledger: {self.name} reads {self.point}, which no MLP writes to. Read "
+                f"{' or '.join(_OUTPUTS)}."
+            )
+
+    @classmethod
+    def of(cls, dictionary: Dictionary, feature: int) -> Reader:
+        """A feature's activation before any selection: the encoder's row."""
+        site = dictionary.known_site("ledger")
+        feature = check_index("Reader.of", feature, dictionary.n_feature, "feature")
+        row = dictionary.encoder[feature]
+        bias = float(dictionary.bias[feature] - row @ dictionary.offset)
+        return cls(row, bias, site.point, f"feature {feature} of {site}")
+
+
+@dataclass(frozen=True, eq=False)
+class Ledger:
+    """The rows, the model's own number, and how far apart they are."""
+
+    rows: pd.DataFrame  # kind, first, second, value; strongest first
+    computed: float  # by the model
+    reader: str
+    where: str
+
+    @property
+    def total(self) -> float:
+        """What the rows add up to."""
+        return float(self.rows["value"].sum())
+
+    @property
+    def off_by(self) -> float:
+        """The difference to the model's number, relative to it."""
+        return abs(self.total - self.computed) / max(abs(self.computed), 1e-300)
+
+    @property
+    def kinds(self) -> pd.Series:
+        """The sum of each kind of row."""
+        return self.rows.groupby("kind")["value"].sum()
+
+    def _repr_html_(self) -> str:
+        sums = self.kinds.rename("sum").reset_index()
+        said = f"{self!r} Rows add up to {self.total:.6g}: off by {self.off_by:.1e} of the number."
+        return html_of(said, sums=sums, strongest_rows=self.rows.head(12))
+
+    def __repr__(self) -> str:
+        told = ", ".join(f"{kind} {value:+.3g}" for kind, value in self.kinds.items())
+        return f"Ledger({self.reader} {self.where}: {self.computed:.6g} = {told})"
+
+
+def ledger(
+    model: Model,
+    layer: int,
+    inputs: Dictionary,
+    reader: Reader,
+    tokens: Int64[Tensor, " pos"],
+    position: int,
+) -> Ledger:
+    """The account of what ``reader`` reads at one token of one row of tokens.
+
+    ``inputs`` are features of ``mlp_in`` or ``resid_mid`` of the layer. Kinds of rows: ``pair`` and
+    ``square`` of features; ``linear``, a feature with the constant; ``constant``; ``error``, all
+    terms with what the dictionary misses, alone or with a feature; ``direct``, what the stream
+    before the MLP adds where the stream after it is read.
+    """
+    site = inputs.known_site("ledger")
+    if site.point not in _INPUTS or site.layer != layer:
+        raise SiteError(
+            f"ledger: the input features are of {site}, and the MLP of layer {layer} reads "
+            f"mlp_in@{layer}, or resid_mid@{layer} through its norm. Take a dictionary of those."
+        )
+    check_width("ledger", reader.direction, model.d_model, "the reader")
+    if tokens.ndim != 1 or not 0 < position < len(tokens):
+        raise ModelError(
+            f"ledger: position {position} of tokens of shape {tuple(tokens.shape)}. Give one row "
+            f"of tokens, and a position from 1 (0 begins the text) to its last."
+        )
+    at = [site, Site("resid_mid", layer), Site(reader.point, layer)]
+    with torch.no_grad():
+        found = {s: x[0, position].double() for s, x in model.read(tokens[None], at).items()}
+    parts, names = _parts(model, layer, inputs, found[site])
+    direction = reader.direction.double().to(parts)
+    weights = _layer(model, layer, site).to(torch.float64)
+    form = parts @ weights.interaction(direction) @ parts.mT
+    level = reader.bias
+    if weights.down_bias is not None:
+        level += float(weights.down_bias @ direction)
+    rows = list(_terms(form, names))
+    rows.append(("constant", -1, -1, level))
+    if reader.point == "resid_post":
+        rows.append(("direct", -1, -1, float(found[at[1]] @ direction)))
+    table = pd.DataFrame(rows, columns=["kind", "first", "second", "value"])
+    table = table.sort_values("value", key=abs, ascending=False, kind="stable", ignore_index=True)
+    computed = float(found[at[2]] @ direction) + reader.bias
+    return Ledger(table, computed, reader.name, f"at token {position}")
+
+
+def _layer(model: Model, layer: int, site: Site) -> BilinearLayer:
+    return model.layer(layer, fold_norm=site.point == "resid_mid")
+
+
+def _parts(
+    model: Model, layer: int, inputs: Dictionary, x: Float[Tensor, " model"]
+) -> tuple[Float[Tensor, "part input"], list[int]]:
+    """What the MLP is given as a sum: active features, the constant, the error; and the features'
+    numbers."""
+    code = inputs.active(x[None].to(inputs.dtype))
+    chosen = code.features[code.active].long()
+    written = code.values[code.active].double()[:, None] * inputs.decoder[chosen].double()
+    offset = inputs.offset.double()
+    error = x - written.sum(0) - offset
+    parts = torch.cat([written, offset[None], error[None]])
+    assert inputs.site is not None  # the caller asked for it
+    if inputs.site.point == "resid_mid":
+        parts = parts / model.scale(x)
+    if model.layer(layer).has_constant:
+        one = parts.new_zeros(len(parts), 1)
+        one[-2] = 1
+        parts = torch.cat([parts, one], dim=1)
+    return parts, chosen.tolist()
+
+
+def _terms(form: Float[Tensor, "part part"], names: list[int]) -> Any:
+    """Each pair of parts once: kind, the features' numbers (−1: none), value."""
+    n, constant, error = len(names), len(names), len(names) + 1
+    values = (form + form.mT).tolist()
+    for i in range(n):
+        yield "square", names[i], names[i], values[i][i] / 2
+        for j in range(i + 1, n):
+            first, second = sorted((names[i], names[j]))
+            yield "pair", first, second, values[i][j]
+        yield "linear", names[i], -1, values[i][constant]
+        yield "error", names[i], -1, values[i][error]
+    yield "constant", -1, -1, values[constant][constant] / 2
+    yield "error", -1, -1, values[constant][error] + values[error][error] / 2

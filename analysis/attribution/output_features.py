@@ -1,0 +1,123 @@
+"""Through which output features a behaviour's contrast goes, and which of them tell its classes.
+
+To carry and to tell are two things: the features that most of the contrast goes through are often
+shared by classes that ask for one answer (bad, not good), and a feature that is active in one class
+alone may add little. A circuit names both, each with its share.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from analysis.behaviour.in_model import Asked
+from circuits.graph.circuit import Detector, Output
+from sae.dictionary import Dictionary
+
+_N_OUTPUTS = 8  # features that the contrast goes through, at most
+_ENOUGH = 0.9  # of the contrast
+_N_DETECTORS = 4  # features of a class, at most
+_N_LIKELY = 64  # features whose cuts are tried, those that tell a class best without one
+_GAIN = 0.01  # of F1 that another feature must bring
+
+
+class OutputFeatures:
+    """The output features' activations on some cases, and what goes through each."""
+
+    def __init__(self, asked: Asked, dictionary: Dictionary) -> None:
+        self.asked, self.dictionary = asked, dictionary.to("cpu")
+        site = dictionary.known_site("output features")
+        n_layer = asked.model.n_layer
+        last = f"resid_post@{n_layer - 1}"
+        found = asked.read([str(site), last])
+        reads = asked.directions() / asked.final_scale(found[last])[:, None]
+        self.reads = reads.to(self.dictionary.dtype)
+        self.active = self.dictionary.encode(found[str(site)])
+        self.whole = float(
+            (asked.weights(asked.affected) * (found[str(site)] * reads).sum(1)).sum()
+        )
+
+    @cached_property
+    def shares(self) -> Float[Tensor, " feature"]:
+        """Of the contrast, through each feature; they and the error's sum to one."""
+        weights = self.asked.weights(self.asked.affected)
+        through = torch.zeros(self.dictionary.n_feature, dtype=torch.float64)
+        for number in range(len(self.asked.answers)):
+            rows = self.asked.answer == number
+            length = self.reads[rows].norm(dim=1)
+            direction = self.reads[rows][0] / length[0]
+            mean = (self.active[rows] * (weights[rows] * length)[:, None]).sum(0)
+            through += mean * (self.dictionary.decoder @ direction)
+        return through / self.whole
+
+    @property
+    def effects(self) -> Float[Tensor, " feature"]:
+        """On the logit difference, for one of each feature on the mean case."""
+        return self.dictionary.decoder @ self.reads.mean(0)
+
+    def detectors(self) -> list[tuple[str, list[int], list[float]]]:
+        """For each affected class the few features, each above its cut, that tell it best."""
+        behaviour, label = self.asked.behaviour, self.asked.label
+        return [
+            (name, *_detecting(self.active, label == behaviour.labels.index(name)))
+            for name in behaviour.affected
+        ]
+
+    def f1(self, name: str, features: list[int], cuts: list[float]) -> float:
+        """Of a class's detector, on these cases."""
+        truth = self.asked.label == self.asked.behaviour.labels.index(name)
+        told = (self.active[:, features] > torch.tensor(cuts)).any(1)
+        return _f1(told[:, None], truth)[0]
+
+    def named(self, detectors: tuple[Detector, ...]) -> tuple[Output, ...]:
+        """Those that most of the contrast goes through, and those that tell its classes."""
+        shares, effects = self.shares, self.effects
+        order = shares.argsort(descending=True, stable=True)[:_N_OUTPUTS].tolist()
+        enough = int((shares[order].cumsum(0) < _ENOUGH).sum()) + 1
+        chosen = [feature for feature in order[:enough] if shares[feature] > 0]
+        told = [feature for detector in detectors for feature in detector.features]
+        outputs = []
+        for feature in dict.fromkeys([*chosen, *told]):
+            classes = [d.label for d in detectors if feature in d.features]
+            label = f"feature {feature}" + (f" ({', '.join(classes)})" if classes else "")
+            effect, share = float(effects[feature]), float(shares[feature])
+            outputs.append(Output(feature, label, effect, share))
+        return tuple(outputs)
+
+
+def _f1(told: Bool[Tensor, "case way"], truth: Bool[Tensor, " case"]) -> list[float]:
+    hits = (told & truth[:, None]).sum(0).double()
+    return (2 * hits / (told.sum(0) + truth.sum()).clamp(min=1)).tolist()
+
+
+def _detecting(
+    active: Float[Tensor, "case feature"], truth: Bool[Tensor, " case"]
+) -> tuple[list[int], list[float]]:
+    """Greedily the feature and cut that raise F1 most, while they raise it by a hundredth."""
+    quantiles = torch.linspace(0, 0.95, 20)
+    told, features, cuts, best = torch.zeros_like(truth), [], [], 0.0
+    for _ in range(_N_DETECTORS):
+        plain = torch.tensor(_f1((active > 0) | told[:, None], truth))
+        likely = plain.argsort(descending=True, stable=True)[:_N_LIKELY]
+        top = active[:, likely].max(0).values
+        ways = [
+            (score, int(feature), float(share * top[place]))
+            for share in quantiles
+            for place, (feature, score) in enumerate(
+                zip(
+                    likely,
+                    _f1((active[:, likely] > share * top) | told[:, None], truth),
+                    strict=True,
+                )
+            )
+        ]
+        score, feature, cut = max(ways, key=lambda way: (round(way[0], 9), -way[1], -way[2]))
+        if score < best + _GAIN:
+            break
+        best, told = score, told | (active[:, feature] > cut)
+        features.append(feature)
+        cuts.append(cut)
+    return features, cuts

@@ -1,0 +1,1 @@
+"""Behaviours: texts in classes with answers, and the same in one model's tokens."""

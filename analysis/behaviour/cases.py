@@ -1,0 +1,355 @@
+"""A behaviour: texts in classes, and the answers that fit each and those that do not.
+
+Classes differ in one named factor or in two that cross (negated or not, good or bad). What a model
+makes of a case is its *margin*: how much higher the logits of the fitting answers are than those
+of the others. What a reader would get wrong: an accuracy of 1.00 stays while margins halve, so
+effects are told in margins, class by class.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import pandas as pd
+
+from analysis.behaviour.in_model import Asked, asked
+from circuits.corpus.documents import built_in
+from circuits.corpus.stories.lexicon import Lexicon
+from circuits.corpus.stories.prompts import BEHAVIOURS, MinimalPair, minimal_pairs
+from circuits.errors import BehaviourError, check_count
+from circuits.model import Model
+from circuits.model.evaluation import CASES
+from circuits.plotting.display import html_of
+from circuits.storage.files import written_whole
+
+Metric = Literal["logit difference", "probability"]
+
+_KEYS = ("text", "label", "right", "wrong", "factors", "pair", "position")
+_LABELS: dict[str, dict[tuple[bool, ...], str]] = {
+    "negation": {
+        (False, True): "good",
+        (False, False): "bad",
+        (True, True): "not good",
+        (True, False): "not bad",
+    },
+    "pronoun": {(False,): "boy", (True,): "girl"},
+    "but": {(True,): "good, but", (False,): "bad, but"},
+}
+_MATTER = ("positive", "negative", "negators", "intensifiers", "glad", "sad", "cheers", "tears")
+_TAKEN = {
+    *("feature", "mean", "both"),
+    *("first", "second", "weight", "contrast", "elsewhere", "together"),
+    *("edit", "n_pairs", "taken", "low", "high", "moved", "faithfulness"),
+}
+_TWINS = (("positive", "negative"), ("glad", "sad"), ("cheers", "tears"))
+
+
+@dataclass(frozen=True)
+class Case:
+    """A text, and how it should and should not go on after a position of it."""
+
+    text: str
+    label: str  # its class
+    right: tuple[str, ...]  # answers that fit, each a single token
+    wrong: tuple[str, ...]
+    factors: Mapping[str, bool] = field(default_factory=dict)
+    pair: int | None = None  # cases of one number differ in the factors alone
+    position: int | None = None  # the token that is followed by an answer; None: the last
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """Cases of every class, and what is measured of them.
+
+    ``"logit difference"`` is the mean logit of the right answers less that of the wrong ones;
+    ``"probability"`` the chance of any right answer less that of any wrong one.
+    """
+
+    name: str
+    cases: tuple[Case, ...]
+    metric: Metric = "logit difference"
+
+    def __post_init__(self) -> None:
+        faults = []
+        if self.metric not in get_args(Metric):
+            faults.append(f"metric {self.metric!r} is none of {get_args(Metric)}")
+        counts = {label: 0 for label in self.labels}
+        for case in self.cases:
+            counts[case.label] += 1
+        if few := [label for label, n in counts.items() if n < 2]:
+            faults.append(
+                f"{_listed(few)} of one case: without a second one no spread is known, and no "
+                f"interval"
+            )
+        if len(counts) not in (2, 4):
+            faults.append(f"{len(counts)} classes ({_listed(counts)}), where 2 or 2 x 2 can be set "
+                          f"against each other")  # fmt: skip
+        if not self.name.strip():
+            faults.append("it has no name")
+        if same := [name for name in (*counts, *self._named_factors()) if name in _TAKEN]:
+            faults.append(
+                f"classes or factors are called {_listed(same)}, as columns of its tables are"
+            )
+        if twice := self._twice():
+            faults.append(
+                f"{len(twice)} texts are there twice with the same position, as {twice[0]!r:.60}: "
+                f"each case is to count once, and in one class"
+            )
+        if both := [case.text for case in self.cases if set(case.right) & set(case.wrong)]:
+            faults.append(
+                f"{len(both)} cases have an answer both right and wrong, as {both[0]!r:.60}"
+            )
+        empty = [case.text for case in self.cases if not (case.right and case.wrong)]
+        if empty:
+            faults.append(f"{len(empty)} cases without right or wrong answers, as {empty[0]!r:.60}")
+        if not faults:
+            faults += self._faulty_factors()
+        if faults:
+            raise BehaviourError(f"behaviour {self.name!r}: {'; '.join(faults)}. Mend its cases.")
+
+    def _named_factors(self) -> list[str]:
+        return list(dict.fromkeys(name for case in self.cases for name in case.factors))
+
+    def _twice(self) -> list[str]:
+        seen = set()
+        told = []
+        for case in self.cases:
+            if (case.text, case.position) in seen:
+                told.append(case.text)
+            seen.add((case.text, case.position))
+        return told
+
+    def _faulty_factors(self) -> list[str]:
+        names = {tuple(case.factors) for case in self.cases}
+        if names == {()} and len(self.labels) == 2:
+            return []
+        if len(names) > 1 or 2 ** len(self.factors) != len(self.labels):
+            return [
+                f"its {len(self.labels)} classes name the factors "
+                f"{' / '.join(sorted(str(list(each)) for each in names))}: two classes need one "
+                f"factor (or none named), four need two, the same in every case"
+            ]
+        known = {(case.label, tuple(case.factors.values())) for case in self.cases}
+        if len(known) != len(self.labels) or len({values for _, values in known}) != len(known):
+            return ["a class has cases of different factors, or two classes the same factors"]
+        return []
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """The classes, in order of appearance."""
+        return tuple(dict.fromkeys(case.label for case in self.cases))
+
+    @cached_property
+    def factors(self) -> tuple[str, ...]:
+        """What classes differ in: one name, or two; of two plain classes, the second's label."""
+        return tuple(self.cases[0].factors) or (self.labels[1],)
+
+    def value_of(self, case: Case, factor: str) -> bool:
+        """Whether a factor is present in a case."""
+        return case.factors[factor] if case.factors else case.label == factor
+
+    @property
+    def affected(self) -> tuple[str, ...]:
+        """The classes that a circuit must be seen in: of two factors, where the first is present
+        (not good, not bad); of one, both."""
+        if len(self.factors) == 1:
+            return self.labels
+        present = {c.label for c in self.cases if self.value_of(c, self.factors[0])}
+        return tuple(label for label in self.labels if label in present)
+
+    def ask(self, model: Model) -> Asked:
+        """The cases as tokens of a model, its answers and their classes."""
+        return asked(self, model)
+
+    def halves(self) -> tuple[Behaviour, Behaviour]:
+        """Every other pair, so that what is chosen on one half can be measured on the other."""
+        of_pair: dict[object, list[Case]] = {}
+        for number, case in enumerate(self.cases):  # a case without a pair is one of its own
+            of_pair.setdefault((case.pair, number if case.pair is None else None), []).append(case)
+        seen: dict[tuple[str, ...], int] = {}  # pairs of some classes so far
+        parts: tuple[list[Case], list[Case]] = [], []
+        for cases in of_pair.values():
+            kind = tuple(sorted(case.label for case in cases))
+            seen[kind] = seen.get(kind, 0) + 1
+            parts[(seen[kind] - 1) % 2].extend(cases)
+        few = [x for x in self.labels if min(sum(c.label == x for c in p) for p in parts) < 2]
+        if few:
+            raise BehaviourError(
+                f"behaviour {self.name!r} has too few cases of {_listed(few)}: a circuit is chosen "
+                f"on one half of the pairs and measured on the other, and each half needs two of "
+                f"every class. Add cases."
+            )
+        first, second = (Behaviour(self.name, tuple(part), self.metric) for part in parts)
+        return first, second
+
+    def save(self, path: str | Path) -> Path:
+        """Write the cases as JSONL, one a line."""
+        given = ({key: _plain(getattr(case, key)) for key in _KEYS} for case in self.cases)
+        rows = [{k: value for k, value in row.items() if value not in (None, {})} for row in given]
+        with written_whole(path) as file:
+            file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        return Path(path)
+
+    @classmethod
+    def load(
+        cls, path: str | Path, metric: Metric = "logit difference", *, name: str | None = None
+    ) -> Behaviour:
+        """The cases of a JSONL file: text, label, right, wrong, and where they have them factors,
+        pair and position. The behaviour is named after the file, or as given."""
+        path = Path(path)
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise BehaviourError(f"{path} cannot be read ({error}). Name a JSONL file.") from error
+        cases = [
+            _case(f"{path}, line {number}", line)
+            for number, line in enumerate(lines, start=1)
+            if line.strip()
+        ]
+        if not cases:
+            raise BehaviourError(f"{path} has no cases. Write one a line, as JSON.")
+        return cls(name or path.stem, tuple(cases), metric)
+
+    def _repr_html_(self) -> str:
+        first = {case.label: case for case in reversed(self.cases)}
+        rows = [
+            {
+                "class": label,
+                "cases": sum(case.label == label for case in self.cases),
+                "one of them": first[label].text,
+                "should go on with": ", ".join(first[label].right),
+                "not with": ", ".join(first[label].wrong),
+            }
+            for label in self.labels
+        ]
+        return html_of(repr(self), classes=pd.DataFrame(rows))
+
+    def __repr__(self) -> str:
+        return f"Behaviour({self.name}: {len(self.cases)} cases of {', '.join(self.labels)})"
+
+
+def built_in_behaviour(
+    name: str, model: Model | None = None, n: int = 128, *, seed: int = 0
+) -> Behaviour:
+    """One of the behaviours that the little stories teach, as ``n`` minimal pairs.
+
+    With a model whose tokenizer does not have all the stories' words as single tokens, those words
+    are used that it has.
+    """
+    if name not in BEHAVIOURS:
+        raise BehaviourError(
+            f"no behaviour '{name}' is built in; there are {', '.join(BEHAVIOURS)}. Write cases of "
+            f"your own as JSONL and name the file."
+        )
+    check_count("built_in_behaviour", n, None, "n")
+    lexicon = None if model is None else _known_lexicon(model)
+    cases = []
+    for number, pair in enumerate(_different(name, n, seed, lexicon)):
+        parts = zip(pair.texts, pair.factors, pair.right, pair.wrong, strict=True)
+        for text, factors, right, wrong in parts:
+            label = _LABELS[name][tuple(factors.values())]
+            cases.append(Case(text, label, right, wrong, factors, number))
+    return Behaviour(name, tuple(cases))
+
+
+def told_in_stories(n: int = 1000, *, seed: int = 0) -> Behaviour:
+    """Negation as it comes in running stories: their first ``n`` reactions, each told up to its
+    word, in the four classes of the stories' own truth.
+
+    No minimal pairs: clauses of every form, with whatever was told before. What two stories tell
+    alike counts once.
+    """
+    stories = built_in(seed).stories(0, check_count("told_in_stories", n, None, "n"))
+    lexicon, texts = Lexicon(), [text.split() for text in stories.texts]
+    glad, sad = (*lexicon.glad, *lexicon.cheers), (*lexicon.sad, *lexicon.tears)
+    labels = {values: label for label, values in CASES.items()}
+    cases: dict[str, Case] = {}
+    for row in stories.reactions.head(n).to_dict("records"):
+        text = " ".join(texts[row["document"]][: row["position"]])
+        positive, negated = bool(row["polarity"] > 0), bool(row["negated"])
+        right, wrong = (glad, sad) if row["sentiment"] > 0 else (sad, glad)
+        factors = {"negated": negated, "positive": positive}
+        label = labels[1 if positive else -1, negated]
+        cases.setdefault(text, Case(text, label, right, wrong, factors))
+    return Behaviour("negation", tuple(cases.values()))
+
+
+def _different(name: str, n: int, seed: int, lexicon: Lexicon | None) -> list[MinimalPair]:
+    """As many pairs, of the first that are drawn, that have no text in common."""
+    kept: list[MinimalPair] = []
+    texts: set[str] = set()
+    for pair in minimal_pairs(name, 2 * n + 16, seed=seed, lexicon=lexicon):
+        if len(kept) < n and not texts & set(pair.texts):
+            kept.append(pair)
+            texts |= set(pair.texts)
+    if len(kept) < n:
+        raise BehaviourError(
+            f"built_in_behaviour: {2 * n + 16} pairs of '{name}' are only {len(kept)} different "
+            f"ones, of {n} wanted. Ask for fewer."
+        )
+    return kept
+
+
+def _known_lexicon(model: Model) -> Lexicon | None:
+    """The stories' words that matter, as far as a tokenizer has each as one token."""
+    from analysis.behaviour.in_model import single_tokens
+
+    tokenizer, plain = model.words("words"), Lexicon()
+    words = sorted({word for name in _MATTER for word in getattr(plain, name)})
+    known = single_tokens(tokenizer, "the cake was", words)
+    if len(known) == len(words):
+        return None
+    kept = {name: [w for w in getattr(plain, name) if w in known] for name in _MATTER}
+    for one, other in _TWINS:
+        least = min(len(kept[one]), len(kept[other]))
+        kept[one], kept[other] = kept[one][:least], kept[other][:least]
+    if short := [name for name, found in kept.items() if len(found) < 2]:
+        raise BehaviourError(
+            f"{model.path}: its tokenizer has fewer than two of the words for {', '.join(short)} "
+            f"as single tokens (of {_listed(getattr(plain, short[0]))}). Write cases with words "
+            f"that it has, as JSONL."
+        )
+    return Lexicon(**{name: tuple(found) for name, found in kept.items()})
+
+
+def _plain(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def _case(where: str, line: str) -> Case:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise BehaviourError(f"{where} is no JSON ({error}). Write one case a line.") from error
+    if not isinstance(row, dict):
+        raise BehaviourError(f"{where} is no JSON object. Write one case a line.")
+    missing = [key for key in _KEYS[:4] if key not in row]
+    faults = [f"no {key!r}" for key in missing]
+    faults += [f"an unknown {key!r}" for key in row if key not in _KEYS]
+    kinds: dict[str, Any] = {"text": str, "label": str, "factors": dict, "pair": int,
+                             "position": int}  # fmt: skip
+    for key, kind in kinds.items():
+        value = row.get(key)
+        left_out = value is None and (key not in _KEYS[:4] or key in missing)
+        if not left_out and (not isinstance(value, kind) or isinstance(value, bool)):
+            faults.append(f"{key} {value!r:.40}, which is no {kind.__name__}")
+    for key in ("right", "wrong"):
+        value = row.get(key, [])
+        if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
+            faults.append(f"{key} {value!r:.40}, which is no list of words")
+    factors = row.get("factors") or {}
+    if isinstance(factors, dict) and not all(isinstance(v, bool) for v in factors.values()):
+        faults.append("factors that are neither true nor false")
+    if faults:
+        raise BehaviourError(f"{where} has {', '.join(faults)}. Its keys are {', '.join(_KEYS)}.")
+    row["right"], row["wrong"] = tuple(row["right"]), tuple(row["wrong"])
+    return Case(**{key: value for key, value in row.items() if value is not None})
+
+
+def _listed(words: Any) -> str:
+    return ", ".join(repr(word) for word in words)

@@ -1,0 +1,331 @@
+"""A behaviour as one model is asked about it: tokens, answers, classes, and effects of factors.
+
+The *effects* of values over the classes are their mean, what each factor adds, and what two add
+together, ``x = μ + n N + s S + ns X`` with n and s −1 or 1: class means, exactly, of any numbers
+or vectors. Which answer is right follows one effect, the *target*: for negation that is X, because
+neither the negator nor the adjective alone decides.
+
+What a reader would get wrong: answers have a *side* that does not change with the class. A margin
+is towards the right answer; effects are of the logit difference towards one side, else the target
+would cancel.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from circuits.algebra.bilinear import computing_dtype
+from circuits.errors import BehaviourError
+from circuits.model import Model, Site
+
+if TYPE_CHECKING:
+    from analysis.behaviour.cases import Behaviour
+
+_AT_A_TIME = 256  # cases in a forward pass
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """The cases of a behaviour in a model's tokens."""
+
+    behaviour: Behaviour
+    model: Model
+    tokens: Int64[Tensor, "case pos"]
+    position: Int64[Tensor, " case"]  # the token that an answer follows
+    answers: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]  # pairs of sets: side +1, side −1
+    answer: Int64[Tensor, " case"]  # which of them
+    side: Float[Tensor, " case"]  # +1 where the first set is right
+    label: Int64[Tensor, " case"]
+    signs: Float[Tensor, "class effect"]  # columns: mean, each factor, both together
+    _draws: dict[tuple[int, int], Tensor] = field(default_factory=dict, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def effects_named(self) -> tuple[str, ...]:
+        """The effects in order: of a factor by its name, of both by the names together."""
+        factors = self.behaviour.factors
+        return ("mean", *factors, *([" x ".join(factors)] if len(factors) == 2 else []))
+
+    @cached_property
+    def target(self) -> int:
+        """The effect that tells which answer is right."""
+        sides = self.class_means(self.side)
+        for effect in range(1, self.signs.shape[1]):
+            if abs(float((self.signs[:, effect] * sides).mean())) == 1:
+                return effect
+        told = ", ".join(
+            f"{label} {float(side):+.2f}"
+            for label, side in zip(self.behaviour.labels, sides, strict=True)
+        )
+        raise BehaviourError(
+            f"behaviour {self.behaviour.name!r}: which answers are right follows neither a factor "
+            f"nor both together (mean side by class: {told}). Give each class one right side."
+        )
+
+    @cached_property
+    def affected(self) -> Float[Tensor, " class"]:
+        """1 for the classes that a circuit must be seen in, 0 for the others."""
+        labels = self.behaviour.labels
+        return torch.tensor([float(label in self.behaviour.affected) for label in labels])
+
+    @cached_property
+    def pair(self) -> Int64[Tensor, " case"] | None:
+        """The minimal pair of each case, counted from 0."""
+        numbers = [case.pair for case in self.behaviour.cases]
+        if None in numbers:
+            return None
+        order = {number: place for place, number in enumerate(dict.fromkeys(numbers))}
+        return torch.tensor([order[number] for number in numbers])
+
+    @property
+    def tiles(self) -> list[Int64[Tensor, "case pos"]]:
+        """The tokens of as many cases as are run at a time."""
+        return list(self.tokens.split(_AT_A_TIME))
+
+    def class_means(self, values: Float[Tensor, "case ..."]) -> Float[Tensor, "class ..."]:
+        """The mean over each class."""
+        return torch.stack([values[self.label == c].mean(0) for c in range(len(self.signs))])
+
+    def effects(self, values: Float[Tensor, "case ..."]) -> Float[Tensor, "effect ..."]:
+        """What the mean is, and what each factor and both together add."""
+        means = self.class_means(values)
+        signs = self.signs.to(means)
+        return torch.tensordot(signs.mT, means, dims=1) / len(signs)
+
+    def weights(self, classes: Float[Tensor, " class"]) -> Float[Tensor, " case"]:
+        """Of each case, so that a sum of values towards a side is the mean margin over some
+        classes, each class alike; in float64, for such sums are of parts that cancel."""
+        counts, chosen = torch.bincount(self.label, minlength=len(classes)), classes.double()
+        return self.side * (chosen / counts / chosen.sum())[self.label]
+
+    def resampled(
+        self, values: Float[Tensor, " case"], n: int, seed: int
+    ) -> Float[Tensor, "draw class"]:
+        """Class means of bootstrap draws: of whole pairs, or of each class's cases."""
+        counts = self._drawn(n, seed)
+        member = torch.nn.functional.one_hot(self.label, len(self.signs)).double()
+        total = counts @ (member * values.double().cpu()[:, None])
+        return total / (counts @ member).clamp(min=1e-300)
+
+    def _drawn(self, n: int, seed: int) -> Float[Tensor, "draw case"]:
+        """How often each case is in each draw; the same for all values, so kept."""
+        if (n, seed) not in self._draws:
+            dice = np.random.default_rng(seed)
+            unit = self.pair
+            if unit is None:
+                unit = torch.arange(len(self))
+                groups = [(self.label == c).nonzero()[:, 0] for c in range(len(self.signs))]
+            else:
+                groups = [torch.arange(int(unit.max()) + 1)]
+            counts = torch.zeros(n, int(unit.max()) + 1, dtype=torch.float64)
+            for members in groups:
+                size = len(members)
+                drawn = dice.multinomial(size, np.full(size, 1 / size), size=n)
+                counts[:, members] = torch.from_numpy(drawn).double()
+            self._draws[n, seed] = counts[:, unit]
+        return self._draws[n, seed]
+
+    def directions(self) -> Float[Tensor, "case model"]:
+        """What each case's logit difference towards side +1 reads from the last stream, divided by
+        its scale."""
+        reads = self.model.unembedding.cpu()
+        reads = reads.to(computing_dtype(reads))
+        each = torch.stack([reads[list(a)].mean(0) - reads[list(b)].mean(0)
+                            for a, b in self.answers])  # fmt: skip
+        return each[self.answer]
+
+    def final_scale(self, resid_post: Float[Tensor, "case model"]) -> Float[Tensor, " case"]:
+        """What the last norm divides by."""
+        epsilon = float(self.model.network.config.rms_norm_eps)
+        return (resid_post.square().mean(-1) + epsilon).sqrt()
+
+    @torch.no_grad()
+    def read(self, sites: Iterable[str | Site]) -> dict[str, Float[Tensor, "case model"]]:
+        """The activations at the position of each case, by ``point@layer``."""
+        found: dict[str, list[Tensor]] = {}
+        sites = list(sites)
+        for rows, position in zip(self.tiles, self.position.split(_AT_A_TIME), strict=True):
+            here = torch.arange(len(rows))
+            for site, x in self.model.read(rows, sites).items():
+                at = x[here, position].cpu()
+                found.setdefault(str(site), []).append(at.to(computing_dtype(at)))
+        return {site: torch.cat(parts) for site, parts in found.items()}
+
+    @torch.no_grad()
+    def logits(self) -> Float[Tensor, "case token"]:
+        """What the model expects after the position of each case."""
+        each = zip(self.tiles, self.position.split(_AT_A_TIME), strict=True)
+        logits = torch.cat([self.model.logits_at(rows, position).cpu() for rows, position in each])
+        return logits.to(computing_dtype(logits))
+
+    def difference(self, logits: Float[Tensor, "case token"]) -> Float[Tensor, " case"]:
+        """The behaviour's metric, towards side +1."""
+        chances = self.behaviour.metric == "probability"
+        values = logits.softmax(-1) if chances else logits
+        out = values.new_empty(len(self))
+        for number, (one, other) in enumerate(self.answers):
+            rows = self.answer == number
+            sets = (values[rows][:, list(side)] for side in (one, other))
+            a, b = (part.sum(1) if chances else part.mean(1) for part in sets)
+            out[rows] = a - b
+        return out
+
+    def margins(self, logits: Float[Tensor, "case token"] | None = None) -> Float[Tensor, " case"]:
+        """The metric towards the right answer; by default of the model as it is now."""
+        return self.side * self.difference(self.logits() if logits is None else logits)
+
+    def shown(self, margins: Float[Tensor, " case"]) -> Float[Tensor, " class"]:
+        """The share of each class's cases that the model gets right."""
+        return self.class_means((margins > 0).float())
+
+
+def asked(behaviour: Behaviour, model: Model) -> Asked:
+    """The cases in a model's tokens; refused with all that does not fit."""
+    tokenizer = model.words(f"behaviour {behaviour.name!r}")
+    texts = [case.text for case in behaviour.cases]
+    tokens = model.tokens(texts)
+    lengths = model.mask(tokens).sum(1)
+    faults = _unknown(tokenizer, tokens, texts)
+    known = _answers(behaviour, tokenizer, faults)
+    position = _positions(behaviour, lengths.tolist(), faults)
+    if faults:
+        raise BehaviourError(f"behaviour {behaviour.name!r}: {'; '.join(faults)}.")
+    sides, sets, numbers = _sides(behaviour)
+    answers = tuple((tuple(known[w] for w in a), tuple(known[w] for w in b)) for a, b in sets)
+    labels = behaviour.labels
+    kinds = {case.label: case for case in behaviour.cases}
+    values = torch.tensor(
+        [[behaviour.value_of(kinds[label], f) for f in behaviour.factors] for label in labels]
+    )
+    plus = values.float() * 2 - 1
+    signs = torch.cat([torch.ones(len(labels), 1), plus], dim=1)
+    if plus.shape[1] == 2:
+        signs = torch.cat([signs, plus.prod(1, keepdim=True)], dim=1)
+    return Asked(
+        behaviour,
+        model,
+        tokens.cpu(),
+        torch.tensor(position),
+        answers,
+        torch.tensor(numbers),
+        torch.tensor(sides),
+        torch.tensor([labels.index(case.label) for case in behaviour.cases]),
+        signs,
+    )
+
+
+def single_tokens(tokenizer: Any, before: str, words: Iterable[str]) -> dict[str, int]:
+    """The words that are one token after a text, and which."""
+    head = tokenizer(before, verbose=False)["input_ids"]
+    found = {}
+    for word in dict.fromkeys(words):
+        whole = tokenizer(f"{before} {word}", verbose=False)["input_ids"]
+        if whole[:-1] == head and whole[-1] != tokenizer.unk_token_id:
+            found[word] = whole[-1]
+    return found
+
+
+def _unknown(tokenizer: Any, tokens: Tensor, texts: list[str]) -> list[str]:
+    unknown = tokenizer.unk_token_id
+    if unknown is None or not bool((tokens == unknown).any()):
+        return []
+    rows = (tokens == unknown).any(1).nonzero()[:, 0].tolist()
+    words = {word for row in rows for word in texts[row].split()}
+    lost = [word for word in sorted(words) if tokenizer(word)["input_ids"][-1] == unknown]
+    return [f"{len(rows)} texts have words that the model does not know ({_suggested(tokenizer, lost)})"]  # fmt: skip  # noqa: E501
+
+
+def _answers(behaviour: Behaviour, tokenizer: Any, faults: list[str]) -> dict[str, int]:
+    """The token of every answer, as it goes on with the first text that asks for it."""
+    wanted: dict[str, str] = {}
+    for case in behaviour.cases:
+        for word in (*case.right, *case.wrong):
+            wanted.setdefault(word, case.text)
+    known: dict[str, int] = {}
+    by_text: dict[str, list[str]] = {}
+    for word, text in wanted.items():
+        by_text.setdefault(text, []).append(word)
+    for text, words in by_text.items():
+        known |= single_tokens(tokenizer, text, words)
+    if lost := [word for word in wanted if word not in known]:
+        faults.append(
+            f"answers must be single tokens, and {_suggested(tokenizer, lost)} "
+            f"{'is' if len(lost) == 1 else 'are'} not; take others, or the first piece of each"
+        )
+    return known
+
+
+def _suggested(tokenizer: Any, words: list[str]) -> str:
+    """The words, the first few with the nearest that the tokenizer has."""
+    plain = {token.lstrip("Ġ▁") for token in tokenizer.get_vocab()}
+    told = []
+    for place, word in enumerate(words):
+        near = difflib.get_close_matches(word, plain, n=3, cutoff=0.5) if place < 8 else []
+        told.append(f"{word!r}" + (f" (it has {', '.join(near)})" if near else ""))
+    return ", ".join(told)
+
+
+def _positions(behaviour: Behaviour, lengths: list[int], faults: list[str]) -> list[int]:
+    position = []
+    for case, length in zip(behaviour.cases, lengths, strict=True):
+        at = length - 1 if case.position is None else case.position
+        at = at + length if at < 0 else at
+        if not 0 < at < length:
+            faults.append(
+                f"position {case.position} of {case.text!r:.60}, which has the tokens 1 to "
+                f"{length - 1} (0 begins the text), or -1 to {1 - length} from its end"
+                if length > 1
+                else f"{case.text!r:.60} has no token that an answer could follow"
+            )
+            return []
+        position.append(at)
+    of_pair: dict[int, set[int]] = {}
+    for case, length in zip(behaviour.cases, lengths, strict=True):
+        if case.pair is not None:
+            of_pair.setdefault(case.pair, set()).add(length)
+    if uneven := [pair for pair, sizes in of_pair.items() if len(sizes) > 1]:
+        texts = [case.text for case in behaviour.cases if case.pair == uneven[0]]
+        faults.append(
+            f"the texts of {len(uneven)} pairs have unequal numbers of tokens, so positions in "
+            f"them mean different things, as {' / '.join(map(repr, texts[:2]))}; use words of as "
+            f"many tokens, or leave out 'pair'"
+        )
+    return position
+
+
+def _sides(behaviour: Behaviour) -> tuple[list[float], list[Any], list[int]]:
+    """Each case's side, the pairs of answer sets, and which of them each case asks for.
+
+    Side +1 is what is right in the first case, and so for all of its class: in whatever order the
+    cases of a pair come, a class has one side in all of them.
+    """
+    sides, numbers = [], []
+    sets: dict[tuple[tuple[str, ...], tuple[str, ...]], int] = {}
+    first: dict[int | None, tuple[tuple[str, ...], tuple[str, ...]]] = {}
+    side_of: dict[str, float] = {}
+    for case in behaviour.cases:
+        asks = (case.right, case.wrong)
+        known = side_of.get(case.label, 1.0)
+        pair = first.setdefault(case.pair, asks if known > 0 else asks[::-1])
+        if asks not in (pair, pair[::-1]):
+            raise BehaviourError(
+                f"behaviour {behaviour.name!r}: {case.text!r:.60} is asked for "
+                f"{case.right} against {case.wrong}, another case of its "
+                f"{'kind' if case.pair is None else 'pair'} for {pair[0]} against {pair[1]}. Cases "
+                f"that are compared need the same two sets of answers, either way round."
+            )
+        sides.append(1.0 if case.right == pair[0] else -1.0)
+        side_of.setdefault(case.label, sides[-1])
+        numbers.append(sets.setdefault(pair, len(sets)))
+    return sides, list(sets), numbers

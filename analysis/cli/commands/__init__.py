@@ -1,0 +1,29 @@
+"""What each command does: `circuits sae train` is ``sae_train``, called with the options given.
+
+A function here asks the packages and answers with what is to be told of it; it computes nothing
+and prints nothing. How options are spelt is `analysis.cli.options`' to say, what goes to stdout
+`analysis.cli`'s. What a reader would get wrong: a command's module is imported when the command is
+asked for, not before, because a shell that completes a word waits for it.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_IN = {
+    "model": ("model_train", "model_info", "model_generate"),
+    "dictionaries": ("sae_train", "sae_info", "sae_quality"),
+    "circuits": ("interactions", "find", "validate", "rank", "export"),
+    "pages": ("demo", "report"),
+    "studies": ("gates", "calibrate", "digits"),
+    "shell": ("completion",),
+}
+_AT = {name: f"analysis.cli.commands.{module}" for module, names in _IN.items() for name in names}
+
+__all__ = sorted(_AT)
+
+
+def __getattr__(name: str) -> Any:
+    """The function of a command, from its module."""
+    if name in _AT:
+        return getattr(import_module(_AT[name]), name)
+    raise AttributeError(f"module 'analysis.cli.commands' has no attribute '{name}'")

@@ -1,0 +1,114 @@
+"""`circuits sae train|info|quality`."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.cli.answers import Told, lined
+from analysis.cli.commands.inputs import (
+    corpus_for,
+    held_out,
+    model_and_dictionaries,
+    model_folder,
+    planned,
+    saved_when_interrupted,
+)
+from analysis.quality import quality
+from analysis.runs.training import run_saes
+from circuits.errors import DictionaryError
+from circuits.model import load_model
+from circuits.storage.progress import progress
+from sae import Dictionary, TrainingPlan, load_dictionaries, load_dictionary
+from sae.loading import is_dictionary
+from sae.training.loggers import watched_by
+
+
+def sae_train(options: Namespace) -> Told:
+    """Dictionaries in RUN/saes."""
+    plan = planned(
+        TrainingPlan,
+        options.plan,
+        sites=options.sites and tuple(options.sites),
+        n_features=options.features,
+        k=options.k,
+        n_tokens=options.tokens,
+        seed=options.seed,
+    )
+    run = Path(options.run_folder)
+    model = load_model(model_folder(options.run_folder), device=options.device)
+    corpus = corpus_for(options, model, plan.seed)
+    out = run / "saes"
+    log = None if options.log is None else watched_by(options.log, run)
+    with saved_when_interrupted(out):
+        trained = run_saes(run, model, plan, corpus, options.device, log)
+    return _told({out / site.hook_name: each for site, each in trained.items()})
+
+
+def sae_info(options: Namespace) -> Told:
+    """What the dictionaries of a run, or one dictionary, are."""
+    where = Path(options.where)
+    if where.is_dir() and not is_dictionary(where):
+        folder = where / "saes" if (where / "saes").is_dir() else where
+        found = load_dictionaries(where, device="cpu")
+        return _told({folder / site.hook_name: each for site, each in found.items()})
+    return _told({where: load_dictionary(options.where, device="cpu")})
+
+
+def sae_quality(options: Namespace) -> Told:
+    """How well each dictionary of a run stands in for its site."""
+    model, dictionaries = model_and_dictionaries(options)
+    corpus = held_out(options, model)
+    rows = [
+        quality(dictionary, model, corpus, n_documents=options.documents, seed=options.seed).assign(
+            site=str(site)
+        )
+        for site, dictionary in progress(dictionaries.items(), "quality", "site")
+    ]
+    table = pd.concat(rows).set_index("site")
+    text = table.T.to_string(float_format=lambda value: f"{value:.4g}")
+    return Told(text, table.to_dict("index"))
+
+
+def _told(dictionaries: dict[Path, Dictionary]) -> Told:
+    rows = [_row(folder, dictionary) for folder, dictionary in dictionaries.items()]
+    return Told("\n\n".join(map(lined, rows)), rows)
+
+
+def _row(folder: Path, dictionary: Dictionary) -> dict[str, object]:
+    row: dict[str, object] = {
+        "folder": str(folder),
+        "site": None if dictionary.site is None else str(dictionary.site),
+        "features": dictionary.n_feature,
+        "width": dictionary.d_model,
+        "active": "by threshold" if dictionary.k is None else dictionary.k,
+    }
+    statistics = dictionary.statistics
+    if statistics is not None:
+        frequency = statistics.frequency
+        row |= {
+            "l0": float(frequency.sum()),
+            "dead_share": float((frequency == 0).float().mean()),
+            "dense_share": float((frequency > 0.1).float().mean()),
+            "tokens_measured": int(statistics.n_token),
+        }
+    last = _last_of(folder / "metrics.jsonl")
+    return row if last is None else row | {"fvu": last["fvu"], "steps": last["step"]}
+
+
+def _last_of(metrics: Path) -> dict[str, float] | None:
+    """What was noted last while it was trained; a copy need not have it."""
+    lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else []
+    if not lines:
+        return None
+    try:
+        last = json.loads(lines[-1])
+        return {name: last[name] for name in ("fvu", "step")}
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DictionaryError(
+            f"{metrics}: its last line tells no step of a training ({error!r}). It was cut short "
+            f"or is another file: restore it, or remove it."
+        ) from error

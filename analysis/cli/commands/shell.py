@@ -1,0 +1,30 @@
+"""`circuits completion`: the parser, told to a shell.
+
+shtab writes the scripts; what it cannot know is which words are paths. That is read from the words
+that the help shows in their place, so that an option with one of them completes at once.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+import shtab
+
+from analysis.cli.answers import Told
+from analysis.cli.options import parser, with_all_below
+
+_PATHS = {
+    **dict.fromkeys(("RUN", "FOLDER", "MODEL"), shtab.DIRECTORY),
+    **dict.fromkeys(("PATH", "FILE", "CIRCUIT"), shtab.FILE),
+}
+
+
+def completion(options: Namespace) -> Told:
+    """A script that completes the command in a shell."""
+    whole = parser()
+    for each in with_all_below(whole):
+        for action in each._actions:
+            if action.metavar in _PATHS:
+                action.complete = _PATHS[action.metavar]  # type: ignore[attr-defined]  # shtab's own
+    script = shtab.complete(whole, options.shell)
+    return Told(script, {"shell": options.shell, "script": script})

@@ -1,0 +1,124 @@
+"""Circuits without a behaviour: the output features of a layer that look most like gates.
+
+An output is proposed for what its weights alone say: significant pairs that build most of its form
+together, groups among their features with a gate between them, and a form that few eigenvectors
+hold. Outputs whose forms are opposite ends of one direction (not good, not bad) are named together.
+What a reader would get wrong: a proposal is no finding. What a gate does to the model's answers is
+for a behaviour and `validate` to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Literal
+
+import pandas as pd
+
+from analysis.attribution.contrast import sites_of
+from analysis.discovery.find import check_dictionaries, layers_with_dictionaries
+from circuits.algebra.interactions import Interactions
+from circuits.algebra.similarity import nearest_outputs
+from circuits.errors import DictionaryError, check_count
+from circuits.graph.build import interaction_graph
+from circuits.graph.circuit import Circuit
+from circuits.groups.clusters import clusters
+from circuits.model import Model, Site
+from circuits.storage.progress import progress
+from sae.dictionary import Dictionary
+
+OPPOSITE = -0.5
+"""Forms of a smaller cosine are called opposite ends of one direction."""
+
+_ENERGY_RANK = 4  # eigenvectors whose share of the energy counts
+_MOST = 4096  # outputs that are ranked at once
+
+
+def propose_circuits(
+    model: Model,
+    dictionaries: Mapping[Site, Dictionary],
+    layer: int = 0,
+    n: int = 10,
+    *,
+    reader: Literal["pinv", "encoder"] = "encoder",
+    q: float = 0.05,
+    seed: int = 0,
+) -> list[Circuit]:
+    """The ``n`` most gate-like outputs of a layer as circuits, best first; fewer, or none, where
+    fewer outputs have any significant pair."""
+    check_count("propose_circuits", n, None, "n")
+    check_dictionaries(model, dictionaries)
+    into, out = _of_layer(model, dictionaries, layer)
+    inter = Interactions(model.layer(layer), into.basis(), out.basis(reader))
+    table = gate_likeness(inter, seed=seed)
+    likes = nearest_outputs(inter, 3) if inter.n_output > 1 else pd.DataFrame()
+    source = {
+        "layer": layer,
+        "model": model.fingerprint,
+        "inputs": into.fingerprint,
+        "outputs": out.fingerprint,
+        "reader": reader,
+    }
+    found: list[Circuit] = []
+    for output in progress(table["output"].tolist(), "proposals", "output"):
+        if len(found) == n:
+            break
+        graph = interaction_graph(inter, output, significant=q)
+        if not graph.number_of_edges():
+            continue
+        opposite = _opposite(likes, output)
+        known = table.set_index("output").loc[output]
+        shares = {"energy of 4 eigenvectors": float(known["energy"])}
+        circuit = Circuit.of(
+            graph,
+            clusters(graph, seed),
+            name=f"layer {layer} output {output}",
+            source=source | ({} if opposite is None else {"opposite end": opposite}),
+        )
+        found.append(replace(circuit, shares=shares | {"gate": _gate_share(circuit)}))
+    found.sort(key=lambda circuit: -circuit.shares["gate"] * (circuit.explained or 0.0))
+    return found
+
+
+def gate_likeness(inter: Interactions, seed: int = 0) -> pd.DataFrame:
+    """Outputs by how much of their form a few eigenvectors hold, in the features' own space.
+
+    Columns: output, energy (share of the first four), size (norm of the form), rank (effective),
+    score (energy times size relative to the largest): an output of no weight computes nothing.
+    """
+    rows = []
+    for output in progress(range(min(inter.n_output, _MOST)), "outputs", "output"):
+        spectrum = inter.spectrum(output)
+        rank = min(_ENERGY_RANK, len(spectrum))
+        rows.append((output, spectrum.energy(rank), spectrum.effective_rank))
+    table = pd.DataFrame(rows, columns=["output", "energy", "rank"])
+    sizes = inter.energies[: len(table)].sqrt().cpu().numpy()
+    table["size"] = sizes
+    table["score"] = table["energy"] * sizes / max(float(sizes.max()), 1e-300)
+    return table.sort_values("score", ascending=False, kind="stable", ignore_index=True)
+
+
+def _of_layer(
+    model: Model, dictionaries: Mapping[Site, Dictionary], layer: int
+) -> tuple[Dictionary, Dictionary]:
+    there = layers_with_dictionaries(model, dictionaries)
+    if layer not in there:
+        raise DictionaryError(
+            f"propose_circuits: there are no dictionaries of mlp_in and mlp_out for layer {layer} "
+            f"(there are for {there or 'none'}). Train them: circuits sae train RUN."
+        )
+    into, out = (dictionaries[site] for site in sites_of(layer))
+    return into, out
+
+
+def _opposite(likes: pd.DataFrame, output: int) -> int | None:
+    """The output whose form is most nearly its negative."""
+    if not len(likes):
+        return None
+    near = likes[(likes["output"] == output) & (likes["cosine"] <= OPPOSITE)]
+    return None if not len(near) else int(near.sort_values("cosine")["other"].iloc[0])
+
+
+def _gate_share(circuit: Circuit) -> float:
+    """Of its pairs' energy, what lies in gates between two groups."""
+    return float(sum(gate.share for gate in circuit.gates if gate.first != gate.second))

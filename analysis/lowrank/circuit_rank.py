@@ -1,0 +1,209 @@
+"""How well a circuit's own pairs stand in for its output features, and how few of its eigenvectors.
+
+Each output feature's activation, where it is active, against the sum of the circuit's pairs with
+that feature's own weights, at every rank of the matrix that the pairs make; beside it as many
+random pairs of features that are active together, and the whole layer. What a reader would get
+wrong: a circuit is chosen for a behaviour's contrast, so its pairs need not follow a feature on all
+of the text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from analysis.attribution.contrast import sites_of
+from analysis.lowrank.measure import MIN_ACTIVE
+from analysis.lowrank.sums import Fit, Forms, Observed, Resampling, in_chunks, on_active
+from analysis.validation.validate import layer_of_circuit
+from circuits import Interactions
+from circuits.corpus.documents import Corpus
+from circuits.graph.circuit import Circuit
+from circuits.model import Model, Site
+from sae.dictionary import Dictionary
+from sae.reading import N_DOCUMENTS, readings
+
+_N_RANK = 8
+_N_DRAWN_FROM = 100  # documents whose tokens random pairs are active on
+_PERCENT = (2.5, 97.5)
+
+Pairs = list[tuple[int, int]]
+
+
+@torch.no_grad()
+def circuit_rank(
+    model: Model,
+    circuit: Circuit,
+    dictionaries: Mapping[Site, Dictionary],
+    corpus: Corpus,
+    *,
+    reader: Literal["pinv", "encoder"] = "pinv",
+    n_documents: int = N_DOCUMENTS,
+    min_active: int = MIN_ACTIVE,
+    n_bootstrap: int = 200,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Rows: output, n_active, form (the circuit's pairs, random pairs, the whole layer), rank (0:
+    all of it), correlation with its interval, r2; for outputs active on ``min_active`` tokens."""
+    layer = layer_of_circuit(model, circuit, dictionaries)
+    into, out = (dictionaries[site].to(model.device) for site in sites_of(layer))
+    inter = Interactions(
+        model.layer(layer), into.basis(), out.basis(reader, least_squares=reader == "pinv")
+    )
+    outputs = [output.feature for output in circuit.outputs]
+    own = [(pair.first, pair.second) for pair in circuit.interactions]
+    chosen = {"circuit": own, "random pairs": _random(model, into, own, corpus, seed)}
+    used = sorted(
+        {f for pairs in chosen.values() for pair in pairs for f in pair} - {into.n_feature}
+    )
+    tokens = list(in_chunks(_observed(model, layer, into, out, used, corpus, n_documents)))
+    resampling = Resampling(n_bootstrap, seed)
+    forms = {
+        name: Forms.of_matrices(
+            torch.stack([_matrix(inter, output, pairs, used) for output in outputs]),
+            outputs,
+            torch.stack([_level(inter, output) for output in outputs]),
+            min(_N_RANK, len(used) + 1),
+        )
+        for name, pairs in chosen.items()
+    }
+    tables = [
+        _rows(name, on_active(form, tokens, resampling), outputs, form.n_rank)
+        for name, form in forms.items()
+    ]
+    tables.append(
+        _whole(model, layer, inter, outputs, tokens, corpus, n_documents, out, resampling)
+    )
+    n_active = _counts(tokens, out.n_feature)
+    table = pd.concat(tables, ignore_index=True)
+    table.insert(1, "n_active", [n_active[feature] for feature in table["output"]])
+    return table[table["n_active"] >= min_active].reset_index(drop=True)
+
+
+def _random(model: Model, dictionary: Dictionary, own: Pairs, corpus: Corpus, seed: int) -> Pairs:
+    """As many pairs of features that are active together, none of them the circuit's: of tokens
+    drawn at random, two active features each; fewer where the text has no more."""
+    dice = np.random.default_rng(seed)
+    site = dictionary.known_site("circuit_rank")
+    together: list[np.ndarray] = []
+    for reading in readings(model, corpus, [site], n_documents=_N_DRAWN_FROM):
+        code = dictionary.active(reading.activations[site])
+        features = code.features[code.active].cpu().numpy()
+        counts = np.bincount(code.rows[code.active].cpu().numpy(), minlength=code.n_row)
+        together += [some for some in np.split(features, np.cumsum(counts)[:-1]) if len(some) > 1]
+    found: dict[tuple[int, int], None] = {}
+    for token in dice.permutation(len(together)).tolist():
+        if len(found) == len(own):
+            break
+        first, second = sorted(dice.choice(together[token], 2, replace=False).tolist())
+        if (first, second) not in own:
+            found[first, second] = None
+    return list(found)
+
+
+def _observed(
+    model: Model,
+    layer: int,
+    into: Dictionary,
+    out: Dictionary,
+    used: list[int],
+    corpus: Corpus,
+    n_documents: int,
+) -> Iterator[Observed]:
+    """Tokens as the features that matter, the constant last."""
+    sites = sites_of(layer)
+    for reading in readings(model, corpus, sites, n_documents=n_documents):
+        x, y = (reading.activations[site] for site in sites)
+        features = into.encode(x)[:, used]
+        lifted = torch.cat([features, features.new_ones(len(features), 1)], dim=1)
+        document = reading.batch.document[reading.counted.nonzero()[:, 0]]
+        yield Observed(lifted, out.active(y), document.to(x.device))
+
+
+def _matrix(
+    inter: Interactions, output: int, pairs: Pairs, used: list[int]
+) -> Float[Tensor, "used used"]:
+    """The entries of one output's matrix that the pairs name, among the features that matter."""
+    place = {feature: i for i, feature in enumerate([*used, inter.inputs.n_feature])}
+    rows = inter.write[[*used, -1]] if inter.has_constant else _with_none(inter.write[used])
+    whole = rows @ inter.form(output) @ rows.mT
+    matrix = torch.zeros_like(whole)
+    for first, second in pairs:
+        i, j = place[first], place[second]
+        matrix[i, j] = matrix[j, i] = whole[i, j]
+    return matrix
+
+
+def _with_none(rows: Float[Tensor, "used input"]) -> Float[Tensor, "used_and_one input"]:
+    return torch.cat([rows, rows.new_zeros(1, rows.shape[1])])
+
+
+def _level(inter: Interactions, output: int) -> Float[Tensor, ""]:
+    """What the feature reads with no input feature present."""
+    level = inter.write.new_tensor(inter.bias(output))
+    if inter.has_constant:
+        last = inter.write[-1]
+        level = level + last @ inter.form(output) @ last
+    return level
+
+
+def _whole(
+    model: Model,
+    layer: int,
+    inter: Interactions,
+    outputs: list[int],
+    tokens: list[Observed],
+    corpus: Corpus,
+    n_documents: int,
+    out: Dictionary,
+    resampling: Resampling,
+) -> pd.DataFrame:
+    """The layer itself, as the features read it."""
+    sites = sites_of(layer)
+    read = inter.outputs.subset(outputs)
+
+    def observed() -> Iterator[Observed]:
+        for reading in readings(model, corpus, sites, n_documents=n_documents):
+            y = reading.activations[sites[1]]
+            document = reading.batch.document[reading.counted.nonzero()[:, 0]]
+            yield Observed(read.coordinates(y), out.active(y), document.to(y.device))
+
+    nothing = inter.write.new_zeros(len(outputs), 1)
+    forms = Forms(
+        torch.tensor(outputs, device=nothing.device),
+        nothing,
+        inter.write.new_zeros(len(outputs), 1, len(outputs)),
+        nothing[:, 0],
+        lambda x: x,
+    )
+    fit = on_active(forms, in_chunks(observed()), resampling)
+    return _rows("whole layer", fit, outputs, 0)
+
+
+def _rows(name: str, fit: Fit, outputs: list[int], n_rank: int) -> pd.DataFrame:
+    """Ranks from one, and the whole as rank 0."""
+    ranks = [*range(1, n_rank + 1), 0]
+    places = [*range(n_rank), -1]
+    rows = []
+    for i, output in enumerate(outputs):
+        for rank, place in zip(ranks, places, strict=True):
+            draws = fit.correlation[1:, i, place]
+            known = draws[np.isfinite(draws)]
+            low, high = np.percentile(known, _PERCENT) if len(known) else (np.nan, np.nan)
+            value, r2 = fit.correlation[0, i, place], fit.r2[0, i, place]
+            rows.append((output, name, rank, float(value), float(low), float(high), float(r2)))
+    names = ["output", "form", "rank", "correlation", "low", "high", "r2"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def _counts(tokens: Iterable[Observed], n_feature: int) -> list[int]:
+    counts = torch.zeros(n_feature, dtype=torch.int64)
+    for part in tokens:
+        counts += part.code.counts.cpu()
+    return counts.tolist()

@@ -1,0 +1,115 @@
+"""A layer, and the features that a dictionary reads of its output, as forms of its input.
+
+What a reader would get wrong: forms act on what the MLP is given, in the activation's own
+coordinates. Their eigenvectors are directions of ``mlp_in`` (with the constant 1 as a last
+coordinate where the layer has biases), not lists of input features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from analysis.lowrank.sums import Forms, Observed, Seen
+from circuits import Basis, Interactions
+from circuits.corpus.documents import Corpus
+from circuits.model import Model, Site
+from circuits.storage.progress import progress
+from sae.dictionary import Dictionary
+from sae.reading import Reading, readings
+
+_MOST = 256  # features whose forms are held together
+_HELD = 2**25  # numbers in the eigenvectors of a block
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """A layer, and the features that are read of its output."""
+
+    model: Model
+    site: Site  # of the output
+    inter: Interactions  # from the activation's own coordinates
+    dictionary: Dictionary
+
+    @classmethod
+    def of(cls, model: Model, dictionary: Dictionary, reader: Literal["pinv", "encoder"]) -> Study:
+        """Of the dictionary's own layer."""
+        site = dictionary.known_site("rank_curve")
+        layer = model.layer(site.layer)
+        inputs = Basis.identity(layer.d_model, device=model.device)
+        outputs = dictionary.basis(reader, least_squares=reader == "pinv")
+        return cls(model, site, Interactions(layer, inputs, outputs), dictionary)
+
+    @property
+    def d_input(self) -> int:
+        """The constant counted, where the layer's biases make one."""
+        return self.inter.layer.d_model + self.inter.layer.has_constant
+
+    def lift(self, x: Float[Tensor, "token model"]) -> Float[Tensor, "token input"]:
+        """An activation as the forms take it: with the constant, where they have one."""
+        x = x.to(self.inter.layer.dtype)
+        return functional.pad(x, (0, 1), value=1.0) if self.inter.layer.has_constant else x
+
+    def read(self, corpus: Corpus, n_documents: int) -> Iterator[tuple[Reading, Tensor]]:
+        """Each batch with the forms' inputs at its tokens that count."""
+        at = Site("mlp_in", self.site.layer)
+        for reading in readings(self.model, corpus, [at, self.site], n_documents=n_documents):
+            yield reading, self.lift(reading.activations[at])
+
+    def observed(self, corpus: Corpus, n_documents: int) -> Iterator[Observed]:
+        """Each batch with what is active of the dictionary on it."""
+        for reading, x in self.read(corpus, n_documents):
+            code = self.dictionary.active(reading.activations[self.site])
+            document = reading.batch.document[reading.counted.nonzero()[:, 0]]
+            yield Observed(x, code, document.to(x.device))
+
+    def whole(self, block: list[int]) -> Callable[[Tensor], Tensor]:
+        """What the layer makes of inputs, as these features read it."""
+        outputs, layer = self.inter.outputs.subset(block), self.inter.layer
+        return lambda x: outputs.coordinates(layer(x[:, : layer.d_model]))
+
+    def forms(self, block: list[int], n_rank: int, about: Seen) -> Block:
+        """Some features' forms, with the eigenpairs by size and by what they add on data."""
+        spectra = [self.inter.spectrum(feature, space="model") for feature in block]
+        values = torch.stack([spectrum.values for spectrum in spectra])
+        vectors = torch.stack([spectrum.vectors for spectrum in spectra])
+        added = (values.double() * about.mean_squares(vectors)).abs()
+        order = added.argsort(dim=1, descending=True, stable=True)[:, :n_rank]
+        feature = torch.tensor(block, device=values.device)
+        constant = values.new_tensor([self.inter.bias(one) for one in block])
+        first = vectors[:, :n_rank].contiguous()
+        by_size = Forms(feature, values[:, :n_rank], first, constant, self.whole(block))
+        by_data = replace(
+            by_size,
+            values=values.gather(1, order),
+            vectors=vectors.take_along_dim(order[:, :, None], dim=1),
+        )
+        energy = values.double().square().cumsum(1)
+        kept = torch.cat([energy[:, :n_rank], energy[:, -1:]], dim=1) / energy[:, -1:]
+        ranks = [(spectrum.effective_rank, spectrum.entropy_rank) for spectrum in spectra]
+        return Block(by_size, by_data, kept.cpu().numpy(), np.array(ranks))
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Some features' forms, their eigenpairs in two orders, and the ranks of all of them."""
+
+    by_size: Forms
+    by_data: Forms
+    energy: Float[np.ndarray, "form rank_and_whole"]
+    effective: Float[np.ndarray, "form two"]  # effective and entropy rank
+
+
+def blocks(study: Study) -> Iterator[list[int]]:
+    """All features, some at a time, so that their eigenvectors fit."""
+    n_feature = study.dictionary.n_feature
+    size = max(1, min(_MOST, _HELD // study.d_input**2))
+    for start in progress(range(0, n_feature, size), "ranks", "block"):
+        yield list(range(start, min(start + size, n_feature)))

@@ -1,0 +1,333 @@
+"""How well a dictionary stands in for its site: one row of numbers, each beside its control.
+
+Two passes over the same tokens: of the reconstruction, then of the model's loss with the site
+replaced. What a reader would get wrong: the first token of each row counts in no statistic and is
+left alone by every replacement, the ablations included. Autoencoders are not trained on ``<bos>``
+and reconstruct it badly; a loss with it replaced would measure that one activation, which every
+later token attends to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from circuits.algebra.basis import Basis
+from circuits.corpus.documents import Corpus
+from circuits.errors import DictionaryError
+from circuits.model import Model
+from sae.dictionary import Dictionary
+from sae.reading import N_DOCUMENTS, Reading, readings
+from sae.sparse import Code
+from sae.statistics import Statistics, statistics
+
+DENSE = 0.1
+"""A feature that is active on a larger share of tokens is called dense."""
+
+_FEW = 2  # a correlation of fewer tokens is none
+
+
+@torch.no_grad()
+def quality(
+    dictionary: Dictionary,
+    model: Model,
+    corpus: Corpus,
+    *,
+    n_documents: int = N_DOCUMENTS,
+    window: int | None = None,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """One row; losses in nats a predicted token, over the first documents of a corpus.
+
+    *Reconstruction*: ``fvu`` is the squared error over the variance, ``explained_variance`` the
+    share of variance that the error's own variance leaves (so an error that is always the same
+    costs nothing there), ``l0`` active features a token, ``dead`` and ``dense`` shares of features
+    never active and active on more than a tenth of tokens.
+
+    *Loss*: ``clean``, ``sae`` (the reconstruction in its place), ``with_error`` (equal to clean),
+    ``zero`` and ``mean`` (the site ablated; whichever loses less is the harder control), ``random``
+    (as many random directions, read by themselves). ``recovered`` is sae between zero and clean,
+    ``recovered_from_mean`` between mean and clean, ``added`` is sae less clean.
+
+    *Pseudoinverse*: ``pinv_active`` correlates ``D⁺x`` with TopK's activations, over the tokens
+    where a feature is active; ``pinv_inactive`` over the others with the score that was not
+    selected, the activation being zero there. Medians over features, ``…_mean`` their means,
+    ``…_random`` the same for random directions. ``pinv_on_active`` gives TopK's features their
+    pseudoinverse values, ``pinv_largest`` the largest of those their place: ``fvu_…`` and
+    ``recovered_…``, beside TopK's own. Where the decoder does not span the activation the nearest
+    reader is meant, and ``pinv_exact`` is False.
+    """
+    site = dictionary.known_site("quality")
+    if dictionary.d_model != model.d_model:
+        raise DictionaryError(
+            f"quality: {dictionary} is for activations of {dictionary.d_model}, and the model's "
+            f"have {model.d_model}. Load the model that it was trained on."
+        )
+    dictionary = dictionary.to(model.device)
+
+    def read() -> Any:
+        return readings(model, corpus, [site], n_documents=n_documents, window=window)
+
+    moments = _Moments(dictionary)
+    found = statistics(moments.seen(reading.activations[site]) for reading in read())
+    l0 = float(found.n_active.sum()) / int(found.n_token)
+    k = dictionary.k or min(max(1, round(l0)), dictionary.n_feature)
+    readers = _Readers.of(dictionary, k, seed)
+    losses = _Losses(model, dictionary, readers, moments.mean)
+    pinv, control = (_Correlations(dictionary, r.read) for r in (readers.exact, readers.control))
+    for reading in read():
+        x = reading.activations[site].to(dictionary.dtype)
+        code = dictionary.active(x)
+        pinv.see(x, code)
+        control.see(x, code)
+        losses.see(reading, x)
+    row: dict[str, Any] = {
+        "site": str(site),
+        "n_feature": dictionary.n_feature,
+        "k": dictionary.k,
+        **moments.row(),
+        **_sparsity(found, l0),
+        **losses.row(moments),
+        "pinv_exact": len(readers.exact.span.sizes) == dictionary.d_model,
+        **pinv.row(moments, control),
+        "n_token": int(found.n_token),
+        "n_documents": min(n_documents, corpus.n_documents or n_documents),
+        "seed": seed,
+    }
+    return pd.DataFrame(row, index=[0])
+
+
+def _sparsity(found: Statistics, l0: float) -> dict[str, float]:
+    return {
+        "l0": l0,
+        "dead": float((found.n_active == 0).double().mean()),
+        "dense": float((found.frequency > DENSE).double().mean()),
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class _Readers:
+    """What reads the activation: the pseudoinverse and random directions, and as dictionaries."""
+
+    exact: Basis
+    control: Basis
+    largest: Dictionary  # the k largest pseudoinverse values
+    random: Dictionary  # random directions of the same norms, the k that point most along x
+
+    @classmethod
+    def of(cls, dictionary: Dictionary, k: int, seed: int) -> _Readers:
+        exact = dictionary.basis("pinv", least_squares=True)
+        control = exact.control(seed)
+        silent = torch.zeros_like(dictionary.bias)
+        plain = replace(dictionary, bias=silent, k=k, threshold=None, statistics=None)
+        norms = control.write.square().sum(1, keepdim=True).clamp(min=1e-30)
+        return cls(
+            exact,
+            control,
+            replace(plain, encoder=exact.read),
+            replace(plain, encoder=control.write / norms, decoder=control.write),
+        )
+
+
+class _Moments:
+    """Over all tokens ``x̂ x̂ᵀ`` with ``x̂ = [x − offset; 1]``: it holds means and covariances."""
+
+    def __init__(self, dictionary: Dictionary) -> None:
+        self._dictionary = dictionary
+        wide = dictionary.d_model + 1
+        self.second = torch.zeros(wide, wide, dtype=torch.float64, device=dictionary.device)
+        self._error = self._sum_of_errors = torch.zeros((), dtype=torch.float64)
+        self._errors = torch.zeros(wide - 1, dtype=torch.float64, device=dictionary.device)
+
+    def seen(self, x: Float[Tensor, "token model"]) -> Code:
+        """Add some tokens; what is active on them."""
+        dictionary = self._dictionary
+        x = x.to(dictionary.dtype)
+        code = dictionary.active(x)
+        error = (x - code.times(dictionary.decoder) - dictionary.offset).double()
+        self._error = self._error + error.square().sum().cpu()
+        self._errors += error.sum(0)
+        self.second += _second(_lifted(x - dictionary.offset))
+        return code
+
+    @property
+    def n_token(self) -> float:
+        return float(self.second[-1, -1])
+
+    @property
+    def mean(self) -> Float[Tensor, " model"]:
+        """Of the activation."""
+        centre = self.second[-1, :-1] / self.n_token
+        return (centre + self._dictionary.offset.double()).to(self._dictionary.dtype)
+
+    @property
+    def variance(self) -> float:
+        """Summed over tokens and dimensions."""
+        square = self.second.diagonal()[:-1].sum()
+        return float(square - self.second[-1, :-1].square().sum() / self.n_token)
+
+    def row(self) -> dict[str, float]:
+        biased = float(self._errors.square().sum()) / self.n_token
+        return {
+            "fvu": _share(float(self._error), self.variance),
+            "explained_variance": 1 - _share(float(self._error) - biased, self.variance),
+        }
+
+
+class _Correlations:
+    """Between what a reader reads and the scores that TopK selects from, feature by feature.
+
+    Over all tokens from second moments, over the active ones entry by entry, and over the others
+    by difference: features times tokens are never multiplied out.
+    """
+
+    def __init__(self, dictionary: Dictionary, read: Float[Tensor, "feature model"]) -> None:
+        self._dictionary, self._read = dictionary, read
+        self._active = np.zeros((6, dictionary.n_feature))  # n, z, s, zz, ss, zs
+
+    def see(self, x: Float[Tensor, "token model"], code: Code) -> None:
+        centred = x - self._dictionary.offset
+        active = code.active
+        z = code.products(centred, self._read)[active].double().cpu().numpy()
+        s = code.values[active].double().cpu().numpy()
+        feature = code.features[active].cpu().numpy()
+        for i, weights in enumerate((np.ones_like(z), z, s, z * z, s * s, z * s)):
+            self._active[i] += np.bincount(feature, weights, minlength=len(self._active[i]))
+
+    def shares(self, moments: _Moments) -> tuple[np.ndarray, np.ndarray]:
+        """Of each feature on active and on other tokens; NaN where there are too few."""
+        dictionary = self._dictionary
+        z = torch.nn.functional.pad(self._read.double(), (0, 1))
+        s = torch.cat([dictionary.encoder, dictionary.bias[:, None]], dim=1).double()
+        z_moment, s_moment = z @ moments.second, s @ moments.second
+        total = [z_moment[:, -1], s_moment[:, -1]]
+        total += [(a * b).sum(1) for a, b in ((z_moment, z), (s_moment, s), (z_moment, s))]
+        whole = np.stack([np.full(len(z), moments.n_token), *(t.cpu().numpy() for t in total)])
+        return _correlation(self._active), _correlation(whole - self._active)
+
+    def row(self, moments: _Moments, control: _Correlations) -> dict[str, float]:
+        row: dict[str, float] = {}
+        both = zip(self.shares(moments), control.shares(moments), strict=True)
+        for name, (own, random) in zip(("pinv_active", "pinv_inactive"), both, strict=True):
+            row |= {
+                name: _over(np.nanmedian, own),
+                f"{name}_mean": _over(np.nanmean, own),
+                f"{name}_random": _over(np.nanmedian, random),
+                f"{name}_n": int(np.isfinite(own).sum()),
+            }
+        return row
+
+
+def _correlation(sums: Float[np.ndarray, "6 feature"]) -> Float[np.ndarray, " feature"]:
+    n, z, s, zz, ss, zs = sums
+    with np.errstate(invalid="ignore", divide="ignore"):
+        spread = (zz - z * z / n) * (ss - s * s / n)
+        constant = spread <= 1e-20 * zz * ss  # but for rounding
+        return np.where((n > _FEW) & ~constant, (zs - z * s / n) / np.sqrt(spread), np.nan)
+
+
+class _Losses:
+    """The model's loss with the site as it is and as each replacement makes it."""
+
+    def __init__(
+        self,
+        model: Model,
+        dictionary: Dictionary,
+        readers: _Readers,
+        mean: Float[Tensor, " model"],
+    ) -> None:
+        self._model, self._dictionary = model, dictionary
+        self._made: dict[str, Callable[[Tensor], Tensor]] = {
+            "sae": dictionary.reconstruct,
+            "with_error": lambda x: (made := dictionary.reconstruct(x)) + (x - made),
+            "zero": torch.zeros_like,
+            "mean": lambda x: mean.expand_as(x),
+            "random": readers.random.reconstruct,
+            "pinv_on_active": lambda x: _on_active(dictionary, readers.exact.read, x),
+            "pinv_largest": readers.largest.reconstruct,
+        }
+        self._sums = dict.fromkeys(("clean", *self._made), 0.0)
+        self._errors = dict.fromkeys(("random", "pinv_on_active", "pinv_largest"), 0.0)
+        self._n_predicted = 0
+
+    def see(self, reading: Reading, x: Float[Tensor, "token model"]) -> None:
+        n = reading.batch.n_predicted
+        self._n_predicted += n
+        self._sums["clean"] += n * self._loss(reading)
+        here = reading.counted.to(self._model.device)
+        for name, make in self._made.items():
+            if name in self._errors:
+                self._errors[name] += float((make(x) - x).double().square().sum())
+            with self._model.replaced({self._site: _at(here, make)}):
+                self._sums[name] += n * self._loss(reading)
+
+    @property
+    def _site(self) -> Any:
+        return self._dictionary.site
+
+    def _loss(self, reading: Reading) -> float:
+        return float(self._model.loss(reading.batch.tokens, reading.batch.mask))
+
+    def row(self, moments: _Moments) -> dict[str, float]:
+        loss = {name: total / self._n_predicted for name, total in self._sums.items()}
+
+        def recovered(name: str, control: str = "zero") -> float:
+            return _share(loss[control] - loss[name], loss[control] - loss["clean"])
+
+        row = {f"loss_{name}": value for name, value in loss.items()}
+        row |= {
+            "added": loss["sae"] - loss["clean"],
+            "recovered": recovered("sae"),
+            "recovered_from_mean": recovered("sae", "mean"),
+            "n_predicted": self._n_predicted,
+        }
+        for name, error in self._errors.items():
+            row[f"fvu_{name}"] = _share(error, moments.variance)
+            row[f"recovered_{name}"] = recovered(name)
+        return row
+
+
+def _at(here: Bool[Tensor, "batch pos"], make: Callable[[Tensor], Tensor]) -> Any:
+    """What replaces an activation at the counted tokens and leaves the others alone."""
+
+    def function(x: Tensor) -> Tensor:
+        part = here[:, : x.shape[1]]  # the last token of a row predicts nothing
+        new = x.clone()
+        new[part] = make(x[part]).to(x)
+        return new
+
+    return function
+
+
+def _on_active(
+    dictionary: Dictionary, read: Float[Tensor, "feature model"], x: Float[Tensor, "token model"]
+) -> Float[Tensor, "token model"]:
+    """The reconstruction with the reader's values for the features that TopK selects."""
+    x = x.to(dictionary.dtype)
+    code = dictionary.active(x)
+    values = code.products(x - dictionary.offset, read) * code.active
+    return replace(code, values=values).times(dictionary.decoder) + dictionary.offset
+
+
+def _lifted(x: Float[Tensor, "token model"]) -> Float[Tensor, "token lifted"]:
+    return torch.nn.functional.pad(x.double(), (0, 1), value=1.0)
+
+
+def _second(x: Float[Tensor, "token lifted"]) -> Float[Tensor, "lifted lifted"]:
+    return x.mT @ x
+
+
+def _share(part: float, whole: float) -> float:
+    """NaN where there is nothing to have a share of."""
+    return part / whole if whole != 0 else float("nan")
+
+
+def _over(summary: Callable[[np.ndarray], Any], values: np.ndarray) -> float:
+    return float(summary(values)) if np.isfinite(values).any() else float("nan")

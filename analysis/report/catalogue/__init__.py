@@ -1,0 +1,1 @@
+"""The catalogue of a run's features: captions, example contexts, and cards."""

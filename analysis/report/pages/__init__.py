@@ -1,0 +1,1 @@
+"""The pages about a whole run: overview, low rank, layers, features, images."""

@@ -1,0 +1,103 @@
+"""The page of the image case study: eigenvectors as pictures, and what they come to.
+
+What a reader would get wrong: blue and red are the two signs of an eigenvector, not for and against
+a class; that is the sign of its eigenvalue, and the picture has both in columns of their own.
+"""
+
+from __future__ import annotations
+
+import base64
+
+import pandas as pd
+
+from analysis.report.page import Page, Table
+from analysis.runs.images import Study
+from circuits.plotting.figure import BLUE, GREY, ORANGE, Figure, line
+
+_CONTROLS = {
+    "accuracy": "accuracy_without_decay",
+    "effective_rank": "effective_rank_without_decay",
+    "hosvd_top20_drop": "random_top20_drop",
+    "hosvd_top50_drop": "random_top50_drop",
+    "pinv_loss_recovered": "random_loss_recovered",
+    "mask_fooled": "mask_fooled_control",
+}
+_FIRST = 20  # eigenvalues of each class that are drawn
+
+
+def images_page(study: Study) -> Page:
+    """Of a run that has one."""
+    about = study.about
+    note = (
+        f"{about['data']}: {about['n_train']:,} images to train on, n = {about['n_test']:,} to "
+        f"test on, seed {about['seed']}."
+    )
+    made = [_explanation(study, note), _truncation(study, note), _spectra(study, note)]
+    told = {
+        "note": note,
+        "label": about["label"],
+        "classes": [str(label) for label in sorted(study.tables["spectra"]["class"].unique())],
+        "pictures": {
+            name: f"data:image/png;base64,{base64.b64encode(content).decode()}"
+            for name, content in study.pictures.items()
+        },
+        "table": _figures(study, note),
+    }
+    return Page("images", "Images", "images.html.j2", told, made, [told["table"]])
+
+
+def _figures(study: Study, note: str) -> Table:
+    rows = [
+        (name.replace("_", " "), value, study.figures.get(_CONTROLS.get(name, "")),
+         _CONTROLS.get(name, "").replace("_", " "))
+        for name, value in study.figures.items()
+        if name not in _CONTROLS.values() and isinstance(value, int | float)
+    ]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["figure", "value", "beside it", "which is"])
+    return Table.of("figures", f"Shares: 0.01 is one in a hundred images. {note}", table)
+
+
+def _truncation(study: Study, note: str) -> Figure:
+    table = study.tables["truncation"]
+    full = float(table["accuracy"].iloc[0] + table["lost"].iloc[0])
+    traces = [
+        line(table["rank"], [full] * len(table), "all of them", line={"color": GREY}),
+        line(table["rank"], table["accuracy"], "first eigenvectors", line={"color": BLUE}),
+    ]
+    layout = {"xaxis": {"type": "log", "title": {"text": "eigenvectors of each class"}},
+              "yaxis": {"title": {"text": "accuracy"}}}  # fmt: skip
+    return Figure("truncation", "Accuracy by eigenvectors kept", note, traces, table, layout)
+
+
+def _spectra(study: Study, note: str) -> Figure:
+    table = study.tables["spectra"]
+    first = table[table["rank"] < _FIRST]
+    traces = [
+        line(rows["rank"], rows["value"], f"class {label}")
+        for label, rows in first.groupby("class")
+    ]
+    layout = {"xaxis": {"title": {"text": "eigenvector, by |value|"}},
+              "yaxis": {"title": {"text": "eigenvalue"}}}  # fmt: skip
+    return Figure(
+        "spectra", f"First {_FIRST} eigenvalues of each class", note, traces, first, layout
+    )
+
+
+def _explanation(study: Study, note: str) -> Figure:
+    table = study.tables["explanation"]
+    kinds = {"for": table[table["adds"] > 0], "against": table[table["adds"] < 0]}
+    colours = {"for": BLUE, "against": ORANGE}
+    traces = []
+    for kind, rows in kinds.items():
+        sums = rows.groupby("class")["adds"].sum()
+        traces.append({"type": "bar", "x": sums.index.tolist(), "y": sums.tolist(), "name": kind,
+                       "marker": {"color": colours[kind]}})  # fmt: skip
+    sums = table.groupby("class")["adds"].sum()
+    logits = {"x": sums.index.tolist(), "y": sums.tolist(), "name": "logit"}
+    style = {"type": "scatter", "mode": "markers", "marker": {"color": GREY, "size": 10}}
+    traces.append(style | logits)
+    layout = {"barmode": "relative", "xaxis": {"title": {"text": "class"}, "dtick": 1},
+              "yaxis": {"title": {"text": "logit"}}}  # fmt: skip
+    title = f"The first test image, a {study.about['label']}: what its eigenvectors add"
+    told = f"The sums are the logits, exactly. {note}"
+    return Figure("explanation", title, told, traces, table, layout)

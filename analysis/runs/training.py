@@ -1,0 +1,40 @@
+"""A run's model and dictionaries, trained and noted in its manifest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from circuits.corpus.documents import Corpus
+from circuits.storage.manifest import record
+from circuits.model import Model, ModelPlan, Site, train_model
+from circuits.model.training import Trained
+from sae import Dictionary, TrainingPlan, train_saes
+from sae.training.run import Log
+
+
+def run_model(
+    run: str | Path, plan: ModelPlan, corpus: Corpus, device: str | None = None
+) -> Trained:
+    """``RUN/model``."""
+    trained = train_model(plan, corpus, Path(run) / "model", device=device)
+    record(run, "model", {"plan": plan.as_dict(), "corpus": corpus.fingerprint}, trained.files)
+    return trained
+
+
+def run_saes(
+    run: str | Path,
+    model: Model,
+    plan: TrainingPlan,
+    corpus: Corpus,
+    device: str | None = None,
+    log: Log | None = None,
+) -> dict[Site, Dictionary]:
+    """``RUN/saes/<hook name>``."""
+    out = Path(run) / "saes"
+    trained = train_saes(model, corpus, plan, out, device=device, log=log)
+    for site, dictionary in trained.items():
+        folder = out / site.hook_name
+        made = [folder / name for name in ("cfg.json", "sae_weights.safetensors")]
+        made_of = {"plan": plan.as_dict(), "activations": dictionary.notes["activations"]}
+        record(run, f"saes/{site.hook_name}", made_of, [*made, folder / "stats.safetensors"])
+    return trained

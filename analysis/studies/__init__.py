@@ -1,0 +1,1 @@
+"""Studies with a known answer: logic gates, planted layers, and images."""

@@ -1,0 +1,173 @@
+"""A layer's tensor in other parts than its classes: main outputs, and neurons shared by classes.
+
+`component_truncation` keeps the output directions that the layer writes most to over all *pairs of
+inputs*, which no image and no class is asked for, and sees what is lost. `shared_neurons` finds the
+few hidden units whose tensor points most nearly along the layer's: a canonical polyadic
+decomposition, with every inner product taken through the factors.
+
+What a reader would get wrong: for given input factors the best outputs are a least-squares
+solution, so only the input factors are searched for, and the similarity that is found is the
+largest near where the search began, not proven to be the largest of all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from analysis.studies.images.data import Images
+from analysis.studies.images.model import ImageModel, accuracy
+from circuits.algebra.bilinear import BilinearLayer
+from circuits.algebra.spectrum import HOSVD, hosvd
+from circuits.errors import check_count
+
+_START_NOISE = 0.1  # in shares of a factor: what is alike at the start may part
+
+
+def component_truncation(
+    model: ImageModel, images: Images, counts: Iterable[int], components: HOSVD | None = None
+) -> pd.DataFrame:
+    """Accuracy when the head reads the last layer's first so many output components alone.
+
+    ``control`` is the accuracy with as many random output directions.
+    """
+    model.check_labels(images)
+    components = hosvd(model.last) if components is None else components
+    hidden = model.before(images.pixels, len(model.layers)).to(components.outputs.dtype)
+    full = accuracy(model.read_out(hidden), images)
+    dice = torch.Generator().manual_seed(0)
+    square = torch.randn(hidden.shape[1], hidden.shape[1], generator=dice)
+    random = torch.linalg.qr(square.double()).Q.to(hidden)
+    most = len(components.values)
+    rows = []
+    for asked in counts:
+        count = min(check_count("component_truncation", asked, None, "count"), most)
+        found, control = (
+            accuracy(model.read_out(_within(hidden, directions[:count], model)), images)
+            for directions in (components.outputs, random)
+        )
+        rows.append(
+            {"components": count, "accuracy": found, "lost": full - found, "control": control}
+        )
+    return pd.DataFrame(rows).assign(n=len(images)).drop_duplicates("components")
+
+
+def _within(
+    hidden: Float[Tensor, "image hidden"],
+    directions: Float[Tensor, "component hidden"],
+    model: ImageModel,
+) -> Float[Tensor, "image hidden"]:
+    """The part along some directions; the layer's own bias, which no pair writes, stays whole."""
+    bias = model.last.down_bias
+    written = hidden if bias is None else hidden - bias
+    kept = (written @ directions.mT) @ directions
+    return kept if bias is None else kept + bias
+
+
+@dataclass(frozen=True, eq=False)
+class SharedNeurons:
+    """A layer of few hidden units that stands in for a layer of many."""
+
+    layer: BilinearLayer
+    similarity: float  # cosine of the two tensors
+    start: float  # the same where the search began
+
+
+def shared_neurons(
+    layer: BilinearLayer, rank: int, n_step: int = 100, seed: int = 0
+) -> SharedNeurons:
+    """The ``rank`` hidden units whose tensor is most like the layer's, by its cosine.
+
+    Begins at the strongest eigenvectors of the layer's outputs, with a little noise.
+    """
+    check_count("shared_neurons", rank, None, "rank")
+    target = layer.to(torch.float64)
+    energy = float(((target.down @ target.pair_gram) * target.down).sum())
+    start = _start(target, rank, torch.Generator().manual_seed(seed))
+    factors = [start[0].requires_grad_(), start[1].requires_grad_()]
+    optimizer = torch.optim.LBFGS(
+        factors, max_iter=n_step, history_size=20, line_search_fn="strong_wolfe"
+    )
+    before = float(_energy_kept(target, *factors)[0].detach()) / energy
+
+    def lost() -> Tensor:
+        optimizer.zero_grad()
+        share = 1 - _energy_kept(target, *factors)[0] / energy
+        share.backward()
+        return share
+
+    optimizer.step(lost)
+    with torch.no_grad():
+        kept, down = _energy_kept(target, *factors)
+        left, right = map(_unit, factors)
+    found = _as_layer(target, left.detach(), right.detach(), down)
+    return SharedNeurons(found.to(layer.dtype), (float(kept) / energy) ** 0.5, before**0.5)
+
+
+def _start(layer: BilinearLayer, rank: int, dice: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Neurons that each hold one positive and one negative eigenvector of an output.
+
+    ``a² v v − b² w w`` is the product of ``a v + b w`` and ``a v − b w``. Outputs are taken one at
+    a time, so that their forms are never held together; what is missing starts at random.
+    """
+    d_input = layer.factors[0].shape[1]
+    energy, rows = torch.empty(0, dtype=layer.dtype), torch.empty(2, 0, d_input, dtype=layer.dtype)
+    for direction in torch.eye(layer.d_out, dtype=layer.dtype):
+        values, vectors = torch.linalg.eigh(layer.interaction(direction))  # rising
+        up, down = values.flip(0).clamp(min=0), (-values).clamp(min=0)  # the strongest first
+        positive, negative = (
+            vectors.mT.flip(0) * up.sqrt()[:, None],
+            vectors.mT * down.sqrt()[:, None],
+        )
+        energy = torch.cat([energy, up.square() + down.square()])
+        rows = torch.cat([rows, torch.stack([positive + negative, positive - negative])], dim=1)
+        strongest = energy.argsort(descending=True, stable=True)[:rank]
+        energy, rows = energy[strongest], rows[:, strongest]
+    rows = rows[:, energy > 0]
+    extra = torch.randn(2, rank - rows.shape[1], d_input, generator=dice).to(rows)
+    rows = torch.cat([rows / rows.norm(dim=2, keepdim=True), extra], dim=1)
+    noise = torch.randn(rows.shape, generator=dice).to(rows)
+    left, right = rows + noise * _START_NOISE / d_input**0.5
+    return left, right
+
+
+def _energy_kept(
+    target: BilinearLayer, left: Tensor, right: Tensor
+) -> tuple[Float[Tensor, ""], Float[Tensor, "out rank"]]:
+    """``⟨B, B'⟩² / |B'|²`` with the outputs that make it largest, and these outputs."""
+    left, right = _unit(left), _unit(right)
+    gram = pair_products(left, right, left, right)
+    gram = gram + 1e-9 * torch.eye(len(gram), dtype=gram.dtype)
+    across = pair_products(left, right, *target.factors) @ target.down.mT  # rank out
+    down = torch.linalg.solve(gram, across)
+    return (down * across).sum(), down.mT.detach()
+
+
+def pair_products(
+    left: Float[Tensor, "hidden input"],
+    right: Float[Tensor, "hidden input"],
+    other_left: Float[Tensor, "other input"],
+    other_right: Float[Tensor, "other input"],
+) -> Float[Tensor, "hidden other"]:
+    """Inner products of two layers' hidden units, each as its symmetric form."""
+    straight = (left @ other_left.mT) * (right @ other_right.mT)
+    crossed = (left @ other_right.mT) * (right @ other_left.mT)
+    return (straight + crossed) / 2
+
+
+def _unit(rows: Tensor) -> Tensor:
+    return rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+
+
+def _as_layer(target: BilinearLayer, left: Tensor, right: Tensor, down: Tensor) -> BilinearLayer:
+    """The factors as a layer, with their last column as biases where the target has a constant."""
+    if not target.has_constant:
+        return BilinearLayer(left, right, down, None, None, target.down_bias)
+    return BilinearLayer(
+        left[:, :-1], right[:, :-1], down, left[:, -1], right[:, -1], target.down_bias
+    )

@@ -1,0 +1,254 @@
+"""Labelled images of one size, as rows of pixels from 0 to 1, with training and test parted.
+
+They come from scikit-learn's digits (1797 of 8 x 8, which it ships with), from an ``.npz`` in
+Keras' layout, from a folder of IDX files, or from a data set of the hub. What a reader would get
+wrong: scikit-learn's digits stand in the order of their writers, and the last fifth is the test,
+so that a model is asked about hands it has not seen; figures are lower than with shuffled digits.
+"""
+
+from __future__ import annotations
+
+import gzip
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from analysis.studies.images.png import decoded
+from circuits.errors import ImageError, check_count, first_line, shorten
+from circuits.storage.hub import dataset_table, is_hub_name
+
+KEYS = ("x_train", "y_train", "x_test", "y_test")
+"""What an ``.npz`` must hold."""
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Images as rows of pixels, and the class of each."""
+
+    pixels: Float[Tensor, "image pixel"]  # from 0 to 1
+    labels: Int64[Tensor, " label"]  # one for each image
+    height: int
+    width: int
+    n_class: int
+
+    def __post_init__(self) -> None:
+        if self.pixels.shape[1] != self.height * self.width:
+            raise ImageError(
+                f"Images: rows of {self.pixels.shape[1]} pixels are no {self.height} x "
+                f"{self.width} images. Flatten each image to a row."
+            )
+        if len(self.pixels) != len(self.labels):
+            raise ImageError(
+                f"Images: {len(self.pixels)} images with {len(self.labels)} labels. Give each one."
+            )
+        wrong = ((self.labels < 0) | (self.labels >= self.n_class)).nonzero()[:, 0].tolist()
+        if wrong:
+            raise ImageError(
+                f"Images: labels must run from 0 to {self.n_class - 1}, but image {wrong[0]} has "
+                f"{int(self.labels[wrong[0]])} ({len(wrong)} such in all). Number the classes from "
+                f"0, the same in training and test."
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, n: int, seed: int = 0) -> Images:
+        """Some of the images at random, equally many of each class while they last."""
+        check_count("Images.take", n, len(self), "n")
+        dice = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(self), generator=dice)
+        turn = torch.zeros(len(self))  # how many of its class come before
+        for label in range(self.n_class):
+            here = self.labels[order] == label
+            turn[here] = torch.arange(int(here.sum())).float()
+        return self._at(order[turn.argsort(stable=True)[:n]])
+
+    def of_classes(self, classes: Sequence[int]) -> Images:
+        """The images of some classes, numbered as before."""
+        return self._at(torch.isin(self.labels, torch.tensor(list(classes))).nonzero()[:, 0])
+
+    def _at(self, kept: Int64[Tensor, " kept"]) -> Images:
+        return replace(self, pixels=self.pixels[kept], labels=self.labels[kept])
+
+
+@dataclass(frozen=True, eq=False)
+class ImageData:
+    """Images to learn from, and others to be asked about."""
+
+    name: str
+    train: Images
+    test: Images
+
+
+def open_images(where: str | Path | None = None) -> ImageData:
+    """scikit-learn's digits, or the images of an ``.npz``, a folder of IDX files or a hub name."""
+    if where is None:
+        return _digits()
+    path = Path(where).expanduser()
+    if path.is_dir():
+        return _checked(path.name, _from_idx(path))
+    if path.is_file():
+        return _checked(path.stem, _from_npz(path))
+    if is_hub_name(where):
+        return _checked(str(where), _from_hub(str(where)))
+    raise ImageError(
+        f"'{where}': no such file or folder, and not the form 'owner/name' of a data set on the "
+        f"Hugging Face hub. Pass an .npz, a folder of IDX files, or such a name."
+    )
+
+
+def _digits() -> ImageData:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    x, y = (digits.images / 16).astype(np.float32), digits.target
+    cut = len(x) * 4 // 5
+    parts = {"x_train": x[:cut], "y_train": y[:cut], "x_test": x[cut:], "y_test": y[cut:]}
+    return _checked("digits", parts)
+
+
+def _from_npz(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise ValueError("one array, not an archive of them")
+            missing = [key for key in KEYS if key not in archive]
+            if missing:
+                raise ImageError(
+                    f"{path}: no {', '.join(missing)} in it; it holds "
+                    f"{', '.join(archive.files) or 'nothing'}. Save it with numpy.savez(path, "
+                    f"{', '.join(f'{key}=…' for key in KEYS)})."
+                )
+            return {key: archive[key] for key in KEYS}
+    except (ValueError, EOFError, BadZipFile, zlib.error, AttributeError, TypeError) as error:
+        if isinstance(error, ImageError):
+            raise
+        raise ImageError(
+            f"{path}: no .npz that can be read ({first_line(error)}). Save plain arrays with "
+            f"numpy.savez; pickled ones are never opened."
+        ) from error
+
+
+def _from_idx(folder: Path) -> dict[str, np.ndarray]:
+    found = {}
+    for key, start, what in zip(
+        KEYS, ("train", "train", "t10k", "t10k"), ("images", "labels") * 2, strict=True
+    ):
+        files = sorted(folder.glob(f"{start}*{what}*ubyte*"))
+        if not files:
+            raise ImageError(
+                f"{folder}: no {start}-{what}-…-ubyte (nor the same with .gz) in this folder. The "
+                f"four IDX files of MNIST are wanted under their own names."
+            )
+        found[key] = _read_idx(files[0])
+    return found
+
+
+def _read_idx(path: Path) -> np.ndarray:
+    try:
+        content = path.read_bytes()
+        content = gzip.decompress(content) if path.suffix == ".gz" else content
+        zero, kind, n_axis = struct.unpack(">HBB", content[:4])
+        if (zero, kind) != (0, 8):
+            raise ValueError("it does not begin as a file of bytes does")
+        shape = struct.unpack(f">{n_axis}I", content[4 : 4 + 4 * n_axis])
+        return np.frombuffer(content, np.uint8, offset=4 + 4 * n_axis).reshape(shape).copy()
+    except (ValueError, struct.error, EOFError, zlib.error, OSError) as error:
+        raise ImageError(
+            f"{path}: no IDX file that can be read ({first_line(error)}). Fetch it again."
+        ) from error
+
+
+def _from_hub(name: str) -> dict[str, np.ndarray]:
+    found: dict[str, np.ndarray] = {}
+    for split in ("train", "test"):
+        table = dataset_table(name, split)
+        missing = {"image", "label"} - set(table.column_names)
+        if missing:
+            raise ImageError(
+                f"data set '{name}': no column {' and '.join(sorted(missing))}; it has "
+                f"{', '.join(table.column_names)}. Save it as an .npz."
+            )
+        pictures = [decoded(row["bytes"] or b"") for row in table.column("image").to_pylist()]
+        sizes = {picture.shape for picture in pictures}
+        if len(sizes) != 1:
+            raise ImageError(f"data set '{name}': images of sizes {sorted(sizes)}. Resize to one.")
+        found[f"x_{split}"] = np.stack(pictures)
+        found[f"y_{split}"] = table.column("label").to_numpy()
+    return found
+
+
+def _checked(name: str, parts: dict[str, np.ndarray]) -> ImageData:
+    pixels = [_pixels(name, key, parts[key]) for key in ("x_train", "x_test")]
+    sizes = [parts[key].shape[1:3] for key in ("x_train", "x_test")]
+    if sizes[0] != sizes[1]:
+        raise ImageError(
+            f"{name}: training images of size {sizes[0]}, test images of size {sizes[1]}. Resize "
+            f"them to one size."
+        )
+    labels = [_labels(name, key, parts[key]) for key in ("y_train", "y_test")]
+    n_class = _n_class(name, labels[0])
+    height, width = sizes[0]
+    made = [Images(x, y, height, width, n_class) for x, y in zip(pixels, labels, strict=True)]
+    return ImageData(name, *made)
+
+
+def _n_class(name: str, labels: Int64[Tensor, " image"]) -> int:
+    """How many classes there are to learn, each with an image."""
+    low, high = int(labels.min()), int(labels.max())
+    if high < 1:
+        raise ImageError(
+            f"{name}: y_train runs from {low} to {high}, so there is one class at most and nothing "
+            f"to tell apart. Give images of two classes or more, numbered from 0."
+        )
+    held = set(labels.unique().tolist())
+    # the first gap is at most as far as there are numbers, however large the largest is
+    empty = [label for label in range(min(high, len(held)) + 1) if label not in held]
+    if empty:
+        raise ImageError(
+            f"{name}: labels run to {high}, but no training image has class "
+            f"{shorten(empty)}. Number the classes without gaps, or add images."
+        )
+    return high + 1
+
+
+def _labels(name: str, key: str, labels: np.ndarray) -> Int64[Tensor, " image"]:
+    whole = np.issubdtype(labels.dtype, np.integer)
+    if labels.ndim != 1 or not whole or not len(labels):
+        raise ImageError(
+            f"{name}: {key} of shape {labels.shape} and type {labels.dtype} is no list of class "
+            f"numbers. Pass one whole number for each image."
+        )
+    return torch.from_numpy(labels.astype(np.int64))
+
+
+def _pixels(name: str, key: str, images: np.ndarray) -> Float[Tensor, "image pixel"]:
+    if images.ndim == 4 and images.shape[-1] == 1:
+        images = images[..., 0]
+    if images.ndim != 3 or 0 in images.shape:
+        channels = f", {images.shape[-1]} channels" if images.ndim == 4 else ""
+        raise ImageError(
+            f"{name}: {key} has shape {images.shape}{channels}, not (images, height, width) of one "
+            f"channel. Convert to grey with .mean(-1), or pass one channel."
+        )
+    if images.dtype == np.uint8:
+        return torch.from_numpy(images.reshape(len(images), -1)).float() / 255
+    if not np.issubdtype(images.dtype, np.number):
+        raise ImageError(
+            f"{name}: {key} is of type {images.dtype}; bytes, or floats from 0 to 1, are wanted. "
+            f"Convert it to one of them."
+        )
+    if not (np.issubdtype(images.dtype, np.floating) and 0 <= images.min() <= images.max() <= 1):
+        raise ImageError(
+            f"{name}: {key} of type {images.dtype} runs from {images.min()} to {images.max()}; "
+            f"bytes, or floats from 0 to 1, are wanted. Divide by the largest value."
+        )
+    return torch.from_numpy(images.reshape(len(images), -1).astype(np.float32))

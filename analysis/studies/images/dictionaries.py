@@ -1,0 +1,187 @@
+"""Dictionaries between a classifier's last layer and its head, and who should read their features.
+
+A sparse autoencoder learns what the layer writes. Its encoder finds a few features in each image;
+the decoder's pseudoinverse reads all of them, and what it reads is what the interaction matrices
+of features are about. `read_through` puts both in the layer's place and sees how much of the
+loss comes back.
+
+What a reader would get wrong: with as many *live* features as the layer has outputs the
+pseudoinverse reads everything, whatever the features are. With fewer its share says that they lie
+where the layer writes, not that they are good features: ``outputs``, the layer's outputs for as
+many images drawn at random, do so nearly as well, where as many ``random`` directions do not.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from analysis.studies.images.data import Images
+from analysis.studies.images.model import ImageModel, accuracy, cross_entropy
+from circuits.algebra.basis import Basis
+from circuits.algebra.bilinear import BilinearLayer
+from circuits.errors import DictionaryError
+from sae import Dictionary, TensorActivations, TrainingPlan, train_on
+
+DICTIONARY = TrainingPlan(sites=("mlp_out@0",), n_features=100, k=5, n_tokens=600_000)
+"""Few features for a layer of a thousand outputs, so that reading by them has to choose."""
+
+_CHUNK = 4096  # pairs that are made at a time
+_CHUNKS = 16  # of them before pairs are drawn again from the first seed
+
+
+def train_dictionary(
+    model: ImageModel, images: Images, plan: TrainingPlan = DICTIONARY
+) -> Dictionary:
+    """Features of what the last layer writes on images.
+
+    Where there are fewer images than the plan's buffer holds, all of them are shuffled together.
+    """
+    fitting = replace(
+        plan,
+        n_buffer=min(plan.n_buffer, len(images)),
+        n_batch=min(plan.n_batch, max(2, len(images) // 4)),
+    )
+    return _trained([model.before(images.pixels, len(model.layers))], fitting)
+
+
+def train_on_pairs(layer: BilinearLayer, plan: TrainingPlan = DICTIONARY) -> Dictionary:
+    """Features of what the layer writes for single pairs of inputs: no image is needed.
+
+    Every output of the layer is a sum of these, ``Σ_ij x_i x_j B[:, i, j]``.
+    """
+
+    def drawn() -> Iterator[Tensor]:
+        for chunk in range(_CHUNKS):
+            dice = torch.Generator().manual_seed(plan.seed * _CHUNKS + chunk)
+            yield pair_outputs(layer, _CHUNK, dice)
+
+    return _trained(drawn, plan)
+
+
+def pair_outputs(layer: BilinearLayer, n: int, dice: torch.Generator) -> Float[Tensor, "pair out"]:
+    """``B[:, i, j]`` for pairs of inputs drawn at random; an input may meet itself."""
+    left, right = layer.factors
+    i, j = torch.randint(left.shape[1], (2, n), generator=dice)
+    products = left[:, i] * right[:, j] + left[:, j] * right[:, i]
+    return (products / 2).mT @ layer.down.mT
+
+
+def _trained(
+    tensors: list[Tensor] | Callable[[], Iterator[Tensor]], plan: TrainingPlan
+) -> Dictionary:
+    (site,) = plan.sites
+    with tempfile.TemporaryDirectory() as folder:
+        found = train_on(TensorActivations(tensors, site), plan, Path(folder), device="cpu")
+    return next(iter(found.values()))
+
+
+@torch.no_grad()
+def read_through(
+    model: ImageModel, dictionary: Dictionary, images: Images, seed: int = 0
+) -> pd.DataFrame:
+    """Loss and accuracy with the layer's output as each reader gives it back.
+
+    ``clean`` is the layer itself; ``encoder`` the dictionary's own reconstruction; ``pinv`` reads
+    by the decoder's pseudoinverse with every feature, ``pinv_live`` with those that are active on
+    any image, ``pinv_on_active`` by ``pinv_live`` where the encoder finds a feature active;
+    ``random`` as many random directions as there are live ones, ``outputs`` as many of the images'
+    own outputs, both by their pseudoinverse. ``recovered`` is the share of the
+    loss between a guess among equally likely classes and the layer itself.
+    """
+    _check(model, dictionary)
+    model.check_labels(images)
+    x = model.before(images.pixels, len(model.layers)).to(dictionary.dtype)
+    live = live_features(dictionary, x)
+    if not bool(live.any()):
+        raise DictionaryError("read_through: no feature is active on any of these images.")
+    whole = dictionary.basis("pinv", least_squares=True)
+    part = Basis.from_decoder(dictionary.decoder[live], dictionary.offset, least_squares=True)
+    read = part.coordinates(x)
+    given = {
+        "clean": x,
+        "encoder": dictionary.reconstruct(x),
+        "pinv": whole.compose(whole.coordinates(x)),
+        "pinv_live": part.compose(read),
+        "pinv_on_active": part.compose(read * (dictionary.encode(x)[:, live] != 0)),
+        "random": (control := part.control(seed)).compose(control.coordinates(x)),
+        "outputs": (drawn := _outputs(x, len(part.write), dictionary.offset, seed)).compose(
+            drawn.coordinates(x)
+        ),
+    }
+    guess = math.log(model.n_class)
+    variance = float((x - x.mean(0)).square().sum())
+    rows = []
+    for name, hidden in given.items():
+        logits = model.read_out(hidden.to(model.head.dtype))
+        row: dict[str, float | str] = {"reader": name, "loss": cross_entropy(logits, images)}
+        row["accuracy"] = accuracy(logits, images)
+        row["fvu"] = float((hidden - x).square().sum()) / variance
+        rows.append(row)
+    table = pd.DataFrame(rows).set_index("reader")
+    recovered = (guess - table["loss"]) / (guess - table.loc["clean", "loss"])
+    return table.assign(recovered=recovered, n_live=int(live.sum()), n=len(images))
+
+
+def _outputs(
+    x: Float[Tensor, "image hidden"], n: int, offset: Float[Tensor, " hidden"], seed: int
+) -> Basis:
+    """So many of the outputs, drawn at random, as a basis about the offset."""
+    chosen = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:n]
+    return Basis.from_decoder(x[chosen] - offset, offset, least_squares=True)
+
+
+def live_features(
+    dictionary: Dictionary, x: Float[Tensor, "image hidden"]
+) -> Bool[Tensor, " feature"]:
+    """Those that are active on any of the activations."""
+    return dictionary.active(x).counts > 0
+
+
+@torch.no_grad()
+def agreement(model: ImageModel, dictionary: Dictionary, images: Images) -> pd.DataFrame:
+    """For each live feature how the pseudoinverse agrees with the encoder, where it is active and
+    where not.
+
+    Correlations over images; where a feature is not active its value is zero, so what is compared
+    is the score that was not selected. ``size_inactive`` is the root mean square of what is read
+    there, in shares of that on active images.
+    """
+    _check(model, dictionary)
+    x = model.before(images.pixels, len(model.layers)).to(dictionary.dtype)
+    live = live_features(dictionary, x).nonzero()[:, 0]
+    part = Basis.from_decoder(dictionary.decoder[live], dictionary.offset, least_squares=True)
+    read, active = part.coordinates(x), dictionary.encode(x)[:, live] != 0
+    scores = dictionary.preactivations(x)[:, live]
+    rows = []
+    for i, feature in enumerate(live.tolist()):
+        on, z, s = active[:, i], read[:, i], scores[:, i]
+        row = {"feature": feature, "n_active": int(on.sum())}
+        row |= {"active": _correlation(z[on], s[on]), "inactive": _correlation(z[~on], s[~on])}
+        sizes = [float(held.square().mean().sqrt()) if len(held) else math.nan
+                 for held in (z[~on], z[on])]  # fmt: skip
+        rows.append({**row, "size_inactive": sizes[0] / sizes[1] if sizes[1] else math.nan})
+    return pd.DataFrame(rows)
+
+
+def _correlation(first: Tensor, second: Tensor) -> float:
+    if len(first) < 3 or not float(first.std()) or not float(second.std()):
+        return math.nan
+    return float(np.corrcoef(first.numpy(), second.numpy())[0, 1])
+
+
+def _check(model: ImageModel, dictionary: Dictionary) -> None:
+    if dictionary.d_model != model.last.d_out:
+        raise DictionaryError(
+            f"{dictionary} is for activations of {dictionary.d_model}, and the model's last layer "
+            f"writes {model.last.d_out}. Train it with train_dictionary(model, images)."
+        )

@@ -1,0 +1,75 @@
+"""Masks that turn a classifier's mind, from its eigenvectors alone: no gradient, no image.
+
+Take the first eigenvectors of positive value of every class, as rows. A column of their
+pseudoinverse is the smallest picture that excites one of them by 1 and all others not at all; the
+mask for a class is the sum over its own. What a reader would get wrong: an eigenvector's sign is
+free, and a mask against an image's own sign first *lowers* the square. Without images each is
+turned so that its pixels have a positive sum, which ink has. And a masked image may leave the range
+of pixels: what is told is of the sum as it is, and fewer are fooled where it is clipped to 0 to 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from analysis.studies.images.data import Images
+from analysis.studies.images.model import accuracy
+from analysis.studies.images.spectra import ClassSpectra
+from circuits.errors import ImageError, check_count
+
+N_EIGENVECTORS = 1
+"""Of each class: those that a mask excites, or leaves alone."""
+
+
+def masks(spectra: ClassSpectra, n: int = N_EIGENVECTORS) -> Float[Tensor, "class height width"]:
+    """A picture of norm 1 for each class that pushes images towards it."""
+    check_count("masks", n, None, "n")
+    rows, owner = [], []
+    for label, spectrum in enumerate(spectra.spectra):
+        pictures = spectra.pictures(label)[spectrum.values > 0][:n].flatten(1)
+        if not len(pictures):
+            raise ImageError(
+                f"masks: class {label} has no eigenvalue above zero, so nothing excites it."
+            )
+        total = pictures.sum(1, keepdim=True)
+        rows.append(torch.where(total < 0, -pictures, pictures))
+        owner += [label] * len(pictures)
+    columns = torch.linalg.pinv(torch.cat(rows)).mT
+    owners = torch.tensor(owner)
+    found = torch.stack([columns[owners == label].sum(0) for label in range(len(rows))])
+    model = spectra.model
+    norms = torch.linalg.vector_norm(found, dim=1, keepdim=True)
+    return (found / norms).reshape(-1, model.height, model.width)
+
+
+def mask_curve(
+    spectra: ClassSpectra,
+    images: Images,
+    strengths: Iterable[float],
+    n: int = N_EIGENVECTORS,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """For each class's mask added at some norms to the *other* classes' images, what follows.
+
+    ``accuracy`` is how many are still told rightly, ``fooled`` how many are told as the mask's
+    class; ``…_control`` the same with the mask's own pixels in random order.
+    """
+    found = masks(spectra, n).flatten(1).to(images.pixels)
+    dice = torch.Generator().manual_seed(seed)
+    rows = []
+    for label, mask in enumerate(found):
+        others = images.of_classes([c for c in range(images.n_class) if c != label])
+        shuffled = mask[torch.randperm(len(mask), generator=dice)]
+        for strength in strengths:
+            row: dict[str, float] = {"class": label, "strength": strength}
+            for name, added in (("", mask), ("_control", shuffled)):
+                logits = spectra.model(others.pixels + strength * added)
+                row[f"accuracy{name}"] = accuracy(logits, others)
+                row[f"fooled{name}"] = float((logits.argmax(1) == label).double().mean())
+            rows.append({**row, "n": len(others)})
+    return pd.DataFrame(rows)

@@ -1,0 +1,175 @@
+"""An image classifier without a nonlinearity but products: bilinear layers, then a linear head.
+
+Every layer here is a `BilinearLayer` that takes all of what came before, so that any question
+about the model is one about such layers. The embedding is folded into the first one. A residual
+path is folded too, because ``x = x · 1`` is a product: as many more hidden units, the left factor
+reading one coordinate each, the right one the constant. What a reader would get wrong: a layer's
+``d_hidden`` therefore counts those as well.
+
+The logit of a class of a one-layer model is one quadratic form in pixels, `class_forms`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional
+
+from analysis.studies.images.data import Images
+from circuits.algebra.bilinear import BilinearLayer
+from circuits.errors import ImageError, ModelError, first_line
+from circuits.storage.files import written_whole
+
+_AT_A_TIME = 4096  # images in one pass
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ImageModel:
+    """Pixels through bilinear layers to one logit for each class."""
+
+    layers: tuple[BilinearLayer, ...]
+    head: Float[Tensor, "class hidden"]
+    height: int
+    width: int
+    head_bias: Float[Tensor, " class"] | None = None
+
+    def __post_init__(self) -> None:
+        sizes = [self.height * self.width, *(layer.d_out for layer in self.layers)]
+        takes = [*(layer.d_model for layer in self.layers), self.head.shape[1]]
+        names = [*(f"layer {i}" for i in range(len(self.layers))), "the head"]
+        faults = [
+            f"{name} takes {taken} numbers and is given {given}"
+            for name, given, taken in zip(names, sizes, takes, strict=True)
+            if given != taken
+        ]
+        if faults or not self.layers:
+            raise ModelError(f"ImageModel: {'; '.join(faults) or 'it has no layer'}.")
+
+    @property
+    def n_class(self) -> int:
+        """How many classes there are."""
+        return self.head.shape[0]
+
+    @property
+    def last(self) -> BilinearLayer:
+        """The layer that the head reads."""
+        return self.layers[-1]
+
+    def before(
+        self, pixels: Float[Tensor, "*batch pixel"], layer: int
+    ) -> Float[Tensor, "*batch model"]:
+        """What a layer is given, or for ``layer = n_layer`` the head."""
+        if pixels.shape[-1] != self.height * self.width:
+            raise ImageError(
+                f"images of {pixels.shape[-1]} pixels were given to a model of {self.height} x "
+                f"{self.width}. Resize them, and flatten each to a row."
+            )
+        x = pixels
+        for one in self.layers[:layer]:
+            x = one(x)
+        return x
+
+    def read_out(self, hidden: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch class"]:
+        """The logits of what the head is given."""
+        return functional.linear(hidden, self.head, self.head_bias)
+
+    def __call__(self, pixels: Float[Tensor, "*batch pixel"]) -> Float[Tensor, "*batch class"]:
+        """The logits."""
+        return self.class_layer(self.before(pixels, len(self.layers) - 1))
+
+    @cached_property
+    def class_layer(self) -> BilinearLayer:
+        """The last layer and the head as one layer, whose outputs are the logits."""
+        last = self.last
+        bias = self.class_constants
+        return BilinearLayer(
+            last.left, last.right, self.head @ last.down, last.left_bias, last.right_bias,
+            bias if bool(bias.any()) else None,
+        )  # fmt: skip
+
+    @property
+    def class_constants(self) -> Float[Tensor, " class"]:
+        """What each logit holds that no input changes."""
+        constant = self.head.new_zeros(self.n_class)
+        if self.last.down_bias is not None:
+            constant = self.head @ self.last.down_bias
+        return constant if self.head_bias is None else constant + self.head_bias
+
+    def class_forms(self) -> Float[Tensor, "class input input"]:
+        """Each logit's symmetric form in what the last layer is given; of one layer, in pixels."""
+        return self.last.interaction(self.head)
+
+    def check_labels(self, images: Images) -> None:
+        """Refuse images whose classes are not the model's."""
+        if images.n_class > self.n_class:
+            raise ImageError(
+                f"images of {images.n_class} classes were given to a model of {self.n_class}. "
+                f"Leave out the classes it has not learnt."
+            )
+
+    def logits(self, images: Images) -> Float[Tensor, "image class"]:
+        """The logits of all images."""
+        self.check_labels(images)
+        return torch.cat([self(pixels) for pixels in images.pixels.split(_AT_A_TIME)])
+
+    def to(self, dtype: torch.dtype) -> ImageModel:
+        """The same model in another dtype."""
+        bias = None if self.head_bias is None else self.head_bias.to(dtype)
+        layers = tuple(layer.to(dtype) for layer in self.layers)
+        return ImageModel(layers, self.head.to(dtype), self.height, self.width, bias)
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file, whole or not at all."""
+        tensors = {"head": self.head}
+        if self.head_bias is not None:
+            tensors["head_bias"] = self.head_bias
+        for i, layer in enumerate(self.layers):
+            for name in ("left", "right", "down", "left_bias", "right_bias", "down_bias"):
+                if getattr(layer, name) is not None:
+                    tensors[f"layers.{i}.{name}"] = getattr(layer, name)
+        with written_whole(path) as file:
+            held = {name: tensor.contiguous() for name, tensor in tensors.items()}
+            save_file(held, file, {"height": str(self.height), "width": str(self.width)})
+
+    def __repr__(self) -> str:
+        sizes = " -> ".join(str(layer.d_hidden) for layer in self.layers)
+        return (
+            f"ImageModel({self.height} x {self.width} pixels -> {sizes} products -> "
+            f"{self.n_class} classes)"
+        )
+
+
+def load_image_model(path: str | Path) -> ImageModel:
+    """A model that `ImageModel.save` wrote."""
+    try:
+        with safe_open(path, "pt") as file:
+            sizes = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        layers: dict[int, dict[str, Tensor]] = {}
+        for name in [name for name in tensors if name.startswith("layers.")]:
+            _, i, part = name.split(".")
+            layers.setdefault(int(i), {})[part] = tensors.pop(name)
+        made = tuple(BilinearLayer(**layers[i]) for i in sorted(layers))
+        return ImageModel(made, height=int(sizes["height"]), width=int(sizes["width"]), **tensors)
+    except (SafetensorError, KeyError, ValueError, TypeError, FileNotFoundError) as error:
+        raise ModelError(
+            f"{path}: no model of images can be read from it ({first_line(error)}). Train it "
+            f"again with train_classifier and save it."
+        ) from error
+
+
+def accuracy(logits: Float[Tensor, "image class"], images: Images) -> float:
+    """The share of images whose class has the largest logit."""
+    return float((logits.argmax(1) == images.labels).double().mean())
+
+
+def cross_entropy(logits: Float[Tensor, "image class"], images: Images) -> float:
+    """The mean loss, in nats an image."""
+    return float(functional.cross_entropy(logits.double(), images.labels))

@@ -1,0 +1,127 @@
+"""Eigenvectors and masks as pictures: still ones as PNG, others by plotly.
+
+Blue is positive, red negative, white zero, each picture on its own scale. What a reader would get
+wrong: red does not count against a class. An eigenvector answers ``(v · x)²``: ink on blue alone or
+on red alone excites it, ink on both cancels; whether that is for or against is its eigenvalue's
+sign.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from analysis.studies.images.png import encoded
+from analysis.studies.images.spectra import ClassSpectra, explanation
+from circuits.storage.files import written_whole
+
+_RED, _BLUE = (178, 24, 43), (33, 102, 172)
+_MARGIN = 2  # pixels of white around each picture
+_SHOWN = 84  # pixels that the longer side of each picture is at least shown with
+
+
+def coloured(
+    picture: Float[Tensor, "height width"],
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Blue where positive, red where negative, white at zero."""
+    largest = float(picture.abs().max())
+    share = (picture / largest if largest else picture).double().numpy()[..., None]
+    colour = np.where(share < 0, np.array(_RED), np.array(_BLUE))
+    return np.round(255 + np.abs(share) * (colour - 255)).astype(np.uint8)
+
+
+def sheet(
+    rows: Sequence[Float[Tensor, "_ height width"]],
+) -> UInt8[np.ndarray, "tall wide 3"]:
+    """Rows of pictures on white, each pixel as large as makes them easy to see."""
+    height, width = rows[0].shape[1:]
+    scale = max(1, -(-_SHOWN // max(height, width)))
+    tall, wide = height * scale + 2 * _MARGIN, width * scale + 2 * _MARGIN
+    page = np.full((len(rows) * tall, max(map(len, rows)) * wide, 3), 255, np.uint8)
+    for i, row in enumerate(rows):
+        for j, picture in enumerate(row):
+            large = coloured(picture).repeat(scale, 0).repeat(scale, 1)
+            down, right = i * tall + _MARGIN, j * wide + _MARGIN
+            page[down : down + height * scale, right : right + width * scale] = large
+    return page
+
+
+def spectra_sheet(spectra: ClassSpectra, n: int = 5) -> UInt8[np.ndarray, "tall wide 3"]:
+    """A row for each class: its first eigenvectors for it, then its first against it."""
+    rows = []
+    for label, spectrum in enumerate(spectra.spectra):
+        pictures = spectra.pictures(label)
+        blank = torch.zeros(2 * n, *pictures.shape[1:], dtype=pictures.dtype)
+        for start, chosen in ((0, spectrum.values > 0), (n, spectrum.values < 0)):
+            found = pictures[chosen][:n]
+            blank[start : start + len(found)] = found
+        rows.append(blank)
+    return sheet(rows)
+
+
+def first_sheet(models: Sequence[ClassSpectra]) -> UInt8[np.ndarray, "tall wide 3"]:
+    """A row for each model: each class's strongest eigenvector for it, blank where none is."""
+    rows = []
+    for spectra in models:
+        found = []
+        for label, spectrum in enumerate(spectra.spectra):
+            pictures = spectra.pictures(label)
+            chosen = pictures[spectrum.values > 0][:1]
+            found.append(chosen[0] if len(chosen) else torch.zeros_like(pictures[0]))
+        rows.append(torch.stack(found))
+    return sheet(rows)
+
+
+def png(page: UInt8[np.ndarray, "tall wide 3"]) -> bytes:
+    """The page as the bytes of a PNG file, which notebooks and HTML show."""
+    return encoded(page)
+
+
+def write_png(page: UInt8[np.ndarray, "tall wide 3"], path: str | Path) -> None:
+    """Write the page as a PNG file, whole or not at all."""
+    with written_whole(path) as file:
+        file.write_bytes(encoded(page))
+
+
+def figure(
+    pictures: Float[Tensor, "picture height width"], titles: Sequence[str], wrap: int = 5
+) -> Any:
+    """Pictures side by side in plotly, each with its title and on its own scale."""
+    from plotly.graph_objects import Heatmap
+    from plotly.subplots import make_subplots
+
+    n_row = -(-len(pictures) // wrap)
+    page = make_subplots(n_row, min(wrap, len(pictures)), subplot_titles=list(titles),
+                         horizontal_spacing=0.02, vertical_spacing=0.25 / n_row)  # fmt: skip
+    for i, picture in enumerate(pictures):
+        most = float(picture.abs().max()) or 1.0
+        heat = Heatmap(z=picture.numpy(), zmin=-most, zmax=most, colorscale="RdBu", showscale=False)
+        page.add_trace(heat, row=i // wrap + 1, col=i % wrap + 1)
+    page.update_xaxes(visible=False, constrain="domain")
+    page.update_yaxes(visible=False, autorange="reversed", scaleanchor="x", constrain="domain")
+    for i, axis in enumerate(page.select_yaxes()):
+        axis.scaleanchor = f"x{i + 1}" if i else "x"
+    page.update_layout(height=60 + 190 * n_row, margin={"l": 5, "r": 5, "t": 40, "b": 5})
+    return page
+
+
+def explanation_figure(
+    spectra: ClassSpectra, pixels: Float[Tensor, " pixel"], n_class: int = 2, n: int = 4
+) -> Any:
+    """An image beside the eigenvectors that add most to, or take most from, its largest logits."""
+    told = explanation(spectra, pixels)
+    logits = told.groupby("class")["adds"].sum().sort_values(ascending=False)
+    image = pixels.reshape(1, spectra.model.height, spectra.model.width).double()
+    pictures, titles = [], []
+    for label in map(int, logits.index[:n_class]):
+        own = told[(told["class"] == label) & (told["rank"] >= 0)]
+        largest = own.reindex(own["adds"].abs().sort_values(ascending=False).index)[:n]
+        pictures += [image, spectra.pictures(label)[largest["rank"].to_list()]]
+        titles += [f"{label}: {logits[label]:.1f}", *(f"{adds:+.1f}" for adds in largest["adds"])]
+    return figure(torch.cat(pictures), titles, wrap=n + 1)

@@ -1,0 +1,240 @@
+"""What each class looks for: eigenvectors of its form, which are pictures, and what they explain.
+
+The logit of a class of a one-layer model is ``Σ_r λ_r (v_r · x)²`` and a constant, with every
+``v_r`` of unit length *in pixels*, so that eigenvalues do not depend on how the embedding and the
+layer share their scale. A deeper model has the same in what its last layer is given, and
+`analysis.studies.images.tree` goes on from there.
+
+What a reader would get wrong: the sign of an eigenvector means nothing, ``(v · x)²`` is the same;
+`with_sign` turns each so that the images that excite it most do so positively.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from analysis.studies.images.components import pair_products
+from analysis.studies.images.data import Images
+from analysis.studies.images.model import ImageModel, accuracy
+from circuits.algebra.bilinear import BilinearLayer
+from circuits.algebra.spectrum import Spectrum
+from circuits.errors import ImageError, check_count, check_index
+
+_MOST_EXCITED = 32  # images that say which way round an eigenvector is shown
+_AT_A_TIME = 2048  # images whose activations are held
+
+
+@dataclass(frozen=True, eq=False)
+class ClassSpectra:
+    """One spectrum of a model's last layer for each class, all pairs of it."""
+
+    model: ImageModel
+    spectra: tuple[Spectrum, ...]
+
+    @classmethod
+    def of(cls, model: ImageModel) -> ClassSpectra:
+        """By a full decomposition of each class's form, in float64."""
+        constant = model.last.has_constant
+        forms = model.class_forms().double()
+        return cls(model, tuple(Spectrum.of(form, has_constant=constant) for form in forms))
+
+    def __getitem__(self, label: int) -> Spectrum:
+        return self.spectra[check_index("ClassSpectra", label, len(self.spectra), "class")]
+
+    @cached_property
+    def effective_rank(self) -> float:
+        """The mean over classes of ``(Σ|λ|)² / Σλ²``."""
+        return sum(spectrum.effective_rank for spectrum in self.spectra) / len(self.spectra)
+
+    def pictures(self, label: int) -> Float[Tensor, "rank height width"]:
+        """A class's eigenvectors as images; without what they hold of the constant."""
+        model = self.model
+        self._in_pixels("pictures")
+        n_pixel = model.height * model.width
+        return self[label].vectors[:, :n_pixel].reshape(-1, model.height, model.width)
+
+    def _repr_png_(self) -> bytes | None:
+        """In Jupyter a row for each class: eigenvectors for it, then against it."""
+        from analysis.studies.images.pictures import png, spectra_sheet
+
+        return png(spectra_sheet(self)) if len(self.model.layers) == 1 else None
+
+    def _in_pixels(self, asked: str) -> None:
+        if len(self.model.layers) > 1:
+            raise ImageError(
+                f"ClassSpectra.{asked}: the last of {len(self.model.layers)} layers does not read "
+                f"pixels. Ask analysis.studies.images.tree.tree(model, …) for a deep model."
+            )
+
+    def given(self, pixels: Float[Tensor, "image pixel"]) -> Float[Tensor, "image model"]:
+        """What the last layer is given, in float64."""
+        return self.model.before(pixels, len(self.model.layers) - 1).double()
+
+    def ordered_by_activation(self, images: Images) -> ClassSpectra:
+        """The same pairs, each class's by the size of their mean contribution on images."""
+        self.model.check_labels(images)
+        x = self.given(images.pixels)
+        turned = []
+        for spectrum in self.spectra:
+            size = spectrum.activation(x).mean(0).abs()
+            order = size.argsort(descending=True, stable=True)
+            turned.append(
+                replace(spectrum, values=spectrum.values[order], vectors=spectrum.vectors[order])
+            )
+        return ClassSpectra(self.model, tuple(turned))
+
+    def with_sign(self, images: Images) -> ClassSpectra:
+        """The same pairs, each turned so that the images that excite it most do so positively."""
+        self.model.check_labels(images)
+        x = self.given(images.pixels)
+        turned = []
+        for spectrum in self.spectra:
+            along = _along(spectrum, x)
+            top = along.abs().topk(min(_MOST_EXCITED, len(along)), dim=0).indices
+            sign = along.gather(0, top).sum(0)
+            vectors = torch.where(sign[:, None] < 0, -spectrum.vectors, spectrum.vectors)
+            turned.append(replace(spectrum, vectors=vectors))
+        return ClassSpectra(self.model, tuple(turned))
+
+    def table(self) -> pd.DataFrame:
+        """One row for each eigenpair: class, rank, value, share of the class's energy."""
+        rows = []
+        for label, spectrum in enumerate(self.spectra):
+            values = spectrum.values
+            share = values.square() / values.square().sum()
+            rows.append(
+                pd.DataFrame(
+                    {"class": label, "rank": range(len(values)), "value": values, "share": share}
+                )
+            )
+        return pd.concat(rows, ignore_index=True)
+
+
+def _along(spectrum: Spectrum, x: Float[Tensor, "image model"]) -> Float[Tensor, "image rank"]:
+    """How far each image goes along each eigenvector, the constant's part included."""
+    width = x.shape[1]
+    along = x @ spectrum.vectors[:, :width].mT
+    return along + spectrum.vectors[:, -1] if spectrum.has_constant else along
+
+
+def explanation(spectra: ClassSpectra, pixels: Float[Tensor, " pixel"]) -> pd.DataFrame:
+    """One image's logits, each as what every eigenpair adds; the rows of a class sum to its logit.
+
+    The row of rank −1 is the constant, which no pixel changes.
+    """
+    x = spectra.given(pixels[None])
+    constants = spectra.model.class_constants
+    rows = []
+    for label, spectrum in enumerate(spectra.spectra):
+        added = spectrum.activation(x)[0]
+        along = _along(spectrum, x)[0]
+        told = {"rank": range(len(added)), "value": spectrum.values, "along": along, "adds": added}
+        rows.append(pd.DataFrame({"class": label, **told}))
+        constant = {"class": [label], "rank": [-1], "adds": [float(constants[label])]}
+        rows.append(pd.DataFrame(constant))
+    return pd.concat(rows, ignore_index=True)
+
+
+def truncation(spectra: ClassSpectra, images: Images, ranks: Iterable[int]) -> pd.DataFrame:
+    """Accuracy with each class's first so many eigenpairs, in the order that they are in."""
+    spectra.model.check_labels(images)
+    longest = max(len(spectrum) for spectrum in spectra.spectra)
+    asked = [min(check_count("truncation", rank, None, "rank"), longest) for rank in ranks]
+    right = torch.zeros(len(asked), dtype=torch.int64)
+    constants = spectra.model.class_constants.double()
+    for pixels, labels in zip(
+        images.pixels.split(_AT_A_TIME), images.labels.split(_AT_A_TIME), strict=True
+    ):
+        x = spectra.given(pixels)
+        sums = [s.activation(x).cumsum(1)[:, _places(s, asked)] for s in spectra.spectra]
+        logits = torch.stack(sums, dim=2) + constants  # image rank class
+        right += (logits.argmax(2) == labels[:, None]).sum(0)
+    full = accuracy(spectra.model.logits(images), images)
+    table = pd.DataFrame({"rank": asked, "accuracy": right.double() / len(images)})
+    return table.assign(lost=full - table["accuracy"], n=len(images)).drop_duplicates("rank")
+
+
+def _places(spectrum: Spectrum, ranks: Sequence[int]) -> list[int]:
+    return [min(rank, len(spectrum)) - 1 for rank in ranks]
+
+
+def rank_needed(curve: pd.DataFrame, most_lost: float = 0.01) -> int | None:
+    """The fewest eigenpairs of a curve that lose no more, with all longer ones losing no more."""
+    needed = None
+    for rank, lost in zip(curve["rank"][::-1], curve["lost"][::-1], strict=True):
+        if lost > most_lost:
+            break
+        needed = int(rank)
+    return needed
+
+
+def best_matches(first: ClassSpectra, second: ClassSpectra, n: int = 10) -> pd.DataFrame:
+    """For each class's first eigenvectors the best |cosine| among the other model's, in pixels.
+
+    Among its first ``2 n`` of the same class with an eigenvalue of the same sign: more would find
+    something alike by chance; ``control`` is the best among those of the *next* class.
+    """
+    sizes = [(s.model.height, s.model.width, s.model.n_class) for s in (first, second)]
+    if sizes[0] != sizes[1]:
+        told = " and ".join(f"{c} classes of {h} x {w} pixels" for h, w, c in sizes)
+        raise ImageError(f"best_matches: models of {told}. Compare models of one data set.")
+    rows = []
+    n_class = len(first.spectra)
+    for label in range(n_class):
+        pictures = first.pictures(label)[:n].flatten(1)
+        values = first[label].values[:n]
+        found = {}
+        for name, other in (("cosine", label), ("control", (label + 1) % n_class)):
+            others = second.pictures(other)[: 2 * n].flatten(1)
+            same = values.sign()[:, None] == second[other].values[: 2 * n].sign()
+            cosines = torch.nn.functional.cosine_similarity(pictures[:, None], others[None], dim=2)
+            found[name] = torch.where(same, cosines.abs(), torch.zeros_like(cosines)).amax(1)
+        rows.append(pd.DataFrame({"class": label, "rank": range(len(values)), **found}))
+    return pd.concat(rows, ignore_index=True)
+
+
+def form_similarity(first: ImageModel, second: ImageModel) -> pd.DataFrame:
+    """Cosines of the classes' quadratic forms, ``⟨Q, Q'⟩ / |Q||Q'|``; rows the first model's.
+
+    Of one model with itself it is which digits it tells apart by the same pairs of pixels. Forms
+    are never built: their inner products are those of the layers' hidden units.
+    """
+    layers = [model.class_layer for model in (first, second)]
+    if layers[0].factors[0].shape[1] != layers[1].factors[0].shape[1]:
+        raise ImageError(
+            f"form_similarity: one model's last layer takes {layers[0].factors[0].shape[1]} "
+            f"numbers, the other's {layers[1].factors[0].shape[1]}. Compare models of one size."
+        )
+    products = inner_products(*layers)
+    norms = [inner_products(layer, layer).diagonal().sqrt() for layer in layers]
+    return pd.DataFrame((products / norms[0][:, None] / norms[1]).numpy())
+
+
+def inner_products(first: BilinearLayer, second: BilinearLayer) -> Float[Tensor, "out other_out"]:
+    """Frobenius inner products of two layers' interaction matrices, output by output."""
+    factors = [factor.double() for layer in (first, second) for factor in layer.factors]
+    return first.down.double() @ pair_products(*factors) @ second.down.double().mT
+
+
+def roughness(spectra: ClassSpectra, n: int = 10) -> float:
+    """How much neighbouring pixels of the first eigenvectors differ, weighed by |λ|.
+
+    The mean squared step from a pixel to the next, across and down, over the mean square of a
+    pixel: 2 for noise, near 0 for broad strokes.
+    """
+    steps, squares = 0.0, 0.0
+    for label, spectrum in enumerate(spectra.spectra):
+        pictures = spectra.pictures(label)[:n]
+        weight = spectrum.values[:n].abs()
+        across = pictures.diff(dim=2).square().mean((1, 2))
+        down = pictures.diff(dim=1).square().mean((1, 2))
+        steps += float((weight * (across + down) / 2).sum())
+        squares += float((weight * pictures.square().mean((1, 2))).sum())
+    return steps / squares if squares else 0.0

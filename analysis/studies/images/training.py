@@ -1,0 +1,234 @@
+"""Training an image classifier: AdamW with a decay that lasts, and noise on what is read.
+
+What a reader would get wrong: how strongly weight decay acts is decided by the sum over steps of
+``learning_rate · weight_decay``, not by ``weight_decay`` alone: what the start put where no
+gradient pulls shrinks by ``exp(−Σ rate · decay)``. A few hundred steps at rate 0.001 leave most of
+it, however many images each step sees; `ImagePlan.shrinking` is that factor.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.nn import functional
+
+from analysis.studies.images.data import Images
+from analysis.studies.images.model import ImageModel
+from circuits.algebra.bilinear import BilinearLayer
+from circuits.errors import ImageError, PlanError
+from circuits.model.plan import is_whole
+from circuits.storage.progress import counted
+
+_WARM_UP = 0.05  # share of the steps in which the rate rises
+
+
+@dataclass(frozen=True)
+class ImagePlan:
+    """A classifier and its training; defaults are for 28 x 28 digits, one layer."""
+
+    d_hidden: int = 1000
+    """Products of each layer, which are also its outputs."""
+
+    n_layer: int = 1
+    """Bilinear layers."""
+
+    d_embed: int | None = None
+    """Width of a linear embedding of the pixels; None: the first layer reads pixels."""
+
+    residual: bool = False
+    """Whether each layer adds to what it was given; wants ``d_embed`` equal to ``d_hidden``."""
+
+    biases: bool = False
+    """Whether both factors and the head have biases."""
+
+    n_step: int = 3000
+    """Steps; of MNIST's images a dozen passes."""
+
+    n_batch: int = 256
+    """Images in a step."""
+
+    learning_rate: float = 3e-3
+    """Of AdamW, at its highest: it rises for a twentieth of the steps and falls as a cosine."""
+
+    weight_decay: float = 1.0
+    """Of AdamW, on every weight."""
+
+    input_noise: float = 0.3
+    """Standard deviation of what is added to each pixel, which runs from 0 to 1."""
+
+    latent_noise: float = 0.0
+    """The same at the input of every layer, in shares of that input's root mean square."""
+
+    seed: int = 0
+    """Of the start, the order and the noise."""
+
+    def __post_init__(self) -> None:
+        least = {"d_hidden": 1, "n_layer": 1, "n_step": 1, "n_batch": 1, "seed": 0}
+        faults = [
+            f"{name} is {getattr(self, name)!r}, not a whole number from {low}"
+            for name, low in least.items()
+            if not is_whole(getattr(self, name), low)
+        ]
+        if self.d_embed is not None and not is_whole(self.d_embed, 1):
+            faults.append(f"d_embed is {self.d_embed!r}, not a whole number from 1")
+        for name in ("learning_rate", "weight_decay", "input_noise", "latent_noise"):
+            value = getattr(self, name)
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number or not 0 <= value < math.inf:
+                faults.append(f"{name} is {value!r}, not a number from 0")
+        for name in ("residual", "biases"):
+            if not isinstance(getattr(self, name), bool):
+                faults.append(f"{name} is {getattr(self, name)!r}, neither true nor false")
+        if not faults and self.residual and self.d_embed != self.d_hidden:
+            faults.append(
+                f"residual adds {self.d_hidden} products to a stream of d_embed {self.d_embed}: "
+                f"make them equal"
+            )
+        if faults:
+            raise PlanError("ImagePlan: " + "; ".join(faults) + ".")
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        risen = (step + 1) / max(1.0, _WARM_UP * self.n_step)
+        return self.learning_rate * min(risen, (1 + math.cos(math.pi * step / self.n_step)) / 2)
+
+    @property
+    def shrinking(self) -> float:
+        """What weight decay alone leaves of a weight, from the start to the end."""
+        rates = map(self.rate, range(self.n_step))
+        return math.prod(1 - rate * self.weight_decay for rate in rates)
+
+
+def train_classifier(images: Images, plan: ImagePlan = ImagePlan()) -> ImageModel:
+    """Learn to tell the classes apart; the same plan and images give the same model."""
+    dice = torch.Generator().manual_seed(plan.seed)
+    weights = _start(plan, images, dice)
+    for weight in weights.values():
+        weight.requires_grad_()
+    optimizer = torch.optim.AdamW(
+        weights.values(), lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=True
+    )
+    with counted(plan.n_step, "training a classifier", "step") as bar:
+        for step, chosen in enumerate(_batches(plan, len(images), dice)):
+            optimizer.param_groups[0]["lr"] = plan.rate(step)
+            with torch.autocast("cpu", torch.bfloat16, enabled=_has_bfloat16()):
+                logits = _forward(plan, weights, images.pixels[chosen], dice)
+            loss = functional.cross_entropy(logits.float(), images.labels[chosen])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            bar.update()
+    if not bool(torch.isfinite(loss.detach())):
+        raise ImageError(
+            f"train_classifier: the loss became {float(loss.detach())}. Lower the learning rate "
+            f"({plan.learning_rate:g})."
+        )
+    return _assembled(plan, {name: w.detach() for name, w in weights.items()}, images)
+
+
+def _has_bfloat16() -> bool:
+    """Whether the processor multiplies matrices in it: twice as fast, and noise is added anyway."""
+    told: Callable[[], bool] = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)  # torch 2.7 on
+    return torch.backends.mkldnn.is_available() and told()
+
+
+def _start(plan: ImagePlan, images: Images, dice: torch.Generator) -> dict[str, Tensor]:
+    """Gaussian weights of variance 1/fan-in; biases begin at zero."""
+    d_first = images.pixels.shape[1] if plan.d_embed is None else plan.d_embed
+    widths = [d_first, *[plan.d_hidden] * plan.n_layer]
+    shapes = {} if plan.d_embed is None else {"embed": (d_first, images.pixels.shape[1])}
+    for i, (taken, given) in enumerate(pairwise(widths)):
+        shapes |= {f"left.{i}": (given, taken), f"right.{i}": (given, taken)}
+    shapes["head"] = (images.n_class, plan.d_hidden)
+    weights = {
+        name: torch.randn(shape, generator=dice) / math.sqrt(shape[1])
+        for name, shape in shapes.items()
+    }
+    if plan.biases:
+        for name in [name for name in weights if name != "embed"]:
+            weights[f"{name}.bias"] = torch.zeros(len(weights[name]))
+    return weights
+
+
+def _batches(
+    plan: ImagePlan, n_image: int, dice: torch.Generator
+) -> Iterator[Int64[Tensor, " image"]]:
+    """Pass after pass; the last images of one, too few for a batch, wait for the next."""
+    n_batch = min(plan.n_batch, n_image)
+    done = 0
+    while True:
+        order = torch.randperm(n_image, generator=dice)
+        for chosen in order[: n_image - n_image % n_batch].split(n_batch):
+            if done == plan.n_step:
+                return
+            yield chosen
+            done += 1
+
+
+def _noisy(x: Tensor, size: float | Tensor, dice: torch.Generator) -> Tensor:
+    return x + size * torch.randn(x.shape, generator=dice)
+
+
+def _forward(
+    plan: ImagePlan,
+    weights: dict[str, Tensor],
+    pixels: Float[Tensor, "image pixel"],
+    dice: torch.Generator,
+) -> Float[Tensor, "image class"]:
+    x = _noisy(pixels, plan.input_noise, dice) if plan.input_noise else pixels
+    if plan.d_embed is not None:
+        x = functional.linear(x, weights["embed"])
+    for i in range(plan.n_layer):
+        if plan.latent_noise:
+            size = plan.latent_noise * x.detach().square().mean().sqrt()
+            x = _noisy(x, size, dice)
+        left, right = (
+            functional.linear(x, weights[f"{side}.{i}"], weights.get(f"{side}.{i}.bias"))
+            for side in ("left", "right")
+        )
+        x = x + left * right if plan.residual else left * right
+    return functional.linear(x, weights["head"], weights.get("head.bias"))
+
+
+def _assembled(plan: ImagePlan, weights: dict[str, Tensor], images: Images) -> ImageModel:
+    layers = []
+    for i in range(plan.n_layer):
+        left, right = weights[f"left.{i}"], weights[f"right.{i}"]
+        layer = BilinearLayer(
+            left, right, torch.eye(plan.d_hidden),
+            weights.get(f"left.{i}.bias"), weights.get(f"right.{i}.bias"),
+        )  # fmt: skip
+        layer = with_residual(layer) if plan.residual else layer
+        layers.append(after_embedding(layer, weights["embed"]) if plan.d_embed and not i else layer)
+    head_bias = weights.get("head.bias")
+    return ImageModel(tuple(layers), weights["head"], images.height, images.width, head_bias)
+
+
+def with_residual(layer: BilinearLayer) -> BilinearLayer:
+    """The layer that gives ``x + layer(x)``: each ``x[i]`` is one more product, ``x[i] · 1``."""
+    zero = layer.left.new_zeros(layer.d_hidden)
+    one, stream = torch.eye(layer.d_model).to(layer.left), layer.left.new_zeros(layer.d_model)
+    left_bias = zero if layer.left_bias is None else layer.left_bias
+    right_bias = zero if layer.right_bias is None else layer.right_bias
+    return BilinearLayer(
+        torch.cat([layer.left, one]),
+        torch.cat([layer.right, torch.zeros_like(one)]),
+        torch.cat([layer.down, one], dim=1),
+        torch.cat([left_bias, stream]),
+        torch.cat([right_bias, stream + 1]),
+        layer.down_bias,
+    )
+
+
+def after_embedding(layer: BilinearLayer, embed: Float[Tensor, "model pixel"]) -> BilinearLayer:
+    """The layer that takes pixels: ``layer(embed x)``."""
+    return BilinearLayer(
+        layer.left @ embed, layer.right @ embed, layer.down,
+        layer.left_bias, layer.right_bias, layer.down_bias,
+    )  # fmt: skip

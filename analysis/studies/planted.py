@@ -1,0 +1,284 @@
+"""Layers with known gates: what graphs can and cannot see, told before a real one is believed.
+
+Features are random directions, many more than dimensions, so every gate casts shadows on all
+features. A gate is a set of products between groups of features, with loadings between 0.75 and
+1.25; each feature is in one group. To the gates' form a noise form is added, whose norm is theirs
+over ``snr``: half of its energy is spread evenly, half sits in a few products of directions that
+are no features (distractors). A gate-free layer, ``n_gates = 0``, is the noise alone.
+
+Scores: precision, recall and F1 of the edges found against those planted, and the adjusted Rand
+index of the groups, over all nodes planted or found (a node missed, or found in vain, counts as a
+group of its own on that side).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from circuits import Basis, BilinearLayer, Interactions
+from circuits.errors import CircuitsError, check_count
+from circuits.graph.build import interaction_graph
+from circuits.graph.significance import rotated, shuffled
+from circuits.groups.clusters import Clusters, clusters
+from circuits.storage.progress import progress
+
+KINDS = ("AND", "XOR", "OR", "inhibition", "three-way")
+"""The gates that can be planted; "three-way" is three groups, each an AND with the other two."""
+
+
+class PlantedError(CircuitsError, ValueError):
+    """A layer that cannot be planted."""
+
+
+@dataclass(frozen=True)
+class Planted:
+    """What is planted in each output of a layer."""
+
+    d_model: int = 64
+    """Dimensions of the activation."""
+    n_feature: int = 512
+    """Features in them."""
+    n_gates: int = 3
+    """Gates of each output, of the kinds in turn; none: noise alone."""
+    snr: float = 3.0
+    """Norm of the gates' form over that of the noise."""
+    n_output: int = 1
+    """Outputs, each with gates of its own."""
+    largest: int = 4
+    """Groups have two to so many features."""
+    n_distractors: int = 2
+    """Products of random directions that hold half of the noise."""
+    kinds: tuple[str, ...] = KINDS
+    """The gates to plant, in turn."""
+    seed: int = 0
+    """Of everything."""
+
+    def __post_init__(self) -> None:
+        for name in ("d_model", "n_feature", "n_output", "largest"):
+            check_count("Planted", getattr(self, name), None, name)
+        faults = [
+            f"{name} = {value!r} is no whole number from 0"
+            for name, value in (("n_gates", self.n_gates), ("n_distractors", self.n_distractors))
+            if not isinstance(value, int) or value < 0
+        ]
+        if self.d_model < 2:
+            faults.append("d_model = 1 has one direction, and every feature is it")
+        if not self.kinds:
+            faults.append("no kinds of gates were named")
+        if not self.snr > 0:
+            faults.append(f"snr = {self.snr} is not above zero")
+        if unknown := sorted(set(self.kinds) - set(KINDS)):
+            faults.append(f"there is no gate {', '.join(unknown)}; choose of {', '.join(KINDS)}")
+        if self.largest < 2:
+            faults.append("groups have at least two features")
+        if not faults and self.n_gates * 3 * self.largest > self.n_feature:
+            faults.append(
+                f"{self.n_gates} gates of up to {3 * self.largest} features need more than "
+                f"{self.n_feature}"
+            )
+        if faults:
+            raise PlantedError(f"Planted: {'; '.join(faults)}. Change the sizes.")
+
+
+@dataclass(eq=False)
+class Truth:
+    """The gates of one output."""
+
+    weights: dict[tuple[int, int], float] = field(default_factory=dict)  # first ≤ second
+    groups: list[list[int]] = field(default_factory=list)
+    gates: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)  # kind, its groups
+
+
+def plant(sizes: Planted) -> tuple[Interactions, list[Truth]]:
+    """A layer with one output for each truth, its dictionary, and what was planted."""
+    generator = torch.Generator().manual_seed(sizes.seed)
+    write = _normal(generator, sizes.n_feature, sizes.d_model)
+    write = write / write.norm(dim=1, keepdim=True)
+    truths, forms = [], []
+    for _ in range(sizes.n_output):
+        truth = _gates(sizes, generator)
+        form = _form(write, truth)
+        noise = _noise(sizes, generator)
+        forms.append(form + noise * (float(form.norm()) / sizes.snr if sizes.n_gates else 1.0))
+        truths.append(truth)
+    values, vectors = torch.linalg.eigh(torch.stack(forms))
+    factor = vectors.mT.flatten(0, 1).float()
+    layer = BilinearLayer(factor, factor, torch.block_diag(*values[:, None]).float())
+    outputs = Basis.identity(sizes.n_output)
+    return Interactions(layer, Basis.from_decoder(write.float()), outputs), truths
+
+
+def _normal(generator: torch.Generator, *shape: int) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64, generator=generator)
+
+
+def _gates(sizes: Planted, generator: torch.Generator) -> Truth:
+    truth = Truth()
+    free = torch.randperm(sizes.n_feature, generator=generator).tolist()
+    loading: dict[int, float] = {}
+
+    def group() -> int:
+        n = int(torch.randint(2, sizes.largest + 1, (1,), generator=generator))
+        members = [free.pop() for _ in range(n)]
+        drawn = 0.75 + 0.5 * torch.rand(n, dtype=torch.float64, generator=generator)
+        loading.update(zip(members, drawn.tolist(), strict=True))
+        truth.groups.append(members)
+        return len(truth.groups) - 1
+
+    def product(one: int, two: int, sign: int) -> None:
+        """``sign (Σ aᵢ fᵢ)(Σ bⱼ fⱼ)``, twice where the groups differ, as in ``(a + b)²``."""
+        for i in truth.groups[one]:
+            for j in truth.groups[two]:
+                if one != two or i <= j:
+                    weight = sign * loading[i] * loading[j] * (1 if i == j else 2)
+                    truth.weights[min(i, j), max(i, j)] = weight
+
+    parts = {
+        "AND": (2, [(0, 1, 1)]),
+        "inhibition": (2, [(0, 1, -1)]),
+        "OR": (1, [(0, 0, 1)]),
+        "XOR": (2, [(0, 0, 1), (1, 1, 1), (0, 1, -1)]),
+        "three-way": (3, [(0, 1, 1), (0, 2, 1), (1, 2, 1)]),
+    }
+    for place in range(sizes.n_gates):
+        kind = sizes.kinds[place % len(sizes.kinds)]
+        n_groups, products = parts[kind]
+        named = tuple(group() for _ in range(n_groups))
+        for one, two, sign in products:
+            product(named[one], named[two], sign)
+        truth.gates.append((kind, named))
+    return truth
+
+
+def _form(write: Tensor, truth: Truth) -> Tensor:
+    if not truth.weights:
+        return write.new_zeros(write.shape[1], write.shape[1])
+    first, second = torch.tensor(list(truth.weights)).unbind(1)
+    weight = torch.tensor(list(truth.weights.values()), dtype=torch.float64)
+    built = (write[first] * weight[:, None]).mT @ write[second]
+    return (built + built.mT) / 2
+
+
+def _noise(sizes: Planted, generator: torch.Generator) -> Tensor:
+    """A form of norm one."""
+    spread = _normal(generator, sizes.d_model, sizes.d_model)
+    spread = spread + spread.mT
+    noise = spread / spread.norm()
+    if sizes.n_distractors:
+        one, two = _normal(generator, 2, sizes.n_distractors, sizes.d_model)
+        distractors = one.mT @ two
+        distractors = distractors + distractors.mT
+        noise = noise + distractors / distractors.norm()
+    return noise / noise.norm()
+
+
+def edge_scores(
+    found: Iterable[tuple[int, int]], planted: Iterable[tuple[int, int]]
+) -> dict[str, float]:
+    """Precision, recall and F1 of edges; without any found nothing is false, without any planted
+    nothing is missed."""
+    found = {(min(i, j), max(i, j)) for i, j in found}
+    planted = {(min(i, j), max(i, j)) for i, j in planted}
+    right = len(found & planted)
+    both = len(found) + len(planted)
+    return {
+        "precision": right / len(found) if found else 1.0,
+        "recall": right / len(planted) if planted else 1.0,
+        "f1": 2 * right / both if both else 1.0,
+    }
+
+
+def group_score(found: Clusters, planted: Sequence[Sequence[int]]) -> float:
+    """The adjusted Rand index."""
+    from sklearn.metrics import adjusted_rand_score
+
+    truth = {node: name for name, members in enumerate(planted) for node in members}
+    # what one side does not have is there a group of its own
+    nodes = sorted({*truth, *(int(str(node)) for node in found)})
+    return float(
+        adjusted_rand_score(
+            [truth.get(node, -1 - node) for node in nodes],
+            [found.get(node, -1 - node) for node in nodes],
+        )
+    )
+
+
+def _gates_named(found: Clusters, truth: Truth) -> float:
+    """The share of planted gates whose groups were found and whose cross block has its name."""
+    names = {"three-way": "AND"}
+    named = {
+        frozenset([row["first"], row["second"]]): row["gate"]
+        for row in found.gates.to_dict("records")
+    }
+    right = 0
+    for kind, groups in truth.gates:
+        places = [{found.get(node, -1) for node in truth.groups[group]} for group in groups]
+        if all(len(place) == 1 for place in places):
+            at = [next(iter(place)) for place in places]
+            blocks = [(at[i], at[j]) for i in range(len(at)) for j in range(i + 1, len(at))]
+            blocks = blocks or [(at[0], at[0])]
+            right += all(named.get(frozenset(b)) == names.get(kind, kind) for b in blocks)
+    return right / len(truth.gates) if truth.gates else 1.0
+
+
+def score(inter: Interactions, output: int, truth: Truth, q: float = 0.05) -> dict[str, float]:
+    """How well one output's graph and groups are those that were planted."""
+    graph = interaction_graph(inter, output, significant=q)
+    found = clusters(graph)
+    scores = edge_scores(graph.edges, truth.weights)
+    return {
+        "n_planted": float(len(truth.weights)),
+        "n_found": float(graph.number_of_edges()),
+        **scores,
+        "false": 1 - scores["precision"],
+        "ari": group_score(found, truth.groups) if truth.groups else float(not len(found)),
+        "gates": _gates_named(found, truth),
+    }
+
+
+def calibrate(
+    sizes: Planted,
+    snrs: Sequence[float] = (1.0, 2.0, 3.0, 5.0),
+    n_seeds: int = 5,
+    q: float = 0.05,
+) -> pd.DataFrame:
+    """A row for each SNR, means over seeds: what is found at these sizes, and what must not be.
+
+    The last three rows are controls, at the largest SNR where gates are planted: a layer of noise
+    alone, the planted layer with its dictionary rotated, and with its features shuffled; there
+    ``any`` is the share of outputs that got an edge, and should be at most ``q``.
+    """
+    from dataclasses import replace
+
+    check_count("calibrate", n_seeds, None, "n_seeds")
+    if not snrs:
+        raise PlantedError("calibrate: no snrs were named. Name one, such as 3.")
+    runs = [(snr, sizes.seed + seed) for snr in snrs for seed in range(n_seeds)]
+    rows = []
+    for snr, seed in progress(runs, "calibrating", "layer"):
+        inter, truths = plant(replace(sizes, snr=snr, seed=seed))
+        for output, truth in enumerate(truths):
+            rows.append({"layer": f"snr {snr:g}", **score(inter, output, truth, q)})
+    loudest = max(snrs)
+    for seed in progress(range(n_seeds), "controls", "layer"):
+        planted, _ = plant(replace(sizes, snr=loudest, seed=sizes.seed + seed))
+        noise, _ = plant(replace(sizes, n_gates=0, seed=sizes.seed + seed))
+        layer, inputs, outputs = planted.layer, planted.inputs, planted.outputs
+        controls = {
+            "noise alone": noise,
+            "rotated": Interactions(layer, rotated(inputs, seed), outputs),
+            "shuffled": Interactions(layer, shuffled(inputs, seed), outputs),
+        }
+        for name, inter in controls.items():
+            for output in range(sizes.n_output):
+                rows.append({"layer": name, **score(inter, output, Truth(), q)})
+    table = pd.DataFrame(rows)
+    table["any"] = table["n_found"] > 0
+    means = table.groupby("layer", sort=False).mean()
+    means.insert(0, "n", table.groupby("layer", sort=False).size())
+    return means.reset_index()

@@ -1,0 +1,341 @@
+"""A bilinear layer between two dictionaries: which pairs of input features build each output.
+
+``inter.matrix(o)`` holds every pair's weight for one output feature: with input features ``f``
+(and the constant 1 last, where there is one) the output feature reads
+``f̂ᵀ matrix(o) f̂ + bias(o)``, exactly. It is features x features, but of rank at most ``model``,
+so nothing else here builds it: spectra come from a model x model form, and the strongest pairs
+from tiles that are looked at and dropped, or proven too weak to look at.
+
+A pair of different features meets twice in the sum, so its *weight* is ``2 · matrix(o)[i, j]``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property, partial
+from operator import index as index_of
+from pathlib import Path
+from typing import Any, Literal, SupportsIndex
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits.algebra.basis import Basis, Span, span
+from circuits.algebra.bilinear import BilinearLayer, computing_dtype
+from circuits.algebra.pair_search import Search
+from circuits.algebra.spectrum import Spectrum, eigenpairs
+from circuits.errors import (
+    DeviceError,
+    DtypeError,
+    FeatureRangeError,
+    ShapeError,
+    ShardError,
+    SpectrumError,
+    check_count,
+    check_index,
+    check_indices,
+)
+from circuits.plotting.display import shown
+from circuits.plotting.figure import heat_map
+from circuits.storage.progress import progress
+from circuits.storage.shards import make_shards, merge_shards
+
+_ROWS = 512  # of the strips that a matrix is built in
+
+
+@dataclass(frozen=True, eq=False)
+class Interactions:
+    """One layer, the features it is given and the features it is asked for."""
+
+    layer: BilinearLayer
+    inputs: Basis
+    outputs: Basis
+
+    def __post_init__(self) -> None:
+        layer, inputs, outputs = self.layer, self.inputs, self.outputs
+        wanted = {"layer": BilinearLayer, "inputs": Basis, "outputs": Basis}
+        for name, kind in wanted.items():
+            if not isinstance(getattr(self, name), kind):
+                raise DtypeError(
+                    f"Interactions: {name} is a {type(getattr(self, name)).__name__}, not a "
+                    f"{kind.__name__}. Make one, for example with Basis.from_decoder(decoder)."
+                )
+        faults = []
+        if inputs.d_model != layer.d_model:
+            faults.append(
+                f"the layer takes activations of width {layer.d_model}, but the input features "
+                f"write to width {inputs.d_model}"
+            )
+        if outputs.d_model != layer.d_out:
+            faults.append(
+                f"the layer gives activations of width {layer.d_out}, but the output features "
+                f"are read from width {outputs.d_model}"
+            )
+        if faults:
+            raise ShapeError(
+                f"Interactions: {'; '.join(faults)}. Take dictionaries trained at this layer's "
+                f"own input and output."
+            )
+        devices = {"layer": layer.device, "inputs": inputs.device, "outputs": outputs.device}
+        if len(set(devices.values())) > 1:
+            listed = ", ".join(f"{name} on {device}" for name, device in devices.items())
+            raise DeviceError(f"Interactions: {listed}. Move all to one device with .to(device).")
+        dtype = computing_dtype(layer.left, inputs.write, outputs.write)
+        for name, part in (("layer", layer), ("inputs", inputs), ("outputs", outputs)):
+            object.__setattr__(self, name, part if part.dtype == dtype else part.to(dtype))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of every number that the interactions are made from, dtypes and shapes too."""
+        digest = hashlib.sha256()
+        outputs = self.outputs
+        basis = (self.inputs.write, self.inputs.offset, outputs.read, outputs.offset, outputs.bias)
+        for tensor in (*(getattr(self.layer, f.name) for f in fields(self.layer)), *basis):
+            if tensor is None:
+                digest.update(b"none")
+                continue
+            digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    @property
+    def n_output(self) -> int:
+        """How many output features can be asked for."""
+        return self.outputs.n_feature
+
+    @property
+    def has_constant(self) -> bool:
+        """Whether a constant feature stands after the input features."""
+        return self.layer.has_constant or self.inputs.offset is not None
+
+    @property
+    def n_input(self) -> int:
+        """How many input features there are, the constant included."""
+        return self.inputs.n_feature + self.has_constant
+
+    @cached_property
+    def write(self) -> Float[Tensor, "in input"]:
+        """Row i: what input feature i adds to the layer's (lifted) input; the constant last."""
+        if not self.has_constant:
+            return self.inputs.write
+        features, offset = self.inputs.write, self.inputs.offset
+        last = features.new_zeros(1, features.shape[1]) if offset is None else offset[None]
+        write = torch.cat([features, last])
+        if self.layer.has_constant:
+            one = write.new_zeros(len(write), 1)
+            one[-1] = 1
+            write = torch.cat([write, one], dim=1)
+        return write
+
+    def _direction(self, output: int) -> Float[Tensor, " out"]:
+        return self.outputs.read[check_index("Interactions", output, self.n_output, "output")]
+
+    def bias(self, output: int) -> float:
+        """What the output feature reads beside its form: a plain number."""
+        read = self._direction(output)
+        level = torch.zeros_like(read)
+        if self.layer.down_bias is not None:
+            level = level + self.layer.down_bias
+        if self.outputs.offset is not None:
+            level = level - self.outputs.offset
+        own = 0.0 if self.outputs.bias is None else float(self.outputs.bias[output])
+        return float(read @ level) + own
+
+    def form(self, output: int) -> Float[Tensor, "input input"]:
+        """The output feature's form on the layer's own (lifted) input: ``matrix(o)`` before it
+        is written in features."""
+        return self.layer.interaction(self._direction(output))
+
+    def matrix(self, output: int) -> Float[Tensor, "in in"]:
+        """Every pair of input features for one output feature: symmetric, the constant last.
+
+        Only the upper triangle is multiplied; the lower is its mirror, so the two agree to the
+        bit and no copy is made. Costs ``features² · model`` operations and features² numbers.
+        """
+        form, write, size = self.form(output), self.write, self.n_input
+        matrix = write.new_empty(size, size)
+        for start in range(0, size, _ROWS):
+            stop = min(start + _ROWS, size)
+            torch.mm(write[start:stop] @ form, write[start:].mT, out=matrix[start:stop, start:])
+            square = matrix[start:stop, start:stop]
+            square.copy_((square + square.mT) / 2)
+            matrix[stop:, start:stop].copy_(matrix[start:stop, stop:].mT)
+        return matrix
+
+    def weights(self, output: int, features: Sequence[int]) -> Float[Tensor, "some some"]:
+        """The weight of every pair of some features: twice ``matrix(output)``, but for a feature
+        with itself, which is met once."""
+        write = self.write[check_indices("Interactions.weights", features, self.n_input, "feature")]
+        weights = 2 * write @ self.form(output) @ write.mT
+        return weights - torch.diag(weights.diagonal()) / 2
+
+    @cached_property
+    def span(self) -> Span:
+        """The space that the input features (and the constant) write to."""
+        if self.write is self.inputs.write:
+            return self.inputs.span
+        # what counts as rounding is the features' affair: the offset may be far larger
+        sizes = self.inputs.span.sizes
+        return span(self.write, float(sizes[0]) if len(sizes) else None)
+
+    @cached_property
+    def whitened(self) -> BilinearLayer:
+        """The layer in the coordinates of an orthonormal basis of feature space.
+
+        With ``write = U S V``, ``matrix(o) = U (S V Q Vᵀ S) Uᵀ``, and the bracket is this layer's
+        own interaction matrix: same eigenvalues as ``matrix(o)``, same norms, size ``model``.
+        """
+        onto = (self.span.sizes[:, None] * self.span.directions).mT
+        if not len(self.span.sizes):  # features that write nothing have no coordinates but zero
+            onto = onto.new_zeros(len(onto), 1)
+        left, right = (factor.double() @ onto for factor in self.layer.factors)
+        dtype = self.layer.dtype
+        return BilinearLayer(left.to(dtype), right.to(dtype), self.layer.down)
+
+    @cached_property
+    def _unwhiten(self) -> Float[Tensor, "rank input"]:
+        return self.span.directions / self.span.sizes[:, None]
+
+    def spectrum(
+        self,
+        output: int,
+        rank: int | None = None,
+        space: Literal["feature", "model"] = "feature",
+    ) -> Spectrum:
+        """The eigenpairs of one output feature's form, or the first ``rank`` of them.
+
+        In "feature" space they are those of ``matrix(o)``, which is not built. In "model" space
+        they are those of the form that acts on activations, which is what a rank-r approximation
+        of the layer uses; the two differ wherever features are not orthonormal.
+        """
+        if space == "model":
+            return Spectrum(*eigenpairs(self.form(output), rank), self.layer.has_constant)
+        if space != "feature":
+            raise SpectrumError(
+                f'Interactions.spectrum: there is no space "{space}". '
+                f'Ask for "feature" (pairs of features) or "model" (directions of the activation).'
+            )
+        if not len(self.span.sizes):
+            return Spectrum(self.write.new_zeros(0), self.write.new_zeros(0, self.n_input))
+        form = self.whitened.interaction(self._direction(output))
+        values, whitened, energy = eigenpairs(form, rank)
+        vectors = (whitened.double() @ self._unwhiten).to(self.write.dtype) @ self.write.mT
+        return Spectrum(values, vectors, energy, self.has_constant)
+
+    @cached_property
+    def energies(self) -> Float[Tensor, " output"]:
+        """The squared Frobenius norm of every output's ``matrix(o)``, with none of them built."""
+        gates = self.outputs.read.double() @ self.layer.down.double()
+        return ((gates @ self.whitened.pair_gram) * gates).sum(1).clamp(min=0)
+
+    def _ceilings(self, outputs: list[int]) -> list[float]:
+        """What no |weight| of these outputs exceeds: ``2·matrix[i, j]² ≤ ‖matrix‖²``."""
+        gates = (self.outputs.read[outputs].double() @ self.layer.down.double()).abs()
+        # energies are differences; what rounding could have taken from them is added
+        terms = ((gates @ self.whitened.pair_gram.abs()) * gates).sum(1)
+        lost = (self.layer.d_hidden * torch.finfo(self.layer.dtype).eps) * terms
+        return (2 * (self.energies[outputs] + lost)).sqrt().mul(1 + 1e-3).tolist()
+
+    def strongest(
+        self,
+        n: int,
+        outputs: SupportsIndex | Iterable[int] | None = None,
+        *,
+        each: bool = False,
+        folder: str | Path | None = None,
+    ) -> pd.DataFrame:
+        """The ``n`` pairs of largest |weight| over the outputs (all of them unless named).
+
+        Exact, in bounded memory: a tile is passed over only where ``|xᵀQy| ≤ s(x) s(y)`` with
+        ``s(x)² = xᵀ|Q|x`` proves that nothing in it can be among them;
+        ``.attrs["tiles_visited"]`` says what share was looked at. Columns: output, first, second
+        (first ≤ second; the constant is feature ``n_input − 1``), weight.
+
+        With ``each`` it is ``n`` for every output; ``folder`` then keeps them as shards, so that
+        the pass can stop, resume, and be shared by processes that take different ranges.
+        """
+        n = check_count("Interactions.strongest", n, None, "n")
+        listed = self._listed(outputs)
+        if folder is not None:
+            return self._strongest_in(Path(folder), n, listed, each)
+        ceilings = [float("inf")] * len(listed)
+        if not each and len(listed) > 1:
+            ceilings = self._ceilings(listed)
+            # the richest first: they raise the bar that lets later ones be passed over
+            order = sorted(range(len(listed)), key=lambda i: (-ceilings[i], listed[i]))
+            listed, ceilings = [listed[i] for i in order], [ceilings[i] for i in order]
+        searches = [self._search(n) for _ in (listed if each else [0])]
+        for i, output in enumerate(progress(listed, "strongest pairs", "output")):
+            searches[i if each else 0].look(output, partial(self.form, output), ceilings[i])
+        table = pd.concat([search.table() for search in searches], ignore_index=True)
+        tiles = sum(search.tiles for search in searches)
+        table.attrs["tiles_visited"] = sum(search.visited for search in searches) / max(tiles, 1)
+        return table
+
+    def plot(
+        self, output: int, n: int = 20, labels: Mapping[int, str] | Sequence[str] | None = None
+    ) -> Any:
+        """The matrix among the features of the ``n`` strongest pairs (or all), ordered by group.
+
+        A plotly figure; ``labels`` name features, by number or in their order.
+        """
+        from circuits.graph.build import interaction_graph
+        from circuits.groups.clusters import clusters
+
+        n_pairs = self.n_input * (self.n_input + 1) // 2
+        n = min(check_count("Interactions.plot", n, None, "n"), n_pairs)
+        graph = interaction_graph(self, output, n_edges=n, labels=labels)
+        groups = clusters(graph).nodes.set_index("node")["group"].to_dict()
+        chosen = sorted(graph, key=lambda node: (groups[node], node))
+        return heat_map(
+            self.weights(output, chosen).cpu().numpy(),
+            [shown(graph.nodes[node]["label"]) for node in chosen],
+            chosen,
+            [groups[node] for node in chosen],
+            f"Weights for output feature {output} among the {len(chosen)} features of its "
+            f"{graph.number_of_edges()} strongest pairs, {graph.graph['energy']:.1%} of the "
+            f"squared norm. They were chosen for large entries, so that the matrix looks low-rank "
+            f"says nothing; z and q of interaction_graph(inter, {output}, …) say what chance does.",
+        ).plot()
+
+    def __repr__(self) -> str:
+        constant = " and a constant" if self.has_constant else ""
+        return (
+            f"Interactions({self.inputs.n_feature} input features{constant} in pairs, "
+            f"{self.n_output} outputs read by {self.outputs.reader}, through {self.layer!r})"
+        )
+
+    def _search(self, n: int) -> Search:
+        return Search(self.inputs.write, self.write[-1] if self.has_constant else None, n)
+
+    def _listed(self, outputs: SupportsIndex | Iterable[int] | None) -> list[int]:
+        if outputs is None:
+            return list(range(self.n_output))
+        try:
+            named = [index_of(outputs)]  # type: ignore[arg-type]
+        except TypeError:
+            named = list(dict.fromkeys(outputs))  # type: ignore[arg-type]
+        if not named:
+            raise FeatureRangeError("Interactions.strongest: no outputs were named. Name one.")
+        return check_indices("Interactions.strongest", named, self.n_output, "output")
+
+    def _strongest_in(self, folder: Path, n: int, outputs: list[int], each: bool) -> pd.DataFrame:
+        span_of = range(outputs[0], outputs[-1] + 1)
+        if not each or outputs != list(span_of):
+            raise ShardError(
+                f"Interactions.strongest: {folder} keeps {n} pairs for each of an unbroken range "
+                f"of outputs. Pass each=True and outputs=range(a, b)."
+            )
+
+        def rows_of(output: int) -> pd.DataFrame:
+            search = self._search(n)
+            search.look(output, partial(self.form, output), float("inf"))
+            return search.table()
+
+        fingerprint = f"{n} strongest of {self.fingerprint}"
+        make_shards(folder, span_of, rows_of, fingerprint, "strongest pairs")
+        return merge_shards(folder, span_of)

@@ -1,0 +1,189 @@
+"""What the interactions of every output look like, one row each, in one streamed pass.
+
+The numbers are over *pairs of features*: a pair's weight is ``2 · matrix(o)[i, j]`` (cross), a
+feature's with itself ``matrix(o)[i, i]`` (self). The constant feature is no feature here, in the
+spectral columns either: its weights are linear terms, and ``linear_rms`` keeps them apart.
+
+Nothing here says what is *much*. Run the same pass with ``inputs.control()`` and put the two
+tables side by side.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from circuits.algebra.bilinear import BilinearLayer
+from circuits.algebra.interactions import Interactions
+from circuits.algebra.pair_search import tiles
+from circuits.errors import FeatureRangeError
+from circuits.storage.shards import make_shards, merge_shards
+
+EDGE = 8.0  # histograms run from -EDGE to EDGE root mean squares; what lies beyond is counted
+BINS = 66  # in each of them, the two outermost for what lies beyond
+
+
+def output_statistics(
+    inter: Interactions, outputs: range | None = None, folder: str | Path | None = None
+) -> pd.DataFrame:
+    """One row for each output; kept in ``folder`` as shards, so that it can stop and resume.
+
+    Several processes may fill one folder with different ranges; ``merge_shards`` then makes one
+    table of them. Costs ``features² · model`` operations for each output, and a tile of memory.
+    """
+    outputs = range(inter.n_output) if outputs is None else outputs
+    if not isinstance(outputs, range) or not outputs or outputs.step != 1:
+        raise FeatureRangeError(f"output_statistics: {outputs} is no range(a, b) of outputs.")
+    if not 0 <= outputs[0] <= outputs[-1] < inter.n_output:
+        raise FeatureRangeError(
+            f"output_statistics: {outputs} is not among outputs 0 to {inter.n_output - 1}. "
+            f"Name a range of at least one of them."
+        )
+    features = inter.inputs.write.double()
+    layer = BilinearLayer(inter.layer.left, inter.layer.right, inter.layer.down)
+    alone = Interactions(layer, inter.inputs.without_offset(), inter.outputs)
+    with tempfile.TemporaryDirectory() as temporary:
+        place = temporary if folder is None else folder
+        rows_of = partial(_statistics_of, inter, alone, features.mT @ features)
+        make_shards(place, outputs, rows_of, inter.fingerprint, "statistics")
+        return merge_shards(place, outputs)
+
+
+def histogram_edges() -> Float[Tensor, " edge"]:
+    """The edges of the histograms' bins, in units of the row's own root mean square."""
+    return torch.linspace(-EDGE, EDGE, BINS - 1, dtype=torch.float64)
+
+
+def _statistics_of(
+    inter: Interactions, alone: Interactions, gram: Tensor, output: int
+) -> pd.DataFrame:
+    """One row: ``alone`` are the interactions of the features without the constant."""
+    features, form = alone.write, alone.form(output)
+    images = features @ form
+    selves = (images.double() * features.double()).sum(1)
+    spectrum = alone.spectrum(output)
+    values = [*spectrum.values.tolist(), 0.0, 0.0]
+    row = {
+        "output": output,
+        "n_feature": len(features),
+        "energy": float(spectrum.values.double().square().sum()),
+        "effective_rank": spectrum.effective_rank,
+        "entropy_rank": spectrum.entropy_rank,
+        "value_1": values[0],
+        "value_2": values[1],
+        "energy_2": spectrum.energy(min(2, len(spectrum))),
+        "linear_rms": _linear_rms(inter, output),
+        "self_mean": float(selves.mean()),
+        "self_rms": float(selves.square().mean().sqrt()),
+        "self_kurtosis": _kurtosis(selves),
+        **_cross_statistics(features, images, selves, gram, form),
+        "self_histogram": _histogram(selves, float(selves.square().mean().sqrt())).tolist(),
+    }
+    return pd.DataFrame([row])
+
+
+def _linear_rms(inter: Interactions, output: int) -> float:
+    if not inter.has_constant:
+        return 0.0
+    image = inter.form(output).double() @ inter.write[-1].double()
+    linear = 2 * inter.inputs.write.double() @ image[: inter.inputs.d_model]
+    return float(linear.square().mean().sqrt())
+
+
+def _cross_statistics(
+    features: Tensor, images: Tensor, selves: Tensor, gram: Tensor, form: Tensor
+) -> dict[str, object]:
+    """Moments, histogram and extremes of the weights of all pairs of different features."""
+    n_pairs = len(features) * (len(features) - 1) // 2
+    if n_pairs == 0:
+        return dict(_NO_PAIRS)
+    # the sums over all pairs, known before any pair is, so that moments are taken about the mean
+    total = features.double().sum(0)
+    mean = float(total @ form.double() @ total - selves.sum()) / n_pairs
+    image = gram @ form.double()
+    squares = 2 * float((image.mT * image).sum() - selves.square().sum())
+    rms = (max(squares, 0.0) / n_pairs) ** 0.5
+    cross = _cross_pass(features, images, selves, mean, rms or float(selves.abs().max()) or 1.0)
+    measured = float(cross["cross_rms"])
+    if abs(measured - rms) > 1e-3 * measured > 0:  # the difference above had cancelled
+        cross = _cross_pass(features, images, selves, mean, measured)
+    return cross
+
+
+_NO_PAIRS: dict[str, object] = {
+    **dict.fromkeys(("cross_mean", "cross_rms", "cross_kurtosis", "strongest_weight"), math.nan),
+    **dict.fromkeys(("strongest_first", "strongest_second"), -1),
+    "and_score": math.nan,
+    **dict.fromkeys(("and_first", "and_second"), -1),
+    "cross_histogram": [0] * BINS,
+}
+
+
+def _cross_pass(
+    features: Tensor, images: Tensor, selves: Tensor, mean: float, unit: float
+) -> dict[str, Any]:
+    """One look at every tile, in units that keep the numbers near one."""
+    scaled, own = images * (2 / unit), (selves.abs() / unit).to(images.dtype)
+    sums = torch.zeros(3, dtype=torch.float64)
+    counts = torch.zeros(BINS, dtype=torch.int64)
+    strongest, gate = (-1.0, -1, -1), (-math.inf, -1, -1)
+    for rows, columns in tiles(len(features)):
+        weights = scaled[rows] @ features[columns].mT
+        score = weights - own[rows, None] - own[columns]
+        centred, size = weights - mean / unit, weights.abs()
+        if columns.start == rows.start:  # each pair once
+            below = torch.ones_like(weights, dtype=torch.bool).tril_()
+            centred.masked_fill_(below, 0)
+            size.masked_fill_(below, -1)
+            score.masked_fill_(below, -math.inf)
+            weights.masked_fill_(below, 0)
+            counts[BINS // 2] -= int(below.sum())  # zero opens the upper of the two middle bins
+        squares = centred.square()
+        powers = (centred, squares, squares.square())
+        sums += torch.stack([power.sum(dtype=torch.float64) for power in powers]).cpu()
+        counts += _histogram(weights, 1.0)
+        strongest = max(strongest, _largest(size, rows, columns))
+        gate = max(gate, _largest(score, rows, columns))
+    n_pairs = len(features) * (len(features) - 1) // 2
+    off, second, fourth = (sums / n_pairs).tolist()
+    pair = images[strongest[1]].double() @ features[strongest[2]].double()
+    return {
+        "cross_mean": mean + off * unit,
+        "cross_rms": float(second + 2 * off * mean / unit + (mean / unit) ** 2) ** 0.5 * unit,
+        "cross_kurtosis": fourth / second**2 if second > 0 else math.nan,
+        "strongest_weight": 2 * float(pair),
+        "strongest_first": strongest[1],
+        "strongest_second": strongest[2],
+        "and_score": gate[0] * unit,
+        "and_first": gate[1],
+        "and_second": gate[2],
+        "cross_histogram": counts.tolist(),
+    }
+
+
+def _largest(tile: Tensor, rows: slice, columns: slice) -> tuple[float, int, int]:
+    where = int(tile.argmax())
+    row, column = divmod(where, tile.shape[1])
+    return float(tile[row, column]), row + rows.start, column + columns.start
+
+
+def _histogram(values: Tensor, unit: float) -> Int[Tensor, " bin"]:
+    """Counts in these units; the outermost bins hold what lies beyond."""
+    width = 2 * EDGE / (BINS - 2)
+    inside = (values / (unit or 1.0)).clamp(-EDGE - width / 2, EDGE + width / 2)
+    counts = torch.histc(inside.float(), BINS, -EDGE - width, EDGE + width)
+    return counts.long().cpu()
+
+
+def _kurtosis(values: Tensor) -> float:
+    centred = values.double() - values.double().mean()
+    variance = float(centred.square().mean())
+    return float(centred.square().square().mean()) / variance**2 if variance > 0 else math.nan

@@ -1,0 +1,265 @@
+"""Eigenpairs of an interaction matrix, what they keep of it, and a layer's main outputs.
+
+An interaction matrix is a sum of squares, ``Σ_r λ_r (v_r · x)²``; a few of them often stand in
+for all. Eigenpairs are ordered by |λ|, because a large negative square matters as much as a
+positive one. Vectors are *rows*: ``vectors[r]`` belongs to ``values[r]``.
+
+A spectrum may hold only the first few pairs. It still knows the energy ``Σ λ²`` of the whole,
+which is the squared norm of the matrix, so shares are exact; what needs every eigenvalue is
+refused rather than guessed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from einops import einsum
+from jaxtyping import Float
+from scipy.sparse.linalg import ArpackError, eigsh
+from threadpoolctl import ThreadpoolController
+from torch import Tensor
+
+from circuits.algebra.bilinear import BilinearLayer
+from circuits.errors import (
+    FeatureRangeError,
+    ShapeError,
+    SpectrumError,
+    check_count,
+    check_index,
+    check_tensors,
+)
+from circuits.plotting.display import html_of
+
+
+@dataclass(frozen=True, eq=False)
+class Spectrum:
+    """Eigenpairs of a symmetric form, by falling |value|."""
+
+    values: Float[Tensor, " rank"]
+    vectors: Float[Tensor, "rank axis"]  # orthonormal rows
+    total_energy: float | None = None  # Σ λ² with those left out; None: these are all there are
+    has_constant: bool = False  # whether the last coordinate of `axis` is the constant 1
+
+    @property
+    def _held_energy(self) -> float:
+        return float(self.values.double().square().sum())
+
+    @classmethod
+    def of(
+        cls, form: Float[Tensor, "i i"], rank: int | None = None, has_constant: bool = False
+    ) -> Spectrum:
+        """The spectrum of a symmetric matrix, or its first ``rank`` pairs."""
+        check_tensors("Spectrum.of", {"form": form}, {"form": "i i"})
+        asymmetry = float((form - form.mT).abs().max())
+        if asymmetry > 1e-4 * float(form.abs().max()):
+            raise ShapeError(
+                f"Spectrum.of: the matrix is not symmetric (entries differ from their mirror by up "
+                f"to {asymmetry:.3g}); a decomposition would read one triangle only. "
+                f"Pass (form + form.mT) / 2."
+            )
+        return cls(*eigenpairs((form + form.mT) / 2, rank), has_constant)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def truncate(self, rank: int) -> Spectrum:
+        """The first ``rank`` eigenpairs."""
+        if not 0 <= rank <= len(self):
+            raise FeatureRangeError(
+                f"Spectrum.truncate: rank {rank} of a spectrum of {len(self)} pairs. "
+                f"Ask for 0 to {len(self)}, or compute more with spectrum(o, rank={rank})."
+            )
+        energy = self.total_energy
+        if energy is None and rank < len(self):
+            energy = self._held_energy
+        return Spectrum(self.values[:rank], self.vectors[:rank], energy, self.has_constant)
+
+    def energy(self, rank: int) -> float:
+        """The share of the squared norm that the first ``rank`` eigenpairs keep."""
+        kept = self.truncate(rank)._held_energy
+        total = self._held_energy if self.total_energy is None else self.total_energy
+        return kept / total if total > 0 else 1.0
+
+    @property
+    def effective_rank(self) -> float:
+        """``(Σ|λ|)² / Σλ²``: how many equal eigenvalues would look like these."""
+        self._require_all("effective_rank")
+        energy = self._held_energy
+        return float(self.values.double().abs().sum() ** 2 / energy) if energy > 0 else 0.0
+
+    @property
+    def entropy_rank(self) -> float:
+        """``exp(H)`` of the shares ``λ² / Σλ²``: the same question, kinder to a long tail."""
+        self._require_all("entropy_rank")
+        energy = self._held_energy
+        shares = self.values.double().square() / (energy or 1.0)
+        return float(torch.special.entr(shares).sum().exp()) if energy > 0 else 0.0
+
+    def activation(self, x: Float[Tensor, "*batch axis"]) -> Float[Tensor, "*batch rank"]:
+        """What each eigenpair adds, ``λ (v · x)²``; the sum over pairs approximates the form.
+
+        ``x`` may come with or without the constant 1 where there is one.
+        """
+        width = self.vectors.shape[1]
+        x = x.to(self.vectors.dtype)
+        if self.has_constant and x.shape[-1] == width - 1:
+            along = x @ self.vectors[:, :-1].mT + self.vectors[:, -1]
+        elif x.shape[-1] == width:
+            along = x @ self.vectors.mT
+        else:
+            wanted = f"{width - 1} (or {width} with the constant 1)" if self.has_constant else width
+            raise ShapeError(
+                f"Spectrum.activation: the last axis of x has size {x.shape[-1]}, "
+                f"the eigenvectors have {wanted}. Pass inputs of the space it was computed in."
+            )
+        return self.values * along.square()
+
+    def matrix(self) -> Float[Tensor, "axis axis"]:
+        """The form that these eigenpairs make."""
+        return einsum(self.values, self.vectors, self.vectors, "r, r i, r j -> i j")
+
+    def plot(self, **controls: Spectrum) -> Any:
+        """The eigenvalues as a plotly figure, beside those of named controls:
+        ``spectrum.plot(rotated=control.spectrum(7))``."""
+        from circuits.plotting.figure import spectrum_figure
+
+        named = {name.replace("_", " "): control for name, control in controls.items()}
+        return spectrum_figure(self, named).plot()
+
+    def _repr_html_(self) -> str:
+        n = min(len(self), 12)
+        table = pd.DataFrame(
+            {
+                "rank": range(1, n + 1),
+                "eigenvalue": self.values[:n].tolist(),
+                "energy kept": [self.energy(r + 1) for r in range(n)],
+            }
+        )
+        return html_of(repr(self), strongest=table)
+
+    def __repr__(self) -> str:
+        width = self.vectors.shape[1]
+        of = "all" if self.total_energy is None else f"{self.energy(len(self)):.1%} of the energy"
+        return f"Spectrum({len(self)} eigenpairs in {width} dimensions, {of})"
+
+    def _require_all(self, what: str) -> None:
+        if self.total_energy is not None:
+            raise SpectrumError(
+                f"{what} needs every eigenvalue, but this spectrum holds the first {len(self)} "
+                f"pairs, {self.energy(len(self)):.1%} of the energy. Compute it with rank=None."
+            )
+
+
+def eigenpairs(
+    form: Float[Tensor, "i i"], rank: int | None = None
+) -> tuple[Float[Tensor, " rank"], Float[Tensor, "rank i"], float | None]:
+    """Eigenvalues of a symmetric matrix by falling |value|, their vectors as rows, and the energy
+    of all where these are not all.
+
+    A few pairs of a large matrix come from Lanczos iterations, which are then checked: each pair
+    against its residual, and what is left of the matrix against a pair that was missed. If either
+    check fails, everything is decomposed.
+    """
+    size = len(form)
+    kept = size if rank is None else check_count("spectrum", rank, size, "rank")
+    energy = None
+    if kept < size:
+        energy = float(torch.linalg.vector_norm(form, dtype=torch.float64)) ** 2
+    if size >= 128 and 8 * kept <= size and form.device.type == "cpu":
+        found = _lanczos(form, kept)
+        if found is not None:
+            return *found, energy
+    values, vectors = torch.linalg.eigh(form)
+    order = values.abs().argsort(descending=True, stable=True)[:kept]
+    return values[order], vectors.mT[order], energy
+
+
+def _lanczos(form: Tensor, rank: int) -> tuple[Tensor, Tensor] | None:
+    """The top pairs by ARPACK from a fixed start, or None where they do not pass the checks."""
+    try:
+        # a few more than asked, so that the last one asked for is not the last one found
+        accuracy = 8 * torch.finfo(form.dtype).eps
+        values, columns = _arpack(form, rank + 2, seed=0, tol=accuracy)
+        order = values.abs().argsort(descending=True, stable=True)[:rank]
+        values, vectors = values[order], columns.mT[order]
+        left = form - (vectors.mT * values) @ vectors
+        missed, _ = _arpack(left, 1, seed=1, tol=1e-2)
+    except ArpackError:
+        return None
+    scale = 100 * torch.finfo(form.dtype).eps * float(values[0].abs())
+    residual = float((vectors @ form - values[:, None] * vectors).norm(dim=1).max())
+    if not residual <= scale or not float(missed.abs()) <= float(values[-1].abs()) + scale:
+        return None
+    return values, vectors
+
+
+def _arpack(form: Tensor, rank: int, seed: int, tol: float) -> tuple[Tensor, Tensor]:
+    """ARPACK's eigenpairs of largest |value|, as columns.
+
+    On one thread: numpy's threads would wait for cores that torch's idle threads still hold, which
+    costs several times the whole decomposition.
+    """
+    matrix = form.numpy()
+    start = np.random.default_rng(seed).standard_normal(len(form)).astype(matrix.dtype)
+    with _numpy_threads().limit(limits=1):
+        values, columns = eigsh(matrix, k=rank, v0=start, which="LM", tol=tol)
+    return torch.from_numpy(values), torch.from_numpy(columns)
+
+
+@cache
+def _numpy_threads() -> ThreadpoolController:
+    return ThreadpoolController().select(internal_api="openblas")
+
+
+@dataclass(frozen=True, eq=False)
+class HOSVD:
+    """A layer's tensor as outputs x input pairs: ``B = Σ_k values[k] outputs[k] ⊗ form(k)``.
+
+    The first components are the output directions that the layer writes most to, over all pairs
+    of inputs at once.
+    """
+
+    layer: BilinearLayer
+    values: Float[Tensor, " component"]  # singular values, falling
+    outputs: Float[Tensor, "component out"]  # left singular vectors, as rows
+
+    def form(self, component: int) -> Float[Tensor, "i i"]:
+        """The right singular vector: a symmetric matrix of inputs of norm 1."""
+        k = check_index("HOSVD.form", component, len(self.values), "component")
+        return self.layer.interaction(self.outputs[k]) / self.values[k]
+
+    def truncate(self, rank: int) -> BilinearLayer:
+        """The layer that writes only to the first ``rank`` output components."""
+        if not 0 < rank <= len(self.values):
+            raise FeatureRangeError(
+                f"HOSVD.truncate: rank {rank} of {len(self.values)} components. "
+                f"Ask for 1 to {len(self.values)}."
+            )
+        kept = self.outputs[:rank]
+        layer = self.layer
+        return BilinearLayer(
+            layer.left,
+            layer.right,
+            kept.mT @ (kept @ layer.down),
+            layer.left_bias,
+            layer.right_bias,
+            layer.down_bias,
+        )
+
+
+def hosvd(layer: BilinearLayer) -> HOSVD:
+    """The singular value decomposition of ``B`` as outputs x pairs, from an out x out matrix.
+
+    ``B Bᵀ = down · pair_gram · downᵀ`` costs ``hidden² · out``; in float64, because the squares
+    lose half of the digits (values below 1e-8 of the first are noise and are left out).
+    """
+    exact = layer.to(torch.float64)
+    squares, outputs = torch.linalg.eigh(exact.down @ exact.pair_gram @ exact.down.mT)
+    order = squares.argsort(descending=True, stable=True)
+    order = order[squares[order] > 1e-16 * layer.d_out * squares.max()]
+    return HOSVD(layer, squares[order].sqrt().to(layer.dtype), outputs.mT[order].to(layer.dtype))

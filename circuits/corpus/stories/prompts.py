@@ -1,0 +1,123 @@
+"""Minimal pairs for the behaviours that the little stories teach.
+
+Each prompt is a story told up to the word that the behaviour decides, so it is text as a model saw
+it in training. What a reader would get wrong: the un-negated prompts of ``negation`` have an
+intensifier where the others have a negator (``very good`` / ``not good``), so that all prompts of a
+pair are equally long and a position in one means the same as in the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from circuits.corpus.stories.grammar import REACTIONS, SLOTS
+from circuits.corpus.stories.lexicon import Lexicon
+from circuits.errors import StoryError
+
+
+@dataclass(frozen=True)
+class MinimalPair:
+    """Prompts that differ in named factors alone, and the words each should go on with."""
+
+    texts: tuple[str, ...]  # equally many words each, so that positions can be compared
+    factors: tuple[dict[str, bool], ...]  # for each text
+    right: tuple[tuple[str, ...], ...]  # for each text: the words that fit
+    wrong: tuple[tuple[str, ...], ...]  # for each text: the words that fit its counterpart
+
+
+def minimal_pairs(
+    behaviour: str, n: int, *, seed: int = 0, lexicon: Lexicon | None = None
+) -> list[MinimalPair]:
+    """Prompts for one of `BEHAVIOURS`, up to the word that it decides."""
+    if behaviour not in BEHAVIOURS:
+        raise StoryError(
+            f"behaviour '{behaviour}' is none that the stories teach; choose of {BEHAVIOURS}."
+        )
+    dice = np.random.default_rng([seed, BEHAVIOURS.index(behaviour)])
+    draw = _Draw(lexicon or Lexicon(), dice)
+    return [_BUILDERS[behaviour](draw) for _ in range(n)]
+
+
+def _negation(draw: _Draw) -> MinimalPair:
+    """Negator or intensifier, good or bad: which reaction."""
+    before, child = draw.opening()
+    tail, glad, sad = draw.reaction(child)
+    thing, good, bad = draw.one("things"), draw.one("positive"), draw.one("negative")
+    negator, intensifier = draw.one("negators"), draw.one("intensifiers")
+    cases = [(negated, positive) for negated in (False, True) for positive in (True, False)]
+    fits = [(glad, sad) if negated != positive else (sad, glad) for negated, positive in cases]
+    return MinimalPair(
+        tuple(
+            f"{before} the {thing} was {negator if negated else intensifier} "
+            f"{good if positive else bad} {tail}"
+            for negated, positive in cases
+        ),
+        tuple({"negated": negated, "positive": positive} for negated, positive in cases),
+        tuple(right for right, _ in fits),
+        tuple(wrong for _, wrong in fits),
+    )
+
+
+def _pronoun(draw: _Draw) -> MinimalPair:
+    """A boy or a girl: he or she."""
+    start, thing, adjective = draw.setting(), draw.one("things"), draw.one("positive", "negative")
+    children = draw.one("boys"), draw.one("girls")
+    texts = (f"{start.format(child)} the {thing} was {adjective} so" for child in children)
+    factors = ({"girl": False}, {"girl": True})
+    return MinimalPair(tuple(texts), factors, (("he",), ("she",)), (("she",), ("he",)))
+
+
+def _but(draw: _Draw) -> MinimalPair:
+    """Good or bad before the "but": the other one after it."""
+    (before, _), thing, other = draw.opening(), *draw.two("things")
+    adjectives = draw.one("positive"), draw.one("negative")
+    good, bad = draw.lexicon.positive, draw.lexicon.negative
+    texts = (f"{before} the {thing} was {word} but the {other} seemed" for word in adjectives)
+    factors = ({"positive": True}, {"positive": False})
+    return MinimalPair(tuple(texts), factors, (bad, good), (good, bad))
+
+
+_BUILDERS: dict[str, Callable[[_Draw], MinimalPair]] = {
+    "negation": _negation,
+    "pronoun": _pronoun,
+    "but": _but,
+}
+
+BEHAVIOURS = tuple(_BUILDERS)
+"""What the stories teach."""
+
+
+class _Draw:
+    """Words at random for a prompt."""
+
+    def __init__(self, lexicon: Lexicon, dice: np.random.Generator) -> None:
+        self.lexicon, self.dice = lexicon, dice
+
+    def one(self, *lists: str) -> str:
+        words = [word for name in lists for word in getattr(self.lexicon, name)]
+        return words[int(self.dice.random() * len(words))]
+
+    def two(self, name: str) -> tuple[str, str]:
+        first = self.one(name)
+        others = [word for word in getattr(self.lexicon, name) if word != first]
+        return first, others[int(self.dice.random() * len(others))]
+
+    def setting(self) -> str:
+        """An opening sentence with a place for the name."""
+        words = (self.one(name) for name in ("times", "moves", "paths", "places"))
+        return "one {} {{}} {} {} the {} .".format(*words)
+
+    def opening(self) -> tuple[str, str]:
+        """An opening sentence and its child's name."""
+        child = self.one("boys", "girls")
+        return self.setting().format(child), child
+
+    def reaction(self, child: str) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+        """A reaction up to the word that tells it, and the words that could."""
+        tail = REACTIONS[int(self.dice.random() * len(REACTIONS))].format(child)
+        slot = tail[tail.index("{") + 1 : -1]
+        glad, sad = (getattr(self.lexicon, name) for name in SLOTS[slot])
+        return tail[: tail.index(" {")], glad, sad

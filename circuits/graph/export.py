@@ -1,0 +1,294 @@
+"""Circuits in the formats that other tools open: GraphML and GEXF, and attribution graphs.
+
+Gephi and Cytoscape read the first two. XML cannot hold every character that a label can: such
+characters, and backslashes, are written as ``\\x{…}`` and read back by ``read_graph``.
+
+``write_attribution`` writes what circuit-tracer's frontend and Neuronpedia read. That format is
+made for one prompt, and a circuit read from weights has none. So there are two pseudo-tokens (with
+a single one the frontend drops every node), inputs at the first, pairs and output at the second,
+and an interaction is a node between its two causes and its effect. The frontend ignores
+``qParams.supernodes`` unless they are in its address too: ``attribution_query`` makes that.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+from xml.etree.ElementTree import ParseError
+
+import networkx as nx
+
+from circuits.errors import CircuitFileError, GraphError, first_line
+from circuits.graph.circuit import Circuit, Feature, Output
+from circuits.storage.files import written_whole
+
+_WRITERS = {".graphml": nx.write_graphml, ".gexf": nx.write_gexf}
+_READERS = {".graphml": nx.read_graphml, ".gexf": nx.read_gexf}
+# what XML 1.0 forbids, what parsers turn into something else, and the escape itself
+_UNSAFE = re.compile("[^ -[\\]-~\u00a0-\ud7ff\ue000-\ufdcf\ufdf0-\ufffd\U00010000-\U0010fffd]")
+_MOST_PINNED = 200  # the frontend's subgraph shows no more: the most influential
+
+
+def escape(text: str) -> str:
+    """The same text in characters that XML keeps; reversible."""
+    safe = _UNSAFE.sub(lambda found: f"\\x{{{ord(found[0]):x}}}", text)
+    # parsers may strip the ends, and drop what is empty
+    safe = re.sub("^ | $", "\\\\x{20}", safe)
+    return safe or "\\x{}"
+
+
+def unescape(text: str) -> str:
+    """What ``escape`` was given."""
+    return re.sub(
+        r"\\x\{([0-9a-f]*)\}", lambda found: chr(int(found[1], 16)) if found[1] else "", text
+    )
+
+
+def write_graph(graph: nx.Graph | Circuit, path: str | Path) -> Path:
+    """Write GraphML or GEXF, by the ending of the path. Every node and edge attribute is kept."""
+    path = Path(path)
+    graph = graph.graph() if isinstance(graph, Circuit) else graph
+    write = _WRITERS[_format(path)]
+    safe = _translated(graph, escape)
+    with written_whole(path) as file:
+        try:
+            write(safe, file)
+        except (nx.NetworkXError, TypeError, ValueError) as error:
+            raise GraphError(
+                f"{path}: the format cannot hold this graph ({first_line(error)}). Attributes must "
+                f"be numbers or strings: change or delete those that are not."
+            ) from error
+    return path
+
+
+def read_graph(path: str | Path) -> nx.Graph:
+    """Read what ``write_graph`` wrote; nodes are named by strings, as the formats do."""
+    path = Path(path)
+    try:
+        graph = _READERS[_format(path)](path)
+    except (nx.NetworkXError, ParseError, ValueError) as error:
+        raise GraphError(
+            f"{path}: no graph can be read from it ({first_line(error)}). It was cut short or is "
+            f"another file: write it again with write_graph."
+        ) from error
+    if not graph.is_directed() and graph.is_multigraph():
+        graph = nx.Graph(graph)
+    for *_, about in graph.edges(data=True):
+        about.pop("id", None)  # GEXF's own count of edges
+    return _translated(graph, unescape)
+
+
+def _format(path: Path) -> str:
+    if path.suffix not in _WRITERS:
+        raise GraphError(
+            f"{path}: no graph format ends in '{path.suffix}'. Name it .graphml or .gexf."
+        )
+    return path.suffix
+
+
+def _translated(graph: nx.Graph, translate: Any) -> nx.Graph:
+    """A copy whose strings went through ``translate``; nodes are named by strings."""
+
+    def strings(about: dict[str, Any]) -> dict[str, Any]:
+        return {k: translate(v) if isinstance(v, str) else v for k, v in about.items()}
+
+    def name(node: object) -> str:
+        return str(translate(node if isinstance(node, str) else str(node)))
+
+    copy = graph.__class__()
+    copy.graph.update(strings(graph.graph))
+    copy.add_nodes_from((name(node), strings(about)) for node, about in graph.nodes(data=True))
+    copy.add_edges_from((name(i), name(j), strings(k)) for i, j, k in graph.edges(data=True))
+    return copy
+
+
+def attribution(circuit: Circuit, layer: int = 0, scan: str = "bilinear") -> dict[str, Any]:
+    """The circuit as an attribution graph: a dictionary of metadata, qParams, nodes and links.
+
+    Link weights are the pairs' weights, or what they add on data where that is known: half of each
+    from either cause. Everything outside the circuit is an error node where its mean is known.
+    """
+    if layer < 0:
+        raise GraphError(f"attribution: there is no layer {layer}; they count from 0.")
+    if broken := [pair for pair in circuit.interactions if not math.isfinite(pair.weight)]:
+        raise GraphError(
+            f"attribution: the weight of pair {broken[0].first}, {broken[0].second} is "
+            f"{broken[0].weight}, which no viewer draws. Look at where it was computed."
+        )
+    nodes, links = _nodes_and_links(circuit, layer)
+    pinned = sorted(nodes, key=lambda node: node["influence"])[:_MOST_PINNED]
+    tokens = ["input features", "output feature"]
+    return {
+        "metadata": {
+            "slug": _slug(circuit.name),
+            "scan": scan,
+            "transcoder_list": [],
+            "prompt_tokens": tokens,
+            "prompt": " ".join(tokens),
+            "node_threshold": None,
+            "schema_version": 1,
+        },
+        "qParams": {
+            "pinnedIds": [node["node_id"] for node in pinned],
+            "supernodes": _supernodes(circuit, str(layer)),
+            "linkType": "both",
+            "clickedId": "",
+            "sg_pos": "",
+        },
+        "nodes": nodes,
+        "links": links,
+    }
+
+
+def _nodes_and_links(
+    circuit: Circuit, layer: int
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Inputs at this layer, interactions at the next, the output at the one after."""
+    below, between, above = str(layer), str(layer + 1), str(layer + 2)
+    sizes = {
+        (pair.first, pair.second): pair.weight if pair.data_weight is None else pair.data_weight
+        for pair in circuit.interactions
+    }
+    of_feature = {feature.feature: 0.0 for feature in circuit.features}
+    for ends, size in sizes.items():
+        for end in set(ends):
+            of_feature[end] += abs(size)
+    pair_rank, feature_rank = _rank_shares(sizes), _rank_shares(of_feature)
+    labels = {feature.feature: feature.label for feature in circuit.features}
+    nodes = [
+        _node(f"{below}_{i}_0", _cantor(layer, i), below, 0, label, feature_rank[i], i)
+        for i, label in labels.items()
+    ]
+    links = []
+    output = circuit.outputs[0]
+    if len(circuit.outputs) > 1:  # what they write together
+        output = Output(output.feature, circuit.name)
+    target = f"{above}_{output.feature}_1"
+    for place, ((first, second), size) in enumerate(sizes.items()):
+        name, number = f"{labels[first]} × {labels[second]}", _cantor(layer + 1, place)
+        node = f"{between}_{place}_1"
+        rank = pair_rank[first, second]
+        nodes.append(_node(node, number, between, 1, name, rank, place, activation=size))
+        causes = sorted({first, second})
+        links += [_link(f"{below}_{end}_0", node, size / len(causes)) for end in causes]
+        links.append(_link(node, target, size))
+    if circuit.activation:
+        outside = sum(sizes.values()) * (1 / circuit.activation - 1)
+        error = _node(f"{below}_-1_0", -1, below, 0, "outside this circuit", 1.0, -1)
+        nodes.append({**error, "feature_type": "mlp reconstruction error"})
+        links.append(_link(error["node_id"], target, outside))
+    return [*nodes, _output_node(target, above, output)], links
+
+
+def _output_node(node_id: str, layer: str, output: Output) -> dict[str, Any]:
+    """The frontend wants a logit, and splits its name at quotes and at "(p=": they are replaced."""
+    spoken = re.sub(r'"|\(p=', "'", output.label)
+    node = _node(node_id, output.feature, layer, 1, f'Output "{spoken}" (p=1.000)', 0.0, 0)
+    node |= {"feature_type": "logit", "is_target_logit": True, "token_prob": 1.0}
+    return {**node, "jsNodeId": f"L_{output.feature}-1"}
+
+
+def write_attribution(
+    circuit: Circuit, folder: str | Path, layer: int = 0, scan: str = "bilinear"
+) -> Path:
+    """Write ``{slug}.json`` into the folder, and list it in its ``graph-metadata.json``."""
+    folder = Path(folder)
+    document = attribution(circuit, layer, scan)
+    metadata = document["metadata"]
+    index = folder / "graph-metadata.json"
+    listed: list[dict[str, Any]] = []
+    if index.exists():
+        try:
+            listed = list(json.loads(index.read_text(encoding="utf-8"))["graphs"])
+            listed = [one for one in listed if one["slug"] != metadata["slug"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise CircuitFileError(
+                f"{index} lists no graphs ({type(error).__name__}). Restore it, or delete it: it "
+                f"is made anew from the next export on."
+            ) from error
+    path = folder / f"{metadata['slug']}.json"
+    for file, told in ((path, document), (index, {"graphs": [*listed, metadata]})):
+        with written_whole(file) as part:
+            part.write_text(json.dumps(told, allow_nan=False) + "\n", encoding="utf-8")
+    return path
+
+
+def attribution_query(document: dict[str, Any]) -> str:
+    """The end of the frontend's address that opens this graph with its groups."""
+    params = document["qParams"]
+    return "?" + urlencode(
+        {
+            "slug": document["metadata"]["slug"],
+            "pinnedIds": ",".join(params["pinnedIds"]),
+            "supernodes": json.dumps(params["supernodes"]),
+        }
+    )
+
+
+def _node(
+    node_id: str, feature: int, layer: str, position: int, label: str, influence: float,
+    place: int, activation: float | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    return {
+        "node_id": node_id,
+        "feature": feature,
+        "layer": layer,
+        "ctx_idx": position,
+        "feature_type": "cross layer transcoder",
+        "token_prob": 0.0,
+        "is_target_logit": False,
+        "run_idx": 0,
+        "reverse_ctx_idx": 0,
+        "jsNodeId": f"{layer}_{place}-0",
+        "clerp": label,
+        "influence": influence,
+        "activation": activation,
+    }
+
+
+def _link(source: str, target: str, weight: float) -> dict[str, Any]:
+    return {"source": source, "target": target, "weight": weight}
+
+
+def _cantor(one: int, two: int) -> int:
+    """One number for a layer and a feature of it."""
+    return (one + two) * (one + two + 1) // 2 + two
+
+
+def _rank_shares(sizes: dict[Any, float]) -> dict[Any, float]:
+    """What share of all is held by those at least as large: small is important, as there."""
+    total = sum(abs(size) for size in sizes.values()) or 1.0
+    shares, held = {}, 0.0
+    for key in sorted(sizes, key=lambda key: (-abs(sizes[key]), key)):
+        held += abs(sizes[key])
+        shares[key] = min(held / total, 1.0)
+    return shares
+
+
+def _supernodes(circuit: Circuit, layer: str) -> list[list[str]]:
+    groups: dict[int, list[Feature]] = {}
+    for feature in circuit.features:
+        if feature.group >= 0:
+            groups.setdefault(feature.group, []).append(feature)
+    named = sorted(groups.items())
+    return [
+        [group_name(members, name), *(f"{layer}_{m.feature}_0" for m in members)]
+        for name, members in named
+        if len(members) > 1
+    ]
+
+
+def group_name(members: Iterable[Feature], number: int) -> str:
+    """A group by its number and the labels of its strongest features."""
+    strongest = sorted(members, key=lambda member: (-(member.loading or 0.0), member.feature))
+    return f"group {number}: " + ", ".join(member.label for member in strongest[:3])
+
+
+def _slug(name: str) -> str:
+    """A file name of harmless characters."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "circuit"

@@ -1,0 +1,1 @@
+"""Figures as values, the picture of a circuit, and labels that are safe to show."""

@@ -1,0 +1,227 @@
+"""Figures as plain values: what plotly draws, the table that was drawn, and what it is a figure of.
+
+``figure.drawn`` is plotly's own JSON, which the report draws with plotly's JavaScript;
+``figure.plot()`` is the same as a ``plotly.graph_objects.Figure`` for Jupyter, which is all that
+plotly is imported for. What a reader would get wrong: text in it is a corpus' text. Plotly reads
+tags in labels, and formulas between dollars where a notebook has MathJax, so every name and label
+is escaped here, once.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from circuits.algebra.spectrum import Spectrum
+from circuits.errors import SpectrumError
+from circuits.plotting.display import cut
+
+BLUE, ORANGE, GREY, GREEN = "#4c8dff", "#f07f3c", "#8b93a1", "#2fa36b"
+"""For what is positive or the thing itself, negative, controls, and what has a meaning."""
+
+DIVERGING = [[0.0, ORANGE], [0.5, "rgba(128,128,128,0.06)"], [1.0, BLUE]]
+"""Negative, nothing, positive."""
+
+_TEXTS = ("name", "text", "ticktext", "hovertext")  # where plotly would read tags
+_LETTERS = 130  # of a line of a note
+_FEW = 12  # places at an axis that are all numbered
+
+
+@dataclass(frozen=True, eq=False)
+class Figure:
+    """One figure; it names no background and no colour of text, which are its page's."""
+
+    key: str  # names it on its page
+    title: str
+    note: str  # n, seed, and what it must not be taken for
+    traces: list[dict[str, Any]]
+    table: pd.DataFrame  # its data, as they are given away
+    layout: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def drawn(self) -> dict[str, Any]:
+        """What plotly takes."""
+        return {"data": _escaped(self.traces), "layout": _escaped({"height": 360, **self.layout})}
+
+    def plot(self) -> Any:
+        """The figure in Jupyter, with its title and note above it."""
+        from plotly.graph_objects import Figure as Plotly
+
+        return _titled(Plotly(self.drawn), self.title, self.note)
+
+
+def side_by_side(figures: Sequence[Figure], title: str) -> Any:
+    """Some figures as one of plotly's, with one legend; the notes that they share above them."""
+    from plotly.subplots import make_subplots
+
+    titles = [_plain(figure.title) for figure in figures]
+    made = make_subplots(rows=1, cols=len(figures), subplot_titles=titles)
+    named: set[str] = set()
+    for place, figure in enumerate(figures):
+        drawn = figure.drawn
+        for trace in drawn["data"]:
+            name = trace.get("name", "")
+            again = {"legendgroup": name, "showlegend": name not in named}
+            made.add_trace({**trace, **again}, row=1, col=place + 1)
+            named.add(name)
+        made.update_xaxes(drawn["layout"].get("xaxis", {}), row=1, col=place + 1)
+        made.update_yaxes(drawn["layout"].get("yaxis", {}), row=1, col=place + 1)
+    notes = dict.fromkeys(figure.note for figure in figures)
+    made.update_layout(height=380)
+    return _titled(made, title, " ".join(notes))
+
+
+def _titled(figure: Any, title: str, note: str) -> Any:
+    lines = [_plain(line) for line in textwrap.wrap(note, _LETTERS)]
+    head = 64 + 16 * len(lines)
+    figure.update_layout(
+        title={
+            "text": _plain(title),
+            "subtitle": {"text": "<br>".join(lines), "font": {"size": 12}},
+            "x": 0, "xref": "container", "xanchor": "left", "pad": {"l": 12, "t": 12},
+            "y": 1, "yanchor": "top",
+        },
+        height=(figure.layout.height or 360) + head,
+        margin={"l": 64, "r": figure.layout.margin.r or 16, "t": head + 24, "b": 50},
+    )  # fmt: skip
+    return figure
+
+
+def _escaped(told: Any, here: bool = False) -> Any:
+    """The same with every name and label escaped, wherever it stands."""
+    if isinstance(told, Mapping):
+        return {key: _escaped(value, key in _TEXTS) for key, value in told.items()}
+    if isinstance(told, list | tuple):
+        return [_escaped(value, here) for value in told]
+    return _plain(told) if here and isinstance(told, str) else told
+
+
+def _plain(text: str) -> str:
+    """Text that plotly shows as it is: no tag, no formula."""
+    return escape(text, quote=False).replace("$", "&#36;")
+
+
+def line(x: Any, y: Any, name: str, **style: Any) -> dict[str, Any]:
+    """A line of a figure."""
+    return {"type": "scatter", "mode": "lines", "x": list(x), "y": list(y), "name": name, **style}
+
+
+def points(x: Any, y: Any, name: str, text: Any = None, **style: Any) -> dict[str, Any]:
+    """Points of a figure; what they are is said where one is pointed at."""
+    trace = {"type": "scatter", "mode": "markers", "x": list(x), "y": list(y), "name": name}
+    if text is not None:
+        trace |= {
+            "text": list(text),
+            "hovertemplate": "%{text}<br>%{x:.3g}, %{y:.3g}<extra></extra>",
+        }
+    return trace | style
+
+
+def counts(values: Any, edges: Any, name: str, **style: Any) -> tuple[dict[str, Any], pd.DataFrame]:
+    """A histogram as steps of equal area, so that samples of unequal size can be compared."""
+    found = np.asarray([v for v in values if v is not None and np.isfinite(v)], dtype=float)
+    held, bins = np.histogram(found, edges)
+    share = held / max(len(found), 1)
+    middle = (bins[:-1] + bins[1:]) / 2
+    table = pd.DataFrame({"of": name, "from": bins[:-1], "to": bins[1:], "n": held, "share": share})
+    trace = line(middle, share, f"{name} (n = {len(found):,})", line={"shape": "hvh", **style})
+    return trace, table
+
+
+def heat_map(
+    matrix: np.ndarray, labels: list[str], numbers: list[int], groups: list[int], note: str
+) -> Figure:
+    """The matrix among some features, ordered by group, with lines between groups."""
+    most = float(np.abs(matrix).max(initial=0)) or 1.0
+    places = list(range(len(labels)))
+    trace = {
+        "type": "heatmap", "z": matrix.tolist(), "x": places, "y": places, "zmin": -most,
+        "zmax": most, "colorscale": DIVERGING, "colorbar": {"title": {"text": "weight"}},
+        "text": [[f"{a} × {b}" for b in labels] for a in labels],
+        "hovertemplate": "%{text}<br>%{z:.4g}<extra></extra>",
+    }  # fmt: skip
+    ends = [i - 0.5 for i in range(1, len(groups)) if groups[i] != groups[i - 1]]
+    low, high = -0.5, len(labels) - 0.5
+    lines = [{"type": "line", "x0": e, "x1": e, "y0": low, "y1": high} for e in ends]
+    lines += [{"type": "line", "y0": e, "y1": e, "x0": low, "x1": high} for e in ends]
+    for each in lines:
+        each["line"] = {"color": GREY, "width": 1}
+    ticks = {
+        "tickmode": "array",
+        "tickvals": places,
+        "ticktext": labels,
+        "showgrid": False,
+        "zeroline": False,
+    }
+    table = pd.DataFrame(
+        [(a, b, matrix[i, j]) for i, a in enumerate(labels) for j, b in enumerate(labels)],
+        columns=["first", "second", "weight"],
+    )
+    layout = {"height": 150 + 26 * max(len(labels), 8), "shapes": lines,
+              "xaxis": {**ticks, "ticktext": [str(number) for number in numbers]},
+              "yaxis": {**ticks, "ticktext": [cut(label) for label in labels],
+                        "autorange": "reversed", "automargin": True}}  # fmt: skip
+    return Figure("matrix", "Interaction matrix, ordered by group", note, [trace], table, layout)
+
+
+def eigenvalues(table: pd.DataFrame, note: str) -> Figure:
+    """Eigenvalues by ``place``, and at the same places those of controls: all other columns."""
+    colours = [BLUE if value > 0 else ORANGE for value in table["eigenvalue"]]
+    controls = [name for name in table if name not in ("place", "eigenvalue")]
+    dashes = ("dot", "dash", "dashdot")
+    traces = [
+        line(table["place"], table[name], str(name), mode="lines+markers", marker={"size": 4},
+             line={"color": GREY, "dash": dashes[n % 3]})
+        for n, name in enumerate(controls)
+    ]  # fmt: skip
+    own = points(table["place"], table["eigenvalue"], "this form")
+    traces.append({**own, "marker": {"size": 8, "color": colours}})
+    layout: dict[str, Any] = {"xaxis": {"title": {"text": "place, from the largest"}},
+                              "yaxis": {"title": {"text": "eigenvalue"}}}  # fmt: skip
+    if len(table) <= _FEW:  # no place lies between two
+        layout["xaxis"]["dtick"] = 1
+    return Figure("spectrum", "Eigenvalues of the form", note, traces, table, layout)
+
+
+def spectrum_figure(spectrum: Spectrum, controls: Mapping[str, Spectrum]) -> Figure:
+    """The eigenvalues of a spectrum from the largest to the smallest, beside controls.
+
+    Where all eigenvalues are known, those of a symmetric matrix of independent entries and as much
+    energy stand beside them: they lie on Wigner's semicircle. It knows neither how many hidden
+    units a layer has, nor how unlike in length its inputs are, nor of a constant; controls do.
+    """
+    own = spectrum.values.double().sort(descending=True).values.cpu().numpy()
+    n = len(own)
+    columns: dict[str, Any] = {"place": np.arange(1, n + 1), "eigenvalue": own}
+    said = f"{n} eigenvalues"
+    if spectrum.total_energy is not None:
+        said += f", the largest by size: {spectrum.energy(n):.1%} of the energy"
+        said += "; places are among these, and only beside all of them a random form is drawn"
+    elif n > 1:
+        spread = 2 * np.sqrt(np.square(own).sum() / n)
+        columns["a random form"] = spread * _semicircle(n)
+        said += f", effective rank {spectrum.effective_rank:.3g}. A random form: independent "
+        said += "entries, as much energy (Wigner's semicircle)"
+        if not controls:
+            said += ". A layer that learnt nothing strays from it too: see spectrum.plot(random=…)"
+    for name, control in controls.items():
+        if len(control) != n:
+            raise SpectrumError(
+                f"Spectrum.plot: {name!r} holds {len(control)} eigenvalues, the spectrum beside it "
+                f"{n}. Compute both with the same rank."
+            )
+        columns[name] = control.values.double().sort(descending=True).values.cpu().numpy()
+    return eigenvalues(pd.DataFrame(columns), said + ".")
+
+
+def _semicircle(n: int) -> np.ndarray:
+    """The n values that part the semicircle of radius 1 into equal areas, the largest first."""
+    grid = np.linspace(-1, 1, 4001)
+    below = 0.5 + (grid * np.sqrt(1 - grid**2) + np.arcsin(grid)) / np.pi
+    return np.interp(1 - (np.arange(n) + 0.5) / n, below, grid)

@@ -1,0 +1,77 @@
+"""What a run folder was made from: ``manifest.json``, one entry for each step, in their order.
+
+An entry holds the step's configuration and seed, the versions it ran with, and a hash of every
+file that it made, so that a later step, or a reader, can tell whether two runs are the same. No
+times and no paths of the machine: the same run has the same manifest.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from circuits.errors import ManifestError
+from circuits.storage.files import content_hash, written_whole
+
+NAME = "manifest.json"
+_VERSIONS = ("bilinear-circuits", "torch", "transformers", "numpy")
+
+
+def record(run: str | Path, step: str, made_of: Mapping[str, Any], made: Iterable[Path]) -> None:
+    """Note a finished step; the same step noted before gives way to it, in its place."""
+    run = Path(run)
+    entry = {
+        "step": step,
+        "made_of": dict(made_of),
+        "versions": {name: version(name) for name in _VERSIONS},
+        "made": {str(path.relative_to(run)): content_hash(path) for path in sorted(made)},
+    }
+    entries = read_manifest(run)
+    places = [i for i, old in enumerate(entries) if old["step"] == step]
+    same = ("made_of", "made")
+    if places and all(entries[places[0]][part] == entry[part] for part in same):
+        return  # nothing was made anew, and the versions that made it are noted
+    if places:
+        entries[places[0]] = entry
+    else:
+        entries.append(entry)
+    _write(run, entries)
+
+
+def withdraw(run: str | Path, folder: Path) -> None:
+    """Leave out the steps that made a file of a folder which is not there any more."""
+    run = Path(run)
+    entries = read_manifest(run)
+    inside = folder.relative_to(run)
+    kept = [
+        entry
+        for entry in entries
+        if all((run / m).exists() for m in entry.get("made", ()) if Path(m).parent == inside)
+    ]
+    if len(kept) < len(entries):
+        _write(run, kept)
+
+
+def _write(run: Path, entries: list[dict[str, Any]]) -> None:
+    with written_whole(run / NAME) as file:
+        file.write_text(json.dumps(entries, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def read_manifest(run: str | Path) -> list[dict[str, Any]]:
+    """The steps of a run in their order; none where nothing was made yet."""
+    path = Path(run) / NAME
+    if not path.exists():
+        return []
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        if not all(isinstance(entry["step"], str) for entry in entries):
+            raise TypeError
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ManifestError(
+            f"{path}: no list of steps can be read from it ({type(error).__name__}). It was "
+            f"changed or cut short: make the run again, or restore the file."
+        ) from error
+    return list(entries)

@@ -1,0 +1,123 @@
+"""Tables with one row or more for every output, made in pieces that can stop, resume and merge.
+
+A long pass writes its rows in shards of a few outputs each. A shard that exists is never made
+again; processes may share one folder by taking different ranges; and the merged table depends on
+the rows alone, so however the work was cut, it is the same file to the byte. (The rows are the
+same numbers on one machine with one number of threads; sums are taken in another order on others.)
+
+Shards carry a fingerprint of what they were made from: a folder never mixes two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from circuits.errors import ShardError, shorten
+from circuits.storage.files import written_whole
+from circuits.storage.progress import progress
+
+_OUTPUTS = 32  # to a shard: what an interruption can lose
+_FINGERPRINT = b"circuits.fingerprint"
+
+
+def make_shards(
+    folder: str | Path,
+    outputs: range,
+    rows_of: Callable[[int], pd.DataFrame],
+    fingerprint: str,
+    doing: str,
+) -> list[Path]:
+    """Make the shards of these outputs that are not there yet; returns all of theirs."""
+    if outputs.step != 1:
+        raise ShardError(f"shards are made of unbroken ranges, not {outputs}. Use range(a, b).")
+    folder = Path(folder)
+    shards = {}
+    for start in range(outputs.start - outputs.start % _OUTPUTS, outputs.stop, _OUTPUTS):
+        block = range(max(start, outputs.start), min(start + _OUTPUTS, outputs.stop))
+        shards[folder / f"outputs-{block.start:07d}-{block.stop:07d}.parquet"] = block
+    for path in folder.glob("outputs-*.parquet"):  # all of them: a stale one is told before work
+        _check_fingerprint(path, fingerprint)
+    done = [path for path in shards if path.exists()]
+    wanted = [output for path, block in shards.items() if path not in done for output in block]
+    rows = (rows_of(output) for output in progress(wanted, doing, "output"))
+    for path, block in shards.items():
+        if path not in done:
+            _write([next(rows) for _ in block], path, fingerprint)
+    return list(shards)
+
+
+def merge_shards(
+    folder: str | Path, outputs: range, path: str | Path | None = None
+) -> pd.DataFrame:
+    """The rows of these outputs from every shard in the folder, in order; written to ``path``."""
+    files = sorted(Path(folder).glob("outputs-*.parquet"))
+    if not files:
+        raise ShardError(f"{folder} holds no shards (outputs-*.parquet). Make them first.")
+    prints = {file: _fingerprint(file) for file in files}
+    if len(set(prints.values())) > 1:
+        odd = next(file for file in files if prints[file] != prints[files[0]])
+        raise ShardError(
+            f"{folder} mixes shards made from different layers or dictionaries: {odd.name} is "
+            f"not like {files[0].name}. Keep one folder for each, or delete the stale ones."
+        )
+    parts, taken = [], set[int]()
+    for file in files:  # two ranges may overlap; an output's rows are the same in either
+        part = pq.read_table(file).to_pandas()
+        parts.append(part[part["output"].isin(set(outputs) - taken)])
+        taken |= set(part["output"])
+    table = pd.concat(parts, ignore_index=True)
+    table = table.sort_values("output", kind="stable", ignore_index=True)
+    missing = sorted(set(outputs) - set(table["output"]))
+    if missing:
+        raise ShardError(
+            f"{folder} lacks outputs {shorten(missing)} of {outputs.start} to {outputs.stop - 1}. "
+            f"Run the pass again over them; what is there is kept."
+        )
+    if path is not None:
+        _write([table], Path(path), next(iter(prints.values())))
+    return table
+
+
+def kept_table(
+    path: Path | None, fingerprint: str, make: Callable[[], pd.DataFrame]
+) -> pd.DataFrame:
+    """A piece of long work that is made once: read where it lies, if it was made of the same, or
+    made and kept; without a path only made."""
+    if path is not None and path.is_file():
+        try:
+            if _fingerprint(path) == fingerprint:
+                return pq.read_table(path).to_pandas()
+        except (ShardError, pa.ArrowException, OSError):
+            pass  # cut short: made anew
+    table = make()
+    if path is not None:
+        _write([table], path, fingerprint)
+    return table
+
+
+def _write(tables: Iterable[pd.DataFrame], path: Path, fingerprint: str) -> None:
+    table = pa.Table.from_pandas(pd.concat(tables, ignore_index=True), preserve_index=False)
+    table = table.replace_schema_metadata({_FINGERPRINT: fingerprint.encode()})
+    with written_whole(path) as temporary:
+        pq.write_table(table, temporary)
+
+
+def _fingerprint(path: Path) -> str:
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ShardError(f"{path} is not a readable Parquet file ({error}). Delete it.") from error
+    return metadata.get(_FINGERPRINT, b"").decode()
+
+
+def _check_fingerprint(path: Path, fingerprint: str) -> None:
+    if _fingerprint(path) != fingerprint:
+        raise ShardError(
+            f"{path} was made from another layer, other dictionaries or other settings than those "
+            f"given now. Give those again, use another folder, or delete {path.parent}."
+        )

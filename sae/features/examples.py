@@ -1,0 +1,193 @@
+"""Where each feature is strongest in a corpus, with the tokens around: one pass that streams.
+
+Of a batch only what beats a feature's n-th best so far is looked at, and only the windows of the
+best are kept: ``features · n · window`` numbers, whatever the length of the corpus. What a reader
+would get wrong: of equally strong tokens the earlier one in the corpus comes first, so that the
+same corpus gives the same examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int, Int64
+
+from circuits.corpus.documents import Corpus
+from circuits.errors import check_count, check_indices
+from circuits.model import Model
+from sae.dictionary import Dictionary
+from sae.reading import N_DOCUMENTS, Reading, readings
+from sae.sparse import Code
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """The strongest tokens of some features, strongest first; where there is none, ``-1``.
+
+    A window holds the token itself in its middle; what lies beyond its row of text is ``-1`` too.
+    """
+
+    features: Int64[np.ndarray, " chosen"]
+    values: Float[np.ndarray, "chosen n"]
+    document: Int64[np.ndarray, "chosen n"]  # its number in the corpus
+    position: Int64[np.ndarray, "chosen n"]  # among its document's tokens, <bos> not counted
+    tokens: Int[np.ndarray, "chosen n window"]
+    activations: Float[np.ndarray, "chosen n window"]  # of the feature, on every token around
+    words: dict[int, str]  # how the tokenizer writes each token that occurs
+
+    def table(self) -> pd.DataFrame:
+        """One row an example; ``place`` is where in ``tokens`` the strongest one stands."""
+        found = []
+        for i, rank in np.argwhere(self.document >= 0):
+            window = self.tokens[i, rank]
+            there = window >= 0
+            found.append(
+                {
+                    "feature": self.features[i],
+                    "rank": rank,
+                    "value": self.values[i, rank],
+                    "document": self.document[i, rank],
+                    "position": self.position[i, rank],
+                    "tokens": [self.words[token] for token in window[there].tolist()],
+                    "activations": self.activations[i, rank][there].tolist(),
+                    "place": int(there[: len(window) // 2].sum()),
+                }
+            )
+        columns = ["feature", "rank", "value", "document", "position"]
+        return pd.DataFrame(found, columns=[*columns, "tokens", "activations", "place"])
+
+
+def examples(
+    dictionary: Dictionary,
+    model: Model,
+    corpus: Corpus,
+    features: Iterable[int] | None = None,
+    *,
+    n: int = 10,
+    context: int = 10,
+    n_documents: int = N_DOCUMENTS,
+    window: int | None = None,
+) -> Examples:
+    """For each feature (all of them unless named) its ``n`` strongest tokens in a corpus.
+
+    With ``context`` tokens on each side. ``<bos>`` and padding never count; a feature that is
+    active on fewer tokens has fewer examples. ``window`` is the length of the rows that the model
+    reads.
+    """
+    site = dictionary.known_site("examples")
+    n = check_count("examples", n, None, "n")
+    chosen = range(dictionary.n_feature) if features is None else features
+    listed = check_indices("examples", chosen, dictionary.n_feature, "feature")
+    dictionary = dictionary.to(model.device)
+    best = _Best(
+        dictionary.n_feature, np.array([*dict.fromkeys(listed)], np.int64), n, max(0, context)
+    )
+    for reading in readings(model, corpus, [site], n_documents=n_documents, window=window):
+        best.look(reading, dictionary.active(reading.activations[site]))
+    return best.result(model)
+
+
+class _Best:
+    """The best so far: one slot for each feature that is asked about."""
+
+    def __init__(
+        self, n_feature: int, features: Int64[np.ndarray, " chosen"], n: int, context: int
+    ) -> None:
+        self._features, self._n, self._context = features, n, context
+        self._slot = np.full(n_feature, -1, np.int64)
+        self._slot[features] = np.arange(len(features))
+        shape, wide = (len(features), n), (len(features), n, 2 * context + 1)
+        self._kept: dict[str, np.ndarray] = {
+            "values": np.full(shape, -np.inf, np.float32),
+            "document": np.full(shape, -1, np.int64),
+            "position": np.full(shape, -1, np.int64),
+            "tokens": np.full(wide, -1, np.int32),
+            "activations": np.zeros(wide, np.float32),
+        }
+
+    def look(self, reading: Reading, code: Code) -> None:
+        """Let the tokens of a batch in where they are stronger than what is kept."""
+        active = code.active
+        feature = code.features[active].cpu().numpy()
+        value = code.values[active].float().cpu().numpy()
+        token = code.rows[active].cpu().numpy()
+        slot = self._slot[feature]
+        # not "as strong as": of equals the earlier one stays
+        better = (slot >= 0) & (value > self._kept["values"][slot, -1])
+        new = _first(slot[better], value[better], token[better], self._n)
+        new = np.flatnonzero(better)[new]
+        if len(new) == 0:
+            return
+        keys = token * np.int64(code.n_feature) + feature
+        order = np.argsort(keys)
+        around = _Around(reading, keys[order], value[order], code.n_feature, self._context)
+        found = around.windows(token[new], feature[new])
+        self._merge(slot[new], {"values": value[new], **found})
+
+    def _merge(self, slot: Int64[np.ndarray, " new"], new: dict[str, np.ndarray]) -> None:
+        touched = np.unique(slot)
+        slots = np.concatenate([np.repeat(touched, self._n), slot])
+        both = {
+            name: np.concatenate([kept[touched].reshape(-1, *kept.shape[2:]), new[name]])
+            for name, kept in self._kept.items()
+        }
+        chosen = _first(slots, both["values"], np.arange(len(slots)), self._n)
+        for name, kept in self._kept.items():
+            kept[touched] = both[name][chosen].reshape(len(touched), *kept.shape[1:])
+
+    def result(self, model: Model) -> Examples:
+        used = np.unique(self._kept["tokens"])
+        used = used[used >= 0]
+        written = model.tokenizer.convert_ids_to_tokens(used.tolist())  # type: ignore[union-attr]
+        words = dict(zip(used.tolist(), written, strict=True))
+        kept = dict(self._kept)
+        kept["values"] = np.where(kept["document"] >= 0, kept["values"], 0).astype(np.float32)
+        return Examples(features=self._features, words=words, **kept)
+
+
+def _first(
+    slot: Int64[np.ndarray, " entry"],
+    value: Float[np.ndarray, " entry"],
+    time: Int64[np.ndarray, " entry"],
+    n: int,
+) -> Int64[np.ndarray, " chosen"]:
+    """The n largest entries of each slot, by slot, largest first; of equals the earlier."""
+    order = np.lexsort((time, -value, slot))
+    slots = slot[order]
+    begins = np.searchsorted(slots, slots)  # where each one's slot begins
+    return order[np.arange(len(order)) - begins < n]
+
+
+@dataclass(frozen=True, eq=False)
+class _Around:
+    """The windows of a batch."""
+
+    reading: Reading
+    keys: Int64[np.ndarray, " entry"]  # token · n_feature + feature, ascending
+    values: Float[np.ndarray, " entry"]
+    n_feature: int
+    context: int
+
+    def windows(
+        self, token: Int64[np.ndarray, " new"], feature: Int64[np.ndarray, " new"]
+    ) -> dict[str, np.ndarray]:
+        """Tokens and activations around some counted tokens, and where those are."""
+        batch, counted = self.reading.batch, self.reading.counted.numpy()
+        row, place = (part[token] for part in np.nonzero(counted))
+        number = np.cumsum(counted).reshape(counted.shape) - 1  # of each counted token
+        around = place[:, None] + np.arange(-self.context, self.context + 1)
+        inside = (around >= 0) & (around < counted.shape[1])
+        around = np.where(inside, around, 0)  # <bos>, which is not counted
+        there = counted[row[:, None], around]
+        wanted = number[row[:, None], around] * np.int64(self.n_feature) + feature[:, None]
+        at = np.minimum(np.searchsorted(self.keys, wanted), len(self.keys) - 1)
+        active = there & (self.keys[at] == wanted)
+        return {
+            "document": batch.document.numpy()[row],
+            "position": self.reading.position.numpy()[token],
+            "tokens": np.where(there, batch.tokens.numpy()[row[:, None], around], -1),
+            "activations": np.where(active, self.values[at], 0),
+        }

@@ -1,0 +1,115 @@
+"""dictionary_learning's folders: ``config.json`` and ``ae.safetensors`` beside its own ``ae.pt``.
+
+What a reader would get wrong: ``ae.pt`` is a pickle. It is written for that project's tools, and
+never opened.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from circuits.errors import DictionaryError
+from circuits.model.weights import read_tensors
+from circuits.storage.files import read_json
+from sae.dictionary import Dictionary
+from sae.formats.checks import check_shapes, checked_count, refuse_layout, write_config
+from sae.formats.sites import submodule_site
+
+_BY_THRESHOLD = {"AutoEncoderTopK": False, "BatchTopKSAE": True}
+
+
+def read(folder: Path) -> Dictionary:
+    """A top-k of each token, or of a batch by the threshold that it came to."""
+    where, weights = folder / "config.json", folder / "ae.safetensors"
+    trainer = _trainer(folder)
+    d_model = checked_count(where, trainer, "activation_dim")
+    n_feature = checked_count(where, trainer, "dict_size")
+    k = checked_count(where, trainer, "k", n_feature)
+    state = read_tensors(weights)
+    shapes = {
+        "encoder.weight": (n_feature, d_model),
+        "encoder.bias": (n_feature,),
+        "decoder.weight": (d_model, n_feature),
+        "b_dec": (d_model,),
+        "k": (),
+    }
+    by_threshold = _BY_THRESHOLD[trainer["dict_class"]]
+    if by_threshold or "threshold" in state:
+        shapes["threshold"] = ()
+    check_shapes(weights, state, "config.json", **shapes)
+    if int(state["k"]) != k:
+        raise DictionaryError(f"{weights}: k is {int(state['k'])}, but config.json says {k}.")
+    threshold = torch.ones(n_feature) * state["threshold"] if by_threshold else None
+    shaping = {"activation_dim", "dict_size", *(() if threshold is not None else ("k",))}
+    return Dictionary(
+        encoder=state["encoder.weight"],
+        decoder=state["decoder.weight"].mT,
+        bias=state["encoder.bias"],
+        offset=state["b_dec"],
+        k=k if threshold is None else None,
+        threshold=threshold,
+        site=submodule_site(trainer.get("submodule_name"), trainer.get("layer")),
+        notes={name: value for name, value in trainer.items() if name not in shaping},
+    )
+
+
+def _trainer(folder: Path) -> dict[str, Any]:
+    where = folder / "config.json"
+    if not (folder / "ae.safetensors").exists():
+        raise DictionaryError(
+            f"{folder}: holds ae.pt but no ae.safetensors. The first is a pickle, and opening one "
+            f"can run any code, so it is not opened. Where you trust it, write the second beside "
+            f"it: state = torch.load('ae.pt', weights_only=True, map_location='cpu'); "
+            f"safetensors.torch.save_file({{n: t.contiguous() for n, t in state.items()}}, "
+            f"'ae.safetensors')"
+        )
+    config = read_json(where, DictionaryError)
+    trainer = config.get("trainer")
+    if not isinstance(trainer, dict):
+        raise DictionaryError(f"{where}: field 'trainer' is {trainer!r:.40}, no object.")
+    kind = trainer.get("dict_class")
+    if kind not in _BY_THRESHOLD:
+        raise DictionaryError(
+            f"{where}: dict_class is {kind!r}, which is none of {', '.join(_BY_THRESHOLD)}. "
+            f"Load it with dictionary_learning and save it as one of these."
+        )
+    return trainer
+
+
+def write(dictionary: Dictionary, folder: Path) -> None:
+    """For our reader and, as a pickle, for that project's tools."""
+    faults = [] if dictionary.relu else ["it keeps negative values, and this layout cuts them"]
+    k, threshold = dictionary.k, dictionary.threshold
+    if threshold is not None:
+        k = dictionary.notes.get("k")
+        if not bool((threshold == threshold[0]).all()):
+            faults.append("its features have thresholds of their own, and this layout has one")
+        if not isinstance(k, int) or isinstance(k, bool) or k < 1:
+            faults.append("notes['k'] does not say how many features a batch had on average")
+    refuse_layout(dictionary, "dictionary_learning", faults, any_rule=True)
+    least = torch.tensor(-1.0) if threshold is None else threshold[0].clone()
+    state = {
+        "encoder.weight": dictionary.encoder,
+        "encoder.bias": dictionary.bias,
+        "decoder.weight": dictionary.decoder.mT.contiguous(),
+        "b_dec": dictionary.offset,
+        "k": torch.tensor(k, dtype=torch.int32),
+        "threshold": least.to(torch.float32),
+    }
+    state = {name: tensor.cpu() for name, tensor in state.items()}
+    save_file(state, folder / "ae.safetensors")
+    torch.save(state, folder / "ae.pt")  # what that project's own tools open
+    site = dictionary.site
+    made = {
+        "dict_class": "AutoEncoderTopK" if threshold is None else "BatchTopKSAE",
+        "activation_dim": dictionary.d_model,
+        "dict_size": dictionary.n_feature,
+        "k": k,
+    }
+    if site is not None:
+        made |= {"layer": site.layer, "submodule_name": f"{site.point}_layer_{site.layer}"}
+    write_config(folder / "config.json", {"trainer": {**dictionary.notes, **made}})

@@ -1,0 +1,104 @@
+"""The paper's folders: ``config.json`` and ``model.safetensors``, named by site, width and k.
+
+What a reader would get wrong: its top-k keeps negative values.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from circuits.errors import DictionaryError
+from circuits.model.weights import read_tensors
+from circuits.storage.files import read_json
+from sae.dictionary import Dictionary
+from sae.formats.checks import check_shapes, checked_count, refuse, refuse_layout, write_config
+from sae.formats.sites import published_site
+
+_PUBLISHED_FIELDS = {
+    *("point", "target", "lr", "in_batch", "out_batch", "n_buffers", "n_batches", "d_model"),
+    *("n_ctx", "k", "expansion", "val_steps", "dead_thresh", "normalize", "init_scale", "tag"),
+    *("bilinear_encoder", "encoder_bias", "token_lookup", "decoder_decay", "normalize_decoder"),
+    *("passthrough", "kwargs"),
+}
+
+
+def read(folder: Path) -> Dictionary:
+    """Negative values and all; what is not linear in the site is refused."""
+    where, weights = folder / "config.json", folder / "model.safetensors"
+    config = read_json(where, DictionaryError)
+    faults = [f"unknown field '{name}'" for name in config if name not in _PUBLISHED_FIELDS]
+    for name in ("bilinear_encoder", "token_lookup", "passthrough"):
+        if config.get(name):
+            faults.append(f"{name} is {config[name]!r}: features are then not linear in the site")
+    point, target = config.get("point"), config.get("target")
+    if target is not None and target != point:
+        faults.append(f"target {target} is not point {point}: it transcodes from one to the other")
+    refuse(where, faults)
+    d_model = checked_count(where, config, "d_model")
+    n_feature = d_model * checked_count(where, config, "expansion")
+    k = checked_count(where, config, "k", n_feature)
+    state = read_tensors(weights)
+    shapes = {
+        "w_enc.weight": (n_feature, d_model),
+        "w_dec.weight": (d_model, n_feature),
+        "b_dec": (d_model,),
+    }
+    if config.get("encoder_bias"):
+        shapes["w_enc.bias"] = (n_feature,)
+    check_shapes(weights, state, "config.json", **shapes)
+    site = published_site(point)
+    shaping = {"k", "d_model", "expansion", "encoder_bias", "bilinear_encoder", "token_lookup"}
+    if site is not None:
+        shaping |= {"point", "target"}
+    return Dictionary(
+        encoder=state["w_enc.weight"],
+        decoder=state["w_dec.weight"].mT,
+        bias=state.get("w_enc.bias", torch.zeros(n_feature)),
+        offset=state["b_dec"],
+        k=k,
+        relu=False,
+        site=site,
+        notes={name: value for name, value in config.items() if name not in shaping},
+    )
+
+
+def published_name(dictionary: Dictionary) -> str:
+    """What the paper's own code calls the folder, such as ``18-mlp-in-x8-k30`` (and a tag)."""
+    site = dictionary.known_site("published_name")
+    expansion = dictionary.n_feature // dictionary.d_model
+    name = f"{site.layer}-{site.point}-x{expansion}-k{dictionary.k}".replace("_", "-")
+    return f"{name}-{tag}" if (tag := dictionary.notes.get("tag")) else name
+
+
+def write(dictionary: Dictionary, folder: Path) -> None:
+    """A dictionary that keeps its negative values."""
+    site, expansion = dictionary.known_site("save"), dictionary.n_feature / dictionary.d_model
+    faults = []
+    if dictionary.relu:
+        faults.append("its negative values are cut at zero, and this layout keeps them")
+    if expansion % 1:
+        faults.append(f"its {dictionary.n_feature} features are no multiple of its width")
+    refuse_layout(dictionary, "published", faults)
+    biased = bool(dictionary.bias.any())
+    state = {
+        "w_enc.weight": dictionary.encoder,
+        "w_dec.weight": dictionary.decoder.mT.contiguous(),
+        "b_dec": dictionary.offset,
+    }
+    save_file(
+        {**state, "w_enc.bias": dictionary.bias} if biased else state,
+        folder / "model.safetensors",
+    )
+    kept = {k: v for k, v in dictionary.notes.items() if k in _PUBLISHED_FIELDS}
+    made = {
+        "point": [site.point.replace("_", "-"), site.layer],
+        "expansion": int(expansion),
+        "k": dictionary.k,
+        "d_model": dictionary.d_model,
+        "bilinear_encoder": False,
+        "encoder_bias": biased,
+    }
+    write_config(folder / "config.json", {"normalize": None, **kept, **made})

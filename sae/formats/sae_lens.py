@@ -1,0 +1,270 @@
+"""sae-lens' folders: ``cfg.json`` and ``sae_weights.safetensors``, of today and before version 6.
+
+What a reader would get wrong: some of its kinds divide activations by a factor or features by a
+norm around the weights. What does not depend on the token is multiplied in; the rest is refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from circuits.errors import DictionaryError
+from circuits.model.weights import read_tensors
+from circuits.storage.files import content_hash, read_json
+from sae.dictionary import Dictionary
+from sae.formats.checks import check_shapes, checked_count, refuse, write_config
+from sae.formats.sites import site_of
+
+
+def read(folder: Path) -> Dictionary:
+    """Any of its kinds whose features the weights alone decide."""
+    where = folder / "cfg.json"
+    config = _of_version_six(read_json(where, DictionaryError))
+    kind, d_model, n_feature = _checked_fields(where, config)
+    state = _state(folder, config, kind, d_model, n_feature)
+    metadata = dict(config["metadata"])
+    for name in ("sae_lens_version", "sae_lens_training_version"):
+        metadata.pop(name, None)
+    site = site_of(metadata.get("hook_name"))
+    if site is not None:
+        del metadata["hook_name"]
+    threshold = {
+        "standard": torch.zeros_like(state["b_enc"]),
+        "jumprelu": state.get("threshold"),
+        "batchtopk": torch.ones_like(state["b_enc"]) * state.get("topk_threshold", 0),
+    }.get(kind.removeprefix("signed_"))
+    return _folded(
+        Dictionary(
+            encoder=state["W_enc"].mT,
+            decoder=state["W_dec"],
+            bias=state["b_enc"],
+            offset=state["b_dec"],
+            k=None if threshold is not None else checked_count(where, config, "k", n_feature),
+            threshold=threshold,
+            relu=not kind.startswith("signed_"),
+            site=site,
+            notes=metadata,
+        ),
+        scale=_scale(folder, config),
+        by_norm=bool(config.get("rescale_acts_by_decoder_norm", kind == "batchtopk")),
+        uncentred=not config.get("apply_b_dec_to_input", True),
+    )
+
+
+def write(dictionary: Dictionary, folder: Path) -> None:
+    """``cfg.json`` and ``sae_weights.safetensors``, which plain sae-lens loads.
+
+    A dictionary that keeps negative values has an architecture that sae-lens does not know: its
+    own top-k would cut them at zero without a word.
+    """
+    weights = folder / "sae_weights.safetensors"
+    save_file(sae_lens_state(dictionary), weights)
+    kind = "jumprelu" if dictionary.k is None else "topk"
+    config = {
+        "architecture": kind if dictionary.cuts_at_zero else f"signed_{kind}",
+        **sae_lens_fields(dictionary),
+        "device": "cpu",
+        "metadata": sae_lens_metadata(dictionary),
+        "weights_sha256": content_hash(weights),
+    }
+    write_config(folder / "cfg.json", config)
+
+
+def sae_lens_state(dictionary: Dictionary) -> dict[str, Tensor]:
+    """The weights under sae-lens' names."""
+    state = {
+        "W_enc": dictionary.encoder.mT.contiguous(),
+        "W_dec": dictionary.decoder,
+        "b_enc": dictionary.bias,
+        "b_dec": dictionary.offset,
+    }
+    if dictionary.threshold is not None:
+        state["threshold"] = dictionary.threshold
+    return state
+
+
+def sae_lens_fields(dictionary: Dictionary) -> dict[str, Any]:
+    """What sae-lens' configuration says besides architecture, device and metadata."""
+    fields: dict[str, Any] = {
+        "d_in": dictionary.d_model,
+        "d_sae": dictionary.n_feature,
+        "dtype": str(dictionary.dtype).removeprefix("torch."),
+        "apply_b_dec_to_input": True,
+        "normalize_activations": "none",
+        "reshape_activations": "none",
+    }
+    if dictionary.k is not None:
+        fields |= {"k": dictionary.k, "rescale_acts_by_decoder_norm": False}
+    return fields
+
+
+def sae_lens_metadata(dictionary: Dictionary) -> dict[str, Any]:
+    """The notes and the site, as sae-lens' metadata."""
+    named = {} if dictionary.site is None else {"hook_name": dictionary.site.hook_name}
+    return {**dictionary.notes, **named, "sae_lens_version": version("sae-lens")}
+
+
+def as_sae_lens(dictionary: Dictionary) -> Any:
+    """sae-lens' own object of these weights."""
+    if not dictionary.cuts_at_zero:
+        raise DictionaryError(
+            f"{dictionary}: keeps negative values, which sae-lens would cut at zero. Use the "
+            f"Dictionary itself: encode, decode and spliced do what sae-lens' object would."
+        )
+    from sae_lens.saes.jumprelu_sae import JumpReLUSAE, JumpReLUSAEConfig
+    from sae_lens.saes.sae import SAEMetadata
+    from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
+
+    by_rule: Any = (JumpReLUSAE, JumpReLUSAEConfig)
+    kind, config = by_rule if dictionary.k is None else (TopKSAE, TopKSAEConfig)
+    fields, metadata = sae_lens_fields(dictionary), SAEMetadata(**sae_lens_metadata(dictionary))
+    # without memory first: it would draw weights from the global generator
+    sae = kind(config(**fields, device="meta", metadata=metadata))
+    sae.load_state_dict(sae_lens_state(dictionary), assign=True)
+    return sae.to(device=str(dictionary.device), dtype=dictionary.dtype)
+
+
+_SAE_LENS_FIELDS = {
+    *("architecture", "d_in", "d_sae", "dtype", "device", "metadata", "weights_sha256", "k"),
+    *("apply_b_dec_to_input", "normalize_activations", "reshape_activations"),
+    "rescale_acts_by_decoder_norm",
+    # of training alone: they change no feature of the trained weights
+    *("decoder_init_norm", "use_sparse_activations", "aux_loss_coefficient", "topk_threshold_lr"),
+    *("l1_coefficient", "lp_norm", "l1_warm_up_steps", "l0_coefficient", "l0_warm_up_steps"),
+    *("pre_act_loss_coefficient", "jumprelu_init_threshold", "jumprelu_bandwidth"),
+    *("jumprelu_sparsity_loss_mode", "jumprelu_tanh_scale"),
+}
+_BEFORE_SIX = {  # where they came from; kept as metadata
+    *("model_name", "hook_name", "hook_point", "hook_layer", "hook_point_layer", "prepend_bos"),
+    *("hook_head_index", "hook_point_head_index", "dataset_path", "context_size", "neuronpedia_id"),
+    *("dataset_trust_remote_code", "sae_lens_training_version", "sae_lens_version", "seqpos_slice"),
+    "model_from_pretrained_kwargs",
+}
+_SAE_LENS_KINDS = ("topk", "batchtopk", "jumprelu", "standard", "signed_topk", "signed_jumprelu")
+
+
+def _of_version_six(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration of sae-lens before version 6 in today's words."""
+    if "metadata" in config:
+        return config
+    new = {name: value for name, value in config.items() if name not in _BEFORE_SIX}
+    new["metadata"] = {name: value for name, value in config.items() if name in _BEFORE_SIX}
+    if "hook_point" in config:
+        new["metadata"]["hook_name"] = new["metadata"].pop("hook_point")
+    function = new.pop("activation_fn_str", new.pop("activation_fn", "relu"))
+    arguments = new.pop("activation_fn_kwargs", None) or {}
+    new.setdefault("architecture", "standard")
+    if function == "topk":
+        new |= {"architecture": "topk", "k": arguments.get("k")}
+    elif function != "relu":
+        new["architecture"] = f"{new['architecture']} with {function}"
+    if new.get("normalize_activations") in (None, False):
+        new["normalize_activations"] = "none"
+    if not new.get("finetuning_scaling_factor"):
+        new.pop("finetuning_scaling_factor", None)
+    return new
+
+
+def _checked_fields(where: Path, config: dict[str, Any]) -> tuple[str, int, int]:
+    """Architecture and sizes, of a configuration that says nothing else."""
+    kind = config.get("architecture")
+    faults = [f"unknown field '{name}'" for name in config if name not in _SAE_LENS_FIELDS]
+    if kind not in _SAE_LENS_KINDS:
+        known = ", ".join(_SAE_LENS_KINDS)
+        faults.append(f"architecture is {kind!r}, which is none of {known}")
+    if config.get("reshape_activations", "none") != "none":
+        faults.append(f"reshape_activations is {config['reshape_activations']!r}: no site of ours")
+    if not isinstance(config["metadata"], dict):
+        faults.append("metadata is no object")
+    normalised = config.get("normalize_activations", "none")
+    if normalised not in ("none", "expected_average_only_in"):
+        faults.append(
+            f"normalize_activations is {normalised!r}: it depends on each token (or on a matrix "
+            f"that is not in these weights), so that no weights can hold it"
+        )
+    refuse(where, faults)
+    return str(kind), checked_count(where, config, "d_in"), checked_count(where, config, "d_sae")
+
+
+def _state(
+    folder: Path, config: dict[str, Any], kind: str, d_model: int, n_feature: int
+) -> dict[str, Tensor]:
+    weights = folder / "sae_weights.safetensors"
+    _check_hash(folder / "cfg.json", config.get("weights_sha256"), weights)
+    state = read_tensors(weights)
+    extra: dict[str, dict[str, tuple[int, ...]]] = {
+        "jumprelu": {"threshold": (n_feature,)},
+        "batchtopk": {"topk_threshold": ()},
+    }
+    check_shapes(
+        weights,
+        state,
+        "cfg.json",
+        W_enc=(d_model, n_feature),
+        W_dec=(n_feature, d_model),
+        b_enc=(n_feature,),
+        b_dec=(d_model,),
+        **extra.get(kind.removeprefix("signed_"), {}),
+    )
+    return state
+
+
+def _scale(folder: Path, config: dict[str, Any]) -> float:
+    """What activations were multiplied by in training."""
+    if config.get("normalize_activations", "none") == "none":
+        return 1.0
+    if not (folder / "activation_scaler.json").exists():
+        raise DictionaryError(
+            f"{folder / 'cfg.json'}: normalize_activations is 'expected_average_only_in', and the "
+            f"factor is not there: it stands in activation_scaler.json. Copy that file too, or "
+            f"save the trained SAE again, which multiplies the factor into its weights."
+        )
+    scale = read_json(folder / "activation_scaler.json", DictionaryError).get("scaling_factor")
+    if scale is None:
+        return 1.0
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < 1e30:
+        raise DictionaryError(
+            f"{folder / 'activation_scaler.json'}: scaling_factor is {scale!r}, no positive number."
+        )
+    return float(scale)
+
+
+def _folded(dictionary: Dictionary, *, scale: float, by_norm: bool, uncentred: bool) -> Dictionary:
+    """The same features without what was done to activations and features around the weights."""
+    if scale == 1 and not by_norm and not uncentred:
+        return dictionary
+    encoder, decoder = dictionary.encoder.double() * scale, dictionary.decoder.double() / scale
+    bias, offset = dictionary.bias.double(), dictionary.offset.double() / scale
+    threshold = dictionary.threshold
+    if by_norm:  # features in units of what they write; thresholds are so already
+        threshold = None if threshold is None else threshold / scale
+        norms = decoder.norm(dim=1).clamp(min=1e-8)
+        encoder, bias, decoder = encoder * norms[:, None], bias * norms, decoder / norms[:, None]
+    if uncentred:
+        bias = bias + encoder @ offset
+    dtype = dictionary.dtype
+    return replace(
+        dictionary,
+        encoder=encoder.to(dtype),
+        decoder=decoder.to(dtype),
+        bias=bias.to(dtype),
+        offset=offset.to(dtype),
+        threshold=threshold,
+    )
+
+
+def _check_hash(where: Path, wanted: object, weights: Path) -> None:
+    """Weights of the right shapes can still be another dictionary's."""
+    if wanted is not None and weights.exists() and content_hash(weights) != wanted:
+        raise DictionaryError(
+            f"{weights}: not the weights that {where.name} was written with (their SHA-256 is "
+            f"another), so they are another dictionary's, or damaged. Copy both files together; "
+            f"if you changed the weights yourself, remove 'weights_sha256' from {where.name}."
+        )

@@ -1,0 +1,284 @@
+"""`circuits find` and `circuits validate`: what they print, keep, forget and refuse."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import networkx as nx
+import pytest
+
+from analysis.behaviour.cases import Behaviour
+from analysis.cli.main import main
+from analysis.validation import validate as validation
+from analysis.validation.validate import Validation
+from circuits.graph.circuit import Circuit
+from circuits.model import load_model
+from circuits.storage.manifest import read_manifest
+from tests.support.planted_negation import (
+    BAD,
+    GOOD,
+    NEGATOR,
+    WORDS,
+    planted_behaviour,
+    planted_dictionaries,
+    planted_model,
+    sentiment,
+)
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory) -> Path:
+    """A run of the planted model, and its behaviour's cases in a file."""
+    folder = tmp_path_factory.mktemp("runs") / "planted"
+    write_run(folder, "computed")
+    return folder
+
+
+def write_run(folder: Path, kind: str) -> None:
+    model = planted_model(kind)
+    model.save(folder / "model")
+    trained_on = {"activations": {"model": load_model(folder / "model", device="cpu").fingerprint}}
+    for site, dictionary in planted_dictionaries(kind).items():
+        replace(dictionary, notes=trained_on).save(folder / "saes" / site.hook_name)
+    planted_behaviour().save(folder / "negated or not.jsonl")
+
+
+@pytest.fixture
+def run(planted, tmp_path) -> Path:
+    return Path(shutil.copytree(planted, tmp_path / "run"))
+
+
+def called(capsys, *arguments: object) -> str:
+    assert main([*map(str, arguments), "--device", "cpu"]) == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    return said.out
+
+
+def find(capsys, run: Path, *arguments: object) -> str:
+    behaviour = run / "negated or not.jsonl"
+    return called(capsys, "find", run, "--behaviour", behaviour, *arguments)
+
+
+def kept(run: Path) -> list[str]:
+    folder = run / "circuits"
+    return sorted(file.name for file in folder.iterdir()) if folder.exists() else []
+
+
+def text_of(run: Path) -> Path:
+    """Documents in the planted model's words, some to be held out."""
+    texts = [f"{case.text} {case.right[0]}" for case in planted_behaviour().cases] * 4
+    (run / "text.txt").write_text("\n\n".join(f"{t} {t}" for t in texts))
+    return run / "text.txt"
+
+
+NAMES = [f"negated-or-not.{end}" for end in ("behaviour.jsonl", "graphml", "json")]
+
+
+def test_a_circuit_is_printed_for_a_person_and_kept(run, capsys):
+    said = find(capsys, run)
+    assert said.startswith("negated or not: found in layer 0, computed in this MLP (computed 1.00")
+    for words in ("negated & positive", "negated & not positive", "2 pairs of features carry 100%"):
+        assert words in said
+    file = Path(said.splitlines()[-1])
+    assert file == run / "circuits" / "negated-or-not.json"
+    assert kept(run) == NAMES
+    circuit = Circuit.load(file)
+    assert {(p.first, p.second) for p in circuit.interactions} == {(NEGATOR, GOOD), (NEGATOR, BAD)}
+    assert nx.read_graphml(file.with_suffix(".graphml")).number_of_edges() == 2
+    cases = Behaviour.load(file.with_name(NAMES[0]), name="negated or not")
+    assert cases == Behaviour.load(run / "negated or not.jsonl")
+    (entry,) = read_manifest(run)
+    assert entry["step"] == "circuit negated or not"
+    assert set(entry["made"]) == {f"circuits/{name}" for name in NAMES}
+
+
+def test_scripts_are_told_in_json(run, capsys):
+    told = json.loads(find(capsys, run, "--json"))
+    assert told["found"]
+    assert told["verdict"].startswith("computed in this MLP")
+    assert Path(told["file"]).exists()
+    assert told["shares"]["computed"] == pytest.approx(1)
+    assert [row["contrast"] > 1 for row in told["interactions"]] == [True, True]
+
+
+def test_finding_again_writes_the_same_bytes(run, capsys):
+    find(capsys, run)
+    before = {name: (run / "circuits" / name).read_bytes() for name in kept(run)}
+    manifest = (run / "manifest.json").read_bytes()
+    find(capsys, run)
+    assert {name: (run / "circuits" / name).read_bytes() for name in kept(run)} == before
+    assert (run / "manifest.json").read_bytes() == manifest
+
+
+def test_a_found_circuit_is_validated_on_the_other_half(run, capsys):
+    find(capsys, run)
+    said = called(capsys, "validate", run, "--text", text_of(run), "--draws", 2)
+    assert said.startswith("negated or not: proven: every criterion is met")
+    for words in ("remove the circuit", "control: untrained model", "as large",
+                  "On text where no answer is due", "n = 32 cases, seed 0"):  # fmt: skip
+        assert words in said
+    proof = Validation.load(run / "circuits" / "negated-or-not.validation.json")
+    assert (proof.circuit, proof.behaviour, proof.n) == ("negated or not", "negated or not", 32)
+    assert [entry["step"] for entry in read_manifest(run)] == [
+        "circuit negated or not",
+        "validation of negated or not",
+    ]
+    told = json.loads(
+        called(capsys, "validate", run, "--text", text_of(run), "--draws", 2, "--json",
+               "--circuit", "negated or not")
+    )  # fmt: skip
+    (one,) = told["validations"]
+    assert one["proven"]
+    assert [row["met"] for row in one["criteria"]] == [True] * 6
+
+
+def test_circuits_of_one_run_are_each_others_controls(run, capsys):
+    find(capsys, run)
+    planted_behaviour(8).save(run / "few.jsonl")
+    called(capsys, "find", run, "--behaviour", run / "few.jsonl")
+    said = called(capsys, "validate", run, "--text", text_of(run), "--draws", 1, "--circuit", "few")
+    assert "control: circuit of negated or not" in said
+    assert "control: circuit of few" not in said
+
+
+def test_what_was_found_before_and_is_not_any_more_is_removed(run, capsys):
+    find(capsys, run)
+    called(capsys, "validate", run, "--text", text_of(run), "--draws", 1)
+    assert len(kept(run)) == 4
+    cases = (replace(c, right=c.wrong, wrong=c.right) for c in planted_behaviour().cases)
+    planted_behaviour(cases=tuple(cases)).save(run / "negated or not.jsonl")
+    assert find(capsys, run).startswith("not found: the model does not show this behaviour")
+    assert kept(run) == []
+    assert read_manifest(run) == []
+
+
+def test_another_behaviour_of_the_same_file_name_is_refused(run, capsys):
+    find(capsys, run)
+    before = {name: (run / "circuits" / name).read_bytes() for name in kept(run)}
+    twin = run / "negated-or not.jsonl"
+    shutil.copy(run / "negated or not.jsonl", twin)
+    assert main(["find", str(run), "--behaviour", str(twin), "--device", "cpu"]) == 2
+    assert capsys.readouterr().err == (
+        f"circuits find: {run}/circuits/negated-or-not.json holds the circuit 'negated or not', "
+        f"and 'negated-or not' would have the same file. Rename the behaviour, or remove the "
+        f"file.\n"
+    )
+    assert before == {name: (run / "circuits" / name).read_bytes() for name in kept(run)}
+
+
+def test_a_circuit_found_anew_has_no_old_validation(run, capsys):
+    find(capsys, run)
+    called(capsys, "validate", run, "--text", text_of(run), "--draws", 1)
+    find(capsys, run, "--pairs", 3)
+    assert kept(run) == NAMES
+    assert [entry["step"] for entry in read_manifest(run)] == ["circuit negated or not"]
+
+
+def test_not_found_is_an_answer_and_exits_0(tmp_path, capsys):
+    run = tmp_path / "read"
+    write_run(run, "read")
+    sentiment(planted_behaviour()).save(run / "sentiment.jsonl")
+    said = called(capsys, "find", run, "--behaviour", run / "sentiment.jsonl")
+    assert said.startswith("not found: the MLP adds 0.00 of the ")
+    said = find(capsys, run)
+    assert said.startswith("not found: the model does not show this behaviour")
+    told = json.loads(find(capsys, run, "--json"))
+    assert told == {"found": False, "why": said.strip()}
+    assert kept(run) == []
+
+
+def test_an_inherited_contrast_is_said_to_be(tmp_path, capsys):
+    write_run(tmp_path / "run", "inherited")
+    said = find(capsys, tmp_path / "run")
+    assert "found in layer 1, inherited from attention or earlier layers" in said
+
+
+def test_the_probability_metric_of_a_circuit_is_that_of_its_validation(run, capsys, monkeypatch):
+    from analysis.runs.circuits import run_find, run_validate
+    from sae import load_dictionaries
+
+    model, dictionaries = load_model(run / "model", device="cpu"), load_dictionaries(run)
+    behaviour = planted_behaviour(metric="probability", name="likely / not")
+    run_find(run, model, dictionaries, behaviour, coverage=0.9, n_pairs=4)
+    assert "likely-not.json" in kept(run)
+    found = run_validate(run, model, dictionaries, "likely / not", n_draws=1)
+    plain = found.edits.set_index("edit").loc["none"]
+    assert 0 < plain["not good"] < 1  # a difference of chances, not of logits
+    assert found.behaviour == "likely / not"
+
+
+def test_proposals_are_printed_and_kept(run, capsys):
+    said = called(capsys, "find", run, "--proposals", 2)
+    assert said.startswith("  ") or "circuit" in said or "nothing to propose" in said
+    told = json.loads(called(capsys, "find", run, "--proposals", 2, "--json"))
+    assert len(told["proposals"]) <= 2
+    assert len([name for name in kept(run) if name.endswith(".json")]) == len(told["proposals"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["find", "RUN", "--behaviour", "irony"], "behaviour 'irony' is neither built in (negatio"),
+        (["find", "RUN", "--behaviour", "RUN/none.jsonl"], "none.jsonl cannot be read"),
+        (["find", "RUN", "--behaviour", "RUN"], "cannot be read"),
+        (["find", "RUN", "--behaviour", "negation"], "fewer than two of the words for"),
+        (["find", "RUN", "--behaviour", "CASES", "--layer", "4"], "no dictionaries of mlp_in and"),
+        (["find", "RUN", "--behaviour", "CASES", "--coverage", "2"], "is no share of a contrast"),
+        (["find", "RUN", "--behaviour", "CASES", "--pairs", "0"], "n_pairs = 0. Ask for at least"),
+        (["find", "RUN", "--layer", "4"], "no dictionaries of mlp_in and mlp_out for layer 4"),
+        (["find", "RUN", "--proposals", "0"], "n = 0. Ask for at least 1"),
+        (["find", "RUN/none", "--behaviour", "CASES"], "no such folder"),
+        (["validate", "RUN"], "has no circuit of a behaviour. Find one: circuits find"),
+        (["validate", "RUN", "--circuit", "x", "--text", "RUN/text.txt"], "no circuit of a behavi"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(run, capsys, arguments, said):
+    text_of(run)
+    given = [
+        a.replace("RUN", str(run)).replace("CASES", str(run / "negated or not.jsonl"))
+        for a in arguments
+    ]
+    assert main([*given, "--device", "cpu"]) == 2
+    told = capsys.readouterr()
+    assert told.err.startswith(f"circuits {arguments[0]}: ")
+    assert told.err.count("\n") == 1
+    assert said in told.err
+    assert told.out == ""
+    assert kept(run) == []
+
+
+def test_dictionaries_of_another_model_are_refused_by_their_hashes(run, capsys):
+    shutil.rmtree(run / "model")
+    other = planted_model()
+    other.network.lm_head.weight.data[WORDS.index("glad"), 0] = 0.5
+    other.save(run / "model")
+    arguments = ["find", str(run), "--behaviour", str(run / "negated or not.jsonl")]
+    assert main([*arguments, "--device", "cpu"]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("circuits find: dictionaries of another model or site: mlp_in@0 was tr")
+    assert kept(run) == []
+
+
+def test_a_circuit_of_another_run_is_refused(run, capsys, tmp_path):
+    find(capsys, run)
+    path = run / "circuits" / "negated-or-not.json"
+    circuit = Circuit.load(path)
+    replace(circuit, source={**circuit.source, "inputs": "0" * 64}).save(path)
+    assert main(["validate", str(run), "--text", str(text_of(run)), "--device", "cpu"]) == 2
+    assert "is of another run: the hash of its inputs is 000000000000…" in capsys.readouterr().err
+    assert kept(run) == NAMES
+
+
+def test_a_failure_half_way_leaves_nothing_half_written(run, capsys, monkeypatch):
+    find(capsys, run)
+
+    def broken(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(validation, "write_json", broken)
+    assert main(["validate", str(run), "--text", str(text_of(run)), "--draws", "1",
+                 "--device", "cpu"]) == 2  # fmt: skip
+    assert "no space left on device" in capsys.readouterr().err
+    assert kept(run) == NAMES

@@ -1,0 +1,82 @@
+"""The demonstration does a step once, and again where its inputs or its files have changed."""
+
+import json
+import re
+
+import pytest
+
+from analysis.cli.demo import _Memory
+from analysis.cli.main import main
+from circuits.errors import RunError
+from circuits.graph.circuit import Circuit
+from tests.support import ROOT
+
+
+@pytest.fixture
+def made(tmp_path):
+    file = tmp_path / "made.json"
+    file.write_text("one")
+    memory = _Memory(tmp_path, 0, print)
+    memory.keep("step", {"model": "a"}, [file])
+    return tmp_path, file
+
+
+def test_a_step_that_was_done_is_remembered_by_another_process(made):
+    run, file = made
+    again = _Memory(run, 0, print)
+    assert again.holds("step", {"model": "a"}, [file])
+    assert not again.holds("other", {"model": "a"}, [file])
+
+
+def test_a_step_of_other_inputs_or_changed_files_is_done_again(made):
+    run, file = made
+    again = _Memory(run, 0, print)
+    assert not again.holds("step", {"model": "b"}, [file])
+    file.write_text("two")
+    assert not again.holds("step", {"model": "a"}, [file])
+    file.unlink()
+    assert not again.holds("step", {"model": "a"}, [file])
+
+
+def test_a_memory_that_was_cut_short_is_refused(made):
+    run, _ = made
+    (run / "demo.json").write_text("{")
+    with pytest.raises(RunError, match=r"demo\.json: no readable JSON"):
+        _Memory(run, 0, print)
+
+
+@pytest.fixture(scope="module")
+def demonstrated(tmp_path_factory):
+    """The whole demonstration, once."""
+    run = tmp_path_factory.mktemp("demo") / "run"
+    assert main(["demo", str(run), "--json"]) == 0
+    return run
+
+
+@pytest.mark.slow
+def test_the_demonstration_finds_and_proves_negation_and_reads_it_the_second_time(capsys, request):
+    run = request.getfixturevalue("demonstrated")  # within the test, whose output is captured
+    said = capsys.readouterr()
+    first, work = json.loads(said.out), said.err
+    assert main(["demo", str(run), "--json"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out) == first
+    assert first["circuits"]["negation"].startswith("computed in this MLP")
+    assert first["proofs"]["negation"].startswith("proven")
+    assert "validate" in work
+    assert "validate" not in said.err
+
+
+@pytest.mark.slow
+def test_the_example_of_the_readme_runs_on_what_the_demonstration_made(demonstrated):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (example, *_) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    assert 10 < sum(map(bool, example.splitlines())) <= 15
+    assert "runs/demo" in example
+    names: dict = {}
+    exec(example.replace("runs/demo", str(demonstrated)), names)
+    kept = Circuit.load(demonstrated / "circuits" / "negation.json")
+    # the command tells its classes on running stories besides: detectors may differ, pairs may not
+    for part in ("features", "interactions", "gates"):
+        assert getattr(names["circuit"], part) == getattr(kept, part)
+    assert names["circuit"].shares["computed"] == kept.shares["computed"]

@@ -1,0 +1,117 @@
+"""`circuits sae` trains, tells and measures, and says in one line what is wrong."""
+
+import json
+import os
+import signal
+
+import pytest
+
+from analysis.cli.main import main
+from circuits.corpus import built_in
+from circuits.model import ModelPlan, ModelShape, train_model
+from circuits.storage.manifest import read_manifest
+from sae.training.run import Run
+
+TRAIN = ("--features", "40", "--k", "4", "--tokens", "6000", "--device", "cpu")
+SITES = ("--sites", "resid_mid@0", "mlp_out@1")
+
+
+@pytest.fixture(scope="module")
+def plan_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("plan") / "plan.json"
+    path.write_text(json.dumps({"n_batch": 256, "n_buffer": 1000}))
+    return str(path)
+
+
+@pytest.fixture
+def run(tmp_path):
+    shape = ModelShape(d_model=16, d_hidden=24, n_layer=2, n_head=2)
+    plan = ModelPlan(shape, n_steps=5, n_rows=8)
+    train_model(plan, built_in(1, 400), tmp_path / "run" / "model", device="cpu")
+    return str(tmp_path / "run")
+
+
+def test_training_telling_and_measuring(run, plan_file, capsys):
+    assert main(["sae", "train", run, *SITES, *TRAIN, "--plan", plan_file, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [row["site"] for row in told] == ["resid_mid@0", "mlp_out@1"]
+    assert all(row["features"] == 40 and row["steps"] == 24 for row in told)
+    steps = {entry["step"]: entry for entry in read_manifest(run)}
+    assert set(steps) == {"saes/blocks.0.hook_resid_mid", "saes/blocks.1.hook_mlp_out"}
+    made = steps["saes/blocks.1.hook_mlp_out"]["made"]
+    assert "saes/blocks.1.hook_mlp_out/sae_weights.safetensors" in made
+
+    assert main(["sae", "info", run, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == told
+    assert main(["sae", "info", f"{run}/saes/blocks.1.hook_mlp_out"]) == 0
+    assert "mlp_out@1" in capsys.readouterr().out
+
+    quality = ["sae", "quality", run, "--documents", "40", "--device", "cpu"]
+    assert main([*quality, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert set(rows) == {"resid_mid@0", "mlp_out@1"}
+    assert rows["mlp_out@1"]["l0"] == pytest.approx(4, abs=0.1)
+    assert main(quality) == 0
+    assert "pinv_active" in capsys.readouterr().out
+
+
+def test_what_is_wrong_is_one_line_and_exit_2(run, plan_file, capsys, tmp_path):
+    def refused(*arguments: str) -> str:
+        assert main(["sae", *arguments]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("circuits sae: ")
+        assert said.count("\n") == 1
+        return said
+
+    assert "has no layer 9" in refused("train", run, "--sites", "mlp_in@9")
+    assert "'mlp' is no point of a layer" in refused("train", run, "--sites", "mlp@0")
+    assert "k is 50, more than the 40 features" in refused(
+        "train", run, "--features", "40", "--k", "50"
+    )
+    assert "there is no such file" in refused("train", run, "--plan", str(tmp_path / "no.json"))
+    assert "no dictionaries in it" in refused("info", run)
+    assert "no such folder" in refused("quality", str(tmp_path / "nowhere"))
+    assert not (tmp_path / "run" / "saes").exists()
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on(run, plan_file, capsys, monkeypatch):
+    learn = Run.learn
+
+    def interrupted(self, *given):
+        if self.step == 7:
+            os.kill(os.getpid(), signal.SIGINT)
+        return learn(self, *given)
+
+    command = ["sae", "train", run, *SITES, *TRAIN, "--plan", plan_file]
+    monkeypatch.setattr(Run, "learn", interrupted)
+    assert main(command) == 130
+    said = capsys.readouterr().err
+    assert "saved; the same command goes on from there" in said
+    assert "interrupted" in said
+    monkeypatch.setattr(Run, "learn", learn)
+    assert main(command) == 0
+    assert "fvu" in capsys.readouterr().out
+
+
+def test_stories_are_no_text_for_a_model_of_other_words(tmp_path, capsys):
+    from tests.support.small_models import small_folder
+
+    small_folder(tmp_path / "run" / "model")
+    assert main(["sae", "train", str(tmp_path / "run"), "--device", "cpu"]) == 2
+    assert "does not know the words of the built-in stories" in capsys.readouterr().err
+
+
+def test_metrics_go_where_they_are_asked_to(run, plan_file, monkeypatch, capsys):
+    import sys
+    from types import SimpleNamespace
+
+    told = []
+    begun = SimpleNamespace(log=lambda row, step: told.append(row))
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **_: begun))
+    command = ["sae", "train", run, *SITES, *TRAIN, "--plan", plan_file, "--log", "wandb"]
+    assert main(command) == 0
+    assert len(told) == 2 * 24
+    assert "mlp_out@1/fvu" in told[-1]
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    assert main([*command[:-1], "tensorboard"]) == 2
+    assert "tensorboard is not installed" in capsys.readouterr().err

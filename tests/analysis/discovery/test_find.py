@@ -1,0 +1,302 @@
+"""find_circuit on transformers whose circuits were put there by hand, and where there is none."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from analysis.attribution.contrast import PairAccount
+from analysis.cli.circuit_text import told_circuit
+from analysis.discovery.find import SHOWN, _kind, find_circuit, verdict
+from circuits.errors import (
+    BehaviourError,
+    DictionaryError,
+    FeatureRangeError,
+    NotFiniteError,
+    NotFoundError,
+)
+from circuits.graph.circuit import Circuit
+from circuits.model import Site
+from circuits.model.untrained import untrained
+from tests.support.planted_negation import (
+    BAD,
+    FELT_FEATURE,
+    GOOD,
+    NEGATOR,
+    WORDS,
+    input_rows,
+    planted_behaviour,
+    planted_dictionaries,
+    planted_model,
+    sentiment,
+)
+
+
+@pytest.fixture(scope="module")
+def found() -> Circuit:
+    return find_circuit(planted_model(), planted_dictionaries(), planted_behaviour())
+
+
+def pairs_of(circuit: Circuit) -> set[tuple[int, int]]:
+    return {(pair.first, pair.second) for pair in circuit.interactions}
+
+
+def gates_of(circuit: Circuit) -> dict[tuple[str, str], str]:
+    names = circuit.groups
+    return {(names[str(g.first)], names[str(g.second)]): g.gate for g in circuit.gates}
+
+
+def test_the_planted_pairs_are_found_and_no_others(found):
+    assert pairs_of(found) == {(NEGATOR, GOOD), (NEGATOR, BAD)}
+    assert gates_of(found) == {
+        ("negated", "positive"): "inhibition",
+        ("negated", "not positive"): "AND",
+    }
+    good, bad = sorted(found.interactions, key=lambda pair: pair.second)
+    assert good.weight == pytest.approx(-bad.weight)
+    assert good.weight < 0  # towards the answers of the first case, which are glad
+
+
+def test_what_is_planted_in_the_mlp_is_computed_there(found):
+    assert found.shares["computed"] == pytest.approx(1)
+    assert found.shares["inherited"] == pytest.approx(0, abs=1e-6)
+    assert found.shares["carried"] == pytest.approx(1)
+    assert found.shares["direct"] == pytest.approx(1, abs=1e-6)
+    assert found.shares["error"] == pytest.approx(0, abs=1e-6)
+    assert verdict(found).startswith("computed in this MLP")
+    for pair in found.interactions:
+        # of the mean over four classes, where contrast is over the two that are affected
+        assert pair.computed == pytest.approx(pair.contrast / 2)
+        assert (pair.inherited, pair.elsewhere) == pytest.approx((0, 0), abs=1e-6)
+
+
+def test_the_classes_are_told_by_their_own_output_features(found):
+    assert {d.label: (d.features, d.f1) for d in found.detectors} == {
+        "not good": ((1,), 1.0),
+        "not bad": ((3,), 1.0),
+    }
+    assert {o.feature: o.share for o in found.outputs} == pytest.approx({1: 0.5, 3: 0.5}, rel=1e-5)
+
+
+def test_the_features_tell_how_each_factor_moves_them(found):
+    effects = {f.feature: (f.mean, f.first_effect, f.second_effect) for f in found.features}
+    size = effects[NEGATOR][0]
+    assert size > 0.5
+    assert effects == {
+        NEGATOR: pytest.approx((size, size, 0)),
+        GOOD: pytest.approx((size, 0, size)),
+        BAD: pytest.approx((size, 0, -size)),
+    }
+
+
+def test_a_found_circuit_outlives_its_file(found, tmp_path):
+    assert Circuit.load(found.save(tmp_path / "circuit.json")) == found
+
+
+def test_a_circuit_says_what_it_was_asked_for():
+    found = find_circuit(
+        planted_model(), planted_dictionaries(), planted_behaviour(), coverage=0.6, n_pairs=3
+    )
+    wanted = {"coverage": 0.6, "pairs at most": 3, "right in every class": SHOWN}
+    assert dict(found.thresholds) == wanted
+
+
+def test_finding_twice_is_finding_the_same(found, tmp_path):
+    again = find_circuit(planted_model(), planted_dictionaries(), planted_behaviour())
+    paths = [each.save(tmp_path / f"{i}.json") for i, each in enumerate((found, again))]
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_contrast_that_the_mlp_only_reads_is_called_inherited(plain):
+    """Low rank proves nothing: two eigenvectors hold this layer's whole form, too."""
+    model = planted_model("inherited")
+    dictionaries = planted_dictionaries("inherited", plain=plain)
+    found = find_circuit(model, dictionaries, planted_behaviour(), layer=1)
+    assert verdict(found).startswith("inherited from attention or earlier layers")
+    assert found.shares["inherited"] == pytest.approx(1)
+    assert found.shares["computed"] == pytest.approx(0, abs=1e-6)
+    assert "inherited" in told_circuit(found)
+    account = PairAccount.of(planted_behaviour().ask(model), 1, dictionaries[Site("mlp_in", 1)])
+    form = account.layer.interaction(account.mean_read)
+    values, vectors = torch.linalg.eigh(form)
+    two = values.abs().topk(2).indices
+    kept = (account.x @ vectors[:, two]).square() @ values[two]
+    torch.testing.assert_close(kept, ((account.x @ form) * account.x).sum(1))
+
+
+def test_features_of_one_class_are_grouped_by_it():
+    found = find_circuit(
+        planted_model("inherited"), planted_dictionaries("inherited"), planted_behaviour()
+    )
+    assert set(gates_of(found)) == {("not good", "constant"), ("not bad", "constant")}
+    assert FELT_FEATURE in {pair.first for pair in found.interactions}
+
+
+@pytest.mark.parametrize(
+    ("means", "group"),
+    [
+        ([0, 0, 2, 2], "negated"),
+        ([2, 2, 0, 0], "not negated"),
+        ([2, 0, 2.2, 0.1], "positive"),
+        ([1, 0, 0.1, 1], "not negated x positive"),
+        ([0.1, 0, 0, 2], "not bad"),
+        ([2, 2.1, 0, 2], "all but not good"),
+        ([0, 0, -2, 0], "all but not good"),
+        ([1, 1, 1, 1], "constant"),
+        ([4.5, 4.0, 3.5, 4.0], "in every class"),
+        ([8, 4.5, 8, 4.5], "positive"),
+    ],
+)
+def test_a_group_is_named_by_what_moves_its_features(means, group):
+    """Means of good, bad, not good, not bad."""
+    asked = planted_behaviour().ask(planted_model())
+    effects = asked.effects(torch.tensor(means).double()[asked.label]).numpy()
+    assert _kind(asked, effects, list(asked.effects_named[1:])) == group
+
+
+def test_without_a_layer_the_one_that_computes_is_taken():
+    model, dictionaries = planted_model("inherited"), planted_dictionaries("inherited")
+    at_0 = {
+        site: replace(dictionary, site=site)
+        for site, dictionary in planted_dictionaries("computed").items()
+    }
+    found = find_circuit(model, at_0 | dictionaries, planted_behaviour())
+    assert found.source["layer"] == 1
+
+
+def test_a_model_that_learnt_nothing_shows_no_circuit():
+    model, dictionaries, behaviour = planted_model(), planted_dictionaries(), planted_behaviour()
+    for seed in range(20):
+        with pytest.raises(NotFoundError, match="not found: the model does not show this behavio"):
+            find_circuit(untrained(model, seed), dictionaries, behaviour)
+
+
+def test_a_contrast_that_no_mlp_makes_is_not_found():
+    behaviour = sentiment(planted_behaviour())
+    assert bool((behaviour.ask(planted_model("read")).margins() > 1).all())
+    with pytest.raises(NotFoundError, match=r"the MLP adds 0\.00 of the 1\.\d\d logits"):
+        find_circuit(planted_model("read"), planted_dictionaries(), behaviour)
+
+
+def test_two_plain_classes_without_pairs_or_factors_are_enough():
+    cases = tuple(
+        replace(case, factors={}, pair=None)
+        for case in planted_behaviour().cases
+        if case.factors["negated"]
+    )
+    found = find_circuit(
+        planted_model(), planted_dictionaries(), planted_behaviour(cases=cases, name="plain")
+    )
+    assert found.source["affected"] == "not good, not bad"
+    assert {GOOD, BAD} <= {f.feature for f in found.features}
+    # what one factor changes was in the MLP's input, however it came there
+    assert verdict(found).startswith("passed on, not computed: it tells one factor")
+
+
+def test_pairs_may_come_in_any_order(found):
+    cases = list(planted_behaviour().cases)
+    for n in range(4, len(cases), 4):  # the first case of the other pairs asks for the other answer
+        cases[n : n + 4] = [*cases[n + 1 : n + 4], cases[n]]
+    behaviour = planted_behaviour(cases=tuple(cases))
+    again = find_circuit(planted_model(), planted_dictionaries(), behaviour)
+    assert pairs_of(again) == pairs_of(found)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_models_of_other_dtypes_have_the_same_circuit(found, dtype):
+    model = planted_model().in_dtype(dtype)
+    again = find_circuit(model, planted_dictionaries(), planted_behaviour())
+    assert pairs_of(again) == pairs_of(found)
+    assert again.shares["computed"] == pytest.approx(1, abs=0.02)
+
+
+def test_one_signed_pair_is_found_for_what_it_does_in_all_classes():
+    into, out = planted_dictionaries().values()
+    axes = torch.stack(input_rows()[:8:2] + input_rows()[8:])
+    n = len(axes)
+    signed = replace(into, encoder=axes, decoder=axes, bias=torch.zeros(n), relu=False, k=n)
+    found = find_circuit(planted_model(), {into.site: signed, out.site: out}, planted_behaviour())
+    (pair,) = found.interactions
+    assert (pair.first, pair.second) == (0, 1)
+    assert pair.elsewhere == pytest.approx(pair.contrast)
+    assert verdict(found).startswith("computed")
+
+
+def test_features_with_thresholds_make_the_same_circuit(found):
+    into, out = planted_dictionaries().values()
+    cut = replace(into, k=None, threshold=torch.full((into.n_feature,), 0.5))
+    again = find_circuit(planted_model(), {into.site: cut, out.site: out}, planted_behaviour())
+    assert pairs_of(again) == pairs_of(found)
+
+
+def test_the_probability_metric_finds_the_same_pairs(found):
+    behaviour = planted_behaviour(metric="probability")
+    again = find_circuit(planted_model(), planted_dictionaries(), behaviour)
+    assert pairs_of(again) == pairs_of(found)
+    assert again.source["metric"] == "probability"
+
+
+def test_classes_may_be_told_on_other_cases(found):
+    """On cases that are half of them in another's class, no feature tells a class."""
+    model, dictionaries, behaviour = planted_model(), planted_dictionaries(), planted_behaviour()
+    cases = list(behaviour.cases)
+    for n in range(0, 32, 4):  # of every other half of the pairs, negated and plain texts change
+        texts = [case.text for case in cases[n : n + 4]]
+        turned = [*texts[2:], *texts[:2]]
+        cases[n : n + 4] = [
+            replace(c, text=t) for c, t in zip(cases[n : n + 4], turned, strict=True)
+        ]
+    told_on = planted_behaviour(cases=tuple(cases))
+    again = find_circuit(model, dictionaries, behaviour, told_on=told_on)
+    assert again.interactions == found.interactions
+    assert max(d.f1 for d in again.detectors) < 0.9
+    other = sentiment(behaviour)
+    with pytest.raises(BehaviourError, match="told_on has the classes good, bad of positive, the"):
+        find_circuit(model, dictionaries, behaviour, told_on=other)
+
+
+def test_what_cannot_be_asked_for_is_refused():
+    model, dictionaries, behaviour = planted_model(), planted_dictionaries(), planted_behaviour()
+    with pytest.raises(FeatureRangeError, match=r"n_pairs = 0\. Ask for at least 1"):
+        find_circuit(model, dictionaries, behaviour, n_pairs=0)
+    for coverage in (0.0, 1.5, float("nan")):
+        with pytest.raises(BehaviourError, match="is no share of a contrast"):
+            find_circuit(model, dictionaries, behaviour, coverage=coverage)
+    with pytest.raises(DictionaryError, match=r"for layer 3 \(there are mlp_in@0, mlp_out@0"):
+        find_circuit(model, dictionaries, behaviour, layer=3)
+    with pytest.raises(BehaviourError, match="has too few cases of 'good', 'bad'"):
+        find_circuit(model, dictionaries, planted_behaviour(3))
+
+
+def test_dictionaries_of_another_model_or_site_are_refused_by_name():
+    model, behaviour = planted_model(), planted_behaviour()
+    into, out = planted_dictionaries().values()
+    theirs = replace(into, notes={"activations": {"model": "f" * 64}})
+    with pytest.raises(DictionaryError) as refused:
+        find_circuit(model, {into.site: theirs, out.site: out}, behaviour)
+    assert str(refused.value) == (
+        "dictionaries of another model or site: mlp_in@0 was trained on a model of hash "
+        f"ffffffffffff…, and this one has {model.fingerprint[:12]}…. Load the model that they were "
+        "trained on, or train them anew: circuits sae train."
+    )
+    with pytest.raises(DictionaryError, match="that of mlp_in@0 was trained at mlp_out@0"):
+        find_circuit(model, {into.site: out, out.site: into}, behaviour)
+    with pytest.raises(DictionaryError, match="there are no dictionaries of mlp_in and mlp_out"):
+        find_circuit(model, {into.site: into}, behaviour)
+
+
+def test_a_model_that_is_not_finite_is_no_model_that_learnt_nothing():
+    model = planted_model()
+    model.network.lm_head.weight.data[WORDS.index("glad"), 0] = float("nan")
+    with pytest.raises(NotFiniteError, match="what the model expects after 32 of 32 cases"):
+        find_circuit(model, planted_dictionaries(), planted_behaviour())
+
+
+def test_a_dictionary_that_misses_the_contrast_makes_no_circuit():
+    """Pairs of features that reconstruct little would add up to another model's numbers."""
+    model, dictionaries = planted_model(), planted_dictionaries()
+    into = dictionaries[Site("mlp_in", 0)]
+    weaker = replace(into, decoder=3 * into.decoder)
+    with pytest.raises(NotFoundError, match="dictionary of mlp_in@0 misses too much"):
+        find_circuit(model, dictionaries | {Site("mlp_in", 0): weaker}, planted_behaviour())

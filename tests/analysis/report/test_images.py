@@ -1,0 +1,90 @@
+"""The page of the image case study: its pictures and figures are the run's, and are whole."""
+
+import base64
+import json
+import shutil
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from analysis.report.pages.images import images_page
+from analysis.runs.images import Study, run_images
+from analysis.studies.images.data import open_images
+from analysis.studies.images.png import decoded
+from circuits.errors import ImageError
+from circuits.storage.manifest import read_manifest
+from tests.support.small_images import QUICK
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    data = open_images()
+    row = run_images(folder, data, replace(QUICK, n_step=60))
+    return folder, row
+
+
+def test_a_study_is_kept_whole_and_noted(run):
+    folder, row = run
+    study = Study.load(folder)
+    assert study is not None
+    assert study.figures == json.loads(json.dumps(row))
+    assert set(study.tables) == {"spectra", "truncation", "explanation"}
+    (entry,) = read_manifest(folder)
+    assert entry["step"] == "images"
+    assert {name.split("/")[0] for name in entry["made"]} == {"images"}
+    assert len(entry["made"]) == 6
+
+
+def test_the_page_shows_its_pictures_and_tells_its_figures(run):
+    folder, row = run
+    page = images_page(Study.load(folder))
+    kind, content = page.told["pictures"]["eigenvectors"].split(",")
+    assert kind == "data:image/png;base64"
+    assert decoded(base64.b64decode(content)).shape[2] == 3
+    (table,) = page.tables
+    told = table.raw.set_index("figure")
+    assert told.loc["accuracy", "value"] == row["accuracy"]
+    assert told.loc["effective rank", "beside it"] == row["effective_rank_without_decay"]
+    assert {figure.key for figure in page.figures} == {"truncation", "spectra", "explanation"}
+
+
+def test_the_bars_of_an_explanation_sum_to_its_logits(run):
+    folder, _ = run
+    page = images_page(Study.load(folder))
+    (figure,) = (f for f in page.figures if f.key == "explanation")
+    up, down, logit = figure.traces
+    sums = dict(zip(up["x"], up["y"], strict=True))
+    for label, value in zip(down["x"], down["y"], strict=True):
+        sums[label] = sums.get(label, 0.0) + value
+    for label, value in zip(logit["x"], logit["y"], strict=True):
+        assert sums[label] == pytest.approx(value, abs=1e-9)
+
+
+def test_a_run_without_images_has_none_and_half_of_them_is_refused(run, tmp_path):
+    assert Study.load(tmp_path) is None
+    folder, _ = run
+    half = tmp_path / "half" / "images"
+    half.mkdir(parents=True)
+    (half / "study.json").write_text((folder / "images" / "study.json").read_text())
+    with pytest.raises(ImageError, match=r"is not whole .*circuits digits --run"):
+        Study.load(half.parent)
+
+
+@pytest.mark.parametrize("changes", [{"about": {}}, {"about": 3}, {"figures": 3}])
+def test_a_study_of_another_kind_is_refused(run, tmp_path, changes):
+    folder, _ = run
+    shutil.copytree(folder / "images", tmp_path / "images")
+    path = tmp_path / "images" / "study.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(ImageError, match="is not whole"):
+        Study.load(tmp_path)
+
+
+def test_a_table_of_another_kind_is_refused(run, tmp_path):
+    folder, _ = run
+    shutil.copytree(folder / "images", tmp_path / "images")
+    pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "images" / "spectra.parquet")
+    with pytest.raises(ImageError, match=r"is not whole .*class"):
+        Study.load(tmp_path)

@@ -1,0 +1,149 @@
+"""Tables of a layer's strongest pairs: from its weights alone, and weighed by a text."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from analysis.cli.main import main
+from analysis.runs.interactions import layer_interactions, padded, run_interactions
+from circuits.corpus.batches import BatchPlan, in_order
+from circuits.corpus import built_in, open_corpus
+from circuits.errors import CircuitsError
+from circuits.storage.manifest import read_manifest
+from circuits.model import ModelPlan, ModelShape, Site, load_model, train_model
+from sae import TrainingPlan, load_dictionaries, train_saes
+from tests.support.small import basis, small_layer
+from tests.support.small_models import small_folder
+from tests.project.test_structure import command
+
+N_DOCUMENTS = 30
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A model that was hardly trained, with both dictionaries of layer 0 and one of layer 1."""
+    run = tmp_path_factory.mktemp("tables") / "run"
+    shape = ModelShape(d_model=16, d_hidden=24, n_layer=2, n_head=2)
+    stories = built_in(1, 400)
+    train_model(ModelPlan(shape, n_steps=5, n_rows=8), stories, run / "model", device="cpu")
+    sites = ("mlp_in@0", "mlp_out@0", "mlp_in@1")
+    plan = TrainingPlan(sites, n_features=24, k=4, n_tokens=2000, n_batch=256, n_buffer=1000)
+    train_saes(load_model(run / "model", device="cpu"), stories, plan, run / "saes", device="cpu")
+    return run
+
+
+@pytest.fixture
+def parts(run):
+    return load_model(run / "model", device="cpu"), load_dictionaries(run, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text("\n\n".join(["the cake was good so mia felt happy .", "tom ran ."] * 20))
+    return path
+
+
+def dense(corpus, model, dictionary) -> np.ndarray:
+    """Every feature of every token but <bos> and padding."""
+    rows = []
+    for batch in in_order(corpus, model.tokenizer, BatchPlan(64, 128), N_DOCUMENTS):
+        mask = batch.mask.clone()
+        mask[:, 0] = False
+        rows.append(
+            dictionary.encode(model.read(batch.tokens, "mlp_in@0")[Site("mlp_in", 0)])[mask]
+        )
+    return torch.cat(rows).double().numpy()
+
+
+def test_a_layers_table_has_weights_data_weights_z_and_q(tmp_path):
+    layer, into, out = small_layer(biases="left"), basis(20, offset=True), basis(9, seed=2)
+    path = tmp_path / "layer-0.parquet"
+    plain = layer_interactions(layer, into, out, path, n=5)
+    pd.testing.assert_frame_equal(pd.read_parquet(path), plain)
+    assert list(plain) == ["output", "first", "second", "weight", "z", "q"]
+    active = [(torch.tensor([[1, 2, 3]]), torch.tensor([[1.0, 2.0, 0.5]]))]
+    table = layer_interactions(layer, into, out, path, n=5, activations=active)
+    assert list(table)[-3:] == ["coactivation", "together", "data_weight"]
+    pd.testing.assert_frame_equal(table[list(plain)], plain)
+    control = layer_interactions(layer, into, out, tmp_path / "c.parquet", n=5, control="rotated")
+    assert len(control) == len(plain)
+    assert not control["weight"].equals(plain["weight"])
+    with pytest.raises(CircuitsError, match="no control 'other'"):
+        layer_interactions(layer, into, out, path, control="other")
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_pairs_are_weighed_by_the_tokens_that_count_of_the_text_that_is_named(
+    run, parts, text, capsys, own
+):
+    named = ["--text", str(text)] if own else []
+    asked = ["--n", "6", "--documents", str(N_DOCUMENTS), *named, "--device", "cpu", "--json"]
+    assert main(["interactions", str(run), *asked]) == 0
+    told = json.loads(capsys.readouterr().out)["layer 0"]
+    assert told["outputs"] == 24
+    assert told["the same, features rotated"].endswith(" of 24")
+    table = pd.read_parquet(told["file"])
+    corpus = open_corpus(text) if own else built_in(0)
+    features = dense(corpus, parts[0], parts[1][Site("mlp_in", 0)])
+    first, second = (features[:, table[name]] for name in ("first", "second"))
+    np.testing.assert_allclose(
+        table["coactivation"], (first * second).mean(0), rtol=1e-4, atol=1e-7
+    )
+    both = ((first != 0) & (second != 0)).mean(0)
+    np.testing.assert_allclose(table["together"], both, atol=1e-9)
+    assert (table["together"] > 0).any()
+    made_of = read_manifest(run)[-1]["made_of"]
+    assert made_of["corpus"] == corpus.fingerprint
+    assert made_of["n_documents"] == N_DOCUMENTS
+
+
+def test_a_table_without_a_text_has_no_data_weights(run, capsys):
+    assert main(["interactions", str(run), "--n", "6", "--device", "cpu"]) == 0
+    assert "layer-0.parquet" in capsys.readouterr().out
+    table = pd.read_parquet(run / "interactions" / "layer-0.parquet")
+    assert list(table) == ["output", "first", "second", "weight", "z", "q"]
+    assert read_manifest(run)[-1]["made_of"]["corpus"] is None
+
+
+def test_what_cannot_be_asked_of_a_run_is_refused(run, parts, tmp_path):
+    run_interactions(tmp_path, *parts, n=4)
+    wrong = {
+        r"of layers \[0\], not of \[1\]\. Train them": {"layers": [1]},
+        r"of layers \[0\], not of any": {"layers": []},
+        r"other settings.* or delete .*layer-0": {"n": 5},
+        r"q = 2\.0 is no share": {"q": 2.0},
+        r"n_documents = -1\. Ask for at least 1": {"corpus": built_in(0), "n_documents": -1},
+    }
+    for said, asked in wrong.items():
+        with pytest.raises(CircuitsError, match=said):
+            run_interactions(tmp_path, *parts, **asked)
+
+
+def test_the_stories_do_not_weigh_a_model_of_other_words(run, tmp_path, capsys):
+    small_folder(tmp_path / "model")
+    (tmp_path / "saes").symlink_to(run / "saes")
+    assert main(["interactions", str(tmp_path), "--documents", "9", "--device", "cpu"]) == 2
+    told = capsys.readouterr().err
+    assert "note: mlp_in@0 was trained on another model" in told
+    assert "does not know the words of the built-in stories" in told
+    assert not (tmp_path / "interactions").exists()
+
+
+def test_rows_of_unequal_length_are_padded_with_zeros():
+    starts, features = torch.tensor([0, 2, 2, 5]), torch.tensor([4, 7, 1, 2, 3])
+    indices, values = padded(starts, features, torch.tensor([1.0, 2, 3, 4, 5]))
+    assert indices.tolist() == [[4, 7, 0], [0, 0, 0], [1, 2, 3]]
+    assert values.tolist() == [[1, 2, 0], [0, 0, 0], [3, 4, 5]]
+
+
+def test_interactions_of_a_folder_without_a_model_is_one_line(tmp_path):
+    done = command("interactions", str(tmp_path))
+    assert done.returncode == 2
+    assert "has no folder 'model'" in done.stderr
+    wrong = command("interactions", str(tmp_path), "--documents", "-1")
+    assert wrong.returncode == 2
+    assert "'-1' is no whole number from 0" in wrong.stderr

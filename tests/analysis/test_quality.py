@@ -1,0 +1,207 @@
+"""The quality row is what a plain loop over dense matrices measures."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from analysis import quality
+from circuits import Basis
+from circuits.corpus import open_corpus
+from circuits.corpus.batches import BatchPlan, in_order
+from circuits.errors import DictionaryError, SiteError
+from circuits.model import Site, load_model
+from tests.support.small import generator
+from tests.support.small_dictionaries import D_MODEL, small_dictionary, threshold_dictionary
+from tests.support.small_models import N_TOKEN, small_folder
+
+WINDOW = 12
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = small_folder(tmp_path_factory.mktemp("model") / "llama")
+    return load_model(folder, device="cpu", dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    drawn = torch.randint(4, N_TOKEN, (80, 25), generator=generator(3)).tolist()
+    texts = [" ".join(f"w{word}" for word in row[: 1 + i % 25]) for i, row in enumerate(drawn)]
+    path = tmp_path_factory.mktemp("texts") / "texts.txt"
+    path.write_text("\n\n".join(texts))
+    return open_corpus(path)
+
+
+def tied(**fields):
+    """Read by its own rows, so that what it reconstructs has something to do with its input."""
+    rows = functional.normalize(small_dictionary(dtype=torch.float64).decoder, dim=1)
+    parts = {"encoder": rows, "decoder": rows, "offset": torch.zeros(D_MODEL)}
+    return small_dictionary(dtype=torch.float64, **{**parts, **fields})
+
+
+class Oracle:
+    """All tokens at once, dense."""
+
+    def __init__(self, model, corpus, dictionary):
+        self.model, self.site = model, dictionary.site
+        self.batches = list(in_order(corpus, model.tokenizer, BatchPlan(64, WINDOW), 1000))
+        with torch.no_grad():
+            self.x = torch.cat([self.counted(b, model.read(b.tokens, self.site)[self.site])
+                                for b in self.batches])  # fmt: skip
+
+    @staticmethod
+    def counted(batch, activation):
+        mask = batch.mask.clone()
+        mask[:, 0] = False
+        return activation[mask]
+
+    def loss(self, function):
+        """Mean nats a token with the site replaced everywhere but at <bos>."""
+
+        def replaced(x):
+            new = function(x.reshape(-1, D_MODEL)).view(x.shape)
+            return torch.cat([x[:, :1], new[:, 1:]], dim=1)
+
+        total, n = 0.0, 0
+        for batch in self.batches:
+            with torch.no_grad(), self.model.replaced({self.site: replaced}):
+                logits = self.model.logits(batch.tokens)[:, :-1]
+            losses = functional.cross_entropy(
+                logits.flatten(0, 1), batch.tokens[:, 1:].flatten(), reduction="none"
+            )
+            total += float(losses[batch.mask[:, 1:].flatten()].sum())
+            n += batch.n_predicted
+        return total / n
+
+
+def correlations(z, scores, chosen):
+    """By NumPy, over the tokens that are chosen for each feature."""
+    found = []
+    for feature in range(z.shape[1]):
+        on = chosen[:, feature]
+        if on.sum() > 2:
+            found.append(np.corrcoef(z[on, feature], scores[on, feature])[0, 1])
+    return np.array(found)
+
+
+@pytest.mark.parametrize("kind", ["topk", "signed", "thresholds", "deficient"])
+def test_quality_is_what_a_plain_loop_measures(kind, model, corpus):
+    dictionary = {
+        "topk": tied,
+        "signed": lambda: tied(relu=False),
+        "thresholds": lambda: tied(k=None, threshold=torch.full((48,), 0.4)),
+        "deficient": lambda: small_dictionary(n_feature=10, dtype=torch.float64, k=3),
+    }[kind]()
+    row = quality(dictionary, model, corpus, window=WINDOW).iloc[0]
+    oracle = Oracle(model, corpus, dictionary)
+    x, f = oracle.x, dictionary.encode(oracle.x)
+    error = x - (f @ dictionary.decoder + dictionary.offset)
+    spread = x - x.mean(0)
+    close = {"rel": 1e-5, "abs": 1e-7}
+    assert row["fvu"] == pytest.approx(float(error.square().sum() / spread.square().sum()), **close)
+    left = float((error - error.mean(0)).square().sum() / spread.square().sum())
+    assert row["explained_variance"] == pytest.approx(1 - left, **close)
+    assert row["l0"] == pytest.approx(float((f != 0).double().sum(1).mean()))
+    shares = (f != 0).double().mean(0)
+    assert row["dead"] == pytest.approx(float((shares == 0).double().mean()))
+    assert row["dense"] == pytest.approx(float((shares > 0.1).double().mean()))
+    assert row["n_token"] == len(x)
+
+    losses = {
+        "clean": oracle.loss(lambda x: x),
+        "sae": oracle.loss(dictionary.reconstruct),
+        "with_error": oracle.loss(lambda x: x),
+        "zero": oracle.loss(torch.zeros_like),
+        "mean": oracle.loss(lambda given: x.mean(0).expand_as(given)),
+    }
+    for name, loss in losses.items():
+        assert row[f"loss_{name}"] == pytest.approx(loss, rel=1e-5), name
+    gap = losses["zero"] - losses["clean"]
+    recovered = (losses["zero"] - losses["sae"]) / gap
+    assert row["recovered"] == pytest.approx(recovered, rel=1e-3, abs=1e-4)
+    assert row["added"] == pytest.approx(losses["sae"] - losses["clean"], abs=1e-5)
+
+    read = torch.linalg.pinv(dictionary.decoder).mT
+    z = (x - dictionary.offset) @ read.mT
+    active, scores = (f != 0).numpy(), dictionary.preactivations(x).numpy()
+    for name, chosen in (("pinv_active", active), ("pinv_inactive", ~active)):
+        found = correlations(z.numpy(), scores, chosen)
+        assert row[f"{name}_n"] == len(found)
+        assert row[name] == pytest.approx(np.median(found), abs=1e-6)
+        assert row[f"{name}_mean"] == pytest.approx(np.mean(found), abs=1e-6)
+    assert row["pinv_exact"] == (kind != "deficient")
+
+    def on_active(given):
+        z = (given - dictionary.offset) @ read.mT
+        return (z * (dictionary.encode(given) != 0)) @ dictionary.decoder + dictionary.offset
+
+    k = dictionary.k or round(row["l0"])
+
+    def largest(given):
+        z = (given - dictionary.offset) @ read.mT
+        kept = z.topk(k)
+        values = kept.values.relu() if dictionary.relu else kept.values
+        chosen = torch.zeros_like(z).scatter(1, kept.indices, values)
+        return chosen @ dictionary.decoder + dictionary.offset
+
+    for name, made in (("pinv_on_active", on_active), ("pinv_largest", largest)):
+        loss = oracle.loss(made)
+        assert row[f"loss_{name}"] == pytest.approx(loss, rel=1e-5)
+        lost = float((made(x) - x).square().sum() / spread.square().sum())
+        assert row[f"fvu_{name}"] == pytest.approx(lost, **close)
+        wanted = (losses["zero"] - loss) / gap
+        assert row[f"recovered_{name}"] == pytest.approx(wanted, rel=1e-3, abs=1e-4)
+
+
+def test_a_dictionary_that_reconstructs_everything_loses_nothing(model, corpus):
+    eye = torch.eye(D_MODEL, dtype=torch.float64)
+    exact = small_dictionary(
+        encoder=torch.cat([eye, -eye]), decoder=torch.cat([eye, -eye]), k=D_MODEL,
+        bias=torch.zeros(2 * D_MODEL), offset=torch.zeros(D_MODEL),
+    )  # fmt: skip
+    row = quality(exact, model, corpus, window=WINDOW).iloc[0]
+    assert row["fvu"] == pytest.approx(0, abs=1e-20)
+    assert row["explained_variance"] == pytest.approx(1)
+    assert row["recovered"] == pytest.approx(1)
+    assert row["added"] == pytest.approx(0, abs=1e-9)
+
+
+def test_every_number_has_its_control_from_the_seed(model, corpus):
+    first, same, other = (quality(tied(), model, corpus, window=WINDOW, seed=s) for s in (5, 5, 6))
+    assert first.equals(same)
+    differing = {name for name in first if not first[name].equals(other[name])}
+    assert differing == {
+        *("loss_random", "fvu_random", "recovered_random", "seed"),
+        *("pinv_active_random", "pinv_inactive_random"),
+    }
+    row = first.iloc[0]
+    assert row["pinv_active"] > 0.5 > abs(row["pinv_active_random"])
+
+
+def test_the_random_control_has_the_dictionarys_shape_and_norms(model, corpus):
+    dictionary = tied()
+    row = quality(dictionary, model, corpus, window=WINDOW, seed=4).iloc[0]
+    random = Basis.from_decoder(dictionary.decoder, dictionary.offset).control(4).write
+    oracle = Oracle(model, corpus, dictionary)
+    kept = (oracle.x @ random.mT).topk(5)  # of rows of length one
+    made = torch.zeros(len(oracle.x), 48).double().scatter(1, kept.indices, kept.values.relu())
+    lost = (made @ random - oracle.x).square().sum()
+    lost /= (oracle.x - oracle.x.mean(0)).square().sum()
+    assert row["fvu_random"] == pytest.approx(float(lost), rel=1e-5)
+
+
+def test_a_dictionary_of_another_model_or_of_no_site_is_refused(model, corpus):
+    wide = threshold_dictionary(
+        encoder=torch.ones(48, 20), decoder=torch.ones(48, 20), offset=torch.ones(20)
+    )
+    with pytest.raises(DictionaryError) as refused:
+        quality(wide, model, corpus)
+    assert str(refused.value) == (
+        "quality: Dictionary(48 features of 20 at mlp_in@0, thresholds) is for activations of 20, "
+        "and the model's have 16. Load the model that it was trained on."
+    )
+    with pytest.raises(SiteError, match="mlp_in@5"):
+        quality(tied(site=Site("mlp_in", 5)), model, corpus)
+    with pytest.raises(SiteError, match=r"Dictionary.quality: nothing says at which site"):
+        quality(tied(site=None), model, corpus)

@@ -1,0 +1,354 @@
+"""Validation of planted circuits: each edit does what is known beforehand, checks are exact."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from analysis.cli.circuit_text import told_validation
+from analysis.discovery.find import find_circuit
+from analysis.validation import pair_checks
+from analysis.validation.edits import PairTerms
+from analysis.validation.validate import Validation, validate
+from circuits.corpus import open_corpus
+from circuits.errors import CircuitFileError, DictionaryError, FeatureRangeError
+from circuits.graph.circuit import Circuit, Feature, Interaction
+from circuits.model import Model, Site
+from tests.support.planted_negation import (
+    CAKE,
+    GOOD,
+    NEGATOR,
+    TOM,
+    planted_behaviour,
+    planted_dictionaries,
+    planted_model,
+    sentiment,
+)
+from tests.support.small_dictionaries import small_dictionary
+from tests.support.small_models import small_network, small_tokenizer
+
+HALVES = planted_behaviour().halves()
+
+
+@pytest.fixture(scope="module")
+def circuit() -> Circuit:
+    return find_circuit(planted_model(), planted_dictionaries(), planted_behaviour())
+
+
+@pytest.fixture(scope="module")
+def proof(circuit) -> Validation:
+    return validate(planted_model(), circuit, HALVES[1], planted_dictionaries(), n_draws=4)
+
+
+def edit(found: Validation, name: str) -> pd.Series:
+    return found.edits.set_index("edit").loc[name]
+
+
+def with_pairs(circuit: Circuit, *pairs: tuple[int, int]) -> Circuit:
+    """The same circuit of other pairs."""
+    ends = sorted({end for pair in pairs for end in pair})
+    return replace(
+        circuit,
+        features=tuple(Feature(end, f"feature {end}", 0) for end in ends),
+        interactions=tuple(Interaction(*pair, 1.0) for pair in pairs),
+        gates=(),
+    )
+
+
+def test_the_planted_circuit_is_proven(proof):
+    assert proof.proven
+    assert proof.verdict == "proven: every criterion is met"
+    assert list(proof.criteria["met"]) == [True] * 6
+
+
+def test_removing_it_takes_all_and_leaves_the_other_classes_alone(proof):
+    plain, removed = edit(proof, "none"), edit(proof, "remove the circuit")
+    assert plain["taken"] == 0
+    assert removed["taken"] == pytest.approx(1, abs=1e-5)
+    assert (removed["low"], removed["high"]) == pytest.approx((1, 1), abs=1e-5)
+    assert removed["moved"] == pytest.approx(0, abs=1e-6)
+    assert removed[["not good", "not bad"]].to_numpy(float) == pytest.approx([0, 0], abs=1e-5)
+    assert removed[["good", "bad"]].to_numpy(float) == pytest.approx(
+        plain[["good", "bad"]].to_numpy(float)
+    )
+
+
+def test_keeping_it_alone_keeps_all_of_the_affected_classes_and_nothing_else(proof):
+    kept = edit(proof, "keep only the circuit")
+    assert kept["faithfulness"] >= 1
+    assert kept[["good", "bad"]].to_numpy(float) == pytest.approx([0, 0], abs=1e-5)
+    assert edit(proof, "replace the MLP by its mean")["faithfulness"] == 0
+
+
+def test_each_gate_takes_its_own_class(proof):
+    for gate, class_, other in (
+        ("negated & positive", "not good", "not bad"),
+        ("negated & not positive", "not bad", "not good"),
+    ):
+        removed = edit(proof, f"remove gate {gate}")
+        assert removed[class_] == pytest.approx(0, abs=1e-5)
+        assert removed[other] == pytest.approx(edit(proof, "none")[other])
+    lost = proof.parts["faithfulness lost"]
+    assert lost.min() == pytest.approx(lost.max())
+    assert lost.min() > 0.5
+
+
+def test_patching_it_from_the_other_answer_turns_each_answer_round(proof):
+    plain, patched = edit(proof, "none"), edit(proof, "patch from the other answer")
+    assert patched["taken"] == pytest.approx(2)
+    for label in ("not good", "not bad"):
+        assert patched[label] == pytest.approx(-plain[label])
+    assert patched["good"] == pytest.approx(plain["good"])
+
+
+def test_random_pairs_do_next_to_nothing(proof):
+    """They write to directions that no answer reads, and only change what the last norm divides
+    by."""
+    assert set(proof.random["kind"]) == {"as many", "as large"}
+    assert len(proof.random) == 8
+    assert proof.random["taken"].abs().max() < 0.2
+    removed = edit(proof, "control: untrained model, remove")
+    assert abs(removed["contrast"]) < 0.1
+
+
+def test_every_pair_is_measured_in_the_running_model(proof, circuit):
+    assert len(proof.checks) == len(circuit.interactions) * len(circuit.outputs)
+    assert proof.checks["off_by"].max() < 1e-10
+    assert proof.checks["predicted"].abs().min() > 0.1
+
+
+def test_a_check_fails_where_the_prediction_is_of_another_layer(circuit, monkeypatch):
+    """The checks must be able to fail: here predictions are of weights that do not run."""
+    terms = pair_checks.terms_of
+
+    def stretched(*arguments):
+        found = terms(*arguments)
+        return replace(found, written=1.001 * found.written)
+
+    monkeypatch.setattr(pair_checks, "terms_of", stretched)
+    wrong = validate(planted_model(), circuit, HALVES[1], planted_dictionaries(), n_draws=1)
+    assert wrong.checks["off_by"].min() > 5e-4
+
+
+def test_pairs_that_do_not_carry_the_behaviour_are_not_proven(circuit):
+    wrong = with_pairs(circuit, (CAKE, TOM))
+    found = validate(planted_model(), wrong, HALVES[1], planted_dictionaries(), n_draws=2)
+    assert not found.proven
+    assert found.verdict.startswith("not proven: removal takes at least 0.6, measured ")
+    assert abs(edit(found, "remove the circuit")["taken"]) < 0.1
+
+
+def test_one_pair_alone_is_validated(circuit):
+    one = with_pairs(circuit, (NEGATOR, GOOD))
+    found = validate(planted_model(), one, HALVES[1], planted_dictionaries(), n_draws=2)
+    removed = edit(found, "remove the circuit")
+    assert removed["not good"] == pytest.approx(0, abs=1e-5)
+    assert removed["taken"] == pytest.approx(0.5, abs=1e-5)
+    assert not found.proven
+
+
+@pytest.mark.parametrize("biases", [False, True])
+def test_pairs_of_every_kind_are_checked_exactly(biases):
+    """Two features, one with itself, one with the constant, the constant alone; with biases of the
+    layer that no input is without."""
+    model = Model(small_network(mlp_bias=biases), small_tokenizer(), Path("small"))
+    into = small_dictionary(site=Site("mlp_in", 0), k=24)
+    out = small_dictionary(9, site=Site("mlp_out", 0))
+    x = model.read(small_behaviour().ask(model).tokens, "mlp_in@0")[Site("mlp_in", 0)][:, -1]
+    a, b = into.active(x).counts.topk(2).indices.sort().values.tolist()
+    n = into.n_feature
+    circuit = find_like(model, into, out, [(a, b), (a, a), (a, n), (n, n)])
+    dictionaries = {into.site: into, out.site: out}
+    found = validate(model, circuit, small_behaviour(), dictionaries, n_draws=1)
+    assert len(found.checks) == 8
+    assert found.checks["predicted"].abs().min() > 1e-3
+    assert found.checks["off_by"].max() < 1e-9
+
+
+def test_what_is_kept_goes_with_the_mean_of_the_rest_over_classes_each_alike():
+    """On a random model, where that mean is not zero and one class has more cases than others."""
+    model = Model(small_network(), small_tokenizer(), Path("small"))
+    into, out = small_dictionary(k=24), small_dictionary(9, site=Site("mlp_out", 0))
+    behaviour = small_behaviour()
+    cases = [c for c in behaviour.cases if c.label == "good" or c.pair < 9]
+    asked = replace(behaviour, cases=tuple(cases)).ask(model)
+    found = model.read(asked.tokens, ["mlp_in@0", "mlp_out@0"])
+    x, y = (activation[:, -1] for activation in found.values())
+    a, b, c = into.active(x).counts.topk(3).indices.sort().values.tolist()
+    circuit = find_like(model, into, out, [(a, b), (a, c)])
+    proof = validate(model, circuit, asked.behaviour, {into.site: into, out.site: out}, n_draws=1)
+    terms = PairTerms.of(model, 0, into, [(a, b), (a, c)])
+    own = terms(x)
+
+    def with_output(new: torch.Tensor) -> list[float]:
+        def function(outputs: torch.Tensor) -> torch.Tensor:
+            return torch.cat([outputs[:, :-1], new[:, None]], dim=1)
+
+        with model.replaced({"mlp_out@0": function}):
+            return asked.class_means(asked.margins()).tolist()
+
+    def mean(values: torch.Tensor) -> torch.Tensor:
+        return torch.stack([values[asked.label == c].mean(0) for c in range(4)]).mean(0)
+
+    labels = list(asked.behaviour.labels)
+    kept = with_output(own + mean(y - own))
+    assert edit(proof, "keep only the circuit")[labels].tolist() == pytest.approx(kept, abs=1e-4)
+    assert kept != pytest.approx(with_output(own), abs=1e-2)
+    whole = with_output(mean(y).expand_as(y))
+    assert edit(proof, "replace the MLP by its mean")[labels].tolist() == pytest.approx(
+        whole, abs=1e-4
+    )
+
+
+def small_behaviour():
+    """Of words without meaning, which the small models know."""
+    behaviour = planted_behaviour()
+    words = sorted({word for case in behaviour.cases for word in case.text.split()})
+    renamed = {word: f"w{i + 4}" for i, word in enumerate(words)}
+    cases = tuple(
+        replace(
+            case,
+            text=" ".join(renamed[word] for word in case.text.split()),
+            right=("w30",) if case.right == ("glad", "happy") else ("w31",),
+            wrong=("w31",) if case.right == ("glad", "happy") else ("w30",),
+        )
+        for case in behaviour.cases
+    )
+    return replace(behaviour, cases=cases)
+
+
+def find_like(model, into, out, pairs) -> Circuit:
+    planted = find_circuit(planted_model(), planted_dictionaries(), planted_behaviour())
+    source = {"model": model.fingerprint, "inputs": into.fingerprint, "outputs": out.fingerprint}
+    return replace(with_pairs(planted, *pairs), source={**planted.source, **source}, detectors=())
+
+
+def test_of_classes_that_are_all_affected_nothing_is_said_of_others():
+    behaviour = sentiment(planted_behaviour())
+    model, dictionaries = planted_model("read"), planted_dictionaries()
+    pairs = with_pairs(find_circuit(planted_model(), dictionaries, planted_behaviour()), (1, 1))
+    pairs = replace(pairs, source=dict(pairs.source) | {"model": model.fingerprint})
+    found = validate(model, pairs, behaviour.halves()[1], dictionaries, n_draws=2)
+    assert found.edits["moved"].isna().all()
+    assert "removal moves other classes at most" not in set(found.criteria["criterion"])
+    assert "moved" not in told_validation(found).split("Random pairs")[0]
+
+
+def test_other_circuits_are_controls_in_the_same_table(circuit):
+    other = replace(with_pairs(circuit, (CAKE, TOM)), name="other")
+    found = validate(
+        planted_model(), circuit, HALVES[1], planted_dictionaries(), others=[other], n_draws=1
+    )
+    assert abs(edit(found, "control: circuit of other")["taken"]) < 0.1
+
+
+def test_a_control_of_other_dictionaries_is_refused(circuit):
+    other = replace(circuit, name="theirs", source=dict(circuit.source) | {"inputs": "0" * 64})
+    with pytest.raises(CircuitFileError, match="circuit 'theirs' is of another run: the hash of"):
+        validate(planted_model(), circuit, HALVES[1], planted_dictionaries(), others=[other])
+
+
+def test_side_effects_are_measured_where_no_answer_is_due(circuit, tmp_path):
+    texts = [f"{case.text} {case.right[0]}" for case in HALVES[1].cases]
+    (tmp_path / "text.txt").write_text("\n\n".join(texts))
+    text = open_corpus(tmp_path / "text.txt")
+    found = validate(
+        planted_model(), circuit, HALVES[1], planted_dictionaries(), text=text, n_draws=1
+    )
+    none, removed = found.side_effects.to_dict("records")
+    assert none["kl"] == none["added"] == 0
+    # the words after <bos>, and the end where a text has one; its answer is left out
+    n_words = sum(len(case.text.split()) for case in HALVES[1].cases)
+    assert none["n_token"] == removed["n_token"] == n_words + len(texts)
+    assert 0 < removed["kl"] < 1
+    again = validate(
+        planted_model(), with_pairs(circuit, (CAKE, CAKE)), HALVES[1], planted_dictionaries(),
+        text=text, n_draws=1,
+    ).side_effects  # fmt: skip
+    assert again["kl"].iloc[1] == 0
+
+
+def test_a_validation_outlives_its_file(proof, tmp_path):
+    again = Validation.load(proof.save(tmp_path / "proof.json"))
+    assert repr(again) == repr(proof)
+    for name, table in vars(proof).items():
+        if isinstance(table, pd.DataFrame):
+            pd.testing.assert_frame_equal(getattr(again, name), table, check_dtype=len(table) > 0)
+    assert told_validation(again) == told_validation(proof)
+
+
+def test_what_is_not_known_is_null_in_the_file(proof, tmp_path):
+    edits = proof.edits.assign(faithfulness=np.nan)
+    path = replace(proof, edits=edits).save(tmp_path / "proof.json")
+    assert "NaN" not in path.read_text()
+    assert Validation.load(path).edits["faithfulness"].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"version": 7}, "is no validation of this version"),
+        ({"schema": "other"}, "is no validation of this version"),
+        ({"more": 1}, r"lacks nothing and has the unknown \['more'\]"),
+        ({"edits": 5}, "is not whole: edits"),
+        ({"n": "many"}, "is not whole: n"),
+        ({"parts": {"first": [1], "second": []}}, "is not whole: "),
+    ],
+)
+def test_a_file_that_is_not_whole_is_refused(proof, tmp_path, change, said):
+    path = proof.save(tmp_path / "proof.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(CircuitFileError, match=said):
+        Validation.load(path)
+
+
+def test_a_circuit_of_another_run_is_refused_with_every_hash(circuit):
+    model = planted_model()
+    model.network.lm_head.weight.data[5, 3] += 1
+    into, out = planted_dictionaries().values()
+    changed = {into.site: replace(into, bias=into.bias + 1), out.site: out}
+    with pytest.raises(CircuitFileError) as refused:
+        validate(model, circuit, HALVES[1], changed)
+    theirs, here = circuit.source, changed[into.site]
+    assert str(refused.value) == (
+        "circuit 'negation' is of another run: the hash of its model is "
+        f"{theirs['model'][:12]}…, here it is {model.fingerprint[:12]}…; the hash of its inputs is "
+        f"{theirs['inputs'][:12]}…, here it is {here.fingerprint[:12]}…. Find it in this one: "
+        "circuits find."
+    )
+
+
+def test_what_cannot_be_validated_is_refused(circuit):
+    model, dictionaries = planted_model(), planted_dictionaries()
+    with pytest.raises(FeatureRangeError, match="n_draws = 0"):
+        validate(model, circuit, HALVES[1], dictionaries, n_draws=0)
+    with pytest.raises(CircuitFileError, match="does not say which layer it is of"):
+        validate(model, replace(circuit, source={}), HALVES[1], dictionaries)
+    with pytest.raises(CircuitFileError, match="there is no dictionary of mlp_in@0"):
+        validate(model, circuit, HALVES[1], {})
+    wide = small_dictionary(site=Site("mlp_in", 0))
+    theirs = replace(wide, notes={"activations": {"model": "a" * 64}})
+    with pytest.raises(DictionaryError, match="trained on a model of hash aaaaaaaaaaaa"):
+        validate(model, circuit, HALVES[1], {theirs.site: theirs})
+
+
+def test_a_validation_leaves_no_trace_in_the_model(circuit):
+    model = planted_model()
+    tokens = HALVES[1].ask(model).tokens
+    before, weights = model.logits(tokens).clone(), model.fingerprint
+    validate(model, circuit, HALVES[1], planted_dictionaries(), n_draws=1)
+    torch.testing.assert_close(model.logits(tokens), before, rtol=0, atol=0)
+    assert replace(model).fingerprint == weights
+
+
+def test_a_handful_of_cases_proves_nothing():
+    """Every other criterion may be met by so few; none of them says more than these did."""
+    model, dictionaries = planted_model(), planted_dictionaries()
+    circuit = find_circuit(model, dictionaries, planted_behaviour())
+    few = validate(model, circuit, planted_behaviour(3), dictionaries, n_draws=2)
+    assert not few.proven
+    assert few.verdict == "not proven: cases of each affected class at least 8, measured 3"

@@ -1,0 +1,394 @@
+"""A circuit survives every format, with any label; files that are not whole are refused."""
+
+import json
+from dataclasses import FrozenInstanceError, replace
+
+import networkx as nx
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from analysis.studies.planted import Planted, plant
+from circuits.errors import CircuitsError
+from circuits.graph import clusters, interaction_graph
+from circuits.graph.circuit import Circuit, Feature, Interaction, Output
+from circuits.graph.coactivation import joint_firing
+from circuits.graph.export import (
+    attribution,
+    attribution_query,
+    escape,
+    read_graph,
+    unescape,
+    write_attribution,
+    write_graph,
+)
+from tests.circuits.graph.test_build import batches, small
+
+HOSTILE = ['"', "<b>&amp;</b>", "a\nb\tc\r\nd", "", " two  spaces ", "\x00\x1f\x85￾", "\\x{41}",
+           "\ud800", "日本語 🙂", "]]>", "Output \"x\" (p=0.5)", "\u2028\u200b"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def circuit() -> Circuit:
+    inter, _ = plant(Planted(n_gates=2, n_feature=256))
+    graph = interaction_graph(inter, 0, significant=0.05)
+    return Circuit.of(graph, clusters(graph))
+
+
+def labelled(*labels: str) -> Circuit:
+    features = tuple(Feature(i, label, group=0) for i, label in enumerate(labels))
+    pairs = tuple(Interaction(0, i, 1.5 - i) for i in range(len(labels)))
+    return Circuit("by hand", (Output(3, labels[0]),), features, pairs, energy=0.5)
+
+
+def test_a_circuit_is_read_as_it_was_saved(circuit, tmp_path):
+    path = circuit.save(tmp_path / "a" / "circuit.json")
+    assert Circuit.load(path) == circuit
+    assert path.read_bytes() == Circuit.load(path).save(tmp_path / "again.json").read_bytes()
+
+
+def test_the_file_has_the_documented_schema(circuit, tmp_path):
+    told = json.loads(circuit.save(tmp_path / "circuit.json").read_text())
+    assert (told["schema"], told["version"]) == ("bilinear-circuits/circuit", 2)
+    assert set(told) == {
+        "schema", "version", "name", "outputs", "features", "interactions", "gates", "groups",
+        "detectors", "thresholds", "source", "shares", "energy", "explained", "activation",
+    }  # fmt: skip
+    rows = {
+        "outputs": {"feature", "label", "effect", "share"},
+        "features": {"feature", "label", "group", "loading", "stability", "frequency", "mean",
+                     "first_effect", "second_effect", "joint_effect"},
+        "interactions": {"first", "second", "weight", "own", "z", "q", "coactivation", "together",
+                         "data_weight", "contrast", "elsewhere", "computed", "inherited"},
+        "gates": {"first", "second", "gate", "weight", "share", "coherence", "contrast"},
+    }  # fmt: skip
+    for name, keys in rows.items():
+        assert told[name]
+        assert all(set(row) == keys for row in told[name])
+    assert {gate["gate"] for gate in told["gates"]} == {"AND", "XOR", "OR"}
+
+
+def test_a_circuit_does_not_change(circuit):
+    with pytest.raises(FrozenInstanceError):
+        circuit.name = "other"
+    with pytest.raises(TypeError):
+        circuit.source["model"] = "other"
+
+
+def test_its_tables_and_graph_are_the_graph_it_was_made_of():
+    inter, _ = plant(Planted(n_gates=1, n_feature=256))
+    graph = interaction_graph(inter, 0, significant=0.05)
+    circuit = Circuit.of(graph, clusters(graph), name="and")
+    tables = circuit.tables()
+    assert len(tables["interactions"]) == graph.number_of_edges()
+    assert set(tables["features"]["feature"]) == set(graph)
+    again = circuit.graph()
+    for i, j, about in graph.edges(data=True):
+        assert again.edges[i, j] == about
+    assert circuit.energy == graph.graph["energy"]
+
+
+def test_its_share_of_the_activation_is_that_of_its_pairs():
+    inter = small(biases="", offset=False)
+    pairs = inter.strongest(210, 3)
+    firing = joint_firing(batches(20), pairs, 20, write=inter.write)
+    whole = firing.mean_of(inter.form(3))
+    shares = [
+        Circuit.of(interaction_graph(inter, 3, n, firing=firing), mean_activation=whole).activation
+        for n in (210, 15)
+    ]
+    assert shares[0] == pytest.approx(1)
+    some = firing.of(pairs.head(15))["data_weight"].sum() / whole
+    assert shares[1] == pytest.approx(some)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"version": True}, "of schema version True"),
+        ({"name": 3}, "name = 3 in the circuit is no str"),
+        ({"energy": None}, "energy = None in the circuit is no float"),
+        ({"energy": float("nan")}, "energy = nan in the circuit is no float"),
+        ({"explained": "all"}, "explained = 'all' in the circuit is no float | None"),
+        ({"thresholds": {"a": [1]}}, r"a = \[1\] in thresholds is no float | str | None"),
+        ({"thresholds": ["ab"]}, "is not whole: 'thresholds' is a list"),
+        ({"thresholds": [1]}, "is not whole: 'thresholds' is a list"),
+        ({"source": None}, "is not whole"),
+        ({"version": 3}, "of schema version 3; this version of the toolkit reads 2"),
+        ({"version": 1}, "of schema version 1; this version of the toolkit reads 2"),
+        ({"schema": "other"}, "'schema' is not"),
+        ({"features": []}, "interactions name features .* which it does not have"),
+        ({"surprise": 1}, r"unknown \['surprise'\]"),
+        ({"outputs": [{"feature": "three", "label": "x", "effect": None, "share": None}]},
+         "feature = 'three' in outputs is no int"),
+        ({"outputs": []}, "it has no output"),
+        ({"detectors": [{"label": "a", "features": "12", "cuts": [], "f1": 1.0}]},
+         "features = '12' in detectors is no list of numbers"),
+        ({"interactions": [{"first": 1}]}, "in interactions, missing"),
+        ({"interactions": 3}, "is not whole"),
+        ({"gates": [{"first": 99, "second": 99, "gate": "AND", "weight": 1.0, "share": 1.0,
+                     "coherence": 1.0, "contrast": None}]},
+         "gates name groups 99, which no feature is in"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_not_whole_is_refused(circuit, tmp_path, change, said):
+    path = circuit.save(tmp_path / "circuit.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(CircuitsError, match=said):
+        Circuit.load(path)
+
+
+def test_a_file_that_is_cut_short_is_refused_and_nothing_half_written_is_left(circuit, tmp_path):
+    path = circuit.save(tmp_path / "circuit.json")
+    path.write_text(path.read_text()[:100])
+    with pytest.raises(CircuitsError, match="is no JSON"):
+        Circuit.load(path)
+    broken = replace(circuit, energy=float("nan"))
+    with pytest.raises(CircuitsError, match="must be finite"):
+        broken.save(tmp_path / "broken.json")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["circuit.json"]
+
+
+def test_a_feature_or_a_pair_listed_twice_is_refused():
+    with pytest.raises(CircuitsError, match="a feature is listed twice"):
+        Circuit("x", (Output(0, "x"),), (Feature(1, "a"), Feature(1, "b")), ())
+    pairs = (Interaction(1, 2, 0.5), Interaction(2, 1, 0.5))
+    with pytest.raises(CircuitsError, match="a pair is listed twice"):
+        Circuit("x", (Output(0, "x"),), (Feature(1, "a"), Feature(2, "b")), pairs)
+
+
+@pytest.mark.parametrize("weight", [None, float("nan"), True, "1"])
+def test_a_weight_that_is_no_number_is_refused(circuit, tmp_path, weight):
+    path = circuit.save(tmp_path / "circuit.json")
+    told = json.loads(path.read_text())
+    told["interactions"][0]["weight"] = weight
+    path.write_text(json.dumps(told))
+    with pytest.raises(CircuitsError, match=r"weight = .* in interactions is no float"):
+        Circuit.load(path)
+
+
+def test_part_of_a_graph_is_part_of_a_circuit():
+    inter = small()
+    graph = interaction_graph(inter, 3, n_edges=30)
+    part = graph.subgraph(list(graph)[:6]).copy()
+    nx.set_edge_attributes(part, "red", "colour")  # what is not of a circuit is left out
+    first, second = sorted(next(iter(part.edges)))
+    circuit = Circuit.of(part)
+    matrix = inter.matrix(3)
+    squares = [
+        float(matrix[p.first, p.second]) ** 2 * (1 if p.first == p.second else 2)
+        for p in circuit.interactions
+    ]
+    assert circuit.energy == pytest.approx(sum(squares) / float(inter.energies[3]))
+    assert circuit.energy < Circuit.of(graph).energy
+    del part.edges[first, second]["weight"]
+    with pytest.raises(CircuitsError, match="an edge without 'weight'"):
+        Circuit.of(part)
+
+
+def test_what_a_part_explains_is_not_known():
+    inter, _ = plant(Planted(n_gates=2, n_feature=256))
+    graph = interaction_graph(inter, 0, significant=0.05)
+    assert Circuit.of(graph).explained == graph.graph["explained"]
+    assert Circuit.of(graph.subgraph(list(graph)[:3])).explained is None
+
+
+# --- formats of others ---
+
+
+@pytest.mark.parametrize("ending", ["graphml", "gexf"])
+def test_graph_files_keep_every_attribute(circuit, tmp_path, ending):
+    graph = circuit.graph()
+    again = read_graph(write_graph(circuit, tmp_path / f"x.{ending}"))
+    assert {node: dict(about) for node, about in again.nodes(data=True)} == {
+        str(node): about for node, about in graph.nodes(data=True)
+    }
+    assert again.number_of_edges() == graph.number_of_edges()
+    for i, j, about in graph.edges(data=True):
+        assert again.edges[str(i), str(j)] == about
+
+
+@pytest.mark.parametrize("ending", ["graphml", "gexf"])
+def test_plain_networkx_reads_them_too(circuit, tmp_path, ending):
+    path = write_graph(circuit, tmp_path / f"x.{ending}")
+    plain = {"graphml": nx.read_graphml, "gexf": nx.read_gexf}[ending](path)
+    assert plain.number_of_nodes() == len(circuit.features)
+
+
+@pytest.mark.parametrize("ending", ["graphml", "gexf", "json"])
+def test_hostile_labels_survive(tmp_path, ending):
+    circuit = labelled(*HOSTILE)
+    if ending == "json":
+        assert Circuit.load(circuit.save(tmp_path / "x.json")) == circuit
+        return
+    again = read_graph(write_graph(circuit, tmp_path / f"x.{ending}"))
+    assert [again.nodes[str(i)]["label"] for i in range(len(HOSTILE))] == HOSTILE
+
+
+@given(st.text(st.characters()))
+def test_escaping_is_undone_and_leaves_only_what_xml_keeps(text):
+    assert unescape(escape(text)) == text
+    assert escape(text) == escape(text).strip()
+    assert not any(ord(c) < 32 or 0x7F <= ord(c) < 0xA0 for c in escape(text))
+
+
+@pytest.mark.parametrize("name", ["x.graphml", "x.gexf"])
+def test_a_graph_file_that_is_none_and_a_graph_that_no_file_holds_are_refused(tmp_path, name):
+    for text in ("<graphml><", "hello", "<a/>"):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(CircuitsError, match="no graph can be read from it"):
+            read_graph(tmp_path / name)
+    (tmp_path / name).unlink()
+    graph = nx.Graph()
+    graph.add_node(1, tags=[1, 2])
+    with pytest.raises(CircuitsError, match="cannot hold this graph"):
+        write_graph(graph, tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_format_is_refused(circuit, tmp_path):
+    with pytest.raises(CircuitsError, match=r"no graph format ends in '\.png'"):
+        write_graph(circuit, tmp_path / "x.png")
+
+
+NODE = {
+    "node_id": str, "feature": int, "layer": str, "ctx_idx": int, "feature_type": str,
+    "token_prob": float, "is_target_logit": bool, "run_idx": int, "reverse_ctx_idx": int,
+    "jsNodeId": str, "clerp": str, "influence": (float, type(None)),
+    "activation": (float, type(None)),
+}  # fmt: skip
+METADATA = {"slug": str, "scan": str, "transcoder_list": list, "prompt_tokens": list,
+            "prompt": str, "node_threshold": (float, type(None)),
+            "schema_version": int}  # fmt: skip
+
+
+def validate(document: dict) -> None:
+    """What circuit-tracer's frontend and Neuronpedia rely on."""
+    assert set(document) == {"metadata", "qParams", "nodes", "links"}
+    metadata, params = document["metadata"], document["qParams"]
+    assert set(metadata) == set(METADATA)
+    assert all(isinstance(metadata[key], kind) for key, kind in METADATA.items())
+    assert metadata["schema_version"] == 1
+    assert len(metadata["prompt_tokens"]) >= 2  # with one, the frontend drops every node
+    ids = [node["node_id"] for node in document["nodes"]]
+    assert len(set(ids)) == len(ids)
+    for node in document["nodes"]:
+        assert set(node) == set(NODE)
+        assert all(isinstance(node[key], kind) for key, kind in NODE.items()), node
+        assert 0 <= node["ctx_idx"] < len(metadata["prompt_tokens"])
+        assert node["feature_type"] in {
+            "cross layer transcoder",
+            "mlp reconstruction error",
+            "logit",
+        }
+        assert node["influence"] is None or 0 <= node["influence"] <= 1
+    for link in document["links"]:
+        assert set(link) == {"source", "target", "weight"}
+        assert {link["source"], link["target"]} <= set(ids)
+        assert isinstance(link["weight"], float)
+    assert set(params) == {"pinnedIds", "supernodes", "linkType", "clickedId", "sg_pos"}
+    assert set(params["pinnedIds"]) <= set(ids)
+    assert len(params["pinnedIds"]) <= 200
+    for label, *members in params["supernodes"]:
+        assert isinstance(label, str)
+        assert set(members) <= set(ids)
+    # a feature at more than two thirds of the positions is deleted
+    where = {}
+    for node in document["nodes"]:
+        if node["feature_type"] == "cross layer transcoder":
+            where.setdefault(node["feature"], set()).add(node["ctx_idx"])
+    assert max(map(len, where.values())) / len(metadata["prompt_tokens"]) <= 2 / 3
+    logits = [node for node in document["nodes"] if node["is_target_logit"]]
+    assert len(logits) == 1
+    assert logits[0]["clerp"].count('"') == 2
+    assert logits[0]["clerp"].count("(p=") == 1
+
+
+def test_the_attribution_graph_has_every_field(circuit, tmp_path):
+    path = write_attribution(circuit, tmp_path, layer=3, scan="my-model")
+    validate(json.loads(path.read_text()))
+    index = json.loads((tmp_path / "graph-metadata.json").read_text())
+    assert index == {"graphs": [json.loads(path.read_text())["metadata"]]}
+    write_attribution(circuit, tmp_path)
+    write_attribution(replace(circuit, name="../Other one!"), tmp_path)
+    index = json.loads((tmp_path / "graph-metadata.json").read_text())
+    assert [one["slug"] for one in index["graphs"]] == ["output-0", "other-one"]
+    assert (tmp_path / "other-one.json").exists()
+
+
+def test_links_into_an_interaction_add_up_to_the_link_out_of_it(circuit):
+    document = attribution(circuit)
+    into, out = {}, {}
+    for link in document["links"]:
+        into[link["target"]] = into.get(link["target"], 0) + link["weight"]
+        out[link["source"]] = out.get(link["source"], 0) + link["weight"]
+    pairs = [node["node_id"] for node in document["nodes"] if node["layer"] == "1"]
+    assert len(pairs) == len(circuit.interactions)
+    for pair in pairs:
+        assert into[pair] == pytest.approx(out[pair])
+    validate(document)
+
+
+def test_what_is_outside_is_an_error_node_that_collides_with_no_feature():
+    inter = small(biases="", offset=False)
+    firing = joint_firing(batches(20), inter.strongest(210, 3), 20, write=inter.write)
+    whole = firing.mean_of(inter.form(3))
+    graph = interaction_graph(inter, 3, 15, firing=firing)
+    document = attribution(Circuit.of(graph, mean_activation=whole), layer=0)
+    validate(document)
+    errors = [n for n in document["nodes"] if n["feature_type"] == "mlp reconstruction error"]
+    assert [node["node_id"] for node in errors] == ["0_-1_0"]
+    target = next(node["node_id"] for node in document["nodes"] if node["is_target_logit"])
+    into = sum(link["weight"] for link in document["links"] if link["target"] == target)
+    assert into == pytest.approx(whole)
+
+
+def test_the_most_influential_nodes_are_pinned_where_there_are_too_many():
+    features = tuple(Feature(i, f"feature {i}") for i in range(150))
+    pairs = tuple(Interaction(i, i + 1, 1.0 + i) for i in range(149))
+    document = attribution(Circuit("many", (Output(3, "out"),), features, pairs, energy=0.5))
+    validate(document)
+    by_id = {node["node_id"]: node for node in document["nodes"]}
+    pinned = document["qParams"]["pinnedIds"]
+    assert len(pinned) == 200
+    assert any(by_id[name]["is_target_logit"] for name in pinned)
+    most = max(by_id[name]["influence"] for name in pinned)
+    assert all(node["influence"] >= most for name, node in by_id.items() if name not in pinned)
+
+
+def test_no_graph_is_written_of_a_layer_or_a_weight_that_is_none(circuit, tmp_path):
+    with pytest.raises(CircuitsError, match="there is no layer -1"):
+        write_attribution(circuit, tmp_path, layer=-1)
+    pairs = (Interaction(0, 0, float("nan")),)
+    with pytest.raises(CircuitsError, match="the weight of pair 0, 0 is nan"):
+        write_attribution(Circuit("x", (Output(0, "x"),), (Feature(0, "a"),), pairs), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_groups_are_in_the_address_too(circuit):
+    document = attribution(circuit)
+    assert document["qParams"]["supernodes"]
+    query = attribution_query(document)
+    assert query.startswith("?slug=output-0&pinnedIds=")
+    assert "supernodes=%5B%5B%22group" in query
+
+
+def test_hostile_labels_keep_the_attribution_graph_valid(tmp_path):
+    for label in HOSTILE:
+        circuit = labelled(label, "other")
+        validate(json.loads(write_attribution(circuit, tmp_path).read_text()))
+
+
+def test_a_broken_index_is_refused(circuit, tmp_path):
+    (tmp_path / "graph-metadata.json").write_text("[]")
+    with pytest.raises(CircuitsError, match="lists no graphs"):
+        write_attribution(circuit, tmp_path)
+
+
+def test_an_empty_circuit_is_one(tmp_path):
+    empty = Circuit("nothing", (Output(0, "x"),), (), (), energy=0.0)
+    assert Circuit.load(empty.save(tmp_path / "x.json")) == empty
+    assert len(read_graph(write_graph(empty, tmp_path / "x.gexf"))) == 0
+    assert [node["feature_type"] for node in attribution(empty)["nodes"]] == ["logit"]
+    assert all(isinstance(table, pd.DataFrame) for table in empty.tables().values())

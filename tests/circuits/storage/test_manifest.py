@@ -1,0 +1,49 @@
+import json
+
+import pytest
+
+from circuits.errors import ManifestError
+from circuits.storage.manifest import read_manifest, record
+
+
+def made(run, name: str, content: str):
+    (run / name).parent.mkdir(parents=True, exist_ok=True)
+    (run / name).write_text(content)
+    return run / name
+
+
+def test_steps_stay_in_their_order_and_a_repeated_one_keeps_its_place(tmp_path):
+    record(tmp_path, "model", {"seed": 0}, [made(tmp_path, "model/weights", "a")])
+    record(tmp_path, "saes", {"k": 8}, [made(tmp_path, "saes/weights", "b")])
+    record(tmp_path, "model", {"seed": 1}, [made(tmp_path, "model/weights", "c")])
+    entries = read_manifest(tmp_path)
+    assert [entry["step"] for entry in entries] == ["model", "saes"]
+    assert entries[0]["made_of"] == {"seed": 1}
+
+
+def test_the_same_run_has_the_same_manifest_wherever_it_lies(tmp_path):
+    for run in (tmp_path / "one", tmp_path / "other"):
+        record(run, "model", {"seed": 0}, [made(run, "model/weights", "a")])
+    one, other = ((tmp_path / name / "manifest.json").read_bytes() for name in ("one", "other"))
+    assert one == other
+    assert str(tmp_path).encode() not in one
+    changed = tmp_path / "changed"
+    record(changed, "model", {"seed": 0}, [made(changed, "model/weights", "b")])
+    assert (changed / "manifest.json").read_bytes() != one
+
+
+def test_a_manifest_that_cannot_be_read_is_named(tmp_path):
+    assert read_manifest(tmp_path) == []
+    for content in ("{", "[1]", json.dumps([{"no": "step"}])):
+        (tmp_path / "manifest.json").write_text(content)
+        with pytest.raises(ManifestError, match=r"manifest\.json: no list of steps"):
+            read_manifest(tmp_path)
+
+
+def test_a_step_that_made_nothing_new_keeps_the_versions_that_made_it(tmp_path, monkeypatch):
+    weights = made(tmp_path, "model/weights", "a")
+    record(tmp_path, "model", {"seed": 0}, [weights])
+    before = (tmp_path / "manifest.json").read_bytes()
+    monkeypatch.setattr("circuits.storage.manifest.version", lambda _name: "99")
+    record(tmp_path, "model", {"seed": 0}, [weights])
+    assert (tmp_path / "manifest.json").read_bytes() == before

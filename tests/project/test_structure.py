@@ -1,0 +1,169 @@
+"""What the project promises about itself: imports, order, pins, and that its checks can fail."""
+
+import argparse
+import ast
+import inspect
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from analysis.cli import commands, options
+from circuits import BilinearLayer
+from tests.support import ROOT
+
+ORDER = ("circuits", "sae", "analysis")  # imports run from right to left only
+MODULES = [path for package in ORDER for path in sorted((ROOT / package).rglob("*.py"))]
+
+
+def imports_of(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module or "")
+    return {name.split(".")[0] for name in names}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_run_one_way(path):
+    package = path.relative_to(ROOT).parts[0]
+    later = set(ORDER[ORDER.index(package) + 1 :])
+    assert not imports_of(path) & later
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_module_opens_with_what_it_is_for(path):
+    assert ast.get_docstring(ast.parse(path.read_text()))
+
+
+def test_only_the_model_family_knows_the_libraries_of_models():
+    family = {"circuits/model/", "circuits/corpus/", "circuits/storage/hub.py"}
+    libraries = {"transformers", "transformer_lens", "tokenizers", "datasets", "huggingface_hub"}
+    for path in MODULES:
+        name = str(path.relative_to(ROOT))
+        if imports_of(path) & libraries:
+            assert any(name.startswith(member) for member in family), name
+
+
+def loaded_by(statement: str) -> set[str]:
+    code = f"{statement}\nimport sys\nprint(*{{name.split('.')[0] for name in sys.modules}})"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_the_mathematics_loads_nothing_heavy():
+    heavy = {"transformer_lens", "transformers", "sae_lens", "datasets", "plotly", "sklearn"}
+    assert not loaded_by("import circuits") & heavy
+
+
+def test_help_answers_before_anything_heavy_is_loaded():
+    statement = (
+        "import contextlib, analysis.cli\n"
+        "with contextlib.suppress(SystemExit):\n    analysis.cli.main(['--help'])"
+    )
+    assert not loaded_by(statement) & {"torch", "numpy", "pandas"}
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess:
+    program = "import sys; from analysis.cli import main; sys.exit(main(sys.argv[1:]))"
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, cwd=ROOT
+    )
+
+
+def test_a_wrong_command_is_one_line_and_exit_2():
+    done = command("demmo")
+    assert done.returncode == 2
+    assert "invalid choice: 'demmo'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_seed_that_no_generator_takes_is_one_line_and_exit_2():
+    for seed in ("9" * 25, "-1", "x"):
+        done = command("gates", "--seed", seed)
+        assert done.returncode == 2
+        assert "is no whole number" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_place_that_cannot_be_written_is_one_line_and_exit_2(tmp_path):
+    (tmp_path / "file").touch()
+    done = command("model", "train", str(tmp_path / "file"), "--steps", "1")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert str(tmp_path / "file") in done.stderr
+
+
+def test_a_reader_that_stops_early_is_no_error():
+    program = "import sys; from analysis.cli import main; sys.exit(main(['gates']))"
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-c", program], stdout=writer, stderr=subprocess.PIPE, text=True,
+        cwd=ROOT, env=environment,
+    )  # fmt: skip
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_every_command_has_help_with_an_example():
+    listed = re.findall(r"^    (\w+) ", command("--help").stdout, flags=re.M)
+    assert "demo" in listed
+    for name in listed:
+        done = command(name, "--help")
+        assert done.returncode == 0
+        assert "example: circuits " + name in done.stdout
+
+
+def examples(parser: argparse.ArgumentParser) -> list[str]:
+    """Of the parser and all below it."""
+    below = [a.choices for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+    found = [example for choices in below for one in choices.values() for example in examples(one)]
+    return [parser.epilog, *found]
+
+
+def test_every_example_names_a_command_that_is_there():
+    found = examples(options.parser())
+    assert len(found) > 10
+    for example in found:
+        words = shlex.split(example.removeprefix("example: circuits "))
+        given = options.parser().parse_args(words)
+        function = getattr(commands, function_name(given))
+        assert list(inspect.signature(function).parameters) == ["options"]
+
+
+def test_the_test_run_checks_shapes():
+    """The checks must be able to fail: a wrong shape reaches them past every other refusal."""
+    layer = BilinearLayer(torch.ones(3, 2), torch.ones(3, 2), torch.ones(2, 3))
+    object.__setattr__(layer, "down", torch.ones(2, 3, 1).mT)
+    with pytest.raises(Exception, match="type") as refused:
+        layer(torch.ones(2))
+    assert "jaxtyping" in type(refused.value).__module__
+
+
+def test_pins_cover_every_dependency():
+    if sys.version_info < (3, 11):
+        pytest.skip("tomllib came with Python 3.11")
+    import tomllib
+
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    project = pyproject["project"]
+    extras = project["optional-dependencies"].values()
+    wanted = [*project["dependencies"], *(line for extra in extras for line in extra)]
+    pinned = {
+        line.split("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines()
+    }
+    names = {re.split(r"[<>=!\[ ;]", line)[0].lower() for line in wanted}
+    assert names - pinned - {"bilinear-circuits"} == set()
+    assert pyproject["tool"]["uv"]["constraint-dependencies"] == ["torch==2.13.0"]
+    assert "torch==2.13.0" in (ROOT / "constraints.txt").read_text().splitlines()

@@ -1,0 +1,32 @@
+"""Random dictionaries, and activations for them."""
+
+import torch
+from torch import Tensor
+
+from circuits.model import Site
+from sae import Dictionary
+from tests.support.small import normal
+
+D_MODEL, N_FEATURE = 16, 48
+
+
+def small_dictionary(seed: int = 0, *, n_feature: int = N_FEATURE, dtype=torch.float32, **fields):
+    parts = {
+        "encoder": normal(n_feature, D_MODEL, seed=seed, dtype=dtype),
+        "decoder": normal(n_feature, D_MODEL, seed=seed + 1, dtype=dtype),
+        "bias": 0.3 * normal(n_feature, seed=seed + 2, dtype=dtype),
+        "offset": normal(D_MODEL, seed=seed + 3, dtype=dtype),
+        "k": 5,
+        "site": Site("mlp_in", 0),
+    }
+    return Dictionary(**{**parts, **fields})
+
+
+def threshold_dictionary(seed: int = 0, level: float = 2.0, **fields) -> Dictionary:
+    """Of one threshold for each feature, all of them positive."""
+    threshold = level + normal(N_FEATURE, seed=seed + 4, dtype=torch.float32).abs()
+    return small_dictionary(seed, **{"k": None, "threshold": threshold, **fields})
+
+
+def some_activations(n_token: int = 200, seed: int = 7, dtype=torch.float32) -> Tensor:
+    return 1.5 * normal(n_token, D_MODEL, seed=seed, dtype=dtype)

@@ -1,0 +1,112 @@
+"""Tiny random transformers on disk, in both layouts, and the words to talk to them."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tests.support.small import generator, normal
+
+N_TOKEN = 40
+
+
+def small_tokenizer(n_token: int = N_TOKEN):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from tokenizers.processors import TemplateProcessing
+    from transformers import PreTrainedTokenizerFast
+
+    words = {word: i for i, word in enumerate(["<pad>", "<bos>", "<eos>", "<unk>"])}
+    words |= {f"w{i}": i for i in range(4, n_token)}
+    raw = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    raw.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
+    marks = {f"{name}_token": f"<{name}>" for name in ("pad", "bos", "eos", "unk")}
+    return PreTrainedTokenizerFast(tokenizer_object=raw, **marks)
+
+
+def small_network(kind: str = "llama", seed: int = 0, **fields):
+    """Weights large enough that every part matters, norms' weights and biases included."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    sizes = {
+        "vocab_size": N_TOKEN,
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 8,
+        "max_position_embeddings": 32,
+        "hidden_act": "linear",
+        "tie_word_embeddings": False,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    if kind == "mistral":
+        sizes["sliding_window"] = None
+    network = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **{**sizes, **fields}))
+    with torch.no_grad():
+        for i, weight in enumerate(network.parameters()):
+            drawn = normal(*weight.shape, seed=seed + i, dtype=torch.float32)
+            weight.copy_(1 + 0.3 * drawn if weight.ndim == 1 else 0.3 * drawn)
+    return network.eval()
+
+
+def small_folder(path: Path, kind: str = "llama", *, dtype=torch.float32, **fields) -> Path:
+    from circuits.model.llama import write
+
+    path.mkdir(parents=True, exist_ok=True)
+    write(small_network(kind, **fields).to(dtype), small_tokenizer(), path)
+    return path
+
+
+def some_tokens(n_rows: int = 3, n_pos: int = 11, seed: int = 5) -> Tensor:
+    drawn = torch.randint(4, N_TOKEN, (n_rows, n_pos), generator=generator(seed))
+    drawn[:, 0] = 1
+    return drawn
+
+
+PUBLISHED = {
+    "n_head": 2,
+    "n_layer": 3,
+    "n_ctx": 20,
+    "d_model": 16,
+    "d_hidden": 24,
+    "bilinear": True,
+    "gate": None,
+    "bias": False,
+    "normalization": True,
+    "tokenizer": "ts-4096",
+    "repo": None,
+}
+
+
+def published_weights(config: dict) -> dict[str, Tensor]:
+    d, h, n_layer = config["d_model"], config["d_hidden"], config["n_layer"]
+    shapes = {"transformer.wte.weight": (N_TOKEN, d), "lm_head.weight": (N_TOKEN, d)}
+    for i in range(n_layer):
+        layer = f"transformer.h.{i}."
+        shapes |= {f"{layer}attn.qkv.weight": (3 * d, d), f"{layer}attn.o.weight": (d, d)}
+        shapes |= {f"{layer}mlp.w.weight": (2 * h, d), f"{layer}mlp.p.weight": (d, h)}
+        if config["bias"]:
+            shapes |= {f"{layer}mlp.w.bias": (2 * h,), f"{layer}mlp.p.bias": (d,)}
+    weights = {
+        name: 0.4 * normal(*shape, seed=i, dtype=torch.float32)
+        for i, (name, shape) in enumerate(shapes.items())
+    }
+    half = config["d_model"] // config["n_head"] // 2
+    for i in range(n_layer):
+        angles = 10000.0 ** -(torch.arange(half) / half)
+        weights[f"transformer.h.{i}.attn.rotary.inv_freq"] = angles
+    return weights
+
+
+def published_folder(path: Path, **fields) -> Path:
+    path.mkdir(parents=True, exist_ok=True)
+    config = {**PUBLISHED, **fields}
+    (path / "config.json").write_text(json.dumps(config))
+    save_file(published_weights(config), path / "model.safetensors")
+    return path

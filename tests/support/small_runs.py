@@ -1,0 +1,159 @@
+"""A whole run of a tiny random model whose vocabulary is hostile, with every step made."""
+
+import json
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import torch
+
+from analysis.behaviour.cases import Behaviour, Case
+from analysis.runs.circuits import run_validate
+from analysis.runs.images import run_images
+from analysis.runs.interactions import run_interactions
+from analysis.runs.rank import run_rank
+from analysis.studies.images.data import open_images
+from circuits.corpus import Corpus, open_corpus
+from circuits.graph.circuit import Circuit, Detector, Feature, Gate, Interaction, Output
+from circuits.model import Model, Site, load_model
+from circuits.model.llama import write
+from sae import Dictionary, load_dictionaries
+from sae.reading import activations_in_order
+from tests.support.small_dictionaries import small_dictionary
+from tests.support.small_images import QUICK
+from tests.support.small_models import N_TOKEN, small_network
+
+HOSTILE = (
+    "<script>alert(1)</script>",
+    "</script><img/src=x/onerror=alert(2)>",
+    '"quoted"',
+    "'single'",
+    "&amp;",
+    "\u202eturned",
+    "\u200fmark",
+    "👩‍👩‍👧",
+    "null\x00byte",
+    "x" * 10_000,
+    "=1+1",
+    "{{7*7}}",
+    "]]>",
+    "-->",
+    "שלום",
+    "javascript:alert(3)",
+)
+"""Words without a space, so that a text can hold them."""
+
+
+def hostile_tokenizer():
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from tokenizers.processors import TemplateProcessing
+    from transformers import PreTrainedTokenizerFast
+
+    words = {word: i for i, word in enumerate(["<pad>", "<bos>", "<eos>", "<unk>"])}
+    words |= {word: 4 + i for i, word in enumerate(HOSTILE)}
+    words |= {f"w{i}": i for i in range(4 + len(HOSTILE), N_TOKEN)}
+    raw = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    raw.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
+    marks = {f"{name}_token": f"<{name}>" for name in ("pad", "bos", "eos", "unk")}
+    return PreTrainedTokenizerFast(tokenizer_object=raw, **marks)
+
+
+def hostile_text(folder: Path, n: int = 40) -> Corpus:
+    """Documents of all words in turn."""
+    words = [*HOSTILE, *(f"w{i}" for i in range(4 + len(HOSTILE), N_TOKEN))]
+    lines = [
+        " ".join(words[(7 * d + (d % 5 + 1) * i) % len(words)] for i in range(20)) for d in range(n)
+    ]
+    path = folder / "text.jsonl"  # a plain text file may hold no null byte
+    path.write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
+    return open_corpus(path)
+
+
+def begun(folder: Path) -> tuple[Model, Corpus]:
+    """A run with a model and dictionaries alone, and the text that they were measured on."""
+    (folder / "model").mkdir(parents=True)
+    write(small_network(), hostile_tokenizer(), folder / "model")
+    model = load_model(folder / "model", device="cpu")
+    text = hostile_text(folder)
+    for seed, point in enumerate(("mlp_in", "mlp_out")):
+        site = Site(point, 0)
+        plain = small_dictionary(10 * seed, site=site)
+        # directions of the size of what is there, so that features are active by turns
+        found = list(activations_in_order(model, text, site))
+        centre = torch.cat(found).mean(0)
+        fitted = replace(plain, offset=centre)
+        fitted.measured(iter(found)).save(folder / "saes" / site.hook_name)
+    return model, text
+
+
+def behaviour() -> Behaviour:
+    """Two factors that cross, of words without sense."""
+    right, wrong = (HOSTILE[0],), (HOSTILE[2],)
+    cases = []
+    for pair in range(12):
+        for first, second in product((False, True), repeat=2):
+            text = f"w2{pair % 8} {HOSTILE[5] if first else HOSTILE[7]} "
+            text += f"{HOSTILE[9] if second else HOSTILE[8]} w3{pair % 9}"
+            label = ("not " if first else "") + ("<b>good" if second else "bad")
+            answers = (right, wrong) if first == second else (wrong, right)
+            factors = {"<i>first": first, "other": second}
+            cases.append(Case(text, label, *answers, factors, pair))
+    return Behaviour("hostile", tuple(cases))
+
+
+def circuit(model: Model, dictionaries: dict[Site, Dictionary], name: str) -> Circuit:
+    """Chosen by hand: six features in three groups, one of them the constant."""
+    into, out = (dictionaries[Site(point, 0)] for point in ("mlp_in", "mlp_out"))
+    constant = into.n_feature
+    features = [(3, 0), (5, 0), (8, 1), (13, 1), (21, 1), (constant, 2)]
+    pairs = [(3, 8, 1.5), (5, 13, -0.5), (3, 3, 0.25), (8, constant, 0.125)]
+    return Circuit(
+        name=name,
+        outputs=(Output(2, "output <b>2</b>", 0.5, 0.75), Output(7, "output 7", -0.25, 0.125)),
+        features=tuple(
+            Feature(f, "constant" if f == constant else HOSTILE[group], group)
+            for f, group in features
+        ),
+        interactions=tuple(
+            Interaction(i, j, w, z=2.5, q=0.01, contrast=w / 2) for i, j, w in pairs
+        ),
+        gates=(
+            Gate(0, 1, "AND", 1.0, 0.9, 0.8, 0.5),
+            Gate(0, 0, "NOR", -0.25, 0.05, 1.0, 0.125),
+            Gate(1, 2, "inhibition", -0.125, 0.05, 1.0, -0.0625),
+        ),
+        groups={"0": HOSTILE[0], "1": HOSTILE[5], "2": "constant"},
+        detectors=(Detector("not <b>good", (2, 7), (0.5, 0.25), 0.875),),
+        source={
+            "behaviour": name, "factors": "<i>first, other", "affected": "not <b>good, not bad",
+            "layer": 0, "model": model.fingerprint, "inputs": into.fingerprint,
+            "outputs": out.fingerprint, "cases": 24,
+        },
+        shares={"carried": 0.875, "computed": 0.75, "inherited": 0.125, "within": 0.125,
+                "error": 0.01, "direct": 0.5, "through outputs": 0.9},
+        energy=0.25,
+    )  # fmt: skip
+
+
+def small_run(folder: Path) -> Corpus:
+    """Every step made; the text that a report may read."""
+    model, text = begun(folder)
+    dictionaries = load_dictionaries(folder, device="cpu")
+    run_interactions(folder, model, dictionaries, n=4, corpus=text, n_documents=10)
+    found = circuit(model, dictionaries, HOSTILE[0])
+    found.save(folder / "circuits" / "hostile.json")
+    behaviour().save(folder / "circuits" / "hostile.behaviour.jsonl")
+    run_validate(folder, model, dictionaries, "hostile", text=text, n_draws=2)
+    proposed = replace(
+        found,
+        name="layer 0 output 2",
+        outputs=found.outputs[:1],
+        detectors=(),
+        shares={"gate": 0.9, "energy of 4 eigenvectors": 0.5},
+        source={k: v for k, v in found.source.items() if k not in ("factors", "affected", "cases")},
+    )
+    proposed.save(folder / "circuits" / "Ünsafe name!.json")
+    run_rank(folder, model, dictionaries, corpus=text, n_documents=20, min_active=10)
+    run_images(folder, open_images(), replace(QUICK, n_step=60))
+    return text
