@@ -1,7 +1,7 @@
 """What a page's scripts are given, as JSON that cannot become markup or code.
 
-Escaping alone is not enough: `circuits.plotting.display.shown` writes out invisible characters before
-anything comes here; here nothing may end the script that holds it.
+Escaping alone is not enough: `circuits.plotting.display.shown` writes out invisible characters
+before anything comes here; here nothing may end the script that holds it.
 """
 
 from __future__ import annotations

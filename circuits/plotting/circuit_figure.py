@@ -1,9 +1,8 @@
 """A circuit as a picture for Jupyter: groups of features, the gates they form, what is written.
 
 Positions come from `circuits.plotting.circuit_layout`, as in the report. Blue adds to the answers
-(or, in a circuit without a behaviour, to the output), orange takes away, and width is strength. What a reader
-would get wrong: a gate's wires say which groups and outputs it joins; the numbers are on the edges
-between features and on the gates.
+(or, in a circuit without a behaviour, to the output), orange takes away, and width is strength. A
+gate's edges show which groups and outputs it joins; the numbers are on the edges between features.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from analysis.cli import commands, options
+from analysis.cli.main import function_name
 from circuits import BilinearLayer
 from tests.support import ROOT
 

@@ -67,7 +67,7 @@ needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="bash is no
         (["sae", "train", "--plan", "ro"], {"rows.json"}),  # FILE
         (["digits", "--data", "rea"], {"readme.txt"}),  # PATH
     ],
-    ids=" ".join,
+    ids=lambda words: " ".join(sorted(words)),
 )
 def test_bash_completes(place, capsys, words, offered):
     assert bash_offers(place, capsys, *words) == offered

@@ -10,7 +10,8 @@ from analysis.studies.planted import Planted, plant
 from circuits import Basis, BilinearLayer, Interactions
 from circuits.algebra.similarity import form_cosines, nearest_outputs, output_groups
 from circuits.errors import CircuitsError
-from circuits.graph import clusters, interaction_graph, joint_graph, projection
+from circuits.graph import clusters, interaction_graph
+from circuits.graph.build import joint_graph, projection
 from circuits.graph.coactivation import joint_firing
 from circuits.graph.export import read_graph, write_graph
 from tests.support.small import basis, generator, small_layer
