@@ -25,7 +25,8 @@ from circuits.algebra.basis import Basis
 from circuits.algebra.bilinear import computing_dtype
 from circuits.corpus.documents import Corpus
 from circuits.errors import BasisError, SiteError, check_count, check_tensors, check_width
-from circuits.model import Model, Site
+from circuits.model.model import Model
+from circuits.model.site import Site
 from sae.sparse import Code, strongest
 from sae.statistics import Statistics, statistics
 

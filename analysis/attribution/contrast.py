@@ -23,7 +23,7 @@ from torch import Tensor
 
 from analysis.behaviour.in_model import Asked
 from circuits.algebra.bilinear import BilinearLayer
-from circuits.model import Site
+from circuits.model.site import Site
 from sae.dictionary import Dictionary
 
 _MOST_FEATURES = 2048  # whose pairs are all looked at: about a gigabyte

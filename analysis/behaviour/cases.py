@@ -22,8 +22,8 @@ from circuits.corpus.documents import built_in
 from circuits.corpus.stories.lexicon import Lexicon
 from circuits.corpus.stories.prompts import BEHAVIOURS, MinimalPair, minimal_pairs
 from circuits.errors import BehaviourError, check_count
-from circuits.model import Model
 from circuits.model.evaluation import CASES
+from circuits.model.model import Model
 from circuits.plotting.display import html_of
 from circuits.storage.files import written_whole
 

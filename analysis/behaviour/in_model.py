@@ -25,7 +25,8 @@ from torch import Tensor
 
 from circuits.algebra.bilinear import computing_dtype
 from circuits.errors import BehaviourError
-from circuits.model import Model, Site
+from circuits.model.model import Model
+from circuits.model.site import Site
 
 if TYPE_CHECKING:
     from analysis.behaviour.cases import Behaviour

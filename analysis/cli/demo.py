@@ -26,11 +26,15 @@ from analysis.validation.validate import Validation
 from circuits.corpus.documents import built_in
 from circuits.errors import NotFoundError, RunError
 from circuits.graph.circuit import Circuit
-from circuits.model import Model, ModelPlan, Site, load_model
 from circuits.model.device import chosen_device
 from circuits.model.evaluation import parted
+from circuits.model.model import Model, load_model
+from circuits.model.plan import ModelPlan
+from circuits.model.site import Site
 from circuits.storage.files import content_hash, read_json, write_json
-from sae import Dictionary, TrainingPlan, load_dictionaries
+from sae.dictionary import Dictionary
+from sae.loading import load_dictionaries
+from sae.training.plan import TrainingPlan
 
 BEHAVIOURS = ("pronoun", "but", "negation")
 """Of which a circuit is sought; each is a control of the others."""

@@ -40,7 +40,8 @@ from circuits.errors import (
 from circuits.graph.circuit import Circuit, Detector, Feature, Gate, Interaction
 from circuits.graph.significance import RotationNull, features_alone, scored
 from circuits.groups.gates import gate_table
-from circuits.model import Model, Site
+from circuits.model.model import Model
+from circuits.model.site import Site
 from circuits.storage.progress import progress
 from sae.dictionary import Dictionary
 

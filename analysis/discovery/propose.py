@@ -23,7 +23,8 @@ from circuits.errors import DictionaryError, check_count
 from circuits.graph.build import interaction_graph
 from circuits.graph.circuit import Circuit
 from circuits.groups.clusters import clusters
-from circuits.model import Model, Site
+from circuits.model.model import Model
+from circuits.model.site import Site
 from circuits.storage.progress import progress
 from sae.dictionary import Dictionary
 

@@ -22,10 +22,11 @@ from analysis.attribution.contrast import sites_of
 from analysis.lowrank.measure import MIN_ACTIVE
 from analysis.lowrank.sums import Fit, Forms, Observed, Resampling, in_chunks, on_active
 from analysis.validation.validate import layer_of_circuit
-from circuits import Interactions
+from circuits.algebra.interactions import Interactions
 from circuits.corpus.documents import Corpus
 from circuits.graph.circuit import Circuit
-from circuits.model import Model, Site
+from circuits.model.model import Model
+from circuits.model.site import Site
 from sae.dictionary import Dictionary
 from sae.reading import N_DOCUMENTS, readings
 

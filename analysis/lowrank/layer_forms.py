@@ -18,9 +18,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from analysis.lowrank.sums import Forms, Observed, Seen
-from circuits import Basis, Interactions
+from circuits.algebra.basis import Basis
+from circuits.algebra.interactions import Interactions
 from circuits.corpus.documents import Corpus
-from circuits.model import Model, Site
+from circuits.model.model import Model
+from circuits.model.site import Site
 from circuits.storage.progress import progress
 from sae.dictionary import Dictionary
 from sae.reading import Reading, readings

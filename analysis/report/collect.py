@@ -23,11 +23,13 @@ from analysis.validation.validate import Validation
 from circuits.corpus.documents import Corpus, built_in
 from circuits.errors import CircuitsError, RunError, first_line, shorten
 from circuits.graph.circuit import Circuit
-from circuits.model import Model, Site, load_model
 from circuits.model.evaluation import parted
+from circuits.model.model import Model, load_model
+from circuits.model.site import Site
 from circuits.plotting.display import seen
 from circuits.storage.manifest import read_manifest
-from sae import Dictionary, load_dictionaries
+from sae.dictionary import Dictionary
+from sae.loading import load_dictionaries
 
 Read = TypeVar("Read")
 

@@ -23,7 +23,8 @@ from circuits.corpus.documents import Corpus, built_in
 from circuits.errors import CircuitFileError, NotFoundError, RunError
 from circuits.graph.export import write_graph
 from circuits.storage.manifest import record, withdraw
-from circuits.model import Model, Site
+from circuits.model.model import Model
+from circuits.model.site import Site
 from circuits.corpus.stories.prompts import BEHAVIOURS
 from sae.dictionary import Dictionary
 

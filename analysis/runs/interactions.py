@@ -16,13 +16,16 @@ import pandas as pd
 import torch
 
 from analysis.attribution.contrast import sites_of
-from circuits import Basis, BilinearLayer, Interactions
+from circuits.algebra.basis import Basis
+from circuits.algebra.bilinear import BilinearLayer
+from circuits.algebra.interactions import Interactions
 from circuits.corpus.documents import Corpus
 from circuits.errors import RunError, check_count
 from circuits.storage.files import written_whole
 from circuits.graph.coactivation import Batch, joint_firing
 from circuits.storage.manifest import record
-from circuits.model import Model, Site
+from circuits.model.model import Model
+from circuits.model.site import Site
 from circuits.graph.significance import rotated, scored_strongest, shuffled
 from sae.dictionary import Dictionary
 from sae.reading import N_DOCUMENTS, activations_in_order

@@ -6,9 +6,14 @@ from pathlib import Path
 
 from circuits.corpus.documents import Corpus
 from circuits.storage.manifest import record
-from circuits.model import Model, ModelPlan, Site, train_model
+from circuits.model.model import Model
+from circuits.model.plan import ModelPlan
+from circuits.model.site import Site
+from circuits.model.training import train_model
 from circuits.model.training import Trained
-from sae import Dictionary, TrainingPlan, train_saes
+from sae.dictionary import Dictionary
+from sae.training.plan import TrainingPlan
+from sae.training.run import train_saes
 from sae.training.run import Log
 
 

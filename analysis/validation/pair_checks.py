@@ -17,7 +17,7 @@ from analysis.attribution.contrast import sites_of
 from analysis.validation.edits import terms_of
 from analysis.validation.harness import Bench
 from circuits.graph.circuit import Circuit, Interaction
-from circuits.model import Model
+from circuits.model.model import Model
 from sae.dictionary import Dictionary
 
 _N_CASES = 64  # that pairs are checked on

@@ -16,7 +16,7 @@ import pandas as pd
 
 from circuits.corpus.documents import Corpus
 from circuits.errors import DictionaryError, check_count, check_index
-from circuits.model import Model
+from circuits.model.model import Model
 from circuits.plotting.display import html_of, number, shown
 from sae.dictionary import Dictionary
 from sae.features.effects import logit_effects, neighbours

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from circuits.errors import SiteError, check_count, check_indices
-from circuits.model import Model
+from circuits.model.model import Model
 from sae.dictionary import Dictionary
 
 _TILE = 2**24  # numbers that are held at a time

@@ -31,9 +31,10 @@ from torch import Tensor
 
 from circuits.corpus.documents import Corpus
 from circuits.errors import ActivationError, PlanError
-from circuits.model import Model, Site
 from circuits.model.device import chosen_device
 from circuits.model.evaluation import parted
+from circuits.model.model import Model
+from circuits.model.site import Site
 from circuits.storage.files import write_json
 from circuits.storage.progress import counted
 from circuits.storage.training_run import (

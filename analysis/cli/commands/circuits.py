@@ -35,10 +35,11 @@ from analysis.runs.rank import run_rank
 from circuits.errors import CircuitFileError, NotFoundError, RunError
 from circuits.graph.circuit import Circuit
 from circuits.graph.export import attribution_query, write_attribution, write_graph
-from circuits.model import Model, Site
+from circuits.model.model import Model
+from circuits.model.site import Site
 from circuits.storage.files import read_json, written_whole
 from circuits.storage.progress import progress
-from sae import Dictionary
+from sae.dictionary import Dictionary
 from sae.reading import N_DOCUMENTS
 
 

@@ -16,7 +16,7 @@ import pandas as pd
 
 from analysis.report.catalogue.captions import Caption, Captions
 from analysis.report.collect import Run
-from circuits.model import Site
+from circuits.model.site import Site
 from circuits.plotting.display import shown
 from sae.dictionary import Dictionary
 from sae.features.effects import logit_effects, neighbours

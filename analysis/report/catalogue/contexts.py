@@ -18,7 +18,8 @@ from torch import Tensor
 
 from analysis.attribution.contrast import sites_of
 from circuits.corpus.documents import Corpus
-from circuits.model import Model, Site
+from circuits.model.model import Model
+from circuits.model.site import Site
 from circuits.plotting.display import shown
 from sae.dictionary import Dictionary
 from sae.reading import Reading, readings

@@ -19,7 +19,7 @@ from analysis.report.circuit.story import Story, without
 from analysis.report.collect import Found, Run
 from analysis.report.page import Page
 from circuits.graph.circuit import Circuit
-from circuits.model import Site
+from circuits.model.site import Site
 from circuits.plotting.circuit_layout import picture
 from circuits.plotting.display import shown, two
 from circuits.plotting.figure import Figure, eigenvalues, heat_map

@@ -25,7 +25,7 @@ from analysis.report.collect import Found, Run
 from circuits.algebra.basis import Basis
 from circuits.algebra.interactions import Interactions
 from circuits.algebra.spectrum import Spectrum
-from circuits.model import Model
+from circuits.model.model import Model
 from sae.dictionary import Dictionary
 
 RANKS = (1, 2, 4, 8)

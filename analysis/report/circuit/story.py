@@ -22,7 +22,7 @@ from analysis.report.circuit.circuit_tables import Labels
 from analysis.report.collect import Found, Run
 from analysis.report.page import Table
 from circuits.graph.circuit import Circuit
-from circuits.model import Site
+from circuits.model.site import Site
 from circuits.plotting.display import number, shown, two
 
 _LEAST = 0.15  # of what a class's pairs add that one must, to be told of

@@ -22,7 +22,7 @@ from torch import Tensor
 from circuits.algebra.basis import Basis
 from circuits.corpus.documents import Corpus
 from circuits.errors import DictionaryError
-from circuits.model import Model
+from circuits.model.model import Model
 from sae.dictionary import Dictionary
 from sae.reading import N_DOCUMENTS, Reading, readings
 from sae.sparse import Code
