@@ -78,7 +78,7 @@ def throughput(device: str, folder: Path, n_steps: int = 60, times: int = 5) -> 
 
 
 def generating() -> tuple[str, ...]:
-    """Stories with their ground truth, on one thread: generated faster than any model reads them."""
+    """Stories with their ground truth, on one thread: faster than any model reads them."""
     first = iter(range(0, 10**6, CHUNK))
     seconds = fastest(lambda: built_in(0).stories(start := next(first), start + CHUNK), 15)
     rate = CHUNK / seconds
