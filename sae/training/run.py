@@ -35,7 +35,7 @@ from circuits.model.device import chosen_device
 from circuits.model.evaluation import parted
 from circuits.model.model import Model
 from circuits.model.site import Site
-from circuits.storage.files import write_json
+from circuits.storage.files import without_nan, write_json
 from circuits.storage.progress import counted
 from circuits.storage.training_run import (
     METRICS,
@@ -315,9 +315,8 @@ def _told(measured: Measured) -> dict[str, float | int]:
 
 
 def _line(row: dict[str, float | int]) -> str:
-    """As JSON, which has no word for the share of a variance that is zero."""
-    told = {name: value if math.isfinite(value) else None for name, value in row.items()}
-    return json.dumps(told, allow_nan=False) + "\n"
+    """As JSON: the share of a variance that is zero is null."""
+    return json.dumps(without_nan(row), allow_nan=False) + "\n"
 
 
 def _check(site: Site, row: dict[str, float | int], checkpoint: Path) -> None:
