@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from circuits.errors import CircuitsError, DictionaryError, ModelError
-from circuits.model.device import chosen_device
+from circuits.model.loading import chosen_device
 from circuits.model.site import Site
 from circuits.storage.files import folder_written_whole, read_json
 from circuits.storage.hub import hub_place, model_folder
