@@ -51,7 +51,8 @@ from circuits.storage.training_run import (
     truncate_metrics,
 )
 from sae.dictionary import Dictionary
-from sae.loading import load_dictionary, write
+from sae.formats.folders import write
+from sae.loading import load_dictionary
 from sae.training.plan import TrainingPlan
 from sae.training.sources import Activations, Mixer, ModelActivations, Place, Summary
 from sae.training.step import Coder, Measured
