@@ -26,7 +26,7 @@ from circuits.errors import NotFoundError
 from circuits.graph.circuit import Circuit
 from circuits.model import Model, ModelPlan, Site, load_model, train_model
 from circuits.model.evaluation import CASES
-from circuits.model.untrained import untrained
+from circuits.model.loading import untrained
 from sae import Dictionary, TrainingPlan, load_dictionaries, train_saes
 
 SEEDS, N_UNTRAINED = 10, 20

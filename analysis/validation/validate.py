@@ -39,9 +39,9 @@ from circuits.corpus.batches import BatchPlan, in_order
 from circuits.corpus.documents import Corpus
 from circuits.errors import CircuitFileError, check_count
 from circuits.graph.circuit import Circuit
+from circuits.model.loading import untrained
 from circuits.model.model import Model
 from circuits.model.site import Site
-from circuits.model.untrained import untrained
 from circuits.plotting.display import html_of
 from circuits.storage.files import read_json, write_json
 from circuits.storage.progress import progress
