@@ -78,3 +78,8 @@ def as_sites(sites: Site | str | Iterable[Site | str]) -> list[Site]:
     """One or several sites, each given as itself or written out."""
     several = [sites] if isinstance(sites, Site | str) else sites
     return [site if isinstance(site, Site) else Site.parse(site) for site in several]
+
+
+def mlp_sites(layer: int) -> tuple[Site, Site]:
+    """The input and the output of a layer's MLP."""
+    return Site("mlp_in", layer), Site("mlp_out", layer)
