@@ -409,9 +409,9 @@ def test_answers_in_pieces_are_those_after_a_space(pieces_model):
                                        ((wrong,), (right,))))
         for word in ("cake", "film") for i in range(2)
     )  # fmt: skip
-    cases = in_model(Behaviour("pieces", cases), pieces_model)
+    known = in_model(Behaviour("pieces", cases), pieces_model)
     vocabulary = tokenizer.get_vocab()
-    assert cases.answers == (((vocabulary[f"Ġ{right}"],), (vocabulary[f"Ġ{wrong}"],)),)
+    assert known.answers == (((vocabulary[f"Ġ{right}"],), (vocabulary[f"Ġ{wrong}"],)),)
     broken = tuple(replace(c, right=("zebra",)) if c.right == (right,) else
                    replace(c, wrong=("zebra",)) for c in cases)  # fmt: skip
     said = refused(lambda: in_model(Behaviour("pieces", broken), pieces_model))
