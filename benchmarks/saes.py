@@ -130,7 +130,7 @@ def against_sae_lens(
 
 
 def together(folder: Path, device: str) -> list[tuple[str, ...]]:
-    """Three sites in one run against three steps and a forward pass, each timed by itself."""
+    """Three sites in one run against three steps and a forward pass, each timed alone."""
     trained = train_model(ModelPlan(n_steps=20), built_in(0), folder / "model", device=device)
     model = load_model(trained.folder, device=device)
     plan = TrainingPlan()

@@ -26,9 +26,9 @@ from analysis.validation.validate import Validation
 from circuits.corpus.documents import built_in
 from circuits.errors import NotFoundError, RunError
 from circuits.graph.circuit import Circuit
-from circuits.model.device import chosen_device
 from circuits.model.evaluation import parted
-from circuits.model.model import Model, load_model
+from circuits.model.loading import chosen_device, load_model
+from circuits.model.model import Model
 from circuits.model.plan import ModelPlan
 from circuits.model.site import Site
 from circuits.storage.files import content_hash, read_json, write_json

@@ -23,7 +23,8 @@ from circuits.corpus.documents import Corpus, built_in
 from circuits.errors import CircuitsError, RunError, first_line, shorten
 from circuits.graph.circuit import Circuit
 from circuits.model.evaluation import parted
-from circuits.model.model import Model, load_model
+from circuits.model.loading import load_model
+from circuits.model.model import Model
 from circuits.model.site import Site, mlp_sites
 from circuits.plotting.display import seen
 from circuits.storage.manifest import read_manifest

@@ -39,9 +39,9 @@ from circuits.corpus.batches import BatchPlan, in_order
 from circuits.corpus.documents import Corpus
 from circuits.errors import CircuitFileError, check_count
 from circuits.graph.circuit import Circuit
+from circuits.model.loading import untrained
 from circuits.model.model import Model
 from circuits.model.site import Site, mlp_sites
-from circuits.model.untrained import untrained
 from circuits.plotting.display import html_of
 from circuits.storage.files import read_json, write_json
 from circuits.storage.progress import progress
@@ -137,14 +137,8 @@ class Validation:
 
 
 def _columns(value: Any) -> Any:
-    """A table as its columns, so that one without rows keeps its names; null is what is not
-    known."""
-    if not isinstance(value, pd.DataFrame):
-        return value
-    return {
-        str(name): [None if isinstance(x, float) and not np.isfinite(x) else x for x in column]
-        for name, column in value.to_dict("list").items()
-    }
+    """A table as its columns, so that one without rows keeps its names."""
+    return value.to_dict("list") if isinstance(value, pd.DataFrame) else value
 
 
 def _table(columns: dict[str, list[Any]]) -> pd.DataFrame:

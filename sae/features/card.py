@@ -1,9 +1,8 @@
-"""What is known of one feature, as a card: how often, where, what it promotes, what is like it.
+"""A feature's card: how often and where it is active, what it promotes, what is similar to it.
 
-``dictionary.card(7)`` needs the dictionary alone; with a model it tells the tokens that the feature
-promotes by its direct path, with a corpus too where it is strongest. What a reader would get wrong:
-the strongest examples are a feature's best case; how much of its activity is like them the
-histogram tells, not the examples.
+``card(dictionary, 7)`` needs the dictionary alone; a model adds the tokens that the feature
+promotes by its direct path, and a corpus its strongest examples. Those are its best case: how much
+of its activity looks like them is seen in the histogram only.
 """
 
 from __future__ import annotations
@@ -118,7 +117,7 @@ def card(
     if corpus is not None and model is None:
         raise DictionaryError(
             "card: a corpus was given without a model that could read it. Pass both: "
-            "dictionary.card(7, model, corpus)."
+            "card(dictionary, 7, model, corpus)."
         )
     known: dict[str, int | float] = {}
     histogram: list[int] = []

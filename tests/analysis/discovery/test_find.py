@@ -18,7 +18,7 @@ from circuits.errors import (
 )
 from circuits.graph.circuit import Circuit
 from circuits.model import Site
-from circuits.model.untrained import untrained
+from circuits.model.loading import untrained
 from tests.support.planted_negation import (
     BAD,
     FELT_FEATURE,
