@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from circuits.errors import DictionaryError
-from circuits.model.device import chosen_device
+from circuits.model.loading import chosen_device
 from circuits.model.site import Site
 from circuits.storage.hub import hub_place, model_folder
 from sae.dictionary import Dictionary

@@ -31,8 +31,8 @@ from torch import Tensor
 
 from circuits.corpus.documents import Corpus
 from circuits.errors import ActivationError, PlanError
-from circuits.model.device import chosen_device
 from circuits.model.evaluation import parted
+from circuits.model.loading import chosen_device
 from circuits.model.model import Model
 from circuits.model.site import Site
 from circuits.storage.files import without_nan, write_json

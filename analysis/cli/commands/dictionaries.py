@@ -20,7 +20,7 @@ from analysis.cli.commands.inputs import (
 from analysis.dictionary_quality import quality
 from analysis.runs.training import run_saes
 from circuits.errors import DictionaryError
-from circuits.model.model import load_model
+from circuits.model.loading import load_model
 from circuits.storage.progress import progress
 from sae.dictionary import Dictionary
 from sae.formats.folders import is_dictionary
