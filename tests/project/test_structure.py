@@ -17,6 +17,7 @@ from analysis.cli import commands, options
 from analysis.cli.main import function_name
 from circuits import BilinearLayer
 from tests.support import ROOT
+from tests.support.commands import command
 
 ORDER = ("circuits", "sae", "analysis")  # imports run from right to left only
 MODULES = [path for package in ORDER for path in sorted((ROOT / package).rglob("*.py"))]
@@ -72,13 +73,6 @@ def test_help_answers_before_anything_heavy_is_loaded():
         "with contextlib.suppress(SystemExit):\n    analysis.cli.main(['--help'])"
     )
     assert not loaded_by(statement) & {"torch", "numpy", "pandas"}
-
-
-def command(*arguments: str) -> subprocess.CompletedProcess:
-    program = "import sys; from analysis.cli import main; sys.exit(main(sys.argv[1:]))"
-    return subprocess.run(
-        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, cwd=ROOT
-    )
 
 
 def test_a_wrong_command_is_one_line_and_exit_2():
