@@ -3,9 +3,7 @@
 import os
 import random
 
-os.environ["OMP_NUM_THREADS"] = (
-    "1"  # before torch is loaded, and for every process that tests start
-)
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded; processes that tests start inherit it
 
 import hypothesis
 import pytest
