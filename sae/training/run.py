@@ -53,8 +53,9 @@ from circuits.storage.training_run import (
 from sae.dictionary import Dictionary
 from sae.formats.folders import write
 from sae.loading import load_dictionary
+from sae.training.mixer import Mixer, Place, Summary
 from sae.training.plan import TrainingPlan
-from sae.training.sources import Activations, Mixer, ModelActivations, Place, Summary
+from sae.training.sources import Activations, ModelActivations
 from sae.training.step import Coder, Measured
 
 _FLUSH = 10  # steps between two writes of metrics: on a GPU, each waits for the steps before
