@@ -22,7 +22,7 @@ from benchmarks.measure import extra_memory, machine, table
 from circuits.corpus import built_in
 from circuits.model import Model, ModelPlan, load_model, train_model
 from circuits.model.evaluation import parted
-from circuits.model.untrained import untrained
+from circuits.model.loading import untrained
 from sae import Dictionary, TrainingPlan, train_saes
 from sae.sparse import Code
 

@@ -35,9 +35,9 @@ from circuits.corpus.batches import Batch, BatchPlan, Position, batches, train_t
 from circuits.corpus.documents import BuiltInCorpus, Corpus, Tokenizer
 from circuits.errors import PlanError, RunError
 from circuits.model.checkpoints import Progress, load_checkpoint, save_checkpoint
-from circuits.model.device import chosen_device
 from circuits.model.evaluation import HeldOut, exact_entropy, held_out_loss, parted
 from circuits.model.llama import write
+from circuits.model.loading import chosen_device
 from circuits.model.plan import ModelPlan
 from circuits.storage.files import read_json, write_json
 from circuits.storage.progress import counted

@@ -31,8 +31,8 @@ from torch import Tensor
 
 from circuits.corpus.documents import Corpus
 from circuits.errors import ActivationError, PlanError
-from circuits.model.device import chosen_device
 from circuits.model.evaluation import parted
+from circuits.model.loading import chosen_device
 from circuits.model.model import Model
 from circuits.model.site import Site
 from circuits.storage.files import without_nan, write_json
@@ -51,9 +51,11 @@ from circuits.storage.training_run import (
     truncate_metrics,
 )
 from sae.dictionary import Dictionary
-from sae.loading import load_dictionary, write
+from sae.formats.folders import write
+from sae.loading import load_dictionary
+from sae.training.mixer import Mixer, Place, Summary
 from sae.training.plan import TrainingPlan
-from sae.training.sources import Activations, Mixer, ModelActivations, Place, Summary
+from sae.training.sources import Activations, ModelActivations
 from sae.training.step import Coder, Measured
 
 _FLUSH = 10  # steps between two writes of metrics: on a GPU, each waits for the steps before

@@ -20,10 +20,11 @@ from analysis.cli.commands.inputs import (
 from analysis.dictionary_quality import quality
 from analysis.runs.training import run_saes
 from circuits.errors import DictionaryError
-from circuits.model.model import load_model
+from circuits.model.loading import load_model
 from circuits.storage.progress import progress
 from sae.dictionary import Dictionary
-from sae.loading import is_dictionary, load_dictionaries, load_dictionary
+from sae.formats.folders import is_dictionary
+from sae.loading import load_dictionaries, load_dictionary
 from sae.training.loggers import watched_by
 from sae.training.plan import TrainingPlan
 

@@ -16,7 +16,8 @@ from typing import Any
 from circuits.corpus.documents import Corpus, built_in, open_corpus
 from circuits.errors import CorpusError, PlanError, RunError
 from circuits.model.evaluation import parted
-from circuits.model.model import Model, load_model
+from circuits.model.loading import load_model
+from circuits.model.model import Model
 from circuits.model.site import Site
 from circuits.storage.files import read_json
 from sae.dictionary import Dictionary
