@@ -15,7 +15,8 @@ import pandas as pd
 
 from analysis.dictionary_quality import quality
 from analysis.discovery.find import verdict
-from analysis.lowrank.curve import CONTROLS, RankCurve
+from analysis.lowrank.controls import Control
+from analysis.lowrank.curve import RankCurve
 from analysis.report.circuit.mechanism import Mechanism
 from analysis.report.collect import Found, Run
 from analysis.report.page import Page, Table
@@ -164,7 +165,7 @@ def _curve_line(layer: int, curve: RankCurve) -> dict[str, Any]:
         "layer": layer,
         "share": number(told["share_above"]),
         "n": told["n_compared"],
-        "controls": [(name, number(told[f"share_above_{name}"])) for name in CONTROLS],
+        "controls": [(name.value, number(told[f"share_above_{name}"])) for name in Control],
     }
 
 
