@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from analysis.report.catalogue.catalogue import catalogues, uses
+from analysis.report.catalogue.catalogue import catalogues
 from analysis.report.catalogue.text_activations import TextActivations
 from analysis.report.circuit.circuit_page import circuit_page
 from analysis.report.circuit.mechanism import Mechanism
@@ -60,7 +60,7 @@ def write_report(
 def report_of(run: Run, seed: int = 0) -> Report:
     """All pages of a run."""
     names = names_of(found.stem for found in run.circuits)
-    books = catalogues(run, uses(run, names))
+    books = catalogues(run, names)
     read: dict[int, TextActivations] = {}
     if run.text is not None:
         for layer in run.layers:

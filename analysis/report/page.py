@@ -1,7 +1,6 @@
-"""A page of a report before it is written: its text, its figures, and what its scripts draw from.
+"""A page of a report before it is written: its text, figures, tables, and its scripts' data.
 
-What a reader would get wrong: a page holds no HTML. Templates make that, and they escape all that
-they are given; scripts put text in place as text.
+A page holds no HTML: templates make it and escape everything; scripts insert text as text.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from circuits.plotting.figure import Figure
 class Page:
     """One page."""
 
-    name: str  # of its file, without the end
+    name: str  # of its file, without the suffix
     title: str
     template: str
     context: Mapping[str, Any]  # for the template
@@ -31,7 +30,7 @@ class Page:
 
     @property
     def content(self) -> dict[str, Any]:
-        """All that its scripts need."""
+        """What its scripts need."""
         figures = {
             figure.key: {"title": figure.title, "drawn": figure.drawn, "table": figure.table}
             for figure in self.figures
@@ -42,22 +41,22 @@ class Page:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """A table of a page: as it is read, and as it is given away."""
+    """A table of a page: as it is shown, and as it is downloaded."""
 
     key: str
     caption: str
     columns: list[str]
     rows: list[list[str]]
     raw: pd.DataFrame
-    words: list[bool]  # which columns hold words, not numbers
-    cards: list[str] | None = None  # of each row's first cell, the feature whose card it opens
+    words: list[bool]  # whether each column holds words, not numbers
+    cards: list[str] | None = None  # the card that each row's first cell opens
 
     @classmethod
     def of(
-        cls, key: str, caption: str, table: pd.DataFrame, named: Mapping[str, str] | None = None
+        cls, key: str, caption: str, table: pd.DataFrame, heads: Mapping[str, str] | None = None
     ) -> Table:
-        """The table with its columns as they are, or as they are to be called."""
-        columns = [str((named or {}).get(str(column), column)) for column in table]
+        """The table, with other heads for the columns in ``heads``."""
+        columns = [str((heads or {}).get(str(column), column)) for column in table]
         rows = [[_cell(value) for value in row] for row in table.itertuples(index=False)]
         raw = table.set_axis(columns, axis=1).map(lambda v: seen(v) if isinstance(v, str) else v)
         words = [any(isinstance(value, str) for value in table[column]) for column in table]
@@ -69,7 +68,7 @@ def _cell(value: Any) -> str:
 
 
 def names_of(stems: Iterable[str]) -> dict[str, str]:
-    """A page's name for each circuit's file: plain letters, no two alike, in their order."""
+    """A unique page name for each circuit's file, of plain letters."""
     found: dict[str, str] = {}
     for stem in stems:
         plain = re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-")[:60] or "unnamed"

@@ -1,7 +1,7 @@
-"""What a page's scripts are given, as JSON that cannot become markup or code.
+"""The data of a page's scripts, as JSON that cannot become markup or code.
 
-Escaping alone is not enough: `circuits.plotting.display.shown` writes out invisible characters
-before anything comes here; here nothing may end the script that holds it.
+`circuits.plotting.display.shown` has made invisible characters visible before; here nothing may
+end the script that contains it.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ import pandas as pd
 _DIGITS = 5
 
 
-def script_json(told: Any) -> str:
-    """JSON that may stand inside a script or any other element: plain ASCII without markup."""
-    text = json.dumps(plain(told), allow_nan=False, sort_keys=True, separators=(",", ":"))
+def script_json(value: Any) -> str:
+    """JSON that is safe inside a script or any other element: plain ASCII without markup."""
+    text = json.dumps(_plain(value), allow_nan=False, sort_keys=True, separators=(",", ":"))
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
 
 
-def plain(told: Any) -> Any:
-    """What JSON knows: numbers to five digits, what is not a number as null."""
-    if isinstance(told, Mapping):
-        return {str(name): plain(value) for name, value in told.items()}
-    if isinstance(told, pd.DataFrame):
-        return {"columns": list(told), "rows": plain(told.to_numpy(dtype=object).tolist())}
-    if isinstance(told, list | tuple):
-        return [plain(value) for value in told]
-    if isinstance(told, np.ndarray | pd.Series):
-        return plain(told.tolist())
-    if isinstance(told, np.generic):
-        return plain(told.item())
-    return brief(told) if isinstance(told, float) else told
+def _plain(value: Any) -> Any:
+    """Values that JSON has: numbers with five digits, null for NaN."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(each) for name, each in value.items()}
+    if isinstance(value, pd.DataFrame):
+        return {"columns": list(value), "rows": _plain(value.to_numpy(dtype=object).tolist())}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, np.ndarray | pd.Series):
+        return _plain(value.tolist())
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    return brief(value) if isinstance(value, float) else value
 
 
 def brief(number: float) -> float | int | None:

@@ -1,8 +1,8 @@
-"""Pages as files: a folder that opens from disk, or one file; the same pages, the same scripts.
+"""Pages as files: a folder that opens from disk, or one file; the same pages and scripts.
 
-A page's data are scripts that register themselves, because a page opened from disk may not fetch;
-in one file they are blocks of JSON that are parsed when needed. What a reader would get wrong: the
-policy at the head of each file forbids every remote load, so nothing here may name a host.
+A page opened from disk may not fetch, so its data are scripts that register themselves; in one
+file they are blocks of JSON, parsed when needed. The policy at the head of each file forbids every
+remote load, so nothing here may name a host.
 """
 
 from __future__ import annotations
@@ -22,23 +22,21 @@ from analysis.report.script import script_json
 from circuits.errors import ReportError
 from circuits.storage.files import folder_written_whole, written_whole
 
-MARK = "report.json"
-"""The file by which a folder is known as a report, and so may be written anew."""
-
+_MARK = "report.json"  # marks a folder as a report, which may be overwritten
 _VERSION = 1
 _SCRIPTS = ("report.js", "figures.js", "tables.js", "graph.js", "features.js")
 
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """All pages in order, the overview first, and further data by name."""
+    """All pages in order, the overview first, and more data by name."""
 
     title: str
     pages: list[Page]
     data: Mapping[str, Any]
 
     def write_folder(self, out: Path) -> Path:
-        """A new folder, or one in place of an older report; its first page."""
+        """Write a folder, replacing an older report; the page to open."""
         check_target(out, single_file=False)
         aside = out.with_name(f".{out.name}.{os.getpid()}.old")
         with folder_written_whole(out) as folder:
@@ -51,7 +49,7 @@ class Report:
                 _write(data / f"{key}.js", f"Report.put({script_json(key)},{content})\n")
             for page in self.pages:
                 _write(folder / f"{page.name}.html", self._page(page))
-            _write(folder / MARK, script_json({"schema": "bilinear-circuits/report",
+            _write(folder / _MARK, script_json({"schema": "bilinear-circuits/report",
                                                "version": _VERSION}) + "\n")  # fmt: skip
             if out.exists():
                 os.replace(out, aside)
@@ -59,15 +57,15 @@ class Report:
         return out / "index.html"
 
     def write_file(self, out: Path) -> Path:
-        """One file that holds everything."""
+        """Write everything into one file."""
         check_target(out, single_file=True)
         with written_whole(out) as path:
             _write(path, self._single())
         return out
 
     def _all_data(self) -> dict[str, str]:
-        told = {page.name: page.content for page in self.pages} | dict(self.data)
-        return {key: script_json(content) for key, content in told.items()}
+        data = {page.name: page.content for page in self.pages} | dict(self.data)
+        return {key: script_json(content) for key, content in data.items()}
 
     def _page(self, page: Page) -> str:
         def href(name: str, rest: str = "") -> str:
@@ -99,13 +97,13 @@ class Report:
 
 
 def check_target(out: Path, single_file: bool) -> None:
-    """Refuse a place that holds something else than a report, or where nothing can be written,
-    before anything is computed."""
+    """Refuse a place that holds something other than a report, or that is not writable, before
+    anything is computed."""
     out.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(out.parent, os.W_OK):
         raise ReportError(
-            f"{out.parent}: nothing may be written there, so no report can be. Name another place "
-            f"with out (--out), or ask for the right to write."
+            f"{out.parent} is not writable, so no report can be saved there. Name another place "
+            f"with out (--out), or change the permissions."
         )
     if single_file:
         if out.is_dir():
@@ -114,11 +112,11 @@ def check_target(out: Path, single_file: bool) -> None:
     if not out.exists():
         return
     if not out.is_dir():
-        raise ReportError(f"{out} is a file, and a report is a folder. Name a new folder.")
-    if any(out.iterdir()) and not (out / MARK).is_file():
+        raise ReportError(f"{out} is a file, but a report is a folder. Name a new folder.")
+    if any(out.iterdir()) and not (out / _MARK).is_file():
         raise ReportError(
-            f"{out} is not empty, and no report (it has no {MARK}): what it holds would be lost. "
-            f"Name a new or empty folder."
+            f"{out} is not empty and not a report (it has no {_MARK}), so its contents would be "
+            f"lost. Name a new or empty folder."
         )
 
 
@@ -143,7 +141,7 @@ def _assets() -> dict[str, str]:
 
 
 def _policy(scripts: str) -> str:
-    """Nothing from anywhere; plotly needs styles of its own, downloads need blobs."""
+    """No remote content; plotly needs inline styles, downloads need blobs."""
     return (
         f"default-src 'none'; script-src {scripts}; style-src 'self' file: 'unsafe-inline'; "
         f"img-src data: blob:; base-uri 'none'; form-action 'none'"

@@ -76,6 +76,15 @@ def two(value: float | None) -> str:
     return f"{round(value, 2) + 0.0:.2f}".replace("-", "−")
 
 
+def percent(share: float | None) -> str:
+    """A share in percent, with two significant digits at least; empty where there is none."""
+    if share is None or not math.isfinite(share):
+        return ""
+    value = 100 * share
+    text = f"{value:.0f}" if abs(value) >= 10 else f"{value:.2g}"
+    return ("0" if float(text) == 0 else text).replace("-", "−") + " %"
+
+
 def html_of(said: str, *more: str, **tables: pd.DataFrame) -> str:
     """What Jupyter shows of a result: a sentence, more HTML, and tables under their names.
 

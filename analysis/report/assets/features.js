@@ -1,5 +1,5 @@
 "use strict";
-/* The list of features, its search, and a feature's card; cards come in pieces, when asked for. */
+/* The searchable list of features, and a feature's card; cards are loaded in pieces. */
 
 const Features = {
   step: 100,
@@ -21,7 +21,7 @@ const Features = {
     const index = await Report.need(form.elements.site.value);
     const words = form.elements.words.value.trim().toLowerCase();
     const found = this.sorted(index, this.matching(index, words), form.elements.sort.value);
-    // columns that this dictionary has nothing in: what an MLP reads promotes no token
+    // hide the columns that are empty for this dictionary: an MLP's input promotes no tokens
     const none = (values) => !values || values.every((value) => !value);
     const empty = { 1: none(index.caption), 2: none(index.fit), 3: none(index.promotes), 4: none(index.frequency),
       5: none(index.maximum), 6: none(index.circuits), 7: none(index.rank2) };
@@ -37,8 +37,8 @@ const Features = {
     this.main.querySelectorAll(".found th").forEach((head, n) => { head.hidden = Boolean(empty[n]); });
     this.main.querySelector("[data-found]").replaceChildren(...rows);
     this.main.querySelector("[data-more]").hidden = found.length <= this.many;
-    const fitted = index.n_fitted ? ` Active where: words fitted on n = ${Report.number(index.n_fitted)} tokens, r their correlation.` : "";
-    const measured = index.n_token ? ` How often: n = ${index.n_token.toLocaleString("en")} tokens.` : "";
+    const fitted = index.n_fitted ? ` Captions: fitted on n = ${Report.number(index.n_fitted)} tokens; r is their correlation with the activation.` : "";
+    const measured = index.n_token ? ` Frequency: n = ${index.n_token.toLocaleString("en")} tokens.` : "";
     this.main.querySelector("[data-count]").textContent =
       `${found.length} of ${index.n_feature} features of ${index.site}.${fitted}${measured}`;
   },
@@ -63,7 +63,7 @@ const Features = {
     else location.hash = Report.href("features", rest).replace(/^[^#]*#/, "");
   },
 
-  /* The address may name a feature. */
+  /* A feature may be named in the address. */
   async opened() {
     const named = /^(\w+@\d+):(\d+)$/.exec(Report.rest());
     if (!named || !this.form || !this.form.isConnected) return;
@@ -86,17 +86,17 @@ const Features = {
     const made = make("div", { "data-shown": `${site}:${feature}` },
       make("h3", {}, make("a", { href: Report.href("features", `${site}:${feature}`) }, `feature ${feature}`), ` of ${site}`));
     if (index.caption[feature]) {
-      made.append(make("p", {}, "active: ", make("bdi", { class: "caption" }, index.caption[feature]), " ",
+      made.append(make("p", {}, "caption: ", make("bdi", { class: "caption" }, index.caption[feature]), " ",
         make("span", { class: "note" }, `(correlation ${Report.number(index.fit[feature], 2)}, n = ${Report.number(index.n_fitted)} tokens)`)));
     }
     made.append(this.numbers(index, card, feature));
-    this.add(made, "In text", this.examples(index, card), index.n_documents ? `n = ${index.n_documents} documents that training left out, in order of strength` : null);
+    this.add(made, "In text", this.examples(index, card), index.n_documents ? `the strongest of n = ${index.n_documents} documents that training left out` : null);
     this.add(made, "Promotes", this.effects(card.up), null);
-    this.add(made, "Demotes", this.effects(card.down), "by its direct path: decoder, final norm's weight, unembedding");
+    this.add(made, "Demotes", this.effects(card.down), "direct path: decoder, final norm's weight, unembedding");
     this.add(made, "Circuits", this.circuits(card), null);
-    const reader = index.pairs_read_by ? `; outputs read by ${index.pairs_read_by}` : "";
+    const reader = index.pairs_read_by ? `; outputs read with ${index.pairs_read_by}` : "";
     this.add(made, "Strongest pairs", this.pairs(site, card), "output: first × second, weight (z)" + reader);
-    this.add(made, "Neighbours", this.neighbours(site, index, card), "cosine of what they write");
+    this.add(made, "Neighbours", this.neighbours(site, index, card), "cosine of the decoder rows");
     return made;
   },
 
@@ -109,11 +109,9 @@ const Features = {
   numbers(index, card, feature) {
     const make = Report.make;
     const rows = [["active on", index.frequency ? `${(100 * index.frequency[feature]).toPrecision(3)} % of ${index.n_token.toLocaleString("en")} tokens` : null],
-      ["mean, largest", index.mean ? `${Report.number(index.mean[feature])}, ${Report.number(index.maximum[feature])}` : null],
-      ["correlation with two eigenvectors", card.rank2 === null ? null : Report.number(card.rank2, 2)]];
-    const list = make("dl", { class: "facts" });
-    for (const [name, value] of rows) if (value) list.append(make("div", {}, make("dt", {}, name), make("dd", {}, value)));
-    const made = make("div", {}, list);
+      ["mean, maximum", index.mean ? `${Report.number(index.mean[feature])}, ${Report.number(index.maximum[feature])}` : null],
+      ["correlation at rank 2", card.rank2 === null ? null : Report.number(card.rank2, 2)]];
+    const made = make("div", {}, Report.facts(rows));
     if (card.histogram && card.n_active) made.append(this.histogram(card, feature));
     return made;
   },
@@ -122,7 +120,7 @@ const Features = {
     const make = Report.make;
     const most = Math.max(...card.histogram), wide = 240 / card.histogram.length;
     const svg = make("svg", { viewBox: "0 0 240 76", class: "histogram", role: "img",
-      "aria-label": `Histogram of its active values, from ${Report.number(card.from)} to ${Report.number(card.to)}` });
+      "aria-label": `Histogram of the active values, from ${Report.number(card.from)} to ${Report.number(card.to)}` });
     card.histogram.forEach((count, n) => {
       const high = 56 * count / most;
       svg.append(make("rect", { x: n * wide + 0.5, y: 58 - high, width: wide - 1, height: high }));
@@ -131,15 +129,14 @@ const Features = {
       make("text", { x: 240, y: 72, "text-anchor": "end" }, Report.number(card.to)));
     const bins = card.histogram.length, width = (card.to - card.from) / bins;
     const table = { columns: ["from", "to", "n"], rows: card.histogram.map((n, i) => [card.from + i * width, card.from + (i + 1) * width, n]) };
-    const made = make("div", {}, svg, make("p", { class: "downloads" }, make("button", { type: "button", "data-save": "csv", "aria-label": "Histogram as CSV" }, "CSV"), " ",
-      make("button", { type: "button", "data-save": "json", "aria-label": "Histogram as JSON" }, "JSON")));
+    const made = make("div", {}, svg, Figures.buttons("Histogram"));
     Figures.offer(made, `histogram ${feature}`, table);
     return made;
   },
 
   examples(index, card) {
     const make = Report.make;
-    if (!card.examples.length) return index.n_documents ? make("p", { class: "note" }, "Never active in the text that was read.") : null;
+    if (!card.examples.length) return index.n_documents ? make("p", { class: "note" }, "Never active in this text.") : null;
     const made = make("div", {});
     for (const [value, words, place, shades] of card.examples) {
       const line = make("p", { class: "example" }, make("span", { class: "value" }, Report.number(value)), " ");

@@ -1,5 +1,5 @@
 "use strict";
-/* Figures drawn by plotly, when they come into view, and their data as files. */
+/* Figures, drawn by plotly when they come into view, and downloads of their data. */
 
 const Figures = {
   shown: [],
@@ -37,7 +37,13 @@ const Figures = {
     }
   },
 
-  /* A cell that a spreadsheet would run as a formula is given an apostrophe; JSON is exact. */
+  buttons(title) {
+    const button = (kind) => Report.make("button",
+      { type: "button", "data-save": kind, "aria-label": `${title} as ${kind.toUpperCase()}` }, kind.toUpperCase());
+    return Report.make("p", { class: "downloads" }, button("csv"), " ", button("json"));
+  },
+
+  /* A cell that a spreadsheet would run as a formula gets an apostrophe; JSON is exact. */
   csv(table) {
     const cell = (value) => {
       if (value === null || value === undefined) return "";

@@ -1,5 +1,5 @@
 "use strict";
-/* The picture of a circuit, what each of its parts tells, and the accounts of examples. */
+/* The picture of a circuit, the details of its parts, and the ledgers of examples. */
 
 const Graph = {
   start(main, content) {
@@ -12,7 +12,7 @@ const Graph = {
     this.ledgers(main.querySelector("[data-ledgers]"), content.ledgers);
   },
 
-  /* Until something is chosen, the strongest pair is told. */
+  /* The strongest pair is shown until something is chosen. */
   first(place, graph) {
     if (!graph.edges.length) return;
     const edge = graph.edges[0];
@@ -48,7 +48,7 @@ const Graph = {
       { x, y: 2, class: "caption heading", "text-anchor": anchor || "middle" }, text));
     if (graph.groups.length) head(Math.min(...graph.groups.map((group) => group.x - group.radius)), "input features", "start");
     if (graph.gates.length) head(graph.gates[0].x, "gates");
-    if (graph.outputs.length) head(graph.outputs[0].x - 60, "outputs, what they promote", "start");
+    if (graph.outputs.length) head(graph.outputs[0].x - 60, "outputs and their tokens", "start");
   },
 
   group(group, place) {
@@ -146,7 +146,7 @@ const Graph = {
     return made;
   },
 
-  /* The shapes of logic diagrams; a ring at the nose turns the answer round. */
+  /* The shapes of logic diagrams; a ring at the tip negates. */
   gate(gate, groups) {
     const make = Report.make;
     const { x, y } = gate;
@@ -172,7 +172,7 @@ const Graph = {
     };
     for (const name of ["pointerenter", "focus"]) made.addEventListener(name, wires(true));
     for (const name of ["pointerleave", "blur"]) made.addEventListener(name, wires(false));
-    Report.onChoose(made, () => this.choose(made, this.told(`${gate.gate} gate`, [
+    Report.onChoose(made, () => this.choose(made, this.details(`${gate.gate} gate`, [
       ["groups", names], ["adds", gate.value], ["share of the pairs' energy", gate.share]])));
     return made;
   },
@@ -205,45 +205,43 @@ const Graph = {
     return Report.make("p", {}, text);
   },
 
-  told(title, rows) {
-    const make = Report.make;
-    const list = make("dl", { class: "facts" });
-    for (const [key, value] of rows) {
-      if (value === null || value === undefined) continue;
-      list.append(make("div", {}, make("dt", {}, key),
-        make("dd", {}, typeof value === "number" ? Report.number(value, 4) : String(value))));
-    }
-    return make("div", {}, make("h3", {}, title), list);
+  details(title, rows) {
+    return Report.make("div", {}, Report.make("h3", {}, title), Report.facts(rows));
   },
 
   pair(pair) {
     const make = Report.make;
     const names = { weight: "weight", data_weight: "data weight (mean on text)", contrast: "added to the contrast, logits",
-      elsewhere: "added elsewhere, logits", computed: "over all classes: computed, logits", inherited: "over all classes: inherited, logits",
-      z: "z against rotated features", q: "q", own: "weight without shadows of others",
-      together: "both active on, share", coactivation: "mean product" };
+      elsewhere: "added in other classes, logits", computed: "over all classes: computed, logits", inherited: "over all classes: inherited, logits",
+      z: "z against rotated features", q: "q", own: "weight without similar pairs",
+      together: "share with both active", coactivation: "mean product" };
     const rows = Object.entries(names).map(([key, name]) => [name, pair.known[key]]);
     const label = (f) => {
       const node = this.content.graph.nodes.find((each) => each.feature === f);
       return node ? node.label + (node.caption ? ` “${node.caption}”` : "") : `feature ${f}`;
     };
-    const made = this.told(pair.first === pair.second ? `${label(pair.first)} with itself`
+    const made = this.details(pair.first === pair.second ? `${label(pair.first)} with itself`
       : `${label(pair.first)} × ${label(pair.second)}`, rows);
-    made.append(make("h4", {}, "Where both fire"));
-    if (!pair.contexts.length) made.append(make("p", { class: "note" }, "Nowhere in the text that was read."));
+    made.append(make("h4", {}, "Where both are active"));
+    if (!pair.contexts.length) made.append(make("p", { class: "note" }, "Nowhere in the text."));
     for (const context of pair.contexts) {
       const line = make("p", { class: "example" });
-      context.tokens.forEach((token, n) => line.append(make("bdi", { class: n === context.place ? "peak shade9" : "" }, token), " "));
+      this.tokens(line, context);
       line.append(make("span", { class: "note" }, `${Report.number(context.first)} × ${Report.number(context.second)}`));
       made.append(line);
     }
     return made;
   },
 
+  /* Words with the one in question marked. */
+  tokens(line, context) {
+    context.tokens.forEach((token, n) => line.append(Report.make("bdi", { class: n === context.place ? "peak shade9" : "" }, token), " "));
+  },
+
   ledgers(place, ledgers) {
     const make = Report.make;
     if (!ledgers || !ledgers.length) {
-      place.append(make("p", { class: "note" }, "No example: this circuit does not say which layer it is of, or no text was read."));
+      place.append(make("p", { class: "note" }, "No examples: the circuit does not state its layer, or no text was read."));
       return;
     }
     const chooser = make("select", {});
@@ -258,13 +256,13 @@ const Graph = {
   ledger(ledger) {
     const make = Report.make;
     const text = make("p", { class: "example" });
-    ledger.tokens.forEach((token, n) => text.append(make("bdi", { class: n === ledger.place ? "peak shade9" : "" }, token), " "));
-    const head = make("tr", {}, ...["what", "features", "adds"].map((name) => make("th", { scope: "col" }, name)));
+    this.tokens(text, ledger);
+    const head = make("tr", {}, ...["term", "features", "adds"].map((name) => make("th", { scope: "col" }, name)));
     const body = make("tbody", {});
     const rows = ledger.rows.rows.map((row) => Object.fromEntries(ledger.rows.columns.map((c, i) => [c, row[i]])));
-    const called = (f) => f + (ledger.captions[f] ? ` “${ledger.captions[f]}”` : "");
-    const name = (row) => row.kind === "square" ? called(row.first) + ", squared"
-      : [row.first, row.second].filter((f) => f >= 0).map(called).join(" × ") || "none";
+    const named = (f) => f + (ledger.captions[f] ? ` “${ledger.captions[f]}”` : "");
+    const name = (row) => row.kind === "square" ? named(row.first) + ", squared"
+      : [row.first, row.second].filter((f) => f >= 0).map(named).join(" × ") || "none";
     const line = (...cells) => make("tr", {}, ...cells.map((cell) => make("td", {}, cell)));
     for (const row of rows.slice(0, ledger.shown)) {
       const made = line(row.kind, name(row), Report.number(row.value, 4));
@@ -277,14 +275,13 @@ const Graph = {
     }
     const total = line("total", "all terms", Report.number(ledger.total, 6));
     total.className = "total";
-    const model = line("the model", `differs by ${Report.number(ledger.off_by, 2)} of it`, Report.number(ledger.computed, 6));
+    const model = line("the model", `relative difference ${Report.number(ledger.off_by, 2)}`, Report.number(ledger.computed, 6));
     model.className = "total";
     body.append(total, model);
-    const save = make("p", { class: "downloads" }, make("button", { type: "button", "data-save": "csv" }, "CSV"), " ",
-      make("button", { type: "button", "data-save": "json" }, "JSON"));
+    const save = Figures.buttons("Ledger");
     const made = make("div", {}, text, make("p", {}, `What the MLP adds at the marked token to the ${ledger.reads}. ` +
-      `Marked rows are the circuit's: ${Report.number(ledger.by_circuit, 4)} together.`),
-      make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "The account" },
+      `The highlighted rows are the circuit's; they add ${Report.number(ledger.by_circuit, 4)} in total.`),
+      make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Ledger" },
         make("table", { class: "ledger" }, make("thead", {}, head), body)), save);
     Figures.offer(made, "ledger " + ledger.label, ledger.rows);
     return made;

@@ -1,5 +1,5 @@
 "use strict";
-/* What all pages share: data that register themselves, safe elements, pages, light and dark. */
+/* Shared by all pages: data that register themselves, safe elements, navigation, light and dark. */
 
 const Report = {
   known: new Map(),
@@ -12,7 +12,7 @@ const Report = {
     if (ready) { this.waiting.delete(key); ready(content); }
   },
 
-  /* A page opened from disk may not fetch: a script is put in, and registers what it holds. */
+  /* A page opened from disk may not fetch: a script is inserted, and registers its data. */
   need(key) {
     if (this.known.has(key)) return Promise.resolve(this.known.get(key));
     const block = document.getElementById("data-" + key);
@@ -50,7 +50,18 @@ const Report = {
     return made;
   },
 
-  /* Called by Enter and Space as by a click. */
+  /* A list of names and values; those that are not known are left out. */
+  facts(rows) {
+    const list = this.make("dl", { class: "facts" });
+    for (const [name, value] of rows) {
+      if (value === null || value === undefined) continue;
+      list.append(this.make("div", {}, this.make("dt", {}, name),
+        this.make("dd", {}, typeof value === "number" ? this.number(value, 4) : String(value))));
+    }
+    return list;
+  },
+
+  /* Enter and Space work like a click. */
   onChoose(element, act) {
     element.addEventListener("click", act);
     element.addEventListener("keydown", (event) => {
@@ -74,7 +85,7 @@ const Report = {
     try { return decodeURIComponent(location.hash.slice(1)); } catch (malformed) { return ""; }
   },
 
-  /* What follows the page in the address: a feature, say. */
+  /* The part of the address after the page, for example a feature. */
   rest() {
     const hash = this.hash();
     if (document.body.dataset.folder) return hash;
@@ -91,7 +102,7 @@ const Report = {
     main.dataset.ready = "yes";
   },
 
-  /* One file holds all pages: the address says which is shown. */
+  /* One file holds all pages: the address selects one. */
   route() {
     const main = document.getElementById("content");
     if (location.hash === "#content") return;
@@ -117,7 +128,7 @@ const Report = {
     try {
       if (chosen) localStorage.setItem("theme", chosen);
       else if (localStorage.getItem("theme")) root.dataset.theme = localStorage.getItem("theme");
-    } catch (refused) { /* a browser may keep nothing for a file */ }
+    } catch (refused) { /* a browser may refuse to store anything for a file */ }
     Figures.recolour();
   },
 
@@ -127,7 +138,7 @@ const Report = {
     return matchMedia("(prefers-color-scheme: dark)").matches;
   },
 
-  /* A list that drops down closes where a page was chosen, by Escape, and by a click elsewhere. */
+  /* A drop-down list closes when a page is chosen, on Escape, and on a click elsewhere. */
   closes(list) {
     addEventListener("click", (event) => {
       if (event.target.closest("a") || !list.contains(event.target)) list.open = false;
@@ -137,7 +148,7 @@ const Report = {
     });
   },
 
-  /* Paper cannot be scrolled or unfolded: every figure is drawn and every part is open. */
+  /* For printing, every figure is drawn and every part is open. */
   unfold() {
     Figures.all();
     this.folded = [...document.querySelectorAll("main details:not([open])")];

@@ -1,14 +1,14 @@
-"""What a feature is called: the words on which, or after which, it is active, with a correlation.
+"""A feature's caption: the words on which, or after which, it is active, with a correlation.
 
 1. Three kinds of conditions: the token is one of some words; the token before it is; one of the
    few tokens before it is.
-2. Of each kind, words are added one by one as long as the correlation of the condition with the
+2. For each kind, words are added one by one while the correlation of the condition with the
    feature's activation grows.
-3. The kind that correlates most is the caption; of kinds as good the simplest.
+3. The kind with the highest correlation is the caption; of equally good kinds the simplest.
 
-What a reader would get wrong: a caption is the best of *these* conditions, not what the feature
-means. Its correlation says how good: near 1 the words are the whole feature, near 0 they are a
-poor hint, and a feature that follows the sense of a sentence has no good one.
+A caption is the best of *these* conditions, not what the feature means. Its correlation shows how
+good it is: near 1 the words are the whole feature, near 0 they are a poor hint. A feature that
+follows the sense of a sentence has no good caption.
 """
 
 from __future__ import annotations
@@ -27,37 +27,33 @@ from circuits.model.model import Model
 from sae.dictionary import Dictionary
 from sae.reading import readings
 
-N_TOKENS = 20_000
-"""Tokens that captions are fitted on, at most: of whole batches, from the first document on."""
-
-SOON = "soon after "
-"""The kind that looks for a word in the few tokens before."""
-
+_N_TOKENS = 20_000  # that captions are fitted on, rounded up to whole batches
+_SOON = "soon after "  # a word in the few tokens before
 _MOST = 4  # words of a caption
-_CANDIDATES = 8  # words of each kind that are tried together: those that do best alone
-_GAIN = 0.02  # of correlation that another word, or a kind that is less simple, must bring
+_CANDIDATES = 8  # words of each kind that are combined: those that do best alone
+_GAIN = 0.02  # of correlation that another word, or a less simple kind, must add
 
-_KINDS = {"": (0, 0), "after ": (1, 1), SOON: (1, 8)}  # and how many tokens back
+_KINDS = {"": (0, 0), "after ": (1, 1), _SOON: (1, 8)}  # kind: how many tokens back
 
 
 @dataclass(frozen=True)
 class Caption:
-    """Words, and how well they tell when a feature is active."""
+    """Words, and how well they predict when a feature is active."""
 
     kind: str = ""
     words: tuple[str, ...] = ()
-    correlation: float | None = None  # None: it was never active
+    correlation: float | None = None  # None: never active
 
     @property
     def text(self) -> str:
-        """In full."""
+        """The full caption."""
         return self.kind + " · ".join(self.words)
 
     @property
     def short(self) -> str:
         """For a picture: "soon after jack" is "jack …"."""
         words = " · ".join(self.words)
-        return f"{words} …" if self.kind == SOON else self.kind + words
+        return f"{words} …" if self.kind == _SOON else self.kind + words
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,28 +67,35 @@ class Captions:
     def fitted(
         cls, dictionary: Dictionary, model: Model, corpus: Corpus, named: Callable[[int], str]
     ) -> Captions:
-        """On the first tokens of a corpus; ``named`` is how a token is to be written."""
+        """Fit them on the first tokens of a corpus; ``named`` gives the name of a token."""
         site = dictionary.known_site("captions")
         dictionary = dictionary.to(model.device)
         rows: list[Int64[np.ndarray, " _"]] = []
         blocks: list[Any] = []
-        for reading in readings(model, corpus, [site], n_documents=N_TOKENS):
+        for reading in readings(model, corpus, [site], n_documents=_N_TOKENS):
             tokens = reading.batch.tokens
             rows += [tokens[r, on].cpu().numpy() for r, on in enumerate(reading.counted)]
             blocks.append(_sparse(dictionary, reading.activations[site]))
-            if sum(block.shape[0] for block in blocks) >= N_TOKENS:
+            if sum(block.shape[0] for block in blocks) >= _N_TOKENS:
                 break
-        activation = sparse.vstack(blocks).tocsc()
+        return cls.of_activations(rows, sparse.vstack(blocks), named)
+
+    @classmethod
+    def of_activations(
+        cls, rows: list[Int64[np.ndarray, " _"]], activations: Any, named: Callable[[int], str]
+    ) -> Captions:
+        """Fit them on rows of tokens and each token's activations, a sparse matrix."""
+        activations = activations.tocsc()
         conditions = {kind: _Condition(rows, *back) for kind, back in _KINDS.items()}
         found = [
-            _caption(activation[:, f].toarray()[:, 0], conditions, named)
-            for f in range(dictionary.n_feature)
+            _caption(activations[:, f].toarray()[:, 0], conditions, named)
+            for f in range(activations.shape[1])
         ]
-        return cls(found, activation.shape[0])
+        return cls(found, activations.shape[0])
 
 
 def _sparse(dictionary: Dictionary, x: Float[torch.Tensor, "token model"]) -> Any:
-    """How strongly each feature is active, whatever its sign."""
+    """The absolute activation of each feature."""
     code = dictionary.active(x.to(dictionary.dtype))
     entries = (code.rows.cpu().numpy(), code.features.cpu().numpy())
     values = code.values.double().abs().cpu().numpy()
@@ -100,7 +103,7 @@ def _sparse(dictionary: Dictionary, x: Float[torch.Tensor, "token model"]) -> An
 
 
 class _Condition:
-    """Which tokens have each word so many tokens back in their row of text."""
+    """Which tokens have each word between ``nearest`` and ``furthest`` tokens back in their row."""
 
     def __init__(self, rows: list[Int64[np.ndarray, " _"]], nearest: int, furthest: int) -> None:
         place, word, start = [], [], 0
@@ -111,7 +114,7 @@ class _Condition:
             start += len(row)
         at = (np.concatenate([*place, []]).astype(int), np.concatenate([*word, []]).astype(int))
         n_word = 1 + max((int(row.max()) for row in rows if len(row)), default=0)
-        # a word that stands there twice is there
+        # a word that occurs twice counts once
         self.held = sparse.csr_matrix((np.ones(len(at[0]), bool), at), shape=(start, n_word))
         self.by_word = self.held.T.tocsr()
         self.n = self.held.getnnz(axis=0)
@@ -139,7 +142,7 @@ class _Condition:
 def _correlation(
     total: Float[np.ndarray, " word"], n: Any, activation: Float[np.ndarray, " token"]
 ) -> Float[np.ndarray, " word"]:
-    """Of an activation with being one of ``n`` tokens, over which it sums to ``total``."""
+    """Of an activation with membership in ``n`` tokens, over which it sums to ``total``."""
     share = n / len(activation)
     together = total / len(activation) - share * activation.mean()
     spread = np.sqrt(share * (1 - share)) * activation.std()
@@ -159,5 +162,5 @@ def _caption(
         found, correlation = condition.words(activation)
         if correlation > reached + (_GAIN if words else 0):
             kind, words, reached = name, found, correlation
-    told = tuple(named(word) for word in words) if reached >= _GAIN else ()
-    return Caption(kind if told else "", told, reached)
+    names = tuple(named(word) for word in words) if reached >= _GAIN else ()
+    return Caption(kind if names else "", names, reached)

@@ -1,18 +1,15 @@
-"""The features of a run's dictionaries: a list to search, and a card for each, in pieces.
+"""The features of a run's dictionaries: a list to search, and a card for each.
 
-A page holds the list alone; cards lie in pieces of 64 that are loaded when one is opened. What a
-reader would get wrong: a feature's *caption* (see `captions`) is fitted to text, and tells how well
-it fits; it is no name that the model knows.
+A page holds the list only; the cards are in files of 64, loaded when one is opened.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from analysis.report.catalogue.captions import Caption, Captions
 from analysis.report.collect import Run
@@ -22,35 +19,35 @@ from sae.dictionary import Dictionary
 from sae.features.card import CardTables, card_tables
 from sae.features.examples import Examples
 
-PIECE = 64
-"""Cards in a file."""
-
+_PIECE = 64  # cards in a file
 _N_EXAMPLES = 8
 _CONTEXT = 9  # tokens on each side of an example
-_N_DOCUMENTS = 500  # that examples are sought in
-_N_LISTED = 6  # neighbours, tokens and pairs of a card
+_N_DOCUMENTS = 500  # searched for examples
+_N_LISTED = 6  # neighbours, tokens and pairs on a card
 _SHADES = 9
+
+_Uses = dict[tuple[Site, int], list[tuple[str, str, str]]]  # circuits: page, name, role
 
 
 @dataclass(frozen=True, eq=False)
 class Catalogue:
-    """What is told of one dictionary's features."""
+    """What the report shows of one dictionary's features."""
 
     site: Site
     dictionary: Dictionary
     captions: Captions
     cards: list[dict[str, Any]]
-    words: list[str]  # that examples' numbers stand for
+    words: list[str]  # by their numbers in the examples
     n_documents: int
-    pairs_read_by: str | None  # of outputs, in the pairs that are listed
+    pairs_read_by: str | None  # how outputs are read in the listed pairs
 
     @property
     def key(self) -> str:
-        """Of its files."""
+        """The prefix of its files."""
         return f"features-{self.site.point}-{self.site.layer}"
 
     def caption(self, feature: int) -> str:
-        """When it is active; nothing of the constant."""
+        """When a feature is active; empty for the constant."""
         return self.captions.of[feature].text if feature < len(self.captions.of) else ""
 
     def short(self, feature: int) -> str:
@@ -61,10 +58,10 @@ class Catalogue:
     def index(self) -> dict[str, Any]:
         """The list, column by column."""
         counts = self.dictionary.statistics
-        told: dict[str, Any] = {
+        columns: dict[str, Any] = {
             "site": str(self.site),
             "n_feature": self.dictionary.n_feature,
-            "piece": PIECE,
+            "piece": _PIECE,
             "words": self.words,
             "caption": [caption.text for caption in self.captions.of],
             "fit": [caption.correlation for caption in self.captions.of],
@@ -76,56 +73,43 @@ class Catalogue:
             "pairs_read_by": self.pairs_read_by,
         }
         if counts is not None:
-            told |= {
+            columns |= {
                 "n_token": int(counts.n_token),
                 "frequency": counts.frequency.numpy(),
                 "mean": counts.mean.numpy(),
                 "maximum": counts.maximum.numpy(),
             }
-        return told
+        return columns
 
     def pieces(self) -> dict[str, list[dict[str, Any]]]:
         """The cards by file."""
         return {
-            f"{self.key}-{start // PIECE}": self.cards[start : start + PIECE]
-            for start in range(0, len(self.cards), PIECE)
+            f"{self.key}-{start // _PIECE}": self.cards[start : start + _PIECE]
+            for start in range(0, len(self.cards), _PIECE)
         }
 
 
-@dataclass(frozen=True, eq=False)
-class Uses:
-    """Which circuits a feature is in, and which pairs it is in or is made of."""
-
-    circuits: dict[Site, dict[int, list[tuple[str, str, str]]]]  # page, name, as what
-    interactions: dict[int, pd.DataFrame] = field(default_factory=dict)
-
-    def of(self, site: Site, feature: int) -> list[tuple[str, str, str]]:
-        """Of one feature."""
-        return self.circuits.get(site, {}).get(feature, [])
+def catalogues(run: Run, pages: Mapping[str, str]) -> dict[Site, Catalogue]:
+    """One for each dictionary of a run; ``pages`` names the page of each circuit's file."""
+    uses = _uses(run, pages)
+    return {site: _catalogue(run, site, dictionary, uses)
+            for site, dictionary in run.dictionaries.items()}  # fmt: skip
 
 
-def uses(run: Run, pages: Mapping[str, str]) -> Uses:
-    """Of every feature that a circuit names."""
-    found: dict[Site, dict[int, list[tuple[str, str, str]]]] = {}
+def _uses(run: Run, pages: Mapping[str, str]) -> _Uses:
+    found: _Uses = {}
     for each in run.circuits:
         if each.layer is None:
             continue
         page, name = pages[each.stem], shown(each.circuit.name)
-        told = [("mlp_in", f.feature, "input") for f in each.circuit.features]
-        told += [("mlp_out", o.feature, "output") for o in each.circuit.outputs]
-        for point, feature, role in told:
-            of_site = found.setdefault(Site(point, each.layer), {})
-            of_site.setdefault(feature, []).append((page, name, role))
-    return Uses(found, run.interactions)
+        used = [("mlp_in", f.feature, "input") for f in each.circuit.features]
+        used += [("mlp_out", o.feature, "output") for o in each.circuit.outputs]
+        for point, feature, role in used:
+            found.setdefault((Site(point, each.layer), feature), []).append((page, name, role))
+    return found
 
 
-def catalogues(run: Run, used: Uses) -> dict[Site, Catalogue]:
-    """Of every dictionary of a run."""
-    return {site: _catalogue(run, site, dictionary, used)
-            for site, dictionary in run.dictionaries.items()}  # fmt: skip
-
-
-def _catalogue(run: Run, site: Site, dictionary: Dictionary, used: Uses) -> Catalogue:
+def _catalogue(run: Run, site: Site, dictionary: Dictionary, uses: _Uses) -> Catalogue:
     n_feature = dictionary.n_feature
     tables = card_tables(
         dictionary,
@@ -143,7 +127,7 @@ def _catalogue(run: Run, site: Site, dictionary: Dictionary, used: Uses) -> Cata
     columns = (tables.neighbours[name] for name in ("feature", "neighbour", "decoder_cosine"))
     for feature, other, cosine in zip(*columns, strict=True):
         around[feature].append([other, cosine])
-    pairs, rank2 = _pairs(used, site, n_feature), _rank2(run, site, n_feature)
+    pairs, rank2 = _pairs(run, site, n_feature), _rank2(run, site, n_feature)
     counts = dictionary.statistics
     cards = []
     for feature in range(n_feature):
@@ -153,7 +137,7 @@ def _catalogue(run: Run, site: Site, dictionary: Dictionary, used: Uses) -> Cata
             "down": down[feature],
             "near": around[feature],
             "pairs": pairs[feature],
-            "circuits": [list(use) for use in used.of(site, feature)],
+            "circuits": [list(use) for use in uses.get((site, feature), [])],
             "rank2": rank2[feature],
         }
         if counts is not None:
@@ -167,7 +151,7 @@ def _catalogue(run: Run, site: Site, dictionary: Dictionary, used: Uses) -> Cata
 
 
 def _seen(found: Examples | None, n_feature: int) -> tuple[list[str], list[list[Any]]]:
-    """The words that occur, and each feature's examples in their numbers."""
+    """The words that occur, and each feature's examples in the words' numbers."""
     if found is None:
         return [], [[] for _ in range(n_feature)]
     number = {token: place for place, token in enumerate(sorted(found.words))}
@@ -187,7 +171,7 @@ def _captions(run: Run, dictionary: Dictionary) -> Captions:
 
 def _examples(found: Examples, i: int, number: Mapping[int, int]) -> list[Any]:
     """Value, words by number, place of the strongest, and each word's shade from 0 to 9."""
-    told = []
+    rows = []
     for rank in range(found.document.shape[1]):
         if found.document[i, rank] < 0:
             break
@@ -197,8 +181,8 @@ def _examples(found: Examples, i: int, number: Mapping[int, int]) -> list[Any]:
         shades = np.clip(np.ceil(shades), 0, _SHADES).astype(int)
         words = [number[token] for token in found.tokens[i, rank][there].tolist()]
         place = int(there[: len(there) // 2].sum())
-        told.append([value, words, place, "".join(map(str, shades))])
-    return told
+        rows.append([value, words, place, "".join(map(str, shades))])
+    return rows
 
 
 def _effects(tables: CardTables, n_feature: int) -> tuple[list[list[Any]], list[list[Any]]]:
@@ -213,25 +197,25 @@ def _effects(tables: CardTables, n_feature: int) -> tuple[list[list[Any]], list[
     return up, down
 
 
-def _pairs(used: Uses, site: Site, n_feature: int) -> list[list[Any]]:
-    """Of an output its strongest pairs, of an input the pairs it is strongest in: output, first,
+def _pairs(run: Run, site: Site, n_feature: int) -> list[list[Any]]:
+    """The strongest pairs of each output feature, or those with each input feature: output, first,
     second, weight, z."""
     found: list[list[Any]] = [[] for _ in range(n_feature)]
-    table = used.interactions.get(site.layer)
+    table = run.interactions.get(site.layer)
     if table is None or site.point not in ("mlp_in", "mlp_out"):
         return found
     order = table["weight"].abs().argsort(kind="stable")[::-1]
     for row in table.iloc[order].itertuples():
-        told = [row.output, row.first, row.second, row.weight, row.z]
+        pair = [row.output, row.first, row.second, row.weight, row.z]
         ends = [row.output] if site.point == "mlp_out" else list({row.first, row.second})
         for feature in ends:
             if feature < n_feature and len(found[feature]) < _N_LISTED:
-                found[feature].append(told)
+                found[feature].append(pair)
     return found
 
 
 def _rank2(run: Run, site: Site, n_feature: int) -> list[float | None]:
-    """Each output feature's correlation with two eigenvectors, where it was measured."""
+    """Each output feature's correlation at rank 2, where it was measured."""
     known: list[float | None] = [None] * n_feature
     curve = run.curves.get(site.layer)
     if site.point == "mlp_out" and curve is not None and 2 in curve.ranks:

@@ -1,7 +1,7 @@
-"""Some documents read once at a layer's MLP: where pairs of features meet, and what outputs do.
+"""Activations on some documents, read once per layer: contexts of pairs, and output activations.
 
-What a reader would get wrong: a pair's strongest contexts are those where the *product* of its two
-activations is largest, which need not be where either feature is strongest.
+A pair's strongest contexts are those where the *product* of its two activations is largest, which
+need not be where either feature is strongest.
 """
 
 from __future__ import annotations
@@ -24,19 +24,17 @@ from sae.dictionary import Dictionary
 from sae.reading import Reading, readings
 from sae.sparse import Code
 
-N_DOCUMENTS = 300
-"""Documents that contexts and activations on the pages of circuits are of."""
-
+_N_DOCUMENTS = 300
 _CONTEXT = 8  # tokens on each side
 
 
 @dataclass(frozen=True, eq=False)
 class TextActivations:
-    """The tokens that count, in order; all of them are numbered through."""
+    """The features' activations at a layer's MLP on every counted token, numbered in order."""
 
     model: Model
     readings: list[Reading]
-    x: Float[Tensor, "token model"]  # what the MLP is given
+    x: Float[Tensor, "token model"]  # the MLP's input
     inputs: Code
     outputs: Code
     n_documents: int
@@ -48,7 +46,7 @@ class TextActivations:
         layer: int,
         dictionaries: dict[Site, Dictionary],
         corpus: Corpus,
-        n_documents: int = N_DOCUMENTS,
+        n_documents: int = _N_DOCUMENTS,
     ) -> TextActivations:
         """The first documents of a corpus."""
         into, out = mlp_sites(layer)
@@ -67,7 +65,7 @@ class TextActivations:
 
     @cached_property
     def places(self) -> Int64[np.ndarray, "token three"]:
-        """Of each token the batch, the row of it and the position in the row."""
+        """Each token's batch, row and position in the row."""
         found = []
         for number, reading in enumerate(self.readings):
             here = reading.counted.nonzero().numpy()
@@ -81,7 +79,7 @@ class TextActivations:
         return batch.tokens[row, batch.mask[row]], place
 
     def window(self, token: int) -> dict[str, Any]:
-        """The words around a token, and where among them it is."""
+        """The words around a token, and its place among them."""
         number, row, place = self.places[token].tolist()
         reading = self.readings[number]
         counted = reading.counted[row].nonzero()[:, 0].tolist()
@@ -93,7 +91,7 @@ class TextActivations:
     def pairs(
         self, pairs: Iterable[tuple[int, int]], constant: int, n: int = 4
     ) -> dict[tuple[int, int], list[dict[str, Any]]]:
-        """Each pair's strongest contexts, of different rows of text; feature ``constant`` is 1."""
+        """Each pair's strongest contexts, from different rows; feature ``constant`` is 1."""
         columns = _Columns(self.inputs, constant)
         found = {}
         for first, second in pairs:
@@ -117,11 +115,11 @@ class TextActivations:
         }
 
     def strongest(self, output: int, n: int) -> list[int]:
-        """The tokens that an output feature is strongest on, each of a row of its own."""
+        """The strongest tokens of an output feature, from different rows."""
         return self._largest(_Columns(self.outputs, -1).of(output), n)
 
     def _largest(self, values: Float[np.ndarray, " token"], n: int) -> list[int]:
-        """The first tokens by size, each of a row of its own; of equals the earlier."""
+        """The tokens with the largest values, from different rows; of equals the earlier."""
         order = np.argsort(-np.abs(values), kind="stable")[: 64 * n]
         chosen: list[int] = []
         rows: set[tuple[int, int]] = set()
@@ -137,14 +135,14 @@ class TextActivations:
     def active(
         self, output: int
     ) -> tuple[Int64[np.ndarray, " active"], Float[np.ndarray, " active"]]:
-        """The tokens that an output feature is active on, and how strongly."""
+        """The tokens where an output feature is active, and its activations."""
         values = _Columns(self.outputs, -1).of(output)
         tokens = np.flatnonzero(values)
         return tokens, values[tokens]
 
 
 class _Columns:
-    """A sparse code's features, each as a value for every token."""
+    """A sparse code's features as dense columns."""
 
     def __init__(self, code: Code, constant: int) -> None:
         self._by_feature, self._n, self._constant = code.by_feature, code.n_row, constant

@@ -1,203 +1,159 @@
-"""What is told of a circuit in words and tables: facts, gates, pairs, and what edits showed.
-
-What a reader would get wrong: names of circuits, groups and features come from files, and so may
-hold anything; each is made visible before it is put in a sentence.
-"""
+"""A circuit in facts, sentences and tables: gates, pairs, features, and its causal tests."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 
 import pandas as pd
 
-from analysis.report.catalogue.catalogue import Catalogue
+from analysis.report.circuit.labels import Labels
 from analysis.report.collect import Found
 from analysis.report.page import Table
 from analysis.validation.validate import Validation
 from circuits.graph.circuit import Circuit
-from circuits.model.site import Site
 from circuits.plotting.display import seen, shown
 
-_MOST_PAIRS = 4  # that are told in words
+_MOST_PAIRS = 4  # that sentences describe
 
-
-class Labels:
-    """What features are called on a page."""
-
-    def __init__(self, found: Found, books: dict[Site, Catalogue]) -> None:
-        layer = self._layer = found.layer
-        self._labels = {f.feature: shown(f.label) for f in found.circuit.features}
-        self._into = None if layer is None else books.get(Site("mlp_in", layer))
-        self._out = None if layer is None else books.get(Site("mlp_out", layer))
-
-    def input(self, feature: int) -> str:
-        """When an input feature is active."""
-        return "" if self._into is None else self._into.caption(feature)
-
-    def short(self, feature: int) -> str:
-        """The same for a picture."""
-        return "" if self._into is None else self._into.short(feature)
-
-    def output(self, feature: int) -> str:
-        """The tokens that an output feature promotes, or that it is strongest on."""
-        if self._out is None or feature >= len(self._out.cards):
-            return ""
-        promoted = [token for token, _ in self._out.cards[feature]["up"][:2]]
-        return " ".join(promoted) or self._out.caption(feature)
-
-    def inputs(self, features: Iterable[int]) -> list[str]:
-        """The cards of input features; none of a constant."""
-        n = 0 if self._into is None else self._into.dictionary.n_feature
-        return [f"mlp_in@{self._layer}:{f}" if f < n else "" for f in features]
-
-    def outputs(self, features: Iterable[int]) -> list[str]:
-        """The cards of output features."""
-        return ["" if self._out is None else f"mlp_out@{self._layer}:{f}" for f in features]
-
-    def name(self, feature: int) -> str:
-        """What an input feature is called in the circuit."""
-        return self._labels.get(feature, f"feature {feature}")
-
-    def label(self, feature: int) -> str:
-        """The same, and when it is active."""
-        caption = self.input(feature)
-        return self.name(feature) + (f" “{caption}”" if caption else "")
+_EDIT_HEADS = {
+    "n_pairs": "pairs", "taken": "effect removed", "low": "removed, low", "high": "removed, high",
+    "moved": "side effect", "faithfulness": "effect kept",
+}  # fmt: skip
 
 
 def facts(found: Found) -> list[tuple[str, str]]:
     """Sizes and counts."""
     circuit = found.circuit
-    told = [
-        ("layer", str(circuit.source.get("layer", "not said"))),
+    rows = [
+        ("layer", str(circuit.source.get("layer", "unknown"))),
         ("pairs", str(len(circuit.interactions))),
         ("input features", str(len(circuit.features))),
         ("groups", str(len({f.group for f in circuit.features if f.group >= 0}))),
     ]
     if found.behaviour is not None:
-        told.append(("cases chosen on", str(circuit.source.get("cases", "not said"))))
+        rows.append(("cases used to find it", str(circuit.source.get("cases", "unknown"))))
     if found.validation is not None:
-        told.append(("cases validated on", str(found.validation.n)))
-        told.append(("seed", str(found.validation.seed)))
+        rows.append(("held-out cases", str(found.validation.n)))
+        rows.append(("seed", str(found.validation.seed)))
     if circuit.explained is not None:
-        told.append(("share of the form explained", f"{circuit.explained:.2f}"))
-    return [(key, seen(value)) for key, value in told]
+        rows.append(("share of the form explained", f"{circuit.explained:.2f}"))
+    return [(key, seen(value)) for key, value in rows]
 
 
-def steps(found: Found, labels: Labels) -> list[str]:
-    """A circuit without a behaviour in words: its outputs, its strongest pairs, its gates."""
+def proposal_sentences(found: Found, labels: Labels) -> list[str]:
+    """A circuit without a behaviour: its outputs, its strongest pairs, its gates."""
     circuit = found.circuit
-    told = []
+    sentences = []
     for output in circuit.outputs:
-        promotes = labels.output(output.feature)
-        told.append(f"{output.label}" + (f" promotes “{promotes}”." if promotes else "."))
+        promotes = labels.output_caption(output.feature)
+        sentences.append(f"{output.label}" + (f" promotes “{promotes}”." if promotes else "."))
     pairs = sorted(circuit.interactions, key=lambda pair: -abs(pair.weight))
     for pair in pairs[:_MOST_PAIRS]:
-        ends = " × ".join(labels.label(f) for f in dict.fromkeys((pair.first, pair.second)))
-        told.append(
-            f"{ends}{', squared' * (pair.first == pair.second)}: weight {pair.weight:+.3g}."
-        )
+        ends = " × ".join(map(labels.name_and_caption, dict.fromkeys((pair.first, pair.second))))
+        squared = ", squared" * (pair.first == pair.second)
+        sentences.append(f"{ends}{squared}: weight {pair.weight:+.3g}.")
     for gate in circuit.gates:
-        sides = [_side(circuit, group) for group in (gate.first, gate.second)]
-        within = gate.first == gate.second
-        joined = (
-            f"{sides[0]} among themselves" if within else f"{sides[0]} together with {sides[1]}"
-        )
-        told.append(
-            f"{gate.gate}: {joined}: {gate.share:.0%} of these pairs' energy, weight "
+        first, second = (_group(circuit, group) for group in (gate.first, gate.second))
+        groups = f"{first} with itself" if gate.first == gate.second else f"{first} with {second}"
+        sentences.append(
+            f"{gate.gate}: {groups}: {gate.share:.0%} of these pairs' energy, weight "
             f"{gate.weight:+.3g}."
         )
-    return [seen(sentence) for sentence in told]
+    return [seen(sentence) for sentence in sentences]
 
 
-def _side(circuit: Circuit, group: int) -> str:
+def _group(circuit: Circuit, group: int) -> str:
     name = circuit.group_name(group)
     numbers = [f.feature for f in circuit.features if f.group == group]
     listed = ", ".join(str(n) for n in numbers[:4]) + (", …" if len(numbers) > 4 else "")
     return f"“{name}” (feature{'' if len(numbers) == 1 else 's'} {listed})"
 
 
-def tables_of(circuit: Circuit, labels: Labels) -> list[Table]:
+def circuit_tables(circuit: Circuit, labels: Labels) -> list[Table]:
     """Gates, pairs, features, outputs and detectors."""
     tables = circuit.tables()
     pairs = _known(tables["interactions"])
     for end in ("first", "second"):
-        pairs[end] = [labels.label(f) for f in pairs[end]]
-    listed = _known(tables["features"])
-    listed["label"] = [labels.label(f) for f in tables["features"]["feature"]]
+        pairs[end] = [labels.name_and_caption(f) for f in pairs[end]]
+    features = _known(tables["features"])
+    features["label"] = [labels.name_and_caption(f) for f in features["feature"]]
     outputs = _known(tables["outputs"])
+    captions = map(labels.output_caption, outputs["feature"])
     outputs["label"] = [
-        f"{label} “{labels.output(f)}”" if labels.output(f) else label
-        for label, f in zip(outputs["label"], outputs["feature"], strict=True)
+        f"{label} “{caption}”" if caption else label
+        for label, caption in zip(outputs["label"], captions, strict=True)
     ]
     factors = str(circuit.source.get("factors", "")).split(", ")
     effects = dict(zip(("first_effect", "second_effect"), (f"effect of {f}" for f in factors),
                        strict=False))  # fmt: skip
-    found = [
-        Table.of("pairs", f"Pairs of input features.{_measured(circuit)} z, q: against rotated "
-                 "features.", pairs),
-        replace(Table.of("inputs", "Input features.", listed, effects | {
-            "joint_effect": "effect of both", "mean": "mean over the classes",
-        }), cards=labels.inputs(listed["feature"])),
-        replace(Table.of("outputs", "Output features. Effect: on the answers' logit difference for "
-                         "each unit; share: of the contrast.", outputs),
-                cards=labels.outputs(outputs["feature"])),
+    heads = effects | {"joint_effect": "effect of both", "mean": "mean over the classes"}
+    made = [
+        Table.of("pairs", f"Pairs of input features.{_measures(circuit)} z, q: compared with "
+                 "rotated features.", pairs),
+        replace(Table.of("inputs", "Input features.", features, heads),
+                cards=labels.input_cards(features["feature"])),
+        replace(Table.of("outputs", "Output features. Effect: change of the answers' logit "
+                         "difference per unit of activation; share: of the contrast.", outputs),
+                cards=labels.output_cards(outputs["feature"])),
     ]  # fmt: skip
     if circuit.gates:
         gates = _known(tables["gates"])
         for end in ("first", "second"):
             gates[end] = [circuit.group_name(g) for g in gates[end]]
-        found.insert(0, Table.of("gates", "Gates between groups.", gates))
+        made.insert(0, Table.of("gates", "Gates between groups.", gates))
     if circuit.detectors:
-        told = tables["detectors"].assign(
+        detectors = tables["detectors"].assign(
             features=[", ".join(map(str, d.features)) for d in circuit.detectors],
             cuts=[", ".join(f"{cut:.2f}" for cut in d.cuts) for d in circuit.detectors],
         )
-        caption = "Output features that tell a class, on cases that nothing was chosen on."
-        found.append(Table.of("detectors", caption, told, {"label": "class", "f1": "F1"}))
-    return found
+        caption = "Output features that detect a class, measured on held-out cases."
+        made.append(Table.of("detectors", caption, detectors, {"label": "class", "f1": "F1"}))
+    return made
 
 
 def _known(table: pd.DataFrame) -> pd.DataFrame:
-    """Without the columns of which nothing is known."""
+    """Without the columns that are empty."""
     return table.dropna(axis=1, how="all") if len(table) else table
 
 
-def _measured(circuit: Circuit) -> str:
-    """What columns of pairs mean that only a circuit of a behaviour has."""
+def _measures(circuit: Circuit) -> str:
+    """What the columns mean that only a circuit of a behaviour has."""
     if "cases" not in circuit.source:
         return ""
     return (
-        " Contrast, elsewhere: logits added to the affected classes and to the others; computed, "
-        "inherited: what a pair adds over all classes, of the two factors or of a contrast that "
-        f"was there before; n = {shown(str(circuit.source['cases']))} cases that it was chosen on."
+        " Contrast, elsewhere: logits added in the affected classes and in the others. Computed, "
+        "inherited: what a pair adds over all classes, from the two factors or from a contrast "
+        f"that was there before. n = {shown(str(circuit.source['cases']))} cases, those that the "
+        "circuit was chosen on."
     )
 
 
-def causal(found: Validation) -> list[Table]:
-    """What the edits of the running model showed, controls beside them."""
-    n = f"n = {found.n} cases, seed {found.seed}"
+def validation_tables(found: Validation) -> list[Table]:
+    """The causal tests, with their controls."""
+    n = f"n = {found.n} held-out cases, seed {found.seed}"
     random = found.random.groupby("kind", sort=False).agg(
         draws=("taken", "size"), size=("size", "mean"),
-        **{"median |taken|": ("taken", lambda t: t.abs().median())},
-        **{"largest |taken|": ("taken", lambda t: t.abs().max())},
-        moved=("moved", "max"),
+        **{"median |effect removed|": ("taken", lambda t: t.abs().median())},
+        **{"largest |effect removed|": ("taken", lambda t: t.abs().max())},
+        **{"largest side effect": ("moved", "max")},
     ).reset_index()  # fmt: skip
     tables = [
-        Table.of("criteria", f"What was asked for, before it was measured; {n}.", found.criteria),
-        Table.of("edits", "Edits of the running model, controls last. contrast: mean margin of "
-                 "the affected classes, in logits; taken: the share of it that the edit removes "
-                 "(low to high: 95 % of bootstrap draws); moved: largest relative change of "
-                 f"another class; {n}.", found.edits),
-        Table.of("random", "Control: pairs that are active together, drawn at random in place "
-                 "of the circuit's. size: how much they write, relative to the circuit; "
-                 f"{n}.", random),
-        Table.of("parts", "What keeping only the circuit loses without each pair.", found.parts),
-        Table.of("checks", "Each pair by a real intervention: the change of each output feature "
-                 "that its weight predicts, and a second difference of the running MLP.",
-                 found.checks),
+        Table.of("criteria", f"Criteria, fixed before measuring; {n}.", found.criteria),
+        Table.of("edits", "Edits of the running model, controls last. Contrast: mean margin of "
+                 "the affected classes, in logits. Effect removed: share of the contrast that the "
+                 "edit removes (low to high: 95 % bootstrap interval). Side effect: largest "
+                 f"relative change in another class; {n}.", found.edits, _EDIT_HEADS),
+        Table.of("random", "Control: random pairs of features that are active together, instead "
+                 f"of the circuit's. Size: how much they write, relative to the circuit; {n}.",
+                 random),
+        Table.of("parts", "Faithfulness lost without each pair, when only the circuit is kept.",
+                 found.parts),
+        Table.of("checks", "Each pair checked by an intervention: the change of each output "
+                 "feature that its weight predicts, and the change measured in the running MLP (a "
+                 "second difference).", found.checks, {"off_by": "difference"}),
     ]  # fmt: skip
     if len(found.side_effects):
-        caption = "On text where no answer is due: loss and KL, nats a token."
-        tables.insert(3, Table.of("side-effects", caption, found.side_effects))
+        caption = "Side effects on ordinary text: loss and KL divergence, in nats per token."
+        heads = {"added": "loss added", "n_token": "tokens"}
+        tables.insert(3, Table.of("side-effects", caption, found.side_effects, heads))
     return tables

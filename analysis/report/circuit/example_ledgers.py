@@ -1,7 +1,7 @@
-"""Accounts of example tokens for a circuit's page: every term, and the sum that the model computed.
+"""Ledgers of example tokens for a circuit's page: every term, and the sum that the model computed.
 
-What a reader would get wrong: one example proves little. So there are several to choose from: of
-each class the case of median margin, and the weakest and the strongest where the circuit matters.
+One example proves little, so there are several to choose from: of each class the case of median
+margin, and of the affected classes also the weakest and the strongest.
 """
 
 from __future__ import annotations
@@ -14,18 +14,17 @@ from torch import Tensor
 
 from analysis.attribution.contrast import PairAccount
 from analysis.attribution.ledger import Reader, ledger
-from analysis.behaviour.in_model import ModelCases
 from analysis.report.catalogue.text_activations import TextActivations
 from analysis.report.circuit.circuit_form import CircuitForm
-from analysis.report.circuit.circuit_tables import Labels
+from analysis.report.circuit.labels import Labels
 from circuits.plotting.display import seen, shown
 
-_N_EXAMPLES = 4  # tokens of a proposal that are accounted for
-_N_ROWS = 14  # of an account that are shown; the others stand as one
+_N_EXAMPLES = 4  # tokens of a proposal
+_N_ROWS = 14  # shown of a ledger; the others are summed up in one row
 
 
 @dataclass(frozen=True, eq=False)
-class Example:
+class _Example:
     """A token, and what is read of the MLP's output there."""
 
     label: str
@@ -35,73 +34,76 @@ class Example:
     case: int | None = None  # its number in the behaviour
 
 
-def accounts(
+def example_ledgers(
     form: CircuitForm, text: TextActivations | None, labels: Labels
 ) -> list[dict[str, Any]]:
-    """Each example's account, and what its features are called."""
-    if form.asked is not None:
-        examples = _of_classes(form, form.asked)
+    """Each example's ledger, and the captions of its features."""
+    if form.account is not None:
+        examples = _of_classes(form, form.account)
     elif text is not None:
         examples = _of_output(form, text)
     else:
         examples = []
-    told = [_account(form, example) for example in examples]
-    for one in told:
-        used = set(one["rows"]["first"]) | set(one["rows"]["second"])
-        one["captions"] = {str(f): labels.input(f) for f in used if f >= 0}
-    return told
+    ledgers = [_ledger(form, example) for example in examples]
+    for each in ledgers:
+        used = set(each["rows"]["first"]) | set(each["rows"]["second"])
+        each["captions"] = {str(f): labels.caption(f) for f in used if f >= 0}
+    return ledgers
 
 
-def _of_classes(form: CircuitForm, asked: ModelCases) -> list[Example]:
-    """Of the affected classes, which come first, three cases each; of the others one."""
-    behaviour, margins = asked.behaviour, asked.margins()
-    reads = PairAccount.of(asked, form.layer, form.into).reads * asked.side[:, None]
-    found = []
+def _of_classes(form: CircuitForm, account: PairAccount) -> list[_Example]:
+    """Three cases of each affected class, which come first; one of each other class."""
+    cases = account.cases
+    behaviour, margins = cases.behaviour, cases.margins()
+    reads = account.reads * cases.side[:, None]
+    examples = []
     for label in sorted(behaviour.labels, key=lambda label: label not in behaviour.affected):
-        cases = (asked.label == behaviour.labels.index(label)).nonzero()[:, 0]
-        order = cases[margins[cases].argsort(stable=True)].tolist()
+        own = (cases.label == behaviour.labels.index(label)).nonzero()[:, 0]
+        order = own[margins[own].argsort(stable=True)].tolist()
         ranks = {"median": len(order) // 2}
         if label in behaviour.affected:
             ranks |= {"weakest": 0, "strongest": len(order) - 1}
         for name, rank in ranks.items():
             case = order[rank]
             right, wrong = behaviour.cases[case].right[0], behaviour.cases[case].wrong[0]
-            what = f"logit of “{right}” and its like over “{wrong}” and its like"
-            told = f"{label}: {name} margin of {len(order)}, {float(margins[case]):+.2f}"
-            reader = Reader(reads[case].to(form.model.device), name=what)
-            found.append(Example(told, reader, asked.tokens[case], int(asked.position[case]), case))
-    return found
+            read = f"logit of “{right}” and similar answers over “{wrong}” and similar answers"
+            title = f"{label}: {name} margin of {len(order)} cases, {float(margins[case]):+.2f}"
+            reader = Reader(reads[case].to(form.model.device), name=read)
+            examples.append(
+                _Example(title, reader, cases.tokens[case], int(cases.position[case]), case)
+            )
+    return examples
 
 
-def _of_output(form: CircuitForm, text: TextActivations) -> list[Example]:
-    """The tokens that a proposal's output is strongest on, each of another row of text."""
+def _of_output(form: CircuitForm, text: TextActivations) -> list[_Example]:
+    """The strongest tokens of a proposal's output, each of another row of text."""
     output = form.found.circuit.outputs[0].feature
     reader = Reader.of(form.out.to(form.model.device), output)
     tokens = text.strongest(output, _N_EXAMPLES)
     return [
-        Example(
+        _Example(
             f"output {output}, strongest token {rank} of {len(tokens)}", reader, *text.row(token)
         )
         for rank, token in enumerate(tokens, start=1)
     ]
 
 
-def _account(form: CircuitForm, example: Example) -> dict[str, Any]:
+def _ledger(form: CircuitForm, example: _Example) -> dict[str, Any]:
     model, place = form.model, example.place
-    kept = example.tokens[: place + 1]  # nothing that comes later matters to a token
-    account = ledger(
-        model, form.layer, form.into.to(model.device), example.reader, kept, place
-    )  # fmt: skip
-    own = {frozenset((p.first, p.second)) for p in form.found.circuit.interactions}
+    kept = example.tokens[: place + 1]  # later tokens have no effect on this one
+    dictionary = form.into.to(model.device)
+    found = ledger(model, form.layer, dictionary, example.reader, kept, place)
+    circuit = {frozenset((p.first, p.second)) for p in form.found.circuit.interactions}
     constant = form.into.n_feature
-    rows = account.rows.copy()
+    rows = found.rows.copy()
 
     def ends(row: Any) -> frozenset[int]:
         one, other = int(row.first), int(row.second)
         return frozenset((one, constant if other < 0 and row.kind == "linear" else other))
 
     rows["in circuit"] = [
-        row.kind in ("pair", "square", "linear") and ends(row) in own for row in rows.itertuples()
+        row.kind in ("pair", "square", "linear") and ends(row) in circuit
+        for row in rows.itertuples()
     ]
     words = model.words("a ledger").convert_ids_to_tokens(kept[1:].tolist())
     return {
@@ -110,9 +112,9 @@ def _account(form: CircuitForm, example: Example) -> dict[str, Any]:
         "reads": seen(example.reader.name),
         "tokens": [shown(word) for word in words],
         "place": len(words) - 1,
-        "computed": account.computed,
-        "total": account.total,
-        "off_by": account.off_by,
+        "computed": found.computed,
+        "total": found.total,
+        "off_by": found.off_by,
         "by_circuit": float(rows.loc[rows["in circuit"], "value"].sum()),
         "shown": _N_ROWS,
         "rows": rows,

@@ -1,7 +1,7 @@
-"""The page of the image case study: eigenvectors as pictures, and what they come to.
+"""The page of the image case study: eigenvectors as pictures, and the study's results.
 
-What a reader would get wrong: blue and red are the two signs of an eigenvector, not for and against
-a class; that is the sign of its eigenvalue, and the picture has both in columns of their own.
+Blue and red are the two signs within an eigenvector, not for and against a class: that is the sign
+of its eigenvalue, and the picture has a column for each.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _FIRST = 20  # eigenvalues of each class that are drawn
 
 
 def images_page(study: Study) -> Page:
-    """Of a run that has one."""
+    """The page of the study."""
     about = study.about
     note = (
         f"{about['data']}: {about['n_train']:,} images to train on, n = {about['n_test']:,} to "
         f"test on, seed {about['seed']}."
     )
     made = [_explanation(study, note), _truncation(study, note), _spectra(study, note)]
-    told = {
+    context = {
         "note": note,
         "label": about["label"],
         "classes": [str(label) for label in sorted(study.tables["spectra"]["class"].unique())],
@@ -43,7 +43,7 @@ def images_page(study: Study) -> Page:
         },
         "table": _figures(study, note),
     }
-    return Page("images", "Images", "images.html.j2", told, made, [told["table"]])
+    return Page("images", "Images", "images.html.j2", context, made, [context["table"]])
 
 
 def _figures(study: Study, note: str) -> Table:
@@ -53,7 +53,7 @@ def _figures(study: Study, note: str) -> Table:
         for name, value in study.figures.items()
         if name not in _CONTROLS.values() and isinstance(value, int | float)
     ]  # fmt: skip
-    table = pd.DataFrame(rows, columns=["figure", "value", "beside it", "which is"])
+    table = pd.DataFrame(rows, columns=["measure", "value", "control", "control is"])
     return Table.of("figures", f"Shares: 0.01 is one in a hundred images. {note}", table)
 
 
@@ -61,7 +61,7 @@ def _truncation(study: Study, note: str) -> Figure:
     table = study.tables["truncation"]
     full = float(table["accuracy"].iloc[0] + table["lost"].iloc[0])
     traces = [
-        line(table["rank"], [full] * len(table), "all of them", line={"color": GREY}),
+        line(table["rank"], [full] * len(table), "all eigenvectors", line={"color": GREY}),
         line(table["rank"], table["accuracy"], "first eigenvectors", line={"color": BLUE}),
     ]
     layout = {"xaxis": {"type": "log", "title": {"text": "eigenvectors of each class"}},
@@ -99,5 +99,5 @@ def _explanation(study: Study, note: str) -> Figure:
     layout = {"barmode": "relative", "xaxis": {"title": {"text": "class"}, "dtick": 1},
               "yaxis": {"title": {"text": "logit"}}}  # fmt: skip
     title = f"The first test image, a {study.about['label']}: what its eigenvectors add"
-    told = f"The sums are the logits, exactly. {note}"
-    return Figure("explanation", title, told, traces, table, layout)
+    note = f"The sums are exactly the logits. {note}"
+    return Figure("explanation", title, note, traces, table, layout)

@@ -23,13 +23,13 @@ from circuits.plotting.display import shown
 from circuits.plotting.figure import BLUE, GREY, Figure, counts, line, points
 
 _MOST, _LEAST = 1024, 16  # outputs that are measured
-_PAIRS = 5e9  # of all of them together that are looked at: about a minute on two cores
-_CONTROL = 4  # so many times fewer of the control
+_PAIRS = 5e9  # looked at in total: about a minute on two cores
+_CONTROL = 4  # times fewer outputs of the control
 
 
 @dataclass(frozen=True, eq=False)
 class LayerTable:
-    """A row an output, and the same of random directions in place of the input features."""
+    """A row for each output; the same for random directions in place of the input features."""
 
     layer: int
     rows: pd.DataFrame
@@ -39,13 +39,14 @@ class LayerTable:
     seed: int
 
     @classmethod
-    def of(cls, run: Run, layer: int, seed: int) -> LayerTable:
-        """Of a layer with dictionaries; the shards are in ``RUN/statistics``."""
+    def of(cls, run: Run, layer: int, seed: int, most: int | None = None) -> LayerTable:
+        """Of a layer with dictionaries, of at most ``most`` outputs; shards are in
+        ``RUN/statistics``."""
         into, out = (run.dictionaries[Site(point, layer)] for point in ("mlp_in", "mlp_out"))
         inter = Interactions(run.model.layer(layer), into.basis(), out.basis("encoder"))
         n = inter.n_output
         random = Interactions(inter.layer, inter.inputs.control(seed), inter.outputs)
-        most = most_outputs(inter.n_input)
+        most = most_outputs(inter.n_input) if most is None else most
         tables = []
         for name, some, at_most in (("own", inter, most), ("control", random, most // _CONTROL)):
             folder = run.folder / "statistics" / f"layer-{layer}-{name}-{some.fingerprint[:12]}"
@@ -54,12 +55,12 @@ class LayerTable:
 
 
 def most_outputs(n_input: int) -> int:
-    """How many outputs are measured in features of which there are so many."""
+    """How many outputs are measured, given the number of input features."""
     return int(min(max(_PAIRS / n_input**2, _LEAST), _MOST))
 
 
 def layer_page(run: Run, table: LayerTable, books: Mapping[Site, Catalogue]) -> Page:
-    """Statistics over the outputs of one layer."""
+    """The page of one layer."""
     layer, rows, control = table.layer, table.rows, table.control
     out = books[Site("mlp_out", layer)]
     into = books[Site("mlp_in", layer)]
@@ -68,7 +69,7 @@ def layer_page(run: Run, table: LayerTable, books: Mapping[Site, Catalogue]) -> 
         f"n = {len(control)} of them with random directions in place of the input features, seed "
         f"{table.seed}."
     )
-    beyond = "the outermost steps hold all that lies beyond."
+    beyond = "the outermost bins hold everything beyond."
     made = [
         _sums(rows, control, "cross", f"Weights of pairs of different features; {beyond} {note}"),
         _sums(rows, control, "self", f"Weights of features with themselves; {beyond} {note}"),
@@ -77,14 +78,14 @@ def layer_page(run: Run, table: LayerTable, books: Mapping[Site, Catalogue]) -> 
         _gates(rows, control, note),
     ]
     listed = _outputs(run, table, into, out)
-    told = {
+    context = {
         "layer": layer,
         "note": note,
         "table": listed,
         "interactions": layer in run.interactions,
         "command": "circuits interactions RUN",
     }
-    return Page(f"layer-{layer}", f"Layer {layer}", "layer.html.j2", told, made, [listed])
+    return Page(f"layer-{layer}", f"Layer {layer}", "layer.html.j2", context, made, [listed])
 
 
 def _outputs(run: Run, table: LayerTable, into: Catalogue, out: Catalogue) -> Table:
@@ -93,44 +94,44 @@ def _outputs(run: Run, table: LayerTable, into: Catalogue, out: Catalogue) -> Ta
         " × ".join(f"{f} {into.caption(f)}".strip() for f in pair)
         for pair in zip(rows["strongest_first"], rows["strongest_second"], strict=True)
     ]
-    told = pd.DataFrame(
+    listed = pd.DataFrame(
         {
             "output": rows["output"],
             "promotes": [
                 " ".join(token for token, _ in out.cards[o]["up"][:3]) for o in rows["output"]
             ],
             "effective rank": rows["effective_rank"],
-            "energy of 2": rows["energy_2"],
+            "energy in 2 eigenvalues": rows["energy_2"],
             "first eigenvalue": rows["value_1"],
             "root mean square": rows["cross_rms"],
             "kurtosis": rows["cross_kurtosis"],
             "strongest pair": ends,
-            "its weight": rows["strongest_weight"],
+            "weight of that pair": rows["strongest_weight"],
             "AND score": rows["and_score"],
         }
     )
     known = run.interactions.get(table.layer)
     if known is not None:
         count = known[known["q"] <= 0.05].groupby("output").size()
-        told["pairs at q 0.05"] = [int(count.get(o, 0)) for o in rows["output"]]
+        listed["pairs at q 0.05"] = [int(count.get(o, 0)) for o in rows["output"]]
     caption = f"Every output, read by {table.reader}"
     if known is not None and (reader := run.reader_of_interactions) not in (None, table.reader):
         caption += f"; pairs at q 0.05, by {shown(reader)}"
-    listed = Table.of("outputs", f"{caption}. A click on a column's name sorts by it.", told)
-    return replace(listed, cards=[f"mlp_out@{table.layer}:{o}" for o in rows["output"]])
+    made = Table.of("outputs", f"{caption}. Click a column's name to sort by it.", listed)
+    return replace(made, cards=[f"mlp_out@{table.layer}:{o}" for o in rows["output"]])
 
 
 def _sums(rows: pd.DataFrame, control: pd.DataFrame, kind: str, note: str) -> Figure:
-    """The outputs' histograms together, each in units of its own root mean square."""
+    """The histograms of all outputs summed, each in units of its own root mean square."""
     edges = histogram_edges().numpy()
     width = edges[1] - edges[0]
     middles = np.concatenate([[edges[0] - width / 2], (edges[:-1] + edges[1:]) / 2,
                               [edges[-1] + width / 2]])  # fmt: skip
     table = pd.DataFrame({"weight": middles})
     traces = []
-    styles = (("features", rows, {"color": BLUE, "width": 3}),
+    samples = (("features", rows, {"color": BLUE, "width": 3}),
               ("random directions", control, {"color": GREY, "dash": "dot"}))  # fmt: skip
-    for name, some, style in styles:
+    for name, some, style in samples:
         held = np.sum([np.asarray(h) for h in some[f"{kind}_histogram"]], axis=0)
         assert len(held) == BINS
         table[name] = held / max(held.sum(), 1)
@@ -159,7 +160,7 @@ def _spread(
 
 
 def _gates(rows: pd.DataFrame, control: pd.DataFrame, note: str) -> Figure:
-    """How far each output's best AND stands out, beside its strongest weight."""
+    """Each output's best AND score, against its strongest weight."""
     table = rows[["output", "strongest_weight", "and_score", "cross_rms"]].reset_index(drop=True)
     chance = control["and_score"] / control["cross_rms"]
     ratio, strongest = (
@@ -173,5 +174,5 @@ def _gates(rows: pd.DataFrame, control: pd.DataFrame, note: str) -> Figure:
     ]  # fmt: skip
     layout = {"xaxis": {"title": {"text": "strongest pair, in root mean squares"}},
               "yaxis": {"title": {"text": "AND score, in root mean squares"}}}  # fmt: skip
-    told = f"AND score: a pair's weight less both features' weights with themselves. {note}"
-    return Figure("gates", "Gate-like pairs", told, traces, table, layout)
+    note = f"AND score: a pair's weight minus both features' weights with themselves. {note}"
+    return Figure("gates", "Gate-like pairs", note, traces, table, layout)

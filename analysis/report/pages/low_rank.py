@@ -8,7 +8,7 @@ from typing import Any
 from analysis.lowrank.curve import THRESHOLD
 from analysis.report.collect import Run
 from analysis.report.page import Page
-from circuits.plotting.display import number
+from circuits.plotting.display import number, percent
 from circuits.plotting.figure import Figure
 
 
@@ -21,7 +21,10 @@ def low_rank_page(run: Run) -> Page:
         keyed = [replace(figure, key=f"{figure.key}-layer-{layer}")
                  for figure in curve.figures(rank)]  # fmt: skip
         figures += keyed
-        summary = {key: number(value) for key, value in curve.summary(rank).items()}
+        summary = {
+            key: percent(value) if key.startswith("share") else number(value)
+            for key, value in curve.summary(rank).items()
+        }
         layers.append({"layer": layer, "figures": keyed, "summary": summary, "rank": rank,
                        "threshold": THRESHOLD})  # fmt: skip
     context: dict[str, Any] = {"layers": layers, "command": "circuits rank RUN"}

@@ -1,7 +1,6 @@
-"""The first page: what was run, what was found and how far to believe it, how to read it.
+"""The first page: what was run, what was found and how well it is supported, how to read it.
 
-What a reader would get wrong: a step that was not made is named with the command that makes it, so
-that a report never looks complete when it is not.
+A missing step is listed with its command, so that a report never looks complete when it is not.
 """
 
 from __future__ import annotations
@@ -20,15 +19,15 @@ from analysis.lowrank.curve import RankCurve
 from analysis.report.circuit.mechanism import Mechanism
 from analysis.report.collect import Found, Run
 from analysis.report.page import Page, Table
-from circuits.plotting.display import number, seen, shown, two
+from circuits.plotting.display import number, percent, seen, shown, two
 from circuits.storage.files import content_hash
 
 _HASH = 12  # characters that are shown
-_N_DOCUMENTS = 100  # that dictionaries are held against
+_N_DOCUMENTS = 100  # that the quality of dictionaries is measured on
 
 
 def overview(
-    run: Run, names: Mapping[str, str], stories: Mapping[str, Mechanism], seed: int
+    run: Run, names: Mapping[str, str], mechanisms: Mapping[str, Mechanism], seed: int
 ) -> Page:
     """What was run, and what was found."""
     described = run.model.describe()
@@ -38,9 +37,9 @@ def overview(
         if isinstance(value, str | int | float) and key not in ("path", "folder")
     ]
     dictionaries = _dictionaries(run, seed)
-    told: dict[str, Any] = {
+    context: dict[str, Any] = {
         "headlines": [
-            _headline(found, names) | _in_short(stories.get(found.stem))
+            _headline(found, names) | _classes(mechanisms.get(found.stem))
             for found in run.circuits
             if found.behaviour
         ],
@@ -52,7 +51,7 @@ def overview(
         "missing": run.missing,
         "counted": _counted(run),
     }
-    return Page("index", "Overview", "overview.html.j2", told, tables=[dictionaries])
+    return Page("index", "Overview", "overview.html.j2", context, tables=[dictionaries])
 
 
 def _headline(found: Found, names: Mapping[str, str]) -> dict[str, Any]:
@@ -62,7 +61,7 @@ def _headline(found: Found, names: Mapping[str, str]) -> dict[str, Any]:
         "name": shown(circuit.name),
         "verdict": verdict(circuit),
         "pairs": len(circuit.interactions),
-        "carried": two(circuit.shares.get("carried")),
+        "carried": percent(circuit.shares.get("carried")),
         "computed": two(circuit.shares.get("computed")),
         "inherited": two(circuit.shares.get("inherited")),
         "proven": None if validation is None else validation.proven,
@@ -72,26 +71,26 @@ def _headline(found: Found, names: Mapping[str, str]) -> dict[str, Any]:
         edits = validation.edits.set_index("edit")
         control = validation.random.loc[validation.random["kind"] == "as many", "taken"]
         row |= {
-            "taken": two(float(edits.loc["remove the circuit", "taken"])),
-            "kept": two(float(edits.loc["keep only the circuit", "faithfulness"])),
-            "random": two(float(control.abs().median())),
+            "removed": percent(float(edits.loc["remove the circuit", "taken"])),
+            "kept": percent(float(edits.loc["keep only the circuit", "faithfulness"])),
+            "random": percent(float(control.abs().median())),
             "n": validation.n,
             "seed": validation.seed,
         }
     return row
 
 
-def _in_short(story: Mechanism | None) -> dict[str, Any]:
-    """Of each class that a circuit must be seen in the pair that tells it best, and what that adds;
-    what all pairs carry, as its page says it."""
-    if story is None:
+def _classes(mechanism: Mechanism | None) -> dict[str, Any]:
+    """The pair that explains each affected class best, and what all pairs carry, as on the
+    circuit's own page."""
+    if mechanism is None:
         return {"classes": []}
-    told = [
+    best = [
         {key: each[key] for key in ("label", "right", "wrong")} | each["pairs"][0]
-        for each in story.classes()
+        for each in mechanism.classes()
         if each["pairs"]
     ]
-    return {"classes": told, "carried": story.of_mlp["carried"]}
+    return {"classes": best, "carried": mechanism.mlp_effect["carried"]}
 
 
 def _proposal(found: Found, names: Mapping[str, str]) -> dict[str, Any]:
@@ -108,7 +107,7 @@ def _proposal(found: Found, names: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _dictionaries(run: Run, seed: int) -> Table:
-    """How well each stands in for its site, on text that training left out; else only its size."""
+    """The quality of each, on text that training left out; without a text only its statistics."""
     rows = []
     for site, dictionary in run.dictionaries.items():
         row: dict[str, Any] = {"site": str(site), "features": dictionary.n_feature}
@@ -126,11 +125,11 @@ def _dictionaries(run: Run, seed: int) -> Table:
             }
         rows.append(row)
     caption = (
-        f"How well each dictionary stands in for its site. Unexplained: share of the variance. "
-        f"Loss recovered: with the reconstruction in its place, between the site at zero (0) and "
-        f"the model as it is (1). Control: as many random directions, seed {seed}."
+        f"Quality of each dictionary. Unexplained: share of the variance. Loss recovered: with the "
+        f"reconstruction in place of the activations, from 0 (activations set to zero) to 1 (the "
+        f"model unchanged). Control: as many random directions, seed {seed}."
         if run.text is not None
-        else "Dictionaries, as training left them."
+        else "Dictionaries; statistics from their training."
     )
     return Table.of("dictionaries", caption, pd.DataFrame(rows))
 
@@ -140,37 +139,36 @@ _QUALITY = {
     "unexplained, random": "fvu_random", "loss recovered": "recovered",
     "recovered, random": "recovered_random", "n tokens": "n_token",
 }  # fmt: skip
-"""What is told of `quality`, and what it is called there."""
 
 
 def _counted(run: Run) -> list[str]:
-    """What there is, in a line."""
+    """The contents of the run, for one sentence."""
     behaved = [found for found in run.circuits if found.behaviour]
     proven = sum(found.validation is not None and found.validation.proven for found in behaved)
     n_weights = run.model.describe().get("parameters")
-    told = [
+    parts = [
         f"a model of {run.model.n_layer} layer{'s' * (run.model.n_layer > 1)} and "
         f"{number(n_weights)} weights",
         f"{len(run.dictionaries)} dictionaries",
         f"{len(behaved)} circuits of behaviours, {proven} of them proven",
     ]
     if n_proposed := len(run.circuits) - len(behaved):
-        told.append(f"{n_proposed} proposals")
-    return told + ["an image classifier"] * (run.images is not None)
+        parts.append(f"{n_proposed} proposals")
+    return parts + ["an image classifier"] * (run.images is not None)
 
 
 def _curve_line(layer: int, curve: RankCurve) -> dict[str, Any]:
-    told = curve.summary(2)
+    summary = curve.summary(2)
     return {
         "layer": layer,
-        "share": number(told["share_above"]),
-        "n": told["n_compared"],
-        "controls": [(name.value, number(told[f"share_above_{name}"])) for name in Control],
+        "share": percent(summary["share_above"]),
+        "n": summary["n_compared"],
+        "controls": [(name.value, percent(summary[f"share_above_{name}"])) for name in Control],
     }
 
 
 def _step(folder: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
-    """A step, and of each file that it made whether it is as it was."""
+    """A step, and for each file that it made whether it has changed since."""
     versions = entry.get("versions", {})
     made_of = json.dumps(entry.get("made_of", {}), indent=1, sort_keys=True)
     return {
@@ -186,5 +184,5 @@ def _step(folder: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
 
 def _since(file: Path, then: str) -> str:
     if not file.is_file():
-        return "not there any more"
+        return "missing now"
     return "" if content_hash(file) == then else "changed since"

@@ -184,13 +184,13 @@ def test_a_figure_gives_its_data_away(opened, hostile_run):
 
 def test_a_cell_that_a_spreadsheet_would_run_is_text(opened):
     page = opened("/index.html")
-    told = {"columns": ["a", "b"], "rows": [["=1+1", -2], ['say "hi", there', None]]}
-    assert page.evaluate("told => Figures.csv(told)", told) == (
+    table = {"columns": ["a", "b"], "rows": [["=1+1", -2], ['say "hi", there', None]]}
+    assert page.evaluate("table => Figures.csv(table)", table) == (
         'a,b\r\n\'=1+1,-2\r\n"say ""hi"", there",\r\n'
     )
     run = ["=cmd|' /C calc'!A0", "+1", "-1", "@SUM(1)", "\t=1", " =1", "＝1", "＠x"]
     written = page.evaluate(
-        "told => Figures.csv(told)", {"columns": ["=a"], "rows": [[r] for r in run]}
+        "table => Figures.csv(table)", {"columns": ["=a"], "rows": [[r] for r in run]}
     )
     assert all(line.lstrip('"').startswith("'") for line in written.strip().split("\r\n"))
 
@@ -235,10 +235,10 @@ def test_one_file_turns_its_pages_and_draws_them(opened, hostile_run, tmp_path):
     page.locator('[data-shown="mlp_in@0:8"]').wait_for()
 
 
-def test_the_strongest_pair_is_told_before_anything_is_chosen(opened):
+def test_the_strongest_pair_is_shown_before_anything_is_chosen(opened):
     page = opened("/circuit-hostile.html")
     card = page.locator("[data-card]")
-    assert "where both fire" in card.inner_text().lower()
+    assert "where both are active" in card.inner_text().lower()
     assert page.locator('[data-pair="3-8"].chosen').count() == 1
     assert "1.5" in card.inner_text()  # its weight
 

@@ -1,12 +1,11 @@
-"""The statistics of a layer's page are of so many outputs as can be looked at, and say so."""
+"""A layer's page measures as many outputs as is affordable, and says how many."""
 
 from dataclasses import replace
 
 import pytest
 
-from analysis.report.catalogue.catalogue import catalogues, uses
+from analysis.report.catalogue.catalogue import catalogues
 from analysis.report.collect import collect
-from analysis.report.pages import layer
 from analysis.report.pages.layer import LayerTable, layer_page, most_outputs
 from tests.support.small_runs import begun
 
@@ -18,14 +17,13 @@ def test_wide_layers_have_fewer_outputs_measured(n_input, measured):
     assert most_outputs(n_input) == measured
 
 
-def test_a_layers_page_says_how_many_of_its_outputs_were_measured(tmp_path, monkeypatch):
+def test_a_layers_page_says_how_many_of_its_outputs_were_measured(tmp_path):
     _, text = begun(tmp_path / "run")
     run = collect(tmp_path / "run", text)
-    monkeypatch.setattr(layer, "_PAIRS", 20.0 * 49**2)  # of 48 features and the constant
-    table = LayerTable.of(run, 0, seed=0)
+    table = LayerTable.of(run, 0, seed=0, most=20)
     assert list(table.rows["output"]) == list(range(20))
     assert len(table.control) == 5
-    page = layer_page(run, table, catalogues(run, uses(run, {})))
+    page = layer_page(run, table, catalogues(run, {}))
     assert page.context["note"].startswith("n = 20 of 48 output features")
     assert "n = 5 of them with random directions" in page.context["note"]
 
@@ -33,7 +31,7 @@ def test_a_layers_page_says_how_many_of_its_outputs_were_measured(tmp_path, monk
 def test_a_layers_page_says_where_two_readers_stand_in_one_table(hostile_run):
     folder, text = hostile_run
     run = collect(folder, text, "cpu")
-    books = catalogues(run, uses(run, {each.stem: each.stem for each in run.circuits}))
+    books = catalogues(run, {each.stem: each.stem for each in run.circuits})
     table = LayerTable.of(run, 0, seed=0)
     caption = layer_page(run, table, books).tables[0].caption
     assert table.reader == "encoder"
