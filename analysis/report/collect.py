@@ -17,7 +17,7 @@ import pandas as pd
 from analysis.behaviour.cases import Behaviour
 from analysis.discovery.find import layers_with_dictionaries
 from analysis.lowrank.curve import RankCurve
-from analysis.runs.images import Study
+from analysis.runs.images import ImageStudy
 from analysis.validation.validate import Validation
 from circuits.corpus.documents import Corpus, built_in
 from circuits.errors import CircuitsError, RunError, first_line, shorten
@@ -69,7 +69,7 @@ class Run:
     circuits: list[Found]
     curves: dict[int, RankCurve]
     interactions: dict[int, pd.DataFrame]
-    images: Study | None  # the image case study
+    images: ImageStudy | None  # the image case study
     text: Corpus | None  # that examples are taken from
     missing: list[Missing]
 
@@ -118,7 +118,7 @@ def collect(folder: str | Path, text: Corpus | None = None, device: str | None =
         sorted(circuits, key=_order),
         dict(sorted(curves.items())),
         dict(sorted(interactions.items())),
-        Study.load(folder),
+        ImageStudy.load(folder),
         _held_out(model) if text is None else text,
         [],
     )
