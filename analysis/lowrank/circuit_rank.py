@@ -23,6 +23,7 @@ from analysis.lowrank.measure import MIN_ACTIVE
 from analysis.lowrank.sums import Fit, Forms, Observed, Resampling, in_chunks, on_active
 from analysis.validation.validate import layer_of_circuit
 from circuits import Interactions
+from circuits.algebra.bilinear import with_constant
 from circuits.corpus.documents import Corpus
 from circuits.graph.circuit import Circuit
 from circuits.model import Model, Site
@@ -120,8 +121,7 @@ def _observed(
     sites = sites_of(layer)
     for reading in readings(model, corpus, sites, n_documents=n_documents):
         x, y = (reading.activations[site] for site in sites)
-        features = into.encode(x)[:, used]
-        lifted = torch.cat([features, features.new_ones(len(features), 1)], dim=1)
+        lifted = with_constant(into.encode(x)[:, used])
         document = reading.batch.document[reading.counted.nonzero()[:, 0]]
         yield Observed(lifted, out.active(y), document.to(x.device))
 
