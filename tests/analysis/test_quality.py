@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from analysis import quality
+from analysis.quality import quality
 from circuits import Basis
 from circuits.corpus import open_corpus
 from circuits.corpus.batches import BatchPlan, in_order
