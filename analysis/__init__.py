@@ -1,23 +1,23 @@
 """Questions about a model's circuits, and their reports."""
 
-from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING
 
-_AT = {
-    "Behaviour": "analysis.behaviour.cases",
-    "Ledger": "analysis.attribution.ledger",
-    "RankCurve": "analysis.lowrank",
-    "Validation": "analysis.validation.validate",
-    "built_in_behaviour": "analysis.behaviour.cases",
-    "circuit_rank": "analysis.lowrank.circuit_rank",
-    "find_circuit": "analysis.discovery.find",
-    "ledger": "analysis.attribution.ledger",
-    "propose_circuits": "analysis.discovery.propose",
-    "quality": "analysis.quality",
-    "rank_curve": "analysis.lowrank",
-    "validate": "analysis.validation.validate",
-    "write_report": "analysis.report",
-}
+from circuits.lazy import lazy
+
+if TYPE_CHECKING:
+    from analysis.attribution.contrast import by_layer
+    from analysis.attribution.ledger import Ledger, ledger
+    from analysis.behaviour.built_in import built_in_behaviour
+    from analysis.behaviour.cases import Behaviour
+    from analysis.behaviour.in_model import in_model
+    from analysis.dictionary_quality import quality
+    from analysis.discovery.find import find_circuit
+    from analysis.discovery.propose import propose_circuits
+    from analysis.lowrank.circuit_rank import circuit_rank
+    from analysis.lowrank.curve import RankCurve
+    from analysis.lowrank.measure import rank_curve
+    from analysis.report import write_report
+    from analysis.validation.validate import Validation, validate
 
 __all__ = [
     "Behaviour",
@@ -25,8 +25,10 @@ __all__ = [
     "RankCurve",
     "Validation",
     "built_in_behaviour",
+    "by_layer",
     "circuit_rank",
     "find_circuit",
+    "in_model",
     "ledger",
     "propose_circuits",
     "quality",
@@ -35,9 +37,23 @@ __all__ = [
     "write_report",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """Found when first asked for: ``import analysis`` is what the command's help waits for."""
-    if name in _AT:
-        return getattr(import_module(_AT[name]), name)
-    raise AttributeError(f"module 'analysis' has no attribute '{name}'")
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "Behaviour": "analysis.behaviour.cases",
+        "Ledger": "analysis.attribution.ledger",
+        "RankCurve": "analysis.lowrank.curve",
+        "Validation": "analysis.validation.validate",
+        "built_in_behaviour": "analysis.behaviour.built_in",
+        "by_layer": "analysis.attribution.contrast",
+        "circuit_rank": "analysis.lowrank.circuit_rank",
+        "find_circuit": "analysis.discovery.find",
+        "in_model": "analysis.behaviour.in_model",
+        "ledger": "analysis.attribution.ledger",
+        "propose_circuits": "analysis.discovery.propose",
+        "quality": "analysis.dictionary_quality",
+        "rank_curve": "analysis.lowrank.measure",
+        "validate": "analysis.validation.validate",
+        "write_report": "analysis.report",
+    },
+)

@@ -17,7 +17,8 @@ from torch import Tensor
 from circuits.corpus.batches import Batch, BatchPlan, in_order
 from circuits.corpus.documents import Corpus
 from circuits.errors import check_count
-from circuits.model import Model, Site
+from circuits.model.model import Model
+from circuits.model.site import Site
 from circuits.storage.progress import progress
 
 N_DOCUMENTS = 1000

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from circuits.algebra.bilinear import BilinearLayer
 from circuits.errors import ModelError, SiteError, check_index, check_width
-from circuits.model import Model, Site
+from circuits.model.model import Model
+from circuits.model.site import Site
 from circuits.plotting.display import html_of
 from sae.dictionary import Dictionary
 

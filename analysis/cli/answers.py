@@ -8,10 +8,10 @@ command can print half of each. JSON has no word for what is not a number: it is
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+
+from circuits.storage.files import without_nan
 
 
 @dataclass(frozen=True)
@@ -23,15 +23,7 @@ class Told:
 
     def as_json(self) -> str:
         """One line of JSON."""
-        return json.dumps(_with_null(self.rows), allow_nan=False)
-
-
-def _with_null(told: Any) -> Any:
-    if isinstance(told, Mapping):
-        return {str(name): _with_null(value) for name, value in told.items()}
-    if isinstance(told, list | tuple):
-        return [_with_null(value) for value in told]
-    return None if isinstance(told, float) and not math.isfinite(told) else told
+        return json.dumps(without_nan(self.rows), allow_nan=False)
 
 
 def told_fields(fields: Mapping[str, object]) -> Told:

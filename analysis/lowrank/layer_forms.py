@@ -17,9 +17,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from analysis.lowrank.sums import Forms, Observed, Seen
-from circuits import Basis, Interactions
+from circuits.algebra.basis import Basis
+from circuits.algebra.interactions import Interactions
 from circuits.corpus.documents import Corpus
-from circuits.model import Model, Site
+from circuits.model.model import Model
+from circuits.model.site import Site
 from circuits.storage.progress import progress
 from sae.dictionary import Dictionary
 from sae.reading import Reading, readings

@@ -26,7 +26,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from analysis.lowrank.sums import Forms
-from circuits.model import Model, Site
+from circuits.model.model import Model
+from circuits.model.site import Site
 from sae.dictionary import Dictionary
 from sae.reading import Reading
 from sae.sparse import Code

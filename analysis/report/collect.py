@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 
 import pandas as pd
 
-from analysis.attribution.contrast import sites_of
 from analysis.behaviour.cases import Behaviour
 from analysis.discovery.find import layers_with_dictionaries
 from analysis.lowrank.curve import RankCurve
@@ -23,11 +22,14 @@ from analysis.validation.validate import Validation
 from circuits.corpus.documents import Corpus, built_in
 from circuits.errors import CircuitsError, RunError, first_line, shorten
 from circuits.graph.circuit import Circuit
-from circuits.model import Model, Site, load_model
 from circuits.model.evaluation import parted
+from circuits.model.loading import load_model
+from circuits.model.model import Model
+from circuits.model.site import Site, mlp_sites
 from circuits.plotting.display import seen
 from circuits.storage.manifest import read_manifest
-from sae import Dictionary, load_dictionaries
+from sae.dictionary import Dictionary
+from sae.loading import load_dictionaries
 
 Read = TypeVar("Read")
 
@@ -170,7 +172,7 @@ def _check_same(
     source, faults = found.circuit.source, []
     known = {"model": model.fingerprint}
     if found.layer is not None:
-        for name, site in zip(("inputs", "outputs"), sites_of(found.layer), strict=True):
+        for name, site in zip(("inputs", "outputs"), mlp_sites(found.layer), strict=True):
             if site not in dictionaries:
                 faults.append(f"the run has no dictionary of {site}")
                 continue

@@ -15,14 +15,17 @@ from typing import Any, Literal
 import pandas as pd
 import torch
 
-from analysis.attribution.contrast import sites_of
-from circuits import Basis, BilinearLayer, Interactions
+from circuits.model.site import mlp_sites
+from circuits.algebra.basis import Basis
+from circuits.algebra.bilinear import BilinearLayer
+from circuits.algebra.interactions import Interactions
 from circuits.corpus.documents import Corpus
 from circuits.errors import RunError, check_count
 from circuits.storage.files import written_whole
 from circuits.graph.coactivation import Batch, coactivation
 from circuits.storage.manifest import record
-from circuits.model import Model, Site
+from circuits.model.model import Model
+from circuits.model.site import Site
 from circuits.graph.significance import rotated, scored_strongest, shuffled
 from sae.dictionary import Dictionary
 from sae.reading import N_DOCUMENTS, activations_in_order
@@ -84,8 +87,8 @@ def run_interactions(
     told: dict[str, Any] = {}
     made, hashes = [], {"model": model.fingerprint}
     for layer in _wanted(run, model, dictionaries, layers):
-        into, out = (dictionaries[site] for site in sites_of(layer))
-        hashes |= {str(site): dictionaries[site].fingerprint for site in sites_of(layer)}
+        into, out = (dictionaries[site] for site in mlp_sites(layer))
+        hashes |= {str(site): dictionaries[site].fingerprint for site in mlp_sites(layer)}
         path = Path(run) / "interactions" / f"layer-{layer}.parquet"
         fired = None
         if corpus is not None:

@@ -12,7 +12,8 @@ from analysis.lowrank.measure import MIN_ACTIVE, rank_curve
 from circuits.corpus.documents import Corpus
 from circuits.errors import RankError
 from circuits.storage.manifest import record
-from circuits.model import Model, Site
+from circuits.model.model import Model
+from circuits.model.site import Site
 from sae.dictionary import Dictionary
 from sae.reading import N_DOCUMENTS
 

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from analysis.behaviour.in_model import in_model
 from circuits.corpus.documents import Corpus
 from circuits.storage.manifest import record
-from circuits.model import Model, ModelPlan, Site, train_model
+from circuits.model.model import Model
+from circuits.model.plan import ModelPlan
+from circuits.model.site import Site
+from circuits.model.training import train_model
 from circuits.model.training import Trained
-from sae import Dictionary, TrainingPlan, train_saes
+from sae.dictionary import Dictionary
+from sae.training.plan import TrainingPlan
+from sae.training.run import train_saes
 from sae.training.run import Log
 
 

@@ -17,7 +17,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits import BilinearLayer, Spectrum
+from circuits.algebra.bilinear import BilinearLayer
+from circuits.algebra.spectrum import Spectrum
 from circuits.errors import CircuitsError
 
 Gate = Callable[..., bool]

@@ -20,7 +20,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from circuits import Basis, BilinearLayer, Interactions
+from circuits.algebra.basis import Basis
+from circuits.algebra.bilinear import BilinearLayer
+from circuits.algebra.interactions import Interactions
 from circuits.errors import CircuitsError, check_count
 from circuits.graph.build import interaction_graph
 from circuits.graph.significance import rotated, shuffled

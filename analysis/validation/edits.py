@@ -17,7 +17,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from circuits.graph.circuit import Interaction
-from circuits.model import Model, Site
+from circuits.model.model import Model
+from circuits.model.site import Site
 from sae.dictionary import Dictionary
 from sae.sparse import Code
 

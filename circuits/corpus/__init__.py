@@ -1,5 +1,23 @@
 """Text to train on and to measure with: documents, tokenizers, batches, the built-in stories."""
 
-from circuits.corpus.documents import Corpus, built_in, open_corpus
+from typing import TYPE_CHECKING
 
-__all__ = ["Corpus", "built_in", "open_corpus"]
+from circuits.lazy import lazy
+
+if TYPE_CHECKING:
+    from circuits.corpus.documents import Corpus, built_in, open_corpus
+
+__all__ = [
+    "Corpus",
+    "built_in",
+    "open_corpus",
+]
+
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "Corpus": "circuits.corpus.documents",
+        "built_in": "circuits.corpus.documents",
+        "open_corpus": "circuits.corpus.documents",
+    },
+)

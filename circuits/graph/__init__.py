@@ -1,7 +1,37 @@
 """Interaction graphs, which of their pairs are more than chance, and the circuits made of them."""
 
-from circuits.graph.build import interaction_graph
-from circuits.graph.circuit import Circuit
-from circuits.groups.clusters import clusters
+from typing import TYPE_CHECKING
 
-__all__ = ["Circuit", "clusters", "interaction_graph"]
+from circuits.lazy import lazy
+
+if TYPE_CHECKING:
+    from circuits.graph.build import interaction_graph
+    from circuits.graph.circuit import Circuit
+    from circuits.graph.export import attribution_query, read_graph, write_attribution, write_graph
+    from circuits.graph.matching_pursuit import known_pairs
+    from circuits.groups.clusters import clusters
+
+__all__ = [
+    "Circuit",
+    "attribution_query",
+    "clusters",
+    "interaction_graph",
+    "known_pairs",
+    "read_graph",
+    "write_attribution",
+    "write_graph",
+]
+
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "Circuit": "circuits.graph.circuit",
+        "attribution_query": "circuits.graph.export",
+        "clusters": "circuits.groups.clusters",
+        "interaction_graph": "circuits.graph.build",
+        "known_pairs": "circuits.graph.matching_pursuit",
+        "read_graph": "circuits.graph.export",
+        "write_attribution": "circuits.graph.export",
+        "write_graph": "circuits.graph.export",
+    },
+)

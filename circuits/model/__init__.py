@@ -1,13 +1,19 @@
-"""Bilinear transformers: trained, loaded, read and replaced by name.
+"""Bilinear transformers: trained, loaded, read and edited by name.
 
-The only place that knows transformers and TransformerLens, and it imports neither until a model is
+The only room that knows transformers and TransformerLens; neither is imported before a model is
 trained or loaded.
 """
 
-from circuits.model.model import Model, load_model
-from circuits.model.plan import ModelPlan, ModelShape
-from circuits.model.site import POINTS, Site
-from circuits.model.training import Trained, train_model
+from typing import TYPE_CHECKING
+
+from circuits.lazy import lazy
+
+if TYPE_CHECKING:
+    from circuits.model.loading import load_model
+    from circuits.model.model import Model
+    from circuits.model.plan import ModelPlan, ModelShape
+    from circuits.model.site import POINTS, Site
+    from circuits.model.training import Trained, train_model
 
 __all__ = [
     "POINTS",
@@ -19,3 +25,17 @@ __all__ = [
     "load_model",
     "train_model",
 ]
+
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "Model": "circuits.model.model",
+        "ModelPlan": "circuits.model.plan",
+        "ModelShape": "circuits.model.plan",
+        "POINTS": "circuits.model.site",
+        "Site": "circuits.model.site",
+        "Trained": "circuits.model.training",
+        "load_model": "circuits.model.loading",
+        "train_model": "circuits.model.training",
+    },
+)

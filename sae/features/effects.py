@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from circuits.errors import SiteError, check_count, check_indices
-from circuits.model import Model
+from circuits.model.model import Model
 from sae.dictionary import Dictionary
 
 _TILE = 2**24  # numbers that are held at a time
@@ -46,9 +46,10 @@ def logit_effects(
             found[-1].insert(1, "side", side)
     table = pd.concat(found).sort_values(["feature", "side", "rank"], kind="stable")
     table = table.rename(columns={"other": "token_number"}).reset_index(drop=True)
-    if model.tokenizer is not None:
-        words = model.tokenizer.convert_ids_to_tokens(table["token_number"].tolist())
-        table.insert(3, "token", words)
+    numbers = table["token_number"].tolist()
+    known = model.tokenizer
+    words = map(str, numbers) if known is None else known.convert_ids_to_tokens(numbers)
+    table.insert(3, "token", list(words))
     return table
 
 

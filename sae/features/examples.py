@@ -17,7 +17,7 @@ from jaxtyping import Float, Int, Int64
 
 from circuits.corpus.documents import Corpus
 from circuits.errors import check_count, check_indices
-from circuits.model import Model
+from circuits.model.model import Model
 from sae.dictionary import Dictionary
 from sae.reading import N_DOCUMENTS, Reading, readings
 from sae.sparse import Code

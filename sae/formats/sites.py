@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from circuits.errors import SiteError
-from circuits.model import POINTS, Site
+from circuits.model.site import POINTS, Site
 
 _MODULES = {"": "resid_post", ".mlp": "mlp_out", ".self_attn": "attn_out"}
 

@@ -6,6 +6,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from analysis.attribution.contrast import by_layer
+from analysis.behaviour.in_model import in_model
 from analysis.cli.answers import Told, told_fields
 from analysis.cli.circuit_text import (
     circuit_rows,
@@ -28,17 +29,18 @@ from analysis.runs.circuits import (
     run_propose,
     run_validate,
     saved_circuit,
-    stories_of,
+    story_cases,
 )
 from analysis.runs.interactions import run_interactions
 from analysis.runs.rank import run_rank
 from circuits.errors import CircuitFileError, NotFoundError, RunError
 from circuits.graph.circuit import Circuit
 from circuits.graph.export import attribution_query, write_attribution, write_graph
-from circuits.model import Model, Site
+from circuits.model.model import Model
+from circuits.model.site import Site
 from circuits.storage.files import read_json, written_whole
 from circuits.storage.progress import progress
-from sae import Dictionary
+from sae.dictionary import Dictionary
 from sae.reading import N_DOCUMENTS
 
 
@@ -74,14 +76,14 @@ def find(options: Namespace) -> Told:
             dictionaries,
             behaviour,
             layer=options.layer,
-            told_on=stories_of(options.behaviour, model, options.seed),
+            detection_cases=story_cases(options.behaviour, model, options.seed),
             coverage=options.coverage,
             n_pairs=options.pairs,
         )
     except NotFoundError as answer:
         return Told(str(answer), {"found": False, "why": str(answer)})
     file = str(circuit_file(options.run_folder, circuit.name))
-    layers = by_layer(behaviour.halves()[0].ask(model))
+    layers = by_layer(in_model(behaviour.halves()[0], model))
     rows = {"found": True, "verdict": verdict(circuit), "file": file,
             "layers": layers.to_dict("records")}  # fmt: skip
     text = f"{told_circuit(circuit)}\n\n{told_layers(layers)}\n\n{file}"

@@ -17,14 +17,16 @@ from analysis.cli.commands.inputs import (
     planned,
     saved_when_interrupted,
 )
-from analysis.quality import quality
+from analysis.dictionary_quality import quality
 from analysis.runs.training import run_saes
 from circuits.errors import DictionaryError
-from circuits.model import load_model
+from circuits.model.loading import load_model
 from circuits.storage.progress import progress
-from sae import Dictionary, TrainingPlan, load_dictionaries, load_dictionary
-from sae.loading import is_dictionary
+from sae.dictionary import Dictionary
+from sae.formats.folders import is_dictionary
+from sae.loading import load_dictionaries, load_dictionary
 from sae.training.loggers import watched_by
+from sae.training.plan import TrainingPlan
 
 
 def sae_train(options: Namespace) -> Told:

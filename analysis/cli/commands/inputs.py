@@ -15,10 +15,13 @@ from typing import Any
 
 from circuits.corpus.documents import Corpus, built_in, open_corpus
 from circuits.errors import CorpusError, PlanError, RunError
-from circuits.model import Model, Site, load_model
 from circuits.model.evaluation import parted
+from circuits.model.loading import load_model
+from circuits.model.model import Model
+from circuits.model.site import Site
 from circuits.storage.files import read_json
-from sae import Dictionary, load_dictionaries
+from sae.dictionary import Dictionary
+from sae.loading import load_dictionaries
 
 
 def planned(kind: Any, file: str | None, **given: object) -> Any:

@@ -9,7 +9,8 @@ from analysis.cli.answers import Told, told_fields
 from analysis.cli.commands.inputs import model_folder, named_text, planned, saved_when_interrupted
 from analysis.runs.training import run_model
 from circuits.corpus.documents import built_in
-from circuits.model import ModelPlan, load_model
+from circuits.model.loading import load_model
+from circuits.model.plan import ModelPlan
 
 
 def model_train(options: Namespace) -> Told:

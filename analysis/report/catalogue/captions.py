@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float, Int64
 
 from circuits.corpus.documents import Corpus
-from circuits.model import Model
+from circuits.model.model import Model
 from sae.dictionary import Dictionary
 from sae.reading import readings
 

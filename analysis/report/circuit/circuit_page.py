@@ -19,7 +19,7 @@ from analysis.report.circuit.story import Story, without
 from analysis.report.collect import Found, Run
 from analysis.report.page import Page
 from circuits.graph.circuit import Circuit
-from circuits.model import Site
+from circuits.model.site import Site
 from circuits.plotting.circuit_layout import picture
 from circuits.plotting.display import shown, two
 from circuits.plotting.figure import Figure, eigenvalues, heat_map
@@ -102,7 +102,7 @@ def _told(story: Story, labels: Labels) -> dict[str, Any]:
 
 def _picture(circuit: Circuit, labels: Labels) -> dict[str, Any]:
     """The picture with every name as it may be seen."""
-    drawn = picture(circuit)
+    drawn = picture(circuit.drawing())
     for node in drawn["nodes"]:
         node |= {"label": shown(node["label"]), "caption": labels.short(node["feature"])}
     for output in drawn["outputs"]:

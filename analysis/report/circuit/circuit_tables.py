@@ -16,7 +16,7 @@ from analysis.report.collect import Found
 from analysis.report.page import Table
 from analysis.validation.validate import Validation
 from circuits.graph.circuit import Circuit
-from circuits.model import Site
+from circuits.model.site import Site
 from circuits.plotting.display import seen, shown
 
 _MOST_PAIRS = 4  # that are told in words

@@ -14,7 +14,7 @@ import pandas as pd
 from analysis.report.collect import Run
 from circuits.algebra.interactions import Interactions
 from circuits.algebra.output_statistics import output_statistics
-from circuits.model import Site
+from circuits.model.site import Site
 
 _MOST, _LEAST = 1024, 16  # outputs that are measured
 _PAIRS = 5e9  # of all of them together that are looked at: about a minute on two cores

@@ -13,9 +13,9 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.dictionary_quality import quality
 from analysis.discovery.find import verdict
 from analysis.lowrank.curve import CONTROLS, RankCurve
-from analysis.quality import quality
 from analysis.report.circuit.story import Story
 from analysis.report.collect import Found, Run
 from analysis.report.page import Page, Table

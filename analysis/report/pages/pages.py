@@ -18,7 +18,7 @@ from analysis.report.catalogue.catalogue import Catalogue
 from analysis.report.collect import Run
 from analysis.report.page import Page, Table
 from analysis.report.pages.layer_table import LayerTable
-from circuits.model import Site
+from circuits.model.site import Site
 from circuits.plotting.display import number, shown
 from circuits.plotting.figure import BLUE, GREY, Figure, counts, line, points
 

@@ -30,7 +30,10 @@ from analysis.studies.images.model import ImageModel, accuracy, cross_entropy
 from circuits.algebra.basis import Basis
 from circuits.algebra.bilinear import BilinearLayer
 from circuits.errors import DictionaryError
-from sae import Dictionary, TensorActivations, TrainingPlan, train_on
+from sae.dictionary import Dictionary
+from sae.training.plan import TrainingPlan
+from sae.training.run import train_on
+from sae.training.sources import TensorActivations
 
 DICTIONARY = TrainingPlan(sites=("mlp_out@0",), n_features=100, k=5, n_tokens=600_000)
 """Few features for a layer of a thousand outputs, so that reading by them has to choose."""

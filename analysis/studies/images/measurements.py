@@ -33,7 +33,7 @@ from analysis.studies.images.training import ImagePlan, train_classifier
 from circuits.algebra.spectrum import hosvd
 from circuits.errors import ImageError
 from circuits.storage.progress import progress
-from sae import TrainingPlan
+from sae.training.plan import TrainingPlan
 
 RANKS = (*range(1, 31), 40, 50, 100)
 """Eigenpairs of each class that are tried."""

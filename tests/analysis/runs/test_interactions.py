@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
+from analysis.behaviour.in_model import in_model
 from analysis.cli.main import main
 from analysis.runs.interactions import layer_interactions, padded, run_interactions
 from circuits.corpus.batches import BatchPlan, in_order

@@ -23,7 +23,7 @@ from circuits.algebra.basis import Basis
 from circuits.algebra.bilinear import with_constant
 from circuits.corpus.documents import Corpus
 from circuits.errors import DictionaryError
-from circuits.model import Model
+from circuits.model.model import Model
 from sae.dictionary import Dictionary
 from sae.reading import N_DOCUMENTS, Reading, readings
 from sae.sparse import Code
