@@ -17,7 +17,7 @@ from analysis.cli.circuit_text import (
     validation_rows,
 )
 from analysis.cli.commands.inputs import corpus_for, held_out, model_and_dictionaries, named_text
-from analysis.cli.rank_text import told, told_in_full
+from analysis.cli.rank_text import curve_rows, curve_text
 from analysis.cli.tables import told_table
 from analysis.discovery.find import verdict
 from analysis.lowrank.circuit_rank import circuit_rank
@@ -147,8 +147,8 @@ def rank(options: Namespace) -> Told:
         seed=options.seed,
     )
     files = {layer: f"{options.run_folder}/rank/layer-{layer}.parquet" for layer in curves}
-    rows = [{"file": files[layer], **told_in_full(curve)} for layer, curve in curves.items()]
-    text = "\n\n".join(f"{told(curve)}\n\n{files[layer]}" for layer, curve in curves.items())
+    rows = [{"file": files[layer], **curve_rows(curve)} for layer, curve in curves.items()]
+    text = "\n\n".join(f"{curve_text(curve)}\n\n{files[layer]}" for layer, curve in curves.items())
     return Told(text, {"layers": rows})
 
 

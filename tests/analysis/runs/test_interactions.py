@@ -18,7 +18,7 @@ from circuits.model import ModelPlan, ModelShape, Site, load_model, train_model
 from sae import TrainingPlan, load_dictionaries, train_saes
 from tests.support.small import basis, small_layer
 from tests.support.small_models import small_folder
-from tests.project.test_structure import command
+from tests.support.commands import command
 
 N_DOCUMENTS = 30
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from analysis.attribution.contrast import PairAccount
 from analysis.behaviour.in_model import ModelCases, in_model
-from analysis.report.catalogue.contexts import Text
+from analysis.report.catalogue.text_activations import TextActivations
 from analysis.report.collect import Found, Run
 from circuits.algebra.basis import Basis
 from circuits.algebra.interactions import Interactions
@@ -177,7 +177,9 @@ class CircuitForm:
         carried = [output.feature for output in order]
         return list(dict.fromkeys([*carried[:1], *told, *carried]))[:4]
 
-    def approximations(self, text: Text, output: int, seed: int = 0) -> dict[str, Any] | None:
+    def approximations(
+        self, text: TextActivations, output: int, seed: int = 0
+    ) -> dict[str, Any] | None:
         """An output feature's activation and what 1, 2, … eigenvectors of its own form make of it,
         where it is active; the correlation of each, beside that of random directions."""
         tokens, active = text.active(output)
