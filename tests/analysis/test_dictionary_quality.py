@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from analysis.quality import quality
+from analysis import quality
 from torch.nn import functional
 
 from circuits import Basis
