@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from analysis import quality
 from torch.nn import functional
 
+from analysis import quality
 from circuits import Basis
 from circuits.corpus import open_corpus
 from circuits.corpus.batches import BatchPlan, in_order
