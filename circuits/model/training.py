@@ -7,12 +7,10 @@ checkpoints and the files of a run: `circuits.storage.training_run`.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from hashlib import sha256
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -22,8 +20,9 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.utils import clip_grad_norm_
 
-from circuits.corpus.batches import Batch, BatchPlan, Position, batches, train_tokenizer
+from circuits.corpus.batches import Batch, BatchPlan, Position, batches
 from circuits.corpus.documents import BuiltInCorpus, Corpus, Tokenizer
+from circuits.corpus.tokenizer import tokenizer_hash, train_tokenizer
 from circuits.errors import RunError
 from circuits.model.evaluation import HeldOut, exact_entropy, held_out_loss, parted
 from circuits.model.llama import write
@@ -93,13 +92,6 @@ def train_model(
     if not files.finished:
         ModelTraining(plan, corpus, tokenizer, device).run(files, checkpoint_every)
     return _trained(out)
-
-
-def tokenizer_hash(tokenizer: Tokenizer) -> str:
-    """A hash of everything that decides how text is split, where the tokenizer can state it."""
-    fast = getattr(tokenizer, "backend_tokenizer", None)
-    spelt = fast.to_str() if fast is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
-    return sha256(spelt.encode()).hexdigest()
 
 
 class ModelTraining(TrainingRun):

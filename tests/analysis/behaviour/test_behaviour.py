@@ -8,9 +8,9 @@ import torch
 
 from analysis.behaviour.cases import Behaviour, Case, built_in_behaviour, told_in_stories
 from circuits.corpus import built_in
-from circuits.corpus.batches import train_tokenizer
 from circuits.corpus.stories.lexicon import Lexicon
 from circuits.corpus.stories.prompts import BEHAVIOURS, minimal_pairs
+from circuits.corpus.tokenizer import train_tokenizer
 from circuits.errors import BehaviourError, FeatureRangeError
 from tests.support.planted_negation import (
     GLAD,

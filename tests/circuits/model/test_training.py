@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from circuits.corpus import built_in, open_corpus
-from circuits.corpus.batches import BatchPlan, train_tokenizer
+from circuits.corpus.batches import BatchPlan
+from circuits.corpus.tokenizer import train_tokenizer
 from circuits.errors import CorpusError, DeviceError, ModelError, PlanError, RunError
 from circuits.model import ModelPlan, ModelShape, Trained, load_model, train_model
 from circuits.model.evaluation import held_out_loss, parted
