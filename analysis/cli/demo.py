@@ -18,7 +18,7 @@ from typing import Any
 
 from analysis.discovery.find import COVERAGE, N_PAIRS
 from analysis.report import write_report
-from analysis.runs.circuits import behaviour_of, circuit_file, run_find, run_validate, stories_of
+from analysis.runs.circuits import behaviour_of, circuit_file, run_find, run_validate, story_cases
 from analysis.runs.interactions import run_interactions
 from analysis.runs.rank import run_rank
 from analysis.runs.training import run_model, run_saes
@@ -136,10 +136,16 @@ def _found(
         return Circuit.load(file)
     memory.tell(f"find: the circuit of {name}")
     behaviour = behaviour_of(name, model, seed=memory.seed)
-    told_on = stories_of(name, model, memory.seed)
+    detection_cases = story_cases(name, model, memory.seed)
     try:
         circuit = run_find(
-            run, model, dictionaries, behaviour, told_on=told_on, coverage=COVERAGE, n_pairs=N_PAIRS
+            run,
+            model,
+            dictionaries,
+            behaviour,
+            detection_cases=detection_cases,
+            coverage=COVERAGE,
+            n_pairs=N_PAIRS,
         )
     except NotFoundError as answer:
         return str(answer)

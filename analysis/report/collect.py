@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 
 import pandas as pd
 
-from analysis.attribution.contrast import sites_of
 from analysis.behaviour.cases import Behaviour
 from analysis.discovery.find import layers_with_dictionaries
 from analysis.lowrank.curve import RankCurve
@@ -26,7 +25,7 @@ from circuits.graph.circuit import Circuit
 from circuits.model.evaluation import parted
 from circuits.model.loading import load_model
 from circuits.model.model import Model
-from circuits.model.site import Site
+from circuits.model.site import Site, mlp_sites
 from circuits.plotting.display import seen
 from circuits.storage.manifest import read_manifest
 from sae.dictionary import Dictionary
@@ -173,7 +172,7 @@ def _check_same(
     source, faults = found.circuit.source, []
     known = {"model": model.fingerprint}
     if found.layer is not None:
-        for name, site in zip(("inputs", "outputs"), sites_of(found.layer), strict=True):
+        for name, site in zip(("inputs", "outputs"), mlp_sites(found.layer), strict=True):
             if site not in dictionaries:
                 faults.append(f"the run has no dictionary of {site}")
                 continue

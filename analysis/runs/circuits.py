@@ -14,7 +14,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from analysis.behaviour.cases import Behaviour, built_in_behaviour, told_in_stories
+from analysis.behaviour.built_in import built_in_behaviour, cases_from_stories
+from analysis.behaviour.cases import Behaviour
 from analysis.discovery.find import find_circuit
 from analysis.discovery.propose import propose_circuits
 from analysis.validation.validate import Validation, validate
@@ -47,14 +48,14 @@ def behaviour_of(name: str, model: Model, n: int = N_PAIRS, seed: int = 0) -> Be
     return Behaviour.load(path)
 
 
-def stories_of(name: str, model: Model, seed: int = 0) -> Behaviour | None:
+def story_cases(name: str, model: Model, seed: int = 0) -> Behaviour | None:
     """Running text in the classes of a built-in behaviour, where its truth is known and the model
     has its words: what output features are to tell classes on."""
     elsewhere = seed + _ELSEWHERE
     words = model.words("negation in stories")
     if name != "negation" or built_in(elsewhere).word_numbers(words) is None:
         return None
-    return told_in_stories(seed=elsewhere)
+    return cases_from_stories(seed=elsewhere)
 
 
 def run_find(
@@ -64,7 +65,7 @@ def run_find(
     behaviour: Behaviour,
     *,
     layer: int | None = None,
-    told_on: Behaviour | None = None,
+    detection_cases: Behaviour | None = None,
     coverage: float,
     n_pairs: int,
 ) -> Circuit:
@@ -77,7 +78,7 @@ def run_find(
             dictionaries,
             behaviour,
             layer,
-            told_on=told_on,
+            detection_cases=detection_cases,
             coverage=coverage,
             n_pairs=n_pairs,
         )

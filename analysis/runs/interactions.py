@@ -15,7 +15,7 @@ from typing import Any, Literal
 import pandas as pd
 import torch
 
-from analysis.attribution.contrast import sites_of
+from circuits.model.site import mlp_sites
 from circuits.algebra.basis import Basis
 from circuits.algebra.bilinear import BilinearLayer
 from circuits.algebra.interactions import Interactions
@@ -87,8 +87,8 @@ def run_interactions(
     told: dict[str, Any] = {}
     made, hashes = [], {"model": model.fingerprint}
     for layer in _wanted(run, model, dictionaries, layers):
-        into, out = (dictionaries[site] for site in sites_of(layer))
-        hashes |= {str(site): dictionaries[site].fingerprint for site in sites_of(layer)}
+        into, out = (dictionaries[site] for site in mlp_sites(layer))
+        hashes |= {str(site): dictionaries[site].fingerprint for site in mlp_sites(layer)}
         path = Path(run) / "interactions" / f"layer-{layer}.parquet"
         fired = None
         if corpus is not None:

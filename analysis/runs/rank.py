@@ -1,4 +1,4 @@
-"""A run's rank curves: ``RUN/rank/layer-<i>.parquet`` and ``.json``, noted in its manifest."""
+"""A run's rank curves: ``RUN/rank/layer-<i>.parquet`` and ``.json``, recorded in its manifest."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def run_rank(
     min_active: int = MIN_ACTIVE,
     seed: int = 0,
 ) -> dict[int, RankCurve]:
-    """`rank_curve` for each layer with a dictionary at ``mlp_out``, or for those named, saved in
-    the run; stopped half-way, the same call goes on. Without a corpus it is the built-in stories
-    that training holds out."""
+    """`rank_curve` for the given layers, by default each with a dictionary at ``mlp_out``; saved in
+    the run, and an interrupted call resumes. Without a corpus: the built-in stories that training
+    holds out."""
     there = {site.layer: each for site, each in dictionaries.items() if site.point == "mlp_out"}
     wanted = sorted(there if layers is None else set(layers))
     absent = sorted(set(wanted) - set(there))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from analysis.behaviour.in_model import in_model
 from circuits.corpus.documents import Corpus
 from circuits.storage.manifest import record
 from circuits.model.model import Model

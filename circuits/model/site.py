@@ -84,6 +84,11 @@ def as_sites(sites: Site | str | Iterable[Site | str]) -> list[Site]:
     return [site if isinstance(site, Site) else Site.parse(site) for site in several]
 
 
+def mlp_sites(layer: int) -> tuple[Site, Site]:
+    """The input and the output of a layer's MLP."""
+    return Site("mlp_in", layer), Site("mlp_out", layer)
+
+
 class ReadAll(Exception):
     """Raised at the last site that is wanted."""
 

@@ -36,8 +36,9 @@ from circuits.storage.training_run import (
 from sae.dictionary import Dictionary
 from sae.formats.folders import write
 from sae.loading import load_dictionary
+from sae.training.mixer import Mixer, Place, Summary
 from sae.training.plan import TrainingPlan
-from sae.training.sources import Activations, Mixer, ModelActivations, Place, Summary
+from sae.training.sources import Activations, ModelActivations
 from sae.training.step import Coder, Measured
 
 _DEAD_AFTER = 0.1  # of the run's tokens (or ten million) without being active, a feature is dead

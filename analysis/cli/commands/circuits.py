@@ -6,6 +6,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from analysis.attribution.contrast import by_layer
+from analysis.behaviour.in_model import in_model
 from analysis.cli.answers import Told, told_fields
 from analysis.cli.circuit_text import (
     circuit_rows,
@@ -16,7 +17,7 @@ from analysis.cli.circuit_text import (
     validation_rows,
 )
 from analysis.cli.commands.inputs import corpus_for, held_out, model_and_dictionaries, named_text
-from analysis.cli.rank_text import told, told_in_full
+from analysis.cli.rank_text import curve_rows, curve_text
 from analysis.cli.tables import told_table
 from analysis.discovery.find import verdict
 from analysis.lowrank.circuit_rank import circuit_rank
@@ -28,7 +29,7 @@ from analysis.runs.circuits import (
     run_propose,
     run_validate,
     saved_circuit,
-    stories_of,
+    story_cases,
 )
 from analysis.runs.interactions import run_interactions
 from analysis.runs.rank import run_rank
@@ -75,14 +76,14 @@ def find(options: Namespace) -> Told:
             dictionaries,
             behaviour,
             layer=options.layer,
-            told_on=stories_of(options.behaviour, model, options.seed),
+            detection_cases=story_cases(options.behaviour, model, options.seed),
             coverage=options.coverage,
             n_pairs=options.pairs,
         )
     except NotFoundError as answer:
         return Told(str(answer), {"found": False, "why": str(answer)})
     file = str(circuit_file(options.run_folder, circuit.name))
-    layers = by_layer(behaviour.halves()[0].ask(model))
+    layers = by_layer(in_model(behaviour.halves()[0], model))
     rows = {"found": True, "verdict": verdict(circuit), "file": file,
             "layers": layers.to_dict("records")}  # fmt: skip
     text = f"{told_circuit(circuit)}\n\n{told_layers(layers)}\n\n{file}"
@@ -146,8 +147,8 @@ def rank(options: Namespace) -> Told:
         seed=options.seed,
     )
     files = {layer: f"{options.run_folder}/rank/layer-{layer}.parquet" for layer in curves}
-    rows = [{"file": files[layer], **told_in_full(curve)} for layer, curve in curves.items()]
-    text = "\n\n".join(f"{told(curve)}\n\n{files[layer]}" for layer, curve in curves.items())
+    rows = [{"file": files[layer], **curve_rows(curve)} for layer, curve in curves.items()]
+    text = "\n\n".join(f"{curve_text(curve)}\n\n{files[layer]}" for layer, curve in curves.items())
     return Told(text, {"layers": rows})
 
 

@@ -14,11 +14,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.attribution.contrast import PairAccount, sites_of
+from analysis.attribution.contrast import PairAccount
+from analysis.behaviour.in_model import in_model
 from analysis.cli.main import main
 from analysis.report import report_of, write_report
-from analysis.report.catalogue.contexts import Text
-from analysis.report.circuit.forms import CircuitForm
+from analysis.report.catalogue.text_activations import TextActivations
+from analysis.report.circuit.circuit_form import CircuitForm
 from analysis.report.collect import collect
 from analysis.report.page import names_of
 from analysis.report.script import brief, script_json
@@ -29,6 +30,7 @@ from circuits.algebra.interactions import Interactions
 from circuits.errors import CircuitFileError, ReportError, RunError
 from circuits.graph.circuit import Circuit, Feature, Gate, Interaction, Output
 from circuits.model import Site
+from circuits.model.site import mlp_sites
 from circuits.plotting.circuit_layout import picture
 from circuits.plotting.display import MOST, shown
 from tests.support.small_runs import HOSTILE, begun
@@ -218,7 +220,7 @@ def test_a_ledger_is_of_its_own_case_and_its_marked_rows_are_what_the_circuit_wr
     folder, text = hostile_run
     run = collect(folder, text, "cpu")
     found = run.circuits[0]
-    asked, (before, after) = found.behaviour.ask(run.model), sites_of(0)
+    asked, (before, after) = in_model(found.behaviour, run.model), mlp_sites(0)
     x, y = (asked.read([site])[str(site)] for site in (before, after))
     account = PairAccount.of(asked, 0, run.dictionaries[before])
     terms = terms_of(run.model, 0, run.dictionaries[before], found.circuit.interactions)
@@ -244,15 +246,15 @@ def test_the_matrix_and_the_spectrum_are_of_the_forms_they_name(hostile_run):
     run = collect(folder, text, "cpu")
     behaved, proposed = run.circuits
     form = CircuitForm.of(run, behaved)
-    into = run.dictionaries[sites_of(0)[0]]
-    account = PairAccount.of(behaved.behaviour.ask(run.model), 0, into)
+    into = run.dictionaries[mlp_sites(0)[0]]
+    account = PairAccount.of(in_model(behaved.behaviour, run.model), 0, into)
     place = {int(f): i for i, f in enumerate(account.features)}
     for a, first in enumerate(form.features):
         for b, second in enumerate(form.features):
             if first in place and second in place:
                 wanted = float(account.weight[place[first], place[second]])
                 assert form.matrix[a, b] == pytest.approx(wanted, abs=1e-9)
-    out = run.dictionaries[sites_of(0)[1]].to(torch.float64)
+    out = run.dictionaries[mlp_sites(0)[1]].to(torch.float64)
     layer = run.model.layer(0).to(torch.float64)
     inter = Interactions(layer, into.to(torch.float64).basis(), out.basis("encoder"))
     own = inter.spectrum(2, space="model").values
@@ -264,7 +266,7 @@ def test_the_matrix_and_the_spectrum_are_of_the_forms_they_name(hostile_run):
 def test_contexts_are_where_a_pairs_product_is_largest(hostile_run):
     folder, text = hostile_run
     run = collect(folder, text, "cpu")
-    read = Text.read(run.model, 0, run.dictionaries, text, 30)
+    read = TextActivations.read(run.model, 0, run.dictionaries, text, 30)
     dense = read.inputs.dense().double()
     pair = max(
         ((i, j) for i in range(6) for j in range(i + 1, 6)),
@@ -286,7 +288,7 @@ def test_the_whole_form_of_an_output_is_its_activation(hostile_run):
     folder, text = hostile_run
     run = collect(folder, text, "cpu")
     form = CircuitForm.of(run, run.circuits[0])
-    read = Text.read(run.model, 0, run.dictionaries, text, 30)
+    read = TextActivations.read(run.model, 0, run.dictionaries, text, 30)
     found = [form.approximations(read, output) for output in form.outputs_shown()]
     for one in found:
         points, last = one["points"], one["ranks"][-1]
@@ -451,7 +453,7 @@ def test_a_file_that_was_changed_since_its_step_is_marked(hostile_run, tmp_path)
 
     def since() -> dict[str, str]:
         overview = report_of(collect(run, hostile_run[1], "cpu")).pages[0]
-        return {name: now for step in overview.told["manifest"] for name, _, now in step["made"]}
+        return {name: now for step in overview.context["manifest"] for name, _, now in step["made"]}
 
     assert set(since().values()) == {""}
     path = run / "circuits" / "hostile.validation.json"
@@ -528,7 +530,7 @@ def test_groups_stand_apart_and_hold_their_features():
     features = tuple(Feature(f, "f", group=f % 5) for f in range(60))
     pairs = tuple(Interaction(f, f + 1, 1.0 + f) for f in range(59))
     gates = (Gate(0, 1, "AND", 1.0, 1.0, 1.0),)
-    drawn = picture(Circuit("many", (Output(0, "o"),), features, pairs, gates))
+    drawn = picture(Circuit("many", (Output(0, "o"),), features, pairs, gates).drawing())
     spots = {group["group"]: group for group in drawn["groups"]}
     assert len(drawn["nodes"]) == 60
     for node in drawn["nodes"]:
@@ -545,7 +547,7 @@ def test_groups_stand_apart_and_hold_their_features():
 
 
 def test_a_circuit_without_pairs_is_its_outputs_alone():
-    drawn = picture(Circuit("none", (Output(4, "o"),), (Feature(0, "f"),), ()))
+    drawn = picture(Circuit("none", (Output(4, "o"),), (Feature(0, "f"),), ()).drawing())
     assert (drawn["groups"], drawn["nodes"], drawn["edges"]) == ([], [], [])
     assert [output["feature"] for output in drawn["outputs"]] == [4]
 
@@ -553,7 +555,7 @@ def test_a_circuit_without_pairs_is_its_outputs_alone():
 def test_of_very_many_features_the_strongest_pairs_are_drawn():
     features = tuple(Feature(f, "f") for f in range(400))
     pairs = tuple(Interaction(2 * f, 2 * f + 1, 1.0 + f) for f in range(200))
-    drawn = picture(Circuit("many", (Output(0, "o"),), features, pairs))
+    drawn = picture(Circuit("many", (Output(0, "o"),), features, pairs).drawing())
     assert len(drawn["nodes"]) == 120
     assert {edge["strength"] for edge in drawn["edges"]} == {1.0 + f for f in range(140, 200)}
 

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
+from analysis.behaviour.in_model import in_model
 from analysis.cli.main import main
 from analysis.runs.interactions import layer_interactions, padded, run_interactions
 from circuits.corpus.batches import BatchPlan, in_order
@@ -17,7 +18,7 @@ from circuits.model import ModelPlan, ModelShape, Site, load_model, train_model
 from sae import TrainingPlan, load_dictionaries, train_saes
 from tests.support.small import basis, small_layer
 from tests.support.small_models import small_folder
-from tests.project.test_structure import command
+from tests.support.commands import command
 
 N_DOCUMENTS = 30
 

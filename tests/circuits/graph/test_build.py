@@ -14,13 +14,8 @@ from circuits.graph import clusters, interaction_graph
 from circuits.graph.build import joint_graph, projection
 from circuits.graph.coactivation import joint_firing
 from circuits.graph.export import read_graph, write_graph
-from tests.support.small import basis, generator, small_layer
-
-
-def small(biases: str = "left", offset: bool = True) -> Interactions:
-    return Interactions(
-        small_layer(biases=biases), basis(20, offset=offset), basis(9, seed=2, offset=True)
-    )
+from tests.support.small import basis, small_layer
+from tests.support.small_graphs import batches, small
 
 
 def test_edges_are_the_strongest_pairs_with_their_signs():
@@ -213,15 +208,6 @@ def test_outputs_are_told_once_and_none_is_refused():
 
 
 # --- data ---
-
-
-def batches(n_feature: int, n_batches: int = 3, width: int = 4):
-    for seed in range(n_batches):
-        random = generator(seed)
-        indices = torch.stack([torch.randperm(n_feature, generator=random)[:width]
-                               for _ in range(50)])  # fmt: skip
-        values = torch.rand(50, width, dtype=torch.float64, generator=random)
-        yield indices, values.masked_fill(values < 0.2, 0)
 
 
 def dense_batches(n_feature: int) -> torch.Tensor:

@@ -23,7 +23,7 @@ from circuits.graph.export import (
     write_attribution,
     write_graph,
 )
-from tests.circuits.graph.test_build import batches, small
+from tests.support.small_graphs import batches, small
 
 HOSTILE = ['"', "<b>&amp;</b>", "a\nb\tc\r\nd", "", " two  spaces ", "\x00\x1f\x85￾", "\\x{41}",
            "\ud800", "日本語 🙂", "]]>", "Output \"x\" (p=0.5)", "\u2028\u200b"]  # fmt: skip

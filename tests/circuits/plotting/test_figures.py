@@ -134,7 +134,7 @@ def test_named_controls_stand_beside_a_spectrum(inter):
 
 
 def test_a_circuit_is_drawn_pair_by_pair():
-    figure = circuit_figure(circuit())
+    figure = circuit_figure(circuit().drawing())
     pairs = [t for t in figure.traces if t.get("line", {}).get("color") in (BLUE, ORANGE)]
     assert [t["line"]["color"] for t in pairs] == [BLUE, ORANGE, BLUE]  # the strongest first
     widths = [t["line"]["width"] for t in pairs]
@@ -151,18 +151,19 @@ def test_a_circuit_is_drawn_pair_by_pair():
 
 
 def test_the_note_of_a_circuit_says_what_its_numbers_are():
-    note = circuit_figure(circuit()).note
+    note = circuit_figure(circuit().drawing()).note
     assert note.startswith("3 pairs of 3 features. ")
     assert "Numbers at gates are weights." in note
     gate = Gate(0, 1, "AND", 1.0, 0.8, 0.9, contrast=0.5)
-    told = circuit_figure(circuit(gates=(gate,), shares={"carried": 0.875}, source={"cases": 24}))
-    assert "a share of 0.88 of the contrast (n = 24 cases that they were chosen on)" in told.note
-    assert "Numbers at gates are what they add, in logits." in told.note
-    assert told.note.endswith("validate() tells.")
+    behaved = circuit(gates=(gate,), shares={"carried": 0.875}, source={"cases": 24})
+    whole = circuit_figure(behaved.drawing()).note
+    assert "they carry 88% of the contrast (n = 24 cases that they were chosen on)" in whole
+    assert "Numbers at gates are what they add, in logits." in whole
+    assert whole.endswith("validate() shows what edits of the model do, beside their controls.")
     assert "validate()" not in note  # there is nothing that it could edit for
-    assert "Numbers at gates" not in circuit_figure(circuit(gates=())).note
+    assert "Numbers at gates" not in circuit_figure(circuit(gates=()).drawing()).note
     one = Circuit("one", (Output(7, "seven"),), (Feature(3, "3"),), (Interaction(3, 3, 1.0),))
-    assert circuit_figure(one).note.startswith("1 pair of 1 features")
+    assert circuit_figure(one.drawing()).note.startswith("1 pair of 1 features")
 
 
 def test_names_of_outputs_stand_beside_the_picture_however_long():
@@ -176,7 +177,7 @@ def test_names_of_outputs_stand_beside_the_picture_however_long():
 
 
 def test_a_circuit_without_gates_is_drawn_without_wires():
-    names = [t["name"] for t in circuit_figure(circuit(gates=())).traces]
+    names = [t["name"] for t in circuit_figure(circuit(gates=()).drawing()).traces]
     assert "gates" not in names
     assert {"features", "outputs"} <= set(names)
 
