@@ -129,12 +129,7 @@ class CircuitForm:
             mean = read[torch.arange(len(read)), shows[:, 1]].double().mean(0)
             named[f"mean input where “{self.asked.behaviour.factors[0]}” shows"] = mean
         named["difference of unembeddings"] = self.asked.directions().cpu().double().mean(0)
-        return {name: self._lifted(direction) for name, direction in named.items()}
-
-    def _lifted(self, direction: Float[Tensor, " model"]) -> Float[Tensor, " input"]:
-        if not self.inter.layer.has_constant:
-            return direction
-        return torch.cat([direction, direction.new_zeros(1)])
+        return {name: self.inter.layer.lift(vector, 0.0) for name, vector in named.items()}
 
     def projections(self) -> pd.DataFrame:
         """Cosines with the top positive and negative eigenvectors: of the circuit's features, of
