@@ -18,7 +18,7 @@ import torch
 from analysis.attribution.ledger import Reader, ledger
 from analysis.behaviour.cases import built_in_behaviour
 from analysis.discovery.find import find_circuit
-from analysis.runs.circuits import N_PAIRS, stories_of
+from analysis.runs.circuits import N_PAIRS, detection_cases_of
 from analysis.validation.validate import validate
 from benchmarks.measure import machine, table
 from circuits.corpus import built_in
@@ -75,7 +75,7 @@ def seed_row(seed: int, folder: Path, device: str) -> tuple[tuple[str, ...], dic
     model, dictionaries = trained(seed, folder, device)
     chosen = built_in_behaviour("negation", model, N_PAIRS)
     start = time.perf_counter()
-    told_on = stories_of("negation", model)
+    told_on = detection_cases_of("negation", model)
     circuit = find_circuit(model, dictionaries, chosen, told_on=told_on)
     found = validate(model, circuit, chosen.halves()[1], dictionaries)
     seconds = time.perf_counter() - start

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.cli.tables import aligned
+from analysis.cli.answers import aligned
 from analysis.lowrank.curve import CONTROLS, THRESHOLD, RankCurve
 from analysis.lowrank.measure import LOSS_RANKS
 

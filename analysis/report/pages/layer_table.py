@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis.report.collect import Run
+from analysis.runs.run import Run
 from circuits.algebra.interactions import Interactions
 from circuits.algebra.output_statistics import output_statistics
 from circuits.model.site import Site
@@ -42,7 +42,7 @@ class LayerTable:
         most = most_outputs(inter.n_input)
         tables = []
         for name, some, at_most in (("own", inter, most), ("control", random, most // _CONTROL)):
-            folder = run.folder / "statistics" / f"layer-{layer}-{name}-{some.fingerprint[:12]}"
+            folder = run.folder.statistics(layer, name, some.fingerprint)
             tables.append(output_statistics(some, range(min(n, at_most)), folder))
         return cls(layer, tables[0], tables[1], n, "encoder", seed)
 

@@ -15,9 +15,9 @@ import pandas as pd
 
 from analysis.lowrank.curve import THRESHOLD
 from analysis.report.catalogue.catalogue import Catalogue
-from analysis.report.collect import Run
 from analysis.report.page import Page, Table
 from analysis.report.pages.layer_table import LayerTable
+from analysis.runs.run import Run
 from circuits.model.site import Site
 from circuits.plotting.display import number, shown
 from circuits.plotting.figure import BLUE, GREY, Figure, counts, line, points
@@ -73,7 +73,7 @@ def layer_page(run: Run, table: LayerTable, books: Mapping[Site, Catalogue]) -> 
         "layer": layer,
         "note": note,
         "table": listed,
-        "interactions": layer in run.interactions,
+        "interactions": layer in run.tables,
         "command": "circuits interactions RUN",
     }
     return Page(f"layer-{layer}", f"Layer {layer}", "layer.html.j2", told, made, [listed])
@@ -101,7 +101,7 @@ def _outputs(run: Run, table: LayerTable, into: Catalogue, out: Catalogue) -> Ta
             "AND score": rows["and_score"],
         }
     )
-    known = run.interactions.get(table.layer)
+    known = run.tables.get(table.layer)
     if known is not None:
         count = known[known["q"] <= 0.05].groupby("output").size()
         told["pairs at q 0.05"] = [int(count.get(o, 0)) for o in rows["output"]]

@@ -15,14 +15,14 @@ import pytest
 
 from analysis.cli import commands
 from analysis.cli import main as cli
-from analysis.cli.answers import Told
+from analysis.cli.answers import Answer
 from analysis.cli.main import main
 from analysis.cli.options import parser, with_all_below
 from circuits.errors import PlanError
 from circuits.storage.progress import _Bar, counted, progress
 from tests.support import ROOT
 
-STAND_IN = Told("the text", {"the": "rows"})
+STAND_IN = Answer("the text", {"the": "rows"})
 
 
 @pytest.fixture
@@ -35,14 +35,14 @@ def gates(monkeypatch):
     return put
 
 
-def noisy(options) -> Told:
+def noisy(options) -> Answer:
     sys.stdout.write("a library's remark\n")
     sys.stderr.write("note: something\n")
     return STAND_IN
 
 
 def failing(error: BaseException):
-    def fails(options) -> Told:
+    def fails(options) -> Answer:
         raise error
 
     return fails
@@ -162,7 +162,7 @@ WORK = """
 import time
 from analysis import commands
 from analysis.cli import main
-from analysis.printing import Told
+from analysis.printing import Answer
 from circuits.progress import progress
 import circuits.storage.progress
 
@@ -172,7 +172,7 @@ def work(options):
     for _ in range(3):
         for _ in progress(range(3), "sawing", "log"):
             time.sleep(0.03)
-    return Told("done", {})
+    return Answer("done", {})
 
 commands.gates = work
 raise SystemExit(main(ARGUMENTS))

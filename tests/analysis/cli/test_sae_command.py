@@ -86,7 +86,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(run, plan_file, capsys, monke
     monkeypatch.setattr(Run, "learn", interrupted)
     assert main(command) == 130
     said = capsys.readouterr().err
-    assert "saved; the same command goes on from there" in said
+    assert "saved; run the same command to resume" in said
     assert "interrupted" in said
     monkeypatch.setattr(Run, "learn", learn)
     assert main(command) == 0
