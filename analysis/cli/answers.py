@@ -2,6 +2,7 @@
 
 A command returns both at once, and `analysis.cli.main` prints the one that was asked for, so no
 command can print half of each. What is not a finite number is null in JSON and `nan` in the text.
+This is imported before a command is known, so tables are not typed: pandas would have to come too.
 """
 
 from __future__ import annotations
@@ -11,8 +12,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-
-import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ def fields_answer(fields: Mapping[str, object]) -> Answer:
     return Answer(lined(fields), fields)
 
 
-def table_answer(table: pd.DataFrame, about: Mapping[str, object], note: str = "") -> Answer:
+def table_answer(table: Any, about: Mapping[str, object], note: str = "") -> Answer:
     """Rows in aligned columns with a note below; in JSON as "rows", beside what they are about."""
     text = f"{aligned(table)}\n\n{note}" if note else aligned(table)
     return Answer(text, {**about, "rows": table.to_dict("records")})
@@ -61,7 +60,7 @@ def lined(fields: Mapping[str, object]) -> str:
     return "\n".join(lines)
 
 
-def aligned(table: pd.DataFrame) -> str:
+def aligned(table: Any) -> str:
     """Columns to the right, two spaces apart, numbers with three digits; no index."""
     rows = [list(map(str, table)), *(map(_brief, row) for row in table.itertuples(index=False))]
     columns = [list(column) for column in zip(*rows, strict=True)]

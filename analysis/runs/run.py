@@ -53,7 +53,7 @@ class Missing:
     command: str  # with RUN for the folder
 
 
-class ByName(Mapping[str, Read], Generic[Read]):
+class ByName(Mapping, Generic[Read]):
     """What a run has of each circuit, by the circuit's name or its file's; read when asked for."""
 
     def __init__(

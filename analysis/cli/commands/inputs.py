@@ -37,9 +37,9 @@ def model_folder(where: str) -> str:
 def opened_run(options: Namespace) -> Run:
     """The run with its dictionaries, and a note on those that were trained on another model."""
     run = Run(options.run_folder, device=options.device)
+    own = run.model.fingerprint
     for site, dictionary in run.dictionaries.items():
-        made_of = dictionary.notes.get("activations", {})
-        if made_of.get("model", run.model.fingerprint) != run.model.fingerprint:
+        if dictionary.notes.get("activations", {}).get("model", own) != own:
             print(f"note: {site} was trained on another model than this one", file=sys.stderr)
     return run
 

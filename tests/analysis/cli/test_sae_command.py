@@ -70,7 +70,7 @@ def test_what_is_wrong_is_one_line_and_exit_2(run, plan_file, capsys, tmp_path):
     )
     assert "there is no such file" in refused("train", run, "--plan", str(tmp_path / "no.json"))
     assert "no dictionaries in it" in refused("info", run)
-    assert "no such folder" in refused("quality", str(tmp_path / "nowhere"))
+    assert "there is no such run" in refused("quality", str(tmp_path / "nowhere"))
     assert not (tmp_path / "run" / "saes").exists()
 
 

@@ -552,6 +552,6 @@ def test_a_run_keeps_its_curves_and_notes_them(tmp_path, plain, corpus):
     with pytest.raises(RunError) as refused:
         run_rank(run, layers=[1, 7], corpus=corpus)
     assert str(refused.value) == (
-        f"{tmp_path} has dictionaries at mlp_out of layers [0, 1], not of [7]. Train them: circuits "
-        f"sae train {tmp_path}"
+        f"{tmp_path} has dictionaries at mlp_out of layers [0, 1], not of [7]. Train them: "
+        f"circuits sae train {tmp_path}"
     )
