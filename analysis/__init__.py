@@ -7,7 +7,9 @@ from circuits.lazy import lazy
 if TYPE_CHECKING:
     from analysis.attribution.contrast import by_layer
     from analysis.attribution.ledger import Ledger, ledger
-    from analysis.behaviour.cases import Behaviour, built_in_behaviour
+    from analysis.behaviour.built_in import built_in_behaviour
+    from analysis.behaviour.cases import Behaviour
+    from analysis.behaviour.in_model import in_model
     from analysis.dictionary_quality import quality
     from analysis.discovery.find import find_circuit
     from analysis.discovery.propose import propose_circuits
@@ -26,6 +28,7 @@ __all__ = [
     "by_layer",
     "circuit_rank",
     "find_circuit",
+    "in_model",
     "ledger",
     "propose_circuits",
     "quality",
@@ -41,10 +44,11 @@ __getattr__, __dir__ = lazy(
         "Ledger": "analysis.attribution.ledger",
         "RankCurve": "analysis.lowrank.curve",
         "Validation": "analysis.validation.validate",
-        "built_in_behaviour": "analysis.behaviour.cases",
+        "built_in_behaviour": "analysis.behaviour.built_in",
         "by_layer": "analysis.attribution.contrast",
         "circuit_rank": "analysis.lowrank.circuit_rank",
         "find_circuit": "analysis.discovery.find",
+        "in_model": "analysis.behaviour.in_model",
         "ledger": "analysis.attribution.ledger",
         "propose_circuits": "analysis.discovery.propose",
         "quality": "analysis.dictionary_quality",

@@ -1,14 +1,14 @@
 """Tables of ratios measured side by side in one run, as Markdown.
 
-core: the exact core. models: training and reading. twins: losses of other activations.
+core: the exact core. models: training and reading. twins: losses of models with other activations.
 seeds: the default model from ten seeds. saes: a training step of dictionaries against sae-lens.
 dictionaries: the default dictionaries from ten seeds. graphs: interaction graphs on planted layers.
-recovery: known features sought again, and by sae-lens. digits: the image case study (--data).
-digits-more: its widths and other parts. digits-settings: what regularisation does.
+recovery: known features recovered, beside sae-lens. digits: the image case study (--data).
+digits-more: its widths and other decompositions. digits-settings: the effect of regularisation.
 lowrank: how well two eigenvectors stand in for features, by width and reader.
-circuits: negation circuits of ten seeds, and what removing them does.
-report: a large report, to write, to keep and to open in Chromium.
-demo: `circuits demo` of ten seeds, from nothing and again: time, memory, answers.
+circuits: negation circuits of ten seeds, and the effect of removing them.
+report: a large report: writing it, its size, opening it in Chromium.
+demo: `circuits demo` for ten seeds, first and second run: time, memory, answers.
 """
 
 import argparse

@@ -1,8 +1,8 @@
-"""Negation circuits from ten seeds, each found without a hand, and what their removal does.
+"""Negation circuits from ten seeds, with no manual choices, and the effect of removing them.
 
 A seed is a model and dictionaries of the default plans. F1 is on held-out stories, against the
 corpus' own ground truth, at every token before a reaction. Then the ledgers of random tokens and
-features, and twenty models that learnt nothing.
+features, and twenty untrained models.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from statistics import median
 import torch
 
 from analysis.attribution.ledger import Reader, ledger
-from analysis.behaviour.cases import built_in_behaviour
+from analysis.behaviour.built_in import built_in_behaviour
 from analysis.discovery.find import find_circuit
-from analysis.runs.circuits import N_PAIRS, detection_cases_of
+from analysis.runs.circuits import N_PAIRS, story_cases
 from analysis.validation.validate import validate
 from benchmarks.measure import machine, table
 from circuits.corpus import built_in
@@ -26,7 +26,7 @@ from circuits.errors import NotFoundError
 from circuits.graph.circuit import Circuit
 from circuits.model import Model, ModelPlan, Site, load_model, train_model
 from circuits.model.evaluation import CASES
-from circuits.model.untrained import untrained
+from circuits.model.loading import untrained
 from sae import Dictionary, TrainingPlan, load_dictionaries, train_saes
 
 SEEDS, N_UNTRAINED = 10, 20
@@ -65,8 +65,10 @@ def f1_on_stories(model: Model, out: Dictionary, circuit: Circuit, seed: int) ->
     for detector in circuit.detectors:
         sign, negation = CASES[detector.label]
         right = (polarity == sign) & (negated == negation)
-        told = (active[:, list(detector.features)] > torch.tensor(detector.cuts)).any(1)
-        found[detector.label] = 2 * int((told & right).sum()) / int(told.sum() + right.sum())
+        detected = (active[:, list(detector.features)] > torch.tensor(detector.cuts)).any(1)
+        found[detector.label] = (
+            2 * int((detected & right).sum()) / int(detected.sum() + right.sum())
+        )
     return found
 
 
@@ -75,8 +77,8 @@ def seed_row(seed: int, folder: Path, device: str) -> tuple[tuple[str, ...], dic
     model, dictionaries = trained(seed, folder, device)
     chosen = built_in_behaviour("negation", model, N_PAIRS)
     start = time.perf_counter()
-    told_on = detection_cases_of("negation", model)
-    circuit = find_circuit(model, dictionaries, chosen, told_on=told_on)
+    detection_cases = story_cases("negation", model)
+    circuit = find_circuit(model, dictionaries, chosen, detection_cases=detection_cases)
     found = validate(model, circuit, chosen.halves()[1], dictionaries)
     seconds = time.perf_counter() - start
     edits = found.edits.set_index("edit")
@@ -118,7 +120,7 @@ def ledgers(model: Model, dictionaries: Dictionaries, n_each: int) -> dict[str, 
     """Random tokens and features, each account against the model's own number: how many, the
     largest difference relative to the number and to the largest row (for numbers near zero are
     differences of large ones), and how many are off by more than 1e-4 of the number."""
-    dice = torch.Generator().manual_seed(0)
+    rng = torch.Generator().manual_seed(0)
     tokens = model.tokens(built_in(4242).stories(0, 64).texts)
     lengths = model.mask(tokens).sum(1)
     off, of_rows = [], []
@@ -126,9 +128,9 @@ def ledgers(model: Model, dictionaries: Dictionaries, n_each: int) -> dict[str, 
         for point in ("mlp_out", "resid_post"):
             out = replace(dictionaries[Site("mlp_out", 0)], site=Site(point, 0))
             for _ in range(n_each):
-                row = int(torch.randint(len(tokens), (1,), generator=dice))
-                position = int(torch.randint(1, int(lengths[row]), (1,), generator=dice))
-                reader = Reader.of(out, int(torch.randint(out.n_feature, (1,), generator=dice)))
+                row = int(torch.randint(len(tokens), (1,), generator=rng))
+                position = int(torch.randint(1, int(lengths[row]), (1,), generator=rng))
+                reader = Reader.of(out, int(torch.randint(out.n_feature, (1,), generator=rng)))
                 made = ledger(model, 0, dictionaries[Site(into, 0)], reader, tokens[row], position)
                 largest = float(made.rows["value"].abs().max())
                 off.append(made.off_by)
@@ -138,7 +140,7 @@ def ledgers(model: Model, dictionaries: Dictionaries, n_each: int) -> dict[str, 
 
 
 def not_found(model: Model, dictionaries: Dictionaries) -> int:
-    """Of models that learnt nothing, how many show no circuit."""
+    """How many untrained models show no circuit."""
     answers = 0
     for seed in range(N_UNTRAINED):
         fresh = untrained(model, seed)
@@ -165,9 +167,9 @@ def run(device: str, folder: str | None = None) -> str:
         exact = ledgers(model.in_dtype(torch.float64), double, N_LEDGERS // 10)
         answers = not_found(model, dictionaries)
     heads = ("seed", "pairs", "strongest gate", "computed", "F1 not good / not bad (features)",
-             "taken", "left of not good / not bad", "good, bad moved", "kept",
-             "random: as many / as large", "verdict")  # fmt: skip
-    told = [
+             "effect removed", "margin left, not good / not bad", "side effect on good, bad",
+             "effect kept alone", "random pairs: as many / as large", "verdict")  # fmt: skip
+    lines = [
         f"computed at least 0.6 on {sum(k['computed'] >= 0.6 for k in numbers)} of {SEEDS} seeds; "
         f"proven on {sum(k['proven'] for k in numbers):.0f}",
         "F1 on held-out stories, median: " + ", ".join(
@@ -183,4 +185,4 @@ def run(device: str, folder: str | None = None) -> str:
         f"row); {exact['n']} of the model in float64: at most {exact['number']:.1e}",
         f"untrained models without a circuit: {answers} of {N_UNTRAINED}",
     ]  # fmt: skip
-    return f"{table(rows, heads)}\n\n{machine()}\n\n" + "\n".join(f"- {line}" for line in told)
+    return f"{table(rows, heads)}\n\n{machine()}\n\n" + "\n".join(f"- {line}" for line in lines)

@@ -22,8 +22,8 @@ from benchmarks.measure import machine, table
 SEEDS = 10
 
 
-def told(folder: Path, seed: int, device: str) -> tuple[dict, float, int, dict[str, int]]:
-    """What one run answers, its seconds, peak bytes, and the seconds of each of its steps."""
+def demonstrated(folder: Path, seed: int, device: str) -> tuple[dict, float, int, dict[str, int]]:
+    """One run: its answer, its seconds, peak bytes, and the seconds of each of its steps."""
     circuits = "import sys; from analysis.cli import main; sys.exit(main())"
     command = [sys.executable, "-c", circuits, "demo", str(folder), "--json"]
     errors = folder.with_suffix(".log")
@@ -52,11 +52,11 @@ def run(device: str) -> str:
     for seed in range(SEEDS):
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary) / "run"
-            found, first, memory, steps = told(folder, seed, device)
-            again, second, _, _ = told(folder, seed, device)
+            found, first, memory, steps = demonstrated(folder, seed, device)
+            again, second, _, _ = demonstrated(folder, seed, device)
             page = folder / "report"
             size = sum(file.stat().st_size for file in page.rglob("*") if file.is_file())
-        assert again["circuits"] == found["circuits"], "the second run says something else"
+        assert again["circuits"] == found["circuits"], "the second run gives another answer"
         answer = found["circuits"]["negation"]
         numbers.append((first, second, memory, "negation" in found["proofs"]))
         parts.append(steps)

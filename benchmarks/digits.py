@@ -85,8 +85,8 @@ def run(where: str | None) -> str:
         rows.append(row)
         models.append(model)
     found = pd.DataFrame(rows)
-    told = [_row(found[key], *rest) for _, key, *rest in ROWS]
-    lines = [(name, *cells) for (name, *_), cells in zip(ROWS, told, strict=True)]
+    cells_of = [_row(found[key], *rest) for _, key, *rest in ROWS]
+    lines = [(name, *cells) for (name, *_), cells in zip(ROWS, cells_of, strict=True)]
     alike = (
         "Best |cosine| of eigenvectors between consecutive seeds, by rank of |λ|; the control is "
         "another class's:"

@@ -85,7 +85,7 @@ def _told(d_model: int, n_feature: int, n_gates: int) -> tuple[str, ...]:
         shares.append((known_pairs(inter, 0, truth.weights)["q"] <= 0.05).mean())
     share = float(np.mean(shares))
     return (
-        f"planted pairs at q = 0.05 if told, {d_model}/{n_feature}/{n_gates}, SNR 3",
+        f"planted pairs at q = 0.05 when they are given, {d_model}/{n_feature}/{n_gates}, SNR 3",
         "10, 0 to 9",
         f"{share:.2f}: " + ("beyond the search, not the test" if share >= 0.9 else "beyond both"),
         "",

@@ -1,7 +1,7 @@
 """How far two eigenvectors go: widths, readers and controls, from several seeds; and what it costs.
 
 Each seed trains a model of the default plan and, on it, dictionaries of several widths at
-``mlp_out``. The last control is the dearest: a model that learnt nothing with a dictionary trained
+``mlp_out``. The last control is the strictest: an untrained model with a dictionary trained
 on *it*. `rank_curve` has a cheaper one beside every number.
 """
 
@@ -22,7 +22,7 @@ from benchmarks.measure import extra_memory, machine, table
 from circuits.corpus import built_in
 from circuits.model import Model, ModelPlan, load_model, train_model
 from circuits.model.evaluation import parted
-from circuits.model.untrained import untrained
+from circuits.model.loading import untrained
 from sae import Dictionary, TrainingPlan, train_saes
 from sae.sparse import Code
 
@@ -59,7 +59,7 @@ def curves(seed: int, device: str) -> dict[tuple[str, str], RankCurve]:
 
 def row(called: str, reader: str, of_seeds: list[RankCurve]) -> tuple[str, ...]:
     """Means over seeds; of the default threshold also the least and the most."""
-    told = [curve.summary() for curve in of_seeds]
+    summaries = [curve.summary() for curve in of_seeds]
     shares = [curve.share_above(0.75) for curve in of_seeds]
     over = [f"{mean(curve.share_above(t) for curve in of_seeds):.2f}" for t in THRESHOLDS]
     nulls = ("rotated", "shuffled", "untrained")
@@ -68,12 +68,12 @@ def row(called: str, reader: str, of_seeds: list[RankCurve]) -> tuple[str, ...]:
     return (
         called,
         reader,
-        f"{mean(one['n_compared'] for one in told):.0f}",
-        f"{mean(one['median'] for one in told):.3f}",
+        f"{mean(one['n_compared'] for one in summaries):.0f}",
+        f"{mean(one['median'] for one in summaries):.3f}",
         " / ".join(over),
         f"{min(shares):.2f} to {max(shares):.2f}",
-        f"{mean(one['share_above_full_rank'] for one in told):.2f}",
-        " / ".join(f"{mean(one[f'share_above_{n}'] for one in told):.2f}" for n in nulls),
+        f"{mean(one['share_above_full_rank'] for one in summaries):.2f}",
+        " / ".join(f"{mean(one[f'share_above_{n}'] for one in summaries):.2f}" for n in nulls),
         "-" if UNTRAINED in called else " / ".join(kept),  # there is no loss to be recovered
     )
 

@@ -77,8 +77,8 @@ def throughput(device: str, folder: Path, n_steps: int = 60, times: int = 5) -> 
     )
 
 
-def telling() -> tuple[str, ...]:
-    """Stories with their ground truth, on one thread: told faster than any model reads them."""
+def generating() -> tuple[str, ...]:
+    """Stories with their ground truth, on one thread: faster than any model reads them."""
     first = iter(range(0, 10**6, CHUNK))
     seconds = fastest(lambda: built_in(0).stories(start := next(first), start + CHUNK), 15)
     rate = CHUNK / seconds
@@ -165,7 +165,7 @@ def speed(device: str) -> str:
         deep = replace(ModelPlan(n_steps=1), shape=ModelShape(n_layer=4))
         train_model(deep, built_in(0), folder / "deep", device=device)
         model = load_model(folder / "deep", device=device)
-        rows = [throughput(device, folder), *reading(model, device), telling()]
+        rows = [throughput(device, folder), *reading(model, device), generating()]
     return f"{machine()}.\n\n" + table(rows, ("what", "time", "ratio", "wanted"))
 
 

@@ -4,7 +4,7 @@
     2. both train on the same batches in the same order, with equal rate, k and number of features
     3. what they learnt is compared with the truth, and so is what learnt nothing
 
-What a reader would get wrong: a low error is no recovery. Tokens themselves, taken as directions,
+A low error is not recovery: tokens themselves, taken as directions,
 explain a good part of other tokens; so directions are compared, and each may stand for one feature
 only. The activations are made here, not by ``sae_lens.synthetic``, because that draws from the one
 generator that everything in a process shares.
@@ -97,26 +97,26 @@ class Truth:
     @cached_property
     def directions(self) -> Tensor:
         """``feature model``, of length one."""
-        made = torch.randn(self.problem.n_true, self.problem.d_model, generator=self._dice(0))
+        made = torch.randn(self.problem.n_true, self.problem.d_model, generator=self._rng(0))
         return functional.normalize(made, dim=1)
 
     def tokens(self, part: int, n_token: int) -> Tensor:
         """``token model``; another part, other tokens of the same features."""
-        problem, dice = self.problem, self._dice(1)
-        shared = torch.randn(problem.n_true, _CAUSES, generator=dice)
+        problem, rng = self.problem, self._rng(1)
+        shared = torch.randn(problem.n_true, _CAUSES, generator=rng)
         shared = functional.normalize(shared, dim=1) * problem.together**0.5
         # fires where a normal number is beyond its quantile, so as often as it should
         least = torch.special.ndtri(1 - problem.frequencies()).float()
-        dice = self._dice(2 + part)
-        causes = torch.randn(n_token, _CAUSES, generator=dice) @ shared.mT
-        alone = torch.randn(n_token, problem.n_true, generator=dice)
+        rng = self._rng(2 + part)
+        causes = torch.randn(n_token, _CAUSES, generator=rng) @ shared.mT
+        alone = torch.randn(n_token, problem.n_true, generator=rng)
         fires = causes + (1 - problem.together) ** 0.5 * alone > least
-        strength = 1 + 0.3 * torch.randn(n_token, problem.n_true, generator=dice)
+        strength = 1 + 0.3 * torch.randn(n_token, problem.n_true, generator=rng)
         written = (fires * strength.relu()) @ self.directions
         variance = written.var(0).mean() * problem.noise / (1 - problem.noise)
-        return written + variance.sqrt() * torch.randn(written.shape, generator=dice)
+        return written + variance.sqrt() * torch.randn(written.shape, generator=rng)
 
-    def _dice(self, part: int) -> torch.Generator:
+    def _rng(self, part: int) -> torch.Generator:
         return torch.Generator().manual_seed(_SEEDS + 1_000_003 * self.seed + part)
 
 

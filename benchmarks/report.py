@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from analysis.behaviour.cases import built_in_behaviour
+from analysis.behaviour.built_in import built_in_behaviour
 from analysis.discovery.find import find_circuit
 from analysis.report import write_report
 from analysis.validation.validate import validate

@@ -27,7 +27,7 @@ from circuits.corpus import built_in
 from circuits.model import ModelPlan, load_model, train_model
 from circuits.model.evaluation import parted
 from sae import ModelActivations, TrainingPlan, train_saes
-from sae.training.sources import Mixer
+from sae.training.mixer import Mixer
 from sae.training.step import Coder
 
 N_BATCH, N_BATCHES, RATE = 4096, 64, 2e-3
@@ -130,7 +130,7 @@ def against_sae_lens(
 
 
 def together(folder: Path, device: str) -> list[tuple[str, ...]]:
-    """Three sites in one run against three steps and a forward pass, each timed by itself."""
+    """Three sites in one run against three steps and a forward pass, each timed alone."""
     trained = train_model(ModelPlan(n_steps=20), built_in(0), folder / "model", device=device)
     model = load_model(trained.folder, device=device)
     plan = TrainingPlan()

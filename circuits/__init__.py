@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from circuits.graph.build import interaction_graph
     from circuits.graph.circuit import Circuit
     from circuits.groups.clusters import clusters
-    from circuits.model.model import Model, load_model
+    from circuits.model.loading import load_model
+    from circuits.model.model import Model
     from circuits.model.plan import ModelPlan
     from circuits.model.site import Site
     from circuits.model.training import train_model
@@ -55,7 +56,7 @@ __getattr__, __dir__ = lazy(
         "clusters": "circuits.groups.clusters",
         "hosvd": "circuits.algebra.spectrum",
         "interaction_graph": "circuits.graph.build",
-        "load_model": "circuits.model.model",
+        "load_model": "circuits.model.loading",
         "open_corpus": "circuits.corpus.documents",
         "train_model": "circuits.model.training",
     },

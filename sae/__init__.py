@@ -1,15 +1,24 @@
-"""Sparse autoencoders: a site of the model in features."""
+"""Sparse autoencoders: training them, opening anyone's, and what their features are."""
 
-from sae.dictionary import Dictionary
-from sae.loading import load_dictionaries, load_dictionary
-from sae.training.plan import TrainingPlan
-from sae.training.run import train_on, train_saes
-from sae.training.sources import (
-    CachedActivations,
-    ModelActivations,
-    TensorActivations,
-    cache_activations,
-)
+from typing import TYPE_CHECKING
+
+from circuits.lazy import lazy
+
+if TYPE_CHECKING:
+    from sae.dictionary import Dictionary
+    from sae.features.card import card
+    from sae.features.effects import logit_effects
+    from sae.features.examples import examples
+    from sae.loading import load_dictionaries, load_dictionary
+    from sae.reading import readings
+    from sae.training.plan import TrainingPlan
+    from sae.training.run import train_on, train_saes
+    from sae.training.sources import (
+        CachedActivations,
+        ModelActivations,
+        TensorActivations,
+        cache_activations,
+    )
 
 __all__ = [
     "CachedActivations",
@@ -18,8 +27,32 @@ __all__ = [
     "TensorActivations",
     "TrainingPlan",
     "cache_activations",
+    "card",
+    "examples",
     "load_dictionaries",
     "load_dictionary",
+    "logit_effects",
+    "readings",
     "train_on",
     "train_saes",
 ]
+
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "CachedActivations": "sae.training.sources",
+        "Dictionary": "sae.dictionary",
+        "ModelActivations": "sae.training.sources",
+        "TensorActivations": "sae.training.sources",
+        "TrainingPlan": "sae.training.plan",
+        "cache_activations": "sae.training.sources",
+        "card": "sae.features.card",
+        "examples": "sae.features.examples",
+        "load_dictionaries": "sae.loading",
+        "load_dictionary": "sae.loading",
+        "logit_effects": "sae.features.effects",
+        "readings": "sae.reading",
+        "train_on": "sae.training.run",
+        "train_saes": "sae.training.run",
+    },
+)

@@ -1,9 +1,8 @@
 """A trained sparse autoencoder at its site: features in, features out, and as a `Basis`.
 
 ``encode(x)`` is the ``k`` largest of ``(x − offset) encoderᵀ + bias``, cut at zero; ``decode(f)``
-is ``f decoder + offset``. What a reader would get wrong: dictionaries of the paper keep *signed*
-values (``relu=False``), so that a feature can be active and negative; and one trained by batch
-(``threshold``) has no fixed number of active features.
+is ``f decoder + offset``. Dictionaries in the paper's format keep negative values (``relu=False``),
+and one trained by batch (``threshold``) has no fixed number of active features.
 """
 
 from __future__ import annotations
@@ -11,10 +10,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -22,76 +21,20 @@ from torch import Tensor
 from torch.nn import functional
 
 from circuits.algebra.basis import Basis
-from circuits.algebra.bilinear import computing_dtype
-from circuits.corpus.documents import Corpus
-from circuits.errors import BasisError, SiteError, check_count, check_tensors, check_width
+from circuits.errors import BasisError, check_width
 from circuits.model.model import Model
-from circuits.model.site import Site
+from sae.formats import folders
+from sae.formats.record import WEIGHTS, Stored
+from sae.formats.sae_lens import as_sae_lens
 from sae.sparse import Code, strongest
-from sae.statistics import Statistics, statistics
-
-if TYPE_CHECKING:
-    from sae.features.card import Card
+from sae.statistics import statistics
 
 _TILE = 2**24  # scores that are held at a time
 
 
-@dataclass(frozen=True, eq=False)
-class Dictionary:
-    """Features of one site, how they are found in an activation and what they write to it."""
-
-    encoder: Float[Tensor, "feature model"]
-    decoder: Float[Tensor, "feature model"]
-    bias: Float[Tensor, " feature"]
-    offset: Float[Tensor, " model"]
-    k: int | None  # active on each token; None where thresholds decide
-    threshold: Float[Tensor, " feature"] | None = None
-    relu: bool = True
-    site: Site | None = None
-    notes: dict[str, Any] = field(default_factory=dict)  # where it came from; goes with its files
-    statistics: Statistics | None = None  # of its features, where they were measured
-
-    def __post_init__(self) -> None:
-        axes = {
-            "encoder": "feature model",
-            "decoder": "feature model",
-            "bias": "feature",
-            "offset": "model",
-            "threshold": "feature",
-        }
-        given = {name: getattr(self, name) for name in axes if getattr(self, name) is not None}
-        check_tensors("Dictionary", given, axes)
-        if (self.k is None) == (self.threshold is None):
-            raise BasisError(
-                f"Dictionary: k is {self.k} and threshold is "
-                f"{'missing' if self.threshold is None else 'given'}: a feature is active because "
-                f"it is among the k strongest, or because it exceeds its threshold. Give one."
-            )
-        if self.k is not None:
-            check_count("Dictionary", self.k, len(self.decoder), "k")
-        dtype = computing_dtype(*given.values())
-        for name, tensor in given.items():
-            object.__setattr__(self, name, tensor.detach().to(dtype).contiguous())
-
-    @property
-    def n_feature(self) -> int:
-        """How many features there are."""
-        return self.decoder.shape[0]
-
-    @property
-    def d_model(self) -> int:
-        """Width of the activation."""
-        return self.decoder.shape[1]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype everything is computed in."""
-        return self.decoder.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights live."""
-        return self.decoder.device
+@dataclass(frozen=True, eq=False, repr=False)
+class Dictionary(Stored):
+    """Features of one site: how they are found in an activation and what they write to it."""
 
     @cached_property
     def _into(self) -> Float[Tensor, "model feature"]:
@@ -165,16 +108,6 @@ class Dictionary:
             return Basis.from_decoder(self.decoder, self.offset, least_squares=least_squares)
         raise BasisError(f"Dictionary.basis: no reader '{reader}'. Ask for 'pinv' or 'encoder'.")
 
-    def card(self, feature: int, model: Model | None = None, corpus: Corpus | None = None) -> Card:
-        """What is known of one feature, for a person: shown as a card in Jupyter.
-
-        With a model it tells the tokens that the feature promotes, with a corpus too the contexts
-        in which it is strongest.
-        """
-        from sae.features.card import card
-
-        return card(self, feature, model, corpus)
-
     @contextmanager
     def spliced(self, model: Model, *, error: bool = False) -> Iterator[Model]:
         """Within the block the model goes on with the reconstruction at the dictionary's site.
@@ -206,55 +139,27 @@ class Dictionary:
         code expects the folder's name of `sae.formats.published.published_name`), ``sparsify`` and
         ``dictionary_learning`` are those projects'; what one of them cannot say is refused.
         """
-        from sae.loading import save
-
-        return save(self, folder, format)
+        return folders.save(self, folder, format)
 
     @property
     def sae_lens(self) -> Any:
         """The same as sae-lens' own object, a ``TopKSAE`` or a ``JumpReLUSAE``; made anew."""
-        from sae.formats.sae_lens import as_sae_lens
-
         return as_sae_lens(self)
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of the weights and of what makes a feature active."""
+        """A hash of the weights and of the rule that makes a feature active."""
         digest = hashlib.sha256(f"{self.k} {self.relu}".encode())
-        for name in ("encoder", "decoder", "bias", "offset", "threshold"):
+        for name in WEIGHTS:
             tensor = getattr(self, name)
             digest.update(f"{name} {None if tensor is None else tuple(tensor.shape)}".encode())
             if tensor is not None:
                 digest.update(tensor.float().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
-    @property
-    def cuts_at_zero(self) -> bool:
-        """Whether no feature is ever active and negative."""
-        return self.relu or (self.threshold is not None and bool((self.threshold >= 0).all()))
-
-    def known_site(self, asked: str) -> Site:
-        """Where it was trained, for a question that needs to know."""
-        if self.site is None:
-            hook = self.notes.get("hook_name")
-            said = f" but '{hook}', which is no site of ours" if hook else ""
-            raise SiteError(
-                f"Dictionary.{asked}: nothing says at which site this dictionary was trained"
-                f"{said}. Name it: dataclasses.replace(dictionary, site=Site.parse('mlp_in@0'))."
-            )
-        return self.site
-
     def to(self, *args: Any, **kwargs: Any) -> Dictionary:
         """The same dictionary on another device or in another dtype, as ``Tensor.to`` says it."""
-        names = ("encoder", "decoder", "bias", "offset", "threshold")
         moved: dict[str, Any] = {
-            name: tensor.to(*args, **kwargs)
-            for name in names
-            if (tensor := getattr(self, name)) is not None
+            name: tensor.to(*args, **kwargs) for name, tensor in self.weights().items()
         }
         return replace(self, **moved)
-
-    def __repr__(self) -> str:
-        rule = "thresholds" if self.k is None else f"top {self.k}{'' if self.relu else ', signed'}"
-        where = "" if self.site is None else f" at {self.site}"
-        return f"Dictionary({self.n_feature} features of {self.d_model}{where}, {rule})"

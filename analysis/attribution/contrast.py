@@ -21,9 +21,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from analysis.behaviour.in_model import Asked
+from analysis.behaviour.in_model import ModelCases
 from circuits.algebra.bilinear import BilinearLayer
-from circuits.model.site import Site
 from sae.dictionary import Dictionary
 
 _MOST_FEATURES = 2048  # whose pairs are all looked at: about a gigabyte
@@ -44,57 +43,57 @@ def made_here(computed: float, inherited: float) -> bool:
     return computed >= 0.5 and computed > inherited
 
 
-def by_component(asked: Asked) -> pd.DataFrame:
+def by_component(cases: ModelCases) -> pd.DataFrame:
     """What the embedding and each layer's attention and MLP add to the contrast, directly.
 
     Rows: component, layer, contrast (mean margin over the affected classes), elsewhere (over the
     others); the columns sum to the model's own margins, where the metric is a logit difference.
     """
-    n_layer = asked.model.n_layer
+    n_layer = cases.model.n_layer
     parts = [("embedding", 0, "resid_pre@0")]
     for layer in range(n_layer):
         parts += [("attention", layer, f"attn_out@{layer}"), ("MLP", layer, f"mlp_out@{layer}")]
     last = f"resid_post@{n_layer - 1}"
-    found = asked.read([*(site for _, _, site in parts), last])
-    reads = asked.directions() / asked.final_scale(found[last])[:, None]
+    found = cases.read([*(site for _, _, site in parts), last])
+    reads = cases.directions() / cases.final_scale(found[last])[:, None]
     rows = []
     for component, layer, site in parts:
         values = (found[site] * reads).sum(1)
-        rows.append((component, layer, *_in_and_out(asked, values)))
+        rows.append((component, layer, *_in_and_out(cases, values)))
     return pd.DataFrame(rows, columns=["component", "layer", "contrast", "elsewhere"])
 
 
-def by_layer(asked: Asked) -> pd.DataFrame:
+def by_layer(cases: ModelCases) -> pd.DataFrame:
     """`by_component`, and of each layer's MLP what share of its own contrast it computes, inherits
     and owes to the spread within the classes; the other components have none."""
-    table = by_component(asked)
-    n_layer = asked.model.n_layer
+    table = by_component(cases)
+    n_layer = cases.model.n_layer
     last = f"resid_post@{n_layer - 1}"
-    found = asked.read([*(f"mlp_in@{layer}" for layer in range(n_layer)), last])
-    reads = asked.directions().cpu() / asked.final_scale(found[last])[:, None]
+    found = cases.read([*(f"mlp_in@{layer}" for layer in range(n_layer)), last])
+    reads = cases.directions().cpu() / cases.final_scale(found[last])[:, None]
     names = ("computed", "inherited", "within")
     table[list(names)] = float("nan")
     for layer in range(n_layer):
-        bilinear = asked.model.layer(layer).to("cpu", torch.float64)
+        bilinear = cases.model.layer(layer).to("cpu", torch.float64)
         x = found[f"mlp_in@{layer}"].double()
-        shares = origins(asked, bilinear, x, reads.double().mean(0))
+        shares = origins(cases, bilinear, x, reads.double().mean(0))
         here = (table["component"] == "MLP") & (table["layer"] == layer)
         if shares.contrast:
             table.loc[here, list(names)] = [getattr(shares, name) for name in names]
     return table
 
 
-def _in_and_out(asked: Asked, values: Float[Tensor, " case"]) -> tuple[float, float]:
-    affected = asked.affected
+def _in_and_out(cases: ModelCases, values: Float[Tensor, " case"]) -> tuple[float, float]:
+    affected = cases.affected
     others = 1 - affected
-    inside = float((asked.weights(affected) * values).sum())
+    inside = float((cases.weights(affected) * values).sum())
     if not bool(others.any()):
         return inside, 0.0
-    return inside, float((asked.weights(others) * values).sum())
+    return inside, float((cases.weights(others) * values).sum())
 
 
 def origins(
-    asked: Asked,
+    cases: ModelCases,
     layer: BilinearLayer,
     x: Float[Tensor, "case model"],
     direction: Float[Tensor, " model"],
@@ -102,9 +101,9 @@ def origins(
     """The shares of the target effect of ``direction · layer(x)``."""
     form = layer.interaction(direction)
     lifted = _lifted(x, layer)
-    total = asked.effects(((lifted @ form) * lifted).sum(1))[asked.target]
-    effects = asked.effects(lifted)
-    n_effect, target = len(effects), asked.target
+    total = cases.effects(((lifted @ form) * lifted).sum(1))[cases.target]
+    effects = cases.effects(lifted)
+    n_effect, target = len(effects), cases.target
     crossed = effects @ form @ effects.mT
     # effects are numbered so that two of them make the one whose number is their exclusive or
     inherited = crossed[0, target] + crossed[target, 0]
@@ -126,7 +125,7 @@ def origins(
 class PairAccount:
     """What each pair of an MLP's input features adds to a behaviour's contrast, in logits."""
 
-    asked: Asked
+    cases: ModelCases
     layer: BilinearLayer
     dictionary: Dictionary
     x: Float[Tensor, "case model"]  # the MLP's input
@@ -134,16 +133,16 @@ class PairAccount:
     margin: float  # the model's own, over the affected classes
 
     @classmethod
-    def of(cls, asked: Asked, layer: int, dictionary: Dictionary) -> PairAccount:
+    def of(cls, cases: ModelCases, layer: int, dictionary: Dictionary) -> PairAccount:
         """Of a layer, by its direct path to the answers, in float64."""
-        last = f"resid_post@{asked.model.n_layer - 1}"
+        last = f"resid_post@{cases.model.n_layer - 1}"
         site = f"mlp_in@{layer}"
-        found = asked.read([site, last])
-        reads = asked.directions() / asked.final_scale(found[last])[:, None]
-        weights = asked.weights(asked.affected)
+        found = cases.read([site, last])
+        reads = cases.directions() / cases.final_scale(found[last])[:, None]
+        weights = cases.weights(cases.affected)
         return cls(
-            asked,
-            asked.model.layer(layer).to("cpu", torch.float64),
+            cases,
+            cases.model.layer(layer).to("cpu", torch.float64),
             dictionary.to("cpu"),
             found[site].double(),
             reads.double(),
@@ -203,13 +202,13 @@ class PairAccount:
     @cached_property
     def origins(self) -> Origins:
         """Computed here, or inherited."""
-        return origins(self.asked, self.layer, self.x, self.mean_read)
+        return origins(self.cases, self.layer, self.x, self.mean_read)
 
     @cached_property
     def effects(self) -> pd.DataFrame:
         """Of each feature: its mean over the classes and what each factor and both add."""
-        effects = self.asked.effects(self.values).mT
-        table = pd.DataFrame(effects.numpy(), columns=list(self.asked.effects_named))
+        effects = self.cases.effects(self.values).mT
+        table = pd.DataFrame(effects.numpy(), columns=list(self.cases.effects_named))
         table.insert(0, "feature", self.features.numpy())
         return table
 
@@ -223,8 +222,8 @@ class PairAccount:
         """The weighted sum over the cases of what each ordered pair adds."""
         total = torch.zeros(len(self.features), len(self.features), dtype=torch.float64)
         scale = self._scale
-        for number in range(len(self.asked.answers)):
-            rows = (self.asked.answer == number).nonzero()[:, 0]
+        for number in range(len(self.cases.answers)):
+            rows = (self.cases.answer == number).nonzero()[:, 0]
             form = self.layer.interaction(self.reads[rows[0]] / scale[rows[0]])
             z = self.values[rows]
             total += (self.written @ form @ self.written.mT) * (
@@ -246,16 +245,16 @@ class PairAccount:
         ``contrast`` is the mean over the affected classes, ``elsewhere`` over the others;
         ``together`` is the share of affected cases that both are active in.
         """
-        asked = self.asked
+        cases = self.cases
         upper = torch.triu(torch.ones_like(self.weight), diagonal=1)
         twice = 2 * upper + torch.eye(len(upper), dtype=upper.dtype)
-        classes = torch.eye(len(asked.signs), dtype=torch.float64)
-        added = torch.stack([self._added(asked.weights(one)) * twice for one in classes])
-        affected = asked.affected.double()
+        classes = torch.eye(len(cases.signs), dtype=torch.float64)
+        added = torch.stack([self._added(cases.weights(one)) * twice for one in classes])
+        affected = cases.affected.double()
         others = 1 - affected
         inside = torch.tensordot(affected / affected.sum(), added, dims=1)
         outside = torch.tensordot(others / others.sum().clamp(min=1), added, dims=1)
-        on = (self.values != 0).double()[affected[asked.label] > 0]
+        on = (self.values != 0).double()[affected[cases.label] > 0]
         together = on.mT @ on / len(on)
         first, second = ((added != 0).any(0) | (together.triu() > 0)).nonzero(as_tuple=True)
         columns = {
@@ -265,7 +264,7 @@ class PairAccount:
             "contrast": inside[first, second],
             "elsewhere": outside[first, second],
             "together": together[first, second],
-            **{label: added[c, first, second] for c, label in enumerate(asked.behaviour.labels)},
+            **{label: added[c, first, second] for c, label in enumerate(cases.behaviour.labels)},
         }
         table = pd.DataFrame({name: column.numpy() for name, column in columns.items()})
         return table.sort_values(
@@ -275,15 +274,15 @@ class PairAccount:
     @cached_property
     def class_totals(self) -> Float[Tensor, " class"]:
         """What the whole MLP adds to each class's margin."""
-        values = self.asked.side * (self.layer(self.x) * self.reads).sum(1)
-        return self.asked.class_means(values)
+        values = self.cases.side * (self.layer(self.x) * self.reads).sum(1)
+        return self.cases.class_means(values)
 
     def computed(self, pairs: pd.DataFrame) -> Float[Tensor, "pair two"]:
         """Of the target effect of some pairs, what is computed and what inherited, in logits:
         ``weight · (Nᵢ Sⱼ + Sᵢ Nⱼ)`` and ``weight · (μᵢ Xⱼ + Xᵢ μⱼ)``."""
         place = {int(feature): i for i, feature in enumerate(self.features)}
         i, j = (torch.tensor([place[f] for f in pairs[name]]) for name in ("first", "second"))
-        effects, target = self.asked.effects(self.values), self.asked.target
+        effects, target = self.cases.effects(self.values), self.cases.target
         sign = 1.0 if self.origins.contrast >= 0 else -1.0
         weight = sign * self.weight[i, j]
         made = sum(
@@ -297,8 +296,8 @@ class PairAccount:
     def totals(self) -> dict[str, float]:
         """The contrast as a sum: features' pairs, the constant's, the error's, the plain bias; and
         ``MLP``, the whole."""
-        asked, constant = self.asked, self.dictionary.n_feature
-        weights = asked.weights(asked.affected)
+        cases, constant = self.cases, self.dictionary.n_feature
+        weights = cases.weights(cases.affected)
         with_constant = self.pairs["second"] == constant
         outputs = self.layer(self.x)
         whole = float((weights * (outputs * self.reads).sum(1)).sum())
@@ -324,8 +323,3 @@ def _lifted(x: Float[Tensor, "case model"], layer: BilinearLayer) -> Float[Tenso
     if not layer.has_constant:
         return x
     return torch.cat([x, x.new_ones(len(x), 1)], dim=1)
-
-
-def sites_of(layer: int) -> tuple[Site, Site]:
-    """Where the dictionaries of a layer's circuits sit: what its MLP is given, and gives."""
-    return Site("mlp_in", layer), Site("mlp_out", layer)

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from analysis.behaviour.in_model import Asked
+from analysis.behaviour.in_model import ModelCases
 from circuits.graph.circuit import Detector, Output
 from sae.dictionary import Dictionary
 
@@ -27,26 +27,26 @@ _GAIN = 0.01  # of F1 that another feature must bring
 class OutputFeatures:
     """The output features' activations on some cases, and what goes through each."""
 
-    def __init__(self, asked: Asked, dictionary: Dictionary) -> None:
-        self.asked, self.dictionary = asked, dictionary.to("cpu")
+    def __init__(self, cases: ModelCases, dictionary: Dictionary) -> None:
+        self.cases, self.dictionary = cases, dictionary.to("cpu")
         site = dictionary.known_site("output features")
-        n_layer = asked.model.n_layer
+        n_layer = cases.model.n_layer
         last = f"resid_post@{n_layer - 1}"
-        found = asked.read([str(site), last])
-        reads = asked.directions() / asked.final_scale(found[last])[:, None]
+        found = cases.read([str(site), last])
+        reads = cases.directions() / cases.final_scale(found[last])[:, None]
         self.reads = reads.to(self.dictionary.dtype)
         self.active = self.dictionary.encode(found[str(site)])
         self.whole = float(
-            (asked.weights(asked.affected) * (found[str(site)] * reads).sum(1)).sum()
+            (cases.weights(cases.affected) * (found[str(site)] * reads).sum(1)).sum()
         )
 
     @cached_property
     def shares(self) -> Float[Tensor, " feature"]:
         """Of the contrast, through each feature; they and the error's sum to one."""
-        weights = self.asked.weights(self.asked.affected)
+        weights = self.cases.weights(self.cases.affected)
         through = torch.zeros(self.dictionary.n_feature, dtype=torch.float64)
-        for number in range(len(self.asked.answers)):
-            rows = self.asked.answer == number
+        for number in range(len(self.cases.answers)):
+            rows = self.cases.answer == number
             length = self.reads[rows].norm(dim=1)
             direction = self.reads[rows][0] / length[0]
             mean = (self.active[rows] * (weights[rows] * length)[:, None]).sum(0)
@@ -60,7 +60,7 @@ class OutputFeatures:
 
     def detectors(self) -> list[tuple[str, list[int], list[float]]]:
         """For each affected class the few features, each above its cut, that tell it best."""
-        behaviour, label = self.asked.behaviour, self.asked.label
+        behaviour, label = self.cases.behaviour, self.cases.label
         return [
             (name, *_detecting(self.active, label == behaviour.labels.index(name)))
             for name in behaviour.affected
@@ -68,7 +68,7 @@ class OutputFeatures:
 
     def f1(self, name: str, features: list[int], cuts: list[float]) -> float:
         """Of a class's detector, on these cases."""
-        truth = self.asked.label == self.asked.behaviour.labels.index(name)
+        truth = self.cases.label == self.cases.behaviour.labels.index(name)
         told = (self.active[:, features] > torch.tensor(cuts)).any(1)
         return _f1(told[:, None], truth)[0]
 

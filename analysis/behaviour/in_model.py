@@ -16,26 +16,24 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from analysis.behaviour.cases import Behaviour
 from circuits.algebra.bilinear import computing_dtype
 from circuits.errors import BehaviourError
 from circuits.model.model import Model
 from circuits.model.site import Site
 
-if TYPE_CHECKING:
-    from analysis.behaviour.cases import Behaviour
-
 _AT_A_TIME = 256  # cases in a forward pass
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
+class ModelCases:
     """The cases of a behaviour in a model's tokens."""
 
     behaviour: Behaviour
@@ -191,7 +189,7 @@ class Asked:
         return self.class_means((margins > 0).float())
 
 
-def asked(behaviour: Behaviour, model: Model) -> Asked:
+def in_model(behaviour: Behaviour, model: Model) -> ModelCases:
     """The cases in a model's tokens; refused with all that does not fit."""
     tokenizer = model.words(f"behaviour {behaviour.name!r}")
     texts = [case.text for case in behaviour.cases]
@@ -213,7 +211,7 @@ def asked(behaviour: Behaviour, model: Model) -> Asked:
     signs = torch.cat([torch.ones(len(labels), 1), plus], dim=1)
     if plus.shape[1] == 2:
         signs = torch.cat([signs, plus.prod(1, keepdim=True)], dim=1)
-    return Asked(
+    return ModelCases(
         behaviour,
         model,
         tokens.cpu(),

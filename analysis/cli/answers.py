@@ -8,10 +8,11 @@ This is imported before a command is known, so tables are not typed: pandas woul
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from circuits.storage.files import without_nan
 
 
 @dataclass(frozen=True)
@@ -23,15 +24,7 @@ class Answer:
 
     def as_json(self) -> str:
         """One line of JSON."""
-        return json.dumps(_with_null(self.rows), allow_nan=False)
-
-
-def _with_null(content: Any) -> Any:
-    if isinstance(content, Mapping):
-        return {str(name): _with_null(value) for name, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_with_null(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content
+        return json.dumps(without_nan(self.rows), allow_nan=False)
 
 
 def fields_answer(fields: Mapping[str, object]) -> Answer:

@@ -18,7 +18,7 @@ from typing import Any
 
 from analysis.discovery.find import COVERAGE, N_PAIRS
 from analysis.report import write_report
-from analysis.runs.circuits import behaviour_of, detection_cases_of, run_find, run_validate
+from analysis.runs.circuits import behaviour_of, run_find, run_validate, story_cases
 from analysis.runs.folder import RunFolder
 from analysis.runs.interactions import run_interactions
 from analysis.runs.rank import run_rank
@@ -28,8 +28,8 @@ from analysis.validation.validate import Validation
 from circuits.corpus.documents import built_in
 from circuits.errors import NotFoundError, RunError
 from circuits.graph.circuit import Circuit
-from circuits.model.device import chosen_device
 from circuits.model.evaluation import parted
+from circuits.model.loading import chosen_device
 from circuits.model.plan import ModelPlan
 from circuits.storage.files import content_hash, read_json, write_json
 from sae.training.plan import TrainingPlan
@@ -117,7 +117,7 @@ def _found(run: Run, name: str, memory: StepMemory) -> Circuit | str:
         circuit = run_find(
             run,
             behaviour_of(name, run.model, seed=memory.seed),
-            detection_cases=detection_cases_of(name, run.model, memory.seed),
+            detection_cases=story_cases(name, run.model, memory.seed),
             coverage=COVERAGE,
             n_pairs=N_PAIRS,
         )

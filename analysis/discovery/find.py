@@ -24,10 +24,10 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
-from analysis.attribution.contrast import PairAccount, made_here, sites_of
+from analysis.attribution.contrast import PairAccount, made_here
 from analysis.attribution.output_features import OutputFeatures
 from analysis.behaviour.cases import Behaviour
-from analysis.behaviour.in_model import Asked
+from analysis.behaviour.in_model import ModelCases, in_model
 from circuits.algebra.basis import Basis
 from circuits.algebra.interactions import Interactions
 from circuits.errors import (
@@ -41,7 +41,7 @@ from circuits.graph.circuit import Circuit, Detector, Feature, Gate, Interaction
 from circuits.graph.significance import RotationNull, features_alone, scored
 from circuits.groups.gates import gate_table
 from circuits.model.model import Model
-from circuits.model.site import Site
+from circuits.model.site import Site, mlp_sites
 from circuits.storage.progress import progress
 from sae.dictionary import Dictionary
 
@@ -70,14 +70,14 @@ def find_circuit(
     behaviour: Behaviour,
     layer: int | None = None,
     *,
-    told_on: Behaviour | None = None,
+    detection_cases: Behaviour | None = None,
     coverage: float = COVERAGE,
     n_pairs: int = N_PAIRS,
 ) -> Circuit:
     """The circuit of a behaviour, chosen on every other pair of its cases.
 
-    ``told_on`` are cases, of classes of the same names, that output features are to tell apart;
-    by default the behaviour's own. Minimal pairs are much alike, text is not.
+    ``detection_cases`` are cases of the same classes on which output features that detect a class
+    are chosen; by default the behaviour's own. Minimal pairs are much alike, running text is not.
 
     A behaviour that the model does not show, or a contrast that no few pairs carry, raises
     `NotFoundError` and says so. Whether the circuit computes the contrast or passes on what
@@ -90,32 +90,39 @@ def find_circuit(
         )
     check_dictionaries(model, dictionaries)
     chosen, held_out = behaviour.halves()
-    asked = chosen.ask(model)
-    _check_shown(asked)
-    account = _best_account(asked, dictionaries, layer)
-    at, (_, out_site) = account[0], sites_of(account[0])
+    cases = in_model(chosen, model)
+    _check_shown(cases)
+    account = _best_account(cases, dictionaries, layer)
+    at, (_, out_site) = account[0], mlp_sites(account[0])
     pairs = _fewest(account[1], coverage, n_pairs)
-    outputs = OutputFeatures(asked, dictionaries[out_site])
-    sides = (chosen, held_out) if told_on is None else _comparable(behaviour, told_on).halves()
-    told, tested = (OutputFeatures(half.ask(model), dictionaries[out_site]) for half in sides)
+    outputs = OutputFeatures(cases, dictionaries[out_site])
+    sides = (
+        (chosen, held_out)
+        if detection_cases is None
+        else _comparable(behaviour, detection_cases).halves()
+    )
+    seen = [OutputFeatures(in_model(half, model), dictionaries[out_site]) for half in sides]
     detectors = tuple(
-        Detector(name, tuple(some), tuple(cuts), tested.f1(name, some, cuts))
-        for name, some, cuts in told.detectors()
+        Detector(name, tuple(some), tuple(cuts), seen[1].f1(name, some, cuts))
+        for name, some, cuts in seen[0].detectors()
     )
     found = _circuit(model, behaviour, at, dictionaries, account[1], pairs, outputs, detectors)
     thresholds = {"coverage": coverage, "pairs at most": n_pairs, "right in every class": SHOWN}
     return replace(found, thresholds=thresholds)
 
 
-def _comparable(behaviour: Behaviour, told_on: Behaviour) -> Behaviour:
+def _comparable(behaviour: Behaviour, detection_cases: Behaviour) -> Behaviour:
     """The cases that classes are told on, if they have the behaviour's classes."""
-    if set(told_on.labels) != set(behaviour.labels) or told_on.factors != behaviour.factors:
+    if (
+        set(detection_cases.labels) != set(behaviour.labels)
+        or detection_cases.factors != behaviour.factors
+    ):
         raise BehaviourError(
-            f"find_circuit: told_on has the classes {', '.join(told_on.labels)} of "
-            f"{', '.join(told_on.factors)}, the behaviour {', '.join(behaviour.labels)} of "
+            f"find_circuit: detection_cases has the classes {', '.join(detection_cases.labels)} of "
+            f"{', '.join(detection_cases.factors)}, the behaviour {', '.join(behaviour.labels)} of "
             f"{', '.join(behaviour.factors)}. Pass cases of the same classes."
         )
-    return told_on
+    return detection_cases
 
 
 def check_dictionaries(model: Model, dictionaries: Mapping[Site, Dictionary]) -> None:
@@ -142,7 +149,7 @@ def check_dictionaries(model: Model, dictionaries: Mapping[Site, Dictionary]) ->
 
 def layers_with_dictionaries(model: Model, dictionaries: Mapping[Site, Dictionary]) -> list[int]:
     """Those whose MLP has dictionaries at its input and its output."""
-    return [i for i in range(model.n_layer) if set(sites_of(i)) <= set(dictionaries)]
+    return [i for i in range(model.n_layer) if set(mlp_sites(i)) <= set(dictionaries)]
 
 
 def verdict(circuit: Circuit) -> str:
@@ -158,30 +165,30 @@ def verdict(circuit: Circuit) -> str:
     return f"inherited from attention or earlier layers, and only read here ({told})"
 
 
-def _check_shown(asked: Asked) -> None:
-    margins = asked.margins()
+def _check_shown(cases: ModelCases) -> None:
+    margins = cases.margins()
     if not bool(margins.isfinite().all()):
         raise NotFiniteError(
             f"find_circuit: what the model expects after {int((~margins.isfinite()).sum())} of "
-            f"{len(asked)} cases is not finite. Look at where its weights were trained or loaded."
+            f"{len(cases)} cases is not finite. Look at where its weights were trained or loaded."
         )
-    right = asked.shown(margins)
+    right = cases.shown(margins)
     if bool((right >= SHOWN).all()):
         return
     told = ", ".join(
         f"{label} {float(share):.2f}"
-        for label, share in zip(asked.behaviour.labels, right, strict=True)
+        for label, share in zip(cases.behaviour.labels, right, strict=True)
     )
     raise NotFoundError(
-        f"not found: the model does not show this behaviour ({asked.behaviour.name!r}; right cases "
+        f"not found: the model does not show this behaviour ({cases.behaviour.name!r}; right cases "
         f"by class: {told}; {SHOWN} wanted in each). Train it longer, or ask for another behaviour."
     )
 
 
 def _best_account(
-    asked: Asked, dictionaries: Mapping[Site, Dictionary], layer: int | None
+    cases: ModelCases, dictionaries: Mapping[Site, Dictionary], layer: int | None
 ) -> tuple[int, PairAccount]:
-    there = layers_with_dictionaries(asked.model, dictionaries)
+    there = layers_with_dictionaries(cases.model, dictionaries)
     wanted = there if layer is None else [layer]
     if not wanted or set(wanted) - set(there):
         asked_for = "any layer" if layer is None else f"layer {layer}"
@@ -191,7 +198,7 @@ def _best_account(
             f"RUN --sites mlp_in@0 mlp_out@0."
         )
     accounts = {
-        i: PairAccount.of(asked, i, dictionaries[sites_of(i)[0]])
+        i: PairAccount.of(cases, i, dictionaries[mlp_sites(i)[0]])
         for i in progress(wanted, "pairs", "layer")
     }
 
@@ -210,7 +217,7 @@ def _fewest(account: PairAccount, coverage: float, n_pairs: int) -> pd.DataFrame
     alone are preferred; where those are not enough, as of signed features or of a contrast that was
     there before, all are looked at.
     """
-    behaviour, total, whole = account.asked.behaviour, account.totals["MLP"], account.margin
+    behaviour, total, whole = account.cases.behaviour, account.totals["MLP"], account.margin
     pairs = account.pairs
     own = pairs["elsewhere"].abs() <= _ELSEWHERE * pairs["contrast"].abs()
     found = _greedily(account, pairs[own], coverage, n_pairs)
@@ -236,7 +243,7 @@ def _fewest(account: PairAccount, coverage: float, n_pairs: int) -> pd.DataFrame
 def _greedily(
     account: PairAccount, pairs: pd.DataFrame, coverage: float, n_pairs: int
 ) -> pd.DataFrame:
-    behaviour = account.asked.behaviour
+    behaviour = account.cases.behaviour
     sought = pairs[pairs["contrast"] > 0].head(_N_SOUGHT).reset_index(drop=True)
     places = [behaviour.labels.index(label) for label in behaviour.affected]
     of_class = account.class_totals[places].clamp(min=1e-9).numpy()
@@ -264,7 +271,7 @@ def _circuit(
     outputs: OutputFeatures,
     detectors: tuple[Detector, ...],
 ) -> Circuit:
-    into, out = (dictionaries[site] for site in sites_of(layer))
+    into, out = (dictionaries[site] for site in mlp_sites(layer))
     features, groups = _features(account, pairs, into)
     origins, totals = account.origins, account.totals
     carried = float(pairs["contrast"].sum())
@@ -287,7 +294,7 @@ def _circuit(
             "model": model.fingerprint,
             "inputs": into.fingerprint,
             "outputs": out.fingerprint,
-            "cases": len(account.asked),
+            "cases": len(account.cases),
         },
         shares={
             "carried": carried / totals["MLP"],
@@ -309,7 +316,7 @@ def _features(
     used = sorted(set(pairs["first"]) | set(pairs["second"]))
     effects = account.effects.set_index("feature").loc[used]
     names = list(effects.columns[1:])
-    kinds = [_kind(account.asked, row, names) for row in effects.to_numpy()]
+    kinds = [_kind(account.cases, row, names) for row in effects.to_numpy()]
     groups = list(dict.fromkeys(sorted(kinds, key=lambda k: (k == "constant", _order(k, names)))))
     counts = dictionary.statistics
     features = []
@@ -331,7 +338,7 @@ def _features(
     return tuple(features), groups
 
 
-def _kind(asked: Asked, effects: Float[np.ndarray, " effect"], names: list[str]) -> str:
+def _kind(cases: ModelCases, effects: Float[np.ndarray, " effect"], names: list[str]) -> str:
     """The effect that is largest, with its sign: "negated", "positive", "not positive".
 
     Of a feature that all effects move alike, being active in one class alone, it is that class, or
@@ -345,10 +352,10 @@ def _kind(asked: Asked, effects: Float[np.ndarray, " effect"], names: list[str])
     if abs(row[largest]) < _MOVED * abs(effects[0]):
         return "in every class"
     if len(row) > 1 and np.abs(row).min() > _ALIKE * np.abs(row).max():
-        means = asked.signs.double().numpy() @ effects
+        means = cases.signs.double().numpy() @ effects
         apart = means - np.median(means)
         one = int(np.abs(apart).argmax())
-        return ("" if apart[one] > 0 else "all but ") + asked.behaviour.labels[one]
+        return ("" if apart[one] > 0 else "all but ") + cases.behaviour.labels[one]
     return ("" if row[largest] > 0 else "not ") + names[largest]
 
 

@@ -15,7 +15,6 @@ from typing import Literal
 
 import pandas as pd
 
-from analysis.attribution.contrast import sites_of
 from analysis.discovery.find import check_dictionaries, layers_with_dictionaries
 from circuits.algebra.interactions import Interactions
 from circuits.algebra.similarity import nearest_outputs
@@ -24,7 +23,7 @@ from circuits.graph.build import interaction_graph
 from circuits.graph.circuit import Circuit
 from circuits.groups.clusters import clusters
 from circuits.model.model import Model
-from circuits.model.site import Site
+from circuits.model.site import Site, mlp_sites
 from circuits.storage.progress import progress
 from sae.dictionary import Dictionary
 
@@ -108,7 +107,7 @@ def _of_layer(
             f"propose_circuits: there are no dictionaries of mlp_in and mlp_out for layer {layer} "
             f"(there are for {there or 'none'}). Train them: circuits sae train RUN."
         )
-    into, out = (dictionaries[site] for site in sites_of(layer))
+    into, out = (dictionaries[site] for site in mlp_sites(layer))
     return into, out
 
 

@@ -18,7 +18,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from analysis.attribution.contrast import sites_of
 from analysis.lowrank.measure import MIN_ACTIVE
 from analysis.lowrank.sums import Fit, Forms, Observed, Resampling, in_chunks, on_active
 from analysis.validation.validate import layer_of_circuit
@@ -26,7 +25,7 @@ from circuits.algebra.interactions import Interactions
 from circuits.corpus.documents import Corpus
 from circuits.graph.circuit import Circuit
 from circuits.model.model import Model
-from circuits.model.site import Site
+from circuits.model.site import Site, mlp_sites
 from sae.dictionary import Dictionary
 from sae.reading import N_DOCUMENTS, readings
 
@@ -53,7 +52,7 @@ def circuit_rank(
     """Rows: output, n_active, form (the circuit's pairs, random pairs, the whole layer), rank (0:
     all of it), correlation with its interval, r2; for outputs active on ``min_active`` tokens."""
     layer = layer_of_circuit(model, circuit, dictionaries)
-    into, out = (dictionaries[site].to(model.device) for site in sites_of(layer))
+    into, out = (dictionaries[site].to(model.device) for site in mlp_sites(layer))
     inter = Interactions(
         model.layer(layer), into.basis(), out.basis(reader, least_squares=reader == "pinv")
     )
@@ -118,7 +117,7 @@ def _observed(
     n_documents: int,
 ) -> Iterator[Observed]:
     """Tokens as the features that matter, the constant last."""
-    sites = sites_of(layer)
+    sites = mlp_sites(layer)
     for reading in readings(model, corpus, sites, n_documents=n_documents):
         x, y = (reading.activations[site] for site in sites)
         features = into.encode(x)[:, used]
@@ -166,7 +165,7 @@ def _whole(
     resampling: Resampling,
 ) -> pd.DataFrame:
     """The layer itself, as the features read it."""
-    sites = sites_of(layer)
+    sites = mlp_sites(layer)
     read = inter.outputs.subset(outputs)
 
     def observed() -> Iterator[Observed]:

@@ -183,7 +183,7 @@ class RankCurve:
             "nulls": self.nulls.reset_index().to_dict("list"),
             "loss": self.loss.to_dict("list"),
         }
-        write_json(summary, _without_nan(content))
+        write_json(summary, content)
         return table
 
     @classmethod
@@ -251,12 +251,3 @@ def _interval(values: np.ndarray, seed: int) -> tuple[float, float]:
     drawn = np.random.default_rng(seed).integers(0, len(values), (_RESAMPLED, len(values)))
     low, high = np.quantile(values.astype(float)[drawn].mean(1), (0.025, 0.975))
     return float(low), float(high)
-
-
-def _without_nan(content: Any) -> Any:
-    """JSON has no NaN: null stands for it."""
-    if isinstance(content, dict):
-        return {name: _without_nan(value) for name, value in content.items()}
-    if isinstance(content, list):
-        return [_without_nan(value) for value in content]
-    return None if isinstance(content, float) and content != content else content

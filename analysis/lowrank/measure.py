@@ -47,9 +47,9 @@ from analysis.lowrank.sums import (
 from circuits.corpus.documents import Corpus, built_in
 from circuits.errors import CorpusError, RankError, check_count
 from circuits.model.evaluation import parted
+from circuits.model.loading import untrained
 from circuits.model.model import Model
 from circuits.model.site import Site
-from circuits.model.untrained import untrained
 from circuits.storage.shards import kept_table
 from sae.dictionary import Dictionary
 from sae.reading import N_DOCUMENTS

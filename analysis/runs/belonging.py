@@ -10,14 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.attribution.contrast import sites_of
 from analysis.behaviour.cases import Behaviour
 from analysis.runs.folder import CircuitFiles, RunFolder
 from analysis.validation.validate import Validation, layer_of_circuit
 from circuits.errors import RunError, shorten
 from circuits.graph.circuit import Circuit
 from circuits.model.model import Model
-from circuits.model.site import Site
+from circuits.model.site import Site, mlp_sites
 from circuits.plotting.display import seen
 from sae.dictionary import Dictionary
 
@@ -72,7 +71,7 @@ def check_circuit(
         layer_of_circuit(model, circuit, dictionaries)
     faults = []
     inputs, outputs = [f.feature for f in circuit.features], [o.feature for o in circuit.outputs]
-    for site, named, n_constant in zip(sites_of(layer), (inputs, outputs), (1, 0), strict=True):
+    for site, named, n_constant in zip(mlp_sites(layer), (inputs, outputs), (1, 0), strict=True):
         if site not in dictionaries:
             faults.append(f"the run has no dictionary of {site}")
             continue

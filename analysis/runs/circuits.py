@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from analysis.behaviour.cases import Behaviour, built_in_behaviour, told_in_stories
+from analysis.behaviour.built_in import built_in_behaviour, cases_from_stories
+from analysis.behaviour.cases import Behaviour
 from analysis.discovery.find import find_circuit
 from analysis.discovery.propose import propose_circuits
 from analysis.runs.folder import CircuitFiles
@@ -41,14 +42,14 @@ def behaviour_of(name: str, model: Model, n: int = N_PAIRS, seed: int = 0) -> Be
     return Behaviour.load(path)
 
 
-def detection_cases_of(name: str, model: Model, seed: int = 0) -> Behaviour | None:
+def story_cases(name: str, model: Model, seed: int = 0) -> Behaviour | None:
     """Running text in the classes of a built-in behaviour, to choose the output features that
     detect a class; None where the model lacks its words or the stories do not say its class."""
     elsewhere = seed + _ELSEWHERE
     words = model.words("negation in stories")
     if name != "negation" or built_in(elsewhere).word_numbers(words) is None:
         return None
-    return told_in_stories(seed=elsewhere)
+    return cases_from_stories(seed=elsewhere)
 
 
 def run_find(
@@ -69,7 +70,7 @@ def run_find(
             run.dictionaries,
             behaviour,
             layer,
-            told_on=detection_cases,
+            detection_cases=detection_cases,
             coverage=coverage,
             n_pairs=n_pairs,
         )

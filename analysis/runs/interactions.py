@@ -15,7 +15,6 @@ from typing import Any, Literal
 import pandas as pd
 import torch
 
-from analysis.attribution.contrast import sites_of
 from analysis.runs.run import Run
 from circuits.algebra.interactions import Interactions
 from circuits.corpus.documents import Corpus
@@ -23,6 +22,7 @@ from circuits.errors import RunError, check_count
 from circuits.graph.coactivation import Batch, joint_firing
 from circuits.graph.significance import rotated, scored_strongest
 from circuits.model.model import Model
+from circuits.model.site import mlp_sites
 from circuits.storage.files import written_whole
 from circuits.storage.manifest import record
 from sae.dictionary import Dictionary
@@ -57,7 +57,7 @@ def run_interactions(
     answer: dict[str, Any] = {}
     made, hashes = [], {"model": run.model.fingerprint}
     for layer in run.layers_wanted(layers):
-        sites = sites_of(layer)
+        sites = mlp_sites(layer)
         hashes |= {str(site): run.dictionaries[site].fingerprint for site in sites}
         into, out = (run.dictionaries[site] for site in sites)
         inter = Interactions(run.model.layer(layer), into.basis(), out.basis(reader))

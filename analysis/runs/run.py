@@ -15,7 +15,6 @@ from typing import Any, Generic, Literal, TypeVar
 
 import pandas as pd
 
-from analysis.attribution.contrast import sites_of
 from analysis.behaviour.cases import Behaviour
 from analysis.discovery.find import check_dictionaries, layers_with_dictionaries
 from analysis.lowrank.curve import RankCurve
@@ -29,8 +28,9 @@ from circuits.corpus.documents import Corpus, built_in
 from circuits.errors import CircuitsError, RunError, first_line
 from circuits.graph.circuit import Circuit
 from circuits.model.evaluation import parted
-from circuits.model.model import Model, load_model
-from circuits.model.site import Site
+from circuits.model.loading import load_model
+from circuits.model.model import Model
+from circuits.model.site import Site, mlp_sites
 from circuits.plotting.display import html_of
 from circuits.storage.manifest import read_manifest
 from sae.dictionary import Dictionary
@@ -188,7 +188,7 @@ class Run:
         of the output dictionary."""
         (layer,) = self.layers_wanted([layer])
         check_dictionaries(self.model, self.dictionaries)
-        into, out = (self.dictionaries[site] for site in sites_of(layer))
+        into, out = (self.dictionaries[site] for site in mlp_sites(layer))
         outputs = out.basis(reader) if outputs is None else outputs
         return Interactions(self.model.layer(layer), into.basis(), outputs)
 
@@ -353,7 +353,7 @@ class Run:
     def _missing_here(self) -> list[Missing]:
         """`missing` as far as it can be seen without loading anything."""
         sites = set(self.folder.sites())
-        layers = [site.layer for site in sites if set(sites_of(site.layer)) <= sites]
+        layers = [site.layer for site in sites if set(mlp_sites(site.layer)) <= sites]
         return _missing(self.folder, sorted(set(layers)))
 
     def _repr_html_(self) -> str:

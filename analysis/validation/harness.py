@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from analysis.attribution.contrast import sites_of
-from analysis.behaviour.in_model import Asked
+from analysis.behaviour.in_model import ModelCases
 from analysis.validation.edits import Change, PairTerms, edited
+from circuits.model.site import mlp_sites
 from sae.dictionary import Dictionary
 from sae.sparse import Code
 
@@ -26,33 +26,33 @@ _N_BOOTSTRAP = 1000
 Swap = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-class Bench:
+class Harness:
     """A behaviour's cases, to be run with one edit after another."""
 
-    def __init__(self, asked: Asked, layer: int, into: Dictionary, seed: int) -> None:
-        self.asked, self.model, self.layer, self.into = asked, asked.model, layer, into
+    def __init__(self, cases: ModelCases, layer: int, into: Dictionary, seed: int) -> None:
+        self.cases, self.model, self.layer, self.into = cases, cases.model, layer, into
         self.seed = seed
-        found = asked.read(sites_of(layer))
-        x, y = (found[str(site)].to(self.model.device) for site in sites_of(layer))
+        found = cases.read(mlp_sites(layer))
+        x, y = (found[str(site)].to(self.model.device) for site in mlp_sites(layer))
         self.x, self.y = x, y
-        self.plain = asked.margins()
+        self.plain = cases.margins()
         self.base = self.affected(self.plain)
-        self.others = 1 - asked.affected
+        self.others = 1 - cases.affected
         self.floor = self.affected(self.swapped(lambda x, y, rows: self.mean(self.y).expand_as(y)))
 
     def mean(self, values: Float[Tensor, "case model"]) -> Float[Tensor, " model"]:
         """Over the classes, each alike."""
-        return self.asked.class_means(values.cpu()).mean(0).to(values)
+        return self.cases.class_means(values.cpu()).mean(0).to(values)
 
     def affected(self, margins: Float[Tensor, " case"]) -> float:
         """The mean margin of the affected classes."""
-        means = self.asked.class_means(margins)
-        return float((means * self.asked.affected).sum() / self.asked.affected.sum())
+        means = self.cases.class_means(margins)
+        return float((means * self.cases.affected).sum() / self.cases.affected.sum())
 
     def everywhere(self, change: Change) -> Float[Tensor, " case"]:
         """Margins with the MLP's output changed at every token."""
         with edited(self.model, self.layer, change):
-            return self.asked.margins()
+            return self.cases.margins()
 
     def without(self, terms: PairTerms, scale: float = 1.0) -> Float[Tensor, " case"]:
         """Margins with what some pairs write taken out at every token.
@@ -69,10 +69,10 @@ class Bench:
     @cached_property
     def codes(self) -> list[Code]:
         """The input features of every token, as many cases at a time as are run at a time."""
-        site = sites_of(self.layer)[0]
+        site = mlp_sites(self.layer)[0]
         return [
             self.into.active(x[site].to(self.into.dtype).flatten(0, 1))
-            for x in (self.model.read(rows, [site]) for rows in self.asked.tiles)
+            for x in (self.model.read(rows, [site]) for rows in self.cases.tiles)
         ]
 
     def swapped(self, swap: Swap) -> Float[Tensor, " case"]:
@@ -85,7 +85,7 @@ class Bench:
             place += len(y)
             here, at = (
                 torch.arange(len(y), device=y.device),
-                self.asked.position[cases].to(y.device),
+                self.cases.position[cases].to(y.device),
             )
             new = y.clone()
             new[here, at] = swap(x[here, at], y[here, at], cases.to(y.device)).to(y)
@@ -95,16 +95,16 @@ class Bench:
 
     def moved(self, margins: Float[Tensor, " case"]) -> float:
         """The largest relative change of a class that is not affected; NaN where all are."""
-        means, plain = (self.asked.class_means(m)[self.others > 0] for m in (margins, self.plain))
+        means, plain = (self.cases.class_means(m)[self.others > 0] for m in (margins, self.plain))
         return float(((means - plain).abs() / plain.abs()).max()) if len(plain) else float("nan")
 
     def row(self, name: str, margins: Float[Tensor, " case"], n_pairs: int) -> dict[str, Any]:
         """One line of the table."""
-        asked, labels = self.asked, self.asked.behaviour.labels
-        means = asked.class_means(margins)
-        draws = asked.resampled(margins, _N_BOOTSTRAP, self.seed)
-        plain_draws = asked.resampled(self.plain, _N_BOOTSTRAP, self.seed)
-        inside = asked.affected.double()
+        cases, labels = self.cases, self.cases.behaviour.labels
+        means = cases.class_means(margins)
+        draws = cases.resampled(margins, _N_BOOTSTRAP, self.seed)
+        plain_draws = cases.resampled(self.plain, _N_BOOTSTRAP, self.seed)
+        inside = cases.affected.double()
         taken = 1 - (draws @ inside) / (plain_draws @ inside)
         low, high = (float(taken.quantile(q)) for q in (0.025, 0.975))
         contrast = self.affected(margins)

@@ -13,39 +13,39 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from analysis.attribution.contrast import sites_of
 from analysis.validation.edits import terms_of
-from analysis.validation.harness import Bench
+from analysis.validation.harness import Harness
 from circuits.graph.circuit import Circuit, Interaction
 from circuits.model.model import Model
+from circuits.model.site import mlp_sites
 from sae.dictionary import Dictionary
 
 _N_CASES = 64  # that pairs are checked on
 
 
-def checked_pairs(bench: Bench, circuit: Circuit, out: Dictionary) -> pd.DataFrame:
+def checked_pairs(harness: Harness, circuit: Circuit, out: Dictionary) -> pd.DataFrame:
     """Each pair by a real intervention: a second difference of the MLP in its two inputs, in a copy
     of the model that runs in float64, for differences of nearly equal numbers keep few digits.
 
     ``off_by`` is relative to the prediction, or to a thousandth of what the pair writes at all
     where an output reads next to nothing of it.
     """
-    inside = (bench.asked.affected[bench.asked.label] > 0).nonzero()[:, 0][:_N_CASES]
-    model, into = bench.model.in_dtype(torch.float64), bench.into.to(torch.float64)
-    asked, site = bench.asked, sites_of(bench.layer)[0]
-    tokens, position = asked.tokens[inside], asked.position[inside]
+    inside = (harness.cases.affected[harness.cases.label] > 0).nonzero()[:, 0][:_N_CASES]
+    model, into = harness.model.in_dtype(torch.float64), harness.into.to(torch.float64)
+    cases, site = harness.cases, mlp_sites(harness.layer)[0]
+    tokens, position = cases.tokens[inside], cases.position[inside]
     row = torch.arange(len(inside))
     x = model.read(tokens, [site])[site][row, position]
     code = into.encode(x)
     outputs = [output.feature for output in circuit.outputs]
     encoder = out.encoder[outputs].to(x)
-    terms = terms_of(model, bench.layer, into, circuit.interactions)
+    terms = terms_of(model, harness.layer, into, circuit.interactions)
     products = terms.products(x)
 
-    bias = model.layer(bench.layer).down_bias
+    bias = model.layer(harness.layer).down_bias
 
     def mlp(inputs: Tensor) -> Tensor:
-        outputs = _mlp(model, bench.layer, tokens, position, inputs)
+        outputs = _mlp(model, harness.layer, tokens, position, inputs)
         return outputs if bias is None else outputs - bias
 
     rows = []
@@ -99,7 +99,7 @@ def _mlp(
     x: Float[Tensor, "case model"],
 ) -> Float[Tensor, "case model"]:
     """The MLP's output in the running model, its input at each position replaced."""
-    (into, out), row = sites_of(layer), torch.arange(len(tokens))
+    (into, out), row = mlp_sites(layer), torch.arange(len(tokens))
 
     def function(inputs: Tensor) -> Tensor:
         new = inputs.clone()

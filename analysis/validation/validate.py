@@ -28,20 +28,20 @@ import torch
 from jaxtyping import Float
 from torch.nn import functional
 
-from analysis.attribution.contrast import PairAccount, sites_of
+from analysis.attribution.contrast import PairAccount
 from analysis.behaviour.cases import Behaviour
-from analysis.behaviour.in_model import Asked
+from analysis.behaviour.in_model import ModelCases, in_model
 from analysis.discovery.find import SHOWN, check_dictionaries
 from analysis.validation.edits import PairTerms, edited, removing, terms_of
-from analysis.validation.harness import Bench, Swap
+from analysis.validation.harness import Harness, Swap
 from analysis.validation.pair_checks import checked_pairs
 from circuits.corpus.batches import BatchPlan, in_order
 from circuits.corpus.documents import Corpus
 from circuits.errors import CircuitFileError, check_count
 from circuits.graph.circuit import Circuit
+from circuits.model.loading import untrained
 from circuits.model.model import Model
-from circuits.model.site import Site
-from circuits.model.untrained import untrained
+from circuits.model.site import Site, mlp_sites
 from circuits.plotting.display import html_of
 from circuits.storage.files import read_json, write_json
 from circuits.storage.progress import progress
@@ -137,14 +137,8 @@ class Validation:
 
 
 def _columns(value: Any) -> Any:
-    """A table as its columns, so that one without rows keeps its names; null is what is not
-    known."""
-    if not isinstance(value, pd.DataFrame):
-        return value
-    return {
-        str(name): [None if isinstance(x, float) and not np.isfinite(x) else x for x in column]
-        for name, column in value.to_dict("list").items()
-    }
+    """A table as its columns, so that one without rows keeps its names."""
+    return value.to_dict("list") if isinstance(value, pd.DataFrame) else value
 
 
 def _table(columns: dict[str, list[Any]]) -> pd.DataFrame:
@@ -178,23 +172,23 @@ def validate(
                 f"validate: circuit {other.name!r} is of layer {its}, {circuit.name!r} of layer "
                 f"{layer}. As controls pass circuits of the same layer."
             )
-    into = dictionaries[sites_of(layer)[0]].to(model.device)
-    asked = behaviour.ask(model)
-    bench = Bench(asked, layer, into, seed)
+    into = dictionaries[mlp_sites(layer)[0]].to(model.device)
+    cases = in_model(behaviour, model)
+    harness = Harness(cases, layer, into, seed)
     terms = terms_of(model, layer, into, circuit.interactions)
-    random = _random_pairs(bench, circuit, terms, n_draws, seed)
-    edits = _edit_table(bench, circuit, terms, others)
+    random = _random_pairs(harness, circuit, terms, n_draws, seed)
+    edits = _edit_table(harness, circuit, terms, others)
     sides = _side_effects(model, layer, circuit, terms, behaviour, text, n_documents)
     return Validation(
         circuit.name,
         behaviour.name,
         edits,
         random,
-        _parts(bench, circuit, terms),
-        checked_pairs(bench, circuit, dictionaries[sites_of(layer)[1]]),
+        _parts(harness, circuit, terms),
+        checked_pairs(harness, circuit, dictionaries[mlp_sites(layer)[1]]),
         sides,
-        _criteria(asked, edits, random),
-        len(asked),
+        _criteria(cases, edits, random),
+        len(cases),
         seed,
     )
 
@@ -212,7 +206,7 @@ def layer_of_circuit(
             f"find_circuit or propose_circuits."
         )
     hashes = {"model": model.fingerprint}
-    for name, site in zip(("inputs", "outputs"), sites_of(layer), strict=True):
+    for name, site in zip(("inputs", "outputs"), mlp_sites(layer), strict=True):
         if site not in dictionaries:
             faults.append(f"there is no dictionary of {site}")
         else:
@@ -230,33 +224,37 @@ def layer_of_circuit(
 
 
 def _edit_table(
-    bench: Bench,
+    harness: Harness,
     circuit: Circuit,
     terms: PairTerms,
     others: Sequence[Circuit],
 ) -> pd.DataFrame:
-    rows = [bench.row("none", bench.plain, 0)]
-    rows.append(bench.row("remove the circuit", bench.without(terms), len(terms)))
+    rows = [harness.row("none", harness.plain, 0)]
+    rows.append(harness.row("remove the circuit", harness.without(terms), len(terms)))
     rows.append(
-        bench.row("keep only the circuit", bench.swapped(_keeping(bench, terms)), len(terms))
+        harness.row("keep only the circuit", harness.swapped(_keeping(harness, terms)), len(terms))
     )
     for name, some in _gates(circuit, terms):
-        rows.append(bench.row(f"remove gate {name}", bench.without(some), len(some)))
-    patched = _patched(bench, terms)
+        rows.append(harness.row(f"remove gate {name}", harness.without(some), len(some)))
+    patched = _patched(harness, terms)
     if patched is not None:
-        rows.append(bench.row("patch from the other answer", bench.swapped(patched), len(terms)))
-    mean = bench.mean(bench.y)
-    margins = bench.swapped(lambda x, y, cases: mean.expand_as(y))
-    rows.append(bench.row("replace the MLP by its mean", margins, 0))
+        rows.append(
+            harness.row("patch from the other answer", harness.swapped(patched), len(terms))
+        )
+    mean = harness.mean(harness.y)
+    margins = harness.swapped(lambda x, y, cases: mean.expand_as(y))
+    rows.append(harness.row("replace the MLP by its mean", margins, 0))
     for other in others:
-        its = terms_of(bench.model, bench.layer, bench.into, other.interactions)
-        rows.append(bench.row(f"control: circuit of {other.name}", bench.without(its), len(its)))
-    rows += _untrained(bench, terms)
+        its = terms_of(harness.model, harness.layer, harness.into, other.interactions)
+        rows.append(
+            harness.row(f"control: circuit of {other.name}", harness.without(its), len(its))
+        )
+    rows += _untrained(harness, terms)
     return pd.DataFrame(rows)
 
 
-def _keeping(bench: Bench, terms: PairTerms) -> Swap:
-    rest = bench.mean(bench.y - terms(bench.x))
+def _keeping(harness: Harness, terms: PairTerms) -> Swap:
+    rest = harness.mean(harness.y - terms(harness.x))
     return lambda x, y, cases: rest + terms(x)
 
 
@@ -276,52 +274,53 @@ def _gates(circuit: Circuit, terms: PairTerms) -> list[tuple[str, PairTerms]]:
     return found
 
 
-def _patched(bench: Bench, terms: PairTerms) -> Swap | None:
+def _patched(harness: Harness, terms: PairTerms) -> Swap | None:
     """Each case's contribution from that of its pair which asks for the other answer, and differs
     in nothing but the last factor where there are two."""
-    asked = bench.asked
-    if asked.pair is None:
+    cases = harness.cases
+    if cases.pair is None:
         return None
-    cases, partner = asked.behaviour.cases, {}
-    for number, case in enumerate(cases):
-        first = case.factors and asked.behaviour.value_of(case, asked.behaviour.factors[0])
-        alike = first if len(asked.behaviour.factors) == 2 else None
-        partner[case.pair, alike, float(asked.side[number])] = number
-    source = []
-    for number, case in enumerate(cases):
-        first = case.factors and asked.behaviour.value_of(case, asked.behaviour.factors[0])
-        alike = first if len(asked.behaviour.factors) == 2 else None
-        source.append(partner.get((case.pair, alike, -float(asked.side[number])), number))
-    given = terms(bench.x)
+    behaviour, partner = cases.behaviour, {}
+    alike = [
+        behaviour.value_of(case, behaviour.factors[0]) if len(behaviour.factors) == 2 else None
+        for case in behaviour.cases
+    ]
+    for number, case in enumerate(behaviour.cases):
+        partner[case.pair, alike[number], float(cases.side[number])] = number
+    source = [
+        partner.get((case.pair, alike[number], -float(cases.side[number])), number)
+        for number, case in enumerate(behaviour.cases)
+    ]
+    given = terms(harness.x)
     swapped = given[torch.tensor(source).to(given.device)]
     return lambda x, y, rows: y - given[rows] + swapped[rows]
 
 
-def _untrained(bench: Bench, terms: PairTerms) -> list[dict[str, Any]]:
+def _untrained(harness: Harness, terms: PairTerms) -> list[dict[str, Any]]:
     """The behaviour in a model of random weights, and the same pairs removed from it."""
-    model = untrained(bench.model, bench.seed)
-    asked = bench.asked.behaviour.ask(model)
-    control = Bench(asked, bench.layer, bench.into, bench.seed)
+    model = untrained(harness.model, harness.seed)
+    cases = in_model(harness.cases.behaviour, model)
+    control = Harness(cases, harness.layer, harness.into, harness.seed)
     pairs = list(zip(terms.first.tolist(), terms.second.tolist(), strict=True))
-    its = PairTerms.of(model, bench.layer, bench.into, pairs)
+    its = PairTerms.of(model, harness.layer, harness.into, pairs)
     rows = [
         control.row("control: untrained model", control.plain, 0),
         control.row("control: untrained model, remove", control.without(its), len(its)),
     ]
-    if bool((asked.shown(control.plain) < SHOWN).any()):  # shares of what is not there are noise
+    if bool((cases.shown(control.plain) < SHOWN).any()):  # shares of what is not there are noise
         unknown = dict.fromkeys(("taken", "low", "high", "moved", "faithfulness"), float("nan"))
         rows = [row | unknown for row in rows]
     return rows
 
 
 def _random_pairs(
-    bench: Bench, circuit: Circuit, terms: PairTerms, n_draws: int, seed: int
+    harness: Harness, circuit: Circuit, terms: PairTerms, n_draws: int, seed: int
 ) -> pd.DataFrame:
     """Draws of pairs that are active together and not the circuit's: *as many*, any of them; and
     *as large*, each drawn of those that write about as much as one of the circuit's. ``size`` is
     how much the draw writes on the affected cases, relative to the circuit."""
     dice = np.random.default_rng(seed)
-    pairs = PairAccount.of(bench.asked, bench.layer, bench.into).pairs
+    pairs = PairAccount.of(harness.cases, harness.layer, harness.into).pairs
     own = {(pair.first, pair.second) for pair in circuit.interactions}
     named = list(zip(pairs["first"].tolist(), pairs["second"].tolist(), strict=True))
     free = [n for n, t in enumerate(pairs["together"]) if t >= _TOGETHER and named[n] not in own]
@@ -332,9 +331,9 @@ def _random_pairs(
             f"validate: only {len(free)} pairs are active together outside of the circuit of "
             f"{len(terms)}, too few for a control. Pass more cases."
         )
-    candidates = PairTerms.of(bench.model, bench.layer, bench.into, [named[n] for n in free])
-    inside = bench.asked.affected[bench.asked.label] > 0
-    x = bench.x[inside.to(bench.x.device)]
+    candidates = PairTerms.of(harness.model, harness.layer, harness.into, [named[n] for n in free])
+    inside = harness.cases.affected[harness.cases.label] > 0
+    x = harness.x[inside.to(harness.x.device)]
     theirs, own_sizes = (
         (some.products(x).abs().mean(0) * some.sizes).cpu().numpy() for some in (candidates, terms)
     )
@@ -347,10 +346,10 @@ def _random_pairs(
             else:
                 chosen = _as_large(dice, theirs, own_sizes)
             some = candidates.subset(torch.tensor(chosen))
-            margins = bench.without(some)
+            margins = harness.without(some)
             size = float(some(x).norm(dim=1).mean()) / max(written, 1e-12)
-            taken = 1 - bench.affected(margins) / bench.base
-            rows.append((kind, draw, len(some), size, taken, bench.moved(margins)))
+            taken = 1 - harness.affected(margins) / harness.base
+            rows.append((kind, draw, len(some), size, taken, harness.moved(margins)))
     return pd.DataFrame(rows, columns=["kind", "draw", "n_pairs", "size", "taken", "moved"])
 
 
@@ -368,15 +367,15 @@ def _as_large(
     return chosen
 
 
-def _parts(bench: Bench, circuit: Circuit, terms: PairTerms) -> pd.DataFrame:
+def _parts(harness: Harness, circuit: Circuit, terms: PairTerms) -> pd.DataFrame:
     """Minimality: what keeping only the circuit loses without each of its pairs."""
-    spread = bench.base - bench.floor
-    whole = bench.affected(bench.swapped(_keeping(bench, terms)))
+    spread = harness.base - harness.floor
+    whole = harness.affected(harness.swapped(_keeping(harness, terms)))
     rows = []
     for place, pair in enumerate(progress(circuit.interactions, "each pair", "pair")):
         rest = [n for n in range(len(terms)) if n != place]
-        kept = bench.affected(
-            bench.swapped(_keeping(bench, terms.subset(torch.tensor(rest).long())))
+        kept = harness.affected(
+            harness.swapped(_keeping(harness, terms.subset(torch.tensor(rest).long())))
         )
         lost = (whole - kept) / spread if spread else float("nan")
         rows.append((pair.first, pair.second, lost))
@@ -396,8 +395,8 @@ def _side_effects(
     columns = ["edit", "loss", "added", "kl", "n_token"]
     if text is None:
         return pd.DataFrame(columns=columns)
-    asked = behaviour.ask(model)
-    answers = torch.tensor(sorted({t for pair in asked.answers for side in pair for t in side}))
+    cases = in_model(behaviour, model)
+    answers = torch.tensor(sorted({t for pair in cases.answers for side in pair for t in side}))
     plan = BatchPlan(window=min(128, model.n_context), n_rows=16)
     edits = {"none": None, "remove the circuit": terms}
     sums = {name: [0.0, 0.0] for name in edits}
@@ -425,22 +424,22 @@ def _side_effects(
     return pd.DataFrame(rows, columns=columns)
 
 
-def _criteria(asked: Asked, edits: pd.DataFrame, random: pd.DataFrame) -> pd.DataFrame:
+def _criteria(cases: ModelCases, edits: pd.DataFrame, random: pd.DataFrame) -> pd.DataFrame:
     table = edits.set_index("edit")
     removed, kept = table.loc["remove the circuit"], table.loc["keep only the circuit"]
     plain = table.loc["none"]
-    left = max(float(removed[label] / plain[label]) for label in asked.behaviour.affected)
+    left = max(float(removed[label] / plain[label]) for label in cases.behaviour.affected)
     values = [
         float(removed["taken"]),
         left,
         float(removed["moved"]),
         float(kept["faithfulness"]),
         float(random.loc[random["kind"] == "as many", "taken"].abs().median()),
-        float(torch.bincount(asked.label)[asked.affected > 0].min()),
+        float(torch.bincount(cases.label)[cases.affected > 0].min()),
     ]
     rows = []
     for (criterion, wanted), value in zip(WANTED.items(), values, strict=True):
-        if np.isnan(value) and not (asked.affected == 0).any():
+        if np.isnan(value) and not (cases.affected == 0).any():
             continue  # there are no other classes, so nothing is said of them
         met = value >= wanted if "at least" in criterion else value <= wanted
         rows.append((criterion, value, wanted, bool(met)))

@@ -41,7 +41,9 @@ import pandas as pd
 
 from circuits.errors import CircuitFileError, shorten
 from circuits.groups.clusters import Clusters
-from circuits.plotting.display import html_of
+from circuits.plotting.circuit_figure import circuit_figure
+from circuits.plotting.circuit_layout import Drawing, Edge, Junction, Node, Target
+from circuits.plotting.display import html_of, number, seen
 from circuits.storage.files import written_whole
 
 SCHEMA, VERSION = "bilinear-circuits/circuit", 2
@@ -258,9 +260,56 @@ class Circuit:
 
     def plot(self) -> Any:
         """The circuit as a plotly figure: groups of features, gates, what is written."""
-        from circuits.plotting.circuit_figure import circuit_figure
+        return circuit_figure(self.drawing()).plot()
 
-        return circuit_figure(self).plot()
+    def drawing(self) -> Drawing:
+        """Its parts as they are drawn: a pair by its contrast where there is a behaviour, else by
+        its weight."""
+        edges = [
+            Edge(
+                pair.first,
+                pair.second,
+                pair.weight if pair.contrast is None else pair.contrast,
+                _numbers_of(pair),
+            )
+            for pair in self.interactions
+        ]
+        gates = [
+            Junction(
+                gate.gate,
+                gate.first,
+                gate.second,
+                gate.weight if gate.contrast is None else gate.contrast,
+                gate.share,
+            )
+            for gate in self.gates
+        ]
+        return Drawing(
+            self.name,
+            [Node(f.feature, f.label, f.group) for f in self.features],
+            edges,
+            gates,
+            [Target(o.feature, o.label, o.effect, o.share) for o in self.outputs],
+            {f.group: self.group_name(f.group) for f in self.features},
+            self._notes(),
+            self.tables()["interactions"],
+        )
+
+    def _notes(self) -> tuple[str, str]:
+        """What the pairs carry together, and what the numbers at gates are."""
+        first, last = "", ""
+        if "carried" in self.shares:
+            first = f"; they carry {self.shares['carried']:.0%} of the contrast"
+            if "cases" in self.source:
+                first += f" (n = {seen(str(self.source['cases']))} cases that they were chosen on)"
+        elif self.explained is not None:
+            first = f"; together they build {self.explained:.0%} of the output's form"
+        if self.gates:
+            weights = any(gate.contrast is None for gate in self.gates)
+            last = f" Numbers at gates are {'weights' if weights else 'what they add, in logits'}."
+        if "carried" in self.shares:
+            last += " validate() shows what edits of the model do, beside their controls."
+        return first, last
 
     def _repr_html_(self) -> str:
         known = {name: table for name, table in self.tables().items() if len(table)}
@@ -353,6 +402,16 @@ def _names(kind: type) -> list[str]:
 
 def _known(row: Feature | Interaction) -> dict[str, Any]:
     return {name: value for name, value in asdict(row).items() if value is not None}
+
+
+def _numbers_of(pair: Interaction) -> str:
+    """A pair's numbers, those that are known and not zero."""
+    named = {
+        "weight": pair.weight, "z": pair.z, "q": pair.q, "contrast": pair.contrast,
+        "elsewhere": pair.elsewhere, "data weight": pair.data_weight,
+    }  # fmt: skip
+    numbers = ", ".join(f"{name} {number(value)}" for name, value in named.items() if value)
+    return f"feature {pair.first} × feature {pair.second}: {numbers}"
 
 
 def _plain(value: Any) -> Any:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from circuits.lazy import lazy
 
 if TYPE_CHECKING:
-    from circuits.model.model import Model, load_model
+    from circuits.model.loading import load_model
+    from circuits.model.model import Model
     from circuits.model.plan import ModelPlan, ModelShape
     from circuits.model.site import POINTS, Site
     from circuits.model.training import Trained, train_model
@@ -34,7 +35,7 @@ __getattr__, __dir__ = lazy(
         "POINTS": "circuits.model.site",
         "Site": "circuits.model.site",
         "Trained": "circuits.model.training",
-        "load_model": "circuits.model.model",
+        "load_model": "circuits.model.loading",
         "train_model": "circuits.model.training",
     },
 )

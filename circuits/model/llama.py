@@ -19,8 +19,7 @@ from torch import Tensor, nn
 
 from circuits.algebra.bilinear import BilinearLayer
 from circuits.errors import ModelError
-from circuits.model.site import POINTS, Site
-from circuits.model.taps import attach
+from circuits.model.site import POINTS, Site, attach
 from circuits.model.weights import check_state
 
 _LAYER = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}

@@ -1,13 +1,11 @@
-"""A bilinear transformer: its layers as tensors, its activations by name, read and replaced.
+"""A bilinear transformer: its layers as tensors, its activations read and replaced by site.
 
-``load_model`` takes a folder in the Hugging Face Llama format with a linear activation, a folder
-in the layout of the paper's checkpoints, or a name on the hub. What a reader would get wrong:
-``mlp_in`` is what the MLP is given, *after* the norm and the norm's weight, so
-``model.layer(i)(mlp_in) == mlp_out`` with the weights as they are stored; to ask about the stream
-before the norm, fold the norm's weight into the layer: ``model.layer(i, fold_norm=True)``.
+``mlp_in`` is the MLP's input *after* the norm and the norm's weight, so
+``model.layer(i)(mlp_in) == mlp_out`` with the weights as stored. For the stream before the norm,
+fold the norm's weight into the layer: ``model.layer(i, fold_norm=True)``.
 
-Everything runs in float32 unless another dtype is asked for, because a bfloat16 model rounds its
-MLP's output to three digits and no exact statement about its weights survives that.
+Everything runs in float32 unless another dtype is asked for: bfloat16 rounds the MLP's output to
+three digits, and then no statement about the weights is exact.
 """
 
 from __future__ import annotations
@@ -28,60 +26,13 @@ from torch.nn import functional
 
 from circuits.algebra.bilinear import BilinearLayer, computing_dtype
 from circuits.errors import ModelError, SiteError, check_count, check_index
-from circuits.model.device import chosen_device
-from circuits.model.llama import (
-    build,
-    check_activation,
-    check_bilinear,
-    layer_of,
-    n_parameters,
-    read_tokenizer,
-    write,
-)
-from circuits.model.published import TOKENIZERS, check_published, convert, is_published
-from circuits.model.site import POINTS, Site, as_sites
-from circuits.model.taps import ReadAll, attach
-from circuits.model.weights import read_config, read_weights
+from circuits.model.llama import layer_of, n_parameters, write
+from circuits.model.published import TOKENIZERS
+from circuits.model.site import POINTS, ReadAll, Site, as_sites, attach
+from circuits.model.transformer_lens import hooked
 from circuits.storage.files import folder_written_whole
-from circuits.storage.hub import is_hub_name, model_folder
 
 _ROWS = 4096  # tokens whose logits are held at a time by a loss
-
-
-def load_model(
-    path: str | Path,
-    *,
-    tokenizer: str | Path | None = None,
-    dtype: torch.dtype = torch.float32,
-    device: torch.device | str | None = None,
-) -> Model:
-    """The model in a folder, or of a name on the hub; refused if it is not bilinear.
-
-    ``tokenizer`` is a folder or hub name to take in place of the model's own. Without ``device``
-    the model goes to the GPU where there is one.
-    """
-    folder = _local(path)
-    config = read_config(folder)
-    if is_published(config):
-        check_published(folder / "config.json", config)
-        short_name = config.get("tokenizer")
-        config, state = convert(folder, config, read_weights(folder))
-    else:
-        short_name = None
-        check_activation(folder / "config.json", config)
-        state = read_weights(folder)
-    network = build(folder, config, state)
-    words_at = folder if tokenizer is None else _local(tokenizer)
-    words = read_tokenizer(words_at, network.config.vocab_size, required=tokenizer is not None)
-    network = network.to(chosen_device(device))
-    for weight in network.parameters():  # weights alone: rotary angles stay in float32
-        weight.data = weight.data.to(dtype)
-    check_bilinear(folder, network)
-    return Model(network, words, folder, short_name)
-
-
-def _local(path: str | Path) -> Path:
-    return model_folder(str(path)) if is_hub_name(path) else Path(path).expanduser()
 
 
 @dataclass(frozen=True, eq=False)
@@ -317,14 +268,12 @@ class Model:
         A copy, because the bridge rebuilds the model that it is given; what is `replaced` here is
         not replaced there. Its weight processing is refused: it would put a SiLU into the MLP.
         """
-        from circuits.model.transformer_lens import hooked
-
         if self._replacing:  # the copy would keep what is replaced now for ever
             raise ModelError(
                 f"Model.hooked: {', '.join(map(str, self._replacing))} is replaced at the moment, "
                 f"and the bridge is made once. Ask for model.hooked before the block."
             )
-        return hooked(self, self.words("Model.hooked"))
+        return hooked(self.path, self.network, self.words("Model.hooked"))
 
     def save(self, folder: str | Path) -> Path:
         """Write the Hugging Face folder of this model and its tokenizer; whole or not at all."""

@@ -7,8 +7,12 @@ Written ``point@layer``. The two that are easily mixed up: ``mlp_in`` is what th
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from circuits.errors import SiteError
 
@@ -78,3 +82,56 @@ def as_sites(sites: Site | str | Iterable[Site | str]) -> list[Site]:
     """One or several sites, each given as itself or written out."""
     several = [sites] if isinstance(sites, Site | str) else sites
     return [site if isinstance(site, Site) else Site.parse(site) for site in several]
+
+
+def mlp_sites(layer: int) -> tuple[Site, Site]:
+    """The input and the output of a layer's MLP."""
+    return Site("mlp_in", layer), Site("mlp_out", layer)
+
+
+class ReadAll(Exception):
+    """Raised at the last site that is wanted."""
+
+
+def attach(
+    network: Any, site: Site, function: Callable[[Tensor], Tensor | None]
+) -> RemovableHandle:
+    """Show every pass's activation to the function; a tensor that it returns takes its place."""
+    block = network.model.layers[site.layer]
+    if site.point == "resid_pre":
+        return _before(block, function)
+    if site.point == "resid_mid":
+        return _before(block.post_attention_layernorm, lambda x: _in_place(x, function))
+    if site.point == "mlp_in":
+        return _before(block.mlp, function)
+    module = {"attn_out": block.self_attn, "mlp_out": block.mlp, "resid_post": block}[site.point]
+    return _after(module, function)
+
+
+def _before(module: Any, function: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
+    def hook(_module: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+        by_name = not args
+        new = function(kwargs["hidden_states"] if by_name else args[0])
+        if new is None:
+            return None
+        return ((), {**kwargs, "hidden_states": new}) if by_name else ((new, *args[1:]), kwargs)
+
+    return module.register_forward_pre_hook(hook, with_kwargs=True)
+
+
+def _after(module: Any, function: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
+    def hook(_module: Any, _args: tuple, out: Any) -> Any:
+        new = function(out[0] if isinstance(out, tuple) else out)
+        if new is None:
+            return None
+        return (new, *out[1:]) if isinstance(out, tuple) else new
+
+    return module.register_forward_hook(hook)
+
+
+def _in_place(x: Tensor, function: Callable[[Tensor], Tensor | None]) -> None:
+    """The layer has kept this very tensor as its residual, so it must change where it lies."""
+    before = x.clone()
+    new = function(before)
+    if new is not None:
+        x.copy_(new)

@@ -15,10 +15,11 @@ ours to choose, a resumed run continues from the same bits, but no two runs need
 from __future__ import annotations
 
 import json
+import math
 import platform
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from importlib.metadata import version
 from itertools import chain, islice
@@ -34,9 +35,9 @@ from circuits.corpus.batches import Batch, BatchPlan, Position, batches, train_t
 from circuits.corpus.documents import BuiltInCorpus, Corpus, Tokenizer
 from circuits.errors import PlanError, RunError
 from circuits.model.checkpoints import Progress, load_checkpoint, save_checkpoint
-from circuits.model.device import chosen_device
 from circuits.model.evaluation import HeldOut, exact_entropy, held_out_loss, parted
 from circuits.model.llama import write
+from circuits.model.loading import chosen_device
 from circuits.model.plan import ModelPlan
 from circuits.storage.files import read_json, write_json
 from circuits.storage.progress import counted
@@ -285,5 +286,8 @@ def _finish(run: Run, out: Path, held_out: HeldOut | None, made_of: dict[str, An
 def _finished(out: Path) -> Trained:
     result = read_json(out / RESULT, RunError)
     held_out = result["held_out"] and HeldOut(**result["held_out"])
+    if held_out and held_out.reactions:  # null in the file: a case without a reaction
+        shares = {case: math.nan if x is None else x for case, x in held_out.reactions.items()}
+        held_out = replace(held_out, reactions=shares)
     numbers = {name: result[name] for name in ("n_steps", "n_tokens", "n_parameters", "seconds")}
     return Trained(out, **numbers, held_out=held_out)

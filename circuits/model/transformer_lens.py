@@ -11,31 +11,29 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from circuits.errors import ModelError
 from circuits.model.llama import distance
 
-if TYPE_CHECKING:
-    from circuits.model.model import Model
 
-
-def hooked(model: Model, tokenizer: Any) -> Any:
-    """A bridge over a copy of the model's network, checked on random tokens."""
+def hooked(path: Path, network: Any, tokenizer: Any) -> Any:
+    """A bridge over a copy of a model's network, checked on random tokens."""
     from transformer_lens.model_bridge import TransformerBridge
 
     bridge: Any = TransformerBridge.boot_transformers(
-        str(model.path),
-        hf_model=copy.deepcopy(model.network),
+        str(path),
+        hf_model=copy.deepcopy(network),
         tokenizer=tokenizer,
-        dtype=model.dtype,
-        device=str(model.device),
+        dtype=network.lm_head.weight.dtype,
+        device=str(network.lm_head.weight.device),
     )
     bridge.enable_compatibility_mode = _refusing_to_process(bridge.enable_compatibility_mode)
     bridge.process_weights = _refuse
-    _check(model, bridge)
+    _check(path, network, bridge)
     return bridge
 
 
@@ -57,20 +55,21 @@ def _refuse(*_args: Any, **_options: Any) -> None:
 
 
 @torch.no_grad()
-def _check(model: Model, bridge: Any) -> None:
+def _check(path: Path, network: Any, bridge: Any) -> None:
+    config, weight = network.config, network.lm_head.weight
     generator = torch.Generator().manual_seed(0)
-    size = (2, min(8, model.n_context))
-    tokens = torch.randint(model.n_token, size, generator=generator).to(model.device)
+    size = (2, min(8, int(config.max_position_embeddings)))
+    tokens = torch.randint(int(config.vocab_size), size, generator=generator).to(weight.device)
     logits, cache = bridge.run_with_cache(tokens)
-    errors = {"logits": distance(logits, model.logits(tokens))}
-    for i in range(model.n_layer):
+    errors = {"logits": distance(logits, network(tokens, use_cache=False).logits)}
+    for i in range(len(network.model.layers)):
         pre, lin, post = (cache[f"blocks.{i}.mlp.hook_{n}"] for n in ("pre", "pre_linear", "post"))
         errors[f"layer {i}"] = distance(post, pre * lin)
-    near = max(1e-4, 16 * torch.finfo(model.dtype).eps)
+    near = max(1e-4, 16 * torch.finfo(weight.dtype).eps)
     wrong = {where: error for where, error in errors.items() if not error < near}
     if wrong:
         listed = ", ".join(f"{where} by {error:.2g}" for where, error in wrong.items())
         raise ModelError(
-            f"{model.path}: TransformerLens' bridge does not compute what the model does: off in "
+            f"{path}: TransformerLens' bridge does not compute what the model does: off in "
             f"{listed}. Use model.read and model.replaced, which run the model itself."
         )

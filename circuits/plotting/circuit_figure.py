@@ -1,7 +1,7 @@
 """A circuit as a picture for Jupyter: groups of features, the gates they form, what is written.
 
 Positions come from `circuits.plotting.circuit_layout`, as in the report. Blue adds to the answers
-(or, in a circuit without a behaviour, to the output), orange takes away, and width is strength. A
+(or, in a circuit without a behaviour, to the output), orange subtracts, and width is strength. A
 gate's edges show which groups and outputs it joins; the numbers are on the edges between features.
 """
 
@@ -10,22 +10,20 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from circuits.graph.circuit import Circuit
-from circuits.plotting.circuit_layout import picture
-from circuits.plotting.display import cut, number, seen, shown, two
+from circuits.plotting.circuit_layout import Drawing, picture
+from circuits.plotting.display import cut, number, shown
 from circuits.plotting.figure import BLUE, GREEN, GREY, ORANGE, Figure, points
 
 _THIN, _THICK = 1.5, 9.0
 _LETTER = 7  # pixels of one, in the margin where outputs are named
 
 
-def circuit_figure(circuit: Circuit) -> Figure:
+def circuit_figure(drawing: Drawing) -> Figure:
     """Groups from the left, then gates, then outputs; a pair's numbers stand at its edge."""
-    drawn = picture(circuit)
+    drawn = picture(drawing)
     spots = {node["feature"]: node for node in drawn["nodes"]}
-    traces = [*_edges(circuit, drawn, spots), _nodes(drawn["nodes"])]
+    traces = [*_edges(drawing, drawn["edges"], spots), _nodes(drawn["nodes"])]
     if drawn["gates"]:
         traces = [_wires(drawn), *traces, _gates(drawn)]
     traces.append(_outputs(drawn["outputs"]))
@@ -38,37 +36,26 @@ def circuit_figure(circuit: Circuit) -> Figure:
         "xaxis": {"visible": False, "range": [0, drawn["outputs"][0]["x"] + 20]},
         "yaxis": {"visible": False, "range": [drawn["height"], 0], "scaleanchor": "x"},
     }  # fmt: skip
-    table = pd.DataFrame(circuit.tables()["interactions"])
-    return Figure("circuit", f"Circuit {shown(circuit.name)}", _note(circuit, len(drawn["edges"])),
-                  traces, table, layout)  # fmt: skip
+    return Figure("circuit", f"Circuit {shown(drawing.name)}", _note(drawing, len(drawn["edges"])),
+                  traces, drawing.table, layout)  # fmt: skip
 
 
-def _note(circuit: Circuit, n_drawn: int) -> str:
-    n = len(circuit.interactions)
-    said = f"{n} pair{'s' * (n != 1)} of {len(circuit.features)} features"
+def _note(drawing: Drawing, n_drawn: int) -> str:
+    n = len(drawing.edges)
+    counts = f"{n} pair{'s' * (n != 1)} of {len(drawing.nodes)} features"
     if n_drawn < n:
-        said += f", the {n_drawn} strongest drawn"
-    if "carried" in circuit.shares:
-        said += f"; they carry a share of {two(circuit.shares['carried'])} of the contrast"
-        if "cases" in circuit.source:
-            said += f" (n = {seen(str(circuit.source['cases']))} cases that they were chosen on)"
-    elif circuit.explained is not None:
-        said += f"; together a share of {two(circuit.explained)} of the output's form"
-    said += ". Blue adds, orange takes away, width is strength; places mean nothing."
-    if circuit.gates:
-        weighed = any(gate.contrast is None for gate in circuit.gates)
-        said += f" Numbers at gates are {'weights' if weighed else 'what they add, in logits'}."
-    if "carried" in circuit.shares:
-        said += " What edits of the model show, and their controls, validate() tells."
-    return said
+        counts += f", the {n_drawn} strongest drawn"
+    first, last = drawing.notes
+    colours = "Blue adds, orange subtracts, width is strength; positions mean nothing."
+    return f"{counts}{first}. {colours}{last}"
 
 
 def _edges(
-    circuit: Circuit, drawn: dict[str, Any], spots: dict[int, dict[str, Any]]
+    drawing: Drawing, edges: list[dict[str, Any]], spots: dict[int, dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    most = max((abs(edge["strength"]) for edge in drawn["edges"]), default=0.0) or 1.0
+    most = max((abs(edge["strength"]) for edge in edges), default=0.0) or 1.0
     made, middles = [], []
-    for edge in drawn["edges"]:
+    for edge in edges:
         start, end = spots[edge["first"]], spots[edge["second"]]
         if start is end:  # a feature with itself: a loop above it
             turn = np.linspace(0, 2 * np.pi, 25)
@@ -84,21 +71,11 @@ def _edges(
             {"type": "scatter", "mode": "lines", "x": x.tolist(), "y": y.tolist(), "name": "",
              "line": {"width": width, "color": colour}, "opacity": 0.75, "hoverinfo": "skip"}
         )  # fmt: skip
-    said = [_pair(circuit, edge["pair"]) for edge in drawn["edges"]]
     at = [x for x, _ in middles], [y for _, y in middles]
-    held = points(*at, "pairs", said, hovertemplate="%{text}<extra></extra>",
+    held = points(*at, "pairs", [drawing.edges[edge["pair"]].text for edge in edges],
+                  hovertemplate="%{text}<extra></extra>",
                   marker={"size": 16, "opacity": 0})  # fmt: skip
     return [*made, held]
-
-
-def _pair(circuit: Circuit, place: int) -> str:
-    pair = circuit.interactions[place]
-    told = {
-        "weight": pair.weight, "z": pair.z, "q": pair.q, "contrast": pair.contrast,
-        "elsewhere": pair.elsewhere, "data weight": pair.data_weight,
-    }  # fmt: skip
-    numbers = ", ".join(f"{name} {number(value)}" for name, value in told.items() if value)
-    return f"feature {pair.first} × feature {pair.second}: {numbers}"
 
 
 def _nodes(nodes: list[dict[str, Any]]) -> dict[str, Any]:

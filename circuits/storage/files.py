@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -102,9 +103,19 @@ def read_json(path: Path, error: type[CircuitsError]) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON object, whole or not at all."""
+    """Write a JSON object, whole or not at all; NaN and infinity become null."""
+    text = json.dumps(without_nan(content), indent=2, allow_nan=False)
     with written_whole(path) as file:
-        file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        file.write_text(text + "\n", encoding="utf-8")
+
+
+def without_nan(value: Any) -> Any:
+    """The value as JSON can hold it: null for NaN and infinity, lists for tuples."""
+    if isinstance(value, Mapping):
+        return {str(name): without_nan(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def content_hash(*paths: Path) -> str:

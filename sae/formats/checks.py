@@ -15,7 +15,7 @@ from torch import Tensor
 
 from circuits.errors import DictionaryError, first_line
 from circuits.model.weights import check_state
-from sae.dictionary import Dictionary
+from sae.formats.record import Stored
 
 
 def check_shapes(
@@ -49,15 +49,13 @@ def refuse(where: Path, faults: list[str]) -> None:
         )
 
 
-def refuse_layout(
-    dictionary: Dictionary, layout: str, faults: list[str], any_rule: bool = False
-) -> None:
+def refuse_layout(stored: Stored, layout: str, faults: list[str], any_rule: bool = False) -> None:
     """Do not write in a layout that cannot say what the dictionary is."""
-    if dictionary.k is None and not any_rule:
+    if stored.k is None and not any_rule:
         faults = [*faults, "its features have thresholds, and this layout has top-k alone"]
     if faults:
         raise DictionaryError(
-            f"{dictionary}: cannot be written in the {layout} layout: "
+            f"{stored}: cannot be written in the {layout} layout: "
             + "; ".join(faults)
             + ". Save it in the sae-lens layout, which holds every dictionary."
         )

@@ -15,14 +15,14 @@ from safetensors.torch import save_file
 from circuits.errors import DictionaryError
 from circuits.model.weights import read_tensors
 from circuits.storage.files import read_json
-from sae.dictionary import Dictionary
 from sae.formats.checks import check_shapes, checked_count, refuse_layout, write_config
+from sae.formats.record import Stored
 from sae.formats.sites import submodule_site
 
 _BY_THRESHOLD = {"AutoEncoderTopK": False, "BatchTopKSAE": True}
 
 
-def read(folder: Path) -> Dictionary:
+def read(folder: Path) -> Stored:
     """A top-k of each token, or of a batch by the threshold that it came to."""
     where, weights = folder / "config.json", folder / "ae.safetensors"
     trainer = _trainer(folder)
@@ -45,7 +45,7 @@ def read(folder: Path) -> Dictionary:
         raise DictionaryError(f"{weights}: k is {int(state['k'])}, but config.json says {k}.")
     threshold = torch.ones(n_feature) * state["threshold"] if by_threshold else None
     shaping = {"activation_dim", "dict_size", *(() if threshold is not None else ("k",))}
-    return Dictionary(
+    return Stored(
         encoder=state["encoder.weight"],
         decoder=state["decoder.weight"].mT,
         bias=state["encoder.bias"],
@@ -80,36 +80,36 @@ def _trainer(folder: Path) -> dict[str, Any]:
     return trainer
 
 
-def write(dictionary: Dictionary, folder: Path) -> None:
+def write(stored: Stored, folder: Path) -> None:
     """For our reader and, as a pickle, for that project's tools."""
-    faults = [] if dictionary.relu else ["it keeps negative values, and this layout cuts them"]
-    k, threshold = dictionary.k, dictionary.threshold
+    faults = [] if stored.relu else ["it keeps negative values, and this layout cuts them"]
+    k, threshold = stored.k, stored.threshold
     if threshold is not None:
-        k = dictionary.notes.get("k")
+        k = stored.notes.get("k")
         if not bool((threshold == threshold[0]).all()):
             faults.append("its features have thresholds of their own, and this layout has one")
         if not isinstance(k, int) or isinstance(k, bool) or k < 1:
             faults.append("notes['k'] does not say how many features a batch had on average")
-    refuse_layout(dictionary, "dictionary_learning", faults, any_rule=True)
+    refuse_layout(stored, "dictionary_learning", faults, any_rule=True)
     least = torch.tensor(-1.0) if threshold is None else threshold[0].clone()
     state = {
-        "encoder.weight": dictionary.encoder,
-        "encoder.bias": dictionary.bias,
-        "decoder.weight": dictionary.decoder.mT.contiguous(),
-        "b_dec": dictionary.offset,
+        "encoder.weight": stored.encoder,
+        "encoder.bias": stored.bias,
+        "decoder.weight": stored.decoder.mT.contiguous(),
+        "b_dec": stored.offset,
         "k": torch.tensor(k, dtype=torch.int32),
         "threshold": least.to(torch.float32),
     }
     state = {name: tensor.cpu() for name, tensor in state.items()}
     save_file(state, folder / "ae.safetensors")
     torch.save(state, folder / "ae.pt")  # what that project's own tools open
-    site = dictionary.site
+    site = stored.site
     made = {
         "dict_class": "AutoEncoderTopK" if threshold is None else "BatchTopKSAE",
-        "activation_dim": dictionary.d_model,
-        "dict_size": dictionary.n_feature,
+        "activation_dim": stored.d_model,
+        "dict_size": stored.n_feature,
         "k": k,
     }
     if site is not None:
         made |= {"layer": site.layer, "submodule_name": f"{site.point}_layer_{site.layer}"}
-    write_config(folder / "config.json", {"trainer": {**dictionary.notes, **made}})
+    write_config(folder / "config.json", {"trainer": {**stored.notes, **made}})

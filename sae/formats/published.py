@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from circuits.errors import DictionaryError
 from circuits.model.weights import read_tensors
 from circuits.storage.files import read_json
-from sae.dictionary import Dictionary
 from sae.formats.checks import check_shapes, checked_count, refuse, refuse_layout, write_config
+from sae.formats.record import Stored
 from sae.formats.sites import published_site
 
 _PUBLISHED_FIELDS = {
@@ -25,7 +25,7 @@ _PUBLISHED_FIELDS = {
 }
 
 
-def read(folder: Path) -> Dictionary:
+def read(folder: Path) -> Stored:
     """Negative values and all; what is not linear in the site is refused."""
     where, weights = folder / "config.json", folder / "model.safetensors"
     config = read_json(where, DictionaryError)
@@ -53,7 +53,7 @@ def read(folder: Path) -> Dictionary:
     shaping = {"k", "d_model", "expansion", "encoder_bias", "bilinear_encoder", "token_lookup"}
     if site is not None:
         shaping |= {"point", "target"}
-    return Dictionary(
+    return Stored(
         encoder=state["w_enc.weight"],
         decoder=state["w_dec.weight"].mT,
         bias=state.get("w_enc.bias", torch.zeros(n_feature)),
@@ -65,39 +65,39 @@ def read(folder: Path) -> Dictionary:
     )
 
 
-def published_name(dictionary: Dictionary) -> str:
+def published_name(stored: Stored) -> str:
     """What the paper's own code calls the folder, such as ``18-mlp-in-x8-k30`` (and a tag)."""
-    site = dictionary.known_site("published_name")
-    expansion = dictionary.n_feature // dictionary.d_model
-    name = f"{site.layer}-{site.point}-x{expansion}-k{dictionary.k}".replace("_", "-")
-    return f"{name}-{tag}" if (tag := dictionary.notes.get("tag")) else name
+    site = stored.known_site("published_name")
+    expansion = stored.n_feature // stored.d_model
+    name = f"{site.layer}-{site.point}-x{expansion}-k{stored.k}".replace("_", "-")
+    return f"{name}-{tag}" if (tag := stored.notes.get("tag")) else name
 
 
-def write(dictionary: Dictionary, folder: Path) -> None:
+def write(stored: Stored, folder: Path) -> None:
     """A dictionary that keeps its negative values."""
-    site, expansion = dictionary.known_site("save"), dictionary.n_feature / dictionary.d_model
+    site, expansion = stored.known_site("save"), stored.n_feature / stored.d_model
     faults = []
-    if dictionary.relu:
+    if stored.relu:
         faults.append("its negative values are cut at zero, and this layout keeps them")
     if expansion % 1:
-        faults.append(f"its {dictionary.n_feature} features are no multiple of its width")
-    refuse_layout(dictionary, "published", faults)
-    biased = bool(dictionary.bias.any())
+        faults.append(f"its {stored.n_feature} features are no multiple of its width")
+    refuse_layout(stored, "published", faults)
+    biased = bool(stored.bias.any())
     state = {
-        "w_enc.weight": dictionary.encoder,
-        "w_dec.weight": dictionary.decoder.mT.contiguous(),
-        "b_dec": dictionary.offset,
+        "w_enc.weight": stored.encoder,
+        "w_dec.weight": stored.decoder.mT.contiguous(),
+        "b_dec": stored.offset,
     }
     save_file(
-        {**state, "w_enc.bias": dictionary.bias} if biased else state,
+        {**state, "w_enc.bias": stored.bias} if biased else state,
         folder / "model.safetensors",
     )
-    kept = {k: v for k, v in dictionary.notes.items() if k in _PUBLISHED_FIELDS}
+    kept = {k: v for k, v in stored.notes.items() if k in _PUBLISHED_FIELDS}
     made = {
         "point": [site.point.replace("_", "-"), site.layer],
         "expansion": int(expansion),
-        "k": dictionary.k,
-        "d_model": dictionary.d_model,
+        "k": stored.k,
+        "d_model": stored.d_model,
         "bilinear_encoder": False,
         "encoder_bias": biased,
     }

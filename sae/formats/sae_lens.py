@@ -18,12 +18,12 @@ from torch import Tensor
 from circuits.errors import DictionaryError
 from circuits.model.weights import read_tensors
 from circuits.storage.files import content_hash, read_json
-from sae.dictionary import Dictionary
 from sae.formats.checks import check_shapes, checked_count, refuse, write_config
+from sae.formats.record import Stored
 from sae.formats.sites import site_of
 
 
-def read(folder: Path) -> Dictionary:
+def read(folder: Path) -> Stored:
     """Any of its kinds whose features the weights alone decide."""
     where = folder / "cfg.json"
     config = _of_version_six(read_json(where, DictionaryError))
@@ -41,7 +41,7 @@ def read(folder: Path) -> Dictionary:
         "batchtopk": torch.ones_like(state["b_enc"]) * state.get("topk_threshold", 0),
     }.get(kind.removeprefix("signed_"))
     return _folded(
-        Dictionary(
+        Stored(
             encoder=state["W_enc"].mT,
             decoder=state["W_dec"],
             bias=state["b_enc"],
@@ -58,64 +58,64 @@ def read(folder: Path) -> Dictionary:
     )
 
 
-def write(dictionary: Dictionary, folder: Path) -> None:
+def write(stored: Stored, folder: Path) -> None:
     """``cfg.json`` and ``sae_weights.safetensors``, which plain sae-lens loads.
 
     A dictionary that keeps negative values has an architecture that sae-lens does not know: its
     own top-k would cut them at zero without a word.
     """
     weights = folder / "sae_weights.safetensors"
-    save_file(sae_lens_state(dictionary), weights)
-    kind = "jumprelu" if dictionary.k is None else "topk"
+    save_file(sae_lens_state(stored), weights)
+    kind = "jumprelu" if stored.k is None else "topk"
     config = {
-        "architecture": kind if dictionary.cuts_at_zero else f"signed_{kind}",
-        **sae_lens_fields(dictionary),
+        "architecture": kind if stored.cuts_at_zero else f"signed_{kind}",
+        **sae_lens_fields(stored),
         "device": "cpu",
-        "metadata": sae_lens_metadata(dictionary),
+        "metadata": sae_lens_metadata(stored),
         "weights_sha256": content_hash(weights),
     }
     write_config(folder / "cfg.json", config)
 
 
-def sae_lens_state(dictionary: Dictionary) -> dict[str, Tensor]:
+def sae_lens_state(stored: Stored) -> dict[str, Tensor]:
     """The weights under sae-lens' names."""
     state = {
-        "W_enc": dictionary.encoder.mT.contiguous(),
-        "W_dec": dictionary.decoder,
-        "b_enc": dictionary.bias,
-        "b_dec": dictionary.offset,
+        "W_enc": stored.encoder.mT.contiguous(),
+        "W_dec": stored.decoder,
+        "b_enc": stored.bias,
+        "b_dec": stored.offset,
     }
-    if dictionary.threshold is not None:
-        state["threshold"] = dictionary.threshold
+    if stored.threshold is not None:
+        state["threshold"] = stored.threshold
     return state
 
 
-def sae_lens_fields(dictionary: Dictionary) -> dict[str, Any]:
+def sae_lens_fields(stored: Stored) -> dict[str, Any]:
     """What sae-lens' configuration says besides architecture, device and metadata."""
     fields: dict[str, Any] = {
-        "d_in": dictionary.d_model,
-        "d_sae": dictionary.n_feature,
-        "dtype": str(dictionary.dtype).removeprefix("torch."),
+        "d_in": stored.d_model,
+        "d_sae": stored.n_feature,
+        "dtype": str(stored.dtype).removeprefix("torch."),
         "apply_b_dec_to_input": True,
         "normalize_activations": "none",
         "reshape_activations": "none",
     }
-    if dictionary.k is not None:
-        fields |= {"k": dictionary.k, "rescale_acts_by_decoder_norm": False}
+    if stored.k is not None:
+        fields |= {"k": stored.k, "rescale_acts_by_decoder_norm": False}
     return fields
 
 
-def sae_lens_metadata(dictionary: Dictionary) -> dict[str, Any]:
+def sae_lens_metadata(stored: Stored) -> dict[str, Any]:
     """The notes and the site, as sae-lens' metadata."""
-    named = {} if dictionary.site is None else {"hook_name": dictionary.site.hook_name}
-    return {**dictionary.notes, **named, "sae_lens_version": version("sae-lens")}
+    named = {} if stored.site is None else {"hook_name": stored.site.hook_name}
+    return {**stored.notes, **named, "sae_lens_version": version("sae-lens")}
 
 
-def as_sae_lens(dictionary: Dictionary) -> Any:
+def as_sae_lens(stored: Stored) -> Any:
     """sae-lens' own object of these weights."""
-    if not dictionary.cuts_at_zero:
+    if not stored.cuts_at_zero:
         raise DictionaryError(
-            f"{dictionary}: keeps negative values, which sae-lens would cut at zero. Use the "
+            f"{stored}: keeps negative values, which sae-lens would cut at zero. Use the "
             f"Dictionary itself: encode, decode and spliced do what sae-lens' object would."
         )
     from sae_lens.saes.jumprelu_sae import JumpReLUSAE, JumpReLUSAEConfig
@@ -123,12 +123,12 @@ def as_sae_lens(dictionary: Dictionary) -> Any:
     from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
 
     by_rule: Any = (JumpReLUSAE, JumpReLUSAEConfig)
-    kind, config = by_rule if dictionary.k is None else (TopKSAE, TopKSAEConfig)
-    fields, metadata = sae_lens_fields(dictionary), SAEMetadata(**sae_lens_metadata(dictionary))
+    kind, config = by_rule if stored.k is None else (TopKSAE, TopKSAEConfig)
+    fields, metadata = sae_lens_fields(stored), SAEMetadata(**sae_lens_metadata(stored))
     # without memory first: it would draw weights from the global generator
     sae = kind(config(**fields, device="meta", metadata=metadata))
-    sae.load_state_dict(sae_lens_state(dictionary), assign=True)
-    return sae.to(device=str(dictionary.device), dtype=dictionary.dtype)
+    sae.load_state_dict(sae_lens_state(stored), assign=True)
+    return sae.to(device=str(stored.device), dtype=stored.dtype)
 
 
 _SAE_LENS_FIELDS = {
@@ -236,22 +236,22 @@ def _scale(folder: Path, config: dict[str, Any]) -> float:
     return float(scale)
 
 
-def _folded(dictionary: Dictionary, *, scale: float, by_norm: bool, uncentred: bool) -> Dictionary:
+def _folded(stored: Stored, *, scale: float, by_norm: bool, uncentred: bool) -> Stored:
     """The same features without what was done to activations and features around the weights."""
     if scale == 1 and not by_norm and not uncentred:
-        return dictionary
-    encoder, decoder = dictionary.encoder.double() * scale, dictionary.decoder.double() / scale
-    bias, offset = dictionary.bias.double(), dictionary.offset.double() / scale
-    threshold = dictionary.threshold
+        return stored
+    encoder, decoder = stored.encoder.double() * scale, stored.decoder.double() / scale
+    bias, offset = stored.bias.double(), stored.offset.double() / scale
+    threshold = stored.threshold
     if by_norm:  # features in units of what they write; thresholds are so already
         threshold = None if threshold is None else threshold / scale
         norms = decoder.norm(dim=1).clamp(min=1e-8)
         encoder, bias, decoder = encoder * norms[:, None], bias * norms, decoder / norms[:, None]
     if uncentred:
         bias = bias + encoder @ offset
-    dtype = dictionary.dtype
+    dtype = stored.dtype
     return replace(
-        dictionary,
+        stored,
         encoder=encoder.to(dtype),
         decoder=decoder.to(dtype),
         bias=bias.to(dtype),

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from circuits.errors import DictionaryError
 from circuits.model.weights import read_tensors
 from circuits.storage.files import read_json
-from sae.dictionary import Dictionary
 from sae.formats.checks import check_shapes, checked_count, refuse, refuse_layout, write_config
+from sae.formats.record import Stored
 from sae.formats.sites import site_of
 
 _SPARSIFY_FIELDS = {
@@ -23,7 +23,7 @@ _SPARSIFY_FIELDS = {
 }
 
 
-def read(folder: Path) -> Dictionary:
+def read(folder: Path) -> Stored:
     """A plain top-k; one with connections around the features is refused."""
     where, weights = folder / "cfg.json", folder / "sae.safetensors"
     config = read_json(where, DictionaryError)
@@ -51,7 +51,7 @@ def read(folder: Path) -> Dictionary:
         b_dec=(d_model,),
     )
     shaping = {"k", "d_in", "num_latents", "expansion_factor"}
-    return Dictionary(
+    return Stored(
         encoder=state["encoder.weight"],
         decoder=state["W_dec"],
         bias=state["encoder.bias"],
@@ -62,23 +62,23 @@ def read(folder: Path) -> Dictionary:
     )
 
 
-def write(dictionary: Dictionary, folder: Path) -> None:
+def write(stored: Stored, folder: Path) -> None:
     """A dictionary of top-k that is cut at zero."""
-    faults = [] if dictionary.relu else ["it keeps negative values, and this layout cuts them"]
-    refuse_layout(dictionary, "sparsify", faults)
+    faults = [] if stored.relu else ["it keeps negative values, and this layout cuts them"]
+    refuse_layout(stored, "sparsify", faults)
     state = {
-        "encoder.weight": dictionary.encoder,
-        "encoder.bias": dictionary.bias,
-        "W_dec": dictionary.decoder,
-        "b_dec": dictionary.offset,
+        "encoder.weight": stored.encoder,
+        "encoder.bias": stored.bias,
+        "W_dec": stored.decoder,
+        "b_dec": stored.offset,
     }
     save_file(state, folder / "sae.safetensors")
-    kept = {k: v for k, v in dictionary.notes.items() if k in _SPARSIFY_FIELDS}
+    kept = {k: v for k, v in stored.notes.items() if k in _SPARSIFY_FIELDS}
     made = {
         "activation": "topk",
-        "num_latents": dictionary.n_feature,
-        "k": dictionary.k,
-        "d_in": dictionary.d_model,
+        "num_latents": stored.n_feature,
+        "k": stored.k,
+        "d_in": stored.d_model,
     }
     plain = {"normalize_decoder": True, "skip_connection": False, "transcode": False}
     write_config(folder / "cfg.json", {**plain, **kept, **made})

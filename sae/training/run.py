@@ -31,11 +31,11 @@ from torch import Tensor
 
 from circuits.corpus.documents import Corpus
 from circuits.errors import ActivationError, PlanError
-from circuits.model.device import chosen_device
 from circuits.model.evaluation import parted
+from circuits.model.loading import chosen_device
 from circuits.model.model import Model
 from circuits.model.site import Site
-from circuits.storage.files import write_json
+from circuits.storage.files import without_nan, write_json
 from circuits.storage.progress import counted
 from circuits.storage.training_run import (
     METRICS,
@@ -51,9 +51,11 @@ from circuits.storage.training_run import (
     truncate_metrics,
 )
 from sae.dictionary import Dictionary
-from sae.loading import load_dictionary, write
+from sae.formats.folders import write
+from sae.loading import load_dictionary
+from sae.training.mixer import Mixer, Place, Summary
 from sae.training.plan import TrainingPlan
-from sae.training.sources import Activations, Mixer, ModelActivations, Place, Summary
+from sae.training.sources import Activations, ModelActivations
 from sae.training.step import Coder, Measured
 
 _FLUSH = 10  # steps between two writes of metrics: on a GPU, each waits for the steps before
@@ -314,9 +316,8 @@ def _told(measured: Measured) -> dict[str, float | int]:
 
 
 def _line(row: dict[str, float | int]) -> str:
-    """As JSON, which has no word for the share of a variance that is zero."""
-    told = {name: value if math.isfinite(value) else None for name, value in row.items()}
-    return json.dumps(told, allow_nan=False) + "\n"
+    """As JSON: the share of a variance that is zero is null."""
+    return json.dumps(without_nan(row), allow_nan=False) + "\n"
 
 
 def _check(site: Site, row: dict[str, float | int], checkpoint: Path) -> None:

@@ -203,5 +203,7 @@ def test_a_dictionary_of_another_model_or_of_no_site_is_refused(model, corpus):
     )
     with pytest.raises(SiteError, match="mlp_in@5"):
         quality(tied(site=Site("mlp_in", 5)), model, corpus)
-    with pytest.raises(SiteError, match=r"Dictionary.quality: nothing says at which site"):
+    with pytest.raises(
+        SiteError, match=r"quality: the site that this dictionary was trained at is unknown"
+    ):
         quality(tied(site=None), model, corpus)

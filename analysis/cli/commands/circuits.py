@@ -6,6 +6,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from analysis.attribution.contrast import by_layer
+from analysis.behaviour.in_model import in_model
 from analysis.cli.answers import Answer, fields_answer, table_answer
 from analysis.cli.circuit_text import (
     circuit_rows,
@@ -21,10 +22,10 @@ from analysis.discovery.find import verdict
 from analysis.lowrank.circuit_rank import circuit_rank
 from analysis.runs.circuits import (
     behaviour_of,
-    detection_cases_of,
     run_find,
     run_propose,
     run_validate,
+    story_cases,
 )
 from analysis.runs.interactions import run_interactions
 from analysis.runs.rank import run_rank
@@ -65,14 +66,14 @@ def find(options: Namespace) -> Answer:
             run,
             behaviour,
             layer=options.layer,
-            detection_cases=detection_cases_of(options.behaviour, run.model, options.seed),
+            detection_cases=story_cases(options.behaviour, run.model, options.seed),
             coverage=options.coverage,
             n_pairs=options.pairs,
         )
     except NotFoundError as answer:
         return Answer(str(answer), {"found": False, "why": str(answer)})
     file = str(run.folder.circuit(circuit.name).circuit)
-    layers = by_layer(behaviour.halves()[0].ask(run.model))
+    layers = by_layer(in_model(behaviour.halves()[0], run.model))
     rows = {"found": True, "verdict": verdict(circuit), "file": file,
             "layers": layers.to_dict("records")}  # fmt: skip
     text = f"{circuit_text(circuit)}\n\n{layers_text(layers)}\n\n{file}"

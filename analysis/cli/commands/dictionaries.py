@@ -23,7 +23,8 @@ from analysis.runs.training import run_saes
 from circuits.errors import DictionaryError
 from circuits.storage.progress import progress
 from sae.dictionary import Dictionary
-from sae.loading import is_dictionary, load_dictionaries, load_dictionary
+from sae.formats.folders import is_dictionary
+from sae.loading import load_dictionaries, load_dictionary
 from sae.training.loggers import watched_by
 from sae.training.plan import TrainingPlan
 

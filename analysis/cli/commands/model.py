@@ -10,7 +10,7 @@ from analysis.cli.commands.inputs import model_folder, named_text, planned, save
 from analysis.runs.folder import RunFolder
 from analysis.runs.training import run_model
 from circuits.corpus.documents import built_in
-from circuits.model.model import load_model
+from circuits.model.loading import load_model
 from circuits.model.plan import ModelPlan
 
 

@@ -16,10 +16,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from analysis.attribution.contrast import sites_of
 from circuits.corpus.documents import Corpus
 from circuits.model.model import Model
-from circuits.model.site import Site
+from circuits.model.site import Site, mlp_sites
 from circuits.plotting.display import shown
 from sae.dictionary import Dictionary
 from sae.reading import Reading, readings
@@ -52,7 +51,7 @@ class Text:
         n_documents: int = N_DOCUMENTS,
     ) -> Text:
         """The first documents of a corpus."""
-        into, out = sites_of(layer)
+        into, out = mlp_sites(layer)
         found = list(readings(model, corpus, [into, out], n_documents=n_documents))
         x = torch.cat([reading.activations[into] for reading in found])
         y = torch.cat([reading.activations[out] for reading in found])

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from analysis.attribution.contrast import PairAccount
 from analysis.attribution.ledger import Reader, ledger
-from analysis.behaviour.in_model import Asked
+from analysis.behaviour.in_model import ModelCases
 from analysis.report.catalogue.contexts import Text
 from analysis.report.circuit.circuit_tables import Labels
 from analysis.report.circuit.forms import CircuitForm
@@ -50,7 +50,7 @@ def accounts(form: CircuitForm, text: Text | None, labels: Labels) -> list[dict[
     return told
 
 
-def _of_classes(form: CircuitForm, asked: Asked) -> list[Example]:
+def _of_classes(form: CircuitForm, asked: ModelCases) -> list[Example]:
     """Of the affected classes, which come first, three cases each; of the others one."""
     behaviour, margins = asked.behaviour, asked.margins()
     reads = PairAccount.of(asked, form.layer, form.into).reads * asked.side[:, None]

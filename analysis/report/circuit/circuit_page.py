@@ -103,7 +103,7 @@ def _told(story: Story, labels: Labels) -> dict[str, Any]:
 
 def _picture(circuit: Circuit, labels: Labels) -> dict[str, Any]:
     """The picture with every name as it may be seen."""
-    drawn = picture(circuit)
+    drawn = picture(circuit.drawing())
     for node in drawn["nodes"]:
         node |= {"label": shown(node["label"]), "caption": labels.short(node["feature"])}
     for output in drawn["outputs"]:

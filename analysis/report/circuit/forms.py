@@ -18,8 +18,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from analysis.attribution.contrast import PairAccount, sites_of
-from analysis.behaviour.in_model import Asked
+from analysis.attribution.contrast import PairAccount
+from analysis.behaviour.in_model import ModelCases, in_model
 from analysis.report.catalogue.contexts import Text
 from analysis.runs.belonging import Found
 from analysis.runs.run import Run
@@ -27,6 +27,7 @@ from circuits.algebra.basis import Basis
 from circuits.algebra.interactions import Interactions
 from circuits.algebra.spectrum import Spectrum
 from circuits.model.model import Model
+from circuits.model.site import mlp_sites
 from sae.dictionary import Dictionary
 
 RANKS = (1, 2, 4, 8)
@@ -48,14 +49,14 @@ class CircuitForm:
     into: Dictionary
     out: Dictionary
     inter: Interactions  # of one output
-    asked: Asked | None
+    asked: ModelCases | None
 
     @classmethod
     def of(cls, run: Run, found: Found) -> CircuitForm:
         """Of a circuit that says which layer it is of."""
         layer = found.layer
         assert layer is not None
-        into, out = (run.dictionaries[site] for site in sites_of(layer))
+        into, out = (run.dictionaries[site] for site in mlp_sites(layer))
         weights = run.model.layer(layer).to(torch.float64)
         inputs = into.to(torch.float64).basis(least_squares=True)
         if found.behaviour is None:
@@ -66,7 +67,7 @@ class CircuitForm:
             outputs = out.to(torch.float64).basis(reader, least_squares=reader == "pinv")
             return cls(found, run.model, layer, into, out,
                        Interactions(weights, inputs, outputs.subset([output])), None)  # fmt: skip
-        asked = found.behaviour.ask(run.model)
+        asked = in_model(found.behaviour, run.model)
         direction = PairAccount.of(asked, layer, into).mean_read[None].to(run.model.device)
         reads = Basis(direction, direction, reader="answers")
         return cls(found, run.model, layer, into, out, Interactions(weights, inputs, reads), asked)
@@ -115,7 +116,7 @@ class CircuitForm:
         difference of the answers' unembeddings."""
         if self.asked is None:
             return {}
-        site = sites_of(self.layer)[0]
+        site = mlp_sites(self.layer)[0]
         x = self.asked.read([site])[str(site)].double()
         effects = self.asked.effects(x)
         named = {
@@ -212,7 +213,7 @@ class CircuitForm:
         return {"points": points, "ranks": told, "n": len(tokens)}
 
 
-def _where_it_shows(asked: Asked) -> Int64[Tensor, "found two"]:
+def _where_it_shows(asked: ModelCases) -> Int64[Tensor, "found two"]:
     """Case and position where a case with the first factor first differs from that of its pair
     which lacks it and nothing else."""
     behaviour, cases = asked.behaviour, asked.behaviour.cases

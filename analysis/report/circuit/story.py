@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from analysis.attribution.contrast import PairAccount
-from analysis.behaviour.in_model import Asked
+from analysis.behaviour.in_model import ModelCases, in_model
 from analysis.report.circuit.circuit_tables import Labels
 from analysis.report.page import Table
 from analysis.runs.belonging import Found
@@ -38,7 +38,7 @@ class Story:
     """A circuit's features and pairs in each class of its behaviour, and an example of each."""
 
     found: Found
-    asked: Asked
+    asked: ModelCases
     weight: Float[Tensor, " pair"]  # towards the answers of side +1
     means: Float[Tensor, "class feature"]
     added: Float[Tensor, "class pair"]  # to the margin of the class's fitting answers, in logits
@@ -50,7 +50,7 @@ class Story:
         """Of a circuit that was found for a behaviour and says which layer it is of."""
         assert found.behaviour is not None
         assert found.layer is not None
-        asked = found.behaviour.halves()[1].ask(run.model)
+        asked = in_model(found.behaviour.halves()[1], run.model)
         into = run.dictionaries[Site("mlp_in", found.layer)]
         account = PairAccount.of(asked, found.layer, into)
         values, written = _of_features(account, found.circuit)
@@ -243,7 +243,7 @@ def _of_features(
 ) -> tuple[Float[Tensor, "case feature"], Float[Tensor, "feature input"]]:
     """How active a circuit's features are in each case, and what they write."""
     place = {int(f): n for n, f in enumerate(account.features)}
-    values = torch.zeros(len(account.asked), len(circuit.features), dtype=torch.float64)
+    values = torch.zeros(len(account.cases), len(circuit.features), dtype=torch.float64)
     written = values.new_zeros(len(circuit.features), account.written.shape[1])
     for n, feature in enumerate(circuit.features):
         if feature.feature in place:  # else it is never active in these cases

@@ -12,6 +12,7 @@ from analysis.attribution import contrast
 from analysis.attribution.contrast import PairAccount, by_component, by_layer, made_here, origins
 from analysis.attribution.output_features import OutputFeatures
 from analysis.behaviour.cases import Behaviour, Case
+from analysis.behaviour.in_model import in_model
 from circuits.model import Model, Site
 from sae import Dictionary
 from tests.support.planted_negation import planted_behaviour, planted_dictionaries, planted_model
@@ -57,8 +58,8 @@ def small_account(
     factors: int = 2, *, dictionary: Dictionary | None = None, **fields
 ) -> PairAccount:
     into = small_dictionary(site=Site("mlp_in", LAYER)) if dictionary is None else dictionary
-    asked = small_behaviour(factors).ask(small_model(**fields))
-    return PairAccount.of(asked, LAYER, into)
+    cases = in_model(small_behaviour(factors), small_model(**fields))
+    return PairAccount.of(cases, LAYER, into)
 
 
 ACCOUNTS = pytest.mark.parametrize(
@@ -66,11 +67,11 @@ ACCOUNTS = pytest.mark.parametrize(
 )
 
 
-def means_of(asked, values: Tensor) -> Tensor:
+def means_of(cases, values: Tensor) -> Tensor:
     """Class means by hand, in the order of the labels."""
     rows = [
-        [i for i, case in enumerate(asked.behaviour.cases) if case.label == label]
-        for label in asked.behaviour.labels
+        [i for i, case in enumerate(cases.behaviour.cases) if case.label == label]
+        for label in cases.behaviour.labels
     ]
     return torch.stack([sum(values[i] for i in each) / len(each) for each in rows])
 
@@ -82,13 +83,13 @@ def means_of(asked, values: Tensor) -> Tensor:
 @pytest.mark.parametrize("factors", [1, 2])
 def test_the_shares_agree_with_sums_over_class_means(factors, biases):
     """Of random activations: the N x S term, the mean x X terms and what is left."""
-    asked = small_behaviour(factors).ask(small_model())
+    cases = in_model(small_behaviour(factors), small_model())
     layer, direction = small_layer(d_model=16, biases=biases), normal(16, seed=4)
-    x = normal(len(asked), 16, seed=5) + 0.5 * asked.label[:, None]
-    found = origins(asked, layer, x, direction)
+    x = normal(len(cases), 16, seed=5) + 0.5 * cases.label[:, None]
+    found = origins(cases, layer, x, direction)
     form = layer.interaction(direction)
     lifted = torch.cat([x, torch.ones(len(x), 1)], 1) if layer.has_constant else x
-    means = means_of(asked, lifted)
+    means = means_of(cases, lifted)
     if factors == 1:
         no, yes = means
         mean, a = (yes + no) / 2, (yes - no) / 2
@@ -101,7 +102,7 @@ def test_the_shares_agree_with_sums_over_class_means(factors, biases):
         computed, inherited = 2 * a @ form @ b, 2 * mean @ form @ both
         signs = torch.tensor([0.25, -0.25, -0.25, 0.25])
     values = torch.stack([(row @ form @ row) for row in lifted])
-    total = signs.double() @ means_of(asked, values)
+    total = signs.double() @ means_of(cases, values)
     assert found.contrast == pytest.approx(float(total))
     assert found.computed == pytest.approx(float(computed / total))
     assert found.inherited == pytest.approx(float(inherited / total))
@@ -109,29 +110,29 @@ def test_the_shares_agree_with_sums_over_class_means(factors, biases):
 
 
 def test_without_spread_in_the_classes_nothing_is_of_the_spread():
-    asked = small_behaviour().ask(small_model())
-    x = normal(4, 16, seed=6)[asked.label]
-    found = origins(asked, small_layer(d_model=16), x, normal(16, seed=4))
+    cases = in_model(small_behaviour(), small_model())
+    x = normal(4, 16, seed=6)[cases.label]
+    found = origins(cases, small_layer(d_model=16), x, normal(16, seed=4))
     assert found.within == pytest.approx(0, abs=1e-9)
-    spread = origins(asked, small_layer(d_model=16), x + normal(*x.shape), normal(16, seed=4))
+    spread = origins(cases, small_layer(d_model=16), x + normal(*x.shape), normal(16, seed=4))
     assert abs(spread.within) > 0.01
 
 
 def test_a_layer_without_a_contrast_has_no_shares():
-    asked = small_behaviour().ask(small_model())
-    found = origins(asked, small_layer(d_model=16), torch.zeros(len(asked), 16).double(),
+    cases = in_model(small_behaviour(), small_model())
+    found = origins(cases, small_layer(d_model=16), torch.zeros(len(cases), 16).double(),
                     normal(16))  # fmt: skip
     assert (found.contrast, found.computed, found.inherited, found.within) == (0, 0, 0, 0)
     assert not made_here(found.computed, found.inherited)
 
 
 def test_the_planted_models_shares_are_known():
-    asked = planted_behaviour().ask(planted_model())
-    account = PairAccount.of(asked, 0, planted_dictionaries()[Site("mlp_in", 0)])
+    cases = in_model(planted_behaviour(), planted_model())
+    account = PairAccount.of(cases, 0, planted_dictionaries()[Site("mlp_in", 0)])
     assert made_here(account.origins.computed, account.origins.inherited)
     assert account.origins.computed == pytest.approx(1)
     inherited = PairAccount.of(
-        planted_behaviour().ask(planted_model("inherited")), 1,
+        in_model(planted_behaviour(), planted_model("inherited")), 1,
         planted_dictionaries("inherited")[Site("mlp_in", 1)],
     )  # fmt: skip
     assert not made_here(inherited.origins.computed, inherited.origins.inherited)
@@ -143,10 +144,10 @@ def test_the_planted_models_shares_are_known():
 
 @ACCOUNTS
 def test_components_add_up_to_the_margins(factors, biases):
-    asked = small_behaviour(factors).ask(small_model(torch.float32, mlp_bias=biases))
-    table = by_component(asked)
+    cases = in_model(small_behaviour(factors), small_model(torch.float32, mlp_bias=biases))
+    table = by_component(cases)
     assert list(table["component"]) == ["embedding", *["attention", "MLP"] * 2]
-    margins, affected = asked.class_means(asked.margins()), asked.affected > 0
+    margins, affected = cases.class_means(cases.margins()), cases.affected > 0
     assert table["contrast"].sum() == pytest.approx(float(margins[affected].mean()), rel=1e-4)
     if factors == 2:
         assert table["elsewhere"].sum() == pytest.approx(float(margins[~affected].mean()), rel=1e-4)
@@ -167,17 +168,17 @@ def test_pairs_constants_bias_and_error_add_up_to_the_mlp(factors, biases):
     assert (abs(told["bias"]) > 1e-3) == biases
     assert abs(told["error"]) > 1e-3
     # the MLP's part of the model's own margins, as the running model writes it
-    table = by_component(account.asked).set_index(["component", "layer"])
+    table = by_component(account.cases).set_index(["component", "layer"])
     assert told["MLP"] == pytest.approx(table.loc[("MLP", LAYER), "contrast"], rel=1e-6)
-    margins = account.asked.class_means(account.asked.margins())
-    affected = account.asked.affected > 0
+    margins = account.cases.class_means(account.cases.margins())
+    affected = account.cases.affected > 0
     assert account.margin == pytest.approx(float(margins[affected].mean()), rel=1e-6)
 
 
 @ACCOUNTS
 def test_each_pair_adds_what_it_writes_to_each_class(factors, biases):
     account = small_account(factors, mlp_bias=biases)
-    asked, layer = account.asked, account.layer
+    cases, layer = account.cases, account.layer
     left, right = layer.factors
     n = account.dictionary.n_feature
     place = {int(f): i for i, f in enumerate(account.features)}
@@ -188,15 +189,15 @@ def test_each_pair_adds_what_it_writes_to_each_class(factors, biases):
         written = (left @ a) * (right @ b) + (left @ b) * (right @ a)
         written = layer.down @ (written / (2 if i == j else 1))
         products = account.values[:, i] * account.values[:, j]
-        values = asked.side * products * (account.reads @ written)
-        of_class = means_of(asked, values)
-        for c, label in enumerate(asked.behaviour.labels):
+        values = cases.side * products * (account.reads @ written)
+        of_class = means_of(cases, values)
+        for c, label in enumerate(cases.behaviour.labels):
             assert row[label] == pytest.approx(float(of_class[c]), abs=1e-9)
-        affected = asked.affected > 0
+        affected = cases.affected > 0
         assert row["contrast"] == pytest.approx(float(of_class[affected].mean()), abs=1e-9)
         if factors == 2:
             assert row["elsewhere"] == pytest.approx(float(of_class[~affected].mean()), abs=1e-9)
-        inside = affected[asked.label]
+        inside = affected[cases.label]
         assert row["together"] == pytest.approx(float((products[inside] != 0).double().mean()))
     assert account.pairs["contrast"].abs().is_monotonic_decreasing
 
@@ -204,8 +205,8 @@ def test_each_pair_adds_what_it_writes_to_each_class(factors, biases):
 @ACCOUNTS
 def test_class_columns_and_class_totals_agree(factors, biases):
     account = small_account(factors, mlp_bias=biases)
-    labels = list(account.asked.behaviour.labels)
-    affected = account.asked.affected > 0
+    labels = list(account.cases.behaviour.labels)
+    affected = account.cases.affected > 0
     inside = account.pairs[[x for x, on in zip(labels, affected, strict=True) if on]].mean(axis=1)
     torch.testing.assert_close(
         torch.tensor(inside.to_numpy()), torch.tensor(account.pairs["contrast"].to_numpy())
@@ -268,12 +269,12 @@ def test_of_too_many_features_those_that_write_least_are_error(monkeypatch):
 @pytest.mark.parametrize("factors", [1, 2])
 def test_what_goes_through_output_features_and_their_error_is_all(factors):
     out = small_dictionary(20, site=Site("mlp_out", LAYER))
-    asked = small_behaviour(factors).ask(small_model())
-    found = OutputFeatures(asked, out)
+    cases = in_model(small_behaviour(factors), small_model())
+    found = OutputFeatures(cases, out)
     site, last = f"mlp_out@{LAYER}", f"resid_post@{LAYER}"
-    y = asked.read([site, last])
-    reads = asked.directions() / asked.final_scale(y[last])[:, None]
-    weights = asked.weights(asked.affected)
+    y = cases.read([site, last])
+    reads = cases.directions() / cases.final_scale(y[last])[:, None]
+    weights = cases.weights(cases.affected)
     missed = y[site] - (found.active @ out.decoder).double()
     assert found.whole == pytest.approx(float((weights * (y[site] * reads).sum(1)).sum()), rel=1e-5)
     share_of_rest = float((weights * (missed * reads).sum(1)).sum()) / found.whole
@@ -287,11 +288,11 @@ def test_what_goes_through_output_features_and_their_error_is_all(factors):
 
 def test_every_layers_mlp_says_whence_its_contrast_is():
     """The second layer of the inherited twin only reads; the computed model's one layer makes."""
-    twin = by_layer(planted_behaviour().ask(planted_model("inherited")))
+    twin = by_layer(in_model(planted_behaviour(), planted_model("inherited")))
     mlps = twin[twin["component"] == "MLP"].set_index("layer")
     assert mlps.loc[1, "inherited"] == pytest.approx(1, abs=1e-5)
     assert mlps.loc[1, "computed"] == pytest.approx(0, abs=1e-5)
     assert mlps.loc[0, "contrast"] == pytest.approx(0, abs=1e-5)
-    made = by_layer(planted_behaviour().ask(planted_model())).set_index("component")
+    made = by_layer(in_model(planted_behaviour(), planted_model())).set_index("component")
     assert made.loc["MLP", "computed"] == pytest.approx(1, abs=1e-5)
     assert made.loc[["embedding", "attention"], "computed"].isna().all()

@@ -175,7 +175,11 @@ def test_what_has_no_ledger_is_refused():
     refused(SiteError, "the input features are of mlp_out@1, and the MLP of layer 1 reads mlp_in@1",
             inputs=outputs_at("mlp_out"))  # fmt: skip
     refused(SiteError, "are of mlp_in@0", inputs=small_dictionary(site=Site("mlp_in", 0)))
-    refused(SiteError, "nothing says at which site", inputs=small_dictionary(site=None))
+    refused(
+        SiteError,
+        "the site that this dictionary was trained at is unknown",
+        inputs=small_dictionary(site=None),
+    )
     refused(ShapeError, "of shape .17,. were given", reader=Reader(normal(17)))
     for position in (0, -1, 11):
         refused(ModelError, f"position {position} of tokens of shape .11,.", at=position)

@@ -6,7 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from analysis.behaviour.cases import Behaviour, Case, built_in_behaviour, told_in_stories
+from analysis.behaviour.built_in import built_in_behaviour, cases_from_stories
+from analysis.behaviour.cases import Behaviour, Case
+from analysis.behaviour.in_model import in_model
 from circuits.corpus import built_in
 from circuits.corpus.batches import train_tokenizer
 from circuits.corpus.stories.lexicon import Lexicon
@@ -165,7 +167,7 @@ def test_factors_are_not_named_as_columns_of_its_tables():
 
 
 def test_what_two_stories_tell_alike_counts_once():
-    told = told_in_stories(1000, seed=1_000_005)  # two of whose reactions follow the same words
+    told = cases_from_stories(1000, seed=1_000_005)  # two of whose reactions follow the same words
     texts = [case.text for case in told.cases]
     assert len(set(texts)) == len(texts) == 999
 
@@ -177,7 +179,7 @@ def test_a_file_with_a_mark_of_its_encoding_is_read(tmp_path):
 
 
 def test_a_text_without_tokens_is_refused(model):
-    said = refused(lambda: changed(3, text="", pair=None).ask(model))
+    said = refused(lambda: in_model(changed(3, text="", pair=None), model))
     assert "'' has no token that an answer could follow" in said
 
 
@@ -187,7 +189,7 @@ def test_answers_that_follow_no_factor_are_refused(model):
         replace(c, right=c.wrong, wrong=c.right) if c.label == "good" and c.pair % 2 else c
         for c in planted_behaviour().cases
     ]
-    said = refused(lambda: planted_behaviour(cases=tuple(cases)).ask(model).target)
+    said = refused(lambda: in_model(planted_behaviour(cases=tuple(cases)), model).target)
     assert (
         "follows neither a factor nor both together (mean side by class: good +1.00, bad +0.00"
         in said
@@ -195,11 +197,11 @@ def test_answers_that_follow_no_factor_are_refused(model):
 
 
 def test_cases_of_a_pair_are_asked_for_the_same_answers(model):
-    said = refused(lambda: changed(1, right=("upset",), wrong=("happy",)).ask(model))
+    said = refused(lambda: in_model(changed(1, right=("upset",), wrong=("happy",)), model))
     assert "is asked for ('upset',) against ('happy',), another case of its pair for" in said
     plain = tuple(replace(c, pair=None) for c in changed(1, right=("upset",)).cases)
     assert "another case of its kind for" in refused(
-        lambda: planted_behaviour(cases=plain).ask(model)
+        lambda: in_model(planted_behaviour(cases=plain), model)
     )
 
 
@@ -209,12 +211,12 @@ def test_what_no_one_knows_is_not_built_in():
         built_in_behaviour("negation", n=0)
 
 
-# --- asked of a model
+# --- cases of a model
 
 
 def test_words_that_are_no_tokens_are_all_listed_with_suggestions(model):
     answers = tuple(f"word{i}" for i in range(10))
-    said = refused(lambda: changed(1, right=(*SAD, "gladly"), wrong=answers).ask(model))
+    said = refused(lambda: in_model(changed(1, right=(*SAD, "gladly"), wrong=answers), model))
     assert "answers must be single tokens" in said
     assert "'gladly' (it has glad" in said
     assert all(repr(word) in said for word in answers)
@@ -222,44 +224,46 @@ def test_words_that_are_no_tokens_are_all_listed_with_suggestions(model):
 
 
 def test_texts_of_unknown_words_are_refused(model):
-    said = refused(lambda: changed(2, text="tom said the cakes was not good so felt").ask(model))
+    said = refused(
+        lambda: in_model(changed(2, text="tom said the cakes was not good so felt"), model)
+    )
     assert "1 texts have words that the model does not know ('cakes' (it has cake" in said
 
 
 def test_pairs_of_unequal_length_are_refused(model):
     longer = "tom said the cake was so not good so felt"
-    said = refused(lambda: changed(2, text=longer).ask(model))
+    said = refused(lambda: in_model(changed(2, text=longer), model))
     assert "the texts of 1 pairs have unequal numbers of tokens" in said
     assert "or leave out 'pair'" in said
     alone = tuple(replace(c, pair=None) for c in changed(2, text=longer).cases)
-    assert len(planted_behaviour(cases=alone).ask(model)) == 64
+    assert len(in_model(planted_behaviour(cases=alone), model)) == 64
 
 
 @pytest.mark.parametrize("position", [0, 10, -10, 99])
 def test_a_position_out_of_range_is_refused(model, position):
-    said = refused(lambda: changed(0, position=position).ask(model))
+    said = refused(lambda: in_model(changed(0, position=position), model))
     assert f"position {position} of 'tom said the cake was very good so felt'" in said
     assert "has the tokens 1 to 9 (0 begins the text), or -1 to -9 from its end" in said
 
 
 def test_positions_count_from_either_end(model):
     for position, token in ((None, 9), (-1, 9), (9, 9), (-9, 1), (1, 1)):
-        assert int(changed(0, position=position).ask(model).position[0]) == token
+        assert int(in_model(changed(0, position=position), model).position[0]) == token
 
 
 def test_margins_are_logits_of_right_less_wrong_answers(model):
     behaviour = planted_behaviour()
-    asked = behaviour.ask(model)
-    logits = model.logits(asked.tokens)[:, -1]
+    cases = in_model(behaviour, model)
+    logits = model.logits(cases.tokens)[:, -1]
     each = {word: logits[:, WORDS.index(word)] for word in (*GLAD, *SAD)}
     glad = (each["glad"] + each["happy"]) / 2 - (each["sad"] + each["upset"]) / 2
     towards = torch.tensor([1.0 if c.right == GLAD else -1.0 for c in behaviour.cases])
-    torch.testing.assert_close(asked.margins(), glad * towards)
+    torch.testing.assert_close(cases.margins(), glad * towards)
     chance = logits.softmax(-1)
     glad = sum(chance[:, WORDS.index(w)] for w in GLAD) - sum(
         chance[:, WORDS.index(w)] for w in SAD
     )
-    likely = replace(behaviour, metric="probability").ask(model)
+    likely = in_model(replace(behaviour, metric="probability"), model)
     torch.testing.assert_close(likely.margins(), glad * towards)
 
 
@@ -269,36 +273,38 @@ def test_answer_sets_may_be_of_unequal_size(model):
                 wrong=c.wrong[:1] if c.wrong == SAD else c.wrong)
         for c in planted_behaviour().cases
     )  # fmt: skip
-    asked = planted_behaviour(cases=cases).ask(model)
-    torch.testing.assert_close(asked.margins(), planted_behaviour().ask(model).margins())
-    assert asked.answers == ((tuple(map(WORDS.index, GLAD)), (WORDS.index("sad"),)),)
+    cases = in_model(planted_behaviour(cases=cases), model)
+    torch.testing.assert_close(cases.margins(), in_model(planted_behaviour(), model).margins())
+    assert cases.answers == ((tuple(map(WORDS.index, GLAD)), (WORDS.index("sad"),)),)
 
 
 def test_effects_are_the_class_means_exactly(model):
-    asked = planted_behaviour().ask(model)
-    values = torch.randn(len(asked), 3, generator=torch.Generator().manual_seed(0)).double()
-    effects, means = asked.effects(values), asked.class_means(values)
-    assert asked.effects_named == ("mean", "negated", "positive", "negated x positive")
-    for c, label in enumerate(asked.behaviour.labels):
-        case = next(case for case in asked.behaviour.cases if case.label == label)
+    cases = in_model(planted_behaviour(), model)
+    values = torch.randn(len(cases), 3, generator=torch.Generator().manual_seed(0)).double()
+    effects, means = cases.effects(values), cases.class_means(values)
+    assert cases.effects_named == ("mean", "negated", "positive", "negated x positive")
+    for c, label in enumerate(cases.behaviour.labels):
+        case = next(case for case in cases.behaviour.cases if case.label == label)
         n, s = (1.0 if case.factors[f] else -1.0 for f in ("negated", "positive"))
         made = effects[0] + n * effects[1] + s * effects[2] + n * s * effects[3]
         torch.testing.assert_close(made, means[c])
-    assert asked.effects_named[asked.target] == "negated x positive"
-    assert sentiment(asked.behaviour).ask(model).target == 1
+    assert cases.effects_named[cases.target] == "negated x positive"
+    assert in_model(sentiment(cases.behaviour), model).target == 1
 
 
 def test_bootstrap_draws_are_of_whole_pairs_and_of_one_seed(model):
-    asked = planted_behaviour().ask(model)
-    numbers = asked.pair.double()
-    draws = asked.resampled(numbers, 50, seed=3)
+    cases = in_model(planted_behaviour(), model)
+    numbers = cases.pair.double()
+    draws = cases.resampled(numbers, 50, seed=3)
     assert draws.shape == (50, 4)
     # the classes of a pair are drawn together, so a number of the pair has one mean in all of them
     torch.testing.assert_close(draws, draws[:, :1].expand(-1, 4))
     assert draws[:, 0].std() > 0.1
-    torch.testing.assert_close(planted_behaviour().ask(model).resampled(numbers, 50, 3), draws)
+    torch.testing.assert_close(
+        in_model(planted_behaviour(), model).resampled(numbers, 50, 3), draws
+    )
     plain = tuple(replace(c, pair=None) for c in planted_behaviour().cases)
-    free = planted_behaviour(cases=plain).ask(model).resampled(numbers, 50, 3)
+    free = in_model(planted_behaviour(cases=plain), model).resampled(numbers, 50, 3)
     assert float((free - free[:, :1]).abs().max()) > 0.1
 
 
@@ -345,13 +351,13 @@ def test_built_in_behaviours_fit_the_stories_words(name, word_model):
     behaviour = built_in_behaviour(name, word_model, 200, seed=1)
     assert len({case.text for case in behaviour.cases}) == len(behaviour.cases)
     assert len(behaviour.cases) == 200 * len(behaviour.labels)
-    assert behaviour.ask(word_model).target == (3 if name == "negation" else 1)
+    assert in_model(behaviour, word_model).target == (3 if name == "negation" else 1)
     assert built_in_behaviour(name, word_model, 200, seed=1) == behaviour
     assert built_in_behaviour(name, word_model, 200, seed=2) != behaviour
 
 
 def test_stories_told_up_to_a_reaction_are_in_the_classes_of_their_truth(word_model):
-    behaviour = told_in_stories(200, seed=3)
+    behaviour = cases_from_stories(200, seed=3)
     assert len(behaviour.cases) > 190
     assert set(behaviour.labels) == {"good", "bad", "not good", "not bad"}
     lexicon = Lexicon()
@@ -362,12 +368,12 @@ def test_stories_told_up_to_a_reaction_are_in_the_classes_of_their_truth(word_mo
         # the sentence that is reacted to has a negator if, and only if, its class has
         told = case.text.split(" . ")[-1].split()
         assert negated == bool(set(told) & set(lexicon.negators))
-    assert behaviour.ask(word_model).effects_named[3] == "negated x positive"
+    assert in_model(behaviour, word_model).effects_named[3] == "negated x positive"
 
 
 def test_a_story_that_is_told_twice_counts_once():
     """Of these thousand, one is the beginning of another."""
-    behaviour = told_in_stories(1000, seed=2)
+    behaviour = cases_from_stories(1000, seed=2)
     texts = [case.text for case in behaviour.cases]
     assert len(set(texts)) == len(texts) == 999
 
@@ -403,12 +409,12 @@ def test_answers_in_pieces_are_those_after_a_space(pieces_model):
                                        ((wrong,), (right,))))
         for word in ("cake", "film") for i in range(2)
     )  # fmt: skip
-    asked = Behaviour("pieces", cases).ask(pieces_model)
+    known = in_model(Behaviour("pieces", cases), pieces_model)
     vocabulary = tokenizer.get_vocab()
-    assert asked.answers == (((vocabulary[f"Ġ{right}"],), (vocabulary[f"Ġ{wrong}"],)),)
+    assert known.answers == (((vocabulary[f"Ġ{right}"],), (vocabulary[f"Ġ{wrong}"],)),)
     broken = tuple(replace(c, right=("zebra",)) if c.right == (right,) else
                    replace(c, wrong=("zebra",)) for c in cases)  # fmt: skip
-    said = refused(lambda: Behaviour("pieces", broken).ask(pieces_model))
+    said = refused(lambda: in_model(Behaviour("pieces", broken), pieces_model))
     assert "answers must be single tokens, and 'zebra'" in said
 
 

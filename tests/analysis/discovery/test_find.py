@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from analysis.attribution.contrast import PairAccount
+from analysis.behaviour.in_model import in_model
 from analysis.cli.circuit_text import circuit_text
 from analysis.discovery.find import SHOWN, _kind, find_circuit, verdict
 from circuits.errors import (
@@ -17,7 +18,7 @@ from circuits.errors import (
 )
 from circuits.graph.circuit import Circuit
 from circuits.model import Site
-from circuits.model.untrained import untrained
+from circuits.model.loading import untrained
 from tests.support.planted_negation import (
     BAD,
     FELT_FEATURE,
@@ -117,7 +118,9 @@ def test_a_contrast_that_the_mlp_only_reads_is_called_inherited(plain):
     assert found.shares["inherited"] == pytest.approx(1)
     assert found.shares["computed"] == pytest.approx(0, abs=1e-6)
     assert "inherited" in circuit_text(found)
-    account = PairAccount.of(planted_behaviour().ask(model), 1, dictionaries[Site("mlp_in", 1)])
+    account = PairAccount.of(
+        in_model(planted_behaviour(), model), 1, dictionaries[Site("mlp_in", 1)]
+    )
     form = account.layer.interaction(account.mean_read)
     values, vectors = torch.linalg.eigh(form)
     two = values.abs().topk(2).indices
@@ -150,9 +153,9 @@ def test_features_of_one_class_are_grouped_by_it():
 )
 def test_a_group_is_named_by_what_moves_its_features(means, group):
     """Means of good, bad, not good, not bad."""
-    asked = planted_behaviour().ask(planted_model())
-    effects = asked.effects(torch.tensor(means).double()[asked.label]).numpy()
-    assert _kind(asked, effects, list(asked.effects_named[1:])) == group
+    cases = in_model(planted_behaviour(), planted_model())
+    effects = cases.effects(torch.tensor(means).double()[cases.label]).numpy()
+    assert _kind(cases, effects, list(cases.effects_named[1:])) == group
 
 
 def test_without_a_layer_the_one_that_computes_is_taken():
@@ -174,7 +177,7 @@ def test_a_model_that_learnt_nothing_shows_no_circuit():
 
 def test_a_contrast_that_no_mlp_makes_is_not_found():
     behaviour = sentiment(planted_behaviour())
-    assert bool((behaviour.ask(planted_model("read")).margins() > 1).all())
+    assert bool((in_model(behaviour, planted_model("read")).margins() > 1).all())
     with pytest.raises(NotFoundError, match=r"the MLP adds 0\.00 of the 1\.\d\d logits"):
         find_circuit(planted_model("read"), planted_dictionaries(), behaviour)
 
@@ -247,13 +250,15 @@ def test_classes_may_be_told_on_other_cases(found):
         cases[n : n + 4] = [
             replace(c, text=t) for c, t in zip(cases[n : n + 4], turned, strict=True)
         ]
-    told_on = planted_behaviour(cases=tuple(cases))
-    again = find_circuit(model, dictionaries, behaviour, told_on=told_on)
+    detection_cases = planted_behaviour(cases=tuple(cases))
+    again = find_circuit(model, dictionaries, behaviour, detection_cases=detection_cases)
     assert again.interactions == found.interactions
     assert max(d.f1 for d in again.detectors) < 0.9
     other = sentiment(behaviour)
-    with pytest.raises(BehaviourError, match="told_on has the classes good, bad of positive, the"):
-        find_circuit(model, dictionaries, behaviour, told_on=other)
+    with pytest.raises(
+        BehaviourError, match="detection_cases has the classes good, bad of positive, the"
+    ):
+        find_circuit(model, dictionaries, behaviour, detection_cases=other)
 
 
 def test_what_cannot_be_asked_for_is_refused():

@@ -13,7 +13,7 @@ from circuits.algebra.interactions import Interactions
 from circuits.errors import DictionaryError, FeatureRangeError
 from circuits.graph.circuit import Circuit
 from circuits.model import Site
-from circuits.model.untrained import untrained
+from circuits.model.loading import untrained
 from tests.support.planted_negation import (
     BAD,
     CAKE,

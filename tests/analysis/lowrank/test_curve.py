@@ -30,7 +30,7 @@ from circuits import Spectrum
 from circuits.corpus import open_corpus
 from circuits.errors import CorpusError, RankError, RunError, ShapeError
 from circuits.model import Site, load_model
-from circuits.model.untrained import untrained
+from circuits.model.loading import untrained
 from circuits.storage.manifest import read_manifest
 from sae.reading import readings
 from sae.sparse import Code

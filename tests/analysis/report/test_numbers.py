@@ -17,7 +17,7 @@ from circuits import Basis, Interactions
 from circuits.algebra.spectrum import Spectrum
 from circuits.graph.circuit import Circuit
 from circuits.model import Site, load_model
-from sae import load_dictionaries
+from sae import card, load_dictionaries
 from sae.features.examples import examples
 
 DIGITS = 5e-5  # half of the last of five significant digits, which are given away
@@ -110,10 +110,10 @@ def test_the_features_of_a_dictionary(notebook):
     alike(index["frequency"], dictionary.statistics.frequency)
     found = examples(dictionary, model, text, n=8, n_documents=500).table()
     for feature in (2, 7):
-        card = dictionary.card(feature, model)
-        assert cards[feature]["histogram"] == card.histogram
+        shown = card(dictionary, feature, model)
+        assert cards[feature]["histogram"] == shown.statistics.histogram
         alike([effect for _, effect in cards[feature]["up"]],
-              card.effects.query("side == 'top'")["effect"])  # fmt: skip
+              shown.effects.query("side == 'top'")["effect"])  # fmt: skip
         values = found.loc[found["feature"] == feature, "value"]
         alike([value for value, *_ in cards[feature]["examples"]], values)
 

@@ -14,7 +14,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.attribution.contrast import PairAccount, sites_of
+from analysis.attribution.contrast import PairAccount
+from analysis.behaviour.in_model import in_model
 from analysis.cli.main import main
 from analysis.report import report_of, write_report
 from analysis.report.catalogue.contexts import Text
@@ -28,6 +29,7 @@ from circuits.algebra.interactions import Interactions
 from circuits.errors import CircuitFileError, ReportError, RunError
 from circuits.graph.circuit import Circuit, Feature, Gate, Interaction, Output
 from circuits.model import Site
+from circuits.model.site import mlp_sites
 from circuits.plotting.circuit_layout import picture
 from circuits.plotting.display import MOST, shown
 from tests.support.small_runs import HOSTILE, begun
@@ -217,7 +219,7 @@ def test_a_ledger_is_of_its_own_case_and_its_marked_rows_are_what_the_circuit_wr
     folder, text = hostile_run
     run = Run(folder, text, "cpu").checked()
     found = run.found[0]
-    asked, (before, after) = found.behaviour.ask(run.model), sites_of(0)
+    asked, (before, after) = in_model(found.behaviour, run.model), mlp_sites(0)
     x, y = (asked.read([site])[str(site)] for site in (before, after))
     account = PairAccount.of(asked, 0, run.dictionaries[before])
     terms = terms_of(run.model, 0, run.dictionaries[before], found.circuit.interactions)
@@ -243,15 +245,15 @@ def test_the_matrix_and_the_spectrum_are_of_the_forms_they_name(hostile_run):
     run = Run(folder, text, "cpu").checked()
     behaved, proposed = run.found
     form = CircuitForm.of(run, behaved)
-    into = run.dictionaries[sites_of(0)[0]]
-    account = PairAccount.of(behaved.behaviour.ask(run.model), 0, into)
+    into = run.dictionaries[mlp_sites(0)[0]]
+    account = PairAccount.of(in_model(behaved.behaviour, run.model), 0, into)
     place = {int(f): i for i, f in enumerate(account.features)}
     for a, first in enumerate(form.features):
         for b, second in enumerate(form.features):
             if first in place and second in place:
                 wanted = float(account.weight[place[first], place[second]])
                 assert form.matrix[a, b] == pytest.approx(wanted, abs=1e-9)
-    out = run.dictionaries[sites_of(0)[1]].to(torch.float64)
+    out = run.dictionaries[mlp_sites(0)[1]].to(torch.float64)
     layer = run.model.layer(0).to(torch.float64)
     inter = Interactions(layer, into.to(torch.float64).basis(), out.basis("encoder"))
     own = inter.spectrum(2, space="model").values
@@ -527,7 +529,7 @@ def test_groups_stand_apart_and_hold_their_features():
     features = tuple(Feature(f, "f", group=f % 5) for f in range(60))
     pairs = tuple(Interaction(f, f + 1, 1.0 + f) for f in range(59))
     gates = (Gate(0, 1, "AND", 1.0, 1.0, 1.0),)
-    drawn = picture(Circuit("many", (Output(0, "o"),), features, pairs, gates))
+    drawn = picture(Circuit("many", (Output(0, "o"),), features, pairs, gates).drawing())
     spots = {group["group"]: group for group in drawn["groups"]}
     assert len(drawn["nodes"]) == 60
     for node in drawn["nodes"]:
@@ -544,7 +546,7 @@ def test_groups_stand_apart_and_hold_their_features():
 
 
 def test_a_circuit_without_pairs_is_its_outputs_alone():
-    drawn = picture(Circuit("none", (Output(4, "o"),), (Feature(0, "f"),), ()))
+    drawn = picture(Circuit("none", (Output(4, "o"),), (Feature(0, "f"),), ()).drawing())
     assert (drawn["groups"], drawn["nodes"], drawn["edges"]) == ([], [], [])
     assert [output["feature"] for output in drawn["outputs"]] == [4]
 
@@ -552,7 +554,7 @@ def test_a_circuit_without_pairs_is_its_outputs_alone():
 def test_of_very_many_features_the_strongest_pairs_are_drawn():
     features = tuple(Feature(f, "f") for f in range(400))
     pairs = tuple(Interaction(2 * f, 2 * f + 1, 1.0 + f) for f in range(200))
-    drawn = picture(Circuit("many", (Output(0, "o"),), features, pairs))
+    drawn = picture(Circuit("many", (Output(0, "o"),), features, pairs).drawing())
     assert len(drawn["nodes"]) == 120
     assert {edge["strength"] for edge in drawn["edges"]} == {1.0 + f for f in range(140, 200)}
 

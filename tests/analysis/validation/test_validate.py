@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
+from analysis.behaviour.in_model import in_model
 from analysis.cli.circuit_text import validation_text
 from analysis.discovery.find import find_circuit
 from analysis.validation import pair_checks
@@ -158,7 +159,7 @@ def test_pairs_of_every_kind_are_checked_exactly(biases):
     model = Model(small_network(mlp_bias=biases), small_tokenizer(), Path("small"))
     into = small_dictionary(site=Site("mlp_in", 0), k=24)
     out = small_dictionary(9, site=Site("mlp_out", 0))
-    x = model.read(small_behaviour().ask(model).tokens, "mlp_in@0")[Site("mlp_in", 0)][:, -1]
+    x = model.read(in_model(small_behaviour(), model).tokens, "mlp_in@0")[Site("mlp_in", 0)][:, -1]
     a, b = into.active(x).counts.topk(2).indices.sort().values.tolist()
     n = into.n_feature
     circuit = find_like(model, into, out, [(a, b), (a, a), (a, n), (n, n)])
@@ -175,12 +176,12 @@ def test_what_is_kept_goes_with_the_mean_of_the_rest_over_classes_each_alike():
     into, out = small_dictionary(k=24), small_dictionary(9, site=Site("mlp_out", 0))
     behaviour = small_behaviour()
     cases = [c for c in behaviour.cases if c.label == "good" or c.pair < 9]
-    asked = replace(behaviour, cases=tuple(cases)).ask(model)
-    found = model.read(asked.tokens, ["mlp_in@0", "mlp_out@0"])
+    cases = in_model(replace(behaviour, cases=tuple(cases)), model)
+    found = model.read(cases.tokens, ["mlp_in@0", "mlp_out@0"])
     x, y = (activation[:, -1] for activation in found.values())
     a, b, c = into.active(x).counts.topk(3).indices.sort().values.tolist()
     circuit = find_like(model, into, out, [(a, b), (a, c)])
-    proof = validate(model, circuit, asked.behaviour, {into.site: into, out.site: out}, n_draws=1)
+    proof = validate(model, circuit, cases.behaviour, {into.site: into, out.site: out}, n_draws=1)
     terms = PairTerms.of(model, 0, into, [(a, b), (a, c)])
     own = terms(x)
 
@@ -189,12 +190,12 @@ def test_what_is_kept_goes_with_the_mean_of_the_rest_over_classes_each_alike():
             return torch.cat([outputs[:, :-1], new[:, None]], dim=1)
 
         with model.replaced({"mlp_out@0": function}):
-            return asked.class_means(asked.margins()).tolist()
+            return cases.class_means(cases.margins()).tolist()
 
     def mean(values: torch.Tensor) -> torch.Tensor:
-        return torch.stack([values[asked.label == c].mean(0) for c in range(4)]).mean(0)
+        return torch.stack([values[cases.label == c].mean(0) for c in range(4)]).mean(0)
 
-    labels = list(asked.behaviour.labels)
+    labels = list(cases.behaviour.labels)
     kept = with_output(own + mean(y - own))
     assert edit(proof, "keep only the circuit")[labels].tolist() == pytest.approx(kept, abs=1e-4)
     assert kept != pytest.approx(with_output(own), abs=1e-2)
@@ -338,7 +339,7 @@ def test_what_cannot_be_validated_is_refused(circuit):
 
 def test_a_validation_leaves_no_trace_in_the_model(circuit):
     model = planted_model()
-    tokens = HALVES[1].ask(model).tokens
+    tokens = in_model(HALVES[1], model).tokens
     before, weights = model.logits(tokens).clone(), model.fingerprint
     validate(model, circuit, HALVES[1], planted_dictionaries(), n_draws=1)
     torch.testing.assert_close(model.logits(tokens), before, rtol=0, atol=0)

@@ -1,7 +1,6 @@
 """Pictures and cards hold the numbers they are of, their controls, and any text as text."""
 
 from dataclasses import replace
-from html import escape
 
 import numpy as np
 import pandas as pd
@@ -11,17 +10,16 @@ import torch
 from analysis import ledger, validate
 from analysis.attribution.ledger import Reader
 from circuits import Basis, BilinearLayer, Interactions, Spectrum
-from circuits.corpus import open_corpus
-from circuits.errors import DictionaryError, FeatureRangeError, SpectrumError
+from circuits.errors import FeatureRangeError, SpectrumError
 from circuits.graph.circuit import Circuit, Feature, Gate, Interaction, Output
 from circuits.model import Site, load_model
 from circuits.plotting.circuit_figure import circuit_figure
 from circuits.plotting.display import html_of
 from circuits.plotting.figure import BLUE, ORANGE, Figure, line, side_by_side
-from sae.features.effects import logit_effects, neighbours
+from sae import card
 from tests.support.planted_negation import planted_behaviour, planted_dictionaries, planted_model
 from tests.support.small import basis, normal, small_layer
-from tests.support.small_dictionaries import small_dictionary, some_activations
+from tests.support.small_dictionaries import small_dictionary
 from tests.support.small_models import small_folder
 
 TAGS = '<b onclick="alert(1)">not</b> & \u202egood\x00'
@@ -77,7 +75,7 @@ def test_dollars_make_no_formula_in_a_notebook(inter):
     page = circuit(groups={"0": "$a$"})._repr_html_()
     assert page.startswith('<div class="tex2jax_ignore mathjax_ignore">')
     assert page.endswith("</div>")
-    assert "mathjax_ignore" in small_dictionary().card(3)._repr_html_()
+    assert "mathjax_ignore" in card(small_dictionary(), 3)._repr_html_()
 
 
 def test_a_few_inputs_are_drawn_whole():
@@ -136,7 +134,7 @@ def test_named_controls_stand_beside_a_spectrum(inter):
 
 
 def test_a_circuit_is_drawn_pair_by_pair():
-    figure = circuit_figure(circuit())
+    figure = circuit_figure(circuit().drawing())
     pairs = [t for t in figure.traces if t.get("line", {}).get("color") in (BLUE, ORANGE)]
     assert [t["line"]["color"] for t in pairs] == [BLUE, ORANGE, BLUE]  # the strongest first
     widths = [t["line"]["width"] for t in pairs]
@@ -153,18 +151,19 @@ def test_a_circuit_is_drawn_pair_by_pair():
 
 
 def test_the_note_of_a_circuit_says_what_its_numbers_are():
-    note = circuit_figure(circuit()).note
+    note = circuit_figure(circuit().drawing()).note
     assert note.startswith("3 pairs of 3 features. ")
     assert "Numbers at gates are weights." in note
     gate = Gate(0, 1, "AND", 1.0, 0.8, 0.9, contrast=0.5)
-    told = circuit_figure(circuit(gates=(gate,), shares={"carried": 0.875}, source={"cases": 24}))
-    assert "a share of 0.88 of the contrast (n = 24 cases that they were chosen on)" in told.note
-    assert "Numbers at gates are what they add, in logits." in told.note
-    assert told.note.endswith("validate() tells.")
+    behaved = circuit(gates=(gate,), shares={"carried": 0.875}, source={"cases": 24})
+    whole = circuit_figure(behaved.drawing()).note
+    assert "they carry 88% of the contrast (n = 24 cases that they were chosen on)" in whole
+    assert "Numbers at gates are what they add, in logits." in whole
+    assert whole.endswith("validate() shows what edits of the model do, beside their controls.")
     assert "validate()" not in note  # there is nothing that it could edit for
-    assert "Numbers at gates" not in circuit_figure(circuit(gates=())).note
+    assert "Numbers at gates" not in circuit_figure(circuit(gates=()).drawing()).note
     one = Circuit("one", (Output(7, "seven"),), (Feature(3, "3"),), (Interaction(3, 3, 1.0),))
-    assert circuit_figure(one).note.startswith("1 pair of 1 features")
+    assert circuit_figure(one.drawing()).note.startswith("1 pair of 1 features")
 
 
 def test_names_of_outputs_stand_beside_the_picture_however_long():
@@ -178,7 +177,7 @@ def test_names_of_outputs_stand_beside_the_picture_however_long():
 
 
 def test_a_circuit_without_gates_is_drawn_without_wires():
-    names = [t["name"] for t in circuit_figure(circuit(gates=())).traces]
+    names = [t["name"] for t in circuit_figure(circuit(gates=()).drawing()).traces]
     assert "gates" not in names
     assert {"features", "outputs"} <= set(names)
 
@@ -249,48 +248,3 @@ def test_cells_are_escaped_and_what_has_no_shape_is_written_out():
     assert "\u202e" not in page
     assert "<td>0.123</td>" in page
     assert "<td>1, 2.5</td>" in page
-
-
-def test_a_card_tells_what_the_statistics_and_the_weights_say(model):
-    dictionary = small_dictionary(site=Site("mlp_out", 0)).measured([some_activations()])
-    card = dictionary.card(3)
-    assert card.known["n_active"] == int(dictionary.statistics.n_active[3])
-    assert card.histogram == dictionary.statistics.histogram[3].tolist()
-    assert (
-        card.neighbours["neighbour"].tolist() == neighbours(dictionary, 3, 6)["neighbour"].tolist()
-    )
-    assert card.effects is None
-    assert card.examples is None
-    with_model = dictionary.card(3, model)
-    wanted = logit_effects(dictionary, model, [3], n=6)
-    pd.testing.assert_frame_equal(with_model.effects, wanted)
-    assert f"active on {float(dictionary.statistics.frequency[3]):.2%}" in repr(card)
-    assert card._repr_html_().count("<rect") == len(card.histogram)
-
-
-def test_a_card_shows_the_strongest_contexts_shaded(model, tmp_path):
-    (tmp_path / "texts.txt").write_text("w5 w6 w7 w8\n\nw9 w10 w11\n\nw5 w12")
-    corpus = open_corpus(tmp_path / "texts.txt")
-    dictionary = small_dictionary()
-    for feature in range(dictionary.n_feature):
-        card = dictionary.card(feature, model, corpus)
-        page = card._repr_html_()
-        assert card.n_documents == 3
-        assert page.count("&nbsp;") == len(card.examples)
-        assert ("active on no token" in page) == (len(card.examples) == 0)
-        for row in card.examples.to_dict("records"):
-            assert f"<b>{escape(row['tokens'][row['place']])}</b>" in page
-    assert dictionary.statistics is None  # then it says nothing of how often
-    assert "active on" not in repr(card)
-
-
-def test_a_card_of_what_an_mlp_reads_has_no_tokens_that_it_promotes(model):
-    assert small_dictionary(site=Site("mlp_in", 0)).card(0, model).effects is None
-
-
-def test_a_card_that_cannot_be_made_is_refused(model, tmp_path):
-    (tmp_path / "texts.txt").write_text("w5 w6\n\nw7 w8")
-    with pytest.raises(DictionaryError, match="a corpus was given without a model"):
-        small_dictionary().card(0, corpus=open_corpus(tmp_path / "texts.txt"))
-    with pytest.raises(FeatureRangeError, match="feature 999"):
-        small_dictionary().card(999)

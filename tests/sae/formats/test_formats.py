@@ -267,7 +267,7 @@ def test_a_hook_of_another_name_is_kept_and_the_site_can_be_said(tmp_path):
     folder = dictionary.save(tmp_path / "saved")
     again = load_dictionary(folder, device="cpu")
     assert again.notes == {"hook_name": "transformer.h.3"}
-    with pytest.raises(SiteError, match=r"trained but 'transformer.h.3', which is no site of ours"):
+    with pytest.raises(SiteError, match=r"unknown, and its hook 'transformer.h.3' is not one of"):
         again.known_site("examples")
     assert load_dictionary(folder, site="attn_out@3", device="cpu").site == Site("attn_out", 3)
 

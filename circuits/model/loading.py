@@ -1,0 +1,81 @@
+"""Models from a folder, from the hub, or freshly initialised with the same shape."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from circuits.errors import DeviceError, first_line
+from circuits.model.llama import build, check_activation, check_bilinear, read_tokenizer
+from circuits.model.model import Model
+from circuits.model.published import check_published, convert, is_published
+from circuits.model.weights import read_config, read_weights
+from circuits.storage.hub import is_hub_name, model_folder
+
+
+def load_model(
+    path: str | Path,
+    *,
+    tokenizer: str | Path | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
+) -> Model:
+    """The model in a folder or of a hub name; refused if it is not bilinear.
+
+    The folder has the Hugging Face Llama format with a linear activation, or the layout of the
+    paper's checkpoints. ``tokenizer`` is a folder or hub name to use instead of the model's own.
+    Without ``device`` the model goes to the GPU where there is one.
+    """
+    folder = _local(path)
+    config = read_config(folder)
+    if is_published(config):
+        check_published(folder / "config.json", config)
+        short_name = config.get("tokenizer")
+        config, state = convert(folder, config, read_weights(folder))
+    else:
+        short_name = None
+        check_activation(folder / "config.json", config)
+        state = read_weights(folder)
+    network = build(folder, config, state)
+    words_at = folder if tokenizer is None else _local(tokenizer)
+    words = read_tokenizer(words_at, network.config.vocab_size, required=tokenizer is not None)
+    network = network.to(chosen_device(device))
+    for weight in network.parameters():  # weights alone: rotary angles stay in float32
+        weight.data = weight.data.to(dtype)
+    check_bilinear(folder, network)
+    return Model(network, words, folder, short_name)
+
+
+def untrained(model: Model, seed: int = 0) -> Model:
+    """A freshly initialised model of the same shape, tokenizer, dtype and device.
+
+    The control for claims about weights. Its norms and biases are initial values too: it is not
+    the trained weights in another order. The global generator is left as it was.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = type(model.network)(model.network.config)
+    network = network.to(model.device).eval().requires_grad_(False)
+    for weight in network.parameters():  # weights alone: rotary angles stay in float32
+        weight.data = weight.data.to(model.dtype)
+    return Model(network, model.tokenizer, model.path)
+
+
+def chosen_device(device: torch.device | str | None) -> torch.device:
+    """The device named, or else the GPU where there is one; refused if it cannot be used here."""
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.ones(1, device=chosen).item()  # the "meta" device has shapes but no values
+    except (RuntimeError, AssertionError, ImportError) as error:
+        raise DeviceError(
+            f"device '{device}' cannot be used here ({first_line(error)}). Name cpu, or a GPU that "
+            f"torch.cuda.is_available() knows."
+        ) from error
+    return chosen
+
+
+def _local(path: str | Path) -> Path:
+    return model_folder(str(path)) if is_hub_name(path) else Path(path).expanduser()
