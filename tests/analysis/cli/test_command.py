@@ -14,7 +14,6 @@ import termios
 import pytest
 
 from analysis.cli import commands
-from analysis.cli import main as cli
 from analysis.cli.answers import Answer
 from analysis.cli.main import main
 from analysis.cli.options import parser, with_all_below
@@ -160,10 +159,9 @@ def test_a_function_answers_and_main_prints():
 
 WORK = """
 import time
-from analysis import commands
-from analysis.cli import main
-from analysis.printing import Answer
-from circuits.progress import progress
+from analysis.cli import commands, main
+from analysis.cli.answers import Answer
+from circuits.storage.progress import progress
 import circuits.storage.progress
 
 circuits.storage.progress._SHORT = 0.1
@@ -242,6 +240,6 @@ def test_ctrl_c_while_everything_is_imported_is_no_traceback(monkeypatch, capsys
     def interrupted(name):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "import_module", interrupted)
+    monkeypatch.setattr(sys.modules["analysis.cli.main"], "import_module", interrupted)
     assert main(["gates"]) == 130
     assert capsys.readouterr().err == "circuits gates: interrupted\n"
