@@ -1,6 +1,6 @@
 """A run as pages that open from disk, with no network: circuits, features, ranks, layers.
 
-1. `Run` reads the run folder and says which steps are missing.
+1. `Run` reads the run and says which steps are missing.
 2. Features are catalogued, circuits and layers measured on the same text.
 3. Pages are values; `writing` makes a folder, or one file, of them.
 
@@ -16,13 +16,14 @@ from typing import Any
 import torch
 
 from analysis.report.catalogue.catalogue import catalogues, uses
-from analysis.report.catalogue.contexts import Text
+from analysis.report.catalogue.text_activations import TextActivations
 from analysis.report.circuit.circuit_page import circuit_page
-from analysis.report.circuit.story import Story
+from analysis.report.circuit.mechanism import Mechanism
 from analysis.report.page import names_of
-from analysis.report.pages import pages
+from analysis.report.pages.features import features_page
 from analysis.report.pages.images import images_page
-from analysis.report.pages.layer_table import LayerTable
+from analysis.report.pages.layer import LayerTable, layer_page
+from analysis.report.pages.low_rank import low_rank_page
 from analysis.report.pages.overview import overview
 from analysis.report.writing import Report, check_target
 from analysis.runs.run import Run
@@ -60,12 +61,12 @@ def report_of(run: Run, seed: int = 0) -> Report:
     """All pages of a run."""
     names = names_of(found.stem for found in run.found)
     books = catalogues(run, uses(run, names))
-    read: dict[int, Text] = {}
+    read: dict[int, TextActivations] = {}
     if run.text is not None:
         for layer in run.layers:
-            read[layer] = Text.read(run.model, layer, run.dictionaries, run.text)
+            read[layer] = TextActivations.read(run.model, layer, run.dictionaries, run.text)
     stories = {
-        found.stem: Story.of(run, found)
+        found.stem: Mechanism.of(run, found)
         for found in run.found
         if found.behaviour is not None and found.layer is not None
     }
@@ -74,9 +75,9 @@ def report_of(run: Run, seed: int = 0) -> Report:
         text = None if found.layer is None else read.get(found.layer)
         story = stories.get(found.stem)
         made.append(circuit_page(run, found, names[found.stem], text, story, books, seed))
-    made += [pages.low_rank(run), pages.features(run, books)]
+    made += [low_rank_page(run), features_page(run, books)]
     for layer in run.layers:
-        made.append(pages.layer_page(run, LayerTable.of(run, layer, seed), books))
+        made.append(layer_page(run, LayerTable.of(run, layer, seed), books))
     if run.images is not None:
         made.append(images_page(run.images))
     data: dict[str, Any] = {book.key: book.index for book in books.values()}

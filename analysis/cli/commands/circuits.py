@@ -17,7 +17,7 @@ from analysis.cli.circuit_text import (
     validation_text,
 )
 from analysis.cli.commands.inputs import corpus_for, held_out, named_text, opened_run
-from analysis.cli.rank_text import told, told_in_full
+from analysis.cli.rank_text import curve_rows, curve_text
 from analysis.discovery.find import verdict
 from analysis.lowrank.circuit_rank import circuit_rank
 from analysis.runs.circuits import (
@@ -120,8 +120,8 @@ def rank(options: Namespace) -> Answer:
         seed=options.seed,
     )
     files = {layer: str(run.folder.rank(layer)) for layer in curves}
-    rows = [{"file": files[layer], **told_in_full(curve)} for layer, curve in curves.items()]
-    text = "\n\n".join(f"{told(curve)}\n\n{files[layer]}" for layer, curve in curves.items())
+    rows = [{"file": files[layer], **curve_rows(curve)} for layer, curve in curves.items()]
+    text = "\n\n".join(f"{curve_text(curve)}\n\n{files[layer]}" for layer, curve in curves.items())
     return Answer(text, {"layers": rows})
 
 

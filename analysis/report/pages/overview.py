@@ -15,8 +15,9 @@ import pandas as pd
 
 from analysis.dictionary_quality import quality
 from analysis.discovery.find import verdict
-from analysis.lowrank.curve import CONTROLS, RankCurve
-from analysis.report.circuit.story import Story
+from analysis.lowrank.controls import Control
+from analysis.lowrank.curve import RankCurve
+from analysis.report.circuit.mechanism import Mechanism
 from analysis.report.page import Page, Table
 from analysis.runs.belonging import Found
 from analysis.runs.run import Run
@@ -27,7 +28,9 @@ _HASH = 12  # characters that are shown
 _N_DOCUMENTS = 100  # that dictionaries are held against
 
 
-def overview(run: Run, names: Mapping[str, str], stories: Mapping[str, Story], seed: int) -> Page:
+def overview(
+    run: Run, names: Mapping[str, str], stories: Mapping[str, Mechanism], seed: int
+) -> Page:
     """What was run, and what was found."""
     described = run.model.describe()
     model = [
@@ -79,7 +82,7 @@ def _headline(found: Found, names: Mapping[str, str]) -> dict[str, Any]:
     return row
 
 
-def _in_short(story: Story | None) -> dict[str, Any]:
+def _in_short(story: Mechanism | None) -> dict[str, Any]:
     """Of each class that a circuit must be seen in the pair that tells it best, and what that adds;
     what all pairs carry, as its page says it."""
     if story is None:
@@ -163,7 +166,7 @@ def _curve_line(layer: int, curve: RankCurve) -> dict[str, Any]:
         "layer": layer,
         "share": number(told["share_above"]),
         "n": told["n_compared"],
-        "controls": [(name, number(told[f"share_above_{name}"])) for name in CONTROLS],
+        "controls": [(name.value, number(told[f"share_above_{name}"])) for name in Control],
     }
 
 

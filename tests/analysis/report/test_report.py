@@ -18,8 +18,8 @@ from analysis.attribution.contrast import PairAccount
 from analysis.behaviour.in_model import in_model
 from analysis.cli.main import main
 from analysis.report import report_of, write_report
-from analysis.report.catalogue.contexts import Text
-from analysis.report.circuit.forms import CircuitForm
+from analysis.report.catalogue.text_activations import TextActivations
+from analysis.report.circuit.circuit_form import CircuitForm
 from analysis.report.page import names_of
 from analysis.report.script import brief, script_json
 from analysis.runs.run import Run
@@ -265,7 +265,7 @@ def test_the_matrix_and_the_spectrum_are_of_the_forms_they_name(hostile_run):
 def test_contexts_are_where_a_pairs_product_is_largest(hostile_run):
     folder, text = hostile_run
     run = Run(folder, text, "cpu").checked()
-    read = Text.read(run.model, 0, run.dictionaries, text, 30)
+    read = TextActivations.read(run.model, 0, run.dictionaries, text, 30)
     dense = read.inputs.dense().double()
     pair = max(
         ((i, j) for i in range(6) for j in range(i + 1, 6)),
@@ -287,7 +287,7 @@ def test_the_whole_form_of_an_output_is_its_activation(hostile_run):
     folder, text = hostile_run
     run = Run(folder, text, "cpu").checked()
     form = CircuitForm.of(run, run.found[0])
-    read = Text.read(run.model, 0, run.dictionaries, text, 30)
+    read = TextActivations.read(run.model, 0, run.dictionaries, text, 30)
     found = [form.approximations(read, output) for output in form.outputs_shown()]
     for one in found:
         points, last = one["points"], one["ranks"][-1]
@@ -452,7 +452,7 @@ def test_a_file_that_was_changed_since_its_step_is_marked(hostile_run, tmp_path)
 
     def since() -> dict[str, str]:
         overview = report_of(Run(run, hostile_run[1], "cpu").checked()).pages[0]
-        return {name: now for step in overview.told["manifest"] for name, _, now in step["made"]}
+        return {name: now for step in overview.context["manifest"] for name, _, now in step["made"]}
 
     assert set(since().values()) == {""}
     path = run / "circuits" / "hostile.validation.json"

@@ -17,7 +17,7 @@ from circuits.errors import CircuitsError
 from circuits.model import ModelPlan, ModelShape, Site, load_model, train_model
 from circuits.storage.manifest import read_manifest
 from sae import TrainingPlan, load_dictionaries, train_saes
-from tests.project.test_structure import command
+from tests.support.commands import command
 from tests.support.small import basis, small_layer
 from tests.support.small_models import small_folder
 

@@ -3,9 +3,8 @@
 import pytest
 
 from analysis.report.catalogue.catalogue import catalogues, uses
-from analysis.report.pages import layer_table as layers
-from analysis.report.pages.layer_table import LayerTable, most_outputs
-from analysis.report.pages.pages import layer_page
+from analysis.report.pages import layer
+from analysis.report.pages.layer import LayerTable, layer_page, most_outputs
 from analysis.runs.run import Run
 from tests.support.small_runs import begun
 
@@ -20,13 +19,13 @@ def test_wide_layers_have_fewer_outputs_measured(n_input, measured):
 def test_a_layers_page_says_how_many_of_its_outputs_were_measured(tmp_path, monkeypatch):
     _, text = begun(tmp_path / "run")
     run = Run(tmp_path / "run", text).checked()
-    monkeypatch.setattr(layers, "_PAIRS", 20.0 * 49**2)  # of 48 features and the constant
+    monkeypatch.setattr(layer, "_PAIRS", 20.0 * 49**2)  # of 48 features and the constant
     table = LayerTable.of(run, 0, seed=0)
     assert list(table.rows["output"]) == list(range(20))
     assert len(table.control) == 5
     page = layer_page(run, table, catalogues(run, uses(run, {})))
-    assert page.told["note"].startswith("n = 20 of 48 output features")
-    assert "n = 5 of them with random directions" in page.told["note"]
+    assert page.context["note"].startswith("n = 20 of 48 output features")
+    assert "n = 5 of them with random directions" in page.context["note"]
 
 
 def test_a_layers_page_says_where_two_readers_stand_in_one_table(hostile_run, monkeypatch):

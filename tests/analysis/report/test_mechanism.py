@@ -8,7 +8,7 @@ import torch
 from analysis.attribution.contrast import PairAccount
 from analysis.discovery.find import find_circuit
 from analysis.report.circuit.circuit_tables import Labels
-from analysis.report.circuit.story import Story, without
+from analysis.report.circuit.mechanism import Mechanism, without
 from analysis.runs.belonging import Found
 from analysis.runs.run import Run
 from analysis.validation.validate import validate
@@ -33,8 +33,8 @@ def planted(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def story(planted) -> Story:
-    return Story.of(*planted)
+def story(planted) -> Mechanism:
+    return Mechanism.of(*planted)
 
 
 def test_what_each_pair_adds_is_its_part_of_the_account(planted, story):

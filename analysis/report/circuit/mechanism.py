@@ -34,7 +34,7 @@ _WORDS = 24  # of a text that are shown, from its end
 
 
 @dataclass(frozen=True, eq=False)
-class Story:
+class Mechanism:
     """A circuit's features and pairs in each class of its behaviour, and an example of each."""
 
     found: Found
@@ -46,7 +46,7 @@ class Story:
     margin: Float[Tensor, " class"]  # the model's own
 
     @classmethod
-    def of(cls, run: Run, found: Found) -> Story:
+    def of(cls, run: Run, found: Found) -> Mechanism:
         """Of a circuit that was found for a behaviour and says which layer it is of."""
         assert found.behaviour is not None
         assert found.layer is not None
