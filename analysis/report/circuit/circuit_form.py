@@ -21,7 +21,8 @@ from torch import Tensor
 from analysis.attribution.contrast import PairAccount
 from analysis.behaviour.in_model import ModelCases, in_model
 from analysis.report.catalogue.text_activations import TextActivations
-from analysis.report.collect import Found, Run
+from analysis.runs.belonging import Found
+from analysis.runs.run import Run
 from circuits.algebra.basis import Basis
 from circuits.algebra.interactions import Interactions
 from circuits.algebra.spectrum import Spectrum

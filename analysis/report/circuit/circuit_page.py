@@ -16,8 +16,9 @@ from analysis.report.circuit.circuit_tables import Labels, causal, facts, steps,
 from analysis.report.circuit.example_ledgers import accounts
 from analysis.report.circuit.form_figures import approximation, projections
 from analysis.report.circuit.mechanism import Mechanism, without
-from analysis.report.collect import Found, Run
 from analysis.report.page import Page
+from analysis.runs.belonging import Found
+from analysis.runs.run import Run
 from circuits.graph.circuit import Circuit
 from circuits.model.site import Site
 from circuits.plotting.circuit_layout import picture

@@ -19,8 +19,9 @@ from torch import Tensor
 from analysis.attribution.contrast import PairAccount
 from analysis.behaviour.in_model import ModelCases, in_model
 from analysis.report.circuit.circuit_tables import Labels
-from analysis.report.collect import Found, Run
 from analysis.report.page import Table
+from analysis.runs.belonging import Found
+from analysis.runs.run import Run
 from circuits.graph.circuit import Circuit
 from circuits.model.site import Site
 from circuits.plotting.display import number, shown, two

@@ -1,7 +1,6 @@
 """The story of a circuit is told from the same numbers as its account, class by class."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +9,8 @@ from analysis.attribution.contrast import PairAccount
 from analysis.discovery.find import find_circuit
 from analysis.report.circuit.circuit_tables import Labels
 from analysis.report.circuit.mechanism import Mechanism, without
-from analysis.report.collect import Found, Run
+from analysis.runs.belonging import Found
+from analysis.runs.run import Run
 from analysis.validation.validate import validate
 from circuits.model import Site
 from tests.support.planted_negation import (
@@ -24,11 +24,11 @@ from tests.support.planted_negation import (
 
 
 @pytest.fixture(scope="module")
-def planted():
+def planted(tmp_path_factory):
     model, dictionaries = planted_model(), planted_dictionaries()
     circuit = find_circuit(model, dictionaries, planted_behaviour())
     proof = validate(model, circuit, planted_behaviour().halves()[1], dictionaries)
-    run = Run(Path("run"), [], model, dictionaries, [], {}, {}, None, None, [])
+    run = Run(tmp_path_factory.mktemp("run"), model=model, dictionaries=dictionaries)
     return run, Found("negation", circuit, planted_behaviour(), proof)
 
 
