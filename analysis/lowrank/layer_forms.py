@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
 
 from analysis.lowrank.sums import Forms, Observed, Totals, documents_of
 from circuits.algebra.basis import Basis
@@ -58,8 +57,7 @@ class LayerForms:
 
     def lift(self, x: Float[Tensor, "token model"]) -> Float[Tensor, "token input"]:
         """An activation as the forms take it: with the constant, where they have one."""
-        x = x.to(self.inter.layer.dtype)
-        return functional.pad(x, (0, 1), value=1.0) if self.inter.layer.has_constant else x
+        return self.inter.layer.lift(x.to(self.inter.layer.dtype))
 
     def read(self, corpus: Corpus, n_documents: int) -> Iterator[tuple[Reading, Tensor]]:
         """Each batch with the forms' inputs at its counted tokens."""

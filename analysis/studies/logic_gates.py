@@ -48,7 +48,8 @@ class TruthTable:
         """The table of these functions of ``n_bit`` bits."""
         if not gates or not 1 <= n_bit <= 12:
             raise ShapeError(
-                f"TruthTable: {len(gates)} gates of {n_bit} bits. Pass 1 gate or more, of 1 to 12 bits."
+                f"TruthTable: {len(gates)} gates of {n_bit} bits. Pass at least one gate, of 1 to "
+                f"12 bits."
             )
         rows = list(product([False, True], repeat=n_bit))
         try:
