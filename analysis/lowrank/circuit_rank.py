@@ -18,9 +18,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from analysis.discovery.provenance import layer_of_circuit
 from analysis.lowrank.measure import MIN_ACTIVE
 from analysis.lowrank.sums import Fit, Forms, Observed, Resampling, in_chunks, on_active
-from analysis.validation.validate import layer_of_circuit
 from circuits.algebra.interactions import Interactions
 from circuits.corpus.documents import Corpus
 from circuits.graph.circuit import Circuit

@@ -15,13 +15,14 @@ from typing import Any, TypeVar
 import pandas as pd
 
 from analysis.behaviour.cases import Behaviour
-from analysis.discovery.find import layers_with_dictionaries
+from analysis.discovery.provenance import layers_with_dictionaries
 from analysis.lowrank.curve import RankCurve
 from analysis.runs.images import Study
 from analysis.validation.validate import Validation
 from circuits.corpus.documents import Corpus, built_in
 from circuits.errors import CircuitsError, RunError, first_line, shorten
 from circuits.graph.circuit import Circuit
+from circuits.graph.records import Metric
 from circuits.model.evaluation import parted
 from circuits.model.loading import load_model
 from circuits.model.model import Model
@@ -46,8 +47,7 @@ class Found:
     @property
     def layer(self) -> int | None:
         """Whose MLP it is in, where its file says."""
-        layer = self.circuit.source.get("layer")
-        return layer if isinstance(layer, int) else None
+        return self.circuit.source.layer
 
 
 @dataclass(frozen=True)
@@ -129,10 +129,11 @@ def collect(folder: str | Path, text: Corpus | None = None, device: str | None =
 def _order(found: Found) -> tuple[bool, bool, float, str]:
     """Behaviours before proposals, what is proven and computed first."""
     proven = found.validation is not None and found.validation.proven
+    evidence = found.circuit.evidence
     return (
         found.behaviour is None,
         not proven,
-        -found.circuit.shares.get("computed", 0.0),
+        0.0 if evidence is None else -evidence.shares.computed,
         found.stem,
     )
 
@@ -156,7 +157,7 @@ def _found(path: Path) -> Found:
     circuit = Circuit.load(path)
     cases = path.with_name(f"{path.stem}.behaviour.jsonl")
     validation = path.with_name(f"{path.stem}.validation.json")
-    metric = circuit.source.get("metric", "logit difference")
+    metric: Metric = "logit difference" if circuit.evidence is None else circuit.evidence.metric
     return Found(
         path.stem,
         circuit,
@@ -182,10 +183,11 @@ def _check_same(
             most = n if name == "inputs" else n - 1
             if lost := sorted({f.feature for f in named if not 0 <= f.feature <= most}):
                 faults.append(f"{site} has {n} features, and no {shorten(lost)}")
+    hashes = {"model": source.model, "inputs": source.inputs, "outputs": source.outputs}
     faults += [
-        f"its {name} have the hash {str(source[name])[:12]}…, the run's {hash_[:12]}…"
+        f"its {name} have the hash {str(hashes[name])[:12]}…, the run's {hash_[:12]}…"
         for name, hash_ in known.items()
-        if source.get(name, hash_) != hash_
+        if hashes[name] not in (None, hash_)
     ]
     if faults:
         asked = "" if found.behaviour is None else f" --behaviour {found.circuit.name}"
@@ -197,18 +199,22 @@ def _check_same(
 
 def _check_together(folder: Path, found: Found) -> None:
     """Refuse a circuit beside which lie another's cases or another's validation."""
-    source, behaviour, proof = found.circuit.source, found.behaviour, found.validation
+    evidence, behaviour, proof = found.circuit.evidence, found.behaviour, found.validation
     faults = []
     if behaviour is not None:
         chosen, held_out = behaviour.halves()
-        told = {"factors": behaviour.factors, "affected": behaviour.affected,
-                "cases": (len(chosen.cases),)}  # fmt: skip
-        for name, values in told.items():
-            here = ", ".join(map(str, values))
-            there = str(source.get(name, here))
-            if set(here.split(", ")) != set(there.split(", ")):
+        if evidence is not None:
+            here = {"factors": behaviour.factors, "affected classes": behaviour.affected}
+            there = {"factors": evidence.factors, "affected classes": evidence.affected}
+            for name, values in here.items():
+                if set(values) != set(there[name]):
+                    faults.append(
+                        f"it was found with the {name} {seen(', '.join(there[name]))}, its cases "
+                        f"have {seen(', '.join(values))}"
+                    )
+            if len(chosen.cases) != evidence.n_cases:
                 faults.append(
-                    f"it was found with the {name} {seen(there)}, its cases have {seen(here)}"
+                    f"it was found with {evidence.n_cases} cases, here are {len(chosen.cases)}"
                 )
         if proof is not None and proof.n != len(held_out.cases):
             faults.append(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 from analysis.behaviour.built_in import built_in_behaviour, cases_from_stories
@@ -20,6 +21,7 @@ from analysis.discovery.find import find_circuit
 from analysis.discovery.propose import propose_circuits
 from analysis.validation.validate import Validation, validate
 from circuits.graph.circuit import Circuit
+from circuits.graph.records import Metric
 from circuits.corpus.documents import Corpus, built_in
 from circuits.errors import CircuitFileError, NotFoundError, RunError
 from circuits.graph.export import write_graph
@@ -87,7 +89,7 @@ def run_find(
         raise
     files = _saved(run, circuit)
     files.append(behaviour.save(_beside(files[0], ".behaviour.jsonl")))
-    record(run, f"circuit {circuit.name}", dict(circuit.source), files)
+    record(run, f"circuit {circuit.name}", asdict(circuit.source), files)
     return circuit
 
 
@@ -131,9 +133,9 @@ def run_validate(
     others = [
         Circuit.load(path.with_name(f"{other}.json")) for other in known if other != path.stem
     ]
-    here = [c for c in others if c.source.get("layer") == circuit.source.get("layer")]
-    alike = [c for c in here if c.source.get("inputs") == circuit.source.get("inputs")]
-    metric = circuit.source.get("metric", "logit difference")
+    here = [c for c in others if c.source.layer == circuit.source.layer]
+    alike = [c for c in here if c.source.inputs == circuit.source.inputs]
+    metric: Metric = "logit difference" if circuit.evidence is None else circuit.evidence.metric
     _, held_out = Behaviour.load(cases, metric, name=circuit.name).halves()
     found = validate(
         model, circuit, held_out, dictionaries, others=alike, text=text, n_draws=n_draws, seed=seed
