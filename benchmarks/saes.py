@@ -27,7 +27,7 @@ from circuits.corpus import built_in
 from circuits.model import ModelPlan, load_model, train_model
 from circuits.model.evaluation import parted
 from sae import ModelActivations, TrainingPlan, train_saes
-from sae.training.sources import Mixer
+from sae.training.mixer import Mixer
 from sae.training.step import Coder
 
 N_BATCH, N_BATCHES, RATE = 4096, 64, 2e-3

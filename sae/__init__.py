@@ -13,7 +13,12 @@ if TYPE_CHECKING:
     from sae.reading import readings
     from sae.training.plan import TrainingPlan
     from sae.training.run import train_on, train_saes
-    from sae.training.sources import CachedActivations, ModelActivations, TensorActivations
+    from sae.training.sources import (
+        CachedActivations,
+        ModelActivations,
+        TensorActivations,
+        cache_activations,
+    )
 
 __all__ = [
     "CachedActivations",
@@ -21,6 +26,7 @@ __all__ = [
     "ModelActivations",
     "TensorActivations",
     "TrainingPlan",
+    "cache_activations",
     "card",
     "examples",
     "load_dictionaries",
@@ -39,6 +45,7 @@ __getattr__, __dir__ = lazy(
         "ModelActivations": "sae.training.sources",
         "TensorActivations": "sae.training.sources",
         "TrainingPlan": "sae.training.plan",
+        "cache_activations": "sae.training.sources",
         "card": "sae.features.card",
         "examples": "sae.features.examples",
         "load_dictionaries": "sae.loading",

@@ -33,6 +33,24 @@ N_BIN = 20
 _KEPT = 2**25  # entries
 
 
+@dataclass(frozen=True)
+class FeatureStatistics:
+    """Of one feature, over some tokens; if it was never active, zeros."""
+
+    n_token: int
+    n_active: int
+    frequency: float
+    mean: float
+    minimum: float
+    maximum: float
+    histogram: list[int]  # of its active values
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """Where its histogram begins and ends."""
+        return min(0.0, self.minimum), max(0.0, self.maximum)
+
+
 @dataclass(frozen=True, eq=False)
 class Statistics:
     """Of each feature of a dictionary, over some tokens; of a feature never active, zeros."""
@@ -56,11 +74,17 @@ class Statistics:
         """How many features there are."""
         return len(self.n_active)
 
-    def edges(self) -> Float[Tensor, "feature edge"]:
-        """Where each feature's bins begin and end."""
-        low, high = self.minimum.clamp(max=0), self.maximum.clamp(min=0)
-        share = torch.arange(N_BIN + 1, dtype=low.dtype) / N_BIN
-        return low[:, None] + (high - low)[:, None] * share
+    def of(self, feature: int) -> FeatureStatistics:
+        """Of one feature, as plain numbers."""
+        return FeatureStatistics(
+            int(self.n_token),
+            int(self.n_active[feature]),
+            float(self.frequency[feature]),
+            float(self.mean[feature]),
+            float(self.minimum[feature]),
+            float(self.maximum[feature]),
+            self.histogram[feature].tolist(),
+        )
 
     def table(self) -> pd.DataFrame:
         """One row a feature."""

@@ -123,13 +123,8 @@ class Interactions:
         if not self.has_constant:
             return self.inputs.write
         features, offset = self.inputs.write, self.inputs.offset
-        last = features.new_zeros(1, features.shape[1]) if offset is None else offset[None]
-        write = torch.cat([features, last])
-        if self.layer.has_constant:
-            one = write.new_zeros(len(write), 1)
-            one[-1] = 1
-            write = torch.cat([write, one], dim=1)
-        return write
+        last = features.new_zeros(features.shape[1]) if offset is None else offset
+        return torch.cat([self.layer.lift(features, 0.0), self.layer.lift(last[None])])
 
     def _direction(self, output: int) -> Float[Tensor, " out"]:
         return self.outputs.read[check_index("Interactions", output, self.n_output, "output")]

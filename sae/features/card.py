@@ -7,6 +7,7 @@ of its activity looks like them is seen in the histogram only.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from html import escape
 
@@ -19,7 +20,8 @@ from circuits.model.model import Model
 from circuits.plotting.display import html_of, number, shown
 from sae.dictionary import Dictionary
 from sae.features.effects import logit_effects, neighbours
-from sae.features.examples import examples
+from sae.features.examples import Examples, examples
+from sae.statistics import FeatureStatistics
 
 _BLUE, _ORANGE = "76,141,255", "240,127,60"  # active: positive, negative
 _BAR, _TALL = 11, 44  # of a histogram, in pixels
@@ -31,37 +33,37 @@ class Card:
 
     feature: int
     dictionary: str
-    known: dict[str, int | float]  # of its statistics, if there are any: n_token, frequency, …
-    histogram: list[int]  # of its active values, in equal bins from its smallest to its largest
+    statistics: FeatureStatistics | None
     neighbours: pd.DataFrame  # neighbour, decoder_cosine, encoder_cosine
     effects: pd.DataFrame | None  # side, token, effect; None without a model, or without a path
     examples: pd.DataFrame | None  # value, tokens, activations, place; None without a corpus
-    n_documents: int = 0  # that examples were sought in
+    n_documents: int = 0  # searched for examples
 
     def _repr_html_(self) -> str:
         parts = [self._bars(), self._contexts()]
         if self.effects is not None:
-            for side, said in (("top", "promotes"), ("bottom", "demotes")):
+            for side, verb in (("top", "promotes"), ("bottom", "demotes")):
                 rows = self.effects[self.effects["side"] == side]
-                told = (f"{shown(r.token)} {number(r.effect)}" for r in rows.itertuples())
-                parts.append(f"<p><b>{said}</b>: {escape(', '.join(told))}</p>")
+                tokens = (f"{shown(r.token)} {number(r.effect)}" for r in rows.itertuples())
+                parts.append(f"<p><b>{verb}</b>: {escape(', '.join(tokens))}</p>")
         if len(self.neighbours):
-            told = (f"{r.neighbour} ({number(r.decoder_cosine)})"
+            near = (f"{r.neighbour} ({number(r.decoder_cosine)})"
                     for r in self.neighbours.itertuples())  # fmt: skip
-            parts.append(f"<p><b>neighbours</b> (decoder cosine): {', '.join(told)}</p>")
+            parts.append(f"<p><b>neighbours</b> (decoder cosine): {', '.join(near)}</p>")
         return html_of(repr(self), *parts)
 
     def _bars(self) -> str:
-        """The histogram, as a drawing that needs no script."""
-        if not sum(self.histogram):
+        """The histogram as SVG, which needs no script."""
+        if self.statistics is None or not self.statistics.n_active:
             return ""
-        most, wide = max(self.histogram), _BAR * len(self.histogram)
+        histogram = self.statistics.histogram
+        most, wide = max(histogram), _BAR * len(histogram)
         bars = "".join(
             f'<rect x="{_BAR * i}" y="{_TALL * (1 - n / most):.1f}" width="{_BAR - 1}" '
             f'height="{_TALL * n / most:.1f}" fill="rgb({_BLUE})"><title>{n}</title></rect>'
-            for i, n in enumerate(self.histogram)
+            for i, n in enumerate(histogram)
         )
-        low, high = min(0.0, self.known["minimum"]), max(0.0, self.known["maximum"])
+        low, high = self.statistics.span
         return (
             f'<svg width="{wide}" height="{_TALL}" role="img" aria-label="histogram">{bars}</svg>'
             f"<p>active values from {number(low)} to {number(high)}</p>"
@@ -82,23 +84,64 @@ class Card:
             lines.append(f"<p>{escape(number(float(row['value'])))} &nbsp; {words}</p>")
         if not lines:
             lines = ["<p>active on no token</p>"]
-        said = f"strongest of {self.n_documents} documents"
-        return f"<p><b>{said}</b></p>{''.join(lines)}"
+        return f"<p><b>strongest of {self.n_documents} documents</b></p>{''.join(lines)}"
 
     def __repr__(self) -> str:
-        told = f"Card(feature {self.feature} of {self.dictionary}"
-        if self.known:
-            share, mean = self.known["frequency"], self.known["mean"]
-            told += f": active on {share:.2%} of {self.known['n_token']:,} tokens, mean {mean:.3g}"
-        return told + ")"
+        found, active = self.statistics, ""
+        if found is not None:
+            active = (
+                f": active on {found.frequency:.2%} of {found.n_token:,} tokens, "
+                f"mean {found.mean:.3g}"
+            )
+        return f"Card(feature {self.feature} of {self.dictionary}{active})"
 
 
 def _word(token: str, shade: float, strongest: bool) -> str:
-    """A token of an example on its shade, from −1 to 1."""
+    """A token of an example, its background shaded from −1 to 1."""
     colour = _BLUE if shade > 0 else _ORANGE
-    seen = escape(shown(token))
-    seen = f"<b>{seen}</b>" if strongest else seen
-    return f'<span style="background:rgba({colour},{abs(shade):.2f})">{seen}</span> '
+    text = f"<b>{escape(shown(token))}</b>" if strongest else escape(shown(token))
+    return f'<span style="background:rgba({colour},{abs(shade):.2f})">{text}</span> '
+
+
+@dataclass(frozen=True, eq=False)
+class CardTables:
+    """What the cards of some features show, as tables over all of them."""
+
+    neighbours: pd.DataFrame  # feature, rank, neighbour, decoder_cosine, encoder_cosine
+    effects: pd.DataFrame | None  # feature, side, rank, token, …; None without a direct path
+    examples: Examples | None
+    n_documents: int  # searched for examples
+
+
+def card_tables(
+    dictionary: Dictionary,
+    model: Model | None = None,
+    corpus: Corpus | None = None,
+    features: Iterable[int] | None = None,
+    *,
+    n: int = 6,
+    n_examples: int = 6,
+    context: int = 10,
+    n_documents: int = 500,
+) -> CardTables:
+    """What cards of some features show; of all of them unless named.
+
+    ``n`` neighbours; with a model the ``n`` tokens that each promotes and demotes most; with a
+    corpus too ``n_examples`` examples.
+    """
+    chosen = range(dictionary.n_feature) if features is None else [*features]
+    near = pd.DataFrame(columns=["feature", "neighbour", "decoder_cosine", "encoder_cosine"])
+    if dictionary.n_feature > 1:
+        near = neighbours(dictionary, chosen, n=min(n, dictionary.n_feature - 1))
+    effects = strongest = None
+    if model is not None and dictionary.known_site("card").point != "mlp_in":
+        effects = logit_effects(dictionary, model, chosen, n=min(n, model.n_token))
+    if model is None or corpus is None:
+        return CardTables(near, effects, None, 0)
+    strongest = examples(
+        dictionary, model, corpus, chosen, n=n_examples, context=context, n_documents=n_documents
+    )
+    return CardTables(near, effects, strongest, min(n_documents, corpus.n_documents or n_documents))
 
 
 def card(
@@ -110,8 +153,11 @@ def card(
     n: int = 6,
     n_documents: int = 500,
 ) -> Card:
-    """What is known of a feature: ``n`` neighbours, and with a model and a corpus ``n`` tokens that
-    it promotes and ``n`` examples."""
+    """What is known of a feature, shown as a card in Jupyter.
+
+    ``n`` neighbours; with a model ``n`` tokens that it promotes and demotes; with a corpus too
+    ``n`` examples.
+    """
     feature = check_index("card", feature, dictionary.n_feature, "feature")
     n = check_count("card", n, None, "n")
     if corpus is not None and model is None:
@@ -119,24 +165,16 @@ def card(
             "card: a corpus was given without a model that could read it. Pass both: "
             "card(dictionary, 7, model, corpus)."
         )
-    known: dict[str, int | float] = {}
-    histogram: list[int] = []
-    if (counts := dictionary.statistics) is not None:
-        known = {"n_token": int(counts.n_token), "n_active": int(counts.n_active[feature])}
-        for name in ("frequency", "mean", "minimum", "maximum"):
-            known[name] = float(getattr(counts, name)[feature])
-        histogram = counts.histogram[feature].tolist()
-    near = pd.DataFrame(columns=["neighbour", "decoder_cosine", "encoder_cosine"])
-    if dictionary.n_feature > 1:
-        found = neighbours(dictionary, feature, n=min(n, dictionary.n_feature - 1))
-        near = found[list(near)]
-    effects = strongest = None
-    if model is not None:
-        if dictionary.known_site("card").point != "mlp_in":  # what an MLP reads has no direct path
-            effects = logit_effects(dictionary, model, [feature], n=min(n, model.n_token))
-        if corpus is not None:
-            strongest = examples(
-                dictionary, model, corpus, [feature], n=n, n_documents=n_documents
-            ).table()
-            n_documents = min(n_documents, corpus.n_documents or n_documents)
-    return Card(feature, repr(dictionary), known, histogram, near, effects, strongest, n_documents)
+    known = dictionary.statistics
+    found = card_tables(
+        dictionary, model, corpus, [feature], n=n, n_examples=n, n_documents=n_documents
+    )
+    return Card(
+        feature,
+        repr(dictionary),
+        None if known is None else known.of(feature),
+        found.neighbours[["neighbour", "decoder_cosine", "encoder_cosine"]],
+        found.effects,
+        None if found.examples is None else found.examples.table(),
+        found.n_documents,
+    )

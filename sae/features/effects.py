@@ -46,9 +46,10 @@ def logit_effects(
             found[-1].insert(1, "side", side)
     table = pd.concat(found).sort_values(["feature", "side", "rank"], kind="stable")
     table = table.rename(columns={"other": "token_number"}).reset_index(drop=True)
-    if model.tokenizer is not None:
-        words = model.tokenizer.convert_ids_to_tokens(table["token_number"].tolist())
-        table.insert(3, "token", words)
+    numbers = table["token_number"].tolist()
+    known = model.tokenizer
+    words = map(str, numbers) if known is None else known.convert_ids_to_tokens(numbers)
+    table.insert(3, "token", list(words))
     return table
 
 

@@ -15,17 +15,18 @@ import numpy as np
 import pandas as pd
 
 from analysis.report.catalogue.captions import Caption, Captions
-from analysis.report.collect import Run
+from analysis.runs.run import Run
 from circuits.model.site import Site
 from circuits.plotting.display import shown
 from sae.dictionary import Dictionary
-from sae.features.effects import logit_effects, neighbours
-from sae.features.examples import Examples, examples
+from sae.features.card import CardTables, card_tables
+from sae.features.examples import Examples
 
 PIECE = 64
 """Cards in a file."""
 
 _N_EXAMPLES = 8
+_CONTEXT = 9  # tokens on each side of an example
 _N_DOCUMENTS = 500  # that examples are sought in
 _N_LISTED = 6  # neighbours, tokens and pairs of a card
 _SHADES = 9
@@ -106,7 +107,7 @@ class Uses:
 def uses(run: Run, pages: Mapping[str, str]) -> Uses:
     """Of every feature that a circuit names."""
     found: dict[Site, dict[int, list[tuple[str, str, str]]]] = {}
-    for each in run.circuits:
+    for each in run.found:
         if each.layer is None:
             continue
         page, name = pages[each.stem], shown(each.circuit.name)
@@ -115,7 +116,7 @@ def uses(run: Run, pages: Mapping[str, str]) -> Uses:
         for point, feature, role in told:
             of_site = found.setdefault(Site(point, each.layer), {})
             of_site.setdefault(feature, []).append((page, name, role))
-    return Uses(found, run.interactions)
+    return Uses(found, run.tables)
 
 
 def catalogues(run: Run, used: Uses) -> dict[Site, Catalogue]:
@@ -126,14 +127,22 @@ def catalogues(run: Run, used: Uses) -> dict[Site, Catalogue]:
 
 def _catalogue(run: Run, site: Site, dictionary: Dictionary, used: Uses) -> Catalogue:
     n_feature = dictionary.n_feature
-    words, seen, captions, n_documents = _seen(run, dictionary)
-    up, down = _effects(run, site, dictionary)
-    near = neighbours(dictionary, n=min(_N_LISTED, n_feature - 1)) if n_feature > 1 else None
+    tables = card_tables(
+        dictionary,
+        run.model,
+        run.text,
+        n=_N_LISTED,
+        n_examples=_N_EXAMPLES,
+        context=_CONTEXT,
+        n_documents=_N_DOCUMENTS,
+    )
+    words, seen = _seen(tables.examples, n_feature)
+    captions = _captions(run, dictionary)
+    up, down = _effects(tables, n_feature)
     around: list[list[Any]] = [[] for _ in range(n_feature)]
-    if near is not None:
-        columns = (near[name] for name in ("feature", "neighbour", "decoder_cosine"))
-        for feature, other, cosine in zip(*columns, strict=True):
-            around[feature].append([other, cosine])
+    columns = (tables.neighbours[name] for name in ("feature", "neighbour", "decoder_cosine"))
+    for feature, other, cosine in zip(*columns, strict=True):
+        around[feature].append([other, cosine])
     pairs, rank2 = _pairs(used, site, n_feature), _rank2(run, site, n_feature)
     counts = dictionary.statistics
     cards = []
@@ -148,38 +157,32 @@ def _catalogue(run: Run, site: Site, dictionary: Dictionary, used: Uses) -> Cata
             "rank2": rank2[feature],
         }
         if counts is not None:
-            low = min(0.0, float(counts.minimum[feature]))
-            high = max(0.0, float(counts.maximum[feature]))
-            card |= {
-                "n_active": int(counts.n_active[feature]),
-                "histogram": counts.histogram[feature].tolist(),
-                "from": low,
-                "to": high,
-            }
+            one = counts.of(feature)
+            low, high = one.span
+            card |= {"n_active": one.n_active, "histogram": one.histogram, "from": low, "to": high}
         cards.append(card)
     return Catalogue(
-        site, dictionary, captions, cards, words, n_documents, run.reader_of_interactions
+        site, dictionary, captions, cards, words, tables.n_documents, run.reader_of_interactions
     )
 
 
-def _seen(run: Run, dictionary: Dictionary) -> tuple[list[str], list[list[Any]], Captions, int]:
-    """The words that occur, each feature's examples in their numbers, captions, documents read."""
-    n_feature = dictionary.n_feature
-    if run.text is None:
-        return [], [[] for _ in range(n_feature)], Captions([Caption()] * n_feature, 0), 0
-    found = examples(
-        dictionary, run.model, run.text, n=_N_EXAMPLES, context=9, n_documents=_N_DOCUMENTS
-    )
+def _seen(found: Examples | None, n_feature: int) -> tuple[list[str], list[list[Any]]]:
+    """The words that occur, and each feature's examples in their numbers."""
+    if found is None:
+        return [], [[] for _ in range(n_feature)]
     number = {token: place for place, token in enumerate(sorted(found.words))}
     words = [shown(found.words[token]) for token in sorted(found.words)]
-    listed = [_examples(found, i, number) for i in range(n_feature)]
+    return words, [_examples(found, i, number) for i in range(n_feature)]
+
+
+def _captions(run: Run, dictionary: Dictionary) -> Captions:
+    if run.text is None:
+        return Captions([Caption()] * dictionary.n_feature, 0)
     tokenizer = run.model.words("captions")
-    fitted = Captions.fitted(
+    return Captions.fitted(
         dictionary, run.model, run.text,
         lambda token: shown(tokenizer.convert_ids_to_tokens(token)),
     )  # fmt: skip
-    n_documents = min(_N_DOCUMENTS, run.text.n_documents or _N_DOCUMENTS)
-    return words, listed, fitted, n_documents
 
 
 def _examples(found: Examples, i: int, number: Mapping[int, int]) -> list[Any]:
@@ -198,21 +201,15 @@ def _examples(found: Examples, i: int, number: Mapping[int, int]) -> list[Any]:
     return told
 
 
-def _effects(
-    run: Run, site: Site, dictionary: Dictionary
-) -> tuple[list[list[Any]], list[list[Any]]]:
+def _effects(tables: CardTables, n_feature: int) -> tuple[list[list[Any]], list[list[Any]]]:
     """Tokens that each feature promotes and demotes, where it writes to the stream."""
-    up: list[list[Any]] = [[] for _ in range(dictionary.n_feature)]
-    down: list[list[Any]] = [[] for _ in range(dictionary.n_feature)]
-    if site.point == "mlp_in":
-        return up, down
-    table = logit_effects(dictionary, run.model, n=min(_N_LISTED, run.model.n_token))
-    names = table["token"] if "token" in table else table["token_number"].astype(str)
-    sides = {"top": up, "bottom": down}
-    for feature, side, token, effect in zip(
-        table["feature"], table["side"], names, table["effect"], strict=True
-    ):
-        sides[side][feature].append([shown(token), effect])
+    up: list[list[Any]] = [[] for _ in range(n_feature)]
+    down: list[list[Any]] = [[] for _ in range(n_feature)]
+    if tables.effects is not None:
+        sides = {"top": up, "bottom": down}
+        columns = (tables.effects[name] for name in ("feature", "side", "token", "effect"))
+        for feature, side, token, effect in zip(*columns, strict=True):
+            sides[side][feature].append([shown(token), effect])
     return up, down
 
 

@@ -111,7 +111,7 @@ def test_the_features_of_a_dictionary(notebook):
     found = examples(dictionary, model, text, n=8, n_documents=500).table()
     for feature in (2, 7):
         shown = card(dictionary, feature, model)
-        assert cards[feature]["histogram"] == shown.histogram
+        assert cards[feature]["histogram"] == shown.statistics.histogram
         alike([effect for _, effect in cards[feature]["up"]],
               shown.effects.query("side == 'top'")["effect"])  # fmt: skip
         values = found.loc[found["feature"] == feature, "value"]

@@ -31,7 +31,7 @@ from circuits.graph.records import (
     Source,
     Thresholds,
 )
-from tests.circuits.graph.test_build import small
+from tests.support.small_graphs import small
 
 OF_0_1 = Path(__file__).parents[2] / "support" / "files_of_0_1"
 HOSTILE = ['"', "<b>&amp;</b>", "a\nb\tc\r\nd", "", " two  spaces ", "\x00\x1f\x85￾", "\\x{41}",

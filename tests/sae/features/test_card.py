@@ -22,8 +22,8 @@ def model(tmp_path_factory):
 def test_a_card_tells_what_the_statistics_and_the_weights_say(model):
     dictionary = small_dictionary(site=Site("mlp_out", 0)).measured([some_activations()])
     shown = card(dictionary, 3)
-    assert shown.known["n_active"] == int(dictionary.statistics.n_active[3])
-    assert shown.histogram == dictionary.statistics.histogram[3].tolist()
+    assert shown.statistics.n_active == int(dictionary.statistics.n_active[3])
+    assert shown.statistics.histogram == dictionary.statistics.histogram[3].tolist()
     assert (
         shown.neighbours["neighbour"].tolist() == neighbours(dictionary, 3, 6)["neighbour"].tolist()
     )
@@ -33,7 +33,7 @@ def test_a_card_tells_what_the_statistics_and_the_weights_say(model):
     wanted = logit_effects(dictionary, model, [3], n=6)
     pd.testing.assert_frame_equal(with_model.effects, wanted)
     assert f"active on {float(dictionary.statistics.frequency[3]):.2%}" in repr(shown)
-    assert shown._repr_html_().count("<rect") == len(shown.histogram)
+    assert shown._repr_html_().count("<rect") == len(shown.statistics.histogram)
 
 
 def test_a_card_shows_the_strongest_contexts_shaded(model, tmp_path):

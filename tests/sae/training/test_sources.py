@@ -9,15 +9,12 @@ from circuits.corpus import built_in
 from circuits.corpus.batches import BatchPlan, in_order
 from circuits.errors import ActivationError, SiteError
 from circuits.model import ModelPlan, ModelShape, Site, load_model, train_model
+from sae.training.mixer import Mixer, Place, Summary, ahead
 from sae.training.run import middle
 from sae.training.sources import (
     CachedActivations,
-    Mixer,
     ModelActivations,
-    Place,
-    Summary,
     TensorActivations,
-    ahead,
     cache_activations,
 )
 from tests.support.small import normal
@@ -175,7 +172,7 @@ def test_a_damaged_cache_is_refused(source, tmp_path):
         ActivationError, match=r"shard-00000.safetensors: cannot be read .* damaged"
     ):
         next(cached.chunks())
-    with pytest.raises(ActivationError, match="is there already"):
+    with pytest.raises(ActivationError, match=r"cache: already exists. Name a new"):
         cache_activations(source, tmp_path / "cache", 3000)
     with pytest.raises(ActivationError, match=r"activations.json: there is no such file"):
         next(CachedActivations(tmp_path).chunks())
@@ -188,7 +185,7 @@ def test_another_cache_in_the_place_of_one_is_noticed(source, tmp_path):
     (tmp_path / "other" / "shard-00000.safetensors").replace(
         tmp_path / "one" / "shard-00000.safetensors"
     )
-    with pytest.raises(ActivationError, match="not those of the index"):
+    with pytest.raises(ActivationError, match="its tensors differ from the index"):
         next(one.chunks())
 
 
@@ -204,7 +201,7 @@ def test_data_shorter_than_the_buffer_is_refused_with_its_length(source):
 
 def test_an_iterator_that_can_be_used_up_is_refused():
     used_up = iter([torch.ones(5, 3)] * 4)
-    with pytest.raises(ActivationError, match="an iterator that can be used up was given"):
+    with pytest.raises(ActivationError, match="this iterator can be used only once"):
         TensorActivations(lambda: used_up)
     parts = [torch.ones(5, 3)] * 4
     stream = TensorActivations(lambda: iter([parts.pop() for _ in range(len(parts))]))
@@ -218,7 +215,7 @@ def test_items_that_are_not_like_the_first_are_refused():
     first = {IN: torch.ones(4, 3), OUT: torch.ones(4, 3)}
     for other in ({IN: torch.ones(4, 3)}, {**first, OUT: torch.ones(4, 2)}):
         stream = TensorActivations([first, other])
-        with pytest.raises(ActivationError, match=r"item 1 has .* first one has mlp_in@0: 3, mlp"):
+        with pytest.raises(ActivationError, match=r"item 1 has .* the first has mlp_in@0: 3, mlp"):
             list(zip(stream.chunks(), range(2), strict=False))
 
 

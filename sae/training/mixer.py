@@ -1,0 +1,223 @@
+"""Batches of shuffled activations, and what the activations of a site are like.
+
+The mixer fills a buffer from a source, shuffles all of it, hands out its batches and fills it
+again. The buffer is never saved: refilled from the position where it began it is the same, so a
+run's state is a few numbers, whatever the buffer's size.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import count
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from circuits.errors import ActivationError
+from circuits.model.site import Site
+from sae.training.sources import Activations, Chunk
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Statistics of a site's activations over the tokens of one buffer."""
+
+    n_token: int
+    mean: Float[Tensor, " model"]
+    mean_norm: float
+    median_norm: float
+    rank: int  # of the covariance, to float32 precision
+    effective_rank: float  # (sum of its eigenvalues)² / sum of their squares
+
+    @classmethod
+    def of(cls, x: Float[Tensor, "token model"]) -> Summary:
+        """The summary of some tokens."""
+        norms = torch.linalg.vector_norm(x, dim=1).double()
+        mean = x.double().mean(0)
+        centred = x - mean.to(x)
+        covariance = (centred.mT @ centred).double() / len(x)
+        sizes = torch.linalg.eigvalsh(covariance).clamp(min=0)
+        precision = torch.finfo(torch.float32).eps * len(sizes)
+        return cls(
+            len(x),
+            mean.to(x),
+            float(norms.mean()),
+            float(norms.median()),
+            int((sizes > precision * sizes.max()).sum()),
+            float(sizes.sum() ** 2 / sizes.square().sum().clamp(min=1e-300)),
+        )
+
+    def as_dict(self) -> dict[str, float | int]:
+        """Plain numbers: all but the mean vector, of which only the norm."""
+        numbers = {name: value for name, value in vars(self).items() if name != "mean"}
+        return {**numbers, "norm_of_mean": float(self.mean.norm())}
+
+
+@dataclass
+class Place:
+    """A mixer's position: everything needed to resume, as plain numbers."""
+
+    block: int = 0
+    at: dict[str, int] | None = None  # position in the source where the block's buffer begins
+    batch: int = 0  # of the block
+    n_masked: int = 0  # outliers left out before this block
+    limits: dict[str, float] | None = None  # norms beyond which a token is an outlier
+
+
+@dataclass(frozen=True, eq=False)
+class Mixer:
+    """Batches of tokens drawn from a shuffled buffer of the source."""
+
+    source: Activations
+    n_buffer: int  # tokens held at a time
+    n_batch: int
+    seed: int = 0
+    outlier: float | None = None  # tokens beyond this multiple of the median norm are left out
+    device: torch.device | str = "cpu"
+    _last: dict[str, Any] = field(
+        default_factory=dict, repr=False
+    )  # the buffer in use, and where it began
+
+    def __post_init__(self) -> None:
+        if self.n_batch > self.n_buffer:
+            raise ActivationError(
+                f"batches of {self.n_batch} tokens from a buffer of {self.n_buffer}: the buffer "
+                f"must hold at least one batch. Make it larger, or the batch smaller."
+            )
+
+    @property
+    def _ahead(self) -> bool:
+        """Whether the next buffer is filled while this one is in use."""
+        return torch.device(self.device).type == "cuda"
+
+    def batches(self, start: Place | None = None) -> Iterator[tuple[dict[Site, Tensor], Place]]:
+        """Endless batches, each with the place where the next one begins."""
+        place = start or Place()
+        blocks = self._blocks(place)
+        n_batches = self.n_buffer // self.n_batch
+        for buffer, here, next_one in ahead(blocks) if self._ahead else blocks:
+            order = np.random.default_rng([self.seed, here.block]).permutation(self.n_buffer)
+            shuffled = torch.from_numpy(order).to(self.device)
+            for batch in range(here.batch, n_batches):
+                rows = shuffled[batch * self.n_batch : (batch + 1) * self.n_batch]
+                last = batch + 1 == n_batches
+                after = next_one if last else replace(here, batch=batch + 1)
+                yield {site: tensor.index_select(0, rows) for site, tensor in buffer.items()}, after
+
+    def n_masked(self, place: Place) -> int:
+        """Outliers left out up to a place, including those of the buffer in use there."""
+        _, here, after = next(self._blocks(place))
+        return after.n_masked if place.batch else here.n_masked
+
+    def buffer(self, place: Place) -> dict[Site, Float[Tensor, "token model"]]:
+        """The whole buffer at a place, not shuffled: to look at, not to train on."""
+        return next(self._blocks(place))[0]
+
+    def _blocks(self, place: Place) -> Iterator[tuple[dict[Site, Tensor], Place, Place]]:
+        """Filled buffers, each with its place and the one after it."""
+        chunks = None
+        for block in count(place.block):
+            here = replace(place, block=block)
+            if self._last.get("from") != (block, here.at):
+                chunks = chunks or self.source.chunks(here.at)
+                self._last.clear()
+                self._last["filled"] = self._filled(chunks, here)
+                self._last["from"] = (block, here.at)
+            buffer, at, limits, n_masked = self._last["filled"]
+            chunks = chunks or self.source.chunks(at)
+            here = replace(here, limits=limits)
+            place = Place(block + 1, at, 0, here.n_masked + n_masked, limits)
+            yield buffer, here, place
+
+    def _storage(self) -> dict[Site, Tensor]:
+        widths = self.source.widths.items()
+        sizes = {site: (self.n_buffer, width) for site, width in widths}
+        return {site: torch.empty(size, device=self.device) for site, size in sizes.items()}
+
+    @cached_property
+    def _shared(self) -> dict[Site, Tensor]:
+        """Memory reused for every buffer, where none is filled while another is in use."""
+        return self._storage()
+
+    def _filled(
+        self, chunks: Iterator[Chunk], here: Place
+    ) -> tuple[dict[Site, Tensor], dict[str, int], dict[str, float] | None, int]:
+        limits, buffer = here.limits, self._storage() if self._ahead else self._shared
+        filled = n_masked = 0
+        at: dict[str, int] = here.at or {}
+        while filled < self.n_buffer:
+            chunk = next(chunks)
+            if here.block == 0 and chunk.after["epoch"] > 0:
+                raise ActivationError(
+                    f"one pass over the data gives {filled} tokens, fewer than the buffer of "
+                    f"{self.n_buffer}. Give more text, or make the plan's n_buffer (and n_batch) "
+                    f'smaller: on the command line {{"n_buffer": …}} in the file of --plan.'
+                )
+            found = {s: t.to(self.device, torch.float32) for s, t in chunk.activations.items()}
+            if self.outlier is not None:
+                limits = limits or {
+                    str(s): self.outlier * float(t.norm(dim=1).median()) for s, t in found.items()
+                }
+                kept = _within(found, limits)
+                n_masked += int((~kept).sum())
+                found = {site: tensor[kept] for site, tensor in found.items()}
+            taken = min(len(next(iter(found.values()))), self.n_buffer - filled)
+            for site, tensor in found.items():
+                buffer[site][filled : filled + taken] = tensor[:taken]
+            filled += taken
+            at = chunk.after
+        return buffer, at, limits, n_masked
+
+
+def _within(found: dict[Site, Tensor], limits: dict[str, float]) -> Bool[Tensor, " token"]:
+    """Tokens that are not outliers at any site; non-finite ones are kept, for later checks."""
+    norms = {site: tensor.norm(dim=1) for site, tensor in found.items()}
+    beyond = [(n > limits[str(site)]) & n.isfinite() for site, n in norms.items()]
+    return ~torch.stack(beyond).any(0)
+
+
+Item = TypeVar("Item")
+
+
+def ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """The same items, the next one made in another thread while this one is in use."""
+    waiting: queue.Queue[tuple[Item | None, BaseException | None]] = queue.Queue(1)
+    over = threading.Event()
+
+    def put(item: Item | None, ended_by: BaseException | None) -> None:
+        while not over.is_set():
+            with suppress(queue.Full):
+                waiting.put((item, ended_by), timeout=0.1)
+                return
+
+    def work() -> None:
+        try:
+            for item in items:
+                put(item, None)
+                if over.is_set():
+                    return
+            put(None, StopIteration())
+        except BaseException as error:  # noqa: BLE001 - raised again where the items are used
+            put(None, error)
+
+    worker = threading.Thread(target=work, name="activations", daemon=True)
+    worker.start()
+    try:
+        while True:
+            item, ended_by = waiting.get()
+            if isinstance(ended_by, StopIteration):
+                return
+            if ended_by is not None:
+                raise ended_by
+            yield cast(Item, item)
+    finally:
+        over.set()
+        worker.join()
