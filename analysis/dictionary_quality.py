@@ -156,7 +156,8 @@ class _Moments:
         error = (x - code.times(dictionary.decoder) - dictionary.offset).double()
         self._error = self._error + error.square().sum().cpu()
         self._errors += error.sum(0)
-        self.second += _second(with_constant((x - dictionary.offset).double()))
+        lifted = with_constant((x - dictionary.offset).double())
+        self.second += lifted.mT @ lifted
         return code
 
     @property
@@ -206,7 +207,7 @@ class _Correlations:
     def shares(self, moments: _Moments) -> tuple[np.ndarray, np.ndarray]:
         """For each feature on active and on other tokens; NaN where there are too few."""
         dictionary = self._dictionary
-        z = torch.nn.functional.pad(self._read.double(), (0, 1))
+        z = with_constant(self._read.double(), 0.0)
         s = torch.cat([dictionary.encoder, dictionary.bias[:, None]], dim=1).double()
         z_moment, s_moment = z @ moments.second, s @ moments.second
         total = [z_moment[:, -1], s_moment[:, -1]]
@@ -316,10 +317,6 @@ def _on_active(
     code = dictionary.active(x)
     values = code.products(x - dictionary.offset, read) * code.active
     return replace(code, values=values).times(dictionary.decoder) + dictionary.offset
-
-
-def _second(x: Float[Tensor, "token lifted"]) -> Float[Tensor, "lifted lifted"]:
-    return x.mT @ x
 
 
 def _share(part: float, whole: float) -> float:
