@@ -26,7 +26,7 @@ from analysis.validation.validate import Validation
 from circuits.corpus.documents import built_in
 from circuits.errors import NotFoundError, RunError
 from circuits.graph.circuit import Circuit
-from circuits.model.evaluation import parted
+from circuits.model.evaluation import split_corpus
 from circuits.model.loading import chosen_device, load_model
 from circuits.model.model import Model
 from circuits.model.plan import ModelPlan
@@ -65,7 +65,7 @@ def run_demo(run: str | Path, seed: int = 0, device: str | None = None, tell: Te
     model, dictionaries = _trained(run, seed, device, tell)
     inputs: dict[str, Any] = {"model": model.fingerprint, "seed": seed}
     inputs |= {str(site): each.fingerprint for site, each in dictionaries.items()}
-    text = parted(built_in(seed))[1]
+    text = split_corpus(built_in(seed))[1]
 
     def step(name: str, files: list[Path], about: str, work: Callable[[], object]) -> None:
         if not memory.holds(name, inputs, files):

@@ -22,7 +22,7 @@ from analysis.validation.validate import Validation
 from circuits.corpus.documents import Corpus, built_in
 from circuits.errors import CircuitsError, RunError, first_line, shorten
 from circuits.graph.circuit import Circuit
-from circuits.model.evaluation import parted
+from circuits.model.evaluation import split_corpus
 from circuits.model.loading import load_model
 from circuits.model.model import Model
 from circuits.model.site import Site, mlp_sites
@@ -281,7 +281,7 @@ def _held_out(model: Model) -> Corpus | None:
     stories = built_in(0)
     if model.tokenizer is None or stories.word_numbers(model.tokenizer) is None:
         return None
-    return parted(stories)[1]
+    return split_corpus(stories)[1]
 
 
 def _layer(path: Path) -> int:

@@ -1,7 +1,7 @@
-"""The one progress bar: for work longer than two seconds, and silent where nobody watches.
+"""The one progress bar: for work longer than two seconds, and only on a terminal.
 
-What a reader would get wrong: the two seconds count from the start of the work, not of each bar,
-since ten passes of a second each are long too. Bars that follow each other are one work.
+The two seconds count from the start of the work, not of each bar: bars that follow each other
+closely belong to the same work.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from tqdm import tqdm
 Item = TypeVar("Item")
 
 _SHORT = 2.0  # seconds of work that need no bar
-_PAUSE = 10.0  # seconds without a bar after which the next one is of other work
+_PAUSE = 10.0  # seconds without a bar after which new work begins
 
 
 class _Bar(tqdm):  # type: ignore[misc]  # tqdm has no types
-    """A bar that stays away until its work has taken two seconds, and leaves nothing behind."""
+    """A bar that appears after two seconds of work and is erased at the end."""
 
     _work_began = _last_seen = float("-inf")
 
@@ -42,5 +42,5 @@ def progress(items: Iterable[Item], doing: str, unit: str = "it") -> Iterable[It
 
 
 def counted(total: int, doing: str, unit: str, done: int = 0) -> Any:
-    """The same bar for work that counts by itself: ``update(n)``, ``set_postfix(...)``."""
+    """The same bar to update by hand: ``update(n)``, ``set_postfix(...)``."""
     return _Bar(total=total, desc=doing, unit=unit, initial=done)

@@ -58,7 +58,7 @@ def test_nan_and_infinity_are_counted_and_located():
     with refuses(
         NotFiniteError,
         "BilinearLayer: left holds 1 NaN and 0 infinite of 6; down holds 0 NaN and 2 infinite of "
-        "6. Every result would be NaN: look at where these weights were trained or loaded.",
+        "6. Every result would be NaN: check where these weights were trained or loaded.",
     ):
         BilinearLayer(left, normal(3, 2), down)
 
@@ -99,8 +99,8 @@ def test_mixed_devices_are_refused():
 def test_a_direction_of_another_width_is_refused():
     with refuses(
         ShapeError,
-        "BilinearLayer.interaction: directions of shape (7,) were given, but their last axis must "
-        "have size 8. Look at which site they were read from.",
+        "BilinearLayer.interaction: directions have shape (7,), but their last axis must have "
+        "size 8. Check which site they were read from.",
     ):
         small_layer().interaction(normal(7))
 
@@ -109,8 +109,8 @@ def test_inputs_of_another_width_are_refused_wherever_they_enter():
     layer, into = small_layer(), basis(20)
     with refuses(
         ShapeError,
-        "BilinearLayer: activations of shape (3, 7) were given, but their last axis must have "
-        "size 8. Look at which site they were read from.",
+        "BilinearLayer: activations have shape (3, 7), but their last axis must have size 8. "
+        "Check which site they were read from.",
     ):
         layer(normal(3, 7))
     for call in (into.coordinates, into.compose, layer.interaction):
@@ -127,7 +127,7 @@ def test_inputs_of_another_width_are_refused_wherever_they_enter():
 def test_tokens_of_another_kind_are_refused(tmp_path):
     model = load_model(small_folder(tmp_path / "llama"), device="cpu")
     for tokens in (torch.ones(3, dtype=torch.int64), torch.ones(1, 3)):
-        with pytest.raises(ModelError, match="whole numbers of shape"):
+        with pytest.raises(ModelError, match="not integers of shape"):
             model.logits(tokens)
 
 
@@ -209,7 +209,7 @@ def test_widths_that_do_not_meet_are_all_named():
 @pytest.mark.parametrize("output", [9, -1])
 def test_an_output_out_of_range_is_refused(output):
     inter = Interactions(small_layer(), basis(20), basis(9))
-    message = f"Interactions: there is no output {output}, they run from 0 to 8."
+    message = f"Interactions: there is no output {output}; they run from 0 to 8."
     for ask in (inter.matrix, inter.spectrum, inter.bias, inter.form):
         with refuses(FeatureRangeError, message):
             ask(output)

@@ -15,7 +15,7 @@ from typing import Any
 
 from circuits.corpus.documents import Corpus, built_in, open_corpus
 from circuits.errors import CorpusError, PlanError, RunError
-from circuits.model.evaluation import parted
+from circuits.model.evaluation import split_corpus
 from circuits.model.loading import load_model
 from circuits.model.model import Model
 from circuits.model.site import Site
@@ -78,7 +78,7 @@ def corpus_for(options: Namespace, model: Model, seed: int) -> Corpus:
 
 def held_out(options: Namespace, model: Model) -> Corpus:
     """The part of the text that training leaves alone, or all of it where that would be none."""
-    training, left_alone = parted(corpus_for(options, model, options.seed))
+    training, left_alone = split_corpus(corpus_for(options, model, options.seed))
     if left_alone is None:
         print("note: too few documents to hold any out: this is text to train on", file=sys.stderr)
     return training if left_alone is None else left_alone

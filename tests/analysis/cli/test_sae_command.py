@@ -64,11 +64,11 @@ def test_what_is_wrong_is_one_line_and_exit_2(run, plan_file, capsys, tmp_path):
         return said
 
     assert "has no layer 9" in refused("train", run, "--sites", "mlp_in@9")
-    assert "'mlp' is no point of a layer" in refused("train", run, "--sites", "mlp@0")
+    assert "'mlp' is not a point of a layer" in refused("train", run, "--sites", "mlp@0")
     assert "k is 50, more than the 40 features" in refused(
         "train", run, "--features", "40", "--k", "50"
     )
-    assert "there is no such file" in refused("train", run, "--plan", str(tmp_path / "no.json"))
+    assert "no such file" in refused("train", run, "--plan", str(tmp_path / "no.json"))
     assert "no dictionaries in it" in refused("info", run)
     assert "no such folder" in refused("quality", str(tmp_path / "nowhere"))
     assert not (tmp_path / "run" / "saes").exists()

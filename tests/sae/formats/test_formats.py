@@ -428,7 +428,7 @@ def test_a_weight_file_cut_short_is_refused_by_name(layout, tmp_path):
     file.write_bytes(file.read_bytes()[:-100])
     if layout == "sae-lens":
         without(folder, "cfg.json", "weights_sha256")  # which would have told it already
-    with pytest.raises(DictionaryError, match=r"no readable safetensors file") as refused:
+    with pytest.raises(DictionaryError, match=r"not a readable safetensors file") as refused:
         load_dictionary(folder)
     assert str(file) in str(refused.value)
 
@@ -552,5 +552,5 @@ def test_a_run_without_dictionaries_or_with_swapped_folders_is_refused(tmp_path)
         f"blocks.0.mlp.hook_in. The folders were swapped or renamed; put each back in its place."
     )
     (tmp_path / "saes" / "blocks.1.mlp.hook_in" / "cfg.json").write_text("{")
-    with pytest.raises(DictionaryError, match=r"cfg.json: no readable JSON"):
+    with pytest.raises(DictionaryError, match=r"cfg.json: not readable JSON"):
         load_dictionaries(tmp_path)

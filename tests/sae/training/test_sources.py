@@ -174,7 +174,7 @@ def test_a_damaged_cache_is_refused(source, tmp_path):
         next(cached.chunks())
     with pytest.raises(ActivationError, match=r"cache: already exists. Name a new"):
         cache_activations(source, tmp_path / "cache", 3000)
-    with pytest.raises(ActivationError, match=r"activations.json: there is no such file"):
+    with pytest.raises(ActivationError, match=r"activations.json: no such file"):
         next(CachedActivations(tmp_path).chunks())
 
 
