@@ -22,11 +22,12 @@ from circuits.algebra.interactions import Interactions
 from circuits.corpus.documents import Corpus
 from circuits.errors import RunError, check_count
 from circuits.storage.files import written_whole
-from circuits.graph.coactivation import Batch, coactivation
+from circuits.graph.coactivation import Batch, count_coactivation
 from circuits.storage.manifest import record
 from circuits.model.model import Model
 from circuits.model.site import Site
-from circuits.graph.significance import rotated, scored_strongest, shuffled
+from circuits.algebra.controls import rotated, shuffled
+from circuits.graph.significance import scored_strongest
 from sae.dictionary import Dictionary
 from sae.reading import N_DOCUMENTS, activations_in_order
 
@@ -57,7 +58,7 @@ def layer_interactions(
     inter = Interactions(layer, inputs, outputs)
     table = scored_strongest(inter, n, folder=path.with_suffix(""))
     if activations is not None:
-        table = coactivation(activations, table, inputs.n_feature).of(table)
+        table = count_coactivation(activations, table, inputs.n_feature).of(table)
     with written_whole(path) as file:
         table.to_parquet(file, index=False)
     return table
@@ -139,7 +140,7 @@ def _discoveries(table: pd.DataFrame, q: float) -> int:
 def dictionary_activations(
     model: Model, dictionary: Dictionary, corpus: Corpus, n_documents: int = N_DOCUMENTS
 ) -> Iterator[Batch]:
-    """The active features of the tokens that count (``sae.reading``), as ``coactivation`` wants
+    """The active features of the tokens that count (``sae.reading``), as ``count_coactivation`` wants
     them."""
     site = dictionary.known_site("active")
     for x in activations_in_order(model, corpus, site, n_documents=n_documents):

@@ -21,7 +21,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuits.algebra.bilinear import BilinearLayer
 from circuits.algebra.interactions import Interactions
 from circuits.algebra.pair_search import tiles
 from circuits.errors import FeatureRangeError
@@ -48,8 +47,7 @@ def output_statistics(
             f"Name a range of at least one of them."
         )
     features = inter.inputs.write.double()
-    layer = BilinearLayer(inter.layer.left, inter.layer.right, inter.layer.down)
-    alone = Interactions(layer, inter.inputs.without_offset(), inter.outputs)
+    alone = inter.without_constant
     with tempfile.TemporaryDirectory() as temporary:
         place = temporary if folder is None else folder
         rows_of = partial(_statistics_of, inter, alone, features.mT @ features)

@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
-from scipy.cluster.hierarchy import fcluster, linkage
 from torch import Tensor
 
 from circuits.algebra.interactions import Interactions
@@ -22,7 +21,6 @@ from circuits.errors import GraphError, check_count, check_indices
 from circuits.storage.progress import progress
 
 _ROWS = 512  # outputs at a time
-_MOST = 8192  # outputs that are grouped at once
 
 
 def form_cosines(
@@ -72,44 +70,6 @@ def nearest_outputs(
             )
         )
     return pd.concat(tables, ignore_index=True)
-
-
-def output_groups(
-    inter: Interactions, outputs: Iterable[int] | None = None, least: float = 0.5
-) -> pd.DataFrame:
-    """Outputs whose forms are alike, or opposite: output, group, side, cosine.
-
-    Average-linkage groups whose |cosine| is ``least`` or more. ``side`` is +1 or −1, the end of the
-    group's direction that an output is at, and ``cosine`` that with the group's largest form, which
-    is at the end +1. Groups count from the largest; an output like no other is a group of its own.
-    """
-    listed = _listed("output_groups", inter, outputs)
-    if not 0 < least < 1:
-        raise GraphError(f"output_groups: least = {least} is no cosine between 0 and 1.")
-    if len(listed) > _MOST:
-        raise GraphError(
-            f"output_groups: {len(listed)} outputs; it groups 1 to {_MOST} at once. Name those "
-            f"that matter, such as the neighbours in nearest_outputs."
-        )
-    cosines = torch.cat([form_cosines(inter, strip, listed) for strip, _ in _strips(listed)])
-    cosines = cosines.cpu()
-    labels = np.ones(1, dtype=np.int64)
-    if len(listed) > 1:
-        above = torch.triu_indices(len(listed), len(listed), 1)
-        distances = (1 - cosines[above[0], above[1]].abs()).clamp(min=0).numpy()
-        labels = fcluster(linkage(distances, "average"), 1 - least, criterion="distance")
-    energies = inter.energies[listed].cpu().numpy()
-    members = [np.flatnonzero(labels == name) for name in np.unique(labels)]
-    members.sort(key=lambda one: (-len(one), -float(energies[one].max()), int(one[0])))
-    rows = []
-    for group, one in enumerate(members):
-        largest = one[np.lexsort((one, -energies[one]))[0]]
-        for place in one:
-            cosine = float(cosines[largest, place])
-            side = -1 if cosine < 0 else 1
-            rows.append((listed[place], group, side, cosine))
-    table = pd.DataFrame(rows, columns=["output", "group", "side", "cosine"])
-    return table.sort_values("output", ignore_index=True)
 
 
 def _listed(owner: str, inter: Interactions, outputs: Iterable[int] | None) -> list[int]:

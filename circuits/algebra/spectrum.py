@@ -25,12 +25,13 @@ from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from circuits.algebra.bilinear import BilinearLayer
+from circuits.algebra.controls import random_orthonormal
+from circuits.algebra.spectrum_figure import spectrum_figure
 from circuits.errors import (
     FeatureRangeError,
     ShapeError,
     SpectrumError,
     check_count,
-    check_index,
     check_tensors,
 )
 from circuits.plotting.display import html_of
@@ -126,10 +127,21 @@ class Spectrum:
     def plot(self, **controls: Spectrum) -> Any:
         """The eigenvalues as a plotly figure, beside those of named controls:
         ``spectrum.plot(rotated=control.spectrum(7))``."""
-        from circuits.plotting.figure import spectrum_figure
+        named = {name.replace("_", " "): one._descending for name, one in controls.items()}
+        kept = None if self.total_energy is None else self.energy(len(self))
+        rank = self.effective_rank if kept is None else None
+        return spectrum_figure(self._descending, named, kept, rank).plot()
 
-        named = {name.replace("_", " "): control for name, control in controls.items()}
-        return spectrum_figure(self, named).plot()
+    @property
+    def _descending(self) -> Float[np.ndarray, " rank"]:
+        return self.values.double().sort(descending=True).values.cpu().numpy()
+
+    def rotated(self, seed: int = 0) -> Spectrum:
+        """The control: the same eigenvalues along random orthonormal directions."""
+        wide = self.vectors.shape[1]
+        directions = random_orthonormal(wide, wide, torch.Generator().manual_seed(seed))
+        vectors = directions[: len(self)].to(self.vectors)
+        return Spectrum(self.values, vectors, self.total_energy, self.has_constant)
 
     def _repr_html_(self) -> str:
         n = min(len(self), 12)
@@ -218,38 +230,15 @@ def _numpy_threads() -> ThreadpoolController:
 
 @dataclass(frozen=True, eq=False)
 class HOSVD:
-    """A layer's tensor as outputs x input pairs: ``B = Σ_k values[k] outputs[k] ⊗ form(k)``.
+    """A layer's tensor as outputs x input pairs: ``B = Σ_k outputs[k] ⊗ form(k)``, where
+    ``form(k) = layer.interaction(outputs[k])`` has norm ``values[k]``.
 
     The first components are the output directions that the layer writes most to, over all pairs
     of inputs at once.
     """
 
-    layer: BilinearLayer
     values: Float[Tensor, " component"]  # singular values, falling
     outputs: Float[Tensor, "component out"]  # left singular vectors, as rows
-
-    def form(self, component: int) -> Float[Tensor, "i i"]:
-        """The right singular vector: a symmetric matrix of inputs of norm 1."""
-        k = check_index("HOSVD.form", component, len(self.values), "component")
-        return self.layer.interaction(self.outputs[k]) / self.values[k]
-
-    def truncate(self, rank: int) -> BilinearLayer:
-        """The layer that writes only to the first ``rank`` output components."""
-        if not 0 < rank <= len(self.values):
-            raise FeatureRangeError(
-                f"HOSVD.truncate: rank {rank} of {len(self.values)} components. "
-                f"Ask for 1 to {len(self.values)}."
-            )
-        kept = self.outputs[:rank]
-        layer = self.layer
-        return BilinearLayer(
-            layer.left,
-            layer.right,
-            kept.mT @ (kept @ layer.down),
-            layer.left_bias,
-            layer.right_bias,
-            layer.down_bias,
-        )
 
 
 def hosvd(layer: BilinearLayer) -> HOSVD:
@@ -262,4 +251,4 @@ def hosvd(layer: BilinearLayer) -> HOSVD:
     squares, outputs = torch.linalg.eigh(exact.down @ exact.pair_gram @ exact.down.mT)
     order = squares.argsort(descending=True, stable=True)
     order = order[squares[order] > 1e-16 * layer.d_out * squares.max()]
-    return HOSVD(layer, squares[order].sqrt().to(layer.dtype), outputs.mT[order].to(layer.dtype))
+    return HOSVD(squares[order].sqrt().to(layer.dtype), outputs.mT[order].to(layer.dtype))

@@ -39,7 +39,7 @@ from torch import Tensor
 from circuits.algebra.interactions import Interactions
 from circuits.algebra.pair_search import Search
 from circuits.errors import GraphError, check_index, check_indices
-from circuits.graph.significance import RotationNull, accepted, features_alone, q_values
+from circuits.graph.significance import RotationNull, accepted, q_values
 
 _ROUNDS = 60
 _MOST = 1024  # pairs fitted at once: beyond it an output is no circuit, and the fit is slow
@@ -62,7 +62,7 @@ def significant_pairs(
             f"such as 0.05."
         )
     null = RotationNull.of(inter.inputs) if null is None else null
-    form = features_alone(inter).form(output).double()
+    form = inter.without_constant.form(output).double()
     return _table(_prune(_pursue(_Fit.of(null, form, _no_pairs(form))), q))
 
 
@@ -83,7 +83,7 @@ def known_pairs(
     if any(len(pair) != 2 for pair in listed):
         raise GraphError("known_pairs: a pair has two features, (3, 5) say, or (3, 3).")
     null = RotationNull.of(inter.inputs) if null is None else null
-    form = features_alone(inter).form(output).double()
+    form = inter.without_constant.form(output).double()
     named = torch.tensor(listed, dtype=torch.int64, device=form.device).reshape(-1, 2)
     return _table(_Fit.of(null, form, torch.unique(named, dim=0)))
 

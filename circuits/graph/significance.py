@@ -19,8 +19,9 @@ The constant is no feature: its linear terms are neither tested nor counted.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -31,21 +32,9 @@ from scipy import special
 from torch import Tensor
 
 from circuits.algebra.basis import Basis
-from circuits.algebra.bilinear import BilinearLayer
 from circuits.algebra.interactions import Interactions
-from circuits.errors import FeatureRangeError, check_count
-from circuits.storage.progress import progress
-from circuits.storage.shards import make_shards, merge_shards
 
 _NEGLIGIBLE = 1e-280  # below this, p-values are told by their z alone
-
-
-def features_alone(inter: Interactions) -> Interactions:
-    """The interactions of the features, without the constant."""
-    if not inter.has_constant:
-        return inter
-    layer = BilinearLayer(inter.layer.left, inter.layer.right, inter.layer.down)
-    return Interactions(layer, inter.inputs.without_offset(), inter.outputs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,40 +194,17 @@ def accepted(z: Float[np.ndarray, " pair"], n_pairs: int, q: float) -> Bool[np.n
 def scored_strongest(
     inter: Interactions,
     n: int,
-    outputs: range | None = None,
+    outputs: Iterable[int] | None = None,
     folder: str | Path | None = None,
 ) -> pd.DataFrame:
-    """The ``n`` strongest pairs of features for each output, with z and q against the null.
+    """``strongest_of_each`` of the features without the constant, with z and q of each pair.
 
-    One output at a time, in memory that does not grow with their number; kept in ``folder`` as
-    shards, so that the pass can stop, resume and be shared. Each pair is tested against the whole
-    form: a shadow of a strong pair may pass here; ``significant_pairs`` tells the two apart.
-    Columns: output, first, second, weight, z, q.
+    Each pair is tested against the whole form: a shadow of a strong pair may pass here;
+    ``significant_pairs`` separates the two. Columns: output, first, second, weight, z, q.
     """
-    n = check_count("scored_strongest", n, None, "n")
-    outputs = range(inter.n_output) if outputs is None else outputs
-    if (
-        not isinstance(outputs, range)
-        or outputs.step != 1
-        or not outputs
-        or not 0 <= outputs[0] <= outputs[-1] < inter.n_output
-    ):
-        raise FeatureRangeError(
-            f"scored_strongest: {outputs} is no range(a, b) of outputs 0 to {inter.n_output - 1}. "
-            f"Shards are made of unbroken ranges; take the rows of others from the table."
-        )
-    alone = features_alone(inter)
+    alone = inter.without_constant
     null = RotationNull.of(alone.inputs)
-
-    def rows_of(output: int) -> pd.DataFrame:
-        return scored(alone, null, alone.strongest(n, output), output)
-
-    if folder is None:
-        watched = progress(outputs, "interactions", "output")
-        return pd.concat([rows_of(output) for output in watched], ignore_index=True)
-    fingerprint = f"{n} scored of {alone.fingerprint}"
-    make_shards(folder, outputs, rows_of, fingerprint, "interactions")
-    return merge_shards(folder, outputs)
+    return alone.strongest_of_each(n, outputs, folder=folder, score=partial(scored, alone, null))
 
 
 def scored(
@@ -249,21 +215,3 @@ def scored(
     device = null.write.device
     z = null.z_values(inter.form(output), first.to(device), second.to(device))
     return pairs.assign(z=z, q=q_values(z, null.n_pairs))
-
-
-def rotated(basis: Basis, seed: int = 0) -> Basis:
-    """The control that the null is about: all features turned together, norms and angles kept."""
-    generator = torch.Generator().manual_seed(seed)
-    shape, dtype = (basis.d_model, basis.d_model), torch.float64
-    turn = torch.linalg.qr(torch.randn(shape, dtype=dtype, generator=generator)).Q
-    write = (basis.write.double().cpu() @ turn).to(basis.write)
-    return Basis.from_decoder(write, basis.offset, least_squares=True)
-
-
-def shuffled(basis: Basis, seed: int = 0) -> Basis:
-    """The second control: each feature's coordinates in an order of its own; norms kept, angles
-    lost."""
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.rand(basis.write.shape, generator=generator).argsort(dim=1)
-    write = basis.write.gather(1, order.to(basis.device))
-    return Basis.from_decoder(write, basis.offset, least_squares=True)

@@ -128,7 +128,7 @@ def _matrix_of(graph: nx.Graph | Tensor | np.ndarray) -> tuple[list[Hashable], M
         if graph.is_directed() or graph.is_multigraph():
             raise GraphError(
                 f"clusters: a {type(graph).__name__} was given; weights must be symmetric and one "
-                f"for each pair. Pass a networkx.Graph, such as projection(graph)."
+                f"for each pair. Pass the graph of one output, or matrix(output)."
             )
         names = list(graph)
         place = {name: i for i, name in enumerate(names)}

@@ -18,8 +18,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from circuits.algebra.spectrum import Spectrum
-from circuits.errors import SpectrumError
 from circuits.plotting.display import cut
 
 BLUE, ORANGE, GREY, GREEN = "#4c8dff", "#f07f3c", "#8b93a1", "#2fa36b"
@@ -187,41 +185,3 @@ def eigenvalues(table: pd.DataFrame, note: str) -> Figure:
     if len(table) <= _FEW:  # no place lies between two
         layout["xaxis"]["dtick"] = 1
     return Figure("spectrum", "Eigenvalues of the form", note, traces, table, layout)
-
-
-def spectrum_figure(spectrum: Spectrum, controls: Mapping[str, Spectrum]) -> Figure:
-    """The eigenvalues of a spectrum from the largest to the smallest, beside controls.
-
-    Where all eigenvalues are known, those of a symmetric matrix of independent entries and as much
-    energy stand beside them: they lie on Wigner's semicircle. It knows neither how many hidden
-    units a layer has, nor how unlike in length its inputs are, nor of a constant; controls do.
-    """
-    own = spectrum.values.double().sort(descending=True).values.cpu().numpy()
-    n = len(own)
-    columns: dict[str, Any] = {"place": np.arange(1, n + 1), "eigenvalue": own}
-    said = f"{n} eigenvalues"
-    if spectrum.total_energy is not None:
-        said += f", the largest by size: {spectrum.energy(n):.1%} of the energy"
-        said += "; places are among these, and only beside all of them a random form is drawn"
-    elif n > 1:
-        spread = 2 * np.sqrt(np.square(own).sum() / n)
-        columns["a random form"] = spread * _semicircle(n)
-        said += f", effective rank {spectrum.effective_rank:.3g}. A random form: independent "
-        said += "entries, as much energy (Wigner's semicircle)"
-        if not controls:
-            said += ". A layer that learnt nothing strays from it too: see spectrum.plot(random=…)"
-    for name, control in controls.items():
-        if len(control) != n:
-            raise SpectrumError(
-                f"Spectrum.plot: {name!r} holds {len(control)} eigenvalues, the spectrum beside it "
-                f"{n}. Compute both with the same rank."
-            )
-        columns[name] = control.values.double().sort(descending=True).values.cpu().numpy()
-    return eigenvalues(pd.DataFrame(columns), said + ".")
-
-
-def _semicircle(n: int) -> np.ndarray:
-    """The n values that part the semicircle of radius 1 into equal areas, the largest first."""
-    grid = np.linspace(-1, 1, 4001)
-    below = 0.5 + (grid * np.sqrt(1 - grid**2) + np.arcsin(grid)) / np.pi
-    return np.interp(1 - (np.arange(n) + 0.5) / n, below, grid)

@@ -9,7 +9,7 @@ import jaxtyping
 import pytest
 import torch
 
-from circuits import Basis, BilinearLayer, Interactions, Spectrum, hosvd
+from circuits import Basis, BilinearLayer, Interactions, Spectrum
 from circuits.algebra.output_statistics import output_statistics
 from circuits.errors import (
     BasisError,
@@ -240,10 +240,6 @@ def test_ranks_and_counts_out_of_range_are_refused():
         inter.strongest(3, [])
     with pytest.raises(FeatureRangeError, match="rank 5 of a spectrum of 2 pairs"):
         inter.spectrum(0, rank=2).truncate(5)
-    with pytest.raises(FeatureRangeError, match="no component 99"):
-        hosvd(small_layer()).form(99)
-    with pytest.raises(FeatureRangeError, match="rank 0 of 8"):
-        hosvd(small_layer()).truncate(0)
 
 
 def test_statistics_of_a_list_are_refused():

@@ -145,7 +145,7 @@ def test_the_strongest_pairs_are_those_of_brute_force(flat, n):
 @pytest.mark.usefixtures("screen")
 def test_the_strongest_pairs_of_each_output_are_those_of_each_output():
     inter = Interactions(decaying(), basis(50, 24), Basis.identity(3, torch.float64))
-    got = inter.strongest(7, each=True)
+    got = inter.strongest_of_each(7)
     wanted = pd.concat([brute_force(inter, range(o, o + 1), 7) for o in range(3)])
     assert_same_pairs(got, wanted.reset_index(drop=True))
 
@@ -342,14 +342,20 @@ def test_outputs_may_be_named_by_whatever_counts():
 
 def test_the_strongest_of_each_output_are_kept_in_shards(tmp_path):
     inter = Interactions(small_layer(), basis(20), basis(9, seed=2))
-    whole = inter.strongest(4, each=True)
-    inter.strongest(4, range(5, 9), each=True, folder=tmp_path)
-    kept = inter.strongest(4, each=True, folder=tmp_path)
+    whole = inter.strongest_of_each(4)
+    inter.strongest_of_each(4, range(5, 9), folder=tmp_path)
+    kept = inter.strongest_of_each(4, folder=tmp_path)
     pd.testing.assert_frame_equal(kept, whole)
     with pytest.raises(ShardError, match="made from another layer"):
-        inter.strongest(5, each=True, folder=tmp_path)
-    with pytest.raises(ShardError, match="Pass each=True"):
-        inter.strongest(4, folder=tmp_path)
+        inter.strongest_of_each(5, folder=tmp_path)
+    with pytest.raises(ShardError, match=r"outputs 2, 4 are not an unbroken range"):
+        inter.strongest_of_each(4, [2, 4], folder=tmp_path)
+
+
+def test_a_score_adds_to_the_table_of_each_output():
+    inter = Interactions(small_layer(), basis(20), basis(9, seed=2))
+    table = inter.strongest_of_each(3, [6, 2], score=lambda rows, o: rows.assign(own=o))
+    assert table["own"].tolist() == table["output"].tolist() == [6, 6, 6, 2, 2, 2]
 
 
 def test_the_fingerprint_changes_with_any_number():

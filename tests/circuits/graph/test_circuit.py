@@ -13,7 +13,6 @@ from analysis.studies.planted import Planted, plant
 from circuits.errors import CircuitsError
 from circuits.graph import clusters, interaction_graph
 from circuits.graph.circuit import Circuit, Feature, Interaction, Output
-from circuits.graph.coactivation import coactivation
 from circuits.graph.export import (
     attribution,
     attribution_query,
@@ -23,7 +22,7 @@ from circuits.graph.export import (
     write_attribution,
     write_graph,
 )
-from tests.support.small_graphs import batches, small
+from tests.support.small_graphs import small
 
 HOSTILE = ['"', "<b>&amp;</b>", "a\nb\tc\r\nd", "", " two  spaces ", "\x00\x1f\x85￾", "\\x{41}",
            "\ud800", "日本語 🙂", "]]>", "Output \"x\" (p=0.5)", "\u2028\u200b"]  # fmt: skip
@@ -87,22 +86,6 @@ def test_its_tables_and_graph_are_the_graph_it_was_made_of():
     for i, j, about in graph.edges(data=True):
         assert again.edges[i, j] == about
     assert circuit.energy == graph.graph["energy"]
-
-
-def test_its_share_of_the_activation_is_that_of_its_pairs():
-    inter = small(biases="", offset=False)
-    pairs = inter.strongest(210, 3)
-    counted = coactivation(batches(20), pairs, 20, write=inter.write)
-    whole = counted.mean_of(inter.form(3))
-    shares = [
-        Circuit.of(
-            interaction_graph(inter, 3, n, coactivation=counted), mean_activation=whole
-        ).activation
-        for n in (210, 15)
-    ]
-    assert shares[0] == pytest.approx(1)
-    some = counted.of(pairs.head(15))["data_weight"].sum() / whole
-    assert shares[1] == pytest.approx(some)
 
 
 @pytest.mark.parametrize(
@@ -330,20 +313,6 @@ def test_links_into_an_interaction_add_up_to_the_link_out_of_it(circuit):
     for pair in pairs:
         assert into[pair] == pytest.approx(out[pair])
     validate(document)
-
-
-def test_what_is_outside_is_an_error_node_that_collides_with_no_feature():
-    inter = small(biases="", offset=False)
-    counted = coactivation(batches(20), inter.strongest(210, 3), 20, write=inter.write)
-    whole = counted.mean_of(inter.form(3))
-    graph = interaction_graph(inter, 3, 15, coactivation=counted)
-    document = attribution(Circuit.of(graph, mean_activation=whole), layer=0)
-    validate(document)
-    errors = [n for n in document["nodes"] if n["feature_type"] == "mlp reconstruction error"]
-    assert [node["node_id"] for node in errors] == ["0_-1_0"]
-    target = next(node["node_id"] for node in document["nodes"] if node["is_target_logit"])
-    into = sum(link["weight"] for link in document["links"] if link["target"] == target)
-    assert into == pytest.approx(whole)
 
 
 def test_the_most_influential_nodes_are_pinned_where_there_are_too_many():

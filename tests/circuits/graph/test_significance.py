@@ -9,15 +9,14 @@ import torch
 from scipy import stats
 
 from circuits import Basis, BilinearLayer, Interactions
+from circuits.algebra.controls import rotated, shuffled
 from circuits.errors import CircuitsError, ShardError
 from circuits.graph.matching_pursuit import significant_pairs
 from circuits.graph.significance import (
     RotationNull,
     p_values,
     q_values,
-    rotated,
     scored_strongest,
-    shuffled,
     sphere_tail,
 )
 from tests.support.small import basis, normal, small_layer
@@ -204,13 +203,13 @@ def test_scored_pairs_are_the_strongest_and_resume(tmp_path):
     inter = Interactions(small_layer(), basis(20), basis(9, seed=2))
     table = scored_strongest(inter, 7)
     pd.testing.assert_frame_equal(
-        table[["output", "first", "second", "weight"]], inter.strongest(7, each=True)
+        table[["output", "first", "second", "weight"]], inter.strongest_of_each(7)
     )
     scored_strongest(inter, 7, range(4), tmp_path)
     pd.testing.assert_frame_equal(scored_strongest(inter, 7, folder=tmp_path), table)
     with pytest.raises(ShardError, match="another layer"):
         scored_strongest(inter, 8, folder=tmp_path)
-    with pytest.raises(CircuitsError, match="no range"):
+    with pytest.raises(CircuitsError, match="there is no output"):
         scored_strongest(inter, 7, range(3, 12))
 
 
