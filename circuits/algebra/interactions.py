@@ -26,8 +26,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.algebra.basis import Basis, Span, span
+from circuits.algebra.basis import Basis
 from circuits.algebra.bilinear import BilinearLayer, computing_dtype
+from circuits.algebra.directions import Span, span
 from circuits.algebra.pair_search import Search
 from circuits.algebra.spectrum import Spectrum, eigenpairs
 from circuits.errors import (
@@ -48,7 +49,8 @@ from circuits.plotting.figure import heat_map
 from circuits.storage.progress import progress
 from circuits.storage.shards import make_shards, merge_shards
 
-_ROWS = 512  # of the strips that a matrix is built in
+ROWS = 512
+"""Of the strips that a matrix is built in."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,8 +167,8 @@ class Interactions:
         """
         form, write, size = self.form(output), self.write, self.n_input
         matrix = write.new_empty(size, size)
-        for start in range(0, size, _ROWS):
-            stop = min(start + _ROWS, size)
+        for start in range(0, size, ROWS):
+            stop = min(start + ROWS, size)
             torch.mm(write[start:stop] @ form, write[start:].mT, out=matrix[start:stop, start:])
             square = matrix[start:stop, start:stop]
             square.copy_((square + square.mT) / 2)
@@ -239,8 +241,8 @@ class Interactions:
         gates = self.outputs.read.double() @ self.layer.down.double()
         return ((gates @ self.whitened.pair_gram) * gates).sum(1).clamp(min=0)
 
-    def _ceilings(self, outputs: list[int]) -> list[float]:
-        """What no |weight| of these outputs exceeds: ``2·matrix[i, j]² ≤ ‖matrix‖²``."""
+    def ceilings(self, outputs: list[int]) -> list[float]:
+        """Bounds that no |weight| of these outputs exceeds: ``2·matrix[i, j]² ≤ ‖matrix‖²``."""
         gates = (self.outputs.read[outputs].double() @ self.layer.down.double()).abs()
         # energies are differences; what rounding could have taken from them is added
         terms = ((gates @ self.whitened.pair_gram.abs()) * gates).sum(1)
@@ -261,7 +263,7 @@ class Interactions:
         listed = self._listed("strongest", outputs)
         ceilings = [math.inf] * len(listed)
         if len(listed) > 1:
-            ceilings = self._ceilings(listed)
+            ceilings = self.ceilings(listed)
             # the richest first: they raise the bar that lets later ones be skipped
             order = sorted(range(len(listed)), key=lambda i: (-ceilings[i], listed[i]))
             listed, ceilings = [listed[i] for i in order], [ceilings[i] for i in order]

@@ -183,7 +183,7 @@ def eigenpairs(
     if kept < size:
         energy = float(torch.linalg.vector_norm(form, dtype=torch.float64)) ** 2
     if size >= 128 and 8 * kept <= size and form.device.type == "cpu":
-        found = _lanczos(form, kept)
+        found = lanczos(form, kept)
         if found is not None:
             return *found, energy
     values, vectors = torch.linalg.eigh(form)
@@ -191,7 +191,7 @@ def eigenpairs(
     return values[order], vectors.mT[order], energy
 
 
-def _lanczos(form: Tensor, rank: int) -> tuple[Tensor, Tensor] | None:
+def lanczos(form: Tensor, rank: int) -> tuple[Tensor, Tensor] | None:
     """The top pairs by ARPACK from a fixed start, or None where they do not pass the checks."""
     try:
         # a few more than asked, so that the last one asked for is not the last one found
