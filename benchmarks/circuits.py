@@ -86,11 +86,10 @@ def seed_row(seed: int, folder: Path, device: str) -> tuple[tuple[str, ...], dic
     out = dictionaries[Site("mlp_out", 0)]
     f1 = f1_on_stories(model, out, circuit, seed)
     sizes = {d.label: len(d.features) for d in circuit.detectors}
-    names = circuit.groups
     gate = circuit.gates[0]
     random = found.random.assign(taken=found.random["taken"].abs()).groupby("kind")["taken"]
     numbers = {
-        "computed": circuit.shares["computed"],
+        "computed": circuit.evidence.shares.computed,
         "taken": float(removed["taken"]),
         "moved": float(removed["moved"]),
         "kept": float(kept["faithfulness"]),
@@ -103,8 +102,8 @@ def seed_row(seed: int, folder: Path, device: str) -> tuple[tuple[str, ...], dic
     return (
         str(seed),
         str(len(circuit.interactions)),
-        f"{names[str(gate.first)]} & {names[str(gate.second)]}",
-        f"{circuit.shares['computed']:.2f}",
+        f"{circuit.group_name(gate.first)} & {circuit.group_name(gate.second)}",
+        f"{circuit.evidence.shares.computed:.2f}",
         " / ".join(f"{f1[label]:.2f} ({sizes[label]})" for label in ("not good", "not bad")),
         f"{removed['taken']:.2f}",
         " / ".join(f"{share:+.2f}" for share in left),

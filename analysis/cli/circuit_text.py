@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
@@ -17,14 +18,15 @@ _MOST_ROWS = 16
 
 def circuit_text(circuit: Circuit) -> str:
     """For a person: the answer, then gates, pairs, features, outputs."""
-    shares = circuit.shares
+    assert circuit.evidence is not None  # of find_circuit
+    evidence, shares = circuit.evidence, circuit.evidence.shares
     pairs = _plural(len(circuit.interactions), "pair")
     return "\n\n".join(
         [
-            f"{circuit.name}: found in layer {circuit.source['layer']}, {verdict(circuit)}",
-            f"{pairs} of features carry {shares['carried']:.0%} of what the MLP adds to the margins"
-            f" of {circuit.source['affected']};\nthe MLP adds {shares['direct']:.0%} of the model's"
-            f" own margins, the dictionary's error {shares['error']:.1%} of that.",
+            f"{circuit.name}: found in layer {circuit.source.layer}, {verdict(circuit)}",
+            f"{pairs} of features carry {shares.carried:.0%} of what the MLP adds to the margins"
+            f" of {', '.join(evidence.affected)};\nthe MLP adds {shares.direct:.0%} of the model's"
+            f" own margins, the dictionary's error {shares.error:.1%} of that.",
             _titled("Gates", _gates(circuit)),
             _titled("Pairs of input features", _pairs(circuit).head(_MOST_ROWS)),
             _titled("Input features, and what each factor adds to them", _features(circuit)),
@@ -32,17 +34,17 @@ def circuit_text(circuit: Circuit) -> str:
             _titled("Classes, told by output features above their cuts", _detectors(circuit)),
             "contrast, elsewhere: logits that a pair adds to the margins of the affected classes, "
             "and of the others.\nz: its weight against rotated features. F1: on cases that nothing "
-            f"was chosen on.\nn = {circuit.source['cases']} cases to choose on.",
+            f"was chosen on.\nn = {evidence.n_cases} cases to choose on.",
         ]
     )
 
 
 def _gates(circuit: Circuit) -> pd.DataFrame:
-    names = circuit.groups
+    name = circuit.group_name
     return pd.DataFrame(
         [
             {
-                "gate": f"{names[str(gate.first)]} & {names[str(gate.second)]}",
+                "gate": f"{name(gate.first)} & {name(gate.second)}",
                 "kind": gate.gate,
                 "contrast": gate.contrast,
             }
@@ -61,7 +63,8 @@ def _pairs(circuit: Circuit) -> pd.DataFrame:
 
 
 def _features(circuit: Circuit) -> pd.DataFrame:
-    effects = ["mean", *str(circuit.source["factors"]).split(", "), "both"]
+    factors = () if circuit.evidence is None else circuit.evidence.factors
+    effects = ["mean", *factors, "both"]
     table = circuit.tables()["features"]
     columns = ["label", "mean", "first_effect", "second_effect", "joint_effect"]
     told = table[columns].dropna(axis=1, how="all")
@@ -95,12 +98,13 @@ def proposals_text(circuits: Sequence[Circuit]) -> str:
             "pairs": len(circuit.interactions),
             "groups": len({f.group for f in circuit.features if f.group >= 0}),
             "gates": ", ".join(dict.fromkeys(g.gate for g in circuit.gates)) or "none",
-            "in gates": circuit.shares["gate"],
+            "in gates": proposal.in_gates,
             "explained": circuit.explained,
-            "energy of 4": circuit.shares["energy of 4 eigenvectors"],
-            "opposite": str(circuit.source.get("opposite end", "none")),
+            "energy of 4": proposal.energy_of_four,
+            "opposite": "none" if proposal.opposite is None else str(proposal.opposite),
         }
         for circuit in circuits
+        if (proposal := circuit.proposal) is not None
     ]
     return (
         f"{aligned(pd.DataFrame(rows))}\n\nin gates: share of the pairs' energy between two groups."
@@ -160,8 +164,22 @@ def validation_rows(found: Validation) -> dict[str, Any]:
 def circuit_rows(circuit: Circuit) -> dict[str, Any]:
     """For a script."""
     tables = {name: table.to_dict("records") for name, table in circuit.tables().items()}
-    told = {"shares": dict(circuit.shares), "source": dict(circuit.source)}
-    return {"name": circuit.name, **told, "groups": dict(circuit.groups), **tables}
+    source = {k: v for k, v in asdict(circuit.source).items() if v is not None}
+    shares: dict[str, Any] = {}
+    if circuit.evidence is not None:
+        evidence = circuit.evidence
+        shares = {k.replace("_", " "): v for k, v in asdict(evidence.shares).items()}
+        source |= {
+            "behaviour": evidence.behaviour,
+            "metric": evidence.metric,
+            "factors": list(evidence.factors),
+            "affected": list(evidence.affected),
+            "cases": evidence.n_cases,
+        }
+    if circuit.proposal is not None:
+        shares = asdict(circuit.proposal)
+    groups = {str(group.number): group.name for group in circuit.groups}
+    return {"name": circuit.name, "shares": shares, "source": source, "groups": groups, **tables}
 
 
 def _most(values: pd.Series) -> float:

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from circuits.graph.circuit import Interaction
+from circuits.graph.records import Interaction
 from circuits.model.model import Model
 from circuits.model.site import Site
 from sae.dictionary import Dictionary

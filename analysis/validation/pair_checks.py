@@ -15,7 +15,8 @@ from torch import Tensor
 
 from analysis.validation.edits import terms_of
 from analysis.validation.harness import Harness
-from circuits.graph.circuit import Circuit, Interaction
+from circuits.graph.circuit import Circuit
+from circuits.graph.records import Interaction
 from circuits.model.model import Model
 from circuits.model.site import mlp_sites
 from sae.dictionary import Dictionary

@@ -31,7 +31,8 @@ from torch.nn import functional
 from analysis.attribution.contrast import PairAccount
 from analysis.behaviour.cases import Behaviour
 from analysis.behaviour.in_model import ModelCases, in_model
-from analysis.discovery.find import SHOWN, check_dictionaries
+from analysis.discovery.find import SHOWN
+from analysis.discovery.provenance import layer_of_circuit
 from analysis.validation.edits import PairTerms, edited, removing, terms_of
 from analysis.validation.harness import Harness, Swap
 from analysis.validation.pair_checks import checked_pairs
@@ -193,36 +194,6 @@ def validate(
     )
 
 
-def layer_of_circuit(
-    model: Model, circuit: Circuit, dictionaries: Mapping[Site, Dictionary]
-) -> int:
-    """The circuit's layer; refused where the circuit is of another model or other dictionaries."""
-    check_dictionaries(model, dictionaries)
-    layer = circuit.source.get("layer")
-    faults = []
-    if not isinstance(layer, int):
-        raise CircuitFileError(
-            f"circuit {circuit.name!r} does not say which layer it is of. Make it with "
-            f"find_circuit or propose_circuits."
-        )
-    hashes = {"model": model.fingerprint}
-    for name, site in zip(("inputs", "outputs"), mlp_sites(layer), strict=True):
-        if site not in dictionaries:
-            faults.append(f"there is no dictionary of {site}")
-        else:
-            hashes[name] = dictionaries[site].fingerprint
-    for name, known in hashes.items():
-        theirs = str(circuit.source.get(name))
-        if theirs != known:
-            faults.append(f"the hash of its {name} is {theirs[:12]}…, here it is {known[:12]}…")
-    if faults:
-        raise CircuitFileError(
-            f"circuit {circuit.name!r} is of another run: {'; '.join(faults)}. Find it in this "
-            f"one: circuits find."
-        )
-    return layer
-
-
 def _edit_table(
     harness: Harness,
     circuit: Circuit,
@@ -269,7 +240,7 @@ def _gates(circuit: Circuit, terms: PairTerms) -> list[tuple[str, PairTerms]]:
             for place, pair in enumerate(circuit.interactions)
             if {group[pair.first], group[pair.second]} == ends
         ]
-        names = [circuit.groups.get(str(end), f"group {end}") for end in (gate.first, gate.second)]
+        names = [circuit.group_name(end) for end in (gate.first, gate.second)]
         found.append((" & ".join(names), terms.subset(torch.tensor(chosen))))
     return found
 

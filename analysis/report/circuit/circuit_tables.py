@@ -69,13 +69,13 @@ def facts(found: Found) -> list[tuple[str, str]]:
     """Sizes and counts."""
     circuit = found.circuit
     told = [
-        ("layer", str(circuit.source.get("layer", "not said"))),
+        ("layer", "unknown" if circuit.source.layer is None else str(circuit.source.layer)),
         ("pairs", str(len(circuit.interactions))),
         ("input features", str(len(circuit.features))),
         ("groups", str(len({f.group for f in circuit.features if f.group >= 0}))),
     ]
-    if found.behaviour is not None:
-        told.append(("cases chosen on", str(circuit.source.get("cases", "not said"))))
+    if circuit.evidence is not None:
+        told.append(("cases chosen on", str(circuit.evidence.n_cases)))
     if found.validation is not None:
         told.append(("cases validated on", str(found.validation.n)))
         told.append(("seed", str(found.validation.seed)))
@@ -130,7 +130,7 @@ def tables_of(circuit: Circuit, labels: Labels) -> list[Table]:
         f"{label} “{labels.output(f)}”" if labels.output(f) else label
         for label, f in zip(outputs["label"], outputs["feature"], strict=True)
     ]
-    factors = str(circuit.source.get("factors", "")).split(", ")
+    factors = () if circuit.evidence is None else circuit.evidence.factors
     effects = dict(zip(("first_effect", "second_effect"), (f"effect of {f}" for f in factors),
                        strict=False))  # fmt: skip
     found = [
@@ -165,12 +165,12 @@ def _known(table: pd.DataFrame) -> pd.DataFrame:
 
 def _measured(circuit: Circuit) -> str:
     """What columns of pairs mean that only a circuit of a behaviour has."""
-    if "cases" not in circuit.source:
+    if circuit.evidence is None:
         return ""
     return (
         " Contrast, elsewhere: logits added to the affected classes and to the others; computed, "
         "inherited: what a pair adds over all classes, of the two factors or of a contrast that "
-        f"was there before; n = {shown(str(circuit.source['cases']))} cases that it was chosen on."
+        f"was there before; n = {circuit.evidence.n_cases} cases that it was chosen on."
     )
 
 

@@ -264,7 +264,7 @@ def test_a_circuit_of_another_run_is_refused(run, capsys, tmp_path):
     find(capsys, run)
     path = run / "circuits" / "negated-or-not.json"
     circuit = Circuit.load(path)
-    replace(circuit, source={**circuit.source, "inputs": "0" * 64}).save(path)
+    replace(circuit, source=replace(circuit.source, inputs="0" * 64)).save(path)
     assert main(["validate", str(run), "--text", str(text_of(run)), "--device", "cpu"]) == 2
     assert "is of another run: the hash of its inputs is 000000000000…" in capsys.readouterr().err
     assert kept(run) == NAMES

@@ -55,11 +55,11 @@ def test_every_output_that_was_planted_is_proposed_with_its_pairs(proposals):
     for circuit in proposals.values():
         assert circuit.explained == pytest.approx(1)
         assert {gate.gate for gate in circuit.gates} == {"XOR"}
-        assert circuit.shares["energy of 4 eigenvectors"] == pytest.approx(1)
+        assert circuit.proposal.energy_of_four == pytest.approx(1)
 
 
 def test_opposite_ends_of_a_direction_are_named_together(proposals):
-    opposite = {output: circuit.source["opposite end"] for output, circuit in proposals.items()}
+    opposite = {output: circuit.proposal.opposite for output, circuit in proposals.items()}
     assert opposite == {0: 1, 1: 0, 2: 3, 3: 2, 4: 5, 5: 4, 6: 7, 7: 6}
 
 

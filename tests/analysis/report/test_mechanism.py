@@ -84,7 +84,7 @@ def test_a_pair_that_hurts_another_class_as_much_is_told_after_one_that_does_not
 def test_what_the_pairs_carry_is_measured_on_the_same_cases_as_what_each_adds(planted, story):
     run, _ = planted
     account = PairAccount.of(story.asked, 0, run.dictionaries[Site("mlp_in", 0)])
-    whole, told = account.totals["MLP"], story.of_mlp
+    whole, told = account.totals.mlp, story.of_mlp
     assert float(told["mlp"]) == pytest.approx(whole, abs=0.005)
     together = [float(each["together"]) for each in story.classes()]
     assert float(told["carried"]) == pytest.approx(sum(together) / 2 / whole, abs=0.01)

@@ -27,7 +27,8 @@ from analysis.validation.edits import terms_of
 from analysis.validation.validate import Validation
 from circuits.algebra.interactions import Interactions
 from circuits.errors import CircuitFileError, ReportError, RunError
-from circuits.graph.circuit import Circuit, Feature, Gate, Interaction, Output
+from circuits.graph.circuit import Circuit
+from circuits.graph.records import Feature, Gate, Interaction, Output
 from circuits.model import Site
 from circuits.model.site import mlp_sites
 from circuits.plotting.circuit_layout import picture

@@ -17,7 +17,8 @@ from analysis.validation.edits import PairTerms
 from analysis.validation.validate import Validation, validate
 from circuits.corpus import open_corpus
 from circuits.errors import CircuitFileError, DictionaryError, FeatureRangeError
-from circuits.graph.circuit import Circuit, Feature, Interaction
+from circuits.graph.circuit import Circuit
+from circuits.graph.records import Feature, Interaction, Source
 from circuits.model import Model, Site
 from tests.support.planted_negation import (
     CAKE,
@@ -224,15 +225,15 @@ def small_behaviour():
 
 def find_like(model, into, out, pairs) -> Circuit:
     planted = find_circuit(planted_model(), planted_dictionaries(), planted_behaviour())
-    source = {"model": model.fingerprint, "inputs": into.fingerprint, "outputs": out.fingerprint}
-    return replace(with_pairs(planted, *pairs), source={**planted.source, **source}, detectors=())
+    source = Source(model.fingerprint, 0, into.fingerprint, out.fingerprint)
+    return replace(with_pairs(planted, *pairs), source=source)
 
 
 def test_of_classes_that_are_all_affected_nothing_is_said_of_others():
     behaviour = sentiment(planted_behaviour())
     model, dictionaries = planted_model("read"), planted_dictionaries()
     pairs = with_pairs(find_circuit(planted_model(), dictionaries, planted_behaviour()), (1, 1))
-    pairs = replace(pairs, source=dict(pairs.source) | {"model": model.fingerprint})
+    pairs = replace(pairs, source=replace(pairs.source, model=model.fingerprint))
     found = validate(model, pairs, behaviour.halves()[1], dictionaries, n_draws=2)
     assert found.edits["moved"].isna().all()
     assert "removal moves other classes at most" not in set(found.criteria["criterion"])
@@ -248,8 +249,8 @@ def test_other_circuits_are_controls_in_the_same_table(circuit):
 
 
 def test_a_control_of_other_dictionaries_is_refused(circuit):
-    other = replace(circuit, name="theirs", source=dict(circuit.source) | {"inputs": "0" * 64})
-    with pytest.raises(CircuitFileError, match="circuit 'theirs' is of another run: the hash of"):
+    other = replace(circuit, name="other", source=replace(circuit.source, inputs="0" * 64))
+    with pytest.raises(CircuitFileError, match="circuit 'other' is of another run: the hash of"):
         validate(planted_model(), circuit, HALVES[1], planted_dictionaries(), others=[other])
 
 
@@ -314,11 +315,11 @@ def test_a_circuit_of_another_run_is_refused_with_every_hash(circuit):
     changed = {into.site: replace(into, bias=into.bias + 1), out.site: out}
     with pytest.raises(CircuitFileError) as refused:
         validate(model, circuit, HALVES[1], changed)
-    theirs, here = circuit.source, changed[into.site]
+    source, here = circuit.source, changed[into.site]
     assert str(refused.value) == (
         "circuit 'negation' is of another run: the hash of its model is "
-        f"{theirs['model'][:12]}…, here it is {model.fingerprint[:12]}…; the hash of its inputs is "
-        f"{theirs['inputs'][:12]}…, here it is {here.fingerprint[:12]}…. Find it in this one: "
+        f"{source.model[:12]}…, here {model.fingerprint[:12]}…; the hash of its inputs is "
+        f"{source.inputs[:12]}…, here {here.fingerprint[:12]}…. Find it in this one: "
         "circuits find."
     )
 
@@ -328,7 +329,7 @@ def test_what_cannot_be_validated_is_refused(circuit):
     with pytest.raises(FeatureRangeError, match="n_draws = 0"):
         validate(model, circuit, HALVES[1], dictionaries, n_draws=0)
     with pytest.raises(CircuitFileError, match="does not say which layer it is of"):
-        validate(model, replace(circuit, source={}), HALVES[1], dictionaries)
+        validate(model, replace(circuit, source=Source()), HALVES[1], dictionaries)
     with pytest.raises(CircuitFileError, match="there is no dictionary of mlp_in@0"):
         validate(model, circuit, HALVES[1], {})
     wide = small_dictionary(site=Site("mlp_in", 0))
