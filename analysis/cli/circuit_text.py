@@ -135,11 +135,11 @@ def validation_text(found: Validation) -> str:
     if len(found.side_effects):
         parts.append(_titled("On text where no answer is due", found.side_effect_table))
     parts.append(
-        "contrast: mean margin of the affected classes, in logits; removed: the share of it that "
-        "an edit\nremoves (95 % of bootstrap draws). side_effect: largest relative change of another "
-        "class. faithfulness:\n1 for the model, 0 with the MLP's output at its mean. size: how much "
-        "the random pairs write, relative\nto the circuit; median, mean, most: of |removed| over "
-        "the draws."
+        "contrast: mean margin of the affected classes, in logits; removed: the share of it that\n"
+        "an edit removes (95 % of bootstrap draws). side_effect: largest relative change of\n"
+        "another class. faithfulness: 1 for the model, 0 with the MLP's output at its mean. size:\n"
+        "how much the random pairs write, relative to the circuit; median, mean, most: of\n"
+        "|removed| over the draws."
         f"\nn = {found.n} cases, seed {found.seed}."
     )
     return "\n\n".join(parts)
