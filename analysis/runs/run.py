@@ -20,7 +20,7 @@ from analysis.discovery.provenance import check_dictionaries, layers_with_dictio
 from analysis.lowrank.curve import RankCurve
 from analysis.runs.belonging import Found, check_circuit, check_made_with, check_together
 from analysis.runs.folder import CircuitFiles, RunFolder, in_training
-from analysis.runs.images import Study
+from analysis.runs.images import ImageStudy
 from analysis.validation.record import Validation
 from circuits.algebra.basis import Basis
 from circuits.algebra.interactions import Interactions
@@ -230,9 +230,9 @@ class Run:
         return curve
 
     @property
-    def images(self) -> Study | None:
+    def images(self) -> ImageStudy | None:
         """The image case study, where there is one."""
-        return Study.load(self.folder.path)
+        return ImageStudy.load(self.folder.path)
 
     @property
     def manifest(self) -> list[dict[str, Any]]:

@@ -257,7 +257,7 @@ def test_accounts_of_every_kind_of_dictionary_add_up(dictionary):
 def test_of_too_many_features_those_that_write_least_are_error(monkeypatch):
     whole = small_account(mlp_bias=True)
     assert len(whole.features) > 7
-    monkeypatch.setattr(contrast, "_MOST_FEATURES", 6)
+    monkeypatch.setattr(contrast, "MOST_FEATURES", 6)
     some = small_account(mlp_bias=True)
     assert len(some.features) == 7
     assert set(some.features.tolist()) < set(whole.features.tolist())
