@@ -82,7 +82,7 @@ CRITERIA = (
     Criterion(Measure.SIDE_EFFECT, Direction.AT_MOST, 0.2),
     Criterion(Measure.KEPT, Direction.AT_LEAST, 0.8),
     Criterion(Measure.RANDOM, Direction.AT_MOST, 0.05),
-    Criterion(Measure.CASES, Direction.AT_LEAST, 8),
+    Criterion(Measure.CASES, Direction.AT_LEAST, 8.0),
 )
 """What a circuit must reach to be called proven."""
 
