@@ -26,7 +26,7 @@ _KEYS = ("text", "label", "right", "wrong", "factors", "pair", "position")
 _TAKEN = {
     *("feature", "mean", "both"),
     *("first", "second", "weight", "contrast", "elsewhere", "together"),
-    *("edit", "n_pairs", "taken", "low", "high", "moved", "faithfulness"),
+    *("edit", "kind", "target", "n_pairs", "removed", "low", "high", "side_effect", "faithfulness"),
 }
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from analysis.behaviour.cases import Behaviour
 from analysis.discovery.provenance import layer_of_circuit
 from analysis.runs.folder import CircuitFiles, RunFolder
-from analysis.validation.validate import Validation
+from analysis.validation.record import Validation
 from circuits.errors import RunError, shorten
 from circuits.graph.circuit import Circuit
 from circuits.model.model import Model

@@ -21,7 +21,7 @@ from analysis.lowrank.curve import RankCurve
 from analysis.runs.belonging import Found, check_circuit, check_made_with, check_together
 from analysis.runs.folder import CircuitFiles, RunFolder, in_training
 from analysis.runs.images import ImageStudy
-from analysis.validation.validate import Validation
+from analysis.validation.record import Validation
 from circuits.algebra.basis import Basis
 from circuits.algebra.interactions import Interactions
 from circuits.corpus.documents import Corpus, built_in

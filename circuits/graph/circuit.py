@@ -144,7 +144,7 @@ class Circuit:
             gates=() if found is None else _gates(found, features, pairs),
             groups=tuple(groups) or _groups(found),
             source=replace(source, interactions=about.get("interactions", source.interactions)),
-            selection=Selection(Choice(about["chosen"]), about["level"], method, seed),
+            selection=Selection(Choice(about["chosen"]), float(about["level"]), method, seed),
             evidence=evidence,
             energy=float(about["energy"]) if whole else energy,
             explained=about.get("explained") if whole else None,

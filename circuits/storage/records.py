@@ -61,7 +61,9 @@ def read_value(wanted: Any, value: Any, name: str, where: str) -> Any:
         elif issubclass(option, Word):
             if value in [each.value for each in option]:
                 return option(value)
-        elif _fits(option, value):
+        elif option is float and _is_number(value):
+            return float(value)
+        elif option is not float and type(value) is option:
             return value
     words = " or ".join(_word(option) for option in options)
     raise RecordError(f"{name} = {_shown(value)} in {where} is not {words}")
@@ -73,11 +75,8 @@ def _types(kind: type) -> dict[str, Any]:
     return {each.name: hints[each.name] for each in fields(kind)}
 
 
-def _fits(wanted: type, value: Any) -> bool:
-    if wanted is float:
-        whole = isinstance(value, int | float) and not isinstance(value, bool)
-        return whole and math.isfinite(value)
-    return type(value) is wanted
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _word(option: Any) -> str:
