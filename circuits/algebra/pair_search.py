@@ -180,6 +180,7 @@ class Factors:
 
     @classmethod
     def of(cls, write: Tensor, form: Tensor) -> Factors:
+        """The factors of ``write form writeᵀ``."""
         # powers of two, so that nothing is rounded and no product leaves the screen's range
         write_scale, form_scale = _power_of_two(write), _power_of_two(form)
         scale = write_scale * write_scale * form_scale
@@ -203,6 +204,7 @@ class Factors:
         return cls(right * values.sign(), right, order, reach, reach, arithmetic, scale)
 
     def __post_init__(self) -> None:
+        """Round the factors to the screen's precision, and bound what that loses."""
         self.screen = screen_dtype(self.left)
         self.left_screen, self.right_screen = self.left.to(self.screen), self.right.to(self.screen)
         self.right_size, self.right_lost = _rounded(self.right, self.right_screen)

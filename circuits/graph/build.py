@@ -70,7 +70,8 @@ def interaction_graph(
         pairs = _chosen_pairs(inter, output, null, n_edges, coverage, significant)
         energy = float(inter.energies[output])
     about = {
-        "chosen": f"{way}={value}",
+        "chosen": way,
+        "level": value,
         "n_input": inter.n_input,
         "n_pairs": _n_pairs(inter) * (1 if output is not None else inter.n_output),
         "total_energy": energy,

@@ -21,7 +21,8 @@ from torch import Tensor
 from analysis.attribution.contrast import PairAccount
 from analysis.behaviour.in_model import ModelCases, in_model
 from analysis.report.catalogue.text_activations import TextActivations
-from analysis.report.collect import Found, Run
+from analysis.runs.belonging import Found
+from analysis.runs.run import Run
 from circuits.algebra.basis import Basis
 from circuits.algebra.interactions import Interactions
 from circuits.algebra.spectrum import Spectrum
@@ -60,7 +61,7 @@ class CircuitForm:
         inputs = into.to(torch.float64).basis(least_squares=True)
         if found.behaviour is None:
             reader: Literal["pinv", "encoder"] = (
-                "pinv" if found.circuit.source.get("reader") == "pinv" else "encoder"
+                "pinv" if found.circuit.source.reader == "pinv" else "encoder"
             )
             output = found.circuit.outputs[0].feature
             outputs = out.to(torch.float64).basis(reader, least_squares=reader == "pinv")

@@ -10,8 +10,11 @@ import pytest
 
 from analysis.behaviour.cases import Behaviour
 from analysis.cli.main import main
+from analysis.runs.circuits import run_find, run_validate
+from analysis.runs.run import Run
 from analysis.validation import validate as validation
-from analysis.validation.validate import Validation
+from analysis.validation.edits import EditKind
+from analysis.validation.record import Validation
 from circuits.graph.circuit import Circuit
 from circuits.model import load_model
 from circuits.storage.manifest import read_manifest
@@ -116,7 +119,7 @@ def test_a_found_circuit_is_validated_on_the_other_half(run, capsys):
     find(capsys, run)
     said = called(capsys, "validate", run, "--text", text_of(run), "--draws", 2)
     assert said.startswith("negated or not: proven: every criterion is met")
-    for words in ("remove the circuit", "control: untrained model", "as large",
+    for words in ("remove the circuit", "control: untrained model", "same size",
                   "On text where no answer is due", "n = 32 cases, seed 0"):  # fmt: skip
         assert words in said
     proof = Validation.load(run / "circuits" / "negated-or-not.validation.json")
@@ -195,16 +198,13 @@ def test_an_inherited_contrast_is_said_to_be(tmp_path, capsys):
     assert "found in layer 1, inherited from attention or earlier layers" in said
 
 
-def test_the_probability_metric_of_a_circuit_is_that_of_its_validation(run, capsys, monkeypatch):
-    from analysis.runs.circuits import run_find, run_validate
-    from sae import load_dictionaries
-
-    model, dictionaries = load_model(run / "model", device="cpu"), load_dictionaries(run)
+def test_the_probability_metric_of_a_circuit_is_that_of_its_validation(run):
     behaviour = planted_behaviour(metric="probability", name="likely / not")
-    run_find(run, model, dictionaries, behaviour, coverage=0.9, n_pairs=4)
+    opened = Run(run, device="cpu")
+    run_find(opened, behaviour, coverage=0.9, n_pairs=4)
     assert "likely-not.json" in kept(run)
-    found = run_validate(run, model, dictionaries, "likely / not", n_draws=1)
-    plain = found.edits.set_index("edit").loc["none"]
+    found = run_validate(opened, "likely / not", n_draws=1)
+    plain = found.edit(EditKind.NONE)
     assert 0 < plain["not good"] < 1  # a difference of chances, not of logits
     assert found.behaviour == "likely / not"
 
@@ -229,7 +229,7 @@ def test_proposals_are_printed_and_kept(run, capsys):
         (["find", "RUN", "--behaviour", "CASES", "--pairs", "0"], "n_pairs = 0. Ask for at least"),
         (["find", "RUN", "--layer", "4"], "no dictionaries of mlp_in and mlp_out for layer 4"),
         (["find", "RUN", "--proposals", "0"], "n = 0. Ask for at least 1"),
-        (["find", "RUN/none", "--behaviour", "CASES"], "no such folder"),
+        (["find", "RUN/none", "--behaviour", "CASES"], "none: there is no such run. Make one"),
         (["validate", "RUN"], "has no circuit of a behaviour. Find one: circuits find"),
         (["validate", "RUN", "--circuit", "x", "--text", "RUN/text.txt"], "no circuit of a behavi"),
     ],
@@ -265,7 +265,7 @@ def test_a_circuit_of_another_run_is_refused(run, capsys, tmp_path):
     find(capsys, run)
     path = run / "circuits" / "negated-or-not.json"
     circuit = Circuit.load(path)
-    replace(circuit, source={**circuit.source, "inputs": "0" * 64}).save(path)
+    replace(circuit, source=replace(circuit.source, inputs="0" * 64)).save(path)
     assert main(["validate", str(run), "--text", str(text_of(run)), "--device", "cpu"]) == 2
     assert "is of another run: the hash of its inputs is 000000000000…" in capsys.readouterr().err
     assert kept(run) == NAMES

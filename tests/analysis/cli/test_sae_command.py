@@ -70,7 +70,7 @@ def test_what_is_wrong_is_one_line_and_exit_2(run, plan_file, capsys, tmp_path):
     )
     assert "there is no such file" in refused("train", run, "--plan", str(tmp_path / "no.json"))
     assert "no dictionaries in it" in refused("info", run)
-    assert "no such folder" in refused("quality", str(tmp_path / "nowhere"))
+    assert "there is no such run" in refused("quality", str(tmp_path / "nowhere"))
     assert not (tmp_path / "run" / "saes").exists()
 
 
@@ -86,7 +86,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(run, plan_file, capsys, monke
     monkeypatch.setattr(DictionaryTraining, "learn", interrupted)
     assert main(command) == 130
     said = capsys.readouterr().err
-    assert "saved; the same command goes on from there" in said
+    assert "saved; run the same command to resume" in said
     assert "interrupted" in said
     monkeypatch.setattr(DictionaryTraining, "learn", learn)
     assert main(command) == 0
