@@ -1,13 +1,13 @@
 """Feature directions in activation space, and the vectors that read them back.
 
-``write`` says what each feature adds to an activation, ``read`` how strongly each feature is
-present in one; a dictionary of more features than dimensions has many readers for one writer,
-so a ``Basis`` always names its own. The pseudoinverse reader ``D⁺`` is exact: reading an
-activation and writing it again gives the activation back (``writeᵀ read = 1``), though not the
-same sparse features. An encoder's rows read sparsely and give it back only approximately.
+``write`` is what each feature adds to an activation, ``read`` how strongly each feature is present
+in one. A dictionary of more features than dimensions has many possible readers, so a ``Basis``
+names its own. The pseudoinverse ``D⁺`` is exact: reading an activation and writing it again
+returns the activation (``writeᵀ read = 1``), but not the same sparse features. An encoder's rows
+read sparsely, and return it only approximately.
 
-Only an *output* is read. A rank-deficient decoder is a perfectly good set of inputs, and its
-reader is refused only when it is asked for.
+Only *outputs* are read. A rank-deficient decoder is a valid set of inputs; an error is raised only
+where its reader is used.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Basis:
     write: Float[Tensor, "feature model"]  # row f: what feature f adds to an activation
     offset: Float[Tensor, " model"] | None  # what an activation is with no feature present
     bias: Float[Tensor, " feature"] | None  # what is read of each feature where nothing is present
-    reader: str  # how `read` was made: "pinv", "encoder", "transpose" or the caller's word
+    reader: str  # how `read` was made: "pinv", "encoder", "transpose" or the caller's name for it
     _least_squares: bool  # whether a reader that is not exact is accepted
     _whole: Basis | None  # what this is a subset of
     _kept: list[int]
@@ -73,7 +73,7 @@ class Basis:
     def _hold(
         self, parts: dict[str, Tensor | None], reader: str, least_squares: bool = False
     ) -> None:
-        """Check the parts and keep them; without a reader it is the pseudoinverse, when needed."""
+        """Check the parts and keep them; a missing reader is the pseudoinverse, made on use."""
         given = {name: part for name, part in parts.items() if part is not None}
         axes = {
             "write": "feature model",
@@ -89,13 +89,13 @@ class Basis:
         vars(self).update(held)
 
     def __setattr__(self, name: str, value: object) -> None:
-        raise FrozenInstanceError(f"a Basis does not change: make another one with this {name}")
+        raise FrozenInstanceError(f"a Basis cannot be changed: make another one with this {name}")
 
     @classmethod
     def _of(
         cls, parts: dict[str, Tensor | None], reader: str, least_squares: bool = False
     ) -> Basis:
-        """Without the warnings: made from a basis that has given them."""
+        """Without warnings: for a basis made from one that already warned."""
         basis = cls.__new__(cls)
         basis._hold(parts, reader, least_squares)
         return basis
@@ -108,10 +108,10 @@ class Basis:
         *,
         least_squares: bool = False,
     ) -> Basis:
-        """The decoder's rows, read by its pseudoinverse, which is computed once, when asked for.
+        """The decoder's rows, read by its pseudoinverse, which is computed at first use.
 
-        A decoder that does not span the activation has no exact reader, and reading by it is
-        refused, unless ``least_squares`` accepts the reader that is nearest to one.
+        A decoder that does not span the activation has no exact reader, and reading raises an
+        error unless ``least_squares`` accepts the nearest one.
         """
         basis = cls._of({"write": decoder, "offset": offset}, "pinv", least_squares)
         warn_of_directions(basis.write)
@@ -137,14 +137,14 @@ class Basis:
         directions: Float[Tensor, "feature model"],
         offset: Float[Tensor, " model"] | None = None,
     ) -> Basis:
-        """Orthonormal rows, such as principal components with their mean, read by themselves."""
+        """Orthonormal rows, such as principal components with their mean; they read themselves."""
         basis = cls._of({"write": directions, "read": directions, "offset": offset}, "transpose")
         gram = basis.write @ basis.write.mT
         error = float((gram - torch.eye(len(gram)).to(gram)).abs().max())
         if error > len(gram) ** 0.5 * 100 * torch.finfo(gram.dtype).eps:
             raise BasisError(
                 f"these {len(gram)} directions are not orthonormal: their inner products are off "
-                f"by up to {error:.2g}, so they cannot read themselves back. Orthonormalise them "
+                f"by up to {error:.2g}, so they are not their own reader. Orthonormalise them "
                 f"(torch.linalg.qr), or use Basis.from_decoder for the exact reader."
             )
         return basis
@@ -158,7 +158,7 @@ class Basis:
 
     @property
     def n_feature(self) -> int:
-        """How many features there are, the offset not counted."""
+        """How many features there are, without the offset."""
         return self.write.shape[0]
 
     @property
@@ -173,7 +173,7 @@ class Basis:
 
     @property
     def device(self) -> torch.device:
-        """Where the directions live."""
+        """Where the directions are."""
         return self.write.device
 
     @cached_property
@@ -193,7 +193,7 @@ class Basis:
         return self._nearest()
 
     def _nearest(self) -> Tensor:
-        """The reader, or the least-squares one where reading by it is refused."""
+        """The reader, or the least-squares one where there is no exact reader."""
         if self._whole is not None:
             return self._whole._nearest()[self._kept]
         return pseudoinverse(self.write, self.span) if self.reader == "pinv" else self.read
@@ -205,7 +205,7 @@ class Basis:
 
     @property
     def _parts(self) -> dict[str, Tensor | None]:
-        """What it was made from; no reader where that is the pseudoinverse."""
+        """What it was made from, without the reader where that is the pseudoinverse."""
         read = None if self.reader == "pinv" else self.read
         return {"write": self.write, "read": read, "offset": self.offset, "bias": self.bias}
 
@@ -223,7 +223,7 @@ class Basis:
         return x if self.offset is None else x + self.offset
 
     def without_offset(self) -> Basis:
-        """The features alone, for questions about them and not about the constant."""
+        """The same features without the constant."""
         if self._whole is not None:
             return self._whole.without_offset().subset(self._kept)
         return self._of(self._parts | {"offset": None}, self.reader, self._least_squares)
@@ -231,12 +231,13 @@ class Basis:
     def subset(self, features: Sequence[int] | Tensor) -> Basis:
         """Some of the features, each read as it was read in the whole dictionary.
 
-        Where the whole cannot be read exactly, reading the subset is refused too.
+        Where the whole has no exact reader, reading the subset raises an error too.
         """
         listed = features.tolist() if isinstance(features, Tensor) else list(features)
         if listed and all(isinstance(feature, bool) for feature in listed):
             raise BasisError(
-                "Basis.subset: a mask was given; it takes indices. Pass mask.nonzero()[:, 0]."
+                "Basis.subset: a mask was given, but indices are expected. "
+                "Pass mask.nonzero()[:, 0]."
             )
         kept = check_indices("Basis.subset", listed, self.n_feature, "feature")
         if not kept:
@@ -250,8 +251,8 @@ class Basis:
     def control(self, seed: int = 0) -> Basis:
         """Random directions in place of the features: the same shape, norms, offset and reader.
 
-        What is found with a dictionary means little if it is found with this one too. A reader
-        other than the pseudoinverse becomes the writer itself, scaled to the reader's norms.
+        A result that also appears with this control says little about the features. A reader other
+        than the pseudoinverse becomes the writer, scaled to the reader's norms.
         """
         if self._whole is not None:
             return self._whole.control(seed).subset(self._kept)
@@ -268,7 +269,7 @@ class Basis:
         return self._of(self._parts | {"write": write, "read": read}, self.reader)
 
     def to(self, *args: Any, **kwargs: Any) -> Basis:
-        """The same basis on another device or in another dtype, as ``Tensor.to`` says it."""
+        """The same basis on another device or in another dtype, as ``Tensor.to`` does it."""
         if self._whole is not None:
             return self._whole.to(*args, **kwargs).subset(self._kept)
         parts = {
@@ -278,11 +279,11 @@ class Basis:
         return self._of(parts, self.reader, self._least_squares)
 
     def report(self, seed: int = 0) -> pd.DataFrame:
-        """One row of what this basis can and cannot do; ``coherence`` costs features² · model.
+        """One row of properties of this basis; ``coherence`` costs features² · model.
 
         ``identity_error`` is the Frobenius norm of ``writeᵀ read − 1``: zero for an exact reader,
         ``√(d_model − rank)`` for the nearest one of a deficient dictionary. ``coherence`` is the
-        largest |cosine| of two features, with that of random directions beside it.
+        largest |cosine| of two features; ``coherence_control`` is that of random directions.
         """
         sizes = self.span.sizes
         read = self._nearest()

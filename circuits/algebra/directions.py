@@ -1,4 +1,4 @@
-"""Directions in activation space: what they span, what reads them, and what is wrong with them."""
+"""Directions in activation space: what they span, what reads them, which are zero or repeated."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class Span:
 def span(write: Float[Tensor, "feature model"], size: float | None = None) -> Span:
     """Singular values and right singular vectors of a dictionary of any height.
 
-    A QR decomposition of row blocks, each stacked on the triangle of those before (so the memory
-    is one block), then the decomposition of the last triangle: as accurate as a decomposition of
-    the whole, where ``writeᵀ write`` would lose half of the digits. In float64.
+    A QR decomposition of row blocks, each stacked on the triangle of those before, so that only one
+    block is in memory, then the SVD of the last triangle: as accurate as an SVD of the whole, where
+    ``writeᵀ write`` would lose half of the digits. In float64.
 
-    Directions that rounding to the dictionary's dtype could have made are left out: those under
-    ``4 eps √features`` of ``size``, which is the largest singular value unless it is given.
+    Directions that may come from rounding to the dictionary's dtype are left out: those under
+    ``4 eps √features`` of ``size``, by default the largest singular value.
     """
     n_feature, d_model = write.shape
     triangle = write.new_zeros(0, d_model, dtype=torch.float64)
@@ -48,7 +48,7 @@ def span(write: Float[Tensor, "feature model"], size: float | None = None) -> Sp
 def pseudoinverse(
     write: Float[Tensor, "feature model"], span: Span
 ) -> Float[Tensor, "feature model"]:
-    """The rows that read what these rows write, exactly where their span is everything."""
+    """The rows that read what these rows write; exact where they span the whole space."""
     inverse = span.directions / span.sizes[:, None]
     # two thin products; the one matrix inverseᵀ inverse would square the condition number
     read = torch.cat([rows.double() @ inverse.mT @ inverse for rows in write.split(ROWS)])
@@ -67,7 +67,7 @@ def zero_rows(rows: Float[Tensor, "feature model"]) -> list[int]:
 
 
 def repeated_rows(rows: Float[Tensor, "feature model"]) -> list[int]:
-    """Features that point where a feature before them points, up to rounding.
+    """Features with the direction of an earlier feature, up to rounding.
 
     Equal directions have equal shadows on a random line, so sorting one number per feature puts
     them side by side; only neighbours are compared in full. Costs features · model.
@@ -118,7 +118,7 @@ def warn_of_directions(write: Float[Tensor, "feature model"]) -> None:
     faults = []
     if zero:
         faults.append(
-            f"features {shorten(zero)} write nothing (their rows are zero beside the longest)"
+            f"features {shorten(zero)} write nothing (their rows are zero next to the longest)"
         )
     if repeated:
         faults.append(f"features {shorten(repeated)} repeat the direction of an earlier feature")

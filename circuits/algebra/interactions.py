@@ -4,9 +4,9 @@
 (and the constant 1 last, where there is one) the output feature reads
 ``f̂ᵀ matrix(o) f̂ + bias(o)``, exactly. It is features x features, but of rank at most ``model``,
 so nothing else here builds it: spectra come from a model x model form, and the strongest pairs
-from tiles that are looked at and dropped, or proven too weak to look at.
+from tiles that are computed and dropped, or skipped because they are provably too weak.
 
-A pair of different features meets twice in the sum, so its *weight* is ``2 · matrix(o)[i, j]``.
+A pair of different features occurs twice in the sum, so its *weight* is ``2 · matrix(o)[i, j]``.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ ROWS = 512
 
 @dataclass(frozen=True, eq=False)
 class Interactions:
-    """One layer, the features it is given and the features it is asked for."""
+    """One layer, the features of its input and the features of its output."""
 
     layer: BilinearLayer
     inputs: Basis
@@ -73,18 +73,18 @@ class Interactions:
         faults = []
         if inputs.d_model != layer.d_model:
             faults.append(
-                f"the layer takes activations of width {layer.d_model}, but the input features "
+                f"the layer reads activations of width {layer.d_model}, but the input features "
                 f"write to width {inputs.d_model}"
             )
         if outputs.d_model != layer.d_out:
             faults.append(
-                f"the layer gives activations of width {layer.d_out}, but the output features "
+                f"the layer writes activations of width {layer.d_out}, but the output features "
                 f"are read from width {outputs.d_model}"
             )
         if faults:
             raise ShapeError(
-                f"Interactions: {'; '.join(faults)}. Take dictionaries trained at this layer's "
-                f"own input and output."
+                f"Interactions: {'; '.join(faults)}. Use dictionaries trained at the input and "
+                f"output of this layer."
             )
         devices = {"layer": layer.device, "inputs": inputs.device, "outputs": outputs.device}
         if len(set(devices.values())) > 1:
@@ -110,12 +110,12 @@ class Interactions:
 
     @property
     def n_output(self) -> int:
-        """How many output features can be asked for."""
+        """How many output features there are."""
         return self.outputs.n_feature
 
     @property
     def has_constant(self) -> bool:
-        """Whether a constant feature stands after the input features."""
+        """Whether a constant feature follows the input features."""
         return self.layer.has_constant or self.inputs.offset is not None
 
     @cached_property
@@ -144,7 +144,7 @@ class Interactions:
         return self.outputs.read[check_index("Interactions", output, self.n_output, "output")]
 
     def bias(self, output: int) -> float:
-        """What the output feature reads beside its form: a plain number."""
+        """What the output feature reads in addition to its form."""
         read = self._direction(output)
         level = torch.zeros_like(read)
         if self.layer.down_bias is not None:
@@ -155,15 +155,15 @@ class Interactions:
         return float(read @ level) + own
 
     def form(self, output: int) -> Float[Tensor, "input input"]:
-        """The output feature's form on the layer's own (lifted) input: ``matrix(o)`` before it
-        is written in features."""
+        """The output feature's form on the layer's own (lifted) input: ``matrix(o)`` in model
+        space."""
         return self.layer.interaction(self._direction(output))
 
     def matrix(self, output: int) -> Float[Tensor, "in in"]:
         """Every pair of input features for one output feature: symmetric, the constant last.
 
-        Only the upper triangle is multiplied; the lower is its mirror, so the two agree to the
-        bit and no copy is made. Costs ``features² · model`` operations and features² numbers.
+        Only the upper triangle is computed; the lower one is its mirror, to the bit. Costs
+        ``features² · model`` operations and features² numbers.
         """
         form, write, size = self.form(output), self.write, self.n_input
         matrix = write.new_empty(size, size)
@@ -176,8 +176,8 @@ class Interactions:
         return matrix
 
     def weights(self, output: int, features: Sequence[int]) -> Float[Tensor, "some some"]:
-        """The weight of every pair of some features: twice ``matrix(output)``, but for a feature
-        with itself, which is met once."""
+        """The weight of every pair of some features: twice ``matrix(output)`` for two features,
+        once for a feature with itself."""
         write = self.write[check_indices("Interactions.weights", features, self.n_input, "feature")]
         weights = 2 * write @ self.form(output) @ write.mT
         return weights - torch.diag(weights.diagonal()) / 2
@@ -187,7 +187,7 @@ class Interactions:
         """The space that the input features (and the constant) write to."""
         if self.write is self.inputs.write:
             return self.inputs.span
-        # what counts as rounding is the features' affair: the offset may be far larger
+        # rounding is measured against the features: the offset may be far larger
         sizes = self.inputs.span.sizes
         return span(self.write, float(sizes[0]) if len(sizes) else None)
 
@@ -196,10 +196,10 @@ class Interactions:
         """The layer in the coordinates of an orthonormal basis of feature space.
 
         With ``write = U S V``, ``matrix(o) = U (S V Q Vᵀ S) Uᵀ``, and the bracket is this layer's
-        own interaction matrix: same eigenvalues as ``matrix(o)``, same norms, size ``model``.
+        own interaction matrix: the eigenvalues and norm of ``matrix(o)`` at size ``model``.
         """
         onto = (self.span.sizes[:, None] * self.span.directions).mT
-        if not len(self.span.sizes):  # features that write nothing have no coordinates but zero
+        if not len(self.span.sizes):  # features that write nothing have only the coordinate zero
             onto = onto.new_zeros(len(onto), 1)
         left, right = (factor.double() @ onto for factor in self.layer.factors)
         dtype = self.layer.dtype
@@ -218,8 +218,8 @@ class Interactions:
         """The eigenpairs of one output feature's form, or the first ``rank`` of them.
 
         In "feature" space they are those of ``matrix(o)``, which is not built. In "model" space
-        they are those of the form that acts on activations, which is what a rank-r approximation
-        of the layer uses; the two differ wherever features are not orthonormal.
+        they are those of the form on activations, which a rank-r approximation of the layer
+        uses. The two differ wherever features are not orthonormal.
         """
         if space == "model":
             return Spectrum(*eigenpairs(self.form(output), rank), self.layer.has_constant)
@@ -237,14 +237,14 @@ class Interactions:
 
     @cached_property
     def energies(self) -> Float[Tensor, " output"]:
-        """The squared Frobenius norm of every output's ``matrix(o)``, with none of them built."""
+        """The squared Frobenius norm of every output's ``matrix(o)``, without building it."""
         gates = self.outputs.read.double() @ self.layer.down.double()
         return ((gates @ self.whitened.pair_gram) * gates).sum(1).clamp(min=0)
 
     def ceilings(self, outputs: list[int]) -> list[float]:
         """Bounds that no |weight| of these outputs exceeds: ``2·matrix[i, j]² ≤ ‖matrix‖²``."""
         gates = (self.outputs.read[outputs].double() @ self.layer.down.double()).abs()
-        # energies are differences; what rounding could have taken from them is added
+        # energies are differences, so a bound on their rounding error is added
         terms = ((gates @ self.whitened.pair_gram.abs()) * gates).sum(1)
         lost = (self.layer.d_hidden * torch.finfo(self.layer.dtype).eps) * terms
         return (2 * (self.energies[outputs] + lost)).sqrt().mul(1 + 1e-3).tolist()
@@ -364,7 +364,7 @@ class Interactions:
     def _search(self, n: int) -> Search:
         return Search(self.inputs.write, self.write[-1] if self.has_constant else None, n)
 
-    def _listed(self, asked: str, outputs: SupportsIndex | Iterable[int] | None) -> list[int]:
+    def _listed(self, method: str, outputs: SupportsIndex | Iterable[int] | None) -> list[int]:
         if outputs is None:
             return list(range(self.n_output))
         try:
@@ -372,5 +372,5 @@ class Interactions:
         except TypeError:
             named = list(dict.fromkeys(outputs))  # type: ignore[arg-type]
         if not named:
-            raise FeatureRangeError(f"Interactions.{asked}: no outputs were named. Name one.")
-        return check_indices(f"Interactions.{asked}", named, self.n_output, "output")
+            raise FeatureRangeError(f"Interactions.{method}: no outputs were named. Name one.")
+        return check_indices(f"Interactions.{method}", named, self.n_output, "output")

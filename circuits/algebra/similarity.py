@@ -1,9 +1,9 @@
 """Which output features compute the same thing: the cosine of their quadratic forms.
 
 ``⟨Q_a, Q_b⟩ / ‖Q_a‖‖Q_b‖`` is 1 for one gate read twice, −1 for opposite ends of one direction
-(not good, not bad) and 0 for forms that share nothing. It is over features, so it counts what the
-dictionary can say; and it comes from the hidden units' inner products, ``gate_aᵀ G gate_b``, with
-neither form built: features x features never, outputs x outputs in strips.
+(not good, not bad) and 0 for forms that share nothing. The forms are those between features; the
+cosine is computed from the hidden units' inner products, ``gate_aᵀ G gate_b``, without building
+either form, and outputs x outputs in strips.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _ROWS = 512  # outputs at a time
 def form_cosines(
     inter: Interactions, outputs: Iterable[int], others: Iterable[int] | None = None
 ) -> Float[Tensor, "output other"]:
-    """The cosine of each output's form with each other's; an output without a form has zeros."""
+    """The cosine of each output's form with each other's; zeros for an output without a form."""
     listed = check_indices("form_cosines", outputs, inter.n_output, "output")
     against = listed
     if others is not None:
@@ -36,7 +36,7 @@ def form_cosines(
     two = inter.outputs.read[against].double() @ down
     sizes = [side.norm(dim=1) * float(gram.diagonal().max()) ** 0.5 for side in (one, two)]
     norms = [inter.energies[names].sqrt() for names in (listed, against)]
-    # a form that its hidden units cancel to rounding is no form
+    # where hidden units cancel up to rounding, there is no form
     norms = [
         torch.where(norm > 1e-7 * size, norm, torch.inf)
         for norm, size in zip(norms, sizes, strict=True)
@@ -48,7 +48,7 @@ def form_cosines(
 def nearest_outputs(
     inter: Interactions, n: int = 5, outputs: Iterable[int] | None = None
 ) -> pd.DataFrame:
-    """The ``n`` outputs most like each, by |cosine|: output, other, cosine.
+    """The ``n`` outputs most similar to each, by |cosine|: output, other, cosine.
 
     Among all outputs, or among those named. A cosine near −1 is an opposite end.
     """
@@ -82,6 +82,6 @@ def _listed(owner: str, inter: Interactions, outputs: Iterable[int] | None) -> l
 
 
 def _strips(outputs: list[int]) -> Iterator[tuple[list[int], int]]:
-    starts = progress(range(0, len(outputs), _ROWS), "alike outputs", "strip")
+    starts = progress(range(0, len(outputs), _ROWS), "similar outputs", "strip")
     for start in starts:
         yield outputs[start : start + _ROWS], start

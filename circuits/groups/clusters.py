@@ -194,7 +194,7 @@ def _canonical(matrix: Matrix) -> Int[np.ndarray, " node"]:
 
 
 def _refine(blocks: Blocks, labels: Labels) -> Labels:
-    """Move single nodes, and merge groups, while that shortens the description."""
+    """Move single nodes and merge groups while that shortens the description."""
     cosines = row_cosines(blocks.matrix)
     length = blocks.description_length(members_of(labels))
     for _ in range(4):
@@ -228,7 +228,7 @@ def _if_shorter(
 def _stability(
     matrix: Matrix, labels: Labels, method: Method, seed: int, n_resample: int
 ) -> Float[np.ndarray, " node"]:
-    """How much of a node's group is found with it again (Jaccard), one edge in ten left out."""
+    """How much of a node's group is found again (Jaccard) with a tenth of the edges left out."""
     generator = np.random.default_rng(seed)
     n_groups = int(labels.max()) + 1
     together = labels[:, None] == labels
@@ -250,7 +250,7 @@ def _result(
     lengths: dict[str, float],
     seed: int,
 ) -> Clusters:
-    """Groups named by their share of the energy, and what they do."""
+    """Groups numbered by their share of the energy, with their gates."""
     order: list[int] = []
     if (group >= 0).any():
         energy = (matrix**2).sum(1)

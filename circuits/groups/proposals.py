@@ -144,7 +144,7 @@ def _by_coclustering(matrix: Matrix, seed: int, n_groups: int | None) -> list[La
     found = []
     for count in counts:
         model = SpectralCoclustering(count, random_state=seed, n_init=3)
-        with warnings.catch_warnings():  # fewer clusters than asked for are fewer groups
+        with warnings.catch_warnings():  # it may find fewer clusters than requested
             warnings.simplefilter("ignore", ConvergenceWarning)
             found.append(model.fit(np.abs(matrix)).row_labels_.astype(np.int64))
     return found

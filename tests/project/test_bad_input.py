@@ -199,9 +199,9 @@ def test_all_rows_zero_is_still_finite():
 def test_widths_that_do_not_meet_are_all_named():
     with refuses(
         ShapeError,
-        "Interactions: the layer takes activations of width 8, but the input features write to "
-        "width 6; the layer gives activations of width 8, but the output features are read from "
-        "width 5. Take dictionaries trained at this layer's own input and output.",
+        "Interactions: the layer reads activations of width 8, but the input features write to "
+        "width 6; the layer writes activations of width 8, but the output features are read from "
+        "width 5. Use dictionaries trained at the input and output of this layer.",
     ):
         Interactions(small_layer(), basis(20, 6), basis(20, 5))
 
@@ -244,7 +244,7 @@ def test_ranks_and_counts_out_of_range_are_refused():
 
 def test_statistics_of_a_list_are_refused():
     inter = Interactions(small_layer(), basis(20), basis(9))
-    with pytest.raises(FeatureRangeError, match=r"\[1, 2\] is no range"):
+    with pytest.raises(FeatureRangeError, match=r"\[1, 2\] is not a range"):
         output_statistics(inter, [1, 2])
 
 

@@ -55,7 +55,7 @@ def test_the_statistics_are_those_of_all_the_pairs(inter):
 
 
 def test_the_spectral_columns_are_those_of_the_spectrum(inter):
-    """Those of the features alone: the constant is no feature."""
+    """Those of the features alone: the constant is left out."""
     row = output_statistics(inter, range(2, 3)).iloc[0]
     spectrum = Spectrum.of(inter.matrix(2)[:-1, :-1])
     assert row["effective_rank"] == pytest.approx(spectrum.effective_rank)

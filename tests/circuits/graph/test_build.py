@@ -82,7 +82,7 @@ def test_an_empty_graph_says_why():
         ({"n_edges": 232}, "n_edges = 232. Ask for 1 to 231"),
         ({"n_edges": 0}, "n_edges = 0"),
         ({"coverage": 1.5}, "coverage = 1.5 is not a share"),
-        ({"significant": 2.0}, "no share of false discoveries"),
+        ({"significant": 2.0}, "not a false-discovery rate"),
     ],
 )
 def test_a_choice_that_cannot_be_made_is_refused(choice, said):
