@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from analysis.opened_run import open_run
     from analysis.report import write_report
     from analysis.runs.run import Run
-    from analysis.validation.validate import Validation, validate
+    from analysis.validation.record import Validation
+    from analysis.validation.validate import validate
 
 __all__ = [
     "Behaviour",
@@ -48,7 +49,7 @@ __getattr__, __dir__ = lazy(
         "Ledger": "analysis.attribution.ledger",
         "RankCurve": "analysis.lowrank.curve",
         "Run": "analysis.runs.run",
-        "Validation": "analysis.validation.validate",
+        "Validation": "analysis.validation.record",
         "built_in_behaviour": "analysis.behaviour.built_in",
         "by_layer": "analysis.attribution.contrast",
         "circuit_rank": "analysis.lowrank.circuit_rank",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from pathlib import Path
 
-from analysis.discovery.find import check_dictionaries
+from analysis.discovery.provenance import check_dictionaries
 from analysis.report import write_report
 from analysis.runs.run import Run
 from circuits.corpus.documents import Corpus

@@ -16,17 +16,18 @@ from typing import Any, Generic, Literal, TypeVar
 import pandas as pd
 
 from analysis.behaviour.cases import Behaviour
-from analysis.discovery.find import check_dictionaries, layers_with_dictionaries
+from analysis.discovery.provenance import check_dictionaries, layers_with_dictionaries
 from analysis.lowrank.curve import RankCurve
 from analysis.runs.belonging import Found, check_circuit, check_made_with, check_together
 from analysis.runs.folder import CircuitFiles, RunFolder, in_training
-from analysis.runs.images import Study
-from analysis.validation.validate import Validation
+from analysis.runs.images import ImageStudy
+from analysis.validation.record import Validation
 from circuits.algebra.basis import Basis
 from circuits.algebra.interactions import Interactions
 from circuits.corpus.documents import Corpus, built_in
 from circuits.errors import CircuitsError, RunError, first_line
 from circuits.graph.circuit import Circuit
+from circuits.graph.records import Metric
 from circuits.model.evaluation import parted
 from circuits.model.loading import load_model
 from circuits.model.model import Model
@@ -127,24 +128,12 @@ class Run:
     @cached_property
     def model(self) -> Model:
         """The model."""
-        place = self.folder.model
-        if not place.is_dir() and (self.folder.path / "config.json").is_file():
-            place = self.folder.path  # dictionaries lie in the model's own folder
-        elif not place.is_dir():
-            raise RunError(f"{self.folder} has no folder 'model'. Train one: circuits model train "
-                           f"{self.folder}")  # fmt: skip
-        self._check_trained(place, "model train")
-        return load_model(place, device=self.device)
+        return load_model(self._model_folder(), device=self.device)
 
     @cached_property
     def dictionaries(self) -> dict[Site, Dictionary]:
         """The dictionaries by site, in the model's order."""
-        place = self.folder.dictionaries
-        if not place.exists():
-            raise RunError(
-                f"{self.folder} has no folder 'saes'. Train some: circuits sae train {self.folder}"
-            )
-        self._check_trained(place, "sae train")
+        self._check_dictionaries_there()
         return load_dictionaries(self.folder.path, device=self.device)
 
     @cached_property
@@ -229,9 +218,9 @@ class Run:
         return curve
 
     @property
-    def images(self) -> Study | None:
+    def images(self) -> ImageStudy | None:
         """The image case study, where there is one."""
-        return Study.load(self.folder.path)
+        return ImageStudy.load(self.folder.path)
 
     @property
     def manifest(self) -> list[dict[str, Any]]:
@@ -279,6 +268,7 @@ class Run:
 
     def checked(self) -> Run:
         """The same, read in full: whatever in it is damaged or of another run is refused."""
+        self._check_dictionaries_there()
         _ = self.found, self.curves, self.tables, self.images
         return self
 
@@ -308,6 +298,25 @@ class Run:
         )
         check_together(self.folder, files, found)
         return found
+
+    def _model_folder(self) -> Path:
+        place = self.folder.model
+        if not place.is_dir() and (self.folder.path / "config.json").is_file():
+            place = self.folder.path  # dictionaries lie in the model's own folder
+        elif not place.is_dir():
+            raise RunError(f"{self.folder} has no folder 'model'. Train one: circuits model train "
+                           f"{self.folder}")  # fmt: skip
+        self._check_trained(place, "model train")
+        return place
+
+    def _check_dictionaries_there(self) -> None:
+        self._model_folder()  # is missed first
+        place = self.folder.dictionaries
+        if not place.exists():
+            raise RunError(
+                f"{self.folder} has no folder 'saes'. Train some: circuits sae train {self.folder}"
+            )
+        self._check_trained(place, "sae train")
 
     def _check_trained(self, folder: Path, command: str) -> None:
         if in_training(folder):
@@ -369,12 +378,13 @@ class Run:
 
 
 def _cases(files: CircuitFiles, circuit: Circuit) -> Behaviour:
-    metric = circuit.source.get("metric", "logit difference")
+    metric: Metric = "logit difference" if circuit.evidence is None else circuit.evidence.metric
     return Behaviour.load(files.behaviour, metric, name=circuit.name)
 
 
 def _order(found: Found) -> tuple[bool, bool, float, str]:
-    computed = found.circuit.shares.get("computed", 0.0)
+    evidence = found.circuit.evidence
+    computed = 0.0 if evidence is None else evidence.shares.computed
     return found.behaviour is None, not found.proven, -computed, found.stem
 
 

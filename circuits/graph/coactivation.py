@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from circuits.errors import FeatureRangeError, NotFiniteError, ShapeError, check_count
 
-_LOOKUPS = 2**21  # pairs of active features looked up at a time: this bounds the memory
+LOOKUPS = 2**21  # pairs of active features looked up at a time: this bounds the memory
 
 Batch = tuple[Int[Tensor, "token active"], Float[Tensor, "token active"]]
 
@@ -137,7 +137,7 @@ def _checked(indices: Tensor, values: Tensor, n_feature: int) -> Batch:
 
 
 def _pieces(indices: Tensor, values: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    n = max(_LOOKUPS // max(indices.shape[1] ** 2, 1), 1)
+    n = max(LOOKUPS // max(indices.shape[1] ** 2, 1), 1)
     return indices.split(n), values.split(n)
 
 

@@ -14,7 +14,7 @@ from analysis.lowrank.curve import RankCurve
 from analysis.runs.circuits import run_find, run_validate
 from analysis.runs.interactions import run_interactions
 from analysis.runs.rank import run_rank
-from analysis.validation.validate import Validation
+from analysis.validation.record import Validation
 from circuits import Basis, Circuit
 from circuits.corpus import open_corpus
 from circuits.errors import CircuitsError, DictionaryError, RunError

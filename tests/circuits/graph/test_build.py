@@ -247,7 +247,7 @@ def test_data_weights_of_all_pairs_are_the_mean_activation():
 def test_pairs_of_active_features_are_looked_up_in_bounded_pieces(monkeypatch):
     pairs = pd.DataFrame({"first": [0, 5, 3], "second": [7, 5, 19]})
     whole = coactivation(batches(20), pairs, 20).pairs
-    monkeypatch.setattr("circuits.graph.coactivation._LOOKUPS", 64)
+    monkeypatch.setattr("circuits.graph.coactivation.LOOKUPS", 64)
     pd.testing.assert_frame_equal(coactivation(batches(20), pairs, 20).pairs, whole)
 
 
