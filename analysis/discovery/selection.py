@@ -1,4 +1,4 @@
-"""What goes into a behaviour's circuit: few pairs that carry it, their features grouped by effect."""
+"""What goes into a behaviour's circuit: few pairs that carry it, features grouped by effect."""
 
 from __future__ import annotations
 
