@@ -25,7 +25,7 @@ from circuits.storage.progress import progress
 from sae.dictionary import Dictionary
 from sae.formats.folders import is_dictionary
 from sae.loading import load_dictionaries, load_dictionary
-from sae.training.loggers import watched_by
+from sae.training.loggers import log_to
 from sae.training.plan import TrainingPlan
 
 
@@ -44,7 +44,7 @@ def sae_train(options: Namespace) -> Told:
     model = load_model(model_folder(options.run_folder), device=options.device)
     corpus = corpus_for(options, model, plan.seed)
     out = run / "saes"
-    log = None if options.log is None else watched_by(options.log, run)
+    log = None if options.log is None else log_to(options.log, run)
     with saved_when_interrupted(out):
         trained = run_saes(run, model, plan, corpus, options.device, log)
     return _told({out / site.hook_name: each for site, each in trained.items()})
