@@ -4,6 +4,7 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY ?= PASSIVE# idle threads sleep: on a busy machine they would hold the cores
+WORKERS ?= logical# processes that share the tests: as many as cores, four at most; `make test WORKERS=0` uses none
 
 .PHONY: demo test test-all check docs bench setup lock clean
 
@@ -11,10 +12,10 @@ demo: setup
 	$(BIN)/circuits demo
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadgroup
 
 test-all: setup
-	$(BIN)/python -m pytest -m ""
+	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadgroup -m ""
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuits.algebra.basis import Basis
+from circuits.algebra.bilinear import with_constant
 from circuits.corpus.documents import Corpus
 from circuits.errors import DictionaryError
 from circuits.model.model import Model
@@ -154,7 +155,7 @@ class _Moments:
         error = (x - code.times(dictionary.decoder) - dictionary.offset).double()
         self._error = self._error + error.square().sum().cpu()
         self._errors += error.sum(0)
-        self.second += _second(_lifted(x - dictionary.offset))
+        self.second += _second(with_constant((x - dictionary.offset).double()))
         return code
 
     @property
@@ -314,10 +315,6 @@ def _on_active(
     code = dictionary.active(x)
     values = code.products(x - dictionary.offset, read) * code.active
     return replace(code, values=values).times(dictionary.decoder) + dictionary.offset
-
-
-def _lifted(x: Float[Tensor, "token model"]) -> Float[Tensor, "token lifted"]:
-    return torch.nn.functional.pad(x.double(), (0, 1), value=1.0)
 
 
 def _second(x: Float[Tensor, "token lifted"]) -> Float[Tensor, "lifted lifted"]:

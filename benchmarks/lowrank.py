@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from analysis import RankCurve, rank_curve
-from analysis.lowrank.sums import Forms, Observed, Resampling, active_sums, on_all, seen
+from analysis.lowrank.sums import Forms, Observed, Resampling, active_sums, on_all, totals_of
 from benchmarks.measure import extra_memory, machine, table
 from circuits.corpus import built_in
 from circuits.model import Model, ModelPlan, load_model, train_model
@@ -110,7 +110,7 @@ def random_layer(d: int, n_feature: int, n_token: int, k: int) -> tuple[Any, lis
 def cost(n_block: int = 128) -> str:
     """One block of 4096 features at width 512; the whole is that many blocks."""
     make, tokens = random_layer(512, 4096, 40_000, 32)
-    about, taken = seen(tokens), {}
+    totals, taken = totals_of(tokens), {}
 
     def block() -> object:
         start = time.perf_counter()
@@ -120,7 +120,7 @@ def cost(n_block: int = 128) -> str:
         sums = active_sums(forms, tokens, Resampling(200))
         taken["active tokens, 200 replicates"] = time.perf_counter() - start
         start = time.perf_counter()
-        found = on_all(forms, tokens, about, sums[0])
+        found = on_all(forms, tokens, totals, sums[0])
         taken["all tokens"] = time.perf_counter() - start
         return found
 

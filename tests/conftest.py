@@ -1,3 +1,10 @@
+"""What every test run sets: one thread, fixed examples, and which tests share a worker."""
+
+import os
+import random
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded; processes that tests start inherit it
+
 import hypothesis
 import pytest
 import torch
@@ -9,12 +16,10 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("laws")
 
 
-torch.set_num_threads(2)  # before any fixture: sums taken by more threads are other numbers
-
-
 @pytest.fixture(autouse=True)
-def _two_threads():
-    torch.set_num_threads(2)
+def _one_thread():
+    """Sums over more threads give other last digits, and workers would compete for the cores."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -23,8 +28,31 @@ def hostile_run(tmp_path_factory):
     from analysis.report import write_report
     from tests.support.small_runs import small_run
 
-    torch.set_num_threads(2)
     folder = tmp_path_factory.mktemp("runs") / "run"
     text = small_run(folder)
     write_report(folder, text=text, device="cpu")
     return folder, text
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--shuffle", type=int, metavar="SEED", help="modules and their tests in a random order"
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    """Tests that share an expensive fixture run in one worker, all others in any."""
+    seed = config.getoption("shuffle")
+    if seed is not None:
+        rng = random.Random(seed)
+        place = {item: rng.random() for item in items}
+        module_place = {
+            module: rng.random() for module in dict.fromkeys(item.path for item in items)
+        }
+        items.sort(key=lambda item: (module_place[item.path], place[item]))
+    for item in items:
+        definitions = item._fixtureinfo.name2fixturedefs
+        if "hostile_run" in definitions:
+            item.add_marker(pytest.mark.xdist_group("hostile_run"))
+        elif any(found[-1].scope == "module" for found in definitions.values()):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))

@@ -100,7 +100,7 @@ def origins(
 ) -> Origins:
     """The shares of the target effect of ``direction · layer(x)``."""
     form = layer.interaction(direction)
-    lifted = _lifted(x, layer)
+    lifted = layer.lift(x)
     total = cases.effects(((lifted @ form) * lifted).sum(1))[cases.target]
     effects = cases.effects(lifted)
     n_effect, target = len(effects), cases.target
@@ -182,17 +182,13 @@ class PairAccount:
     def written(self) -> Float[Tensor, "feature input"]:
         """What each writes to the MLP's (lifted) input."""
         decoder = self.dictionary.decoder[self.features[:-1]].double()
-        parts = torch.cat([decoder, self.dictionary.offset.double()[None]])
-        if self.layer.has_constant:
-            one = parts.new_zeros(len(parts), 1)
-            one[-1] = 1
-            parts = torch.cat([parts, one], dim=1)
-        return parts
+        offset = self.dictionary.offset.double()
+        return torch.cat([self.layer.lift(decoder, 0.0), self.layer.lift(offset[None])])
 
     @cached_property
     def error(self) -> Float[Tensor, "case input"]:
         """What the features miss."""
-        return _lifted(self.x, self.layer) - self.values @ self.written
+        return self.layer.lift(self.x) - self.values @ self.written
 
     @cached_property
     def mean_read(self) -> Float[Tensor, " model"]:
@@ -313,13 +309,7 @@ class PairAccount:
 
     def _error(self, weights: Float[Tensor, " case"]) -> float:
         left, right = self.layer.factors
-        lifted, missed = _lifted(self.x, self.layer), self.error
+        lifted, missed = self.layer.lift(self.x), self.error
         known = lifted - missed
         through = (lifted @ left.mT) * (lifted @ right.mT) - (known @ left.mT) * (known @ right.mT)
         return float((weights * ((through @ self.layer.down.mT) * self.reads).sum(1)).sum())
-
-
-def _lifted(x: Float[Tensor, "case model"], layer: BilinearLayer) -> Float[Tensor, "case input"]:
-    if not layer.has_constant:
-        return x
-    return torch.cat([x, x.new_ones(len(x), 1)], dim=1)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.cli.tables import aligned
+from analysis.cli.answers import aligned
 from analysis.discovery.find import verdict
 from analysis.validation.validate import Validation
 from circuits.graph.circuit import Circuit
@@ -15,7 +15,7 @@ from circuits.graph.circuit import Circuit
 _MOST_ROWS = 16
 
 
-def told_circuit(circuit: Circuit) -> str:
+def circuit_text(circuit: Circuit) -> str:
     """For a person: the answer, then gates, pairs, features, outputs."""
     shares = circuit.shares
     pairs = _plural(len(circuit.interactions), "pair")
@@ -79,13 +79,13 @@ def _detectors(circuit: Circuit) -> pd.DataFrame:
     return table[["label", "features", "f1"]].set_axis(["class", "features", "F1"], axis=1)
 
 
-def told_layers(layers: pd.DataFrame) -> str:
+def layers_text(layers: pd.DataFrame) -> str:
     """What each part of the model adds to the margins, and of each MLP whence."""
     title = "Parts of the model, by their direct path; of each MLP what it computes and inherits"
     return _titled(title, layers)
 
 
-def told_proposals(circuits: Sequence[Circuit]) -> str:
+def proposals_text(circuits: Sequence[Circuit]) -> str:
     """One line a proposal."""
     if not circuits:
         return "no output of this layer has a significant pair: there is nothing to propose"
@@ -110,7 +110,7 @@ def told_proposals(circuits: Sequence[Circuit]) -> str:
     )
 
 
-def told_validation(found: Validation) -> str:
+def validation_text(found: Validation) -> str:
     """The verdict, the criteria, and every edit beside its controls."""
     edits = found.edits.drop(columns=["low", "high"]).assign(
         taken=[

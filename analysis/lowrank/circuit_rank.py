@@ -1,15 +1,15 @@
-"""How well a circuit's own pairs stand in for its output features, and how few of its eigenvectors.
+"""How well a circuit's own pairs approximate its output features, and how few eigenvectors suffice.
 
 Each output feature's activation, where it is active, against the sum of the circuit's pairs with
-that feature's own weights, at every rank of the matrix that the pairs make; beside it as many
-random pairs of features that are active together, and the whole layer. What a reader would get
-wrong: a circuit is chosen for a behaviour's contrast, so its pairs need not follow a feature on all
-of the text.
+that feature's own weights, at every rank of the matrix of these pairs; beside it as many random
+pairs of features that are active together, and the whole layer. A circuit is chosen for the
+contrast of a behaviour, so its pairs need not follow a feature on all of the text.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from enum import Enum
 from typing import Literal
 
 import numpy as np
@@ -19,8 +19,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from analysis.lowrank.measure import MIN_ACTIVE
-from analysis.lowrank.sums import Fit, Forms, Observed, Resampling, in_chunks, on_active
+from analysis.lowrank.sums import (
+    Fit,
+    Forms,
+    Observed,
+    Resampling,
+    documents_of,
+    in_chunks,
+    on_active,
+)
 from analysis.validation.validate import layer_of_circuit
+from circuits.algebra.bilinear import with_constant
 from circuits.algebra.interactions import Interactions
 from circuits.corpus.documents import Corpus
 from circuits.graph.circuit import Circuit
@@ -33,7 +42,17 @@ _N_RANK = 8
 _N_DRAWN_FROM = 100  # documents whose tokens random pairs are active on
 _PERCENT = (2.5, 97.5)
 
-Pairs = list[tuple[int, int]]
+_Pairs = list[tuple[int, int]]
+
+
+class Approximation(str, Enum):
+    """What is compared with an output's activation; the values are in the column ``form``."""
+
+    __str__ = str.__str__
+
+    CIRCUIT = "circuit"  # its own pairs
+    RANDOM_PAIRS = "random pairs"  # as many of features that are active together
+    WHOLE_LAYER = "whole layer"  # the layer itself, as the feature reads it
 
 
 @torch.no_grad()
@@ -49,8 +68,8 @@ def circuit_rank(
     n_bootstrap: int = 200,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Rows: output, n_active, form (the circuit's pairs, random pairs, the whole layer), rank (0:
-    all of it), correlation with its interval, r2; for outputs active on ``min_active`` tokens."""
+    """Rows: output, n_active, form (an `Approximation`), rank (0: all of it), correlation with its
+    interval, r2; for outputs active on ``min_active`` tokens."""
     layer = layer_of_circuit(model, circuit, dictionaries)
     into, out = (dictionaries[site].to(model.device) for site in mlp_sites(layer))
     inter = Interactions(
@@ -58,7 +77,10 @@ def circuit_rank(
     )
     outputs = [output.feature for output in circuit.outputs]
     own = [(pair.first, pair.second) for pair in circuit.interactions]
-    chosen = {"circuit": own, "random pairs": _random(model, into, own, corpus, seed)}
+    chosen = {
+        Approximation.CIRCUIT: own,
+        Approximation.RANDOM_PAIRS: _random(model, into, own, corpus, seed),
+    }
     used = sorted(
         {f for pairs in chosen.values() for pair in pairs for f in pair} - {into.n_feature}
     )
@@ -68,7 +90,7 @@ def circuit_rank(
         name: Forms.of_matrices(
             torch.stack([_matrix(inter, output, pairs, used) for output in outputs]),
             outputs,
-            torch.stack([_level(inter, output) for output in outputs]),
+            torch.stack([_constant(inter, output) for output in outputs]),
             min(_N_RANK, len(used) + 1),
         )
         for name, pairs in chosen.items()
@@ -86,10 +108,10 @@ def circuit_rank(
     return table[table["n_active"] >= min_active].reset_index(drop=True)
 
 
-def _random(model: Model, dictionary: Dictionary, own: Pairs, corpus: Corpus, seed: int) -> Pairs:
-    """As many pairs of features that are active together, none of them the circuit's: of tokens
-    drawn at random, two active features each; fewer where the text has no more."""
-    dice = np.random.default_rng(seed)
+def _random(model: Model, dictionary: Dictionary, own: _Pairs, corpus: Corpus, seed: int) -> _Pairs:
+    """As many pairs of features that are active together, none of them the circuit's: two active
+    features of each randomly drawn token; fewer where the text has no more."""
+    draws = np.random.default_rng(seed)
     site = dictionary.known_site("circuit_rank")
     together: list[np.ndarray] = []
     for reading in readings(model, corpus, [site], n_documents=_N_DRAWN_FROM):
@@ -98,10 +120,10 @@ def _random(model: Model, dictionary: Dictionary, own: Pairs, corpus: Corpus, se
         counts = np.bincount(code.rows[code.active].cpu().numpy(), minlength=code.n_row)
         together += [some for some in np.split(features, np.cumsum(counts)[:-1]) if len(some) > 1]
     found: dict[tuple[int, int], None] = {}
-    for token in dice.permutation(len(together)).tolist():
+    for token in draws.permutation(len(together)).tolist():
         if len(found) == len(own):
             break
-        first, second = sorted(dice.choice(together[token], 2, replace=False).tolist())
+        first, second = sorted(draws.choice(together[token], 2, replace=False).tolist())
         if (first, second) not in own:
             found[first, second] = None
     return list(found)
@@ -116,22 +138,20 @@ def _observed(
     corpus: Corpus,
     n_documents: int,
 ) -> Iterator[Observed]:
-    """Tokens as the features that matter, the constant last."""
+    """Tokens as the activations of the used features, the constant last."""
     sites = mlp_sites(layer)
     for reading in readings(model, corpus, sites, n_documents=n_documents):
         x, y = (reading.activations[site] for site in sites)
-        features = into.encode(x)[:, used]
-        lifted = torch.cat([features, features.new_ones(len(features), 1)], dim=1)
-        document = reading.batch.document[reading.counted.nonzero()[:, 0]]
-        yield Observed(lifted, out.active(y), document.to(x.device))
+        lifted = with_constant(into.encode(x)[:, used])
+        yield Observed(lifted, out.active(y), documents_of(reading))
 
 
 def _matrix(
-    inter: Interactions, output: int, pairs: Pairs, used: list[int]
+    inter: Interactions, output: int, pairs: _Pairs, used: list[int]
 ) -> Float[Tensor, "used used"]:
-    """The entries of one output's matrix that the pairs name, among the features that matter."""
+    """One output's matrix among the used features, with the entries of the pairs alone."""
     place = {feature: i for i, feature in enumerate([*used, inter.inputs.n_feature])}
-    rows = inter.write[[*used, -1]] if inter.has_constant else _with_none(inter.write[used])
+    rows = inter.write[[*used, -1]] if inter.has_constant else _with_zero(inter.write[used])
     whole = rows @ inter.form(output) @ rows.mT
     matrix = torch.zeros_like(whole)
     for first, second in pairs:
@@ -140,17 +160,17 @@ def _matrix(
     return matrix
 
 
-def _with_none(rows: Float[Tensor, "used input"]) -> Float[Tensor, "used_and_one input"]:
+def _with_zero(rows: Float[Tensor, "used input"]) -> Float[Tensor, "used_and_one input"]:
     return torch.cat([rows, rows.new_zeros(1, rows.shape[1])])
 
 
-def _level(inter: Interactions, output: int) -> Float[Tensor, ""]:
-    """What the feature reads with no input feature present."""
-    level = inter.write.new_tensor(inter.bias(output))
+def _constant(inter: Interactions, output: int) -> Float[Tensor, ""]:
+    """What the feature reads when no input feature is present."""
+    constant = inter.write.new_tensor(inter.bias(output))
     if inter.has_constant:
         last = inter.write[-1]
-        level = level + last @ inter.form(output) @ last
-    return level
+        constant = constant + last @ inter.form(output) @ last
+    return constant
 
 
 def _whole(
@@ -171,8 +191,7 @@ def _whole(
     def observed() -> Iterator[Observed]:
         for reading in readings(model, corpus, sites, n_documents=n_documents):
             y = reading.activations[sites[1]]
-            document = reading.batch.document[reading.counted.nonzero()[:, 0]]
-            yield Observed(read.coordinates(y), out.active(y), document.to(y.device))
+            yield Observed(read.coordinates(y), out.active(y), documents_of(reading))
 
     nothing = inter.write.new_zeros(len(outputs), 1)
     forms = Forms(
@@ -183,21 +202,23 @@ def _whole(
         lambda x: x,
     )
     fit = on_active(forms, in_chunks(observed()), resampling)
-    return _rows("whole layer", fit, outputs, 0)
+    return _rows(Approximation.WHOLE_LAYER, fit, outputs, 0)
 
 
-def _rows(name: str, fit: Fit, outputs: list[int], n_rank: int) -> pd.DataFrame:
-    """Ranks from one, and the whole as rank 0."""
+def _rows(form: Approximation, fit: Fit, outputs: list[int], n_rank: int) -> pd.DataFrame:
+    """Ranks from 1, then the whole as rank 0."""
     ranks = [*range(1, n_rank + 1), 0]
     places = [*range(n_rank), -1]
     rows = []
     for i, output in enumerate(outputs):
         for rank, place in zip(ranks, places, strict=True):
-            draws = fit.correlation[1:, i, place]
-            known = draws[np.isfinite(draws)]
+            replicates = fit.correlation[1:, i, place]
+            known = replicates[np.isfinite(replicates)]
             low, high = np.percentile(known, _PERCENT) if len(known) else (np.nan, np.nan)
             value, r2 = fit.correlation[0, i, place], fit.r2[0, i, place]
-            rows.append((output, name, rank, float(value), float(low), float(high), float(r2)))
+            rows.append(
+                (output, form.value, rank, float(value), float(low), float(high), float(r2))
+            )
     names = ["output", "form", "rank", "correlation", "low", "high", "r2"]
     return pd.DataFrame(rows, columns=names)
 

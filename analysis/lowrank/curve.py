@@ -1,9 +1,8 @@
-"""What `rank_curve` found: a row for each feature and rank, and what is read from them.
+"""What `rank_curve` found: a row for each feature and rank, and the statistics over features.
 
 Shares and medians count only the features that are active on ``min_active`` tokens and whose
-activation varies on them; ``summary()`` says how many those are. What a reader would get wrong: a
-share above a threshold depends on the threshold, so the whole curve is given, with that of each
-control beside it.
+activation varies on them; ``summary()`` says how many those are. A share above a threshold depends
+on the threshold, so `RankCurve.thresholds` has all of them, beside each control's.
 """
 
 from __future__ import annotations
@@ -17,16 +16,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.lowrank import plots
+from analysis.lowrank.controls import Control
 from circuits.errors import RankError
 from circuits.plotting.display import html_of
 from circuits.plotting.figure import Figure, side_by_side
 from circuits.storage.files import read_json, write_json, written_whole
 
-CONTROLS = ("rotated", "shuffled", "untrained")
-"""Same eigenvalues along random directions; another feature's form; those of an untrained model."""
-
 THRESHOLD = 0.75
-"""Of the correlation, where one number is to stand for the curve over all thresholds."""
+"""Of the correlation, where one number has to summarise the curve over all thresholds."""
 
 _SCHEMA = 1
 _ABOUT = {"site": str, "reader": str, "seed": int, "min_active": int, "n_token": int,
@@ -36,18 +34,18 @@ _RESAMPLED = 1000  # times, for the intervals over features
 
 @dataclass(frozen=True, eq=False)
 class RankCurve:
-    """Correlation and R² of every feature with its approximation of every rank.
+    """Correlation and R² of every feature with its approximation at every rank.
 
     ``table`` has a row for each feature that is ever active and each rank; the last rank is the
     whole form. ``correlation`` with ``low`` and ``high`` (95 %, documents resampled) and ``r2``
     are over the tokens where the feature is active, ``…_all`` over all; ``…_by_data`` orders the
-    eigenpairs by what they add on average instead of by size; the controls follow. ``energy`` is
-    the share of the form's squared norm that is kept.
+    eigenpairs by their mean contribution instead of by size; the columns of each `Control` follow.
+    ``energy`` is the share of the form's squared norm that is kept.
     """
 
     table: pd.DataFrame
     loss: pd.DataFrame  # what truncation costs the model: see `truncation_loss`
-    about: Mapping[str, Any]  # site, reader, n, seed and so on
+    about: Mapping[str, Any]  # site, reader, counts, seed and so on
 
     @property
     def ranks(self) -> list[int]:
@@ -65,7 +63,7 @@ class RankCurve:
         if rank not in self._rows:
             raise RankError(
                 f"RankCurve.at: rank {rank!r} was not measured. Ask for 1 to {self.ranks[-2]}, or "
-                f"{self.ranks[-1]}, the whole form."
+                f"{self.ranks[-1]} for the whole form."
             )
         return self._rows[rank].reset_index()
 
@@ -76,11 +74,14 @@ class RankCurve:
         return {rank: rows[ranks == rank] for rank in sorted(set(ranks.tolist()))}
 
     def compared(self, rank: int, of: str = "correlation") -> pd.Series:
-        """The numbers that aggregates are made of: a column at one rank, by feature, of features
-        active often enough, without those whose activation does not vary."""
+        """One column at one rank, by feature: the numbers that means and shares are taken of.
+
+        Only features that are active often enough and whose activation varies."""
         rows = self._rows[rank] if rank in self._rows else self.at(rank)
         if of not in rows:
-            raise RankError(f"RankCurve: no column '{of}'. Choose of {', '.join(map(str, rows))}.")
+            raise RankError(
+                f"RankCurve: no column '{of}'. Choose from: {', '.join(map(str, rows))}."
+            )
         often = "n_active_untrained" if of.endswith("_untrained") else "n_active"
         return rows.loc[rows[often] >= self.about["min_active"], of].dropna()
 
@@ -98,13 +99,12 @@ class RankCurve:
         for name, column in (("q", "correlation"), ("r2_", "r2")):
             found = self.compared(rank, column)
             row |= {f"{name}{q}": float(found.quantile(q / 100)) for q in (25, 50, 75)}
-        columns = ("all", "by_data", *CONTROLS)
-        means = {f"mean_{name}": f"correlation_{name}" for name in columns}
+        means = {f"mean_{name}": f"correlation_{name}" for name in ("all", "by_data", *Control)}
         for name, column in ({"energy": "energy"} | means).items():
             row[name] = float(self.compared(rank, column).mean())
         row["above"] = self.share_above(THRESHOLD, rank)
-        for name in CONTROLS:
-            row[f"above_{name}"] = self.share_above(THRESHOLD, rank, f"correlation_{name}")
+        for control in Control:
+            row[f"above_{control}"] = self.share_above(THRESHOLD, rank, control.column)
         return row
 
     def share_above(
@@ -118,7 +118,7 @@ class RankCurve:
         """The share above every threshold from 0 to 1, and that of each control."""
         steps = np.linspace(0, 1, 101)
         columns = {"share": self.compared(rank)}
-        columns |= {name: self.compared(rank, f"correlation_{name}") for name in CONTROLS}
+        columns |= {control.value: self.compared(rank, control.column) for control in Control}
         return pd.DataFrame(
             {
                 name: [float((v > s).mean()) if len(v) else float("nan") for s in steps]
@@ -131,20 +131,20 @@ class RankCurve:
     def nulls(self) -> pd.DataFrame:
         """By control and rank: how many features, their median and mean, the share above 0.75."""
         rows = []
-        for name in CONTROLS:
+        for control in Control:
             for rank in self.ranks:
-                found = self.compared(rank, f"correlation_{name}")
-                share = self.share_above(THRESHOLD, rank, f"correlation_{name}")
-                rows.append((name, rank, len(found), found.median(), found.mean(), share))
+                found = self.compared(rank, control.column)
+                share = self.share_above(THRESHOLD, rank, control.column)
+                rows.append((control.value, rank, len(found), found.median(), found.mean(), share))
         columns = ["control", "rank", "n", "median", "mean", "share"]
         return pd.DataFrame(rows, columns=columns).set_index(["control", "rank"])
 
     def summary(self, rank: int = 2) -> dict[str, Any]:
-        """The numbers of one rank, with their controls and how many features they are of."""
+        """The numbers of one rank with their controls, and how many features they are based on."""
         own, whole = self.compared(rank), self.compared(self.ranks[-1])
         often = self.features["n_active"] >= self.about["min_active"]
         low, high = _interval(own.to_numpy() > THRESHOLD, self.about["seed"])
-        told: dict[str, Any] = {
+        numbers: dict[str, Any] = {
             **self.about,
             "n_live": len(often),
             "n_often": int(often.sum()),
@@ -162,22 +162,21 @@ class RankCurve:
             "share_above_by_data": self.share_above(THRESHOLD, rank, "correlation_by_data"),
             "effective_rank": float(self.features.loc[often, "effective_rank"].median()),
         }
-        for name in CONTROLS:
-            column = f"correlation_{name}"
-            told[f"median_{name}"] = float(self.compared(rank, column).median())
-            told[f"share_above_{name}"] = self.share_above(THRESHOLD, rank, column)
-        return told
+        for control in Control:
+            values = self.compared(rank, control.column)
+            numbers[f"median_{control}"] = float(values.median())
+            numbers[f"share_above_{control}"] = self.share_above(THRESHOLD, rank, control.column)
+        return numbers
 
     def save(self, path: str | Path) -> Path:
         """Write ``path``.parquet, the table, and ``path``.json, everything else, each whole."""
         table, summary = _files(path)
         with written_whole(table) as file:
             self.table.to_parquet(file, index=False)
-        told = self.summary() if 2 in self.ranks else dict(self.about)
         content = {
             "schema": _SCHEMA,
             "about": dict(self.about),
-            "summary": told,
+            "summary": self.summary() if 2 in self.ranks else dict(self.about),
             "mean": self.mean.reset_index().to_dict("list"),
             "thresholds": self.thresholds(min(2, self.ranks[-1])).reset_index().to_dict("list"),
             "nulls": self.nulls.reset_index().to_dict("list"),
@@ -193,14 +192,14 @@ class RankCurve:
         content = read_json(summary, RankError)
         if content.get("schema") != _SCHEMA or not {"about", "loss"} <= set(content):
             raise RankError(
-                f"{summary}: no rank curve of schema {_SCHEMA} (it says {content.get('schema')!r})."
-                f" Make it again: circuits rank RUN."
+                f"{summary}: not a rank curve of schema {_SCHEMA} (its schema is "
+                f"{content.get('schema')!r}). Make it again: circuits rank RUN."
             )
         about = content["about"] if isinstance(content["about"], dict) else {}
         if wrong := [k for k, kind in _ABOUT.items() if not isinstance(about.get(k), kind)]:
             raise RankError(
-                f"{summary}: it does not say what it is about ({', '.join(wrong)}). It was cut "
-                f"short or changed: make it again: circuits rank RUN."
+                f"{summary}: its 'about' lacks {', '.join(wrong)}. The file is cut short or was "
+                f"changed. Make it again: circuits rank RUN."
             )
         if not table.is_file():
             raise RankError(f"{table}: there is no such file beside {summary}. Make both again.")
@@ -213,10 +212,33 @@ class RankCurve:
         )
 
     def figures(self, rank: int = 2) -> list[Figure]:
-        """All pictures of the curve, as the report shows them: ``figures()[0].plot()``."""
-        from analysis.lowrank.plots import figures
+        """All pictures of the curve, as the report shows them: ``figures()[0].plot()``.
 
-        return figures(self, rank)
+        Correlation by rank; at one rank its distribution, the share above every threshold, and the
+        correlation against two other columns; the loss."""
+        about = self.about
+        note = (
+            f"{about['site']}, features read by {about['reader']}: n = {len(self.compared(rank))} "
+            f"features active on {about['min_active']} or more of {about['n_token']:,} tokens, "
+            f"seed {about['seed']}. "
+        )
+        with_controls = (
+            f"{note}Controls: the same eigenvalues along random directions (rotated), another "
+            f"feature's form (shuffled), a model with random weights (untrained)."
+        )
+        controls = {control: self.compared(rank, control.column) for control in Control}
+        rows = self.at(rank)
+        rows = rows[rows["n_active"] >= about["min_active"]].dropna(subset=["correlation"])
+        return [
+            plots.by_rank(self.mean, with_controls),
+            plots.distribution(self.compared(rank), controls, rank, with_controls),
+            plots.thresholds(self.thresholds(rank), rank, with_controls),
+            plots.scatter_by(rows, rank, "n_active", "number of active tokens", note),
+            plots.scatter_by(rows, rank, "effective_rank", "effective rank of its form", note),
+            plots.losses(
+                self.loss, f"{about['n_loss_documents']} documents, seed {about['seed']}."
+            ),
+        ]
 
     def plot(self, rank: int = 2) -> Any:
         """Mean correlation by rank beside the share above every threshold, and the controls."""
@@ -226,7 +248,7 @@ class RankCurve:
     def _repr_html_(self) -> str:
         """A small table: the first ranks and the whole form."""
         few = [r for r in (1, 2, 4, 8, 16, 32, self.ranks[-1]) if r in self.ranks]
-        columns = ["mean", "low", "high", "q50", *(f"mean_{name}" for name in CONTROLS)]
+        columns = ["mean", "low", "high", "q50", *(f"mean_{name}" for name in Control)]
         return html_of(repr(self), correlation=self.mean.loc[few, columns].reset_index())
 
     def __repr__(self) -> str:
@@ -238,14 +260,14 @@ class RankCurve:
 
 
 def _files(path: str | Path) -> tuple[Path, Path]:
-    """The table's file and the summary's; either's name may be given, or what they share."""
+    """The files of the table and the summary, from either name or from their common stem."""
     path = Path(path)
     stem = path.with_suffix("") if path.suffix in (".parquet", ".json") else path
     return stem.with_name(stem.name + ".parquet"), stem.with_name(stem.name + ".json")
 
 
 def _interval(values: np.ndarray, seed: int) -> tuple[float, float]:
-    """95 % of the mean, features resampled."""
+    """95 % interval of the mean, features resampled."""
     if not len(values):
         return float("nan"), float("nan")
     drawn = np.random.default_rng(seed).integers(0, len(values), (_RESAMPLED, len(values)))

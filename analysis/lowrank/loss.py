@@ -1,23 +1,22 @@
-"""What the model loses when every feature is what r eigenpairs make of it.
+"""The model's loss when every feature is replaced by its approximation of rank r.
 
 At each counted token the MLP's output is replaced by a decoded code. The code comes from the
-weights and from what the MLP was given: each feature's rank-r approximation is computed, the
-dictionary's own rule (the k largest, cut at zero) chooses among the approximations, and what it
-chooses is decoded. With every eigenpair and the encoder as reader that is the dictionary's own
-reconstruction, so the loss at full rank beside a rank's tells what truncation costs beyond what the
-dictionary costs.
+weights and from the MLP's input: each feature's rank-r approximation is computed, the dictionary's
+own rule (the k largest, cut at zero) selects among the approximations, and the selected ones are
+decoded. With every eigenpair and the encoder as reader this is the dictionary's own reconstruction,
+so the loss at full rank separates what truncation costs from what the dictionary costs.
 
-What a reader would get wrong: choosing among approximations is the harder task. An approximation
-that is good where its feature is active can still be far off where it is not, and then displaces a
-right one. ``chosen`` shows that apart: the features that are really active are given, and only
-their values are approximations. ``rotated`` is the control of ``loss``: the same eigenvalues along
-random directions.
+Selecting among approximations is the harder task: one that is good where its feature is active can
+be far off where it is not, and then displaces the correct one. In the column ``chosen`` the
+features that are really active are given, and only their values are approximations. ``rotated`` is
+the control of ``loss``: the same eigenvalues along random directions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from enum import Enum
 from typing import Any
 
 import pandas as pd
@@ -36,6 +35,22 @@ _TILE = 2**20  # squares that are held at a time
 _ROWS = 2**24  # scores that are held at a time
 
 
+class Replacement(str, Enum):
+    """What takes the place of the MLP's output, beside the ranks; the values are in the table."""
+
+    __str__ = str.__str__
+
+    CLEAN = "clean"  # nothing: the model as it is
+    ZERO = "zero"
+    SAE = "sae"  # the dictionary's own reconstruction
+    FULL_RANK = "full rank"
+
+    @staticmethod
+    def of_rank(rank: int) -> str:
+        """How the table names a rank."""
+        return f"rank {rank}"
+
+
 @torch.no_grad()
 def truncation_loss(
     model: Model,
@@ -45,8 +60,7 @@ def truncation_loss(
     ranks: Sequence[int],
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Mean nats a token for the model as it is, with the dictionary in place, and for each rank;
-    ``forms`` has one for every feature, in their order."""
+    """Mean nats a token for each `Replacement` and rank; ``forms`` are those of all features."""
     random = forms.rotated(seed)
     site = dictionary.known_site("truncation_loss")
     sums: dict[tuple[str, str], float] = {}
@@ -60,11 +74,11 @@ def truncation_loss(
             loss = float(_spliced(model, site, reading, values))
             sums[name] = sums.get(name, 0.0) + n * loss
     losses = {name: total / n_predicted for name, total in sums.items()}
-    clean, zero, sae = (losses[name, "loss"] for name in ("clean", "zero", "sae"))
+    clean, zero = losses[Replacement.CLEAN, "loss"], losses[Replacement.ZERO, "loss"]
     table = pd.DataFrame({"loss": pd.Series(losses)}).unstack(1)["loss"]
     table = table.reindex(dict.fromkeys(name for name, _ in losses))[["loss", "chosen", "rotated"]]
     table["added"] = table["loss"] - clean
-    table["beyond_sae"] = table["loss"] - sae
+    table["beyond_sae"] = table["loss"] - losses[Replacement.SAE, "loss"]
     table["recovered"] = (zero - table["loss"]) / (zero - clean)
     return table.rename_axis("replaced_by", axis=0).rename_axis(None, axis=1).reset_index()
 
@@ -76,33 +90,33 @@ def _replacements(
     x: Float[Tensor, "token input"],
     ranks: Sequence[int],
 ) -> Iterator[tuple[tuple[str, str], Tensor | None]]:
-    """Each thing that takes the output's place, by name; None leaves it alone."""
-    yield ("clean", "loss"), None
-    yield ("zero", "loss"), torch.zeros_like(output)
-    yield ("sae", "loss"), _decoded(dictionary, dictionary.active(output))
+    """Each replacement of the output, by row and column of the table; None leaves it as it is."""
+    yield (Replacement.CLEAN.value, "loss"), None
+    yield (Replacement.ZERO.value, "loss"), torch.zeros_like(output)
+    yield (Replacement.SAE.value, "loss"), _decoded(dictionary, dictionary.active(output))
     own, random = forms
-    names = [*(f"rank {rank}" for rank in ranks), "full rank"]
+    names = [*map(Replacement.of_rank, ranks), Replacement.FULL_RANK.value]
     made: dict[tuple[str, str], list[Tensor]] = {}
     n_together = max(1, _ROWS // (len(names) * dictionary.n_feature))
     for start in range(0, len(x), n_together):
         rows = slice(start, start + n_together)
         active = dictionary.active(output[rows])
-        for name, scores in zip(names, approximations(own, x[rows], ranks), strict=True):
+        for name, scores in zip(names, _approximations(own, x[rows], ranks), strict=True):
             values = scores[active.rows, active.features] * active.active
             given = replace(active, values=values.relu() if dictionary.relu else values)
             for how, code in (("loss", dictionary.selected(scores)), ("chosen", given)):
                 made.setdefault((name, how), []).append(_decoded(dictionary, code))
-        for name, scores in zip(names[:-1], approximations(random, x[rows], ranks), strict=False):
+        for name, scores in zip(names[:-1], _approximations(random, x[rows], ranks), strict=False):
             code = dictionary.selected(scores)
             made.setdefault((name, "rotated"), []).append(_decoded(dictionary, code))
     for which, parts in made.items():
         yield which, torch.cat(parts)
 
 
-def approximations(
+def _approximations(
     forms: Forms, x: Float[Tensor, "token input"], ranks: Sequence[int]
 ) -> Float[Tensor, "rank_or_whole token form"]:
-    """What each form is at each rank, and exactly, on every token."""
+    """The value of each form at each rank, and its exact value, on every token."""
     n_form, n_rank, d_input = forms.vectors.shape
     kept = torch.arange(n_rank, device=x.device) < torch.tensor(ranks, device=x.device)[:, None]
     weights = forms.values[:, None] * kept
@@ -122,7 +136,7 @@ def _decoded(dictionary: Dictionary, code: Code) -> Tensor:
 
 
 def _spliced(model: Model, site: Site, reading: Reading, values: Tensor | None) -> Tensor:
-    """The loss with these values in the site's place at the tokens that are counted."""
+    """The loss with these values at the site, at the counted tokens."""
     if values is None:
         return model.loss(reading.batch.tokens, reading.batch.mask)
     here = reading.counted.to(model.device)
@@ -130,7 +144,7 @@ def _spliced(model: Model, site: Site, reading: Reading, values: Tensor | None) 
 
     def function(x: Tensor) -> Any:
         new = x.clone()
-        # the last token of a row predicts nothing, and the model is not asked about it
+        # the last token of a row predicts nothing, so the model does not run on it
         new[here[:, : x.shape[1]]] = values[place < x.shape[1]].to(x)
         return new
 

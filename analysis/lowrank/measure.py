@@ -1,15 +1,13 @@
-"""How well the top eigenvectors stand in for a feature, beside what they would do by chance.
+"""How well the top eigenvectors approximate a feature, beside controls.
 
-A feature of a dictionary at ``mlp_out`` reads a direction of what the MLP writes, so it is a
-quadratic form of what the MLP is given: ``x̂ᵀQx̂`` and a constant that the biases and the
-dictionary's offset make, both exact. Its rank-r approximation keeps r eigenpairs of Q and the
-constant, refits nothing, and is held against the feature's activation, which is what the
-dictionary makes of ``mlp_out``.
+A feature of a dictionary at ``mlp_out`` reads a direction of the MLP's output, so it is a quadratic
+form of the MLP's input: ``x̂ᵀQx̂`` plus a constant from the biases and the dictionary's offset, both
+exact. Its rank-r approximation keeps r eigenpairs of Q and the constant, refits nothing, and is
+compared with the feature's activation in the dictionary.
 
-What a reader would get wrong: with ``reader="encoder"`` the form at full rank *is* the activation
-before its top-k, so correlation ends at 1 on active tokens. The pseudoinverse reads another number,
-which stays below 1 at any rank, and yet needs fewer eigenvectors to come near it: always look at
-the full rank beside a rank.
+With ``reader="encoder"`` the form at full rank *is* the activation before its top-k, so correlation
+ends at 1 on active tokens. The pseudoinverse reads another number, which stays below 1 at any rank
+and yet needs fewer eigenvectors to come close to it: always read a rank beside the full rank.
 """
 
 from __future__ import annotations
@@ -29,20 +27,21 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from analysis.lowrank.curve import RankCurve
-from analysis.lowrank.layer_forms import Block, Study, blocks
+from analysis.lowrank.layer_forms import Block, LayerForms
 from analysis.lowrank.loss import truncation_loss
 from analysis.lowrank.sums import (
     Fit,
     Forms,
     Observed,
     Resampling,
-    Seen,
+    Totals,
     active_sums,
+    documents_of,
     fit,
     in_chunks,
     on_active,
     on_all,
-    seen,
+    totals_of,
 )
 from circuits.corpus.documents import Corpus, built_in
 from circuits.errors import CorpusError, RankError, check_count
@@ -55,13 +54,12 @@ from sae.dictionary import Dictionary
 from sae.reading import N_DOCUMENTS
 
 LOSS_RANKS = (1, 2, 4, 8, 16, 32, 64)
-"""Ranks whose loss is measured, as far as the curve goes."""
-
-LOSS_DOCUMENTS = 200
-"""Documents that the loss is measured on: a loss is a pass of the model, and there are many."""
+"""Ranks whose loss is measured, up to the curve's last."""
 
 MIN_ACTIVE = 50
-"""Tokens that a feature must be active on to be counted: a correlation of fewer says little."""
+"""Tokens that a feature must be active on to count: a correlation over fewer says little."""
+
+_LOSS_DOCUMENTS = 200  # that the loss is measured on: each loss is a pass of the model
 
 
 @torch.no_grad()
@@ -81,93 +79,91 @@ def rank_curve(
 ) -> RankCurve:
     """The curve of the dictionary at ``mlp_out``, over the first documents of a corpus.
 
-    ``dictionaries`` is that dictionary, or what `load_dictionaries` gives, of which the one at
-    ``layer`` (the first there is, unless named) is taken. Without a corpus it is the built-in
-    stories that training holds out. ``reader`` decides which row of each feature makes its form
-    (of a decoder that does not span the activation, the nearest pseudoinverse); the activation that
-    it is compared with is the dictionary's own either way. The controls:
+    ``dictionaries`` is that dictionary, or the result of `load_dictionaries`, of which the one at
+    ``layer`` (by default the first) is used. Without a corpus it is the built-in stories that
+    training holds out. ``reader`` decides which row of each feature gives its form (``pinv`` is the
+    nearest pseudoinverse where the decoder does not span the activation); the activation that it is
+    compared with is the dictionary's own either way. The controls:
 
     * ``rotated``: the same eigenvalues along random orthonormal directions, against the same
-      activation. (A random symmetric matrix of equal norm would have another spectrum, too.)
+      activation. (A random symmetric matrix of equal norm would also have another spectrum.)
     * ``shuffled``: another live feature's form, against the same activation.
-    * ``untrained``: how low-rank a layer is that learnt nothing: a model of the same shape with
-      fresh weights reads the same text, features read its ``mlp_out`` along the same directions,
-      standardised, as many active on a token as in the dictionary. At full rank it is exact.
+    * ``untrained``: how low-rank a layer with random weights is: a model of the same shape reads
+      the same text, features read its ``mlp_out`` along the same directions, standardised, with as
+      many active on a token as in the dictionary. At full rank it is exact.
 
-    Activations are held: ``n_token · d_model`` numbers, twice. ``folder`` keeps what is measured
-    block by block, so that the same call goes on where it was stopped.
+    Memory: activations are held, ``2 · n_token · d_model`` numbers. ``folder`` keeps finished
+    blocks, so that the same call resumes where it was stopped.
     """
     n_rank = check_count("rank_curve", n_rank, None, "n_rank")
     check_count("rank_curve", min_active, None, "min_active")
     dictionary = _output_dictionary(model, dictionaries, layer).to(model.device)
     corpus = _held_out(model, seed) if corpus is None else corpus
-    study = Study.of(model, dictionary, reader)
-    tokens = list(in_chunks(study.observed(corpus, n_documents)))
-    about = seen(tokens)
-    if not bool((about.n_active >= min_active).any()):
-        raise RankError(
-            f"rank_curve: no feature of {dictionary} is active on {min_active} of the "
-            f"{about.n_token} tokens of {n_documents} documents, so there is nothing to compare. "
-            f"Read more documents, or lower min_active (a correlation of few tokens says little)."
-        )
-    n_rank = max(1, min(n_rank, study.d_input - 1))
-    made_of = {**_told(study, corpus, n_documents), "reader": reader, "ranks": n_rank,
-               "n_bootstrap": n_bootstrap, "seed": seed,
-               "version": version("bilinear-circuits")}  # fmt: skip
+    forms = LayerForms.of(model, dictionary, reader)
+    tokens = list(in_chunks(forms.observed(corpus, n_documents)))
+    totals = totals_of(tokens)
+    _check_active(dictionary, totals, min_active, n_documents)
+    n_rank = max(1, min(n_rank, forms.d_input - 1))
+    about = {**_about(forms, corpus, n_documents), "reader": reader, "n_bootstrap": n_bootstrap,
+             "seed": seed}  # fmt: skip
+    made_of = {**about, "ranks": n_rank, "version": version("bilinear-circuits")}
     keep = _Keep(None if folder is None else Path(folder), json.dumps(made_of, sort_keys=True))
-    table, forms = _table(study, tokens, about, n_rank, Resampling(n_bootstrap, seed), keep)
-    table = table.merge(_untrained(study, corpus, n_rank, n_documents, seed, keep), how="left")
+    table, by_size = _table(forms, tokens, totals, n_rank, Resampling(n_bootstrap, seed), keep)
+    table = table.merge(_untrained(forms, corpus, n_rank, n_documents, seed, keep), how="left")
     loss = truncation_loss(
         model,
         dictionary,
-        forms,
-        study.read(corpus, min(n_documents, LOSS_DOCUMENTS)),
+        by_size,
+        forms.read(corpus, min(n_documents, _LOSS_DOCUMENTS)),
         [rank for rank in LOSS_RANKS if rank <= n_rank],
         seed,
     )
-    told = {
-        **_told(study, corpus, n_documents),
-        "reader": reader,
-        "min_active": min_active,
-        "n_token": about.n_token,
-        "n_bootstrap": n_bootstrap,
-        "seed": seed,
-    }
-    return RankCurve(table, loss, told)
+    return RankCurve(table, loss, about | {"min_active": min_active, "n_token": totals.n_token})
+
+
+def _check_active(
+    dictionary: Dictionary, totals: Totals, min_active: int, n_documents: int
+) -> None:
+    if not bool((totals.n_active >= min_active).any()):
+        raise RankError(
+            f"rank_curve: no feature of {dictionary} is active on {min_active} of the "
+            f"{totals.n_token} tokens of {n_documents} documents, so there is nothing to compare. "
+            f"Read more documents, or lower min_active (a correlation of few tokens says little)."
+        )
 
 
 @dataclass(frozen=True)
 class _Keep:
-    """Where the blocks of a curve are kept, and what they are made of."""
+    """Where finished blocks of a curve are kept, and what they are made of."""
 
     folder: Path | None
     made_of: str
 
     def __call__(self, name: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-        """A block that is there already, or made."""
+        """A finished block from the folder, or a new one."""
         path = None if self.folder is None else self.folder / f"{name}.parquet"
         return kept_table(path, self.made_of, make)
 
 
-def _told(study: Study, corpus: Corpus, n_documents: int) -> dict[str, Any]:
-    """What was measured on what."""
+def _about(forms: LayerForms, corpus: Corpus, n_documents: int) -> dict[str, Any]:
+    """What was measured, and on which text."""
     there = min(n_documents, corpus.n_documents or n_documents)
     return {
-        "site": str(study.site),
-        "n_feature": study.dictionary.n_feature,
-        "k": study.dictionary.k,
+        "site": str(forms.site),
+        "n_feature": forms.dictionary.n_feature,
+        "k": forms.dictionary.k,
         "n_documents": there,
-        "n_loss_documents": min(there, LOSS_DOCUMENTS),
+        "n_loss_documents": min(there, _LOSS_DOCUMENTS),
         "corpus": corpus.fingerprint,
-        "model": study.model.fingerprint,
-        "dictionary": study.dictionary.fingerprint,
+        "model": forms.model.fingerprint,
+        "dictionary": forms.dictionary.fingerprint,
     }
 
 
 def _output_dictionary(
     model: Model, dictionaries: Dictionary | Mapping[Site, Dictionary], layer: int | None
 ) -> Dictionary:
-    """The one to ask about; refused where its activation is not a form of what an MLP is given."""
+    """The one to measure; refused where its activation is not a form of the MLP's input."""
     if isinstance(dictionaries, Dictionary):
         found = {dictionaries.known_site("rank_curve"): dictionaries}
     else:
@@ -177,15 +173,15 @@ def _output_dictionary(
     listed = ", ".join(map(str, found)) or "none"
     if not chosen:
         raise RankError(
-            f"rank_curve: layer {layer} was asked for, and the dictionaries are at {listed}. Name "
-            f"one of their layers, or train one with the site mlp_out@{layer}."
+            f"rank_curve: there is no dictionary at layer {layer}, only at {listed}. Name one of "
+            f"their layers, or train one with the site mlp_out@{layer}."
         )
     site, dictionary = min(chosen.items(), key=lambda item: item[0].order)
     if site.point != "mlp_out":
         raise RankError(
             f"rank_curve: the dictionary is at {site}. Only at mlp_out is an activation a form of "
-            f"what the MLP is given, and nothing else: the stream also holds what did not pass "
-            f"through the MLP. Take a dictionary trained at mlp_out@{site.layer}."
+            f"the MLP's input alone: the stream also holds what did not pass through the MLP. Pass "
+            f"a dictionary trained at mlp_out@{site.layer}."
         )
     model.check_sites(site)
     if dictionary.d_model != model.d_model:
@@ -197,31 +193,31 @@ def _output_dictionary(
 
 
 def _held_out(model: Model, seed: int) -> Corpus:
-    """The built-in stories that no training on them has seen."""
+    """The built-in stories that training holds out."""
     stories = built_in(seed)
     if stories.word_numbers(model.words("rank_curve")) is None:
         raise CorpusError(
-            f"{model.path}: the model does not know the words of the built-in stories. Pass the "
-            f"corpus that it is made for: open_corpus(path)."
+            f"{model.path}: the model does not know the words of the built-in stories. Pass a "
+            f"corpus that it was trained for: open_corpus(path)."
         )
     held_out = parted(stories)[1]
-    assert held_out is not None  # they are millions
+    assert held_out is not None  # there are millions of stories
     return held_out
 
 
 def _table(
-    study: Study,
+    layer: LayerForms,
     tokens: list[Observed],
-    about: Seen,
+    totals: Totals,
     n_rank: int,
     resampling: Resampling,
     keep: _Keep,
 ) -> tuple[pd.DataFrame, Forms]:
-    """The rows of the features that are ever active, but for the untrained control; all forms."""
+    """The rows of the features that are ever active, without the untrained control; all forms."""
     rows, held = [], []
-    for block in blocks(study):
-        made = study.forms(block, n_rank, about)
-        measured = partial(_measured, made, tokens, about, block, resampling, study.d_input)
+    for block in layer.blocks():
+        made = layer.forms(block, n_rank, totals)
+        measured = partial(_measured, made, tokens, totals, block, resampling, layer.d_input)
         rows.append(keep(f"own-{block[0]:07d}", measured))
         held.append(made.by_size)
     table = pd.concat(rows, ignore_index=True)
@@ -230,7 +226,7 @@ def _table(
         torch.cat([one.values for one in held]),
         torch.cat([one.vectors for one in held]),
         torch.cat([one.constant for one in held]),
-        study.whole(list(range(study.dictionary.n_feature))),
+        layer.whole(list(range(layer.dictionary.n_feature))),
     )
     return table, forms
 
@@ -238,7 +234,7 @@ def _table(
 def _measured(
     made: Block,
     tokens: list[Observed],
-    about: Seen,
+    totals: Totals,
     block: list[int],
     resampling: Resampling,
     d_input: int,
@@ -248,27 +244,27 @@ def _measured(
     sums = active_sums(own, tokens, resampling)
     fits = {
         "": fit(*sums.unbind(2)),
-        "_all": on_all(own, tokens, about, sums[0]),
+        "_all": on_all(own, tokens, totals, sums[0]),
         "_by_data": on_active(made.by_data, tokens),
         "_rotated": on_active(own.rotated(resampling.seed + block[0]), tokens),
-        "_shuffled": on_active(own.taken_from(_others(about, block, resampling.seed)), tokens),
+        "_shuffled": on_active(own.shuffled(_others(totals, block, resampling.seed)), tokens),
     }
-    return _rows(made, about, fits, d_input)
+    return _rows(made, totals, fits, d_input)
 
 
-def _others(about: Seen, block: list[int], seed: int) -> Int64[Tensor, " form"]:
-    """For each live feature of a block another live one of it; a lonely one keeps its own."""
-    live = np.flatnonzero((about.n_active[block] > 0).cpu().numpy())
+def _others(totals: Totals, block: list[int], seed: int) -> Int64[Tensor, " form"]:
+    """For each live feature of a block another live one; a single one keeps its own."""
+    live = np.flatnonzero((totals.n_active[block] > 0).cpu().numpy())
     order = np.arange(len(block))
     around = np.random.default_rng((seed, block[0])).permutation(live)
     order[around] = np.roll(around, 1)
-    return torch.from_numpy(order).to(about.n_active.device)
+    return torch.from_numpy(order).to(totals.n_active.device)
 
 
-def _rows(made: Block, about: Seen, fits: Mapping[str, Fit], d_input: int) -> pd.DataFrame:
+def _rows(made: Block, totals: Totals, fits: Mapping[str, Fit], d_input: int) -> pd.DataFrame:
     """One block's rows of the table."""
     feature = made.by_size.feature.cpu().numpy()
-    n_active = about.n_active.cpu().numpy()[feature]
+    n_active = totals.n_active.cpu().numpy()[feature]
     n_rank = made.by_size.n_rank
     wide = n_rank + 1
     low, high = _percentiles(fits[""].correlation[1:])
@@ -297,7 +293,7 @@ def _rows(made: Block, about: Seen, fits: Mapping[str, Fit], d_input: int) -> pd
 def _percentiles(
     replicates: Float[np.ndarray, "replicate form rank"],
 ) -> tuple[Float[np.ndarray, "form rank"], Float[np.ndarray, "form rank"]]:
-    """95 % of the replicates, of those where the correlation is defined."""
+    """95 % of the replicates in which the correlation is defined."""
     ordered = np.sort(replicates, axis=0)  # NaN last
     there = np.isfinite(ordered).sum(0)
     if not len(replicates):
@@ -312,37 +308,37 @@ def _percentiles(
 
 
 def _untrained(
-    study: Study, corpus: Corpus, n_rank: int, n_documents: int, seed: int, keep: _Keep
+    forms: LayerForms, corpus: Corpus, n_rank: int, n_documents: int, seed: int, keep: _Keep
 ) -> pd.DataFrame:
-    """The same measured on a model that learnt nothing: feature, rank, count, correlation."""
-    fresh = replace(study, model=untrained(study.model, seed))
+    """The same with a model of random weights: feature, rank, count, correlation."""
+    fresh = replace(forms, model=untrained(forms.model, seed))
     outputs, held = [], []
     for reading, x in fresh.read(corpus, n_documents):
-        outputs.append(reading.activations[study.site])
-        held.append((x, reading.batch.document[reading.counted.nonzero()[:, 0]].to(x.device)))
-    dictionary = _standardised(study, outputs)
-    fresh = Study.of(fresh.model, dictionary, "encoder")
+        outputs.append(reading.activations[forms.site])
+        held.append((x, documents_of(reading)))
+    dictionary = _standardised(forms, outputs)
+    fresh = LayerForms.of(fresh.model, dictionary, "encoder")
     tokens = list(
         in_chunks(
             Observed(x, dictionary.active(output), document)
             for output, (x, document) in zip(outputs, held, strict=True)
         )
     )
-    about = seen(tokens)
+    totals = totals_of(tokens)
     rows = [
-        keep(f"untrained-{block[0]:07d}", partial(_plain, fresh, block, n_rank, about, tokens))
-        for block in blocks(fresh)
+        keep(f"untrained-{block[0]:07d}", partial(_plain, fresh, block, n_rank, totals, tokens))
+        for block in fresh.blocks()
     ]
     return pd.concat(rows, ignore_index=True)
 
 
 def _plain(
-    fresh: Study, block: list[int], n_rank: int, about: Seen, tokens: list[Observed]
+    fresh: LayerForms, block: list[int], n_rank: int, totals: Totals, tokens: list[Observed]
 ) -> pd.DataFrame:
     """The untrained model's rows of one block."""
-    found = on_active(fresh.forms(block, n_rank, about).by_size, tokens).correlation[0]
+    found = on_active(fresh.forms(block, n_rank, totals).by_size, tokens).correlation[0]
     wide = n_rank + 1
-    count = about.n_active[block].cpu().numpy().astype(np.int64)
+    count = totals.n_active[block].cpu().numpy().astype(np.int64)
     columns: dict[str, Any] = {
         "feature": np.repeat(block, wide),
         "rank": np.tile([*range(1, wide), fresh.d_input], len(block)),
@@ -352,14 +348,14 @@ def _plain(
     return pd.DataFrame(columns)
 
 
-def _standardised(study: Study, outputs: Iterable[Float[Tensor, "_ model"]]) -> Dictionary:
+def _standardised(forms: LayerForms, outputs: Iterable[Float[Tensor, "_ model"]]) -> Dictionary:
     """The features' directions as a dictionary whose scores all have mean 0 and variance 1."""
-    dictionary, read = study.dictionary, study.inter.outputs.read.double()
+    dictionary, read = forms.dictionary, forms.inter.outputs.read.double()
     x = torch.cat(list(outputs)).double()
     mean = x.mean(0)
     spread = (x - mean).mT @ (x - mean) / len(x)
     size = ((read @ spread) * read).sum(1).clamp(min=0).sqrt()
-    # a feature that reads nothing is left to score nothing
+    # a feature that reads nothing keeps a score of zero
     encoder = torch.where(size[:, None] > 0, read / size[:, None], 0.0)
     k = dictionary.k
     if k is None:
@@ -371,5 +367,5 @@ def _standardised(study: Study, outputs: Iterable[Float[Tensor, "_ model"]]) -> 
         -(encoder @ mean).to(dictionary.dtype),
         torch.zeros_like(dictionary.offset),
         k=min(k, dictionary.n_feature),
-        site=study.site,
+        site=forms.site,
     )

@@ -1,17 +1,17 @@
-"""How well sums of squares follow a feature: every rank at once, streamed over tokens.
+"""How well sums of squares approximate a feature: every rank at once, streamed over tokens.
 
 A form ``x̂ᵀQx̂ + constant`` approximated by r of its eigenpairs is ``Σ λ (v · x̂)² + constant``,
 nothing refitted. Three passes over the same tokens:
 
-1. `seen`: counts, the activations' sums, and ``Σ x̂ x̂ᵀ``, which holds each square's mean;
-2. `on_active`: sums over the tokens where a feature is active, entry by entry, so that thousands
-   of features cost what the active ones cost; replicates of documents give the intervals;
-3. `on_all`: over all tokens the feature is zero where it is not active. What is left to sum is the
-   approximations' variance, ``λᵀ C λ`` with C the covariance of the squares: a matrix product.
+1. `totals_of`: counts, sums of the activations, and ``Σ x̂ x̂ᵀ``, which gives each square's mean;
+2. `on_active`: sums over the tokens where a feature is active, entry by entry, so that the cost
+   follows the number of active entries; resampled documents give the intervals;
+3. `on_all`: over all tokens the feature is zero where it is not active. What remains to be summed
+   is the approximations' variance, ``λᵀ C λ`` with C the covariance of the squares: a matrix
+   product.
 
-What a reader would get wrong: R² is that of the approximation as it stands, so it is negative
-where the mean activation, which no approximation knows, would be nearer. Correlation forgives a
-wrong scale and a wrong constant.
+R² is that of the approximation as it stands, so it is negative where the mean activation, which no
+approximation knows, would be closer. Correlation ignores a wrong scale and a wrong constant.
 """
 
 from __future__ import annotations
@@ -27,27 +27,34 @@ from torch.nn import functional
 
 from circuits.algebra.spectrum import Spectrum
 from circuits.errors import ShapeError
+from sae.reading import Reading
 from sae.sparse import Code
 
-_CHUNK = 2**14  # tokens that are looked at together
-_TILE = 2**19  # squares that are held at a time: they stay in the cache
+_CHUNK = 2**14  # tokens that are processed together
+_TILE = 2**19  # squares that are held at a time, so that they stay in the cache
 _ROWS = 2**12  # tokens of a tile
 
 
 @dataclass(frozen=True, eq=False)
 class Observed:
-    """Some tokens: what the forms are given, and how active each feature is."""
+    """Some tokens: the forms' inputs, and how active each feature is."""
 
     inputs: Float[Tensor, "token input"]  # with the constant 1 where the forms have one
     code: Code
     document: Int64[Tensor, " token"]  # tokens of one document are resampled together
 
 
+def documents_of(reading: Reading) -> Int64[Tensor, " token"]:
+    """The document of each counted token, on the device of its activations."""
+    (activation, *_) = reading.activations.values()
+    return reading.batch.document[reading.counted.nonzero()[:, 0]].to(activation.device)
+
+
 @dataclass(frozen=True, eq=False)
 class Forms:
-    """Forms by their first eigenpairs, in the order in which they are to be added up."""
+    """Forms by their first eigenpairs, in the order in which they are added up."""
 
-    feature: Int64[Tensor, " form"]  # which feature of the code each stands for
+    feature: Int64[Tensor, " form"]  # the feature of the code that each approximates
     values: Float[Tensor, "form rank"]
     vectors: Float[Tensor, "form rank input"]
     constant: Float[Tensor, " form"]
@@ -61,11 +68,11 @@ class Forms:
         constant: Float[Tensor, " form"] | None = None,
         n_rank: int = 64,
     ) -> Forms:
-        """Any symmetric matrices, a graph's for one, each to stand for a feature."""
+        """Any symmetric matrices, for example a graph's, each to approximate a feature."""
         if len(feature) != len(matrices):
             raise ShapeError(
-                f"Forms: {len(feature)} features are named for {len(matrices)} forms. Name the "
-                f"feature that each form stands for, in their order."
+                f"Forms: {len(feature)} features for {len(matrices)} forms. Name the feature that "
+                f"each form approximates, in their order."
             )
         spectra = [Spectrum.of(matrix, min(n_rank, matrices.shape[-1])) for matrix in matrices]
         added = matrices.new_zeros(len(matrices)) if constant is None else constant
@@ -84,10 +91,10 @@ class Forms:
 
     @property
     def n_rank(self) -> int:
-        """How many eigenpairs there are of each."""
+        """The number of eigenpairs of each form."""
         return self.values.shape[1]
 
-    def standing_in(
+    def approximated(
         self, form: int, inputs: Float[Tensor, "token input"], whole: Float[Tensor, " token"]
     ) -> Float[Tensor, "token rank_and_whole"]:
         """One form's approximation of every rank, and its exact value last."""
@@ -103,13 +110,13 @@ class Forms:
             random = torch.randn(rows.mT.shape, dtype=torch.float64, generator=draw)
             rows.copy_(torch.linalg.qr(random).Q.mT)
 
-        def whole(x: Tensor) -> Tensor:  # only the first eigenvalues are known, so no whole is
+        def whole(x: Tensor) -> Tensor:  # unknown: only the first eigenvalues are kept
             return x.new_full((len(x), len(self.feature)), float("nan"))
 
         return replace(self, vectors=vectors, whole=whole)
 
-    def taken_from(self, order: Int64[Tensor, " form"]) -> Forms:
-        """Form ``order[i]`` in the place of form i: another reader for the same feature."""
+    def shuffled(self, order: Int64[Tensor, " form"]) -> Forms:
+        """The control: feature i approximated by form ``order[i]``."""
         return Forms(
             self.feature,
             self.values[order],
@@ -120,8 +127,8 @@ class Forms:
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
-    """What one pass over the tokens tells of them all."""
+class Totals:
+    """Sums over all tokens."""
 
     n_token: int
     second: Float[Tensor, "input input"]  # Σ x̂ x̂ᵀ
@@ -135,7 +142,7 @@ class Seen:
         return ((v @ self.second) * v).sum(-1) / self.n_token
 
 
-def seen(tokens: Iterable[Observed]) -> Seen:
+def totals_of(tokens: Iterable[Observed]) -> Totals:
     """Step 1."""
     n_token, second, sums = 0, None, None
     for part in tokens:
@@ -148,41 +155,41 @@ def seen(tokens: Iterable[Observed]) -> Seen:
         for row, added in zip(sums, (code.active.double(), values, values.square()), strict=True):
             row.index_add_(0, code.features, added)
     if second is None or sums is None:
-        raise ShapeError("no tokens were given. Give at least one that a feature can be active on.")
-    return Seen(n_token, second, *sums)
+        raise ShapeError("no tokens, so nothing can be measured. Pass at least one document.")
+    return Totals(n_token, second, *sums)
 
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """How well each form's approximations follow its feature: ranks in order, the whole last."""
+    """How well each form's approximations match its feature: ranks in order, the whole last."""
 
     correlation: Float[np.ndarray, "*replicate form rank"]
     r2: Float[np.ndarray, "*replicate form rank"]
 
 
 def fit(n: Tensor, a: Tensor, aa: Tensor, y: Tensor, yy: Tensor, ay: Tensor) -> Fit:
-    """Correlation and R² from sums; NaN where either does not vary, but for rounding."""
+    """Correlation and R² from sums; NaN where either is constant up to rounding."""
     spread_a, spread_y = aa - a * a / n, yy - y * y / n
-    still_a, still_y = spread_a <= 1e-10 * aa, spread_y <= 1e-10 * yy
+    constant_a, constant_y = spread_a <= 1e-10 * aa, spread_y <= 1e-10 * yy
     correlation = (ay - a * y / n) / (spread_a * spread_y).clamp(min=0).sqrt()
     r2 = 1 - (aa - 2 * ay + yy) / spread_a
-    correlation = correlation.masked_fill(still_a | still_y, float("nan")).clamp(-1, 1)
-    r2 = r2.masked_fill(still_a, float("nan"))
+    correlation = correlation.masked_fill(constant_a | constant_y, float("nan")).clamp(-1, 1)
+    r2 = r2.masked_fill(constant_a, float("nan"))
     return Fit(correlation.cpu().numpy(), r2.cpu().numpy())
 
 
 @dataclass(frozen=True)
 class Resampling:
-    """Documents drawn again with replacement, each as often as a Poisson draw of mean 1 says.
+    """A bootstrap over documents: each counts as often as a Poisson draw of mean 1.
 
-    A document's draws depend on the seed and its number alone, so that chunks change nothing.
+    A document's draws depend on the seed and its number only, so they do not depend on chunks.
     """
 
     n: int
     seed: int = 0
 
     def weights(self, document: Int64[Tensor, " token"]) -> Float[Tensor, "token replicate"]:
-        """One column of ones, which is the sample itself, then a column for each replicate."""
+        """A column of ones for the sample itself, then a column for each replicate."""
         numbers, place = document.cpu().unique(return_inverse=True)
         drawn = np.stack(
             [
@@ -211,7 +218,7 @@ def active_sums(
             a = part.code.values[by.entries[here]].double()
             on, rows = a != 0, by.rows[here]
             a, rows = a[on, None], rows[on]
-            y = forms.standing_in(form, part.inputs[rows], whole[rows, form])
+            y = forms.approximated(form, part.inputs[rows], whole[rows, form])
             numbers = torch.cat([torch.ones_like(a), a, a * a, y, y * y, y * a], dim=1)
             sums[form] += weights[rows].mT @ numbers
     alone = sums[..., :3, None].expand(-1, -1, -1, wide)
@@ -226,10 +233,10 @@ def on_active(
 
 
 @torch.no_grad()
-def on_all(forms: Forms, tokens: Iterable[Observed], about: Seen, active: Tensor) -> Fit:
-    """Step 3; ``active`` are the sums that `active_sums` gave of the sample itself."""
-    n = float(about.n_token)
-    means = about.mean_squares(forms.vectors)
+def on_all(forms: Forms, tokens: Iterable[Observed], totals: Totals, active: Tensor) -> Fit:
+    """Step 3; ``active`` are the sample's own sums from `active_sums`."""
+    n = float(totals.n_token)
+    means = totals.mean_squares(forms.vectors)
     spread, whole = _spread(forms, tokens, means)
     values = forms.values.double()
     y = n * (values * means).cumsum(1) + n * forms.constant[:, None].double()
@@ -238,15 +245,15 @@ def on_all(forms: Forms, tokens: Iterable[Observed], about: Seen, active: Tensor
     y, yy = (
         torch.cat([part, last[:, None]], dim=1) for part, last in zip((y, yy), whole, strict=True)
     )
-    a, aa = (part[forms.feature][:, None] for part in (about.total, about.square))
+    a, aa = (part[forms.feature][:, None] for part in (totals.total, totals.square))
     return fit(torch.full_like(a, n), a, aa, y, yy, active[:, 5])
 
 
 def _spread(
     forms: Forms, tokens: Iterable[Observed], means: Float[Tensor, "form rank"]
 ) -> tuple[Float[Tensor, "form rank rank"], Float[Tensor, "two form"]]:
-    """``Σ (s − mean)(s − mean)ᵀ`` of the squares ``(v · x̂)²``, and the sums of the exact values
-    and their squares."""
+    """``Σ (s − mean)(s − mean)ᵀ`` of the squares ``s = (v · x̂)²``, and the sums of the exact
+    values and of their squares."""
     n_form, n_rank, d_input = forms.vectors.shape
     spread = means.new_zeros(n_form, n_rank, n_rank)
     whole = means.new_zeros(2, n_form)
@@ -265,7 +272,7 @@ def _spread(
 
 
 def in_chunks(tokens: Iterable[Observed], n_token: int = _CHUNK) -> Iterator[Observed]:
-    """The same tokens, many small parts made into fewer large ones."""
+    """The same tokens, with small parts merged into larger ones."""
     held: list[Observed] = []
     for part in tokens:
         held.append(part)

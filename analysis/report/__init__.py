@@ -1,6 +1,6 @@
 """A run as pages that open from disk, with no network: circuits, features, ranks, layers.
 
-1. `collect` reads the run and says which steps are missing.
+1. `Run` reads the run and says which steps are missing.
 2. Features are catalogued, circuits and layers measured on the same text.
 3. Pages are values; `writing` makes a folder, or one file, of them.
 
@@ -16,20 +16,21 @@ from typing import Any
 import torch
 
 from analysis.report.catalogue.catalogue import catalogues, uses
-from analysis.report.catalogue.contexts import Text
+from analysis.report.catalogue.text_activations import TextActivations
 from analysis.report.circuit.circuit_page import circuit_page
-from analysis.report.circuit.story import Story
-from analysis.report.collect import Run, collect
+from analysis.report.circuit.mechanism import Mechanism
 from analysis.report.page import names_of
-from analysis.report.pages import pages
+from analysis.report.pages.features import features_page
 from analysis.report.pages.images import images_page
-from analysis.report.pages.layer_table import LayerTable
+from analysis.report.pages.layer import LayerTable, layer_page
+from analysis.report.pages.low_rank import low_rank_page
 from analysis.report.pages.overview import overview
 from analysis.report.writing import Report, check_target
+from analysis.runs.run import Run
 from circuits.corpus.documents import Corpus
 from circuits.storage.progress import progress
 
-__all__ = ["collect", "report_of", "write_report"]
+__all__ = ["report_of", "write_report"]
 
 
 @torch.no_grad()
@@ -45,11 +46,11 @@ def write_report(
     """Write a run's report and return the page to open: ``RUN/report/index.html``, or with
     ``single_file`` the one file ``RUN/report.html``.
 
-    ``run`` is its folder, or what `collect` read of it; ``text`` is where examples are taken from,
+    ``run`` is its folder, or a `Run`; ``text`` is where examples are taken from,
     by default the built-in stories that training left out; ``seed`` is of the controls.
     """
-    known = run if isinstance(run, Run) else collect(run, text, device)
-    target = known.folder / ("report.html" if single_file else "report")
+    known = (run if isinstance(run, Run) else Run(run, text, device)).checked()
+    target = known.folder.report_file if single_file else known.folder.report
     target = target if out is None else Path(out)
     check_target(target, single_file)
     report = report_of(known, seed)
@@ -58,25 +59,25 @@ def write_report(
 
 def report_of(run: Run, seed: int = 0) -> Report:
     """All pages of a run."""
-    names = names_of(found.stem for found in run.circuits)
+    names = names_of(found.stem for found in run.found)
     books = catalogues(run, uses(run, names))
-    read: dict[int, Text] = {}
+    read: dict[int, TextActivations] = {}
     if run.text is not None:
         for layer in run.layers:
-            read[layer] = Text.read(run.model, layer, run.dictionaries, run.text)
+            read[layer] = TextActivations.read(run.model, layer, run.dictionaries, run.text)
     stories = {
-        found.stem: Story.of(run, found)
-        for found in run.circuits
+        found.stem: Mechanism.of(run, found)
+        for found in run.found
         if found.behaviour is not None and found.layer is not None
     }
     made = [overview(run, names, stories, seed)]
-    for found in progress(run.circuits, "circuits", "page"):
+    for found in progress(run.found, "circuits", "page"):
         text = None if found.layer is None else read.get(found.layer)
         story = stories.get(found.stem)
         made.append(circuit_page(run, found, names[found.stem], text, story, books, seed))
-    made += [pages.low_rank(run), pages.features(run, books)]
+    made += [low_rank_page(run), features_page(run, books)]
     for layer in run.layers:
-        made.append(pages.layer_page(run, LayerTable.of(run, layer, seed), books))
+        made.append(layer_page(run, LayerTable.of(run, layer, seed), books))
     if run.images is not None:
         made.append(images_page(run.images))
     data: dict[str, Any] = {book.key: book.index for book in books.values()}

@@ -24,7 +24,7 @@ class Page:
     name: str  # of its file, without the end
     title: str
     template: str
-    told: Mapping[str, Any]  # what the template is given
+    context: Mapping[str, Any]  # for the template
     figures: list[Figure] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     data: Mapping[str, Any] = field(default_factory=dict)  # for its scripts

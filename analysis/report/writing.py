@@ -95,7 +95,7 @@ class Report:
 
     def _body(self, page: Page, href: Any) -> str:
         template = _environment().get_template(page.template)
-        return template.render(page=page, href=href, pages=self.pages, **page.told)
+        return template.render(page=page, href=href, pages=self.pages, **page.context)
 
 
 def check_target(out: Path, single_file: bool) -> None:

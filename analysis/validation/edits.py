@@ -44,11 +44,8 @@ class PairTerms:
         """Of features of ``mlp_in`` of a layer; feature ``n_feature`` is the constant."""
         ends = torch.tensor([sorted(pair) for pair in pairs], dtype=torch.int64).reshape(-1, 2)
         bilinear = model.layer(layer).to(torch.float64)
-        write = torch.cat([dictionary.decoder, dictionary.offset[None]]).double()
-        if bilinear.has_constant:
-            one = write.new_zeros(len(write), 1)
-            one[-1] = 1
-            write = torch.cat([write, one], dim=1)
+        features, offset = dictionary.decoder.double(), dictionary.offset.double()
+        write = torch.cat([bilinear.lift(features, 0.0), bilinear.lift(offset[None])])
         left, right = bilinear.factors
         a, b = (write[ends[:, side].to(write.device)] for side in (0, 1))
         products = (a @ left.mT) * (b @ right.mT)

@@ -33,7 +33,7 @@ from circuits.errors import (
     shorten,
 )
 
-_ROWS = 4096  # features handled at a time: bounds the memory of every pass over a dictionary
+ROWS_AT_ONCE = 4096  # features handled at a time: bounds the memory of every pass over a dictionary
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +56,7 @@ def span(write: Float[Tensor, "feature model"], size: float | None = None) -> Sp
     """
     n_feature, d_model = write.shape
     triangle = write.new_zeros(0, d_model, dtype=torch.float64)
-    for block in write.split(max(_ROWS, 2 * d_model)):
+    for block in write.split(max(ROWS_AT_ONCE, 2 * d_model)):
         stacked = torch.cat([triangle, block.double()])
         triangle = torch.linalg.qr(stacked, mode="r").R
     _, sizes, directions = torch.linalg.svd(triangle, full_matrices=False)
@@ -343,7 +343,7 @@ def pseudoinverse(
     """The rows that read what these rows write, exactly where their span is everything."""
     inverse = span.directions / span.sizes[:, None]
     # two thin products; the one matrix inverseᵀ inverse would square the condition number
-    read = torch.cat([rows.double() @ inverse.mT @ inverse for rows in write.split(_ROWS)])
+    read = torch.cat([rows.double() @ inverse.mT @ inverse for rows in write.split(ROWS_AT_ONCE)])
     condition = float(span.sizes[0] / span.sizes[-1]) if len(span.sizes) else 1.0
     if condition**2 * torch.finfo(torch.float64).eps > 10 * torch.finfo(write.dtype).eps:
         # a Newton step squares the error that is left
@@ -367,14 +367,14 @@ def repeated_rows(rows: Float[Tensor, "feature model"]) -> list[int]:
     generator = torch.Generator().manual_seed(0)
     line = torch.randn(rows.shape[1], dtype=torch.float64, generator=generator).to(rows.device)
     norms = _norms(rows)
-    shadows = torch.cat([block.double() @ line for block in rows.split(_ROWS)]) / norms
+    shadows = torch.cat([block.double() @ line for block in rows.split(ROWS_AT_ONCE)]) / norms
     order = torch.argsort(shadows, stable=True)
     order = order[(norms > torch.finfo(rows.dtype).eps * norms.max())[order]]
     near = shadows[order].diff() < 1e-6 * line.norm()
     pairs = torch.stack([order[:-1][near], order[1:][near]], dim=1)
     cosines = [
         (rows[i].double() * rows[j].double()).sum(1) / norms[i] / norms[j]
-        for i, j in (block.unbind(1) for block in pairs.split(_ROWS))
+        for i, j in (block.unbind(1) for block in pairs.split(ROWS_AT_ONCE))
     ]
     near[near.clone()] = torch.cat(cosines) > 1 - 1e-12
     # runs of equal neighbours are one direction; its first feature is the one that is not a repeat
@@ -393,9 +393,9 @@ def coherence(rows: Float[Tensor, "feature model"]) -> float:
     norms = rows.norm(dim=1, keepdim=True)
     unit = (rows / norms)[(norms > torch.finfo(rows.dtype).eps * norms.max())[:, 0]]
     largest = 0.0
-    for start in range(0, len(unit), _ROWS):
-        for other in range(start, len(unit), _ROWS):
-            cosines = unit[start : start + _ROWS] @ unit[other : other + _ROWS].mT
+    for start in range(0, len(unit), ROWS_AT_ONCE):
+        for other in range(start, len(unit), ROWS_AT_ONCE):
+            cosines = unit[start : start + ROWS_AT_ONCE] @ unit[other : other + ROWS_AT_ONCE].mT
             if other == start:
                 cosines.fill_diagonal_(0)
             largest = max(largest, float(cosines.abs_().max()))

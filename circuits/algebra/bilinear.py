@@ -21,6 +21,7 @@ import torch
 from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from circuits.errors import check_tensors, check_width
 
@@ -121,6 +122,17 @@ class BilinearLayer:
         out = (left * right) @ self.down.mT
         return out if self.down_bias is None else out + self.down_bias
 
+    def lift(
+        self, x: Float[Tensor, "*batch model"], constant: float = 1.0
+    ) -> Float[Tensor, "*batch input"]:
+        """``x`` as ``factors`` and ``interaction`` take it: with the constant 1 appended where the
+        layer has one, and unchanged otherwise.
+
+        Pass ``constant=0.0`` for a direction, which adds to an activation and has no constant.
+        """
+        check_width("BilinearLayer.lift", x, self.d_model, "activations")
+        return with_constant(x, constant) if self.has_constant else x
+
     @cached_property
     def factors(self) -> tuple[Float[Tensor, "hidden input"], Float[Tensor, "hidden input"]]:
         """``left`` and ``right`` as they act on ``x̂``: with their biases as a last column."""
@@ -177,6 +189,13 @@ class BilinearLayer:
         straight = (left @ left.mT) * (right @ right.mT)
         crossed = left @ right.mT
         return (straight + crossed * crossed.mT) / 2
+
+
+def with_constant(
+    x: Float[Tensor, "*batch axis"], constant: float = 1.0
+) -> Float[Tensor, "*batch axis_and_constant"]:
+    """``x`` with one more coordinate, the constant, last."""
+    return functional.pad(x, (0, 1), value=constant)
 
 
 _kept = threading.local()

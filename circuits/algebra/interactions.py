@@ -44,7 +44,7 @@ from circuits.plotting.figure import heat_map
 from circuits.storage.progress import progress
 from circuits.storage.shards import make_shards, merge_shards
 
-_ROWS = 512  # of the strips that a matrix is built in
+STRIP = 512  # rows of a matrix that are built at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,13 +123,8 @@ class Interactions:
         if not self.has_constant:
             return self.inputs.write
         features, offset = self.inputs.write, self.inputs.offset
-        last = features.new_zeros(1, features.shape[1]) if offset is None else offset[None]
-        write = torch.cat([features, last])
-        if self.layer.has_constant:
-            one = write.new_zeros(len(write), 1)
-            one[-1] = 1
-            write = torch.cat([write, one], dim=1)
-        return write
+        last = features.new_zeros(features.shape[1]) if offset is None else offset
+        return torch.cat([self.layer.lift(features, 0.0), self.layer.lift(last[None])])
 
     def _direction(self, output: int) -> Float[Tensor, " out"]:
         return self.outputs.read[check_index("Interactions", output, self.n_output, "output")]
@@ -158,8 +153,8 @@ class Interactions:
         """
         form, write, size = self.form(output), self.write, self.n_input
         matrix = write.new_empty(size, size)
-        for start in range(0, size, _ROWS):
-            stop = min(start + _ROWS, size)
+        for start in range(0, size, STRIP):
+            stop = min(start + STRIP, size)
             torch.mm(write[start:stop] @ form, write[start:].mT, out=matrix[start:stop, start:])
             square = matrix[start:stop, start:stop]
             square.copy_((square + square.mT) / 2)
@@ -232,7 +227,7 @@ class Interactions:
         gates = self.outputs.read.double() @ self.layer.down.double()
         return ((gates @ self.whitened.pair_gram) * gates).sum(1).clamp(min=0)
 
-    def _ceilings(self, outputs: list[int]) -> list[float]:
+    def ceilings(self, outputs: list[int]) -> list[float]:
         """What no |weight| of these outputs exceeds: ``2·matrix[i, j]² ≤ ‖matrix‖²``."""
         gates = (self.outputs.read[outputs].double() @ self.layer.down.double()).abs()
         # energies are differences; what rounding could have taken from them is added
@@ -264,7 +259,7 @@ class Interactions:
             return self._strongest_in(Path(folder), n, listed, each)
         ceilings = [float("inf")] * len(listed)
         if not each and len(listed) > 1:
-            ceilings = self._ceilings(listed)
+            ceilings = self.ceilings(listed)
             # the richest first: they raise the bar that lets later ones be passed over
             order = sorted(range(len(listed)), key=lambda i: (-ceilings[i], listed[i]))
             listed, ceilings = [listed[i] for i in order], [ceilings[i] for i in order]

@@ -52,7 +52,7 @@ def output_statistics(
     alone = Interactions(layer, inter.inputs.without_offset(), inter.outputs)
     with tempfile.TemporaryDirectory() as temporary:
         place = temporary if folder is None else folder
-        rows_of = partial(_statistics_of, inter, alone, features.mT @ features)
+        rows_of = partial(statistics_of, inter, alone, features.mT @ features)
         make_shards(place, outputs, rows_of, inter.fingerprint, "statistics")
         return merge_shards(place, outputs)
 
@@ -62,7 +62,7 @@ def histogram_edges() -> Float[Tensor, " edge"]:
     return torch.linspace(-EDGE, EDGE, BINS - 1, dtype=torch.float64)
 
 
-def _statistics_of(
+def statistics_of(
     inter: Interactions, alone: Interactions, gram: Tensor, output: int
 ) -> pd.DataFrame:
     """One row: ``alone`` are the interactions of the features without the constant."""

@@ -26,8 +26,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-_ROWS, _COLUMNS = 512, 1024  # of a tile: it stays in cache between its product and its search
-_PENDING = 2**17  # pairs that may wait for their score: this bounds the memory
+ROWS, COLUMNS = 512, 1024  # of a tile: it stays in cache between its product and its search
+PENDING = 2**17  # pairs that may wait for their score: this bounds the memory
 
 
 @dataclass
@@ -55,13 +55,13 @@ class Search:
         if self.constant is not None:
             self._keep(_constant_pairs(output, self.features, self.constant, given))
         given = given[: self.features.shape[1], : self.features.shape[1]]
-        factors = _Factors.of(self.features, given)
+        factors = Factors.of(self.features, given)
         pending: list[_Seen] = []
         for rows, columns in tiles(len(self.features)):
             if 2 * factors.bound(rows, columns) >= self._floor:
                 self.visited += 1
                 pending.append(self._search_tile(factors, rows, columns))
-                if sum(len(seen.first) for seen in pending) > _PENDING + 4 * self.n:
+                if sum(len(seen.first) for seen in pending) > PENDING + 4 * self.n:
                     pending = self._settle(output, factors, given, pending)
         self._settle(output, factors, given, pending)
 
@@ -72,7 +72,7 @@ class Search:
         names = ("output", "first", "second", "weight")
         return pd.DataFrame(dict(zip(names, columns, strict=True)))
 
-    def _search_tile(self, factors: _Factors, rows: slice, columns: slice) -> _Seen:
+    def _search_tile(self, factors: Factors, rows: slice, columns: slice) -> _Seen:
         """The pairs of a tile that may be among the best, and how strong they can be."""
         tile, error = factors.screened(rows, columns)
         weights = tile.float().abs_().mul_(2)
@@ -96,7 +96,7 @@ class Search:
         )
 
     def _settle(
-        self, output: int, factors: _Factors, form: Tensor, pending: list[_Seen]
+        self, output: int, factors: Factors, form: Tensor, pending: list[_Seen]
     ) -> list[_Seen]:
         """Score what is pending, and keep the best: nothing is pending then."""
         if pending:
@@ -109,7 +109,7 @@ class Search:
                 self._floor = max(self._floor, float(lower.topk(self.n).values[-1]))
             kept = seen.upper >= self._floor
             first, second = factors.order[seen.first[kept]], factors.order[seen.second[kept]]
-            self._keep(_scored(output, self.features, form, first, second))
+            self._keep(scored_pairs(output, self.features, form, first, second))
         return []
 
     def _keep(self, new: _Found) -> None:
@@ -164,7 +164,7 @@ class _Found:
 
 
 @dataclass
-class _Factors:
+class Factors:
     """``matrix[order[i], order[j]] = scale · left[i] · right[j]``, and how large that can be."""
 
     left: Float[Tensor, "in input"]
@@ -176,7 +176,8 @@ class _Factors:
     scale: float
 
     @classmethod
-    def of(cls, write: Tensor, form: Tensor) -> _Factors:
+    def of(cls, write: Tensor, form: Tensor) -> Factors:
+        """The factors of ``write · form · writeᵀ``."""
         # powers of two, so that nothing is rounded and no product leaves the screen's range
         write_scale, form_scale = _power_of_two(write), _power_of_two(form)
         scale = write_scale * write_scale * form_scale
@@ -199,10 +200,11 @@ class _Factors:
             order = reach.argsort(descending=True, stable=True)
             right, reach = right[order], reach[order]
             factors = cls(right * values.sign(), right, order, reach, reach, arithmetic, scale)
-        factors._prepare_screen()
+        factors.prepare_screen()
         return factors
 
-    def _prepare_screen(self) -> None:
+    def prepare_screen(self) -> None:
+        """Round the factors to the screen's precision, and bound what that loses."""
         self.screen = screen_dtype(self.left)
         self.left_screen, self.right_screen = self.left.to(self.screen), self.right.to(self.screen)
         self.right_size, self.right_lost = _rounded(self.right, self.right_screen)
@@ -231,12 +233,14 @@ class _Factors:
         return tile, _Error(float(absolute) + self.arithmetic, torch.finfo(self.screen).eps)
 
 
-def _scored(output: int, features: Tensor, form: Tensor, first: Tensor, second: Tensor) -> _Found:
+def scored_pairs(
+    output: int, features: Tensor, form: Tensor, first: Tensor, second: Tensor
+) -> _Found:
     """The weights of some pairs in float64, each pair with its lower index first."""
     one, two = torch.minimum(first, second), torch.maximum(first, second)
     form = form.double()
     weights = []
-    for i, j in zip(one.split(_ROWS * 8), two.split(_ROWS * 8), strict=True):
+    for i, j in zip(one.split(ROWS * 8), two.split(ROWS * 8), strict=True):
         rows, place = i.unique(return_inverse=True)  # a strong feature is in many pairs
         images = features[rows].double() @ form
         dots = (images[place] * features[j].double()).sum(1)
@@ -250,7 +254,7 @@ def _constant_pairs(output: int, features: Tensor, constant: Tensor, form: Tenso
     """The pairs of the constant feature with every feature, and with itself."""
     image = form.double() @ constant.double()
     along = image[: features.shape[1]]  # features write nothing to the constant coordinate
-    weights = [2 * (rows.double() @ along) for rows in features.split(_ROWS * 8)]
+    weights = [2 * (rows.double() @ along) for rows in features.split(ROWS * 8)]
     weight = torch.cat([*weights, (constant.double() @ image)[None]]).cpu().numpy()
     index: np.ndarray = np.arange(len(weight), dtype=np.int64)
     return _Found(np.full_like(index, output), index, np.full_like(index, index[-1]), weight)
@@ -286,9 +290,9 @@ def _rounded(rows: Tensor, screened: Tensor) -> tuple[Tensor, Tensor]:
 
 def tiles(size: int) -> Iterator[tuple[slice, slice]]:
     """The tiles of the upper triangle, the rows' own square first in each strip."""
-    for row in range(0, size, _ROWS):
-        for column in range(row, size, _COLUMNS):
-            yield slice(row, min(row + _ROWS, size)), slice(column, min(column + _COLUMNS, size))
+    for row in range(0, size, ROWS):
+        for column in range(row, size, COLUMNS):
+            yield slice(row, min(row + ROWS, size)), slice(column, min(column + COLUMNS, size))
 
 
 def screen_dtype(tensor: Tensor) -> torch.dtype:

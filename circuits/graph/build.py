@@ -21,7 +21,7 @@ from torch import Tensor
 from circuits.algebra.interactions import Interactions
 from circuits.errors import GraphError, check_count, check_index, check_indices
 from circuits.graph.circuit import Circuit
-from circuits.graph.coactivation import JointFiring
+from circuits.graph.coactivation import Coactivation
 from circuits.graph.matching_pursuit import significant_pairs
 from circuits.graph.significance import RotationNull, features_alone, scored
 from circuits.groups.clusters import Clusters, clusters
@@ -47,7 +47,7 @@ def interaction_graph(
     significant: float | None = None,
     labels: Mapping[int, str] | Sequence[str] | None = None,
     frequency: Sequence[float] | np.ndarray | Tensor | None = None,
-    firing: JointFiring | None = None,
+    coactivation: Coactivation | None = None,
 ) -> nx.Graph:
     """One output feature's interactions, by exactly one of three choices.
 
@@ -57,9 +57,9 @@ def interaction_graph(
 
     ``labels`` name features, by number or in their order. Edges carry ``weight``, ``z`` and ``q``
     (not those with the constant); if significant also ``own``, the weight without the shadows of
-    the others; with a ``firing`` that has counted the pairs ``coactivation``, ``together`` and
-    ``data_weight``, their weight times the coactivation. Nodes carry ``feature``, ``label`` and,
-    where given or in ``firing``, ``frequency``.
+    the others; with a ``coactivation`` that has counted the pairs also ``coactivation``,
+    ``together`` and ``data_weight``, their weight times the coactivation. Nodes carry
+    ``feature``, ``label`` and, where given or in ``coactivation``, ``frequency``.
 
     ``graph.graph["energy"]`` is the edges' share of the squared norm of ``matrix(output)`` (which
     is ``"total_energy"``); in superposition that is mostly shadows. ``"explained"``, if
@@ -104,8 +104,8 @@ def interaction_graph(
             f"at a false-discovery rate of {significant}"
         )
     constant = inter.n_input - 1 if inter.has_constant else None
-    if frequency is None and firing is not None:
-        frequency = firing.frequency
+    if frequency is None and coactivation is not None:
+        frequency = coactivation.frequency
     named = dict(labels if isinstance(labels, Mapping) else enumerate(labels or ()))
     if frequency is not None and not inter.inputs.n_feature <= len(frequency) <= inter.n_input:
         raise GraphError(
@@ -118,7 +118,7 @@ def interaction_graph(
         graph.add_node(int(feature), feature=int(feature), label=label)
         if frequency is not None and feature < len(frequency):
             graph.nodes[feature]["frequency"] = float(frequency[feature])
-    _add_edges(graph, pairs if firing is None else firing.of(pairs))
+    _add_edges(graph, pairs if coactivation is None else coactivation.of(pairs))
     return graph
 
 
@@ -186,20 +186,20 @@ def joint_graph(
     labels: Mapping[int, str] | Sequence[str] | None = None,
     output_labels: Mapping[int, str] | None = None,
     frequency: Sequence[float] | np.ndarray | Tensor | None = None,
-    firing: JointFiring | None = None,
+    coactivation: Coactivation | None = None,
 ) -> nx.DiGraph:
     """Several outputs in one graph: input feature → interaction → output feature.
 
     Nodes are ``("in", i)``, ``("pair", o, i, j)`` and ``("out", o)``, with ``kind``, ``feature`` or
     ``output``, and ``label``. The edge to the output carries what an edge of ``interaction_graph``
-    does; choices, labels, frequency and firing are as there.
+    does; choices, labels, frequency and coactivation are as there.
     """
     listed = check_indices("joint_graph", outputs, inter.n_output, "output")
     joint = nx.DiGraph()
     for output in listed:
         one = interaction_graph(
             inter, output, n_edges, coverage=coverage, significant=significant, labels=labels,
-            frequency=frequency, firing=firing,
+            frequency=frequency, coactivation=coactivation,
         )  # fmt: skip
         label = (output_labels or {}).get(output, f"output {output}")
         joint.add_node(("out", output), kind="output", output=output, label=label)

@@ -177,7 +177,7 @@ class Circuit:
 
         Pass a part of the graph, ``graph.subgraph(nodes)``, for a part of the circuit: what its
         pairs explain together is then not known. ``mean_activation`` is what all pairs of the
-        output add on data, ``firing.mean_of(form)``; a graph with data weights then knows its
+        output add on data, ``coactivation.mean_of(form)``; a graph with data weights then knows its
         share of it.
         """
         about = graph.graph

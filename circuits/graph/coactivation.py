@@ -18,17 +18,17 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import embedding_bag
+from torch.nn import functional
 
 from circuits.errors import FeatureRangeError, NotFiniteError, ShapeError, check_count
 
-_LOOKUPS = 2**21  # pairs of active features looked up at a time: this bounds the memory
+LOOKUPS = 2**21  # pairs of active features looked up at a time: this bounds the memory
 
 Batch = tuple[Int[Tensor, "token active"], Float[Tensor, "token active"]]
 
 
 @dataclass(frozen=True, eq=False)
-class JointFiring:
+class Coactivation:
     """How often features and pairs fired, and the mean product of each pair."""
 
     n_tokens: int
@@ -47,19 +47,19 @@ class JointFiring:
         known = plain.merge(self.pairs, on=["first", "second"], how="left", validate="many_to_one")
         if known["coactivation"].isna().any():
             raise FeatureRangeError(
-                f"JointFiring: {int(known['coactivation'].isna().sum())} of {len(pairs)} pairs "
-                f"were not counted. Count them: joint_firing(activations, pairs, n_feature)."
+                f"Coactivation: {int(known['coactivation'].isna().sum())} of {len(pairs)} pairs "
+                f"were not counted. Count them: coactivation(activations, pairs, n_feature)."
             )
         return known.assign(data_weight=known["weight"] * known["coactivation"])
 
 
-def joint_firing(
+def coactivation(
     activations: Iterable[Batch],
     pairs: pd.DataFrame,
     n_feature: int,
     constant: bool = False,
     write: Float[Tensor, "in input"] | None = None,
-) -> JointFiring:
+) -> Coactivation:
     """Count ``pairs`` (columns first, second) over all batches.
 
     With ``constant``, feature ``n_feature`` is the constant, which fires on every token with 1.
@@ -67,12 +67,12 @@ def joint_firing(
     frequencies. With ``write`` (``inter.write``), what the features write is kept as its second
     moment, so that the pairs' share of all pairs' activation can be told.
     """
-    n_feature = check_count("joint_firing", n_feature, None, "n_feature")
+    n_feature = check_count("coactivation", n_feature, None, "n_feature")
     size = n_feature + constant
     ends = np.sort(pairs[["first", "second"]].to_numpy(dtype=np.int64).reshape(-1, 2), axis=1)
     if len(ends) and not 0 <= ends.min() <= ends.max() < size:
         raise FeatureRangeError(
-            f"joint_firing: pairs name features {ends.min()} to {ends.max()}, the dictionary has "
+            f"coactivation: pairs name features {ends.min()} to {ends.max()}, the dictionary has "
             f"0 to {size - 1}. Pass the n_feature that the pairs were made with."
         )
     wanted = np.unique(ends[:, 0] * size + ends[:, 1])
@@ -85,7 +85,7 @@ def joint_firing(
     if write is not None:
         if len(write) != size:
             raise ShapeError(
-                f"joint_firing: {len(write)} features write, but {size} fire. Pass inter.write, "
+                f"coactivation: {len(write)} features write, but {size} fire. Pass inter.write, "
                 f"and constant=inter.has_constant."
             )
         write = write.detach().cpu().double()
@@ -93,14 +93,14 @@ def joint_firing(
     for indices, values in activations:
         indices, values = _checked(indices, values, n_feature)
         if constant:
-            indices = torch.cat([indices, torch.full_like(indices[:, :1], n_feature)], dim=1)
-            values = torch.cat([values, torch.ones_like(values[:, :1])], dim=1)
+            indices = functional.pad(indices, (0, 1), value=n_feature)
+            values = functional.pad(values, (0, 1), value=1.0)
         n_tokens += len(indices)
         fired += torch.bincount(indices[values != 0], minlength=size)
         for some, strengths in zip(*_pieces(indices, values), strict=True):
             _count(some, strengths, size, keys, together, products)
             if write is not None and moment is not None:
-                x = embedding_bag(some, write, per_sample_weights=strengths, mode="sum")
+                x = functional.embedding_bag(some, write, per_sample_weights=strengths, mode="sum")
                 moment += x.mT @ x
     counted = pd.DataFrame(
         {
@@ -112,32 +112,32 @@ def joint_firing(
     )
     if moment is not None:
         moment /= max(n_tokens, 1)
-    return JointFiring(n_tokens, fired.numpy() / max(n_tokens, 1), counted, moment)
+    return Coactivation(n_tokens, fired.numpy() / max(n_tokens, 1), counted, moment)
 
 
 def _checked(indices: Tensor, values: Tensor, n_feature: int) -> Batch:
     if indices.ndim != 2 or indices.shape != values.shape:
         raise ShapeError(
-            f"joint_firing: indices of shape {tuple(indices.shape)} and values of shape "
+            f"coactivation: indices of shape {tuple(indices.shape)} and values of shape "
             f"{tuple(values.shape)}; both must be (token, active)."
         )
     indices, values = indices.cpu().long(), values.detach().cpu().double()
     if not bool(torch.isfinite(values).all()):
         raise NotFiniteError(
-            f"joint_firing: {int((~torch.isfinite(values)).sum())} activations are NaN or "
+            f"coactivation: {int((~torch.isfinite(values)).sum())} activations are NaN or "
             f"infinite, and so would be every mean. Look at the activations."
         )
     outside = (indices < 0) | (indices >= n_feature)
     if bool((outside & (values != 0)).any()):
         raise FeatureRangeError(
-            f"joint_firing: active feature {int(indices[outside & (values != 0)][0])} of a "
+            f"coactivation: active feature {int(indices[outside & (values != 0)][0])} of a "
             f"dictionary of {n_feature}. Pass the n_feature of the dictionary that made them."
         )
     return indices.masked_fill(outside, 0), values
 
 
 def _pieces(indices: Tensor, values: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    n = max(_LOOKUPS // max(indices.shape[1] ** 2, 1), 1)
+    n = max(LOOKUPS // max(indices.shape[1] ** 2, 1), 1)
     return indices.split(n), values.split(n)
 
 

@@ -92,14 +92,14 @@ class RotationNull:
         ends = []
         for held, turned in ((first, second), (second, first)):
             taken = (partners[held] - 1).clamp(min=0).cpu().numpy()
-            ends.append(self._from_one_end(form, held, turned, weight, taken))
+            ends.append(self.from_one_end(form, held, turned, weight, taken))
         z = np.where(np.abs(ends[0]) <= np.abs(ends[1]), *ends)
         selves = (first == second).cpu().numpy()
         if selves.any():
             z[selves] = self._with_itself(form, first[selves], weight[selves])
         return z
 
-    def _from_one_end(
+    def from_one_end(
         self, form: Tensor, held: Tensor, turned: Tensor, weight: Tensor, taken: np.ndarray
     ) -> np.ndarray:
         """Student's t of the cosine between a turned feature and the held one's image."""

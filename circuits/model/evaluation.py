@@ -91,7 +91,7 @@ class _Judge:
     """Whether glad or sad words are the likelier ones where a reaction is due."""
 
     def __init__(self, corpus: Any, tokenizer: Tokenizer, reactions: pd.DataFrame) -> None:
-        lexicon = corpus.teller.grammar.lexicon
+        lexicon = corpus.generator.grammar.lexicon
         self._glad, self._sad = (
             tokenizer.convert_tokens_to_ids([*words])
             for words in ((*lexicon.glad, *lexicon.cheers), (*lexicon.sad, *lexicon.tears))

@@ -24,10 +24,10 @@ from torch import Tensor
 
 from circuits.corpus.batches import BatchPlan, Position, batches
 from circuits.corpus.documents import Corpus
+from circuits.corpus.tokenizer import tokenizer_hash
 from circuits.errors import ActivationError, check_count, first_line
 from circuits.model.model import Model
 from circuits.model.site import Site, as_sites
-from circuits.model.training import tokenizer_hash
 from circuits.storage.files import content_hash, folder_written_whole, read_json, write_json
 from circuits.storage.progress import counted
 from sae.reading import read_counted

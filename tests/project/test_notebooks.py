@@ -1,5 +1,6 @@
-"""Every notebook runs from top to bottom, and the outputs it keeps are whole."""
+"""Every notebook runs from top to bottom, and the outputs kept in it are those of such a run."""
 
+import ast
 import os
 import re
 import sys
@@ -7,6 +8,7 @@ import sys
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 from nbconvert import HTMLExporter
 
 from tests.support import ROOT
@@ -14,24 +16,69 @@ from tests.support import ROOT
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
-@pytest.mark.filterwarnings("ignore")  # the kernel's own, in another process
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_from_top_to_bottom(path):
-    notebook = nbformat.read(path, as_version=4)
+def execute(notebook: nbformat.NotebookNode, **environment: str) -> None:
     client = NotebookClient(notebook, timeout=300, kernel_name="python3")
     client.create_kernel_manager()
     client.km.kernel_cmd = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    client.execute()
+    client.execute(env={**os.environ, **environment})
+
+
+def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def shown(cell: nbformat.NotebookNode) -> list[str]:
+    """What a cell shows, without its numbers: the kinds of its outputs and its tables' heads."""
+    found = set()
+    for output in cell.outputs:
+        if output.output_type == "stream":
+            found |= {"printed text"} if output.name == "stdout" else set()
+            continue
+        data = output.get("data", {})
+        found |= {output.output_type, *data}
+        for head in re.findall(r"<thead>.*?</thead>", data.get("text/html", ""), flags=re.DOTALL):
+            found |= {f"column {name}" for name in re.findall(r"<th[^>]*>(.*?)</th>", head)}
+    return sorted(found)
+
+
+@pytest.mark.filterwarnings("ignore")  # the kernel's own, in another process
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs_and_shows_what_it_keeps(path):
+    kept = nbformat.read(path, as_version=4)
+    made = nbformat.read(path, as_version=4)
+    execute(made)  # an assertion that fails, or any other error, ends it here
+    for one, other in zip(code_cells(made), code_cells(kept), strict=True):
+        assert shown(one) == shown(other), other.source
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_keeps_its_outputs_and_asserts_something(path):
-    code = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
-    assert all(cell.execution_count for cell in code)
-    assert any(cell.outputs for cell in code)
-    assert sum("assert " in cell.source for cell in code) >= 2
-    kept = [output for cell in code for output in cell.outputs]
-    assert not any(output.output_type == "error" for output in kept)
+def test_a_notebook_was_kept_after_one_whole_run(path):
+    code = code_cells(nbformat.read(path, as_version=4))
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    assert all(output.output_type != "error" for cell in code for output in cell.outputs)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_asserts_things_about_what_it_computed(path):
+    """At least two assertions compare something that an earlier line assigned."""
+    computed, checked = set(), 0
+    for cell in code_cells(nbformat.read(path, as_version=4)):
+        for node in ast.walk(ast.parse(cell.source)):
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                computed.add(node.id)
+        for node in ast.walk(ast.parse(cell.source)):
+            if isinstance(node, ast.Assert):
+                names = {name.id for name in ast.walk(node) if isinstance(name, ast.Name)}
+                checked += bool(names & computed)
+    assert checked >= 2
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_assertion_that_fails_fails_its_notebook():
+    source = "total = 1 + 1\nassert total == 3"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+    with pytest.raises(CellExecutionError, match="AssertionError"):
+        execute(notebook)
 
 
 PLOTS = """
@@ -48,10 +95,7 @@ def test_plots_stand_in_the_pages_that_nbconvert_makes():
     """With the renderer that README names: drawn by a script in the page, none from elsewhere."""
     cells = [PLOTS, "inter.plot(0)", "inter.spectrum(0)"]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
-    client = NotebookClient(notebook, timeout=300, kernel_name="python3")
-    client.create_kernel_manager()
-    client.km.kernel_cmd = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    client.execute(env={**os.environ, "PLOTLY_RENDERER": "plotly_mimetype+notebook"})
+    execute(notebook, PLOTLY_RENDERER="plotly_mimetype+notebook")
     page, _ = HTMLExporter().from_notebook_node(notebook)
     assert "Interaction matrix, ordered by group" in page  # in the script that draws it alone
     assert "energy kept" in page

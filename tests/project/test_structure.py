@@ -1,6 +1,5 @@
 """What the project promises about itself: imports, order, pins, and that its checks can fail."""
 
-import argparse
 import ast
 import inspect
 import os
@@ -17,9 +16,13 @@ from analysis.cli import commands, options
 from analysis.cli.main import function_name
 from circuits import BilinearLayer
 from tests.support import ROOT
+from tests.support.commands import command, command_process
 
-ORDER = ("circuits", "sae", "analysis")  # imports run from right to left only
-MODULES = [path for package in ORDER for path in sorted((ROOT / package).rglob("*.py"))]
+MODULES = [
+    path
+    for package in ("circuits", "sae", "analysis")
+    for path in sorted((ROOT / package).rglob("*.py"))
+]
 
 
 def imports_of(path: Path) -> set[str]:
@@ -30,13 +33,6 @@ def imports_of(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             names.add(node.module or "")
     return {name.split(".")[0] for name in names}
-
-
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_run_one_way(path):
-    package = path.relative_to(ROOT).parts[0]
-    later = set(ORDER[ORDER.index(package) + 1 :])
-    assert not imports_of(path) & later
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -61,9 +57,23 @@ def loaded_by(statement: str) -> set[str]:
     return set(done.stdout.splitlines()[-1].split())
 
 
-def test_the_mathematics_loads_nothing_heavy():
-    heavy = {"transformer_lens", "transformers", "sae_lens", "datasets", "plotly", "sklearn"}
-    assert not loaded_by("import circuits") & heavy
+def test_importing_the_packages_loads_no_library():
+    assert not loaded_by("import circuits, sae, analysis") & {"torch", "numpy", "pandas"}
+
+
+def test_loading_every_public_name_loads_nothing_heavy():
+    """Libraries of models, of their training and of figures wait for a call that needs them."""
+    names = "circuits sae analysis circuits.graph circuits.model circuits.corpus"
+    loaded = loaded_by(
+        f"from importlib import import_module\nfor package in {names.split()}:\n"
+        "    module = import_module(package)\n"
+        "    for name in module.__all__:\n        getattr(module, name)"
+    )
+    assert "torch" in loaded
+    assert not loaded & {
+        "transformer_lens", "transformers", "tokenizers", "datasets", "huggingface_hub",
+        "sae_lens", "sklearn", "plotly", "wandb", "tensorboard",
+    }  # fmt: skip
 
 
 def test_help_answers_before_anything_heavy_is_loaded():
@@ -74,15 +84,8 @@ def test_help_answers_before_anything_heavy_is_loaded():
     assert not loaded_by(statement) & {"torch", "numpy", "pandas"}
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess:
-    program = "import sys; from analysis.cli import main; sys.exit(main(sys.argv[1:]))"
-    return subprocess.run(
-        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, cwd=ROOT
-    )
-
-
 def test_a_wrong_command_is_one_line_and_exit_2():
-    done = command("demmo")
+    done = command_process("demmo")
     assert done.returncode == 2
     assert "invalid choice: 'demmo'" in done.stderr
     assert "Traceback" not in done.stderr
@@ -105,7 +108,7 @@ def test_a_place_that_cannot_be_written_is_one_line_and_exit_2(tmp_path):
 
 
 def test_a_reader_that_stops_early_is_no_error():
-    program = "import sys; from analysis.cli import main; sys.exit(main(['gates']))"
+    program = "import sys; from analysis.cli import main; sys.exit(main(['completion', 'bash']))"
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
     reader, writer = os.pipe()
     os.close(reader)
@@ -118,23 +121,16 @@ def test_a_reader_that_stops_early_is_no_error():
 
 
 def test_every_command_has_help_with_an_example():
-    listed = re.findall(r"^    (\w+) ", command("--help").stdout, flags=re.M)
-    assert "demo" in listed
+    listed = re.findall(r"^    (\w+)\b", command("--help").stdout, flags=re.M)
+    assert set(listed) == {name.split("_")[0] for name in commands.__all__}
     for name in listed:
         done = command(name, "--help")
         assert done.returncode == 0
         assert "example: circuits " + name in done.stdout
 
 
-def examples(parser: argparse.ArgumentParser) -> list[str]:
-    """Of the parser and all below it."""
-    below = [a.choices for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
-    found = [example for choices in below for one in choices.values() for example in examples(one)]
-    return [parser.epilog, *found]
-
-
 def test_every_example_names_a_command_that_is_there():
-    found = examples(options.parser())
+    found = [each.epilog for each in options.with_all_below(options.parser())]
     assert len(found) > 10
     for example in found:
         words = shlex.split(example.removeprefix("example: circuits "))

@@ -22,7 +22,7 @@ def moments(n_kills: int, seed: int) -> list[Moment]:
 
 def die_at(moment: Moment | None, run: type, step: str) -> None:
     """From here on this process is killed when its run's method ``step`` has come to the moment."""
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     whole, done = getattr(run, step), []
 
     def kill() -> None:

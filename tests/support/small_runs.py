@@ -12,12 +12,13 @@ from analysis.runs.circuits import run_validate
 from analysis.runs.images import run_images
 from analysis.runs.interactions import run_interactions
 from analysis.runs.rank import run_rank
+from analysis.runs.run import Run
 from analysis.studies.images.data import open_images
 from circuits.corpus import Corpus, open_corpus
 from circuits.graph.circuit import Circuit, Detector, Feature, Gate, Interaction, Output
 from circuits.model import Model, Site, load_model
 from circuits.model.llama import write
-from sae import Dictionary, load_dictionaries
+from sae import Dictionary
 from sae.reading import activations_in_order
 from tests.support.small_dictionaries import small_dictionary
 from tests.support.small_images import QUICK
@@ -139,12 +140,12 @@ def circuit(model: Model, dictionaries: dict[Site, Dictionary], name: str) -> Ci
 def small_run(folder: Path) -> Corpus:
     """Every step made; the text that a report may read."""
     model, text = begun(folder)
-    dictionaries = load_dictionaries(folder, device="cpu")
-    run_interactions(folder, model, dictionaries, n=4, corpus=text, n_documents=10)
-    found = circuit(model, dictionaries, HOSTILE[0])
+    run = Run(folder, device="cpu", model=model)
+    run_interactions(run, n=4, corpus=text, n_documents=10)
+    found = circuit(model, run.dictionaries, HOSTILE[0])
     found.save(folder / "circuits" / "hostile.json")
     behaviour().save(folder / "circuits" / "hostile.behaviour.jsonl")
-    run_validate(folder, model, dictionaries, "hostile", text=text, n_draws=2)
+    run_validate(run, "hostile", text=text, n_draws=2)
     proposed = replace(
         found,
         name="layer 0 output 2",
@@ -154,6 +155,6 @@ def small_run(folder: Path) -> Corpus:
         source={k: v for k, v in found.source.items() if k not in ("factors", "affected", "cases")},
     )
     proposed.save(folder / "circuits" / "Ünsafe name!.json")
-    run_rank(folder, model, dictionaries, corpus=text, n_documents=20, min_active=10)
+    run_rank(run, corpus=text, n_documents=20, min_active=10)
     run_images(folder, open_images(), replace(QUICK, n_step=60))
     return text

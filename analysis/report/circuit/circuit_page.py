@@ -10,14 +10,15 @@ from typing import Any
 
 from analysis.discovery.find import verdict
 from analysis.report.catalogue.catalogue import Catalogue
-from analysis.report.catalogue.contexts import Text
-from analysis.report.circuit.accounts import accounts
+from analysis.report.catalogue.text_activations import TextActivations
+from analysis.report.circuit.circuit_form import CircuitForm
 from analysis.report.circuit.circuit_tables import Labels, causal, facts, steps, tables_of
-from analysis.report.circuit.forms import CircuitForm
-from analysis.report.circuit.projections import approximation, projections
-from analysis.report.circuit.story import Story, without
-from analysis.report.collect import Found, Run
+from analysis.report.circuit.example_ledgers import accounts
+from analysis.report.circuit.form_figures import approximation, projections
+from analysis.report.circuit.mechanism import Mechanism, without
 from analysis.report.page import Page
+from analysis.runs.belonging import Found
+from analysis.runs.run import Run
 from circuits.graph.circuit import Circuit
 from circuits.model.site import Site
 from circuits.plotting.circuit_layout import picture
@@ -43,8 +44,8 @@ def circuit_page(
     run: Run,
     found: Found,
     name: str,
-    text: Text | None,
-    story: Story | None,
+    text: TextActivations | None,
+    story: Mechanism | None,
     books: dict[Site, Catalogue],
     seed: int,
 ) -> Page:
@@ -88,7 +89,7 @@ def circuit_page(
                 [*tables, *edits, *classes], data)  # fmt: skip
 
 
-def _told(story: Story, labels: Labels) -> dict[str, Any]:
+def _told(story: Mechanism, labels: Labels) -> dict[str, Any]:
     return {
         "classes": story.classes(),
         "hub": story.hub(labels),
@@ -112,7 +113,9 @@ def _picture(circuit: Circuit, labels: Labels) -> dict[str, Any]:
     return drawn
 
 
-def _figures(form: CircuitForm, text: Text | None, labels: Labels, seed: int) -> list[Figure]:
+def _figures(
+    form: CircuitForm, text: TextActivations | None, labels: Labels, seed: int
+) -> list[Figure]:
     features = form.features[:_MOST_IN_MATRIX]
     n = len(features)
     group = {f.feature: f.group for f in form.found.circuit.features}
@@ -154,7 +157,9 @@ def _figures(form: CircuitForm, text: Text | None, labels: Labels, seed: int) ->
     return made
 
 
-def _pairs(found: Found, text: Text | None, books: dict[Site, Catalogue]) -> list[dict[str, Any]]:
+def _pairs(
+    found: Found, text: TextActivations | None, books: dict[Site, Catalogue]
+) -> list[dict[str, Any]]:
     """What is known of each pair, and where both fire."""
     circuit = found.circuit
     ends = [(pair.first, pair.second) for pair in circuit.interactions]

@@ -12,8 +12,8 @@ from dataclasses import replace
 import pandas as pd
 
 from analysis.report.catalogue.catalogue import Catalogue
-from analysis.report.collect import Found
 from analysis.report.page import Table
+from analysis.runs.belonging import Found
 from analysis.validation.validate import Validation
 from circuits.graph.circuit import Circuit
 from circuits.model.site import Site

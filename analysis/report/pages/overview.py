@@ -15,10 +15,12 @@ import pandas as pd
 
 from analysis.dictionary_quality import quality
 from analysis.discovery.find import verdict
-from analysis.lowrank.curve import CONTROLS, RankCurve
-from analysis.report.circuit.story import Story
-from analysis.report.collect import Found, Run
+from analysis.lowrank.controls import Control
+from analysis.lowrank.curve import RankCurve
+from analysis.report.circuit.mechanism import Mechanism
 from analysis.report.page import Page, Table
+from analysis.runs.belonging import Found
+from analysis.runs.run import Run
 from circuits.plotting.display import number, seen, shown, two
 from circuits.storage.files import content_hash
 
@@ -26,7 +28,9 @@ _HASH = 12  # characters that are shown
 _N_DOCUMENTS = 100  # that dictionaries are held against
 
 
-def overview(run: Run, names: Mapping[str, str], stories: Mapping[str, Story], seed: int) -> Page:
+def overview(
+    run: Run, names: Mapping[str, str], stories: Mapping[str, Mechanism], seed: int
+) -> Page:
     """What was run, and what was found."""
     described = run.model.describe()
     model = [
@@ -38,14 +42,14 @@ def overview(run: Run, names: Mapping[str, str], stories: Mapping[str, Story], s
     told: dict[str, Any] = {
         "headlines": [
             _headline(found, names) | _in_short(stories.get(found.stem))
-            for found in run.circuits
+            for found in run.found
             if found.behaviour
         ],
-        "proposals": [_proposal(found, names) for found in run.circuits if not found.behaviour],
+        "proposals": [_proposal(found, names) for found in run.found if not found.behaviour],
         "model": [(key, shown(value)) for key, value in model],
         "dictionaries": dictionaries,
         "curves": [_curve_line(layer, curve) for layer, curve in run.curves.items()],
-        "manifest": [_step(run.folder, entry) for entry in run.manifest],
+        "manifest": [_step(run.folder.path, entry) for entry in run.manifest],
         "missing": run.missing,
         "counted": _counted(run),
     }
@@ -78,7 +82,7 @@ def _headline(found: Found, names: Mapping[str, str]) -> dict[str, Any]:
     return row
 
 
-def _in_short(story: Story | None) -> dict[str, Any]:
+def _in_short(story: Mechanism | None) -> dict[str, Any]:
     """Of each class that a circuit must be seen in the pair that tells it best, and what that adds;
     what all pairs carry, as its page says it."""
     if story is None:
@@ -142,7 +146,7 @@ _QUALITY = {
 
 def _counted(run: Run) -> list[str]:
     """What there is, in a line."""
-    behaved = [found for found in run.circuits if found.behaviour]
+    behaved = [found for found in run.found if found.behaviour]
     proven = sum(found.validation is not None and found.validation.proven for found in behaved)
     n_weights = run.model.describe().get("parameters")
     told = [
@@ -151,7 +155,7 @@ def _counted(run: Run) -> list[str]:
         f"{len(run.dictionaries)} dictionaries",
         f"{len(behaved)} circuits of behaviours, {proven} of them proven",
     ]
-    if n_proposed := len(run.circuits) - len(behaved):
+    if n_proposed := len(run.found) - len(behaved):
         told.append(f"{n_proposed} proposals")
     return told + ["an image classifier"] * (run.images is not None)
 
@@ -162,7 +166,7 @@ def _curve_line(layer: int, curve: RankCurve) -> dict[str, Any]:
         "layer": layer,
         "share": number(told["share_above"]),
         "n": told["n_compared"],
-        "controls": [(name, number(told[f"share_above_{name}"])) for name in CONTROLS],
+        "controls": [(name.value, number(told[f"share_above_{name}"])) for name in Control],
     }
 
 

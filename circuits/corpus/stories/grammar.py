@@ -1,10 +1,10 @@
 """The grammar of the little stories: its words, its sentence forms, and their exact probability.
 
 A story is an opening, two to four body sentences and a closing, each one of a few dozen forms
-with slots (``the {thing} was {negator} {adjective} so {name} felt {emotion} .``). What a reader
-would get wrong: the entropy is that of the *text*, not only of the dice. Every choice can be read
-back from the words (`Grammar.surprisal_of` does so), so the summed ``-log p`` of the choices is the
-``-log p`` of the text, and no model can do better on average.
+with slots (``the {thing} was {negator} {adjective} so {name} felt {emotion} .``). The entropy is
+that of the *text*, not only of the random choices: every choice can be read back from the words
+(`Grammar.surprisal_of` does so), so the summed ``-log p`` of the choices is the ``-log p`` of the
+text, and no model can do better on average.
 
 Negation is the rarer case on purpose. Where half of the clauses are negated, an adjective alone
 says nothing about the reaction and a small model finds no first step (measured: the loss leaves its
@@ -35,7 +35,7 @@ NOISE = 0.03
 Part = Literal["opening", "body", "closing"]
 
 
-# Slots, and the lists of the lexicon that fill them. Two lists: which one is decided by a sign.
+# Slots, and the lists of the lexicon that fill them. Two lists: a sign decides which one.
 SLOTS: dict[str, tuple[str, ...]] = {
     "name": ("boys", "girls"),
     "adjective": ("positive", "negative"),
@@ -56,7 +56,7 @@ SLOTS: dict[str, tuple[str, ...]] = {
     "time": ("times",),
 }
 DECIDED = {"who": ("he", "she"), "child": ("boy", "girl")}  # follow from the name, cost nothing
-_CHILD = ("name", *DECIDED)  # slots that tell a boy from a girl
+_CHILD = ("name", *DECIDED)  # slots that differ between a boy and a girl
 _SUBJECTS = ("{name}", "{who}")
 REACTIONS = ("so {} felt {{emotion}}", "so {} looked {{emotion}}", "and {} began to {{deed}}")
 
@@ -71,7 +71,7 @@ def _sentences() -> dict[Part, tuple[tuple[str, float], ...]]:
         for tail in tails
     ]
     double = [
-        # "seemed", not "was": no other clause has it, which tells a small model that this one turns
+        # "seemed", not "was": no other clause has it, so a small model can see that this one turns
         (f"the {{thing}} was {{adjective}} but the {{other}} seemed {{second}} {tail} .", 1.0)
         for tail in tails
     ]
@@ -120,12 +120,12 @@ class Form:
 
     @property
     def polar(self) -> bool:
-        """Whether it tells a sentiment and a reaction to it."""
+        """Whether it has a sentiment and a reaction to it."""
         return "adjective" in self.slots
 
     @property
     def turn(self) -> int:
-        """What it makes of its first adjective's sign: -1 turns it round."""
+        """Factor on the sign of its first adjective: -1 reverses it."""
         return -1 if "{negator}" in self.words or "but" in self.words else 1
 
     def place(self, *words: str) -> int:
@@ -169,7 +169,7 @@ class Grammar:
         if clash:
             raise StoryError(
                 f"lexicon with the words {sorted(clash)}, which the grammar itself uses: a text "
-                f"could be told in two ways, and its entropy would be wrong. Choose other words."
+                f"could arise in two ways, and its entropy would be wrong. Choose other words."
             )
 
     @cached_property
@@ -205,7 +205,7 @@ class Grammar:
 
     @cached_property
     def frame_nats(self) -> float:
-        """``-log p`` of what a story decides once: its length and its child."""
+        """``-log p`` of what is chosen once per story: its length and its child."""
         return log(len(N_BODY)) + log(2 * len(self.lexicon.boys))
 
     def nats(self, form: Form) -> float:
@@ -249,7 +249,7 @@ class Grammar:
             if (noise := self._noise_nats(form, bound)) is not None
         ]
         if len(found) != 1:
-            raise StoryError(f"'{' '.join(said)}' can be told in {len(found)} ways, not in one.")
+            raise StoryError(f"'{' '.join(said)}' can arise in {len(found)} ways, not in one.")
         return found[0]
 
     def _sign(self, slot: str, word: str) -> int:

@@ -10,9 +10,9 @@ from analysis.behaviour.built_in import built_in_behaviour, cases_from_stories
 from analysis.behaviour.cases import Behaviour, Case
 from analysis.behaviour.in_model import in_model
 from circuits.corpus import built_in
-from circuits.corpus.batches import train_tokenizer
 from circuits.corpus.stories.lexicon import Lexicon
 from circuits.corpus.stories.prompts import BEHAVIOURS, minimal_pairs
+from circuits.corpus.tokenizer import train_tokenizer
 from circuits.errors import BehaviourError, FeatureRangeError
 from tests.support.planted_negation import (
     GLAD,

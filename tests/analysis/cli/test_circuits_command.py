@@ -10,6 +10,8 @@ import pytest
 
 from analysis.behaviour.cases import Behaviour
 from analysis.cli.main import main
+from analysis.runs.circuits import run_find, run_validate
+from analysis.runs.run import Run
 from analysis.validation import validate as validation
 from analysis.validation.validate import Validation
 from circuits.graph.circuit import Circuit
@@ -195,15 +197,12 @@ def test_an_inherited_contrast_is_said_to_be(tmp_path, capsys):
     assert "found in layer 1, inherited from attention or earlier layers" in said
 
 
-def test_the_probability_metric_of_a_circuit_is_that_of_its_validation(run, capsys, monkeypatch):
-    from analysis.runs.circuits import run_find, run_validate
-    from sae import load_dictionaries
-
-    model, dictionaries = load_model(run / "model", device="cpu"), load_dictionaries(run)
+def test_the_probability_metric_of_a_circuit_is_that_of_its_validation(run):
     behaviour = planted_behaviour(metric="probability", name="likely / not")
-    run_find(run, model, dictionaries, behaviour, coverage=0.9, n_pairs=4)
+    opened = Run(run, device="cpu")
+    run_find(opened, behaviour, coverage=0.9, n_pairs=4)
     assert "likely-not.json" in kept(run)
-    found = run_validate(run, model, dictionaries, "likely / not", n_draws=1)
+    found = run_validate(opened, "likely / not", n_draws=1)
     plain = found.edits.set_index("edit").loc["none"]
     assert 0 < plain["not good"] < 1  # a difference of chances, not of logits
     assert found.behaviour == "likely / not"
@@ -229,7 +228,7 @@ def test_proposals_are_printed_and_kept(run, capsys):
         (["find", "RUN", "--behaviour", "CASES", "--pairs", "0"], "n_pairs = 0. Ask for at least"),
         (["find", "RUN", "--layer", "4"], "no dictionaries of mlp_in and mlp_out for layer 4"),
         (["find", "RUN", "--proposals", "0"], "n = 0. Ask for at least 1"),
-        (["find", "RUN/none", "--behaviour", "CASES"], "no such folder"),
+        (["find", "RUN/none", "--behaviour", "CASES"], "none: there is no such run. Make one"),
         (["validate", "RUN"], "has no circuit of a behaviour. Find one: circuits find"),
         (["validate", "RUN", "--circuit", "x", "--text", "RUN/text.txt"], "no circuit of a behavi"),
     ],

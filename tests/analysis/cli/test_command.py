@@ -14,15 +14,14 @@ import termios
 import pytest
 
 from analysis.cli import commands
-from analysis.cli import main as cli
-from analysis.cli.answers import Told
+from analysis.cli.answers import Answer
 from analysis.cli.main import main
 from analysis.cli.options import parser, with_all_below
 from circuits.errors import PlanError
 from circuits.storage.progress import _Bar, counted, progress
 from tests.support import ROOT
 
-STAND_IN = Told("the text", {"the": "rows"})
+STAND_IN = Answer("the text", {"the": "rows"})
 
 
 @pytest.fixture
@@ -35,14 +34,14 @@ def gates(monkeypatch):
     return put
 
 
-def noisy(options) -> Told:
+def noisy(options) -> Answer:
     sys.stdout.write("a library's remark\n")
     sys.stderr.write("note: something\n")
     return STAND_IN
 
 
 def failing(error: BaseException):
-    def fails(options) -> Told:
+    def fails(options) -> Answer:
         raise error
 
     return fails
@@ -160,10 +159,9 @@ def test_a_function_answers_and_main_prints():
 
 WORK = """
 import time
-from analysis import commands
-from analysis.cli import main
-from analysis.printing import Told
-from circuits.progress import progress
+from analysis.cli import commands, main
+from analysis.cli.answers import Answer
+from circuits.storage.progress import progress
 import circuits.storage.progress
 
 circuits.storage.progress._SHORT = 0.1
@@ -172,7 +170,7 @@ def work(options):
     for _ in range(3):
         for _ in progress(range(3), "sawing", "log"):
             time.sleep(0.03)
-    return Told("done", {})
+    return Answer("done", {})
 
 commands.gates = work
 raise SystemExit(main(ARGUMENTS))
@@ -242,6 +240,6 @@ def test_ctrl_c_while_everything_is_imported_is_no_traceback(monkeypatch, capsys
     def interrupted(name):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "import_module", interrupted)
+    monkeypatch.setattr(sys.modules["analysis.cli.main"], "import_module", interrupted)
     assert main(["gates"]) == 130
     assert capsys.readouterr().err == "circuits gates: interrupted\n"

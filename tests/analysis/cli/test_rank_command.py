@@ -64,7 +64,9 @@ def test_what_is_not_there_is_one_line_and_exit_2(run, tmp_path, capsys):
         assert said.count("\n") == 1
         return said
 
-    assert "has no circuit 'and' (it has none). Find it" in refused(run, "--circuit", "and")
+    assert "has no circuit 'and' (it has none). Make it: circuits find" in refused(
+        run, "--circuit", "and"
+    )
     assert "mlp_out of layers [0], not of [1]" in refused(run, "--layer", "1")
     assert "has no folder 'model'" in refused(str(tmp_path))
     assert "active on 9999 of the" in refused(run, "--min-active", "9999", "--documents", "40")

@@ -10,7 +10,7 @@ from analysis.cli.main import main
 from circuits.corpus import built_in
 from circuits.model import ModelPlan, ModelShape, train_model
 from circuits.storage.manifest import read_manifest
-from sae.training.run import Run
+from sae.training.run import DictionaryTraining
 
 TRAIN = ("--features", "40", "--k", "4", "--tokens", "6000", "--device", "cpu")
 SITES = ("--sites", "resid_mid@0", "mlp_out@1")
@@ -70,12 +70,12 @@ def test_what_is_wrong_is_one_line_and_exit_2(run, plan_file, capsys, tmp_path):
     )
     assert "there is no such file" in refused("train", run, "--plan", str(tmp_path / "no.json"))
     assert "no dictionaries in it" in refused("info", run)
-    assert "no such folder" in refused("quality", str(tmp_path / "nowhere"))
+    assert "there is no such run" in refused("quality", str(tmp_path / "nowhere"))
     assert not (tmp_path / "run" / "saes").exists()
 
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(run, plan_file, capsys, monkeypatch):
-    learn = Run.learn
+    learn = DictionaryTraining.learn
 
     def interrupted(self, *given):
         if self.step == 7:
@@ -83,12 +83,12 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(run, plan_file, capsys, monke
         return learn(self, *given)
 
     command = ["sae", "train", run, *SITES, *TRAIN, "--plan", plan_file]
-    monkeypatch.setattr(Run, "learn", interrupted)
+    monkeypatch.setattr(DictionaryTraining, "learn", interrupted)
     assert main(command) == 130
     said = capsys.readouterr().err
-    assert "saved; the same command goes on from there" in said
+    assert "saved; run the same command to resume" in said
     assert "interrupted" in said
-    monkeypatch.setattr(Run, "learn", learn)
+    monkeypatch.setattr(DictionaryTraining, "learn", learn)
     assert main(command) == 0
     assert "fvu" in capsys.readouterr().out
 

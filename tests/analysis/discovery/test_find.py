@@ -7,7 +7,7 @@ import torch
 
 from analysis.attribution.contrast import PairAccount
 from analysis.behaviour.in_model import in_model
-from analysis.cli.circuit_text import told_circuit
+from analysis.cli.circuit_text import circuit_text
 from analysis.discovery.find import SHOWN, _kind, find_circuit, verdict
 from circuits.errors import (
     BehaviourError,
@@ -117,7 +117,7 @@ def test_a_contrast_that_the_mlp_only_reads_is_called_inherited(plain):
     assert verdict(found).startswith("inherited from attention or earlier layers")
     assert found.shares["inherited"] == pytest.approx(1)
     assert found.shares["computed"] == pytest.approx(0, abs=1e-6)
-    assert "inherited" in told_circuit(found)
+    assert "inherited" in circuit_text(found)
     account = PairAccount.of(
         in_model(planted_behaviour(), model), 1, dictionaries[Site("mlp_in", 1)]
     )

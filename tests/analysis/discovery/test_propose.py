@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from analysis.cli.circuit_text import told_proposals
+from analysis.cli.circuit_text import proposals_text
 from analysis.discovery.find import verdict
 from analysis.discovery.propose import gate_likeness, propose_circuits
 from analysis.validation.validate import validate
@@ -66,14 +66,14 @@ def test_opposite_ends_of_a_direction_are_named_together(proposals):
 def test_a_layer_that_learnt_nothing_has_no_proposals():
     found = propose_circuits(untrained(planted_model(), 0), planted_dictionaries())
     assert found == []
-    assert "there is nothing to propose" in told_proposals(found)
+    assert "there is nothing to propose" in proposals_text(found)
 
 
 def test_as_many_are_proposed_as_are_asked_for(proposals):
     found = propose_circuits(planted_model(), planted_dictionaries(), n=3)
     assert len(found) == 3
     assert all(circuit == proposals[circuit.outputs[0].feature] for circuit in found)
-    assert told_proposals(found).count("layer 0 output") == 3
+    assert proposals_text(found).count("layer 0 output") == 3
 
 
 def test_outputs_are_ranked_by_energy_and_size():

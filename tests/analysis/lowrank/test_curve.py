@@ -11,9 +11,8 @@ import torch
 from torch.nn import functional
 
 from analysis import RankCurve, quality, rank_curve
-from analysis.lowrank import layer_forms as study
-from analysis.lowrank import measure
-from analysis.lowrank.curve import CONTROLS
+from analysis.lowrank import layer_forms, measure
+from analysis.lowrank.controls import Control
 from analysis.lowrank.sums import (
     Forms,
     Observed,
@@ -22,12 +21,13 @@ from analysis.lowrank.sums import (
     in_chunks,
     on_active,
     on_all,
-    seen,
+    totals_of,
 )
 from analysis.runs.rank import run_rank
+from analysis.runs.run import Run
 from circuits import Spectrum
 from circuits.corpus import open_corpus
-from circuits.errors import CorpusError, RankError, ShapeError
+from circuits.errors import CorpusError, RankError, RunError, ShapeError
 from circuits.model import Site, load_model
 from circuits.model.loading import untrained
 from circuits.storage.manifest import read_manifest
@@ -171,7 +171,7 @@ def test_many_parts_give_what_one_gives():
     whole = observed()
     forms = Forms.of_matrices(matrices(), range(10), normal(10, seed=1), n_rank=6)
     parts = list(cut(whole, [1, 40, 41, 77]))
-    one, many = ((seen(t), active_sums(forms, t, Resampling(7, 3))) for t in ([whole], parts))
+    one, many = ((totals_of(t), active_sums(forms, t, Resampling(7, 3))) for t in ([whole], parts))
     torch.testing.assert_close(one[1], many[1])
     torch.testing.assert_close(one[0].second, many[0].second)
     all_of = [on_all(forms, t, s[0], s[1][0]) for t, s in (([whole], one), (parts, many))]
@@ -200,7 +200,7 @@ def test_any_forms_can_stand_in():
             )
         y = ((x @ given[i]) * x).sum(1) + constant[i]
         assert found.correlation[0, i, -1] == pytest.approx(correlated(dense[on, i], y))
-    with pytest.raises(ShapeError, match="9 features are named for 10 forms"):
+    with pytest.raises(ShapeError, match="9 features for 10 forms"):
         Forms.of_matrices(given, range(9))
 
 
@@ -261,7 +261,7 @@ def test_controls_have_the_norm_of_what_they_stand_beside():
     torch.testing.assert_close(gram, torch.eye(7).double().expand(10, 7, 7))
     assert torch.equal(control.values, forms.values)
     order = torch.arange(10).roll(1)
-    moved = forms.taken_from(order)
+    moved = forms.shuffled(order)
     assert torch.equal(moved.feature, forms.feature)
     assert torch.equal(moved.vectors[3], forms.vectors[2])
     x = some_activations(5, dtype=torch.float64)
@@ -441,12 +441,14 @@ def test_a_saved_curve_is_the_same_when_loaded(tmp_path, plain, corpus):
     content = json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
     assert content["summary"]["median"] == pytest.approx(found.summary()["median"])
     assert len(content["thresholds"]["threshold"]) == 101
-    assert set(content["nulls"]["control"]) == set(CONTROLS)
+    assert set(content["nulls"]["control"]) == set(Control)
 
 
 def test_a_file_that_is_no_curve_is_refused(tmp_path):
     (tmp_path / "a.json").write_text('{"schema": 7}')
-    with pytest.raises(RankError, match=r"a.json: no rank curve of schema 1 \(it says 7\)"):
+    with pytest.raises(
+        RankError, match=r"a.json: not a rank curve of schema 1 \(its schema is 7\)"
+    ):
         RankCurve.load(tmp_path / "a")
     with pytest.raises(RankError, match=r"b.json: there is no such file"):
         RankCurve.load(tmp_path / "b")
@@ -456,7 +458,7 @@ def test_a_file_that_is_no_curve_is_refused(tmp_path):
         RankCurve.load(tmp_path / "c")
     for about in (None, "x", {"seed": 0}):
         (tmp_path / "d.json").write_text(json.dumps({"schema": 1, "loss": {}, "about": about}))
-        with pytest.raises(RankError, match=r"d.json: it does not say what it is about \(site, r"):
+        with pytest.raises(RankError, match=r"d.json: its 'about' lacks site, r"):
             RankCurve.load(tmp_path / "d")
 
 
@@ -467,7 +469,7 @@ def test_a_curve_shows_itself(plain, corpus):
     assert "mean_rotated" in page
     assert len(page) < 6000
     names = {trace.name for trace in found.plot().data}
-    assert {*CONTROLS, "active tokens", "features"} <= names
+    assert {*Control, "active tokens", "features"} <= names
     figures = {figure.key: figure for figure in found.figures()}
     spread = figures["distribution"].table
     assert spread[spread["of"] == "features"]["n"].sum() == len(found.compared(2))
@@ -476,7 +478,7 @@ def test_a_curve_shows_itself(plain, corpus):
 
 
 def test_a_curve_that_was_stopped_goes_on_and_ends_the_same(plain, corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr(study, "_MOST", 10)  # features of a block
+    monkeypatch.setattr(layer_forms, "_MOST", 10)  # features of a block
     whole = curve(plain, corpus)
     made = []
     plainly = measure._measured
@@ -511,18 +513,18 @@ def test_other_sites_and_thin_text_are_refused(plain, corpus):
         rank_curve(plain, dictionary(site=Site("resid_post", 1)), corpus=corpus)
     assert str(refused.value) == (
         "rank_curve: the dictionary is at resid_post@1. Only at mlp_out is an activation a form of "
-        "what the MLP is given, and nothing else: the stream also holds what did not pass through "
-        "the MLP. Take a dictionary trained at mlp_out@1."
+        "the MLP's input alone: the stream also holds what did not pass through the MLP. Pass a "
+        "dictionary trained at mlp_out@1."
     )
-    with pytest.raises(RankError, match="layer 0 was asked for, and the dictionaries are at mlp_o"):
+    with pytest.raises(RankError, match="there is no dictionary at layer 0, only at mlp_out@1"):
         rank_curve(plain, {OUT: dictionary()}, 0, corpus)
-    with pytest.raises(RankError, match="dictionaries are at none"):
+    with pytest.raises(RankError, match="no dictionary at layer None, only at none"):
         rank_curve(plain, {}, corpus=corpus)
     with pytest.raises(RankError, match="active on 5000 of the"):
         rank_curve(plain, dictionary(), corpus=corpus, min_active=5000)
     with pytest.raises(CorpusError, match="does not know the words of the built-in stories"):
         rank_curve(plain, dictionary())
-    with pytest.raises(RankError, match=r"rank 3 was not measured. Ask for 1 to 2, or 4, the whol"):
+    with pytest.raises(RankError, match=r"rank 3 was not measured. Ask for 1 to 2, or 4 for the w"):
         small_curve().at(3)
     with pytest.raises(RankError, match="no column 'r3'"):
         small_curve().compared(2, "r3")
@@ -536,7 +538,8 @@ def test_a_run_keeps_its_curves_and_notes_them(tmp_path, plain, corpus):
     other = dictionary(site=Site("mlp_out", 0), seed=5)
     given = {OUT: dictionary(), Site("mlp_out", 0): other, IN: dictionary(site=IN)}
     options = {"corpus": corpus, "min_active": 20, "n_documents": 40, "reader": "encoder"}
-    curves = run_rank(tmp_path, plain, given, **options)
+    run = Run(tmp_path, model=plain, dictionaries=given)
+    curves = run_rank(run, **options)
     assert sorted(curves) == [0, 1]
     assert [step["step"] for step in read_manifest(tmp_path)] == ["rank"]
     step = read_manifest(tmp_path)[0]
@@ -547,9 +550,9 @@ def test_a_run_keeps_its_curves_and_notes_them(tmp_path, plain, corpus):
     again = RankCurve.load(tmp_path / "rank" / "layer-1")
     pd.testing.assert_frame_equal(again.table, curves[1].table)
     assert not again.table.equals(RankCurve.load(tmp_path / "rank" / "layer-0").table)
-    with pytest.raises(RankError) as refused:
-        run_rank("runs/x", plain, given, layers=[1, 7], corpus=corpus)
+    with pytest.raises(RunError) as refused:
+        run_rank(run, layers=[1, 7], corpus=corpus)
     assert str(refused.value) == (
-        "runs/x has dictionaries at mlp_out of layers [0, 1], not of [7]. Train them: circuits sae "
-        "train runs/x"
+        f"{tmp_path} has dictionaries at mlp_out of layers [0, 1], not of [7]. Train them: "
+        f"circuits sae train {tmp_path}"
     )

@@ -40,7 +40,7 @@ def test_a_study_is_kept_whole_and_noted(run):
 def test_the_page_shows_its_pictures_and_tells_its_figures(run):
     folder, row = run
     page = images_page(Study.load(folder))
-    kind, content = page.told["pictures"]["eigenvectors"].split(",")
+    kind, content = page.context["pictures"]["eigenvectors"].split(",")
     assert kind == "data:image/png;base64"
     assert decoded(base64.b64decode(content)).shape[2] == 3
     (table,) = page.tables

@@ -18,12 +18,11 @@ from analysis.attribution.contrast import PairAccount
 from analysis.behaviour.in_model import in_model
 from analysis.cli.main import main
 from analysis.report import report_of, write_report
-from analysis.report.catalogue.contexts import Text
-from analysis.report.circuit.forms import CircuitForm
-from analysis.report.collect import collect
+from analysis.report.catalogue.text_activations import TextActivations
+from analysis.report.circuit.circuit_form import CircuitForm
 from analysis.report.page import names_of
 from analysis.report.script import brief, script_json
-from analysis.runs.circuits import behaviour_circuits
+from analysis.runs.run import Run
 from analysis.validation.edits import terms_of
 from analysis.validation.validate import Validation
 from circuits.algebra.interactions import Interactions
@@ -218,8 +217,8 @@ def test_every_ledger_of_a_page_adds_up_to_what_the_model_computed(hostile_run):
 
 def test_a_ledger_is_of_its_own_case_and_its_marked_rows_are_what_the_circuit_writes(hostile_run):
     folder, text = hostile_run
-    run = collect(folder, text, "cpu")
-    found = run.circuits[0]
+    run = Run(folder, text, "cpu").checked()
+    found = run.found[0]
     asked, (before, after) = in_model(found.behaviour, run.model), mlp_sites(0)
     x, y = (asked.read([site])[str(site)] for site in (before, after))
     account = PairAccount.of(asked, 0, run.dictionaries[before])
@@ -243,8 +242,8 @@ def test_a_ledger_is_of_its_own_case_and_its_marked_rows_are_what_the_circuit_wr
 
 def test_the_matrix_and_the_spectrum_are_of_the_forms_they_name(hostile_run):
     folder, text = hostile_run
-    run = collect(folder, text, "cpu")
-    behaved, proposed = run.circuits
+    run = Run(folder, text, "cpu").checked()
+    behaved, proposed = run.found
     form = CircuitForm.of(run, behaved)
     into = run.dictionaries[mlp_sites(0)[0]]
     account = PairAccount.of(in_model(behaved.behaviour, run.model), 0, into)
@@ -265,8 +264,8 @@ def test_the_matrix_and_the_spectrum_are_of_the_forms_they_name(hostile_run):
 
 def test_contexts_are_where_a_pairs_product_is_largest(hostile_run):
     folder, text = hostile_run
-    run = collect(folder, text, "cpu")
-    read = Text.read(run.model, 0, run.dictionaries, text, 30)
+    run = Run(folder, text, "cpu").checked()
+    read = TextActivations.read(run.model, 0, run.dictionaries, text, 30)
     dense = read.inputs.dense().double()
     pair = max(
         ((i, j) for i in range(6) for j in range(i + 1, 6)),
@@ -286,9 +285,9 @@ def test_contexts_are_where_a_pairs_product_is_largest(hostile_run):
 
 def test_the_whole_form_of_an_output_is_its_activation(hostile_run):
     folder, text = hostile_run
-    run = collect(folder, text, "cpu")
-    form = CircuitForm.of(run, run.circuits[0])
-    read = Text.read(run.model, 0, run.dictionaries, text, 30)
+    run = Run(folder, text, "cpu").checked()
+    form = CircuitForm.of(run, run.found[0])
+    read = TextActivations.read(run.model, 0, run.dictionaries, text, 30)
     found = [form.approximations(read, output) for output in form.outputs_shown()]
     for one in found:
         points, last = one["points"], one["ranks"][-1]
@@ -300,7 +299,7 @@ def test_the_whole_form_of_an_output_is_its_activation(hostile_run):
 
 def test_a_card_tells_what_its_dictionary_measured(hostile_run):
     folder, text = hostile_run
-    run = collect(folder, text, "cpu")
+    run = Run(folder, text, "cpu").checked()
     counts = run.dictionaries[Site("mlp_out", 0)].statistics
     index = content(folder / "report", "features-mlp_out-0")
     assert index["pairs_read_by"] == "pinv"  # what `circuits interactions` noted
@@ -315,7 +314,7 @@ def test_a_card_tells_what_its_dictionary_measured(hostile_run):
             assert len(words) == len(shades) > place
             assert shades[place] == "9" or value < 0
     assert cards[2]["circuits"][0] == ["circuit-hostile", HOSTILE[0], "output"]
-    kept = run.interactions[0]
+    kept = run.tables[0]
     strongest = kept[kept["output"] == 7]["weight"].abs().max()
     assert abs(cards[7]["pairs"][0][3]) == pytest.approx(strongest, rel=1e-4)
 
@@ -430,10 +429,10 @@ def of_another_dictionary(told) -> None:
 )  # fmt: skip
 def test_files_that_do_not_belong_together_are_refused(hostile_run, tmp_path, file, change, told):
     run = copied(hostile_run, tmp_path)
-    collect(run, hostile_run[1], "cpu")
+    Run(run, hostile_run[1], "cpu").checked()
     changed(run / file, change)
     with pytest.raises(RunError, match=told):
-        collect(run, hostile_run[1], "cpu")
+        Run(run, hostile_run[1], "cpu").checked()
 
 
 def test_a_behaviours_circuit_without_pairs_is_told_as_such(hostile_run, tmp_path):
@@ -452,8 +451,8 @@ def test_a_file_that_was_changed_since_its_step_is_marked(hostile_run, tmp_path)
     run = copied(hostile_run, tmp_path)
 
     def since() -> dict[str, str]:
-        overview = report_of(collect(run, hostile_run[1], "cpu")).pages[0]
-        return {name: now for step in overview.told["manifest"] for name, _, now in step["made"]}
+        overview = report_of(Run(run, hostile_run[1], "cpu").checked()).pages[0]
+        return {name: now for step in overview.context["manifest"] for name, _, now in step["made"]}
 
     assert set(since().values()) == {""}
     path = run / "circuits" / "hostile.validation.json"
@@ -503,8 +502,8 @@ def test_a_place_without_the_right_to_write_is_refused_at_once(hostile_run, tmp_
 
 def test_circuits_of_behaviours_are_told_first(hostile_run):
     folder, text = hostile_run
-    assert behaviour_circuits(folder) == ["hostile"]
-    assert [found.stem for found in collect(folder, text, "cpu").circuits] == [
+    assert list(Run(folder).behaviours) == ["hostile"]
+    assert [found.stem for found in Run(folder, text, "cpu").found] == [
         "hostile", "Ünsafe name!",
     ]  # fmt: skip
 

@@ -11,7 +11,7 @@ from analysis.studies.planted import Planted, calibrate, edge_scores, plant, sco
 from circuits.errors import CircuitsError
 from circuits.graph import Circuit, clusters, interaction_graph
 from circuits.graph.matching_pursuit import known_pairs, significant_pairs
-from tests.project.test_structure import command
+from tests.support.commands import command
 
 
 def test_the_layer_computes_the_gates_that_are_planted():

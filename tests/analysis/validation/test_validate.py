@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from analysis.behaviour.in_model import in_model
-from analysis.cli.circuit_text import told_validation
+from analysis.cli.circuit_text import validation_text
 from analysis.discovery.find import find_circuit
 from analysis.validation import pair_checks
 from analysis.validation.edits import PairTerms
@@ -236,7 +236,7 @@ def test_of_classes_that_are_all_affected_nothing_is_said_of_others():
     found = validate(model, pairs, behaviour.halves()[1], dictionaries, n_draws=2)
     assert found.edits["moved"].isna().all()
     assert "removal moves other classes at most" not in set(found.criteria["criterion"])
-    assert "moved" not in told_validation(found).split("Random pairs")[0]
+    assert "moved" not in validation_text(found).split("Random pairs")[0]
 
 
 def test_other_circuits_are_controls_in_the_same_table(circuit):
@@ -279,7 +279,7 @@ def test_a_validation_outlives_its_file(proof, tmp_path):
     for name, table in vars(proof).items():
         if isinstance(table, pd.DataFrame):
             pd.testing.assert_frame_equal(getattr(again, name), table, check_dtype=len(table) > 0)
-    assert told_validation(again) == told_validation(proof)
+    assert validation_text(again) == validation_text(proof)
 
 
 def test_what_is_not_known_is_null_in_the_file(proof, tmp_path):

@@ -46,7 +46,7 @@ def test_the_pseudoinverse_keeps_its_digits_on_an_ill_conditioned_dictionary():
 def test_the_span_does_not_depend_on_the_blocks_it_is_made_from(monkeypatch):
     write = normal(57, 6)
     whole = span(write)
-    monkeypatch.setattr(basis_module, "_ROWS", 1)
+    monkeypatch.setattr(basis_module, "ROWS_AT_ONCE", 1)
     blocks = span(write)
     assert relative_error(blocks.sizes, whole.sizes) < 1e-12
     assert relative_error(whole.sizes, torch.linalg.svdvals(write)) < 1e-12
@@ -190,7 +190,7 @@ def test_coherence_is_the_largest_cosine_and_does_not_depend_on_the_blocks(monke
     unit = rows / rows.norm(dim=1, keepdim=True)
     wanted = float((unit @ unit.mT - torch.eye(40)).abs().max())
     assert math.isclose(coherence(rows), wanted, rel_tol=1e-12)
-    monkeypatch.setattr(basis_module, "_ROWS", 7)
+    monkeypatch.setattr(basis_module, "ROWS_AT_ONCE", 7)
     assert math.isclose(coherence(rows), wanted, rel_tol=1e-12)
 
 

@@ -20,8 +20,8 @@ from tests.support.small import basis, normal, small_layer
 @pytest.fixture
 def inter(monkeypatch):
     monkeypatch.setattr(shards, "_OUTPUTS", 4)
-    monkeypatch.setattr(strongest, "_ROWS", 8)
-    monkeypatch.setattr(strongest, "_COLUMNS", 13)
+    monkeypatch.setattr(strongest, "ROWS", 8)
+    monkeypatch.setattr(strongest, "COLUMNS", 13)
     return Interactions(small_layer(biases="left"), basis(30, offset=True), basis(11, seed=2))
 
 
@@ -83,7 +83,7 @@ def test_shards_of_any_cut_merge_to_the_same_bytes(inter, tmp_path):
 def test_an_interrupted_pass_resumes_where_it_stopped(inter, tmp_path, monkeypatch):
     whole = output_statistics(inter)
     computed = []
-    compute = statistics._statistics_of
+    compute = statistics.statistics_of
 
     def stops_at_6(inter, alone, gram, output):
         if output == 6 and 6 not in computed:
@@ -92,7 +92,7 @@ def test_an_interrupted_pass_resumes_where_it_stopped(inter, tmp_path, monkeypat
         computed.append(output)
         return compute(inter, alone, gram, output)
 
-    monkeypatch.setattr(statistics, "_statistics_of", stops_at_6)
+    monkeypatch.setattr(statistics, "statistics_of", stops_at_6)
     with pytest.raises(KeyboardInterrupt):
         output_statistics(inter, folder=tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["outputs-0000000-0000004.parquet"]

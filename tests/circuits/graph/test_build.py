@@ -12,15 +12,10 @@ from circuits.algebra.similarity import form_cosines, nearest_outputs, output_gr
 from circuits.errors import CircuitsError
 from circuits.graph import clusters, interaction_graph
 from circuits.graph.build import joint_graph, projection
-from circuits.graph.coactivation import joint_firing
+from circuits.graph.coactivation import coactivation
 from circuits.graph.export import read_graph, write_graph
-from tests.support.small import basis, generator, small_layer
-
-
-def small(biases: str = "left", offset: bool = True) -> Interactions:
-    return Interactions(
-        small_layer(biases=biases), basis(20, offset=offset), basis(9, seed=2, offset=True)
-    )
+from tests.support.small import basis, small_layer
+from tests.support.small_graphs import batches, small
 
 
 def test_edges_are_the_strongest_pairs_with_their_signs():
@@ -215,15 +210,6 @@ def test_outputs_are_told_once_and_none_is_refused():
 # --- data ---
 
 
-def batches(n_feature: int, n_batches: int = 3, width: int = 4):
-    for seed in range(n_batches):
-        random = generator(seed)
-        indices = torch.stack([torch.randperm(n_feature, generator=random)[:width]
-                               for _ in range(50)])  # fmt: skip
-        values = torch.rand(50, width, dtype=torch.float64, generator=random)
-        yield indices, values.masked_fill(values < 0.2, 0)
-
-
 def dense_batches(n_feature: int) -> torch.Tensor:
     rows = []
     for indices, values in batches(n_feature):
@@ -231,38 +217,38 @@ def dense_batches(n_feature: int) -> torch.Tensor:
     return torch.cat(rows)
 
 
-def test_joint_firing_is_the_mean_over_dense_activations():
+def test_coactivation_is_the_mean_over_dense_activations():
     inter = small()
     pairs = inter.strongest(60, 3)
-    firing = joint_firing(batches(20), pairs, 20, constant=True, write=inter.write)
+    counted = coactivation(batches(20), pairs, 20, constant=True, write=inter.write)
     f = torch.cat([dense_batches(20), torch.ones(150, 1).double()], dim=1)
-    table = firing.of(pairs)
+    table = counted.of(pairs)
     i, j = table["first"].tolist(), table["second"].tolist()
     np.testing.assert_allclose(table["coactivation"], (f[:, i] * f[:, j]).mean(0))
     np.testing.assert_allclose(table["together"], (f[:, i] * f[:, j] != 0).double().mean(0))
     np.testing.assert_allclose(table["data_weight"], table["weight"] * table["coactivation"])
-    np.testing.assert_allclose(firing.frequency, (f != 0).double().mean(0))
+    np.testing.assert_allclose(counted.frequency, (f != 0).double().mean(0))
     whole = torch.einsum("ti,ij,tj->t", f, inter.matrix(3), f).mean()
-    assert firing.mean_of(inter.form(3)) == pytest.approx(float(whole))
-    assert firing.n_tokens == 150
+    assert counted.mean_of(inter.form(3)) == pytest.approx(float(whole))
+    assert counted.n_tokens == 150
 
 
 def test_data_weights_of_all_pairs_are_the_mean_activation():
     inter = small(biases="", offset=False)
     pairs = inter.strongest(210, 3)
-    firing = joint_firing(batches(20), pairs, 20, write=inter.write)
-    graph = interaction_graph(inter, 3, n_edges=210, firing=firing)
+    counted = coactivation(batches(20), pairs, 20, write=inter.write)
+    graph = interaction_graph(inter, 3, n_edges=210, coactivation=counted)
     total = sum(graph.edges[pair]["data_weight"] for pair in graph.edges)
-    assert total == pytest.approx(firing.mean_of(inter.form(3)))
-    assert graph.nodes[4]["frequency"] == firing.frequency[4]
-    pd.testing.assert_frame_equal(firing.of(firing.of(pairs)), firing.of(pairs))
+    assert total == pytest.approx(counted.mean_of(inter.form(3)))
+    assert graph.nodes[4]["frequency"] == counted.frequency[4]
+    pd.testing.assert_frame_equal(counted.of(counted.of(pairs)), counted.of(pairs))
 
 
 def test_pairs_of_active_features_are_looked_up_in_bounded_pieces(monkeypatch):
     pairs = pd.DataFrame({"first": [0, 5, 3], "second": [7, 5, 19]})
-    whole = joint_firing(batches(20), pairs, 20).pairs
-    monkeypatch.setattr("circuits.graph.coactivation._LOOKUPS", 64)
-    pd.testing.assert_frame_equal(joint_firing(batches(20), pairs, 20).pairs, whole)
+    whole = coactivation(batches(20), pairs, 20).pairs
+    monkeypatch.setattr("circuits.graph.coactivation.LOOKUPS", 64)
+    pd.testing.assert_frame_equal(coactivation(batches(20), pairs, 20).pairs, whole)
 
 
 @pytest.mark.parametrize(
@@ -276,22 +262,22 @@ def test_pairs_of_active_features_are_looked_up_in_bounded_pieces(monkeypatch):
 def test_activations_that_are_none_are_refused(indices, values, said):
     pairs = pd.DataFrame({"first": [0], "second": [7]})
     with pytest.raises((CircuitsError, Exception), match=f"{said}|type"):
-        joint_firing([(indices, values)], pairs, 20)
+        coactivation([(indices, values)], pairs, 20)
 
 
 def test_pairs_that_were_not_counted_are_told():
     pairs = pd.DataFrame({"first": [0], "second": [7], "weight": [1.0]})
-    firing = joint_firing(batches(20), pairs, 20)
+    counted = coactivation(batches(20), pairs, 20)
     with pytest.raises(CircuitsError, match="1 of 1 pairs were not counted"):
-        firing.of(pairs.assign(second=8))
+        counted.of(pairs.assign(second=8))
     with pytest.raises(CircuitsError, match="the dictionary has 0 to 6"):
-        joint_firing(batches(20), pairs, 7)
+        coactivation(batches(20), pairs, 7)
 
 
 def test_padding_is_not_active():
     indices, values = torch.tensor([[3, 0], [0, 3]]), torch.tensor([[2.0, 0.0], [1.0, 1.0]])
     pairs = pd.DataFrame({"first": [0, 3], "second": [3, 3]})
-    firing = joint_firing([(indices, values)], pairs, 4)
-    assert firing.frequency.tolist() == [0.5, 0, 0, 1]
-    assert firing.pairs["together"].tolist() == [0.5, 1]
-    assert firing.pairs["coactivation"].tolist() == [0.5, 2.5]
+    counted = coactivation([(indices, values)], pairs, 4)
+    assert counted.frequency.tolist() == [0.5, 0, 0, 1]
+    assert counted.pairs["together"].tolist() == [0.5, 1]
+    assert counted.pairs["coactivation"].tolist() == [0.5, 2.5]

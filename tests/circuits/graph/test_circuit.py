@@ -13,7 +13,7 @@ from analysis.studies.planted import Planted, plant
 from circuits.errors import CircuitsError
 from circuits.graph import clusters, interaction_graph
 from circuits.graph.circuit import Circuit, Feature, Interaction, Output
-from circuits.graph.coactivation import joint_firing
+from circuits.graph.coactivation import coactivation
 from circuits.graph.export import (
     attribution,
     attribution_query,
@@ -23,7 +23,7 @@ from circuits.graph.export import (
     write_attribution,
     write_graph,
 )
-from tests.circuits.graph.test_build import batches, small
+from tests.support.small_graphs import batches, small
 
 HOSTILE = ['"', "<b>&amp;</b>", "a\nb\tc\r\nd", "", " two  spaces ", "\x00\x1f\x85￾", "\\x{41}",
            "\ud800", "日本語 🙂", "]]>", "Output \"x\" (p=0.5)", "\u2028\u200b"]  # fmt: skip
@@ -92,14 +92,16 @@ def test_its_tables_and_graph_are_the_graph_it_was_made_of():
 def test_its_share_of_the_activation_is_that_of_its_pairs():
     inter = small(biases="", offset=False)
     pairs = inter.strongest(210, 3)
-    firing = joint_firing(batches(20), pairs, 20, write=inter.write)
-    whole = firing.mean_of(inter.form(3))
+    counted = coactivation(batches(20), pairs, 20, write=inter.write)
+    whole = counted.mean_of(inter.form(3))
     shares = [
-        Circuit.of(interaction_graph(inter, 3, n, firing=firing), mean_activation=whole).activation
+        Circuit.of(
+            interaction_graph(inter, 3, n, coactivation=counted), mean_activation=whole
+        ).activation
         for n in (210, 15)
     ]
     assert shares[0] == pytest.approx(1)
-    some = firing.of(pairs.head(15))["data_weight"].sum() / whole
+    some = counted.of(pairs.head(15))["data_weight"].sum() / whole
     assert shares[1] == pytest.approx(some)
 
 
@@ -332,9 +334,9 @@ def test_links_into_an_interaction_add_up_to_the_link_out_of_it(circuit):
 
 def test_what_is_outside_is_an_error_node_that_collides_with_no_feature():
     inter = small(biases="", offset=False)
-    firing = joint_firing(batches(20), inter.strongest(210, 3), 20, write=inter.write)
-    whole = firing.mean_of(inter.form(3))
-    graph = interaction_graph(inter, 3, 15, firing=firing)
+    counted = coactivation(batches(20), inter.strongest(210, 3), 20, write=inter.write)
+    whole = counted.mean_of(inter.form(3))
+    graph = interaction_graph(inter, 3, 15, coactivation=counted)
     document = attribution(Circuit.of(graph, mean_activation=whole), layer=0)
     validate(document)
     errors = [n for n in document["nodes"] if n["feature_type"] == "mlp reconstruction error"]

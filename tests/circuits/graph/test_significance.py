@@ -56,7 +56,7 @@ def test_from_one_end_p_is_the_share_of_rotations_with_a_larger_weight():
     form = form + 20 * torch.outer(form[0], form[0]) / form[0].norm() ** 2  # one large eigenvalue
     white = null.onto @ form @ null.onto.mT
     held, turned = torch.tensor([3, 4]), torch.tensor([9, 2])
-    got = p_values(null._from_one_end(white, held, turned, torch.zeros(2), np.zeros(2, int)))
+    got = p_values(null.from_one_end(white, held, turned, torch.zeros(2), np.zeros(2, int)))
     for i, j, p in zip(held, turned, got, strict=True):
         still, moving = null.features[i], null.features[j]
         turns = turned_about(still / still.norm(), 20_000, seed=1)
@@ -73,7 +73,7 @@ def test_a_pair_must_surprise_from_both_ends():
     white = null.onto @ form @ null.onto.mT
     none = np.zeros(len(first), dtype=int)
     zeros = torch.zeros(len(first))
-    ends = [np.abs(null._from_one_end(white, *e, zeros, none)) for e in
+    ends = [np.abs(null.from_one_end(white, *e, zeros, none)) for e in
             ((first, second), (second, first))]  # fmt: skip
     np.testing.assert_allclose(np.abs(null.z_values(form, first, second)), np.minimum(*ends))
 

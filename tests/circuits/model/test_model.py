@@ -496,14 +496,6 @@ def test_a_device_that_is_not_there_is_refused(folder):
         load_model(folder, device="tpu")
 
 
-def test_importing_loads_no_transformers():
-    code = (
-        "import sys, circuits.model; print({'transformers', 'transformer_lens'} & {*sys.modules})"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
-
-
 def test_what_a_model_is_can_be_told(model):
     told = model.describe()
     assert told["layers"] == 2

@@ -20,8 +20,9 @@ from torch import Tensor
 
 from analysis.attribution.contrast import PairAccount
 from analysis.behaviour.in_model import ModelCases, in_model
-from analysis.report.catalogue.contexts import Text
-from analysis.report.collect import Found, Run
+from analysis.report.catalogue.text_activations import TextActivations
+from analysis.runs.belonging import Found
+from analysis.runs.run import Run
 from circuits.algebra.basis import Basis
 from circuits.algebra.interactions import Interactions
 from circuits.algebra.spectrum import Spectrum
@@ -129,12 +130,7 @@ class CircuitForm:
             mean = read[torch.arange(len(read)), shows[:, 1]].double().mean(0)
             named[f"mean input where “{self.asked.behaviour.factors[0]}” shows"] = mean
         named["difference of unembeddings"] = self.asked.directions().cpu().double().mean(0)
-        return {name: self._lifted(direction) for name, direction in named.items()}
-
-    def _lifted(self, direction: Float[Tensor, " model"]) -> Float[Tensor, " input"]:
-        if not self.inter.layer.has_constant:
-            return direction
-        return torch.cat([direction, direction.new_zeros(1)])
+        return {name: self.inter.layer.lift(vector, 0.0) for name, vector in named.items()}
 
     def projections(self) -> pd.DataFrame:
         """Cosines with the top positive and negative eigenvectors: of the circuit's features, of
@@ -182,7 +178,9 @@ class CircuitForm:
         carried = [output.feature for output in order]
         return list(dict.fromkeys([*carried[:1], *told, *carried]))[:4]
 
-    def approximations(self, text: Text, output: int, seed: int = 0) -> dict[str, Any] | None:
+    def approximations(
+        self, text: TextActivations, output: int, seed: int = 0
+    ) -> dict[str, Any] | None:
         """An output feature's activation and what 1, 2, … eigenvectors of its own form make of it,
         where it is active; the correlation of each, beside that of random directions."""
         tokens, active = text.active(output)

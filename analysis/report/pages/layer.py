@@ -1,53 +1,61 @@
-"""The pages of what was measured over all features: low rank, features, layers.
+"""The page of a layer: statistics over its output features, and a table of them.
 
-What a reader would get wrong: every page is made even where its step is missing; it then names the
-command that makes it, so that a report never looks complete when it is not.
+Every pair of each output is looked at, which is billions for wide dictionaries; so of a wide layer
+the first outputs are measured. Features have no order, so those are a fair sample; the page says
+how many there were. The statistics are kept in the run, so they resume.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
-from analysis.lowrank.curve import THRESHOLD
 from analysis.report.catalogue.catalogue import Catalogue
-from analysis.report.collect import Run
 from analysis.report.page import Page, Table
-from analysis.report.pages.layer_table import LayerTable
+from analysis.runs.run import Run
+from circuits.algebra.interactions import Interactions
+from circuits.algebra.output_statistics import BINS, histogram_edges, output_statistics
 from circuits.model.site import Site
-from circuits.plotting.display import number, shown
+from circuits.plotting.display import shown
 from circuits.plotting.figure import BLUE, GREY, Figure, counts, line, points
 
-
-def low_rank(run: Run) -> Page:
-    """Figure 9 of the paper, for each layer that was measured."""
-    made: list[Figure] = []
-    layers = []
-    for layer, curve in run.curves.items():
-        rank = min(2, curve.ranks[-2])
-        found = curve.figures(rank)
-        keyed = [_keyed(figure, f"layer-{layer}") for figure in found]
-        made += keyed
-        summary = {key: number(value) for key, value in curve.summary(rank).items()}
-        layers.append({"layer": layer, "figures": keyed, "told": summary, "rank": rank,
-                       "threshold": THRESHOLD})  # fmt: skip
-    told: dict[str, Any] = {"layers": layers, "command": "circuits rank RUN"}
-    return Page("rank", "Low rank", "rank.html.j2", told, made)
+_MOST, _LEAST = 1024, 16  # outputs that are measured
+_PAIRS = 5e9  # of all of them together that are looked at: about a minute on two cores
+_CONTROL = 4  # so many times fewer of the control
 
 
-def features(run: Run, books: Mapping[Site, Catalogue]) -> Page:
-    """All features of all dictionaries, to be searched."""
-    listed = [
-        {"site": str(site), "key": book.key, "n_feature": book.dictionary.n_feature}
-        for site, book in books.items()
-    ]
-    told: dict[str, Any] = {"dictionaries": listed, "has_text": run.text is not None,
-            "command": "circuits report RUN --text PATH"}  # fmt: skip
-    return Page("features", "Features", "features.html.j2", told, data={"dictionaries": listed})
+@dataclass(frozen=True, eq=False)
+class LayerTable:
+    """A row an output, and the same of random directions in place of the input features."""
+
+    layer: int
+    rows: pd.DataFrame
+    control: pd.DataFrame
+    n_output: int
+    reader: str
+    seed: int
+
+    @classmethod
+    def of(cls, run: Run, layer: int, seed: int) -> LayerTable:
+        """Of a layer with dictionaries; the shards are in ``RUN/statistics``."""
+        into, out = (run.dictionaries[Site(point, layer)] for point in ("mlp_in", "mlp_out"))
+        inter = Interactions(run.model.layer(layer), into.basis(), out.basis("encoder"))
+        n = inter.n_output
+        random = Interactions(inter.layer, inter.inputs.control(seed), inter.outputs)
+        most = most_outputs(inter.n_input)
+        tables = []
+        for name, some, at_most in (("own", inter, most), ("control", random, most // _CONTROL)):
+            folder = run.folder.statistics(layer, name, some.fingerprint)
+            tables.append(output_statistics(some, range(min(n, at_most)), folder))
+        return cls(layer, tables[0], tables[1], n, "encoder", seed)
+
+
+def most_outputs(n_input: int) -> int:
+    """How many outputs are measured in features of which there are so many."""
+    return int(min(max(_PAIRS / n_input**2, _LEAST), _MOST))
 
 
 def layer_page(run: Run, table: LayerTable, books: Mapping[Site, Catalogue]) -> Page:
@@ -73,7 +81,7 @@ def layer_page(run: Run, table: LayerTable, books: Mapping[Site, Catalogue]) -> 
         "layer": layer,
         "note": note,
         "table": listed,
-        "interactions": layer in run.interactions,
+        "interactions": layer in run.tables,
         "command": "circuits interactions RUN",
     }
     return Page(f"layer-{layer}", f"Layer {layer}", "layer.html.j2", told, made, [listed])
@@ -101,7 +109,7 @@ def _outputs(run: Run, table: LayerTable, into: Catalogue, out: Catalogue) -> Ta
             "AND score": rows["and_score"],
         }
     )
-    known = run.interactions.get(table.layer)
+    known = run.tables.get(table.layer)
     if known is not None:
         count = known[known["q"] <= 0.05].groupby("output").size()
         told["pairs at q 0.05"] = [int(count.get(o, 0)) for o in rows["output"]]
@@ -114,8 +122,6 @@ def _outputs(run: Run, table: LayerTable, into: Catalogue, out: Catalogue) -> Ta
 
 def _sums(rows: pd.DataFrame, control: pd.DataFrame, kind: str, note: str) -> Figure:
     """The outputs' histograms together, each in units of its own root mean square."""
-    from circuits.algebra.output_statistics import BINS, histogram_edges
-
     edges = histogram_edges().numpy()
     width = edges[1] - edges[0]
     middles = np.concatenate([[edges[0] - width / 2], (edges[:-1] + edges[1:]) / 2,
@@ -169,8 +175,3 @@ def _gates(rows: pd.DataFrame, control: pd.DataFrame, note: str) -> Figure:
               "yaxis": {"title": {"text": "AND score, in root mean squares"}}}  # fmt: skip
     told = f"AND score: a pair's weight less both features' weights with themselves. {note}"
     return Figure("gates", "Gate-like pairs", told, traces, table, layout)
-
-
-def _keyed(figure: Figure, end: str) -> Figure:
-    return Figure(f"{figure.key}-{end}", figure.title, figure.note, figure.traces, figure.table,
-                  figure.layout)  # fmt: skip

@@ -31,7 +31,7 @@ _CONTEXT = 8  # tokens on each side
 
 
 @dataclass(frozen=True, eq=False)
-class Text:
+class TextActivations:
     """The tokens that count, in order; all of them are numbered through."""
 
     model: Model
@@ -49,7 +49,7 @@ class Text:
         dictionaries: dict[Site, Dictionary],
         corpus: Corpus,
         n_documents: int = N_DOCUMENTS,
-    ) -> Text:
+    ) -> TextActivations:
         """The first documents of a corpus."""
         into, out = mlp_sites(layer)
         found = list(readings(model, corpus, [into, out], n_documents=n_documents))

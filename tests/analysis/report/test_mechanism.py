@@ -1,7 +1,6 @@
 """The story of a circuit is told from the same numbers as its account, class by class."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -9,8 +8,9 @@ import torch
 from analysis.attribution.contrast import PairAccount
 from analysis.discovery.find import find_circuit
 from analysis.report.circuit.circuit_tables import Labels
-from analysis.report.circuit.story import Story, without
-from analysis.report.collect import Found, Run
+from analysis.report.circuit.mechanism import Mechanism, without
+from analysis.runs.belonging import Found
+from analysis.runs.run import Run
 from analysis.validation.validate import validate
 from circuits.model import Site
 from tests.support.planted_negation import (
@@ -24,17 +24,17 @@ from tests.support.planted_negation import (
 
 
 @pytest.fixture(scope="module")
-def planted():
+def planted(tmp_path_factory):
     model, dictionaries = planted_model(), planted_dictionaries()
     circuit = find_circuit(model, dictionaries, planted_behaviour())
     proof = validate(model, circuit, planted_behaviour().halves()[1], dictionaries)
-    run = Run(Path("run"), [], model, dictionaries, [], {}, {}, None, None, [])
+    run = Run(tmp_path_factory.mktemp("run"), model=model, dictionaries=dictionaries)
     return run, Found("negation", circuit, planted_behaviour(), proof)
 
 
 @pytest.fixture(scope="module")
-def story(planted) -> Story:
-    return Story.of(*planted)
+def story(planted) -> Mechanism:
+    return Mechanism.of(*planted)
 
 
 def test_what_each_pair_adds_is_its_part_of_the_account(planted, story):

@@ -15,9 +15,9 @@ from torch import Tensor
 from analysis.attribution.contrast import PairAccount
 from analysis.attribution.ledger import Reader, ledger
 from analysis.behaviour.in_model import ModelCases
-from analysis.report.catalogue.contexts import Text
+from analysis.report.catalogue.text_activations import TextActivations
+from analysis.report.circuit.circuit_form import CircuitForm
 from analysis.report.circuit.circuit_tables import Labels
-from analysis.report.circuit.forms import CircuitForm
 from circuits.plotting.display import seen, shown
 
 _N_EXAMPLES = 4  # tokens of a proposal that are accounted for
@@ -35,7 +35,9 @@ class Example:
     case: int | None = None  # its number in the behaviour
 
 
-def accounts(form: CircuitForm, text: Text | None, labels: Labels) -> list[dict[str, Any]]:
+def accounts(
+    form: CircuitForm, text: TextActivations | None, labels: Labels
+) -> list[dict[str, Any]]:
     """Each example's account, and what its features are called."""
     if form.asked is not None:
         examples = _of_classes(form, form.asked)
@@ -71,7 +73,7 @@ def _of_classes(form: CircuitForm, asked: ModelCases) -> list[Example]:
     return found
 
 
-def _of_output(form: CircuitForm, text: Text) -> list[Example]:
+def _of_output(form: CircuitForm, text: TextActivations) -> list[Example]:
     """The tokens that a proposal's output is strongest on, each of another row of text."""
     output = form.found.circuit.outputs[0].feature
     reader = Reader.of(form.out.to(form.model.device), output)

@@ -19,8 +19,9 @@ from torch import Tensor
 from analysis.attribution.contrast import PairAccount
 from analysis.behaviour.in_model import ModelCases, in_model
 from analysis.report.circuit.circuit_tables import Labels
-from analysis.report.collect import Found, Run
 from analysis.report.page import Table
+from analysis.runs.belonging import Found
+from analysis.runs.run import Run
 from circuits.graph.circuit import Circuit
 from circuits.model.site import Site
 from circuits.plotting.display import number, shown, two
@@ -33,7 +34,7 @@ _WORDS = 24  # of a text that are shown, from its end
 
 
 @dataclass(frozen=True, eq=False)
-class Story:
+class Mechanism:
     """A circuit's features and pairs in each class of its behaviour, and an example of each."""
 
     found: Found
@@ -45,7 +46,7 @@ class Story:
     margin: Float[Tensor, " class"]  # the model's own
 
     @classmethod
-    def of(cls, run: Run, found: Found) -> Story:
+    def of(cls, run: Run, found: Found) -> Mechanism:
         """Of a circuit that was found for a behaviour and says which layer it is of."""
         assert found.behaviour is not None
         assert found.layer is not None

@@ -1,0 +1,28 @@
+"""The page of low rank: figure 9 of the paper, for each layer that was measured."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from analysis.lowrank.curve import THRESHOLD
+from analysis.report.page import Page
+from analysis.runs.run import Run
+from circuits.plotting.display import number
+from circuits.plotting.figure import Figure
+
+
+def low_rank_page(run: Run) -> Page:
+    """How many eigenvectors it takes to reproduce a feature's activation."""
+    figures: list[Figure] = []
+    layers = []
+    for layer, curve in run.curves.items():
+        rank = min(2, curve.ranks[-2])
+        keyed = [replace(figure, key=f"{figure.key}-layer-{layer}")
+                 for figure in curve.figures(rank)]  # fmt: skip
+        figures += keyed
+        summary = {key: number(value) for key, value in curve.summary(rank).items()}
+        layers.append({"layer": layer, "figures": keyed, "summary": summary, "rank": rank,
+                       "threshold": THRESHOLD})  # fmt: skip
+    context: dict[str, Any] = {"layers": layers, "command": "circuits rank RUN"}
+    return Page("rank", "Low rank", "low_rank.html.j2", context, figures)
