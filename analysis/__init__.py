@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from analysis.lowrank.curve import RankCurve
     from analysis.lowrank.measure import rank_curve
     from analysis.report import write_report
-    from analysis.validation.validate import Validation, validate
+    from analysis.validation.record import Validation
+    from analysis.validation.validate import validate
 
 __all__ = [
     "Behaviour",
@@ -43,7 +44,7 @@ __getattr__, __dir__ = lazy(
         "Behaviour": "analysis.behaviour.cases",
         "Ledger": "analysis.attribution.ledger",
         "RankCurve": "analysis.lowrank.curve",
-        "Validation": "analysis.validation.validate",
+        "Validation": "analysis.validation.record",
         "built_in_behaviour": "analysis.behaviour.built_in",
         "by_layer": "analysis.attribution.contrast",
         "circuit_rank": "analysis.lowrank.circuit_rank",

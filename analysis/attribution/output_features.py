@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from analysis.behaviour.in_model import ModelCases
-from circuits.graph.circuit import Detector, Output
+from circuits.graph.records import Detector, Output
 from sae.dictionary import Dictionary
 
 _N_OUTPUTS = 8  # features that the contrast goes through, at most

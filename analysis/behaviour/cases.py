@@ -13,21 +13,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import pandas as pd
 
 from circuits.errors import BehaviourError
+from circuits.graph.records import Metric
 from circuits.plotting.display import html_of
 from circuits.storage.files import written_whole
-
-Metric = Literal["logit difference", "probability"]
 
 _KEYS = ("text", "label", "right", "wrong", "factors", "pair", "position")
 _TAKEN = {
     *("feature", "mean", "both"),
     *("first", "second", "weight", "contrast", "elsewhere", "together"),
-    *("edit", "n_pairs", "taken", "low", "high", "moved", "faithfulness"),
+    *("edit", "kind", "target", "n_pairs", "removed", "low", "high", "side_effect", "faithfulness"),
 }
 
 

@@ -45,7 +45,7 @@ class ModelCases:
     side: Float[Tensor, " case"]  # +1 where the first set is right
     label: Int64[Tensor, " case"]
     signs: Float[Tensor, "class effect"]  # columns: mean, each factor, both together
-    _draws: dict[tuple[int, int], Tensor] = field(default_factory=dict, repr=False)
+    kept: dict[Any, Any] = field(default_factory=dict, repr=False)  # what was computed of them
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -119,7 +119,7 @@ class ModelCases:
 
     def _drawn(self, n: int, seed: int) -> Float[Tensor, "draw case"]:
         """How often each case is in each draw; the same for all values, so kept."""
-        if (n, seed) not in self._draws:
+        if ("draws", n, seed) not in self.kept:
             dice = np.random.default_rng(seed)
             unit = self.pair
             if unit is None:
@@ -132,8 +132,8 @@ class ModelCases:
                 size = len(members)
                 drawn = dice.multinomial(size, np.full(size, 1 / size), size=n)
                 counts[:, members] = torch.from_numpy(drawn).double()
-            self._draws[n, seed] = counts[:, unit]
-        return self._draws[n, seed]
+            self.kept["draws", n, seed] = counts[:, unit]
+        return self.kept["draws", n, seed]
 
     def directions(self) -> Float[Tensor, "case model"]:
         """What each case's logit difference towards side +1 reads from the last stream, divided by

@@ -24,7 +24,7 @@ from analysis.runs.interactions import run_interactions
 from analysis.runs.rank import run_rank
 from analysis.runs.run import Run
 from analysis.runs.training import run_model, run_saes
-from analysis.validation.validate import Validation
+from analysis.validation.record import Validation
 from circuits.corpus.documents import built_in
 from circuits.errors import NotFoundError, RunError
 from circuits.graph.circuit import Circuit

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from analysis.discovery.provenance import layer_of_circuit
 from analysis.lowrank.measure import MIN_ACTIVE
 from analysis.lowrank.sums import (
     Fit,
@@ -28,7 +29,6 @@ from analysis.lowrank.sums import (
     in_chunks,
     on_active,
 )
-from analysis.validation.validate import layer_of_circuit
 from circuits.algebra.bilinear import with_constant
 from circuits.algebra.interactions import Interactions
 from circuits.corpus.documents import Corpus

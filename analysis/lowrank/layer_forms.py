@@ -26,7 +26,7 @@ from circuits.storage.progress import progress
 from sae.dictionary import Dictionary
 from sae.reading import Reading, readings
 
-_MOST = 256  # features whose forms are held together
+BLOCK = 256  # features whose forms are held together
 _HELD = 2**25  # numbers in the eigenvectors of a block
 
 
@@ -100,7 +100,7 @@ class LayerForms:
     def blocks(self) -> Iterator[list[int]]:
         """All features, some at a time, so that their eigenvectors fit in memory."""
         n_feature = self.dictionary.n_feature
-        size = max(1, min(_MOST, _HELD // self.d_input**2))
+        size = max(1, min(BLOCK, _HELD // self.d_input**2))
         for start in progress(range(0, n_feature, size), "ranks", "block"):
             yield list(range(start, min(start + size, n_feature)))
 

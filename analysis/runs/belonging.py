@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.behaviour.cases import Behaviour
+from analysis.discovery.provenance import layer_of_circuit
 from analysis.runs.folder import CircuitFiles, RunFolder
-from analysis.validation.validate import Validation, layer_of_circuit
+from analysis.validation.record import Validation
 from circuits.errors import RunError, shorten
 from circuits.graph.circuit import Circuit
 from circuits.model.model import Model
@@ -33,8 +34,7 @@ class Found:
     @property
     def layer(self) -> int | None:
         """The layer of its MLP, where its file says."""
-        layer = self.circuit.source.get("layer")
-        return layer if isinstance(layer, int) else None
+        return self.circuit.source.layer
 
     @property
     def proven(self) -> bool:
@@ -64,10 +64,10 @@ def check_circuit(
 ) -> None:
     """Refuse a circuit of another model or other dictionaries, or of features that they lack. One
     made by hand, without a layer or without hashes, is not compared."""
-    layer = circuit.source.get("layer")
-    if not isinstance(layer, int):
+    layer = circuit.source.layer
+    if layer is None:
         return
-    if "model" in circuit.source:
+    if circuit.source.model is not None:
         layer_of_circuit(model, circuit, dictionaries)
     faults = []
     inputs, outputs = [f.feature for f in circuit.features], [o.feature for o in circuit.outputs]
@@ -102,17 +102,21 @@ def check_together(run: RunFolder, files: CircuitFiles, found: Found) -> None:
 
 
 def _faults_of_cases(circuit: Circuit, behaviour: Behaviour) -> list[str]:
-    faults = []
-    here = {"factors": behaviour.factors, "affected": behaviour.affected,
-            "cases": (len(behaviour.halves()[0].cases),)}  # fmt: skip
-    for name, values in here.items():
-        listed = ", ".join(map(str, values))
-        recorded = str(circuit.source.get(name, listed))
-        if set(listed.split(", ")) != set(recorded.split(", ")):
-            faults.append(
-                f"it was found with the {name} {seen(recorded)}, its cases have {seen(listed)}"
-            )
-    return faults
+    evidence = circuit.evidence
+    if evidence is None:
+        return []
+    n_cases = len(behaviour.halves()[0].cases)
+    compared = [
+        ("factors", evidence.factors, behaviour.factors),
+        ("affected classes", evidence.affected, behaviour.affected),
+        ("number of cases", (str(evidence.n_cases),), (str(n_cases),)),
+    ]
+    return [
+        f"it was found with the {name} {seen(', '.join(then))}, its cases have "
+        f"{seen(', '.join(now))}"
+        for name, then, now in compared
+        if set(then) != set(now)
+    ]
 
 
 def _faults_of_validation(found: Found, validation: Validation) -> list[str]:

@@ -6,6 +6,7 @@ cases lie beside the circuit, so that `run_validate` knows which those are.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 from analysis.behaviour.built_in import built_in_behaviour, cases_from_stories
@@ -14,7 +15,8 @@ from analysis.discovery.find import find_circuit
 from analysis.discovery.propose import propose_circuits
 from analysis.runs.folder import CircuitFiles
 from analysis.runs.run import Run
-from analysis.validation.validate import Validation, validate
+from analysis.validation.record import Validation
+from analysis.validation.validate import validate
 from circuits.corpus.documents import Corpus, built_in
 from circuits.corpus.stories.prompts import BEHAVIOURS
 from circuits.errors import CircuitFileError, NotFoundError, RunError
@@ -78,7 +80,7 @@ def run_find(
         _forget(run, files)
         raise
     made = [*_saved(run, circuit), behaviour.save(files.behaviour)]
-    record(run.folder.path, f"circuit {circuit.name}", dict(circuit.source), made)
+    record(run.folder.path, f"circuit {circuit.name}", asdict(circuit.source), made)
     return circuit
 
 
@@ -117,8 +119,8 @@ def _controls(run: Run, own: CircuitFiles, circuit: Circuit) -> list[Circuit]:
     """The circuits of other behaviours in the same layer and input features."""
     files = map(run.behaviours.files, run.behaviours)
     others = [Circuit.load(each.circuit) for each in files if each != own]
-    place = [circuit.source.get(key) for key in ("layer", "inputs")]
-    return [c for c in others if [c.source.get(key) for key in ("layer", "inputs")] == place]
+    place = circuit.source.layer, circuit.source.inputs
+    return [c for c in others if (c.source.layer, c.source.inputs) == place]
 
 
 def _own_files(run: Run, name: str) -> CircuitFiles:

@@ -1,8 +1,8 @@
 """The image case study in a run folder, for its report: ``RUN/images``.
 
-``study.json`` holds the figures, ``spectra.parquet`` every eigenvalue, ``truncation.parquet`` the
-accuracy by eigenpairs kept, ``explanation.parquet`` one test image's logits as what each eigenpair
-adds, and two pictures show eigenvectors and that image.
+``study.json`` holds the measurements, ``spectra.parquet`` every eigenvalue, ``truncation.parquet``
+accuracy by the number of eigenpairs kept, ``explanation.parquet`` what each eigenpair adds to one
+test image's logits, and two pictures show eigenvectors and that image.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import pandas as pd
 
 from analysis.runs.folder import RunFolder
 from analysis.studies.images.data import ImageData
-from analysis.studies.images.measurements import RANKS, figures
-from analysis.studies.images.pictures import sheet, spectra_sheet, write_png
+from analysis.studies.images.measurements import RANKS, measure
+from analysis.studies.images.pictures import sheet, write_png
 from analysis.studies.images.spectra import ClassSpectra, explanation, truncation
 from analysis.studies.images.training import ImagePlan
 from circuits.errors import ImageError, first_line
@@ -34,40 +34,40 @@ _PICTURES = ("eigenvectors", "image")
 
 
 @dataclass(frozen=True, eq=False)
-class Study:
-    """What was measured, as it lies in a run."""
+class ImageStudy:
+    """The saved measurements of a run."""
 
     about: Mapping[str, Any]  # the data, the seed, and the explained image's label
-    figures: Mapping[str, Any]
+    measurements: Mapping[str, Any]
     tables: Mapping[str, pd.DataFrame]
     pictures: Mapping[str, bytes]  # PNG
 
     @classmethod
-    def load(cls, run: str | Path) -> Study | None:
-        """Of a run; None where it has none."""
+    def load(cls, run: str | Path) -> ImageStudy | None:
+        """Of a run; None if it has none."""
         folder = RunFolder(Path(run))
         if not folder.image_study.exists():
             return None
-        told = read_json(folder.image_study, ImageError)
+        content = read_json(folder.image_study, ImageError)
         try:
             tables = {name: pd.read_parquet(folder.image_table(name)) for name in _TABLES}
             for name, columns in _TABLES.items():
                 _ = tables[name][columns]  # a KeyError where one is missing
             pictures = {name: folder.image_picture(name).read_bytes() for name in _PICTURES}
-            about = {name: told["about"][name] for name in _ABOUT}
-            return cls(about, dict(told["figures"]), tables, pictures)
+            about = {name: content["about"][name] for name in _ABOUT}
+            return cls(about, dict(content["figures"]), tables, pictures)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ImageError(
-                f"{folder.images}: is not whole ({first_line(error)}). Make it again: circuits "
-                f"digits --run {run}"
+                f"{folder.images}: incomplete or damaged ({first_line(error)}). Make it again: "
+                f"circuits digits --run {run}"
             ) from error
 
 
 def run_images(run: str | Path, data: ImageData, plan: ImagePlan) -> dict[str, Any]:
-    """Measure one seed into ``RUN/images``, and return the figures."""
+    """Measure one seed, save it in ``RUN/images``, and return the measurements."""
     folder = RunFolder(Path(run))
     folder.images.mkdir(parents=True, exist_ok=True)  # refused before the training
-    row, model = figures(data, plan)
+    row, model = measure(data, plan)
     spectra = ClassSpectra.of(model).with_sign(data.train)
     image, label = data.test.pixels[0], int(data.test.labels[0])
     tables = {
@@ -82,7 +82,7 @@ def run_images(run: str | Path, data: ImageData, plan: ImagePlan) -> dict[str, A
             table.to_parquet(file, index=False)
         made.append(path)
     shape = spectra.pictures(0).shape[1:]
-    shown = {"eigenvectors": spectra_sheet(spectra), "image": sheet([image.reshape(1, *shape)])}
+    shown = {"eigenvectors": spectra.sheet(), "image": sheet([image.reshape(1, *shape)])}
     for name, page in shown.items():
         write_png(page, folder.image_picture(name))
         made.append(folder.image_picture(name))

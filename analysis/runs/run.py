@@ -16,17 +16,18 @@ from typing import Any, Generic, Literal, TypeVar
 import pandas as pd
 
 from analysis.behaviour.cases import Behaviour
-from analysis.discovery.find import check_dictionaries, layers_with_dictionaries
+from analysis.discovery.provenance import check_dictionaries, layers_with_dictionaries
 from analysis.lowrank.curve import RankCurve
 from analysis.runs.belonging import Found, check_circuit, check_made_with, check_together
 from analysis.runs.folder import CircuitFiles, RunFolder, in_training
-from analysis.runs.images import Study
-from analysis.validation.validate import Validation
+from analysis.runs.images import ImageStudy
+from analysis.validation.record import Validation
 from circuits.algebra.basis import Basis
 from circuits.algebra.interactions import Interactions
 from circuits.corpus.documents import Corpus, built_in
 from circuits.errors import CircuitsError, RunError, first_line
 from circuits.graph.circuit import Circuit
+from circuits.graph.records import Metric
 from circuits.model.evaluation import parted
 from circuits.model.loading import load_model
 from circuits.model.model import Model
@@ -229,9 +230,9 @@ class Run:
         return curve
 
     @property
-    def images(self) -> Study | None:
+    def images(self) -> ImageStudy | None:
         """The image case study, where there is one."""
-        return Study.load(self.folder.path)
+        return ImageStudy.load(self.folder.path)
 
     @property
     def manifest(self) -> list[dict[str, Any]]:
@@ -369,12 +370,13 @@ class Run:
 
 
 def _cases(files: CircuitFiles, circuit: Circuit) -> Behaviour:
-    metric = circuit.source.get("metric", "logit difference")
+    metric: Metric = "logit difference" if circuit.evidence is None else circuit.evidence.metric
     return Behaviour.load(files.behaviour, metric, name=circuit.name)
 
 
 def _order(found: Found) -> tuple[bool, bool, float, str]:
-    computed = found.circuit.shares.get("computed", 0.0)
+    evidence = found.circuit.evidence
+    computed = 0.0 if evidence is None else evidence.shares.computed
     return found.behaviour is None, not found.proven, -computed, found.stem
 
 

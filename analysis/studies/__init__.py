@@ -1,1 +1,1 @@
-"""Studies with a known answer: logic gates, planted layers, and images."""
+"""Case studies with a known answer: logic gates, planted layers, and images."""

@@ -87,7 +87,8 @@ def interaction_graph(
     energy = float(inter.energies[output])
     graph = nx.Graph(
         output=output,
-        chosen=f"{way}={value}",
+        chosen=way,
+        level=value,
         n_input=inter.n_input,
         n_pairs=inter.n_input * (inter.n_input + 1) // 2,
         total_energy=energy,

@@ -68,7 +68,7 @@ class Tree:
 
     def crowded(self, most_rooms: int, most_modules: int) -> list[str]:
         """Packages of too many rooms, and rooms of too many modules; ``__init__`` is not counted,
-        and a room inside a room is counted by itself."""
+        and a room inside a room is counted separately."""
         rooms = {
             package: len([entry for entry in entries if not entry.endswith(".py")])
             for package, entries in self.order.items()

@@ -122,7 +122,7 @@ def classes_of(axis: int) -> list[Tensor]:
 
 def planted_dictionaries(kind: str = "computed", *, plain: bool = False) -> dict[Site, Dictionary]:
     """Of the last layer. Its second MLP is given the classes as features of their own, or, where
-    that is to be ``plain``, the product and what is negated each by itself."""
+    ``plain`` is asked for, the product and what is negated as separate features."""
     layer, rows, k = 0, input_rows(), 5
     if kind == "inherited":
         alone = [unit(axis, sign) for axis in (XOR, NEGATED) for sign in (1, -1)]

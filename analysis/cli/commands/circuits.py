@@ -173,9 +173,9 @@ def export(options: Namespace) -> Answer:
 
 def _layer(options: Namespace, circuit: Circuit) -> int:
     """The circuit's own layer; the option is for circuits whose file has none."""
-    own = circuit.source.get("layer")
-    if isinstance(own, int) and options.layer not in (None, own):
+    own = circuit.source.layer
+    if own is not None and options.layer not in (None, own):
         raise CircuitFileError(
             f"--layer {options.layer}, but {options.circuit} is of layer {own}. Leave --layer out."
         )
-    return own if isinstance(own, int) else options.layer or 0
+    return own if own is not None else options.layer or 0

@@ -12,8 +12,8 @@ from analysis.cli.answers import Answer, aligned, lined, table_answer
 from analysis.runs.folder import RunFolder
 from analysis.runs.images import run_images
 from analysis.studies.images.data import open_images
-from analysis.studies.images.measurements import figures, plan_for
-from analysis.studies.images.pictures import spectra_sheet, write_png
+from analysis.studies.images.measurements import measure, plan_for
+from analysis.studies.images.pictures import write_png
 from analysis.studies.images.spectra import ClassSpectra
 from analysis.studies.logic_gates import gate_report
 from analysis.studies.planted import Planted
@@ -73,9 +73,10 @@ def digits(options: Namespace) -> Answer:
             if Path(options.pictures).is_dir():
                 raise ImageError(f"{options.pictures} is a folder. Name a file, such as sheet.png.")
             Path(options.pictures).parent.mkdir(parents=True, exist_ok=True)
-        row, model = figures(data, plan)
+        row, model = measure(data, plan)
         if options.pictures is not None:
-            write_png(spectra_sheet(ClassSpectra.of(model).with_sign(data.train)), options.pictures)
+            spectra = ClassSpectra.of(model).with_sign(data.train)
+            write_png(spectra.sheet(), options.pictures)
             row["pictures"] = options.pictures
     about = {
         "data": data.name,

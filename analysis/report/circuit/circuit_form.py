@@ -61,7 +61,7 @@ class CircuitForm:
         inputs = into.to(torch.float64).basis(least_squares=True)
         if found.behaviour is None:
             reader: Literal["pinv", "encoder"] = (
-                "pinv" if found.circuit.source.get("reader") == "pinv" else "encoder"
+                "pinv" if found.circuit.source.reader == "pinv" else "encoder"
             )
             output = found.circuit.outputs[0].feature
             outputs = out.to(torch.float64).basis(reader, least_squares=reader == "pinv")

@@ -21,6 +21,7 @@ from analysis.report.circuit.mechanism import Mechanism
 from analysis.report.page import Page, Table
 from analysis.runs.belonging import Found
 from analysis.runs.run import Run
+from analysis.validation.edits import DrawKind, EditKind
 from circuits.plotting.display import number, seen, shown, two
 from circuits.storage.files import content_hash
 
@@ -58,23 +59,25 @@ def overview(
 
 def _headline(found: Found, names: Mapping[str, str]) -> dict[str, Any]:
     circuit, validation = found.circuit, found.validation
+    shares = None if circuit.evidence is None else circuit.evidence.shares
     row: dict[str, Any] = {
         "page": names[found.stem],
         "name": shown(circuit.name),
         "verdict": verdict(circuit),
         "pairs": len(circuit.interactions),
-        "carried": two(circuit.shares.get("carried")),
-        "computed": two(circuit.shares.get("computed")),
-        "inherited": two(circuit.shares.get("inherited")),
+        "carried": two(shares.carried if shares else None),
+        "computed": two(shares.computed if shares else None),
+        "inherited": two(shares.inherited if shares else None),
         "proven": None if validation is None else validation.proven,
         "proof": None if validation is None else validation.verdict,
     }
     if validation is not None:
-        edits = validation.edits.set_index("edit")
-        control = validation.random.loc[validation.random["kind"] == "as many", "taken"]
+        removed, kept = (validation.edit(kind) for kind in (EditKind.REMOVE, EditKind.KEEP))
+        random = validation.random
+        control = random.loc[random["kind"] == DrawKind.SAME_NUMBER.value, "removed"]
         row |= {
-            "taken": two(float(edits.loc["remove the circuit", "taken"])),
-            "kept": two(float(edits.loc["keep only the circuit", "faithfulness"])),
+            "removed": two(float(removed["removed"])),
+            "kept": two(float(kept["faithfulness"])),
             "random": two(float(control.abs().median())),
             "n": validation.n,
             "seed": validation.seed,
@@ -96,15 +99,15 @@ def _in_short(story: Mechanism | None) -> dict[str, Any]:
 
 
 def _proposal(found: Found, names: Mapping[str, str]) -> dict[str, Any]:
-    circuit = found.circuit
+    circuit, proposal = found.circuit, found.circuit.proposal
     return {
         "page": names[found.stem],
         "name": shown(circuit.name),
         "pairs": len(circuit.interactions),
         "gates": ", ".join(dict.fromkeys(gate.gate for gate in circuit.gates)) or "none",
-        "in_gates": number(circuit.shares.get("gate")),
+        "in_gates": number(proposal.in_gates if proposal else None),
         "explained": number(circuit.explained),
-        "energy": number(circuit.shares.get("energy of 4 eigenvectors")),
+        "energy": number(proposal.energy_of_four if proposal else None),
     }
 
 

@@ -1,8 +1,8 @@
-"""The image case study: on images eigenvectors are pictures, and published numbers can be checked.
+"""The image case study: eigenvectors are pictures, and published numbers can be compared.
 
-`data` opens labelled images, `model` and `training` make a bilinear classifier of them; `spectra`
-reads it, `components` and `tree` take it apart in other ways, `masks` attacks it, `dictionaries`
-puts features between layer and head; `study` measures everything in one table.
+`data` opens labelled images; `model` and `training` make a bilinear classifier of them; `spectra`
+shows its eigenvectors, `components` and `tree` decompose it in other ways, `masks` attacks it,
+`dictionaries` puts features between layer and head; `measurements` measures everything in one row.
 """
 
 from analysis.studies.images.data import ImageData, Images, open_images

@@ -151,7 +151,7 @@ def test_a_case_counts_once_and_in_one_class():
     )
 
 
-@pytest.mark.parametrize("name", ["first", "contrast", "taken"])
+@pytest.mark.parametrize("name", ["first", "contrast", "removed"])
 def test_classes_are_not_named_as_columns_of_its_tables(name):
     cases = tuple(
         replace(c, label=name if c.label == "good" else c.label) for c in planted_behaviour().cases

@@ -13,7 +13,8 @@ from analysis.cli.main import main
 from analysis.runs.circuits import run_find, run_validate
 from analysis.runs.run import Run
 from analysis.validation import validate as validation
-from analysis.validation.validate import Validation
+from analysis.validation.edits import EditKind
+from analysis.validation.record import Validation
 from circuits.graph.circuit import Circuit
 from circuits.model import load_model
 from circuits.storage.manifest import read_manifest
@@ -118,7 +119,7 @@ def test_a_found_circuit_is_validated_on_the_other_half(run, capsys):
     find(capsys, run)
     said = called(capsys, "validate", run, "--text", text_of(run), "--draws", 2)
     assert said.startswith("negated or not: proven: every criterion is met")
-    for words in ("remove the circuit", "control: untrained model", "as large",
+    for words in ("remove the circuit", "control: untrained model", "same size",
                   "On text where no answer is due", "n = 32 cases, seed 0"):  # fmt: skip
         assert words in said
     proof = Validation.load(run / "circuits" / "negated-or-not.validation.json")
@@ -203,7 +204,7 @@ def test_the_probability_metric_of_a_circuit_is_that_of_its_validation(run):
     run_find(opened, behaviour, coverage=0.9, n_pairs=4)
     assert "likely-not.json" in kept(run)
     found = run_validate(opened, "likely / not", n_draws=1)
-    plain = found.edits.set_index("edit").loc["none"]
+    plain = found.edit(EditKind.NONE)
     assert 0 < plain["not good"] < 1  # a difference of chances, not of logits
     assert found.behaviour == "likely / not"
 
@@ -264,7 +265,7 @@ def test_a_circuit_of_another_run_is_refused(run, capsys, tmp_path):
     find(capsys, run)
     path = run / "circuits" / "negated-or-not.json"
     circuit = Circuit.load(path)
-    replace(circuit, source={**circuit.source, "inputs": "0" * 64}).save(path)
+    replace(circuit, source=replace(circuit.source, inputs="0" * 64)).save(path)
     assert main(["validate", str(run), "--text", str(text_of(run)), "--device", "cpu"]) == 2
     assert "is of another run: the hash of its inputs is 000000000000…" in capsys.readouterr().err
     assert kept(run) == NAMES

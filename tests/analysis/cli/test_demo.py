@@ -84,4 +84,4 @@ def test_the_example_of_the_readme_runs_on_what_the_demonstration_made(demonstra
     # the command tells its classes on running stories besides: detectors may differ, pairs may not
     for part in ("features", "interactions", "gates"):
         assert getattr(names["circuit"], part) == getattr(kept, part)
-    assert names["circuit"].shares["computed"] == kept.shares["computed"]
+    assert names["circuit"].evidence.shares == kept.evidence.shares

@@ -371,7 +371,7 @@ def test_truncation_is_what_dense_forms_decode_to(model, corpus):
 
 def test_blocks_of_features_change_nothing(plain, corpus, monkeypatch):
     whole = curve(plain, corpus)
-    monkeypatch.setattr("analysis.lowrank.layer_forms._MOST", 7)
+    monkeypatch.setattr("analysis.lowrank.layer_forms.BLOCK", 7)
     parts = curve(plain, corpus)
     by_block = ["correlation_shuffled", "correlation_rotated"]  # drawn block by block
     left, right = (c.table.drop(columns=by_block) for c in (whole, parts))
@@ -478,10 +478,10 @@ def test_a_curve_shows_itself(plain, corpus):
 
 
 def test_a_curve_that_was_stopped_goes_on_and_ends_the_same(plain, corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr(layer_forms, "_MOST", 10)  # features of a block
+    monkeypatch.setattr(layer_forms, "BLOCK", 10)  # features of a block
     whole = curve(plain, corpus)
     made = []
-    plainly = measure._measured
+    plainly = measure.measured_block
 
     def stopped(block, *rest):
         if len(made) == 2:
@@ -489,12 +489,12 @@ def test_a_curve_that_was_stopped_goes_on_and_ends_the_same(plain, corpus, tmp_p
         made.append(block)
         return plainly(block, *rest)
 
-    monkeypatch.setattr(measure, "_measured", stopped)
+    monkeypatch.setattr(measure, "measured_block", stopped)
     with pytest.raises(KeyboardInterrupt):
         curve(plain, corpus, folder=tmp_path / "half")
     assert len(list((tmp_path / "half").glob("own-*.parquet"))) == 2
     counted = []
-    monkeypatch.setattr(measure, "_measured", lambda *a: counted.append(a) or plainly(*a))
+    monkeypatch.setattr(measure, "measured_block", lambda *a: counted.append(a) or plainly(*a))
     again = curve(plain, corpus, folder=tmp_path / "half")
     assert len(counted) == len(list((tmp_path / "half").glob("own-*.parquet"))) - 2
     pd.testing.assert_frame_equal(again.table, whole.table, check_exact=True)

@@ -12,7 +12,8 @@ import pytest
 
 from analysis.report import write_report
 from analysis.runs.run import Run
-from circuits.graph.circuit import Circuit, Feature, Interaction
+from circuits.graph.circuit import Circuit
+from circuits.graph.records import Feature, Interaction
 from tests.support import ROOT
 from tests.support.small_runs import HOSTILE
 

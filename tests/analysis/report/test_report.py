@@ -24,10 +24,11 @@ from analysis.report.page import names_of
 from analysis.report.script import brief, script_json
 from analysis.runs.run import Run
 from analysis.validation.edits import terms_of
-from analysis.validation.validate import Validation
+from analysis.validation.record import Validation
 from circuits.algebra.interactions import Interactions
 from circuits.errors import CircuitFileError, ReportError, RunError
-from circuits.graph.circuit import Circuit, Feature, Gate, Interaction, Output
+from circuits.graph.circuit import Circuit
+from circuits.graph.records import Feature, Gate, Interaction, Output
 from circuits.model import Site
 from circuits.model.site import mlp_sites
 from circuits.plotting.circuit_layout import picture
@@ -175,7 +176,7 @@ def test_the_page_of_a_circuit_tells_the_numbers_of_its_files(hostile_run):
         assert pairs[pair.first, pair.second]["weight"] == pair.weight
     edits = told["tables"]["edits"]["table"]
     assert len(edits["rows"]) == len(validation.edits)
-    for name in ("contrast", "taken"):  # of a model that shows nothing, no share is taken
+    for name in ("contrast", "removed"):  # of a model that shows nothing, no share is removed
         column = edits["columns"].index(name)
         values = [np.nan if row[column] is None else row[column] for row in edits["rows"]]
         np.testing.assert_allclose(values, validation.edits[name], rtol=1e-4)
@@ -415,8 +416,8 @@ def of_another_dictionary(told) -> None:
          r"its validation is of 7 cases, held out are 24"),
         ("circuits/hostile.json", lambda c: c["interactions"].pop(),
          r"its validation is of other pairs \(4, it has 3\)"),
-        ("circuits/hostile.json", lambda c: c["source"].update(affected="bad"),
-         r"found with the affected bad, its cases have not bad, not <b>good"),
+        ("circuits/hostile.json", lambda c: c["evidence"].update(affected=["bad"]),
+         r"found with the affected classes bad, its cases have not bad, not <b>good"),
         ("circuits/hostile.json", lambda c: c["outputs"][0].update(feature=48),
          r"is of another run: mlp_out@0 has 48 features, and no 48"),
         ("circuits/hostile.json", with_a_feature_beyond,

@@ -11,7 +11,17 @@ from analysis import ledger, validate
 from analysis.attribution.ledger import Reader
 from circuits import Basis, BilinearLayer, Interactions, Spectrum
 from circuits.errors import FeatureRangeError, SpectrumError
-from circuits.graph.circuit import Circuit, Feature, Gate, Interaction, Output
+from circuits.graph.circuit import Circuit
+from circuits.graph.records import (
+    BehaviourEvidence,
+    Feature,
+    Gate,
+    Group,
+    Interaction,
+    Output,
+    Shares,
+    Thresholds,
+)
 from circuits.model import Site, load_model
 from circuits.plotting.circuit_figure import circuit_figure
 from circuits.plotting.display import html_of
@@ -35,6 +45,12 @@ def model(tmp_path_factory):
     return load_model(small_folder(tmp_path_factory.mktemp("model") / "llama"), device="cpu")
 
 
+EVIDENCE = BehaviourEvidence(
+    "by hand", "logit difference", ("not",), ("good", "bad"), 24,
+    Shares(0.875, 0.75, 0.125, 0.125, 0.01, 0.5, 0.9), Thresholds(0.9, 16, 0.75),
+)  # fmt: skip
+
+
 def circuit(**fields) -> Circuit:
     """Two groups, a gate, a feature with itself, and a pair that takes away."""
     features = (
@@ -43,7 +59,10 @@ def circuit(**fields) -> Circuit:
         Feature(8, "eight", group=1),
     )
     pairs = (Interaction(3, 5, 2.0), Interaction(3, 8, -1.0), Interaction(8, 8, 0.5))
-    made = {"gates": (Gate(0, 1, "AND", 1.0, 0.8, 0.9),), "groups": {"0": TAGS, "1": "others"}}
+    made = {
+        "gates": (Gate(0, 1, "AND", 1.0, 0.8, 0.9),),
+        "groups": (Group(0, TAGS), Group(1, "others")),
+    }
     return Circuit("by hand", (Output(7, "seven"),), features, pairs, **(made | fields))
 
 
@@ -72,7 +91,7 @@ def test_dollars_make_no_formula_in_a_notebook(inter):
     drawn = inter.plot(4, n=9, labels=["$x^2$ of $5"] * 20).to_json()
     assert "$" not in drawn
     assert "&#36;x^2&#36; of &#36;5" in drawn
-    page = circuit(groups={"0": "$a$"})._repr_html_()
+    page = circuit(groups=(Group(0, "$a$"),))._repr_html_()
     assert page.startswith('<div class="tex2jax_ignore mathjax_ignore">')
     assert page.endswith("</div>")
     assert "mathjax_ignore" in card(small_dictionary(), 3)._repr_html_()
@@ -155,7 +174,7 @@ def test_the_note_of_a_circuit_says_what_its_numbers_are():
     assert note.startswith("3 pairs of 3 features. ")
     assert "Numbers at gates are weights." in note
     gate = Gate(0, 1, "AND", 1.0, 0.8, 0.9, contrast=0.5)
-    behaved = circuit(gates=(gate,), shares={"carried": 0.875}, source={"cases": 24})
+    behaved = circuit(gates=(gate,), evidence=EVIDENCE)
     whole = circuit_figure(behaved.drawing()).note
     assert "they carry 88% of the contrast (n = 24 cases that they were chosen on)" in whole
     assert "Numbers at gates are what they add, in logits." in whole
