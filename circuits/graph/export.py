@@ -209,12 +209,12 @@ def write_attribution(
         except (ValueError, KeyError, TypeError) as error:
             raise CircuitFileError(
                 f"{index} lists no graphs ({type(error).__name__}). Restore it, or delete it: it "
-                f"is made anew from the next export on."
+                f"is made again at the next export."
             ) from error
     path = folder / f"{metadata['slug']}.json"
-    for file, told in ((path, document), (index, {"graphs": [*listed, metadata]})):
+    for file, content in ((path, document), (index, {"graphs": [*listed, metadata]})):
         with written_whole(file) as part:
-            part.write_text(json.dumps(told, allow_nan=False) + "\n", encoding="utf-8")
+            part.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
     return path
 
 

@@ -10,8 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from circuits.errors import CircuitsError, DictionaryError, ModelError
-from circuits.storage.files import folder_written_whole, read_json
-from circuits.storage.training_run import PLAN, RESULT
+from circuits.storage.files import PLAN, RESULT, folder_written_whole, read_json
 from sae.formats.record import Stored
 from sae.formats.registry import LAYOUTS, Layout
 from sae.statistics import Statistics
