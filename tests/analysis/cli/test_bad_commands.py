@@ -169,5 +169,5 @@ def test_a_watcher_that_does_not_begin_is_told(place, capsys, monkeypatch):
     run = place / "run"
     shutil.rmtree(run / "saes")
     said = refused(capsys, "sae", "train", run, *TRAIN, "--log", "wandb")
-    assert "wandb does not begin (No API key configured.). Set WANDB_MODE=offline" in said
+    assert "wandb does not start (No API key configured.). Set WANDB_MODE=offline" in said
     assert not (run / "saes").exists()
