@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from analysis.lowrank.circuit_rank import circuit_rank
     from analysis.lowrank.curve import RankCurve
     from analysis.lowrank.measure import rank_curve
+    from analysis.opened_run import open_run
     from analysis.report import write_report
+    from analysis.runs.run import Run
     from analysis.validation.record import Validation
     from analysis.validation.validate import validate
 
@@ -24,6 +26,7 @@ __all__ = [
     "Behaviour",
     "Ledger",
     "RankCurve",
+    "Run",
     "Validation",
     "built_in_behaviour",
     "by_layer",
@@ -31,6 +34,7 @@ __all__ = [
     "find_circuit",
     "in_model",
     "ledger",
+    "open_run",
     "propose_circuits",
     "quality",
     "rank_curve",
@@ -44,6 +48,7 @@ __getattr__, __dir__ = lazy(
         "Behaviour": "analysis.behaviour.cases",
         "Ledger": "analysis.attribution.ledger",
         "RankCurve": "analysis.lowrank.curve",
+        "Run": "analysis.runs.run",
         "Validation": "analysis.validation.record",
         "built_in_behaviour": "analysis.behaviour.built_in",
         "by_layer": "analysis.attribution.contrast",
@@ -51,6 +56,7 @@ __getattr__, __dir__ = lazy(
         "find_circuit": "analysis.discovery.find",
         "in_model": "analysis.behaviour.in_model",
         "ledger": "analysis.attribution.ledger",
+        "open_run": "analysis.opened_run",
         "propose_circuits": "analysis.discovery.propose",
         "quality": "analysis.dictionary_quality",
         "rank_curve": "analysis.lowrank.measure",

@@ -32,10 +32,10 @@ def circuit_text(circuit: Circuit) -> str:
             _titled("Pairs of input features", _pairs(circuit).head(_MOST_ROWS)),
             _titled("Input features, and what each factor adds to them", _features(circuit)),
             _titled("Output features that the contrast goes through", _outputs(circuit)),
-            _titled("Classes, told by output features above their cuts", _detectors(circuit)),
+            _titled("Classes, detected by output features above their cuts", _detectors(circuit)),
             "contrast, elsewhere: logits that a pair adds to the margins of the affected classes, "
-            "and of the others.\nz: its weight against rotated features. F1: on cases that nothing "
-            f"was chosen on.\nn = {evidence.n_cases} cases to choose on.",
+            "and of the others.\nz: its weight against rotated features. F1: on held-out "
+            f"cases.\nn = {evidence.n_cases} cases to choose on.",
         ]
     )
 
@@ -68,8 +68,8 @@ def _features(circuit: Circuit) -> pd.DataFrame:
     effects = ["mean", *factors, "both"]
     table = circuit.tables()["features"]
     columns = ["label", "mean", "first_effect", "second_effect", "joint_effect"]
-    told = table[columns].dropna(axis=1, how="all")
-    return told.set_axis(["feature", *effects[: told.shape[1] - 1]], axis=1)
+    known = table[columns].dropna(axis=1, how="all")
+    return known.set_axis(["feature", *effects[: known.shape[1] - 1]], axis=1)
 
 
 def _outputs(circuit: Circuit) -> pd.DataFrame:
@@ -84,7 +84,7 @@ def _detectors(circuit: Circuit) -> pd.DataFrame:
 
 
 def layers_text(layers: pd.DataFrame) -> str:
-    """What each part of the model adds to the margins, and of each MLP whence."""
+    """What each part of the model adds to the margins, and where each MLP's share comes from."""
     title = "Parts of the model, by their direct path; of each MLP what it computes and inherits"
     return _titled(title, layers)
 
@@ -111,7 +111,7 @@ def proposals_text(circuits: Sequence[Circuit]) -> str:
         f"{aligned(pd.DataFrame(rows))}\n\nin gates: share of the pairs' energy between two groups."
         " explained: share of the form that\nthe pairs build together. opposite: the output at the "
         "other end of the same direction.\nFrom the weights alone: what a gate does to answers, a "
-        "behaviour and `circuits validate` tell."
+        "behaviour and `circuits validate` show."
     )
 
 

@@ -128,24 +128,12 @@ class Run:
     @cached_property
     def model(self) -> Model:
         """The model."""
-        place = self.folder.model
-        if not place.is_dir() and (self.folder.path / "config.json").is_file():
-            place = self.folder.path  # dictionaries lie in the model's own folder
-        elif not place.is_dir():
-            raise RunError(f"{self.folder} has no folder 'model'. Train one: circuits model train "
-                           f"{self.folder}")  # fmt: skip
-        self._check_trained(place, "model train")
-        return load_model(place, device=self.device)
+        return load_model(self._model_folder(), device=self.device)
 
     @cached_property
     def dictionaries(self) -> dict[Site, Dictionary]:
         """The dictionaries by site, in the model's order."""
-        place = self.folder.dictionaries
-        if not place.exists():
-            raise RunError(
-                f"{self.folder} has no folder 'saes'. Train some: circuits sae train {self.folder}"
-            )
-        self._check_trained(place, "sae train")
+        self._check_dictionaries_there()
         return load_dictionaries(self.folder.path, device=self.device)
 
     @cached_property
@@ -280,6 +268,7 @@ class Run:
 
     def checked(self) -> Run:
         """The same, read in full: whatever in it is damaged or of another run is refused."""
+        self._check_dictionaries_there()
         _ = self.found, self.curves, self.tables, self.images
         return self
 
@@ -309,6 +298,25 @@ class Run:
         )
         check_together(self.folder, files, found)
         return found
+
+    def _model_folder(self) -> Path:
+        place = self.folder.model
+        if not place.is_dir() and (self.folder.path / "config.json").is_file():
+            place = self.folder.path  # dictionaries lie in the model's own folder
+        elif not place.is_dir():
+            raise RunError(f"{self.folder} has no folder 'model'. Train one: circuits model train "
+                           f"{self.folder}")  # fmt: skip
+        self._check_trained(place, "model train")
+        return place
+
+    def _check_dictionaries_there(self) -> None:
+        self._model_folder()  # is missed first
+        place = self.folder.dictionaries
+        if not place.exists():
+            raise RunError(
+                f"{self.folder} has no folder 'saes'. Train some: circuits sae train {self.folder}"
+            )
+        self._check_trained(place, "sae train")
 
     def _check_trained(self, folder: Path, command: str) -> None:
         if in_training(folder):

@@ -127,7 +127,7 @@ def test_a_bug_is_called_one_and_shows_where_it_is(gates, capsys):
         (["gates", "--seeds", "3"], "unrecognized arguments: --seeds 3"),
         (["sae", "train"], "the following arguments are required: RUN"),
         (["sae", "trian", "run"], "invalid choice: 'trian'"),
-        (["gates", "--seed", "nan"], "'nan' is no whole number from 0"),
+        (["gates", "--seed", "nan"], "'nan' is not a whole number from 0"),
         (["completion", "tcsh"], "invalid choice: 'tcsh'"),
         ([], "the following arguments are required: COMMAND"),
     ],

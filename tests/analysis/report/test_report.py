@@ -354,7 +354,9 @@ def test_a_run_that_lacks_its_first_steps_is_refused_with_their_command(tmp_path
         write_report(tmp_path)
     (tmp_path / "saes").mkdir()
     (tmp_path / "saes" / "checkpoint-7.safetensors").touch()
-    with pytest.raises(RunError, match=r"training is not over\. Let it end: circuits sae train"):
+    with pytest.raises(
+        RunError, match=r"training is not finished\. Let it finish: circuits sae train"
+    ):
         write_report(tmp_path)
 
 
@@ -363,7 +365,7 @@ def test_files_that_are_half_written_newer_or_of_another_run_are_refused(hostile
     path = run / "circuits" / "hostile.json"
     whole = path.read_text()
     path.write_text(whole[: len(whole) // 2])
-    with pytest.raises(CircuitFileError, match="is no JSON"):
+    with pytest.raises(CircuitFileError, match="is not JSON"):
         write_report(run, device="cpu")
     path.write_text(whole.replace('"version": 2', '"version": 3'))
     with pytest.raises(CircuitFileError, match="of schema version 3"):
@@ -371,7 +373,9 @@ def test_files_that_are_half_written_newer_or_of_another_run_are_refused(hostile
     told = json.loads(whole)
     told["source"]["model"] = "0" * 64
     path.write_text(json.dumps(told))
-    with pytest.raises(RunError, match=r"its model have the hash 000000000000….*circuits find"):
+    with pytest.raises(
+        CircuitFileError, match=r"hash of its model is 000000000000….*circuits find"
+    ):
         write_report(run, device="cpu")
     path.write_text(whole)
     table = run / "interactions" / "layer-0.parquet"

@@ -146,4 +146,4 @@ def test_interactions_of_a_folder_without_a_model_is_one_line(tmp_path):
     assert "has no folder 'model'" in done.stderr
     wrong = command("interactions", str(tmp_path), "--documents", "-1")
     assert wrong.returncode == 2
-    assert "'-1' is no whole number from 0" in wrong.stderr
+    assert "'-1' is not a whole number from 0" in wrong.stderr
