@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 from circuits.lazy import lazy
 
 if TYPE_CHECKING:
+    from analysis import studies
     from analysis.attribution.contrast import by_layer
-    from analysis.attribution.ledger import Ledger, ledger
+    from analysis.attribution.ledger import Reader, ledger
     from analysis.behaviour.built_in import built_in_behaviour
     from analysis.behaviour.cases import Behaviour
     from analysis.behaviour.in_model import in_model
@@ -14,20 +15,14 @@ if TYPE_CHECKING:
     from analysis.discovery.find import find_circuit
     from analysis.discovery.propose import propose_circuits
     from analysis.lowrank.circuit_rank import circuit_rank
-    from analysis.lowrank.curve import RankCurve
     from analysis.lowrank.measure import rank_curve
     from analysis.opened_run import open_run
     from analysis.report import write_report
-    from analysis.runs.run import Run
-    from analysis.validation.record import Validation
     from analysis.validation.validate import validate
 
 __all__ = [
     "Behaviour",
-    "Ledger",
-    "RankCurve",
-    "Run",
-    "Validation",
+    "Reader",
     "built_in_behaviour",
     "by_layer",
     "circuit_rank",
@@ -38,6 +33,7 @@ __all__ = [
     "propose_circuits",
     "quality",
     "rank_curve",
+    "studies",
     "validate",
     "write_report",
 ]
@@ -46,10 +42,7 @@ __getattr__, __dir__ = lazy(
     __name__,
     {
         "Behaviour": "analysis.behaviour.cases",
-        "Ledger": "analysis.attribution.ledger",
-        "RankCurve": "analysis.lowrank.curve",
-        "Run": "analysis.runs.run",
-        "Validation": "analysis.validation.record",
+        "Reader": "analysis.attribution.ledger",
         "built_in_behaviour": "analysis.behaviour.built_in",
         "by_layer": "analysis.attribution.contrast",
         "circuit_rank": "analysis.lowrank.circuit_rank",
@@ -63,4 +56,5 @@ __getattr__, __dir__ = lazy(
         "validate": "analysis.validation.validate",
         "write_report": "analysis.report",
     },
+    {"studies": "analysis.studies"},
 )

@@ -9,13 +9,20 @@ if TYPE_CHECKING:
     from circuits.graph.build import interaction_graph
     from circuits.graph.circuit import Circuit
     from circuits.graph.coactivation import count_coactivation
-    from circuits.graph.export import attribution_query, read_graph, write_attribution, write_graph
+    from circuits.graph.export import (
+        attribution,
+        attribution_query,
+        read_graph,
+        write_attribution,
+        write_graph,
+    )
     from circuits.graph.matching_pursuit import known_pairs
     from circuits.graph.significance import scored_strongest
     from circuits.groups.clusters import clusters
 
 __all__ = [
     "Circuit",
+    "attribution",
     "attribution_query",
     "clusters",
     "count_coactivation",
@@ -33,6 +40,7 @@ __getattr__, __dir__ = lazy(
     __name__,
     {
         "Circuit": "circuits.graph.circuit",
+        "attribution": "circuits.graph.export",
         "attribution_query": "circuits.graph.export",
         "clusters": "circuits.groups.clusters",
         "count_coactivation": "circuits.graph.coactivation",

@@ -8,12 +8,13 @@ import pandas as pd
 import pytest
 import torch
 
-from analysis import Run, open_run
+from analysis import open_run
 from analysis.cli.main import main
 from analysis.lowrank.curve import RankCurve
 from analysis.runs.circuits import run_find, run_validate
 from analysis.runs.interactions import run_interactions
 from analysis.runs.rank import run_rank
+from analysis.runs.run import Run
 from analysis.validation.record import Validation
 from circuits import Basis, Circuit
 from circuits.corpus import open_corpus

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from analysis import RankCurve, quality, rank_curve
+from analysis import quality, rank_curve
 from analysis.lowrank import layer_forms, measure
 from analysis.lowrank.controls import Control
+from analysis.lowrank.curve import RankCurve
 from analysis.lowrank.sums import (
     Forms,
     Observed,
