@@ -171,8 +171,8 @@ def test_hostile_names_are_names_that_are_not_there(made, name):
 
 def test_a_circuit_is_known_by_its_name_and_by_its_files(folder):
     path = folder / "circuits" / "negation.json"
-    told = json.loads(path.read_text())
-    (folder / "circuits" / "Ünsafe name!.json").write_text(json.dumps({**told, "name": "other"}))
+    content = json.loads(path.read_text())
+    (folder / "circuits" / "Ünsafe name!.json").write_text(json.dumps({**content, "name": "other"}))
     run = open_run(folder, device="cpu")
     assert list(run.circuits) == ["negation", "Ünsafe name!"]
     assert run.circuits["Ünsafe name!"].name == "other"
