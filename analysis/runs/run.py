@@ -7,11 +7,11 @@ all read a run through this.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import pandas as pd
 
@@ -19,6 +19,7 @@ from analysis.behaviour.cases import Behaviour
 from analysis.discovery.provenance import check_dictionaries, layers_with_dictionaries
 from analysis.lowrank.curve import RankCurve
 from analysis.runs.belonging import Found, check_circuit, check_made_with, check_together
+from analysis.runs.by_name import ByName, NotInRunError
 from analysis.runs.folder import CircuitFiles, RunFolder, in_training
 from analysis.runs.images import ImageStudy
 from analysis.validation.record import Validation
@@ -40,63 +41,12 @@ from sae.loading import load_dictionaries
 Read = TypeVar("Read")
 
 
-class NotInRunError(RunError, KeyError):
-    """A name that a run does not have; a KeyError too, as of any mapping."""
-
-    __str__ = Exception.__str__
-
-
 @dataclass(frozen=True)
 class Missing:
     """A step that was not made yet."""
 
     step: str
     command: str  # with RUN for the folder
-
-
-class ByName(Mapping, Generic[Read]):
-    """What a run has of each circuit, by the circuit's name or its file's; read when asked for."""
-
-    def __init__(
-        self,
-        run: RunFolder,
-        kind: str,
-        command: str,
-        file: Callable[[CircuitFiles], Path],
-        read: Callable[[CircuitFiles], Read],
-    ) -> None:
-        self._run, self._kind, self._command = run, kind, command
-        self._file, self._read = file, read
-
-    def __iter__(self) -> Iterator[str]:
-        return (f.stem for f in self._run.circuit_files() if self._file(f).exists())
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-    def __contains__(self, name: object) -> bool:
-        files = self._run.files_of(name) if isinstance(name, str) else None
-        return files is not None and self._file(files).exists()
-
-    def files(self, name: str) -> CircuitFiles:
-        """The files of the circuit; refused where this one is not among them."""
-        files = self._run.files_of(name)
-        if files is None or name not in self:
-            command = self._command.format(run=self._run, name=name)
-            raise NotInRunError(
-                f"{self._run} has no {self._kind} '{name}' (it has {', '.join(self) or 'none'}). "
-                f"Make it: circuits {command}"
-            )
-        return files
-
-    def __getitem__(self, name: str) -> Read:
-        return self._read(self.files(name))
-
-    def _ipython_key_completions_(self) -> list[str]:
-        return list(self)
-
-    def __repr__(self) -> str:
-        return f"{len(self)}: {', '.join(self)}" if len(self) else "none"
 
 
 class Run:

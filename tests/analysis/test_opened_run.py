@@ -72,7 +72,7 @@ def test_the_interactions_of_a_layer_are_those_of_its_dictionaries(made):
     run = open_run(made, device="cpu")
     inter = run.interactions(0, reader="encoder")
     into, out = (run.dictionaries[Site(point, 0)] for point in ("mlp_in", "mlp_out"))
-    assert (inter.n_input, inter.n_output) == (into.n_feature, out.n_feature)
+    assert (inter.n_input, inter.n_output) == (into.n_feature + 1, out.n_feature)  # a constant
     torch.testing.assert_close(inter.outputs.read, out.basis("encoder").read)
     for row in run.strongest(0).head(3).to_dict("records"):
         entries = 1 if row["first"] == row["second"] else 2
