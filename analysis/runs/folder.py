@@ -83,6 +83,13 @@ class RunFolder:
     def __str__(self) -> str:
         return str(self.path)
 
+    @property
+    def model_place(self) -> Path | None:
+        """Where the model is: its folder, or the run itself where that is a model's own folder."""
+        if self.model.is_dir():
+            return self.model
+        return self.path if (self.path / "config.json").is_file() else None
+
     def dictionary(self, site: Site) -> Path:
         """The folder of one dictionary."""
         return self.dictionaries / site.hook_name

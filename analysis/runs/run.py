@@ -33,7 +33,7 @@ from circuits.model.evaluation import parted
 from circuits.model.loading import load_model
 from circuits.model.model import Model
 from circuits.model.site import Site, mlp_sites
-from circuits.plotting.display import html_of
+from circuits.plotting.display import html_of, shown
 from circuits.storage.manifest import read_manifest
 from sae.dictionary import Dictionary
 from sae.loading import load_dictionaries
@@ -250,10 +250,8 @@ class Run:
         return found
 
     def _model_folder(self) -> Path:
-        place = self.folder.model
-        if not place.is_dir() and (self.folder.path / "config.json").is_file():
-            place = self.folder.path  # dictionaries lie in the model's own folder
-        elif not place.is_dir():
+        place = self.folder.model_place
+        if place is None:
             raise RunError(f"{self.folder} has no folder 'model'. Train one: circuits model train "
                            f"{self.folder}")  # fmt: skip
         self._check_trained(place, "model train")
@@ -297,7 +295,7 @@ class Run:
         """What is there, by the names of files alone."""
         folder = self.folder
         listed = {
-            "model": [folder.model.name] * folder.model.is_dir(),
+            "model": [] if folder.model_place is None else [folder.model_place.name],
             "dictionaries": [str(site) for site in folder.sites()],
             "interactions": [f"layer {layer}" for layer in folder.interaction_layers()],
             "circuits": list(self.circuits),
@@ -306,14 +304,14 @@ class Run:
             "images": [folder.images.name] * folder.image_study.exists(),
             "report": [p.name for p in (folder.report_page, folder.report_file) if p.exists()],
         }
-        there = [", ".join(names) or "none" for names in listed.values()]
+        there = [", ".join(map(shown, names)) or "none" for names in listed.values()]
         return pd.DataFrame({"part": list(listed), "there": there})
 
     def _missing_here(self) -> list[Missing]:
         """`missing` as far as it can be seen without loading anything."""
         sites = set(self.folder.sites())
-        layers = [site.layer for site in sites if set(mlp_sites(site.layer)) <= sites]
-        return _missing(self.folder, sorted(set(layers)))
+        layers = {site.layer for site in sites if set(mlp_sites(site.layer)) <= sites}
+        return _missing(self.folder, sorted(layers))
 
     def _repr_html_(self) -> str:
         missing = pd.DataFrame([vars(each) for each in self._missing_here()])
@@ -339,7 +337,7 @@ def _order(found: Found) -> tuple[bool, bool, float, str]:
 
 
 def _missing(folder: RunFolder, layers: list[int]) -> list[Missing]:
-    steps = []
+    steps = [] if folder.model_place else [("a model", "circuits model train RUN")]
     behaved = [files for files in folder.circuit_files() if files.behaviour.exists()]
     if not layers:
         steps.append(("dictionaries before and after an MLP", "circuits sae train RUN"))

@@ -122,6 +122,8 @@ def test_nothing_is_loaded_to_show_what_there_is(made, monkeypatch):
 
 
 def test_what_is_missing_is_shown_with_the_command_that_makes_it(tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "a model (circuits model train" in repr(open_run(tmp_path / "empty"))
     run = open_run(planted_run(tmp_path / "run"))
     shown = repr(run)
     for command in ("interactions", "find", "rank"):
@@ -177,6 +179,9 @@ def test_a_circuit_is_known_by_its_name_and_by_its_files(folder):
     assert list(run.circuits) == ["negation", "Ünsafe name!"]
     assert run.circuits["Ünsafe name!"].name == "other"
     assert isinstance(run.circuits[" negation "], Circuit)  # which has the same file
+    (folder / "circuits" / "<b>\x1b[31m\n.json").write_text(path.read_text())
+    assert "\x1b" not in repr(run)
+    assert "&lt;b&gt;⟨U+001B⟩" in run._repr_html_()
 
 
 def test_files_of_another_run_are_refused(folder):
