@@ -7,8 +7,8 @@ every case is read with its own answers and its own final scale.
 
 *Computed or inherited?* In effects of the factors, an MLP's input is ``x = μ + nN + sS + nsX``, and
 the target effect (X, for negation) of ``xᵀQx`` is exactly ``2 NᵀQS``, computed here; ``2 μᵀQX``,
-inherited, for it was in the input already; and what the spread within the classes adds. What a
-reader would get wrong: a rank-2 picture of ``Q`` looks as perfect where all is inherited.
+inherited, for it was in the input already; and what the spread within the classes adds. A rank-2
+picture of ``Q`` cannot show the difference: it looks just as perfect where all is inherited.
 """
 
 from __future__ import annotations

@@ -28,9 +28,8 @@ from analysis.attribution.contrast import PairAccount, made_here
 from analysis.attribution.output_features import OutputFeatures
 from analysis.behaviour.cases import Behaviour
 from analysis.behaviour.in_model import ModelCases, in_model
-from analysis.discovery.factor_groups import factor_groups
-from analysis.discovery.pair_selection import fewest_pairs
 from analysis.discovery.provenance import check_dictionaries, layers_with_dictionaries
+from analysis.discovery.selection import factor_groups, fewest_pairs
 from circuits.algebra.basis import Basis
 from circuits.algebra.interactions import Interactions
 from circuits.errors import (

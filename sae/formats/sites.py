@@ -1,4 +1,4 @@
-"""What each layout calls a site, as a `Site`; a name that is not known is no site of ours."""
+"""The layouts' names of sites, as `Site`; None for a name that is unknown. Nothing is guessed."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ _MODULES = {"": "resid_post", ".mlp": "mlp_out", ".self_attn": "attn_out"}
 
 
 def site_of(name: object) -> Site | None:
-    """The site that a hook is, by TransformerLens' name or by that of transformers' module.
+    """The site of a hook, named as in TransformerLens or by transformers' module.
 
-    A module's hook sees what the module returns. A name that is not known is no site: nothing is
-    guessed.
+    A module's hook sees what the module returns.
     """
     try:
         return Site.parse(str(name))
@@ -26,7 +25,7 @@ def site_of(name: object) -> Site | None:
 
 
 def published_site(point: Any) -> Site | None:
-    """Of ``[name, layer]``; None where it is no point of ours."""
+    """The site of the paper's ``[name, layer]``."""
     try:
         name, layer = point
         return Site(str(name).replace("-", "_"), int(layer))
@@ -35,7 +34,7 @@ def published_site(point: Any) -> Site | None:
 
 
 def submodule_site(name: Any, layer: Any) -> Site | None:
-    """Of a name like ``resid_post_layer_3``, which is what that project's own scripts write."""
+    """The site of a name like ``resid_post_layer_3``, as dictionary_learning's scripts write."""
     written = re.fullmatch(rf"({'|'.join(POINTS)})(_layer_(\d+))?", str(name))
     if written is None or isinstance(layer, bool) or not isinstance(layer, int) or layer < 0:
         return None

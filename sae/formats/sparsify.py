@@ -1,7 +1,4 @@
-"""sparsify's folders: ``cfg.json`` and ``sae.safetensors``, the folder named after the module.
-
-What a reader would get wrong: ``signed`` selects by absolute value, which a `Dictionary` does not.
-"""
+"""sparsify's folders: ``cfg.json`` and ``sae.safetensors``, the folder named after the module."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ _SPARSIFY_FIELDS = {
 
 
 def read(folder: Path) -> Stored:
-    """A plain top-k; one with connections around the features is refused."""
+    """A plain top-k; one with connections past the features is refused."""
     where, weights = folder / "cfg.json", folder / "sae.safetensors"
     config = read_json(where, DictionaryError)
     faults = [f"unknown field '{name}'" for name in config if name not in _SPARSIFY_FIELDS]
@@ -63,7 +60,7 @@ def read(folder: Path) -> Stored:
 
 
 def write(stored: Stored, folder: Path) -> None:
-    """A dictionary of top-k that is cut at zero."""
+    """Write a top-k dictionary without negative values."""
     faults = [] if stored.relu else ["it keeps negative values, and this layout cuts them"]
     refuse_layout(stored, "sparsify", faults)
     state = {

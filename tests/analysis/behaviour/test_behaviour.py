@@ -64,15 +64,15 @@ def test_a_behaviour_outlives_its_file(tmp_path):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("{", "line 2 is no JSON"),
-        ("[1]", "line 2 is no JSON object. Write one case a line."),
+        ("{", "line 2 is not JSON"),
+        ("[1]", "line 2 is not a JSON object. Write one case a line."),
         ('{"text": "a"}', "line 2 has no 'label', no 'right', no 'wrong'. Its keys are text, lab"),
         ({"colour": 1}, "line 2 has an unknown 'colour'. Its keys are text, label, right, wrong"),
         ({"text": None}, "line 2 has text None, which is no str"),
         ({"label": None, "right": None}, "line 2 has label None, which is no str, right None, whi"),
         ({"text": 5, "pair": True}, "line 2 has text 5, which is no str, pair True, which is no i"),
-        ({"right": "glad"}, "line 2 has right 'glad', which is no list of words"),
-        ({"wrong": [1]}, "line 2 has wrong [1], which is no list of words"),
+        ({"right": "glad"}, "line 2 has right 'glad', which is not a list of words"),
+        ({"wrong": [1]}, "line 2 has wrong [1], which is not a list of words"),
         ({"factors": {"a": 1}}, "line 2 has factors that are neither true nor false"),
         ({"position": 1.5}, "line 2 has position 1.5, which is no int"),
     ],
@@ -116,7 +116,7 @@ def test_a_class_of_one_case_is_refused():
     said = refused(lambda: planted_behaviour(cases=tuple(cases)))
     assert said == (
         "behaviour 'negation': 'not bad' of one case: without a second one no spread is known, and "
-        "no interval. Mend its cases."
+        "no interval. Fix its cases."
     )
 
 

@@ -8,8 +8,8 @@ import torch
 from analysis.attribution.contrast import PairAccount
 from analysis.behaviour.in_model import in_model
 from analysis.cli.circuit_text import circuit_text
-from analysis.discovery.factor_groups import kind_of
 from analysis.discovery.find import SHOWN, find_circuit, verdict
+from analysis.discovery.selection import kind_of
 from circuits.errors import (
     BehaviourError,
     DictionaryError,

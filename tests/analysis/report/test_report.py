@@ -365,7 +365,7 @@ def test_files_that_are_half_written_newer_or_of_another_run_are_refused(hostile
     path = run / "circuits" / "hostile.json"
     whole = path.read_text()
     path.write_text(whole[: len(whole) // 2])
-    with pytest.raises(CircuitFileError, match="is no JSON"):
+    with pytest.raises(CircuitFileError, match="is not JSON"):
         write_report(run, device="cpu")
     path.write_text(whole.replace('"version": 2', '"version": 3'))
     with pytest.raises(CircuitFileError, match="of schema version 3"):

@@ -138,7 +138,8 @@ def test_pairs_that_do_not_carry_the_behaviour_are_not_proven(circuit):
     wrong = with_pairs(circuit, (CAKE, TOM))
     found = validate(planted_model(), wrong, HALVES[1], planted_dictionaries(), n_draws=2)
     assert not found.proven
-    assert found.verdict.startswith("not proven: removal takes at least 0.6, measured ")
+    wanted = "removing the circuit removes at least 60 % of the margin, measured "
+    assert found.verdict.startswith(f"not proven: {wanted}")
     assert abs(found.edit(EditKind.REMOVE)["removed"]) < 0.1
 
 
