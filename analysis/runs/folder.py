@@ -28,6 +28,7 @@ from typing import Any
 
 from circuits.errors import RunError, SiteError
 from circuits.model.site import Site
+from sae.formats.folders import IN_RUN
 
 _VALIDATION = ".validation.json"
 
@@ -71,7 +72,7 @@ class RunFolder:
     path: Path
 
     model = _Place("model")
-    dictionaries = _Place("saes")
+    dictionaries = _Place(IN_RUN)
     circuits = _Place("circuits")
     images = _Place("images")
     image_study = _Place("images/study.json")
