@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 
 from analysis.runs.folder import CircuitFiles, RunFolder
 from circuits.errors import RunError
+from circuits.plotting.display import shown
 
 Read = TypeVar("Read")
 
@@ -46,10 +47,10 @@ class ByName(Mapping, Generic[Read]):
         """The files of the circuit; refused where this one is not among them."""
         files = self._run.files_of(name)
         if files is None or name not in self:
-            command = self._command.format(run=self._run, name=name)
+            command = self._command.format(run=self._run, name=shown(name))
             raise NotInRunError(
-                f"{self._run} has no {self._kind} '{name}' (it has {', '.join(self) or 'none'}). "
-                f"Make it: circuits {command}"
+                f"{self._run} has no {self._kind} '{shown(name)}' (it has {self._names()}). Make "
+                f"it: circuits {command}"
             )
         return files
 
@@ -59,5 +60,8 @@ class ByName(Mapping, Generic[Read]):
     def _ipython_key_completions_(self) -> list[str]:
         return list(self)
 
+    def _names(self) -> str:
+        return ", ".join(map(shown, self)) or "none"
+
     def __repr__(self) -> str:
-        return f"{len(self)}: {', '.join(self)}" if len(self) else "none"
+        return f"{len(self)}: {self._names()}" if len(self) else "none"
