@@ -314,15 +314,22 @@ class Run:
         return _missing(self.folder, sorted(layers))
 
     def _repr_html_(self) -> str:
-        missing = pd.DataFrame([vars(each) for each in self._missing_here()])
-        tables = {"contents": self._contents()} | ({"missing": missing} if len(missing) else {})
+        try:
+            missing = pd.DataFrame([vars(each) for each in self._missing_here()])
+            tables = {"contents": self._contents()} | ({"missing": missing} if len(missing) else {})
+        except CircuitsError as error:  # a file under a name that no run gives
+            return html_of(f"Run({self.folder}): {error}")
         return html_of(f"Run({self.folder})", **tables)
 
     def __repr__(self) -> str:
-        lines = [f"  {row.part:13} {row.there}" for row in self._contents().itertuples()]
-        lines += [f"  not made yet: {each.step} ({each.command.replace('RUN', str(self.folder))})"
-                  for each in self._missing_here()]  # fmt: skip
-        return "\n".join([f"Run({self.folder})", *lines])
+        try:
+            lines = [f"  {row.part:13} {row.there}" for row in self._contents().itertuples()]
+            steps = self._missing_here()
+        except CircuitsError as error:
+            return f"Run({self.folder}): {error}"
+        place = str(self.folder)
+        lines += [f"  not made yet: {s.step} ({s.command.replace('RUN', place)})" for s in steps]
+        return "\n".join([f"Run({place})", *lines])
 
 
 def _cases(files: CircuitFiles, circuit: Circuit) -> Behaviour:

@@ -226,8 +226,11 @@ def test_damaged_files_are_refused_as_the_commands_refuse_them(folder, capsys):
     ):
         open_run(folder, device="cpu").strongest(0)
     (folder / "rank" / "layer-x.json").write_text("{}")
+    run = open_run(folder, device="cpu")
     with pytest.raises(RunError, match=r"layer-x\.json: its name has no layer number"):
-        open_run(folder, device="cpu").rank(0)
+        run.rank(0)
+    assert "its name has no layer number" in repr(run)
+    assert "its name has no layer number" in run._repr_html_()
 
 
 def test_a_training_that_is_not_finished_is_said_to_be(folder):
