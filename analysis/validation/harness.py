@@ -53,7 +53,7 @@ class Harness:
         with edited(self.model, self.layer, change):
             return self.cases.margins()
 
-    def without(self, terms: PairTerms, scale: float = 1.0) -> Float[Tensor, " case"]:
+    def without(self, terms: PairTerms) -> Float[Tensor, " case"]:
         """Margins with what some pairs write removed at every token.
 
         The activations before the edit are the same whatever is edited: they are kept.
@@ -61,7 +61,7 @@ class Harness:
         codes = iter(self.codes)
 
         def change(x: Tensor, y: Tensor) -> Tensor:
-            return y - scale * (terms.products_of(next(codes)) @ terms.written).view(y.shape)
+            return y - (terms.products_of(next(codes)) @ terms.written).view(y.shape)
 
         return self.everywhere(change)
 

@@ -277,13 +277,13 @@ def _supernodes(circuit: Circuit, layer: str) -> list[list[str]]:
             groups.setdefault(feature.group, []).append(feature)
     named = sorted(groups.items())
     return [
-        [group_name(members, name), *(f"{layer}_{m.feature}_0" for m in members)]
+        [_group_label(members, name), *(f"{layer}_{m.feature}_0" for m in members)]
         for name, members in named
         if len(members) > 1
     ]
 
 
-def group_name(members: Iterable[Feature], number: int) -> str:
+def _group_label(members: Iterable[Feature], number: int) -> str:
     """A group by its number and the labels of its strongest features."""
     strongest = sorted(members, key=lambda member: (-(member.loading or 0.0), member.feature))
     return f"group {number}: " + ", ".join(member.label for member in strongest[:3])

@@ -14,9 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-RADIUS = 17.0
-"""Of a feature's node."""
-
+_RADIUS = 17.0  # of a feature's node
 _APART = 76.0  # between neighbouring nodes of a group, captions included
 _BETWEEN = 52.0  # groups
 _LETTER = 8.2  # of a group's name
@@ -157,10 +155,10 @@ def _column(parts: Sequence[Junction | Target], x: float, height: float) -> list
 def _size(n: int) -> float:
     """Of the circle that holds so many nodes."""
     if n == 1:
-        return RADIUS + 22
+        return _RADIUS + 22
     if n <= 7:
-        return _APART / (2 * math.sin(math.pi / n)) + RADIUS + 16
-    return _APART / 2 * math.sqrt(n) + RADIUS + 16
+        return _APART / (2 * math.sin(math.pi / n)) + _RADIUS + 16
+    return _APART / 2 * math.sqrt(n) + _RADIUS + 16
 
 
 def _groups(sizes: dict[int, int], half_names: dict[int, float]) -> dict[int, _Spot]:
@@ -194,10 +192,10 @@ def _inside(features: list[int], circle: _Spot) -> list[tuple[int, _Spot]]:
             radius, angle = 0.0, 0.0
         elif n <= 7:
             # the first at the top: captions of two, one below the other, do not meet
-            radius, angle = circle.radius - RADIUS - 16, 2 * math.pi * (place / n - 1 / 4)
+            radius, angle = circle.radius - _RADIUS - 16, 2 * math.pi * (place / n - 1 / 4)
         else:
-            radius = (circle.radius - RADIUS - 16) * math.sqrt((place + 0.5) / n)
+            radius = (circle.radius - _RADIUS - 16) * math.sqrt((place + 0.5) / n)
             angle = place * math.pi * (3 - math.sqrt(5))
         x, y = circle.x + radius * math.cos(angle), circle.y + radius * math.sin(angle)
-        found.append((feature, _Spot(x, y, RADIUS)))
+        found.append((feature, _Spot(x, y, _RADIUS)))
     return found

@@ -40,10 +40,10 @@ def record_of(kind: type, value: Any, where: str) -> Any:
             f"in {where}, missing {sorted(set(types) - set(value)) or 'nothing'}, unknown "
             f"{sorted(set(value) - set(types)) or 'nothing'}"
         )
-    return kind(**{name: read_value(types[name], value[name], name, where) for name in types})
+    return kind(**{name: _read(types[name], value[name], name, where) for name in types})
 
 
-def read_value(wanted: Any, value: Any, name: str, where: str) -> Any:
+def _read(wanted: Any, value: Any, name: str, where: str) -> Any:
     """A value of a type, from JSON."""
     options = get_args(wanted) if get_origin(wanted) in (Union, UnionType) else (wanted,)
     if value is None and NoneType in options:
@@ -51,7 +51,7 @@ def read_value(wanted: Any, value: Any, name: str, where: str) -> Any:
     for option in options:
         if get_origin(option) is tuple:
             if isinstance(value, list):
-                return tuple(read_value(get_args(option)[0], one, name, where) for one in value)
+                return tuple(_read(get_args(option)[0], one, name, where) for one in value)
         elif is_dataclass(option):
             inside = name if where == "the circuit" else f"{name} of {where}"
             return record_of(option, value, inside)  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ All faults of a file are reported together, with its path.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from circuits.errors import DictionaryError, first_line
+from circuits.errors import DictionaryError, SiteError, first_line
+from circuits.model.site import Site
 from circuits.model.weights import check_state
 from sae.formats.record import Stored
+
+_MODULES = {"": "resid_post", ".mlp": "mlp_out", ".self_attn": "attn_out"}
 
 
 def check_shapes(
@@ -71,3 +75,16 @@ def write_config(path: Path, content: dict[str, Any]) -> None:
             f"only numbers, strings, lists, and dicts with string keys in them."
         ) from error
     path.write_text(text + "\n", encoding="utf-8")
+
+
+def site_of(name: object) -> Site | None:
+    """The site of a hook, named as in TransformerLens or by transformers' module.
+
+    A module's hook sees what the module returns.
+    """
+    try:
+        return Site.parse(str(name))
+    except SiteError:
+        pass
+    module = re.fullmatch(r"(?:model\.)?layers\.(\d+)(|\.mlp|\.self_attn)", str(name))
+    return Site(_MODULES[module[2]], int(module[1])) if module else None

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,11 @@ import torch
 from safetensors.torch import save_file
 
 from circuits.errors import DictionaryError
+from circuits.model.site import POINTS, Site
 from circuits.model.weights import read_tensors
 from circuits.storage.files import read_json
 from sae.formats.checks import check_shapes, checked_count, refuse_layout, write_config
 from sae.formats.record import Stored
-from sae.formats.sites import submodule_site
 
 _BY_THRESHOLD = {"AutoEncoderTopK": False, "BatchTopKSAE": True}
 
@@ -51,7 +52,7 @@ def read(folder: Path) -> Stored:
         offset=state["b_dec"],
         k=k if threshold is None else None,
         threshold=threshold,
-        site=submodule_site(trainer.get("submodule_name"), trainer.get("layer")),
+        site=_site(trainer.get("submodule_name"), trainer.get("layer")),
         notes={name: value for name, value in trainer.items() if name not in shaping},
     )
 
@@ -112,3 +113,11 @@ def write(stored: Stored, folder: Path) -> None:
     if site is not None:
         made |= {"layer": site.layer, "submodule_name": f"{site.point}_layer_{site.layer}"}
     write_config(folder / "config.json", {"trainer": {**stored.notes, **made}})
+
+
+def _site(name: Any, layer: Any) -> Site | None:
+    """The site of a name like ``resid_post_layer_3``, as dictionary_learning's scripts write."""
+    written = re.fullmatch(rf"({'|'.join(POINTS)})(_layer_(\d+))?", str(name))
+    if written is None or isinstance(layer, bool) or not isinstance(layer, int) or layer < 0:
+        return None
+    return Site(written[1], layer) if written[3] in (None, str(layer)) else None

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
 from circuits.errors import DictionaryError
+from circuits.model.site import Site
 from circuits.model.weights import read_tensors
 from circuits.storage.files import read_json
 from sae.formats.checks import check_shapes, checked_count, refuse, refuse_layout, write_config
 from sae.formats.record import Stored
-from sae.formats.sites import published_site
 
 _PUBLISHED_FIELDS = {
     *("point", "target", "lr", "in_batch", "out_batch", "n_buffers", "n_batches", "d_model"),
@@ -48,7 +49,7 @@ def read(folder: Path) -> Stored:
     if config.get("encoder_bias"):
         shapes["w_enc.bias"] = (n_feature,)
     check_shapes(weights, state, "config.json", **shapes)
-    site = published_site(point)
+    site = _site(point)
     shaping = {"k", "d_model", "expansion", "encoder_bias", "bilinear_encoder", "token_lookup"}
     if site is not None:
         shaping |= {"point", "target"}
@@ -93,3 +94,12 @@ def write(stored: Stored, folder: Path) -> None:
         "encoder_bias": biased,
     }
     write_config(folder / "config.json", {"normalize": None, **kept, **made})
+
+
+def _site(point: Any) -> Site | None:
+    """The site of the paper's ``[name, layer]``."""
+    try:
+        name, layer = point
+        return Site(str(name).replace("-", "_"), int(layer))
+    except (TypeError, ValueError):  # a SiteError is one too
+        return None

@@ -18,9 +18,8 @@ from torch import Tensor
 from circuits.errors import DictionaryError
 from circuits.model.weights import read_tensors
 from circuits.storage.files import content_hash, read_json
-from sae.formats.checks import check_shapes, checked_count, refuse, write_config
+from sae.formats.checks import check_shapes, checked_count, refuse, site_of, write_config
 from sae.formats.record import Stored
-from sae.formats.sites import site_of
 
 
 def read(folder: Path) -> Stored:

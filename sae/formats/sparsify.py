@@ -9,9 +9,15 @@ from safetensors.torch import save_file
 from circuits.errors import DictionaryError
 from circuits.model.weights import read_tensors
 from circuits.storage.files import read_json
-from sae.formats.checks import check_shapes, checked_count, refuse, refuse_layout, write_config
+from sae.formats.checks import (
+    check_shapes,
+    checked_count,
+    refuse,
+    refuse_layout,
+    site_of,
+    write_config,
+)
 from sae.formats.record import Stored
-from sae.formats.sites import site_of
 
 _SPARSIFY_FIELDS = {
     *("activation", "d_in", "expansion_factor", "normalize_decoder", "num_latents", "k"),

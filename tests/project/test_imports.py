@@ -19,8 +19,8 @@ ORDER = {
         "reading.py", "training", "features",
     ),
     "analysis": (
-        "behaviour", "attribution", "discovery", "validation", "lowrank", "studies", "quality.py",
-        "runs", "report", "open_run.py", "opened_run.py", "cli",
+        "behaviour", "attribution", "discovery", "validation", "lowrank", "studies",
+        "dictionary_quality.py", "runs", "report", "opened_run.py", "cli",
     ),
 }  # fmt: skip
 PROJECT = Tree(ROOT, ORDER)

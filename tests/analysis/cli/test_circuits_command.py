@@ -12,7 +12,7 @@ from analysis.behaviour.cases import Behaviour
 from analysis.cli.main import main
 from analysis.runs.circuits import run_find, run_validate
 from analysis.runs.run import Run
-from analysis.validation import validate as validation
+from analysis.validation import record
 from analysis.validation.edits import EditKind
 from analysis.validation.record import Validation
 from circuits.graph.circuit import Circuit
@@ -220,7 +220,10 @@ def test_proposals_are_printed_and_kept(run, capsys):
         (["find", "RUN", "--behaviour", "RUN"], "cannot be read"),
         (["find", "RUN", "--behaviour", "negation"], "fewer than two of the words for"),
         (["find", "RUN", "--behaviour", "CASES", "--layer", "4"], "no dictionaries of mlp_in and"),
-        (["find", "RUN", "--behaviour", "CASES", "--coverage", "2"], "is no share of a contrast"),
+        (
+            ["find", "RUN", "--behaviour", "CASES", "--coverage", "2"],
+            "must be a share of the contrast",
+        ),
         (["find", "RUN", "--behaviour", "CASES", "--pairs", "0"], "n_pairs = 0. Ask for at least"),
         (["find", "RUN", "--layer", "4"], "no dictionaries of mlp_in and mlp_out for layer 4"),
         (["find", "RUN", "--proposals", "0"], "n = 0. Ask for at least 1"),
@@ -272,7 +275,7 @@ def test_a_failure_half_way_leaves_nothing_half_written(run, capsys, monkeypatch
     def broken(*_: object) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(validation, "write_json", broken)
+    monkeypatch.setattr(record, "write_json", broken)
     assert main(["validate", str(run), "--text", str(planted_text(run)), "--draws", "1",
                  "--device", "cpu"]) == 2  # fmt: skip
     assert "no space left on device" in capsys.readouterr().err

@@ -18,7 +18,7 @@ from analysis.cli.answers import Answer
 from analysis.cli.main import main
 from analysis.cli.options import parser, with_all_below
 from circuits.errors import PlanError
-from circuits.storage.progress import _Bar, counted, progress
+from circuits.storage.progress import Bar, counted, progress
 from tests.support import ROOT
 
 STAND_IN = Answer("the text", {"the": "rows"})
@@ -164,7 +164,7 @@ from analysis.cli.answers import Answer
 from circuits.storage.progress import progress
 import circuits.storage.progress
 
-circuits.storage.progress._SHORT = 0.1
+circuits.storage.progress.SHORT = 0.1
 
 def work(options):
     for _ in range(3):
@@ -222,8 +222,8 @@ def test_a_bar_waits_for_the_rest_of_two_seconds(monkeypatch):
 
     now = [100.0]
     monkeypatch.setattr(sys, "stderr", Terminal())
-    for what in ("_work_began", "_last_seen"):  # no work has been seen yet, and none is afterwards
-        monkeypatch.setattr(_Bar, what, float("-inf"))
+    for what in ("work_began", "last_seen"):  # no work has been seen yet, and none is afterwards
+        monkeypatch.setattr(Bar, what, float("-inf"))
     monkeypatch.setattr("circuits.storage.progress.time.monotonic", lambda: now[0])
     first = counted(9, "first", "step")
     now[0] += 1.5

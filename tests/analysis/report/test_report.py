@@ -367,8 +367,8 @@ def test_files_that_are_half_written_newer_or_of_another_run_are_refused(hostile
     path.write_text(whole[: len(whole) // 2])
     with pytest.raises(CircuitFileError, match="is not JSON"):
         write_report(run, device="cpu")
-    path.write_text(whole.replace('"version": 2', '"version": 3'))
-    with pytest.raises(CircuitFileError, match="of schema version 3"):
+    path.write_text(whole.replace('"version": 3', '"version": 4'))
+    with pytest.raises(CircuitFileError, match="of schema version 4"):
         write_report(run, device="cpu")
     told = json.loads(whole)
     told["source"]["model"] = "0" * 64

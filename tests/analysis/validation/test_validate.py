@@ -332,9 +332,9 @@ def test_what_cannot_be_validated_is_refused(circuit):
     with pytest.raises(CircuitFileError, match="there is no dictionary of mlp_in@0"):
         validate(model, circuit, HALVES[1], {})
     wide = small_dictionary(site=Site("mlp_in", 0))
-    theirs = replace(wide, notes={"activations": {"model": "a" * 64}})
+    other = replace(wide, notes={"activations": {"model": "a" * 64}})
     with pytest.raises(DictionaryError, match="trained on a model of hash aaaaaaaaaaaa"):
-        validate(model, circuit, HALVES[1], {theirs.site: theirs})
+        validate(model, circuit, HALVES[1], {other.site: other})
 
 
 def test_a_validation_leaves_no_trace_in_the_model(circuit):
