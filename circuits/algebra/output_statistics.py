@@ -25,7 +25,7 @@ from circuits.algebra.pair_search import tiles
 from circuits.errors import FeatureRangeError
 from circuits.storage.shards import make_shards, merge_shards
 
-EDGE = 8.0  # histograms run from -EDGE to EDGE root mean squares; the rest is counted too
+_EDGE = 8.0  # histograms run from -_EDGE to _EDGE root mean squares; the rest is counted too
 BINS = 66  # in each, the two outermost for values beyond the edges
 
 
@@ -56,7 +56,7 @@ def output_statistics(
 
 def histogram_edges() -> Float[Tensor, " edge"]:
     """The edges of the histograms' bins, in units of the row's own root mean square."""
-    return torch.linspace(-EDGE, EDGE, BINS - 1, dtype=torch.float64)
+    return torch.linspace(-_EDGE, _EDGE, BINS - 1, dtype=torch.float64)
 
 
 def _statistics_of(
@@ -174,9 +174,9 @@ def _largest(tile: Tensor, rows: slice, columns: slice) -> tuple[float, int, int
 
 def _histogram(values: Tensor, unit: float) -> Int[Tensor, " bin"]:
     """Counts in these units; the outermost bins hold what lies beyond."""
-    width = 2 * EDGE / (BINS - 2)
-    inside = (values / (unit or 1.0)).clamp(-EDGE - width / 2, EDGE + width / 2)
-    counts = torch.histc(inside.float(), BINS, -EDGE - width, EDGE + width)
+    width = 2 * _EDGE / (BINS - 2)
+    inside = (values / (unit or 1.0)).clamp(-_EDGE - width / 2, _EDGE + width / 2)
+    counts = torch.histc(inside.float(), BINS, -_EDGE - width, _EDGE + width)
     return counts.long().cpu()
 
 

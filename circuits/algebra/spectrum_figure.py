@@ -12,12 +12,12 @@ from jaxtyping import Float
 from circuits.errors import SpectrumError
 from circuits.plotting.figure import Figure, eigenvalues
 
-Values = Float[np.ndarray, " place"]
+_Values = Float[np.ndarray, " place"]
 
 
 def spectrum_figure(
-    values: Values,
-    controls: Mapping[str, Values],
+    values: _Values,
+    controls: Mapping[str, _Values],
     energy_kept: float | None,
     effective_rank: float | None,
 ) -> Figure:
@@ -51,7 +51,7 @@ def spectrum_figure(
     return eigenvalues(pd.DataFrame(columns), note + ".")
 
 
-def _semicircle(n: int) -> Values:
+def _semicircle(n: int) -> _Values:
     """The n values that divide the semicircle of radius 1 into equal areas, the largest first."""
     grid = np.linspace(-1, 1, 4001)
     below = 0.5 + (grid * np.sqrt(1 - grid**2) + np.arcsin(grid)) / np.pi

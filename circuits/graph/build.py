@@ -59,29 +59,23 @@ def interaction_graph(
     superposition that is mostly shadows. ``"explained"``, if significant, is the share of the form
     in model space that the edges build together.
     """
-    way, value = _choice(output, n_edges, coverage, significant)
-    null = RotationNull.of(inter.inputs)
-    if output is None:
-        assert n_edges is not None
-        pairs = _tested(inter, _first_pairs(inter, None, n_edges), null)
-        energy = float(inter.energies.sum())
-    else:
+    if output is not None:
         check_index("interaction_graph", output, inter.n_output, "output")
-        pairs = _chosen_pairs(inter, output, null, n_edges, coverage, significant)
-        energy = float(inter.energies[output])
-    about = {
+    way, level = _choice(output, n_edges, coverage, significant)
+    pairs = _chosen_pairs(inter, output, way, level)
+    energy = float(inter.energies.sum() if output is None else inter.energies[output])
+    about: dict[str, Any] = {
         "chosen": way,
-        "level": value,
+        "level": level,
         "n_input": inter.n_input,
-        "n_pairs": _n_pairs(inter) * (1 if output is not None else inter.n_output),
+        "n_pairs": _n_pairs(inter, output),
         "total_energy": energy,
         "energy": float(_squares(pairs).sum()) / energy if energy > 0 else 0.0,
         "interactions": inter.fingerprint,
+        **{str(name): value for name, value in pairs.attrs.items()},
     }
-    if significant is not None:
-        about["explained"] = pairs.attrs["explained"]
-    if not len(pairs):
-        about["empty"] = "every weight is zero" if energy <= 0 else _no_discovery(null, significant)
+    if not len(pairs) and energy <= 0:
+        about["empty"] = "every weight is zero"
     nodes = _nodes(inter, pairs, labels, coactivation)
     edges = pairs if coactivation is None else coactivation.of(pairs)
     if output is None:
@@ -94,7 +88,7 @@ def interaction_graph(
 
 def _choice(
     output: int | None, n_edges: int | None, coverage: float | None, significant: float | None
-) -> tuple[str, float]:
+) -> tuple[str, Any]:
     """The one way in which edges are chosen."""
     ways = {"n_edges": n_edges, "coverage": coverage, "significant": significant}
     given = {name: value for name, value in ways.items() if value is not None}
@@ -111,38 +105,32 @@ def _choice(
     return next(iter(given.items()))
 
 
-def _no_discovery(null: RotationNull, significant: float | None) -> str:
-    return (
-        f"none of {null.n_pairs} pairs stands out from random rotations of the features at a "
-        f"false-discovery rate of {significant}"
-    )
+def _n_pairs(inter: Interactions, output: int | None) -> int:
+    return inter.n_input * (inter.n_input + 1) // 2 * (inter.n_output if output is None else 1)
 
 
-def _n_pairs(inter: Interactions) -> int:
-    return inter.n_input * (inter.n_input + 1) // 2
-
-
-def _chosen_pairs(
-    inter: Interactions,
-    output: int,
-    null: RotationNull,
-    n_edges: int | None,
-    coverage: float | None,
-    significant: float | None,
-) -> pd.DataFrame:
-    if significant is not None:
-        return significant_pairs(inter, output, significant, null)
-    if n_edges is not None:
-        return _tested(inter, _first_pairs(inter, output, n_edges), null)
-    assert coverage is not None
-    return _tested(inter, _covering_pairs(inter, output, coverage), null)
-
-
-def _first_pairs(inter: Interactions, output: int | None, n_edges: int) -> pd.DataFrame:
-    most = _n_pairs(inter) * (1 if output is not None else inter.n_output)
-    check_count("interaction_graph", n_edges, most, "n_edges")
-    pairs = inter.strongest(n_edges, output)
-    return pairs[pairs["weight"] != 0]
+def _chosen_pairs(inter: Interactions, output: int | None, way: str, level: Any) -> pd.DataFrame:
+    """The pairs with their numbers; ``attrs`` are about the whole graph."""
+    null = RotationNull.of(inter.inputs)
+    if way == "significant":
+        assert output is not None
+        pairs = significant_pairs(inter, output, level, null)
+        if not len(pairs):
+            pairs.attrs["empty"] = (
+                f"none of {null.n_pairs} pairs stands out from random rotations of the features at "
+                f"a false-discovery rate of {level}"
+            )
+        return pairs
+    if way == "coverage":
+        assert output is not None
+        pairs = _covering_pairs(inter, output, level)
+    else:
+        n_edges = check_count("interaction_graph", level, _n_pairs(inter, output), "n_edges")
+        pairs = inter.strongest(n_edges, output)
+        pairs = pairs[pairs["weight"] != 0]
+    pairs = _tested(inter, pairs, null)
+    pairs.attrs = {}
+    return pairs
 
 
 def _covering_pairs(inter: Interactions, output: int, coverage: float) -> pd.DataFrame:
@@ -152,7 +140,7 @@ def _covering_pairs(inter: Interactions, output: int, coverage: float) -> pd.Dat
             f"0 < coverage <= 1."
         )
     energy, n = float(inter.energies[output]), 64
-    n_pairs = _n_pairs(inter)
+    n_pairs = _n_pairs(inter, output)
     while True:
         pairs = inter.strongest(min(n, _MOST, n_pairs), output)
         pairs = pairs[pairs["weight"] != 0]

@@ -22,8 +22,8 @@ from circuits.plotting.display import cut
 BLUE, ORANGE, GREY, GREEN = "#4c8dff", "#f07f3c", "#8b93a1", "#2fa36b"
 """For positive values or the object itself, negative values, controls, interpreted features."""
 
-DIVERGING = [[0.0, ORANGE], [0.5, "rgba(128,128,128,0.06)"], [1.0, BLUE]]
-"""Negative, zero, positive."""
+# negative, zero, positive
+_DIVERGING = [[0.0, ORANGE], [0.5, "rgba(128,128,128,0.06)"], [1.0, BLUE]]
 
 _TEXTS = ("name", "text", "ticktext", "hovertext")  # where plotly would read tags
 _LETTERS = 130  # in a line of a note
@@ -139,7 +139,7 @@ def heat_map(
     places = list(range(len(labels)))
     trace = {
         "type": "heatmap", "z": matrix.tolist(), "x": places, "y": places, "zmin": -most,
-        "zmax": most, "colorscale": DIVERGING, "colorbar": {"title": {"text": "weight"}},
+        "zmax": most, "colorscale": _DIVERGING, "colorbar": {"title": {"text": "weight"}},
         "text": [[f"{a} × {b}" for b in labels] for a in labels],
         "hovertemplate": "%{text}<br>%{z:.4g}<extra></extra>",
     }  # fmt: skip
