@@ -22,6 +22,9 @@ from sae.formats import dictionary_learning, published, sae_lens, sparsify
 from sae.formats.record import Stored
 from sae.statistics import Statistics
 
+IN_RUN = "saes"
+"""The folder of the dictionaries in a run."""
+
 _STATISTICS = "stats.safetensors"  # beside the weights
 
 
@@ -106,7 +109,7 @@ def _layout(folder: Path) -> _Layout:
             return layout
     if {"config.json", "ae.pt"} <= names:
         return LAYOUTS["dictionary_learning"]
-    if (folder / "saes").is_dir():
+    if (folder / IN_RUN).is_dir():
         raise DictionaryError(
             f"{folder}: a run folder. Pass one of its saes, or pass it to load_dictionaries."
         )
