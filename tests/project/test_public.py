@@ -12,7 +12,7 @@ from tests.support import ROOT
 
 AT_MOST = {"circuits": 18, "sae": 14, "analysis": 16}
 ALLOWED = {*AT_MOST, "circuits.graph", "circuits.model", "circuits.corpus"}
-DOCUMENTS = [ROOT / *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
