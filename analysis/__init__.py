@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from analysis.lowrank.measure import rank_curve
     from analysis.opened_run import open_run
     from analysis.report import write_report
-    from analysis.runs.run import Run
+    from analysis.runs.run import Run as Run
     from analysis.validation.record import Validation
     from analysis.validation.validate import validate
 
@@ -26,7 +26,6 @@ __all__ = [
     "Behaviour",
     "Ledger",
     "RankCurve",
-    "Run",
     "Validation",
     "built_in_behaviour",
     "by_layer",

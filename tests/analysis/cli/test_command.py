@@ -136,12 +136,12 @@ def test_words_that_are_no_command_are_one_line(capsys, words, said):
     with pytest.raises(SystemExit) as ended:
         main(words)
     assert ended.value.code == 2
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.count("\n") == 1
-    assert told.err.startswith("circuits")
-    assert said in told.err
-    assert "--help" in told.err
+    answer = capsys.readouterr()
+    assert answer.out == ""
+    assert answer.err.count("\n") == 1
+    assert answer.err.startswith("circuits")
+    assert said in answer.err
+    assert "--help" in answer.err
 
 
 def test_a_function_answers_and_main_prints():
