@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import termios
+from importlib.metadata import version
 
 import pytest
 
@@ -243,3 +244,12 @@ def test_ctrl_c_while_everything_is_imported_is_no_traceback(monkeypatch, capsys
     monkeypatch.setattr(sys.modules["analysis.cli.main"], "import_module", interrupted)
     assert main(["gates"]) == 130
     assert capsys.readouterr().err == "circuits gates: interrupted\n"
+
+
+def test_the_command_runs_as_a_module_too():
+    done = subprocess.run(
+        [sys.executable, "-m", "analysis.cli", "--version"],
+        capture_output=True, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.strip() == version("bilinear-circuits")
