@@ -47,11 +47,10 @@ def load_dictionaries(
     run = Path(run).expanduser()
     if not run.is_dir():
         raise DictionaryError(f"{run}: no such folder. Pass a run folder, or the saes in one.")
-    if (run / "saes").is_file():
-        raise DictionaryError(
-            f"{run / 'saes'}: is a file, not a folder of dictionaries. Remove it."
-        )
-    folder = run / "saes" if (run / "saes").is_dir() else run
+    inside = run / folders.IN_RUN
+    if inside.is_file():
+        raise DictionaryError(f"{inside}: is a file, not a folder of dictionaries. Remove it.")
+    folder = inside if inside.is_dir() else run
     found: dict[Site, Dictionary] = {}
     for path in sorted(folder.iterdir()):
         if not path.is_dir() or path.name.startswith(".") or path.name == "model":

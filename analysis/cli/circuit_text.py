@@ -32,10 +32,12 @@ def circuit_text(circuit: Circuit) -> str:
             _titled("Pairs of input features", _pairs(circuit).head(_MOST_ROWS)),
             _titled("Input features, and what each factor adds to them", _features(circuit)),
             _titled("Output features that the contrast goes through", _outputs(circuit)),
-            _titled("Classes, detected by output features above their cuts", _detectors(circuit)),
+            _titled(
+                "Classes, detected by output features above their thresholds", _detectors(circuit)
+            ),
             "contrast, elsewhere: logits that a pair adds to the margins of the affected classes, "
-            "and of the others.\nz: its weight against rotated features. F1: on held-out "
-            f"cases.\nn = {evidence.n_cases} cases to choose on.",
+            "and of the others.\nz: its weight against rotated features. F1: on held-out cases.\n"
+            f"The circuit was chosen on n = {evidence.n_cases} cases.",
         ]
     )
 
@@ -84,8 +86,8 @@ def _detectors(circuit: Circuit) -> pd.DataFrame:
 
 
 def layers_text(layers: pd.DataFrame) -> str:
-    """What each part of the model adds to the margins, and where each MLP's share comes from."""
-    title = "Parts of the model, by their direct path; of each MLP what it computes and inherits"
+    """What each part of the model adds to the margins; of each MLP also computed or inherited."""
+    title = "Direct contribution of each part of the model; of each MLP, computed and inherited"
     return _titled(title, layers)
 
 
@@ -110,8 +112,8 @@ def proposals_text(circuits: Sequence[Circuit]) -> str:
     return (
         f"{aligned(pd.DataFrame(rows))}\n\nin gates: share of the pairs' energy between two groups."
         " explained: share of the form that\nthe pairs build together. opposite: the output at the "
-        "other end of the same direction.\nFrom the weights alone: what a gate does to answers, a "
-        "behaviour and `circuits validate` show."
+        "other end of the same direction.\nFrom the weights alone: to measure what a gate does to "
+        "answers, find a circuit of a behaviour and validate it."
     )
 
 
@@ -133,7 +135,11 @@ def validation_text(found: Validation) -> str:
         f"by at most {found.checks['off_by'].max():.1e} of it.",
     ]
     if len(found.side_effects):
-        parts.append(_titled("On text where no answer is due", found.side_effect_table))
+        parts.append(
+            _titled(
+                "On other text, where no answer of the behaviour follows", found.side_effect_table
+            )
+        )
     parts.append(
         "contrast: mean margin of the affected classes, in logits; removed: the share of it that\n"
         "an edit removes (95 % of bootstrap draws). side_effect: largest relative change of\n"

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from typing import NoReturn
 
-Commands = argparse._SubParsersAction
+_Commands = argparse._SubParsersAction
 
 
-class OneLine(argparse.ArgumentParser):
+class _OneLine(argparse.ArgumentParser):
     """A parser whose refusal is one line, as every other refusal is."""
 
     def error(self, message: str) -> NoReturn:
@@ -25,7 +25,7 @@ class OneLine(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     """All commands and their options."""
-    whole = OneLine(
+    whole = _OneLine(
         prog="circuits",
         description="Circuits between dictionary features, from a bilinear model's weights.",
         epilog="example: circuits demo",
@@ -95,7 +95,7 @@ def _add_json(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="print JSON instead")
 
 
-def _add_demo(commands: Commands) -> None:
+def _add_demo(commands: _Commands) -> None:
     demo = commands.add_parser(
         "demo",
         help="all steps: model, dictionaries, the negation circuit, its validation, a report",
@@ -111,7 +111,7 @@ def _add_demo(commands: Commands) -> None:
     _add_common(demo, text=False)
 
 
-def _add_gates(commands: Commands) -> None:
+def _add_gates(commands: _Commands) -> None:
     gates = commands.add_parser(
         "gates",
         help="train one bilinear layer on logic gates and read them back from its weights",
@@ -123,7 +123,7 @@ def _add_gates(commands: Commands) -> None:
     _add_json(gates)
 
 
-def _add_model(commands: Commands) -> None:
+def _add_model(commands: _Commands) -> None:
     model = commands.add_parser(
         "model",
         help="train a bilinear transformer, describe one, or generate text",
@@ -146,7 +146,7 @@ def _add_model(commands: Commands) -> None:
     _add_model_use(verbs)
 
 
-def _add_model_use(verbs: Commands) -> None:
+def _add_model_use(verbs: _Commands) -> None:
     info = verbs.add_parser(
         "info",
         help="layers, sizes, norm, activation, and where the hooks are",
@@ -172,7 +172,7 @@ def _add_model_use(verbs: Commands) -> None:
     generate.add_argument("--device", help="cpu or cuda (default: a GPU where there is one)")
 
 
-def _add_sae(commands: Commands) -> None:
+def _add_sae(commands: _Commands) -> None:
     sae = commands.add_parser(
         "sae",
         help="train dictionaries at a model's sites, describe them, measure their quality",
@@ -200,7 +200,7 @@ def _add_sae(commands: Commands) -> None:
     _add_sae_use(verbs)
 
 
-def _add_sae_use(verbs: Commands) -> None:
+def _add_sae_use(verbs: _Commands) -> None:
     info = verbs.add_parser(
         "info",
         help="sites, sizes, how they were trained, how often features are active",
@@ -222,7 +222,7 @@ def _add_sae_use(verbs: Commands) -> None:
     _add_common(quality)
 
 
-def _add_interactions(commands: Commands) -> None:
+def _add_interactions(commands: _Commands) -> None:
     command = commands.add_parser(
         "interactions",
         help="the strongest pairs of features of every output, with their significance",
@@ -242,7 +242,7 @@ def _add_interactions(commands: Commands) -> None:
     _add_common(command)
 
 
-def _add_find(commands: Commands) -> None:
+def _add_find(commands: _Commands) -> None:
     command = commands.add_parser(
         "find",
         help="the circuit of a behaviour, or the most gate-like outputs of a layer",
@@ -267,7 +267,7 @@ def _add_find(commands: Commands) -> None:
     _add_common(command, text=False)
 
 
-def _add_validate(commands: Commands) -> None:
+def _add_validate(commands: _Commands) -> None:
     command = commands.add_parser(
         "validate",
         help="is a circuit the cause? exact edits of the model, with controls beside them",
@@ -285,7 +285,7 @@ def _add_validate(commands: Commands) -> None:
     _add_common(command)
 
 
-def _add_rank(commands: Commands) -> None:
+def _add_rank(commands: _Commands) -> None:
     command = commands.add_parser(
         "rank",
         help="how well the top eigenvectors stand in for each output feature",
@@ -307,7 +307,7 @@ def _add_rank(commands: Commands) -> None:
     _add_common(command)
 
 
-def _add_report(commands: Commands) -> None:
+def _add_report(commands: _Commands) -> None:
     command = commands.add_parser(
         "report",
         help="pages that open from disk, with no network: circuits, features, ranks, layers",
@@ -325,7 +325,7 @@ def _add_report(commands: Commands) -> None:
     _add_common(command)
 
 
-def _add_export(commands: Commands) -> None:
+def _add_export(commands: _Commands) -> None:
     command = commands.add_parser(
         "export",
         help="a circuit for Gephi, Cytoscape, circuit-tracer, Neuronpedia or pandas",
@@ -343,7 +343,7 @@ def _add_export(commands: Commands) -> None:
     _add_json(command)
 
 
-def _add_calibrate(commands: Commands) -> None:
+def _add_calibrate(commands: _Commands) -> None:
     command = commands.add_parser(
         "calibrate",
         help="what the graphs can and cannot detect at your sizes, on planted gates",
@@ -363,7 +363,7 @@ def _add_calibrate(commands: Commands) -> None:
     _add_json(command)
 
 
-def _add_digits(commands: Commands) -> None:
+def _add_digits(commands: _Commands) -> None:
     command = commands.add_parser(
         "digits",
         help="the image case study: a classifier read from its weights, in one table",
@@ -383,7 +383,7 @@ def _add_digits(commands: Commands) -> None:
     _add_json(command)
 
 
-def _add_completion(commands: Commands) -> None:
+def _add_completion(commands: _Commands) -> None:
     command = commands.add_parser(
         "completion",
         help="a script with which the shell completes commands, options and paths",

@@ -25,7 +25,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from circuits.algebra.controls import random_orthonormal
+from circuits.algebra.directions import random_orthonormal
 from circuits.algebra.spectrum import Spectrum
 from circuits.errors import ShapeError
 from sae.reading import Reading

@@ -95,7 +95,7 @@ def check_together(run: RunFolder, files: CircuitFiles, found: Found) -> None:
         faults += _faults_of_validation(found, found.validation)
     if faults:
         raise RunError(
-            f"{files.folder / files.stem}: the files of this name do not belong together: "
+            f"{files.path}: the files of this name do not belong together: "
             f"{'; '.join(faults)}. Make them again: circuits find {run} --behaviour "
             f"{found.circuit.name}, then circuits validate {run}"
         )

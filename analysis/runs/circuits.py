@@ -146,4 +146,4 @@ def _saved(run: Run, circuit: Circuit) -> list[Path]:
 
 def _forget(run: Run, files: CircuitFiles) -> None:
     files.remove()
-    withdraw(run.folder.path, files.folder)
+    withdraw(run.folder.path, run.folder.circuits)

@@ -64,7 +64,7 @@ def run_interactions(
         inter = Interactions(run.model.layer(layer), into.basis(), out.basis(reader))
         active = None
         if corpus is not None:
-            active = dictionary_activations(run.model, into, corpus, n_documents)
+            active = _activations(run.model, into, corpus, n_documents)
         path = run.folder.interactions(layer)
         table = write_strongest(inter, path, n, active)
         made.append(path)
@@ -103,7 +103,7 @@ def _discoveries(table: pd.DataFrame, q: float) -> int:
     return int(table.loc[table["q"] <= q, "output"].nunique())
 
 
-def dictionary_activations(
+def _activations(
     model: Model, dictionary: Dictionary, corpus: Corpus, n_documents: int = N_DOCUMENTS
 ) -> Iterator[Batch]:
     """The active features of the tokens that count (``sae.reading``), as ``count_coactivation``

@@ -7,11 +7,11 @@ all read a run through this.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import pandas as pd
 
@@ -19,6 +19,7 @@ from analysis.behaviour.cases import Behaviour
 from analysis.discovery.provenance import check_dictionaries, layers_with_dictionaries
 from analysis.lowrank.curve import RankCurve
 from analysis.runs.belonging import Found, check_circuit, check_made_with, check_together
+from analysis.runs.by_name import ByName, NotInRunError
 from analysis.runs.folder import CircuitFiles, RunFolder, in_training
 from analysis.runs.images import ImageStudy
 from analysis.validation.record import Validation
@@ -32,18 +33,12 @@ from circuits.model.evaluation import parted
 from circuits.model.loading import load_model
 from circuits.model.model import Model
 from circuits.model.site import Site, mlp_sites
-from circuits.plotting.display import html_of
+from circuits.plotting.display import html_of, shown
 from circuits.storage.manifest import read_manifest
 from sae.dictionary import Dictionary
 from sae.loading import load_dictionaries
 
 Read = TypeVar("Read")
-
-
-class NotInRunError(RunError, KeyError):
-    """A name that a run does not have; a KeyError too, as of any mapping."""
-
-    __str__ = Exception.__str__
 
 
 @dataclass(frozen=True)
@@ -52,51 +47,6 @@ class Missing:
 
     step: str
     command: str  # with RUN for the folder
-
-
-class ByName(Mapping, Generic[Read]):
-    """What a run has of each circuit, by the circuit's name or its file's; read when asked for."""
-
-    def __init__(
-        self,
-        run: RunFolder,
-        kind: str,
-        command: str,
-        file: Callable[[CircuitFiles], Path],
-        read: Callable[[CircuitFiles], Read],
-    ) -> None:
-        self._run, self._kind, self._command = run, kind, command
-        self._file, self._read = file, read
-
-    def __iter__(self) -> Iterator[str]:
-        return (f.stem for f in self._run.circuit_files() if self._file(f).exists())
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-    def __contains__(self, name: object) -> bool:
-        files = self._run.files_of(name) if isinstance(name, str) else None
-        return files is not None and self._file(files).exists()
-
-    def files(self, name: str) -> CircuitFiles:
-        """The files of the circuit; refused where this one is not among them."""
-        files = self._run.files_of(name)
-        if files is None or name not in self:
-            command = self._command.format(run=self._run, name=name)
-            raise NotInRunError(
-                f"{self._run} has no {self._kind} '{name}' (it has {', '.join(self) or 'none'}). "
-                f"Make it: circuits {command}"
-            )
-        return files
-
-    def __getitem__(self, name: str) -> Read:
-        return self._read(self.files(name))
-
-    def _ipython_key_completions_(self) -> list[str]:
-        return list(self)
-
-    def __repr__(self) -> str:
-        return f"{len(self)}: {', '.join(self)}" if len(self) else "none"
 
 
 class Run:
@@ -300,10 +250,8 @@ class Run:
         return found
 
     def _model_folder(self) -> Path:
-        place = self.folder.model
-        if not place.is_dir() and (self.folder.path / "config.json").is_file():
-            place = self.folder.path  # dictionaries lie in the model's own folder
-        elif not place.is_dir():
+        place = self.folder.model_place
+        if place is None:
             raise RunError(f"{self.folder} has no folder 'model'. Train one: circuits model train "
                            f"{self.folder}")  # fmt: skip
         self._check_trained(place, "model train")
@@ -347,7 +295,7 @@ class Run:
         """What is there, by the names of files alone."""
         folder = self.folder
         listed = {
-            "model": [folder.model.name] * folder.model.is_dir(),
+            "model": [] if folder.model_place is None else [folder.model_place.name],
             "dictionaries": [str(site) for site in folder.sites()],
             "interactions": [f"layer {layer}" for layer in folder.interaction_layers()],
             "circuits": list(self.circuits),
@@ -356,25 +304,32 @@ class Run:
             "images": [folder.images.name] * folder.image_study.exists(),
             "report": [p.name for p in (folder.report_page, folder.report_file) if p.exists()],
         }
-        there = [", ".join(names) or "none" for names in listed.values()]
+        there = [", ".join(map(shown, names)) or "none" for names in listed.values()]
         return pd.DataFrame({"part": list(listed), "there": there})
 
     def _missing_here(self) -> list[Missing]:
         """`missing` as far as it can be seen without loading anything."""
         sites = set(self.folder.sites())
-        layers = [site.layer for site in sites if set(mlp_sites(site.layer)) <= sites]
-        return _missing(self.folder, sorted(set(layers)))
+        layers = {site.layer for site in sites if set(mlp_sites(site.layer)) <= sites}
+        return _missing(self.folder, sorted(layers))
 
     def _repr_html_(self) -> str:
-        missing = pd.DataFrame([vars(each) for each in self._missing_here()])
-        tables = {"contents": self._contents()} | ({"missing": missing} if len(missing) else {})
+        try:
+            missing = pd.DataFrame([vars(each) for each in self._missing_here()])
+            tables = {"contents": self._contents()} | ({"missing": missing} if len(missing) else {})
+        except CircuitsError as error:  # a file under a name that no run gives
+            return html_of(f"Run({self.folder}): {error}")
         return html_of(f"Run({self.folder})", **tables)
 
     def __repr__(self) -> str:
-        lines = [f"  {row.part:13} {row.there}" for row in self._contents().itertuples()]
-        lines += [f"  not made yet: {each.step} ({each.command.replace('RUN', str(self.folder))})"
-                  for each in self._missing_here()]  # fmt: skip
-        return "\n".join([f"Run({self.folder})", *lines])
+        try:
+            lines = [f"  {row.part:13} {row.there}" for row in self._contents().itertuples()]
+            steps = self._missing_here()
+        except CircuitsError as error:
+            return f"Run({self.folder}): {error}"
+        place = str(self.folder)
+        lines += [f"  not made yet: {s.step} ({s.command.replace('RUN', place)})" for s in steps]
+        return "\n".join([f"Run({place})", *lines])
 
 
 def _cases(files: CircuitFiles, circuit: Circuit) -> Behaviour:
@@ -389,7 +344,7 @@ def _order(found: Found) -> tuple[bool, bool, float, str]:
 
 
 def _missing(folder: RunFolder, layers: list[int]) -> list[Missing]:
-    steps = []
+    steps = [] if folder.model_place else [("a model", "circuits model train RUN")]
     behaved = [files for files in folder.circuit_files() if files.behaviour.exists()]
     if not layers:
         steps.append(("dictionaries before and after an MLP", "circuits sae train RUN"))

@@ -8,18 +8,9 @@ coordinates, which also destroys the angles. ``Spectrum.rotated`` keeps a form's
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from circuits.algebra.basis import Basis
-
-
-def random_orthonormal(
-    n_row: int, n_column: int, generator: torch.Generator
-) -> Float[Tensor, "row column"]:
-    """A random matrix with orthonormal columns, in float64 on the CPU."""
-    random = torch.randn(n_row, n_column, dtype=torch.float64, generator=generator)
-    return torch.linalg.qr(random).Q
+from circuits.algebra.directions import random_orthonormal
 
 
 def rotated(basis: Basis, seed: int = 0) -> Basis:

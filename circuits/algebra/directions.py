@@ -129,3 +129,11 @@ def warn_of_directions(write: Float[Tensor, "feature model"]) -> None:
             DirectionWarning,
             stacklevel=3,
         )
+
+
+def random_orthonormal(
+    n_row: int, n_column: int, generator: torch.Generator
+) -> Float[Tensor, "row column"]:
+    """A random matrix with orthonormal columns, in float64 on the CPU."""
+    random = torch.randn(n_row, n_column, dtype=torch.float64, generator=generator)
+    return torch.linalg.qr(random).Q

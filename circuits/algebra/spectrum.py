@@ -25,8 +25,7 @@ from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from circuits.algebra.bilinear import BilinearLayer
-from circuits.algebra.controls import random_orthonormal
-from circuits.algebra.spectrum_figure import spectrum_figure
+from circuits.algebra.directions import random_orthonormal
 from circuits.errors import (
     FeatureRangeError,
     ShapeError,
@@ -35,6 +34,7 @@ from circuits.errors import (
     check_tensors,
 )
 from circuits.plotting.display import html_of
+from circuits.plotting.figure import spectrum_figure
 
 
 @dataclass(frozen=True, eq=False)

@@ -51,8 +51,7 @@ from circuits.graph.records import (
     Source,
 )
 from circuits.groups.clusters import Clusters
-from circuits.plotting.circuit_figure import circuit_figure
-from circuits.plotting.circuit_layout import Drawing, Edge, Junction, Node, Target
+from circuits.plotting.circuit_figure import Drawing, Edge, Junction, Node, Target, circuit_figure
 from circuits.plotting.display import html_of, number
 from circuits.storage.records import plain
 

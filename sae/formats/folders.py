@@ -1,21 +1,52 @@
 """A dictionary's folder: its layout recognised by its files, read, and written whole.
 
+Each of the four layouts is read as a `Stored` that gives the same features, or refused with the
+reason: a factor or an offset is multiplied into the weights, but nothing that depends on the token
+can be. "Top-k" means three things: sae-lens, sparsify and dictionary_learning cut the selected
+values at zero; the paper's format keeps negative ones; sparsify's ``signed`` (like sae-lens'
+``abstopk``) selects by absolute value, which we do not support.
+
 No pickle is ever opened. A layout whose own tools write one is read from a safetensors file beside
 it.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from circuits.errors import CircuitsError, DictionaryError, ModelError
 from circuits.storage.files import PLAN, RESULT, folder_written_whole, read_json
+from sae.formats import dictionary_learning, published, sae_lens, sparsify
 from sae.formats.record import Stored
-from sae.formats.registry import LAYOUTS, Layout
 from sae.statistics import Statistics
 
+IN_RUN = "saes"
+"""The folder of the dictionaries in a run."""
+
 _STATISTICS = "stats.safetensors"  # beside the weights
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """A way to store a dictionary: the files that show it, and how they are read and written."""
+
+    config: str
+    weights: str
+    read: Callable[[Path], Stored]
+    write: Callable[[Stored, Path], None]
+
+
+LAYOUTS = {
+    "sae-lens": _Layout("cfg.json", "sae_weights.safetensors", sae_lens.read, sae_lens.write),
+    "published": _Layout("config.json", "model.safetensors", published.read, published.write),
+    "sparsify": _Layout("cfg.json", "sae.safetensors", sparsify.read, sparsify.write),
+    "dictionary_learning": _Layout(
+        "config.json", "ae.safetensors", dictionary_learning.read, dictionary_learning.write
+    ),
+}
+"""By the names that `Dictionary.save` takes."""
 
 
 def read(folder: Path) -> Stored:
@@ -57,7 +88,7 @@ def is_dictionary(folder: Path) -> bool:
     return any(names & {layout.config, layout.weights} for layout in LAYOUTS.values())
 
 
-def _layout(folder: Path) -> Layout:
+def _layout(folder: Path) -> _Layout:
     """The layout of a folder, recognised by its files' names."""
     if not folder.is_dir():
         reason = "a file: pass the folder it is in" if folder.exists() else "no such folder"
@@ -78,7 +109,7 @@ def _layout(folder: Path) -> Layout:
             return layout
     if {"config.json", "ae.pt"} <= names:
         return LAYOUTS["dictionary_learning"]
-    if (folder / "saes").is_dir():
+    if (folder / IN_RUN).is_dir():
         raise DictionaryError(
             f"{folder}: a run folder. Pass one of its saes, or pass it to load_dictionaries."
         )

@@ -218,9 +218,8 @@ class Coder:
     def _encode_together(self, centred: Float[Tensor, "token model"], unit: _Unit) -> Code:
         """The ``k · token`` largest of a whole batch."""
         wanted = self.k * len(centred)
-        floor = 0.5 * float(
-            self.threshold
-        )  # a guess; if it is too high, everything positive is used
+        # a guess; if it is too high, everything positive is used
+        floor = 0.5 * float(self.threshold)
         found = self._above(centred, unit, floor)
         if len(found[0]) < wanted and floor > 0:
             found = self._above(centred, unit, 0.0)

@@ -73,7 +73,7 @@ def test_the_interactions_of_a_layer_are_those_of_its_dictionaries(made):
     run = open_run(made, device="cpu")
     inter = run.interactions(0, reader="encoder")
     into, out = (run.dictionaries[Site(point, 0)] for point in ("mlp_in", "mlp_out"))
-    assert (inter.n_input, inter.n_output) == (into.n_feature, out.n_feature)
+    assert (inter.n_input, inter.n_output) == (into.n_feature + 1, out.n_feature)  # a constant
     torch.testing.assert_close(inter.outputs.read, out.basis("encoder").read)
     for row in run.strongest(0).head(3).to_dict("records"):
         entries = 1 if row["first"] == row["second"] else 2
@@ -123,6 +123,8 @@ def test_nothing_is_loaded_to_show_what_there_is(made, monkeypatch):
 
 
 def test_what_is_missing_is_shown_with_the_command_that_makes_it(tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "a model (circuits model train" in repr(open_run(tmp_path / "empty"))
     run = open_run(planted_run(tmp_path / "run"))
     shown = repr(run)
     for command in ("interactions", "find", "rank"):
@@ -172,12 +174,15 @@ def test_hostile_names_are_names_that_are_not_there(made, name):
 
 def test_a_circuit_is_known_by_its_name_and_by_its_files(folder):
     path = folder / "circuits" / "negation.json"
-    told = json.loads(path.read_text())
-    (folder / "circuits" / "Ünsafe name!.json").write_text(json.dumps({**told, "name": "other"}))
+    content = json.loads(path.read_text())
+    (folder / "circuits" / "Ünsafe name!.json").write_text(json.dumps({**content, "name": "other"}))
     run = open_run(folder, device="cpu")
     assert list(run.circuits) == ["negation", "Ünsafe name!"]
     assert run.circuits["Ünsafe name!"].name == "other"
     assert isinstance(run.circuits[" negation "], Circuit)  # which has the same file
+    (folder / "circuits" / "<b>\x1b[31m\n.json").write_text(path.read_text())
+    assert "\x1b" not in repr(run)
+    assert "&lt;b&gt;⟨U+001B⟩" in run._repr_html_()
 
 
 def test_files_of_another_run_are_refused(folder):
@@ -222,8 +227,11 @@ def test_damaged_files_are_refused_as_the_commands_refuse_them(folder, capsys):
     ):
         open_run(folder, device="cpu").strongest(0)
     (folder / "rank" / "layer-x.json").write_text("{}")
+    run = open_run(folder, device="cpu")
     with pytest.raises(RunError, match=r"layer-x\.json: its name has no layer number"):
-        open_run(folder, device="cpu").rank(0)
+        run.rank(0)
+    assert "its name has no layer number" in repr(run)
+    assert "its name has no layer number" in run._repr_html_()
 
 
 def test_a_training_that_is_not_finished_is_said_to_be(folder):

@@ -30,8 +30,7 @@ def planned(kind: Any, file: str | None, **given: object) -> Any:
 
 def model_folder(where: str) -> str:
     """The model's folder, if a run's was named."""
-    inside = RunFolder(Path(where)).model
-    return str(inside) if inside.is_dir() else where
+    return str(RunFolder(Path(where)).model_place or where)
 
 
 def opened_run(options: Namespace) -> Run:

@@ -86,12 +86,12 @@ def test_a_circuit_is_printed_for_a_person_and_kept(run, capsys):
 
 
 def test_scripts_are_told_in_json(run, capsys):
-    told = json.loads(find(capsys, run, "--json"))
-    assert told["found"]
-    assert told["verdict"].startswith("computed in this MLP")
-    assert Path(told["file"]).exists()
-    assert told["shares"]["computed"] == pytest.approx(1)
-    assert [row["contrast"] > 1 for row in told["interactions"]] == [True, True]
+    answer = json.loads(find(capsys, run, "--json"))
+    assert answer["found"]
+    assert answer["verdict"].startswith("computed in this MLP")
+    assert Path(answer["file"]).exists()
+    assert answer["shares"]["computed"] == pytest.approx(1)
+    assert [row["contrast"] > 1 for row in answer["interactions"]] == [True, True]
 
 
 def test_finding_again_writes_the_same_bytes(run, capsys):
@@ -108,7 +108,7 @@ def test_a_found_circuit_is_validated_on_the_other_half(run, capsys):
     said = called(capsys, "validate", run, "--text", planted_text(run), "--draws", 2)
     assert said.startswith("negated or not: proven: every criterion is met")
     for words in ("remove the circuit", "control: untrained model", "same size",
-                  "On text where no answer is due", "n = 32 cases, seed 0"):  # fmt: skip
+                  "On other text, where no answer", "n = 32 cases, seed 0"):  # fmt: skip
         assert words in said
     proof = Validation.load(run / "circuits" / "negated-or-not.validation.json")
     assert (proof.circuit, proof.behaviour, proof.n) == ("negated or not", "negated or not", 32)
@@ -116,11 +116,11 @@ def test_a_found_circuit_is_validated_on_the_other_half(run, capsys):
         "circuit negated or not",
         "validation of negated or not",
     ]
-    told = json.loads(
+    answer = json.loads(
         called(capsys, "validate", run, "--text", planted_text(run), "--draws", 2, "--json",
                "--circuit", "negated or not")
     )  # fmt: skip
-    (one,) = told["validations"]
+    (one,) = answer["validations"]
     assert one["proven"]
     assert [row["met"] for row in one["criteria"]] == [True] * 6
 
@@ -177,8 +177,8 @@ def test_not_found_is_an_answer_and_exits_0(tmp_path, capsys):
     assert said.startswith("not found: the MLP adds 0.00 of the ")
     said = find(capsys, run)
     assert said.startswith("not found: the model does not show this behaviour")
-    told = json.loads(find(capsys, run, "--json"))
-    assert told == {"found": False, "why": said.strip()}
+    answer = json.loads(find(capsys, run, "--json"))
+    assert answer == {"found": False, "why": said.strip()}
     assert kept(run) == []
 
 
@@ -239,11 +239,11 @@ def test_bad_input_is_one_line_and_exit_2(run, capsys, arguments, said):
         for a in arguments
     ]
     assert main([*given, "--device", "cpu"]) == 2
-    told = capsys.readouterr()
-    assert told.err.startswith(f"circuits {arguments[0]}: ")
-    assert told.err.count("\n") == 1
-    assert said in told.err
-    assert told.out == ""
+    answer = capsys.readouterr()
+    assert answer.err.startswith(f"circuits {arguments[0]}: ")
+    assert answer.err.count("\n") == 1
+    assert said in answer.err
+    assert answer.out == ""
     assert kept(run) == []
 
 

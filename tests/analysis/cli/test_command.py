@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import termios
+from importlib.metadata import version
 
 import pytest
 
@@ -136,12 +137,12 @@ def test_words_that_are_no_command_are_one_line(capsys, words, said):
     with pytest.raises(SystemExit) as ended:
         main(words)
     assert ended.value.code == 2
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.count("\n") == 1
-    assert told.err.startswith("circuits")
-    assert said in told.err
-    assert "--help" in told.err
+    answer = capsys.readouterr()
+    assert answer.out == ""
+    assert answer.err.count("\n") == 1
+    assert answer.err.startswith("circuits")
+    assert said in answer.err
+    assert "--help" in answer.err
 
 
 def test_a_function_answers_and_main_prints():
@@ -243,3 +244,12 @@ def test_ctrl_c_while_everything_is_imported_is_no_traceback(monkeypatch, capsys
     monkeypatch.setattr(sys.modules["analysis.cli.main"], "import_module", interrupted)
     assert main(["gates"]) == 130
     assert capsys.readouterr().err == "circuits gates: interrupted\n"
+
+
+def test_the_command_runs_as_a_module_too():
+    done = subprocess.run(
+        [sys.executable, "-m", "analysis.cli", "--version"],
+        capture_output=True, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.strip() == version("bilinear-circuits")

@@ -31,7 +31,7 @@ from circuits.graph.circuit import Circuit
 from circuits.graph.records import Feature, Gate, Interaction, Output
 from circuits.model import Site
 from circuits.model.site import mlp_sites
-from circuits.plotting.circuit_layout import picture
+from circuits.plotting.circuit_figure import picture
 from circuits.plotting.display import MOST, shown
 from tests.support.small_runs import HOSTILE, begun
 

@@ -162,7 +162,7 @@ def test_outputs_that_do_not_exist_are_refused(inter):
     with pytest.raises(FeatureRangeError, match="outputs 0 to 10"):
         output_statistics(inter, range(5, 12))
     for outputs in (range(0), range(0, 4, 2)):
-        with pytest.raises(FeatureRangeError, match=r"no range\(a, b\)"):
+        with pytest.raises(FeatureRangeError, match=r"not a range\(a, b\)"):
             output_statistics(inter, outputs)
 
 

@@ -11,7 +11,7 @@ from circuits.errors import DictionaryError, HubError, SiteError
 from circuits.model import Site
 from sae import load_dictionaries, load_dictionary
 from sae.formats.checks import site_of
-from sae.formats.registry import LAYOUTS
+from sae.formats.folders import LAYOUTS
 from tests.support.small import normal
 from tests.support.small_dictionaries import (
     N_FEATURE,
