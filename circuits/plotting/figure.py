@@ -193,7 +193,7 @@ _Values = Float[np.ndarray, " place"]
 
 def spectrum_figure(
     values: _Values,
-    controls: Mapping[str, _Values],
+    controls: Mapping[str, np.ndarray],
     energy_kept: float | None,
     effective_rank: float | None,
 ) -> Figure:
