@@ -1,10 +1,9 @@
-"""How well a dictionary stands in for its site: one row of numbers, each beside its control.
+"""How well a dictionary represents its site: one row of numbers, each with its control.
 
-Two passes over the same tokens: of the reconstruction, then of the model's loss with the site
-replaced. What a reader would get wrong: the first token of each row counts in no statistic and is
-left alone by every replacement, the ablations included. Autoencoders are not trained on ``<bos>``
-and reconstruct it badly; a loss with it replaced would measure that one activation, which every
-later token attends to.
+Two passes over the same tokens: for the reconstruction, then for the model's loss with the site
+replaced. The first token of each row counts in no statistic, and every replacement, the ablations
+included, leaves it as it is. Autoencoders are not trained on ``<bos>`` and reconstruct it badly; a
+loss with it replaced would measure that one activation, which every later token attends to.
 """
 
 from __future__ import annotations
@@ -20,18 +19,18 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuits.algebra.basis import Basis
+from circuits.algebra.bilinear import with_constant
 from circuits.corpus.documents import Corpus
 from circuits.errors import DictionaryError
 from circuits.model.model import Model
+from circuits.model.site import Site
 from sae.dictionary import Dictionary
 from sae.reading import N_DOCUMENTS, Reading, readings
 from sae.sparse import Code
 from sae.statistics import Statistics, statistics
 
-DENSE = 0.1
-"""A feature that is active on a larger share of tokens is called dense."""
-
-_FEW = 2  # a correlation of fewer tokens is none
+_DENSE = 0.1  # a feature that is active on a larger share of tokens is dense
+_FEW = 2  # no correlation of so few tokens
 
 
 @torch.no_grad()
@@ -46,30 +45,23 @@ def quality(
 ) -> pd.DataFrame:
     """One row; losses in nats a predicted token, over the first documents of a corpus.
 
-    *Reconstruction*: ``fvu`` is the squared error over the variance, ``explained_variance`` the
-    share of variance that the error's own variance leaves (so an error that is always the same
-    costs nothing there), ``l0`` active features a token, ``dead`` and ``dense`` shares of features
-    never active and active on more than a tenth of tokens.
+    *Reconstruction*: ``fvu`` is the squared error over the variance, ``explained_variance`` 1 minus
+    the error's variance over it (a constant error does not count), ``l0`` active features a token,
+    ``dead`` and ``dense`` shares of features: never active, and active on over a tenth of tokens.
 
-    *Loss*: ``clean``, ``sae`` (the reconstruction in its place), ``with_error`` (equal to clean),
-    ``zero`` and ``mean`` (the site ablated; whichever loses less is the harder control), ``random``
-    (as many random directions, read by themselves). ``recovered`` is sae between zero and clean,
-    ``recovered_from_mean`` between mean and clean, ``added`` is sae less clean.
+    *Loss*: ``clean``, ``sae`` (with the reconstruction), ``with_error`` (equal to clean), ``zero``
+    and ``mean`` (ablations; the one that loses less is the stricter control), ``random`` (with as
+    many random directions). ``recovered`` is where sae lies from zero (0) to clean (1),
+    ``recovered_from_mean`` the same from mean, ``added`` is sae less clean.
 
-    *Pseudoinverse*: ``pinv_active`` correlates ``D⁺x`` with TopK's activations, over the tokens
-    where a feature is active; ``pinv_inactive`` over the others with the score that was not
-    selected, the activation being zero there. Medians over features, ``…_mean`` their means,
-    ``…_random`` the same for random directions. ``pinv_on_active`` gives TopK's features their
-    pseudoinverse values, ``pinv_largest`` the largest of those their place: ``fvu_…`` and
-    ``recovered_…``, beside TopK's own. Where the decoder does not span the activation the nearest
-    reader is meant, and ``pinv_exact`` is False.
+    *Pseudoinverse*: ``pinv_active`` is the correlation of ``D⁺x`` with TopK's activations over the
+    tokens where a feature is active; ``pinv_inactive`` over the others with the score that was not
+    selected. Medians over features, ``…_mean`` means, ``…_random`` with random directions.
+    ``pinv_on_active`` gives TopK's features their pseudoinverse values, ``pinv_largest`` selects
+    the largest of these values: ``fvu_…`` and ``recovered_…``. If the decoder does not span the
+    activation, the nearest reader is used and ``pinv_exact`` is False.
     """
-    site = dictionary.known_site("quality")
-    if dictionary.d_model != model.d_model:
-        raise DictionaryError(
-            f"quality: {dictionary} is for activations of {dictionary.d_model}, and the model's "
-            f"have {model.d_model}. Load the model that it was trained on."
-        )
+    site = _checked_site(dictionary, model)
     dictionary = dictionary.to(model.device)
 
     def read() -> Any:
@@ -104,22 +96,32 @@ def quality(
     return pd.DataFrame(row, index=[0])
 
 
+def _checked_site(dictionary: Dictionary, model: Model) -> Site:
+    site = dictionary.known_site("quality")
+    if dictionary.d_model != model.d_model:
+        raise DictionaryError(
+            f"quality: {dictionary} is for activations of {dictionary.d_model}, and the model's "
+            f"have {model.d_model}. Load the model that it was trained on."
+        )
+    return site
+
+
 def _sparsity(found: Statistics, l0: float) -> dict[str, float]:
     return {
         "l0": l0,
         "dead": float((found.n_active == 0).double().mean()),
-        "dense": float((found.frequency > DENSE).double().mean()),
+        "dense": float((found.frequency > _DENSE).double().mean()),
     }
 
 
 @dataclass(frozen=True, eq=False)
 class _Readers:
-    """What reads the activation: the pseudoinverse and random directions, and as dictionaries."""
+    """Readers of the activation, the pseudoinverse and random directions, also as dictionaries."""
 
     exact: Basis
     control: Basis
     largest: Dictionary  # the k largest pseudoinverse values
-    random: Dictionary  # random directions of the same norms, the k that point most along x
+    random: Dictionary  # random directions of the same norms, the k with the largest products
 
     @classmethod
     def of(cls, dictionary: Dictionary, k: int, seed: int) -> _Readers:
@@ -137,7 +139,7 @@ class _Readers:
 
 
 class _Moments:
-    """Over all tokens ``x̂ x̂ᵀ`` with ``x̂ = [x − offset; 1]``: it holds means and covariances."""
+    """``Σ x̂ x̂ᵀ`` over all tokens, ``x̂ = [x − offset; 1]``: it gives means and covariances."""
 
     def __init__(self, dictionary: Dictionary) -> None:
         self._dictionary = dictionary
@@ -147,14 +149,14 @@ class _Moments:
         self._errors = torch.zeros(wide - 1, dtype=torch.float64, device=dictionary.device)
 
     def seen(self, x: Float[Tensor, "token model"]) -> Code:
-        """Add some tokens; what is active on them."""
+        """Add some tokens; returns their active features."""
         dictionary = self._dictionary
         x = x.to(dictionary.dtype)
         code = dictionary.active(x)
         error = (x - code.times(dictionary.decoder) - dictionary.offset).double()
         self._error = self._error + error.square().sum().cpu()
         self._errors += error.sum(0)
-        self.second += _second(_lifted(x - dictionary.offset))
+        self.second += _second(with_constant((x - dictionary.offset).double()))
         return code
 
     @property
@@ -182,10 +184,10 @@ class _Moments:
 
 
 class _Correlations:
-    """Between what a reader reads and the scores that TopK selects from, feature by feature.
+    """Between a reader's values and the scores that TopK selects from, for each feature.
 
     Over all tokens from second moments, over the active ones entry by entry, and over the others
-    by difference: features times tokens are never multiplied out.
+    by difference, so that no features-by-tokens matrix is built.
     """
 
     def __init__(self, dictionary: Dictionary, read: Float[Tensor, "feature model"]) -> None:
@@ -202,7 +204,7 @@ class _Correlations:
             self._active[i] += np.bincount(feature, weights, minlength=len(self._active[i]))
 
     def shares(self, moments: _Moments) -> tuple[np.ndarray, np.ndarray]:
-        """Of each feature on active and on other tokens; NaN where there are too few."""
+        """For each feature on active and on other tokens; NaN where there are too few."""
         dictionary = self._dictionary
         z = torch.nn.functional.pad(self._read.double(), (0, 1))
         s = torch.cat([dictionary.encoder, dictionary.bias[:, None]], dim=1).double()
@@ -229,12 +231,12 @@ def _correlation(sums: Float[np.ndarray, "6 feature"]) -> Float[np.ndarray, " fe
     n, z, s, zz, ss, zs = sums
     with np.errstate(invalid="ignore", divide="ignore"):
         spread = (zz - z * z / n) * (ss - s * s / n)
-        constant = spread <= 1e-20 * zz * ss  # but for rounding
+        constant = spread <= 1e-20 * zz * ss  # up to rounding
         return np.where((n > _FEW) & ~constant, (zs - z * s / n) / np.sqrt(spread), np.nan)
 
 
 class _Losses:
-    """The model's loss with the site as it is and as each replacement makes it."""
+    """The model's loss with the site unchanged and with each replacement."""
 
     def __init__(
         self,
@@ -295,7 +297,7 @@ class _Losses:
 
 
 def _at(here: Bool[Tensor, "batch pos"], make: Callable[[Tensor], Tensor]) -> Any:
-    """What replaces an activation at the counted tokens and leaves the others alone."""
+    """A hook that replaces an activation at the counted tokens only."""
 
     def function(x: Tensor) -> Tensor:
         part = here[:, : x.shape[1]]  # the last token of a row predicts nothing
@@ -316,16 +318,12 @@ def _on_active(
     return replace(code, values=values).times(dictionary.decoder) + dictionary.offset
 
 
-def _lifted(x: Float[Tensor, "token model"]) -> Float[Tensor, "token lifted"]:
-    return torch.nn.functional.pad(x.double(), (0, 1), value=1.0)
-
-
 def _second(x: Float[Tensor, "token lifted"]) -> Float[Tensor, "lifted lifted"]:
     return x.mT @ x
 
 
 def _share(part: float, whole: float) -> float:
-    """NaN where there is nothing to have a share of."""
+    """NaN where the whole is zero."""
     return part / whole if whole != 0 else float("nan")
 
 

@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 
-from analysis import RankCurve, rank_curve
+from analysis import rank_curve
+from analysis.lowrank.curve import RankCurve
 from analysis.lowrank.sums import Forms, Observed, Resampling, active_sums, on_all, totals_of
 from benchmarks.measure import extra_memory, machine, table
 from circuits.corpus import built_in

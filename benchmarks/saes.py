@@ -26,8 +26,9 @@ from benchmarks.measure import extra_memory, gemm_peak, machine, table
 from circuits.corpus import built_in
 from circuits.model import ModelPlan, load_model, train_model
 from circuits.model.evaluation import split_corpus
-from sae import ModelActivations, TrainingPlan, train_saes
+from sae import TrainingPlan, train_saes
 from sae.training.mixer import Mixer
+from sae.training.sources import ModelActivations
 from sae.training.step import Coder
 
 N_BATCH, N_BATCHES, RATE = 4096, 64, 2e-3

@@ -1,8 +1,8 @@
 """The `circuits` command: what it prints where, and how it ends.
 
-Stdout holds the answer and nothing else; notes, bars and what libraries say go to stderr. What
-`circuits sae train` does is `analysis.cli.commands.sae_train`. Nothing heavy is imported before a
-command is known, nor for one that needs none of it, so that ``--help`` answers at once.
+Stdout gets the answer and nothing else; notes, progress bars and what libraries print go to stderr.
+`circuits sae train` calls `analysis.cli.commands.sae_train`. Nothing heavy is imported before the
+command is known, nor for one that does not need it, so ``--help`` answers at once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib import import_module
 
-from analysis.cli.answers import Told
+from analysis.cli.answers import Answer
 from analysis.cli.options import parser
 
 
@@ -25,19 +25,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         with _only_the_answer_on_stdout(options.quiet):
-            told = _function_of(options)(options)
+            answer = _function_of(options)(options)
         if options.json:
-            print(told.as_json())
+            print(answer.as_json())
         elif not options.quiet:
-            print(told.text)
+            print(answer.text)
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader has seen enough: `circuits … | head`
+    except BrokenPipeError:  # the reader closed the pipe: `circuits … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         print(f"circuits {options.command}: interrupted", file=sys.stderr)
         return 130
-    except Exception as error:  # noqa: BLE001 - the last place where one can be told well
-        return _told_wrong(options.command, error)
+    except Exception as error:  # noqa: BLE001 - the last place where one can be reported
+        return _reported(options.command, error)
     return 0
 
 
@@ -47,7 +47,7 @@ def function_name(options: argparse.Namespace) -> str:
     return options.command if verb is None else f"{options.command}_{verb}"
 
 
-def _function_of(options: argparse.Namespace) -> Callable[[argparse.Namespace], Told]:
+def _function_of(options: argparse.Namespace) -> Callable[[argparse.Namespace], Answer]:
     return getattr(import_module("analysis.cli.commands"), function_name(options))
 
 
@@ -60,18 +60,18 @@ def _only_the_answer_on_stdout(quiet: bool) -> Iterator[None]:
 
 
 class _Nowhere(io.TextIOBase):
-    """Takes what is written, is no terminal, and stays open: a library may keep it for its log."""
+    """Discards what is written, is not a terminal, and stays open: a library may log to it."""
 
     def write(self, text: str) -> int:
         """As if it had been written."""
         return len(text)
 
 
-def _told_wrong(command: str, error: Exception) -> int:
-    """Say what went wrong: one line if the caller can put it right, or where the bug is."""
-    wrong = _one_line(error)
-    if wrong is not None:
-        print(f"circuits {command}: {' '.join(wrong.splitlines())}", file=sys.stderr)
+def _reported(command: str, error: Exception) -> int:
+    """Print what went wrong: one line if the caller can put it right, or where the bug is."""
+    message = _one_line(error)
+    if message is not None:
+        print(f"circuits {command}: {' '.join(message.splitlines())}", file=sys.stderr)
         return 2
     traceback.print_exception(error)
     print(
@@ -83,7 +83,7 @@ def _told_wrong(command: str, error: Exception) -> int:
 
 
 def _one_line(error: Exception) -> str | None:
-    """What to tell of a mistake that the caller can put right; None for a bug."""
+    """The message of a mistake that the caller can put right; None for a bug."""
     from circuits.errors import CircuitsError, is_out_of_memory
 
     if isinstance(error, CircuitsError):

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from analysis.discovery.provenance import layer_of_circuit
 from analysis.lowrank.measure import MIN_ACTIVE
 from analysis.lowrank.sums import (
     Fit,
@@ -28,7 +29,7 @@ from analysis.lowrank.sums import (
     in_chunks,
     on_active,
 )
-from analysis.validation.validate import layer_of_circuit
+from circuits.algebra.bilinear import with_constant
 from circuits.algebra.interactions import Interactions
 from circuits.corpus.documents import Corpus
 from circuits.graph.circuit import Circuit
@@ -141,8 +142,7 @@ def _observed(
     sites = mlp_sites(layer)
     for reading in readings(model, corpus, sites, n_documents=n_documents):
         x, y = (reading.activations[site] for site in sites)
-        features = into.encode(x)[:, used]
-        lifted = torch.cat([features, features.new_ones(len(features), 1)], dim=1)
+        lifted = with_constant(into.encode(x)[:, used])
         yield Observed(lifted, out.active(y), documents_of(reading))
 
 

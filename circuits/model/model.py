@@ -27,12 +27,15 @@ from torch.nn import functional
 from circuits.algebra.bilinear import BilinearLayer, computing_dtype
 from circuits.errors import ModelError, SiteError, check_count, check_index
 from circuits.model.llama import layer_of, n_parameters, write
-from circuits.model.published import TOKENIZERS
 from circuits.model.site import POINTS, ReadAll, Site, as_sites, attach
 from circuits.model.transformer_lens import hooked
 from circuits.storage.files import folder_written_whole
 
 _ROWS = 4096  # tokens whose logits a loss holds at a time
+
+
+# short names in published configurations, and the tokenizer on the hub that they stand for
+_TOKENIZERS = {"ts-4096": "tdooms/ts-tokenizer-4096"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -318,7 +321,7 @@ class Model:
     def words(self, caller: str) -> Any:
         """The tokenizer, or an error that names the caller that needs it."""
         if self.tokenizer is None:
-            named = TOKENIZERS.get(self.wanted_tokenizer or "", self.wanted_tokenizer)
+            named = _TOKENIZERS.get(self.wanted_tokenizer or "", self.wanted_tokenizer)
             known = f" (the model names '{named}')" if named else ""
             raise ModelError(
                 f"{self.path}: there is no tokenizer in this folder, which {caller} needs. "

@@ -16,9 +16,6 @@ from torch import Tensor
 
 from circuits.errors import ModelError
 
-TOKENIZERS = {"ts-4096": "tdooms/ts-tokenizer-4096"}
-"""Hub names of the tokenizers that published configurations give short names."""
-
 _SIZES = ("n_head", "n_layer", "n_ctx", "d_model", "d_hidden")
 _KNOWN = {*_SIZES, "bilinear", "gate", "bias", "normalization", "tokenizer", "repo"}
 

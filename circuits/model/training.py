@@ -28,11 +28,9 @@ from circuits.model.evaluation import HeldOut, exact_entropy, held_out_loss, spl
 from circuits.model.llama import write
 from circuits.model.loading import chosen_device
 from circuits.model.plan import ModelPlan
-from circuits.storage.files import read_json
+from circuits.storage.files import PLAN, RESULT, read_json
 from circuits.storage.training_run import (
     METRICS,
-    PLAN,
-    RESULT,
     Row,
     RunFiles,
     TrainingRun,

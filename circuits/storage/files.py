@@ -16,6 +16,8 @@ from safetensors import SafetensorError
 
 from circuits.errors import CircuitsError
 
+PLAN, RESULT = "plan.json", "training.json"  # of a training run: written first, and at its end
+
 
 @contextmanager
 def written_whole(path: str | Path) -> Iterator[Path]:

@@ -21,7 +21,8 @@ from circuits.errors import ShardError, shorten
 from circuits.storage.files import written_whole
 from circuits.storage.progress import progress
 
-_OUTPUTS = 32  # per shard: what an interruption can lose
+OUTPUTS = 32
+"""To a shard: what an interruption can lose."""
 _FINGERPRINT = b"circuits.fingerprint"
 
 
@@ -37,8 +38,8 @@ def make_shards(
         raise ShardError(f"shards are made of contiguous ranges, not {outputs}. Use range(a, b).")
     folder = Path(folder)
     shards = {}
-    for start in range(outputs.start - outputs.start % _OUTPUTS, outputs.stop, _OUTPUTS):
-        block = range(max(start, outputs.start), min(start + _OUTPUTS, outputs.stop))
+    for start in range(outputs.start - outputs.start % OUTPUTS, outputs.stop, OUTPUTS):
+        block = range(max(start, outputs.start), min(start + OUTPUTS, outputs.stop))
         shards[folder / f"outputs-{block.start:07d}-{block.stop:07d}.parquet"] = block
     for path in folder.glob(
         "outputs-*.parquet"

@@ -30,15 +30,16 @@ def bound_in(tree: ast.Module) -> set[str]:
 
 
 def used_in(tree: ast.Module) -> set[str]:
-    """Private names that a module imports, looks up, or names in a string, as `setattr` does."""
+    """Private names that a module imports, looks up, or passes to `setattr` and its like."""
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute):
             found.add(node.attr)
         elif isinstance(node, ast.ImportFrom):
             found |= {alias.name for alias in node.names} | set((node.module or "").split("."))
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            found.add(node.value.rpartition(".")[2])
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("attr"):
+            words = [a.value for a in node.args[:2] if isinstance(a, ast.Constant)]
+            found |= {str(word).rpartition(".")[2] for word in words}
     return {name for name in found if is_private(name)}
 
 

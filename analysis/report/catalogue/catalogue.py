@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.report.catalogue.captions import Caption, Captions
-from analysis.report.collect import Run
+from analysis.runs.run import Run
 from circuits.model.site import Site
 from circuits.plotting.display import shown
 from sae.dictionary import Dictionary
@@ -107,7 +107,7 @@ class Uses:
 def uses(run: Run, pages: Mapping[str, str]) -> Uses:
     """Of every feature that a circuit names."""
     found: dict[Site, dict[int, list[tuple[str, str, str]]]] = {}
-    for each in run.circuits:
+    for each in run.found:
         if each.layer is None:
             continue
         page, name = pages[each.stem], shown(each.circuit.name)
@@ -116,7 +116,7 @@ def uses(run: Run, pages: Mapping[str, str]) -> Uses:
         for point, feature, role in told:
             of_site = found.setdefault(Site(point, each.layer), {})
             of_site.setdefault(feature, []).append((page, name, role))
-    return Uses(found, run.interactions)
+    return Uses(found, run.tables)
 
 
 def catalogues(run: Run, used: Uses) -> dict[Site, Catalogue]:

@@ -21,7 +21,8 @@ from torch import Tensor
 from analysis.attribution.contrast import PairAccount
 from analysis.behaviour.in_model import ModelCases, in_model
 from analysis.report.catalogue.text_activations import TextActivations
-from analysis.report.collect import Found, Run
+from analysis.runs.belonging import Found
+from analysis.runs.run import Run
 from circuits.algebra.basis import Basis
 from circuits.algebra.interactions import Interactions
 from circuits.algebra.spectrum import Spectrum
@@ -60,7 +61,7 @@ class CircuitForm:
         inputs = into.to(torch.float64).basis(least_squares=True)
         if found.behaviour is None:
             reader: Literal["pinv", "encoder"] = (
-                "pinv" if found.circuit.source.get("reader") == "pinv" else "encoder"
+                "pinv" if found.circuit.source.reader == "pinv" else "encoder"
             )
             output = found.circuit.outputs[0].feature
             outputs = out.to(torch.float64).basis(reader, least_squares=reader == "pinv")
@@ -129,12 +130,7 @@ class CircuitForm:
             mean = read[torch.arange(len(read)), shows[:, 1]].double().mean(0)
             named[f"mean input where “{self.asked.behaviour.factors[0]}” shows"] = mean
         named["difference of unembeddings"] = self.asked.directions().cpu().double().mean(0)
-        return {name: self._lifted(direction) for name, direction in named.items()}
-
-    def _lifted(self, direction: Float[Tensor, " model"]) -> Float[Tensor, " input"]:
-        if not self.inter.layer.has_constant:
-            return direction
-        return torch.cat([direction, direction.new_zeros(1)])
+        return {name: self.inter.layer.lift(vector, 0.0) for name, vector in named.items()}
 
     def projections(self) -> pd.DataFrame:
         """Cosines with the top positive and negative eigenvectors: of the circuit's features, of
@@ -197,7 +193,7 @@ class CircuitForm:
         spectrum = inter.spectrum(0, space="model")
         x = text.x[tokens].double()
         added = spectrum.activation(x).cumsum(1).cpu().numpy() + inter.bias(0)
-        rotated = _rotated(spectrum, seed).activation(x).cumsum(1).cpu().numpy()
+        rotated = spectrum.rotated(seed).activation(x).cumsum(1).cpu().numpy()
         ranks = [rank for rank in RANKS if rank < len(spectrum)] + [len(spectrum)]
         some = np.unique(np.linspace(0, len(tokens) - 1, _N_POINTS).astype(int))
         points = pd.DataFrame({"activation": active[some]})
@@ -245,15 +241,6 @@ def _signs(
     """An eigenvector's sign means nothing: it is turned to where most features point."""
     total = (write @ ends.mT).sum(0)
     return torch.where(total < 0, -1.0, 1.0).to(ends)
-
-
-def _rotated(spectrum: Spectrum, seed: int) -> Spectrum:
-    """The same eigenvalues along random orthonormal directions."""
-    generator = torch.Generator().manual_seed(seed)
-    wide = spectrum.vectors.shape[1]
-    drawn = torch.randn(wide, wide, generator=generator, dtype=torch.float64)
-    turned = torch.linalg.qr(drawn).Q[: len(spectrum)].to(spectrum.vectors)
-    return Spectrum(spectrum.values, turned, None, spectrum.has_constant)
 
 
 def _correlation(one: Float[np.ndarray, " n"], other: Float[np.ndarray, " n"]) -> float:

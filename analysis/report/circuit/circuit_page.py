@@ -6,6 +6,7 @@ they carry, and what removing them does, stands beside it.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from analysis.discovery.find import verdict
@@ -16,11 +17,12 @@ from analysis.report.circuit.circuit_tables import Labels, causal, facts, steps,
 from analysis.report.circuit.example_ledgers import accounts
 from analysis.report.circuit.form_figures import approximation, projections
 from analysis.report.circuit.mechanism import Mechanism, without
-from analysis.report.collect import Found, Run
 from analysis.report.page import Page
+from analysis.runs.belonging import Found
+from analysis.runs.run import Run
 from circuits.graph.circuit import Circuit
 from circuits.model.site import Site
-from circuits.plotting.circuit_layout import picture
+from circuits.plotting.circuit_figure import picture
 from circuits.plotting.display import shown, two
 from circuits.plotting.figure import Figure, eigenvalues, heat_map
 
@@ -33,9 +35,9 @@ _SHARES = {
     "within": "the same, from spread within the classes",
     "direct": "of the model's own margins that the MLP adds",
     "error": "of the MLP's contrast, through what the dictionary misses",
-    "through outputs": "of the contrast that goes through the output features shown",
-    "gate": "of the pairs' energy that lies between two groups",
-    "energy of 4 eigenvectors": "of the form's energy that four eigenvectors hold",
+    "through_outputs": "of the contrast that goes through the output features shown",
+    "in_gates": "of the pairs' energy that lies between two groups",
+    "energy_of_four": "of the form's energy that four eigenvectors hold",
 }
 
 
@@ -51,6 +53,8 @@ def circuit_page(
     """Of one circuit, of a behaviour or proposed."""
     circuit = found.circuit
     labels = Labels(found, books)
+    known = circuit.evidence.shares if circuit.evidence is not None else circuit.proposal
+    shares = [(k, v) for k, v in (asdict(known) if known else {}).items() if k in _SHARES]
     drawn = _picture(circuit, labels)
     form = None if found.layer is None else CircuitForm.of(run, found)
     made = [] if form is None else _figures(form, text, labels, seed)
@@ -73,10 +77,8 @@ def circuit_page(
         "story": None if story is None else _told(story, labels),
         "without": without(found),
         "by_class": classes,
-        "shares": [
-            (shown(key), two(value), _SHARES.get(key, "")) for key, value in circuit.shares.items()
-        ],
-        "n_chosen": circuit.source.get("cases"),
+        "shares": [(name.replace("_", " "), two(value), _SHARES[name]) for name, value in shares],
+        "n_chosen": None if circuit.evidence is None else circuit.evidence.n_cases,
         "tables": tables,
         "causal": edits,
         "n_text": None if text is None else (text.n_documents, len(text)),

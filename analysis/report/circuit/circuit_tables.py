@@ -12,9 +12,9 @@ from dataclasses import replace
 import pandas as pd
 
 from analysis.report.catalogue.catalogue import Catalogue
-from analysis.report.collect import Found
 from analysis.report.page import Table
-from analysis.validation.validate import Validation
+from analysis.runs.belonging import Found
+from analysis.validation.record import Validation
 from circuits.graph.circuit import Circuit
 from circuits.model.site import Site
 from circuits.plotting.display import seen, shown
@@ -69,13 +69,13 @@ def facts(found: Found) -> list[tuple[str, str]]:
     """Sizes and counts."""
     circuit = found.circuit
     told = [
-        ("layer", str(circuit.source.get("layer", "not said"))),
+        ("layer", "unknown" if circuit.source.layer is None else str(circuit.source.layer)),
         ("pairs", str(len(circuit.interactions))),
         ("input features", str(len(circuit.features))),
         ("groups", str(len({f.group for f in circuit.features if f.group >= 0}))),
     ]
-    if found.behaviour is not None:
-        told.append(("cases chosen on", str(circuit.source.get("cases", "not said"))))
+    if circuit.evidence is not None:
+        told.append(("cases chosen on", str(circuit.evidence.n_cases)))
     if found.validation is not None:
         told.append(("cases validated on", str(found.validation.n)))
         told.append(("seed", str(found.validation.seed)))
@@ -130,7 +130,7 @@ def tables_of(circuit: Circuit, labels: Labels) -> list[Table]:
         f"{label} “{labels.output(f)}”" if labels.output(f) else label
         for label, f in zip(outputs["label"], outputs["feature"], strict=True)
     ]
-    factors = str(circuit.source.get("factors", "")).split(", ")
+    factors = () if circuit.evidence is None else circuit.evidence.factors
     effects = dict(zip(("first_effect", "second_effect"), (f"effect of {f}" for f in factors),
                        strict=False))  # fmt: skip
     found = [
@@ -153,7 +153,7 @@ def tables_of(circuit: Circuit, labels: Labels) -> list[Table]:
             features=[", ".join(map(str, d.features)) for d in circuit.detectors],
             cuts=[", ".join(f"{cut:.2f}" for cut in d.cuts) for d in circuit.detectors],
         )
-        caption = "Output features that tell a class, on cases that nothing was chosen on."
+        caption = "Output features that detect a class; F1 on held-out cases."
         found.append(Table.of("detectors", caption, told, {"label": "class", "f1": "F1"}))
     return found
 
@@ -165,30 +165,28 @@ def _known(table: pd.DataFrame) -> pd.DataFrame:
 
 def _measured(circuit: Circuit) -> str:
     """What columns of pairs mean that only a circuit of a behaviour has."""
-    if "cases" not in circuit.source:
+    if circuit.evidence is None:
         return ""
     return (
         " Contrast, elsewhere: logits added to the affected classes and to the others; computed, "
         "inherited: what a pair adds over all classes, of the two factors or of a contrast that "
-        f"was there before; n = {shown(str(circuit.source['cases']))} cases that it was chosen on."
+        f"was there before; n = {circuit.evidence.n_cases} cases that it was chosen on."
     )
 
 
 def causal(found: Validation) -> list[Table]:
     """What the edits of the running model showed, controls beside them."""
     n = f"n = {found.n} cases, seed {found.seed}"
-    random = found.random.groupby("kind", sort=False).agg(
-        draws=("taken", "size"), size=("size", "mean"),
-        **{"median |taken|": ("taken", lambda t: t.abs().median())},
-        **{"largest |taken|": ("taken", lambda t: t.abs().max())},
-        moved=("moved", "max"),
-    ).reset_index()  # fmt: skip
+    random = found.random_table.drop(columns="mean").rename(
+        columns={"median": "median |removed|", "most": "largest |removed|"}
+    )
     tables = [
-        Table.of("criteria", f"What was asked for, before it was measured; {n}.", found.criteria),
+        Table.of("criteria", f"What was asked for, before it was measured; {n}.",
+                 found.criteria_table),
         Table.of("edits", "Edits of the running model, controls last. contrast: mean margin of "
-                 "the affected classes, in logits; taken: the share of it that the edit removes "
-                 "(low to high: 95 % of bootstrap draws); moved: largest relative change of "
-                 f"another class; {n}.", found.edits),
+                 "the affected classes, in logits; removed: the share of it that the edit removes "
+                 "(low to high: 95 % of bootstrap draws); side_effect: largest relative change of "
+                 f"another class; {n}.", found.edit_table),
         Table.of("random", "Control: pairs that are active together, drawn at random in place "
                  "of the circuit's. size: how much they write, relative to the circuit; "
                  f"{n}.", random),
@@ -199,5 +197,5 @@ def causal(found: Validation) -> list[Table]:
     ]  # fmt: skip
     if len(found.side_effects):
         caption = "On text where no answer is due: loss and KL, nats a token."
-        tables.insert(3, Table.of("side-effects", caption, found.side_effects))
+        tables.insert(3, Table.of("side-effects", caption, found.side_effect_table))
     return tables

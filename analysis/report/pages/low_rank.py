@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from analysis.lowrank.curve import THRESHOLD
-from analysis.report.collect import Run
 from analysis.report.page import Page
+from analysis.runs.run import Run
 from circuits.plotting.display import number
 from circuits.plotting.figure import Figure
 

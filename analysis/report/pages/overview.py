@@ -18,8 +18,10 @@ from analysis.discovery.find import verdict
 from analysis.lowrank.controls import Control
 from analysis.lowrank.curve import RankCurve
 from analysis.report.circuit.mechanism import Mechanism
-from analysis.report.collect import Found, Run
 from analysis.report.page import Page, Table
+from analysis.runs.belonging import Found
+from analysis.runs.run import Run
+from analysis.validation.edits import DrawKind, EditKind
 from circuits.plotting.display import number, seen, shown, two
 from circuits.storage.files import content_hash
 
@@ -41,14 +43,14 @@ def overview(
     told: dict[str, Any] = {
         "headlines": [
             _headline(found, names) | _in_short(stories.get(found.stem))
-            for found in run.circuits
+            for found in run.found
             if found.behaviour
         ],
-        "proposals": [_proposal(found, names) for found in run.circuits if not found.behaviour],
+        "proposals": [_proposal(found, names) for found in run.found if not found.behaviour],
         "model": [(key, shown(value)) for key, value in model],
         "dictionaries": dictionaries,
         "curves": [_curve_line(layer, curve) for layer, curve in run.curves.items()],
-        "manifest": [_step(run.folder, entry) for entry in run.manifest],
+        "manifest": [_step(run.folder.path, entry) for entry in run.manifest],
         "missing": run.missing,
         "counted": _counted(run),
     }
@@ -57,23 +59,25 @@ def overview(
 
 def _headline(found: Found, names: Mapping[str, str]) -> dict[str, Any]:
     circuit, validation = found.circuit, found.validation
+    shares = None if circuit.evidence is None else circuit.evidence.shares
     row: dict[str, Any] = {
         "page": names[found.stem],
         "name": shown(circuit.name),
         "verdict": verdict(circuit),
         "pairs": len(circuit.interactions),
-        "carried": two(circuit.shares.get("carried")),
-        "computed": two(circuit.shares.get("computed")),
-        "inherited": two(circuit.shares.get("inherited")),
+        "carried": two(shares.carried if shares else None),
+        "computed": two(shares.computed if shares else None),
+        "inherited": two(shares.inherited if shares else None),
         "proven": None if validation is None else validation.proven,
         "proof": None if validation is None else validation.verdict,
     }
     if validation is not None:
-        edits = validation.edits.set_index("edit")
-        control = validation.random.loc[validation.random["kind"] == "as many", "taken"]
+        removed, kept = (validation.edit(kind) for kind in (EditKind.REMOVE, EditKind.KEEP))
+        random = validation.random
+        control = random.loc[random["kind"] == DrawKind.SAME_NUMBER.value, "removed"]
         row |= {
-            "taken": two(float(edits.loc["remove the circuit", "taken"])),
-            "kept": two(float(edits.loc["keep only the circuit", "faithfulness"])),
+            "removed": two(float(removed["removed"])),
+            "kept": two(float(kept["faithfulness"])),
             "random": two(float(control.abs().median())),
             "n": validation.n,
             "seed": validation.seed,
@@ -95,15 +99,15 @@ def _in_short(story: Mechanism | None) -> dict[str, Any]:
 
 
 def _proposal(found: Found, names: Mapping[str, str]) -> dict[str, Any]:
-    circuit = found.circuit
+    circuit, proposal = found.circuit, found.circuit.proposal
     return {
         "page": names[found.stem],
         "name": shown(circuit.name),
         "pairs": len(circuit.interactions),
         "gates": ", ".join(dict.fromkeys(gate.gate for gate in circuit.gates)) or "none",
-        "in_gates": number(circuit.shares.get("gate")),
+        "in_gates": number(proposal.in_gates if proposal else None),
         "explained": number(circuit.explained),
-        "energy": number(circuit.shares.get("energy of 4 eigenvectors")),
+        "energy": number(proposal.energy_of_four if proposal else None),
     }
 
 
@@ -145,7 +149,7 @@ _QUALITY = {
 
 def _counted(run: Run) -> list[str]:
     """What there is, in a line."""
-    behaved = [found for found in run.circuits if found.behaviour]
+    behaved = [found for found in run.found if found.behaviour]
     proven = sum(found.validation is not None and found.validation.proven for found in behaved)
     n_weights = run.model.describe().get("parameters")
     told = [
@@ -154,7 +158,7 @@ def _counted(run: Run) -> list[str]:
         f"{len(run.dictionaries)} dictionaries",
         f"{len(behaved)} circuits of behaviours, {proven} of them proven",
     ]
-    if n_proposed := len(run.circuits) - len(behaved):
+    if n_proposed := len(run.found) - len(behaved):
         told.append(f"{n_proposed} proposals")
     return told + ["an image classifier"] * (run.images is not None)
 

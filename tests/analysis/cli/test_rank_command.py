@@ -5,8 +5,8 @@ import json
 import pandas as pd
 import pytest
 
-from analysis import RankCurve
 from analysis.cli.main import main
+from analysis.lowrank.curve import RankCurve
 from circuits.corpus import built_in
 from circuits.model import ModelPlan, ModelShape, load_model, train_model
 from circuits.storage.manifest import read_manifest
@@ -48,12 +48,12 @@ def test_a_curve_is_printed_and_kept(run, capsys):
 
 def test_scripts_are_told_in_json(run, capsys):
     assert main(["rank", run, *OPTIONS, "--reader", "encoder", "--layer", "0", "--json"]) == 0
-    (told,) = json.loads(capsys.readouterr().out)["layers"]
-    assert (told["reader"], told["min_active"], told["n_documents"]) == ("encoder", 20, 40)
-    assert told["by_rank"][-1]["mean"] == pytest.approx(1, abs=1e-4)
-    kept = pd.read_parquet(told["file"])
-    assert {row["rank"] for row in told["by_rank"]} == set(kept["rank"])
-    assert told["thresholds"][75]["share"] == pytest.approx(told["share_above"])
+    (answer,) = json.loads(capsys.readouterr().out)["layers"]
+    assert (answer["reader"], answer["min_active"], answer["n_documents"]) == ("encoder", 20, 40)
+    assert answer["by_rank"][-1]["mean"] == pytest.approx(1, abs=1e-4)
+    kept = pd.read_parquet(answer["file"])
+    assert {row["rank"] for row in answer["by_rank"]} == set(kept["rank"])
+    assert answer["thresholds"][75]["share"] == pytest.approx(answer["share_above"])
 
 
 def test_what_is_not_there_is_one_line_and_exit_2(run, tmp_path, capsys):
@@ -64,7 +64,9 @@ def test_what_is_not_there_is_one_line_and_exit_2(run, tmp_path, capsys):
         assert said.count("\n") == 1
         return said
 
-    assert "has no circuit 'and' (it has none). Find it" in refused(run, "--circuit", "and")
+    assert "has no circuit 'and' (it has none). Make it: circuits find" in refused(
+        run, "--circuit", "and"
+    )
     assert "mlp_out of layers [0], not of [1]" in refused(run, "--layer", "1")
     assert "has no folder 'model'" in refused(str(tmp_path))
     assert "active on 9999 of the" in refused(run, "--min-active", "9999", "--documents", "40")

@@ -11,7 +11,8 @@ from analysis.lowrank import circuit_rank as of_circuit
 from circuits import Interactions
 from circuits.corpus import open_corpus
 from circuits.errors import CircuitFileError
-from circuits.graph.circuit import Circuit, Feature, Interaction, Output
+from circuits.graph.circuit import Circuit
+from circuits.graph.records import Feature, Interaction, Output, Source
 from circuits.model import Site, load_model
 from sae.reading import readings
 from tests.support.small import generator
@@ -32,12 +33,8 @@ def small(request, tmp_path_factory):
     }
     pairs = (*PAIRS, (6, dictionaries[INTO].n_feature))  # and one with the constant
     used = sorted({feature for pair in pairs for feature in pair})
-    source = {
-        "layer": 1,
-        "model": model.fingerprint,
-        "inputs": dictionaries[INTO].fingerprint,
-        "outputs": dictionaries[OUT].fingerprint,
-    }
+    hashes = (dictionaries[site].fingerprint for site in (INTO, OUT))
+    source = Source(model.fingerprint, 1, *hashes)
     circuit = Circuit(
         "by hand",
         tuple(Output(feature, str(feature)) for feature in (0, 2, 5)),
@@ -113,6 +110,6 @@ def test_random_pairs_fire_together_and_are_not_the_circuits(small, corpus):
 
 def test_a_circuit_of_another_run_is_refused(small, corpus):
     model, dictionaries, circuit = small
-    other = replace(circuit, source=dict(circuit.source) | {"inputs": "0" * 64})
+    other = replace(circuit, source=replace(circuit.source, inputs="0" * 64))
     with pytest.raises(CircuitFileError, match="another run: the hash of its inputs is 0000"):
         circuit_rank(model, other, dictionaries, corpus)

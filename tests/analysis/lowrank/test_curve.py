@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from analysis import RankCurve, quality, rank_curve
+from analysis import quality, rank_curve
 from analysis.lowrank import layer_forms, measure
 from analysis.lowrank.controls import Control
+from analysis.lowrank.curve import RankCurve
 from analysis.lowrank.sums import (
     Forms,
     Observed,
@@ -24,9 +25,10 @@ from analysis.lowrank.sums import (
     totals_of,
 )
 from analysis.runs.rank import run_rank
+from analysis.runs.run import Run
 from circuits import Spectrum
 from circuits.corpus import open_corpus
-from circuits.errors import CorpusError, RankError, ShapeError
+from circuits.errors import CorpusError, RankError, RunError, ShapeError
 from circuits.model import Site, load_model
 from circuits.model.loading import untrained
 from circuits.storage.manifest import read_manifest
@@ -370,7 +372,7 @@ def test_truncation_is_what_dense_forms_decode_to(model, corpus):
 
 def test_blocks_of_features_change_nothing(plain, corpus, monkeypatch):
     whole = curve(plain, corpus)
-    monkeypatch.setattr("analysis.lowrank.layer_forms._MOST", 7)
+    monkeypatch.setattr("analysis.lowrank.layer_forms.BLOCK", 7)
     parts = curve(plain, corpus)
     by_block = ["correlation_shuffled", "correlation_rotated"]  # drawn block by block
     left, right = (c.table.drop(columns=by_block) for c in (whole, parts))
@@ -477,10 +479,10 @@ def test_a_curve_shows_itself(plain, corpus):
 
 
 def test_a_curve_that_was_stopped_goes_on_and_ends_the_same(plain, corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr(layer_forms, "_MOST", 10)  # features of a block
+    monkeypatch.setattr(layer_forms, "BLOCK", 10)  # features of a block
     whole = curve(plain, corpus)
     made = []
-    plainly = measure._measured
+    plainly = measure.measured_block
 
     def stopped(block, *rest):
         if len(made) == 2:
@@ -488,12 +490,12 @@ def test_a_curve_that_was_stopped_goes_on_and_ends_the_same(plain, corpus, tmp_p
         made.append(block)
         return plainly(block, *rest)
 
-    monkeypatch.setattr(measure, "_measured", stopped)
+    monkeypatch.setattr(measure, "measured_block", stopped)
     with pytest.raises(KeyboardInterrupt):
         curve(plain, corpus, folder=tmp_path / "half")
     assert len(list((tmp_path / "half").glob("own-*.parquet"))) == 2
     counted = []
-    monkeypatch.setattr(measure, "_measured", lambda *a: counted.append(a) or plainly(*a))
+    monkeypatch.setattr(measure, "measured_block", lambda *a: counted.append(a) or plainly(*a))
     again = curve(plain, corpus, folder=tmp_path / "half")
     assert len(counted) == len(list((tmp_path / "half").glob("own-*.parquet"))) - 2
     pd.testing.assert_frame_equal(again.table, whole.table, check_exact=True)
@@ -537,7 +539,8 @@ def test_a_run_keeps_its_curves_and_notes_them(tmp_path, plain, corpus):
     other = dictionary(site=Site("mlp_out", 0), seed=5)
     given = {OUT: dictionary(), Site("mlp_out", 0): other, IN: dictionary(site=IN)}
     options = {"corpus": corpus, "min_active": 20, "n_documents": 40, "reader": "encoder"}
-    curves = run_rank(tmp_path, plain, given, **options)
+    run = Run(tmp_path, model=plain, dictionaries=given)
+    curves = run_rank(run, **options)
     assert sorted(curves) == [0, 1]
     assert [step["step"] for step in read_manifest(tmp_path)] == ["rank"]
     step = read_manifest(tmp_path)[0]
@@ -548,9 +551,9 @@ def test_a_run_keeps_its_curves_and_notes_them(tmp_path, plain, corpus):
     again = RankCurve.load(tmp_path / "rank" / "layer-1")
     pd.testing.assert_frame_equal(again.table, curves[1].table)
     assert not again.table.equals(RankCurve.load(tmp_path / "rank" / "layer-0").table)
-    with pytest.raises(RankError) as refused:
-        run_rank("runs/x", plain, given, layers=[1, 7], corpus=corpus)
+    with pytest.raises(RunError) as refused:
+        run_rank(run, layers=[1, 7], corpus=corpus)
     assert str(refused.value) == (
-        "runs/x has dictionaries at mlp_out of layers [0, 1], not of [7]. Train them: circuits sae "
-        "train runs/x"
+        f"{tmp_path} has dictionaries at mlp_out of layers [0, 1], not of [7]. Train them: "
+        f"circuits sae train {tmp_path}"
     )

@@ -1,13 +1,11 @@
 """The statistics of a layer's page are of so many outputs as can be looked at, and say so."""
 
-from dataclasses import replace
-
 import pytest
 
 from analysis.report.catalogue.catalogue import catalogues, uses
-from analysis.report.collect import collect
 from analysis.report.pages import layer
 from analysis.report.pages.layer import LayerTable, layer_page, most_outputs
+from analysis.runs.run import Run
 from tests.support.small_runs import begun
 
 
@@ -20,7 +18,7 @@ def test_wide_layers_have_fewer_outputs_measured(n_input, measured):
 
 def test_a_layers_page_says_how_many_of_its_outputs_were_measured(tmp_path, monkeypatch):
     _, text = begun(tmp_path / "run")
-    run = collect(tmp_path / "run", text)
+    run = Run(tmp_path / "run", text).checked()
     monkeypatch.setattr(layer, "_PAIRS", 20.0 * 49**2)  # of 48 features and the constant
     table = LayerTable.of(run, 0, seed=0)
     assert list(table.rows["output"]) == list(range(20))
@@ -30,15 +28,15 @@ def test_a_layers_page_says_how_many_of_its_outputs_were_measured(tmp_path, monk
     assert "n = 5 of them with random directions" in page.context["note"]
 
 
-def test_a_layers_page_says_where_two_readers_stand_in_one_table(hostile_run):
+def test_a_layers_page_says_where_two_readers_stand_in_one_table(hostile_run, monkeypatch):
     folder, text = hostile_run
-    run = collect(folder, text, "cpu")
-    books = catalogues(run, uses(run, {each.stem: each.stem for each in run.circuits}))
+    run = Run(folder, text, "cpu").checked()
+    books = catalogues(run, uses(run, {each.stem: each.stem for each in run.found}))
     table = LayerTable.of(run, 0, seed=0)
     caption = layer_page(run, table, books).tables[0].caption
     assert table.reader == "encoder"
     assert caption.startswith("Every output, read by encoder; pairs at q 0.05, by pinv.")
-    alike = replace(run, manifest=[{"step": "interactions", "made_of": {"reader": "encoder"}}])
-    assert "by pinv" not in layer_page(alike, table, books).tables[0].caption
-    alone = replace(run, interactions={})
-    assert "q 0.05" not in layer_page(alone, table, books).tables[0].caption
+    monkeypatch.setattr(Run, "reader_of_interactions", "encoder")
+    assert "by pinv" not in layer_page(run, table, books).tables[0].caption
+    monkeypatch.setitem(vars(run), "tables", {})
+    assert "q 0.05" not in layer_page(run, table, books).tables[0].caption

@@ -1,7 +1,6 @@
 """The story of a circuit is told from the same numbers as its account, class by class."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +9,9 @@ from analysis.attribution.contrast import PairAccount
 from analysis.discovery.find import find_circuit
 from analysis.report.circuit.circuit_tables import Labels
 from analysis.report.circuit.mechanism import Mechanism, without
-from analysis.report.collect import Found, Run
+from analysis.runs.belonging import Found
+from analysis.runs.run import Run
+from analysis.validation.edits import EditKind
 from analysis.validation.validate import validate
 from circuits.model import Site
 from tests.support.planted_negation import (
@@ -24,11 +25,11 @@ from tests.support.planted_negation import (
 
 
 @pytest.fixture(scope="module")
-def planted():
+def planted(tmp_path_factory):
     model, dictionaries = planted_model(), planted_dictionaries()
     circuit = find_circuit(model, dictionaries, planted_behaviour())
     proof = validate(model, circuit, planted_behaviour().halves()[1], dictionaries)
-    run = Run(Path("run"), [], model, dictionaries, [], {}, {}, None, None, [])
+    run = Run(tmp_path_factory.mktemp("run"), model=model, dictionaries=dictionaries)
     return run, Found("negation", circuit, planted_behaviour(), proof)
 
 
@@ -84,7 +85,7 @@ def test_a_pair_that_hurts_another_class_as_much_is_told_after_one_that_does_not
 def test_what_the_pairs_carry_is_measured_on_the_same_cases_as_what_each_adds(planted, story):
     run, _ = planted
     account = PairAccount.of(story.asked, 0, run.dictionaries[Site("mlp_in", 0)])
-    whole, told = account.totals["MLP"], story.of_mlp
+    whole, told = account.totals.mlp, story.of_mlp
     assert float(told["mlp"]) == pytest.approx(whole, abs=0.005)
     together = [float(each["together"]) for each in story.classes()]
     assert float(told["carried"]) == pytest.approx(sum(together) / 2 / whole, abs=0.01)
@@ -95,12 +96,10 @@ def test_what_the_pairs_carry_is_measured_on_the_same_cases_as_what_each_adds(pl
 def test_what_is_told_of_removal_is_what_validation_measured(planted):
     _, found = planted
     told = without(found)
-    edits = found.validation.edits.set_index("edit")
+    plain, removed = (found.validation.edit(kind) for kind in (EditKind.NONE, EditKind.REMOVE))
     for label, before, after in told["affected"]:
-        assert float(before) == pytest.approx(edits.loc["none", label], abs=0.005)
-        assert float(after.replace("−", "-")) == pytest.approx(
-            edits.loc["remove the circuit", label], abs=0.005
-        )
+        assert float(before) == pytest.approx(plain[label], abs=0.005)
+        assert float(after.replace("−", "-")) == pytest.approx(removed[label], abs=0.005)
     assert told["n"] == found.validation.n == len(planted_behaviour().halves()[1].cases)
 
 

@@ -20,18 +20,18 @@ from analysis.cli.main import main
 from analysis.report import report_of, write_report
 from analysis.report.catalogue.text_activations import TextActivations
 from analysis.report.circuit.circuit_form import CircuitForm
-from analysis.report.collect import collect
 from analysis.report.page import names_of
 from analysis.report.script import brief, script_json
-from analysis.runs.circuits import behaviour_circuits
+from analysis.runs.run import Run
 from analysis.validation.edits import terms_of
-from analysis.validation.validate import Validation
+from analysis.validation.record import Validation
 from circuits.algebra.interactions import Interactions
 from circuits.errors import CircuitFileError, ReportError, RunError
-from circuits.graph.circuit import Circuit, Feature, Gate, Interaction, Output
+from circuits.graph.circuit import Circuit
+from circuits.graph.records import Feature, Gate, Interaction, Output
 from circuits.model import Site
 from circuits.model.site import mlp_sites
-from circuits.plotting.circuit_layout import picture
+from circuits.plotting.circuit_figure import picture
 from circuits.plotting.display import MOST, shown
 from tests.support.small_runs import HOSTILE, begun
 
@@ -176,7 +176,7 @@ def test_the_page_of_a_circuit_tells_the_numbers_of_its_files(hostile_run):
         assert pairs[pair.first, pair.second]["weight"] == pair.weight
     edits = told["tables"]["edits"]["table"]
     assert len(edits["rows"]) == len(validation.edits)
-    for name in ("contrast", "taken"):  # of a model that shows nothing, no share is taken
+    for name in ("contrast", "removed"):  # of a model that shows nothing, no share is removed
         column = edits["columns"].index(name)
         values = [np.nan if row[column] is None else row[column] for row in edits["rows"]]
         np.testing.assert_allclose(values, validation.edits[name], rtol=1e-4)
@@ -218,8 +218,8 @@ def test_every_ledger_of_a_page_adds_up_to_what_the_model_computed(hostile_run):
 
 def test_a_ledger_is_of_its_own_case_and_its_marked_rows_are_what_the_circuit_writes(hostile_run):
     folder, text = hostile_run
-    run = collect(folder, text, "cpu")
-    found = run.circuits[0]
+    run = Run(folder, text, "cpu").checked()
+    found = run.found[0]
     asked, (before, after) = in_model(found.behaviour, run.model), mlp_sites(0)
     x, y = (asked.read([site])[str(site)] for site in (before, after))
     account = PairAccount.of(asked, 0, run.dictionaries[before])
@@ -243,8 +243,8 @@ def test_a_ledger_is_of_its_own_case_and_its_marked_rows_are_what_the_circuit_wr
 
 def test_the_matrix_and_the_spectrum_are_of_the_forms_they_name(hostile_run):
     folder, text = hostile_run
-    run = collect(folder, text, "cpu")
-    behaved, proposed = run.circuits
+    run = Run(folder, text, "cpu").checked()
+    behaved, proposed = run.found
     form = CircuitForm.of(run, behaved)
     into = run.dictionaries[mlp_sites(0)[0]]
     account = PairAccount.of(in_model(behaved.behaviour, run.model), 0, into)
@@ -265,7 +265,7 @@ def test_the_matrix_and_the_spectrum_are_of_the_forms_they_name(hostile_run):
 
 def test_contexts_are_where_a_pairs_product_is_largest(hostile_run):
     folder, text = hostile_run
-    run = collect(folder, text, "cpu")
+    run = Run(folder, text, "cpu").checked()
     read = TextActivations.read(run.model, 0, run.dictionaries, text, 30)
     dense = read.inputs.dense().double()
     pair = max(
@@ -286,8 +286,8 @@ def test_contexts_are_where_a_pairs_product_is_largest(hostile_run):
 
 def test_the_whole_form_of_an_output_is_its_activation(hostile_run):
     folder, text = hostile_run
-    run = collect(folder, text, "cpu")
-    form = CircuitForm.of(run, run.circuits[0])
+    run = Run(folder, text, "cpu").checked()
+    form = CircuitForm.of(run, run.found[0])
     read = TextActivations.read(run.model, 0, run.dictionaries, text, 30)
     found = [form.approximations(read, output) for output in form.outputs_shown()]
     for one in found:
@@ -300,7 +300,7 @@ def test_the_whole_form_of_an_output_is_its_activation(hostile_run):
 
 def test_a_card_tells_what_its_dictionary_measured(hostile_run):
     folder, text = hostile_run
-    run = collect(folder, text, "cpu")
+    run = Run(folder, text, "cpu").checked()
     counts = run.dictionaries[Site("mlp_out", 0)].statistics
     index = content(folder / "report", "features-mlp_out-0")
     assert index["pairs_read_by"] == "pinv"  # what `circuits interactions` noted
@@ -315,7 +315,7 @@ def test_a_card_tells_what_its_dictionary_measured(hostile_run):
             assert len(words) == len(shades) > place
             assert shades[place] == "9" or value < 0
     assert cards[2]["circuits"][0] == ["circuit-hostile", HOSTILE[0], "output"]
-    kept = run.interactions[0]
+    kept = run.tables[0]
     strongest = kept[kept["output"] == 7]["weight"].abs().max()
     assert abs(cards[7]["pairs"][0][3]) == pytest.approx(strongest, rel=1e-4)
 
@@ -354,7 +354,9 @@ def test_a_run_that_lacks_its_first_steps_is_refused_with_their_command(tmp_path
         write_report(tmp_path)
     (tmp_path / "saes").mkdir()
     (tmp_path / "saes" / "checkpoint-7.safetensors").touch()
-    with pytest.raises(RunError, match=r"training is not over\. Let it end: circuits sae train"):
+    with pytest.raises(
+        RunError, match=r"training is not finished\. Let it finish: circuits sae train"
+    ):
         write_report(tmp_path)
 
 
@@ -363,15 +365,17 @@ def test_files_that_are_half_written_newer_or_of_another_run_are_refused(hostile
     path = run / "circuits" / "hostile.json"
     whole = path.read_text()
     path.write_text(whole[: len(whole) // 2])
-    with pytest.raises(CircuitFileError, match="is no JSON"):
+    with pytest.raises(CircuitFileError, match="is not JSON"):
         write_report(run, device="cpu")
-    path.write_text(whole.replace('"version": 2', '"version": 3'))
-    with pytest.raises(CircuitFileError, match="of schema version 3"):
+    path.write_text(whole.replace('"version": 3', '"version": 4'))
+    with pytest.raises(CircuitFileError, match="of schema version 4"):
         write_report(run, device="cpu")
     told = json.loads(whole)
     told["source"]["model"] = "0" * 64
     path.write_text(json.dumps(told))
-    with pytest.raises(RunError, match=r"its model have the hash 000000000000….*circuits find"):
+    with pytest.raises(
+        CircuitFileError, match=r"hash of its model is 000000000000….*circuits find"
+    ):
         write_report(run, device="cpu")
     path.write_text(whole)
     table = run / "interactions" / "layer-0.parquet"
@@ -416,8 +420,8 @@ def of_another_dictionary(told) -> None:
          r"its validation is of 7 cases, held out are 24"),
         ("circuits/hostile.json", lambda c: c["interactions"].pop(),
          r"its validation is of other pairs \(4, it has 3\)"),
-        ("circuits/hostile.json", lambda c: c["source"].update(affected="bad"),
-         r"found with the affected bad, its cases have not bad, not <b>good"),
+        ("circuits/hostile.json", lambda c: c["evidence"].update(affected=["bad"]),
+         r"found with the affected classes bad, its cases have not bad, not <b>good"),
         ("circuits/hostile.json", lambda c: c["outputs"][0].update(feature=48),
          r"is of another run: mlp_out@0 has 48 features, and no 48"),
         ("circuits/hostile.json", with_a_feature_beyond,
@@ -430,10 +434,10 @@ def of_another_dictionary(told) -> None:
 )  # fmt: skip
 def test_files_that_do_not_belong_together_are_refused(hostile_run, tmp_path, file, change, told):
     run = copied(hostile_run, tmp_path)
-    collect(run, hostile_run[1], "cpu")
+    Run(run, hostile_run[1], "cpu").checked()
     changed(run / file, change)
     with pytest.raises(RunError, match=told):
-        collect(run, hostile_run[1], "cpu")
+        Run(run, hostile_run[1], "cpu").checked()
 
 
 def test_a_behaviours_circuit_without_pairs_is_told_as_such(hostile_run, tmp_path):
@@ -452,7 +456,7 @@ def test_a_file_that_was_changed_since_its_step_is_marked(hostile_run, tmp_path)
     run = copied(hostile_run, tmp_path)
 
     def since() -> dict[str, str]:
-        overview = report_of(collect(run, hostile_run[1], "cpu")).pages[0]
+        overview = report_of(Run(run, hostile_run[1], "cpu").checked()).pages[0]
         return {name: now for step in overview.context["manifest"] for name, _, now in step["made"]}
 
     assert set(since().values()) == {""}
@@ -503,8 +507,8 @@ def test_a_place_without_the_right_to_write_is_refused_at_once(hostile_run, tmp_
 
 def test_circuits_of_behaviours_are_told_first(hostile_run):
     folder, text = hostile_run
-    assert behaviour_circuits(folder) == ["hostile"]
-    assert [found.stem for found in collect(folder, text, "cpu").circuits] == [
+    assert list(Run(folder).behaviours) == ["hostile"]
+    assert [found.stem for found in Run(folder, text, "cpu").found] == [
         "hostile", "Ünsafe name!",
     ]  # fmt: skip
 

@@ -9,20 +9,22 @@ import torch
 
 from analysis.cli.main import main
 from analysis.studies.images.dictionaries import DICTIONARY
-from analysis.studies.images.measurements import curves, figures, matches, plan_for, regularisation
+from analysis.studies.images.measurements import curves, matches, measure, plan_for, regularisation
 from analysis.studies.images.model import accuracy
 from analysis.studies.images.pictures import (
     coloured,
-    explanation_figure,
     figure,
-    first_sheet,
     png,
     sheet,
-    spectra_sheet,
     write_png,
 )
 from analysis.studies.images.png import decoded
-from analysis.studies.images.spectra import ClassSpectra, explanation
+from analysis.studies.images.spectra import (
+    ClassSpectra,
+    explanation,
+    explanation_figure,
+    first_sheet,
+)
 from analysis.studies.images.training import ImagePlan, train_classifier
 from circuits.errors import ImageError
 from tests.support.small import normal
@@ -37,7 +39,7 @@ def digits():
 
 
 def test_the_figures_are_those_of_the_model_that_comes_with_them(digits):
-    row, model = figures(digits, QUICK)
+    row, model = measure(digits, QUICK)
     assert row["accuracy"] == accuracy(model.logits(digits.test), digits.test)
     assert row["effective_rank"] == ClassSpectra.of(model).effective_rank
     assert row["explanation_error"] < 1e-5
@@ -76,7 +78,7 @@ def test_matches_want_two_models_and_find_each_in_itself():
     found = matches([model, model], 2)
     assert found["cosine"].to_numpy() == pytest.approx(1)
     assert found["n"].tolist() == [4, 4]
-    with pytest.raises(ImageError, match="one model has no other"):
+    with pytest.raises(ImageError, match="one model cannot be compared"):
         matches([model])
 
 
@@ -110,7 +112,7 @@ def test_a_sheet_holds_every_picture_in_its_place():
 
 
 def test_a_sheet_of_spectra_survives_its_file(tmp_path):
-    page = spectra_sheet(ClassSpectra.of(random_model()), 2)
+    page = ClassSpectra.of(random_model()).sheet(2)
     write_png(page, tmp_path / "page.png")
     assert np.array_equal(decoded((tmp_path / "page.png").read_bytes()), page)
     assert decoded(png(page)).shape[2] == 3
@@ -173,8 +175,8 @@ def test_digits_refuses_a_place_that_cannot_be_before_it_trains(
     def trained(*_):
         raise AssertionError("trained before the place was looked at")
 
-    monkeypatch.setattr("analysis.runs.images.figures", trained)
-    monkeypatch.setattr("analysis.cli.commands.studies.figures", trained)
+    monkeypatch.setattr("analysis.runs.images.measure", trained)
+    monkeypatch.setattr("analysis.cli.commands.studies.measure", trained)
     (tmp_path / "file").touch()
     assert main(["digits", option, str(tmp_path / "file" / "within" / "it")]) == 2
     assert "file" in capsys.readouterr().err

@@ -12,7 +12,7 @@ import torch
 
 from analysis.studies.images.data import KEYS, open_images
 from analysis.studies.images.model import ImageModel, accuracy, load_image_model
-from analysis.studies.images.pictures import png, spectra_sheet
+from analysis.studies.images.pictures import png
 from analysis.studies.images.png import decoded, encoded
 from analysis.studies.images.spectra import (
     ClassSpectra,
@@ -90,7 +90,7 @@ def test_pictures_are_unit_vectors_of_pixels_whatever_the_embedding():
 
 def test_spectra_show_themselves_as_pictures_where_they_are_some():
     spectra = ClassSpectra.of(random_model())
-    assert spectra._repr_png_() == png(spectra_sheet(spectra))
+    assert spectra._repr_png_() == png(spectra.sheet())
     assert ClassSpectra.of(random_model(n_layer=2))._repr_png_() is None
 
 
@@ -243,11 +243,11 @@ def bad(**changes):
         (bad(x_test=np.zeros((4, 5, 3), np.uint8)), r"size \(4, 3\), test images of size \(5, 3\)"),
         (bad(y_train=np.array([0, 1, 3, 0, 1, 3, 0, 1])), "no training image has class 2"),
         (bad(y_train=np.array([0, 1, 2, 3, 0, 1, 2, 2**40])), f"run to {2**40}, but no .* class 4"),
-        (bad(y_train=np.zeros(8, int)), "from 0 to 0, so there is one class at most"),
+        (bad(y_train=np.zeros(8, int)), "from 0 to 0, so there is at most one class"),
         (bad(y_test=np.array([0, 1, 2, 4])), "from 0 to 3, but image 3 has 4"),
         (bad(y_train=np.array([-1, 1, 2, 3, 0, 1, 2, 3])), "image 0 has -1"),
         (bad(y_train=np.arange(7) % 4), "8 images with 7 labels"),
-        (bad(y_train=np.zeros(8)), "no list of class numbers"),
+        (bad(y_train=np.zeros(8)), "not a list of class numbers"),
         (bad(x_train=np.full((8, 4, 3), "a")), "x_train is of type <U1"),
         (bad(x_train=np.full((8, 4, 3), np.nan)), "runs from nan to nan"),
         (bad(x_train=np.full((8, 4, 3), 300.0)), "runs from 300.0 to 300.0"),
@@ -266,7 +266,7 @@ def test_an_archive_that_was_damaged_is_told(tmp_path):
     content = bytearray((tmp_path / "data.npz").read_bytes())
     content[60:300] = bytes(byte ^ 0x5A for byte in content[60:300])
     (tmp_path / "data.npz").write_bytes(content)
-    with pytest.raises(ImageError, match=r"no \.npz that can be read \(Error -3"):
+    with pytest.raises(ImageError, match=r"not a readable \.npz \(Error -3"):
         open_images(tmp_path / "data.npz")
 
 
@@ -277,10 +277,10 @@ def test_places_without_images_are_told(tmp_path):
     (tmp_path / "idx").mkdir()
     (tmp_path / "idx" / "train-images-idx3-ubyte").write_bytes(b"\0\0\x09\x03")
     for name, told in (
-        ("text.npz", "no .npz that can be read"),
-        ("one.npy", "no .npz that can be read"),
+        ("text.npz", "not a readable .npz"),
+        ("one.npy", "not a readable .npz"),
         ("empty", "no train-images-…-ubyte"),
-        ("idx", "no IDX file that can be read"),
+        ("idx", "not a readable IDX file"),
         ("nowhere", "no such file or folder"),
     ):
         with pytest.raises(ImageError, match=told):
@@ -349,7 +349,7 @@ def test_every_prediction_of_a_png_is_undone(how):
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b"GIF89a", "no PNG"),
+        (b"GIF89a", "not a PNG"),
         (encoded(np.zeros((3, 3), np.uint8))[:-20], "cut short or damaged"),
         (encoded(np.zeros((3, 3), np.uint8)).replace(b"\x08\x00", b"\x10\x00", 1), "damaged"),
         (predicted(np.zeros((3, 3), int), 0, depth=16), "16 bits, colour type 0"),

@@ -79,7 +79,7 @@ def test_calibration_has_a_row_for_each_ratio_and_its_controls():
     rows = ["snr 1", "snr 8", "noise alone", "rotated", "shuffled"]
     assert table["layer"].tolist() == rows
     assert table.loc[1, "f1"] > 0.9
-    with pytest.raises(CircuitsError, match="no snrs were named"):
+    with pytest.raises(CircuitsError, match="snrs is empty"):
         calibrate(Planted(32, 128, 1, largest=2), [])
     assert (table.loc[2:, "any"] == 0).all()
     pd.testing.assert_frame_equal(
@@ -91,10 +91,10 @@ def test_calibration_has_a_row_for_each_ratio_and_its_controls():
     ("sizes", "said"),
     [
         ({"snr": 0.0}, "snr = 0.0 is not above zero"),
-        ({"kinds": ("NAND",)}, "there is no gate NAND"),
-        ({"n_gates": 99}, "99 gates of up to 12 features need more than 512"),
-        ({"n_gates": -1}, "n_gates = -1 is no whole number from 0"),
-        ({"kinds": ()}, "no kinds of gates"),
+        ({"kinds": ("NAND",)}, "unknown gate NAND"),
+        ({"n_gates": 99}, "99 gates of up to 12 features need more than the 512"),
+        ({"n_gates": -1}, "n_gates = -1 is not a whole number from 0"),
+        ({"kinds": ()}, "kinds is empty"),
         ({"d_model": 1}, "has one direction"),
         ({"largest": 1}, "at least two features"),
         ({"d_model": 0}, "d_model = 0"),
