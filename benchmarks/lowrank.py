@@ -21,8 +21,8 @@ from analysis.lowrank.curve import RankCurve
 from analysis.lowrank.sums import Forms, Observed, Resampling, active_sums, on_all, totals_of
 from benchmarks.measure import extra_memory, machine, table
 from circuits.corpus import built_in
+from circuits.corpus.documents import split_corpus
 from circuits.model import Model, ModelPlan, load_model, train_model
-from circuits.model.evaluation import split_corpus
 from circuits.model.loading import untrained
 from sae import Dictionary, TrainingPlan, train_saes
 from sae.sparse import Code

@@ -24,8 +24,8 @@ from torch.nn import functional
 from analysis import quality
 from benchmarks.measure import extra_memory, gemm_peak, machine, table
 from circuits.corpus import built_in
+from circuits.corpus.documents import split_corpus
 from circuits.model import ModelPlan, load_model, train_model
-from circuits.model.evaluation import split_corpus
 from sae import TrainingPlan, train_saes
 from sae.training.mixer import Mixer
 from sae.training.sources import ModelActivations

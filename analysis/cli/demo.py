@@ -25,10 +25,9 @@ from analysis.runs.rank import run_rank
 from analysis.runs.run import Run
 from analysis.runs.training import run_model, run_saes
 from analysis.validation.record import Validation
-from circuits.corpus.documents import built_in
+from circuits.corpus.documents import built_in, split_corpus
 from circuits.errors import NotFoundError, RunError
 from circuits.graph.circuit import Circuit
-from circuits.model.evaluation import split_corpus
 from circuits.model.loading import chosen_device
 from circuits.model.plan import ModelPlan
 from circuits.storage.files import content_hash, read_json, write_json

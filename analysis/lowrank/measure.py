@@ -43,9 +43,8 @@ from analysis.lowrank.sums import (
     on_all,
     totals_of,
 )
-from circuits.corpus.documents import Corpus, built_in
+from circuits.corpus.documents import Corpus, built_in, split_corpus
 from circuits.errors import CorpusError, RankError, check_count
-from circuits.model.evaluation import split_corpus
 from circuits.model.loading import untrained
 from circuits.model.model import Model
 from circuits.model.site import Site

@@ -25,11 +25,10 @@ from analysis.runs.images import ImageStudy
 from analysis.validation.record import Validation
 from circuits.algebra.basis import Basis
 from circuits.algebra.interactions import Interactions
-from circuits.corpus.documents import Corpus, built_in
+from circuits.corpus.documents import Corpus, built_in, split_corpus
 from circuits.errors import CircuitsError, RunError, first_line
 from circuits.graph.circuit import Circuit
 from circuits.graph.records import Metric
-from circuits.model.evaluation import split_corpus
 from circuits.model.loading import load_model
 from circuits.model.model import Model
 from circuits.model.site import Site, mlp_sites

@@ -19,9 +19,6 @@ from circuits.corpus.batches import Batch, BatchPlan, in_order
 from circuits.corpus.documents import BuiltInCorpus, Corpus, Tokenizer
 from circuits.storage.progress import progress
 
-N_HELD_OUT = 2000
-"""Documents at the start of a corpus that are held out: this many, or 5 % of a small corpus."""
-
 CASES = {"good": (1, False), "not good": (1, True), "bad": (-1, False), "not bad": (-1, True)}
 """Polarity of the adjective, and whether it is negated."""
 
@@ -40,15 +37,6 @@ class HeldOut:
     def gap(self) -> float | None:
         """How far the loss lies above the floor."""
         return None if self.floor is None else self.loss - self.floor
-
-
-def split_corpus(corpus: Corpus) -> tuple[Corpus, Corpus | None]:
-    """The parts to train on and to hold out; None is held out of fewer than 20 documents."""
-    n_documents = corpus.n_documents
-    n_held_out = N_HELD_OUT if n_documents is None else min(N_HELD_OUT, n_documents // 20)
-    if n_held_out == 0:
-        return corpus, None
-    return corpus.part(n_held_out), corpus.part(0, n_held_out)
 
 
 def exact_entropy(corpus: Corpus, tokenizer: Tokenizer) -> float | None:

@@ -21,10 +21,10 @@ from torch.nn import functional
 from torch.nn.utils import clip_grad_norm_
 
 from circuits.corpus.batches import Batch, BatchPlan, Position, batches
-from circuits.corpus.documents import BuiltInCorpus, Corpus, Tokenizer
+from circuits.corpus.documents import BuiltInCorpus, Corpus, Tokenizer, split_corpus
 from circuits.corpus.tokenizer import tokenizer_hash, train_tokenizer
 from circuits.errors import RunError
-from circuits.model.evaluation import HeldOut, exact_entropy, held_out_loss, split_corpus
+from circuits.model.evaluation import HeldOut, exact_entropy, held_out_loss
 from circuits.model.llama import write
 from circuits.model.loading import chosen_device
 from circuits.model.plan import ModelPlan

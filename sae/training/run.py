@@ -20,9 +20,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.corpus.documents import Corpus
+from circuits.corpus.documents import Corpus, split_corpus
 from circuits.errors import ActivationError
-from circuits.model.evaluation import split_corpus
 from circuits.model.loading import chosen_device
 from circuits.model.model import Model
 from circuits.model.site import Site

@@ -15,9 +15,8 @@ from typing import Any
 
 from analysis.runs.folder import RunFolder, in_training
 from analysis.runs.run import Run
-from circuits.corpus.documents import Corpus, built_in, open_corpus
+from circuits.corpus.documents import Corpus, built_in, open_corpus, split_corpus
 from circuits.errors import CorpusError, PlanError
-from circuits.model.evaluation import split_corpus
 from circuits.model.model import Model
 from circuits.storage.files import read_json
 

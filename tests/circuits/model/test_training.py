@@ -14,10 +14,11 @@ from safetensors.torch import load_file
 
 from circuits.corpus import built_in, open_corpus
 from circuits.corpus.batches import BatchPlan
+from circuits.corpus.documents import split_corpus
 from circuits.corpus.tokenizer import train_tokenizer
 from circuits.errors import CorpusError, DeviceError, ModelError, PlanError, RunError
 from circuits.model import ModelPlan, ModelShape, Trained, load_model, train_model
-from circuits.model.evaluation import held_out_loss, split_corpus
+from circuits.model.evaluation import held_out_loss
 from circuits.model.plan import ACTIVATIONS
 from circuits.model.training import ModelTraining, new_network
 from circuits.storage import training_run as runs
