@@ -62,10 +62,10 @@ def _modules(package: str) -> list[str]:
     found = [
         module.name for module in walk_packages(import_module(package).__path__, f"{package}.")
     ]
-    parted = ((name, *name.rpartition(".")[::2]) for name in found)
+    split_corpus = ((name, *name.rpartition(".")[::2]) for name in found)
     own = [
         name
-        for name, parent, leaf in parted
+        for name, parent, leaf in split_corpus
         if not name.startswith(INSIDE) and leaf not in getattr(import_module(parent), "__all__", ())
     ]
     return [package, *own]

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from sae.training.run import train_on, train_saes
     from sae.training.sources import (
         CachedActivations,
-        ModelActivations,
         TensorActivations,
         cache_activations,
     )
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 __all__ = [
     "CachedActivations",
     "Dictionary",
-    "ModelActivations",
     "TensorActivations",
     "TrainingPlan",
     "cache_activations",
@@ -42,7 +40,6 @@ __getattr__, __dir__ = lazy(
     {
         "CachedActivations": "sae.training.sources",
         "Dictionary": "sae.dictionary",
-        "ModelActivations": "sae.training.sources",
         "TensorActivations": "sae.training.sources",
         "TrainingPlan": "sae.training.plan",
         "cache_activations": "sae.training.sources",

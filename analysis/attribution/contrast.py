@@ -7,8 +7,8 @@ every case is read with its own answers and its own final scale.
 
 *Computed or inherited?* In effects of the factors, an MLP's input is ``x = μ + nN + sS + nsX``, and
 the target effect (X, for negation) of ``xᵀQx`` is exactly ``2 NᵀQS``, computed here; ``2 μᵀQX``,
-inherited, for it was in the input already; and what the spread within the classes adds. What a
-reader would get wrong: a rank-2 picture of ``Q`` looks as perfect where all is inherited.
+inherited, for it was in the input already; and what the spread within the classes adds. A rank-2
+picture of ``Q`` cannot show the difference: it looks just as perfect where all is inherited.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from analysis.behaviour.in_model import ModelCases
 from circuits.algebra.bilinear import BilinearLayer
 from sae.dictionary import Dictionary
 
-_MOST_FEATURES = 2048  # whose pairs are all looked at: about a gigabyte
+MOST_FEATURES = 2048  # whose pairs are all looked at: about a gigabyte
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,11 +175,11 @@ class PairAccount:
         """
         code = self.dictionary.active(self.x.to(self.dictionary.dtype))
         some = code.counts.nonzero()[:, 0]
-        if len(some) > _MOST_FEATURES:
+        if len(some) > MOST_FEATURES:
             total = torch.zeros(self.dictionary.n_feature, dtype=torch.float64)
             total.scatter_add_(0, code.features, code.values.double().abs())
             written = total[some] * self.dictionary.decoder[some].double().norm(dim=1)
-            some = some[written.topk(_MOST_FEATURES).indices].sort().values
+            some = some[written.topk(MOST_FEATURES).indices].sort().values
         return torch.cat([some, torch.tensor([self.dictionary.n_feature])])
 
     @cached_property

@@ -3,8 +3,8 @@
 What a reader reads of an MLP's output (an output feature's activation before any selection, or a
 direction of any kind) is a quadratic form of the MLP's input. With that input written in features,
 ``x = Σ zᵢ dᵢ + offset + error``, the form falls into terms, and their sum is the model's own number
-but for rounding. What a reader would get wrong: the terms with the dictionary's *error* are rows
-like any other. Left out, the account would not add up.
+except for rounding. The terms with the dictionary's *error* are rows like any other: without them
+the account would not add up.
 
 A dictionary of ``resid_mid`` stands before the norm, which divides a token by its scale ``s``:
 its pairs come with the common factor ``1/s²``, which is data.
@@ -87,8 +87,8 @@ class Ledger:
         return html_of(said, sums=sums, strongest_rows=self.rows.head(12))
 
     def __repr__(self) -> str:
-        told = ", ".join(f"{kind} {value:+.3g}" for kind, value in self.kinds.items())
-        return f"Ledger({self.reader} {self.where}: {self.computed:.6g} = {told})"
+        sums = ", ".join(f"{kind} {value:+.3g}" for kind, value in self.kinds.items())
+        return f"Ledger({self.reader} {self.where}: {self.computed:.6g} = {sums})"
 
 
 def ledger(

@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from circuits.storage.files import without_nan
-
 
 @dataclass(frozen=True)
 class Answer:
@@ -24,6 +22,8 @@ class Answer:
 
     def as_json(self) -> str:
         """One line of JSON."""
+        from circuits.storage.files import without_nan  # loads torch, which --help does without
+
         return json.dumps(without_nan(self.rows), allow_nan=False)
 
 

@@ -10,8 +10,9 @@ import pandas as pd
 
 from analysis.cli.answers import aligned
 from analysis.discovery.find import verdict
-from analysis.validation.validate import Validation
+from analysis.validation.record import Validation
 from circuits.graph.circuit import Circuit
+from circuits.storage.records import plain
 
 _MOST_ROWS = 16
 
@@ -31,10 +32,12 @@ def circuit_text(circuit: Circuit) -> str:
             _titled("Pairs of input features", _pairs(circuit).head(_MOST_ROWS)),
             _titled("Input features, and what each factor adds to them", _features(circuit)),
             _titled("Output features that the contrast goes through", _outputs(circuit)),
-            _titled("Classes, told by output features above their cuts", _detectors(circuit)),
+            _titled(
+                "Classes, detected by output features above their thresholds", _detectors(circuit)
+            ),
             "contrast, elsewhere: logits that a pair adds to the margins of the affected classes, "
-            "and of the others.\nz: its weight against rotated features. F1: on cases that nothing "
-            f"was chosen on.\nn = {evidence.n_cases} cases to choose on.",
+            "and of the others.\nz: its weight against rotated features. F1: on held-out cases.\n"
+            f"The circuit was chosen on n = {evidence.n_cases} cases.",
         ]
     )
 
@@ -67,8 +70,8 @@ def _features(circuit: Circuit) -> pd.DataFrame:
     effects = ["mean", *factors, "both"]
     table = circuit.tables()["features"]
     columns = ["label", "mean", "first_effect", "second_effect", "joint_effect"]
-    told = table[columns].dropna(axis=1, how="all")
-    return told.set_axis(["feature", *effects[: told.shape[1] - 1]], axis=1)
+    known = table[columns].dropna(axis=1, how="all")
+    return known.set_axis(["feature", *effects[: known.shape[1] - 1]], axis=1)
 
 
 def _outputs(circuit: Circuit) -> pd.DataFrame:
@@ -83,8 +86,8 @@ def _detectors(circuit: Circuit) -> pd.DataFrame:
 
 
 def layers_text(layers: pd.DataFrame) -> str:
-    """What each part of the model adds to the margins, and of each MLP whence."""
-    title = "Parts of the model, by their direct path; of each MLP what it computes and inherits"
+    """What each part of the model adds to the margins; of each MLP also computed or inherited."""
+    title = "Direct contribution of each part of the model; of each MLP, computed and inherited"
     return _titled(title, layers)
 
 
@@ -109,42 +112,40 @@ def proposals_text(circuits: Sequence[Circuit]) -> str:
     return (
         f"{aligned(pd.DataFrame(rows))}\n\nin gates: share of the pairs' energy between two groups."
         " explained: share of the form that\nthe pairs build together. opposite: the output at the "
-        "other end of the same direction.\nFrom the weights alone: what a gate does to answers, a "
-        "behaviour and `circuits validate` tell."
+        "other end of the same direction.\nFrom the weights alone: to measure what a gate does to "
+        "answers, find a circuit of a behaviour and validate it."
     )
 
 
 def validation_text(found: Validation) -> str:
     """The verdict, the criteria, and every edit beside its controls."""
-    edits = found.edits.drop(columns=["low", "high"]).assign(
-        taken=[
-            f"{row.taken:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in found.edits.itertuples()
-        ]
-    )
-    random = found.random.groupby("kind", sort=False).agg(
-        size=("size", "mean"),
-        median=("taken", lambda taken: taken.abs().median()),
-        mean=("taken", lambda taken: taken.abs().mean()),
-        most=("taken", _most),
+    table = found.edit_table
+    edits = table.drop(columns=["low", "high"]).assign(
+        removed=[f"{row.removed:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in table.itertuples()]
     )
     parts = [
         f"{found.circuit}: {found.verdict}",
-        aligned(found.criteria),
+        aligned(found.criteria_table),
         aligned(edits.dropna(axis=1, how="all")),
         _titled(
             "Random pairs that are active together, in place of the circuit's",
-            random.reset_index(),
+            found.random_table.drop(columns=["draws", "side_effect"]),
         ),
-        f"Each pair by itself: predicted and measured change of {len(found.checks)} outputs differ "
+        f"Each pair alone: predicted and measured change of {len(found.checks)} outputs differ "
         f"by at most {found.checks['off_by'].max():.1e} of it.",
     ]
     if len(found.side_effects):
-        parts.append(_titled("On text where no answer is due", found.side_effects))
+        parts.append(
+            _titled(
+                "On other text, where no answer of the behaviour follows", found.side_effect_table
+            )
+        )
     parts.append(
-        "contrast: mean margin of the affected classes, in logits; taken: the share of it that an "
-        "edit removes\n(95 % of bootstrap draws). moved: largest relative change of another class. "
-        "faithfulness: 1 for the model,\n0 with the MLP's output at its mean. size: how much the "
-        "random pairs write, relative to the circuit;\nmedian, mean: of |taken| over the draws."
+        "contrast: mean margin of the affected classes, in logits; removed: the share of it that\n"
+        "an edit removes (95 % of bootstrap draws). side_effect: largest relative change of\n"
+        "another class. faithfulness: 1 for the model, 0 with the MLP's output at its mean. size:\n"
+        "how much the random pairs write, relative to the circuit; median, mean, most: of\n"
+        "|removed| over the draws."
         f"\nn = {found.n} cases, seed {found.seed}."
     )
     return "\n\n".join(parts)
@@ -157,8 +158,11 @@ def validation_rows(found: Validation) -> dict[str, Any]:
         for name, value in vars(found).items()
         if isinstance(value, pd.DataFrame)
     }
+    labels = found.edit_table["edit"]
+    tables["edits"] = found.edits.assign(edit=labels).to_dict("records")
+    criteria = [plain(one) | {"criterion": one.label, "met": one.met} for one in found.criteria]
     return {"circuit": found.circuit, "proven": found.proven, "verdict": found.verdict,
-            "n": found.n, "seed": found.seed, **tables}  # fmt: skip
+            "n": found.n, "seed": found.seed, "criteria": criteria, **tables}  # fmt: skip
 
 
 def circuit_rows(circuit: Circuit) -> dict[str, Any]:
@@ -180,10 +184,6 @@ def circuit_rows(circuit: Circuit) -> dict[str, Any]:
         shares = asdict(circuit.proposal)
     groups = {str(group.number): group.name for group in circuit.groups}
     return {"name": circuit.name, "shares": shares, "source": source, "groups": groups, **tables}
-
-
-def _most(values: pd.Series) -> float:
-    return float(values.iloc[int(values.abs().to_numpy().argmax())])
 
 
 def _titled(title: str, table: pd.DataFrame) -> str:

@@ -24,22 +24,21 @@ from analysis.runs.interactions import run_interactions
 from analysis.runs.rank import run_rank
 from analysis.runs.run import Run
 from analysis.runs.training import run_model, run_saes
-from analysis.validation.validate import Validation
-from circuits.corpus.documents import built_in
+from analysis.validation.record import Validation
+from circuits.corpus.documents import built_in, split_corpus
 from circuits.errors import NotFoundError, RunError
 from circuits.graph.circuit import Circuit
-from circuits.model.evaluation import parted
 from circuits.model.loading import chosen_device
 from circuits.model.plan import ModelPlan
 from circuits.storage.files import content_hash, read_json, write_json
 from sae.training.plan import TrainingPlan
 
-BEHAVIOURS = ("pronoun", "but", "negation")
+_BEHAVIOURS = ("pronoun", "but", "negation")
 """The behaviours whose circuits are looked for; each is a control of the others."""
 
 _DOCUMENTS = 500  # that pairs are weighed by
 
-Say = Callable[[str], None]
+_Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +51,7 @@ class Demo:
     page: Path  # the report
 
 
-def run_demo(run: str | Path, seed: int = 0, device: str | None = None, say: Say = print) -> Demo:
+def run_demo(run: str | Path, seed: int = 0, device: str | None = None, say: _Say = print) -> Demo:
     """All steps into a run folder, on the built-in stories."""
     folder = RunFolder(Path(run))
     chosen_device(device)  # refused before anything is printed
@@ -60,7 +59,7 @@ def run_demo(run: str | Path, seed: int = 0, device: str | None = None, say: Say
     memory = StepMemory(folder, seed, say)
     known = _trained(folder, seed, device, say)
     memory.inputs.update(known.hashes)
-    text = parted(built_in(seed))[1]
+    text = split_corpus(built_in(seed))[1]
     layers = range(known.model.n_layer)
 
     memory.step(
@@ -69,7 +68,7 @@ def run_demo(run: str | Path, seed: int = 0, device: str | None = None, say: Say
         "interactions: the strongest pairs of every output feature",
         lambda: run_interactions(known, corpus=text, n_documents=_DOCUMENTS),
     )
-    found = {name: _found(known, name, memory) for name in BEHAVIOURS}
+    found = {name: _found(known, name, memory) for name in _BEHAVIOURS}
     validations = {}
     for name, circuit in found.items():
         if isinstance(circuit, Circuit):
@@ -96,7 +95,7 @@ def run_demo(run: str | Path, seed: int = 0, device: str | None = None, say: Say
     return Demo(folder.path, found, validations, folder.report_page)
 
 
-def _trained(folder: RunFolder, seed: int, device: str | None, say: Say) -> Run:
+def _trained(folder: RunFolder, seed: int, device: str | None, say: _Say) -> Run:
     """The run with its model and dictionaries: their training resumes, or is there."""
     corpus = built_in(seed)
     say("model: a bilinear transformer that reads little stories")
@@ -130,7 +129,7 @@ def _found(run: Run, name: str, memory: StepMemory) -> Circuit | str:
 class StepMemory:
     """Which steps were done with which inputs, and the hashes of what they made."""
 
-    def __init__(self, folder: RunFolder, seed: int, say: Say) -> None:
+    def __init__(self, folder: RunFolder, seed: int, say: _Say) -> None:
         self.path, self.seed, self.say = folder.demo, seed, say
         self.inputs: dict[str, Any] = {"seed": seed}  # of every step: the seed, and hashes
         self.known = read_json(self.path, RunError) if self.path.exists() else {}

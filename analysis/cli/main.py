@@ -1,8 +1,8 @@
 """The `circuits` command: what it prints where, and how it ends.
 
-Stdout holds the answer and nothing else; notes, bars and what libraries say go to stderr. What
-`circuits sae train` does is `analysis.cli.commands.sae_train`. Nothing heavy is imported before a
-command is known, nor for one that needs none of it, so that ``--help`` answers at once.
+Stdout gets the answer and nothing else; notes, progress bars and what libraries print go to stderr.
+`circuits sae train` calls `analysis.cli.commands.sae_train`. Nothing heavy is imported before the
+command is known, nor for one that does not need it, so ``--help`` answers at once.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif not options.quiet:
             print(answer.text)
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader has seen enough: `circuits … | head`
+    except BrokenPipeError:  # the reader closed the pipe: `circuits … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         print(f"circuits {options.command}: interrupted", file=sys.stderr)
@@ -60,7 +60,7 @@ def _only_the_answer_on_stdout(quiet: bool) -> Iterator[None]:
 
 
 class _Nowhere(io.TextIOBase):
-    """Takes what is written, is no terminal, and stays open: a library may keep it for its log."""
+    """Discards what is written, is not a terminal, and stays open: a library may log to it."""
 
     def write(self, text: str) -> int:
         """As if it had been written."""

@@ -28,9 +28,8 @@ from analysis.attribution.contrast import PairAccount, made_here
 from analysis.attribution.output_features import OutputFeatures
 from analysis.behaviour.cases import Behaviour
 from analysis.behaviour.in_model import ModelCases, in_model
-from analysis.discovery.factor_groups import factor_groups
-from analysis.discovery.pair_selection import fewest_pairs
 from analysis.discovery.provenance import check_dictionaries, layers_with_dictionaries
+from analysis.discovery.selection import factor_groups, fewest_pairs
 from circuits.algebra.basis import Basis
 from circuits.algebra.interactions import Interactions
 from circuits.errors import (
@@ -50,7 +49,7 @@ from circuits.graph.records import (
     Source,
     Thresholds,
 )
-from circuits.graph.significance import RotationNull, features_alone, scored
+from circuits.graph.significance import RotationNull, scored
 from circuits.model.model import Model
 from circuits.model.site import Site, mlp_sites
 from circuits.storage.progress import progress
@@ -237,7 +236,7 @@ def _significance(account: PairAccount, pairs: pd.DataFrame) -> dict[tuple[int, 
     dictionary, direction = account.dictionary, account.mean_read[None]
     reader = Basis(direction, direction, reader="answers")
     basis = dictionary.to(torch.float64).basis(least_squares=True)
-    inter = features_alone(Interactions(account.layer, basis, reader))
+    inter = Interactions(account.layer, basis, reader).without_constant
     some = pairs.loc[pairs["second"] < dictionary.n_feature, ["first", "second", "weight"]]
     if not len(some):
         return {}

@@ -27,9 +27,7 @@ from circuits.model.site import Site, mlp_sites
 from circuits.storage.progress import progress
 from sae.dictionary import Dictionary
 
-OPPOSITE = -0.5
-"""Forms of a smaller cosine are called opposite ends of one direction."""
-
+_OPPOSITE = -0.5  # forms of a smaller cosine are called opposite ends of one direction
 _ENERGY_RANK = 4  # eigenvectors whose share of the energy counts
 _MOST = 4096  # outputs that are ranked at once
 
@@ -50,7 +48,7 @@ def propose_circuits(
     check_dictionaries(model, dictionaries)
     into, out = _of_layer(model, dictionaries, layer)
     inter = Interactions(model.layer(layer), into.basis(), out.basis(reader))
-    table = gate_likeness(inter, seed=seed)
+    table = gate_likeness(inter)
     likes = nearest_outputs(inter, 3) if inter.n_output > 1 else pd.DataFrame()
     source = Source(model.fingerprint, layer, into.fingerprint, out.fingerprint, reader)
     found: list[Circuit] = []
@@ -70,18 +68,17 @@ def propose_circuits(
     return found
 
 
-def gate_likeness(inter: Interactions, seed: int = 0) -> pd.DataFrame:
+def gate_likeness(inter: Interactions) -> pd.DataFrame:
     """Outputs by how much of their form a few eigenvectors hold, in the features' own space.
 
-    Columns: output, energy (share of the first four), size (norm of the form), rank (effective),
+    Columns: output, energy (share of the first four), size (norm of the form),
     score (energy times size relative to the largest): an output of no weight computes nothing.
     """
     rows = []
     for output in progress(range(min(inter.n_output, _MOST)), "outputs", "output"):
         spectrum = inter.spectrum(output)
-        rank = min(_ENERGY_RANK, len(spectrum))
-        rows.append((output, spectrum.energy(rank), spectrum.effective_rank))
-    table = pd.DataFrame(rows, columns=["output", "energy", "rank"])
+        rows.append((output, spectrum.energy(min(_ENERGY_RANK, len(spectrum)))))
+    table = pd.DataFrame(rows, columns=["output", "energy"])
     sizes = inter.energies[: len(table)].sqrt().cpu().numpy()
     table["size"] = sizes
     table["score"] = table["energy"] * sizes / max(float(sizes.max()), 1e-300)
@@ -105,7 +102,7 @@ def _opposite(likes: pd.DataFrame, output: int) -> int | None:
     """The output whose form is most nearly its negative."""
     if not len(likes):
         return None
-    near = likes[(likes["output"] == output) & (likes["cosine"] <= OPPOSITE)]
+    near = likes[(likes["output"] == output) & (likes["cosine"] <= _OPPOSITE)]
     return None if not len(near) else int(near.sort_values("cosine")["other"].iloc[0])
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from analysis.behaviour.cases import Behaviour
 from analysis.discovery.provenance import layer_of_circuit
 from analysis.runs.folder import CircuitFiles, RunFolder
-from analysis.validation.validate import Validation
+from analysis.validation.record import Validation
 from circuits.errors import RunError, shorten
 from circuits.graph.circuit import Circuit
 from circuits.model.model import Model
@@ -95,7 +95,7 @@ def check_together(run: RunFolder, files: CircuitFiles, found: Found) -> None:
         faults += _faults_of_validation(found, found.validation)
     if faults:
         raise RunError(
-            f"{files.folder / files.stem}: the files of this name do not belong together: "
+            f"{files.path}: the files of this name do not belong together: "
             f"{'; '.join(faults)}. Make them again: circuits find {run} --behaviour "
             f"{found.circuit.name}, then circuits validate {run}"
         )

@@ -15,7 +15,8 @@ from analysis.discovery.find import find_circuit
 from analysis.discovery.propose import propose_circuits
 from analysis.runs.folder import CircuitFiles
 from analysis.runs.run import Run
-from analysis.validation.validate import Validation, validate
+from analysis.validation.record import Validation
+from analysis.validation.validate import validate
 from circuits.corpus.documents import Corpus, built_in
 from circuits.corpus.stories.prompts import BEHAVIOURS
 from circuits.errors import CircuitFileError, NotFoundError, RunError
@@ -145,4 +146,4 @@ def _saved(run: Run, circuit: Circuit) -> list[Path]:
 
 def _forget(run: Run, files: CircuitFiles) -> None:
     files.remove()
-    withdraw(run.folder.path, files.folder)
+    withdraw(run.folder.path, run.folder.circuits)

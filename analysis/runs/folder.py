@@ -21,42 +21,43 @@ than letters, digits and ``_ . +``.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from circuits.errors import RunError, SiteError
 from circuits.model.site import Site
-from circuits.storage.manifest import NAME
+from sae.formats.folders import IN_RUN
 
 _VALIDATION = ".validation.json"
+
+
+class _Place:
+    """A path that an object has: a name in its folder, or an ending of the name that it has."""
+
+    def __init__(self, name: str = "", ending: str = "") -> None:
+        self.name, self.ending = name, ending
+
+    def __get__(self, owner: Any, kind: type) -> Path:
+        return owner.path / self.name if self.name else Path(f"{owner.path}{self.ending}")
 
 
 @dataclass(frozen=True)
 class CircuitFiles:
     """A circuit's files, whether they are there or not."""
 
-    folder: Path
-    stem: str
+    path: Path  # what their names begin with
+
+    circuit = _Place(ending=".json")
+    graph = _Place(ending=".graphml")
+    behaviour = _Place(ending=".behaviour.jsonl")  # the cases that it was found and validated on
+    validation = _Place(ending=_VALIDATION)
 
     @property
-    def circuit(self) -> Path:
-        """The circuit."""
-        return self.folder / f"{self.stem}.json"
-
-    @property
-    def graph(self) -> Path:
-        """The same as a graph for other tools."""
-        return self.folder / f"{self.stem}.graphml"
-
-    @property
-    def behaviour(self) -> Path:
-        """The cases that it was found and validated on."""
-        return self.folder / f"{self.stem}.behaviour.jsonl"
-
-    @property
-    def validation(self) -> Path:
-        """What its validation measured."""
-        return self.folder / f"{self.stem}{_VALIDATION}"
+    def stem(self) -> str:
+        """What the files are called."""
+        return self.path.name
 
     def remove(self) -> None:
         """Remove those that are there."""
@@ -70,69 +71,33 @@ class RunFolder:
 
     path: Path
 
+    model = _Place("model")
+    dictionaries = _Place(IN_RUN)
+    circuits = _Place("circuits")
+    images = _Place("images")
+    image_study = _Place("images/study.json")
+    report = _Place("report")
+    report_page = _Place("report/index.html")
+    report_file = _Place("report.html")
+    demo = _Place("demo.json")
+
     def __str__(self) -> str:
         return str(self.path)
 
     @property
-    def manifest(self) -> Path:
-        """Which step made which file."""
-        return self.path / NAME
-
-    @property
-    def model(self) -> Path:
-        """The model's folder."""
-        return self.path / "model"
-
-    @property
-    def dictionaries(self) -> Path:
-        """The folder of the dictionaries."""
-        return self.path / "saes"
+    def model_place(self) -> Path | None:
+        """Where the model is: its folder, or the run itself where that is a model's own folder."""
+        if self.model.is_dir():
+            return self.model
+        return self.path if (self.path / "config.json").is_file() else None
 
     def dictionary(self, site: Site) -> Path:
         """The folder of one dictionary."""
         return self.dictionaries / site.hook_name
 
-    def sites(self) -> list[Site]:
-        """The sites that folders of dictionaries are named after, in the model's order."""
-        found = []
-        for folder in _inside(self.dictionaries, "*"):
-            try:
-                found.append(Site.parse(folder.name))
-            except SiteError:  # a dictionary under a name of its own: only its files know the site
-                continue
-        return sorted(found, key=lambda site: site.order)
-
     def interactions(self, layer: int) -> Path:
         """The table of a layer's strongest pairs."""
         return self.path / "interactions" / f"layer-{layer}.parquet"
-
-    def interaction_layers(self) -> list[int]:
-        """The layers that have such a table."""
-        return _layers(self.interactions(0).parent, ".parquet")
-
-    def circuit(self, name: str) -> CircuitFiles:
-        """The files of the circuit of a name."""
-        if not (stem := _slug(name)):
-            raise RunError(f"circuit {name!r} has no letter or digit to name a file by. Rename it.")
-        return CircuitFiles(self.circuits, stem)
-
-    @property
-    def circuits(self) -> Path:
-        """The folder of the circuits."""
-        return self.path / "circuits"
-
-    def circuit_files(self) -> list[CircuitFiles]:
-        """Those of every circuit that is there."""
-        return [
-            CircuitFiles(self.circuits, file.stem)
-            for file in _inside(self.circuits, "*.json")
-            if not file.name.endswith(_VALIDATION)
-        ]
-
-    def files_of(self, name: str) -> CircuitFiles | None:
-        """Those of a circuit that is there, by its name or its file's."""
-        known = {files.stem: files for files in self.circuit_files()}
-        return known.get(name, known.get(_slug(name)))
 
     def rank(self, layer: int) -> Path:
         """The table of a layer's rank curve."""
@@ -146,51 +111,53 @@ class RunFolder:
         """The folder of a measurement that is not finished."""
         return self.path / "rank" / f".layer-{layer}"
 
-    def rank_layers(self) -> list[int]:
-        """The layers that have a rank curve."""
-        return _layers(self.rank(0).parent, ".json")
-
-    @property
-    def images(self) -> Path:
-        """The folder of the image case study."""
-        return self.path / "images"
-
-    @property
-    def image_study(self) -> Path:
-        """Its figures."""
-        return self.images / "study.json"
-
     def image_table(self, name: str) -> Path:
-        """One of its tables."""
+        """A table of the image case study."""
         return self.images / f"{name}.parquet"
 
     def image_picture(self, name: str) -> Path:
-        """One of its pictures."""
+        """A picture of the image case study."""
         return self.images / f"{name}.png"
 
     def statistics(self, layer: int, name: str, fingerprint: str) -> Path:
         """The shards of statistics of a layer's outputs."""
         return self.path / "statistics" / f"layer-{layer}-{name}-{fingerprint[:12]}"
 
-    @property
-    def report(self) -> Path:
-        """The report's folder."""
-        return self.path / "report"
+    def circuit(self, name: str) -> CircuitFiles:
+        """The files of the circuit of a name."""
+        if not (stem := _slug(name)):
+            raise RunError(f"circuit {name!r} has no letter or digit to name a file by. Rename it.")
+        return CircuitFiles(self.circuits / stem)
 
-    @property
-    def report_page(self) -> Path:
-        """The page of it to open."""
-        return self.report / "index.html"
+    def circuit_files(self) -> list[CircuitFiles]:
+        """Those of every circuit that is there."""
+        files = sorted(self.circuits.glob("*.json"))
+        return [
+            CircuitFiles(file.with_suffix(""))
+            for file in files
+            if not file.name.endswith(_VALIDATION)
+        ]
 
-    @property
-    def report_file(self) -> Path:
-        """The report as one file."""
-        return self.path / "report.html"
+    def files_of(self, name: str) -> CircuitFiles | None:
+        """Those of a circuit that is there, by its name or its file's."""
+        known = {files.stem: files for files in self.circuit_files()}
+        return known.get(name, known.get(_slug(name)))
 
-    @property
-    def demo(self) -> Path:
-        """What `circuits demo` remembers."""
-        return self.path / "demo.json"
+    def sites(self) -> list[Site]:
+        """The sites that folders of dictionaries are named after, in the model's order."""
+        found = []
+        for folder in self.dictionaries.glob("*"):
+            with suppress(SiteError):  # under a name of its own: only its files know the site
+                found.append(Site.parse(folder.name))
+        return sorted(found, key=lambda site: site.order)
+
+    def interaction_layers(self) -> list[int]:
+        """The layers that have a table of their strongest pairs."""
+        return _layers(self.interactions(0))
+
+    def rank_layers(self) -> list[int]:
+        """The layers that have a rank curve."""
+        return _layers(self.rank_summary(0))
 
     def results(self) -> list[Path]:
         """All files that a report is made of."""
@@ -200,20 +167,17 @@ class RunFolder:
 
 def in_training(folder: Path) -> bool:
     """Whether a checkpoint is in a folder of something that is trained."""
-    return bool(_inside(folder, "checkpoint*.safetensors"))
+    return any(folder.glob("checkpoint*.safetensors"))
 
 
 def _slug(name: str) -> str:
     return re.sub(r"[^\w.+]+", "-", name).strip("-.")
 
 
-def _inside(folder: Path, pattern: str) -> list[Path]:
-    return sorted(folder.glob(pattern))
-
-
-def _layers(folder: Path, ending: str) -> list[int]:
+def _layers(first: Path) -> list[int]:
+    """The numbers of the files that are named like that of layer 0."""
     layers = []
-    for path in _inside(folder, f"layer-*{ending}"):
+    for path in first.parent.glob(f"layer-*{first.suffix}"):
         number = path.stem.removeprefix("layer-")
         if not number.isdecimal():
             raise RunError(

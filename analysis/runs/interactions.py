@@ -16,11 +16,12 @@ import pandas as pd
 import torch
 
 from analysis.runs.run import Run
+from circuits.algebra.controls import rotated
 from circuits.algebra.interactions import Interactions
 from circuits.corpus.documents import Corpus
 from circuits.errors import RunError, check_count
-from circuits.graph.coactivation import Batch, coactivation
-from circuits.graph.significance import rotated, scored_strongest
+from circuits.graph.coactivation import Batch, count_coactivation
+from circuits.graph.significance import scored_strongest
 from circuits.model.model import Model
 from circuits.model.site import mlp_sites
 from circuits.storage.files import written_whole
@@ -63,7 +64,7 @@ def run_interactions(
         inter = Interactions(run.model.layer(layer), into.basis(), out.basis(reader))
         active = None
         if corpus is not None:
-            active = dictionary_activations(run.model, into, corpus, n_documents)
+            active = _activations(run.model, into, corpus, n_documents)
         path = run.folder.interactions(layer)
         table = write_strongest(inter, path, n, active)
         made.append(path)
@@ -92,7 +93,7 @@ def write_strongest(
     path = Path(path)
     table = scored_strongest(inter, n, folder=path.with_suffix(""))
     if activations is not None:
-        table = coactivation(activations, table, inter.inputs.n_feature).of(table)
+        table = count_coactivation(activations, table, inter.inputs.n_feature).of(table)
     with written_whole(path) as file:
         table.to_parquet(file, index=False)
     return table
@@ -102,11 +103,11 @@ def _discoveries(table: pd.DataFrame, q: float) -> int:
     return int(table.loc[table["q"] <= q, "output"].nunique())
 
 
-def dictionary_activations(
+def _activations(
     model: Model, dictionary: Dictionary, corpus: Corpus, n_documents: int = N_DOCUMENTS
 ) -> Iterator[Batch]:
-    """The active features of the tokens that count (``sae.reading``), as ``coactivation`` wants
-    them."""
+    """The active features of the tokens that count (``sae.reading``), as ``count_coactivation``
+    takes them."""
     site = dictionary.known_site("active")
     for x in activations_in_order(model, corpus, site, n_documents=n_documents):
         code = dictionary.active(x.to(dictionary.device))

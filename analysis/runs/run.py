@@ -7,11 +7,11 @@ all read a run through this.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import pandas as pd
 
@@ -19,31 +19,25 @@ from analysis.behaviour.cases import Behaviour
 from analysis.discovery.provenance import check_dictionaries, layers_with_dictionaries
 from analysis.lowrank.curve import RankCurve
 from analysis.runs.belonging import Found, check_circuit, check_made_with, check_together
+from analysis.runs.by_name import ByName, NotInRunError
 from analysis.runs.folder import CircuitFiles, RunFolder, in_training
 from analysis.runs.images import ImageStudy
-from analysis.validation.validate import Validation
+from analysis.validation.record import Validation
 from circuits.algebra.basis import Basis
 from circuits.algebra.interactions import Interactions
-from circuits.corpus.documents import Corpus, built_in
+from circuits.corpus.documents import Corpus, built_in, split_corpus
 from circuits.errors import CircuitsError, RunError, first_line
 from circuits.graph.circuit import Circuit
 from circuits.graph.records import Metric
-from circuits.model.evaluation import parted
 from circuits.model.loading import load_model
 from circuits.model.model import Model
 from circuits.model.site import Site, mlp_sites
-from circuits.plotting.display import html_of
+from circuits.plotting.display import html_of, shown
 from circuits.storage.manifest import read_manifest
 from sae.dictionary import Dictionary
 from sae.loading import load_dictionaries
 
 Read = TypeVar("Read")
-
-
-class NotInRunError(RunError, KeyError):
-    """A name that a run does not have; a KeyError too, as of any mapping."""
-
-    __str__ = Exception.__str__
 
 
 @dataclass(frozen=True)
@@ -52,51 +46,6 @@ class Missing:
 
     step: str
     command: str  # with RUN for the folder
-
-
-class ByName(Mapping, Generic[Read]):
-    """What a run has of each circuit, by the circuit's name or its file's; read when asked for."""
-
-    def __init__(
-        self,
-        run: RunFolder,
-        kind: str,
-        command: str,
-        file: Callable[[CircuitFiles], Path],
-        read: Callable[[CircuitFiles], Read],
-    ) -> None:
-        self._run, self._kind, self._command = run, kind, command
-        self._file, self._read = file, read
-
-    def __iter__(self) -> Iterator[str]:
-        return (f.stem for f in self._run.circuit_files() if self._file(f).exists())
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-    def __contains__(self, name: object) -> bool:
-        files = self._run.files_of(name) if isinstance(name, str) else None
-        return files is not None and self._file(files).exists()
-
-    def files(self, name: str) -> CircuitFiles:
-        """The files of the circuit; refused where this one is not among them."""
-        files = self._run.files_of(name)
-        if files is None or name not in self:
-            command = self._command.format(run=self._run, name=name)
-            raise NotInRunError(
-                f"{self._run} has no {self._kind} '{name}' (it has {', '.join(self) or 'none'}). "
-                f"Make it: circuits {command}"
-            )
-        return files
-
-    def __getitem__(self, name: str) -> Read:
-        return self._read(self.files(name))
-
-    def _ipython_key_completions_(self) -> list[str]:
-        return list(self)
-
-    def __repr__(self) -> str:
-        return f"{len(self)}: {', '.join(self)}" if len(self) else "none"
 
 
 class Run:
@@ -128,24 +77,12 @@ class Run:
     @cached_property
     def model(self) -> Model:
         """The model."""
-        place = self.folder.model
-        if not place.is_dir() and (self.folder.path / "config.json").is_file():
-            place = self.folder.path  # dictionaries lie in the model's own folder
-        elif not place.is_dir():
-            raise RunError(f"{self.folder} has no folder 'model'. Train one: circuits model train "
-                           f"{self.folder}")  # fmt: skip
-        self._check_trained(place, "model train")
-        return load_model(place, device=self.device)
+        return load_model(self._model_folder(), device=self.device)
 
     @cached_property
     def dictionaries(self) -> dict[Site, Dictionary]:
         """The dictionaries by site, in the model's order."""
-        place = self.folder.dictionaries
-        if not place.exists():
-            raise RunError(
-                f"{self.folder} has no folder 'saes'. Train some: circuits sae train {self.folder}"
-            )
-        self._check_trained(place, "sae train")
+        self._check_dictionaries_there()
         return load_dictionaries(self.folder.path, device=self.device)
 
     @cached_property
@@ -154,7 +91,7 @@ class Run:
         stories, tokenizer = built_in(0), self.model.tokenizer
         if tokenizer is None or stories.word_numbers(tokenizer) is None:
             return None
-        return parted(stories)[1]
+        return split_corpus(stories)[1]
 
     @property
     def layers(self) -> list[int]:
@@ -280,6 +217,7 @@ class Run:
 
     def checked(self) -> Run:
         """The same, read in full: whatever in it is damaged or of another run is refused."""
+        self._check_dictionaries_there()
         _ = self.found, self.curves, self.tables, self.images
         return self
 
@@ -310,6 +248,23 @@ class Run:
         check_together(self.folder, files, found)
         return found
 
+    def _model_folder(self) -> Path:
+        place = self.folder.model_place
+        if place is None:
+            raise RunError(f"{self.folder} has no folder 'model'. Train one: circuits model train "
+                           f"{self.folder}")  # fmt: skip
+        self._check_trained(place, "model train")
+        return place
+
+    def _check_dictionaries_there(self) -> None:
+        self._model_folder()  # is missed first
+        place = self.folder.dictionaries
+        if not place.exists():
+            raise RunError(
+                f"{self.folder} has no folder 'saes'. Train some: circuits sae train {self.folder}"
+            )
+        self._check_trained(place, "sae train")
+
     def _check_trained(self, folder: Path, command: str) -> None:
         if in_training(folder):
             raise RunError(
@@ -339,7 +294,7 @@ class Run:
         """What is there, by the names of files alone."""
         folder = self.folder
         listed = {
-            "model": [folder.model.name] * folder.model.is_dir(),
+            "model": [] if folder.model_place is None else [folder.model_place.name],
             "dictionaries": [str(site) for site in folder.sites()],
             "interactions": [f"layer {layer}" for layer in folder.interaction_layers()],
             "circuits": list(self.circuits),
@@ -348,25 +303,32 @@ class Run:
             "images": [folder.images.name] * folder.image_study.exists(),
             "report": [p.name for p in (folder.report_page, folder.report_file) if p.exists()],
         }
-        there = [", ".join(names) or "none" for names in listed.values()]
+        there = [", ".join(map(shown, names)) or "none" for names in listed.values()]
         return pd.DataFrame({"part": list(listed), "there": there})
 
     def _missing_here(self) -> list[Missing]:
         """`missing` as far as it can be seen without loading anything."""
         sites = set(self.folder.sites())
-        layers = [site.layer for site in sites if set(mlp_sites(site.layer)) <= sites]
-        return _missing(self.folder, sorted(set(layers)))
+        layers = {site.layer for site in sites if set(mlp_sites(site.layer)) <= sites}
+        return _missing(self.folder, sorted(layers))
 
     def _repr_html_(self) -> str:
-        missing = pd.DataFrame([vars(each) for each in self._missing_here()])
-        tables = {"contents": self._contents()} | ({"missing": missing} if len(missing) else {})
+        try:
+            missing = pd.DataFrame([vars(each) for each in self._missing_here()])
+            tables = {"contents": self._contents()} | ({"missing": missing} if len(missing) else {})
+        except CircuitsError as error:  # a file under a name that no run gives
+            return html_of(f"Run({self.folder}): {error}")
         return html_of(f"Run({self.folder})", **tables)
 
     def __repr__(self) -> str:
-        lines = [f"  {row.part:13} {row.there}" for row in self._contents().itertuples()]
-        lines += [f"  not made yet: {each.step} ({each.command.replace('RUN', str(self.folder))})"
-                  for each in self._missing_here()]  # fmt: skip
-        return "\n".join([f"Run({self.folder})", *lines])
+        try:
+            lines = [f"  {row.part:13} {row.there}" for row in self._contents().itertuples()]
+            steps = self._missing_here()
+        except CircuitsError as error:
+            return f"Run({self.folder}): {error}"
+        place = str(self.folder)
+        lines += [f"  not made yet: {s.step} ({s.command.replace('RUN', place)})" for s in steps]
+        return "\n".join([f"Run({place})", *lines])
 
 
 def _cases(files: CircuitFiles, circuit: Circuit) -> Behaviour:
@@ -381,7 +343,7 @@ def _order(found: Found) -> tuple[bool, bool, float, str]:
 
 
 def _missing(folder: RunFolder, layers: list[int]) -> list[Missing]:
-    steps = []
+    steps = [] if folder.model_place else [("a model", "circuits model train RUN")]
     behaved = [files for files in folder.circuit_files() if files.behaviour.exists()]
     if not layers:
         steps.append(("dictionaries before and after an MLP", "circuits sae train RUN"))

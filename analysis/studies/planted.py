@@ -23,10 +23,10 @@ from torch import Tensor
 
 from circuits.algebra.basis import Basis
 from circuits.algebra.bilinear import BilinearLayer
+from circuits.algebra.controls import rotated, shuffled
 from circuits.algebra.interactions import Interactions
 from circuits.errors import PlanError, check_count
 from circuits.graph.build import interaction_graph
-from circuits.graph.significance import rotated, shuffled
 from circuits.groups.clusters import Clusters, clusters
 from circuits.storage.progress import progress
 

@@ -1,17 +1,17 @@
 """The strongest entries of ``write form writeᵀ``, exactly, without that matrix.
 
-Tiles of it are multiplied, searched and dropped. Four things make it quick, and none of them
-changes the answer:
+Tiles of it are multiplied, searched and dropped. Four things make this fast without changing the
+result:
 
 1. *Reach.* With the form's eigenpairs, ``|xᵀQy| ≤ s(x) s(y)`` where ``s(x)² = xᵀ|Q|x``. Features
-   are sorted by ``s``; a tile whose bound lies under the n-th best pair so far is not multiplied.
-   A form whose eigenvalues do not decay has no reach worth knowing, and is not decomposed.
-2. *Screen.* Where bfloat16 products are fast, tiles are multiplied in it. How far off an entry can
-   be follows from what rounding took from each row, so no entry that might belong is missed.
-3. *Score.* What passes is multiplied again in float64 from the features and the form themselves,
-   which also makes the result independent of tiles, screen and decomposition.
-4. The constant feature is one row, and often much larger than all others: it is scored whole, so
-   that it does not blur the rest.
+   are sorted by ``s``; a tile whose bound is below the n-th best pair so far is not multiplied.
+   A form whose eigenvalues do not decay is not decomposed, since its bounds skip nothing.
+2. *Screen.* Where bfloat16 products are fast, tiles are multiplied in it. The error of an entry is
+   bounded by what rounding took from each row, so no entry that may belong is missed.
+3. *Score.* Entries that pass are computed again in float64 from the features and the form, which
+   also makes the result independent of tiles, screen and decomposition.
+4. The constant feature is one row, often much larger than all others: it is scored separately, so
+   that it does not widen the error bounds of the rest.
 """
 
 from __future__ import annotations
@@ -26,8 +26,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-ROWS, COLUMNS = 512, 1024  # of a tile: it stays in cache between its product and its search
-PENDING = 2**17  # pairs that may wait for their score: this bounds the memory
+ROWS, COLUMNS = 512, 1024
+"""Of a tile: it stays in cache between its product and its search."""
+
+PENDING = 2**17
+"""Pairs that may wait for their score: this bounds the memory."""
 
 
 @dataclass
@@ -47,7 +50,7 @@ class Search:
     def look(
         self, output: int, form: Callable[[], Float[Tensor, "input input"]], ceiling: float
     ) -> None:
-        """Search one output, unless no weight of it can exceed ``ceiling`` and that is too low."""
+        """Search one output; ``ceiling`` bounds its weights, and a low one lets it be skipped."""
         self.tiles += self._tiles_each
         if ceiling < self._floor:
             return
@@ -66,7 +69,7 @@ class Search:
         self._settle(output, factors, given, pending)
 
     def table(self) -> pd.DataFrame:
-        """The pairs found, strongest first; equal ones in the order of their indices."""
+        """The pairs found, strongest first, ties by index."""
         found = self._found
         columns = (found.output, found.first, found.second, found.weight)
         names = ("output", "first", "second", "weight")
@@ -98,7 +101,7 @@ class Search:
     def _settle(
         self, output: int, factors: Factors, form: Tensor, pending: list[_Seen]
     ) -> list[_Seen]:
-        """Score what is pending, and keep the best: nothing is pending then."""
+        """Score what is pending and keep the best; returns what is then pending: nothing."""
         if pending:
             seen = _Seen(
                 *(torch.cat(part) for part in zip(*(s.columns for s in pending), strict=True))
@@ -109,7 +112,7 @@ class Search:
                 self._floor = max(self._floor, float(lower.topk(self.n).values[-1]))
             kept = seen.upper >= self._floor
             first, second = factors.order[seen.first[kept]], factors.order[seen.second[kept]]
-            self._keep(scored_pairs(output, self.features, form, first, second))
+            self._keep(scored(output, self.features, form, first, second))
         return []
 
     def _keep(self, new: _Found) -> None:
@@ -153,11 +156,11 @@ class _Found:
         return cls(index, index, index, np.empty(0))
 
     def best_with(self, new: _Found, n: int) -> _Found:
-        """The ``n`` strongest of both; of equal ones those of lower indices."""
-        mine = (self.output, self.first, self.second, self.weight)
-        theirs = (new.output, new.first, new.second, new.weight)
+        """The ``n`` strongest of both, ties by index."""
+        old = (self.output, self.first, self.second, self.weight)
+        added = (new.output, new.first, new.second, new.weight)
         output, first, second, weight = (
-            np.concatenate(pair) for pair in zip(mine, theirs, strict=True)
+            np.concatenate(pair) for pair in zip(old, added, strict=True)
         )
         order = np.lexsort((second, first, output, -np.abs(weight)))[:n]
         return _Found(output[order], first[order], second[order], weight[order])
@@ -177,7 +180,7 @@ class Factors:
 
     @classmethod
     def of(cls, write: Tensor, form: Tensor) -> Factors:
-        """The factors of ``write · form · writeᵀ``."""
+        """The factors of ``write form writeᵀ``."""
         # powers of two, so that nothing is rounded and no product leaves the screen's range
         write_scale, form_scale = _power_of_two(write), _power_of_two(form)
         scale = write_scale * write_scale * form_scale
@@ -191,19 +194,16 @@ class Factors:
             order = torch.arange(len(write), device=write.device)
             reach, size = left.norm(dim=1), right.norm(dim=1)
             arithmetic = lost * float(size.max() ** 2 * form.norm())
-            factors = cls(left, right, order, reach, size, arithmetic, scale)
-        else:
-            values, vectors = torch.linalg.eigh(form)
-            right = write @ (vectors * values.abs().sqrt())
-            reach = right.norm(dim=1)
-            arithmetic = lost * float(write.norm(dim=1).max() ** 2 * values.abs().max())
-            order = reach.argsort(descending=True, stable=True)
-            right, reach = right[order], reach[order]
-            factors = cls(right * values.sign(), right, order, reach, reach, arithmetic, scale)
-        factors.prepare_screen()
-        return factors
+            return cls(left, right, order, reach, size, arithmetic, scale)
+        values, vectors = torch.linalg.eigh(form)
+        right = write @ (vectors * values.abs().sqrt())
+        reach = right.norm(dim=1)
+        arithmetic = lost * float(write.norm(dim=1).max() ** 2 * values.abs().max())
+        order = reach.argsort(descending=True, stable=True)
+        right, reach = right[order], reach[order]
+        return cls(right * values.sign(), right, order, reach, reach, arithmetic, scale)
 
-    def prepare_screen(self) -> None:
+    def __post_init__(self) -> None:
         """Round the factors to the screen's precision, and bound what that loses."""
         self.screen = screen_dtype(self.left)
         self.left_screen, self.right_screen = self.left.to(self.screen), self.right.to(self.screen)
@@ -233,9 +233,7 @@ class Factors:
         return tile, _Error(float(absolute) + self.arithmetic, torch.finfo(self.screen).eps)
 
 
-def scored_pairs(
-    output: int, features: Tensor, form: Tensor, first: Tensor, second: Tensor
-) -> _Found:
+def scored(output: int, features: Tensor, form: Tensor, first: Tensor, second: Tensor) -> _Found:
     """The weights of some pairs in float64, each pair with its lower index first."""
     one, two = torch.minimum(first, second), torch.maximum(first, second)
     form = form.double()
@@ -261,10 +259,10 @@ def _constant_pairs(output: int, features: Tensor, constant: Tensor, form: Tenso
 
 
 def _decays(form: Tensor) -> bool:
-    """Whether a few eigenvalues dominate, so that knowing them is worth their price.
+    """Whether a few eigenvalues dominate, so that the decomposition is worth its cost.
 
     ``(Σλ²)² / Σλ⁴`` is near d/2 for a random form and a few for one that decays; estimated from
-    what the form does to a few random vectors. It decides what is quick, never what is found.
+    the form's images of a few random vectors. It affects the speed, not the result.
     """
     generator = torch.Generator().manual_seed(0)
     random = torch.randn(len(form), 16, dtype=torch.float64, generator=generator).to(form)
@@ -296,10 +294,10 @@ def tiles(size: int) -> Iterator[tuple[slice, slice]]:
 
 
 def screen_dtype(tensor: Tensor) -> torch.dtype:
-    """The dtype whose products are so quick that a first look pays, or the tensor's own."""
+    """A dtype whose products are fast enough for a first pass, or the tensor's own."""
     if tensor.dtype == torch.float64:
         return torch.float32
-    if tensor.is_cuda:  # its sums may be rounded to bfloat16 on the way, which has no bound here
+    if tensor.is_cuda:  # partial sums may be rounded to bfloat16, which has no bound here
         return tensor.dtype
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     fast = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")

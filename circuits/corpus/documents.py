@@ -29,6 +29,9 @@ from circuits.errors import CorpusError
 from circuits.storage.files import content_hash
 from circuits.storage.hub import is_hub_name
 
+N_HELD_OUT = 2000
+"""Documents at the start of a corpus that are held out: this many, or 5 % of a small corpus."""
+
 Tokenizer: TypeAlias = Any
 """A tokenizer of transformers; not named in the type, because importing it takes seconds."""
 
@@ -251,6 +254,15 @@ def built_in(seed: int = 0, n_documents: int = 1_000_000) -> BuiltInCorpus:
     if n_documents < 1:
         raise CorpusError(f"a corpus of {n_documents} documents: ask for at least one.")
     return BuiltInCorpus(StoryGenerator(seed, Grammar()), n_documents)
+
+
+def split_corpus(corpus: Corpus) -> tuple[Corpus, Corpus | None]:
+    """The parts to train on and to hold out; None is held out of fewer than 20 documents."""
+    n_documents = corpus.n_documents
+    n_held_out = N_HELD_OUT if n_documents is None else min(N_HELD_OUT, n_documents // 20)
+    if n_held_out == 0:
+        return corpus, None
+    return corpus.part(n_held_out), corpus.part(0, n_held_out)
 
 
 def open_corpus(where: str | Path, *, column: str | None = None, split: str = "train") -> Corpus:

@@ -31,7 +31,7 @@ def data_files(path: Path) -> tuple[Path, ...]:
         files = tuple(sorted(shown))
         if not files:
             raise CorpusError(
-                f"{path}: a folder without a {', '.join(_ENDINGS)} file, so there is no text to "
+                f"{path}: a folder without a {', '.join(_ENDINGS)} file, so it has no text to "
                 f"read. Pass the folder that holds them."
             )
         return files

@@ -51,8 +51,7 @@ from circuits.graph.records import (
     Source,
 )
 from circuits.groups.clusters import Clusters
-from circuits.plotting.circuit_figure import circuit_figure
-from circuits.plotting.circuit_layout import Drawing, Edge, Junction, Node, Target
+from circuits.plotting.circuit_figure import Drawing, Edge, Junction, Node, Target, circuit_figure
 from circuits.plotting.display import html_of, number
 from circuits.storage.records import plain
 
@@ -144,7 +143,7 @@ class Circuit:
             gates=() if found is None else _gates(found, features, pairs),
             groups=tuple(groups) or _groups(found),
             source=replace(source, interactions=about.get("interactions", source.interactions)),
-            selection=Selection(Choice(about["chosen"]), about["level"], method, seed),
+            selection=Selection(Choice(about["chosen"]), float(about["level"]), method, seed),
             evidence=evidence,
             energy=float(about["energy"]) if whole else energy,
             explained=about.get("explained") if whole else None,

@@ -209,12 +209,12 @@ def write_attribution(
         except (ValueError, KeyError, TypeError) as error:
             raise CircuitFileError(
                 f"{index} lists no graphs ({type(error).__name__}). Restore it, or delete it: it "
-                f"is made anew from the next export on."
+                f"is made again at the next export."
             ) from error
     path = folder / f"{metadata['slug']}.json"
-    for file, told in ((path, document), (index, {"graphs": [*listed, metadata]})):
+    for file, content in ((path, document), (index, {"graphs": [*listed, metadata]})):
         with written_whole(file) as part:
-            part.write_text(json.dumps(told, allow_nan=False) + "\n", encoding="utf-8")
+            part.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
     return path
 
 
@@ -277,13 +277,13 @@ def _supernodes(circuit: Circuit, layer: str) -> list[list[str]]:
             groups.setdefault(feature.group, []).append(feature)
     named = sorted(groups.items())
     return [
-        [group_name(members, name), *(f"{layer}_{m.feature}_0" for m in members)]
+        [_group_label(members, name), *(f"{layer}_{m.feature}_0" for m in members)]
         for name, members in named
         if len(members) > 1
     ]
 
 
-def group_name(members: Iterable[Feature], number: int) -> str:
+def _group_label(members: Iterable[Feature], number: int) -> str:
     """A group by its number and the labels of its strongest features."""
     strongest = sorted(members, key=lambda member: (-(member.loading or 0.0), member.feature))
     return f"group {number}: " + ", ".join(member.label for member in strongest[:3])

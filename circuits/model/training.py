@@ -21,18 +21,16 @@ from torch.nn import functional
 from torch.nn.utils import clip_grad_norm_
 
 from circuits.corpus.batches import Batch, BatchPlan, Position, batches
-from circuits.corpus.documents import BuiltInCorpus, Corpus, Tokenizer
+from circuits.corpus.documents import BuiltInCorpus, Corpus, Tokenizer, split_corpus
 from circuits.corpus.tokenizer import tokenizer_hash, train_tokenizer
 from circuits.errors import RunError
-from circuits.model.evaluation import HeldOut, exact_entropy, held_out_loss, parted
+from circuits.model.evaluation import HeldOut, exact_entropy, held_out_loss
 from circuits.model.llama import write
 from circuits.model.loading import chosen_device
 from circuits.model.plan import ModelPlan
-from circuits.storage.files import read_json
+from circuits.storage.files import PLAN, RESULT, read_json
 from circuits.storage.training_run import (
     METRICS,
-    PLAN,
-    RESULT,
     Row,
     RunFiles,
     TrainingRun,
@@ -81,7 +79,7 @@ def train_model(
     """
     out = Path(out)
     tokenizer = tokenizer or train_tokenizer(
-        parted(corpus)[0], "word" if isinstance(corpus, BuiltInCorpus) else "bpe"
+        split_corpus(corpus)[0], "word" if isinstance(corpus, BuiltInCorpus) else "bpe"
     )
     made_of = {
         "plan": plan.as_dict(),
@@ -110,7 +108,7 @@ class ModelTraining(TrainingRun):
     ) -> None:
         super().__init__(plan)
         self.tokenizer, self.device = tokenizer, chosen_device(device)
-        self._text, self._held_out = parted(corpus)
+        self._text, self._held_out = split_corpus(corpus)
         self._floor = exact_entropy(corpus, tokenizer)
         self._batch_plan = BatchPlan(plan.n_rows, plan.window, plan.seed)
         self._position = Position()  # in the text, where the next batch begins

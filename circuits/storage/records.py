@@ -40,10 +40,10 @@ def record_of(kind: type, value: Any, where: str) -> Any:
             f"in {where}, missing {sorted(set(types) - set(value)) or 'nothing'}, unknown "
             f"{sorted(set(value) - set(types)) or 'nothing'}"
         )
-    return kind(**{name: read_value(types[name], value[name], name, where) for name in types})
+    return kind(**{name: _read(types[name], value[name], name, where) for name in types})
 
 
-def read_value(wanted: Any, value: Any, name: str, where: str) -> Any:
+def _read(wanted: Any, value: Any, name: str, where: str) -> Any:
     """A value of a type, from JSON."""
     options = get_args(wanted) if get_origin(wanted) in (Union, UnionType) else (wanted,)
     if value is None and NoneType in options:
@@ -51,7 +51,7 @@ def read_value(wanted: Any, value: Any, name: str, where: str) -> Any:
     for option in options:
         if get_origin(option) is tuple:
             if isinstance(value, list):
-                return tuple(read_value(get_args(option)[0], one, name, where) for one in value)
+                return tuple(_read(get_args(option)[0], one, name, where) for one in value)
         elif is_dataclass(option):
             inside = name if where == "the circuit" else f"{name} of {where}"
             return record_of(option, value, inside)  # type: ignore[arg-type]
@@ -61,7 +61,9 @@ def read_value(wanted: Any, value: Any, name: str, where: str) -> Any:
         elif issubclass(option, Word):
             if value in [each.value for each in option]:
                 return option(value)
-        elif _fits(option, value):
+        elif option is float and _is_number(value):
+            return float(value)
+        elif option is not float and type(value) is option:
             return value
     words = " or ".join(_word(option) for option in options)
     raise RecordError(f"{name} = {_shown(value)} in {where} is not {words}")
@@ -73,11 +75,8 @@ def _types(kind: type) -> dict[str, Any]:
     return {each.name: hints[each.name] for each in fields(kind)}
 
 
-def _fits(wanted: type, value: Any) -> bool:
-    if wanted is float:
-        whole = isinstance(value, int | float) and not isinstance(value, bool)
-        return whole and math.isfinite(value)
-    return type(value) is wanted
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _word(option: Any) -> str:

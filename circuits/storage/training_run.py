@@ -37,6 +37,8 @@ from torch import Tensor
 
 from circuits.errors import PlanError, RunError
 from circuits.storage.files import (
+    PLAN,
+    RESULT,
     folder_written_whole,
     held,
     read_json,
@@ -46,7 +48,7 @@ from circuits.storage.files import (
 )
 from circuits.storage.progress import counted
 
-PLAN, RESULT, METRICS = "plan.json", "training.json", "metrics.jsonl"
+METRICS = "metrics.jsonl"
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 _FLUSH = 10  # steps between two writes of metrics: on a GPU, each waits for the steps before

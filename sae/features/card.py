@@ -54,7 +54,7 @@ class Card:
 
     def _bars(self) -> str:
         """The histogram as SVG, which needs no script."""
-        if self.statistics is None or not self.statistics.n_active:
+        if self.statistics is None or not sum(self.statistics.histogram):
             return ""
         histogram = self.statistics.histogram
         most, wide = max(histogram), _BAR * len(histogram)

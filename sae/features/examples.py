@@ -1,9 +1,8 @@
-"""Where each feature is strongest in a corpus, with the tokens around: one pass that streams.
+"""Where each feature is strongest in a corpus, with the tokens around it: one streaming pass.
 
-Of a batch only what beats a feature's n-th best so far is looked at, and only the windows of the
-best are kept: ``features · n · window`` numbers, whatever the length of the corpus. What a reader
-would get wrong: of equally strong tokens the earlier one in the corpus comes first, so that the
-same corpus gives the same examples.
+Of a batch only the tokens that beat a feature's n-th best so far are used, and only the windows of
+the best are kept: ``features · n · window`` numbers, whatever the length of the corpus. Of equally
+strong tokens the earlier one comes first, so the same corpus gives the same examples.
 """
 
 from __future__ import annotations
@@ -25,21 +24,21 @@ from sae.sparse import Code
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """The strongest tokens of some features, strongest first; where there is none, ``-1``.
+    """The strongest tokens of some features, strongest first; ``-1`` where there are fewer.
 
-    A window holds the token itself in its middle; what lies beyond its row of text is ``-1`` too.
+    A window has the token itself in the middle; positions outside the row are ``-1`` too.
     """
 
     features: Int64[np.ndarray, " chosen"]
     values: Float[np.ndarray, "chosen n"]
-    document: Int64[np.ndarray, "chosen n"]  # its number in the corpus
-    position: Int64[np.ndarray, "chosen n"]  # among its document's tokens, <bos> not counted
+    document: Int64[np.ndarray, "chosen n"]  # number of the document in the corpus
+    position: Int64[np.ndarray, "chosen n"]  # in the document, <bos> not counted
     tokens: Int[np.ndarray, "chosen n window"]
-    activations: Float[np.ndarray, "chosen n window"]  # of the feature, on every token around
-    words: dict[int, str]  # how the tokenizer writes each token that occurs
+    activations: Float[np.ndarray, "chosen n window"]  # of the feature on each token of the window
+    words: dict[int, str]  # the tokenizer's string for each token that occurs
 
     def table(self) -> pd.DataFrame:
-        """One row an example; ``place`` is where in ``tokens`` the strongest one stands."""
+        """One row per example; ``place`` is the index of the strongest one in ``tokens``."""
         found = []
         for i, rank in np.argwhere(self.document >= 0):
             window = self.tokens[i, rank]
@@ -73,9 +72,9 @@ def examples(
 ) -> Examples:
     """For each feature (all of them unless named) its ``n`` strongest tokens in a corpus.
 
-    With ``context`` tokens on each side. ``<bos>`` and padding never count; a feature that is
-    active on fewer tokens has fewer examples. ``window`` is the length of the rows that the model
-    reads.
+    Each comes with ``context`` tokens on both sides. ``<bos>`` and padding never count. A feature
+    that is active on fewer than ``n`` tokens has fewer examples. ``window`` is the length of the
+    rows that the model reads.
     """
     site = dictionary.known_site("examples")
     n = check_count("examples", n, None, "n")
@@ -91,7 +90,7 @@ def examples(
 
 
 class _Best:
-    """The best so far: one slot for each feature that is asked about."""
+    """The best so far: one slot for each requested feature."""
 
     def __init__(
         self, n_feature: int, features: Int64[np.ndarray, " chosen"], n: int, context: int
@@ -109,13 +108,13 @@ class _Best:
         }
 
     def look(self, reading: Reading, code: Code) -> None:
-        """Let the tokens of a batch in where they are stronger than what is kept."""
+        """Keep the tokens of a batch that are stronger than those kept so far."""
         active = code.active
         feature = code.features[active].cpu().numpy()
         value = code.values[active].float().cpu().numpy()
         token = code.rows[active].cpu().numpy()
         slot = self._slot[feature]
-        # not "as strong as": of equals the earlier one stays
+        # strictly: of equals the earlier one stays
         better = (slot >= 0) & (value > self._kept["values"][slot, -1])
         new = _first(slot[better], value[better], token[better], self._n)
         new = np.flatnonzero(better)[new]
@@ -154,16 +153,16 @@ def _first(
     time: Int64[np.ndarray, " entry"],
     n: int,
 ) -> Int64[np.ndarray, " chosen"]:
-    """The n largest entries of each slot, by slot, largest first; of equals the earlier."""
+    """The n largest entries of each slot, largest first, the earlier of equals first."""
     order = np.lexsort((time, -value, slot))
     slots = slot[order]
-    begins = np.searchsorted(slots, slots)  # where each one's slot begins
+    begins = np.searchsorted(slots, slots)  # where the slot of each begins
     return order[np.arange(len(order)) - begins < n]
 
 
 @dataclass(frozen=True, eq=False)
 class _Around:
-    """The windows of a batch."""
+    """The windows around tokens of one batch."""
 
     reading: Reading
     keys: Int64[np.ndarray, " entry"]  # token · n_feature + feature, ascending
@@ -174,7 +173,7 @@ class _Around:
     def windows(
         self, token: Int64[np.ndarray, " new"], feature: Int64[np.ndarray, " new"]
     ) -> dict[str, np.ndarray]:
-        """Tokens and activations around some counted tokens, and where those are."""
+        """Tokens and activations around some counted tokens, and their positions."""
         batch, counted = self.reading.batch, self.reading.counted.numpy()
         row, place = (part[token] for part in np.nonzero(counted))
         number = np.cumsum(counted).reshape(counted.shape) - 1  # of each counted token

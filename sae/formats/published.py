@@ -1,21 +1,19 @@
-"""The paper's folders: ``config.json`` and ``model.safetensors``, named by site, width and k.
-
-What a reader would get wrong: its top-k keeps negative values.
-"""
+"""The paper's folders: ``config.json`` and ``model.safetensors``; top-k keeps negative values."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
 from circuits.errors import DictionaryError
+from circuits.model.site import Site
 from circuits.model.weights import read_tensors
 from circuits.storage.files import read_json
 from sae.formats.checks import check_shapes, checked_count, refuse, refuse_layout, write_config
 from sae.formats.record import Stored
-from sae.formats.sites import published_site
 
 _PUBLISHED_FIELDS = {
     *("point", "target", "lr", "in_batch", "out_batch", "n_buffers", "n_batches", "d_model"),
@@ -26,7 +24,7 @@ _PUBLISHED_FIELDS = {
 
 
 def read(folder: Path) -> Stored:
-    """Negative values and all; what is not linear in the site is refused."""
+    """Read one, unless its features are not linear in the site."""
     where, weights = folder / "config.json", folder / "model.safetensors"
     config = read_json(where, DictionaryError)
     faults = [f"unknown field '{name}'" for name in config if name not in _PUBLISHED_FIELDS]
@@ -35,7 +33,9 @@ def read(folder: Path) -> Stored:
             faults.append(f"{name} is {config[name]!r}: features are then not linear in the site")
     point, target = config.get("point"), config.get("target")
     if target is not None and target != point:
-        faults.append(f"target {target} is not point {point}: it transcodes from one to the other")
+        faults.append(
+            f"target {target} is not point {point}: it transcodes from one site to the other"
+        )
     refuse(where, faults)
     d_model = checked_count(where, config, "d_model")
     n_feature = d_model * checked_count(where, config, "expansion")
@@ -49,7 +49,7 @@ def read(folder: Path) -> Stored:
     if config.get("encoder_bias"):
         shapes["w_enc.bias"] = (n_feature,)
     check_shapes(weights, state, "config.json", **shapes)
-    site = published_site(point)
+    site = _site(point)
     shaping = {"k", "d_model", "expansion", "encoder_bias", "bilinear_encoder", "token_lookup"}
     if site is not None:
         shaping |= {"point", "target"}
@@ -65,22 +65,14 @@ def read(folder: Path) -> Stored:
     )
 
 
-def published_name(stored: Stored) -> str:
-    """What the paper's own code calls the folder, such as ``18-mlp-in-x8-k30`` (and a tag)."""
-    site = stored.known_site("published_name")
-    expansion = stored.n_feature // stored.d_model
-    name = f"{site.layer}-{site.point}-x{expansion}-k{stored.k}".replace("_", "-")
-    return f"{name}-{tag}" if (tag := stored.notes.get("tag")) else name
-
-
 def write(stored: Stored, folder: Path) -> None:
-    """A dictionary that keeps its negative values."""
-    site, expansion = stored.known_site("save"), stored.n_feature / stored.d_model
+    """Write a dictionary that keeps negative values."""
+    site, expansion = stored.known_site("Dictionary.save"), stored.n_feature / stored.d_model
     faults = []
     if stored.relu:
         faults.append("its negative values are cut at zero, and this layout keeps them")
     if expansion % 1:
-        faults.append(f"its {stored.n_feature} features are no multiple of its width")
+        faults.append(f"its {stored.n_feature} features are not a multiple of its width")
     refuse_layout(stored, "published", faults)
     biased = bool(stored.bias.any())
     state = {
@@ -102,3 +94,12 @@ def write(stored: Stored, folder: Path) -> None:
         "encoder_bias": biased,
     }
     write_config(folder / "config.json", {"normalize": None, **kept, **made})
+
+
+def _site(point: Any) -> Site | None:
+    """The site of the paper's ``[name, layer]``."""
+    try:
+        name, layer = point
+        return Site(str(name).replace("-", "_"), int(layer))
+    except (TypeError, ValueError):  # a SiteError is one too
+        return None

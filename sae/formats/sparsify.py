@@ -1,7 +1,4 @@
-"""sparsify's folders: ``cfg.json`` and ``sae.safetensors``, the folder named after the module.
-
-What a reader would get wrong: ``signed`` selects by absolute value, which a `Dictionary` does not.
-"""
+"""sparsify's folders: ``cfg.json`` and ``sae.safetensors``, the folder named after the module."""
 
 from __future__ import annotations
 
@@ -12,9 +9,15 @@ from safetensors.torch import save_file
 from circuits.errors import DictionaryError
 from circuits.model.weights import read_tensors
 from circuits.storage.files import read_json
-from sae.formats.checks import check_shapes, checked_count, refuse, refuse_layout, write_config
+from sae.formats.checks import (
+    check_shapes,
+    checked_count,
+    refuse,
+    refuse_layout,
+    site_of,
+    write_config,
+)
 from sae.formats.record import Stored
-from sae.formats.sites import site_of
 
 _SPARSIFY_FIELDS = {
     *("activation", "d_in", "expansion_factor", "normalize_decoder", "num_latents", "k"),
@@ -24,7 +27,7 @@ _SPARSIFY_FIELDS = {
 
 
 def read(folder: Path) -> Stored:
-    """A plain top-k; one with connections around the features is refused."""
+    """A plain top-k; one with connections past the features is refused."""
     where, weights = folder / "cfg.json", folder / "sae.safetensors"
     config = read_json(where, DictionaryError)
     faults = [f"unknown field '{name}'" for name in config if name not in _SPARSIFY_FIELDS]
@@ -63,7 +66,7 @@ def read(folder: Path) -> Stored:
 
 
 def write(stored: Stored, folder: Path) -> None:
-    """A dictionary of top-k that is cut at zero."""
+    """Write a top-k dictionary without negative values."""
     faults = [] if stored.relu else ["it keeps negative values, and this layout cuts them"]
     refuse_layout(stored, "sparsify", faults)
     state = {

@@ -82,9 +82,8 @@ class Mixer:
     seed: int = 0
     outlier: float | None = None  # tokens beyond this multiple of the median norm are left out
     device: torch.device | str = "cpu"
-    _last: dict[str, Any] = field(
-        default_factory=dict, repr=False
-    )  # the buffer in use, and where it began
+    # the buffer in use, and where it began
+    _last: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if self.n_batch > self.n_buffer:
@@ -94,7 +93,7 @@ class Mixer:
             )
 
     @property
-    def _ahead(self) -> bool:
+    def _prefetches(self) -> bool:
         """Whether the next buffer is filled while this one is in use."""
         return torch.device(self.device).type == "cuda"
 
@@ -103,7 +102,7 @@ class Mixer:
         place = start or Place()
         blocks = self._blocks(place)
         n_batches = self.n_buffer // self.n_batch
-        for buffer, here, next_one in ahead(blocks) if self._ahead else blocks:
+        for buffer, here, next_one in prefetched(blocks) if self._prefetches else blocks:
             order = np.random.default_rng([self.seed, here.block]).permutation(self.n_buffer)
             shuffled = torch.from_numpy(order).to(self.device)
             for batch in range(here.batch, n_batches):
@@ -150,7 +149,7 @@ class Mixer:
     def _filled(
         self, chunks: Iterator[Chunk], here: Place
     ) -> tuple[dict[Site, Tensor], dict[str, int], dict[str, float] | None, int]:
-        limits, buffer = here.limits, self._storage() if self._ahead else self._shared
+        limits, buffer = here.limits, self._storage() if self._prefetches else self._shared
         filled = n_masked = 0
         at: dict[str, int] = here.at or {}
         while filled < self.n_buffer:
@@ -187,7 +186,7 @@ def _within(found: dict[Site, Tensor], limits: dict[str, float]) -> Bool[Tensor,
 Item = TypeVar("Item")
 
 
-def ahead(items: Iterator[Item]) -> Iterator[Item]:
+def prefetched(items: Iterator[Item]) -> Iterator[Item]:
     """The same items, the next one made in another thread while this one is in use."""
     waiting: queue.Queue[tuple[Item | None, BaseException | None]] = queue.Queue(1)
     over = threading.Event()

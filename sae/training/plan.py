@@ -1,4 +1,4 @@
-"""What dictionaries are to be trained: a dozen values that, with model and text, decide them."""
+"""The plan of a training run: values that, with model and text, determine its dictionaries."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from circuits.errors import PlanError
 from circuits.model.plan import is_whole
 from sae.training.step import Activation
 
-_WARM_UP, _COOL_DOWN = 0.05, 0.2  # shares of the steps in which the rate rises and falls
+_WARM_UP, _COOL_DOWN = 0.05, 0.2  # fractions of the steps in which the rate rises and falls
 
 
 @dataclass(frozen=True)
@@ -21,40 +21,40 @@ class TrainingPlan:
     """Where, as ``point@layer``; one dictionary each."""
 
     n_features: int | None = None
-    """Of each dictionary; None: twice the width of its site, and once at ``mlp_in``: a wider one
-    splits what an MLP combines into features that are combinations already."""
+    """Of each dictionary. None: twice the width of its site, but once at ``mlp_in``, where a wider
+    one splits into features that are already combinations."""
 
     k: int = 10
     """Features active on a token (on average, where ``activation`` is "batchtopk")."""
 
     activation: Activation = "topk"
-    """"topk" cuts the k largest at zero; "signed_topk" keeps them as they are, as the paper does;
-    "batchtopk" takes the largest of a whole batch, and saves the threshold that this comes to."""
+    """"topk" cuts the k largest at zero; "signed_topk" keeps their sign, as the paper does;
+    "batchtopk" takes the largest of a whole batch and saves the threshold it ends with."""
 
     n_tokens: int = 1_000_000
-    """To train on, counted again where the text is passed over again."""
+    """Tokens to train on; those of a repeated epoch count again."""
 
     n_batch: int = 2048
     """Tokens in a step."""
 
     learning_rate: float = 4e-3
-    """Of Adam, after a warm-up over the first twentieth and before a decay over the last fifth."""
+    """Of Adam; it rises over the first twentieth of the steps and decays over the last fifth."""
 
     auxiliary: float = 2.0
-    """Weight of the loss that teaches dead features what the living ones leave over; 0: none."""
+    """Weight of the loss that trains dead features on what the others leave; 0: none."""
 
     normalise: bool = True
-    """Train on activations scaled to a mean square of one; it is undone in what is saved."""
+    """Train on activations scaled to a mean square of one; saved weights undo the scale."""
 
     seed: int = 0
-    """Of everything: the text's order, the buffer's shuffle, the start."""
+    """Of everything: the order of the text, the shuffling, the initial weights."""
 
     n_buffer: int = 2**16
-    """Tokens that are shuffled together; each takes 4 bytes a dimension and site. What is left of
-    them after whole batches is not trained on."""
+    """Tokens that are shuffled together; each takes 4 bytes per dimension and site. A remainder
+    smaller than a batch is not trained on."""
 
     outlier: float | None = None
-    """Leave out tokens whose norm is so many times the median at any site; None: keep all."""
+    """Leave out tokens whose norm exceeds this multiple of the median at any site; None: none."""
 
     def __post_init__(self) -> None:
         least = {"n_tokens": 1, "n_batch": 2, "k": 1, "seed": 0, "n_buffer": 2}
@@ -68,7 +68,7 @@ class TrainingPlan:
         elif self.n_features is not None and is_whole(self.k, 1) and self.k > self.n_features:
             faults.append(f"k is {self.k}, more than the {self.n_features} features there are")
         if self.activation not in get_args(Activation):
-            faults.append(f"activation is {self.activation!r}, none of {get_args(Activation)}")
+            faults.append(f"activation is {self.activation!r}, not one of {get_args(Activation)}")
         for name, low in (("learning_rate", 0), ("auxiliary", 0), ("outlier", 1)):
             value = getattr(self, name)
             if value is None and name == "outlier":
@@ -81,7 +81,7 @@ class TrainingPlan:
                 faults.append(f"{name} is {value!r}, not a number from {low}")
         listed = isinstance(self.sites, tuple) and all(isinstance(s, str) for s in self.sites)
         if not isinstance(self.normalise, bool):
-            faults.append(f"normalise is {self.normalise!r}, neither true nor false")
+            faults.append(f"normalise is {self.normalise!r}, not true or false")
         if is_whole(self.seed, 0) and self.seed >= 2**63:
             faults.append(f"seed is {self.seed}, not below 2^63")
         if not self.sites or not listed:
@@ -93,7 +93,7 @@ class TrainingPlan:
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any], where: str = "plan") -> TrainingPlan:
-        """The plan of some fields; unknown ones are refused."""
+        """A plan from its fields; unknown ones are errors."""
         known = {f.name for f in fields(cls)}
         unknown = sorted(set(given) - known)
         if unknown:
@@ -115,11 +115,11 @@ class TrainingPlan:
 
     @property
     def n_steps(self) -> int:
-        """Steps that the tokens come to."""
+        """Number of steps for the plan's tokens."""
         return -(-self.n_tokens // self.n_batch)
 
     def features_of(self, width: int, point: str | None = None) -> int:
-        """How many features a site of some width, at a point of a layer, is given."""
+        """The number of features for a site of some width at some point of a layer."""
         wide = width if point == "mlp_in" else 2 * width
         n_features = wide if self.n_features is None else self.n_features
         if self.k > n_features:

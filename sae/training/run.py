@@ -20,9 +20,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.corpus.documents import Corpus
+from circuits.corpus.documents import Corpus, split_corpus
 from circuits.errors import ActivationError
-from circuits.model.evaluation import parted
 from circuits.model.loading import chosen_device
 from circuits.model.model import Model
 from circuits.model.site import Site
@@ -65,7 +64,7 @@ def train_saes(
     An interrupted run resumes; a finished run of the same plan, model and text is returned as it
     is. The first documents of the corpus are held out, as they are when models are trained.
     """
-    training, _ = parted(corpus)
+    training, _ = split_corpus(corpus)
     source = ModelActivations(model, training, model.check_sites(plan.sites), plan.seed)
     return train_on(source, plan, out, device=device, checkpoint_every=checkpoint_every, log=log)
 

@@ -3,7 +3,10 @@
 import ast
 import os
 import re
+import shutil
+import subprocess
 import sys
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -14,6 +17,7 @@ from nbconvert import HTMLExporter
 from tests.support import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+STORIES = ("2_features", "3_negation", "4_low_rank")  # begin with the same model in run/model
 
 
 def execute(notebook: nbformat.NotebookNode, **environment: str) -> None:
@@ -41,12 +45,45 @@ def shown(cell: nbformat.NotebookNode) -> list[str]:
     return sorted(found)
 
 
+TRAIN = """
+import sys
+from circuits import ModelPlan, built_in, train_model
+train_model(ModelPlan(seed=0), built_in(0), sys.argv[1])
+"""
+
+
+@pytest.fixture(scope="session")
+def stories_model(tmp_path_factory) -> Path:
+    """The model that the notebooks in `STORIES` train: once for all of them."""
+    folder = tmp_path_factory.mktemp("stories") / "model"
+    subprocess.run([sys.executable, "-c", TRAIN, folder], check=True, capture_output=True)
+    return folder
+
+
+def notebooks() -> list:
+    together = pytest.mark.xdist_group("stories_model")
+    return [
+        pytest.param(path, id=path.stem, marks=[together] * (path.stem in STORIES))
+        for path in NOTEBOOKS
+    ]
+
+
 @pytest.mark.filterwarnings("ignore")  # the kernel's own, in another process
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_and_shows_what_it_keeps(path):
+@pytest.mark.parametrize("path", notebooks())
+def test_a_notebook_runs_and_shows_what_it_keeps(path, request, tmp_path):
     kept = nbformat.read(path, as_version=4)
     made = nbformat.read(path, as_version=4)
+    if path.stem in STORIES:  # where the training finds itself finished
+        model = request.getfixturevalue("stories_model")
+        shutil.copytree(model, tmp_path / "model")
+        first = code_cells(made)[0]
+        first.source = (
+            f"import tempfile\ntempfile.mkdtemp = lambda: {str(tmp_path)!r}\n{first.source}"
+        )
     execute(made)  # an assertion that fails, or any other error, ends it here
+    if path.stem in STORIES:
+        written = [(each / "model.safetensors").stat() for each in (model, tmp_path / "model")]
+        assert written[0].st_mtime == written[1].st_mtime, "it trained another model"
     for one, other in zip(code_cells(made), code_cells(kept), strict=True):
         assert shown(one) == shown(other), other.source
 

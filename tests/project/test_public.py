@@ -45,21 +45,7 @@ def own_imports(code: str) -> list[ast.Import | ast.ImportFrom]:
     return found
 
 
-UNFINISHED = (
-    "README.md", "guide.md", "1_bilinear_layers.ipynb", "3_negation.ipynb", "4_low_rank.ipynb",
-    "5_your_own.ipynb", "6_digits.ipynb", "7_interaction_graph.ipynb",
-)  # fmt: skip
-
-
-def documents() -> list:
-    unfinished = pytest.mark.xfail(strict=True, reason="the document is being rewritten")
-    return [
-        pytest.param(path, id=path.name, marks=[unfinished] * (path.name in UNFINISHED))
-        for path in (*DOCUMENTS, *NOTEBOOKS)
-    ]
-
-
-@pytest.mark.parametrize("path", documents())
+@pytest.mark.parametrize("path", [*DOCUMENTS, *NOTEBOOKS], ids=lambda path: path.name)
 def test_documentation_imports_public_names_and_each_import_runs(path):
     for code in python_blocks(path):
         for node in own_imports(code):

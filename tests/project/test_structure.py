@@ -95,7 +95,7 @@ def test_a_seed_that_no_generator_takes_is_one_line_and_exit_2():
     for seed in ("9" * 25, "-1", "x"):
         done = command("gates", "--seed", seed)
         assert done.returncode == 2
-        assert "is no whole number" in done.stderr
+        assert "is not a whole number" in done.stderr
         assert "Traceback" not in done.stderr
 
 

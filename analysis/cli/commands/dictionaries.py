@@ -25,7 +25,7 @@ from circuits.storage.progress import progress
 from sae.dictionary import Dictionary
 from sae.formats.folders import is_dictionary
 from sae.loading import load_dictionaries, load_dictionary
-from sae.training.loggers import watched_by
+from sae.training.loggers import log_to
 from sae.training.plan import TrainingPlan
 
 
@@ -42,7 +42,7 @@ def sae_train(options: Namespace) -> Answer:
     )
     run = Run(options.run_folder, device=options.device)
     corpus = corpus_for(options, run.model, plan.seed)
-    log = None if options.log is None else watched_by(options.log, run.folder.path)
+    log = None if options.log is None else log_to(options.log, run.folder.path)
     with saved_when_interrupted(run.folder.dictionaries):
         trained = run_saes(run.folder.path, run.model, plan, corpus, options.device, log)
     return _answer({run.folder.dictionary(site): each for site, each in trained.items()})

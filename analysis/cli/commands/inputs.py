@@ -15,9 +15,8 @@ from typing import Any
 
 from analysis.runs.folder import RunFolder, in_training
 from analysis.runs.run import Run
-from circuits.corpus.documents import Corpus, built_in, open_corpus
+from circuits.corpus.documents import Corpus, built_in, open_corpus, split_corpus
 from circuits.errors import CorpusError, PlanError
-from circuits.model.evaluation import parted
 from circuits.model.model import Model
 from circuits.storage.files import read_json
 
@@ -30,8 +29,7 @@ def planned(kind: Any, file: str | None, **given: object) -> Any:
 
 def model_folder(where: str) -> str:
     """The model's folder, if a run's was named."""
-    inside = RunFolder(Path(where)).model
-    return str(inside) if inside.is_dir() else where
+    return str(RunFolder(Path(where)).model_place or where)
 
 
 def opened_run(options: Namespace) -> Run:
@@ -72,7 +70,7 @@ def corpus_for(options: Namespace, model: Model, seed: int) -> Corpus:
 
 def held_out(options: Namespace, model: Model) -> Corpus:
     """The part of the text that training leaves out, or all of it where that would be nothing."""
-    training, left_out = parted(corpus_for(options, model, options.seed))
+    training, left_out = split_corpus(corpus_for(options, model, options.seed))
     if left_out is None:
         print("note: too few documents to hold any out: this text is trained on", file=sys.stderr)
     return training if left_out is None else left_out

@@ -1,7 +1,7 @@
 """`circuits completion`: the options, for a shell to complete.
 
-shtab writes the scripts; what it cannot know is which words are paths. That is read from the words
-that the help shows in their place, so that an option with one of them completes at once.
+shtab writes the scripts, but cannot know which arguments are paths. That is read from the names
+that the help shows for them, so a new option with one of these names completes paths at once.
 """
 
 from __future__ import annotations

@@ -56,8 +56,8 @@ def calibrate(options: Namespace) -> Answer:
         f"d = {options.d_model}, {options.features} features, {options.gates} gates, q = "
         f"{options.q:g}; n outputs, seeds from {options.seed}."
         "\nfalse: share of edges found that were not planted. ari: agreement of the groups."
-        "\ngates: share named rightly. any: share of outputs with an edge; at most q in the last"
-        "\n  three rows, which hold nothing.",
+        "\ngates: share named correctly. any: share of outputs with an edge; at most q in the last"
+        "\n  three rows, which have no gates.",
     )
 
 

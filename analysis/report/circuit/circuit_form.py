@@ -193,7 +193,7 @@ class CircuitForm:
         spectrum = inter.spectrum(0, space="model")
         x = text.x[tokens].double()
         added = spectrum.activation(x).cumsum(1).cpu().numpy() + inter.bias(0)
-        rotated = _rotated(spectrum, seed).activation(x).cumsum(1).cpu().numpy()
+        rotated = spectrum.rotated(seed).activation(x).cumsum(1).cpu().numpy()
         ranks = [rank for rank in RANKS if rank < len(spectrum)] + [len(spectrum)]
         some = np.unique(np.linspace(0, len(tokens) - 1, _N_POINTS).astype(int))
         points = pd.DataFrame({"activation": active[some]})
@@ -241,15 +241,6 @@ def _signs(
     """An eigenvector's sign means nothing: it is turned to where most features point."""
     total = (write @ ends.mT).sum(0)
     return torch.where(total < 0, -1.0, 1.0).to(ends)
-
-
-def _rotated(spectrum: Spectrum, seed: int) -> Spectrum:
-    """The same eigenvalues along random orthonormal directions."""
-    generator = torch.Generator().manual_seed(seed)
-    wide = spectrum.vectors.shape[1]
-    drawn = torch.randn(wide, wide, generator=generator, dtype=torch.float64)
-    turned = torch.linalg.qr(drawn).Q[: len(spectrum)].to(spectrum.vectors)
-    return Spectrum(spectrum.values, turned, None, spectrum.has_constant)
 
 
 def _correlation(one: Float[np.ndarray, " n"], other: Float[np.ndarray, " n"]) -> float:

@@ -22,7 +22,7 @@ from analysis.runs.belonging import Found
 from analysis.runs.run import Run
 from circuits.graph.circuit import Circuit
 from circuits.model.site import Site
-from circuits.plotting.circuit_layout import picture
+from circuits.plotting.circuit_figure import picture
 from circuits.plotting.display import shown, two
 from circuits.plotting.figure import Figure, eigenvalues, heat_map
 

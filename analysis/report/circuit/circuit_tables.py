@@ -14,7 +14,7 @@ import pandas as pd
 from analysis.report.catalogue.catalogue import Catalogue
 from analysis.report.page import Table
 from analysis.runs.belonging import Found
-from analysis.validation.validate import Validation
+from analysis.validation.record import Validation
 from circuits.graph.circuit import Circuit
 from circuits.model.site import Site
 from circuits.plotting.display import seen, shown
@@ -153,7 +153,7 @@ def tables_of(circuit: Circuit, labels: Labels) -> list[Table]:
             features=[", ".join(map(str, d.features)) for d in circuit.detectors],
             cuts=[", ".join(f"{cut:.2f}" for cut in d.cuts) for d in circuit.detectors],
         )
-        caption = "Output features that tell a class, on cases that nothing was chosen on."
+        caption = "Output features that detect a class; F1 on held-out cases."
         found.append(Table.of("detectors", caption, told, {"label": "class", "f1": "F1"}))
     return found
 
@@ -177,18 +177,16 @@ def _measured(circuit: Circuit) -> str:
 def causal(found: Validation) -> list[Table]:
     """What the edits of the running model showed, controls beside them."""
     n = f"n = {found.n} cases, seed {found.seed}"
-    random = found.random.groupby("kind", sort=False).agg(
-        draws=("taken", "size"), size=("size", "mean"),
-        **{"median |taken|": ("taken", lambda t: t.abs().median())},
-        **{"largest |taken|": ("taken", lambda t: t.abs().max())},
-        moved=("moved", "max"),
-    ).reset_index()  # fmt: skip
+    random = found.random_table.drop(columns="mean").rename(
+        columns={"median": "median |removed|", "most": "largest |removed|"}
+    )
     tables = [
-        Table.of("criteria", f"What was asked for, before it was measured; {n}.", found.criteria),
+        Table.of("criteria", f"What was asked for, before it was measured; {n}.",
+                 found.criteria_table),
         Table.of("edits", "Edits of the running model, controls last. contrast: mean margin of "
-                 "the affected classes, in logits; taken: the share of it that the edit removes "
-                 "(low to high: 95 % of bootstrap draws); moved: largest relative change of "
-                 f"another class; {n}.", found.edits),
+                 "the affected classes, in logits; removed: the share of it that the edit removes "
+                 "(low to high: 95 % of bootstrap draws); side_effect: largest relative change of "
+                 f"another class; {n}.", found.edit_table),
         Table.of("random", "Control: pairs that are active together, drawn at random in place "
                  "of the circuit's. size: how much they write, relative to the circuit; "
                  f"{n}.", random),
@@ -199,5 +197,5 @@ def causal(found: Validation) -> list[Table]:
     ]  # fmt: skip
     if len(found.side_effects):
         caption = "On text where no answer is due: loss and KL, nats a token."
-        tables.insert(3, Table.of("side-effects", caption, found.side_effects))
+        tables.insert(3, Table.of("side-effects", caption, found.side_effect_table))
     return tables

@@ -22,6 +22,7 @@ from analysis.report.circuit.circuit_tables import Labels
 from analysis.report.page import Table
 from analysis.runs.belonging import Found
 from analysis.runs.run import Run
+from analysis.validation.edits import DrawKind, EditKind
 from circuits.graph.circuit import Circuit
 from circuits.model.site import Site
 from circuits.plotting.display import number, shown, two
@@ -216,23 +217,22 @@ class Mechanism:
 
 
 def without(found: Found) -> dict[str, Any] | None:
-    """What removing the circuit does to each class, and what as many random pairs take."""
+    """What removing the circuit does to each class, and what as many random pairs remove."""
     if found.validation is None or found.behaviour is None:
         return None
-    edits = found.validation.edits.set_index("edit")
-    before, after = edits.loc["none"], edits.loc["remove the circuit"]
+    before, after = (found.validation.edit(kind) for kind in (EditKind.NONE, EditKind.REMOVE))
     affected = found.behaviour.affected
     draws = found.validation.random
-    taken = draws.loc[draws["kind"] == "as many", "taken"].abs()
+    removed = draws.loc[draws["kind"] == DrawKind.SAME_NUMBER.value, "removed"].abs()
     return {
         "affected": [
             (shown(label), _signed(float(before[label])), _signed(float(after[label])))
             for label in affected
         ],
         "others": ", ".join(shown(x) for x in found.behaviour.labels if x not in affected),
-        "moved": number(float(after["moved"]), 2),
-        "random": number(float(taken.median()), 2),
-        "draws": len(taken),
+        "moved": number(float(after["side_effect"]), 2),
+        "random": number(float(removed.median()), 2),
+        "draws": len(removed),
         "n": found.validation.n,
         "seed": found.validation.seed,
     }

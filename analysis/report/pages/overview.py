@@ -21,6 +21,7 @@ from analysis.report.circuit.mechanism import Mechanism
 from analysis.report.page import Page, Table
 from analysis.runs.belonging import Found
 from analysis.runs.run import Run
+from analysis.validation.edits import DrawKind, EditKind
 from circuits.plotting.display import number, seen, shown, two
 from circuits.storage.files import content_hash
 
@@ -71,11 +72,12 @@ def _headline(found: Found, names: Mapping[str, str]) -> dict[str, Any]:
         "proof": None if validation is None else validation.verdict,
     }
     if validation is not None:
-        edits = validation.edits.set_index("edit")
-        control = validation.random.loc[validation.random["kind"] == "as many", "taken"]
+        removed, kept = (validation.edit(kind) for kind in (EditKind.REMOVE, EditKind.KEEP))
+        random = validation.random
+        control = random.loc[random["kind"] == DrawKind.SAME_NUMBER.value, "removed"]
         row |= {
-            "taken": two(float(edits.loc["remove the circuit", "taken"])),
-            "kept": two(float(edits.loc["keep only the circuit", "faithfulness"])),
+            "removed": two(float(removed["removed"])),
+            "kept": two(float(kept["faithfulness"])),
             "random": two(float(control.abs().median())),
             "n": validation.n,
             "seed": validation.seed,

@@ -232,15 +232,15 @@ class Grammar:
                 f"a text of {len(sentences)} sentences: a story has an opening, {N_BODY} body "
                 f"sentences and a closing, each ended by ' .'."
             )
-        body = [self._read("body", said) for said in sentences[1:-1]]
-        read = [self._read("opening", sentences[0]), *body, self._read("closing", sentences[-1])]
+        body = [self.read("body", said) for said in sentences[1:-1]]
+        read = [self.read("opening", sentences[0]), *body, self.read("closing", sentences[-1])]
         names = {bound["name"] for _, bound in read if "name" in bound}
         signs = {self._sign(s, w) for _, bound in read for s, w in bound.items() if s in _CHILD}
         if len(names) != 1 or len(signs) != 1:
             raise StoryError(f"a text about {sorted(names)}: a story is about one child.")
         return self.frame_nats + sum(nats for nats, _ in read)
 
-    def _read(self, part: Part, said: Sequence[str]) -> tuple[float, dict[str, str]]:
+    def read(self, part: Part, said: Sequence[str]) -> tuple[float, dict[str, str]]:
         """``-log p`` of one sentence, and the words in its slots."""
         found = [
             (self.nats(form) + noise, bound)

@@ -234,9 +234,9 @@ def test_computed_and_inherited_of_all_pairs_are_those_of_the_layer(factors):
     account = small_account(factors, dictionary=exact)
     parts = account.computed(account.pairs).sum(0)
     size = abs(account.origins.contrast)
-    told = account.origins
-    assert float(parts[0]) == pytest.approx(told.computed * size, abs=1e-9)
-    assert float(parts[1]) == pytest.approx(told.inherited * size, abs=1e-9)
+    shares = account.origins
+    assert float(parts[0]) == pytest.approx(shares.computed * size, abs=1e-9)
+    assert float(parts[1]) == pytest.approx(shares.inherited * size, abs=1e-9)
     assert account.totals.error == pytest.approx(0, abs=1e-9)
 
 
@@ -257,7 +257,7 @@ def test_accounts_of_every_kind_of_dictionary_add_up(dictionary):
 def test_of_too_many_features_those_that_write_least_are_error(monkeypatch):
     whole = small_account(mlp_bias=True)
     assert len(whole.features) > 7
-    monkeypatch.setattr(contrast, "_MOST_FEATURES", 6)
+    monkeypatch.setattr(contrast, "MOST_FEATURES", 6)
     some = small_account(mlp_bias=True)
     assert len(some.features) == 7
     assert set(some.features.tolist()) < set(whole.features.tolist())
@@ -294,7 +294,7 @@ def test_what_goes_through_output_features_and_their_error_is_all(factors):
     assert relative_error(found.shares, brute) < 1e-4
 
 
-def test_every_layers_mlp_says_whence_its_contrast_is():
+def test_of_every_mlp_it_is_known_where_its_contrast_comes_from():
     """The second layer of the inherited twin only reads; the computed model's one layer makes."""
     twin = by_layer(in_model(planted_behaviour(), planted_model("inherited")))
     mlps = twin[twin["component"] == "MLP"].set_index("layer")

@@ -1,4 +1,4 @@
-"""What commands tell, for people and for scripts."""
+"""What commands answer, for people and for scripts."""
 
 import json
 
@@ -9,9 +9,9 @@ from analysis.cli.answers import Answer, fields_answer, table_answer
 TABLE = pd.DataFrame({"name": ["a", "long one"], "n": [3, 12], "share": [0.123456, float("nan")]})
 
 
-def strictly(told: Answer):
-    """Its JSON, in which NaN would be no number."""
-    return json.loads(told.as_json(), parse_constant=lambda name: name)
+def strictly(answer: Answer):
+    """Its JSON, which has no NaN."""
+    return json.loads(answer.as_json(), parse_constant=lambda name: name)
 
 
 def test_columns_stand_right_aligned_with_the_note_below():

@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import termios
+from importlib.metadata import version
 
 import pytest
 
@@ -18,7 +19,7 @@ from analysis.cli.answers import Answer
 from analysis.cli.main import main
 from analysis.cli.options import parser, with_all_below
 from circuits.errors import PlanError
-from circuits.storage.progress import _Bar, counted, progress
+from circuits.storage.progress import Bar, counted, progress
 from tests.support import ROOT
 
 STAND_IN = Answer("the text", {"the": "rows"})
@@ -127,7 +128,7 @@ def test_a_bug_is_called_one_and_shows_where_it_is(gates, capsys):
         (["gates", "--seeds", "3"], "unrecognized arguments: --seeds 3"),
         (["sae", "train"], "the following arguments are required: RUN"),
         (["sae", "trian", "run"], "invalid choice: 'trian'"),
-        (["gates", "--seed", "nan"], "'nan' is no whole number from 0"),
+        (["gates", "--seed", "nan"], "'nan' is not a whole number from 0"),
         (["completion", "tcsh"], "invalid choice: 'tcsh'"),
         ([], "the following arguments are required: COMMAND"),
     ],
@@ -136,12 +137,12 @@ def test_words_that_are_no_command_are_one_line(capsys, words, said):
     with pytest.raises(SystemExit) as ended:
         main(words)
     assert ended.value.code == 2
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.count("\n") == 1
-    assert told.err.startswith("circuits")
-    assert said in told.err
-    assert "--help" in told.err
+    answer = capsys.readouterr()
+    assert answer.out == ""
+    assert answer.err.count("\n") == 1
+    assert answer.err.startswith("circuits")
+    assert said in answer.err
+    assert "--help" in answer.err
 
 
 def test_a_function_answers_and_main_prints():
@@ -164,7 +165,7 @@ from analysis.cli.answers import Answer
 from circuits.storage.progress import progress
 import circuits.storage.progress
 
-circuits.storage.progress._SHORT = 0.1
+circuits.storage.progress.SHORT = 0.1
 
 def work(options):
     for _ in range(3):
@@ -222,8 +223,8 @@ def test_a_bar_waits_for_the_rest_of_two_seconds(monkeypatch):
 
     now = [100.0]
     monkeypatch.setattr(sys, "stderr", Terminal())
-    for what in ("_work_began", "_last_seen"):  # no work has been seen yet, and none is afterwards
-        monkeypatch.setattr(_Bar, what, float("-inf"))
+    for what in ("work_began", "last_seen"):  # no work has been seen yet, and none is afterwards
+        monkeypatch.setattr(Bar, what, float("-inf"))
     monkeypatch.setattr("circuits.storage.progress.time.monotonic", lambda: now[0])
     first = counted(9, "first", "step")
     now[0] += 1.5
@@ -243,3 +244,12 @@ def test_ctrl_c_while_everything_is_imported_is_no_traceback(monkeypatch, capsys
     monkeypatch.setattr(sys.modules["analysis.cli.main"], "import_module", interrupted)
     assert main(["gates"]) == 130
     assert capsys.readouterr().err == "circuits gates: interrupted\n"
+
+
+def test_the_command_runs_as_a_module_too():
+    done = subprocess.run(
+        [sys.executable, "-m", "analysis.cli", "--version"],
+        capture_output=True, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.strip() == version("bilinear-circuits")

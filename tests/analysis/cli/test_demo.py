@@ -46,7 +46,7 @@ def test_a_step_of_other_inputs_or_changed_files_is_done_again(made):
 def test_a_memory_that_was_cut_short_is_refused(made):
     run, _ = made
     (run / "demo.json").write_text("{")
-    with pytest.raises(RunError, match=r"demo\.json: no readable JSON"):
+    with pytest.raises(RunError, match=r"demo\.json: not readable JSON"):
         memory_of(run)
 
 

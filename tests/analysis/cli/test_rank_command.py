@@ -5,8 +5,8 @@ import json
 import pandas as pd
 import pytest
 
-from analysis import RankCurve
 from analysis.cli.main import main
+from analysis.lowrank.curve import RankCurve
 from circuits.corpus import built_in
 from circuits.model import ModelPlan, ModelShape, load_model, train_model
 from circuits.storage.manifest import read_manifest

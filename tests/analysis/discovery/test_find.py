@@ -8,8 +8,8 @@ import torch
 from analysis.attribution.contrast import PairAccount
 from analysis.behaviour.in_model import in_model
 from analysis.cli.circuit_text import circuit_text
-from analysis.discovery.factor_groups import kind_of
 from analysis.discovery.find import SHOWN, find_circuit, verdict
+from analysis.discovery.selection import kind_of
 from circuits.errors import (
     BehaviourError,
     DictionaryError,
@@ -74,7 +74,7 @@ def test_what_is_planted_in_the_mlp_is_computed_there(found):
         assert (pair.inherited, pair.elsewhere) == pytest.approx((0, 0), abs=1e-6)
 
 
-def test_the_classes_are_told_by_their_own_output_features(found):
+def test_the_classes_are_detected_by_their_own_output_features(found):
     assert {d.label: (d.features, d.f1) for d in found.detectors} == {
         "not good": ((1,), 1.0),
         "not bad": ((3,), 1.0),
@@ -82,7 +82,7 @@ def test_the_classes_are_told_by_their_own_output_features(found):
     assert {o.feature: o.share for o in found.outputs} == pytest.approx({1: 0.5, 3: 0.5}, rel=1e-5)
 
 
-def test_the_features_tell_how_each_factor_moves_them(found):
+def test_features_record_the_effect_of_each_factor(found):
     effects = {f.feature: (f.mean, f.first_effect, f.second_effect) for f in found.features}
     size = effects[NEGATOR][0]
     assert size > 0.5
@@ -271,8 +271,8 @@ def test_the_probability_metric_finds_the_same_pairs(found):
     assert again.evidence.metric == "probability"
 
 
-def test_classes_may_be_told_on_other_cases(found):
-    """On cases that are half of them in another's class, no feature tells a class."""
+def test_detectors_may_be_chosen_on_other_cases(found):
+    """On cases that are half of them in another's class, no feature detects a class."""
     model, dictionaries, behaviour = planted_model(), planted_dictionaries(), planted_behaviour()
     cases = list(behaviour.cases)
     for n in range(0, 32, 4):  # of every other half of the pairs, negated and plain texts change

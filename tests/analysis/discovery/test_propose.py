@@ -8,6 +8,7 @@ import pytest
 from analysis.cli.circuit_text import proposals_text
 from analysis.discovery.find import verdict
 from analysis.discovery.propose import gate_likeness, propose_circuits
+from analysis.validation.edits import EditKind
 from analysis.validation.validate import validate
 from circuits.algebra.interactions import Interactions
 from circuits.errors import DictionaryError, FeatureRangeError
@@ -89,9 +90,11 @@ def test_a_proposal_is_validated_like_any_circuit(proposals, tmp_path):
     circuit = Circuit.load(proposals[0].save(tmp_path / "proposal.json"))
     behaviour = planted_behaviour().halves()[1]
     found = validate(planted_model(), circuit, behaviour, planted_dictionaries(), n_draws=1)
-    removed = found.edits.set_index("edit").loc["remove the circuit"]
-    assert removed["taken"] == pytest.approx(1, abs=1e-5)
-    assert removed["moved"] == pytest.approx(1, abs=1e-5)  # it is the whole product, of all classes
+    removed = found.edit(EditKind.REMOVE)
+    assert removed["removed"] == pytest.approx(1, abs=1e-5)
+    assert removed["side_effect"] == pytest.approx(
+        1, abs=1e-5
+    )  # it is the whole product, of all classes
     assert not found.proven
     assert found.checks["off_by"].max() < 1e-6
     assert verdict(circuit) == "found without a behaviour: nothing is known of a contrast"

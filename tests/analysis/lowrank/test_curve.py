@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from analysis import RankCurve, quality, rank_curve
+from analysis import quality, rank_curve
 from analysis.lowrank import measure
 from analysis.lowrank.controls import Control
+from analysis.lowrank.curve import RankCurve
 from analysis.lowrank.sums import (
     Forms,
     Observed,
@@ -445,7 +446,7 @@ def test_a_file_that_is_not_a_curve_is_refused(tmp_path):
         RankError, match=r"a.json: not a rank curve of schema 1 \(its schema is 7\)"
     ):
         RankCurve.load(tmp_path / "a")
-    with pytest.raises(RankError, match=r"b.json: there is no such file"):
+    with pytest.raises(RankError, match=r"b.json: no such file"):
         RankCurve.load(tmp_path / "b")
     small_curve().save(tmp_path / "c")
     (tmp_path / "c.parquet").unlink()

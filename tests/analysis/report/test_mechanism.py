@@ -11,6 +11,7 @@ from analysis.report.circuit.circuit_tables import Labels
 from analysis.report.circuit.mechanism import Mechanism, without
 from analysis.runs.belonging import Found
 from analysis.runs.run import Run
+from analysis.validation.edits import EditKind
 from analysis.validation.validate import validate
 from circuits.model import Site
 from tests.support.planted_negation import (
@@ -95,12 +96,10 @@ def test_what_the_pairs_carry_is_measured_on_the_same_cases_as_what_each_adds(pl
 def test_what_is_told_of_removal_is_what_validation_measured(planted):
     _, found = planted
     told = without(found)
-    edits = found.validation.edits.set_index("edit")
+    plain, removed = (found.validation.edit(kind) for kind in (EditKind.NONE, EditKind.REMOVE))
     for label, before, after in told["affected"]:
-        assert float(before) == pytest.approx(edits.loc["none", label], abs=0.005)
-        assert float(after.replace("−", "-")) == pytest.approx(
-            edits.loc["remove the circuit", label], abs=0.005
-        )
+        assert float(before) == pytest.approx(plain[label], abs=0.005)
+        assert float(after.replace("−", "-")) == pytest.approx(removed[label], abs=0.005)
     assert told["n"] == found.validation.n == len(planted_behaviour().halves()[1].cases)
 
 

@@ -87,11 +87,11 @@ def test_the_causal_table(notebook):
     cases = Behaviour.load(folder / "circuits" / "hostile.behaviour.jsonl")
     proof = validate(model, circuit, cases.halves()[1], dictionaries, text=text, n_draws=2, seed=0)
     told = table(folder, "circuit-hostile", "tables", "edits")
-    for column in proof.edits.columns.drop("edit"):
-        alike(told[column], proof.edits[column])
+    for column in proof.edit_table.columns.drop("edit"):
+        alike(told[column], proof.edit_table[column])
     told = table(folder, "circuit-hostile", "tables", "criteria")
-    alike(told["value"], proof.criteria["value"])
-    assert list(told["met"]) == list(proof.criteria["met"])
+    alike(told["value"], proof.criteria_table["value"])
+    assert list(told["met"]) == list(proof.criteria_table["met"])
 
 
 def test_the_rank_curve(notebook):

@@ -24,14 +24,14 @@ from analysis.report.page import names_of
 from analysis.report.script import brief, script_json
 from analysis.runs.run import Run
 from analysis.validation.edits import terms_of
-from analysis.validation.validate import Validation
+from analysis.validation.record import Validation
 from circuits.algebra.interactions import Interactions
 from circuits.errors import CircuitFileError, ReportError, RunError
 from circuits.graph.circuit import Circuit
 from circuits.graph.records import Feature, Gate, Interaction, Output
 from circuits.model import Site
 from circuits.model.site import mlp_sites
-from circuits.plotting.circuit_layout import picture
+from circuits.plotting.circuit_figure import picture
 from circuits.plotting.display import MOST, shown
 from tests.support.small_runs import HOSTILE, begun
 
@@ -176,7 +176,7 @@ def test_the_page_of_a_circuit_tells_the_numbers_of_its_files(hostile_run):
         assert pairs[pair.first, pair.second]["weight"] == pair.weight
     edits = told["tables"]["edits"]["table"]
     assert len(edits["rows"]) == len(validation.edits)
-    for name in ("contrast", "taken"):  # of a model that shows nothing, no share is taken
+    for name in ("contrast", "removed"):  # of a model that shows nothing, no share is removed
         column = edits["columns"].index(name)
         values = [np.nan if row[column] is None else row[column] for row in edits["rows"]]
         np.testing.assert_allclose(values, validation.edits[name], rtol=1e-4)
@@ -354,7 +354,9 @@ def test_a_run_that_lacks_its_first_steps_is_refused_with_their_command(tmp_path
         write_report(tmp_path)
     (tmp_path / "saes").mkdir()
     (tmp_path / "saes" / "checkpoint-7.safetensors").touch()
-    with pytest.raises(RunError, match=r"training is not over\. Let it end: circuits sae train"):
+    with pytest.raises(
+        RunError, match=r"training is not finished\. Let it finish: circuits sae train"
+    ):
         write_report(tmp_path)
 
 
@@ -363,15 +365,17 @@ def test_files_that_are_half_written_newer_or_of_another_run_are_refused(hostile
     path = run / "circuits" / "hostile.json"
     whole = path.read_text()
     path.write_text(whole[: len(whole) // 2])
-    with pytest.raises(CircuitFileError, match="is no JSON"):
+    with pytest.raises(CircuitFileError, match="is not JSON"):
         write_report(run, device="cpu")
-    path.write_text(whole.replace('"version": 2', '"version": 3'))
-    with pytest.raises(CircuitFileError, match="of schema version 3"):
+    path.write_text(whole.replace('"version": 3', '"version": 4'))
+    with pytest.raises(CircuitFileError, match="of schema version 4"):
         write_report(run, device="cpu")
     told = json.loads(whole)
     told["source"]["model"] = "0" * 64
     path.write_text(json.dumps(told))
-    with pytest.raises(RunError, match=r"its model have the hash 000000000000….*circuits find"):
+    with pytest.raises(
+        CircuitFileError, match=r"hash of its model is 000000000000….*circuits find"
+    ):
         write_report(run, device="cpu")
     path.write_text(whole)
     table = run / "interactions" / "layer-0.parquet"
@@ -416,8 +420,8 @@ def of_another_dictionary(told) -> None:
          r"its validation is of 7 cases, held out are 24"),
         ("circuits/hostile.json", lambda c: c["interactions"].pop(),
          r"its validation is of other pairs \(4, it has 3\)"),
-        ("circuits/hostile.json", lambda c: c["source"].update(affected="bad"),
-         r"found with the affected bad, its cases have not bad, not <b>good"),
+        ("circuits/hostile.json", lambda c: c["evidence"].update(affected=["bad"]),
+         r"found with the affected classes bad, its cases have not bad, not <b>good"),
         ("circuits/hostile.json", lambda c: c["outputs"][0].update(feature=48),
          r"is of another run: mlp_out@0 has 48 features, and no 48"),
         ("circuits/hostile.json", with_a_feature_beyond,

@@ -81,10 +81,10 @@ def test_pairs_are_weighed_by_the_tokens_that_count_of_the_text_that_is_named(
     named = ["--text", str(text)] if own else []
     asked = ["--n", "6", "--documents", str(N_DOCUMENTS), *named, "--device", "cpu", "--json"]
     assert main(["interactions", str(run), *asked]) == 0
-    told = json.loads(capsys.readouterr().out)["layer 0"]
-    assert told["outputs"] == 24
-    assert told["the same, features rotated"].endswith(" of 24")
-    table = pd.read_parquet(told["file"])
+    answer = json.loads(capsys.readouterr().out)["layer 0"]
+    assert answer["outputs"] == 24
+    assert answer["the same, features rotated"].endswith(" of 24")
+    table = pd.read_parquet(answer["file"])
     corpus = open_corpus(text) if own else built_in(0)
     features = dense(corpus, parts[0], parts[1][Site("mlp_in", 0)])
     first, second = (features[:, table[name]] for name in ("first", "second"))
@@ -127,9 +127,9 @@ def test_the_stories_do_not_weigh_a_model_of_other_words(run, tmp_path, capsys):
     small_folder(tmp_path / "model")
     (tmp_path / "saes").symlink_to(run / "saes")
     assert main(["interactions", str(tmp_path), "--documents", "9", "--device", "cpu"]) == 2
-    told = capsys.readouterr().err
-    assert "note: mlp_in@0 was trained on another model" in told
-    assert "does not know the words of the built-in stories" in told
+    answer = capsys.readouterr().err
+    assert "note: mlp_in@0 was trained on another model" in answer
+    assert "does not know the words of the built-in stories" in answer
     assert not (tmp_path / "interactions").exists()
 
 
@@ -146,4 +146,4 @@ def test_interactions_of_a_folder_without_a_model_is_one_line(tmp_path):
     assert "has no folder 'model'" in done.stderr
     wrong = command("interactions", str(tmp_path), "--documents", "-1")
     assert wrong.returncode == 2
-    assert "'-1' is no whole number from 0" in wrong.stderr
+    assert "'-1' is not a whole number from 0" in wrong.stderr

@@ -380,7 +380,7 @@ def test_a_data_set_of_the_hub_is_its_pictures(monkeypatch):
 def test_a_hub_that_does_not_answer_is_reported(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("circuits.storage.hub.HUB_SECONDS", 1.5)
-    with pytest.raises(HubError, match="'owner/digits' is no file or folder here"):
+    with pytest.raises(HubError, match="'owner/digits' is not a file or folder here"):
         open_images("owner/digits")
 
 

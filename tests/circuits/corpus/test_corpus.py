@@ -223,7 +223,7 @@ def test_a_fingerprint_is_of_the_column_and_of_each_file(tmp_path):
 
 def test_a_hub_name_without_a_network_fails_soon_and_says_so():
     began = time.monotonic()
-    with pytest.raises(HubError, match=r"no file or folder here, and .* cannot be asked"):
+    with pytest.raises(HubError, match=r"not a file or folder here, and .* cannot be asked"):
         open_corpus("owner/stories")
     assert time.monotonic() - began < 5
 

@@ -14,10 +14,11 @@ from safetensors.torch import load_file
 
 from circuits.corpus import built_in, open_corpus
 from circuits.corpus.batches import BatchPlan
+from circuits.corpus.documents import split_corpus
 from circuits.corpus.tokenizer import train_tokenizer
 from circuits.errors import CorpusError, DeviceError, ModelError, PlanError, RunError
 from circuits.model import ModelPlan, ModelShape, Trained, load_model, train_model
-from circuits.model.evaluation import held_out_loss, parted
+from circuits.model.evaluation import held_out_loss
 from circuits.model.plan import ACTIVATIONS
 from circuits.model.training import ModelTraining, new_network
 from circuits.storage import training_run as runs
@@ -257,15 +258,15 @@ def test_a_text_file_trains_with_pieces_of_words(tmp_path):
 
 
 def test_held_out_text_is_not_trained_on(corpus):
-    training, held_out = parted(corpus)
+    training, held_out = split_corpus(corpus)
     assert held_out.documents(0, 99) + training.documents(0, 999) == corpus.documents(0, 999)
     assert len(held_out.documents(0, 99)) == 20
-    assert parted(corpus.part(0, 19))[1] is None
+    assert split_corpus(corpus.part(0, 19))[1] is None
 
 
 def test_the_held_out_loss_is_the_model_s_own(unbroken, corpus):
     model = load_model(unbroken.folder, device="cpu")
-    _, held_out = parted(corpus)
+    _, held_out = split_corpus(corpus)
     texts = [f"{text} <eos>" for text in held_out.documents(0, 99)]
     plan = BatchPlan(PLAN.n_rows, PLAN.window, PLAN.seed)
     measured = held_out_loss(model.network, held_out, model.tokenizer, plan)
@@ -298,12 +299,12 @@ def test_a_checkpoint_that_is_damaged_is_refused(corpus, tmp_path, monkeypatch):
 
 def test_plans_are_checked_and_every_fault_is_named():
     with pytest.raises(
-        PlanError, match="activation 'identity' is none of linear, silu, gelu, relu"
+        PlanError, match="activation 'identity' is not one of linear, silu, gelu, relu"
     ):
         ModelShape(activation="identity")
     with pytest.raises(PlanError, match=r"n_layer is 0, .*; d_model is -1, not a positive whole"):
         ModelShape(n_layer=0, d_model=-1)
-    with pytest.raises(PlanError, match="no more than a matrix"):
+    with pytest.raises(PlanError, match="only a matrix"):
         ModelShape(gated=False)
     with pytest.raises(PlanError, match=r"learning_rate is 0.0, not a number above 0; noise is -1"):
         ModelPlan(learning_rate=0.0, noise=-1.0)
@@ -319,13 +320,13 @@ BAD_PLANS = [
     ({"shape": "abc"}, "shape is 'abc', not an object"),
     ({"shape": None}, "shape is None, not an object"),
     ({"shape": ["a"]}, r"shape is \['a'\], not an object"),
-    ({"shape": {"gated": "false"}}, "ModelShape: gated is 'false', neither true nor false"),
-    ({"shape": {"biases": 1, "tied_head": None}}, "biases is 1, .*; tied_head is None, neither"),
+    ({"shape": {"gated": "false"}}, "ModelShape: gated is 'false', not true or false"),
+    ({"shape": {"biases": 1, "tied_head": None}}, "biases is 1, .*; tied_head is None, not true"),
     ({"learning_rate": 10**400}, "learning_rate is 10*, not a number above 0"),
     ({"learning_rate": True}, "learning_rate is True, not a number above 0"),
     ({"learning_rate": float("nan")}, "learning_rate is nan, not a number above 0"),
     ({"seed": 2**63}, r"seed is 9223372036854775808, not below 2 \*\* 63"),
-    ({"n_rows": 4097}, "n_rows is 4097, but rows are cut 4096 documents at a time"),
+    ({"n_rows": 4097}, "n_rows is 4097, but rows are made from 4096 documents at a time"),
 ]
 
 

@@ -1,13 +1,15 @@
 """Pictures and cards hold the numbers they are of, their controls, and any text as text."""
 
+import re
 from dataclasses import replace
+from html import unescape
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from analysis import ledger, validate
+from analysis import find_circuit, ledger, validate
 from analysis.attribution.ledger import Reader
 from circuits import Basis, BilinearLayer, Interactions, Spectrum
 from circuits.errors import FeatureRangeError, SpectrumError
@@ -24,7 +26,7 @@ from circuits.graph.records import (
 )
 from circuits.model import Site, load_model
 from circuits.plotting.circuit_figure import circuit_figure
-from circuits.plotting.display import html_of
+from circuits.plotting.display import html_of, number
 from circuits.plotting.figure import BLUE, ORANGE, Figure, line, side_by_side
 from sae import card
 from tests.support.planted_negation import planted_behaviour, planted_dictionaries, planted_model
@@ -236,29 +238,46 @@ def test_figures_side_by_side_have_one_legend_and_every_axis():
     assert figure.layout.title.subtitle.text == "same note."
 
 
-def test_results_show_themselves_in_a_notebook(inter):
+def rows_of(page: str) -> list[list[str]]:
+    """The cells of every row of the page's tables, as text."""
+    rows = re.findall(r"<tr.*?</tr>", page, re.DOTALL)
+    return [[unescape(cell) for cell in re.findall(r"<td>(.*?)</td>", row)] for row in rows]
+
+
+def assert_shows(page: str, table: pd.DataFrame) -> None:
+    """Every row of the table is a row of the page."""
+    shown, wanted = rows_of(page), table.itertuples(index=False)
+    assert len(table) > 0
+    for row in wanted:
+        assert [cell if isinstance(cell, str) else number(cell) for cell in row] in shown
+
+
+def test_results_show_their_numbers_in_a_notebook(inter):
     model, behaviour = planted_model(), planted_behaviour()
     dictionaries = planted_dictionaries()
-    for label in behaviour.labels:
-        assert f"<td>{label}</td>" in behaviour._repr_html_()
+    classes = [row[:2] for row in rows_of(behaviour._repr_html_()) if row]
+    n_cases = [sum(c.label == label for c in behaviour.cases) for label in behaviour.labels]
+    assert classes == [[label, f"{n}"] for label, n in zip(behaviour.labels, n_cases, strict=True)]
     tokens = model.tokens(behaviour.cases[0].text)[0]
     reader = Reader.of(dictionaries[Site("mlp_out", 0)], 0)
     found = ledger(model, 0, dictionaries[Site("mlp_in", 0)], reader, tokens, len(tokens) - 1)
     assert f"off by {found.off_by:.1e}" in found._repr_html_()
-    assert f"{float(inter.spectrum(0).values[0]):.3g}".replace("-", "−") in (
-        inter.spectrum(0)._repr_html_()
-    )
-    assert "20 input features" in repr(inter)
+    assert_shows(found._repr_html_(), found.rows.head(12))
+    spectrum = inter.spectrum(0)
+    eigenpairs = [
+        [str(n + 1), number(float(value)), number(spectrum.energy(n + 1))]
+        for n, value in enumerate(spectrum.values)
+    ]
+    assert [row for row in rows_of(spectrum._repr_html_()) if row] == eigenpairs[:12]
 
 
 def test_a_validation_shows_its_criteria_and_edits():
-    from analysis import find_circuit
-
     model, dictionaries, behaviour = planted_model(), planted_dictionaries(), planted_behaviour()
     found = find_circuit(model, dictionaries, behaviour)
-    page = validate(model, found, behaviour, dictionaries, n_draws=2)._repr_html_()
-    assert "remove the circuit" in page
-    assert "keeping only the circuit" in page
+    validation = validate(model, found, behaviour, dictionaries, n_draws=2)
+    page = validation._repr_html_()
+    assert_shows(page, validation.criteria_table)
+    assert_shows(page, validation.edit_table)
 
 
 def test_cells_are_escaped_and_what_has_no_shape_is_written_out():

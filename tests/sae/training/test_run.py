@@ -470,10 +470,10 @@ def test_watchers_are_told_each_step_and_keep_their_files_out_of_the_dictionarie
     assert main(["sae", "info", str(tmp_path)]) == 0
     (folder / "sae_weights.safetensors").unlink()
     assert main(command) == 2
-    assert "training ended here, but only cfg.json, metrics.jsonl" in capsys.readouterr().err
+    assert "training finished here, but only cfg.json, metrics.jsonl" in capsys.readouterr().err
     (folder / "training.json").unlink()
     assert main(["sae", "info", str(tmp_path)]) == 2
-    assert "blocks.1.hook_mlp_out: its training is not over" in capsys.readouterr().err
+    assert "blocks.1.hook_mlp_out: its training has not finished" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("layout", ["sae-lens", "sparsify", "dictionary_learning"])

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 
+from analysis.discovery.provenance import check_dictionaries
 from analysis.report import write_report
 from analysis.runs.run import Run
 from circuits.corpus.documents import Corpus
+from circuits.model.site import Site
+from sae.dictionary import Dictionary
 
 
-class OpenRun(Run):
-    """A `Run` that can also write its report."""
+class OpenedRun(Run):
+    """A `Run` whose dictionaries must be the model's, and which can write its report."""
+
+    @cached_property
+    def dictionaries(self) -> dict[Site, Dictionary]:
+        """The dictionaries by site; those of another model are refused."""
+        dictionaries = super().dictionaries
+        check_dictionaries(self.model, dictionaries)
+        return dictionaries
 
     def report(
         self, out: str | Path | None = None, single_file: bool = False, *, seed: int = 0
@@ -28,7 +39,7 @@ class OpenRun(Run):
 
 def open_run(
     folder: str | Path, *, text: Corpus | None = None, device: str | None = None
-) -> OpenRun:
+) -> OpenedRun:
     """A run folder: its model, dictionaries, circuits and all that was measured, each read when it
     is asked for.
 
@@ -37,4 +48,4 @@ def open_run(
 
     ``text`` is what the report takes its examples from; ``device`` is where the model goes.
     """
-    return OpenRun(folder, text, device)
+    return OpenedRun(folder, text, device)
