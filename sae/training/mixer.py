@@ -1,20 +1,17 @@
 """Batches of shuffled activations, and what the activations of a site are like.
 
-The mixer fills a buffer from a source, shuffles all of it, hands out its batches and fills it
-again. The buffer is never saved: refilled from the position where it began it is the same, so a
-run's state is a few numbers, whatever the buffer's size.
+The mixer fills a buffer from a source, shuffles it, gives its batches and fills it again. The
+buffer is never saved: a run that resumes refills it from the position where it began.
 """
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import count
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -174,35 +171,9 @@ Item = TypeVar("Item")
 
 def prefetched(items: Iterator[Item]) -> Iterator[Item]:
     """The same items, the next one made in another thread while this one is in use."""
-    waiting: queue.Queue[tuple[Item | None, BaseException | None]] = queue.Queue(1)
-    over = threading.Event()
-
-    def put(item: Item | None, ended_by: BaseException | None) -> None:
-        while not over.is_set():
-            with suppress(queue.Full):
-                waiting.put((item, ended_by), timeout=0.1)
-                return
-
-    def work() -> None:
-        try:
-            for item in items:
-                put(item, None)
-                if over.is_set():
-                    return
-            put(None, StopIteration())
-        except BaseException as error:  # noqa: BLE001 - raised again where the items are used
-            put(None, error)
-
-    worker = threading.Thread(target=work, name="activations", daemon=True)
-    worker.start()
-    try:
-        while True:
-            item, ended_by = waiting.get()
-            if isinstance(ended_by, StopIteration):
-                return
-            if ended_by is not None:
-                raise ended_by
-            yield cast(Item, item)
-    finally:
-        over.set()
-        worker.join()
+    end: Any = object()
+    with ThreadPoolExecutor(1, "activations") as thread:
+        waiting = thread.submit(next, items, end)
+        while (item := waiting.result()) is not end:
+            waiting = thread.submit(next, items, end)
+            yield item
