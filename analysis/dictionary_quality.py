@@ -195,7 +195,7 @@ class _Correlations:
     def shares(self, moments: _Moments) -> tuple[np.ndarray, np.ndarray]:
         """For each feature on active and on other tokens; NaN where there are too few."""
         dictionary = self._dictionary
-        z = torch.nn.functional.pad(self._read.double(), (0, 1))
+        z = with_constant(self._read.double(), 0.0)
         s = torch.cat([dictionary.encoder, dictionary.bias[:, None]], dim=1).double()
         z_moment, s_moment = z @ moments.second, s @ moments.second
         total = [z_moment[:, -1], s_moment[:, -1]]
