@@ -59,9 +59,8 @@ def read(folder: Path) -> Stored:
 def write(stored: Stored, folder: Path) -> None:
     """Write a dictionary that keeps negative values."""
     site, expansion = stored.known_site("Dictionary.save"), stored.n_feature / stored.d_model
-    faults = []
-    if stored.relu:
-        faults.append("its negative values are cut at zero, and this layout keeps them")
+    cut = "its negative values are cut at zero, and this layout keeps them"
+    faults = [cut] if stored.relu else []
     if expansion % 1:
         faults.append(f"its {stored.n_feature} features are not a multiple of its width")
     refuse_layout(stored, "published", faults)

@@ -69,10 +69,8 @@ def write(stored: Stored, folder: Path) -> None:
     save_file(_state_dict(stored), file)
     kind = "jumprelu" if stored.k is None else "topk"
     config = {
-        "architecture": kind if stored.cuts_at_zero else f"signed_{kind}",
         **_config(stored),
-        "device": "cpu",
-        "metadata": _metadata(stored),
+        "architecture": kind if stored.cuts_at_zero else f"signed_{kind}",
         "weights_sha256": content_hash(file),
     }
     write_config(folder / "cfg.json", config)
@@ -85,24 +83,20 @@ def _state_dict(stored: Stored) -> dict[str, Tensor]:
 
 
 def _config(stored: Stored) -> dict[str, Any]:
-    """The fields of sae-lens' configuration besides architecture, device and metadata."""
-    fields: dict[str, Any] = {
+    """The fields of sae-lens' configuration; the notes and the site are its metadata."""
+    hook = {} if stored.site is None else {"hook_name": stored.site.hook_name}
+    top_k = {} if stored.k is None else {"k": stored.k, "rescale_acts_by_decoder_norm": False}
+    return {
         "d_in": stored.d_model,
         "d_sae": stored.n_feature,
         "dtype": str(stored.dtype).removeprefix("torch."),
+        "device": "cpu",
         "apply_b_dec_to_input": True,
         "normalize_activations": "none",
         "reshape_activations": "none",
+        "metadata": {**stored.notes, **hook, "sae_lens_version": version("sae-lens")},
+        **top_k,
     }
-    if stored.k is not None:
-        fields |= {"k": stored.k, "rescale_acts_by_decoder_norm": False}
-    return fields
-
-
-def _metadata(stored: Stored) -> dict[str, Any]:
-    """The notes and the site, as sae-lens' metadata."""
-    named = {} if stored.site is None else {"hook_name": stored.site.hook_name}
-    return {**stored.notes, **named, "sae_lens_version": version("sae-lens")}
 
 
 def as_sae_lens(stored: Stored) -> Any:
@@ -118,9 +112,10 @@ def as_sae_lens(stored: Stored) -> Any:
 
     by_rule: Any = (JumpReLUSAE, JumpReLUSAEConfig)
     kind, config = by_rule if stored.k is None else (TopKSAE, TopKSAEConfig)
-    fields, metadata = _config(stored), SAEMetadata(**_metadata(stored))
+    fields = _config(stored)
     # on "meta" first: otherwise it draws weights from the global generator
-    sae = kind(config(**fields, device="meta", metadata=metadata))
+    fields |= {"device": "meta", "metadata": SAEMetadata(**fields["metadata"])}
+    sae = kind(config(**fields))
     sae.load_state_dict(_state_dict(stored), assign=True)
     return sae.to(device=str(stored.device), dtype=stored.dtype)
 
@@ -162,8 +157,7 @@ def _of_version_six(config: dict[str, Any]) -> dict[str, Any]:
         new |= {"architecture": "topk", "k": arguments.get("k")}
     elif function != "relu":
         new["architecture"] = f"{new['architecture']} with {function}"
-    if new.get("normalize_activations") in (None, False):
-        new["normalize_activations"] = "none"
+    new["normalize_activations"] = new.get("normalize_activations") or "none"
     if not new.get("finetuning_scaling_factor"):
         new.pop("finetuning_scaling_factor", None)
     return new
@@ -183,7 +177,7 @@ def _checked_fields(where: Path, config: dict[str, Any]) -> tuple[str, int, int]
     if normalised not in ("none", "expected_average_only_in"):
         faults.append(
             f"normalize_activations is {normalised!r}: it depends on each token (or on a matrix "
-            f"that is not in these weights), so it cannot be multiplied into the weights"
+            f"that is not here), so it cannot be multiplied into the weights"
         )
     refuse(where, config, _FIELDS, *faults)
     return str(kind), checked_count(where, config, "d_in"), checked_count(where, config, "d_sae")
