@@ -23,11 +23,12 @@ from torch.nn import functional
 from circuits.algebra.basis import Basis
 from circuits.errors import BasisError, check_width
 from circuits.model.model import Model
+from circuits.model.site import Site  # noqa: F401 - named by the fields that Stored declares
 from sae.formats import folders
 from sae.formats.record import WEIGHTS, Stored
 from sae.formats.sae_lens import as_sae_lens
 from sae.sparse import Code, strongest
-from sae.statistics import statistics
+from sae.statistics import Statistics, statistics  # noqa: F401 - the same
 
 _TILE = 2**24  # scores that are held at a time
 
