@@ -21,7 +21,7 @@ def circuit_text(circuit: Circuit) -> str:
     """For a person: the answer, then gates, pairs, features, outputs."""
     assert circuit.evidence is not None  # of find_circuit
     evidence, shares = circuit.evidence, circuit.evidence.shares
-    pairs = _plural(len(circuit.interactions), "pair")
+    pairs = f"{(n := len(circuit.interactions))} pair{'s' * (n != 1)}"
     return "\n\n".join(
         [
             f"{circuit.name}: found in layer {circuit.source.layer}, {verdict(circuit)}",
@@ -44,16 +44,8 @@ def circuit_text(circuit: Circuit) -> str:
 
 def _gates(circuit: Circuit) -> pd.DataFrame:
     name = circuit.group_name
-    return pd.DataFrame(
-        [
-            {
-                "gate": f"{name(gate.first)} & {name(gate.second)}",
-                "kind": gate.gate,
-                "contrast": gate.contrast,
-            }
-            for gate in circuit.gates
-        ]
-    )
+    rows = [(f"{name(g.first)} & {name(g.second)}", g.gate, g.contrast) for g in circuit.gates]
+    return pd.DataFrame(rows, columns=["gate", "kind", "contrast"])
 
 
 def _pairs(circuit: Circuit) -> pd.DataFrame:
@@ -135,11 +127,8 @@ def validation_text(found: Validation) -> str:
         f"by at most {found.checks['off_by'].max():.1e} of it.",
     ]
     if len(found.side_effects):
-        parts.append(
-            _titled(
-                "On other text, where no answer of the behaviour follows", found.side_effect_table
-            )
-        )
+        title = "On other text, where no answer of the behaviour follows"
+        parts.append(_titled(title, found.side_effect_table))
     parts.append(
         "contrast: mean margin of the affected classes, in logits; removed: the share of it that\n"
         "an edit removes (95 % of bootstrap draws). side_effect: largest relative change of\n"
@@ -188,7 +177,3 @@ def circuit_rows(circuit: Circuit) -> dict[str, Any]:
 
 def _titled(title: str, table: pd.DataFrame) -> str:
     return f"{title}\n{aligned(table) if len(table) else '(none)'}"
-
-
-def _plural(n: int, noun: str) -> str:
-    return f"{n} {noun}" + ("" if n == 1 else "s")

@@ -1,7 +1,6 @@
 """Whether files belong to a run and to each other; what was made of something else is refused.
 
-A file carries the hashes of the model and the dictionaries that it was made with. A circuit's are
-compared by `layer_of_circuit`, those of ranks and interactions here; nothing else compares them.
+A file carries the hashes of the model and the dictionaries that it was made with.
 """
 
 from __future__ import annotations
@@ -88,12 +87,7 @@ def check_circuit(
 
 def check_together(run: RunFolder, files: CircuitFiles, found: Found) -> None:
     """Refuse cases or a validation of another circuit than the one beside them."""
-    faults = []
-    if found.behaviour is not None:
-        faults += _faults_of_cases(found.circuit, found.behaviour)
-    if found.validation is not None:
-        faults += _faults_of_validation(found, found.validation)
-    if faults:
+    if faults := [*_faults_of_cases(found), *_faults_of_validation(found)]:
         raise RunError(
             f"{files.path}: the files of this name do not belong together: "
             f"{'; '.join(faults)}. Make them again: circuits find {run} --behaviour "
@@ -101,9 +95,9 @@ def check_together(run: RunFolder, files: CircuitFiles, found: Found) -> None:
         )
 
 
-def _faults_of_cases(circuit: Circuit, behaviour: Behaviour) -> list[str]:
-    evidence = circuit.evidence
-    if evidence is None:
+def _faults_of_cases(found: Found) -> list[str]:
+    evidence, behaviour = found.circuit.evidence, found.behaviour
+    if evidence is None or behaviour is None:
         return []
     n_cases = len(behaviour.halves()[0].cases)
     compared = [
@@ -119,15 +113,16 @@ def _faults_of_cases(circuit: Circuit, behaviour: Behaviour) -> list[str]:
     ]
 
 
-def _faults_of_validation(found: Found, validation: Validation) -> list[str]:
-    faults = []
-    if found.behaviour is not None:
-        n = len(found.behaviour.halves()[1].cases)
-        if validation.n != n:
-            faults.append(f"its validation is of {validation.n} cases, held out are {n}")
-    if validation.circuit != found.circuit.name:
+def _faults_of_validation(found: Found) -> list[str]:
+    circuit, validation, faults = found.circuit, found.validation, []
+    if validation is None:
+        return []
+    n = validation.n if found.behaviour is None else len(found.behaviour.halves()[1].cases)
+    if validation.n != n:
+        faults.append(f"its validation is of {validation.n} cases, held out are {n}")
+    if validation.circuit != circuit.name:
         faults.append(f"its validation is of the circuit {seen(validation.circuit)!r}")
-    own = {(pair.first, pair.second) for pair in found.circuit.interactions}
+    own = {(pair.first, pair.second) for pair in circuit.interactions}
     removed = set(zip(validation.parts["first"], validation.parts["second"], strict=True))
     if own != removed:
         faults.append(f"its validation is of other pairs ({len(removed)}, it has {len(own)})")

@@ -1,7 +1,7 @@
 """A run's circuits: found, proposed and validated, saved, and noted in the manifest.
 
-A circuit is chosen on every other pair of its behaviour's cases and validated on the rest. All
-cases lie beside the circuit, so that `run_validate` knows which those are.
+A circuit is chosen on every other pair of its behaviour's cases and validated on the rest; all
+cases are saved beside it.
 """
 
 from __future__ import annotations
