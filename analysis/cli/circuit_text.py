@@ -1,4 +1,4 @@
-"""A circuit, its validation and proposals in words: what `circuits find` and `validate` print."""
+"""What `circuits find` and `circuits validate` print, and the same for scripts."""
 
 from __future__ import annotations
 
@@ -21,6 +21,12 @@ def circuit_text(circuit: Circuit) -> str:
     """For a person: the answer, then gates, pairs, features, outputs."""
     assert circuit.evidence is not None  # of find_circuit
     evidence, shares = circuit.evidence, circuit.evidence.shares
+    tables = circuit.tables()
+    outputs = tables["outputs"][["label", "effect", "share"]]
+    outputs.columns = ["output", "effect on logits", "share"]
+    names = [" or ".join(map(str, some)) for some in tables["detectors"]["features"]]
+    detectors = tables["detectors"][["label", "features", "f1"]].assign(features=names)
+    detectors.columns = ["class", "features", "F1"]
     pairs = f"{(n := len(circuit.interactions))} pair{'s' * (n != 1)}"
     return "\n\n".join(
         [
@@ -31,10 +37,8 @@ def circuit_text(circuit: Circuit) -> str:
             _titled("Gates", _gates(circuit)),
             _titled("Pairs of input features", _pairs(circuit).head(_MOST_ROWS)),
             _titled("Input features, and what each factor adds to them", _features(circuit)),
-            _titled("Output features that the contrast goes through", _outputs(circuit)),
-            _titled(
-                "Classes, detected by output features above their thresholds", _detectors(circuit)
-            ),
+            _titled("Output features that the contrast goes through", outputs),
+            _titled("Classes, detected by output features above their thresholds", detectors),
             "contrast, elsewhere: logits that a pair adds to the margins of the affected classes, "
             "and of the others.\nz: its weight against rotated features. F1: on held-out cases.\n"
             f"The circuit was chosen on n = {evidence.n_cases} cases.",
@@ -64,17 +68,6 @@ def _features(circuit: Circuit) -> pd.DataFrame:
     columns = ["label", "mean", "first_effect", "second_effect", "joint_effect"]
     known = table[columns].dropna(axis=1, how="all")
     return known.set_axis(["feature", *effects[: known.shape[1] - 1]], axis=1)
-
-
-def _outputs(circuit: Circuit) -> pd.DataFrame:
-    table = circuit.tables()["outputs"][["label", "effect", "share"]]
-    return table.set_axis(["output", "effect on logits", "share"], axis=1)
-
-
-def _detectors(circuit: Circuit) -> pd.DataFrame:
-    table = circuit.tables()["detectors"]
-    table["features"] = [" or ".join(map(str, some)) for some in table["features"]]
-    return table[["label", "features", "f1"]].set_axis(["class", "features", "F1"], axis=1)
 
 
 def layers_text(layers: pd.DataFrame) -> str:

@@ -1,8 +1,7 @@
-"""The whole way in one go: model, dictionaries, interactions, circuits, proofs, ranks, report.
+"""All steps in one go: model, dictionaries, interactions, circuits, validations, ranks, report.
 
-Each step does what its own command does. A step whose inputs, settings and files are unchanged is
-skipped, so a second run only reads. Only hashes are remembered, never answers: a file that was
-changed is made again.
+Each does what its own command does, and is skipped where its inputs, settings and files have the
+same hashes as when it was done.
 """
 
 from __future__ import annotations

@@ -95,10 +95,9 @@ def _add_demo(commands: _Commands) -> None:
     demo = commands.add_parser(
         "demo",
         help="all steps: model, dictionaries, the negation circuit, its validation, a report",
-        description="Trains a bilinear transformer on built-in stories and dictionaries of its "
-        "streams, finds the circuit that reads 'not good', validates it by edits of the model, "
-        "measures how far two eigenvectors go, and writes it all as pages that open from disk. "
-        "Run again, the command does only what is missing or changed.",
+        description="Trains a bilinear transformer on built-in stories and its dictionaries, finds "
+        "and validates the circuit that reads 'not good', measures how far two eigenvectors go, "
+        "and writes the report. Run again, it does only what is missing or changed.",
         epilog="example: circuits demo runs/demo --seed 3",
     )
     demo.add_argument("run_folder", metavar="RUN", nargs="?", default="runs/demo",
@@ -110,8 +109,8 @@ def _add_gates(commands: _Commands) -> None:
     gates = commands.add_parser(
         "gates",
         help="train one bilinear layer on logic gates and read them back from its weights",
-        description="Trains one bilinear layer on eight logic gates and reads each gate back from "
-        "the layer's interaction matrices, with an untrained layer beside it as the control.",
+        description="Trains one bilinear layer on eight logic gates and reads each back from its "
+        "interaction matrices, with an untrained layer as the control.",
         epilog="example: circuits gates --seed 3 --json",
     )
     _add_common(gates, "the layer's start", text=False, device=False)
@@ -169,8 +168,7 @@ def _add_sae(commands: _Commands) -> None:
     sae = commands.add_parser(
         "sae",
         help="train dictionaries at a model's sites, describe them, measure their quality",
-        description="Trains sparse autoencoders at a model's sites, describes them, or measures "
-        "their quality.",
+        description="Trains, describes or measures sparse autoencoders at a model's sites.",
         epilog="example: circuits sae train runs/stories",
     )
     verbs = sae.add_subparsers(dest="verb", required=True, metavar="VERB")
@@ -237,9 +235,8 @@ def _add_find(commands: _Commands) -> None:
         "find",
         help="the circuit of a behaviour, or the most gate-like outputs of a layer",
         description="Finds the pairs of input features that carry a behaviour's contrast, their "
-        "groups and gates, and whether the MLP computes the contrast or inherits it. Writes "
-        "RUN/circuits/<behaviour>.json and .graphml. Without a behaviour it proposes circuits from "
-        "the weights alone.",
+        "groups and gates, and whether the MLP computes or inherits it. Writes "
+        "RUN/circuits/<behaviour>.json and .graphml. Without a behaviour, proposes circuits.",
         epilog="example: circuits find runs/stories --behaviour negation",
     )
     _add_run(command, "folder with model/ and saes/")
@@ -274,9 +271,8 @@ def _add_rank(commands: _Commands) -> None:
         "rank",
         help="how well the top eigenvectors stand in for each output feature",
         description="Correlates every feature at mlp_out with what 1, 2, … eigenvectors of its "
-        "form make of it, beside random directions, other features' forms and an untrained model, "
-        "and measures the loss with all of them truncated. Writes RUN/rank/layer-<i>.parquet and "
-        ".json.",
+        "form make of it, with controls, and measures the loss with all features truncated. Writes "
+        "RUN/rank/layer-<i>.parquet and .json.",
         epilog="example: circuits rank runs/stories --reader encoder",
     )
     _add_run(command, "folder with model/ and saes/")
@@ -294,9 +290,8 @@ def _add_report(commands: _Commands) -> None:
     command = commands.add_parser(
         "report",
         help="pages that open from disk, with no network: circuits, features, ranks, layers",
-        description="Writes RUN/report/index.html and what belongs to it: all that the run's other "
-        "commands made, with its pictures, its data and its controls. A step that was not made yet "
-        "is named, with the command that makes it.",
+        description="Writes RUN/report/index.html and its files: all that the run's other commands "
+        "made. Steps that are missing are listed with the command that makes them.",
         epilog="example: circuits report runs/stories --single-file",
     )
     _add_run(command, "folder with model/ and saes/")

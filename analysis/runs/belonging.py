@@ -44,8 +44,7 @@ class Found:
 def check_made_with(
     run: RunFolder, place: str, step: str, known: Mapping[str, str], made_with: Mapping[str, Any]
 ) -> None:
-    """Refuse what a step made with another model or other dictionaries than the run's ``known``;
-    where there is no hash, nothing is compared."""
+    """Refuse what a step made with another model or dictionaries than the run's ``known`` ones."""
     other = [name for name, hash_ in made_with.items() if hash_ not in (None, known.get(name))]
     if other:
         raise RunError(

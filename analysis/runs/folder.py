@@ -14,8 +14,8 @@
       report/index.html           or report.html, one file
       demo.json                   which steps of `circuits demo` are done
 
-A circuit's files are named after its behaviour, with a hyphen for every run of characters other
-than letters, digits and ``_ . +``.
+A circuit's files are named after its behaviour; hyphens replace what is no letter, digit or
+``_ . +``.
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ class ByName(Mapping, Generic[Read]):
         file: str,
         kind: str,
         command: str,
-        read: Callable[[CircuitFiles], Read],
+        read: Callable[[CircuitFiles], Read | None],
     ) -> None:
         self._run, self._file, self._kind = run, file, kind
         self._command, self._read = command, read
@@ -222,7 +222,9 @@ class ByName(Mapping, Generic[Read]):
         return files
 
     def __getitem__(self, name: str) -> Read:
-        return self._read(self.files(name))
+        value = self._read(self.files(name))
+        assert value is not None  # its file is there
+        return value
 
     def _ipython_key_completions_(self) -> list[str]:
         return list(self)

@@ -102,8 +102,7 @@ def _discoveries(table: pd.DataFrame, q: float) -> int:
 def _activations(
     model: Model, dictionary: Dictionary, corpus: Corpus, n_documents: int
 ) -> Iterator[Batch]:
-    """The active features of the tokens that count (``sae.reading``), as ``count_coactivation``
-    takes them."""
+    """The active features of the tokens that count, for ``count_coactivation``."""
     site = dictionary.known_site("active")
     for x in activations_in_order(model, corpus, site, n_documents=n_documents):
         code = dictionary.active(x.to(dictionary.device))
@@ -111,14 +110,11 @@ def _activations(
 
 
 def padded(starts: torch.Tensor, features: torch.Tensor, values: torch.Tensor) -> Batch:
-    """Rows of unequal length, row r from ``starts[r]`` to ``starts[r + 1]``, as rows of equal
-    length that end in zeros."""
+    """Rows of unequal length, row r from ``starts[r]`` on, as rows that end in zeros."""
     lengths = starts.diff()
     widest = max(int(lengths.max()) if len(lengths) else 0, 1)
-    row = torch.repeat_interleave(torch.arange(len(lengths), device=starts.device), lengths)
-    place = torch.arange(len(features), device=starts.device) - starts[row]
-    indices = torch.zeros(len(lengths), widest, dtype=torch.int64, device=starts.device)
-    strengths = values.new_zeros(len(lengths), widest)
-    indices[row, place] = features.long()
-    strengths[row, place] = values
+    filled = torch.arange(widest, device=starts.device) < lengths[:, None]
+    indices = torch.zeros(filled.shape, dtype=torch.int64, device=starts.device)
+    strengths = values.new_zeros(filled.shape)
+    indices[filled], strengths[filled] = features.long(), values
     return indices, strengths

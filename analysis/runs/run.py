@@ -93,8 +93,7 @@ class Run:
     def layers_wanted(
         self, layers: Iterable[int] | None, points: tuple[str, ...] = ("mlp_in", "mlp_out")
     ) -> list[int]:
-        """Those named, or all that have dictionaries at the points; refused where there are
-        none."""
+        """Those named, or all with dictionaries at the points; refused where there are none."""
         sites = set(self.dictionaries)
         there = [layer for layer in range(self.model.n_layer)
                  if {Site(point, layer) for point in points} <= sites]  # fmt: skip
@@ -130,13 +129,14 @@ class Run:
     @property
     def behaviours(self) -> ByName[Behaviour]:
         """The cases of the circuits that were found for a behaviour."""
-        return ByName(self.folder, "behaviour", "circuit of a behaviour", _FIND, self._behaviour)
+        return ByName(self.folder, "behaviour", "circuit of a behaviour", _FIND,
+                      lambda files: self._found(files, validated=False).behaviour)  # fmt: skip
 
     @property
     def validations(self) -> ByName[Validation]:
         """What the validation of each circuit measured."""
-        command = "validate {run} --circuit {name}"
-        return ByName(self.folder, "validation", "validation of", command, self._validation)
+        return ByName(self.folder, "validation", "validation of", "validate {run} --circuit {name}",
+                      lambda files: self._found(files).validation)  # fmt: skip
 
     def strongest(self, layer: int) -> pd.DataFrame:
         """The strongest pairs of each output of a layer, as `circuits interactions` wrote them."""
@@ -173,8 +173,7 @@ class Run:
 
     @cached_property
     def found(self) -> list[Found]:
-        """All circuits with what belongs to them: behaviours before proposals, the proven and
-        computed first."""
+        """All circuits: behaviours before proposals, the proven and computed first."""
         return sorted(map(self._found, self.folder.circuit_files()), key=_order)
 
     @cached_property
@@ -214,25 +213,16 @@ class Run:
         check_circuit(self.folder, files, circuit, self.model, self.dictionaries)
         return circuit
 
-    def _behaviour(self, files: CircuitFiles) -> Behaviour:
-        circuit = self._circuit(files)
-        behaviour = _cases(files, circuit)
-        check_together(self.folder, files, Found(files.stem, circuit, behaviour))
-        return behaviour
-
-    def _validation(self, files: CircuitFiles) -> Validation:
-        validation = self._found(files).validation
-        assert validation is not None  # its file is there
-        return validation
-
-    def _found(self, files: CircuitFiles) -> Found:
-        circuit = self._circuit(files)
-        found = Found(
-            files.stem,
-            circuit,
-            _cases(files, circuit) if files.behaviour.exists() else None,
-            Validation.load(files.validation) if files.validation.exists() else None,
-        )
+    def _found(self, files: CircuitFiles, validated: bool = True) -> Found:
+        """A circuit with its cases and, if ``validated``, its validation, where it has them."""
+        circuit, behaviour, validation = self._circuit(files), None, None
+        if files.behaviour.exists():
+            evidence = circuit.evidence
+            metric: Metric = "logit difference" if evidence is None else evidence.metric
+            behaviour = Behaviour.load(files.behaviour, metric, name=circuit.name)
+        if validated and files.validation.exists():
+            validation = Validation.load(files.validation)
+        found = Found(files.stem, circuit, behaviour, validation)
         check_together(self.folder, files, found)
         return found
 
@@ -320,11 +310,6 @@ class Run:
         for step, command in steps.items():
             lines.append(f"  not made yet: {step} ({command.replace('RUN', place)})")
         return "\n".join([f"Run({place})", *lines])
-
-
-def _cases(files: CircuitFiles, circuit: Circuit) -> Behaviour:
-    metric: Metric = "logit difference" if circuit.evidence is None else circuit.evidence.metric
-    return Behaviour.load(files.behaviour, metric, name=circuit.name)
 
 
 def _order(found: Found) -> tuple[bool, bool, float, str]:
