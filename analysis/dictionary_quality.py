@@ -9,7 +9,8 @@ loss with it replaced would measure that one activation, which every later token
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from circuits.model.site import Site
 from sae.dictionary import Dictionary
 from sae.reading import N_DOCUMENTS, Reading, readings
 from sae.sparse import Code
-from sae.statistics import Statistics, statistics
+from sae.statistics import statistics
 
 _DENSE = 0.1  # a feature that is active on a larger share of tokens is dense
 _FEW = 2  # no correlation of so few tokens
@@ -63,17 +64,16 @@ def quality(
     """
     site = _checked_site(dictionary, model)
     dictionary = dictionary.to(model.device)
-
-    def read() -> Any:
-        return readings(model, corpus, [site], n_documents=n_documents, window=window)
-
+    read = partial(readings, model, corpus, [site], n_documents=n_documents, window=window)
     moments = _Moments(dictionary)
     found = statistics(moments.seen(reading.activations[site]) for reading in read())
     l0 = float(found.n_active.sum()) / int(found.n_token)
     k = dictionary.k or min(max(1, round(l0)), dictionary.n_feature)
-    readers = _Readers.of(dictionary, k, seed)
-    losses = _Losses(model, dictionary, readers, moments.mean)
-    pinv, control = (_Correlations(dictionary, r.read) for r in (readers.exact, readers.control))
+    reader = dictionary.basis("pinv", least_squares=True)
+    random = reader.control(seed)
+    replacements = _replacements(dictionary, reader, random, k, moments.mean)
+    losses = _Losses(model, site, replacements)
+    pinv, control = (_Correlations(dictionary, basis.read) for basis in (reader, random))
     for reading in read():
         x = reading.activations[site].to(dictionary.dtype)
         code = dictionary.active(x)
@@ -85,9 +85,11 @@ def quality(
         "n_feature": dictionary.n_feature,
         "k": dictionary.k,
         **moments.row(),
-        **_sparsity(found, l0),
+        "l0": l0,
+        "dead": float((found.n_active == 0).double().mean()),
+        "dense": float((found.frequency > _DENSE).double().mean()),
         **losses.row(moments),
-        "pinv_exact": len(readers.exact.span.sizes) == dictionary.d_model,
+        "pinv_exact": len(reader.span.sizes) == dictionary.d_model,
         **pinv.row(moments, control),
         "n_token": int(found.n_token),
         "n_documents": min(n_documents, corpus.n_documents or n_documents),
@@ -106,36 +108,22 @@ def _checked_site(dictionary: Dictionary, model: Model) -> Site:
     return site
 
 
-def _sparsity(found: Statistics, l0: float) -> dict[str, float]:
+def _replacements(
+    dictionary: Dictionary, reader: Basis, random: Basis, k: int, mean: Float[Tensor, " model"]
+) -> dict[str, Callable[[Tensor], Tensor]]:
+    """What the site's activation is replaced with, by name."""
+    silent = torch.zeros_like(dictionary.bias)
+    plain = replace(dictionary, bias=silent, k=k, threshold=None, statistics=None)
+    norms = random.write.square().sum(1, keepdim=True).clamp(min=1e-30)
     return {
-        "l0": l0,
-        "dead": float((found.n_active == 0).double().mean()),
-        "dense": float((found.frequency > _DENSE).double().mean()),
+        "sae": dictionary.reconstruct,
+        "with_error": lambda x: (made := dictionary.reconstruct(x)) + (x - made),
+        "zero": torch.zeros_like,
+        "mean": lambda x: mean.expand_as(x),
+        "random": replace(plain, encoder=random.write / norms, decoder=random.write).reconstruct,
+        "pinv_on_active": partial(_on_active, dictionary, reader.read),
+        "pinv_largest": replace(plain, encoder=reader.read).reconstruct,
     }
-
-
-@dataclass(frozen=True, eq=False)
-class _Readers:
-    """Readers of the activation, the pseudoinverse and random directions, also as dictionaries."""
-
-    exact: Basis
-    control: Basis
-    largest: Dictionary  # the k largest pseudoinverse values
-    random: Dictionary  # random directions of the same norms, the k with the largest products
-
-    @classmethod
-    def of(cls, dictionary: Dictionary, k: int, seed: int) -> _Readers:
-        exact = dictionary.basis("pinv", least_squares=True)
-        control = exact.control(seed)
-        silent = torch.zeros_like(dictionary.bias)
-        plain = replace(dictionary, bias=silent, k=k, threshold=None, statistics=None)
-        norms = control.write.square().sum(1, keepdim=True).clamp(min=1e-30)
-        return cls(
-            exact,
-            control,
-            replace(plain, encoder=exact.read),
-            replace(plain, encoder=control.write / norms, decoder=control.write),
-        )
 
 
 class _Moments:
@@ -156,7 +144,8 @@ class _Moments:
         error = (x - code.times(dictionary.decoder) - dictionary.offset).double()
         self._error = self._error + error.square().sum().cpu()
         self._errors += error.sum(0)
-        self.second += _second(with_constant((x - dictionary.offset).double()))
+        lifted = with_constant((x - dictionary.offset).double())
+        self.second += lifted.mT @ lifted
         return code
 
     @property
@@ -206,7 +195,7 @@ class _Correlations:
     def shares(self, moments: _Moments) -> tuple[np.ndarray, np.ndarray]:
         """For each feature on active and on other tokens; NaN where there are too few."""
         dictionary = self._dictionary
-        z = torch.nn.functional.pad(self._read.double(), (0, 1))
+        z = with_constant(self._read.double(), 0.0)
         s = torch.cat([dictionary.encoder, dictionary.bias[:, None]], dim=1).double()
         z_moment, s_moment = z @ moments.second, s @ moments.second
         total = [z_moment[:, -1], s_moment[:, -1]]
@@ -239,23 +228,10 @@ class _Losses:
     """The model's loss with the site unchanged and with each replacement."""
 
     def __init__(
-        self,
-        model: Model,
-        dictionary: Dictionary,
-        readers: _Readers,
-        mean: Float[Tensor, " model"],
+        self, model: Model, site: Site, replacements: dict[str, Callable[[Tensor], Tensor]]
     ) -> None:
-        self._model, self._dictionary = model, dictionary
-        self._made: dict[str, Callable[[Tensor], Tensor]] = {
-            "sae": dictionary.reconstruct,
-            "with_error": lambda x: (made := dictionary.reconstruct(x)) + (x - made),
-            "zero": torch.zeros_like,
-            "mean": lambda x: mean.expand_as(x),
-            "random": readers.random.reconstruct,
-            "pinv_on_active": lambda x: _on_active(dictionary, readers.exact.read, x),
-            "pinv_largest": readers.largest.reconstruct,
-        }
-        self._sums = dict.fromkeys(("clean", *self._made), 0.0)
+        self._model, self._site, self._replacements = model, site, replacements
+        self._sums = dict.fromkeys(("clean", *replacements), 0.0)
         self._errors = dict.fromkeys(("random", "pinv_on_active", "pinv_largest"), 0.0)
         self._n_predicted = 0
 
@@ -264,15 +240,11 @@ class _Losses:
         self._n_predicted += n
         self._sums["clean"] += n * self._loss(reading)
         here = reading.counted.to(self._model.device)
-        for name, make in self._made.items():
+        for name, make in self._replacements.items():
             if name in self._errors:
                 self._errors[name] += float((make(x) - x).double().square().sum())
             with self._model.replaced({self._site: _at(here, make)}):
                 self._sums[name] += n * self._loss(reading)
-
-    @property
-    def _site(self) -> Any:
-        return self._dictionary.site
 
     def _loss(self, reading: Reading) -> float:
         return float(self._model.loss(reading.batch.tokens, reading.batch.mask))
@@ -316,10 +288,6 @@ def _on_active(
     code = dictionary.active(x)
     values = code.products(x - dictionary.offset, read) * code.active
     return replace(code, values=values).times(dictionary.decoder) + dictionary.offset
-
-
-def _second(x: Float[Tensor, "token lifted"]) -> Float[Tensor, "lifted lifted"]:
-    return x.mT @ x
 
 
 def _share(part: float, whole: float) -> float:

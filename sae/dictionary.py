@@ -49,16 +49,13 @@ class Dictionary(Stored):
     def active(self, x: Float[Tensor, "row model"]) -> Code:
         """The active features of each row, as a sparse code."""
         check_width("Dictionary", x, self.d_model, "activations")
-        starts, features, values = [torch.zeros(1, dtype=torch.int64, device=self.device)], [], []
-        for tile in x.split(max(1, _TILE // self.n_feature)):
-            code = self.selected(self.preactivations(tile))
-            starts.append(code.starts[1:] + starts[-1][-1])
-            features.append(code.features)
-            values.append(code.values)
+        tiles = x.split(max(1, _TILE // self.n_feature))
+        codes = [self.selected(self.preactivations(tile)) for tile in tiles]
+        counts = torch.cat([code.starts.diff() for code in codes])
         return Code(
-            torch.cat(starts),
-            torch.cat([*features, starts[0][:0]]),
-            torch.cat([*values, self.bias[:0]]),
+            functional.pad(counts.cumsum(0), (1, 0)),
+            torch.cat([code.features for code in codes]),
+            torch.cat([code.values for code in codes]),
             self.n_feature,
         )
 
@@ -99,8 +96,8 @@ class Dictionary(Stored):
     ) -> Basis:
         """The features as directions, read by the decoder's pseudoinverse or by the encoder.
 
-        The pseudoinverse is exact if the decoder spans the activation space. If it does not, this
-        raises an error, unless ``least_squares`` accepts the nearest reader.
+        A decoder that does not span the activation space has no exact pseudoinverse and is an
+        error, unless ``least_squares`` accepts the nearest reader.
         """
         if reader == "encoder":
             return Basis.from_encoder(self.decoder, self.encoder, self.offset, self.bias)
@@ -112,32 +109,27 @@ class Dictionary(Stored):
     def spliced(self, model: Model, *, error: bool = False) -> Iterator[Model]:
         """Within the block the model computes with the reconstruction at the dictionary's site.
 
-        With ``error`` the reconstruction error is added back, so that nothing changes: the starting
-        point for changing single features.
+        With ``error`` the reconstruction error is added back, so that nothing changes.
         """
 
         def function(x: Tensor) -> Tensor:
-            reconstruction = self.reconstruct(x)
-            return reconstruction + (x.to(self.dtype) - reconstruction) if error else reconstruction
+            made = self.reconstruct(x)
+            return made + (x.to(self.dtype) - made) if error else made
 
         with model.replaced({self.known_site("Dictionary.spliced"): function}):
             yield model
 
     def measured(self, activations: Iterable[Tensor]) -> Dictionary:
-        """The same dictionary with its features' statistics over some activations.
-
-        The activations are any number of tensors ``token model``.
-        """
+        """The same dictionary with statistics over some activations, tensors ``token model``."""
         found = statistics(self.active(x.to(self.device)) for x in activations)
         return replace(self, statistics=found)
 
     def save(self, folder: str | Path, format: str = "sae-lens") -> Path:
         """Write this dictionary and its statistics to a new folder; whole or not at all.
 
-        ``sae-lens`` holds every dictionary, and sae-lens itself loads it, unless it keeps negative
-        values (which sae-lens refuses). ``published`` is the paper's layout (whose code expects a
-        folder named like ``18-mlp-in-x8-k30``), ``sparsify`` and ``dictionary_learning`` are those
-        projects'. A dictionary that a layout cannot represent is an error.
+        ``sae-lens`` holds every dictionary, and sae-lens loads all but those that keep negative
+        values. ``published`` is the paper's layout (whose code expects a folder named like
+        ``18-mlp-in-x8-k30``), ``sparsify`` and ``dictionary_learning`` are those projects'.
         """
         return folders.save(self, folder, format)
 
@@ -159,7 +151,5 @@ class Dictionary(Stored):
 
     def to(self, *args: Any, **kwargs: Any) -> Dictionary:
         """The same dictionary on another device or in another dtype; arguments of ``Tensor.to``."""
-        moved: dict[str, Any] = {
-            name: tensor.to(*args, **kwargs) for name, tensor in self.weights().items()
-        }
+        moved: Any = {name: w.to(*args, **kwargs) for name, w in self.weights().items()}
         return replace(self, **moved)

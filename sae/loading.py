@@ -6,7 +6,6 @@ Dictionary(512 features of 64 at mlp_in@0, top 16)
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -17,7 +16,6 @@ from circuits.model.site import Site
 from circuits.storage.hub import hub_place, model_folder
 from sae.dictionary import Dictionary
 from sae.formats import folders
-from sae.formats.record import Stored
 
 
 def load_dictionary(
@@ -35,9 +33,9 @@ def load_dictionary(
     place = None if isinstance(path, str) and Path(path).exists() else hub_place(path)
     folder = Path(path).expanduser() if place is None else model_folder(*place)
     stored = folders.read(folder)
-    parts = {part.name: getattr(stored, part.name) for part in fields(Stored)}
     given = Site.parse(site) if isinstance(site, str) else site
-    return Dictionary(**{**parts, "site": given or stored.site}).to(chosen_device(device))
+    parts = {**vars(stored), "site": given or stored.site}
+    return Dictionary(**parts).to(chosen_device(device))
 
 
 def load_dictionaries(
@@ -73,4 +71,4 @@ def load_dictionaries(
             f"{folder}: no dictionaries in it. They are in folders such as "
             f"saes/blocks.0.mlp.hook_in, which training writes at its end."
         )
-    return {site: found[site] for site in sorted(found, key=lambda site: site.order)}
+    return dict(sorted(found.items(), key=lambda item: item[0].order))

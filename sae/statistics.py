@@ -1,8 +1,8 @@
 """How often and how strongly each feature is active, exactly, from one pass over activations.
 
-Means, quantiles and histograms are of *active* values only. At most 512 MiB of those are kept (and
-half as much again to sort them). If there are more, quantiles and histograms come from every
-second, fourth, … token (`Statistics.kept_every`); counts, means and extremes are always exact.
+Means, quantiles and histograms are of *active* values only. At most 512 MiB of those are kept; if
+there are more, quantiles and histograms come from every second, fourth, … token
+(`Statistics.kept_every`). Counts, means and extremes are always exact.
 """
 
 from __future__ import annotations
@@ -26,8 +26,7 @@ LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 """Which quantiles of each feature's active values are kept."""
 
 N_BIN = 20
-"""Equal bins of each feature's histogram, from the smaller of its minimum and zero to the larger of
-its maximum and zero."""
+"""Equal bins of each feature's histogram, which covers its values and zero."""
 
 _N_KEPT = 2**25  # entries
 
@@ -75,30 +74,17 @@ class Statistics:
 
     def of(self, feature: int) -> FeatureStatistics:
         """One feature's statistics, as plain numbers."""
-        return FeatureStatistics(
-            int(self.n_token),
-            int(self.n_active[feature]),
-            float(self.frequency[feature]),
-            float(self.mean[feature]),
-            float(self.minimum[feature]),
-            float(self.maximum[feature]),
-            self.histogram[feature].tolist(),
-        )
+        names = ("n_active", "frequency", "mean", "minimum", "maximum", "histogram")
+        values = {name: getattr(self, name)[feature].tolist() for name in names}
+        return FeatureStatistics(n_token=int(self.n_token), **values)
 
     def table(self) -> pd.DataFrame:
         """One row per feature."""
-        columns = {
-            "feature": np.arange(self.n_feature),
-            "n_active": self.n_active.numpy(),
-            "frequency": self.frequency.numpy(),
-            "mean": self.mean.numpy(),
-            "minimum": self.minimum.numpy(),
-            "maximum": self.maximum.numpy(),
-        }
-        columns |= {
-            f"quantile_{level:g}": self.quantiles[:, i].numpy() for i, level in enumerate(LEVELS)
-        }
-        return pd.DataFrame(columns)
+        names = ("n_active", "frequency", "mean", "minimum", "maximum")
+        columns = {name: getattr(self, name).numpy() for name in names}
+        for level, values in zip(LEVELS, self.quantiles.mT.numpy(), strict=True):
+            columns[f"quantile_{level:g}"] = values
+        return pd.DataFrame({"feature": np.arange(self.n_feature), **columns})
 
     def write(self, path: Path) -> None:
         """One safetensors file."""
@@ -108,13 +94,10 @@ class Statistics:
     def read(cls, path: Path, n_feature: int) -> Statistics:
         """Read a file that `write` made, checking the number of features."""
         state = read_tensors(path)
-        further = {"quantiles": (len(LEVELS),), "histogram": (N_BIN,)}
-        wanted = {
-            part.name: torch.empty(n_feature, *further.get(part.name, ()), device="meta")
-            for part in fields(cls)
-        }
-        wanted |= {name: torch.empty((), device="meta") for name in ("n_token", "kept_every")}
-        check_state(path, state, wanted, "dictionary beside it")
+        shapes: dict[str, tuple[int, ...]] = {part.name: (n_feature,) for part in fields(cls)}
+        shapes |= {"quantiles": (n_feature, len(LEVELS)), "histogram": (n_feature, N_BIN)}
+        shapes |= {"n_token": (), "kept_every": ()}
+        check_state(path, state, shapes, "dictionary beside it")
         return cls(**state)
 
 
@@ -137,10 +120,8 @@ class _Tally:
 
     def __init__(self, n_feature: int, most_kept: int) -> None:
         self.n_token = 0
-        self._most_kept = most_kept
-        self._n_feature = n_feature
-        self._every = 1
-        self._n_kept = 0
+        self._n_feature, self._most_kept = n_feature, most_kept
+        self._every, self._n_kept = 1, 0
         self._kept: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # token, feature, value
         self._counts = np.zeros(n_feature, np.int64)
         self._sums = np.zeros(n_feature)
@@ -210,12 +191,10 @@ class _Tally:
 def _quantiles(value: np.ndarray, starts: np.ndarray) -> np.ndarray:
     """Interpolated quantiles of each run of sorted values; zeros for an empty one."""
     counts = np.diff(starts)
-    place = np.maximum(counts - 1, 0)[:, None] * np.array(LEVELS)
+    last = np.maximum(counts - 1, 0)[:, None]
+    place = last * np.array(LEVELS)
     below = place.astype(np.int64)
-    above = np.minimum(below + 1, np.maximum(counts - 1, 0)[:, None])
     padded = np.append(value, np.float32(0)).astype(np.float64)
     first = np.where(counts, starts[:-1], len(value))[:, None]
-    found = padded[first + below] + (padded[first + above] - padded[first + below]) * (
-        place - below
-    )
-    return np.where(counts[:, None] > 0, found, 0)
+    low, high = padded[first + below], padded[first + np.minimum(below + 1, last)]
+    return np.where(counts[:, None] > 0, low + (high - low) * (place - below), 0)

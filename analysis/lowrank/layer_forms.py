@@ -26,8 +26,10 @@ from circuits.storage.progress import progress
 from sae.dictionary import Dictionary
 from sae.reading import Reading, readings
 
-BLOCK = 256  # features whose forms are held together
-_HELD = 2**25  # numbers in the eigenvectors of a block
+BLOCK = 256
+"""Features whose forms are in memory together, at most."""
+
+_BLOCK_SIZE = 2**25  # numbers in the eigenvectors of a block, at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +102,7 @@ class LayerForms:
     def blocks(self) -> Iterator[list[int]]:
         """All features, some at a time, so that their eigenvectors fit in memory."""
         n_feature = self.dictionary.n_feature
-        size = max(1, min(BLOCK, _HELD // self.d_input**2))
+        size = max(1, min(BLOCK, _BLOCK_SIZE // self.d_input**2))
         for start in progress(range(0, n_feature, size), "ranks", "block"):
             yield list(range(start, min(start + size, n_feature)))
 

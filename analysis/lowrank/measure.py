@@ -216,7 +216,7 @@ def _table(
     rows, held = [], []
     for block in layer.blocks():
         made = layer.forms(block, n_rank, totals)
-        measured = partial(measured_block, made, tokens, totals, block, resampling, layer.d_input)
+        measured = partial(_measured, made, tokens, totals, block, resampling, layer.d_input)
         rows.append(keep(f"own-{block[0]:07d}", measured))
         held.append(made.by_size)
     table = pd.concat(rows, ignore_index=True)
@@ -230,7 +230,7 @@ def _table(
     return table, forms
 
 
-def measured_block(
+def _measured(
     made: Block,
     tokens: list[Observed],
     totals: Totals,

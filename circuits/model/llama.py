@@ -70,7 +70,7 @@ def build(where: Path, config: Mapping[str, Any], state: dict[str, Tensor]) -> A
     _check_fields(where / "config.json", parsed, unknown - _HARMLESS)
     state = {k: v.float() for k, v in state.items() if not k.endswith("rotary_emb.inv_freq")}
     _settle_head(where, bool(parsed.tie_word_embeddings), state)
-    check_state(where, state, network.state_dict())
+    check_state(where, state, {name: w.shape for name, w in network.state_dict().items()})
     network.load_state_dict(state)
     return network.eval().requires_grad_(False)
 

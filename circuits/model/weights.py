@@ -87,7 +87,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def check_state(
     where: Path,
     state: Mapping[str, Tensor],
-    wanted: Mapping[str, Tensor],
+    wanted: Mapping[str, tuple[int, ...]],
     config: str = "config.json",
 ) -> None:
     """Refuse weights that are missing, unknown or of another shape, naming every one."""
@@ -98,10 +98,10 @@ def check_state(
     ):
         if names:
             faults.append(f"{word} {_listed(names)}")
-    for name in wanted:
-        if name in state and state[name].shape != wanted[name].shape:
-            got, want = tuple(state[name].shape), tuple(wanted[name].shape)
-            faults.append(f"{name} has shape {got}, where {config} asks for {want}")
+    for name, shape in wanted.items():
+        if name in state and state[name].shape != shape:
+            got = tuple(state[name].shape)
+            faults.append(f"{name} has shape {got}, where {config} asks for {tuple(shape)}")
         elif name in state and not bool(torch.isfinite(state[name].float()).all()):
             faults.append(f"{name} holds NaN or infinity")
     if faults:

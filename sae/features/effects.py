@@ -49,22 +49,17 @@ def logit_effects(
     numbers = table["token_number"].tolist()
     known = model.tokenizer
     words = map(str, numbers) if known is None else known.convert_ids_to_tokens(numbers)
-    table.insert(3, "token", list(words))
+    table.insert(3, "token", [*words])
     return table
 
 
 def neighbours(
     dictionary: Dictionary, features: int | Iterable[int] | None = None, n: int = 10
 ) -> pd.DataFrame:
-    """For each feature the ``n`` others whose decoder rows are nearest to its own.
-
-    ``encoder_cosine`` compares their encoder rows. Memory is bounded: the features are compared in
-    tiles.
-    """
+    """For each feature the ``n`` others whose decoder rows are nearest to its own."""
     n = check_count("neighbours", n, dictionary.n_feature - 1, "n")
-    chosen = _chosen(
-        "neighbours", dictionary, [features] if isinstance(features, int) else features
-    )
+    several = [features] if isinstance(features, int) else features
+    chosen = _chosen("neighbours", dictionary, several)
     written = functional.normalize(dictionary.decoder, dim=1)
     read = functional.normalize(dictionary.encoder, dim=1)
     found = []
@@ -84,8 +79,7 @@ def _chosen(
 ) -> Int64[Tensor, " chosen"]:
     if features is None:
         return torch.arange(dictionary.n_feature)
-    listed = features.tolist() if isinstance(features, Tensor) else list(features)
-    return torch.tensor(check_indices(needed_by, listed, dictionary.n_feature, "feature")).long()
+    return torch.tensor(check_indices(needed_by, features, dictionary.n_feature, "feature")).long()
 
 
 def _rows(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import scipy.sparse
 from jaxtyping import Float, Int, Int64
 
 from circuits.corpus.documents import Corpus
@@ -120,11 +121,10 @@ class _Best:
         new = np.flatnonzero(better)[new]
         if len(new) == 0:
             return
-        keys = token * np.int64(code.n_feature) + feature
-        order = np.argsort(keys)
-        around = _Around(reading, keys[order], value[order], code.n_feature, self._context)
-        found = around.windows(token[new], feature[new])
-        self._merge(slot[new], {"values": value[new], **found})
+        size = (code.n_row, code.n_feature)
+        activations = scipy.sparse.csr_matrix((value, (token, feature)), shape=size)
+        around = _windows(reading, activations, token[new], feature[new], self._context)
+        self._merge(slot[new], {"values": value[new], **around})
 
     def _merge(self, slot: Int64[np.ndarray, " new"], new: dict[str, np.ndarray]) -> None:
         touched = np.unique(slot)
@@ -160,33 +160,25 @@ def _first(
     return order[np.arange(len(order)) - begins < n]
 
 
-@dataclass(frozen=True, eq=False)
-class _Around:
-    """The windows around tokens of one batch."""
-
-    reading: Reading
-    keys: Int64[np.ndarray, " entry"]  # token · n_feature + feature, ascending
-    values: Float[np.ndarray, " entry"]
-    n_feature: int
-    context: int
-
-    def windows(
-        self, token: Int64[np.ndarray, " new"], feature: Int64[np.ndarray, " new"]
-    ) -> dict[str, np.ndarray]:
-        """Tokens and activations around some counted tokens, and their positions."""
-        batch, counted = self.reading.batch, self.reading.counted.numpy()
-        row, place = (part[token] for part in np.nonzero(counted))
-        number = np.cumsum(counted).reshape(counted.shape) - 1  # of each counted token
-        around = place[:, None] + np.arange(-self.context, self.context + 1)
-        inside = (around >= 0) & (around < counted.shape[1])
-        around = np.where(inside, around, 0)  # <bos>, which is not counted
-        there = counted[row[:, None], around]
-        wanted = number[row[:, None], around] * np.int64(self.n_feature) + feature[:, None]
-        at = np.minimum(np.searchsorted(self.keys, wanted), len(self.keys) - 1)
-        active = there & (self.keys[at] == wanted)
-        return {
-            "document": batch.document.numpy()[row],
-            "position": self.reading.position.numpy()[token],
-            "tokens": np.where(there, batch.tokens.numpy()[row[:, None], around], -1),
-            "activations": np.where(active, self.values[at], 0),
-        }
+def _windows(
+    reading: Reading,
+    activations: scipy.sparse.csr_matrix,  # counted token x feature
+    token: Int64[np.ndarray, " new"],
+    feature: Int64[np.ndarray, " new"],
+    context: int,
+) -> dict[str, np.ndarray]:
+    """Tokens and activations around some counted tokens of a batch, and their positions."""
+    batch, counted = reading.batch, reading.counted.numpy()
+    row, place = (part[token] for part in np.nonzero(counted))
+    number = np.cumsum(counted).reshape(counted.shape) - 1  # of each counted token
+    around = place[:, None] + np.arange(-context, context + 1)
+    inside = (around >= 0) & (around < counted.shape[1])
+    around = np.where(inside, around, 0)  # <bos>, which is not counted
+    there = counted[row[:, None], around]
+    values = activations[np.where(there, number[row[:, None], around], 0), feature[:, None]]
+    return {
+        "document": batch.document.numpy()[row],
+        "position": reading.position.numpy()[token],
+        "tokens": np.where(there, batch.tokens.numpy()[row[:, None], around], -1),
+        "activations": np.where(there, values.toarray(), 0),
+    }

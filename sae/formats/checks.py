@@ -1,33 +1,57 @@
-"""Checks shared by all layouts: counts, shapes, and what a `Stored` cannot represent.
-
-All faults of a file are reported together, with its path.
-"""
+"""What the layouts share: where their weights are, checks, and refusals that list every fault."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from circuits.errors import DictionaryError, SiteError, first_line
 from circuits.model.site import Site
 from circuits.model.weights import check_state
-from sae.formats.record import Stored
+from sae.formats.record import WEIGHTS, Stored
 
 _MODULES = {"": "resid_post", ".mlp": "mlp_out", ".self_attn": "attn_out"}
 
 
-def check_shapes(
-    where: Path, state: Mapping[str, Tensor], config: str, **shapes: tuple[int, ...]
-) -> None:
-    """Refuse weights whose names or shapes differ from their configuration."""
-    wanted = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-    check_state(where, state, wanted, config)
+@dataclass(frozen=True)
+class Names:
+    """A layout's names for the weights of a `Stored`, and which of them it transposes."""
+
+    names: Mapping[str, str]
+    transposed: str = ""
+
+    def read(
+        self,
+        path: Path,
+        state: Mapping[str, Tensor],
+        config: str,
+        sizes: tuple[int, int],
+        **further: tuple[int, ...],
+    ) -> dict[str, Any]:
+        """The weights in a file's tensors, which must have these ``sizes`` (feature, model)."""
+        size = dict(zip(("feature", "model"), sizes, strict=True))
+        wanted = dict(further)
+        for part, name in self.names.items():
+            shape = tuple(size[axis] for axis in WEIGHTS[part].split())
+            wanted[name] = shape[::-1] if part == self.transposed else shape
+        check_state(path, state, wanted, config)
+        return {part: self._turned(part, state[name]) for part, name in self.names.items()}
+
+    def written(self, stored: Stored) -> dict[str, Tensor]:
+        """A dictionary's weights under the layout's names."""
+        return {
+            name: self._turned(part, getattr(stored, part)).contiguous()
+            for part, name in self.names.items()
+        }
+
+    def _turned(self, part: str, weight: Tensor) -> Tensor:
+        return weight.mT if part == self.transposed else weight
 
 
 def checked_count(
@@ -45,11 +69,12 @@ def checked_count(
     return number
 
 
-def refuse(where: Path, faults: list[str]) -> None:
-    """Refuse to read a dictionary with faults."""
-    if faults:
+def refuse(where: Path, config: Mapping[str, Any], known: Collection[str], *faults: str) -> None:
+    """Refuse to read a dictionary with faults, unknown fields among them."""
+    found = [f"unknown field '{name}'" for name in config if name not in known] + [*faults]
+    if found:
         raise DictionaryError(
-            f"{where}: " + "; ".join(faults) + ". It cannot be read without changing its features."
+            f"{where}: {'; '.join(found)}. It cannot be read without changing its features."
         )
 
 
@@ -59,9 +84,8 @@ def refuse_layout(stored: Stored, layout: str, faults: list[str], any_rule: bool
         faults = [*faults, "its features have thresholds, and this layout has only top-k"]
     if faults:
         raise DictionaryError(
-            f"{stored}: cannot be written in the {layout} layout: "
-            + "; ".join(faults)
-            + ". Save it in the sae-lens layout, which holds every dictionary."
+            f"{stored}: cannot be written in the {layout} layout: {'; '.join(faults)}. Save it in "
+            f"the sae-lens layout, which holds every dictionary."
         )
 
 

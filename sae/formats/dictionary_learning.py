@@ -16,41 +16,41 @@ from circuits.errors import DictionaryError
 from circuits.model.site import POINTS, Site
 from circuits.model.weights import read_tensors
 from circuits.storage.files import read_json
-from sae.formats.checks import check_shapes, checked_count, refuse_layout, write_config
+from sae.formats.checks import Names, checked_count, refuse_layout, write_config
 from sae.formats.record import Stored
 
+_WEIGHTS = Names(
+    {
+        "encoder": "encoder.weight",
+        "bias": "encoder.bias",
+        "decoder": "decoder.weight",
+        "offset": "b_dec",
+    },
+    transposed="decoder",
+)
 _BY_THRESHOLD = {"AutoEncoderTopK": False, "BatchTopKSAE": True}
 
 
 def read(folder: Path) -> Stored:
     """A top-k of each token, or a batch top-k with its final threshold."""
-    where, weights = folder / "config.json", folder / "ae.safetensors"
+    where, file = folder / "config.json", folder / "ae.safetensors"
     trainer = _trainer(folder)
     d_model = checked_count(where, trainer, "activation_dim")
     n_feature = checked_count(where, trainer, "dict_size")
     k = checked_count(where, trainer, "k", n_feature)
-    state = read_tensors(weights)
-    shapes = {
-        "encoder.weight": (n_feature, d_model),
-        "encoder.bias": (n_feature,),
-        "decoder.weight": (d_model, n_feature),
-        "b_dec": (d_model,),
-        "k": (),
-    }
+    state = read_tensors(file)
     by_threshold = _BY_THRESHOLD[trainer["dict_class"]]
+    scalars: dict[str, tuple[int, ...]] = {"k": ()}
     if by_threshold or "threshold" in state:
-        shapes["threshold"] = ()
-    check_shapes(weights, state, "config.json", **shapes)
+        scalars["threshold"] = ()
+    weights = _WEIGHTS.read(file, state, where.name, (n_feature, d_model), **scalars)
     if int(state["k"]) != k:
-        raise DictionaryError(f"{weights}: k is {int(state['k'])}, but config.json says {k}.")
+        raise DictionaryError(f"{file}: k is {int(state['k'])}, but config.json says {k}.")
     threshold = torch.ones(n_feature) * state["threshold"] if by_threshold else None
-    shaping = {"activation_dim", "dict_size", *(() if threshold is not None else ("k",))}
+    shaping = {"activation_dim", "dict_size"} | (set() if by_threshold else {"k"})
     return Stored(
-        encoder=state["encoder.weight"],
-        decoder=state["decoder.weight"].mT,
-        bias=state["encoder.bias"],
-        offset=state["b_dec"],
-        k=k if threshold is None else None,
+        **weights,
+        k=None if by_threshold else k,
         threshold=threshold,
         site=_site(trainer.get("submodule_name"), trainer.get("layer")),
         notes={name: value for name, value in trainer.items() if name not in shaping},
@@ -93,24 +93,20 @@ def write(stored: Stored, folder: Path) -> None:
     refuse_layout(stored, "dictionary_learning", faults, any_rule=True)
     least = torch.tensor(-1.0) if threshold is None else threshold[0].clone()
     state = {
-        "encoder.weight": stored.encoder,
-        "encoder.bias": stored.bias,
-        "decoder.weight": stored.decoder.mT.contiguous(),
-        "b_dec": stored.offset,
+        **_WEIGHTS.written(stored),
         "k": torch.tensor(k, dtype=torch.int32),
         "threshold": least.to(torch.float32),
     }
     state = {name: tensor.cpu() for name, tensor in state.items()}
     save_file(state, folder / "ae.safetensors")
-    torch.save(state, folder / "ae.pt")  # what that project's own tools open
-    site = stored.site
+    torch.save(state, folder / "ae.pt")
     made = {
         "dict_class": "AutoEncoderTopK" if threshold is None else "BatchTopKSAE",
         "activation_dim": stored.d_model,
         "dict_size": stored.n_feature,
         "k": k,
     }
-    if site is not None:
+    if (site := stored.site) is not None:
         made |= {"layer": site.layer, "submodule_name": f"{site.point}_layer_{site.layer}"}
     write_config(folder / "config.json", {"trainer": {**stored.notes, **made}})
 

@@ -1,13 +1,9 @@
 """A dictionary's folder: its layout recognised by its files, read, and written whole.
 
 Each of the four layouts is read as a `Stored` that gives the same features, or refused with the
-reason: a factor or an offset is multiplied into the weights, but nothing that depends on the token
-can be. "Top-k" means three things: sae-lens, sparsify and dictionary_learning cut the selected
+reason. "Top-k" means three things: sae-lens, sparsify and dictionary_learning cut the selected
 values at zero; the paper's format keeps negative ones; sparsify's ``signed`` (like sae-lens'
-``abstopk``) selects by absolute value, which we do not support.
-
-No pickle is ever opened. A layout whose own tools write one is read from a safetensors file beside
-it.
+``abstopk``) selects by absolute value, which we do not support. No pickle is ever opened.
 """
 
 from __future__ import annotations
@@ -16,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from circuits.errors import CircuitsError, DictionaryError, ModelError
+from circuits.errors import DictionaryError, ModelError
 from circuits.storage.files import PLAN, RESULT, folder_written_whole, read_json
 from sae.formats import dictionary_learning, published, sae_lens, sparsify
 from sae.formats.record import Stored
@@ -105,7 +101,7 @@ def _layout(folder: Path) -> _Layout:
     for layout in LAYOUTS.values():
         if {layout.config, layout.weights} <= names:
             if layout.weights == "model.safetensors":
-                _refuse_model(folder, layout.config)
+                _refuse_model(folder / layout.config)
             return layout
     if {"config.json", "ae.pt"} <= names:
         return LAYOUTS["dictionary_learning"]
@@ -115,30 +111,26 @@ def _layout(folder: Path) -> _Layout:
         )
     pairs = [f"{layout.config} + {layout.weights}" for layout in LAYOUTS.values()]
     half = [
-        f"{lone} without {other}"
+        f"{layout.weights} without {layout.config}"
         for layout in LAYOUTS.values()
-        for lone, other in ((layout.weights, layout.config),)
-        if lone in names and other not in names
+        if layout.weights in names and layout.config not in names
     ]
     if RESULT in names:
         raise DictionaryError(
             f"{folder}: training finished here, but only {', '.join(sorted(names))} are left. Copy "
             f"the other files back, or remove the folder and train again."
         )
-    there = "; ".join(half) if half else f"files {', '.join(sorted(names)[:6]) or 'none'}"
+    there = "; ".join(half) or f"files {', '.join(sorted(names)[:6]) or 'none'}"
     raise DictionaryError(
         f"{folder}: not a dictionary in a known layout ({there}). It must have one of "
         f"{', '.join(pairs)}: copy the whole folder."
     )
 
 
-def _refuse_model(folder: Path, config: str) -> None:
+def _refuse_model(config: Path) -> None:
     """A language model's files have the same names as the paper's SAEs."""
-    try:
-        fields = read_json(folder / config, DictionaryError)
-    except CircuitsError:
-        return  # the layout's reader will say what is wrong
-    if "model_type" in fields or "n_layer" in fields:
+    if read_json(config, DictionaryError).keys() & {"model_type", "n_layer"}:
         raise DictionaryError(
-            f"{folder}: a language model, not a dictionary. Load it with circuits.model.load_model."
+            f"{config.parent}: a language model, not a dictionary. Load it with "
+            f"circuits.model.load_model."
         )

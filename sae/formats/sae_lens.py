@@ -18,7 +18,7 @@ from torch import Tensor
 from circuits.errors import DictionaryError
 from circuits.model.weights import read_tensors
 from circuits.storage.files import content_hash, read_json
-from sae.formats.checks import check_shapes, checked_count, refuse, site_of, write_config
+from sae.formats.checks import Names, checked_count, refuse, site_of, write_config
 from sae.formats.record import Stored
 
 
@@ -27,10 +27,15 @@ def read(folder: Path) -> Stored:
     where = folder / "cfg.json"
     config = _of_version_six(read_json(where, DictionaryError))
     kind, d_model, n_feature = _checked_fields(where, config)
-    state = _read_state(folder, config, kind, d_model, n_feature)
-    metadata = dict(config["metadata"])
-    for name in ("sae_lens_version", "sae_lens_training_version"):
-        metadata.pop(name, None)
+    file = folder / "sae_weights.safetensors"
+    _check_hash(where, config.get("weights_sha256"), file)
+    state = read_tensors(file)
+    by_kind: dict[str, dict[str, tuple[int, ...]]]
+    by_kind = {"jumprelu": {"threshold": (n_feature,)}, "batchtopk": {"topk_threshold": ()}}
+    rule = kind.removeprefix("signed_")
+    weights = _WEIGHTS.read(file, state, where.name, (n_feature, d_model), **by_kind.get(rule, {}))
+    versions = ("sae_lens_version", "sae_lens_training_version")
+    metadata = {name: value for name, value in config["metadata"].items() if name not in versions}
     site = site_of(metadata.get("hook_name"))
     if site is not None:
         del metadata["hook_name"]
@@ -38,13 +43,10 @@ def read(folder: Path) -> Stored:
         "standard": torch.zeros_like(state["b_enc"]),
         "jumprelu": state.get("threshold"),
         "batchtopk": torch.ones_like(state["b_enc"]) * state.get("topk_threshold", 0),
-    }.get(kind.removeprefix("signed_"))
+    }.get(rule)
     return _folded(
         Stored(
-            encoder=state["W_enc"].mT,
-            decoder=state["W_dec"],
-            bias=state["b_enc"],
-            offset=state["b_dec"],
+            **weights,
             k=None if threshold is not None else checked_count(where, config, "k", n_feature),
             threshold=threshold,
             relu=not kind.startswith("signed_"),
@@ -63,51 +65,38 @@ def write(stored: Stored, folder: Path) -> None:
     A dictionary that keeps negative values gets an architecture that sae-lens does not know,
     because its top-k would silently cut them at zero.
     """
-    weights = folder / "sae_weights.safetensors"
-    save_file(_state_dict(stored), weights)
+    file = folder / "sae_weights.safetensors"
+    save_file(_state_dict(stored), file)
     kind = "jumprelu" if stored.k is None else "topk"
     config = {
-        "architecture": kind if stored.cuts_at_zero else f"signed_{kind}",
         **_config(stored),
-        "device": "cpu",
-        "metadata": _metadata(stored),
-        "weights_sha256": content_hash(weights),
+        "architecture": kind if stored.cuts_at_zero else f"signed_{kind}",
+        "weights_sha256": content_hash(file),
     }
     write_config(folder / "cfg.json", config)
 
 
 def _state_dict(stored: Stored) -> dict[str, Tensor]:
     """The weights under sae-lens' names."""
-    state = {
-        "W_enc": stored.encoder.mT.contiguous(),
-        "W_dec": stored.decoder,
-        "b_enc": stored.bias,
-        "b_dec": stored.offset,
-    }
-    if stored.threshold is not None:
-        state["threshold"] = stored.threshold
-    return state
+    rule = {} if stored.threshold is None else {"threshold": stored.threshold}
+    return _WEIGHTS.written(stored) | rule
 
 
 def _config(stored: Stored) -> dict[str, Any]:
-    """The fields of sae-lens' configuration besides architecture, device and metadata."""
-    fields: dict[str, Any] = {
+    """The fields of sae-lens' configuration; the notes and the site are its metadata."""
+    hook = {} if stored.site is None else {"hook_name": stored.site.hook_name}
+    top_k = {} if stored.k is None else {"k": stored.k, "rescale_acts_by_decoder_norm": False}
+    return {
         "d_in": stored.d_model,
         "d_sae": stored.n_feature,
         "dtype": str(stored.dtype).removeprefix("torch."),
+        "device": "cpu",
         "apply_b_dec_to_input": True,
         "normalize_activations": "none",
         "reshape_activations": "none",
+        "metadata": {**stored.notes, **hook, "sae_lens_version": version("sae-lens")},
+        **top_k,
     }
-    if stored.k is not None:
-        fields |= {"k": stored.k, "rescale_acts_by_decoder_norm": False}
-    return fields
-
-
-def _metadata(stored: Stored) -> dict[str, Any]:
-    """The notes and the site, as sae-lens' metadata."""
-    named = {} if stored.site is None else {"hook_name": stored.site.hook_name}
-    return {**stored.notes, **named, "sae_lens_version": version("sae-lens")}
 
 
 def as_sae_lens(stored: Stored) -> Any:
@@ -123,14 +112,18 @@ def as_sae_lens(stored: Stored) -> Any:
 
     by_rule: Any = (JumpReLUSAE, JumpReLUSAEConfig)
     kind, config = by_rule if stored.k is None else (TopKSAE, TopKSAEConfig)
-    fields, metadata = _config(stored), SAEMetadata(**_metadata(stored))
+    fields = _config(stored)
     # on "meta" first: otherwise it draws weights from the global generator
-    sae = kind(config(**fields, device="meta", metadata=metadata))
+    fields |= {"device": "meta", "metadata": SAEMetadata(**fields["metadata"])}
+    sae = kind(config(**fields))
     sae.load_state_dict(_state_dict(stored), assign=True)
     return sae.to(device=str(stored.device), dtype=stored.dtype)
 
 
-_SAE_LENS_FIELDS = {
+_WEIGHTS = Names(
+    {"encoder": "W_enc", "decoder": "W_dec", "bias": "b_enc", "offset": "b_dec"}, "encoder"
+)
+_FIELDS = {
     *("architecture", "d_in", "d_sae", "dtype", "device", "metadata", "weights_sha256", "k"),
     *("apply_b_dec_to_input", "normalize_activations", "reshape_activations"),
     "rescale_acts_by_decoder_norm",
@@ -146,7 +139,7 @@ _BEFORE_SIX = {  # provenance; kept as metadata
     *("dataset_trust_remote_code", "sae_lens_training_version", "sae_lens_version", "seqpos_slice"),
     "model_from_pretrained_kwargs",
 }
-_SAE_LENS_KINDS = ("topk", "batchtopk", "jumprelu", "standard", "signed_topk", "signed_jumprelu")
+_KINDS = ("topk", "batchtopk", "jumprelu", "standard", "signed_topk", "signed_jumprelu")
 
 
 def _of_version_six(config: dict[str, Any]) -> dict[str, Any]:
@@ -164,8 +157,7 @@ def _of_version_six(config: dict[str, Any]) -> dict[str, Any]:
         new |= {"architecture": "topk", "k": arguments.get("k")}
     elif function != "relu":
         new["architecture"] = f"{new['architecture']} with {function}"
-    if new.get("normalize_activations") in (None, False):
-        new["normalize_activations"] = "none"
+    new["normalize_activations"] = new.get("normalize_activations") or "none"
     if not new.get("finetuning_scaling_factor"):
         new.pop("finetuning_scaling_factor", None)
     return new
@@ -174,47 +166,21 @@ def _of_version_six(config: dict[str, Any]) -> dict[str, Any]:
 def _checked_fields(where: Path, config: dict[str, Any]) -> tuple[str, int, int]:
     """Architecture and sizes; unknown fields and values are errors."""
     kind = config.get("architecture")
-    faults = [f"unknown field '{name}'" for name in config if name not in _SAE_LENS_FIELDS]
-    if kind not in _SAE_LENS_KINDS:
-        known = ", ".join(_SAE_LENS_KINDS)
-        faults.append(f"architecture is {kind!r}, not one of {known}")
-    if config.get("reshape_activations", "none") != "none":
-        faults.append(
-            f"reshape_activations is {config['reshape_activations']!r}: not one of our sites"
-        )
+    faults = []
+    if kind not in _KINDS:
+        faults.append(f"architecture is {kind!r}, not one of {', '.join(_KINDS)}")
+    if (shape := config.get("reshape_activations", "none")) != "none":
+        faults.append(f"reshape_activations is {shape!r}: not one of our sites")
     if not isinstance(config["metadata"], dict):
         faults.append("metadata is not an object")
     normalised = config.get("normalize_activations", "none")
     if normalised not in ("none", "expected_average_only_in"):
         faults.append(
             f"normalize_activations is {normalised!r}: it depends on each token (or on a matrix "
-            f"that is not in these weights), so it cannot be multiplied into the weights"
+            f"that is not here), so it cannot be multiplied into the weights"
         )
-    refuse(where, faults)
+    refuse(where, config, _FIELDS, *faults)
     return str(kind), checked_count(where, config, "d_in"), checked_count(where, config, "d_sae")
-
-
-def _read_state(
-    folder: Path, config: dict[str, Any], kind: str, d_model: int, n_feature: int
-) -> dict[str, Tensor]:
-    weights = folder / "sae_weights.safetensors"
-    _check_hash(folder / "cfg.json", config.get("weights_sha256"), weights)
-    state = read_tensors(weights)
-    extra: dict[str, dict[str, tuple[int, ...]]] = {
-        "jumprelu": {"threshold": (n_feature,)},
-        "batchtopk": {"topk_threshold": ()},
-    }
-    check_shapes(
-        weights,
-        state,
-        "cfg.json",
-        W_enc=(d_model, n_feature),
-        W_dec=(n_feature, d_model),
-        b_enc=(n_feature,),
-        b_dec=(d_model,),
-        **extra.get(kind.removeprefix("signed_"), {}),
-    )
-    return state
 
 
 def _scale(folder: Path, config: dict[str, Any]) -> float:
@@ -249,15 +215,9 @@ def _folded(stored: Stored, *, scale: float, by_norm: bool, uncentred: bool) -> 
         encoder, bias, decoder = encoder * norms[:, None], bias * norms, decoder / norms[:, None]
     if uncentred:
         bias = bias + encoder @ offset
-    dtype = stored.dtype
-    return replace(
-        stored,
-        encoder=encoder.to(dtype),
-        decoder=decoder.to(dtype),
-        bias=bias.to(dtype),
-        offset=offset.to(dtype),
-        threshold=threshold,
-    )
+    folded = {"encoder": encoder, "decoder": decoder, "bias": bias, "offset": offset}
+    parts: dict[str, Any] = {name: weight.to(stored.dtype) for name, weight in folded.items()}
+    return replace(stored, **parts, threshold=threshold)
 
 
 def _check_hash(where: Path, wanted: object, weights: Path) -> None:

@@ -10,10 +10,8 @@ from typing import Any, Literal
 from circuits.errors import PlanError, first_line
 from sae.training.run import Log
 
-_Service = Literal["tensorboard", "wandb"]
 
-
-def log_to(service: _Service, folder: str | Path) -> Log:
+def log_to(service: Literal["tensorboard", "wandb"], folder: str | Path) -> Log:
     """A ``log`` for `train_saes` that sends every step to TensorBoard or Weights & Biases.
 
     ``folder`` is for their files: the run's folder, not its ``saes``, which hold dictionaries.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, get_args
@@ -58,52 +59,46 @@ class TrainingPlan:
 
     def __post_init__(self) -> None:
         least = {"n_tokens": 1, "n_batch": 2, "k": 1, "seed": 0, "n_buffer": 2}
+        if self.n_features is not None:
+            least["n_features"] = 1
         faults = [
             f"{name} is {getattr(self, name)!r}, not a whole number from {low}"
             for name, low in least.items()
             if not is_whole(getattr(self, name), low)
         ]
-        if self.n_features is not None and not is_whole(self.n_features, 1):
-            faults.append(f"n_features is {self.n_features!r}, not a whole number from 1")
-        elif self.n_features is not None and is_whole(self.k, 1) and self.k > self.n_features:
-            faults.append(f"k is {self.k}, more than the {self.n_features} features there are")
         if self.activation not in get_args(Activation):
             faults.append(f"activation is {self.activation!r}, not one of {get_args(Activation)}")
         for name, low in (("learning_rate", 0), ("auxiliary", 0), ("outlier", 1)):
             value = getattr(self, name)
-            if value is None and name == "outlier":
-                continue
-            if (
-                isinstance(value, bool)
-                or not isinstance(value, int | float)
-                or not low <= value < float("inf")
-            ):
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not (number and low <= value < math.inf) and (name, value) != ("outlier", None):
                 faults.append(f"{name} is {value!r}, not a number from {low}")
-        listed = isinstance(self.sites, tuple) and all(isinstance(s, str) for s in self.sites)
         if not isinstance(self.normalise, bool):
             faults.append(f"normalise is {self.normalise!r}, not true or false")
         if is_whole(self.seed, 0) and self.seed >= 2**63:
             faults.append(f"seed is {self.seed}, not below 2^63")
-        if not self.sites or not listed:
+        listed = self.sites and isinstance(self.sites, tuple)
+        if not listed or not all(isinstance(site, str) for site in self.sites):
             faults.append(f"sites are {self.sites!r}, not a tuple of names such as 'mlp_in@0'")
         if not faults and self.n_buffer < self.n_batch:
             faults.append(f"n_buffer {self.n_buffer} does not hold a batch of {self.n_batch}")
         if faults:
             raise PlanError("TrainingPlan: " + "; ".join(faults) + ".")
+        if self.n_features is not None:
+            self.features_of(self.n_features)
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any], where: str = "plan") -> TrainingPlan:
         """A plan from its fields; unknown ones are errors."""
-        known = {f.name for f in fields(cls)}
-        unknown = sorted(set(given) - known)
-        if unknown:
+        known = {part.name for part in fields(cls)}
+        if unknown := sorted(set(given) - known):
             raise PlanError(
                 f"{where}: unknown field {', '.join(unknown)}. The fields of a training plan are "
                 f"{', '.join(sorted(known))}."
             )
         sites = given.get("sites", cls.sites)
-        if isinstance(sites, str | list):
-            sites = (sites,) if isinstance(sites, str) else tuple(sites)
+        sites = (sites,) if isinstance(sites, str) else sites
+        sites = tuple(sites) if isinstance(sites, list) else sites
         try:
             return cls(**{**given, "sites": sites})
         except PlanError as error:

@@ -35,7 +35,7 @@ from circuits.storage.training_run import (
 from sae.dictionary import Dictionary
 from sae.formats.folders import write
 from sae.loading import load_dictionary
-from sae.training.mixer import Mixer, Place, Summary
+from sae.training.mixer import Mixer, Place, summary
 from sae.training.plan import TrainingPlan
 from sae.training.sources import Activations, ModelActivations
 from sae.training.step import Coder, Measured
@@ -125,8 +125,7 @@ class DictionaryTraining(TrainingRun):
                     f"{site}: the first {len(x)} activations hold NaN or infinity. Nothing can be "
                     f"learnt from them: look at the model and its text."
                 )
-            summary = Summary.of(x)
-            self._summaries[str(site)] = summary.as_dict()
+            self._summaries[str(site)] = summary(x)
             mean_square = float(x.double().square().mean())
             scale = mean_square**-0.5 if self.plan.normalise and mean_square > 0 else 1.0
             self._add(site, x.shape[1], scale, middle(x) * scale)

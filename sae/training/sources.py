@@ -123,7 +123,8 @@ class TensorActivations(Activations):
 
     def __post_init__(self) -> None:
         given = self.tensors
-        if isinstance(given, Iterator) or (callable(given) and _reuses_one_iterator(given)):
+        first = given() if callable(given) else given
+        if isinstance(first, Iterator) and (not callable(given) or given() is first):
             raise ActivationError(
                 "TensorActivations: this iterator can be used only once, so a stopped run could "
                 "not resume. Pass a list, or a function that returns a new iterator."
@@ -190,11 +191,6 @@ class TensorActivations(Activations):
                     f"pass {epoch + 1} over the tensors is empty: the iterator can be used only "
                     f"once. Pass a list, or a function that returns a new iterator."
                 )
-
-
-def _reuses_one_iterator(begin: Callable[[], Iterable[Tensor | dict]]) -> bool:
-    first = begin()
-    return isinstance(first, Iterator) and begin() is first
 
 
 @dataclass(frozen=True, eq=False)

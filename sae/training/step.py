@@ -1,8 +1,8 @@
 """One step of training a TopK autoencoder: exact gradients, computed for active entries only.
 
 With ``z = (x − offset) encoderᵀ + bias``, ``f`` the k largest of ``z`` (cut at zero), and
-``x̂ = f decoder + offset``, the loss is the mean of ``‖x̂ − x‖²``. Differentiated by hand, because
-autograd spends most of its time on the zeros of ``token x feature`` matrices:
+``x̂ = f decoder + offset``, the loss is the mean of ``‖x̂ − x‖²``. It is differentiated by hand:
+autograd would spend most of its time on the zeros of ``token x feature`` matrices.
 
     1. the product ``z`` for some hundred tokens at a time, and the k largest of each row
     2. the reconstruction, a weighted sum of k rows of the decoder for each token
@@ -61,14 +61,13 @@ class Coder:
     threshold: Float[Tensor, ""] = field(init=False)  # for batchtopk: what an entry must exceed
 
     def __post_init__(self) -> None:
-        device = self.decoder.device
+        device, weights = self.decoder.device, list(self.weights.values())
         self.tokens_since = torch.zeros(len(self.decoder), dtype=torch.int64, device=device)
         self.threshold = torch.zeros((), dtype=torch.float64, device=device)
-        for weight in self.weights.values():
+        for weight in weights:
             weight.grad = torch.zeros_like(weight)
         on_gpu = fused(self.decoder)
         rate = torch.zeros((), device=device) if on_gpu else 0.0
-        weights = list(self.weights.values())
         self.optimizer = torch.optim.Adam(weights, rate, fused=True, capturable=on_gpu)
         self._recorded: dict[torch.Size, tuple[Any, Tensor, Measured]] = {}
         self._n_plain = 0
@@ -123,8 +122,7 @@ class Coder:
     @property
     def weights(self) -> dict[str, Tensor]:
         """The trained tensors by name."""
-        names = ("encoder", "bias", "decoder", "offset")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in ("encoder", "bias", "decoder", "offset")}
 
     def settled_threshold(self, n_steps: int) -> Float[Tensor, ""]:
         """The threshold, corrected for its start at zero (as Adam corrects its averages)."""
@@ -138,11 +136,11 @@ class Coder:
     @torch.no_grad()
     def step(self, x: Float[Tensor, "token model"], rate: float) -> Measured:
         """Train on one batch; the numbers returned stay on the device."""
-        for group in self.optimizer.param_groups:
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(rate)
-            else:
-                group["lr"] = rate
+        (group,) = self.optimizer.param_groups
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
         dead = self.dead
         revived = dead if self.auxiliary else dead[:0]
         recorded = fused(x) and not len(revived) and self.activation != "batchtopk"
@@ -197,7 +195,7 @@ class Coder:
         """The active features of some tokens, given without the offset."""
         if self.activation == "batchtopk":
             return self._encode_together(centred, unit)
-        screen = _screen(unit.encoder)
+        screen = torch.bfloat16 if fused(unit.encoder) else screen_dtype(unit.encoder)
         screened = screen != unit.encoder.dtype
         n_kept = min(self.k + _SPARE * screened, self.n_feature)
         encoder, bias = unit.encoder.to(screen), unit.bias.to(screen)
@@ -218,12 +216,10 @@ class Coder:
     def _encode_together(self, centred: Float[Tensor, "token model"], unit: _Unit) -> Code:
         """The ``k · token`` largest of a whole batch."""
         wanted = self.k * len(centred)
-        # a guess; if it is too high, everything positive is used
-        floor = 0.5 * float(self.threshold)
-        found = self._above(centred, unit, floor)
-        if len(found[0]) < wanted and floor > 0:
-            found = self._above(centred, unit, 0.0)
-        rows, features, values = found
+        floor = 0.5 * float(self.threshold)  # a guess; everything positive if it is too high
+        rows, features, values = self._above(centred, unit, floor)
+        if len(values) < wanted and floor > 0:
+            rows, features, values = self._above(centred, unit, 0.0)
         if len(values) > wanted:
             kept = values.topk(wanted, sorted=False).indices.sort().values
             rows, features, values = rows[kept], features[kept], values[kept]
@@ -275,10 +271,9 @@ class Coder:
         centred: Float[Tensor, "token model"],
         error: Float[Tensor, "token model"],
     ) -> None:
-        """AuxK: gradients that make dead features reconstruct what is left over.
+        """AuxK: dead features learn to reconstruct the error, a fixed target.
 
-        Each token uses its ``model / 2`` largest dead scores; with fewer dead features the loss has
-        less weight. The target is fixed, so other features do not move.
+        Each token uses its ``model / 2`` largest dead scores; fewer dead features weigh less.
         """
         encoder, bias, decoder = unit.encoder[dead], unit.bias[dead], unit.decoder[dead]
         most = max(1, self.d_model // 2)
@@ -324,11 +319,6 @@ class Coder:
         return max(1, (self.tile or held) // self.n_feature)
 
 
-def _screen(weights: Tensor) -> torch.dtype:
-    """The dtype that screens fastest; always bfloat16 on a GPU."""
-    return torch.bfloat16 if fused(weights) else screen_dtype(weights)
-
-
 @dataclass(frozen=True, eq=False)
 class _Unit:
     """An autoencoder whose decoder rows have length one, and the former lengths."""
@@ -352,7 +342,5 @@ class Measured:
 
     def copied(self) -> Measured:
         """A copy that the next step does not overwrite."""
-        tensors: dict[str, Any] = {
-            name: value.clone() for name, value in vars(self).items() if isinstance(value, Tensor)
-        }
+        tensors: Any = {name: x.clone() for name, x in vars(self).items() if isinstance(x, Tensor)}
         return replace(self, **tensors)

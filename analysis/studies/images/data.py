@@ -25,8 +25,7 @@ from analysis.studies.images.png import decoded
 from circuits.errors import ImageError, check_count, first_line, shorten
 from circuits.storage.hub import dataset_table, is_hub_name
 
-KEYS = ("x_train", "y_train", "x_test", "y_test")
-"""What an ``.npz`` must hold."""
+_KEYS = ("x_train", "y_train", "x_test", "y_test")  # of an .npz
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,14 +120,14 @@ def _from_npz(path: Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as archive:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise ValueError("one array, not an archive of them")
-            missing = [key for key in KEYS if key not in archive]
+            missing = [key for key in _KEYS if key not in archive]
             if missing:
                 raise ImageError(
                     f"{path}: no {', '.join(missing)} in it; it holds "
                     f"{', '.join(archive.files) or 'nothing'}. Save it with numpy.savez(path, "
-                    f"{', '.join(f'{key}=…' for key in KEYS)})."
+                    f"{', '.join(f'{key}=…' for key in _KEYS)})."
                 )
-            return {key: archive[key] for key in KEYS}
+            return {key: archive[key] for key in _KEYS}
     except (ValueError, EOFError, BadZipFile, zlib.error, AttributeError, TypeError) as error:
         if isinstance(error, ImageError):
             raise
@@ -141,7 +140,7 @@ def _from_npz(path: Path) -> dict[str, np.ndarray]:
 def _from_idx(folder: Path) -> dict[str, np.ndarray]:
     found = {}
     for key, start, what in zip(
-        KEYS, ("train", "train", "t10k", "t10k"), ("images", "labels") * 2, strict=True
+        _KEYS, ("train", "train", "t10k", "t10k"), ("images", "labels") * 2, strict=True
     ):
         files = sorted(folder.glob(f"{start}*{what}*ubyte*"))
         if not files:

@@ -1,4 +1,4 @@
-"""`circuits rank` prints each number beside its controls, keeps a table, says what is wrong."""
+"""`circuits rank` prints each number beside its controls, keeps a table, reports errors."""
 
 import json
 
@@ -30,13 +30,13 @@ def run(tmp_path_factory):
 
 def test_a_curve_is_printed_and_kept(run, capsys):
     assert main(["rank", run, *OPTIONS]) == 0
-    said = capsys.readouterr().out
-    assert said.startswith("mlp_out@0, features read by pinv: 48, of which ")
-    table = said.split("\n\n")[1].splitlines()
+    printed = capsys.readouterr().out
+    assert printed.startswith("mlp_out@0, features read by pinv: 48, of which ")
+    table = printed.split("\n\n")[1].splitlines()
     assert table[0].split()[:3] == ["rank", "median", "mean"]
     assert [line.split()[0] for line in table[1:]] == ["1", "2", "4", "8", "all"]
     assert all(name in table[0] for name in ("rotated", "shuffled", "untrained", "costs"))
-    assert f"{run}/rank/layer-0.parquet" in said.splitlines()[-1]
+    assert f"{run}/rank/layer-0.parquet" in printed.splitlines()[-1]
     kept = RankCurve.load(f"{run}/rank/layer-0")
     shown = float(table[2].split()[1])
     assert shown == pytest.approx(kept.summary()["median"], abs=0.006)
@@ -46,23 +46,23 @@ def test_a_curve_is_printed_and_kept(run, capsys):
     assert read_manifest(run)[-1]["step"] == "rank"
 
 
-def test_scripts_are_told_in_json(run, capsys):
+def test_scripts_get_json(run, capsys):
     assert main(["rank", run, *OPTIONS, "--reader", "encoder", "--layer", "0", "--json"]) == 0
-    (answer,) = json.loads(capsys.readouterr().out)["layers"]
-    assert (answer["reader"], answer["min_active"], answer["n_documents"]) == ("encoder", 20, 40)
-    assert answer["by_rank"][-1]["mean"] == pytest.approx(1, abs=1e-4)
-    kept = pd.read_parquet(answer["file"])
-    assert {row["rank"] for row in answer["by_rank"]} == set(kept["rank"])
-    assert answer["thresholds"][75]["share"] == pytest.approx(answer["share_above"])
+    (layer,) = json.loads(capsys.readouterr().out)["layers"]
+    assert (layer["reader"], layer["min_active"], layer["n_documents"]) == ("encoder", 20, 40)
+    assert layer["by_rank"][-1]["mean"] == pytest.approx(1, abs=1e-4)
+    kept = pd.read_parquet(layer["file"])
+    assert {row["rank"] for row in layer["by_rank"]} == set(kept["rank"])
+    assert layer["thresholds"][75]["share"] == pytest.approx(layer["share_above"])
 
 
-def test_what_is_not_there_is_one_line_and_exit_2(run, tmp_path, capsys):
+def test_missing_things_are_one_line_and_exit_2(run, tmp_path, capsys):
     def refused(*arguments):
         assert main(["rank", *arguments, "--device", "cpu"]) == 2
-        said = capsys.readouterr().err
-        assert said.startswith("circuits rank: ")
-        assert said.count("\n") == 1
-        return said
+        printed = capsys.readouterr().err
+        assert printed.startswith("circuits rank: ")
+        assert printed.count("\n") == 1
+        return printed
 
     assert "has no circuit 'and' (it has none). Make it: circuits find" in refused(
         run, "--circuit", "and"

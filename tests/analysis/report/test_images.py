@@ -25,7 +25,7 @@ def run(tmp_path_factory):
     return folder, row
 
 
-def test_a_study_is_kept_whole_and_noted(run):
+def test_a_study_is_saved_and_recorded(run):
     folder, row = run
     study = ImageStudy.load(folder)
     assert study is not None
@@ -37,7 +37,7 @@ def test_a_study_is_kept_whole_and_noted(run):
     assert len(entry["made"]) == 6
 
 
-def test_the_page_shows_its_pictures_and_tells_its_figures(run):
+def test_the_page_shows_its_pictures_and_measurements(run):
     folder, row = run
     page = images_page(ImageStudy.load(folder))
     kind, content = page.context["pictures"]["eigenvectors"].split(",")

@@ -40,7 +40,7 @@ def test_a_trained_layer_is_its_truth_table(seed):
     assert (report["rows_right"] == report["rows"])[possible].all()
 
 
-def test_what_needs_three_bits_is_said_to_need_them():
+def test_a_product_of_three_bits_has_its_known_error():
     table = TruthTable.of({"all": lambda a, b, c: a and b and c, "a": lambda a, b, c: a}, 3)
     _, floor = table.polynomials()
     assert float(floor[0]) == pytest.approx(1 / 64)  # the Walsh coefficient of abc, squared

@@ -357,7 +357,7 @@ BAD_FIELDS = {
         "config.json",
         {
             "bilinear_encoder": (True, "features are then not linear in the site"),
-            "target": (["mlp-out", 0], "it transcodes from one site to the other"),
+            "target": (["mlp-out", 0], "it transcodes between two sites"),
             "expansion": (
                 4,
                 "w_enc.weight has shape (48, 16), where config.json asks for (64, 16)",

@@ -9,7 +9,7 @@ from circuits.corpus import built_in
 from circuits.corpus.batches import BatchPlan, in_order
 from circuits.errors import ActivationError, SiteError
 from circuits.model import ModelPlan, ModelShape, Site, load_model, train_model
-from sae.training.mixer import Mixer, Place, Summary, prefetched
+from sae.training.mixer import Mixer, Place, prefetched, summary
 from sae.training.run import middle
 from sae.training.sources import (
     CachedActivations,
@@ -239,11 +239,13 @@ def test_a_site_that_the_model_lacks_is_refused_with_those_it_has(model):
 def test_a_summary_counts_the_directions_that_are_there():
     x = normal(3000, 12, seed=0, dtype=torch.float32)
     x[:, 9:] = x[:, :3] @ normal(3, 3, seed=1, dtype=torch.float32)
-    summary = Summary.of(x + 5)
-    assert summary.rank == 9
-    assert 5 < summary.effective_rank < 9
-    assert summary.mean_norm == pytest.approx(float((x + 5).norm(dim=1).mean()))
-    torch.testing.assert_close(summary.mean, (x + 5).mean(0))
+    found = summary(x + 5)
+    assert found["n_token"] == 3000
+    assert found["rank"] == 9
+    assert 5 < found["effective_rank"] < 9
+    assert found["mean_norm"] == pytest.approx(float((x + 5).norm(dim=1).mean()))
+    assert found["median_norm"] == pytest.approx(float((x + 5).norm(dim=1).median()))
+    assert found["norm_of_mean"] == pytest.approx(float((x + 5).mean(0).norm()))
 
 
 def test_the_geometric_median_is_not_moved_by_a_few_outliers():
