@@ -114,13 +114,9 @@ class RunFolder:
         """The folder of a measurement that is not finished."""
         return self.path / "rank" / f".layer-{layer}"
 
-    def image_table(self, name: str) -> Path:
-        """A table of the image case study."""
-        return self.images / f"{name}.parquet"
-
-    def image_picture(self, name: str) -> Path:
-        """A picture of the image case study."""
-        return self.images / f"{name}.png"
+    def image(self, name: str) -> Path:
+        """A table or picture of the image case study."""
+        return self.images / name
 
     def statistics(self, layer: int, name: str, fingerprint: str) -> Path:
         """The shards of statistics of a layer's outputs."""

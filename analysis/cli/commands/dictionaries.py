@@ -58,10 +58,9 @@ def sae_quality(options: Namespace) -> Answer:
     """How well each dictionary of a run stands in for its site."""
     run = inputs.opened_run(options)
     corpus = inputs.held_out(options, run.model)
+    how = {"n_documents": options.documents, "seed": options.seed}
     rows = [
-        quality(
-            dictionary, run.model, corpus, n_documents=options.documents, seed=options.seed
-        ).assign(site=str(site))
+        quality(dictionary, run.model, corpus, **how).assign(site=str(site))
         for site, dictionary in progress(run.dictionaries.items(), "quality", "site")
     ]
     table = pd.concat(rows).set_index("site")
