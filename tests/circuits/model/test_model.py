@@ -3,10 +3,8 @@
 import json
 import pickle
 import shutil
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ import torch
 from circuits.errors import CircuitsError, DeviceError, HubError, ModelError, SiteError
 from circuits.model import Model, Site, load_model
 from circuits.model.site import POINTS
+from tests.support.hub import hanging_hub
 from tests.support.small import normal, relative_error
 from tests.support.small_models import (
     N_TOKEN,
@@ -171,17 +170,27 @@ def test_a_replacement_ends_with_its_block_even_by_an_error(model):
 
 
 def test_a_replacement_carries_gradients(model):
-    bias = torch.zeros(16, requires_grad=True)
-    with model.replaced({"resid_mid@0": lambda x: x + bias}):
-        model.loss(some_tokens()).backward()
-    assert float(bias.grad.abs().min()) > 0
+    exact, tokens = model.in_dtype(torch.float64), some_tokens()
+    step = 3e-3 * torch.eye(16, dtype=torch.float64)  # norms run in float32: a smaller one is noise
+
+    def loss(bias: torch.Tensor) -> torch.Tensor:
+        with exact.replaced({"resid_mid@0": lambda x: x + bias}):
+            logits = exact.logits(tokens)[:, :-1]  # `Model.loss` would round to float32
+        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+
+    bias = torch.zeros(16, dtype=torch.float64, requires_grad=True)
+    loss(bias).backward()
+    differences = torch.stack([(loss(s) - loss(-s)) / 6e-3 for s in step])
+    assert relative_error(bias.grad, differences) < 1e-3
+    assert float(bias.grad.norm()) > 0.1
 
 
 def test_a_replacement_holds_for_loss_and_text(model):
-    before = model.generate("w5 w6", 8)
+    before, loss = model.generate("w5 w6", 8), float(model.loss(some_tokens()))
     with model.replaced({"mlp_out@1": lambda x: -3 * x}):
         assert model.generate("w5 w6", 8) != before
-        assert float(model.loss(some_tokens())) != float(model.loss(some_tokens())) + 1
+        assert abs(float(model.loss(some_tokens())) - loss) > 1e-3
+    assert float(model.loss(some_tokens())) == loss
     with model.replaced({"mlp_out@1": lambda x: x}):  # without the cache of past positions
         assert model.generate("w5 w6", 8) == before
     assert model.generate("w5 w6", 8) == before
@@ -439,8 +448,10 @@ def test_families_whose_norm_or_stream_is_another_are_refused(kind, tmp_path):
 
 
 OFFLINE = """
-import socket, sys, time
+import socket, sys
+looked_up = []
 def refuse(*_args, **_options):
+    looked_up.append(1)
     raise OSError("no network")
 socket.socket.connect = socket.getaddrinfo = refuse
 from circuits.errors import HubError
@@ -448,11 +459,11 @@ from circuits.model import load_model
 model = load_model(sys.argv[1], device="cpu")
 model.generate("w5 w6")
 model.hooked.run_with_cache(model.tokens("w5"))
-began = time.monotonic()
+assert not looked_up
 try:
     load_model("owner/name")
 except HubError as error:
-    print(time.monotonic() - began, error)
+    print(len(looked_up), error)
 """
 
 
@@ -460,18 +471,14 @@ def test_everything_but_a_hub_name_works_without_a_network(folder):
     done = subprocess.run(
         [sys.executable, "-c", OFFLINE, str(folder)], capture_output=True, text=True, check=True
     )
-    seconds, said = done.stdout.strip().split(" ", 1)
-    assert float(seconds) < 5
+    n_looked_up, said = done.stdout.strip().split(" ", 1)
+    assert 1 <= int(n_looked_up) <= 2  # not again and again, as the hub's own client does
     assert "'owner/name' is not a file or folder here, and the Hugging Face hub cannot be" in said
 
 
 def test_a_hub_that_never_answers_is_given_up_in_time(monkeypatch):
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_options: time.sleep(4))
-    monkeypatch.setattr("circuits.storage.hub.HUB_SECONDS", 1.5)
-    began = time.monotonic()
-    with pytest.raises(HubError, match=r"no answer in 1\.5 seconds|Timeout"):
+    with hanging_hub(monkeypatch), pytest.raises(HubError, match=r"no answer in 1\.5 seconds"):
         load_model("owner/name")
-    assert time.monotonic() - began < 4
 
 
 def test_a_path_is_never_looked_up_on_the_hub():
