@@ -98,13 +98,12 @@ def quality(
 
 
 def _checked_site(dictionary: Dictionary, model: Model) -> Site:
-    site = dictionary.known_site("quality")
     if dictionary.d_model != model.d_model:
         raise DictionaryError(
             f"quality: {dictionary} is for activations of {dictionary.d_model}, and the model's "
             f"have {model.d_model}. Load the model that it was trained on."
         )
-    return site
+    return dictionary.known_site("quality")
 
 
 def _replacements(
@@ -174,8 +173,7 @@ class _Moments:
 class _Correlations:
     """Between a reader's values and the scores that TopK selects from, for each feature.
 
-    Over all tokens from second moments, over the active ones entry by entry, and over the others
-    by difference, so that no features-by-tokens matrix is built.
+    Sums over inactive tokens are those over all, from second moments, less those over active ones.
     """
 
     def __init__(self, dictionary: Dictionary, read: Float[Tensor, "feature model"]) -> None:

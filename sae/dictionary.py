@@ -1,8 +1,7 @@
 """A trained sparse autoencoder at its site: features in, features out, and as a `Basis`.
 
-``encode(x)`` is the ``k`` largest of ``(x − offset) encoderᵀ + bias``, cut at zero; ``decode(f)``
-is ``f decoder + offset``. Dictionaries in the paper's format keep negative values (``relu=False``),
-and one trained by batch (``threshold``) has no fixed number of active features.
+``encode(x)`` is the ``k`` largest of ``(x − offset) encoderᵀ + bias``, cut at zero unless ``relu``
+is False, or those above a ``threshold``; ``decode(f)`` is ``f decoder + offset``.
 """
 
 from __future__ import annotations

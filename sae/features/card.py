@@ -144,10 +144,9 @@ def card(
     n: int = 6,
     n_documents: int = 500,
 ) -> Card:
-    """What is known of a feature, shown as a card in Jupyter.
+    """What is known of a feature: ``n`` neighbours, and with a model and a corpus tokens, examples.
 
-    ``n`` neighbours; with a model ``n`` tokens that it promotes and demotes directly; with a
-    corpus too ``n`` examples.
+    The tokens are those that it promotes and demotes most by its direct path.
     """
     feature = check_index("card", feature, dictionary.n_feature, "feature")
     n = check_count("card", n, None, "n")

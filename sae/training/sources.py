@@ -148,9 +148,7 @@ class TensorActivations(Activations):
     def _first(self) -> dict[Site, Tensor]:
         first = next(self._begun(), None)
         if first is None:
-            raise ActivationError(
-                "there are no tensors to train on: the first pass is empty. Pass at least one."
-            )
+            raise ActivationError("no tensors to train on: the first pass is empty. Pass some.")
         return first
 
     @property
@@ -274,11 +272,10 @@ def cache_activations(
             bar.update(taken)
             if waiting >= _SHARD or done + waiting == n_token:
                 whole = {str(s): torch.cat([p[s] for p in pending]) for s in source.widths}
-                name = f"shard-{len(shards):05d}.safetensors"
-                save_file(whole, files / name)
-                shards.append(
-                    {"file": name, "n_token": waiting, "sha256": content_hash(files / name)}
-                )
+                path = files / f"shard-{len(shards):05d}.safetensors"
+                save_file(whole, path)
+                written = {"file": path.name, "n_token": waiting, "sha256": content_hash(path)}
+                shards.append(written)
                 done, waiting, pending = done + waiting, 0, []
             if done == n_token:
                 break
