@@ -1,7 +1,6 @@
 """Whether files belong to a run and to each other; what was made of something else is refused.
 
-A file carries the hashes of the model and the dictionaries that it was made with. A circuit's are
-compared by `layer_of_circuit`, those of ranks and interactions here; nothing else compares them.
+A file carries the hashes of the model and the dictionaries that it was made with.
 """
 
 from __future__ import annotations
@@ -45,8 +44,7 @@ class Found:
 def check_made_with(
     run: RunFolder, place: str, step: str, known: Mapping[str, str], made_with: Mapping[str, Any]
 ) -> None:
-    """Refuse what a step made with another model or other dictionaries than the run's ``known``;
-    where there is no hash, nothing is compared."""
+    """Refuse what a step made with another model or dictionaries than the run's ``known`` ones."""
     other = [name for name, hash_ in made_with.items() if hash_ not in (None, known.get(name))]
     if other:
         raise RunError(
@@ -88,12 +86,7 @@ def check_circuit(
 
 def check_together(run: RunFolder, files: CircuitFiles, found: Found) -> None:
     """Refuse cases or a validation of another circuit than the one beside them."""
-    faults = []
-    if found.behaviour is not None:
-        faults += _faults_of_cases(found.circuit, found.behaviour)
-    if found.validation is not None:
-        faults += _faults_of_validation(found, found.validation)
-    if faults:
+    if faults := [*_faults_of_cases(found), *_faults_of_validation(found)]:
         raise RunError(
             f"{files.path}: the files of this name do not belong together: "
             f"{'; '.join(faults)}. Make them again: circuits find {run} --behaviour "
@@ -101,9 +94,9 @@ def check_together(run: RunFolder, files: CircuitFiles, found: Found) -> None:
         )
 
 
-def _faults_of_cases(circuit: Circuit, behaviour: Behaviour) -> list[str]:
-    evidence = circuit.evidence
-    if evidence is None:
+def _faults_of_cases(found: Found) -> list[str]:
+    evidence, behaviour = found.circuit.evidence, found.behaviour
+    if evidence is None or behaviour is None:
         return []
     n_cases = len(behaviour.halves()[0].cases)
     compared = [
@@ -119,15 +112,16 @@ def _faults_of_cases(circuit: Circuit, behaviour: Behaviour) -> list[str]:
     ]
 
 
-def _faults_of_validation(found: Found, validation: Validation) -> list[str]:
-    faults = []
-    if found.behaviour is not None:
-        n = len(found.behaviour.halves()[1].cases)
-        if validation.n != n:
-            faults.append(f"its validation is of {validation.n} cases, held out are {n}")
-    if validation.circuit != found.circuit.name:
+def _faults_of_validation(found: Found) -> list[str]:
+    circuit, validation, faults = found.circuit, found.validation, []
+    if validation is None:
+        return []
+    n = validation.n if found.behaviour is None else len(found.behaviour.halves()[1].cases)
+    if validation.n != n:
+        faults.append(f"its validation is of {validation.n} cases, held out are {n}")
+    if validation.circuit != circuit.name:
         faults.append(f"its validation is of the circuit {seen(validation.circuit)!r}")
-    own = {(pair.first, pair.second) for pair in found.circuit.interactions}
+    own = {(pair.first, pair.second) for pair in circuit.interactions}
     removed = set(zip(validation.parts["first"], validation.parts["second"], strict=True))
     if own != removed:
         faults.append(f"its validation is of other pairs ({len(removed)}, it has {len(own)})")

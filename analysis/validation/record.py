@@ -79,11 +79,14 @@ class Validation:
 
     @property
     def random_table(self) -> pd.DataFrame:
-        """Of each kind of random pairs what its draws remove: draws, size, median, mean, most."""
-        removed = self.random.assign(removed=self.random["removed"].abs())
-        table = removed.groupby("kind", sort=False).agg(
-            draws=("removed", "size"), size=("size", "mean"), median=("removed", "median"),
-            mean=("removed", "mean"), most=("removed", "max"), side_effect=("side_effect", "max"),
+        """Of each kind of random pairs what its draws remove: draws, size; median and mean of the
+        size of the effect; most, with its sign."""
+        table = self.random.groupby("kind", sort=False).agg(
+            draws=("removed", "size"), size=("size", "mean"),
+            median=("removed", lambda removed: removed.abs().median()),
+            mean=("removed", lambda removed: removed.abs().mean()),
+            most=("removed", lambda removed: removed.loc[removed.abs().idxmax()]),
+            side_effect=("side_effect", "max"),
         ).reset_index()  # fmt: skip
         return table.assign(kind=table["kind"].str.replace("_", " "))
 
