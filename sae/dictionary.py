@@ -48,7 +48,6 @@ class Dictionary(Stored):
 
     def active(self, x: Float[Tensor, "row model"]) -> Code:
         """The active features of each row, as a sparse code."""
-        check_width("Dictionary", x, self.d_model, "activations")
         tiles = x.split(max(1, _TILE // self.n_feature))
         codes = [self.selected(self.preactivations(tile)) for tile in tiles]
         counts = torch.cat([code.starts.diff() for code in codes])
