@@ -1,24 +1,15 @@
-"""Whether files belong to a run and to each other; what was made of something else is refused.
-
-A file carries the hashes of the model and the dictionaries that it was made with.
-"""
+"""A circuit with its cases and its validation: files that do not belong together are refused."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from analysis.behaviour.cases import Behaviour
-from analysis.discovery.provenance import layer_of_circuit
 from analysis.runs.folder import CircuitFiles, RunFolder
 from analysis.validation.record import Validation
-from circuits.errors import RunError, shorten
+from circuits.errors import RunError
 from circuits.graph.circuit import Circuit
-from circuits.model.model import Model
-from circuits.model.site import Site, mlp_sites
 from circuits.plotting.display import seen
-from sae.dictionary import Dictionary
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,49 +30,6 @@ class Found:
     def proven(self) -> bool:
         """Whether its validation met every criterion."""
         return self.validation is not None and self.validation.proven
-
-
-def check_made_with(
-    run: RunFolder, place: str, step: str, known: Mapping[str, str], made_with: Mapping[str, Any]
-) -> None:
-    """Refuse what a step made with another model or dictionaries than the run's ``known`` ones."""
-    other = [name for name, hash_ in made_with.items() if hash_ not in (None, known.get(name))]
-    if other:
-        raise RunError(
-            f"{run.path / place} was made with another {', '.join(other)} than the run has now, so "
-            f"its numbers are of something else. Remove it and make it again: circuits {step} {run}"
-        )
-
-
-def check_circuit(
-    run: RunFolder,
-    files: CircuitFiles,
-    circuit: Circuit,
-    model: Model,
-    dictionaries: Mapping[Site, Dictionary],
-) -> None:
-    """Refuse a circuit of another model or other dictionaries, or of features that they lack. One
-    made by hand, without a layer or without hashes, is not compared."""
-    layer = circuit.source.layer
-    if layer is None:
-        return
-    if circuit.source.model is not None:
-        layer_of_circuit(model, circuit, dictionaries)
-    faults = []
-    inputs, outputs = [f.feature for f in circuit.features], [o.feature for o in circuit.outputs]
-    for site, named, n_constant in zip(mlp_sites(layer), (inputs, outputs), (1, 0), strict=True):
-        if site not in dictionaries:
-            faults.append(f"the run has no dictionary of {site}")
-            continue
-        n = dictionaries[site].n_feature
-        if lost := sorted({feature for feature in named if not 0 <= feature < n + n_constant}):
-            faults.append(f"{site} has {n} features, and no {shorten(lost)}")
-    if faults:
-        again = f" --behaviour {circuit.name}" if files.behaviour.exists() else ""
-        raise RunError(
-            f"{files.circuit} is of another run: {'; '.join(faults)}. Find it again: circuits find "
-            f"{run}{again}"
-        )
 
 
 def check_together(run: RunFolder, files: CircuitFiles, found: Found) -> None:

@@ -6,7 +6,7 @@ another model than the one beside it. The report, the commands and `open_run` re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -14,16 +14,20 @@ from typing import Any, Literal, TypeVar
 import pandas as pd
 
 from analysis.behaviour.cases import Behaviour
-from analysis.discovery.provenance import check_dictionaries, layers_with_dictionaries
+from analysis.discovery.provenance import (
+    check_dictionaries,
+    layer_of_circuit,
+    layers_with_dictionaries,
+)
 from analysis.lowrank.curve import RankCurve
-from analysis.runs.belonging import Found, check_circuit, check_made_with, check_together
+from analysis.runs.belonging import Found, check_together
 from analysis.runs.folder import ByName, CircuitFiles, NotInRunError, RunFolder, in_training
 from analysis.runs.images import ImageStudy
 from analysis.validation.record import Validation
 from circuits.algebra.basis import Basis
 from circuits.algebra.interactions import Interactions
 from circuits.corpus.documents import Corpus, built_in, split_corpus
-from circuits.errors import CircuitsError, RunError, first_line
+from circuits.errors import CircuitsError, RunError, first_line, shorten
 from circuits.graph.circuit import Circuit
 from circuits.graph.records import Metric
 from circuits.model.loading import load_model
@@ -142,7 +146,7 @@ class Run:
         """The strongest pairs of each output of a layer, as `circuits interactions` wrote them."""
         table = self._of_layer(layer, "interactions", self.folder.interactions, pd.read_parquet)
         made_with = self._made_of("interactions").get("of", {})
-        check_made_with(self.folder, "interactions", "interactions", self.hashes, made_with)
+        self._check_made_with(made_with, "interactions", "interactions")
         return table
 
     def rank(self, layer: int) -> RankCurve:
@@ -150,7 +154,7 @@ class Run:
         curve = self._of_layer(layer, "rank", self.folder.rank_summary, RankCurve.load)
         made_with = {"model": curve.about.get("model"),
                      curve.about["site"]: curve.about.get("dictionary")}  # fmt: skip
-        check_made_with(self.folder, f"rank/layer-{layer}", "rank", self.hashes, made_with)
+        self._check_made_with(made_with, f"rank/layer-{layer}", "rank")
         return curve
 
     @property
@@ -209,9 +213,45 @@ class Run:
         return self
 
     def _circuit(self, files: CircuitFiles) -> Circuit:
-        circuit = Circuit.load(files.circuit)
-        check_circuit(self.folder, files, circuit, self.model, self.dictionaries)
+        """A circuit, refused if it is of another model or other dictionaries, or of features that
+        they lack. One made by hand, without a layer or without hashes, is not compared."""
+        circuit, faults = Circuit.load(files.circuit), []
+        layer = circuit.source.layer
+        if layer is None:
+            return circuit
+        if circuit.source.model is not None:
+            layer_of_circuit(self.model, circuit, self.dictionaries)
+        inputs, outputs = (
+            {f.feature for f in circuit.features},
+            {o.feature for o in circuit.outputs},
+        )
+        for site, named, n_constant in zip(
+            mlp_sites(layer), (inputs, outputs), (1, 0), strict=True
+        ):
+            if site not in self.dictionaries:
+                faults.append(f"the run has no dictionary of {site}")
+                continue
+            n = self.dictionaries[site].n_feature
+            if lost := sorted(f for f in named if not 0 <= f < n + n_constant):
+                faults.append(f"{site} has {n} features, and no {shorten(lost)}")
+        if faults:
+            again = f" --behaviour {circuit.name}" if files.behaviour.exists() else ""
+            raise RunError(
+                f"{files.circuit} is of another run: {'; '.join(faults)}. Find it again: circuits "
+                f"find {self.folder}{again}"
+            )
         return circuit
+
+    def _check_made_with(self, made_with: Mapping[str, Any], place: str, step: str) -> None:
+        """Refuse what a step made with another model or dictionaries than the run has now."""
+        known = self.hashes
+        other = [name for name, hash_ in made_with.items() if hash_ not in (None, known.get(name))]
+        if other:
+            raise RunError(
+                f"{self.folder.path / place} was made with another {', '.join(other)} than the run "
+                f"has now, so its numbers are of something else. Remove it and make it again: "
+                f"circuits {step} {self.folder}"
+            )
 
     def _found(self, files: CircuitFiles, validated: bool = True) -> Found:
         """A circuit with its cases and, if ``validated``, its validation, where it has them."""
