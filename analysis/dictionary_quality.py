@@ -1,9 +1,8 @@
 """How well a dictionary represents its site: one row of numbers, each with its control.
 
 Two passes over the same tokens: for the reconstruction, then for the model's loss with the site
-replaced. The first token of each row counts in no statistic, and every replacement, the ablations
-included, leaves it as it is. Autoencoders are not trained on ``<bos>`` and reconstruct it badly; a
-loss with it replaced would measure that one activation, which every later token attends to.
+replaced. The first token of each row counts in no statistic and is never replaced: autoencoders are
+not trained on ``<bos>``, and the loss would measure that one activation.
 """
 
 from __future__ import annotations
@@ -99,13 +98,12 @@ def quality(
 
 
 def _checked_site(dictionary: Dictionary, model: Model) -> Site:
-    site = dictionary.known_site("quality")
     if dictionary.d_model != model.d_model:
         raise DictionaryError(
             f"quality: {dictionary} is for activations of {dictionary.d_model}, and the model's "
             f"have {model.d_model}. Load the model that it was trained on."
         )
-    return site
+    return dictionary.known_site("quality")
 
 
 def _replacements(
@@ -175,8 +173,7 @@ class _Moments:
 class _Correlations:
     """Between a reader's values and the scores that TopK selects from, for each feature.
 
-    Over all tokens from second moments, over the active ones entry by entry, and over the others
-    by difference, so that no features-by-tokens matrix is built.
+    Sums over inactive tokens are those over all, from second moments, less those over active ones.
     """
 
     def __init__(self, dictionary: Dictionary, read: Float[Tensor, "feature model"]) -> None:

@@ -14,7 +14,7 @@ from sae.dictionary import Dictionary
 
 
 class OpenedRun(Run):
-    """A `Run` whose dictionaries must be the model's, and which can write its report."""
+    """A `Run` that can write its report."""
 
     @cached_property
     def dictionaries(self) -> dict[Site, Dictionary]:
@@ -26,22 +26,16 @@ class OpenedRun(Run):
     def report(
         self, out: str | Path | None = None, single_file: bool = False, *, seed: int = 0
     ) -> Path:
-        """Write the report, or write it anew, and return the page to open: see `write_report`."""
-        now = Run(
-            self.folder.path,
-            self.text,
-            self.device,
-            model=self.model,
-            dictionaries=self.dictionaries,
-        )
+        """Write the report from what is there now, and return its page: see `write_report`."""
+        folder, model, dictionaries = self.folder.path, self.model, self.dictionaries
+        now = Run(folder, self.text, self.device, model=model, dictionaries=dictionaries)
         return write_report(now, out, single_file, seed=seed)
 
 
 def open_run(
     folder: str | Path, *, text: Corpus | None = None, device: str | None = None
 ) -> OpenedRun:
-    """A run folder: its model, dictionaries, circuits and all that was measured, each read when it
-    is asked for.
+    """A run folder: its model, dictionaries, circuits and measurements, each read when asked for.
 
     >>> run = open_run("runs/demo")  # doctest: +SKIP
     >>> run.circuits["negation"], run.interactions(0), run.strongest(0)  # doctest: +SKIP

@@ -13,11 +13,7 @@ if TYPE_CHECKING:
     from sae.reading import readings
     from sae.training.plan import TrainingPlan
     from sae.training.run import train_on, train_saes
-    from sae.training.sources import (
-        CachedActivations,
-        TensorActivations,
-        cache_activations,
-    )
+    from sae.training.sources import CachedActivations, TensorActivations, cache_activations
 
 __all__ = [
     "CachedActivations",

@@ -1,8 +1,7 @@
 """A trained sparse autoencoder at its site: features in, features out, and as a `Basis`.
 
-``encode(x)`` is the ``k`` largest of ``(x − offset) encoderᵀ + bias``, cut at zero; ``decode(f)``
-is ``f decoder + offset``. Dictionaries in the paper's format keep negative values (``relu=False``),
-and one trained by batch (``threshold``) has no fixed number of active features.
+``encode(x)`` is the ``k`` largest of ``(x − offset) encoderᵀ + bias``, cut at zero unless ``relu``
+is False, or those above a ``threshold``; ``decode(f)`` is ``f decoder + offset``.
 """
 
 from __future__ import annotations
@@ -49,7 +48,6 @@ class Dictionary(Stored):
 
     def active(self, x: Float[Tensor, "row model"]) -> Code:
         """The active features of each row, as a sparse code."""
-        check_width("Dictionary", x, self.d_model, "activations")
         tiles = x.split(max(1, _TILE // self.n_feature))
         codes = [self.selected(self.preactivations(tile)) for tile in tiles]
         counts = torch.cat([code.starts.diff() for code in codes])

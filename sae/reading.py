@@ -1,8 +1,7 @@
 """A model's activations on a corpus, in order, at the tokens that count.
 
 Every token counts once, except padding and the first of each row: the activation at ``<bos>`` is
-the same in every row and far from all others, so it would dominate what is measured, and
-autoencoders are not trained on it.
+the same in every row and far from all others, so it would dominate what is measured.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Sparse codes: which features are active on each row, and how strongly.
 
-A token uses a few of thousands of features, so nothing here holds ``row x feature`` numbers. An
-entry may be zero, where a row has fewer than k positive scores: it is kept, so that every row of a
-TopK dictionary has k entries, but counts as inactive.
+Nothing here holds ``row x feature`` numbers. Where a row has fewer than k positive scores, entries
+are zero: kept, so that every row of a TopK dictionary has k entries, but inactive.
 """
 
 from __future__ import annotations
@@ -168,8 +167,7 @@ def strongest(
         scores = functional.pad(scores, (0, n_group * size - n), value=float("-inf"))
     groups = _first_largest(scores.view(n_row, size, n_group).amax(1), k)
     within = torch.arange(0, n_group * size, n_group, device=scores.device)
-    members = groups[:, None] + within[:, None]
-    members = members.reshape(n_row, -1)
+    members = (groups[:, None] + within[:, None]).reshape(n_row, -1)
     candidates = scores.gather(1, members)
     places = _first_largest(candidates, k)
     return candidates.gather(1, places), members.gather(1, places)

@@ -1,8 +1,7 @@
 """What a command answers, as text for people and as JSON for scripts.
 
-A command returns both at once, and `analysis.cli.main` prints the one that was asked for, so no
-command can print half of each. What is not a finite number is null in JSON and `nan` in the text.
-This is imported before a command is known, so tables are not typed: pandas would have to come too.
+What is not a finite number is null in JSON and `nan` in the text. This is imported before a command
+is known, so tables are not typed: pandas would have to be imported too.
 """
 
 from __future__ import annotations
@@ -28,8 +27,7 @@ class Answer:
 
 
 def fields_answer(fields: Mapping[str, object]) -> Answer:
-    """Names and values, a line each; a mapping among the values takes a line for each of its own
-    entries."""
+    """Names and values, a line each; a mapping among the values takes a line for each entry."""
     return Answer(lined(fields), fields)
 
 

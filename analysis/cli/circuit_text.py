@@ -1,4 +1,4 @@
-"""A circuit, its validation and proposals in words: what `circuits find` and `validate` print."""
+"""What `circuits find` and `circuits validate` print, and the same for scripts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,13 @@ def circuit_text(circuit: Circuit) -> str:
     """For a person: the answer, then gates, pairs, features, outputs."""
     assert circuit.evidence is not None  # of find_circuit
     evidence, shares = circuit.evidence, circuit.evidence.shares
-    pairs = _plural(len(circuit.interactions), "pair")
+    tables = circuit.tables()
+    outputs = tables["outputs"][["label", "effect", "share"]]
+    outputs.columns = ["output", "effect on logits", "share"]
+    names = [" or ".join(map(str, some)) for some in tables["detectors"]["features"]]
+    detectors = tables["detectors"][["label", "features", "f1"]].assign(features=names)
+    detectors.columns = ["class", "features", "F1"]
+    pairs = f"{(n := len(circuit.interactions))} pair{'s' * (n != 1)}"
     return "\n\n".join(
         [
             f"{circuit.name}: found in layer {circuit.source.layer}, {verdict(circuit)}",
@@ -31,10 +37,8 @@ def circuit_text(circuit: Circuit) -> str:
             _titled("Gates", _gates(circuit)),
             _titled("Pairs of input features", _pairs(circuit).head(_MOST_ROWS)),
             _titled("Input features, and what each factor adds to them", _features(circuit)),
-            _titled("Output features that the contrast goes through", _outputs(circuit)),
-            _titled(
-                "Classes, detected by output features above their thresholds", _detectors(circuit)
-            ),
+            _titled("Output features that the contrast goes through", outputs),
+            _titled("Classes, detected by output features above their thresholds", detectors),
             "contrast, elsewhere: logits that a pair adds to the margins of the affected classes, "
             "and of the others.\nz: its weight against rotated features. F1: on held-out cases.\n"
             f"The circuit was chosen on n = {evidence.n_cases} cases.",
@@ -44,16 +48,8 @@ def circuit_text(circuit: Circuit) -> str:
 
 def _gates(circuit: Circuit) -> pd.DataFrame:
     name = circuit.group_name
-    return pd.DataFrame(
-        [
-            {
-                "gate": f"{name(gate.first)} & {name(gate.second)}",
-                "kind": gate.gate,
-                "contrast": gate.contrast,
-            }
-            for gate in circuit.gates
-        ]
-    )
+    rows = [(f"{name(g.first)} & {name(g.second)}", g.gate, g.contrast) for g in circuit.gates]
+    return pd.DataFrame(rows, columns=["gate", "kind", "contrast"])
 
 
 def _pairs(circuit: Circuit) -> pd.DataFrame:
@@ -72,17 +68,6 @@ def _features(circuit: Circuit) -> pd.DataFrame:
     columns = ["label", "mean", "first_effect", "second_effect", "joint_effect"]
     known = table[columns].dropna(axis=1, how="all")
     return known.set_axis(["feature", *effects[: known.shape[1] - 1]], axis=1)
-
-
-def _outputs(circuit: Circuit) -> pd.DataFrame:
-    table = circuit.tables()["outputs"][["label", "effect", "share"]]
-    return table.set_axis(["output", "effect on logits", "share"], axis=1)
-
-
-def _detectors(circuit: Circuit) -> pd.DataFrame:
-    table = circuit.tables()["detectors"]
-    table["features"] = [" or ".join(map(str, some)) for some in table["features"]]
-    return table[["label", "features", "f1"]].set_axis(["class", "features", "F1"], axis=1)
 
 
 def layers_text(layers: pd.DataFrame) -> str:
@@ -135,11 +120,8 @@ def validation_text(found: Validation) -> str:
         f"by at most {found.checks['off_by'].max():.1e} of it.",
     ]
     if len(found.side_effects):
-        parts.append(
-            _titled(
-                "On other text, where no answer of the behaviour follows", found.side_effect_table
-            )
-        )
+        title = "On other text, where no answer of the behaviour follows"
+        parts.append(_titled(title, found.side_effect_table))
     parts.append(
         "contrast: mean margin of the affected classes, in logits; removed: the share of it that\n"
         "an edit removes (95 % of bootstrap draws). side_effect: largest relative change of\n"
@@ -188,7 +170,3 @@ def circuit_rows(circuit: Circuit) -> dict[str, Any]:
 
 def _titled(title: str, table: pd.DataFrame) -> str:
     return f"{title}\n{aligned(table) if len(table) else '(none)'}"
-
-
-def _plural(n: int, noun: str) -> str:
-    return f"{n} {noun}" + ("" if n == 1 else "s")

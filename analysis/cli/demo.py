@@ -1,15 +1,13 @@
-"""The whole way in one go: model, dictionaries, interactions, circuits, proofs, ranks, report.
+"""All steps in one go: model, dictionaries, interactions, circuits, validations, ranks, report.
 
-Each step does what its own command does. A step whose inputs, settings and files are unchanged is
-skipped, so a second run only reads. Only hashes are remembered, never answers: a file that was
-changed is made again.
+Each does what its own command does, and is skipped where its inputs, settings and files have the
+same hashes as when it was done.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from hashlib import sha256
 from importlib.metadata import version
@@ -41,25 +39,22 @@ _DOCUMENTS = 500  # that pairs are weighed by
 _Say = Callable[[str], None]
 
 
-@dataclass(frozen=True, eq=False)
-class Demo:
-    """What was found: of each behaviour a circuit, or why there is none."""
-
-    run: Path
-    circuits: Mapping[str, Circuit | str]
-    validations: Mapping[str, Validation]
-    page: Path  # the report
-
-
-def run_demo(run: str | Path, seed: int = 0, device: str | None = None, say: _Say = print) -> Demo:
-    """All steps into a run folder, on the built-in stories."""
-    folder = RunFolder(Path(run))
+def run_demo(
+    run: str | Path, seed: int = 0, device: str | None = None, say: _Say = print
+) -> tuple[dict[str, Circuit | str], dict[str, Validation]]:
+    """All steps into a run folder, on the built-in stories; of each behaviour the circuit, or why
+    there is none, and the validations."""
+    folder, stories = RunFolder(Path(run)), built_in(seed)
     chosen_device(device)  # refused before anything is printed
     folder.path.mkdir(parents=True, exist_ok=True)
     memory = StepMemory(folder, seed, say)
-    known = _trained(folder, seed, device, say)
+    say("model: a bilinear transformer that reads little stories")
+    run_model(folder.path, ModelPlan(seed=seed), stories, device)
+    known = Run(folder.path, device=device)
+    say("dictionaries: sparse autoencoders of its streams")
+    run_saes(folder.path, known.model, TrainingPlan(seed=seed), stories, device)
     memory.inputs.update(known.hashes)
-    text = split_corpus(built_in(seed))[1]
+    text = split_corpus(stories)[1]
     layers = range(known.model.n_layer)
 
     memory.step(
@@ -92,38 +87,27 @@ def run_demo(run: str | Path, seed: int = 0, device: str | None = None, say: _Sa
         "report: pages that open from disk",
         lambda: write_report(folder.path, text=text, device=device, seed=seed),
     )
-    return Demo(folder.path, found, validations, folder.report_page)
-
-
-def _trained(folder: RunFolder, seed: int, device: str | None, say: _Say) -> Run:
-    """The run with its model and dictionaries: their training resumes, or is there."""
-    corpus = built_in(seed)
-    say("model: a bilinear transformer that reads little stories")
-    run_model(folder.path, ModelPlan(seed=seed), corpus, device)
-    run = Run(folder.path, device=device)
-    say("dictionaries: sparse autoencoders of its streams")
-    run_saes(folder.path, run.model, TrainingPlan(seed=seed), corpus, device)
-    return run
+    return found, validations
 
 
 def _found(run: Run, name: str, memory: StepMemory) -> Circuit | str:
     """The circuit of a behaviour, or why there is none."""
-    file = run.folder.circuit(name).circuit
-    if memory.holds(f"find {name}", [file]):
-        return Circuit.load(file)
-    memory.say(f"find: the circuit of {name}")
-    try:
-        circuit = run_find(
+
+    def find() -> None:
+        run_find(
             run,
             behaviour_of(name, run.model, seed=memory.seed),
             detection_cases=story_cases(name, run.model, memory.seed),
             coverage=COVERAGE,
             n_pairs=N_PAIRS,
         )
+
+    file = run.folder.circuit(name).circuit
+    try:
+        memory.step(f"find {name}", [file], f"find: the circuit of {name}", find)
     except NotFoundError as answer:
         return str(answer)
-    memory.keep(f"find {name}", [file])
-    return circuit
+    return Circuit.load(file)
 
 
 class StepMemory:
@@ -141,19 +125,17 @@ class StepMemory:
             work()
             self.keep(name, files)
 
-    def holds(self, step: str, files: Iterable[Path]) -> bool:
+    def holds(self, step: str, files: list[Path]) -> bool:
         """Whether a step's inputs and files are as they were when it was done."""
-        there = [file for file in files if file.exists()]
-        return bool(there) and self.known.get(step) == self._state(there)
+        there = any(file.exists() for file in files)
+        return there and self.known.get(step) == self._state(files)
 
-    def keep(self, step: str, files: Iterable[Path]) -> None:
+    def keep(self, step: str, files: list[Path]) -> None:
         """Note that a step is done."""
-        self.known[step] = self._state([file for file in files if file.exists()])
+        self.known[step] = self._state(files)
         write_json(self.path, self.known)
 
     def _state(self, files: list[Path]) -> dict[str, str]:
         inputs = json.dumps(self.inputs, sort_keys=True) + version("bilinear-circuits")
-        return {
-            "inputs": sha256(inputs.encode()).hexdigest(),
-            "files": content_hash(*sorted(files)),
-        }
+        there = sorted(file for file in files if file.exists())
+        return {"inputs": sha256(inputs.encode()).hexdigest(), "files": content_hash(*there)}

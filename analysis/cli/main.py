@@ -1,8 +1,7 @@
 """The `circuits` command: what it prints where, and how it ends.
 
 Stdout gets the answer and nothing else; notes, progress bars and what libraries print go to stderr.
-`circuits sae train` calls `analysis.cli.commands.sae_train`. Nothing heavy is imported before the
-command is known, nor for one that does not need it, so ``--help`` answers at once.
+Nothing heavy is imported before the command is known, so ``--help`` answers at once.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import io
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib import import_module
 
@@ -25,7 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         with _only_the_answer_on_stdout(options.quiet):
-            answer = _function_of(options)(options)
+            work = getattr(import_module("analysis.cli.commands"), function_name(options))
+            answer: Answer = work(options)
         if options.json:
             print(answer.as_json())
         elif not options.quiet:
@@ -47,10 +47,6 @@ def function_name(options: argparse.Namespace) -> str:
     return options.command if verb is None else f"{options.command}_{verb}"
 
 
-def _function_of(options: argparse.Namespace) -> Callable[[argparse.Namespace], Answer]:
-    return getattr(import_module("analysis.cli.commands"), function_name(options))
-
-
 @contextmanager
 def _only_the_answer_on_stdout(quiet: bool) -> Iterator[None]:
     """While a command works, what is printed goes to stderr; with ``quiet``, nowhere."""
@@ -69,27 +65,21 @@ class _Nowhere(io.TextIOBase):
 
 def _reported(command: str, error: Exception) -> int:
     """Print what went wrong: one line if the caller can put it right, or where the bug is."""
-    message = _one_line(error)
-    if message is not None:
-        print(f"circuits {command}: {' '.join(message.splitlines())}", file=sys.stderr)
-        return 2
-    traceback.print_exception(error)
-    print(
-        f"circuits {command}: this is a bug of the toolkit, not your mistake. Please report it, "
-        f"with the lines above and the command that you gave.",
-        file=sys.stderr,
-    )
-    return 1
-
-
-def _one_line(error: Exception) -> str | None:
-    """The message of a mistake that the caller can put right; None for a bug."""
     from circuits.errors import CircuitsError, is_out_of_memory
 
+    status = 2
     if isinstance(error, CircuitsError):
-        return str(error)
-    if is_out_of_memory(error):
-        return f"not enough memory ({error}). Ask for less, or use a larger machine."
-    if isinstance(error, OSError):  # a place that cannot be read or written, a full disk
-        return f"{error}. Check the path and the disk."
-    return None
+        message = str(error)
+    elif is_out_of_memory(error):
+        message = f"not enough memory ({error}). Ask for less, or use a larger machine."
+    elif isinstance(error, OSError):  # a place that cannot be read or written, a full disk
+        message = f"{error}. Check the path and the disk."
+    else:
+        traceback.print_exception(error)
+        message = (
+            "this is a bug of the toolkit, not your mistake. Please report it, with the lines "
+            "above and the command that you gave."
+        )
+        status = 1
+    print(f"circuits {command}: {' '.join(message.splitlines())}", file=sys.stderr)
+    return status

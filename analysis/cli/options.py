@@ -1,8 +1,6 @@
 """Every command and option of `circuits`, and their help.
 
 A new command is one function here, which adds its parser, and one in `analysis.cli.commands`.
-``--quiet`` is allowed before a command's name and after it, so every parser has it and only the
-first has a default for it.
 """
 
 from __future__ import annotations
@@ -13,17 +11,18 @@ from importlib.metadata import version
 from typing import NoReturn
 
 _Commands = argparse._SubParsersAction
+_Parser = argparse.ArgumentParser
 
 
 class _OneLine(argparse.ArgumentParser):
-    """A parser whose refusal is one line, as every other refusal is."""
+    """A parser that refuses in one line, as the commands do."""
 
     def error(self, message: str) -> NoReturn:
         """Print the message and where the help is; the exit status is 2."""
         self.exit(2, f"{self.prog}: {message}. All options: {self.prog} --help\n")
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> _Parser:
     """All commands and their options."""
     whole = _OneLine(
         prog="circuits",
@@ -36,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
                 _add_validate, _add_rank, _add_report, _add_export, _add_calibrate, _add_digits,
                 _add_completion):  # fmt: skip
         add(commands)
-    for each in with_all_below(whole):
+    for each in with_all_below(whole):  # before a command's name and after it: one default
         each.add_argument("--quiet", action="store_true",
                           default=False if each is whole else argparse.SUPPRESS,
                           help="print errors alone (and JSON, if asked for)")  # fmt: skip
@@ -44,11 +43,11 @@ def parser() -> argparse.ArgumentParser:
     return whole
 
 
-def with_all_below(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+def with_all_below(parser: _Parser) -> Iterator[_Parser]:
     """A parser and those of its commands and verbs."""
     yield parser
     for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
+        if isinstance(action, _Commands):
             for below in action.choices.values():
                 yield from with_all_below(below)
 
@@ -59,39 +58,36 @@ def _whole(text: str) -> int:
     return int(text)
 
 
-def _add_run(command: argparse.ArgumentParser, help: str) -> None:
+def _add_run(command: _Parser, help: str) -> None:
     command.add_argument("run_folder", metavar="RUN", help=help)
 
 
-def _add_seed(command: argparse.ArgumentParser, of: str) -> None:
-    command.add_argument("--seed", type=_whole, default=0, help=f"of {of} (default 0)")
+def _add_number(
+    command: _Parser, name: str, default: int | float, help: str, metavar: str | None = None
+) -> None:
+    kind = _whole if isinstance(default, int) else float
+    help = f"{help} (default {default})".lstrip()
+    command.add_argument(name, type=kind, default=default, help=help, metavar=metavar)
 
 
-def _add_layers(command: argparse.ArgumentParser) -> None:
+def _add_layers_and_reader(command: _Parser, help: str) -> None:
     command.add_argument("--layer", type=_whole, action="append", help="only this one (repeatable)")
-
-
-def _add_reader(command: argparse.ArgumentParser, help: str) -> None:
     readers = ("pinv", "encoder")
     command.add_argument("--reader", choices=readers, default="pinv", help=f"{help} (default pinv)")
 
 
-def _add_documents(command: argparse.ArgumentParser) -> None:
-    help = "to measure on (default 1000)"
-    command.add_argument("--documents", type=_whole, default=1000, help=help)
-
-
-def _add_common(command: argparse.ArgumentParser, *, text: bool = True) -> None:
-    """What commands that use a model have: a text, a device, JSON."""
+def _add_common(
+    command: _Parser, seed: str = "", *, text: bool = True, device: bool = True
+) -> None:
+    """What nearly all commands have: a seed, a text, a device, JSON."""
+    if seed:
+        _add_number(command, "--seed", 0, f"of {seed}")
     if text:
         help = "file, folder or hub data set (default: the built-in stories)"
         command.add_argument("--text", metavar="PATH", help=help)
         command.add_argument("--column", help="the column of the text, if it is not called text")
-    command.add_argument("--device", help="cpu or cuda (default: a GPU where there is one)")
-    _add_json(command)
-
-
-def _add_json(command: argparse.ArgumentParser) -> None:
+    if device:
+        command.add_argument("--device", help="cpu or cuda (default: a GPU where there is one)")
     command.add_argument("--json", action="store_true", help="print JSON instead")
 
 
@@ -99,28 +95,25 @@ def _add_demo(commands: _Commands) -> None:
     demo = commands.add_parser(
         "demo",
         help="all steps: model, dictionaries, the negation circuit, its validation, a report",
-        description="Trains a bilinear transformer on built-in stories and dictionaries of its "
-        "streams, finds the circuit that reads 'not good', validates it by edits of the model, "
-        "measures how far two eigenvectors go, and writes it all as pages that open from disk. "
-        "Run again, the command does only what is missing or changed.",
+        description="Trains a bilinear transformer on built-in stories and its dictionaries, finds "
+        "and validates the circuit that reads 'not good', measures how far two eigenvectors go, "
+        "and writes the report. Run again, it does only what is missing or changed.",
         epilog="example: circuits demo runs/demo --seed 3",
     )
     demo.add_argument("run_folder", metavar="RUN", nargs="?", default="runs/demo",
                       help="folder of the run; made if need be (default runs/demo)")  # fmt: skip
-    _add_seed(demo, "everything")
-    _add_common(demo, text=False)
+    _add_common(demo, "everything", text=False)
 
 
 def _add_gates(commands: _Commands) -> None:
     gates = commands.add_parser(
         "gates",
         help="train one bilinear layer on logic gates and read them back from its weights",
-        description="Trains one bilinear layer on eight logic gates and reads each gate back from "
-        "the layer's interaction matrices, with an untrained layer beside it as the control.",
+        description="Trains one bilinear layer on eight logic gates and reads each back from its "
+        "interaction matrices, with an untrained layer as the control.",
         epilog="example: circuits gates --seed 3 --json",
     )
-    _add_seed(gates, "the layer's start")
-    _add_json(gates)
+    _add_common(gates, "the layer's start", text=False, device=False)
 
 
 def _add_model(commands: _Commands) -> None:
@@ -164,20 +157,18 @@ def _add_model_use(verbs: _Commands) -> None:
         verb.add_argument(
             "--tokenizer", metavar="FOLDER", help="folder or hub name, in place of the model's own"
         )
-        _add_json(verb)
+    _add_common(info, text=False, device=False)
     generate.add_argument("prompt", help="the text to continue")
-    generate.add_argument("--tokens", type=_whole, default=50, help="at most (default 50)")
+    _add_number(generate, "--tokens", 50, "at most")
     generate.add_argument("--temperature", type=float, default=0.0, help="0: likeliest (default)")
-    _add_seed(generate, "the random draws")
-    generate.add_argument("--device", help="cpu or cuda (default: a GPU where there is one)")
+    _add_common(generate, "the random draws", text=False)
 
 
 def _add_sae(commands: _Commands) -> None:
     sae = commands.add_parser(
         "sae",
         help="train dictionaries at a model's sites, describe them, measure their quality",
-        description="Trains sparse autoencoders at a model's sites, describes them, or measures "
-        "their quality.",
+        description="Trains, describes or measures sparse autoencoders at a model's sites.",
         epilog="example: circuits sae train runs/stories",
     )
     verbs = sae.add_subparsers(dest="verb", required=True, metavar="VERB")
@@ -208,7 +199,7 @@ def _add_sae_use(verbs: _Commands) -> None:
         epilog="example: circuits sae info runs/stories",
     )
     info.add_argument("where", metavar="RUN", help="a run's or dictionary's folder, or hub name")
-    _add_json(info)
+    _add_common(info, text=False, device=False)
     quality = verbs.add_parser(
         "quality",
         help="what is lost with a dictionary in place of its site, with controls",
@@ -217,9 +208,8 @@ def _add_sae_use(verbs: _Commands) -> None:
         epilog="example: circuits sae quality runs/stories --documents 500",
     )
     _add_run(quality, "folder of the run")
-    _add_documents(quality)
-    _add_seed(quality, "text and controls")
-    _add_common(quality)
+    _add_number(quality, "--documents", 1000, "to measure on")
+    _add_common(quality, "text and controls")
 
 
 def _add_interactions(commands: _Commands) -> None:
@@ -232,14 +222,12 @@ def _add_interactions(commands: _Commands) -> None:
         epilog="example: circuits interactions runs/stories --documents 2000",
     )
     _add_run(command, "folder with model/ and saes/")
-    command.add_argument("--n", type=_whole, default=16, help="pairs of each output (default 16)")
-    _add_layers(command)
-    _add_reader(command, "how output features are read")
+    _add_number(command, "--n", 16, "pairs of each output")
+    _add_layers_and_reader(command, "how output features are read")
     command.add_argument("--documents", type=_whole, default=0,
                          help="to weigh pairs by (default: none; with --text 1000)")  # fmt: skip
-    command.add_argument("--q", type=float, default=0.05, help="of the summary (default 0.05)")
-    _add_seed(command, "the stories")
-    _add_common(command)
+    _add_number(command, "--q", 0.05, "of the summary")
+    _add_common(command, "the stories")
 
 
 def _add_find(commands: _Commands) -> None:
@@ -247,24 +235,19 @@ def _add_find(commands: _Commands) -> None:
         "find",
         help="the circuit of a behaviour, or the most gate-like outputs of a layer",
         description="Finds the pairs of input features that carry a behaviour's contrast, their "
-        "groups and gates, and whether the MLP computes the contrast or inherits it. Writes "
-        "RUN/circuits/<behaviour>.json and .graphml. Without a behaviour it proposes circuits from "
-        "the weights alone.",
+        "groups and gates, and whether the MLP computes or inherits it. Writes "
+        "RUN/circuits/<behaviour>.json and .graphml. Without a behaviour, proposes circuits.",
         epilog="example: circuits find runs/stories --behaviour negation",
     )
     _add_run(command, "folder with model/ and saes/")
     command.add_argument("--behaviour", metavar="NAME",
                          help="negation, pronoun, but, or a JSONL file of cases")  # fmt: skip
     command.add_argument("--layer", type=_whole, help="(default: where most is computed)")
-    command.add_argument("--cases", type=_whole, default=128, metavar="PAIRS",
-                         help="minimal pairs of a built-in behaviour (default 128)")  # fmt: skip
-    command.add_argument("--coverage", type=float, default=0.9,
-                         help="share of the contrast to carry (default 0.9)")  # fmt: skip
-    command.add_argument("--pairs", type=_whole, default=16, help="at most (default 16)")
-    command.add_argument("--proposals", type=_whole, default=10,
-                         help="circuits to propose without a behaviour (default 10)")  # fmt: skip
-    _add_seed(command, "the cases")
-    _add_common(command, text=False)
+    _add_number(command, "--cases", 128, "minimal pairs of a built-in behaviour", metavar="PAIRS")
+    _add_number(command, "--coverage", 0.9, "share of the contrast to carry")
+    _add_number(command, "--pairs", 16, "at most")
+    _add_number(command, "--proposals", 10, "circuits to propose without a behaviour")
+    _add_common(command, "the cases", text=False)
 
 
 def _add_validate(commands: _Commands) -> None:
@@ -279,10 +262,8 @@ def _add_validate(commands: _Commands) -> None:
     _add_run(command, "folder with circuits/")
     command.add_argument("--circuit", metavar="NAME", action="append",
                          help="only this one (repeatable; default: all of behaviours)")  # fmt: skip
-    command.add_argument("--draws", type=_whole, default=10,
-                         help="of random pairs, each of two kinds (default 10)")  # fmt: skip
-    _add_seed(command, "controls and text")
-    _add_common(command)
+    _add_number(command, "--draws", 10, "of random pairs, each of two kinds")
+    _add_common(command, "controls and text")
 
 
 def _add_rank(commands: _Commands) -> None:
@@ -290,30 +271,27 @@ def _add_rank(commands: _Commands) -> None:
         "rank",
         help="how well the top eigenvectors stand in for each output feature",
         description="Correlates every feature at mlp_out with what 1, 2, … eigenvectors of its "
-        "form make of it, beside random directions, other features' forms and an untrained model, "
-        "and measures the loss with all of them truncated. Writes RUN/rank/layer-<i>.parquet and "
-        ".json.",
+        "form make of it, with controls, and measures the loss with all features truncated. Writes "
+        "RUN/rank/layer-<i>.parquet and .json.",
         epilog="example: circuits rank runs/stories --reader encoder",
     )
     _add_run(command, "folder with model/ and saes/")
-    _add_layers(command)
     command.add_argument("--circuit", metavar="NAME",
                          help="the outputs of this circuit, against its own pairs")  # fmt: skip
-    _add_reader(command, "whose row makes a feature's form")
-    _add_documents(command)
-    command.add_argument("--min-active", type=_whole, default=50, metavar="TOKENS",
-                         help="features active on fewer are not counted (default 50)")  # fmt: skip
-    _add_seed(command, "text and controls")
-    _add_common(command)
+    _add_layers_and_reader(command, "whose row makes a feature's form")
+    _add_number(command, "--documents", 1000, "to measure on")
+    _add_number(
+        command, "--min-active", 50, "features active on fewer are not counted", metavar="TOKENS"
+    )
+    _add_common(command, "text and controls")
 
 
 def _add_report(commands: _Commands) -> None:
     command = commands.add_parser(
         "report",
         help="pages that open from disk, with no network: circuits, features, ranks, layers",
-        description="Writes RUN/report/index.html and what belongs to it: all that the run's other "
-        "commands made, with its pictures, its data and its controls. A step that was not made yet "
-        "is named, with the command that makes it.",
+        description="Writes RUN/report/index.html and its files: all that the run's other commands "
+        "made. Steps that are missing are listed with the command that makes them.",
         epilog="example: circuits report runs/stories --single-file",
     )
     _add_run(command, "folder with model/ and saes/")
@@ -321,8 +299,7 @@ def _add_report(commands: _Commands) -> None:
                          help="one file, RUN/report.html, in place of a folder")  # fmt: skip
     command.add_argument("--out", metavar="FOLDER",
                          help="a new one, or a file's name (default: in RUN)")  # fmt: skip
-    _add_seed(command, "controls")
-    _add_common(command)
+    _add_common(command, "controls")
 
 
 def _add_export(commands: _Commands) -> None:
@@ -340,7 +317,7 @@ def _add_export(commands: _Commands) -> None:
     command.add_argument("--layer", type=_whole,
                          help="attribution: of a circuit whose file names no layer")  # fmt: skip
     command.add_argument("--scan", default="bilinear", help="attribution: name of the model")
-    _add_json(command)
+    _add_common(command, text=False, device=False)
 
 
 def _add_calibrate(commands: _Commands) -> None:
@@ -351,16 +328,15 @@ def _add_calibrate(commands: _Commands) -> None:
         "ratios, and reports how well edges and groups are found, beside layers without gates.",
         epilog="example: circuits calibrate --d-model 128 --features 1024 --gates 5 --snr 1 3",
     )
-    command.add_argument("--d-model", type=_whole, default=64, help="width (default 64)")
-    command.add_argument("--features", type=_whole, default=512, help="(default 512)")
-    command.add_argument("--gates", type=_whole, default=3, help="of each output (default 3)")
-    command.add_argument("--outputs", type=_whole, default=1, help="of each layer (default 1)")
+    _add_number(command, "--d-model", 64, "width")
+    _add_number(command, "--features", 512, "")
+    _add_number(command, "--gates", 3, "of each output")
+    _add_number(command, "--outputs", 1, "of each layer")
     command.add_argument("--snr", type=float, nargs="+", default=[1.0, 2.0, 3.0, 5.0],
                          help="norm of gates over that of noise (default 1 2 3 5)")  # fmt: skip
-    command.add_argument("--seeds", type=_whole, default=5, help="layers of each kind (default 5)")
-    command.add_argument("--q", type=float, default=0.05, help="false discoveries (default 0.05)")
-    _add_seed(command, "everything")
-    _add_json(command)
+    _add_number(command, "--seeds", 5, "layers of each kind")
+    _add_number(command, "--q", 0.05, "false discoveries")
+    _add_common(command, "everything", text=False, device=False)
 
 
 def _add_digits(commands: _Commands) -> None:
@@ -379,8 +355,7 @@ def _add_digits(commands: _Commands) -> None:
     kept.add_argument("--pictures", metavar="FILE", help="write eigenvectors as a PNG")
     kept.add_argument("--run", dest="run_folder", metavar="RUN",
                       help="keep it in this run, for a page of its report")  # fmt: skip
-    _add_seed(command, "everything")
-    _add_json(command)
+    _add_common(command, "everything", text=False, device=False)
 
 
 def _add_completion(commands: _Commands) -> None:

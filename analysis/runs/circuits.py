@@ -1,7 +1,7 @@
 """A run's circuits: found, proposed and validated, saved, and noted in the manifest.
 
-A circuit is chosen on every other pair of its behaviour's cases and validated on the rest. All
-cases lie beside the circuit, so that `run_validate` knows which those are.
+A circuit is chosen on every other pair of its behaviour's cases and validated on the rest; all
+cases are saved beside it.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def behaviour_of(name: str, model: Model, n: int = N_PAIRS, seed: int = 0) -> Be
 
 
 def story_cases(name: str, model: Model, seed: int = 0) -> Behaviour | None:
-    """Running text in the classes of a built-in behaviour, to choose the output features that
-    detect a class; None where the model lacks its words or the stories do not say its class."""
+    """Stories in the classes of a built-in behaviour, to choose the output features that detect a
+    class; None where there are none, or the model lacks their words."""
     elsewhere = seed + _ELSEWHERE
     words = model.words("negation in stories")
     if name != "negation" or built_in(elsewhere).word_numbers(words) is None:
@@ -63,8 +63,7 @@ def run_find(
     coverage: float,
     n_pairs: int,
 ) -> Circuit:
-    """`find_circuit`, saved with its graph and its cases. If nothing is found, an earlier circuit
-    of the behaviour is removed."""
+    """`find_circuit`, saved with its graph and cases; where none is found, an earlier one goes."""
     files = _own_files(run, behaviour.name)
     try:
         circuit = find_circuit(
@@ -95,32 +94,26 @@ def run_propose(run: Run, *, layer: int = 0, n: int = 10, seed: int = 0) -> list
 def run_validate(
     run: Run, name: str, *, text: Corpus | None = None, n_draws: int = 10, seed: int = 0
 ) -> Validation:
-    """`validate` of a circuit that `run_find` saved, on its held-out cases, with the run's other
-    circuits as controls; saved beside it."""
+    """`validate` of a circuit that `run_find` saved, on its held-out cases, saved beside it; the
+    controls are the circuits of other behaviours in the same layer and input features."""
     files, (_, held_out) = run.behaviours.files(name), run.behaviours[name].halves()
     circuit = run.circuits[name]
+    place = circuit.source.layer, circuit.source.inputs
+    others = [run.behaviours.files(each) for each in run.behaviours if each != files.stem]
+    controls = [Circuit.load(other.circuit) for other in others]
     found = validate(
         run.model,
         circuit,
         held_out,
         run.dictionaries,
-        others=_controls(run, files, circuit),
+        others=[c for c in controls if (c.source.layer, c.source.inputs) == place],
         text=text,
         n_draws=n_draws,
         seed=seed,
     )
-    saved = found.save(files.validation)
-    made_of = {"n_draws": n_draws, "seed": seed}
-    record(run.folder.path, f"validation of {circuit.name}", made_of, [saved])
+    made_of, made = {"n_draws": n_draws, "seed": seed}, [found.save(files.validation)]
+    record(run.folder.path, f"validation of {circuit.name}", made_of, made)
     return found
-
-
-def _controls(run: Run, own: CircuitFiles, circuit: Circuit) -> list[Circuit]:
-    """The circuits of other behaviours in the same layer and input features."""
-    files = map(run.behaviours.files, run.behaviours)
-    others = [Circuit.load(each.circuit) for each in files if each != own]
-    place = circuit.source.layer, circuit.source.inputs
-    return [c for c in others if (c.source.layer, c.source.inputs) == place]
 
 
 def _own_files(run: Run, name: str) -> CircuitFiles:

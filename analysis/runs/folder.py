@@ -14,22 +14,25 @@
       report/index.html           or report.html, one file
       demo.json                   which steps of `circuits demo` are done
 
-A circuit's files are named after its behaviour, with a hyphen for every run of characters other
-than letters, digits and ``_ . +``.
+A circuit's files are named after its behaviour; hyphens replace what is no letter, digit or
+``_ . +``.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from circuits.errors import RunError, SiteError
 from circuits.model.site import Site
+from circuits.plotting.display import shown
 from sae.formats.folders import IN_RUN
 
+Read = TypeVar("Read")
 _VALIDATION = ".validation.json"
 
 
@@ -111,13 +114,9 @@ class RunFolder:
         """The folder of a measurement that is not finished."""
         return self.path / "rank" / f".layer-{layer}"
 
-    def image_table(self, name: str) -> Path:
-        """A table of the image case study."""
-        return self.images / f"{name}.parquet"
-
-    def image_picture(self, name: str) -> Path:
-        """A picture of the image case study."""
-        return self.images / f"{name}.png"
+    def image(self, name: str) -> Path:
+        """A table or picture of the image case study."""
+        return self.images / name
 
     def statistics(self, layer: int, name: str, fingerprint: str) -> Path:
         """The shards of statistics of a layer's outputs."""
@@ -131,12 +130,8 @@ class RunFolder:
 
     def circuit_files(self) -> list[CircuitFiles]:
         """Those of every circuit that is there."""
-        files = sorted(self.circuits.glob("*.json"))
-        return [
-            CircuitFiles(file.with_suffix(""))
-            for file in files
-            if not file.name.endswith(_VALIDATION)
-        ]
+        files = [f for f in self.circuits.glob("*.json") if not f.name.endswith(_VALIDATION)]
+        return [CircuitFiles(file.with_suffix("")) for file in sorted(files)]
 
     def files_of(self, name: str) -> CircuitFiles | None:
         """Those of a circuit that is there, by its name or its file's."""
@@ -151,13 +146,18 @@ class RunFolder:
                 found.append(Site.parse(folder.name))
         return sorted(found, key=lambda site: site.order)
 
-    def interaction_layers(self) -> list[int]:
-        """The layers that have a table of their strongest pairs."""
-        return _layers(self.interactions(0))
-
-    def rank_layers(self) -> list[int]:
-        """The layers that have a rank curve."""
-        return _layers(self.rank_summary(0))
+    def layers(self, file: Callable[[int], Path]) -> list[int]:
+        """Those that have a file named like that of layer 0."""
+        first, layers = file(0), []
+        for path in first.parent.glob(f"layer-*{first.suffix}"):
+            number = path.stem.removeprefix("layer-")
+            if not number.isdecimal():
+                raise RunError(
+                    f"{path}: its name has no layer number. Files of a run are called layer-0, "
+                    f"layer-1 and so on."
+                )
+            layers.append(int(number))
+        return sorted(layers)
 
     def results(self) -> list[Path]:
         """All files that a report is made of."""
@@ -174,15 +174,59 @@ def _slug(name: str) -> str:
     return re.sub(r"[^\w.+]+", "-", name).strip("-.")
 
 
-def _layers(first: Path) -> list[int]:
-    """The numbers of the files that are named like that of layer 0."""
-    layers = []
-    for path in first.parent.glob(f"layer-*{first.suffix}"):
-        number = path.stem.removeprefix("layer-")
-        if not number.isdecimal():
-            raise RunError(
-                f"{path}: its name has no layer number. Files of a run are called layer-0, layer-1 "
-                f"and so on."
+class NotInRunError(RunError, KeyError):
+    """A name that a run does not have; a KeyError too, as of any mapping."""
+
+    __str__ = Exception.__str__
+
+
+class ByName(Mapping, Generic[Read]):
+    """What a run has of each circuit, by the circuit's name or its file's; read when asked for."""
+
+    def __init__(
+        self,
+        run: RunFolder,
+        file: str,
+        kind: str,
+        command: str,
+        read: Callable[[CircuitFiles], Read | None],
+    ) -> None:
+        self._run, self._file, self._kind = run, file, kind
+        self._command, self._read = command, read
+
+    def _has(self, files: CircuitFiles | None) -> bool:
+        return files is not None and getattr(files, self._file).exists()
+
+    def __iter__(self) -> Iterator[str]:
+        return (files.stem for files in self._run.circuit_files() if self._has(files))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self._has(self._run.files_of(name))
+
+    def files(self, name: str) -> CircuitFiles:
+        """The files of the circuit; refused where this one is not among them."""
+        files = self._run.files_of(name)
+        if files is None or not self._has(files):
+            command = self._command.format(run=self._run, name=shown(name))
+            raise NotInRunError(
+                f"{self._run} has no {self._kind} '{shown(name)}' (it has {self._names()}). Make "
+                f"it: circuits {command}"
             )
-        layers.append(int(number))
-    return sorted(layers)
+        return files
+
+    def __getitem__(self, name: str) -> Read:
+        value = self._read(self.files(name))
+        assert value is not None  # its file is there
+        return value
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self)
+
+    def _names(self) -> str:
+        return ", ".join(map(shown, self)) or "none"
+
+    def __repr__(self) -> str:
+        return f"{len(self)}: {self._names()}" if len(self) else "none"

@@ -50,10 +50,10 @@ class ImageStudy:
             return None
         content = read_json(folder.image_study, ImageError)
         try:
-            tables = {name: pd.read_parquet(folder.image_table(name)) for name in _TABLES}
+            tables = {name: pd.read_parquet(folder.image(f"{name}.parquet")) for name in _TABLES}
             for name, columns in _TABLES.items():
                 _ = tables[name][columns]  # a KeyError where one is missing
-            pictures = {name: folder.image_picture(name).read_bytes() for name in _PICTURES}
+            pictures = {name: folder.image(f"{name}.png").read_bytes() for name in _PICTURES}
             about = {name: content["about"][name] for name in _ABOUT}
             return cls(about, dict(content["figures"]), tables, pictures)
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -75,25 +75,18 @@ def run_images(run: str | Path, data: ImageData, plan: ImagePlan) -> dict[str, A
         "truncation": truncation(spectra, data.test, RANKS),
         "explanation": explanation(spectra, image),
     }
-    made = []
+    made = [folder.image_study]
     for name, table in tables.items():
-        path = folder.image_table(name)
-        with written_whole(path) as file:
+        made.append(folder.image(f"{name}.parquet"))
+        with written_whole(made[-1]) as file:
             table.to_parquet(file, index=False)
-        made.append(path)
     shape = spectra.pictures(0).shape[1:]
     shown = {"eigenvectors": spectra.sheet(), "image": sheet([image.reshape(1, *shape)])}
     for name, page in shown.items():
-        write_png(page, folder.image_picture(name))
-        made.append(folder.image_picture(name))
-    about = {
-        "data": data.name,
-        "n_train": len(data.train),
-        "n_test": len(data.test),
-        "label": label,
-        "seed": plan.seed,
-    }
+        made.append(folder.image(f"{name}.png"))
+        write_png(page, made[-1])
+    about = {"data": data.name, "n_train": len(data.train), "n_test": len(data.test)}
+    about |= {"label": label, "seed": plan.seed}
     write_json(folder.image_study, {"about": about, "figures": row})
-    record(run, "images", about | {"n_step": plan.n_step, "d_hidden": plan.d_hidden},
-           [*made, folder.image_study])  # fmt: skip
+    record(run, "images", about | {"n_step": plan.n_step, "d_hidden": plan.d_hidden}, made)
     return row

@@ -1,9 +1,8 @@
 """A layer's strongest interactions as one Parquet file: weight, z, q, and what they add on data.
 
-The pass over outputs leaves shards beside the file, so that it resumes after an interruption;
-without data the file is the shards merged. With data a second pass, over the corpus, counts how
-often each listed pair is active together. Rotated features show what the same numbers look like
-where there is nothing to find.
+The pass over outputs leaves shards beside the file, so that it resumes after an interruption. With
+data a second pass, over the corpus, counts how often each listed pair is active together. Rotated
+features are the control.
 """
 
 from __future__ import annotations
@@ -53,8 +52,10 @@ def run_interactions(
         raise RunError(
             f"q = {q} must lie between 0 and 1: it is a share of false discoveries. Try 0.05."
         )
+    read: dict[str, Any] = {"corpus": None, "n_documents": 0}
     if corpus is not None:
         check_count("run_interactions", n_documents, None, "n_documents")
+        read = {"corpus": corpus.fingerprint, "n_documents": n_documents}
     answer: dict[str, Any] = {}
     made, hashes = [], {"model": run.model.fingerprint}
     for layer in run.layers_wanted(layers):
@@ -62,23 +63,18 @@ def run_interactions(
         hashes |= {str(site): run.dictionaries[site].fingerprint for site in sites}
         into, out = (run.dictionaries[site] for site in sites)
         inter = Interactions(run.model.layer(layer), into.basis(), out.basis(reader))
-        active = None
-        if corpus is not None:
-            active = _activations(run.model, into, corpus, n_documents)
-        path = run.folder.interactions(layer)
-        table = write_strongest(inter, path, n, active)
-        made.append(path)
+        active = None if corpus is None else _activations(run.model, into, corpus, n_documents)
+        made.append(run.folder.interactions(layer))
+        table = write_strongest(inter, made[-1], n, active)
         n_control = min(inter.n_output, _CONTROL_OUTPUTS)
         control = Interactions(inter.layer, rotated(inter.inputs), inter.outputs)
         chance = scored_strongest(control, n, range(n_control))
         answer[f"layer {layer}"] = {
-            "file": str(path),
+            "file": str(made[-1]),
             "outputs": int(table["output"].nunique()),
             f"with a pair at q {q:g}": _discoveries(table, q),
             "the same, features rotated": f"{_discoveries(chance, q)} of {n_control}",
         }
-    text = None if corpus is None else corpus.fingerprint
-    read = {"corpus": text, "n_documents": n_documents if text else 0}
     made_of = {"n": n, "reader": reader, **read, "of": hashes}
     record(run.folder.path, "interactions", made_of, made)
     return answer
@@ -104,10 +100,9 @@ def _discoveries(table: pd.DataFrame, q: float) -> int:
 
 
 def _activations(
-    model: Model, dictionary: Dictionary, corpus: Corpus, n_documents: int = N_DOCUMENTS
+    model: Model, dictionary: Dictionary, corpus: Corpus, n_documents: int
 ) -> Iterator[Batch]:
-    """The active features of the tokens that count (``sae.reading``), as ``count_coactivation``
-    takes them."""
+    """The active features of the tokens that count, for ``count_coactivation``."""
     site = dictionary.known_site("active")
     for x in activations_in_order(model, corpus, site, n_documents=n_documents):
         code = dictionary.active(x.to(dictionary.device))
@@ -115,14 +110,11 @@ def _activations(
 
 
 def padded(starts: torch.Tensor, features: torch.Tensor, values: torch.Tensor) -> Batch:
-    """Rows of unequal length, row r from ``starts[r]`` to ``starts[r + 1]``, as rows of equal
-    length that end in zeros."""
+    """Rows of unequal length, row r from ``starts[r]`` on, as rows that end in zeros."""
     lengths = starts.diff()
     widest = max(int(lengths.max()) if len(lengths) else 0, 1)
-    row = torch.repeat_interleave(torch.arange(len(lengths), device=starts.device), lengths)
-    place = torch.arange(len(features), device=starts.device) - starts[row]
-    indices = torch.zeros(len(lengths), widest, dtype=torch.int64, device=starts.device)
-    strengths = values.new_zeros(len(lengths), widest)
-    indices[row, place] = features.long()
-    strengths[row, place] = values
+    filled = torch.arange(widest, device=starts.device) < lengths[:, None]
+    indices = torch.zeros(filled.shape, dtype=torch.int64, device=starts.device)
+    strengths = values.new_zeros(filled.shape)
+    indices[filled], strengths[filled] = features.long(), values
     return indices, strengths

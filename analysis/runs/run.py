@@ -1,14 +1,12 @@
 """A run folder as one object, read piece by piece as it is asked for.
 
-What is not there raises the error that names the command which makes it; what is damaged, or was
-made with another model than the one beside it, is refused. The report, the commands and `open_run`
-all read a run through this.
+What is missing is refused with the command that makes it; so is what is damaged, or was made with
+another model than the one beside it. The report, the commands and `open_run` read runs through it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -16,17 +14,20 @@ from typing import Any, Literal, TypeVar
 import pandas as pd
 
 from analysis.behaviour.cases import Behaviour
-from analysis.discovery.provenance import check_dictionaries, layers_with_dictionaries
+from analysis.discovery.provenance import (
+    check_dictionaries,
+    layer_of_circuit,
+    layers_with_dictionaries,
+)
 from analysis.lowrank.curve import RankCurve
-from analysis.runs.belonging import Found, check_circuit, check_made_with, check_together
-from analysis.runs.by_name import ByName, NotInRunError
-from analysis.runs.folder import CircuitFiles, RunFolder, in_training
+from analysis.runs.belonging import Found, check_together
+from analysis.runs.folder import ByName, CircuitFiles, NotInRunError, RunFolder, in_training
 from analysis.runs.images import ImageStudy
 from analysis.validation.record import Validation
 from circuits.algebra.basis import Basis
 from circuits.algebra.interactions import Interactions
 from circuits.corpus.documents import Corpus, built_in, split_corpus
-from circuits.errors import CircuitsError, RunError, first_line
+from circuits.errors import CircuitsError, RunError, first_line, shorten
 from circuits.graph.circuit import Circuit
 from circuits.graph.records import Metric
 from circuits.model.loading import load_model
@@ -40,18 +41,13 @@ from sae.loading import load_dictionaries
 Read = TypeVar("Read")
 
 
-@dataclass(frozen=True)
-class Missing:
-    """A step that was not made yet."""
-
-    step: str
-    command: str  # with RUN for the folder
+_FIND = "find {run} --behaviour {name}"
 
 
 class Run:
     """Everything in a run folder.
 
-    ``text`` is where a report's examples are taken from: without one, the built-in stories that
+    ``text`` is where a report's examples are taken from: by default the built-in stories that
     training left out, where the model knows their words. A model and dictionaries that are loaded
     already can be passed.
     """
@@ -77,12 +73,12 @@ class Run:
     @cached_property
     def model(self) -> Model:
         """The model."""
-        return load_model(self._model_folder(), device=self.device)
+        return load_model(self._checked_model(), device=self.device)
 
     @cached_property
     def dictionaries(self) -> dict[Site, Dictionary]:
         """The dictionaries by site, in the model's order."""
-        self._check_dictionaries_there()
+        self._check_dictionaries()
         return load_dictionaries(self.folder.path, device=self.device)
 
     @cached_property
@@ -101,8 +97,7 @@ class Run:
     def layers_wanted(
         self, layers: Iterable[int] | None, points: tuple[str, ...] = ("mlp_in", "mlp_out")
     ) -> list[int]:
-        """Those named, or all that have dictionaries at the points; refused where there are
-        none."""
+        """Those named, or all with dictionaries at the points; refused where there are none."""
         sites = set(self.dictionaries)
         there = [layer for layer in range(self.model.n_layer)
                  if {Site(point, layer) for point in points} <= sites]  # fmt: skip
@@ -133,37 +128,33 @@ class Run:
     @property
     def circuits(self) -> ByName[Circuit]:
         """The circuits, found and proposed."""
-        return ByName(self.folder, "circuit", "find {run} --behaviour {name}",
-                      lambda files: files.circuit, self._circuit)  # fmt: skip
+        return ByName(self.folder, "circuit", "circuit", _FIND, self._circuit)
 
     @property
     def behaviours(self) -> ByName[Behaviour]:
         """The cases of the circuits that were found for a behaviour."""
-        return ByName(self.folder, "circuit of a behaviour", "find {run} --behaviour {name}",
-                      lambda files: files.behaviour, self._behaviour)  # fmt: skip
+        return ByName(self.folder, "behaviour", "circuit of a behaviour", _FIND,
+                      lambda files: self._found(files, validated=False).behaviour)  # fmt: skip
 
     @property
     def validations(self) -> ByName[Validation]:
         """What the validation of each circuit measured."""
-        return ByName(self.folder, "validation of", "validate {run} --circuit {name}",
-                      lambda files: files.validation, self._validation)  # fmt: skip
+        return ByName(self.folder, "validation", "validation of", "validate {run} --circuit {name}",
+                      lambda files: self._found(files).validation)  # fmt: skip
 
     def strongest(self, layer: int) -> pd.DataFrame:
         """The strongest pairs of each output of a layer, as `circuits interactions` wrote them."""
-        self._check_layer(layer, self.folder.interaction_layers(), "interactions")
-        for entry in self.manifest:
-            if entry["step"] == "interactions":
-                made_with = entry.get("made_of", {}).get("of", {})
-                check_made_with(self.folder, "interactions", "interactions", self.hashes, made_with)
-        return self._read(self.folder.interactions(layer), pd.read_parquet, "interactions")
+        table = self._of_layer(layer, "interactions", self.folder.interactions, pd.read_parquet)
+        made_with = self._made_of("interactions").get("of", {})
+        self._check_made_with(made_with, "interactions", "interactions")
+        return table
 
     def rank(self, layer: int) -> RankCurve:
         """How well low-rank forms stand in for the features of a layer's output."""
-        self._check_layer(layer, self.folder.rank_layers(), "rank")
-        curve = self._read(self.folder.rank_summary(layer), RankCurve.load, "rank")
+        curve = self._of_layer(layer, "rank", self.folder.rank_summary, RankCurve.load)
         made_with = {"model": curve.about.get("model"),
                      curve.about["site"]: curve.about.get("dictionary")}  # fmt: skip
-        check_made_with(self.folder, f"rank/layer-{layer}", "rank", self.hashes, made_with)
+        self._check_made_with(made_with, f"rank/layer-{layer}", "rank")
         return curve
 
     @property
@@ -186,100 +177,125 @@ class Run:
 
     @cached_property
     def found(self) -> list[Found]:
-        """All circuits with what belongs to them: behaviours before proposals, the proven and
-        computed first."""
+        """All circuits: behaviours before proposals, the proven and computed first."""
         return sorted(map(self._found, self.folder.circuit_files()), key=_order)
 
     @cached_property
     def curves(self) -> dict[int, RankCurve]:
         """The rank curve of each layer that has one."""
-        return {layer: self.rank(layer) for layer in self.folder.rank_layers()}
+        return {layer: self.rank(layer) for layer in self.folder.layers(self.folder.rank_summary)}
 
     @cached_property
     def tables(self) -> dict[int, pd.DataFrame]:
         """The strongest pairs of each layer that has such a table."""
-        return {layer: self.strongest(layer) for layer in self.folder.interaction_layers()}
+        return {
+            layer: self.strongest(layer) for layer in self.folder.layers(self.folder.interactions)
+        }
 
     @property
     def reader_of_interactions(self) -> str | None:
         """How `circuits interactions` read the outputs, where the manifest says."""
-        steps = {entry["step"]: entry.get("made_of", {}) for entry in self.manifest}
-        reader = steps.get("interactions", {}).get("reader")
+        reader = self._made_of("interactions").get("reader")
         return reader if isinstance(reader, str) else None
 
     @property
-    def missing(self) -> list[Missing]:
-        """The steps that were not made yet, with their commands."""
+    def missing(self) -> dict[str, str]:
+        """The command of each step that was not made yet, with RUN for the folder."""
         steps = _missing(self.folder, self.layers)
         if self.text is None:
-            steps.append(Missing("examples in text", "circuits report RUN --text PATH"))
+            steps["examples in text"] = "circuits report RUN --text PATH"
         return steps
 
     def checked(self) -> Run:
         """The same, read in full: whatever in it is damaged or of another run is refused."""
-        self._check_dictionaries_there()
+        self._check_dictionaries()
         _ = self.found, self.curves, self.tables, self.images
         return self
 
     def _circuit(self, files: CircuitFiles) -> Circuit:
-        circuit = Circuit.load(files.circuit)
-        check_circuit(self.folder, files, circuit, self.model, self.dictionaries)
+        """A circuit, refused if it is of another model or other dictionaries, or of features that
+        they lack. One made by hand, without a layer or without hashes, is not compared."""
+        circuit, faults = Circuit.load(files.circuit), []
+        layer = circuit.source.layer
+        if layer is None:
+            return circuit
+        if circuit.source.model is not None:
+            layer_of_circuit(self.model, circuit, self.dictionaries)
+        inputs, outputs = (
+            {f.feature for f in circuit.features},
+            {o.feature for o in circuit.outputs},
+        )
+        for site, named, n_constant in zip(
+            mlp_sites(layer), (inputs, outputs), (1, 0), strict=True
+        ):
+            if site not in self.dictionaries:
+                faults.append(f"the run has no dictionary of {site}")
+                continue
+            n = self.dictionaries[site].n_feature
+            if lost := sorted(f for f in named if not 0 <= f < n + n_constant):
+                faults.append(f"{site} has {n} features, and no {shorten(lost)}")
+        if faults:
+            again = f" --behaviour {circuit.name}" if files.behaviour.exists() else ""
+            raise RunError(
+                f"{files.circuit} is of another run: {'; '.join(faults)}. Find it again: circuits "
+                f"find {self.folder}{again}"
+            )
         return circuit
 
-    def _behaviour(self, files: CircuitFiles) -> Behaviour:
-        circuit = self._circuit(files)
-        behaviour = _cases(files, circuit)
-        check_together(self.folder, files, Found(files.stem, circuit, behaviour))
-        return behaviour
+    def _check_made_with(self, made_with: Mapping[str, Any], place: str, step: str) -> None:
+        """Refuse what a step made with another model or dictionaries than the run has now."""
+        known = self.hashes
+        other = [name for name, hash_ in made_with.items() if hash_ not in (None, known.get(name))]
+        if other:
+            raise RunError(
+                f"{self.folder.path / place} was made with another {', '.join(other)} than the run "
+                f"has now, so its numbers are of something else. Remove it and make it again: "
+                f"circuits {step} {self.folder}"
+            )
 
-    def _validation(self, files: CircuitFiles) -> Validation:
-        validation = self._found(files).validation
-        assert validation is not None  # its file is there
-        return validation
-
-    def _found(self, files: CircuitFiles) -> Found:
-        circuit = self._circuit(files)
-        found = Found(
-            files.stem,
-            circuit,
-            _cases(files, circuit) if files.behaviour.exists() else None,
-            Validation.load(files.validation) if files.validation.exists() else None,
-        )
+    def _found(self, files: CircuitFiles, validated: bool = True) -> Found:
+        """A circuit with its cases and, if ``validated``, its validation, where it has them."""
+        circuit, behaviour, validation = self._circuit(files), None, None
+        if files.behaviour.exists():
+            evidence = circuit.evidence
+            metric: Metric = "logit difference" if evidence is None else evidence.metric
+            behaviour = Behaviour.load(files.behaviour, metric, name=circuit.name)
+        if validated and files.validation.exists():
+            validation = Validation.load(files.validation)
+        found = Found(files.stem, circuit, behaviour, validation)
         check_together(self.folder, files, found)
         return found
 
-    def _model_folder(self) -> Path:
-        place = self.folder.model_place
-        if place is None:
-            raise RunError(f"{self.folder} has no folder 'model'. Train one: circuits model train "
-                           f"{self.folder}")  # fmt: skip
-        self._check_trained(place, "model train")
-        return place
+    def _checked_model(self) -> Path:
+        return self._trained(self.folder.model_place, "model", "model train")
 
-    def _check_dictionaries_there(self) -> None:
-        self._model_folder()  # is missed first
-        place = self.folder.dictionaries
-        if not place.exists():
+    def _check_dictionaries(self) -> None:
+        self._checked_model()  # is missed first
+        self._trained(self.folder.dictionaries, "saes", "sae train")
+
+    def _trained(self, place: Path | None, name: str, command: str) -> Path:
+        """The folder, refused where it is not there or its training is not finished."""
+        if place is None or not place.exists():
             raise RunError(
-                f"{self.folder} has no folder 'saes'. Train some: circuits sae train {self.folder}"
+                f"{self.folder} has no folder '{name}'. Make it: circuits {command} {self.folder}"
             )
-        self._check_trained(place, "sae train")
-
-    def _check_trained(self, folder: Path, command: str) -> None:
-        if in_training(folder):
+        if in_training(place):
             raise RunError(
-                f"{folder} holds a checkpoint: its training is not finished. Let it finish: "
+                f"{place} holds a checkpoint: its training is not finished. Let it finish: "
                 f"circuits {command} {self.folder}"
             )
+        return place
 
-    def _check_layer(self, layer: int, there: list[int], step: str) -> None:
+    def _of_layer(
+        self, layer: int, step: str, file: Callable[[int], Path], read: Callable[[Path], Read]
+    ) -> Read:
+        """What a step's file of a layer holds."""
+        path, there = file(layer), self.folder.layers(file)
         if layer not in there:
             raise NotInRunError(
                 f"{self.folder} has no {step} of layer {layer} (it has {there or 'none'}). Make "
                 f"it: circuits {step} {self.folder} --layer {layer}"
             )
-
-    def _read(self, path: Path, read: Callable[[Path], Read], step: str) -> Read:
         try:
             return read(path)
         except CircuitsError:
@@ -290,50 +306,50 @@ class Run:
                 f"file: make it again: circuits {step} {self.folder}"
             ) from error
 
+    def _made_of(self, step: str) -> dict[str, Any]:
+        """The configuration of a step, where the manifest has one."""
+        return {entry["step"]: entry for entry in self.manifest}.get(step, {}).get("made_of", {})
+
     def _contents(self) -> pd.DataFrame:
         """What is there, by the names of files alone."""
         folder = self.folder
         listed = {
             "model": [] if folder.model_place is None else [folder.model_place.name],
             "dictionaries": [str(site) for site in folder.sites()],
-            "interactions": [f"layer {layer}" for layer in folder.interaction_layers()],
+            "interactions": [f"layer {layer}" for layer in folder.layers(folder.interactions)],
             "circuits": list(self.circuits),
             "validations": list(self.validations),
-            "rank": [f"layer {layer}" for layer in folder.rank_layers()],
+            "rank": [f"layer {layer}" for layer in folder.layers(folder.rank_summary)],
             "images": [folder.images.name] * folder.image_study.exists(),
             "report": [p.name for p in (folder.report_page, folder.report_file) if p.exists()],
         }
         there = [", ".join(map(shown, names)) or "none" for names in listed.values()]
         return pd.DataFrame({"part": list(listed), "there": there})
 
-    def _missing_here(self) -> list[Missing]:
+    def _missing_here(self) -> dict[str, str]:
         """`missing` as far as it can be seen without loading anything."""
         sites = set(self.folder.sites())
-        layers = {site.layer for site in sites if set(mlp_sites(site.layer)) <= sites}
-        return _missing(self.folder, sorted(layers))
+        return _missing(self.folder, [s.layer for s in sites if set(mlp_sites(s.layer)) <= sites])
 
     def _repr_html_(self) -> str:
         try:
-            missing = pd.DataFrame([vars(each) for each in self._missing_here()])
-            tables = {"contents": self._contents()} | ({"missing": missing} if len(missing) else {})
+            tables = {"contents": self._contents()}
+            if missing := self._missing_here():
+                tables["missing"] = pd.DataFrame(missing.items(), columns=["step", "command"])
         except CircuitsError as error:  # a file under a name that no run gives
             return html_of(f"Run({self.folder}): {error}")
         return html_of(f"Run({self.folder})", **tables)
 
     def __repr__(self) -> str:
+        place = str(self.folder)
         try:
             lines = [f"  {row.part:13} {row.there}" for row in self._contents().itertuples()]
             steps = self._missing_here()
         except CircuitsError as error:
-            return f"Run({self.folder}): {error}"
-        place = str(self.folder)
-        lines += [f"  not made yet: {s.step} ({s.command.replace('RUN', place)})" for s in steps]
+            return f"Run({place}): {error}"
+        for step, command in steps.items():
+            lines.append(f"  not made yet: {step} ({command.replace('RUN', place)})")
         return "\n".join([f"Run({place})", *lines])
-
-
-def _cases(files: CircuitFiles, circuit: Circuit) -> Behaviour:
-    metric: Metric = "logit difference" if circuit.evidence is None else circuit.evidence.metric
-    return Behaviour.load(files.behaviour, metric, name=circuit.name)
 
 
 def _order(found: Found) -> tuple[bool, bool, float, str]:
@@ -342,17 +358,17 @@ def _order(found: Found) -> tuple[bool, bool, float, str]:
     return found.behaviour is None, not found.proven, -computed, found.stem
 
 
-def _missing(folder: RunFolder, layers: list[int]) -> list[Missing]:
-    steps = [] if folder.model_place else [("a model", "circuits model train RUN")]
+def _missing(folder: RunFolder, layers: list[int]) -> dict[str, str]:
+    steps = {} if folder.model_place else {"a model": "circuits model train RUN"}
     behaved = [files for files in folder.circuit_files() if files.behaviour.exists()]
     if not layers:
-        steps.append(("dictionaries before and after an MLP", "circuits sae train RUN"))
-    if set(layers) - set(folder.interaction_layers()):
-        steps.append(("interactions of every output", "circuits interactions RUN"))
+        steps["dictionaries before and after an MLP"] = "circuits sae train RUN"
+    if set(layers) - set(folder.layers(folder.interactions)):
+        steps["interactions of every output"] = "circuits interactions RUN"
     if not behaved:
-        steps.append(("circuits of a behaviour", "circuits find RUN --behaviour negation"))
+        steps["circuits of a behaviour"] = "circuits find RUN --behaviour negation"
     if unproven := [files.stem for files in behaved if not files.validation.exists()]:
-        steps.append((f"validation of {', '.join(unproven)}", "circuits validate RUN"))
-    if not folder.rank_layers():
-        steps.append(("low rank", "circuits rank RUN"))
-    return [Missing(step, command) for step, command in steps]
+        steps[f"validation of {', '.join(unproven)}"] = "circuits validate RUN"
+    if not folder.layers(folder.rank_summary):
+        steps["low rank"] = "circuits rank RUN"
+    return steps

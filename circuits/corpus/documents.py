@@ -35,7 +35,7 @@ N_HELD_OUT = 2000
 Tokenizer: TypeAlias = Any
 """A tokenizer of transformers; not named in the type, because importing it takes seconds."""
 
-Encoder: TypeAlias = Callable[
+_Encoder: TypeAlias = Callable[
     [int, int],
     tuple[Int64[np.ndarray, " token"], Int64[np.ndarray, " document_and_end"]],
 ]
@@ -64,7 +64,7 @@ class Corpus(ABC):
         """Exact nats a predicted token (the end counted as one), where it is known."""
         return None
 
-    def encoder(self, tokenizer: Tokenizer) -> Encoder:
+    def encoder(self, tokenizer: Tokenizer) -> _Encoder:
         """A function from a range of documents to their tokens, without special tokens."""
 
         def encode(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
@@ -118,7 +118,7 @@ class _Part(Corpus):
     def documents(self, start: int, stop: int) -> list[str]:
         return self.whole.documents(*self._range(start, stop))
 
-    def encoder(self, tokenizer: Tokenizer) -> Encoder:
+    def encoder(self, tokenizer: Tokenizer) -> _Encoder:
         encode = self.whole.encoder(tokenizer)
         return lambda start, stop: encode(*self._range(start, stop))
 
@@ -173,7 +173,7 @@ class BuiltInCorpus(Corpus):
         rows = tokenizer(sample.texts, add_special_tokens=False, verbose=False)["input_ids"]
         return numbers if np.array_equal(numbers[sample.tokens], np.concatenate(rows)) else None
 
-    def encoder(self, tokenizer: Tokenizer) -> Encoder:
+    def encoder(self, tokenizer: Tokenizer) -> _Encoder:
         """Tokens straight from the word numbers, where each word is one token."""
         numbers = self.word_numbers(tokenizer)
         if numbers is None:

@@ -74,7 +74,7 @@ class RunFiles:
 
 
 @runtime_checkable
-class Plan(Protocol):
+class _Plan(Protocol):
     """What the loop needs to know of a plan."""
 
     @property
@@ -92,7 +92,7 @@ class TrainingRun(ABC):
     shown: ClassVar[str]  # the metric on the progress bar
     packages: ClassVar[tuple[str, ...]]  # whose versions training.json notes
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: _Plan) -> None:
         self.plan = plan
         self.step = self.n_tokens = 0
         self.seconds = 0.0  # of training, over all of its parts

@@ -23,9 +23,8 @@ def logit_effects(
 ) -> pd.DataFrame:
     """The tokens whose logits each feature raises and lowers most by its direct path.
 
-    ``effect`` is the decoder row times the final norm's weight and the unembedding. It leaves out
-    the final norm's scale, which divides all effects at a token alike, and everything that later
-    layers compute from the feature. Only sites that write to the residual stream have effects.
+    ``effect`` is the decoder row times the final norm's weight and the unembedding: without the
+    norm's scale, which divides all effects at a token alike, and without what later layers add.
     """
     site = dictionary.known_site("logit_effects")
     if site.point == "mlp_in":

@@ -1,8 +1,7 @@
 """Where each feature is strongest in a corpus, with the tokens around it: one streaming pass.
 
-Of a batch only the tokens that beat a feature's n-th best so far are used, and only the windows of
-the best are kept: ``features · n · window`` numbers, whatever the length of the corpus. Of equally
-strong tokens the earlier one comes first, so the same corpus gives the same examples.
+Only the windows of the best so far are kept: ``features · n · window`` numbers, whatever the length
+of the corpus. Of equally strong tokens the earlier one comes first.
 """
 
 from __future__ import annotations
@@ -73,18 +72,15 @@ def examples(
 ) -> Examples:
     """For each feature (all of them unless named) its ``n`` strongest tokens in a corpus.
 
-    Each comes with ``context`` tokens on both sides. ``<bos>`` and padding never count. A feature
-    that is active on fewer than ``n`` tokens has fewer examples. ``window`` is the length of the
-    rows that the model reads.
+    Each comes with ``context`` tokens on both sides. ``window`` is the length of the rows that the
+    model reads.
     """
     site = dictionary.known_site("examples")
     n = check_count("examples", n, None, "n")
     chosen = range(dictionary.n_feature) if features is None else features
-    listed = check_indices("examples", chosen, dictionary.n_feature, "feature")
+    listed = dict.fromkeys(check_indices("examples", chosen, dictionary.n_feature, "feature"))
     dictionary = dictionary.to(model.device)
-    best = _Best(
-        dictionary.n_feature, np.array([*dict.fromkeys(listed)], np.int64), n, max(0, context)
-    )
+    best = _Best(dictionary.n_feature, np.array([*listed], np.int64), n, max(0, context))
     for reading in readings(model, corpus, [site], n_documents=n_documents, window=window):
         best.look(reading, dictionary.active(reading.activations[site]))
     return best.result(model)
@@ -117,8 +113,8 @@ class _Best:
         slot = self._slot[feature]
         # strictly: of equals the earlier one stays
         better = (slot >= 0) & (value > self._kept["values"][slot, -1])
-        new = _first(slot[better], value[better], token[better], self._n)
-        new = np.flatnonzero(better)[new]
+        first = _first(slot[better], value[better], token[better], self._n)
+        new = np.flatnonzero(better)[first]
         if len(new) == 0:
             return
         size = (code.n_row, code.n_feature)
@@ -138,8 +134,7 @@ class _Best:
             kept[touched] = both[name][chosen].reshape(len(touched), *kept.shape[1:])
 
     def result(self, model: Model) -> Examples:
-        used = np.unique(self._kept["tokens"])
-        used = used[used >= 0]
+        used = np.setdiff1d(self._kept["tokens"], [-1])
         written = model.tokenizer.convert_ids_to_tokens(used.tolist())  # type: ignore[union-attr]
         words = dict(zip(used.tolist(), written, strict=True))
         kept = dict(self._kept)

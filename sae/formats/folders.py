@@ -59,11 +59,9 @@ def read(folder: Path) -> Stored:
 
 def save(stored: Stored, folder: str | Path, layout: str = "sae-lens") -> Path:
     """A new folder of this dictionary and its statistics; whole or not at all."""
-    folder = Path(folder)
+    folder, known = Path(folder), ", ".join(LAYOUTS)
     if layout not in LAYOUTS:
-        raise DictionaryError(
-            f"Dictionary.save: no format '{layout}'. Choose one of {', '.join(LAYOUTS)}."
-        )
+        raise DictionaryError(f"Dictionary.save: no format '{layout}'. Choose one of {known}.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DictionaryError(f"{folder}: already exists. Name a new folder, or remove this one.")
     with folder_written_whole(folder) as files:

@@ -1,7 +1,6 @@
 """sae-lens' folders: ``cfg.json`` and ``sae_weights.safetensors``, from before version 6 too.
 
-Some of its kinds scale activations by a factor or features by a norm outside the weights. Scales
-that do not depend on the token are multiplied into the weights; others are refused.
+Scales that do not depend on the token are multiplied into the weights; others are refused.
 """
 
 from __future__ import annotations

@@ -60,19 +60,12 @@ class Mixer:
 
     source: Activations
     n_buffer: int  # tokens held at a time
-    n_batch: int
+    n_batch: int  # at most n_buffer
     seed: int = 0
     outlier: float | None = None  # tokens beyond this multiple of the median norm are left out
     device: torch.device | str = "cpu"
     # the buffer in use, and where it began
     _last: dict[str, Any] = field(default_factory=dict, repr=False)
-
-    def __post_init__(self) -> None:
-        if self.n_batch > self.n_buffer:
-            raise ActivationError(
-                f"batches of {self.n_batch} tokens from a buffer of {self.n_buffer}: the buffer "
-                f"must hold at least one batch. Make it larger, or the batch smaller."
-            )
 
     @property
     def _prefetches(self) -> bool:
@@ -81,16 +74,13 @@ class Mixer:
 
     def batches(self, start: Place | None = None) -> Iterator[tuple[dict[Site, Tensor], Place]]:
         """Endless batches, each with the place where the next one begins."""
-        place = start or Place()
-        blocks = self._blocks(place)
-        n_batches = self.n_buffer // self.n_batch
+        blocks, n_batches = self._blocks(start or Place()), self.n_buffer // self.n_batch
         for buffer, here, next_one in prefetched(blocks) if self._prefetches else blocks:
             order = np.random.default_rng([self.seed, here.block]).permutation(self.n_buffer)
             shuffled = torch.from_numpy(order).to(self.device)
             for batch in range(here.batch, n_batches):
                 rows = shuffled[batch * self.n_batch : (batch + 1) * self.n_batch]
-                last = batch + 1 == n_batches
-                after = next_one if last else replace(here, batch=batch + 1)
+                after = replace(here, batch=batch + 1) if batch + 1 < n_batches else next_one
                 yield {site: tensor.index_select(0, rows) for site, tensor in buffer.items()}, after
 
     def n_masked(self, place: Place) -> int:

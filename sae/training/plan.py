@@ -22,8 +22,7 @@ class TrainingPlan:
     """Where, as ``point@layer``; one dictionary each."""
 
     n_features: int | None = None
-    """Of each dictionary. None: twice the width of its site, but once at ``mlp_in``, where a wider
-    one splits into features that are already combinations."""
+    """Of each dictionary. None: twice the site's width; once at ``mlp_in``, where more split."""
 
     k: int = 10
     """Features active on a token (on average, where ``activation`` is "batchtopk")."""
@@ -51,8 +50,7 @@ class TrainingPlan:
     """Of everything: the order of the text, the shuffling, the initial weights."""
 
     n_buffer: int = 2**16
-    """Tokens that are shuffled together; each takes 4 bytes per dimension and site. A remainder
-    smaller than a batch is not trained on."""
+    """Tokens shuffled together; a remainder smaller than a batch is not trained on."""
 
     outlier: float | None = None
     """Leave out tokens whose norm exceeds this multiple of the median at any site; None: none."""

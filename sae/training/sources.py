@@ -114,8 +114,8 @@ class ModelActivations(Activations):
 class TensorActivations(Activations):
     """Your own tensors: a list, or a function that returns a new iterator over them.
 
-    Each is ``token model``, or a dict with one such tensor for every site. Every iterator has to
-    give the same tensors, because a resumed run skips to its position in a new one.
+    Each is ``token model``, or a dict with one such tensor for every site. Every iterator must give
+    the same tensors, because a resumed run skips to its position in a new one.
     """
 
     tensors: Sequence[Tensor | dict[Site, Tensor]] | Callable[[], Iterable[Tensor | dict]]
@@ -148,9 +148,7 @@ class TensorActivations(Activations):
     def _first(self) -> dict[Site, Tensor]:
         first = next(self._begun(), None)
         if first is None:
-            raise ActivationError(
-                "there are no tensors to train on: the first pass is empty. Pass at least one."
-            )
+            raise ActivationError("no tensors to train on: the first pass is empty. Pass some.")
         return first
 
     @property
@@ -195,10 +193,7 @@ class TensorActivations(Activations):
 
 @dataclass(frozen=True, eq=False)
 class CachedActivations(Activations):
-    """Activations that `cache_activations` wrote to disk.
-
-    Files are mapped into memory, so parallel runs share one copy.
-    """
+    """Activations on disk, from `cache_activations`; parallel runs share one copy in memory."""
 
     folder: Path
 
@@ -218,10 +213,7 @@ class CachedActivations(Activations):
 
     @property
     def made_of(self) -> dict[str, Any]:
-        """The source's hashes, and every file's hash from when it was written.
-
-        The files are not hashed again, so later changes in them go unnoticed.
-        """
+        """The source's hashes and each file's from when it was written; later changes go unseen."""
         return {**self._index["made_of"], "shards": [s["sha256"] for s in self._index["shards"]]}
 
     def chunks(self, after: dict[str, int] | None = None) -> Iterator[Chunk]:
@@ -280,11 +272,10 @@ def cache_activations(
             bar.update(taken)
             if waiting >= _SHARD or done + waiting == n_token:
                 whole = {str(s): torch.cat([p[s] for p in pending]) for s in source.widths}
-                name = f"shard-{len(shards):05d}.safetensors"
-                save_file(whole, files / name)
-                shards.append(
-                    {"file": name, "n_token": waiting, "sha256": content_hash(files / name)}
-                )
+                path = files / f"shard-{len(shards):05d}.safetensors"
+                save_file(whole, path)
+                written = {"file": path.name, "n_token": waiting, "sha256": content_hash(path)}
+                shards.append(written)
                 done, waiting, pending = done + waiting, 0, []
             if done == n_token:
                 break

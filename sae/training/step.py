@@ -12,13 +12,11 @@ autograd would spend most of its time on the zeros of ``token x feature`` matric
     5. dead features are trained on what the others left over (AuxK)
     6. Adam, after the gradient's norm is clipped to one
 
-The decoder's rows write as if their length were one; their length scales what is read instead. All
-of this equals sae-lens' step, to the last digits. `Coder.unit` is the same autoencoder with rows of
-length one, as it is saved.
+The decoder's rows write as if their length were one; their length scales what is read instead, as
+in sae-lens' step, which this equals to the last digits. `Coder.unit` is what is saved.
 
 On processors that multiply bfloat16 quickly, step 1 selects a few more than k in bfloat16 and
-computes their values again in float32. The values are exact; which entry is the k-th can differ
-where two are within rounding.
+computes their values in float32; which entry is the k-th can differ where two are within rounding.
 """
 
 from __future__ import annotations
@@ -76,11 +74,6 @@ class Coder:
     def n_feature(self) -> int:
         """How many features there are."""
         return len(self.decoder)
-
-    @property
-    def d_model(self) -> int:
-        """Width of the activation."""
-        return self.decoder.shape[1]
 
     @property
     def gradients(self) -> list[Tensor]:
@@ -276,7 +269,7 @@ class Coder:
         Each token uses its ``model / 2`` largest dead scores; fewer dead features weigh less.
         """
         encoder, bias, decoder = unit.encoder[dead], unit.bias[dead], unit.decoder[dead]
-        most = max(1, self.d_model // 2)
+        most = max(1, len(self.offset) // 2)
         weight = self.auxiliary * min(len(dead) / most, 1) * 2 / len(centred)
         sums = [torch.zeros_like(part) for part in (encoder, bias, decoder)]
         of_encoder, of_bias, of_decoder = sums

@@ -152,10 +152,10 @@ def test_what_is_missing_is_refused_with_the_command_that_makes_it(tmp_path):
     assert "negation" not in run.circuits
     assert len(run.circuits) == 0
     shutil.rmtree(place / "saes")
-    with pytest.raises(RunError, match=r"has no folder 'saes'\. Train some: circuits sae train"):
+    with pytest.raises(RunError, match=r"has no folder 'saes'\. Make it: circuits sae train"):
         _ = open_run(place).dictionaries
     shutil.rmtree(place / "model")
-    with pytest.raises(RunError, match=r"has no folder 'model'\. Train one: circuits model train"):
+    with pytest.raises(RunError, match=r"has no folder 'model'\. Make it: circuits model train"):
         _ = open_run(place).model
     with pytest.raises(RunError, match=r"there is no such run\. Make one: circuits model train"):
         open_run(tmp_path / "none")

@@ -20,13 +20,7 @@ from analysis.cli.commands.inputs import corpus_for, held_out, named_text, opene
 from analysis.cli.rank_text import curve_rows, curve_text
 from analysis.discovery.find import verdict
 from analysis.lowrank.circuit_rank import circuit_rank
-from analysis.runs.circuits import (
-    behaviour_of,
-    run_find,
-    run_propose,
-    run_validate,
-    story_cases,
-)
+from analysis.runs.circuits import behaviour_of, run_find, run_propose, run_validate, story_cases
 from analysis.runs.interactions import run_interactions
 from analysis.runs.rank import run_rank
 from analysis.runs.run import Run
@@ -59,7 +53,9 @@ def find(options: Namespace) -> Answer:
     """The circuit of a behaviour, or proposals from the weights alone."""
     run = opened_run(options)
     if options.behaviour is None:
-        return _proposals(options, run)
+        found = run_propose(run, layer=options.layer or 0, n=options.proposals, seed=options.seed)
+        text = f"{proposals_text(found)}\n\n{run.folder.circuits}"
+        return Answer(text, {"proposals": [circuit_rows(circuit) for circuit in found]})
     behaviour = behaviour_of(options.behaviour, run.model, options.cases, options.seed)
     try:
         circuit = run_find(
@@ -78,12 +74,6 @@ def find(options: Namespace) -> Answer:
             "layers": layers.to_dict("records")}  # fmt: skip
     text = f"{circuit_text(circuit)}\n\n{layers_text(layers)}\n\n{file}"
     return Answer(text, rows | circuit_rows(circuit))
-
-
-def _proposals(options: Namespace, run: Run) -> Answer:
-    found = run_propose(run, layer=options.layer or 0, n=options.proposals, seed=options.seed)
-    text = f"{proposals_text(found)}\n\n{run.folder.circuits}"
-    return Answer(text, {"proposals": [circuit_rows(circuit) for circuit in found]})
 
 
 def validate(options: Namespace) -> Answer:

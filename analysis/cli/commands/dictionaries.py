@@ -9,19 +9,14 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.cli.answers import Answer, lined
-from analysis.cli.commands.inputs import (
-    corpus_for,
-    held_out,
-    opened_run,
-    planned,
-    saved_when_interrupted,
-)
+from analysis.cli.commands import inputs
 from analysis.dictionary_quality import quality
 from analysis.runs.folder import RunFolder
 from analysis.runs.run import Run
 from analysis.runs.training import run_saes
 from circuits.errors import DictionaryError
 from circuits.storage.progress import progress
+from circuits.storage.training_run import METRICS
 from sae.dictionary import Dictionary
 from sae.formats.folders import is_dictionary
 from sae.loading import load_dictionaries, load_dictionary
@@ -31,7 +26,7 @@ from sae.training.plan import TrainingPlan
 
 def sae_train(options: Namespace) -> Answer:
     """Dictionaries in RUN/saes."""
-    plan = planned(
+    plan = inputs.planned(
         TrainingPlan,
         options.plan,
         sites=options.sites and tuple(options.sites),
@@ -41,9 +36,9 @@ def sae_train(options: Namespace) -> Answer:
         seed=options.seed,
     )
     run = Run(options.run_folder, device=options.device)
-    corpus = corpus_for(options, run.model, plan.seed)
+    corpus = inputs.corpus_for(options, run.model, plan.seed)
     log = None if options.log is None else log_to(options.log, run.folder.path)
-    with saved_when_interrupted(run.folder.dictionaries):
+    with inputs.saved_when_interrupted(run.folder.dictionaries):
         trained = run_saes(run.folder.path, run.model, plan, corpus, options.device, log)
     return _answer({run.folder.dictionary(site): each for site, each in trained.items()})
 
@@ -61,12 +56,11 @@ def sae_info(options: Namespace) -> Answer:
 
 def sae_quality(options: Namespace) -> Answer:
     """How well each dictionary of a run stands in for its site."""
-    run = opened_run(options)
-    corpus = held_out(options, run.model)
+    run = inputs.opened_run(options)
+    corpus = inputs.held_out(options, run.model)
+    how = {"n_documents": options.documents, "seed": options.seed}
     rows = [
-        quality(
-            dictionary, run.model, corpus, n_documents=options.documents, seed=options.seed
-        ).assign(site=str(site))
+        quality(dictionary, run.model, corpus, **how).assign(site=str(site))
         for site, dictionary in progress(run.dictionaries.items(), "quality", "site")
     ]
     table = pd.concat(rows).set_index("site")
@@ -87,8 +81,7 @@ def _row(folder: Path, dictionary: Dictionary) -> dict[str, object]:
         "width": dictionary.d_model,
         "active": "by threshold" if dictionary.k is None else dictionary.k,
     }
-    statistics = dictionary.statistics
-    if statistics is not None:
+    if (statistics := dictionary.statistics) is not None:
         frequency = statistics.frequency
         row |= {
             "l0": float(frequency.sum()),
@@ -96,18 +89,17 @@ def _row(folder: Path, dictionary: Dictionary) -> dict[str, object]:
             "dense_share": float((frequency > 0.1).float().mean()),
             "tokens_measured": int(statistics.n_token),
         }
-    last = _last_of(folder / "metrics.jsonl")
-    return row if last is None else row | {"fvu": last["fvu"], "steps": last["step"]}
+    return row | _last_of(folder / METRICS)
 
 
-def _last_of(metrics: Path) -> dict[str, float] | None:
+def _last_of(metrics: Path) -> dict[str, float]:
     """The last metrics of its training; a copy need not have them."""
     lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else []
     if not lines:
-        return None
+        return {}
     try:
         last = json.loads(lines[-1])
-        return {name: last[name] for name in ("fvu", "step")}
+        return {"fvu": last["fvu"], "steps": last["step"]}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DictionaryError(
             f"{metrics}: its last line is not a training step ({error!r}). It was cut short or is "

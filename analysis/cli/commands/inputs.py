@@ -1,7 +1,4 @@
-"""What the options of a command name, opened: a plan, a run, a text.
-
-A note that does not stop a command goes to stderr.
-"""
+"""What the options of a command name, opened: a plan, a run, a text."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from analysis.runs.folder import RunFolder, in_training
+from analysis.runs.folder import in_training
 from analysis.runs.run import Run
 from circuits.corpus.documents import Corpus, built_in, open_corpus, split_corpus
 from circuits.errors import CorpusError, PlanError
@@ -25,11 +22,6 @@ def planned(kind: Any, file: str | None, **given: object) -> Any:
     """The plan in the file, or the default one, with what was given on the command line."""
     plan = kind() if file is None else kind.from_dict(read_json(Path(file), PlanError), file)
     return replace(plan, **{name: value for name, value in given.items() if value is not None})
-
-
-def model_folder(where: str) -> str:
-    """The model's folder, if a run's was named."""
-    return str(RunFolder(Path(where)).model_place or where)
 
 
 def opened_run(options: Namespace) -> Run:
@@ -56,8 +48,7 @@ def named_text(options: Namespace) -> Corpus | None:
 
 def corpus_for(options: Namespace, model: Model, seed: int) -> Corpus:
     """The text that was named, or the built-in stories where the model knows their words."""
-    named = named_text(options)
-    if named is not None:
+    if (named := named_text(options)) is not None:
         return named
     stories = built_in(seed)
     if stories.word_numbers(model.words("reading a corpus")) is None:

@@ -6,11 +6,12 @@ from argparse import Namespace
 from pathlib import Path
 
 from analysis.cli.answers import Answer, fields_answer
-from analysis.cli.commands.inputs import model_folder, named_text, planned, saved_when_interrupted
+from analysis.cli.commands.inputs import named_text, planned, saved_when_interrupted
 from analysis.runs.folder import RunFolder
 from analysis.runs.training import run_model
 from circuits.corpus.documents import built_in
 from circuits.model.loading import load_model
+from circuits.model.model import Model
 from circuits.model.plan import ModelPlan
 
 
@@ -35,15 +36,17 @@ def model_train(options: Namespace) -> Answer:
 
 def model_info(options: Namespace) -> Answer:
     """A model's layers, sizes and hooks."""
-    model = load_model(model_folder(options.model), tokenizer=options.tokenizer)
-    return fields_answer(model.describe())
+    return fields_answer(_loaded(options).describe())
 
 
 def model_generate(options: Namespace) -> Answer:
     """A text, continued."""
-    model = load_model(
-        model_folder(options.model), tokenizer=options.tokenizer, device=options.device
-    )
     how = {"temperature": options.temperature, "seed": options.seed}
-    text = model.generate(options.prompt, options.tokens, **how)
+    text = _loaded(options, options.device).generate(options.prompt, options.tokens, **how)
     return Answer(text, {"prompt": options.prompt, "text": text, **how})
+
+
+def _loaded(options: Namespace, device: str | None = None) -> Model:
+    """The model that was named, or that of the run."""
+    folder = RunFolder(Path(options.model)).model_place or options.model
+    return load_model(folder, tokenizer=options.tokenizer, device=device)

@@ -65,25 +65,20 @@ def digits(options: Namespace) -> Answer:
     """A classifier of images, read from its weights."""
     data = open_images(options.data)
     plan = replace(plan_for(data.train), seed=options.seed)
+    pictures = options.pictures
     if options.run_folder is not None:
         row = run_images(options.run_folder, data, plan)
         row["folder"] = str(RunFolder(Path(options.run_folder)).images)
     else:
-        if options.pictures is not None:  # refused before the training
-            if Path(options.pictures).is_dir():
-                raise ImageError(f"{options.pictures} is a folder. Name a file, such as sheet.png.")
-            Path(options.pictures).parent.mkdir(parents=True, exist_ok=True)
+        if pictures is not None:  # refused before the training
+            if Path(pictures).is_dir():
+                raise ImageError(f"{pictures} is a folder. Name a file, such as sheet.png.")
+            Path(pictures).parent.mkdir(parents=True, exist_ok=True)
         row, model = measure(data, plan)
-        if options.pictures is not None:
-            spectra = ClassSpectra.of(model).with_sign(data.train)
-            write_png(spectra.sheet(), options.pictures)
-            row["pictures"] = options.pictures
-    about = {
-        "data": data.name,
-        "n_train": len(data.train),
-        "n_test": len(data.test),
-        "d_hidden": plan.d_hidden,
-    }
-    rows = {**about, **row, "seed": options.seed, "torch": torch.__version__}
-    text = lined({**rows, "explanation_error": f"{row['explanation_error']:.1e}"})
-    return Answer(text, rows)
+        if pictures is not None:
+            write_png(ClassSpectra.of(model).with_sign(data.train).sheet(), pictures)
+            row["pictures"] = pictures
+    about = {"data": data.name, "n_train": len(data.train), "n_test": len(data.test)}
+    about |= {"d_hidden": plan.d_hidden, **row, "seed": options.seed, "torch": torch.__version__}
+    text = lined({**about, "explanation_error": f"{row['explanation_error']:.1e}"})
+    return Answer(text, about)

@@ -32,7 +32,7 @@ N_BODY = (2, 3, 4)
 NOISE = 0.03
 """Share of reactions that contradict their story."""
 
-Part = Literal["opening", "body", "closing"]
+_Part = Literal["opening", "body", "closing"]
 
 
 # Slots, and the lists of the lexicon that fill them. Two lists: a sign decides which one.
@@ -61,7 +61,7 @@ _SUBJECTS = ("{name}", "{who}")
 REACTIONS = ("so {} felt {{emotion}}", "so {} looked {{emotion}}", "and {} began to {{deed}}")
 
 
-def _sentences() -> dict[Part, tuple[tuple[str, float], ...]]:
+def _sentences() -> dict[_Part, tuple[tuple[str, float], ...]]:
     """Every sentence form with its probability, which sums to one in each part."""
     tails = [r.format(subject) for r, subject in itertools.product(REACTIONS, _SUBJECTS)]
     befores = {"": 0.45, "{intensifier} ": 0.2, "{negator} ": 0.25, "{negator} {intensifier} ": 0.1}
@@ -106,10 +106,10 @@ def _shares(*groups: tuple[Sequence[tuple[str, float]], float]) -> tuple[tuple[s
 
 
 @dataclass(frozen=True)
-class Form:
+class _Form:
     """A sentence form, and what follows from its words alone."""
 
-    part: Part
+    part: _Part
     words: tuple[str, ...]  # literals, and slots as "{slot}"; no slot twice
     share: float  # its probability within its part
 
@@ -173,10 +173,10 @@ class Grammar:
             )
 
     @cached_property
-    def forms(self) -> tuple[Form, ...]:
+    def forms(self) -> tuple[_Form, ...]:
         """Every sentence form; their shares sum to one within each part of a story."""
         return tuple(
-            Form(part, tuple(text.split()), share)
+            _Form(part, tuple(text.split()), share)
             for part, forms in _sentences().items()
             for text, share in forms
         )
@@ -208,7 +208,7 @@ class Grammar:
         """``-log p`` of what is chosen once per story: its length and its child."""
         return log(len(N_BODY)) + log(2 * len(self.lexicon.boys))
 
-    def nats(self, form: Form) -> float:
+    def nats(self, form: _Form) -> float:
         """``-log p`` of a sentence of this form, without the label noise of its reaction."""
         free = [slot for slot in form.slots if slot not in (*DECIDED, "name")]
         words = (self.choices[slot].shape[1] - (slot == "other") for slot in free)
@@ -240,7 +240,7 @@ class Grammar:
             raise StoryError(f"a text about {sorted(names)}: a story is about one child.")
         return self.frame_nats + sum(nats for nats, _ in read)
 
-    def read(self, part: Part, said: Sequence[str]) -> tuple[float, dict[str, str]]:
+    def read(self, part: _Part, said: Sequence[str]) -> tuple[float, dict[str, str]]:
         """``-log p`` of one sentence, and the words in its slots."""
         found = [
             (self.nats(form) + noise, bound)
@@ -259,7 +259,7 @@ class Grammar:
         ]
         return next((sign for sign, words in zip((1, -1), lists, strict=False) if word in words), 0)
 
-    def _noise_nats(self, form: Form, bound: dict[str, str]) -> float | None:
+    def _noise_nats(self, form: _Form, bound: dict[str, str]) -> float | None:
         """``-log p`` of the reaction's agreement, or None where the words do not fit the form."""
         signs = {slot: self._sign(slot, word) for slot, word in bound.items()}
         if 0 in signs.values() or ("other" in bound and bound["other"] == bound["thing"]):

@@ -347,10 +347,10 @@ def copied(hostile_run, tmp_path) -> Path:
 def test_a_run_that_lacks_its_first_steps_is_refused_with_their_command(tmp_path):
     with pytest.raises(RunError, match=r"no such run\. Make one: circuits model train"):
         write_report(tmp_path / "none")
-    with pytest.raises(RunError, match=r"no folder 'model'\. Train one: circuits model train"):
+    with pytest.raises(RunError, match=r"no folder 'model'\. Make it: circuits model train"):
         write_report(tmp_path)
     (tmp_path / "model").mkdir()
-    with pytest.raises(RunError, match=r"no folder 'saes'\. Train some: circuits sae train"):
+    with pytest.raises(RunError, match=r"no folder 'saes'\. Make it: circuits sae train"):
         write_report(tmp_path)
     (tmp_path / "saes").mkdir()
     (tmp_path / "saes" / "checkpoint-7.safetensors").touch()

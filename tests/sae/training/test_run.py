@@ -416,6 +416,8 @@ def test_a_plan_that_cannot_be_names_all_that_is_wrong_with_it(monkeypatch):
     for name, value in [*odd.items(), ("sites", {"mlp_in@0": 1})]:
         with pytest.raises(PlanError, match=rf"my.json: TrainingPlan: {name} (is|are) "):
             TrainingPlan.from_dict({name: value}, "my.json")
+    with pytest.raises(PlanError, match="n_buffer 20 does not hold a batch of 30"):
+        TrainingPlan(n_buffer=20, n_batch=30)
     with pytest.raises(PlanError, match=r"my.json: TrainingPlan: learning_rate is nan"):
         TrainingPlan.from_dict({"learning_rate": float("nan")}, "my.json")
 

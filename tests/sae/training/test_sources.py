@@ -195,8 +195,6 @@ def test_data_shorter_than_the_buffer_is_refused_with_its_length(source):
     assert len(taken(Mixer(numbered(5, 40), n_buffer=200, n_batch=10), 90)) == 90
     with pytest.raises(ActivationError, match=r"fewer than the buffer of 1000000"):
         taken(Mixer(source, n_buffer=10**6, n_batch=10), 1)
-    with pytest.raises(ActivationError, match="batches of 30 tokens from a buffer of 20"):
-        Mixer(source, n_buffer=20, n_batch=30)
 
 
 def test_an_iterator_that_can_be_used_only_once_is_refused():
