@@ -1,4 +1,4 @@
-# Everything sets itself up: `make demo` and `make test` need only python3 and make.
+# Each target installs what it needs into .venv: `make demo` and `make test` need only python3 and make.
 PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
@@ -30,15 +30,15 @@ bench: setup
 
 setup: $(STAMP)
 
-# Re-installs only when a pin changes (`make lock` makes them anew after a change of dependencies). The stamp is written last, and a set-up that
-# broke half-way is started afresh.
+# Installs again only when a pin changes (`make lock` writes them again after a change of dependencies). The stamp is written last, so an
+# installation that failed half-way starts again.
 $(STAMP): constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v <= (3, 13) else f"Python 3.10 to 3.13 is needed, {sys.executable} is {v[0]}.{v[1]}: make PYTHON=/path/to/python3.12 setup")'
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $(STAMP)
 
-# The one place where pins are made: the same file serves every Python and platform (by markers).
+# The pins: one file for every Python and platform, by markers.
 lock: setup
 	$(BIN)/python -m pip install --quiet uv
 	echo 'torch==2.13.0' | $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.10 --all-extras \

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 from circuits.lazy import lazy
 
 if TYPE_CHECKING:
+    from analysis import studies
     from analysis.attribution.contrast import by_layer
-    from analysis.attribution.ledger import Ledger, ledger
+    from analysis.attribution.ledger import Reader, ledger
     from analysis.behaviour.built_in import built_in_behaviour
     from analysis.behaviour.cases import Behaviour
     from analysis.behaviour.in_model import in_model
@@ -14,25 +15,25 @@ if TYPE_CHECKING:
     from analysis.discovery.find import find_circuit
     from analysis.discovery.propose import propose_circuits
     from analysis.lowrank.circuit_rank import circuit_rank
-    from analysis.lowrank.curve import RankCurve
     from analysis.lowrank.measure import rank_curve
+    from analysis.opened_run import open_run
     from analysis.report import write_report
-    from analysis.validation.validate import Validation, validate
+    from analysis.validation.validate import validate
 
 __all__ = [
     "Behaviour",
-    "Ledger",
-    "RankCurve",
-    "Validation",
+    "Reader",
     "built_in_behaviour",
     "by_layer",
     "circuit_rank",
     "find_circuit",
     "in_model",
     "ledger",
+    "open_run",
     "propose_circuits",
     "quality",
     "rank_curve",
+    "studies",
     "validate",
     "write_report",
 ]
@@ -41,19 +42,19 @@ __getattr__, __dir__ = lazy(
     __name__,
     {
         "Behaviour": "analysis.behaviour.cases",
-        "Ledger": "analysis.attribution.ledger",
-        "RankCurve": "analysis.lowrank.curve",
-        "Validation": "analysis.validation.validate",
+        "Reader": "analysis.attribution.ledger",
         "built_in_behaviour": "analysis.behaviour.built_in",
         "by_layer": "analysis.attribution.contrast",
         "circuit_rank": "analysis.lowrank.circuit_rank",
         "find_circuit": "analysis.discovery.find",
         "in_model": "analysis.behaviour.in_model",
         "ledger": "analysis.attribution.ledger",
+        "open_run": "analysis.opened_run",
         "propose_circuits": "analysis.discovery.propose",
         "quality": "analysis.dictionary_quality",
         "rank_curve": "analysis.lowrank.measure",
         "validate": "analysis.validation.validate",
         "write_report": "analysis.report",
     },
+    {"studies": "analysis.studies"},
 )

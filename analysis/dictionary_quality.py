@@ -1,16 +1,15 @@
-"""How well a dictionary stands in for its site: one row of numbers, each beside its control.
+"""How well a dictionary represents its site: one row of numbers, each with its control.
 
-Two passes over the same tokens: of the reconstruction, then of the model's loss with the site
-replaced. What a reader would get wrong: the first token of each row counts in no statistic and is
-left alone by every replacement, the ablations included. Autoencoders are not trained on ``<bos>``
-and reconstruct it badly; a loss with it replaced would measure that one activation, which every
-later token attends to.
+Two passes over the same tokens: for the reconstruction, then for the model's loss with the site
+replaced. The first token of each row counts in no statistic and is never replaced: autoencoders are
+not trained on ``<bos>``, and the loss would measure that one activation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,18 +19,18 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuits.algebra.basis import Basis
+from circuits.algebra.bilinear import with_constant
 from circuits.corpus.documents import Corpus
 from circuits.errors import DictionaryError
 from circuits.model.model import Model
+from circuits.model.site import Site
 from sae.dictionary import Dictionary
 from sae.reading import N_DOCUMENTS, Reading, readings
 from sae.sparse import Code
-from sae.statistics import Statistics, statistics
+from sae.statistics import statistics
 
-DENSE = 0.1
-"""A feature that is active on a larger share of tokens is called dense."""
-
-_FEW = 2  # a correlation of fewer tokens is none
+_DENSE = 0.1  # a feature that is active on a larger share of tokens is dense
+_FEW = 2  # no correlation of so few tokens
 
 
 @torch.no_grad()
@@ -46,42 +45,34 @@ def quality(
 ) -> pd.DataFrame:
     """One row; losses in nats a predicted token, over the first documents of a corpus.
 
-    *Reconstruction*: ``fvu`` is the squared error over the variance, ``explained_variance`` the
-    share of variance that the error's own variance leaves (so an error that is always the same
-    costs nothing there), ``l0`` active features a token, ``dead`` and ``dense`` shares of features
-    never active and active on more than a tenth of tokens.
+    *Reconstruction*: ``fvu`` is the squared error over the variance, ``explained_variance`` 1 minus
+    the error's variance over it (a constant error does not count), ``l0`` active features a token,
+    ``dead`` and ``dense`` shares of features: never active, and active on over a tenth of tokens.
 
-    *Loss*: ``clean``, ``sae`` (the reconstruction in its place), ``with_error`` (equal to clean),
-    ``zero`` and ``mean`` (the site ablated; whichever loses less is the harder control), ``random``
-    (as many random directions, read by themselves). ``recovered`` is sae between zero and clean,
-    ``recovered_from_mean`` between mean and clean, ``added`` is sae less clean.
+    *Loss*: ``clean``, ``sae`` (with the reconstruction), ``with_error`` (equal to clean), ``zero``
+    and ``mean`` (ablations; the one that loses less is the stricter control), ``random`` (with as
+    many random directions). ``recovered`` is where sae lies from zero (0) to clean (1),
+    ``recovered_from_mean`` the same from mean, ``added`` is sae less clean.
 
-    *Pseudoinverse*: ``pinv_active`` correlates ``D⁺x`` with TopK's activations, over the tokens
-    where a feature is active; ``pinv_inactive`` over the others with the score that was not
-    selected, the activation being zero there. Medians over features, ``…_mean`` their means,
-    ``…_random`` the same for random directions. ``pinv_on_active`` gives TopK's features their
-    pseudoinverse values, ``pinv_largest`` the largest of those their place: ``fvu_…`` and
-    ``recovered_…``, beside TopK's own. Where the decoder does not span the activation the nearest
-    reader is meant, and ``pinv_exact`` is False.
+    *Pseudoinverse*: ``pinv_active`` is the correlation of ``D⁺x`` with TopK's activations over the
+    tokens where a feature is active; ``pinv_inactive`` over the others with the score that was not
+    selected. Medians over features, ``…_mean`` means, ``…_random`` with random directions.
+    ``pinv_on_active`` gives TopK's features their pseudoinverse values, ``pinv_largest`` selects
+    the largest of these values: ``fvu_…`` and ``recovered_…``. If the decoder does not span the
+    activation, the nearest reader is used and ``pinv_exact`` is False.
     """
-    site = dictionary.known_site("quality")
-    if dictionary.d_model != model.d_model:
-        raise DictionaryError(
-            f"quality: {dictionary} is for activations of {dictionary.d_model}, and the model's "
-            f"have {model.d_model}. Load the model that it was trained on."
-        )
+    site = _checked_site(dictionary, model)
     dictionary = dictionary.to(model.device)
-
-    def read() -> Any:
-        return readings(model, corpus, [site], n_documents=n_documents, window=window)
-
+    read = partial(readings, model, corpus, [site], n_documents=n_documents, window=window)
     moments = _Moments(dictionary)
     found = statistics(moments.seen(reading.activations[site]) for reading in read())
     l0 = float(found.n_active.sum()) / int(found.n_token)
     k = dictionary.k or min(max(1, round(l0)), dictionary.n_feature)
-    readers = _Readers.of(dictionary, k, seed)
-    losses = _Losses(model, dictionary, readers, moments.mean)
-    pinv, control = (_Correlations(dictionary, r.read) for r in (readers.exact, readers.control))
+    reader = dictionary.basis("pinv", least_squares=True)
+    random = reader.control(seed)
+    replacements = _replacements(dictionary, reader, random, k, moments.mean)
+    losses = _Losses(model, site, replacements)
+    pinv, control = (_Correlations(dictionary, basis.read) for basis in (reader, random))
     for reading in read():
         x = reading.activations[site].to(dictionary.dtype)
         code = dictionary.active(x)
@@ -93,9 +84,11 @@ def quality(
         "n_feature": dictionary.n_feature,
         "k": dictionary.k,
         **moments.row(),
-        **_sparsity(found, l0),
+        "l0": l0,
+        "dead": float((found.n_active == 0).double().mean()),
+        "dense": float((found.frequency > _DENSE).double().mean()),
         **losses.row(moments),
-        "pinv_exact": len(readers.exact.span.sizes) == dictionary.d_model,
+        "pinv_exact": len(reader.span.sizes) == dictionary.d_model,
         **pinv.row(moments, control),
         "n_token": int(found.n_token),
         "n_documents": min(n_documents, corpus.n_documents or n_documents),
@@ -104,40 +97,35 @@ def quality(
     return pd.DataFrame(row, index=[0])
 
 
-def _sparsity(found: Statistics, l0: float) -> dict[str, float]:
+def _checked_site(dictionary: Dictionary, model: Model) -> Site:
+    if dictionary.d_model != model.d_model:
+        raise DictionaryError(
+            f"quality: {dictionary} is for activations of {dictionary.d_model}, and the model's "
+            f"have {model.d_model}. Load the model that it was trained on."
+        )
+    return dictionary.known_site("quality")
+
+
+def _replacements(
+    dictionary: Dictionary, reader: Basis, random: Basis, k: int, mean: Float[Tensor, " model"]
+) -> dict[str, Callable[[Tensor], Tensor]]:
+    """What the site's activation is replaced with, by name."""
+    silent = torch.zeros_like(dictionary.bias)
+    plain = replace(dictionary, bias=silent, k=k, threshold=None, statistics=None)
+    norms = random.write.square().sum(1, keepdim=True).clamp(min=1e-30)
     return {
-        "l0": l0,
-        "dead": float((found.n_active == 0).double().mean()),
-        "dense": float((found.frequency > DENSE).double().mean()),
+        "sae": dictionary.reconstruct,
+        "with_error": lambda x: (made := dictionary.reconstruct(x)) + (x - made),
+        "zero": torch.zeros_like,
+        "mean": lambda x: mean.expand_as(x),
+        "random": replace(plain, encoder=random.write / norms, decoder=random.write).reconstruct,
+        "pinv_on_active": partial(_on_active, dictionary, reader.read),
+        "pinv_largest": replace(plain, encoder=reader.read).reconstruct,
     }
 
 
-@dataclass(frozen=True, eq=False)
-class _Readers:
-    """What reads the activation: the pseudoinverse and random directions, and as dictionaries."""
-
-    exact: Basis
-    control: Basis
-    largest: Dictionary  # the k largest pseudoinverse values
-    random: Dictionary  # random directions of the same norms, the k that point most along x
-
-    @classmethod
-    def of(cls, dictionary: Dictionary, k: int, seed: int) -> _Readers:
-        exact = dictionary.basis("pinv", least_squares=True)
-        control = exact.control(seed)
-        silent = torch.zeros_like(dictionary.bias)
-        plain = replace(dictionary, bias=silent, k=k, threshold=None, statistics=None)
-        norms = control.write.square().sum(1, keepdim=True).clamp(min=1e-30)
-        return cls(
-            exact,
-            control,
-            replace(plain, encoder=exact.read),
-            replace(plain, encoder=control.write / norms, decoder=control.write),
-        )
-
-
 class _Moments:
-    """Over all tokens ``x̂ x̂ᵀ`` with ``x̂ = [x − offset; 1]``: it holds means and covariances."""
+    """``Σ x̂ x̂ᵀ`` over all tokens, ``x̂ = [x − offset; 1]``: it gives means and covariances."""
 
     def __init__(self, dictionary: Dictionary) -> None:
         self._dictionary = dictionary
@@ -147,14 +135,15 @@ class _Moments:
         self._errors = torch.zeros(wide - 1, dtype=torch.float64, device=dictionary.device)
 
     def seen(self, x: Float[Tensor, "token model"]) -> Code:
-        """Add some tokens; what is active on them."""
+        """Add some tokens; returns their active features."""
         dictionary = self._dictionary
         x = x.to(dictionary.dtype)
         code = dictionary.active(x)
         error = (x - code.times(dictionary.decoder) - dictionary.offset).double()
         self._error = self._error + error.square().sum().cpu()
         self._errors += error.sum(0)
-        self.second += _second(_lifted(x - dictionary.offset))
+        lifted = with_constant((x - dictionary.offset).double())
+        self.second += lifted.mT @ lifted
         return code
 
     @property
@@ -182,10 +171,9 @@ class _Moments:
 
 
 class _Correlations:
-    """Between what a reader reads and the scores that TopK selects from, feature by feature.
+    """Between a reader's values and the scores that TopK selects from, for each feature.
 
-    Over all tokens from second moments, over the active ones entry by entry, and over the others
-    by difference: features times tokens are never multiplied out.
+    Sums over inactive tokens are those over all, from second moments, less those over active ones.
     """
 
     def __init__(self, dictionary: Dictionary, read: Float[Tensor, "feature model"]) -> None:
@@ -202,9 +190,9 @@ class _Correlations:
             self._active[i] += np.bincount(feature, weights, minlength=len(self._active[i]))
 
     def shares(self, moments: _Moments) -> tuple[np.ndarray, np.ndarray]:
-        """Of each feature on active and on other tokens; NaN where there are too few."""
+        """For each feature on active and on other tokens; NaN where there are too few."""
         dictionary = self._dictionary
-        z = torch.nn.functional.pad(self._read.double(), (0, 1))
+        z = with_constant(self._read.double(), 0.0)
         s = torch.cat([dictionary.encoder, dictionary.bias[:, None]], dim=1).double()
         z_moment, s_moment = z @ moments.second, s @ moments.second
         total = [z_moment[:, -1], s_moment[:, -1]]
@@ -229,31 +217,18 @@ def _correlation(sums: Float[np.ndarray, "6 feature"]) -> Float[np.ndarray, " fe
     n, z, s, zz, ss, zs = sums
     with np.errstate(invalid="ignore", divide="ignore"):
         spread = (zz - z * z / n) * (ss - s * s / n)
-        constant = spread <= 1e-20 * zz * ss  # but for rounding
+        constant = spread <= 1e-20 * zz * ss  # up to rounding
         return np.where((n > _FEW) & ~constant, (zs - z * s / n) / np.sqrt(spread), np.nan)
 
 
 class _Losses:
-    """The model's loss with the site as it is and as each replacement makes it."""
+    """The model's loss with the site unchanged and with each replacement."""
 
     def __init__(
-        self,
-        model: Model,
-        dictionary: Dictionary,
-        readers: _Readers,
-        mean: Float[Tensor, " model"],
+        self, model: Model, site: Site, replacements: dict[str, Callable[[Tensor], Tensor]]
     ) -> None:
-        self._model, self._dictionary = model, dictionary
-        self._made: dict[str, Callable[[Tensor], Tensor]] = {
-            "sae": dictionary.reconstruct,
-            "with_error": lambda x: (made := dictionary.reconstruct(x)) + (x - made),
-            "zero": torch.zeros_like,
-            "mean": lambda x: mean.expand_as(x),
-            "random": readers.random.reconstruct,
-            "pinv_on_active": lambda x: _on_active(dictionary, readers.exact.read, x),
-            "pinv_largest": readers.largest.reconstruct,
-        }
-        self._sums = dict.fromkeys(("clean", *self._made), 0.0)
+        self._model, self._site, self._replacements = model, site, replacements
+        self._sums = dict.fromkeys(("clean", *replacements), 0.0)
         self._errors = dict.fromkeys(("random", "pinv_on_active", "pinv_largest"), 0.0)
         self._n_predicted = 0
 
@@ -262,15 +237,11 @@ class _Losses:
         self._n_predicted += n
         self._sums["clean"] += n * self._loss(reading)
         here = reading.counted.to(self._model.device)
-        for name, make in self._made.items():
+        for name, make in self._replacements.items():
             if name in self._errors:
                 self._errors[name] += float((make(x) - x).double().square().sum())
             with self._model.replaced({self._site: _at(here, make)}):
                 self._sums[name] += n * self._loss(reading)
-
-    @property
-    def _site(self) -> Any:
-        return self._dictionary.site
 
     def _loss(self, reading: Reading) -> float:
         return float(self._model.loss(reading.batch.tokens, reading.batch.mask))
@@ -295,7 +266,7 @@ class _Losses:
 
 
 def _at(here: Bool[Tensor, "batch pos"], make: Callable[[Tensor], Tensor]) -> Any:
-    """What replaces an activation at the counted tokens and leaves the others alone."""
+    """A hook that replaces an activation at the counted tokens only."""
 
     def function(x: Tensor) -> Tensor:
         part = here[:, : x.shape[1]]  # the last token of a row predicts nothing
@@ -316,16 +287,8 @@ def _on_active(
     return replace(code, values=values).times(dictionary.decoder) + dictionary.offset
 
 
-def _lifted(x: Float[Tensor, "token model"]) -> Float[Tensor, "token lifted"]:
-    return torch.nn.functional.pad(x.double(), (0, 1), value=1.0)
-
-
-def _second(x: Float[Tensor, "token lifted"]) -> Float[Tensor, "lifted lifted"]:
-    return x.mT @ x
-
-
 def _share(part: float, whole: float) -> float:
-    """NaN where there is nothing to have a share of."""
+    """NaN where the whole is zero."""
     return part / whole if whole != 0 else float("nan")
 
 

@@ -19,6 +19,7 @@ from analysis.attribution.ledger import Reader, ledger
 from analysis.behaviour.built_in import built_in_behaviour
 from analysis.discovery.find import find_circuit
 from analysis.runs.circuits import N_PAIRS, story_cases
+from analysis.validation.edits import EditKind
 from analysis.validation.validate import validate
 from benchmarks.measure import machine, table
 from circuits.corpus import built_in
@@ -81,36 +82,36 @@ def seed_row(seed: int, folder: Path, device: str) -> tuple[tuple[str, ...], dic
     circuit = find_circuit(model, dictionaries, chosen, detection_cases=detection_cases)
     found = validate(model, circuit, chosen.halves()[1], dictionaries)
     seconds = time.perf_counter() - start
-    edits = found.edits.set_index("edit")
-    removed, kept = edits.loc["remove the circuit"], edits.loc["keep only the circuit"]
+    plain, removed, kept = (
+        found.edit(kind) for kind in (EditKind.NONE, EditKind.REMOVE, EditKind.KEEP)
+    )
     out = dictionaries[Site("mlp_out", 0)]
     f1 = f1_on_stories(model, out, circuit, seed)
     sizes = {d.label: len(d.features) for d in circuit.detectors}
-    names = circuit.groups
     gate = circuit.gates[0]
-    random = found.random.assign(taken=found.random["taken"].abs()).groupby("kind")["taken"]
+    random = found.random_table.set_index("kind")["median"]
     numbers = {
-        "computed": circuit.shares["computed"],
-        "taken": float(removed["taken"]),
-        "moved": float(removed["moved"]),
+        "computed": circuit.evidence.shares.computed,
+        "removed": float(removed["removed"]),
+        "side effect": float(removed["side_effect"]),
         "kept": float(kept["faithfulness"]),
         "seconds": seconds,
         "proven": float(found.proven),
         "off": float(found.checks["off_by"].max()),
         **{f"F1 {label}": value for label, value in f1.items()},
     }
-    left = [removed[label] / edits.loc["none", label] for label in ("not good", "not bad")]
+    left = [removed[label] / plain[label] for label in ("not good", "not bad")]
     return (
         str(seed),
         str(len(circuit.interactions)),
-        f"{names[str(gate.first)]} & {names[str(gate.second)]}",
-        f"{circuit.shares['computed']:.2f}",
+        f"{circuit.group_name(gate.first)} & {circuit.group_name(gate.second)}",
+        f"{circuit.evidence.shares.computed:.2f}",
         " / ".join(f"{f1[label]:.2f} ({sizes[label]})" for label in ("not good", "not bad")),
-        f"{removed['taken']:.2f}",
+        f"{removed['removed']:.2f}",
         " / ".join(f"{share:+.2f}" for share in left),
         f"{removed['moved']:.3f}",
         f"{kept['faithfulness']:.2f}",
-        f"{random.median()['as many']:.3f} / {random.median()['as large']:.3f}",
+        f"{random['same number']:.3f} / {random['same size']:.3f}",
         "proven" if found.proven else "not proven",
     ), numbers
 

@@ -19,8 +19,8 @@ from analysis.studies.images.dictionaries import read_through, train_on_pairs
 from analysis.studies.images.measurements import (
     curves,
     dictionary_plan_for,
-    figures,
     matches,
+    measure,
     plan_for,
     regularisation,
 )
@@ -80,7 +80,7 @@ def run(where: str | None) -> str:
     data, plan, head = _begun(where)
     rows, models = [], []
     for seed in range(N_SEED):
-        row, model = figures(data, replace(plan, seed=seed))
+        row, model = measure(data, replace(plan, seed=seed))
         print(f"seed {seed}: {json.dumps(row)}", file=sys.stderr, flush=True)
         rows.append(row)
         models.append(model)

@@ -17,9 +17,10 @@ from analysis.studies.planted import Planted, plant, score
 from benchmarks.core import D_HIDDEN, D_MODEL, N_FEATURE, extra_memory_of_one, layer_and_basis
 from benchmarks.measure import machine, table
 from circuits import Basis, Interactions
+from circuits.algebra.controls import rotated, shuffled
 from circuits.graph import clusters, interaction_graph
 from circuits.graph.matching_pursuit import known_pairs, significant_pairs
-from circuits.graph.significance import RotationNull, rotated, scored_strongest, shuffled
+from circuits.graph.significance import RotationNull, scored_strongest
 
 SIZES = ((64, 512), (128, 1024), (256, 2048), (512, 4096))
 GATES = (1, 5, 20)

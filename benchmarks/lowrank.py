@@ -16,12 +16,13 @@ from typing import Any
 
 import torch
 
-from analysis import RankCurve, rank_curve
+from analysis import rank_curve
+from analysis.lowrank.curve import RankCurve
 from analysis.lowrank.sums import Forms, Observed, Resampling, active_sums, on_all, totals_of
 from benchmarks.measure import extra_memory, machine, table
 from circuits.corpus import built_in
+from circuits.corpus.documents import split_corpus
 from circuits.model import Model, ModelPlan, load_model, train_model
-from circuits.model.evaluation import parted
 from circuits.model.loading import untrained
 from sae import Dictionary, TrainingPlan, train_saes
 from sae.sparse import Code
@@ -47,7 +48,7 @@ def curves(seed: int, device: str) -> dict[tuple[str, str], RankCurve]:
         model = load_model(trained.folder, device=device)
         studied = {f"{n}, k {k}": (model, n, k) for n, k in WIDTHS}
         studied[f"256, k 10, {UNTRAINED}"] = (untrained(model, seed), 256, 10)
-        held_out = parted(built_in(seed))[1]
+        held_out = split_corpus(built_in(seed))[1]
         for called, (owner, n, k) in studied.items():
             dictionary = trained_on(owner, seed, n, k, folder / called.replace(" ", "-"))
             for reader in READERS:

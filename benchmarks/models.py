@@ -17,7 +17,8 @@ from torch.nn import functional
 
 from benchmarks.measure import fastest, machine, side_by_side, table
 from circuits.corpus import built_in
-from circuits.corpus.batches import CHUNK, BatchPlan, batches, train_tokenizer
+from circuits.corpus.batches import CHUNK, BatchPlan, batches
+from circuits.corpus.tokenizer import train_tokenizer
 from circuits.model import Model, ModelPlan, ModelShape, load_model, train_model
 from circuits.model.training import new_network
 

@@ -29,7 +29,7 @@ from torch.nn import functional
 
 from benchmarks.measure import machine, table
 from sae import Dictionary, TensorActivations, TrainingPlan, load_dictionary, train_on
-from sae.training.run import Run
+from sae.training.run import DictionaryTraining
 
 FOUND = 0.9
 """The cosine above which a learnt direction stands for a true one."""
@@ -192,7 +192,7 @@ def sae_lens(batches: list[Tensor], plan: TrainingPlan, *, like_ours: bool = Fal
 
 def start(batches: list[Tensor], plan: TrainingPlan) -> Dictionary:
     """What `ours` starts from, before its first step: random directions, read by themselves."""
-    run = Run(TensorActivations(batches), plan, "cpu")
+    run = DictionaryTraining(TensorActivations(batches), plan, "cpu")
     run.begin()
     (site,) = run.coders
     return run.dictionary(site)

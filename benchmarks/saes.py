@@ -24,10 +24,11 @@ from torch.nn import functional
 from analysis import quality
 from benchmarks.measure import extra_memory, gemm_peak, machine, table
 from circuits.corpus import built_in
+from circuits.corpus.documents import split_corpus
 from circuits.model import ModelPlan, load_model, train_model
-from circuits.model.evaluation import parted
-from sae import ModelActivations, TrainingPlan, train_saes
+from sae import TrainingPlan, train_saes
 from sae.training.mixer import Mixer
+from sae.training.sources import ModelActivations
 from sae.training.step import Coder
 
 N_BATCH, N_BATCHES, RATE = 4096, 64, 2e-3
@@ -225,7 +226,7 @@ def seed_table(device: str, n_seeds: int = 10) -> str:
             dictionaries = train_saes(model, corpus, plan, Path(name) / "saes", device=device)
             seconds = time.perf_counter() - start
             for site, dictionary in dictionaries.items():
-                row = quality(dictionary, model, parted(corpus)[1], seed=seed).iloc[0]
+                row = quality(dictionary, model, split_corpus(corpus)[1], seed=seed).iloc[0]
                 rows.append(
                     (
                         f"{seed}", f"{site}", f"{row.fvu:.4f}", f"{row.dead:.3f}",

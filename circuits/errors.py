@@ -1,7 +1,6 @@
-"""The mistakes a caller can make, one class each, and the check that finds them all at once.
+"""The mistakes a caller can make, one class each, and checks that report all of them at once.
 
-An error says three things: what came, what it breaks, what to do. Mismatches between several
-tensors are collected and reported together, so that one run tells everything that is wrong.
+A message says three things: what came, what it breaks, what to do.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from torch import Tensor
 
 
 class CircuitsError(Exception):
-    """Something the caller can put right; the command prints it as one line."""
+    """Something the caller can fix; the command prints it as one line."""
 
 
 class ShapeError(CircuitsError, ValueError):
@@ -34,7 +33,7 @@ class DeviceError(CircuitsError, ValueError):
 
 
 class BasisError(CircuitsError, ValueError):
-    """A dictionary that cannot do what is asked of it."""
+    """Feature directions without a reader that does what is asked."""
 
 
 class FeatureRangeError(CircuitsError, IndexError):
@@ -74,7 +73,7 @@ class ActivationError(CircuitsError, ValueError):
 
 
 class DictionaryError(CircuitsError, ValueError):
-    """A dictionary's folder that cannot be read or written, or a question it has no answer to."""
+    """A dictionary or its folder that cannot be read, written or used as asked."""
 
 
 class PlanError(CircuitsError, ValueError):
@@ -82,19 +81,19 @@ class PlanError(CircuitsError, ValueError):
 
 
 class RunError(CircuitsError, ValueError):
-    """A run's folder that lacks what is asked for, is another run's, or cannot be gone on with."""
+    """A run's folder that lacks something, belongs to another run, or cannot be resumed."""
 
 
 class RankError(CircuitsError, ValueError):
-    """A dictionary, a layer or a number of tokens that no rank can be judged by."""
+    """A dictionary, a layer or a number of tokens that does not allow a rank to be judged."""
 
 
 class GraphError(CircuitsError, ValueError):
-    """A graph, a matrix or a choice of edges that no groups can be found in."""
+    """A graph, a matrix or a choice of edges in which no groups can be found."""
 
 
 class ReportError(CircuitsError, ValueError):
-    """A place that a report must not be written to."""
+    """A folder that a report must not be written to."""
 
 
 class BehaviourError(CircuitsError, ValueError):
@@ -102,7 +101,7 @@ class BehaviourError(CircuitsError, ValueError):
 
 
 class NotFoundError(CircuitsError, LookupError):
-    """What was sought is not there: an answer, not a mistake of the caller's."""
+    """Nothing was found: a result, not a mistake of the caller."""
 
 
 class CircuitFileError(CircuitsError, ValueError):
@@ -114,7 +113,7 @@ class ImageError(CircuitsError, ValueError):
 
 
 class HubError(CircuitsError, OSError):
-    """A name that is no local path and that the hub does not answer for."""
+    """A name that is not a local path and that the hub does not answer for."""
 
 
 class DirectionWarning(UserWarning):
@@ -122,7 +121,7 @@ class DirectionWarning(UserWarning):
 
 
 def check_tensors(owner: str, tensors: Mapping[str, Tensor], axes: Mapping[str, str]) -> None:
-    """Refuse tensors of wrong type, device, shape or content, naming every fault.
+    """Refuse tensors of the wrong type, device, shape or content, naming every fault.
 
     ``axes`` spells each tensor's axes ("hidden model"); an axis name must have one size
     everywhere, and no axis may be empty.
@@ -193,7 +192,7 @@ def _check_finite(owner: str, tensors: Mapping[str, Tensor]) -> None:
     if faults:
         raise NotFiniteError(
             f"{owner}: " + "; ".join(faults) + ". Every result would be NaN: "
-            "look at where these weights were trained or loaded."
+            "check where these weights were trained or loaded."
         )
 
 
@@ -203,13 +202,13 @@ def check_width(owner: str, x: Tensor, width: int, what: str) -> None:
         raise DtypeError(f"{owner}: {what} are a {type(x).__name__}, not a torch tensor.")
     if x.ndim == 0 or x.shape[-1] != width:
         raise ShapeError(
-            f"{owner}: {what} of shape {tuple(x.shape)} were given, but their last axis must have "
-            f"size {width}. Look at which site they were read from."
+            f"{owner}: {what} have shape {tuple(x.shape)}, but their last axis must have size "
+            f"{width}. Check which site they were read from."
         )
 
 
 def check_count(owner: str, count: int, most: int | None, what: str) -> int:
-    """The count itself if it is an integer from 1 to ``most`` (without end where None)."""
+    """The count as an int; refused unless it is an integer from 1 to ``most`` (None: no limit)."""
     try:
         if isinstance(count, bool):
             raise TypeError
@@ -223,7 +222,7 @@ def check_count(owner: str, count: int, most: int | None, what: str) -> int:
 
 
 def check_index(owner: str, index: int, size: int, what: str) -> int:
-    """The index itself if it names one of ``size`` things; negative indices are refused."""
+    """The index as an int; refused unless it is an integer from 0 to ``size - 1``."""
     try:
         if isinstance(index, bool):
             raise TypeError
@@ -232,7 +231,7 @@ def check_index(owner: str, index: int, size: int, what: str) -> int:
         raise FeatureRangeError(f"{owner}: {what} must be an integer, not {index!r}.") from None
     if not 0 <= index < size:
         raise FeatureRangeError(
-            f"{owner}: there is no {what} {index}, they run from 0 to {size - 1}."
+            f"{owner}: there is no {what} {index}; they run from 0 to {size - 1}."
         )
     return index
 
@@ -243,12 +242,12 @@ def check_indices(owner: str, indices: Iterable[int], size: int, what: str) -> l
 
 
 def first_line(error: BaseException) -> str:
-    """What a library's error says first, to be told in a line of our own."""
+    """The first line of a library's error message, to quote in ours."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether more memory was asked for than there is; torch says so in several ways."""
+    """Whether this is an out-of-memory error; torch reports it in several ways."""
     said = ("can't allocate memory", "not enough memory", "Storage size calculation overflowed")
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and any(words in str(error) for words in said)
@@ -256,7 +255,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def shorten(indices: Iterable[int], most: int = 8) -> str:
-    """The first few indices and how many there are, for a message."""
+    """The first few indices, and how many there are, for a message."""
     listed = list(indices)
     head = ", ".join(map(str, listed[:most]))
     return head if len(listed) <= most else f"{head}, … ({len(listed)} in all)"

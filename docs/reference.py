@@ -1,8 +1,8 @@
 """The reference, from the docstrings: ``python docs/reference.py [FOLDER]`` (build/reference).
 
-pdoc writes the pages. What it cannot know: names that a package finds when they are first asked for
-are found beforehand, and a field is told by the comment behind it. A name that does not resolve, or
-an annotation that cannot be read, fails the build instead of leaving a gap.
+pdoc writes the pages. Names that a package loads when they are first used are loaded before, and a
+field is described by the comment behind it. A name that does not resolve, or an annotation that
+cannot be read, fails the build instead of leaving a gap.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _walked = doc_ast.walk_tree
 
 
 def build(out: Path) -> list[str]:
-    """Write every page into a folder, made anew; what pdoc had to complain of."""
+    """Write every page into a new folder; returns what pdoc complained about."""
     modules = [name for package in PACKAGES for name in _modules(package)]
-    for package in PACKAGES:
-        module = import_module(package)
-        vars(module).update({name: getattr(module, name) for name in module.__all__})
+    for module in map(import_module, modules):
+        names = getattr(module, "__all__", ())  # of a package: those that load on first use
+        vars(module).update({name: getattr(module, name) for name in names})
     doc_ast.walk_tree = _with_comments
     pdoc.render.configure(
         template_directory=HERE / "templates", show_source=False, footer_text="bilinear-circuits"
@@ -40,14 +40,14 @@ def build(out: Path) -> list[str]:
     pdoc.render.env.globals["packages"] = PACKAGES
     pdoc.render.env.globals["first_page"] = (HERE / "reference.md").read_text(encoding="utf-8")
     shutil.rmtree(out, ignore_errors=True)
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         pdoc.pdoc(*modules, output_directory=out)
-    return [str(each.message) for each in told if "pdoc" in Path(each.filename).parts]
+    return [str(each.message) for each in caught if "pdoc" in Path(each.filename).parts]
 
 
 def _with_comments(of: Any) -> doc_ast.AstInfo:
-    """What pdoc reads in the source of a class, and what stands behind its fields."""
+    """What pdoc reads in the source of a class, and the comments behind its fields."""
     known = _walked(of)
     if isinstance(of, type):
         for name, comment in _FIELD.findall(doc_ast.get_source(of)):
@@ -57,17 +57,15 @@ def _with_comments(of: Any) -> doc_ast.AstInfo:
 
 
 def _modules(package: str) -> list[str]:
-    """A package and all modules in it, without the command's insides, and without those that share
-    their name with what their package exports: pdoc adds them by itself."""
-    found = [
-        module.name for module in walk_packages(import_module(package).__path__, f"{package}.")
-    ]
-    parted = ((name, *name.rpartition(".")[::2]) for name in found)
-    own = [
-        name
-        for name, parent, leaf in parted
-        if not name.startswith(INSIDE) and leaf not in getattr(import_module(parent), "__all__", ())
-    ]
+    """A package and the modules in it that pdoc does not find alone: it looks into a package for
+    what ``__all__`` lists, or for everything where there is none. The command is left out."""
+    found = [each.name for each in walk_packages(import_module(package).__path__, f"{package}.")]
+    own = []
+    for name in found:
+        parent, _, leaf = name.rpartition(".")
+        listed = getattr(import_module(parent), "__all__", None)
+        if listed is not None and leaf not in listed and not name.startswith(INSIDE):
+            own.append(name)
     return [package, *own]
 
 

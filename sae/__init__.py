@@ -13,17 +13,11 @@ if TYPE_CHECKING:
     from sae.reading import readings
     from sae.training.plan import TrainingPlan
     from sae.training.run import train_on, train_saes
-    from sae.training.sources import (
-        CachedActivations,
-        ModelActivations,
-        TensorActivations,
-        cache_activations,
-    )
+    from sae.training.sources import CachedActivations, TensorActivations, cache_activations
 
 __all__ = [
     "CachedActivations",
     "Dictionary",
-    "ModelActivations",
     "TensorActivations",
     "TrainingPlan",
     "cache_activations",
@@ -42,7 +36,6 @@ __getattr__, __dir__ = lazy(
     {
         "CachedActivations": "sae.training.sources",
         "Dictionary": "sae.dictionary",
-        "ModelActivations": "sae.training.sources",
         "TensorActivations": "sae.training.sources",
         "TrainingPlan": "sae.training.plan",
         "cache_activations": "sae.training.sources",

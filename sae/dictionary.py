@@ -1,8 +1,7 @@
 """A trained sparse autoencoder at its site: features in, features out, and as a `Basis`.
 
-``encode(x)`` is the ``k`` largest of ``(x − offset) encoderᵀ + bias``, cut at zero; ``decode(f)``
-is ``f decoder + offset``. Dictionaries in the paper's format keep negative values (``relu=False``),
-and one trained by batch (``threshold``) has no fixed number of active features.
+``encode(x)`` is the ``k`` largest of ``(x − offset) encoderᵀ + bias``, cut at zero unless ``relu``
+is False, or those above a ``threshold``; ``decode(f)`` is ``f decoder + offset``.
 """
 
 from __future__ import annotations
@@ -23,11 +22,12 @@ from torch.nn import functional
 from circuits.algebra.basis import Basis
 from circuits.errors import BasisError, check_width
 from circuits.model.model import Model
+from circuits.model.site import Site  # noqa: F401 - named by the fields that Stored declares
 from sae.formats import folders
 from sae.formats.record import WEIGHTS, Stored
 from sae.formats.sae_lens import as_sae_lens
 from sae.sparse import Code, strongest
-from sae.statistics import statistics
+from sae.statistics import Statistics, statistics  # noqa: F401 - the same
 
 _TILE = 2**24  # scores that are held at a time
 
@@ -42,28 +42,24 @@ class Dictionary(Stored):
         return self.encoder.mT.contiguous()
 
     def preactivations(self, x: Float[Tensor, "*batch model"]) -> Float[Tensor, "*batch feature"]:
-        """How strongly each feature is seen, before any is left out."""
+        """Each feature's score, before the selection."""
         check_width("Dictionary", x, self.d_model, "activations")
         return (x.to(self.dtype) - self.offset) @ self._into + self.bias
 
     def active(self, x: Float[Tensor, "row model"]) -> Code:
-        """The active features of each row, without the zeros between them."""
-        check_width("Dictionary", x, self.d_model, "activations")
-        starts, features, values = [torch.zeros(1, dtype=torch.int64, device=self.device)], [], []
-        for tile in x.split(max(1, _TILE // self.n_feature)):
-            code = self.selected(self.preactivations(tile))
-            starts.append(code.starts[1:] + starts[-1][-1])
-            features.append(code.features)
-            values.append(code.values)
+        """The active features of each row, as a sparse code."""
+        tiles = x.split(max(1, _TILE // self.n_feature))
+        codes = [self.selected(self.preactivations(tile)) for tile in tiles]
+        counts = torch.cat([code.starts.diff() for code in codes])
         return Code(
-            torch.cat(starts),
-            torch.cat([*features, starts[0][:0]]),
-            torch.cat([*values, self.bias[:0]]),
+            functional.pad(counts.cumsum(0), (1, 0)),
+            torch.cat([code.features for code in codes]),
+            torch.cat([code.values for code in codes]),
             self.n_feature,
         )
 
     def selected(self, scores: Float[Tensor, "row feature"]) -> Code:
-        """What this dictionary's rule makes active of any scores, its own or others'."""
+        """The features that this dictionary's rule selects from any scores."""
         if self.k is None:
             assert self.threshold is not None  # one of the two is given
             chosen = scores > self.threshold
@@ -77,21 +73,21 @@ class Dictionary(Stored):
         return Code.of_equal_rows(features, values, self.n_feature)
 
     def encode(self, x: Float[Tensor, "*batch model"]) -> Float[Tensor, "*batch feature"]:
-        """The features of an activation, most of them zero; `active` leaves the zeros out."""
+        """The features of an activation, most of them zero; `active` gives a sparse code."""
         return self.active(x.reshape(-1, x.shape[-1])).dense().view(*x.shape[:-1], self.n_feature)
 
     def decode(self, features: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch model"]:
-        """The activation that these features write, with the offset."""
+        """The activation that these features write, offset included."""
         check_width("Dictionary.decode", features, self.n_feature, "features")
         return features.to(self.dtype) @ self.decoder + self.offset
 
     def reconstruct(self, x: Float[Tensor, "*batch model"]) -> Float[Tensor, "*batch model"]:
-        """What the active features make of an activation."""
+        """The activation as the active features reconstruct it."""
         code = self.active(x.reshape(-1, x.shape[-1]))
         return (code.times(self.decoder) + self.offset).view(x.shape)
 
     def error(self, x: Float[Tensor, "*batch model"]) -> Float[Tensor, "*batch model"]:
-        """What they miss: ``x = reconstruct(x) + error(x)``."""
+        """What the reconstruction misses: ``x = reconstruct(x) + error(x)``."""
         return x.to(self.dtype) - self.reconstruct(x)
 
     def basis(
@@ -99,8 +95,8 @@ class Dictionary(Stored):
     ) -> Basis:
         """The features as directions, read by the decoder's pseudoinverse or by the encoder.
 
-        The pseudoinverse is exact where the decoder spans the activation; where it does not,
-        reading is refused unless ``least_squares`` accepts the nearest reader.
+        A decoder that does not span the activation space has no exact pseudoinverse and is an
+        error, unless ``least_squares`` accepts the nearest reader.
         """
         if reader == "encoder":
             return Basis.from_encoder(self.decoder, self.encoder, self.offset, self.bias)
@@ -110,40 +106,35 @@ class Dictionary(Stored):
 
     @contextmanager
     def spliced(self, model: Model, *, error: bool = False) -> Iterator[Model]:
-        """Within the block the model goes on with the reconstruction at the dictionary's site.
+        """Within the block the model computes with the reconstruction at the dictionary's site.
 
-        With ``error`` what it misses is added again, so that nothing changes: the state from which
-        single features can then be changed.
+        With ``error`` the reconstruction error is added back, so that nothing changes.
         """
 
         def function(x: Tensor) -> Tensor:
-            reconstruction = self.reconstruct(x)
-            return reconstruction + (x.to(self.dtype) - reconstruction) if error else reconstruction
+            made = self.reconstruct(x)
+            return made + (x.to(self.dtype) - made) if error else made
 
-        with model.replaced({self.known_site("spliced"): function}):
+        with model.replaced({self.known_site("Dictionary.spliced"): function}):
             yield model
 
     def measured(self, activations: Iterable[Tensor]) -> Dictionary:
-        """The same dictionary with the statistics of its features over some activations.
-
-        They are given as any number of tensors ``token model``.
-        """
+        """The same dictionary with statistics over some activations, tensors ``token model``."""
         found = statistics(self.active(x.to(self.device)) for x in activations)
         return replace(self, statistics=found)
 
     def save(self, folder: str | Path, format: str = "sae-lens") -> Path:
-        """Write a new folder of this dictionary and its statistics; whole or not at all.
+        """Write this dictionary and its statistics to a new folder; whole or not at all.
 
-        ``sae-lens`` holds every dictionary, and plain sae-lens loads it, unless negative values
-        are kept: those it refuses rather than cut. ``published`` is the paper's layout (its own
-        code expects the folder's name of `sae.formats.published.published_name`), ``sparsify`` and
-        ``dictionary_learning`` are those projects'; what one of them cannot say is refused.
+        ``sae-lens`` holds every dictionary, and sae-lens loads all but those that keep negative
+        values. ``published`` is the paper's layout (whose code expects a folder named like
+        ``18-mlp-in-x8-k30``), ``sparsify`` and ``dictionary_learning`` are those projects'.
         """
         return folders.save(self, folder, format)
 
     @property
     def sae_lens(self) -> Any:
-        """The same as sae-lens' own object, a ``TopKSAE`` or a ``JumpReLUSAE``; made anew."""
+        """A new sae-lens object with these weights, a ``TopKSAE`` or a ``JumpReLUSAE``."""
         return as_sae_lens(self)
 
     @cached_property
@@ -158,8 +149,6 @@ class Dictionary(Stored):
         return digest.hexdigest()
 
     def to(self, *args: Any, **kwargs: Any) -> Dictionary:
-        """The same dictionary on another device or in another dtype, as ``Tensor.to`` says it."""
-        moved: dict[str, Any] = {
-            name: tensor.to(*args, **kwargs) for name, tensor in self.weights().items()
-        }
+        """The same dictionary on another device or in another dtype; arguments of ``Tensor.to``."""
+        moved: Any = {name: w.to(*args, **kwargs) for name, w in self.weights().items()}
         return replace(self, **moved)

@@ -1,7 +1,7 @@
-"""Two kernels for a GPU, where a training step's time is in reading vectors over and over.
+"""Two GPU kernels, because a training step spends its time reading vectors repeatedly.
 
-Both read each vector once and add in a fixed order, so that their sums have the same bits each
-time. Triton comes with torch where there is a GPU; nothing else imports this module.
+Both read each vector once and add in a fixed order, so their sums have the same bits each time.
+Triton comes with torch on machines with a GPU; import this module only there.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def _products(
     starts, features, rows, vectors, out, d,
     AT_ONCE: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """Each program has a row; some of its entries at once, some of their numbers at once."""
+    """One program per row; its entries in blocks of AT_ONCE, their vectors in blocks of WIDTH."""
     row = tl.program_id(0).to(tl.int64)
     first, last = tl.load(starts + row), tl.load(starts + row + 1)
     for entry in range(first, last, AT_ONCE):
@@ -41,7 +41,7 @@ def products(
     rows: Float[Tensor, "row model"],
     vectors: Float[Tensor, "feature model"],
 ) -> Float[Tensor, " entry"]:
-    """Of each entry, its row's and its feature's vector multiplied and summed."""
+    """For each entry, the product of its row's and its feature's vector."""
     out = torch.empty(len(features), dtype=rows.dtype, device=rows.device)
     d = rows.shape[1]
     width = min(256, triton.next_power_of_2(d))
@@ -57,7 +57,7 @@ def _gradients(
     encoder, bias, decoder, d,
     AT_ONCE: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """Each program has a feature and some of its numbers; some tokens at once."""
+    """One program per feature and block of WIDTH dimensions; tokens in blocks of AT_ONCE."""
     feature = tl.program_id(0).to(tl.int64)
     place = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     first, last = tl.load(starts + feature), tl.load(starts + feature + 1)
@@ -94,7 +94,7 @@ def gradients(
     slope: Float[Tensor, "row model"],
     into: tuple[Tensor, Tensor, Tensor],
 ) -> None:
-    """Of encoder, bias and decoder, written ``into`` them: each feature's tokens, weighted."""
+    """The gradients of encoder, bias and decoder, written ``into`` them."""
     d = centred.shape[1]
     width = min(128, triton.next_power_of_2(d))
     grid = (len(starts) - 1, triton.cdiv(d, width))

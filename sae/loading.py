@@ -6,7 +6,6 @@ Dictionary(512 features of 64 at mlp_in@0, top 16)
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -17,7 +16,6 @@ from circuits.model.site import Site
 from circuits.storage.hub import hub_place, model_folder
 from sae.dictionary import Dictionary
 from sae.formats import folders
-from sae.formats.record import Stored
 
 
 def load_dictionary(
@@ -26,18 +24,18 @@ def load_dictionary(
     site: Site | str | None = None,
     device: torch.device | str | None = None,
 ) -> Dictionary:
-    """The dictionary in a folder, or in a folder of a name on the hub (``owner/name/folder``).
+    """The dictionary in a folder, local or on the hub (``owner/name/folder``).
 
-    Of sae-lens, the paper, sparsify or dictionary_learning, whichever its files are. ``site``
-    says where it was trained if its files do not, or in other words than ours. Without ``device``
-    it goes to the GPU where there is one.
+    The layout (sae-lens, the paper's, sparsify or dictionary_learning) is recognised by the files.
+    ``site`` is where it was trained, if its files do not say so or use an unknown name. Without
+    ``device`` it goes to the GPU if there is one.
     """
     place = None if isinstance(path, str) and Path(path).exists() else hub_place(path)
     folder = Path(path).expanduser() if place is None else model_folder(*place)
     stored = folders.read(folder)
-    parts = {part.name: getattr(stored, part.name) for part in fields(Stored)}
     given = Site.parse(site) if isinstance(site, str) else site
-    return Dictionary(**{**parts, "site": given or stored.site}).to(chosen_device(device))
+    parts = {**vars(stored), "site": given or stored.site}
+    return Dictionary(**parts).to(chosen_device(device))
 
 
 def load_dictionaries(
@@ -47,11 +45,10 @@ def load_dictionaries(
     run = Path(run).expanduser()
     if not run.is_dir():
         raise DictionaryError(f"{run}: no such folder. Pass a run folder, or the saes in one.")
-    if (run / "saes").is_file():
-        raise DictionaryError(
-            f"{run / 'saes'}: is a file, not a folder of dictionaries. Remove it."
-        )
-    folder = run / "saes" if (run / "saes").is_dir() else run
+    inside = run / folders.IN_RUN
+    if inside.is_file():
+        raise DictionaryError(f"{inside}: is a file, not a folder of dictionaries. Remove it.")
+    folder = inside if inside.is_dir() else run
     found: dict[Site, Dictionary] = {}
     for path in sorted(folder.iterdir()):
         if not path.is_dir() or path.name.startswith(".") or path.name == "model":
@@ -61,7 +58,7 @@ def load_dictionaries(
         if path.name.startswith("blocks.") and path.name != site.hook_name:
             raise DictionaryError(
                 f"{path}: holds a dictionary of {site}, whose folder is {site.hook_name}. The "
-                f"folders were swapped or renamed; put each back in its place."
+                f"folders were swapped or renamed; rename them back."
             )
         if site in found:
             raise DictionaryError(
@@ -72,6 +69,6 @@ def load_dictionaries(
     if not found:
         raise DictionaryError(
             f"{folder}: no dictionaries in it. They are in folders such as "
-            f"saes/blocks.0.mlp.hook_in, which training writes when it is done."
+            f"saes/blocks.0.mlp.hook_in, which training writes at its end."
         )
-    return {site: found[site] for site in sorted(found, key=lambda site: site.order)}
+    return dict(sorted(found.items(), key=lambda item: item[0].order))

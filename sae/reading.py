@@ -1,8 +1,7 @@
-"""A corpus read at some sites: which tokens count, and all of them in order to measure by.
+"""A model's activations on a corpus, in order, at the tokens that count.
 
-Every token counts once, but for the first of each row and the padding. What a reader would get
-wrong: the activation at ``<bos>`` is the same in every row and far from all others, autoencoders
-are not trained on it, and a number that counted it would be about it.
+Every token counts once, except padding and the first of each row: the activation at ``<bos>`` is
+the same in every row and far from all others, so it would dominate what is measured.
 """
 
 from __future__ import annotations
@@ -22,23 +21,23 @@ from circuits.model.site import Site
 from circuits.storage.progress import progress
 
 N_DOCUMENTS = 1000
-"""Documents that are read unless another number is asked for."""
+"""The default number of documents."""
 
-_WINDOW = 128  # tokens of a row, where the model has room for more
+_WINDOW = 128  # tokens in a row, or fewer where the model takes fewer
 
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """A batch and what the model made of it, at each of its tokens that counts."""
+    """A batch and the model's activations at its tokens that count."""
 
     batch: Batch
-    window: int  # the longest row that a document is cut into
+    window: int  # documents are cut into rows of at most this length
     counted: Bool[Tensor, "batch pos"]
-    activations: dict[Site, Float[Tensor, "token model"]]  # of the counted ones, row by row
+    activations: dict[Site, Float[Tensor, "token model"]]  # of the counted tokens, row by row
 
     @property
     def position(self) -> Int64[Tensor, " token"]:
-        """Of each counted token among its document's, from 0 after ``<bos>``."""
+        """Each counted token's position in its document, from 0 after ``<bos>``."""
         row, place = self.counted.nonzero(as_tuple=True)
         return self.batch.nth[row] * (self.window - 1) + place - 1
 
@@ -68,7 +67,7 @@ def activations_in_order(
     n_documents: int = N_DOCUMENTS,
     window: int | None = None,
 ) -> Iterator[Float[Tensor, "token model"]]:
-    """What `Dictionary.measured` wants: the activations of one site, batch by batch."""
+    """The activations of one site, batch by batch, as `Dictionary.measured` takes them."""
     site = Site.parse(site) if isinstance(site, str) else site
     for reading in readings(model, corpus, [site], n_documents=n_documents, window=window):
         yield reading.activations[site]
@@ -78,7 +77,7 @@ def activations_in_order(
 def read_counted(
     model: Model, batch: Batch, sites: Iterable[Site]
 ) -> tuple[Bool[Tensor, "batch pos"], dict[Site, Float[Tensor, "token model"]]]:
-    """The tokens of a batch that count, and what the model made of them at some sites."""
+    """The tokens of a batch that count, and the model's activations there at some sites."""
     counted = batch.mask.clone()
     counted[:, 0] = False  # <bos>
     here = counted.to(model.device)

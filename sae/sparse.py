@@ -1,9 +1,7 @@
-"""Sparse activations: which features are active on each row, and how strongly.
+"""Sparse codes: which features are active on each row, and how strongly.
 
-Of thousands of features a token uses a few, so nothing here holds ``row x feature`` numbers: what
-is added up is only what is active. What a reader would get wrong: an entry may hold zero (one of
-the k strongest of a row that has fewer than k positive ones); it is kept, so that every row of a
-TopK dictionary has the same length, and counts as inactive.
+Nothing here holds ``row x feature`` numbers. Where a row has fewer than k positive scores, entries
+are zero: kept, so that every row of a TopK dictionary has k entries, but inactive.
 """
 
 from __future__ import annotations
@@ -22,8 +20,8 @@ from jaxtyping import Bool, Float, Int32, Int64
 from torch import Tensor
 from torch.nn import functional
 
-_FEW = 512  # so many numbers of a row are not worth being grouped
-_WORTH_NUMPY = 2**14  # numbers; fewer are selected from by torch itself
+_FEW = 512  # shorter rows are not worth grouping
+_WORTH_NUMPY = 2**14  # numbers; from fewer, torch selects
 _WORTH_A_THREAD = 2**15  # numbers
 
 
@@ -40,7 +38,7 @@ class Code:
     def of_equal_rows(
         cls, features: Int64[Tensor, "row k"], values: Float[Tensor, "row k"], n_feature: int
     ) -> Code:
-        """Rows with equally many entries."""
+        """A code whose rows all have k entries."""
         n_row, k = features.shape
         starts = torch.arange(0, n_row * k + 1, k, device=features.device)
         return cls(starts, features.reshape(-1), values.reshape(-1), n_feature)
@@ -75,12 +73,12 @@ class Code:
 
     def times(self, vectors: Float[Tensor, "feature model"]) -> Float[Tensor, "row model"]:
         """The sum of each row's features' vectors, weighted: ``dense() @ vectors``."""
-        return weighted_sums(self.starts, self.features, self.values, vectors)
+        return _weighted_sums(self.starts, self.features, self.values, vectors)
 
     def products(
         self, rows: Float[Tensor, "row model"], vectors: Float[Tensor, "feature model"]
     ) -> Float[Tensor, " entry"]:
-        """Of each entry, its row's and its feature's vector: ``rows @ vectorsᵀ`` where active."""
+        """``rows @ vectorsᵀ`` at each entry: its row's vector times its feature's."""
         if fused(rows):
             from sae.kernels import products
 
@@ -94,24 +92,24 @@ class Code:
         return torch.sparse.sampled_addmm(pattern, rows, vectors.mT, beta=0).values()
 
     @cached_property
-    def by_feature(self) -> Transposed:
+    def by_feature(self) -> _ByFeature:
         """The same entries feature by feature, rows ascending."""
-        if self.features.device.type == "cpu":  # a counting sort: ten times a sort's speed
+        if self.features.device.type == "cpu":  # a counting sort: ten times faster
             entries = np.arange(len(self.features), dtype=np.int32)
             matrix = scipy.sparse.csr_matrix(
                 (entries, self.features.numpy(), self.starts.numpy()),
                 shape=(self.n_row, self.n_feature),
             ).tocsc()
             parts = (matrix.indptr, matrix.indices, matrix.data)
-            return Transposed(*(torch.from_numpy(part.astype(np.int64)) for part in parts))
+            return _ByFeature(*(torch.from_numpy(part.astype(np.int64)) for part in parts))
         features, order = torch.sort(self.features, stable=True)
         every = torch.arange(self.n_feature + 1, device=features.device)
-        return Transposed(torch.searchsorted(features, every), self.rows[order], order)
+        return _ByFeature(torch.searchsorted(features, every), self.rows[order], order)
 
 
 @cache
 def _torch_has_warned() -> None:
-    """It says once a process that its sparse tensors are young, and is let say it unheard."""
+    """Torch warns once per process that its sparse tensors are in beta; silence that."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         empty = torch.zeros(1, dtype=torch.int64)
@@ -119,45 +117,45 @@ def _torch_has_warned() -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class Transposed:
-    """The entries of a code by feature: ``starts[f]`` to ``starts[f + 1]`` are feature f's."""
+class _ByFeature:
+    """The entries of a code by feature: ``starts[f]`` to ``starts[f + 1]`` belong to feature f."""
 
     starts: Int64[Tensor, " feature_and_end"]
     rows: Int64[Tensor, " entry"]
-    entries: Int64[Tensor, " entry"]  # their places in the code
+    entries: Int64[Tensor, " entry"]  # their positions in the code
 
     def times(
         self, values: Float[Tensor, " entry"], vectors: Float[Tensor, "row model"]
     ) -> Float[Tensor, "feature model"]:
-        """The sum of each feature's rows, weighted by values given in the code's own order."""
-        return weighted_sums(self.starts, self.rows, values[self.entries], vectors)
+        """The sum of each feature's rows, weighted by values in the code's order."""
+        return _weighted_sums(self.starts, self.rows, values[self.entries], vectors)
 
 
-def weighted_sums(
+def _weighted_sums(
     starts: Int64[Tensor, " bag_and_end"],
     members: Int64[Tensor, " entry"],
     weights: Float[Tensor, " entry"],
     vectors: Float[Tensor, "vector model"],
 ) -> Float[Tensor, "bag model"]:
-    """For each bag the sum of its members' vectors; the order of sums is fixed, so are the bits."""
+    """For each bag the weighted sum of its members' vectors, in a fixed order: the same bits."""
     return functional.embedding_bag(
         members, vectors, starts, per_sample_weights=weights, mode="sum", include_last_offset=True
     )
 
 
 def fused(x: Tensor) -> bool:
-    """Whether kernels of our own can be used: on a GPU, where Triton comes with torch."""
+    """Whether our own kernels can be used: on a GPU, where Triton comes with torch."""
     return x.is_cuda and x.dtype == torch.float32 and find_spec("triton") is not None
 
 
 def strongest(
     scores: Float[Tensor, "row feature"], k: int
 ) -> tuple[Float[Tensor, "row k"], Int64[Tensor, "row k"]]:
-    """The k largest of each row and where they are, in any order; of equal ones, any.
+    """The k largest of each row and their positions, in any order; any of equal ones.
 
-    torch.topk costs as much as the product that made the scores. The k largest of a row lie in the
-    k groups of largest maximum: maxima of groups that lie a stride apart are one vectorised pass,
-    and only ``√(n / k)`` groups' members are looked at one by one.
+    torch.topk costs as much as the product that made the scores. But the k largest of a row lie in
+    the k groups with the largest maxima: those maxima take one vectorised pass (the members of a
+    group lie a stride apart), and then only k groups of ``√(n / k)`` members are searched.
     """
     n_row, n = scores.shape
     size = 1 << round(math.log2(n / k) / 2)  # of a group
@@ -169,15 +167,14 @@ def strongest(
         scores = functional.pad(scores, (0, n_group * size - n), value=float("-inf"))
     groups = _first_largest(scores.view(n_row, size, n_group).amax(1), k)
     within = torch.arange(0, n_group * size, n_group, device=scores.device)
-    members = groups[:, None] + within[:, None]
-    members = members.reshape(n_row, -1)
+    members = (groups[:, None] + within[:, None]).reshape(n_row, -1)
     candidates = scores.gather(1, members)
     places = _first_largest(candidates, k)
     return candidates.gather(1, places), members.gather(1, places)
 
 
 def _first_largest(scores: Float[Tensor, "row place"], k: int) -> Int64[Tensor, "row k"]:
-    """Where the k largest of each row are; some rows on each of torch's threads."""
+    """Positions of the k largest of each row; the rows are shared among torch's threads."""
     n_row, n = scores.shape
     integers_do = scores.device.type == "cpu" and scores.dtype in (torch.float32, torch.bfloat16)
     if not integers_do or scores.numel() < _WORTH_NUMPY:
@@ -204,16 +201,16 @@ def _first_largest(scores: Float[Tensor, "row place"], k: int) -> Int64[Tensor, 
 def _select(
     bits: Int32[np.ndarray, "row place"], found: Int64[np.ndarray, "row k"], few_bits: bool
 ) -> None:
-    """NumPy's partition of integers: quicker than any selection of floating-point numbers."""
+    """NumPy's partition of integers, which is faster than any selection of floats."""
     keys = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # ordered as the numbers are
     n_row, n = keys.shape
     k = found.shape[1]
-    if few_bits:  # the other half is free to part equal ones with
+    if few_bits:  # the lower half is free for breaking ties
         keys |= np.arange(n - 1, -1, -1, dtype=np.int32)
     least = np.partition(keys, n - k, axis=1)[:, n - k, None]
     chosen = keys >= least
     flat = np.flatnonzero(chosen)
-    if len(flat) != n_row * k:  # in some rows more than one equals the k-th
+    if len(flat) != n_row * k:  # some rows have several equal to the k-th
         surplus = chosen.sum(1) - k
         for row in surplus.nonzero()[0]:
             equal = (keys[row] == least[row]).nonzero()[0]

@@ -1,9 +1,8 @@
 """How often and how strongly each feature is active, exactly, from one pass over activations.
 
-Only what is active is kept (512 MiB at most, and half as much again to sort it). What a reader
-would get wrong: means, quantiles and histograms are of *active* values alone. Where more was
-active than is kept, quantiles and histograms come from every second, fourth, … token, and
-`Statistics.kept_every` says so; counts, means and extremes are of all tokens always.
+Means, quantiles and histograms are of *active* values only. At most 512 MiB of those are kept; if
+there are more, quantiles and histograms come from every second, fourth, … token
+(`Statistics.kept_every`). Counts, means and extremes are always exact.
 """
 
 from __future__ import annotations
@@ -24,18 +23,17 @@ from circuits.model.weights import check_state, read_tensors
 from sae.sparse import Code
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
-"""The quantiles that are kept of each feature's active values."""
+"""Which quantiles of each feature's active values are kept."""
 
 N_BIN = 20
-"""Bins of each feature's histogram, of equal width from its smallest value (or zero) to its largest
-(or zero)."""
+"""Equal bins of each feature's histogram, which covers its values and zero."""
 
-_KEPT = 2**25  # entries
+_N_KEPT = 2**25  # entries
 
 
 @dataclass(frozen=True)
 class FeatureStatistics:
-    """Of one feature, over some tokens; if it was never active, zeros."""
+    """One feature's statistics over some tokens; zeros if it was never active."""
 
     n_token: int
     n_active: int
@@ -47,13 +45,13 @@ class FeatureStatistics:
 
     @property
     def span(self) -> tuple[float, float]:
-        """Where its histogram begins and ends."""
+        """Where the histogram begins and ends."""
         return min(0.0, self.minimum), max(0.0, self.maximum)
 
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """Of each feature of a dictionary, over some tokens; of a feature never active, zeros."""
+    """Each feature's statistics over some tokens; zeros for a feature that was never active."""
 
     n_token: Int64[Tensor, ""]
     n_active: Int64[Tensor, " feature"]  # tokens
@@ -62,7 +60,7 @@ class Statistics:
     maximum: Float[Tensor, " feature"]
     quantiles: Float[Tensor, "feature level"]
     histogram: Int64[Tensor, "feature bin"]
-    kept_every: Int64[Tensor, ""]  # token that quantiles and histogram are made from; 1 is all
+    kept_every: Int64[Tensor, ""]  # quantiles and histogram use each n-th token; 1 is all
 
     @property
     def frequency(self) -> Float[Tensor, " feature"]:
@@ -75,31 +73,18 @@ class Statistics:
         return len(self.n_active)
 
     def of(self, feature: int) -> FeatureStatistics:
-        """Of one feature, as plain numbers."""
-        return FeatureStatistics(
-            int(self.n_token),
-            int(self.n_active[feature]),
-            float(self.frequency[feature]),
-            float(self.mean[feature]),
-            float(self.minimum[feature]),
-            float(self.maximum[feature]),
-            self.histogram[feature].tolist(),
-        )
+        """One feature's statistics, as plain numbers."""
+        names = ("n_active", "frequency", "mean", "minimum", "maximum", "histogram")
+        values = {name: getattr(self, name)[feature].tolist() for name in names}
+        return FeatureStatistics(n_token=int(self.n_token), **values)
 
     def table(self) -> pd.DataFrame:
-        """One row a feature."""
-        columns = {
-            "feature": np.arange(self.n_feature),
-            "n_active": self.n_active.numpy(),
-            "frequency": self.frequency.numpy(),
-            "mean": self.mean.numpy(),
-            "minimum": self.minimum.numpy(),
-            "maximum": self.maximum.numpy(),
-        }
-        columns |= {
-            f"quantile_{level:g}": self.quantiles[:, i].numpy() for i, level in enumerate(LEVELS)
-        }
-        return pd.DataFrame(columns)
+        """One row per feature."""
+        names = ("n_active", "frequency", "mean", "minimum", "maximum")
+        columns = {name: getattr(self, name).numpy() for name in names}
+        for level, values in zip(LEVELS, self.quantiles.mT.numpy(), strict=True):
+            columns[f"quantile_{level:g}"] = values
+        return pd.DataFrame({"feature": np.arange(self.n_feature), **columns})
 
     def write(self, path: Path) -> None:
         """One safetensors file."""
@@ -107,40 +92,36 @@ class Statistics:
 
     @classmethod
     def read(cls, path: Path, n_feature: int) -> Statistics:
-        """What was written, of a dictionary of so many features."""
+        """Read a file that `write` made, checking the number of features."""
         state = read_tensors(path)
-        further = {"quantiles": (len(LEVELS),), "histogram": (N_BIN,)}
-        wanted = {
-            part.name: torch.empty(n_feature, *further.get(part.name, ()), device="meta")
-            for part in fields(cls)
-        }
-        wanted |= {name: torch.empty((), device="meta") for name in ("n_token", "kept_every")}
-        check_state(path, state, wanted, "dictionary beside it")
+        shapes: dict[str, tuple[int, ...]] = {part.name: (n_feature,) for part in fields(cls)}
+        shapes |= {"quantiles": (n_feature, len(LEVELS)), "histogram": (n_feature, N_BIN)}
+        shapes |= {"n_token": (), "kept_every": ()}
+        check_state(path, state, shapes, "dictionary beside it")
         return cls(**state)
 
 
-def statistics(codes: Iterable[Code]) -> Statistics:
-    """Of the features of some tokens, given code by code; refused where there is no token."""
+def statistics(codes: Iterable[Code], n_kept: int = _N_KEPT) -> Statistics:
+    """Statistics over the tokens of some codes, keeping at most ``n_kept`` active values."""
     tally = None
     for code in codes:
-        tally = tally or _Tally(code.n_feature)
+        tally = tally or _Tally(code.n_feature, n_kept)
         tally.add(code)
     if tally is None or tally.n_token == 0:
         raise DictionaryError(
-            "statistics: not one token was given, so no feature has a frequency. Look at whether "
-            "the activations were read already: an iterator gives them once."
+            "statistics: there are no tokens, so features have no frequency. Was the iterator of "
+            "activations used before? It gives them once; make a new one."
         )
     return tally.result()
 
 
 class _Tally:
-    """Sums of all entries, and the entries themselves as long as they fit."""
+    """Sums over all entries, and the entries themselves as far as they fit."""
 
-    def __init__(self, n_feature: int) -> None:
+    def __init__(self, n_feature: int, most_kept: int) -> None:
         self.n_token = 0
-        self._n_feature = n_feature
-        self._every = 1
-        self._n_kept = 0
+        self._n_feature, self._most_kept = n_feature, most_kept
+        self._every, self._n_kept = 1, 0
         self._kept: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # token, feature, value
         self._counts = np.zeros(n_feature, np.int64)
         self._sums = np.zeros(n_feature)
@@ -157,7 +138,7 @@ class _Tally:
         np.minimum.at(self._least, feature, value)
         np.maximum.at(self._most, feature, value)
         self._keep(token, feature.astype(np.uint32), value.astype(np.float32))
-        while self._n_kept > _KEPT:
+        while self._n_kept > self._most_kept:
             self._every *= 2
             kept, self._kept, self._n_kept = self._kept, [], 0
             for entries in kept:
@@ -191,10 +172,10 @@ class _Tally:
         )
 
     def _sorted(self) -> tuple[np.ndarray, np.ndarray]:
-        """The kept entries by feature, ascending within each: one sort of whole numbers."""
+        """The kept entries by feature, ascending within each: one sort of integers."""
         keys = np.empty(self._n_kept, np.uint64)
         at = 0
-        while self._kept:  # given up piece by piece
+        while self._kept:  # freed piece by piece
             _, feature, value = self._kept.pop()
             bits = value.view(np.uint32)
             ordered = bits ^ np.where(bits >> 31, np.uint32(0xFFFFFFFF), np.uint32(0x80000000))
@@ -208,14 +189,12 @@ class _Tally:
 
 
 def _quantiles(value: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """Of each run of sorted values, with lines between neighbours; of an empty one, zeros."""
+    """Interpolated quantiles of each run of sorted values; zeros for an empty one."""
     counts = np.diff(starts)
-    place = np.maximum(counts - 1, 0)[:, None] * np.array(LEVELS)
+    last = np.maximum(counts - 1, 0)[:, None]
+    place = last * np.array(LEVELS)
     below = place.astype(np.int64)
-    above = np.minimum(below + 1, np.maximum(counts - 1, 0)[:, None])
     padded = np.append(value, np.float32(0)).astype(np.float64)
     first = np.where(counts, starts[:-1], len(value))[:, None]
-    found = padded[first + below] + (padded[first + above] - padded[first + below]) * (
-        place - below
-    )
-    return np.where(counts[:, None] > 0, found, 0)
+    low, high = padded[first + below], padded[first + np.minimum(below + 1, last)]
+    return np.where(counts[:, None] > 0, low + (high - low) * (place - below), 0)

@@ -55,4 +55,4 @@ def pytest_collection_modifyitems(config, items):
         if "hostile_run" in definitions:
             item.add_marker(pytest.mark.xdist_group("hostile_run"))
         elif any(found[-1].scope == "module" for found in definitions.values()):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+            item.add_marker(pytest.mark.xdist_group(f"{item.path.parent.name}/{item.path.stem}"))

@@ -7,8 +7,8 @@ every case is read with its own answers and its own final scale.
 
 *Computed or inherited?* In effects of the factors, an MLP's input is ``x = μ + nN + sS + nsX``, and
 the target effect (X, for negation) of ``xᵀQx`` is exactly ``2 NᵀQS``, computed here; ``2 μᵀQX``,
-inherited, for it was in the input already; and what the spread within the classes adds. What a
-reader would get wrong: a rank-2 picture of ``Q`` looks as perfect where all is inherited.
+inherited, for it was in the input already; and what the spread within the classes adds. A rank-2
+picture of ``Q`` cannot show the difference: it looks just as perfect where all is inherited.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from analysis.behaviour.in_model import ModelCases
 from circuits.algebra.bilinear import BilinearLayer
 from sae.dictionary import Dictionary
 
-_MOST_FEATURES = 2048  # whose pairs are all looked at: about a gigabyte
+MOST_FEATURES = 2048  # whose pairs are all looked at: about a gigabyte
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +100,7 @@ def origins(
 ) -> Origins:
     """The shares of the target effect of ``direction · layer(x)``."""
     form = layer.interaction(direction)
-    lifted = _lifted(x, layer)
+    lifted = layer.lift(x)
     total = cases.effects(((lifted @ form) * lifted).sum(1))[cases.target]
     effects = cases.effects(lifted)
     n_effect, target = len(effects), cases.target
@@ -121,11 +121,23 @@ def origins(
     )
 
 
+@dataclass(frozen=True)
+class Totals:
+    """A layer's contrast as a sum, in logits: the first four make the last."""
+
+    pairs: float  # of features
+    constant: float  # with a feature, or itself
+    bias: float
+    error: float  # of the dictionary
+    mlp: float
+
+
 @dataclass(frozen=True, eq=False)
 class PairAccount:
     """What each pair of an MLP's input features adds to a behaviour's contrast, in logits."""
 
     cases: ModelCases
+    layer_number: int
     layer: BilinearLayer
     dictionary: Dictionary
     x: Float[Tensor, "case model"]  # the MLP's input
@@ -134,20 +146,25 @@ class PairAccount:
 
     @classmethod
     def of(cls, cases: ModelCases, layer: int, dictionary: Dictionary) -> PairAccount:
-        """Of a layer, by its direct path to the answers, in float64."""
-        last = f"resid_post@{cases.model.n_layer - 1}"
-        site = f"mlp_in@{layer}"
-        found = cases.read([site, last])
-        reads = cases.directions() / cases.final_scale(found[last])[:, None]
-        weights = cases.weights(cases.affected)
-        return cls(
-            cases,
-            cases.model.layer(layer).to("cpu", torch.float64),
-            dictionary.to("cpu"),
-            found[site].double(),
-            reads.double(),
-            float((weights * (found[last] * reads).sum(1)).sum()),
-        )
+        """Of a layer, by its direct path to the answers, in float64; made once for some cases."""
+        known = (layer, dictionary.fingerprint)
+        if known not in cases.kept:
+            last = f"resid_post@{cases.model.n_layer - 1}"
+            site = f"mlp_in@{layer}"
+            found = cases.read([site, last])
+            reads = cases.directions() / cases.final_scale(found[last])[:, None]
+            weights = cases.weights(cases.affected)
+            cases.kept[known] = cls(
+                cases,
+                layer,
+                cases.model.layer(layer).to("cpu", torch.float64),
+                dictionary.to("cpu"),
+                found[site].double(),
+                reads.double(),
+                float((weights * (found[last] * reads).sum(1)).sum()),
+            )
+        account: PairAccount = cases.kept[known]
+        return account
 
     @cached_property
     def features(self) -> Int64[Tensor, " feature"]:
@@ -158,11 +175,11 @@ class PairAccount:
         """
         code = self.dictionary.active(self.x.to(self.dictionary.dtype))
         some = code.counts.nonzero()[:, 0]
-        if len(some) > _MOST_FEATURES:
+        if len(some) > MOST_FEATURES:
             total = torch.zeros(self.dictionary.n_feature, dtype=torch.float64)
             total.scatter_add_(0, code.features, code.values.double().abs())
             written = total[some] * self.dictionary.decoder[some].double().norm(dim=1)
-            some = some[written.topk(_MOST_FEATURES).indices].sort().values
+            some = some[written.topk(MOST_FEATURES).indices].sort().values
         return torch.cat([some, torch.tensor([self.dictionary.n_feature])])
 
     @cached_property
@@ -182,17 +199,13 @@ class PairAccount:
     def written(self) -> Float[Tensor, "feature input"]:
         """What each writes to the MLP's (lifted) input."""
         decoder = self.dictionary.decoder[self.features[:-1]].double()
-        parts = torch.cat([decoder, self.dictionary.offset.double()[None]])
-        if self.layer.has_constant:
-            one = parts.new_zeros(len(parts), 1)
-            one[-1] = 1
-            parts = torch.cat([parts, one], dim=1)
-        return parts
+        offset = self.dictionary.offset.double()
+        return torch.cat([self.layer.lift(decoder, 0.0), self.layer.lift(offset[None])])
 
     @cached_property
     def error(self) -> Float[Tensor, "case input"]:
         """What the features miss."""
-        return _lifted(self.x, self.layer) - self.values @ self.written
+        return self.layer.lift(self.x) - self.values @ self.written
 
     @cached_property
     def mean_read(self) -> Float[Tensor, " model"]:
@@ -293,33 +306,26 @@ class PairAccount:
         return torch.stack([weight * made, weight * held], dim=1)
 
     @cached_property
-    def totals(self) -> dict[str, float]:
-        """The contrast as a sum: features' pairs, the constant's, the error's, the plain bias; and
-        ``MLP``, the whole."""
+    def totals(self) -> Totals:
+        """The contrast as a sum."""
         cases, constant = self.cases, self.dictionary.n_feature
         weights = cases.weights(cases.affected)
         with_constant = self.pairs["second"] == constant
         outputs = self.layer(self.x)
-        whole = float((weights * (outputs * self.reads).sum(1)).sum())
         bias = 0.0
         if self.layer.down_bias is not None:
             bias = float((weights * (self.reads @ self.layer.down_bias)).sum())
-        told = {
-            "pairs": float(self.pairs.loc[~with_constant, "contrast"].sum()),
-            "constant": float(self.pairs.loc[with_constant, "contrast"].sum()),
-            "bias": bias,
-        }
-        return told | {"error": self._error(weights), "MLP": whole}
+        return Totals(
+            pairs=float(self.pairs.loc[~with_constant, "contrast"].sum()),
+            constant=float(self.pairs.loc[with_constant, "contrast"].sum()),
+            bias=bias,
+            error=self._error(weights),
+            mlp=float((weights * (outputs * self.reads).sum(1)).sum()),
+        )
 
     def _error(self, weights: Float[Tensor, " case"]) -> float:
         left, right = self.layer.factors
-        lifted, missed = _lifted(self.x, self.layer), self.error
+        lifted, missed = self.layer.lift(self.x), self.error
         known = lifted - missed
         through = (lifted @ left.mT) * (lifted @ right.mT) - (known @ left.mT) * (known @ right.mT)
         return float((weights * ((through @ self.layer.down.mT) * self.reads).sum(1)).sum())
-
-
-def _lifted(x: Float[Tensor, "case model"], layer: BilinearLayer) -> Float[Tensor, "case input"]:
-    if not layer.has_constant:
-        return x
-    return torch.cat([x, x.new_ones(len(x), 1)], dim=1)

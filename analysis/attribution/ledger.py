@@ -3,8 +3,8 @@
 What a reader reads of an MLP's output (an output feature's activation before any selection, or a
 direction of any kind) is a quadratic form of the MLP's input. With that input written in features,
 ``x = Σ zᵢ dᵢ + offset + error``, the form falls into terms, and their sum is the model's own number
-but for rounding. What a reader would get wrong: the terms with the dictionary's *error* are rows
-like any other. Left out, the account would not add up.
+except for rounding. The terms with the dictionary's *error* are rows like any other: without them
+the account would not add up.
 
 A dictionary of ``resid_mid`` stands before the norm, which divides a token by its scale ``s``:
 its pairs come with the common factor ``1/s²``, which is data.
@@ -87,8 +87,8 @@ class Ledger:
         return html_of(said, sums=sums, strongest_rows=self.rows.head(12))
 
     def __repr__(self) -> str:
-        told = ", ".join(f"{kind} {value:+.3g}" for kind, value in self.kinds.items())
-        return f"Ledger({self.reader} {self.where}: {self.computed:.6g} = {told})"
+        sums = ", ".join(f"{kind} {value:+.3g}" for kind, value in self.kinds.items())
+        return f"Ledger({self.reader} {self.where}: {self.computed:.6g} = {sums})"
 
 
 def ledger(
@@ -121,9 +121,9 @@ def ledger(
     at = [site, Site("resid_mid", layer), Site(reader.point, layer)]
     with torch.no_grad():
         found = {s: x[0, position].double() for s, x in model.read(tokens[None], at).items()}
-    parts, names = _parts(model, layer, inputs, found[site])
-    direction = reader.direction.double().to(parts)
     weights = _layer(model, layer, site).to(torch.float64)
+    parts, names = _parts(model, weights, inputs, found[site])
+    direction = reader.direction.double().to(parts)
     form = parts @ weights.interaction(direction) @ parts.mT
     level = reader.bias
     if weights.down_bias is not None:
@@ -143,7 +143,7 @@ def _layer(model: Model, layer: int, site: Site) -> BilinearLayer:
 
 
 def _parts(
-    model: Model, layer: int, inputs: Dictionary, x: Float[Tensor, " model"]
+    model: Model, layer: BilinearLayer, inputs: Dictionary, x: Float[Tensor, " model"]
 ) -> tuple[Float[Tensor, "part input"], list[int]]:
     """What the MLP is given as a sum: active features, the constant, the error; and the features'
     numbers."""
@@ -152,15 +152,11 @@ def _parts(
     written = code.values[code.active].double()[:, None] * inputs.decoder[chosen].double()
     offset = inputs.offset.double()
     error = x - written.sum(0) - offset
-    parts = torch.cat([written, offset[None], error[None]])
     assert inputs.site is not None  # the caller asked for it
-    if inputs.site.point == "resid_mid":
-        parts = parts / model.scale(x)
-    if model.layer(layer).has_constant:
-        one = parts.new_zeros(len(parts), 1)
-        one[-2] = 1
-        parts = torch.cat([parts, one], dim=1)
-    return parts, chosen.tolist()
+    scale = model.scale(x) if inputs.site.point == "resid_mid" else 1.0
+    features, constant, missed = (part / scale for part in (written, offset[None], error[None]))
+    parts = [layer.lift(features, 0.0), layer.lift(constant), layer.lift(missed, 0.0)]
+    return torch.cat(parts), chosen.tolist()
 
 
 def _terms(form: Float[Tensor, "part part"], names: list[int]) -> Any:

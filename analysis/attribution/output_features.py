@@ -1,6 +1,6 @@
-"""Through which output features a behaviour's contrast goes, and which of them tell its classes.
+"""Through which output features a behaviour's contrast goes, and which of them detect its classes.
 
-To carry and to tell are two things: the features that most of the contrast goes through are often
+To carry and to detect are two things: the features that most of the contrast goes through are often
 shared by classes that ask for one answer (bad, not good), and a feature that is active in one class
 alone may add little. A circuit names both, each with its share.
 """
@@ -14,13 +14,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from analysis.behaviour.in_model import ModelCases
-from circuits.graph.circuit import Detector, Output
+from circuits.graph.records import Detector, Output
 from sae.dictionary import Dictionary
 
 _N_OUTPUTS = 8  # features that the contrast goes through, at most
 _ENOUGH = 0.9  # of the contrast
 _N_DETECTORS = 4  # features of a class, at most
-_N_LIKELY = 64  # features whose cuts are tried, those that tell a class best without one
+_N_LIKELY = 64  # features whose cuts are tried, those that detect a class best without one
 _GAIN = 0.01  # of F1 that another feature must bring
 
 
@@ -59,7 +59,7 @@ class OutputFeatures:
         return self.dictionary.decoder @ self.reads.mean(0)
 
     def detectors(self) -> list[tuple[str, list[int], list[float]]]:
-        """For each affected class the few features, each above its cut, that tell it best."""
+        """For each affected class the few features, each above its cut, that detect it best."""
         behaviour, label = self.cases.behaviour, self.cases.label
         return [
             (name, *_detecting(self.active, label == behaviour.labels.index(name)))
@@ -69,18 +69,18 @@ class OutputFeatures:
     def f1(self, name: str, features: list[int], cuts: list[float]) -> float:
         """Of a class's detector, on these cases."""
         truth = self.cases.label == self.cases.behaviour.labels.index(name)
-        told = (self.active[:, features] > torch.tensor(cuts)).any(1)
-        return _f1(told[:, None], truth)[0]
+        detected = (self.active[:, features] > torch.tensor(cuts)).any(1)
+        return _f1(detected[:, None], truth)[0]
 
     def named(self, detectors: tuple[Detector, ...]) -> tuple[Output, ...]:
-        """Those that most of the contrast goes through, and those that tell its classes."""
+        """Those that most of the contrast goes through, and those that detect its classes."""
         shares, effects = self.shares, self.effects
         order = shares.argsort(descending=True, stable=True)[:_N_OUTPUTS].tolist()
         enough = int((shares[order].cumsum(0) < _ENOUGH).sum()) + 1
         chosen = [feature for feature in order[:enough] if shares[feature] > 0]
-        told = [feature for detector in detectors for feature in detector.features]
+        detecting = [feature for detector in detectors for feature in detector.features]
         outputs = []
-        for feature in dict.fromkeys([*chosen, *told]):
+        for feature in dict.fromkeys([*chosen, *detecting]):
             classes = [d.label for d in detectors if feature in d.features]
             label = f"feature {feature}" + (f" ({', '.join(classes)})" if classes else "")
             effect, share = float(effects[feature]), float(shares[feature])
@@ -88,9 +88,9 @@ class OutputFeatures:
         return tuple(outputs)
 
 
-def _f1(told: Bool[Tensor, "case way"], truth: Bool[Tensor, " case"]) -> list[float]:
-    hits = (told & truth[:, None]).sum(0).double()
-    return (2 * hits / (told.sum(0) + truth.sum()).clamp(min=1)).tolist()
+def _f1(detected: Bool[Tensor, "case way"], truth: Bool[Tensor, " case"]) -> list[float]:
+    hits = (detected & truth[:, None]).sum(0).double()
+    return (2 * hits / (detected.sum(0) + truth.sum()).clamp(min=1)).tolist()
 
 
 def _detecting(
@@ -98,9 +98,9 @@ def _detecting(
 ) -> tuple[list[int], list[float]]:
     """Greedily the feature and cut that raise F1 most, while they raise it by a hundredth."""
     quantiles = torch.linspace(0, 0.95, 20)
-    told, features, cuts, best = torch.zeros_like(truth), [], [], 0.0
+    detected, features, cuts, best = torch.zeros_like(truth), [], [], 0.0
     for _ in range(_N_DETECTORS):
-        plain = torch.tensor(_f1((active > 0) | told[:, None], truth))
+        plain = torch.tensor(_f1((active > 0) | detected[:, None], truth))
         likely = plain.argsort(descending=True, stable=True)[:_N_LIKELY]
         top = active[:, likely].max(0).values
         ways = [
@@ -109,7 +109,7 @@ def _detecting(
             for place, (feature, score) in enumerate(
                 zip(
                     likely,
-                    _f1((active[:, likely] > share * top) | told[:, None], truth),
+                    _f1((active[:, likely] > share * top) | detected[:, None], truth),
                     strict=True,
                 )
             )
@@ -117,7 +117,7 @@ def _detecting(
         score, feature, cut = max(ways, key=lambda way: (round(way[0], 9), -way[1], -way[2]))
         if score < best + _GAIN:
             break
-        best, told = score, told | (active[:, feature] > cut)
+        best, detected = score, detected | (active[:, feature] > cut)
         features.append(feature)
         cuts.append(cut)
     return features, cuts

@@ -50,10 +50,10 @@ def built_in_behaviour(
 
 
 def cases_from_stories(n: int = 1000, *, seed: int = 0) -> Behaviour:
-    """Negation as it comes in running stories: their first ``n`` reactions, each told up to its
+    """Negation as it comes in running stories: their first ``n`` reactions, each text up to its
     word, in the four classes of the stories' own truth.
 
-    No minimal pairs: clauses of every form, with whatever was told before. What two stories tell
+    Not minimal pairs: clauses of every form, after whatever came before. What two stories say
     alike counts once.
     """
     stories = built_in(seed).stories(0, check_count("cases_from_stories", n, None, "n"))

@@ -2,8 +2,8 @@
 
 Classes differ in one named factor or in two that cross (negated or not, good or bad). What a model
 makes of a case is its *margin*: how much higher the logits of the fitting answers are than those
-of the others. What a reader would get wrong: an accuracy of 1.00 stays while margins halve, so
-effects are told in margins, class by class.
+of the others. An accuracy of 1.00 stays while margins halve, so effects are measured in margins,
+class by class.
 """
 
 from __future__ import annotations
@@ -13,21 +13,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import pandas as pd
 
 from circuits.errors import BehaviourError
+from circuits.graph.records import Metric
 from circuits.plotting.display import html_of
 from circuits.storage.files import written_whole
-
-Metric = Literal["logit difference", "probability"]
 
 _KEYS = ("text", "label", "right", "wrong", "factors", "pair", "position")
 _TAKEN = {
     *("feature", "mean", "both"),
     *("first", "second", "weight", "contrast", "elsewhere", "together"),
-    *("edit", "n_pairs", "taken", "low", "high", "moved", "faithfulness"),
+    *("edit", "kind", "target", "n_pairs", "removed", "low", "high", "side_effect", "faithfulness"),
 }
 
 
@@ -92,19 +91,19 @@ class Behaviour:
         if not faults:
             faults += self._faulty_factors()
         if faults:
-            raise BehaviourError(f"behaviour {self.name!r}: {'; '.join(faults)}. Mend its cases.")
+            raise BehaviourError(f"behaviour {self.name!r}: {'; '.join(faults)}. Fix its cases.")
 
     def _named_factors(self) -> list[str]:
         return list(dict.fromkeys(name for case in self.cases for name in case.factors))
 
     def _twice(self) -> list[str]:
         seen = set()
-        told = []
+        twice = []
         for case in self.cases:
             if (case.text, case.position) in seen:
-                told.append(case.text)
+                twice.append(case.text)
             seen.add((case.text, case.position))
-        return told
+        return twice
 
     def _faulty_factors(self) -> list[str]:
         names = {tuple(case.factors) for case in self.cases}
@@ -219,9 +218,9 @@ def _case(where: str, line: str) -> Case:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise BehaviourError(f"{where} is no JSON ({error}). Write one case a line.") from error
+        raise BehaviourError(f"{where} is not JSON ({error}). Write one case a line.") from error
     if not isinstance(row, dict):
-        raise BehaviourError(f"{where} is no JSON object. Write one case a line.")
+        raise BehaviourError(f"{where} is not a JSON object. Write one case a line.")
     missing = [key for key in _KEYS[:4] if key not in row]
     faults = [f"no {key!r}" for key in missing]
     faults += [f"an unknown {key!r}" for key in row if key not in _KEYS]
@@ -235,7 +234,7 @@ def _case(where: str, line: str) -> Case:
     for key in ("right", "wrong"):
         value = row.get(key, [])
         if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
-            faults.append(f"{key} {value!r:.40}, which is no list of words")
+            faults.append(f"{key} {value!r:.40}, which is not a list of words")
     factors = row.get("factors") or {}
     if isinstance(factors, dict) and not all(isinstance(v, bool) for v in factors.values()):
         faults.append("factors that are neither true nor false")

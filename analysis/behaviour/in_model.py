@@ -1,13 +1,12 @@
-"""A behaviour as one model is asked about it: tokens, answers, classes, and effects of factors.
+"""A behaviour in one model: its tokens, answers and classes, and the effects of its factors.
 
 The *effects* of values over the classes are their mean, what each factor adds, and what two add
 together, ``x = μ + n N + s S + ns X`` with n and s −1 or 1: class means, exactly, of any numbers
 or vectors. Which answer is right follows one effect, the *target*: for negation that is X, because
 neither the negator nor the adjective alone decides.
 
-What a reader would get wrong: answers have a *side* that does not change with the class. A margin
-is towards the right answer; effects are of the logit difference towards one side, else the target
-would cancel.
+Answers have a *side* that does not change with the class. A margin is towards the right answer;
+effects are of the logit difference towards one side, otherwise the target would cancel.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ class ModelCases:
     side: Float[Tensor, " case"]  # +1 where the first set is right
     label: Int64[Tensor, " case"]
     signs: Float[Tensor, "class effect"]  # columns: mean, each factor, both together
-    _draws: dict[tuple[int, int], Tensor] = field(default_factory=dict, repr=False)
+    kept: dict[Any, Any] = field(default_factory=dict, repr=False)  # what was computed of them
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -58,18 +57,18 @@ class ModelCases:
 
     @cached_property
     def target(self) -> int:
-        """The effect that tells which answer is right."""
+        """The effect that decides which answer is right."""
         sides = self.class_means(self.side)
         for effect in range(1, self.signs.shape[1]):
             if abs(float((self.signs[:, effect] * sides).mean())) == 1:
                 return effect
-        told = ", ".join(
+        by_class = ", ".join(
             f"{label} {float(side):+.2f}"
             for label, side in zip(self.behaviour.labels, sides, strict=True)
         )
         raise BehaviourError(
             f"behaviour {self.behaviour.name!r}: which answers are right follows neither a factor "
-            f"nor both together (mean side by class: {told}). Give each class one right side."
+            f"nor both together (mean side by class: {by_class}). Give each class one right side."
         )
 
     @cached_property
@@ -119,8 +118,8 @@ class ModelCases:
 
     def _drawn(self, n: int, seed: int) -> Float[Tensor, "draw case"]:
         """How often each case is in each draw; the same for all values, so kept."""
-        if (n, seed) not in self._draws:
-            dice = np.random.default_rng(seed)
+        if ("draws", n, seed) not in self.kept:
+            rng = np.random.default_rng(seed)
             unit = self.pair
             if unit is None:
                 unit = torch.arange(len(self))
@@ -130,10 +129,10 @@ class ModelCases:
             counts = torch.zeros(n, int(unit.max()) + 1, dtype=torch.float64)
             for members in groups:
                 size = len(members)
-                drawn = dice.multinomial(size, np.full(size, 1 / size), size=n)
+                drawn = rng.multinomial(size, np.full(size, 1 / size), size=n)
                 counts[:, members] = torch.from_numpy(drawn).double()
-            self._draws[n, seed] = counts[:, unit]
-        return self._draws[n, seed]
+            self.kept["draws", n, seed] = counts[:, unit]
+        return self.kept["draws", n, seed]
 
     def directions(self) -> Float[Tensor, "case model"]:
         """What each case's logit difference towards side +1 reads from the last stream, divided by
@@ -225,7 +224,7 @@ def in_model(behaviour: Behaviour, model: Model) -> ModelCases:
 
 
 def single_tokens(tokenizer: Any, before: str, words: Iterable[str]) -> dict[str, int]:
-    """The words that are one token after a text, and which."""
+    """The words that are a single token after a text, with that token."""
     head = tokenizer(before, verbose=False)["input_ids"]
     found = {}
     for word in dict.fromkeys(words):
@@ -246,7 +245,7 @@ def _unknown(tokenizer: Any, tokens: Tensor, texts: list[str]) -> list[str]:
 
 
 def _answers(behaviour: Behaviour, tokenizer: Any, faults: list[str]) -> dict[str, int]:
-    """The token of every answer, as it goes on with the first text that asks for it."""
+    """The token of every answer, after the first text that asks for it."""
     wanted: dict[str, str] = {}
     for case in behaviour.cases:
         for word in (*case.right, *case.wrong):
@@ -268,11 +267,11 @@ def _answers(behaviour: Behaviour, tokenizer: Any, faults: list[str]) -> dict[st
 def _suggested(tokenizer: Any, words: list[str]) -> str:
     """The words, the first few with the nearest that the tokenizer has."""
     plain = {token.lstrip("Ġ▁") for token in tokenizer.get_vocab()}
-    told = []
+    suggested = []
     for place, word in enumerate(words):
         near = difflib.get_close_matches(word, plain, n=3, cutoff=0.5) if place < 8 else []
-        told.append(f"{word!r}" + (f" (it has {', '.join(near)})" if near else ""))
-    return ", ".join(told)
+        suggested.append(f"{word!r}" + (f" (it has {', '.join(near)})" if near else ""))
+    return ", ".join(suggested)
 
 
 def _positions(behaviour: Behaviour, lengths: list[int], faults: list[str]) -> list[int]:

@@ -1,4 +1,4 @@
-"""The `circuits` command: its options, its answers, and what each command does."""
+"""The `circuits` command: options, answers, and one function for each command."""
 
 from analysis.cli.main import main
 

@@ -1,8 +1,7 @@
-"""What a command tells, as text for people and as JSON for scripts.
+"""What a command answers, as text for people and as JSON for scripts.
 
-A command answers with both at once, and `analysis.cli` prints the one that was asked for: no
-command can print half of each. JSON has no word for what is not a number: it is null there, and
-`nan` in the text.
+What is not a finite number is null in JSON and `nan` in the text. This is imported before a command
+is known, so tables are not typed: pandas would have to be imported too.
 """
 
 from __future__ import annotations
@@ -10,29 +9,36 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-
-from circuits.storage.files import without_nan
+from typing import Any
 
 
 @dataclass(frozen=True)
-class Told:
+class Answer:
     """What a command found out."""
 
     text: str  # for people
-    rows: object  # for scripts: what JSON can hold, in which an infinite float is null
+    rows: object  # for scripts: what JSON can hold; a float that is not finite becomes null
 
     def as_json(self) -> str:
         """One line of JSON."""
+        from circuits.storage.files import without_nan  # loads torch, which --help does without
+
         return json.dumps(without_nan(self.rows), allow_nan=False)
 
 
-def told_fields(fields: Mapping[str, object]) -> Told:
-    """Names and values, a line each; a value with names of its own takes a line for each."""
-    return Told(lined(fields), fields)
+def fields_answer(fields: Mapping[str, object]) -> Answer:
+    """Names and values, a line each; a mapping among the values takes a line for each entry."""
+    return Answer(lined(fields), fields)
+
+
+def table_answer(table: Any, about: Mapping[str, object], note: str = "") -> Answer:
+    """Rows in aligned columns with a note below; in JSON as "rows", beside what they are about."""
+    text = f"{aligned(table)}\n\n{note}" if note else aligned(table)
+    return Answer(text, {**about, "rows": table.to_dict("records")})
 
 
 def lined(fields: Mapping[str, object]) -> str:
-    """The lines of `told_fields`."""
+    """The lines of `fields_answer`."""
     width = max(map(len, fields))
     lines = []
     for name, value in fields.items():
@@ -43,3 +49,18 @@ def lined(fields: Mapping[str, object]) -> str:
             shown = f"{part:.4f}" if isinstance(part, float) else part
             lines.append(f"{first.replace('_', ' '):{width}}  {shown}")
     return "\n".join(lines)
+
+
+def aligned(table: Any) -> str:
+    """Columns to the right, two spaces apart, numbers with three digits; no index."""
+    rows = [list(map(str, table)), *(map(_brief, row) for row in table.itertuples(index=False))]
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    widths = [max(map(len, column)) for column in columns]
+    return "\n".join(
+        "  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True))
+        for row in zip(*columns, strict=True)
+    )
+
+
+def _brief(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

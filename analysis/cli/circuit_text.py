@@ -1,54 +1,55 @@
-"""A circuit, its validation and proposals in words: what `circuits find` and `validate` print."""
+"""What `circuits find` and `circuits validate` print, and the same for scripts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
 
-from analysis.cli.tables import aligned
+from analysis.cli.answers import aligned
 from analysis.discovery.find import verdict
-from analysis.validation.validate import Validation
+from analysis.validation.record import Validation
 from circuits.graph.circuit import Circuit
+from circuits.storage.records import plain
 
 _MOST_ROWS = 16
 
 
-def told_circuit(circuit: Circuit) -> str:
+def circuit_text(circuit: Circuit) -> str:
     """For a person: the answer, then gates, pairs, features, outputs."""
-    shares = circuit.shares
-    pairs = _plural(len(circuit.interactions), "pair")
+    assert circuit.evidence is not None  # of find_circuit
+    evidence, shares = circuit.evidence, circuit.evidence.shares
+    tables = circuit.tables()
+    outputs = tables["outputs"][["label", "effect", "share"]]
+    outputs.columns = ["output", "effect on logits", "share"]
+    names = [" or ".join(map(str, some)) for some in tables["detectors"]["features"]]
+    detectors = tables["detectors"][["label", "features", "f1"]].assign(features=names)
+    detectors.columns = ["class", "features", "F1"]
+    pairs = f"{(n := len(circuit.interactions))} pair{'s' * (n != 1)}"
     return "\n\n".join(
         [
-            f"{circuit.name}: found in layer {circuit.source['layer']}, {verdict(circuit)}",
-            f"{pairs} of features carry {shares['carried']:.0%} of what the MLP adds to the margins"
-            f" of {circuit.source['affected']};\nthe MLP adds {shares['direct']:.0%} of the model's"
-            f" own margins, the dictionary's error {shares['error']:.1%} of that.",
+            f"{circuit.name}: found in layer {circuit.source.layer}, {verdict(circuit)}",
+            f"{pairs} of features carry {shares.carried:.0%} of what the MLP adds to the margins"
+            f" of {', '.join(evidence.affected)};\nthe MLP adds {shares.direct:.0%} of the model's"
+            f" own margins, the dictionary's error {shares.error:.1%} of that.",
             _titled("Gates", _gates(circuit)),
             _titled("Pairs of input features", _pairs(circuit).head(_MOST_ROWS)),
             _titled("Input features, and what each factor adds to them", _features(circuit)),
-            _titled("Output features that the contrast goes through", _outputs(circuit)),
-            _titled("Classes, told by output features above their cuts", _detectors(circuit)),
+            _titled("Output features that the contrast goes through", outputs),
+            _titled("Classes, detected by output features above their thresholds", detectors),
             "contrast, elsewhere: logits that a pair adds to the margins of the affected classes, "
-            "and of the others.\nz: its weight against rotated features. F1: on cases that nothing "
-            f"was chosen on.\nn = {circuit.source['cases']} cases to choose on.",
+            "and of the others.\nz: its weight against rotated features. F1: on held-out cases.\n"
+            f"The circuit was chosen on n = {evidence.n_cases} cases.",
         ]
     )
 
 
 def _gates(circuit: Circuit) -> pd.DataFrame:
-    names = circuit.groups
-    return pd.DataFrame(
-        [
-            {
-                "gate": f"{names[str(gate.first)]} & {names[str(gate.second)]}",
-                "kind": gate.gate,
-                "contrast": gate.contrast,
-            }
-            for gate in circuit.gates
-        ]
-    )
+    name = circuit.group_name
+    rows = [(f"{name(g.first)} & {name(g.second)}", g.gate, g.contrast) for g in circuit.gates]
+    return pd.DataFrame(rows, columns=["gate", "kind", "contrast"])
 
 
 def _pairs(circuit: Circuit) -> pd.DataFrame:
@@ -61,31 +62,21 @@ def _pairs(circuit: Circuit) -> pd.DataFrame:
 
 
 def _features(circuit: Circuit) -> pd.DataFrame:
-    effects = ["mean", *str(circuit.source["factors"]).split(", "), "both"]
+    factors = () if circuit.evidence is None else circuit.evidence.factors
+    effects = ["mean", *factors, "both"]
     table = circuit.tables()["features"]
     columns = ["label", "mean", "first_effect", "second_effect", "joint_effect"]
-    told = table[columns].dropna(axis=1, how="all")
-    return told.set_axis(["feature", *effects[: told.shape[1] - 1]], axis=1)
+    known = table[columns].dropna(axis=1, how="all")
+    return known.set_axis(["feature", *effects[: known.shape[1] - 1]], axis=1)
 
 
-def _outputs(circuit: Circuit) -> pd.DataFrame:
-    table = circuit.tables()["outputs"][["label", "effect", "share"]]
-    return table.set_axis(["output", "effect on logits", "share"], axis=1)
-
-
-def _detectors(circuit: Circuit) -> pd.DataFrame:
-    table = circuit.tables()["detectors"]
-    table["features"] = [" or ".join(map(str, some)) for some in table["features"]]
-    return table[["label", "features", "f1"]].set_axis(["class", "features", "F1"], axis=1)
-
-
-def told_layers(layers: pd.DataFrame) -> str:
-    """What each part of the model adds to the margins, and of each MLP whence."""
-    title = "Parts of the model, by their direct path; of each MLP what it computes and inherits"
+def layers_text(layers: pd.DataFrame) -> str:
+    """What each part of the model adds to the margins; of each MLP also computed or inherited."""
+    title = "Direct contribution of each part of the model; of each MLP, computed and inherited"
     return _titled(title, layers)
 
 
-def told_proposals(circuits: Sequence[Circuit]) -> str:
+def proposals_text(circuits: Sequence[Circuit]) -> str:
     """One line a proposal."""
     if not circuits:
         return "no output of this layer has a significant pair: there is nothing to propose"
@@ -95,52 +86,48 @@ def told_proposals(circuits: Sequence[Circuit]) -> str:
             "pairs": len(circuit.interactions),
             "groups": len({f.group for f in circuit.features if f.group >= 0}),
             "gates": ", ".join(dict.fromkeys(g.gate for g in circuit.gates)) or "none",
-            "in gates": circuit.shares["gate"],
+            "in gates": proposal.in_gates,
             "explained": circuit.explained,
-            "energy of 4": circuit.shares["energy of 4 eigenvectors"],
-            "opposite": str(circuit.source.get("opposite end", "none")),
+            "energy of 4": proposal.energy_of_four,
+            "opposite": "none" if proposal.opposite is None else str(proposal.opposite),
         }
         for circuit in circuits
+        if (proposal := circuit.proposal) is not None
     ]
     return (
         f"{aligned(pd.DataFrame(rows))}\n\nin gates: share of the pairs' energy between two groups."
         " explained: share of the form that\nthe pairs build together. opposite: the output at the "
-        "other end of the same direction.\nFrom the weights alone: what a gate does to answers, a "
-        "behaviour and `circuits validate` tell."
+        "other end of the same direction.\nFrom the weights alone: to measure what a gate does to "
+        "answers, find a circuit of a behaviour and validate it."
     )
 
 
-def told_validation(found: Validation) -> str:
+def validation_text(found: Validation) -> str:
     """The verdict, the criteria, and every edit beside its controls."""
-    edits = found.edits.drop(columns=["low", "high"]).assign(
-        taken=[
-            f"{row.taken:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in found.edits.itertuples()
-        ]
-    )
-    random = found.random.groupby("kind", sort=False).agg(
-        size=("size", "mean"),
-        median=("taken", lambda taken: taken.abs().median()),
-        mean=("taken", lambda taken: taken.abs().mean()),
-        most=("taken", _most),
+    table = found.edit_table
+    edits = table.drop(columns=["low", "high"]).assign(
+        removed=[f"{row.removed:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in table.itertuples()]
     )
     parts = [
         f"{found.circuit}: {found.verdict}",
-        aligned(found.criteria),
+        aligned(found.criteria_table),
         aligned(edits.dropna(axis=1, how="all")),
         _titled(
             "Random pairs that are active together, in place of the circuit's",
-            random.reset_index(),
+            found.random_table.drop(columns=["draws", "side_effect"]),
         ),
-        f"Each pair by itself: predicted and measured change of {len(found.checks)} outputs differ "
+        f"Each pair alone: predicted and measured change of {len(found.checks)} outputs differ "
         f"by at most {found.checks['off_by'].max():.1e} of it.",
     ]
     if len(found.side_effects):
-        parts.append(_titled("On text where no answer is due", found.side_effects))
+        title = "On other text, where no answer of the behaviour follows"
+        parts.append(_titled(title, found.side_effect_table))
     parts.append(
-        "contrast: mean margin of the affected classes, in logits; taken: the share of it that an "
-        "edit removes\n(95 % of bootstrap draws). moved: largest relative change of another class. "
-        "faithfulness: 1 for the model,\n0 with the MLP's output at its mean. size: how much the "
-        "random pairs write, relative to the circuit;\nmedian, mean: of |taken| over the draws."
+        "contrast: mean margin of the affected classes, in logits; removed: the share of it that\n"
+        "an edit removes (95 % of bootstrap draws). side_effect: largest relative change of\n"
+        "another class. faithfulness: 1 for the model, 0 with the MLP's output at its mean. size:\n"
+        "how much the random pairs write, relative to the circuit; median, mean, most: of\n"
+        "|removed| over the draws."
         f"\nn = {found.n} cases, seed {found.seed}."
     )
     return "\n\n".join(parts)
@@ -153,24 +140,33 @@ def validation_rows(found: Validation) -> dict[str, Any]:
         for name, value in vars(found).items()
         if isinstance(value, pd.DataFrame)
     }
+    labels = found.edit_table["edit"]
+    tables["edits"] = found.edits.assign(edit=labels).to_dict("records")
+    criteria = [plain(one) | {"criterion": one.label, "met": one.met} for one in found.criteria]
     return {"circuit": found.circuit, "proven": found.proven, "verdict": found.verdict,
-            "n": found.n, "seed": found.seed, **tables}  # fmt: skip
+            "n": found.n, "seed": found.seed, "criteria": criteria, **tables}  # fmt: skip
 
 
 def circuit_rows(circuit: Circuit) -> dict[str, Any]:
     """For a script."""
     tables = {name: table.to_dict("records") for name, table in circuit.tables().items()}
-    told = {"shares": dict(circuit.shares), "source": dict(circuit.source)}
-    return {"name": circuit.name, **told, "groups": dict(circuit.groups), **tables}
-
-
-def _most(values: pd.Series) -> float:
-    return float(values.iloc[int(values.abs().to_numpy().argmax())])
+    source = {k: v for k, v in asdict(circuit.source).items() if v is not None}
+    shares: dict[str, Any] = {}
+    if circuit.evidence is not None:
+        evidence = circuit.evidence
+        shares = {k.replace("_", " "): v for k, v in asdict(evidence.shares).items()}
+        source |= {
+            "behaviour": evidence.behaviour,
+            "metric": evidence.metric,
+            "factors": list(evidence.factors),
+            "affected": list(evidence.affected),
+            "cases": evidence.n_cases,
+        }
+    if circuit.proposal is not None:
+        shares = asdict(circuit.proposal)
+    groups = {str(group.number): group.name for group in circuit.groups}
+    return {"name": circuit.name, "shares": shares, "source": source, "groups": groups, **tables}
 
 
 def _titled(title: str, table: pd.DataFrame) -> str:
     return f"{title}\n{aligned(table) if len(table) else '(none)'}"
-
-
-def _plural(n: int, noun: str) -> str:
-    return f"{n} {noun}" + ("" if n == 1 else "s")

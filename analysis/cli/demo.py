@@ -1,15 +1,13 @@
-"""The whole way in one go: model, dictionaries, interactions, circuits, proofs, ranks, report.
+"""All steps in one go: model, dictionaries, interactions, circuits, validations, ranks, report.
 
-Each step is what its own command does. A step whose inputs, settings and files are as they were is
-not done again, so a second run only reads. What a reader would get wrong: what is remembered is
-never the answer, but hashes; a file that was changed is made anew.
+Each does what its own command does, and is skipped where its inputs, settings and files have the
+same hashes as when it was done.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from hashlib import sha256
 from importlib.metadata import version
@@ -18,159 +16,126 @@ from typing import Any
 
 from analysis.discovery.find import COVERAGE, N_PAIRS
 from analysis.report import write_report
-from analysis.runs.circuits import behaviour_of, circuit_file, run_find, run_validate, story_cases
+from analysis.runs.circuits import behaviour_of, run_find, run_validate, story_cases
+from analysis.runs.folder import RunFolder
 from analysis.runs.interactions import run_interactions
 from analysis.runs.rank import run_rank
+from analysis.runs.run import Run
 from analysis.runs.training import run_model, run_saes
-from analysis.validation.validate import Validation
-from circuits.corpus.documents import built_in
+from analysis.validation.record import Validation
+from circuits.corpus.documents import built_in, split_corpus
 from circuits.errors import NotFoundError, RunError
 from circuits.graph.circuit import Circuit
-from circuits.model.evaluation import parted
-from circuits.model.loading import chosen_device, load_model
-from circuits.model.model import Model
+from circuits.model.loading import chosen_device
 from circuits.model.plan import ModelPlan
-from circuits.model.site import Site
 from circuits.storage.files import content_hash, read_json, write_json
-from sae.dictionary import Dictionary
-from sae.loading import load_dictionaries
 from sae.training.plan import TrainingPlan
 
-BEHAVIOURS = ("pronoun", "but", "negation")
-"""Of which a circuit is sought; each is a control of the others."""
+_BEHAVIOURS = ("pronoun", "but", "negation")
+"""The behaviours whose circuits are looked for; each is a control of the others."""
 
-_MEMORY = "demo.json"
-_STEPS = ("interactions", "circuits", "rank")  # folders that the report is made of
 _DOCUMENTS = 500  # that pairs are weighed by
 
-Tell = Callable[[str], None]
+_Say = Callable[[str], None]
 
 
-@dataclass(frozen=True, eq=False)
-class Demo:
-    """What was found: of each behaviour a circuit, or why there is none."""
+def run_demo(
+    run: str | Path, seed: int = 0, device: str | None = None, say: _Say = print
+) -> tuple[dict[str, Circuit | str], dict[str, Validation]]:
+    """All steps into a run folder, on the built-in stories; of each behaviour the circuit, or why
+    there is none, and the validations."""
+    folder, stories = RunFolder(Path(run)), built_in(seed)
+    chosen_device(device)  # refused before anything is printed
+    folder.path.mkdir(parents=True, exist_ok=True)
+    memory = StepMemory(folder, seed, say)
+    say("model: a bilinear transformer that reads little stories")
+    run_model(folder.path, ModelPlan(seed=seed), stories, device)
+    known = Run(folder.path, device=device)
+    say("dictionaries: sparse autoencoders of its streams")
+    run_saes(folder.path, known.model, TrainingPlan(seed=seed), stories, device)
+    memory.inputs.update(known.hashes)
+    text = split_corpus(stories)[1]
+    layers = range(known.model.n_layer)
 
-    run: Path
-    circuits: Mapping[str, Circuit | str]
-    validations: Mapping[str, Validation]
-    page: Path  # the report
-
-
-def run_demo(run: str | Path, seed: int = 0, device: str | None = None, tell: Tell = print) -> Demo:
-    """All steps into a run folder, on the built-in stories."""
-    run = Path(run)
-    chosen_device(device)  # refused before anything is told
-    run.mkdir(parents=True, exist_ok=True)
-    memory = _Memory(run, seed, tell)
-    model, dictionaries = _trained(run, seed, device, tell)
-    inputs: dict[str, Any] = {"model": model.fingerprint, "seed": seed}
-    inputs |= {str(site): each.fingerprint for site, each in dictionaries.items()}
-    text = parted(built_in(seed))[1]
-
-    def step(name: str, files: list[Path], about: str, work: Callable[[], object]) -> None:
-        if not memory.holds(name, inputs, files):
-            tell(about)
-            work()
-            memory.keep(name, inputs, files)
-
-    step(
+    memory.step(
         "interactions",
-        [run / "interactions" / f"layer-{layer}.parquet" for layer in range(model.n_layer)],
+        [folder.interactions(layer) for layer in layers],
         "interactions: the strongest pairs of every output feature",
-        lambda: run_interactions(run, model, dictionaries, corpus=text, n_documents=_DOCUMENTS),
+        lambda: run_interactions(known, corpus=text, n_documents=_DOCUMENTS),
     )
-    found = {name: _found(run, model, dictionaries, name, memory, inputs) for name in BEHAVIOURS}
-    proofs = {}
+    found = {name: _found(known, name, memory) for name in _BEHAVIOURS}
+    validations = {}
     for name, circuit in found.items():
         if isinstance(circuit, Circuit):
-            file = circuit_file(run, name).with_suffix(".validation.json")
-            step(
+            files = folder.circuit(name)
+            memory.step(
                 f"validate {name}",
-                [circuit_file(run, name), file],
+                [files.circuit, files.validation],
                 f"validate: is the circuit of {name} the cause?",
-                partial(run_validate, run, model, dictionaries, name, text=text, seed=seed),
+                partial(run_validate, known, name, text=text, seed=seed),
             )
-            proofs[name] = Validation.load(file)
-    step(
+            validations[name] = Validation.load(files.validation)
+    memory.step(
         "rank",
-        [run / "rank" / f"layer-{layer}.{end}" for layer in range(model.n_layer)
-         for end in ("parquet", "json")],
+        [file for layer in layers for file in (folder.rank(layer), folder.rank_summary(layer))],
         "rank: how well two eigenvectors stand in for a feature",
-        lambda: run_rank(run, model, dictionaries, corpus=text, seed=seed),
-    )  # fmt: skip
-    page = run / "report" / "index.html"
-    made = sorted(file for name in _STEPS for file in (run / name).glob("*.*"))
-    step(
-        "report",
-        [page, *made],
-        "report: pages that open from disk",
-        lambda: write_report(run, text=text, device=device, seed=seed),
+        lambda: run_rank(known, corpus=text, seed=seed),
     )
-    return Demo(run, found, proofs, page)
+    memory.step(
+        "report",
+        [folder.report_page, *folder.results()],
+        "report: pages that open from disk",
+        lambda: write_report(folder.path, text=text, device=device, seed=seed),
+    )
+    return found, validations
 
 
-def _trained(
-    run: Path, seed: int, device: str | None, tell: Tell
-) -> tuple[Model, dict[Site, Dictionary]]:
-    """The model and its dictionaries: training goes on where it stopped, or is there."""
-    corpus = built_in(seed)
-    tell("model: a bilinear transformer that reads little stories")
-    run_model(run, ModelPlan(seed=seed), corpus, device)
-    model = load_model(run / "model", device=device)
-    tell("dictionaries: sparse autoencoders of its streams")
-    run_saes(run, model, TrainingPlan(seed=seed), corpus, device)
-    return model, load_dictionaries(run, device=device)
-
-
-def _found(
-    run: Path,
-    model: Model,
-    dictionaries: Mapping[Site, Dictionary],
-    name: str,
-    memory: _Memory,
-    inputs: Mapping[str, Any],
-) -> Circuit | str:
+def _found(run: Run, name: str, memory: StepMemory) -> Circuit | str:
     """The circuit of a behaviour, or why there is none."""
-    file = circuit_file(run, name)
-    if memory.holds(f"find {name}", inputs, [file]):
-        return Circuit.load(file)
-    memory.tell(f"find: the circuit of {name}")
-    behaviour = behaviour_of(name, model, seed=memory.seed)
-    detection_cases = story_cases(name, model, memory.seed)
-    try:
-        circuit = run_find(
+
+    def find() -> None:
+        run_find(
             run,
-            model,
-            dictionaries,
-            behaviour,
-            detection_cases=detection_cases,
+            behaviour_of(name, run.model, seed=memory.seed),
+            detection_cases=story_cases(name, run.model, memory.seed),
             coverage=COVERAGE,
             n_pairs=N_PAIRS,
         )
+
+    file = run.folder.circuit(name).circuit
+    try:
+        memory.step(f"find {name}", [file], f"find: the circuit of {name}", find)
     except NotFoundError as answer:
         return str(answer)
-    memory.keep(f"find {name}", inputs, [file])
-    return circuit
+    return Circuit.load(file)
 
 
-class _Memory:
-    """Which steps were done of which inputs, and the hashes of what they made."""
+class StepMemory:
+    """Which steps were done with which inputs, and the hashes of what they made."""
 
-    def __init__(self, run: Path, seed: int, tell: Tell) -> None:
-        self.path, self.seed, self.tell = run / _MEMORY, seed, tell
+    def __init__(self, folder: RunFolder, seed: int, say: _Say) -> None:
+        self.path, self.seed, self.say = folder.demo, seed, say
+        self.inputs: dict[str, Any] = {"seed": seed}  # of every step: the seed, and hashes
         self.known = read_json(self.path, RunError) if self.path.exists() else {}
 
-    def holds(self, step: str, inputs: Mapping[str, Any], files: Iterable[Path]) -> bool:
-        """Whether a step's inputs and files are as they were when it was done."""
-        there = [file for file in files if file.exists()]
-        return bool(there) and self.known.get(step) == self._state(inputs, there)
+    def step(self, name: str, files: list[Path], about: str, work: Callable[[], object]) -> None:
+        """Do a step, unless it was done with these inputs and its files are as they were."""
+        if not self.holds(name, files):
+            self.say(about)
+            work()
+            self.keep(name, files)
 
-    def keep(self, step: str, inputs: Mapping[str, Any], files: Iterable[Path]) -> None:
+    def holds(self, step: str, files: list[Path]) -> bool:
+        """Whether a step's inputs and files are as they were when it was done."""
+        there = any(file.exists() for file in files)
+        return there and self.known.get(step) == self._state(files)
+
+    def keep(self, step: str, files: list[Path]) -> None:
         """Note that a step is done."""
-        self.known[step] = self._state(inputs, [file for file in files if file.exists()])
+        self.known[step] = self._state(files)
         write_json(self.path, self.known)
 
-    @staticmethod
-    def _state(inputs: Mapping[str, Any], files: list[Path]) -> dict[str, str]:
-        told = json.dumps(inputs, sort_keys=True) + version("bilinear-circuits")
-        return {"inputs": sha256(told.encode()).hexdigest(), "files": content_hash(*sorted(files))}
+    def _state(self, files: list[Path]) -> dict[str, str]:
+        inputs = json.dumps(self.inputs, sort_keys=True) + version("bilinear-circuits")
+        there = sorted(file for file in files if file.exists())
+        return {"inputs": sha256(inputs.encode()).hexdigest(), "files": content_hash(*there)}

@@ -1,8 +1,7 @@
 """The `circuits` command: what it prints where, and how it ends.
 
-Stdout holds the answer and nothing else; notes, bars and what libraries say go to stderr. What
-`circuits sae train` does is `analysis.cli.commands.sae_train`. Nothing heavy is imported before a
-command is known, nor for one that needs none of it, so that ``--help`` answers at once.
+Stdout gets the answer and nothing else; notes, progress bars and what libraries print go to stderr.
+Nothing heavy is imported before the command is known, so ``--help`` answers at once.
 """
 
 from __future__ import annotations
@@ -12,11 +11,11 @@ import io
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib import import_module
 
-from analysis.cli.answers import Told
+from analysis.cli.answers import Answer
 from analysis.cli.options import parser
 
 
@@ -25,19 +24,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         with _only_the_answer_on_stdout(options.quiet):
-            told = _function_of(options)(options)
+            work = getattr(import_module("analysis.cli.commands"), function_name(options))
+            answer: Answer = work(options)
         if options.json:
-            print(told.as_json())
+            print(answer.as_json())
         elif not options.quiet:
-            print(told.text)
+            print(answer.text)
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader has seen enough: `circuits … | head`
+    except BrokenPipeError:  # the reader closed the pipe: `circuits … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         print(f"circuits {options.command}: interrupted", file=sys.stderr)
         return 130
-    except Exception as error:  # noqa: BLE001 - the last place where one can be told well
-        return _told_wrong(options.command, error)
+    except Exception as error:  # noqa: BLE001 - the last place where one can be reported
+        return _reported(options.command, error)
     return 0
 
 
@@ -45,10 +45,6 @@ def function_name(options: argparse.Namespace) -> str:
     """The name in `analysis.cli.commands` of what was asked for: ``demo``, ``sae_train``."""
     verb = getattr(options, "verb", None)
     return options.command if verb is None else f"{options.command}_{verb}"
-
-
-def _function_of(options: argparse.Namespace) -> Callable[[argparse.Namespace], Told]:
-    return getattr(import_module("analysis.cli.commands"), function_name(options))
 
 
 @contextmanager
@@ -60,36 +56,30 @@ def _only_the_answer_on_stdout(quiet: bool) -> Iterator[None]:
 
 
 class _Nowhere(io.TextIOBase):
-    """Takes what is written, is no terminal, and stays open: a library may keep it for its log."""
+    """Discards what is written, is not a terminal, and stays open: a library may log to it."""
 
     def write(self, text: str) -> int:
         """As if it had been written."""
         return len(text)
 
 
-def _told_wrong(command: str, error: Exception) -> int:
-    """Say what went wrong: one line if the caller can put it right, or where the bug is."""
-    wrong = _one_line(error)
-    if wrong is not None:
-        print(f"circuits {command}: {' '.join(wrong.splitlines())}", file=sys.stderr)
-        return 2
-    traceback.print_exception(error)
-    print(
-        f"circuits {command}: this is a bug of the toolkit, not your mistake. Please report it, "
-        f"with the lines above and the command that you gave.",
-        file=sys.stderr,
-    )
-    return 1
-
-
-def _one_line(error: Exception) -> str | None:
-    """What to tell of a mistake that the caller can put right; None for a bug."""
+def _reported(command: str, error: Exception) -> int:
+    """Print what went wrong: one line if the caller can put it right, or where the bug is."""
     from circuits.errors import CircuitsError, is_out_of_memory
 
+    status = 2
     if isinstance(error, CircuitsError):
-        return str(error)
-    if is_out_of_memory(error):
-        return f"not enough memory ({error}). Ask for less, or use a larger machine."
-    if isinstance(error, OSError):  # a place that cannot be read or written, a full disk
-        return f"{error}. Check the path and the disk."
-    return None
+        message = str(error)
+    elif is_out_of_memory(error):
+        message = f"not enough memory ({error}). Ask for less, or use a larger machine."
+    elif isinstance(error, OSError):  # a place that cannot be read or written, a full disk
+        message = f"{error}. Check the path and the disk."
+    else:
+        traceback.print_exception(error)
+        message = (
+            "this is a bug of the toolkit, not your mistake. Please report it, with the lines "
+            "above and the command that you gave."
+        )
+        status = 1
+    print(f"circuits {command}: {' '.join(message.splitlines())}", file=sys.stderr)
+    return status

@@ -1,8 +1,6 @@
-"""How every command and option of `circuits` is spelt, and what its help says.
+"""Every command and option of `circuits`, and their help.
 
-`analysis.cli` runs what is asked for. A new command is one function here, which adds its parser,
-and one in `analysis.cli.commands`. ``--quiet`` stands before a
-command's name as well as behind it, so every parser has it and only the first has a default for it.
+A new command is one function here, which adds its parser, and one in `analysis.cli.commands`.
 """
 
 from __future__ import annotations
@@ -12,43 +10,32 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from typing import NoReturn
 
-Commands = argparse._SubParsersAction
+_Commands = argparse._SubParsersAction
+_Parser = argparse.ArgumentParser
 
 
-class OneLine(argparse.ArgumentParser):
-    """A parser whose refusal is one line, as every other refusal is."""
+class _OneLine(argparse.ArgumentParser):
+    """A parser that refuses in one line, as the commands do."""
 
     def error(self, message: str) -> NoReturn:
-        """Say what came and where the help is; the exit status is 2."""
+        """Print the message and where the help is; the exit status is 2."""
         self.exit(2, f"{self.prog}: {message}. All options: {self.prog} --help\n")
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> _Parser:
     """All commands and their options."""
-    whole = OneLine(
+    whole = _OneLine(
         prog="circuits",
         description="Circuits between dictionary features, from a bilinear model's weights.",
         epilog="example: circuits demo",
     )
     whole.add_argument("--version", action="version", version=version("bilinear-circuits"))
     commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (
-        _add_demo,
-        _add_gates,
-        _add_model,
-        _add_sae,
-        _add_interactions,
-        _add_find,
-        _add_validate,
-        _add_rank,
-        _add_report,
-        _add_export,
-        _add_calibrate,
-        _add_digits,
-        _add_completion,
-    ):
+    for add in (_add_demo, _add_gates, _add_model, _add_sae, _add_interactions, _add_find,
+                _add_validate, _add_rank, _add_report, _add_export, _add_calibrate, _add_digits,
+                _add_completion):  # fmt: skip
         add(commands)
-    for each in with_all_below(whole):
+    for each in with_all_below(whole):  # before a command's name and after it: one default
         each.add_argument("--quiet", action="store_true",
                           default=False if each is whole else argparse.SUPPRESS,
                           help="print errors alone (and JSON, if asked for)")  # fmt: skip
@@ -56,100 +43,113 @@ def parser() -> argparse.ArgumentParser:
     return whole
 
 
-def with_all_below(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+def with_all_below(parser: _Parser) -> Iterator[_Parser]:
     """A parser and those of its commands and verbs."""
     yield parser
     for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
+        if isinstance(action, _Commands):
             for below in action.choices.values():
                 yield from with_all_below(below)
 
 
 def _whole(text: str) -> int:
     if not text.isdecimal() or int(text) >= 2**63:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to 2^63 - 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2^63 - 1")
     return int(text)
 
 
-def _add_text(command: argparse.ArgumentParser) -> None:
-    help = "file, folder or hub data set (default: the built-in stories)"
-    command.add_argument("--text", metavar="PATH", help=help)
-    command.add_argument("--column", help="the column that holds the text, where it is not plain")
+def _add_run(command: _Parser, help: str) -> None:
+    command.add_argument("run_folder", metavar="RUN", help=help)
 
 
-def _add_device(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--device", help="cpu or cuda (default: a GPU where there is one)")
+def _add_number(
+    command: _Parser, name: str, default: int | float, help: str, metavar: str | None = None
+) -> None:
+    kind = _whole if isinstance(default, int) else float
+    help = f"{help} (default {default})".lstrip()
+    command.add_argument(name, type=kind, default=default, help=help, metavar=metavar)
 
 
-def _add_json(command: argparse.ArgumentParser) -> None:
+def _add_layers_and_reader(command: _Parser, help: str) -> None:
+    command.add_argument("--layer", type=_whole, action="append", help="only this one (repeatable)")
+    readers = ("pinv", "encoder")
+    command.add_argument("--reader", choices=readers, default="pinv", help=f"{help} (default pinv)")
+
+
+def _add_common(
+    command: _Parser, seed: str = "", *, text: bool = True, device: bool = True
+) -> None:
+    """What nearly all commands have: a seed, a text, a device, JSON."""
+    if seed:
+        _add_number(command, "--seed", 0, f"of {seed}")
+    if text:
+        help = "file, folder or hub data set (default: the built-in stories)"
+        command.add_argument("--text", metavar="PATH", help=help)
+        command.add_argument("--column", help="the column of the text, if it is not called text")
+    if device:
+        command.add_argument("--device", help="cpu or cuda (default: a GPU where there is one)")
     command.add_argument("--json", action="store_true", help="print JSON instead")
 
 
-def _add_demo(commands: Commands) -> None:
+def _add_demo(commands: _Commands) -> None:
     demo = commands.add_parser(
         "demo",
-        help="everything at once: model, dictionaries, the negation circuit, its proof, a report",
-        description="Trains a bilinear transformer on built-in stories and dictionaries of its "
-        "streams, finds the circuit that reads 'not good', proves it by edits of the model, "
-        "says how far two eigenvectors go, and writes it all as pages that open from disk. The "
-        "same command again only reads what is there.",
+        help="all steps: model, dictionaries, the negation circuit, its validation, a report",
+        description="Trains a bilinear transformer on built-in stories and its dictionaries, finds "
+        "and validates the circuit that reads 'not good', measures how far two eigenvectors go, "
+        "and writes the report. Run again, it does only what is missing or changed.",
         epilog="example: circuits demo runs/demo --seed 3",
     )
     demo.add_argument("run_folder", metavar="RUN", nargs="?", default="runs/demo",
                       help="folder of the run; made if need be (default runs/demo)")  # fmt: skip
-    demo.add_argument("--seed", type=_whole, default=0, help="of everything (default 0)")
-    _add_device(demo)
-    _add_json(demo)
+    _add_common(demo, "everything", text=False)
 
 
-def _add_gates(commands: Commands) -> None:
+def _add_gates(commands: _Commands) -> None:
     gates = commands.add_parser(
         "gates",
         help="train one bilinear layer on logic gates and read them back from its weights",
-        description="Trains one bilinear layer on eight logic gates and reads each gate back from "
-        "the layer's interaction matrices, with an untrained layer beside it as the control.",
+        description="Trains one bilinear layer on eight logic gates and reads each back from its "
+        "interaction matrices, with an untrained layer as the control.",
         epilog="example: circuits gates --seed 3 --json",
     )
-    gates.add_argument("--seed", type=_whole, default=0, help="of the layer's start (default 0)")
-    _add_json(gates)
+    _add_common(gates, "the layer's start", text=False, device=False)
 
 
-def _add_model(commands: Commands) -> None:
+def _add_model(commands: _Commands) -> None:
     model = commands.add_parser(
         "model",
-        help="train a bilinear transformer, tell what one is, let one write",
-        description="Trains a bilinear transformer, tells what one is, or lets one write.",
+        help="train a bilinear transformer, describe one, or generate text",
+        description="Trains a bilinear transformer, describes one, or generates text with one.",
         epilog="example: circuits model train runs/stories",
     )
     verbs = model.add_subparsers(dest="verb", required=True, metavar="VERB")
     train = verbs.add_parser(
         "train",
         help="train one, on the built-in stories or on text of your own",
-        description="Trains a transformer into RUN/model, in the Hugging Face Llama format. The "
-        "same command goes on where a run stopped or was killed.",
+        description="Trains a transformer into RUN/model, in the Hugging Face Llama format. After "
+        "an interruption the same command resumes.",
         epilog="example: circuits model train runs/stories --seed 3",
     )
-    train.add_argument("run_folder", metavar="RUN", help="folder of the run; made if need be")
-    _add_text(train)
+    _add_run(train, "folder of the run; made if it is not there")
     train.add_argument("--plan", metavar="FILE", help="JSON with the fields of a ModelPlan")
     train.add_argument("--steps", type=_whole, help="training steps (default: the plan's 700)")
     train.add_argument("--seed", type=_whole, help="of everything (default: the plan's 0)")
-    _add_device(train)
-    _add_json(train)
+    _add_common(train)
     _add_model_use(verbs)
 
 
-def _add_model_use(verbs: Commands) -> None:
+def _add_model_use(verbs: _Commands) -> None:
     info = verbs.add_parser(
         "info",
         help="layers, sizes, norm, activation, and where the hooks are",
-        description="Loads a model, checks that it is bilinear, and tells what it is.",
+        description="Loads a model, checks that it is bilinear, and describes it.",
         epilog="example: circuits model info runs/stories",
     )
     generate = verbs.add_parser(
         "generate",
-        help="go on with a text",
-        description="Goes on with a text, by the likeliest words or at a temperature.",
+        help="continue a text",
+        description="Continues a text, with the likeliest words or at a temperature.",
         epilog="example: circuits model generate runs/stories 'the cake was not good so mia felt'",
     )
     for verb in (info, generate):
@@ -157,31 +157,29 @@ def _add_model_use(verbs: Commands) -> None:
         verb.add_argument(
             "--tokenizer", metavar="FOLDER", help="folder or hub name, in place of the model's own"
         )
-        _add_json(verb)
-    generate.add_argument("prompt", help="the text to go on with")
-    generate.add_argument("--tokens", type=_whole, default=50, help="at most so many (default 50)")
+    _add_common(info, text=False, device=False)
+    generate.add_argument("prompt", help="the text to continue")
+    _add_number(generate, "--tokens", 50, "at most")
     generate.add_argument("--temperature", type=float, default=0.0, help="0: likeliest (default)")
-    generate.add_argument("--seed", type=_whole, default=0, help="of the dice (default 0)")
-    _add_device(generate)
+    _add_common(generate, "the random draws", text=False)
 
 
-def _add_sae(commands: Commands) -> None:
+def _add_sae(commands: _Commands) -> None:
     sae = commands.add_parser(
         "sae",
-        help="train dictionaries at a model's sites, tell what they are and how good",
-        description="Trains sparse autoencoders at a model's sites, tells what they are, or how "
-        "good they are.",
+        help="train dictionaries at a model's sites, describe them, measure their quality",
+        description="Trains, describes or measures sparse autoencoders at a model's sites.",
         epilog="example: circuits sae train runs/stories",
     )
     verbs = sae.add_subparsers(dest="verb", required=True, metavar="VERB")
     train = verbs.add_parser(
         "train",
         help="train one for each of several sites, in one pass of the model",
-        description="Trains TopK dictionaries into RUN/saes/<hook name>, in sae-lens' format. The "
-        "same command goes on where a run stopped or was killed.",
+        description="Trains TopK dictionaries into RUN/saes/<hook name>, in sae-lens' format. "
+        "After an interruption the same command resumes.",
         epilog="example: circuits sae train runs/stories --sites mlp_in@0 mlp_out@0 --k 8",
     )
-    train.add_argument("run_folder", metavar="RUN", help="folder of the run, with its model")
+    _add_run(train, "folder of the run, with its model")
     train.add_argument("--sites", nargs="+", metavar="SITE", help="as mlp_in@0 mlp_out@0")
     train.add_argument("--features", type=_whole, help="of each (default: twice the site's width)")
     train.add_argument("--k", type=_whole, help="active on a token (default: the plan's 10)")
@@ -189,155 +187,122 @@ def _add_sae(commands: Commands) -> None:
     train.add_argument("--plan", metavar="FILE", help="JSON with the fields of a TrainingPlan")
     train.add_argument("--seed", type=_whole, help="of everything (default: the plan's 0)")
     train.add_argument("--log", choices=("tensorboard", "wandb"), help="metrics go there as well")
-    _add_text(train)
-    _add_device(train)
-    _add_json(train)
+    _add_common(train)
     _add_sae_use(verbs)
 
 
-def _add_sae_use(verbs: Commands) -> None:
+def _add_sae_use(verbs: _Commands) -> None:
     info = verbs.add_parser(
         "info",
         help="sites, sizes, how they were trained, how often features are active",
-        description="Tells what the dictionaries of a run, or one dictionary, are.",
+        description="Describes the dictionaries of a run, or one dictionary.",
         epilog="example: circuits sae info runs/stories",
     )
     info.add_argument("where", metavar="RUN", help="a run's or dictionary's folder, or hub name")
-    _add_json(info)
+    _add_common(info, text=False, device=False)
     quality = verbs.add_parser(
         "quality",
-        help="what is lost with a dictionary in its site's place, with controls",
+        help="what is lost with a dictionary in place of its site, with controls",
         description="Measures every dictionary of a run on text it was not trained on: "
         "reconstruction, loss, and how well the pseudoinverse reads it.",
         epilog="example: circuits sae quality runs/stories --documents 500",
     )
-    quality.add_argument("run_folder", metavar="RUN", help="folder of the run")
-    quality.add_argument(
-        "--documents", type=_whole, default=1000, help="to measure on (default 1000)"
-    )
-    quality.add_argument("--seed", type=_whole, default=0, help="of text and controls (default 0)")
-    _add_text(quality)
-    _add_device(quality)
-    _add_json(quality)
+    _add_run(quality, "folder of the run")
+    _add_number(quality, "--documents", 1000, "to measure on")
+    _add_common(quality, "text and controls")
 
 
-def _add_interactions(commands: Commands) -> None:
+def _add_interactions(commands: _Commands) -> None:
     command = commands.add_parser(
         "interactions",
         help="the strongest pairs of features of every output, with their significance",
         description="Writes RUN/interactions/layer-<i>.parquet: each output's strongest pairs of "
         "input features with weight, z and q against rotated features, and with --documents what "
-        "they add on data. The same command goes on where a run stopped.",
+        "they add on data. After an interruption the same command resumes.",
         epilog="example: circuits interactions runs/stories --documents 2000",
     )
-    command.add_argument("run_folder", metavar="RUN", help="folder with model/ and saes/")
-    command.add_argument("--n", type=_whole, default=16, help="pairs of each output (default 16)")
-    command.add_argument("--layer", type=_whole, action="append", help="only this one (repeatable)")
-    command.add_argument("--reader", choices=("pinv", "encoder"), default="pinv",
-                         help="how output features are read (default pinv)")  # fmt: skip
+    _add_run(command, "folder with model/ and saes/")
+    _add_number(command, "--n", 16, "pairs of each output")
+    _add_layers_and_reader(command, "how output features are read")
     command.add_argument("--documents", type=_whole, default=0,
                          help="to weigh pairs by (default: none; with --text 1000)")  # fmt: skip
-    command.add_argument("--q", type=float, default=0.05, help="of the summary (default 0.05)")
-    command.add_argument("--seed", type=_whole, default=0, help="of the stories (default 0)")
-    _add_text(command)
-    _add_device(command)
-    _add_json(command)
+    _add_number(command, "--q", 0.05, "of the summary")
+    _add_common(command, "the stories")
 
 
-def _add_find(commands: Commands) -> None:
+def _add_find(commands: _Commands) -> None:
     command = commands.add_parser(
         "find",
         help="the circuit of a behaviour, or the most gate-like outputs of a layer",
         description="Finds the pairs of input features that carry a behaviour's contrast, their "
-        "groups and gates, and whether the MLP computes the contrast or inherits it. Writes "
-        "RUN/circuits/<behaviour>.json and .graphml. Without a behaviour it proposes circuits from "
-        "the weights alone.",
+        "groups and gates, and whether the MLP computes or inherits it. Writes "
+        "RUN/circuits/<behaviour>.json and .graphml. Without a behaviour, proposes circuits.",
         epilog="example: circuits find runs/stories --behaviour negation",
     )
-    command.add_argument("run_folder", metavar="RUN", help="folder with model/ and saes/")
+    _add_run(command, "folder with model/ and saes/")
     command.add_argument("--behaviour", metavar="NAME",
                          help="negation, pronoun, but, or a JSONL file of cases")  # fmt: skip
     command.add_argument("--layer", type=_whole, help="(default: where most is computed)")
-    command.add_argument("--cases", type=_whole, default=128, metavar="PAIRS",
-                         help="minimal pairs of a built-in behaviour (default 128)")  # fmt: skip
-    command.add_argument("--coverage", type=float, default=0.9,
-                         help="share of the contrast to be carried (default 0.9)")  # fmt: skip
-    command.add_argument("--pairs", type=_whole, default=16, help="at most (default 16)")
-    command.add_argument("--proposals", type=_whole, default=10,
-                         help="circuits to propose without a behaviour (default 10)")  # fmt: skip
-    command.add_argument("--seed", type=_whole, default=0, help="of the cases (default 0)")
-    _add_device(command)
-    _add_json(command)
+    _add_number(command, "--cases", 128, "minimal pairs of a built-in behaviour", metavar="PAIRS")
+    _add_number(command, "--coverage", 0.9, "share of the contrast to carry")
+    _add_number(command, "--pairs", 16, "at most")
+    _add_number(command, "--proposals", 10, "circuits to propose without a behaviour")
+    _add_common(command, "the cases", text=False)
 
 
-def _add_validate(commands: Commands) -> None:
+def _add_validate(commands: _Commands) -> None:
     command = commands.add_parser(
         "validate",
         help="is a circuit the cause? exact edits of the model, with controls beside them",
         description="Removes, keeps and patches the circuits that were found for behaviours, on "
-        "cases that they were not chosen on, beside random pairs, other circuits and an untrained "
-        "model. Writes RUN/circuits/<behaviour>.validation.json.",
+        "held-out cases, beside random pairs, other circuits and an untrained model. Writes "
+        "RUN/circuits/<behaviour>.validation.json.",
         epilog="example: circuits validate runs/stories --circuit negation",
     )
-    command.add_argument("run_folder", metavar="RUN", help="folder with circuits/")
+    _add_run(command, "folder with circuits/")
     command.add_argument("--circuit", metavar="NAME", action="append",
                          help="only this one (repeatable; default: all of behaviours)")  # fmt: skip
-    command.add_argument("--draws", type=_whole, default=10,
-                         help="of random pairs, each of two kinds (default 10)")  # fmt: skip
-    command.add_argument("--seed", type=_whole, default=0, help="of controls and text (default 0)")
-    _add_text(command)
-    _add_device(command)
-    _add_json(command)
+    _add_number(command, "--draws", 10, "of random pairs, each of two kinds")
+    _add_common(command, "controls and text")
 
 
-def _add_rank(commands: Commands) -> None:
+def _add_rank(commands: _Commands) -> None:
     command = commands.add_parser(
         "rank",
         help="how well the top eigenvectors stand in for each output feature",
         description="Correlates every feature at mlp_out with what 1, 2, … eigenvectors of its "
-        "form make of it, beside random directions, other features' forms and an untrained model, "
-        "and measures the loss with all of them truncated. Writes RUN/rank/layer-<i>.parquet and "
-        ".json.",
+        "form make of it, with controls, and measures the loss with all features truncated. Writes "
+        "RUN/rank/layer-<i>.parquet and .json.",
         epilog="example: circuits rank runs/stories --reader encoder",
     )
-    command.add_argument("run_folder", metavar="RUN", help="folder with model/ and saes/")
-    command.add_argument("--layer", type=_whole, action="append", help="only this one (repeatable)")
+    _add_run(command, "folder with model/ and saes/")
     command.add_argument("--circuit", metavar="NAME",
                          help="the outputs of this circuit, against its own pairs")  # fmt: skip
-    command.add_argument("--reader", choices=("pinv", "encoder"), default="pinv",
-                         help="whose row makes a feature's form (default pinv)")  # fmt: skip
-    command.add_argument(
-        "--documents", type=_whole, default=1000, help="to measure on (default 1000)"
+    _add_layers_and_reader(command, "whose row makes a feature's form")
+    _add_number(command, "--documents", 1000, "to measure on")
+    _add_number(
+        command, "--min-active", 50, "features active on fewer are not counted", metavar="TOKENS"
     )
-    command.add_argument("--min-active", type=_whole, default=50, metavar="TOKENS",
-                         help="features active on fewer are not counted (default 50)")  # fmt: skip
-    command.add_argument("--seed", type=_whole, default=0, help="of text and controls (default 0)")
-    _add_text(command)
-    _add_device(command)
-    _add_json(command)
+    _add_common(command, "text and controls")
 
 
-def _add_report(commands: Commands) -> None:
+def _add_report(commands: _Commands) -> None:
     command = commands.add_parser(
         "report",
         help="pages that open from disk, with no network: circuits, features, ranks, layers",
-        description="Writes RUN/report/index.html and what belongs to it: all that the run's other "
-        "commands made, with its pictures, its data and its controls. A step that was not made yet "
-        "is named, with the command that makes it.",
+        description="Writes RUN/report/index.html and its files: all that the run's other commands "
+        "made. Steps that are missing are listed with the command that makes them.",
         epilog="example: circuits report runs/stories --single-file",
     )
-    command.add_argument("run_folder", metavar="RUN", help="folder with model/ and saes/")
+    _add_run(command, "folder with model/ and saes/")
     command.add_argument("--single-file", action="store_true",
                          help="one file, RUN/report.html, in place of a folder")  # fmt: skip
     command.add_argument("--out", metavar="FOLDER",
                          help="a new one, or a file's name (default: in RUN)")  # fmt: skip
-    command.add_argument("--seed", type=_whole, default=0, help="of controls (default 0)")
-    _add_text(command)
-    _add_device(command)
-    _add_json(command)
+    _add_common(command, "controls")
 
 
-def _add_export(commands: Commands) -> None:
+def _add_export(commands: _Commands) -> None:
     command = commands.add_parser(
         "export",
         help="a circuit for Gephi, Cytoscape, circuit-tracer, Neuronpedia or pandas",
@@ -349,41 +314,38 @@ def _add_export(commands: Commands) -> None:
     command.add_argument("--format", choices=formats, default="graphml",
                          help="attribution: circuit-tracer's JSON (default graphml)")  # fmt: skip
     command.add_argument("--out", metavar="FOLDER", help="(default: beside the circuit)")
-    command.add_argument(
-        "--layer", type=_whole, default=0, help="attribution: of the input features"
-    )
+    command.add_argument("--layer", type=_whole,
+                         help="attribution: of a circuit whose file names no layer")  # fmt: skip
     command.add_argument("--scan", default="bilinear", help="attribution: name of the model")
-    _add_json(command)
+    _add_common(command, text=False, device=False)
 
 
-def _add_calibrate(commands: Commands) -> None:
+def _add_calibrate(commands: _Commands) -> None:
     command = commands.add_parser(
         "calibrate",
-        help="what the graphs can and cannot see at your sizes, on planted gates",
+        help="what the graphs can and cannot detect at your sizes, on planted gates",
         description="Plants gates in layers of the sizes you give, at several signal-to-noise "
-        "ratios, and tells how well edges and groups are found, with layers beside them that hold "
-        "nothing.",
+        "ratios, and reports how well edges and groups are found, beside layers without gates.",
         epilog="example: circuits calibrate --d-model 128 --features 1024 --gates 5 --snr 1 3",
     )
-    command.add_argument("--d-model", type=_whole, default=64, help="width (default 64)")
-    command.add_argument("--features", type=_whole, default=512, help="(default 512)")
-    command.add_argument("--gates", type=_whole, default=3, help="of each output (default 3)")
-    command.add_argument("--outputs", type=_whole, default=1, help="of each layer (default 1)")
+    _add_number(command, "--d-model", 64, "width")
+    _add_number(command, "--features", 512, "")
+    _add_number(command, "--gates", 3, "of each output")
+    _add_number(command, "--outputs", 1, "of each layer")
     command.add_argument("--snr", type=float, nargs="+", default=[1.0, 2.0, 3.0, 5.0],
                          help="norm of gates over that of noise (default 1 2 3 5)")  # fmt: skip
-    command.add_argument("--seeds", type=_whole, default=5, help="layers of each kind (default 5)")
-    command.add_argument("--q", type=float, default=0.05, help="false discoveries (default 0.05)")
-    command.add_argument("--seed", type=_whole, default=0, help="of everything (default 0)")
-    _add_json(command)
+    _add_number(command, "--seeds", 5, "layers of each kind")
+    _add_number(command, "--q", 0.05, "false discoveries")
+    _add_common(command, "everything", text=False, device=False)
 
 
-def _add_digits(commands: Commands) -> None:
+def _add_digits(commands: _Commands) -> None:
     command = commands.add_parser(
         "digits",
         help="the image case study: a classifier read from its weights, in one table",
         description="Trains a bilinear classifier of images, its twin without weight decay and a "
-        "dictionary of what its layer writes, and prints what they come to, each figure beside its "
-        "control. Drops are shares of the test images.",
+        "dictionary of what its layer writes, and prints what was measured beside its control. "
+        "Drops are shares of the test images.",
         epilog="example: circuits digits --data mnist.npz --pictures eigenvectors.png",
     )
     command.add_argument("--data", metavar="PATH",
@@ -393,11 +355,10 @@ def _add_digits(commands: Commands) -> None:
     kept.add_argument("--pictures", metavar="FILE", help="write eigenvectors as a PNG")
     kept.add_argument("--run", dest="run_folder", metavar="RUN",
                       help="keep it in this run, for a page of its report")  # fmt: skip
-    command.add_argument("--seed", type=_whole, default=0, help="of everything (default 0)")
-    _add_json(command)
+    _add_common(command, "everything", text=False, device=False)
 
 
-def _add_completion(commands: Commands) -> None:
+def _add_completion(commands: _Commands) -> None:
     command = commands.add_parser(
         "completion",
         help="a script with which the shell completes commands, options and paths",

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.cli.tables import aligned
+from analysis.cli.answers import aligned
 from analysis.lowrank.controls import Control
 from analysis.lowrank.curve import THRESHOLD, RankCurve
 from analysis.lowrank.loss import Replacement

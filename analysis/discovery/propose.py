@@ -3,8 +3,7 @@
 An output is proposed for what its weights alone say: significant pairs that build most of its form
 together, groups among their features with a gate between them, and a form that few eigenvectors
 hold. Outputs whose forms are opposite ends of one direction (not good, not bad) are named together.
-What a reader would get wrong: a proposal is no finding. What a gate does to the model's answers is
-for a behaviour and `validate` to say.
+A proposal is not a finding: a behaviour and `validate` show what a gate does to the answers.
 """
 
 from __future__ import annotations
@@ -15,21 +14,20 @@ from typing import Literal
 
 import pandas as pd
 
-from analysis.discovery.find import check_dictionaries, layers_with_dictionaries
+from analysis.discovery.provenance import check_dictionaries, layers_with_dictionaries
 from circuits.algebra.interactions import Interactions
 from circuits.algebra.similarity import nearest_outputs
 from circuits.errors import DictionaryError, check_count
 from circuits.graph.build import interaction_graph
 from circuits.graph.circuit import Circuit
+from circuits.graph.records import Proposal, Source
 from circuits.groups.clusters import clusters
 from circuits.model.model import Model
 from circuits.model.site import Site, mlp_sites
 from circuits.storage.progress import progress
 from sae.dictionary import Dictionary
 
-OPPOSITE = -0.5
-"""Forms of a smaller cosine are called opposite ends of one direction."""
-
+_OPPOSITE = -0.5  # forms of a smaller cosine are called opposite ends of one direction
 _ENERGY_RANK = 4  # eigenvectors whose share of the energy counts
 _MOST = 4096  # outputs that are ranked at once
 
@@ -50,15 +48,9 @@ def propose_circuits(
     check_dictionaries(model, dictionaries)
     into, out = _of_layer(model, dictionaries, layer)
     inter = Interactions(model.layer(layer), into.basis(), out.basis(reader))
-    table = gate_likeness(inter, seed=seed)
+    table = gate_likeness(inter)
     likes = nearest_outputs(inter, 3) if inter.n_output > 1 else pd.DataFrame()
-    source = {
-        "layer": layer,
-        "model": model.fingerprint,
-        "inputs": into.fingerprint,
-        "outputs": out.fingerprint,
-        "reader": reader,
-    }
+    source = Source(model.fingerprint, layer, into.fingerprint, out.fingerprint, reader)
     found: list[Circuit] = []
     for output in progress(table["output"].tolist(), "proposals", "output"):
         if len(found) == n:
@@ -66,32 +58,27 @@ def propose_circuits(
         graph = interaction_graph(inter, output, significant=q)
         if not graph.number_of_edges():
             continue
-        opposite = _opposite(likes, output)
-        known = table.set_index("output").loc[output]
-        shares = {"energy of 4 eigenvectors": float(known["energy"])}
         circuit = Circuit.of(
-            graph,
-            clusters(graph, seed),
-            name=f"layer {layer} output {output}",
-            source=source | ({} if opposite is None else {"opposite end": opposite}),
+            graph, clusters(graph, seed), f"layer {layer} output {output}", source=source
         )
-        found.append(replace(circuit, shares=shares | {"gate": _gate_share(circuit)}))
-    found.sort(key=lambda circuit: -circuit.shares["gate"] * (circuit.explained or 0.0))
+        energy = float(table.set_index("output").loc[output, "energy"])
+        proposal = Proposal(_gate_share(circuit), energy, _opposite(likes, output))
+        found.append(replace(circuit, proposal=proposal))
+    found.sort(key=_score)
     return found
 
 
-def gate_likeness(inter: Interactions, seed: int = 0) -> pd.DataFrame:
+def gate_likeness(inter: Interactions) -> pd.DataFrame:
     """Outputs by how much of their form a few eigenvectors hold, in the features' own space.
 
-    Columns: output, energy (share of the first four), size (norm of the form), rank (effective),
+    Columns: output, energy (share of the first four), size (norm of the form),
     score (energy times size relative to the largest): an output of no weight computes nothing.
     """
     rows = []
     for output in progress(range(min(inter.n_output, _MOST)), "outputs", "output"):
         spectrum = inter.spectrum(output)
-        rank = min(_ENERGY_RANK, len(spectrum))
-        rows.append((output, spectrum.energy(rank), spectrum.effective_rank))
-    table = pd.DataFrame(rows, columns=["output", "energy", "rank"])
+        rows.append((output, spectrum.energy(min(_ENERGY_RANK, len(spectrum)))))
+    table = pd.DataFrame(rows, columns=["output", "energy"])
     sizes = inter.energies[: len(table)].sqrt().cpu().numpy()
     table["size"] = sizes
     table["score"] = table["energy"] * sizes / max(float(sizes.max()), 1e-300)
@@ -115,8 +102,13 @@ def _opposite(likes: pd.DataFrame, output: int) -> int | None:
     """The output whose form is most nearly its negative."""
     if not len(likes):
         return None
-    near = likes[(likes["output"] == output) & (likes["cosine"] <= OPPOSITE)]
+    near = likes[(likes["output"] == output) & (likes["cosine"] <= _OPPOSITE)]
     return None if not len(near) else int(near.sort_values("cosine")["other"].iloc[0])
+
+
+def _score(circuit: Circuit) -> float:
+    """Best first."""
+    return -_gate_share(circuit) * (circuit.explained or 0.0)
 
 
 def _gate_share(circuit: Circuit) -> float:

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from analysis.discovery.provenance import layer_of_circuit
 from analysis.lowrank.measure import MIN_ACTIVE
 from analysis.lowrank.sums import (
     Fit,
@@ -28,7 +29,7 @@ from analysis.lowrank.sums import (
     in_chunks,
     on_active,
 )
-from analysis.validation.validate import layer_of_circuit
+from circuits.algebra.bilinear import with_constant
 from circuits.algebra.interactions import Interactions
 from circuits.corpus.documents import Corpus
 from circuits.graph.circuit import Circuit
@@ -38,7 +39,6 @@ from sae.dictionary import Dictionary
 from sae.reading import N_DOCUMENTS, readings
 
 _N_RANK = 8
-_N_DRAWN_FROM = 100  # documents whose tokens random pairs are active on
 _PERCENT = (2.5, 97.5)
 
 _Pairs = list[tuple[int, int]]
@@ -78,7 +78,7 @@ def circuit_rank(
     own = [(pair.first, pair.second) for pair in circuit.interactions]
     chosen = {
         Approximation.CIRCUIT: own,
-        Approximation.RANDOM_PAIRS: _random(model, into, own, corpus, seed),
+        Approximation.RANDOM_PAIRS: random_pairs(model, into, own, corpus, seed),
     }
     used = sorted(
         {f for pairs in chosen.values() for pair in pairs for f in pair} - {into.n_feature}
@@ -107,13 +107,20 @@ def circuit_rank(
     return table[table["n_active"] >= min_active].reset_index(drop=True)
 
 
-def _random(model: Model, dictionary: Dictionary, own: _Pairs, corpus: Corpus, seed: int) -> _Pairs:
+def random_pairs(
+    model: Model,
+    dictionary: Dictionary,
+    own: _Pairs,
+    corpus: Corpus,
+    seed: int,
+    n_documents: int = 100,
+) -> _Pairs:
     """As many pairs of features that are active together, none of them the circuit's: two active
     features of each randomly drawn token; fewer where the text has no more."""
     draws = np.random.default_rng(seed)
     site = dictionary.known_site("circuit_rank")
     together: list[np.ndarray] = []
-    for reading in readings(model, corpus, [site], n_documents=_N_DRAWN_FROM):
+    for reading in readings(model, corpus, [site], n_documents=n_documents):
         code = dictionary.active(reading.activations[site])
         features = code.features[code.active].cpu().numpy()
         counts = np.bincount(code.rows[code.active].cpu().numpy(), minlength=code.n_row)
@@ -141,8 +148,7 @@ def _observed(
     sites = mlp_sites(layer)
     for reading in readings(model, corpus, sites, n_documents=n_documents):
         x, y = (reading.activations[site] for site in sites)
-        features = into.encode(x)[:, used]
-        lifted = torch.cat([features, features.new_ones(len(features), 1)], dim=1)
+        lifted = with_constant(into.encode(x)[:, used])
         yield Observed(lifted, out.active(y), documents_of(reading))
 
 
@@ -151,17 +157,14 @@ def _matrix(
 ) -> Float[Tensor, "used used"]:
     """One output's matrix among the used features, with the entries of the pairs alone."""
     place = {feature: i for i, feature in enumerate([*used, inter.inputs.n_feature])}
-    rows = inter.write[[*used, -1]] if inter.has_constant else _with_zero(inter.write[used])
+    constant = inter.write[-1:] if inter.has_constant else torch.zeros_like(inter.write[:1])
+    rows = torch.cat([inter.write[used], constant])
     whole = rows @ inter.form(output) @ rows.mT
     matrix = torch.zeros_like(whole)
     for first, second in pairs:
         i, j = place[first], place[second]
         matrix[i, j] = matrix[j, i] = whole[i, j]
     return matrix
-
-
-def _with_zero(rows: Float[Tensor, "used input"]) -> Float[Tensor, "used_and_one input"]:
-    return torch.cat([rows, rows.new_zeros(1, rows.shape[1])])
 
 
 def _constant(inter: Interactions, output: int) -> Float[Tensor, ""]:

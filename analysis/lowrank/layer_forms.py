@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
 
 from analysis.lowrank.sums import Forms, Observed, Totals, documents_of
 from circuits.algebra.basis import Basis
@@ -27,8 +26,10 @@ from circuits.storage.progress import progress
 from sae.dictionary import Dictionary
 from sae.reading import Reading, readings
 
-_MOST = 256  # features whose forms are held together
-_HELD = 2**25  # numbers in the eigenvectors of a block
+BLOCK = 256
+"""Features whose forms are in memory together, at most."""
+
+_BLOCK_SIZE = 2**25  # numbers in the eigenvectors of a block, at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,8 +59,7 @@ class LayerForms:
 
     def lift(self, x: Float[Tensor, "token model"]) -> Float[Tensor, "token input"]:
         """An activation as the forms take it: with the constant, where they have one."""
-        x = x.to(self.inter.layer.dtype)
-        return functional.pad(x, (0, 1), value=1.0) if self.inter.layer.has_constant else x
+        return self.inter.layer.lift(x.to(self.inter.layer.dtype))
 
     def read(self, corpus: Corpus, n_documents: int) -> Iterator[tuple[Reading, Tensor]]:
         """Each batch with the forms' inputs at its counted tokens."""
@@ -102,7 +102,7 @@ class LayerForms:
     def blocks(self) -> Iterator[list[int]]:
         """All features, some at a time, so that their eigenvectors fit in memory."""
         n_feature = self.dictionary.n_feature
-        size = max(1, min(_MOST, _HELD // self.d_input**2))
+        size = max(1, min(BLOCK, _BLOCK_SIZE // self.d_input**2))
         for start in progress(range(0, n_feature, size), "ranks", "block"):
             yield list(range(start, min(start + size, n_feature)))
 

@@ -43,9 +43,8 @@ from analysis.lowrank.sums import (
     on_all,
     totals_of,
 )
-from circuits.corpus.documents import Corpus, built_in
+from circuits.corpus.documents import Corpus, built_in, split_corpus
 from circuits.errors import CorpusError, RankError, check_count
-from circuits.model.evaluation import parted
 from circuits.model.loading import untrained
 from circuits.model.model import Model
 from circuits.model.site import Site
@@ -200,7 +199,7 @@ def _held_out(model: Model, seed: int) -> Corpus:
             f"{model.path}: the model does not know the words of the built-in stories. Pass a "
             f"corpus that it was trained for: open_corpus(path)."
         )
-    held_out = parted(stories)[1]
+    held_out = split_corpus(stories)[1]
     assert held_out is not None  # there are millions of stories
     return held_out
 

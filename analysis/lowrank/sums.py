@@ -25,6 +25,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
+from circuits.algebra.directions import random_orthonormal
 from circuits.algebra.spectrum import Spectrum
 from circuits.errors import ShapeError
 from sae.reading import Reading
@@ -107,8 +108,7 @@ class Forms:
         draw = torch.Generator().manual_seed(seed)
         vectors = torch.empty_like(self.vectors)
         for rows in vectors:  # one at a time: all of them in float64 would be a lot
-            random = torch.randn(rows.mT.shape, dtype=torch.float64, generator=draw)
-            rows.copy_(torch.linalg.qr(random).Q.mT)
+            rows.copy_(random_orthonormal(rows.shape[1], rows.shape[0], draw).mT)
 
         def whole(x: Tensor) -> Tensor:  # unknown: only the first eigenvalues are kept
             return x.new_full((len(x), len(self.feature)), float("nan"))

@@ -1,6 +1,6 @@
 """A run as pages that open from disk, with no network: circuits, features, ranks, layers.
 
-1. `collect` reads the run and says which steps are missing.
+1. `Run` reads the run and says which steps are missing.
 2. Features are catalogued, circuits and layers measured on the same text.
 3. Pages are values; `writing` makes a folder, or one file, of them.
 
@@ -19,7 +19,6 @@ from analysis.report.catalogue.catalogue import catalogues
 from analysis.report.catalogue.text_activations import TextActivations
 from analysis.report.circuit.circuit_page import circuit_page
 from analysis.report.circuit.mechanism import Mechanism
-from analysis.report.collect import Run, collect
 from analysis.report.page import names_of
 from analysis.report.pages.features import features_page
 from analysis.report.pages.images import images_page
@@ -27,10 +26,11 @@ from analysis.report.pages.layer import LayerTable, layer_page
 from analysis.report.pages.low_rank import low_rank_page
 from analysis.report.pages.overview import overview
 from analysis.report.writing import Report, check_target
+from analysis.runs.run import Run
 from circuits.corpus.documents import Corpus
 from circuits.storage.progress import progress
 
-__all__ = ["collect", "report_of", "write_report"]
+__all__ = ["report_of", "write_report"]
 
 
 @torch.no_grad()
@@ -46,11 +46,11 @@ def write_report(
     """Write a run's report and return the page to open: ``RUN/report/index.html``, or with
     ``single_file`` the one file ``RUN/report.html``.
 
-    ``run`` is its folder, or what `collect` read of it; ``text`` is where examples are taken from,
+    ``run`` is its folder, or a `Run`; ``text`` is where examples are taken from,
     by default the built-in stories that training left out; ``seed`` is of the controls.
     """
-    known = run if isinstance(run, Run) else collect(run, text, device)
-    target = known.folder / ("report.html" if single_file else "report")
+    known = (run if isinstance(run, Run) else Run(run, text, device)).checked()
+    target = known.folder.report_file if single_file else known.folder.report
     target = target if out is None else Path(out)
     check_target(target, single_file)
     report = report_of(known, seed)
@@ -67,11 +67,11 @@ def report_of(run: Run, seed: int = 0) -> Report:
             read[layer] = TextActivations.read(run.model, layer, run.dictionaries, run.text)
     stories = {
         found.stem: Mechanism.of(run, found)
-        for found in run.circuits
+        for found in run.found
         if found.behaviour is not None and found.layer is not None
     }
     made = [overview(run, names, stories, seed)]
-    for found in progress(run.circuits, "circuits", "page"):
+    for found in progress(run.found, "circuits", "page"):
         text = None if found.layer is None else read.get(found.layer)
         story = stories.get(found.stem)
         made.append(circuit_page(run, found, names[found.stem], text, story, books, seed))

@@ -1,38 +1,34 @@
-"""A run's circuits: ``RUN/circuits/<name>.json`` and what belongs to each, noted in its manifest.
+"""A run's circuits: found, proposed and validated, saved, and noted in the manifest.
 
-Beside a behaviour's circuit lie its cases, ``<name>.behaviour.jsonl``, and what the edits showed,
-``<name>.validation.json``. What a reader would get wrong: a circuit is chosen on every other pair
-of the cases and validated on the others, so neither file alone tells both.
-
-A file is named after its behaviour, with a hyphen for whatever is no letter, digit or one of
-``_ . +``.
+A circuit is chosen on every other pair of its behaviour's cases and validated on the rest; all
+cases are saved beside it.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 from analysis.behaviour.built_in import built_in_behaviour, cases_from_stories
 from analysis.behaviour.cases import Behaviour
 from analysis.discovery.find import find_circuit
 from analysis.discovery.propose import propose_circuits
-from analysis.validation.validate import Validation, validate
-from circuits.graph.circuit import Circuit
+from analysis.runs.folder import CircuitFiles
+from analysis.runs.run import Run
+from analysis.validation.record import Validation
+from analysis.validation.validate import validate
 from circuits.corpus.documents import Corpus, built_in
-from circuits.errors import CircuitFileError, NotFoundError, RunError
-from circuits.graph.export import write_graph
-from circuits.storage.manifest import record, withdraw
-from circuits.model.model import Model
-from circuits.model.site import Site
 from circuits.corpus.stories.prompts import BEHAVIOURS
-from sae.dictionary import Dictionary
+from circuits.errors import CircuitFileError, NotFoundError, RunError
+from circuits.graph.circuit import Circuit
+from circuits.graph.export import write_graph
+from circuits.model.model import Model
+from circuits.storage.manifest import record, withdraw
 
 N_PAIRS = 128
 """Minimal pairs of a built-in behaviour, half to choose on and half to validate on."""
 
-_ELSEWHERE = 1_000_000  # between the seeds of stories to train on and of those to tell classes on
+_ELSEWHERE = 1_000_000  # between the seeds of stories to train on and of those to detect classes in
 
 
 def behaviour_of(name: str, model: Model, n: int = N_PAIRS, seed: int = 0) -> Behaviour:
@@ -49,8 +45,8 @@ def behaviour_of(name: str, model: Model, n: int = N_PAIRS, seed: int = 0) -> Be
 
 
 def story_cases(name: str, model: Model, seed: int = 0) -> Behaviour | None:
-    """Running text in the classes of a built-in behaviour, where its truth is known and the model
-    has its words: what output features are to tell classes on."""
+    """Stories in the classes of a built-in behaviour, to choose the output features that detect a
+    class; None where there are none, or the model lacks their words."""
     elsewhere = seed + _ELSEWHERE
     words = model.words("negation in stories")
     if name != "negation" or built_in(elsewhere).word_numbers(words) is None:
@@ -59,9 +55,7 @@ def story_cases(name: str, model: Model, seed: int = 0) -> Behaviour | None:
 
 
 def run_find(
-    run: str | Path,
-    model: Model,
-    dictionaries: Mapping[Site, Dictionary],
+    run: Run,
     behaviour: Behaviour,
     *,
     layer: int | None = None,
@@ -69,13 +63,12 @@ def run_find(
     coverage: float,
     n_pairs: int,
 ) -> Circuit:
-    """`find_circuit`, saved with its graph and its cases; what was found before and is not found
-    any more is removed."""
-    path = _own_file(run, behaviour.name)
+    """`find_circuit`, saved with its graph and cases; where none is found, an earlier one goes."""
+    files = _own_files(run, behaviour.name)
     try:
         circuit = find_circuit(
-            model,
-            dictionaries,
+            run.model,
+            run.dictionaries,
             behaviour,
             layer,
             detection_cases=detection_cases,
@@ -83,122 +76,67 @@ def run_find(
             n_pairs=n_pairs,
         )
     except NotFoundError:
-        _forget(run, path)
+        _forget(run, files)
         raise
-    files = _saved(run, circuit)
-    files.append(behaviour.save(_beside(files[0], ".behaviour.jsonl")))
-    record(run, f"circuit {circuit.name}", dict(circuit.source), files)
+    made = [*_saved(run, circuit), behaviour.save(files.behaviour)]
+    record(run.folder.path, f"circuit {circuit.name}", asdict(circuit.source), made)
     return circuit
 
 
-def run_propose(
-    run: str | Path,
-    model: Model,
-    dictionaries: Mapping[Site, Dictionary],
-    *,
-    layer: int = 0,
-    n: int = 10,
-    seed: int = 0,
-) -> list[Circuit]:
+def run_propose(run: Run, *, layer: int = 0, n: int = 10, seed: int = 0) -> list[Circuit]:
     """`propose_circuits`, each saved."""
-    found = propose_circuits(model, dictionaries, layer, n, seed=seed)
+    found = propose_circuits(run.model, run.dictionaries, layer, n, seed=seed)
     files = [file for circuit in found for file in _saved(run, circuit)]
-    record(run, f"proposals of layer {layer}", {"n": n, "seed": seed}, files)
+    record(run.folder.path, f"proposals of layer {layer}", {"n": n, "seed": seed}, files)
     return found
 
 
 def run_validate(
-    run: str | Path,
-    model: Model,
-    dictionaries: Mapping[Site, Dictionary],
-    name: str,
-    *,
-    text: Corpus | None = None,
-    n_draws: int = 10,
-    seed: int = 0,
+    run: Run, name: str, *, text: Corpus | None = None, n_draws: int = 10, seed: int = 0
 ) -> Validation:
-    """`validate` of a circuit that `run_find` saved, on the cases that it was not chosen on, with
-    the run's other circuits as controls; saved beside it."""
-    path = circuit_file(run, name)
-    cases = _beside(path, ".behaviour.jsonl")
-    known = behaviour_circuits(run)
-    if path.stem not in known:
-        raise RunError(
-            f"{run} has no circuit of a behaviour '{name}' (it has "
-            f"{', '.join(known) or 'none'}). Find it: circuits find {run} --behaviour {name}"
-        )
-    circuit = Circuit.load(path)
-    others = [
-        Circuit.load(path.with_name(f"{other}.json")) for other in known if other != path.stem
-    ]
-    here = [c for c in others if c.source.get("layer") == circuit.source.get("layer")]
-    alike = [c for c in here if c.source.get("inputs") == circuit.source.get("inputs")]
-    metric = circuit.source.get("metric", "logit difference")
-    _, held_out = Behaviour.load(cases, metric, name=circuit.name).halves()
+    """`validate` of a circuit that `run_find` saved, on its held-out cases, saved beside it; the
+    controls are the circuits of other behaviours in the same layer and input features."""
+    files, (_, held_out) = run.behaviours.files(name), run.behaviours[name].halves()
+    circuit = run.circuits[name]
+    place = circuit.source.layer, circuit.source.inputs
+    others = [run.behaviours.files(each) for each in run.behaviours if each != files.stem]
+    controls = [Circuit.load(other.circuit) for other in others]
     found = validate(
-        model, circuit, held_out, dictionaries, others=alike, text=text, n_draws=n_draws, seed=seed
+        run.model,
+        circuit,
+        held_out,
+        run.dictionaries,
+        others=[c for c in controls if (c.source.layer, c.source.inputs) == place],
+        text=text,
+        n_draws=n_draws,
+        seed=seed,
     )
-    saved = found.save(_beside(path, ".validation.json"))
-    record(run, f"validation of {circuit.name}", {"n_draws": n_draws, "seed": seed}, [saved])
+    made_of, made = {"n_draws": n_draws, "seed": seed}, [found.save(files.validation)]
+    record(run.folder.path, f"validation of {circuit.name}", made_of, made)
     return found
 
 
-def saved_circuit(run: str | Path, name: str) -> Circuit:
-    """A circuit that `run_find` or `run_propose` saved."""
-    path = circuit_file(run, name)
-    if not path.is_file():
-        ends = (".behaviour", ".validation")
-        there = sorted(f.stem for f in path.parent.glob("*.json") if not f.stem.endswith(ends))
-        raise RunError(
-            f"{run} has no circuit '{name}' (it has {', '.join(there) or 'none'}). Find it: "
-            f"circuits find {run} --behaviour {name}"
-        )
-    return Circuit.load(path)
-
-
-def behaviour_circuits(run: str | Path) -> list[str]:
-    """The names of a run's circuits that were found for a behaviour."""
-    folder = Path(run) / "circuits"
-    ends = ".behaviour.jsonl"
-    names = sorted(file.name.removesuffix(ends) for file in folder.glob(f"*{ends}"))
-    return [name for name in names if (folder / f"{name}.json").exists()]
-
-
-def circuit_file(run: str | Path, name: str) -> Path:
-    """Where the circuit of a name lies, or would lie."""
-    slug = re.sub(r"[^\w.+]+", "-", name).strip("-.")
-    if not slug:
-        raise RunError(f"circuit {name!r} has no letter or digit to name a file by. Rename it.")
-    return Path(run) / "circuits" / f"{slug}.json"
-
-
-def _forget(run: str | Path, path: Path) -> None:
-    """Remove a circuit and what belongs to it, if it is there."""
-    for end in (".json", ".graphml", ".behaviour.jsonl", ".validation.json"):
-        _beside(path, end).unlink(missing_ok=True)
-    withdraw(run, path.parent)
-
-
-def _own_file(run: str | Path, name: str) -> Path:
-    """`circuit_file`, refused where another name's circuit has it: "a b" and "a-b" would share."""
-    path = circuit_file(run, name)
+def _own_files(run: Run, name: str) -> CircuitFiles:
+    """The files for a circuit, refused where another's lie there: "a b" and "a-b" would share."""
+    files = run.folder.circuit(name)
     try:
-        there = Circuit.load(path).name if path.is_file() else name
-    except CircuitFileError:  # of an older version, or cut short: made anew
-        return path
+        there = Circuit.load(files.circuit).name if files.circuit.is_file() else name
+    except CircuitFileError:  # of an older version, or cut short: it is written anew
+        return files
     if there != name:
         raise RunError(
-            f"{path} holds the circuit {there!r}, and {name!r} would have the same file. Rename "
-            f"the behaviour, or remove the file."
+            f"{files.circuit} holds the circuit {there!r}, and {name!r} would have the same file. "
+            f"Rename the behaviour, or remove the file."
         )
-    return path
+    return files
 
 
-def _saved(run: str | Path, circuit: Circuit) -> list[Path]:
-    path = _own_file(run, circuit.name)
-    _forget(run, path)  # a validation, or cases, would be another circuit's
-    return [circuit.save(path), write_graph(circuit, path.with_suffix(".graphml"))]
+def _saved(run: Run, circuit: Circuit) -> list[Path]:
+    files = _own_files(run, circuit.name)
+    _forget(run, files)  # cases and a validation would be those of another circuit
+    return [circuit.save(files.circuit), write_graph(circuit, files.graph)]
 
 
-def _beside(path: Path, end: str) -> Path:
-    return path.with_name(f"{path.stem}{end}")
+def _forget(run: Run, files: CircuitFiles) -> None:
+    files.remove()
+    withdraw(run.folder.path, run.folder.circuits)

@@ -1,8 +1,8 @@
 """The image case study in a run folder, for its report: ``RUN/images``.
 
-``study.json`` holds the figures, ``spectra.parquet`` every eigenvalue, ``truncation.parquet`` the
-accuracy by eigenpairs kept, ``explanation.parquet`` one test image's logits as what each eigenpair
-adds, and two pictures show eigenvectors and that image.
+``study.json`` holds the measurements, ``spectra.parquet`` every eigenvalue, ``truncation.parquet``
+accuracy by the number of eigenpairs kept, ``explanation.parquet`` what each eigenpair adds to one
+test image's logits, and two pictures show eigenvectors and that image.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.runs.folder import RunFolder
 from analysis.studies.images.data import ImageData
-from analysis.studies.images.pictures import sheet, spectra_sheet, write_png
+from analysis.studies.images.measurements import RANKS, measure
+from analysis.studies.images.pictures import sheet, write_png
 from analysis.studies.images.spectra import ClassSpectra, explanation, truncation
-from analysis.studies.images.measurements import RANKS, figures
 from analysis.studies.images.training import ImagePlan
 from circuits.errors import ImageError, first_line
 from circuits.storage.files import read_json, write_json, written_whole
@@ -33,40 +34,40 @@ _PICTURES = ("eigenvectors", "image")
 
 
 @dataclass(frozen=True, eq=False)
-class Study:
-    """What was measured, as it lies in a run."""
+class ImageStudy:
+    """The saved measurements of a run."""
 
     about: Mapping[str, Any]  # the data, the seed, and the explained image's label
-    figures: Mapping[str, Any]
+    measurements: Mapping[str, Any]
     tables: Mapping[str, pd.DataFrame]
     pictures: Mapping[str, bytes]  # PNG
 
     @classmethod
-    def load(cls, run: str | Path) -> Study | None:
-        """Of a run; None where it has none."""
-        folder = Path(run) / "images"
-        if not (folder / "study.json").exists():
+    def load(cls, run: str | Path) -> ImageStudy | None:
+        """Of a run; None if it has none."""
+        folder = RunFolder(Path(run))
+        if not folder.image_study.exists():
             return None
-        told = read_json(folder / "study.json", ImageError)
+        content = read_json(folder.image_study, ImageError)
         try:
-            tables = {name: pd.read_parquet(folder / f"{name}.parquet") for name in _TABLES}
+            tables = {name: pd.read_parquet(folder.image(f"{name}.parquet")) for name in _TABLES}
             for name, columns in _TABLES.items():
                 _ = tables[name][columns]  # a KeyError where one is missing
-            pictures = {name: (folder / f"{name}.png").read_bytes() for name in _PICTURES}
-            about = {name: told["about"][name] for name in _ABOUT}
-            return cls(about, dict(told["figures"]), tables, pictures)
+            pictures = {name: folder.image(f"{name}.png").read_bytes() for name in _PICTURES}
+            about = {name: content["about"][name] for name in _ABOUT}
+            return cls(about, dict(content["figures"]), tables, pictures)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ImageError(
-                f"{folder}: is not whole ({first_line(error)}). Make it again: circuits digits "
-                f"--run {run}"
+                f"{folder.images}: incomplete or damaged ({first_line(error)}). Make it again: "
+                f"circuits digits --run {run}"
             ) from error
 
 
 def run_images(run: str | Path, data: ImageData, plan: ImagePlan) -> dict[str, Any]:
-    """Measure one seed into ``RUN/images``, and return the figures."""
-    folder = Path(run) / "images"
-    folder.mkdir(parents=True, exist_ok=True)  # a place that cannot be is told before the training
-    row, model = figures(data, plan)
+    """Measure one seed, save it in ``RUN/images``, and return the measurements."""
+    folder = RunFolder(Path(run))
+    folder.images.mkdir(parents=True, exist_ok=True)  # refused before the training
+    row, model = measure(data, plan)
     spectra = ClassSpectra.of(model).with_sign(data.train)
     image, label = data.test.pixels[0], int(data.test.labels[0])
     tables = {
@@ -74,25 +75,18 @@ def run_images(run: str | Path, data: ImageData, plan: ImagePlan) -> dict[str, A
         "truncation": truncation(spectra, data.test, RANKS),
         "explanation": explanation(spectra, image),
     }
-    made = []
+    made = [folder.image_study]
     for name, table in tables.items():
-        path = folder / f"{name}.parquet"
-        with written_whole(path) as file:
+        made.append(folder.image(f"{name}.parquet"))
+        with written_whole(made[-1]) as file:
             table.to_parquet(file, index=False)
-        made.append(path)
     shape = spectra.pictures(0).shape[1:]
-    shown = {"eigenvectors": spectra_sheet(spectra), "image": sheet([image.reshape(1, *shape)])}
+    shown = {"eigenvectors": spectra.sheet(), "image": sheet([image.reshape(1, *shape)])}
     for name, page in shown.items():
-        write_png(page, folder / f"{name}.png")
-        made.append(folder / f"{name}.png")
-    about = {
-        "data": data.name,
-        "n_train": len(data.train),
-        "n_test": len(data.test),
-        "label": label,
-        "seed": plan.seed,
-    }
-    write_json(folder / "study.json", {"about": about, "figures": row})
-    record(run, "images", about | {"n_step": plan.n_step, "d_hidden": plan.d_hidden},
-           [*made, folder / "study.json"])  # fmt: skip
+        made.append(folder.image(f"{name}.png"))
+        write_png(page, made[-1])
+    about = {"data": data.name, "n_train": len(data.train), "n_test": len(data.test)}
+    about |= {"label": label, "seed": plan.seed}
+    write_json(folder.image_study, {"about": about, "figures": row})
+    record(run, "images", about | {"n_step": plan.n_step, "d_hidden": plan.d_hidden}, made)
     return row

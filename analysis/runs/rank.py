@@ -1,27 +1,22 @@
-"""A run's rank curves: ``RUN/rank/layer-<i>.parquet`` and ``.json``, recorded in its manifest."""
+"""A run's rank curves: ``RUN/rank/layer-<i>.parquet`` and ``.json``, noted in its manifest."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Literal
 
 from analysis.lowrank.curve import RankCurve
 from analysis.lowrank.measure import MIN_ACTIVE, rank_curve
+from analysis.runs.run import Run
 from circuits.corpus.documents import Corpus
-from circuits.errors import RankError
-from circuits.storage.manifest import record
-from circuits.model.model import Model
 from circuits.model.site import Site
-from sae.dictionary import Dictionary
+from circuits.storage.manifest import record
 from sae.reading import N_DOCUMENTS
 
 
 def run_rank(
-    run: str | Path,
-    model: Model,
-    dictionaries: Mapping[Site, Dictionary],
+    run: Run,
     *,
     layers: Iterable[int] | None = None,
     reader: Literal["pinv", "encoder"] = "pinv",
@@ -30,33 +25,25 @@ def run_rank(
     min_active: int = MIN_ACTIVE,
     seed: int = 0,
 ) -> dict[int, RankCurve]:
-    """`rank_curve` for the given layers, by default each with a dictionary at ``mlp_out``; saved in
-    the run, and an interrupted call resumes. Without a corpus: the built-in stories that training
-    holds out."""
-    there = {site.layer: each for site, each in dictionaries.items() if site.point == "mlp_out"}
-    wanted = sorted(there if layers is None else set(layers))
-    absent = sorted(set(wanted) - set(there))
-    if not wanted or absent:
-        raise RankError(
-            f"{run} has dictionaries at mlp_out of layers {sorted(there) or 'none'}, not of "
-            f"{absent or 'any'}. Train them: circuits sae train {run}"
-        )
+    """`rank_curve` for each layer with a dictionary at ``mlp_out``, or for those named, saved in
+    the run; after an interruption the same call resumes. Without a corpus it is measured on the
+    built-in stories that training holds out."""
     curves, made = {}, []
-    for layer in wanted:
-        half_way = Path(run) / "rank" / f".layer-{layer}"
+    for layer in run.layers_wanted(layers, ("mlp_out",)):
+        shards = run.folder.rank_shards(layer)
         curves[layer] = rank_curve(
-            model,
-            there[layer],
+            run.model,
+            run.dictionaries[Site("mlp_out", layer)],
             corpus=corpus,
             reader=reader,
             n_documents=n_documents,
             min_active=min_active,
             seed=seed,
-            folder=half_way,
+            folder=shards,
         )
-        shutil.rmtree(half_way, ignore_errors=True)
-        table = curves[layer].save(Path(run) / "rank" / f"layer-{layer}")
-        made += [table, table.with_suffix(".json")]
+        shutil.rmtree(shards, ignore_errors=True)
+        curves[layer].save(run.folder.rank(layer))
+        made += [run.folder.rank(layer), run.folder.rank_summary(layer)]
     made_of = {f"layer {layer}": dict(curve.about) for layer, curve in curves.items()}
-    record(run, "rank", made_of, made)
+    record(run.folder.path, "rank", made_of, made)
     return curves

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from analysis.behaviour.in_model import in_model
+from analysis.runs.folder import RunFolder
 from circuits.corpus.documents import Corpus
-from circuits.storage.manifest import record
 from circuits.model.model import Model
 from circuits.model.plan import ModelPlan
 from circuits.model.site import Site
-from circuits.model.training import train_model
-from circuits.model.training import Trained
+from circuits.model.training import Trained, train_model
+from circuits.storage.manifest import record
 from sae.dictionary import Dictionary
 from sae.training.plan import TrainingPlan
-from sae.training.run import train_saes
-from sae.training.run import Log
+from sae.training.run import Log, train_saes
 
 
 def run_model(
     run: str | Path, plan: ModelPlan, corpus: Corpus, device: str | None = None
 ) -> Trained:
     """``RUN/model``."""
-    trained = train_model(plan, corpus, Path(run) / "model", device=device)
+    trained = train_model(plan, corpus, RunFolder(Path(run)).model, device=device)
     record(run, "model", {"plan": plan.as_dict(), "corpus": corpus.fingerprint}, trained.files)
     return trained
 
@@ -36,10 +34,10 @@ def run_saes(
     log: Log | None = None,
 ) -> dict[Site, Dictionary]:
     """``RUN/saes/<hook name>``."""
-    out = Path(run) / "saes"
-    trained = train_saes(model, corpus, plan, out, device=device, log=log)
+    run_folder = RunFolder(Path(run))
+    trained = train_saes(model, corpus, plan, run_folder.dictionaries, device=device, log=log)
     for site, dictionary in trained.items():
-        folder = out / site.hook_name
+        folder = run_folder.dictionary(site)
         made = [folder / name for name in ("cfg.json", "sae_weights.safetensors")]
         made_of = {"plan": plan.as_dict(), "activations": dictionary.notes["activations"]}
         record(run, f"saes/{site.hook_name}", made_of, [*made, folder / "stats.safetensors"])

@@ -1,9 +1,9 @@
 """Toy gates: one bilinear layer learns Boolean functions, and its weights *are* their truth tables.
 
-On bits ``x² = x``, so a quadratic form is a polynomial of degree two in which every bit stands at
-most once: ``constant + Σ linear_i x_i + Σ pair_ij x_i x_j``. That polynomial is unique, so it can
-be read from the layer's interaction matrix and compared, number by number, with the one that the
-truth table has. What it cannot hold is a product of three bits, and then the error is known too.
+On bits ``x² = x``, so a quadratic form is a polynomial of degree two without squares:
+``constant + Σ linear_i x_i + Σ pair_ij x_i x_j``. That polynomial is unique, so it can be read from
+the layer's interaction matrix and compared, number by number, with that of the truth table. It
+cannot represent a product of three bits, and then the least possible error is known.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from circuits.algebra.bilinear import BilinearLayer
 from circuits.algebra.spectrum import Spectrum
-from circuits.errors import CircuitsError
+from circuits.errors import ShapeError
 
 Gate = Callable[..., bool]
 
@@ -35,13 +35,9 @@ GATES: Mapping[str, Gate] = {
 }
 
 
-class GateError(CircuitsError, ValueError):
-    """A gate that is no Boolean function of the named bits."""
-
-
 @dataclass(frozen=True, eq=False)
 class TruthTable:
-    """Every input of ``n`` bits, and what each gate answers to it."""
+    """Every input of ``n`` bits, and the answer of each gate."""
 
     names: tuple[str, ...]
     bits: Float[Tensor, "row bit"]
@@ -51,17 +47,23 @@ class TruthTable:
     def of(cls, gates: Mapping[str, Gate], n_bit: int) -> TruthTable:
         """The table of these functions of ``n_bit`` bits."""
         if not gates or not 1 <= n_bit <= 12:
-            raise GateError(f"{len(gates)} gates of {n_bit} bits. Name a gate, of 1 to 12 bits.")
+            raise ShapeError(
+                f"TruthTable: {len(gates)} gates of {n_bit} bits. Pass at least one gate, of 1 to "
+                f"12 bits."
+            )
         rows = list(product([False, True], repeat=n_bit))
         try:
             answers = [[float(bool(gate(*row))) for gate in gates.values()] for row in rows]
         except TypeError as error:
-            raise GateError(f"every gate takes {n_bit} bits, but: {error}.") from error
+            raise ShapeError(
+                f"TruthTable: every gate must take {n_bit} bits, but: {error}. Change n_bit or the "
+                f"gate."
+            ) from error
         bits = torch.tensor(rows, dtype=torch.float64)
         return cls(tuple(gates), bits, torch.tensor(answers, dtype=torch.float64))
 
     def polynomials(self) -> tuple[pd.DataFrame, Float[Tensor, " gate"]]:
-        """The quadratic polynomial nearest to each gate, and the mean squared error it leaves.
+        """The quadratic polynomial closest to each gate, and its mean squared error.
 
         The error is zero exactly where the gate needs no product of three bits.
         """
@@ -75,7 +77,7 @@ class TruthTable:
 
 
 def train_gates(table: TruthTable, d_hidden: int = 16, seed: int = 0) -> BilinearLayer:
-    """One bilinear layer with biases that answers every gate of the table as well as it can.
+    """One bilinear layer with biases, trained on every gate of the table.
 
     All rows at once, in float64, by L-BFGS: exact to about 1e-6 in under a second.
     """
@@ -139,9 +141,9 @@ def read_polynomials(layer: BilinearLayer, names: tuple[str, ...]) -> pd.DataFra
 def gate_report(
     gates: Mapping[str, Gate] = GATES, n_bit: int = 3, seed: int = 0
 ) -> tuple[BilinearLayer, pd.DataFrame]:
-    """Train, read the gates back from the weights, and say how far off each is.
+    """Train, read the gates back from the weights, and measure how far off each is.
 
-    A row's ``control`` is what the same reading gives for the layer before training.
+    A row's ``control`` is the same distance for the layer before training.
     """
     table = TruthTable.of(gates, n_bit)
     layer = train_gates(table, seed=seed)

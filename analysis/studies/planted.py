@@ -1,20 +1,21 @@
-"""Layers with known gates: what graphs can and cannot see, told before a real one is believed.
+"""Layers with known gates: a test of what graphs find, before they are applied to a real layer.
 
-Features are random directions, many more than dimensions, so every gate casts shadows on all
-features. A gate is a set of products between groups of features, with loadings between 0.75 and
-1.25; each feature is in one group. To the gates' form a noise form is added, whose norm is theirs
-over ``snr``: half of its energy is spread evenly, half sits in a few products of directions that
-are no features (distractors). A gate-free layer, ``n_gates = 0``, is the noise alone.
+Features are random directions, many more than dimensions, so every gate gives small weights to
+pairs of other features too. A gate is a set of products between groups of features, with loadings
+between 0.75 and 1.25; each feature is in one group. To the gates' form a noise form is added, whose
+norm is theirs over ``snr``: half of its energy is spread evenly, half is in a few products of
+directions that are not features (distractors). A layer without gates, ``n_gates = 0``, is the noise
+alone.
 
 Scores: precision, recall and F1 of the edges found against those planted, and the adjusted Rand
-index of the groups, over all nodes planted or found (a node missed, or found in vain, counts as a
-group of its own on that side).
+index of the groups over all nodes planted or found (a node that is only on one side counts as a
+group of its own on the other).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
 import torch
@@ -22,19 +23,15 @@ from torch import Tensor
 
 from circuits.algebra.basis import Basis
 from circuits.algebra.bilinear import BilinearLayer
+from circuits.algebra.controls import rotated, shuffled
 from circuits.algebra.interactions import Interactions
-from circuits.errors import CircuitsError, check_count
+from circuits.errors import PlanError, check_count
 from circuits.graph.build import interaction_graph
-from circuits.graph.significance import rotated, shuffled
 from circuits.groups.clusters import Clusters, clusters
 from circuits.storage.progress import progress
 
 KINDS = ("AND", "XOR", "OR", "inhibition", "three-way")
-"""The gates that can be planted; "three-way" is three groups, each an AND with the other two."""
-
-
-class PlantedError(CircuitsError, ValueError):
-    """A layer that cannot be planted."""
+"""Gates that can be planted; "three-way" is three groups, each an AND with the other two."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +43,13 @@ class Planted:
     n_feature: int = 512
     """Features in them."""
     n_gates: int = 3
-    """Gates of each output, of the kinds in turn; none: noise alone."""
+    """Gates of each output, of the kinds in turn; 0: noise alone."""
     snr: float = 3.0
-    """Norm of the gates' form over that of the noise."""
+    """Norm of the gates' form over the norm of the noise."""
     n_output: int = 1
     """Outputs, each with gates of its own."""
     largest: int = 4
-    """Groups have two to so many features."""
+    """Groups have from two to this many features."""
     n_distractors: int = 2
     """Products of random directions that hold half of the noise."""
     kinds: tuple[str, ...] = KINDS
@@ -64,27 +61,27 @@ class Planted:
         for name in ("d_model", "n_feature", "n_output", "largest"):
             check_count("Planted", getattr(self, name), None, name)
         faults = [
-            f"{name} = {value!r} is no whole number from 0"
+            f"{name} = {value!r} is not a whole number from 0"
             for name, value in (("n_gates", self.n_gates), ("n_distractors", self.n_distractors))
             if not isinstance(value, int) or value < 0
         ]
         if self.d_model < 2:
-            faults.append("d_model = 1 has one direction, and every feature is it")
+            faults.append("d_model = 1 has one direction, so all features are the same")
         if not self.kinds:
-            faults.append("no kinds of gates were named")
+            faults.append("kinds is empty")
         if not self.snr > 0:
             faults.append(f"snr = {self.snr} is not above zero")
         if unknown := sorted(set(self.kinds) - set(KINDS)):
-            faults.append(f"there is no gate {', '.join(unknown)}; choose of {', '.join(KINDS)}")
+            faults.append(f"unknown gate {', '.join(unknown)}; choose from {', '.join(KINDS)}")
         if self.largest < 2:
-            faults.append("groups have at least two features")
+            faults.append("largest = 1, but groups have at least two features")
         if not faults and self.n_gates * 3 * self.largest > self.n_feature:
             faults.append(
-                f"{self.n_gates} gates of up to {3 * self.largest} features need more than "
-                f"{self.n_feature}"
+                f"{self.n_gates} gates of up to {3 * self.largest} features need more than the "
+                f"{self.n_feature} there are"
             )
         if faults:
-            raise PlantedError(f"Planted: {'; '.join(faults)}. Change the sizes.")
+            raise PlanError(f"Planted: {'; '.join(faults)}. Change the sizes.")
 
 
 @dataclass(eq=False)
@@ -97,7 +94,7 @@ class Truth:
 
 
 def plant(sizes: Planted) -> tuple[Interactions, list[Truth]]:
-    """A layer with one output for each truth, its dictionary, and what was planted."""
+    """A layer with its dictionary, and the gates planted in each of its outputs."""
     generator = torch.Generator().manual_seed(sizes.seed)
     write = _normal(generator, sizes.n_feature, sizes.d_model)
     write = write / write.norm(dim=1, keepdim=True)
@@ -182,16 +179,15 @@ def _noise(sizes: Planted, generator: torch.Generator) -> Tensor:
 def edge_scores(
     found: Iterable[tuple[int, int]], planted: Iterable[tuple[int, int]]
 ) -> dict[str, float]:
-    """Precision, recall and F1 of edges; without any found nothing is false, without any planted
-    nothing is missed."""
+    """Precision, recall and F1; precision is 1 if no edge is found, recall if none is planted."""
     found = {(min(i, j), max(i, j)) for i, j in found}
     planted = {(min(i, j), max(i, j)) for i, j in planted}
-    right = len(found & planted)
+    correct = len(found & planted)
     both = len(found) + len(planted)
     return {
-        "precision": right / len(found) if found else 1.0,
-        "recall": right / len(planted) if planted else 1.0,
-        "f1": 2 * right / both if both else 1.0,
+        "precision": correct / len(found) if found else 1.0,
+        "recall": correct / len(planted) if planted else 1.0,
+        "f1": 2 * correct / both if both else 1.0,
     }
 
 
@@ -200,7 +196,7 @@ def group_score(found: Clusters, planted: Sequence[Sequence[int]]) -> float:
     from sklearn.metrics import adjusted_rand_score
 
     truth = {node: name for name, members in enumerate(planted) for node in members}
-    # what one side does not have is there a group of its own
+    # a node that one side lacks is a group of its own there
     nodes = sorted({*truth, *(int(str(node)) for node in found)})
     return float(
         adjusted_rand_score(
@@ -211,25 +207,25 @@ def group_score(found: Clusters, planted: Sequence[Sequence[int]]) -> float:
 
 
 def _gates_named(found: Clusters, truth: Truth) -> float:
-    """The share of planted gates whose groups were found and whose cross block has its name."""
+    """The share of planted gates whose groups were found and whose blocks have the gate's name."""
     names = {"three-way": "AND"}
     named = {
         frozenset([row["first"], row["second"]]): row["gate"]
         for row in found.gates.to_dict("records")
     }
-    right = 0
+    n_named = 0
     for kind, groups in truth.gates:
         places = [{found.get(node, -1) for node in truth.groups[group]} for group in groups]
         if all(len(place) == 1 for place in places):
             at = [next(iter(place)) for place in places]
             blocks = [(at[i], at[j]) for i in range(len(at)) for j in range(i + 1, len(at))]
             blocks = blocks or [(at[0], at[0])]
-            right += all(named.get(frozenset(b)) == names.get(kind, kind) for b in blocks)
-    return right / len(truth.gates) if truth.gates else 1.0
+            n_named += all(named.get(frozenset(b)) == names.get(kind, kind) for b in blocks)
+    return n_named / len(truth.gates) if truth.gates else 1.0
 
 
 def score(inter: Interactions, output: int, truth: Truth, q: float = 0.05) -> dict[str, float]:
-    """How well one output's graph and groups are those that were planted."""
+    """How well one output's graph and groups match those that were planted."""
     graph = interaction_graph(inter, output, significant=q)
     found = clusters(graph)
     scores = edge_scores(graph.edges, truth.weights)
@@ -249,26 +245,24 @@ def calibrate(
     n_seeds: int = 5,
     q: float = 0.05,
 ) -> pd.DataFrame:
-    """A row for each SNR, means over seeds: what is found at these sizes, and what must not be.
+    """A row of scores for each SNR, means over seeds, then three controls.
 
-    The last three rows are controls, at the largest SNR where gates are planted: a layer of noise
-    alone, the planted layer with its dictionary rotated, and with its features shuffled; there
-    ``any`` is the share of outputs that got an edge, and should be at most ``q``.
+    The controls are a layer of noise alone and the layer of the largest SNR with its dictionary
+    rotated and with its features shuffled; in them ``any``, the share of outputs with an edge,
+    should be at most ``q``.
     """
-    from dataclasses import replace
-
     check_count("calibrate", n_seeds, None, "n_seeds")
     if not snrs:
-        raise PlantedError("calibrate: no snrs were named. Name one, such as 3.")
+        raise PlanError("calibrate: snrs is empty. Pass at least one, such as 3.")
     runs = [(snr, sizes.seed + seed) for snr in snrs for seed in range(n_seeds)]
     rows = []
     for snr, seed in progress(runs, "calibrating", "layer"):
         inter, truths = plant(replace(sizes, snr=snr, seed=seed))
         for output, truth in enumerate(truths):
             rows.append({"layer": f"snr {snr:g}", **score(inter, output, truth, q)})
-    loudest = max(snrs)
+    largest = max(snrs)
     for seed in progress(range(n_seeds), "controls", "layer"):
-        planted, _ = plant(replace(sizes, snr=loudest, seed=sizes.seed + seed))
+        planted, _ = plant(replace(sizes, snr=largest, seed=sizes.seed + seed))
         noise, _ = plant(replace(sizes, n_gates=0, seed=sizes.seed + seed))
         layer, inputs, outputs = planted.layer, planted.inputs, planted.outputs
         controls = {

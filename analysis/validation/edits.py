@@ -1,9 +1,9 @@
-"""Exact edits of a running model: pairs of features taken out of an MLP's output, or put in.
+"""Exact edits of a running model: pairs of features removed from an MLP's output, or added.
 
 What some pairs write is ``Σ zᵢ zⱼ P[(W dᵢ)*(V dⱼ) + (W dⱼ)*(V dᵢ)]``, at every token from its own
-activations, with nothing projected or averaged; a pair of a feature with itself counts once. What a
-reader would get wrong: an edit changes every output feature that the pairs feed, not only the ones
-that a circuit names. The first token of each row is left alone, as everywhere.
+activations, with nothing projected or averaged; a pair of a feature with itself counts once. An
+edit changes every output feature that the pairs feed, not only the ones that a circuit names. The
+first token of each row is left alone, as everywhere.
 """
 
 from __future__ import annotations
@@ -16,11 +16,52 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from circuits.graph.circuit import Interaction
+from circuits.graph.records import Interaction
 from circuits.model.model import Model
 from circuits.model.site import Site
+from circuits.storage.records import Word
 from sae.dictionary import Dictionary
 from sae.sparse import Code
+
+
+class EditKind(Word):
+    """What was done to the model."""
+
+    NONE = "none"
+    REMOVE = "remove"
+    KEEP = "keep"
+    REMOVE_GATE = "remove_gate"
+    PATCH = "patch"
+    MEAN = "mean"
+    OTHER_CIRCUIT = "other_circuit"
+    UNTRAINED = "untrained"
+    UNTRAINED_REMOVE = "untrained_remove"
+
+
+class DrawKind(Word):
+    """In what random pairs are like the circuit's."""
+
+    SAME_NUMBER = "same_number"
+    SAME_SIZE = "same_size"  # each writes about as much as one of the circuit's
+
+
+_EDITS = {
+    EditKind.NONE: "none",
+    EditKind.REMOVE: "remove the circuit",
+    EditKind.KEEP: "keep only the circuit",
+    EditKind.REMOVE_GATE: "remove gate {}",
+    EditKind.PATCH: "patch from the other answer",
+    EditKind.MEAN: "replace the MLP by its mean",
+    EditKind.OTHER_CIRCUIT: "control: circuit of {}",
+    EditKind.UNTRAINED: "control: untrained model",
+    EditKind.UNTRAINED_REMOVE: "control: untrained model, circuit removed",
+}
+
+
+def edit_label(kind: str, target: str = "") -> str:
+    """An edit in words; ``target`` names the gate or the other circuit."""
+    return _EDITS[EditKind(kind)].replace("{}", target)
+
 
 _AT_A_TIME = 2**23  # numbers of products that are held at a time
 
@@ -44,11 +85,8 @@ class PairTerms:
         """Of features of ``mlp_in`` of a layer; feature ``n_feature`` is the constant."""
         ends = torch.tensor([sorted(pair) for pair in pairs], dtype=torch.int64).reshape(-1, 2)
         bilinear = model.layer(layer).to(torch.float64)
-        write = torch.cat([dictionary.decoder, dictionary.offset[None]]).double()
-        if bilinear.has_constant:
-            one = write.new_zeros(len(write), 1)
-            one[-1] = 1
-            write = torch.cat([write, one], dim=1)
+        features, offset = dictionary.decoder.double(), dictionary.offset.double()
+        write = torch.cat([bilinear.lift(features, 0.0), bilinear.lift(offset[None])])
         left, right = bilinear.factors
         a, b = (write[ends[:, side].to(write.device)] for side in (0, 1))
         products = (a @ left.mT) * (b @ right.mT)

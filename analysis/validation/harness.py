@@ -1,7 +1,6 @@
 """A behaviour's cases on a running model, to be measured with one edit after another.
 
-What a reader would get wrong: activations before the edited MLP are the same whatever is edited, so
-they are read once and kept.
+Activations before the edited MLP are the same whatever is edited, so they are read once and kept.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from analysis.behaviour.in_model import ModelCases
-from analysis.validation.edits import Change, PairTerms, edited
+from analysis.validation.edits import Change, EditKind, PairTerms, edited
 from circuits.model.site import mlp_sites
 from sae.dictionary import Dictionary
 from sae.sparse import Code
@@ -54,15 +53,15 @@ class Harness:
         with edited(self.model, self.layer, change):
             return self.cases.margins()
 
-    def without(self, terms: PairTerms, scale: float = 1.0) -> Float[Tensor, " case"]:
-        """Margins with what some pairs write taken out at every token.
+    def without(self, terms: PairTerms) -> Float[Tensor, " case"]:
+        """Margins with what some pairs write removed at every token.
 
         The activations before the edit are the same whatever is edited: they are kept.
         """
         codes = iter(self.codes)
 
         def change(x: Tensor, y: Tensor) -> Tensor:
-            return y - scale * (terms.products_of(next(codes)) @ terms.written).view(y.shape)
+            return y - (terms.products_of(next(codes)) @ terms.written).view(y.shape)
 
         return self.everywhere(change)
 
@@ -93,30 +92,34 @@ class Harness:
 
         return self.everywhere(change)
 
-    def moved(self, margins: Float[Tensor, " case"]) -> float:
+    def side_effect(self, margins: Float[Tensor, " case"]) -> float:
         """The largest relative change of a class that is not affected; NaN where all are."""
         means, plain = (self.cases.class_means(m)[self.others > 0] for m in (margins, self.plain))
         return float(((means - plain).abs() / plain.abs()).max()) if len(plain) else float("nan")
 
-    def row(self, name: str, margins: Float[Tensor, " case"], n_pairs: int) -> dict[str, Any]:
-        """One line of the table."""
+    def row(
+        self, kind: EditKind, margins: Float[Tensor, " case"], n_pairs: int, target: str = ""
+    ) -> dict[str, Any]:
+        """One line of the table; ``removed`` is the share of the affected classes' margin that the
+        edit removes, more than one where it turns answers round."""
         cases, labels = self.cases, self.cases.behaviour.labels
         means = cases.class_means(margins)
         draws = cases.resampled(margins, _N_BOOTSTRAP, self.seed)
         plain_draws = cases.resampled(self.plain, _N_BOOTSTRAP, self.seed)
         inside = cases.affected.double()
-        taken = 1 - (draws @ inside) / (plain_draws @ inside)
-        low, high = (float(taken.quantile(q)) for q in (0.025, 0.975))
+        removed = 1 - (draws @ inside) / (plain_draws @ inside)
+        low, high = (float(removed.quantile(q)) for q in (0.025, 0.975))
         contrast = self.affected(margins)
         spread = self.base - self.floor
         return {
-            "edit": name,
+            "kind": kind.value,
+            "target": target,
             "n_pairs": n_pairs,
             "contrast": contrast,
-            "taken": 1 - contrast / self.base,
+            "removed": 1 - contrast / self.base,
             "low": low,
             "high": high,
-            "moved": self.moved(margins),
+            "side_effect": self.side_effect(margins),
             "faithfulness": (contrast - self.floor) / spread if spread else float("nan"),
             **{label: float(mean) for label, mean in zip(labels, means, strict=True)},
         }

@@ -1,7 +1,7 @@
-"""Each pair of a circuit by itself: predicted from weights, measured on the running model.
+"""Each pair of a circuit alone: predicted from weights, measured on the running model.
 
-What a reader would get wrong: the prediction takes a term out of the MLP's output, the measurement
-takes features out of its *input*; the two share nothing but the model.
+The prediction removes a term from the MLP's output, the measurement removes features from its
+*input*: the two share nothing but the model.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from torch import Tensor
 
 from analysis.validation.edits import terms_of
 from analysis.validation.harness import Harness
-from circuits.graph.circuit import Circuit, Interaction
+from circuits.graph.circuit import Circuit
+from circuits.graph.records import Interaction
 from circuits.model.model import Model
 from circuits.model.site import mlp_sites
 from sae.dictionary import Dictionary
@@ -28,7 +29,7 @@ def checked_pairs(harness: Harness, circuit: Circuit, out: Dictionary) -> pd.Dat
     of the model that runs in float64, for differences of nearly equal numbers keep few digits.
 
     ``off_by`` is relative to the prediction, or to a thousandth of what the pair writes at all
-    where an output reads next to nothing of it.
+    where an output reads almost nothing of it.
     """
     inside = (harness.cases.affected[harness.cases.label] > 0).nonzero()[:, 0][:_N_CASES]
     model, into = harness.model.in_dtype(torch.float64), harness.into.to(torch.float64)

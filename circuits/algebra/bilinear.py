@@ -1,11 +1,11 @@
 """A bilinear layer as one tensor, and that tensor for any direction of its output.
 
 A bilinear MLP computes ``y[o] = sum_ij B[o, i, j] x[i] x[j]``. ``B`` is never stored: a layer
-keeps its three factors, and every question asked of ``B`` is answered from them.
+keeps its three factors, and everything about ``B`` is computed from them.
 
 Biases are exact too: ``(Wx + b) * (Vx + c)`` is bilinear in ``x̂ = [x; 1]``, so a layer with
 biases on its factors has interaction matrices with one more row and column, the constant, last.
-The bias of the output stays outside, where it belongs to no interaction:
+The bias of the output is part of no interaction:
 ``u · layer(x) = x̂ᵀ interaction(u) x̂ + u · down_bias``.
 """
 
@@ -21,6 +21,7 @@ import torch
 from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from circuits.errors import check_tensors, check_width
 
@@ -89,7 +90,7 @@ class BilinearLayer:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights live."""
+        """Where the weights are."""
         return self.left.device
 
     @property
@@ -98,7 +99,7 @@ class BilinearLayer:
         return self.left_bias is not None or self.right_bias is not None
 
     def to(self, *args: Any, **kwargs: Any) -> BilinearLayer:
-        """The same layer on another device or in another dtype, as ``Tensor.to`` says it."""
+        """The same layer on another device or in another dtype, as ``Tensor.to`` does it."""
         return BilinearLayer(**{n: t.to(*args, **kwargs) for n, t in self._tensors().items()})
 
     def __repr__(self) -> str:
@@ -120,6 +121,17 @@ class BilinearLayer:
             right = right + self.right_bias
         out = (left * right) @ self.down.mT
         return out if self.down_bias is None else out + self.down_bias
+
+    def lift(
+        self, x: Float[Tensor, "*batch model"], constant: float = 1.0
+    ) -> Float[Tensor, "*batch input"]:
+        """``x`` as ``factors`` and ``interaction`` take it: with the constant 1 appended where the
+        layer has one, and unchanged otherwise.
+
+        Pass ``constant=0.0`` for a direction, which adds to an activation and has no constant.
+        """
+        check_width("BilinearLayer.lift", x, self.d_model, "activations")
+        return with_constant(x, constant) if self.has_constant else x
 
     @cached_property
     def factors(self) -> tuple[Float[Tensor, "hidden input"], Float[Tensor, "hidden input"]]:
@@ -143,7 +155,7 @@ class BilinearLayer:
         """The symmetric matrix ``Q`` with ``x̂ᵀ Q x̂ = direction · (layer(x) − down_bias)``.
 
         Costs ``2 · hidden · model²`` operations for each direction and memory for the result
-        alone; a batch of directions is done one at a time, because that is the faster way.
+        only; directions are done one at a time, which is faster than a batch.
         """
         check_width("BilinearLayer.interaction", direction, self.d_out, "directions")
         check_tensors(
@@ -179,14 +191,20 @@ class BilinearLayer:
         return (straight + crossed * crossed.mT) / 2
 
 
+def with_constant(
+    x: Float[Tensor, "*batch axis"], constant: float = 1.0
+) -> Float[Tensor, "*batch axis_and_constant"]:
+    """``x`` with one more coordinate, the constant, last."""
+    return functional.pad(x, (0, 1), value=constant)
+
+
 _kept = threading.local()
 
 
 def _scratch(use: str, shape: Sequence[int], like: Tensor) -> Tensor:
-    """Memory to compute in, kept by the thread for the next time.
+    """Memory to compute in, kept by the thread and reused.
 
-    Fresh memory of this size comes page by page from the system, which costs a fifth of the
-    product that it is for.
+    The system hands out fresh memory page by page, which costs a fifth of the product.
     """
     name = (use, tuple(shape), like.dtype, like.device)
     tensors: dict[object, Tensor] = vars(_kept).setdefault("tensors", {})

@@ -4,28 +4,31 @@
 (and the constant 1 last, where there is one) the output feature reads
 ``f̂ᵀ matrix(o) f̂ + bias(o)``, exactly. It is features x features, but of rank at most ``model``,
 so nothing else here builds it: spectra come from a model x model form, and the strongest pairs
-from tiles that are looked at and dropped, or proven too weak to look at.
+from tiles that are computed and dropped, or skipped because they are provably too weak.
 
-A pair of different features meets twice in the sum, so its *weight* is ``2 · matrix(o)[i, j]``.
+A pair of different features occurs twice in the sum, so its *weight* is ``2 · matrix(o)[i, j]``.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
 from operator import index as index_of
 from pathlib import Path
 from typing import Any, Literal, SupportsIndex
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.algebra.basis import Basis, Span, span
+from circuits.algebra.basis import Basis
 from circuits.algebra.bilinear import BilinearLayer, computing_dtype
+from circuits.algebra.directions import Span, span
 from circuits.algebra.pair_search import Search
 from circuits.algebra.spectrum import Spectrum, eigenpairs
 from circuits.errors import (
@@ -38,18 +41,21 @@ from circuits.errors import (
     check_count,
     check_index,
     check_indices,
+    shorten,
 )
+from circuits.groups.clusters import clusters
 from circuits.plotting.display import shown
 from circuits.plotting.figure import heat_map
 from circuits.storage.progress import progress
 from circuits.storage.shards import make_shards, merge_shards
 
-_ROWS = 512  # of the strips that a matrix is built in
+ROWS = 512
+"""Of the strips that a matrix is built in."""
 
 
 @dataclass(frozen=True, eq=False)
 class Interactions:
-    """One layer, the features it is given and the features it is asked for."""
+    """One layer, the features of its input and the features of its output."""
 
     layer: BilinearLayer
     inputs: Basis
@@ -67,18 +73,18 @@ class Interactions:
         faults = []
         if inputs.d_model != layer.d_model:
             faults.append(
-                f"the layer takes activations of width {layer.d_model}, but the input features "
+                f"the layer reads activations of width {layer.d_model}, but the input features "
                 f"write to width {inputs.d_model}"
             )
         if outputs.d_model != layer.d_out:
             faults.append(
-                f"the layer gives activations of width {layer.d_out}, but the output features "
+                f"the layer writes activations of width {layer.d_out}, but the output features "
                 f"are read from width {outputs.d_model}"
             )
         if faults:
             raise ShapeError(
-                f"Interactions: {'; '.join(faults)}. Take dictionaries trained at this layer's "
-                f"own input and output."
+                f"Interactions: {'; '.join(faults)}. Use dictionaries trained at the input and "
+                f"output of this layer."
             )
         devices = {"layer": layer.device, "inputs": inputs.device, "outputs": outputs.device}
         if len(set(devices.values())) > 1:
@@ -104,13 +110,21 @@ class Interactions:
 
     @property
     def n_output(self) -> int:
-        """How many output features can be asked for."""
+        """How many output features there are."""
         return self.outputs.n_feature
 
     @property
     def has_constant(self) -> bool:
-        """Whether a constant feature stands after the input features."""
+        """Whether a constant feature follows the input features."""
         return self.layer.has_constant or self.inputs.offset is not None
+
+    @cached_property
+    def without_constant(self) -> Interactions:
+        """The interactions of the features alone."""
+        if not self.has_constant:
+            return self
+        layer = BilinearLayer(self.layer.left, self.layer.right, self.layer.down)
+        return Interactions(layer, self.inputs.without_offset(), self.outputs)
 
     @property
     def n_input(self) -> int:
@@ -123,19 +137,14 @@ class Interactions:
         if not self.has_constant:
             return self.inputs.write
         features, offset = self.inputs.write, self.inputs.offset
-        last = features.new_zeros(1, features.shape[1]) if offset is None else offset[None]
-        write = torch.cat([features, last])
-        if self.layer.has_constant:
-            one = write.new_zeros(len(write), 1)
-            one[-1] = 1
-            write = torch.cat([write, one], dim=1)
-        return write
+        last = features.new_zeros(features.shape[1]) if offset is None else offset
+        return torch.cat([self.layer.lift(features, 0.0), self.layer.lift(last[None])])
 
     def _direction(self, output: int) -> Float[Tensor, " out"]:
         return self.outputs.read[check_index("Interactions", output, self.n_output, "output")]
 
     def bias(self, output: int) -> float:
-        """What the output feature reads beside its form: a plain number."""
+        """What the output feature reads in addition to its form."""
         read = self._direction(output)
         level = torch.zeros_like(read)
         if self.layer.down_bias is not None:
@@ -146,20 +155,20 @@ class Interactions:
         return float(read @ level) + own
 
     def form(self, output: int) -> Float[Tensor, "input input"]:
-        """The output feature's form on the layer's own (lifted) input: ``matrix(o)`` before it
-        is written in features."""
+        """The output feature's form on the layer's own (lifted) input: ``matrix(o)`` in model
+        space."""
         return self.layer.interaction(self._direction(output))
 
     def matrix(self, output: int) -> Float[Tensor, "in in"]:
         """Every pair of input features for one output feature: symmetric, the constant last.
 
-        Only the upper triangle is multiplied; the lower is its mirror, so the two agree to the
-        bit and no copy is made. Costs ``features² · model`` operations and features² numbers.
+        Only the upper triangle is computed; the lower one is its mirror, to the bit. Costs
+        ``features² · model`` operations and features² numbers.
         """
         form, write, size = self.form(output), self.write, self.n_input
         matrix = write.new_empty(size, size)
-        for start in range(0, size, _ROWS):
-            stop = min(start + _ROWS, size)
+        for start in range(0, size, ROWS):
+            stop = min(start + ROWS, size)
             torch.mm(write[start:stop] @ form, write[start:].mT, out=matrix[start:stop, start:])
             square = matrix[start:stop, start:stop]
             square.copy_((square + square.mT) / 2)
@@ -167,8 +176,8 @@ class Interactions:
         return matrix
 
     def weights(self, output: int, features: Sequence[int]) -> Float[Tensor, "some some"]:
-        """The weight of every pair of some features: twice ``matrix(output)``, but for a feature
-        with itself, which is met once."""
+        """The weight of every pair of some features: twice ``matrix(output)`` for two features,
+        once for a feature with itself."""
         write = self.write[check_indices("Interactions.weights", features, self.n_input, "feature")]
         weights = 2 * write @ self.form(output) @ write.mT
         return weights - torch.diag(weights.diagonal()) / 2
@@ -178,7 +187,7 @@ class Interactions:
         """The space that the input features (and the constant) write to."""
         if self.write is self.inputs.write:
             return self.inputs.span
-        # what counts as rounding is the features' affair: the offset may be far larger
+        # rounding is measured against the features: the offset may be far larger
         sizes = self.inputs.span.sizes
         return span(self.write, float(sizes[0]) if len(sizes) else None)
 
@@ -187,10 +196,10 @@ class Interactions:
         """The layer in the coordinates of an orthonormal basis of feature space.
 
         With ``write = U S V``, ``matrix(o) = U (S V Q Vᵀ S) Uᵀ``, and the bracket is this layer's
-        own interaction matrix: same eigenvalues as ``matrix(o)``, same norms, size ``model``.
+        own interaction matrix: the eigenvalues and norm of ``matrix(o)`` at size ``model``.
         """
         onto = (self.span.sizes[:, None] * self.span.directions).mT
-        if not len(self.span.sizes):  # features that write nothing have no coordinates but zero
+        if not len(self.span.sizes):  # features that write nothing have only the coordinate zero
             onto = onto.new_zeros(len(onto), 1)
         left, right = (factor.double() @ onto for factor in self.layer.factors)
         dtype = self.layer.dtype
@@ -209,8 +218,8 @@ class Interactions:
         """The eigenpairs of one output feature's form, or the first ``rank`` of them.
 
         In "feature" space they are those of ``matrix(o)``, which is not built. In "model" space
-        they are those of the form that acts on activations, which is what a rank-r approximation
-        of the layer uses; the two differ wherever features are not orthonormal.
+        they are those of the form on activations, which a rank-r approximation of the layer
+        uses. The two differ wherever features are not orthonormal.
         """
         if space == "model":
             return Spectrum(*eigenpairs(self.form(output), rank), self.layer.has_constant)
@@ -228,53 +237,79 @@ class Interactions:
 
     @cached_property
     def energies(self) -> Float[Tensor, " output"]:
-        """The squared Frobenius norm of every output's ``matrix(o)``, with none of them built."""
+        """The squared Frobenius norm of every output's ``matrix(o)``, without building it."""
         gates = self.outputs.read.double() @ self.layer.down.double()
         return ((gates @ self.whitened.pair_gram) * gates).sum(1).clamp(min=0)
 
-    def _ceilings(self, outputs: list[int]) -> list[float]:
-        """What no |weight| of these outputs exceeds: ``2·matrix[i, j]² ≤ ‖matrix‖²``."""
+    def ceilings(self, outputs: list[int]) -> list[float]:
+        """Bounds that no |weight| of these outputs exceeds: ``2·matrix[i, j]² ≤ ‖matrix‖²``."""
         gates = (self.outputs.read[outputs].double() @ self.layer.down.double()).abs()
-        # energies are differences; what rounding could have taken from them is added
+        # energies are differences, so a bound on their rounding error is added
         terms = ((gates @ self.whitened.pair_gram.abs()) * gates).sum(1)
         lost = (self.layer.d_hidden * torch.finfo(self.layer.dtype).eps) * terms
         return (2 * (self.energies[outputs] + lost)).sqrt().mul(1 + 1e-3).tolist()
 
     def strongest(
-        self,
-        n: int,
-        outputs: SupportsIndex | Iterable[int] | None = None,
-        *,
-        each: bool = False,
-        folder: str | Path | None = None,
+        self, n: int, outputs: SupportsIndex | Iterable[int] | None = None
     ) -> pd.DataFrame:
         """The ``n`` pairs of largest |weight| over the outputs (all of them unless named).
 
-        Exact, in bounded memory: a tile is passed over only where ``|xᵀQy| ≤ s(x) s(y)`` with
+        Exact, in bounded memory: a tile is skipped only where ``|xᵀQy| ≤ s(x) s(y)`` with
         ``s(x)² = xᵀ|Q|x`` proves that nothing in it can be among them;
-        ``.attrs["tiles_visited"]`` says what share was looked at. Columns: output, first, second
+        ``.attrs["tiles_visited"]`` is the share that was computed. Columns: output, first, second
         (first ≤ second; the constant is feature ``n_input − 1``), weight.
-
-        With ``each`` it is ``n`` for every output; ``folder`` then keeps them as shards, so that
-        the pass can stop, resume, and be shared by processes that take different ranges.
         """
         n = check_count("Interactions.strongest", n, None, "n")
-        listed = self._listed(outputs)
-        if folder is not None:
-            return self._strongest_in(Path(folder), n, listed, each)
-        ceilings = [float("inf")] * len(listed)
-        if not each and len(listed) > 1:
-            ceilings = self._ceilings(listed)
-            # the richest first: they raise the bar that lets later ones be passed over
+        listed = self._listed("strongest", outputs)
+        ceilings = [math.inf] * len(listed)
+        if len(listed) > 1:
+            ceilings = self.ceilings(listed)
+            # the richest first: they raise the bar that lets later ones be skipped
             order = sorted(range(len(listed)), key=lambda i: (-ceilings[i], listed[i]))
             listed, ceilings = [listed[i] for i in order], [ceilings[i] for i in order]
-        searches = [self._search(n) for _ in (listed if each else [0])]
-        for i, output in enumerate(progress(listed, "strongest pairs", "output")):
-            searches[i if each else 0].look(output, partial(self.form, output), ceilings[i])
-        table = pd.concat([search.table() for search in searches], ignore_index=True)
-        tiles = sum(search.tiles for search in searches)
-        table.attrs["tiles_visited"] = sum(search.visited for search in searches) / max(tiles, 1)
+        search = self._search(n)
+        shown = progress(listed, "strongest pairs", "output")
+        for output, ceiling in zip(shown, ceilings, strict=True):
+            search.look(output, partial(self.form, output), ceiling)
+        table = search.table()
+        table.attrs["tiles_visited"] = search.visited / max(search.tiles, 1)
         return table
+
+    def strongest_of_each(
+        self,
+        n: int,
+        outputs: Iterable[int] | None = None,
+        *,
+        folder: str | Path | None = None,
+        score: Callable[[pd.DataFrame, int], pd.DataFrame] | None = None,
+    ) -> pd.DataFrame:
+        """The ``n`` strongest pairs of every output, output by output, as ``strongest`` finds them.
+
+        ``score(table, output)`` adds columns to the table of one output. ``folder`` keeps the
+        tables as shards, so that the pass can stop, resume, and be shared by processes that take
+        different ranges.
+        """
+        n = check_count("Interactions.strongest_of_each", n, None, "n")
+        listed = self._listed("strongest_of_each", outputs)
+
+        def pairs_of(output: int) -> pd.DataFrame:
+            search = self._search(n)
+            search.look(output, partial(self.form, output), math.inf)
+            return search.table() if score is None else score(search.table(), output)
+
+        if folder is None:
+            shown = progress(listed, "strongest pairs", "output")
+            return pd.concat([pairs_of(output) for output in shown], ignore_index=True)
+        unbroken = range(listed[0], listed[-1] + 1)
+        if listed != list(unbroken):
+            raise ShardError(
+                f"Interactions.strongest_of_each: outputs {shorten(listed)} are not an unbroken "
+                f"range, which {folder} is made of. Pass outputs=range(a, b)."
+            )
+        kind = "strongest" if score is None else "scored"
+        made_from = f"{n} {kind} of {self.fingerprint}"
+        make_shards(folder, unbroken, pairs_of, made_from, "strongest pairs")
+        return merge_shards(folder, unbroken)
 
     def plot(
         self, output: int, n: int = 20, labels: Mapping[int, str] | Sequence[str] | None = None
@@ -283,24 +318,41 @@ class Interactions:
 
         A plotly figure; ``labels`` name features, by number or in their order.
         """
-        from circuits.graph.build import interaction_graph
-        from circuits.groups.clusters import clusters
-
+        check_index("Interactions", output, self.n_output, "output")
         n_pairs = self.n_input * (self.n_input + 1) // 2
         n = min(check_count("Interactions.plot", n, None, "n"), n_pairs)
-        graph = interaction_graph(self, output, n_edges=n, labels=labels)
-        groups = clusters(graph).nodes.set_index("node")["group"].to_dict()
-        chosen = sorted(graph, key=lambda node: (groups[node], node))
+        pairs = self.strongest(n, output)
+        pairs = pairs[pairs["weight"] != 0]
+        features = sorted({*pairs["first"], *pairs["second"]})
+        first, second = (np.searchsorted(features, pairs[end]) for end in ("first", "second"))
+        matrix = np.zeros((len(features), len(features)))
+        matrix[first, second] = matrix[second, first] = pairs["weight"] / 2
+        matrix[np.diag_indices_from(matrix)] *= 2
+        groups = clusters(matrix)
+        order = sorted(range(len(features)), key=lambda place: (groups[place], place))
+        chosen = [features[place] for place in order]
+        names = self.labels(chosen, labels)
+        total = float(self.energies[output])
+        energy = float(np.square(matrix).sum()) / total if total > 0 else 0.0
         return heat_map(
             self.weights(output, chosen).cpu().numpy(),
-            [shown(graph.nodes[node]["label"]) for node in chosen],
+            [shown(names[feature]) for feature in chosen],
             chosen,
-            [groups[node] for node in chosen],
+            [groups[place] for place in order],
             f"Weights for output feature {output} among the {len(chosen)} features of its "
-            f"{graph.number_of_edges()} strongest pairs, {graph.graph['energy']:.1%} of the "
-            f"squared norm. They were chosen for large entries, so that the matrix looks low-rank "
-            f"says nothing; z and q of interaction_graph(inter, {output}, …) say what chance does.",
+            f"{len(pairs)} strongest pairs, {energy:.1%} of the squared norm. They were chosen for "
+            f"large entries, so the matrix looks low-rank in any case; z and q of "
+            f"interaction_graph(inter, {output}, …) compare with chance.",
         ).plot()
+
+    def labels(
+        self, features: Iterable[int], given: Mapping[int, str] | Sequence[str] | None = None
+    ) -> dict[int, str]:
+        """Input feature → its label, from those given by number or in their order."""
+        named = dict(given if isinstance(given, Mapping) else enumerate(given or ()))
+        if self.has_constant:
+            named.setdefault(self.n_input - 1, "constant")
+        return {feature: str(named.get(feature, f"feature {feature}")) for feature in features}
 
     def __repr__(self) -> str:
         constant = " and a constant" if self.has_constant else ""
@@ -312,7 +364,7 @@ class Interactions:
     def _search(self, n: int) -> Search:
         return Search(self.inputs.write, self.write[-1] if self.has_constant else None, n)
 
-    def _listed(self, outputs: SupportsIndex | Iterable[int] | None) -> list[int]:
+    def _listed(self, method: str, outputs: SupportsIndex | Iterable[int] | None) -> list[int]:
         if outputs is None:
             return list(range(self.n_output))
         try:
@@ -320,22 +372,5 @@ class Interactions:
         except TypeError:
             named = list(dict.fromkeys(outputs))  # type: ignore[arg-type]
         if not named:
-            raise FeatureRangeError("Interactions.strongest: no outputs were named. Name one.")
-        return check_indices("Interactions.strongest", named, self.n_output, "output")
-
-    def _strongest_in(self, folder: Path, n: int, outputs: list[int], each: bool) -> pd.DataFrame:
-        span_of = range(outputs[0], outputs[-1] + 1)
-        if not each or outputs != list(span_of):
-            raise ShardError(
-                f"Interactions.strongest: {folder} keeps {n} pairs for each of an unbroken range "
-                f"of outputs. Pass each=True and outputs=range(a, b)."
-            )
-
-        def rows_of(output: int) -> pd.DataFrame:
-            search = self._search(n)
-            search.look(output, partial(self.form, output), float("inf"))
-            return search.table()
-
-        fingerprint = f"{n} strongest of {self.fingerprint}"
-        make_shards(folder, span_of, rows_of, fingerprint, "strongest pairs")
-        return merge_shards(folder, span_of)
+            raise FeatureRangeError(f"Interactions.{method}: no outputs were named. Name one.")
+        return check_indices(f"Interactions.{method}", named, self.n_output, "output")

@@ -1,11 +1,10 @@
-"""What the interactions of every output look like, one row each, in one streamed pass.
+"""Statistics of the interactions of every output, one row each, in one streamed pass.
 
 The numbers are over *pairs of features*: a pair's weight is ``2 · matrix(o)[i, j]`` (cross), a
-feature's with itself ``matrix(o)[i, i]`` (self). The constant feature is no feature here, in the
-spectral columns either: its weights are linear terms, and ``linear_rms`` keeps them apart.
+feature's with itself ``matrix(o)[i, i]`` (self). The constant is left out, in the spectral columns
+too: its weights are linear terms, and ``linear_rms`` is about them.
 
-Nothing here says what is *much*. Run the same pass with ``inputs.control()`` and put the two
-tables side by side.
+To judge whether a number is large, run the same pass with ``inputs.control()`` and compare.
 """
 
 from __future__ import annotations
@@ -21,14 +20,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuits.algebra.bilinear import BilinearLayer
 from circuits.algebra.interactions import Interactions
 from circuits.algebra.pair_search import tiles
 from circuits.errors import FeatureRangeError
 from circuits.storage.shards import make_shards, merge_shards
 
-EDGE = 8.0  # histograms run from -EDGE to EDGE root mean squares; what lies beyond is counted
-BINS = 66  # in each of them, the two outermost for what lies beyond
+_EDGE = 8.0  # histograms run from -_EDGE to _EDGE root mean squares; the rest is counted too
+BINS = 66  # in each, the two outermost for values beyond the edges
 
 
 def output_statistics(
@@ -41,15 +39,14 @@ def output_statistics(
     """
     outputs = range(inter.n_output) if outputs is None else outputs
     if not isinstance(outputs, range) or not outputs or outputs.step != 1:
-        raise FeatureRangeError(f"output_statistics: {outputs} is no range(a, b) of outputs.")
+        raise FeatureRangeError(f"output_statistics: {outputs} is not a range(a, b) of outputs.")
     if not 0 <= outputs[0] <= outputs[-1] < inter.n_output:
         raise FeatureRangeError(
             f"output_statistics: {outputs} is not among outputs 0 to {inter.n_output - 1}. "
             f"Name a range of at least one of them."
         )
     features = inter.inputs.write.double()
-    layer = BilinearLayer(inter.layer.left, inter.layer.right, inter.layer.down)
-    alone = Interactions(layer, inter.inputs.without_offset(), inter.outputs)
+    alone = inter.without_constant
     with tempfile.TemporaryDirectory() as temporary:
         place = temporary if folder is None else folder
         rows_of = partial(_statistics_of, inter, alone, features.mT @ features)
@@ -59,7 +56,7 @@ def output_statistics(
 
 def histogram_edges() -> Float[Tensor, " edge"]:
     """The edges of the histograms' bins, in units of the row's own root mean square."""
-    return torch.linspace(-EDGE, EDGE, BINS - 1, dtype=torch.float64)
+    return torch.linspace(-_EDGE, _EDGE, BINS - 1, dtype=torch.float64)
 
 
 def _statistics_of(
@@ -105,7 +102,7 @@ def _cross_statistics(
     n_pairs = len(features) * (len(features) - 1) // 2
     if n_pairs == 0:
         return dict(_NO_PAIRS)
-    # the sums over all pairs, known before any pair is, so that moments are taken about the mean
+    # sums over all pairs are known before any pair is, so moments are taken about the mean
     total = features.double().sum(0)
     mean = float(total @ form.double() @ total - selves.sum()) / n_pairs
     image = gram @ form.double()
@@ -130,7 +127,7 @@ _NO_PAIRS: dict[str, object] = {
 def _cross_pass(
     features: Tensor, images: Tensor, selves: Tensor, mean: float, unit: float
 ) -> dict[str, Any]:
-    """One look at every tile, in units that keep the numbers near one."""
+    """One pass over the tiles, in units that keep the numbers near one."""
     scaled, own = images * (2 / unit), (selves.abs() / unit).to(images.dtype)
     sums = torch.zeros(3, dtype=torch.float64)
     counts = torch.zeros(BINS, dtype=torch.int64)
@@ -177,9 +174,9 @@ def _largest(tile: Tensor, rows: slice, columns: slice) -> tuple[float, int, int
 
 def _histogram(values: Tensor, unit: float) -> Int[Tensor, " bin"]:
     """Counts in these units; the outermost bins hold what lies beyond."""
-    width = 2 * EDGE / (BINS - 2)
-    inside = (values / (unit or 1.0)).clamp(-EDGE - width / 2, EDGE + width / 2)
-    counts = torch.histc(inside.float(), BINS, -EDGE - width, EDGE + width)
+    width = 2 * _EDGE / (BINS - 2)
+    inside = (values / (unit or 1.0)).clamp(-_EDGE - width / 2, _EDGE + width / 2)
+    counts = torch.histc(inside.float(), BINS, -_EDGE - width, _EDGE + width)
     return counts.long().cpu()
 
 

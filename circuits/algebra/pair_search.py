@@ -1,17 +1,17 @@
 """The strongest entries of ``write form writeᵀ``, exactly, without that matrix.
 
-Tiles of it are multiplied, searched and dropped. Four things make it quick, and none of them
-changes the answer:
+Tiles of it are multiplied, searched and dropped. Four things make this fast without changing the
+result:
 
 1. *Reach.* With the form's eigenpairs, ``|xᵀQy| ≤ s(x) s(y)`` where ``s(x)² = xᵀ|Q|x``. Features
-   are sorted by ``s``; a tile whose bound lies under the n-th best pair so far is not multiplied.
-   A form whose eigenvalues do not decay has no reach worth knowing, and is not decomposed.
-2. *Screen.* Where bfloat16 products are fast, tiles are multiplied in it. How far off an entry can
-   be follows from what rounding took from each row, so no entry that might belong is missed.
-3. *Score.* What passes is multiplied again in float64 from the features and the form themselves,
-   which also makes the result independent of tiles, screen and decomposition.
-4. The constant feature is one row, and often much larger than all others: it is scored whole, so
-   that it does not blur the rest.
+   are sorted by ``s``; a tile whose bound is below the n-th best pair so far is not multiplied.
+   A form whose eigenvalues do not decay is not decomposed, since its bounds skip nothing.
+2. *Screen.* Where bfloat16 products are fast, tiles are multiplied in it. The error of an entry is
+   bounded by what rounding took from each row, so no entry that may belong is missed.
+3. *Score.* Entries that pass are computed again in float64 from the features and the form, which
+   also makes the result independent of tiles, screen and decomposition.
+4. The constant feature is one row, often much larger than all others: it is scored separately, so
+   that it does not widen the error bounds of the rest.
 """
 
 from __future__ import annotations
@@ -26,8 +26,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-_ROWS, _COLUMNS = 512, 1024  # of a tile: it stays in cache between its product and its search
-_PENDING = 2**17  # pairs that may wait for their score: this bounds the memory
+ROWS, COLUMNS = 512, 1024
+"""Of a tile: it stays in cache between its product and its search."""
+
+PENDING = 2**17
+"""Pairs that may wait for their score: this bounds the memory."""
 
 
 @dataclass
@@ -47,7 +50,7 @@ class Search:
     def look(
         self, output: int, form: Callable[[], Float[Tensor, "input input"]], ceiling: float
     ) -> None:
-        """Search one output, unless no weight of it can exceed ``ceiling`` and that is too low."""
+        """Search one output; ``ceiling`` bounds its weights, and a low one lets it be skipped."""
         self.tiles += self._tiles_each
         if ceiling < self._floor:
             return
@@ -55,24 +58,24 @@ class Search:
         if self.constant is not None:
             self._keep(_constant_pairs(output, self.features, self.constant, given))
         given = given[: self.features.shape[1], : self.features.shape[1]]
-        factors = _Factors.of(self.features, given)
+        factors = Factors.of(self.features, given)
         pending: list[_Seen] = []
         for rows, columns in tiles(len(self.features)):
             if 2 * factors.bound(rows, columns) >= self._floor:
                 self.visited += 1
                 pending.append(self._search_tile(factors, rows, columns))
-                if sum(len(seen.first) for seen in pending) > _PENDING + 4 * self.n:
+                if sum(len(seen.first) for seen in pending) > PENDING + 4 * self.n:
                     pending = self._settle(output, factors, given, pending)
         self._settle(output, factors, given, pending)
 
     def table(self) -> pd.DataFrame:
-        """The pairs found, strongest first; equal ones in the order of their indices."""
+        """The pairs found, strongest first, ties by index."""
         found = self._found
         columns = (found.output, found.first, found.second, found.weight)
         names = ("output", "first", "second", "weight")
         return pd.DataFrame(dict(zip(names, columns, strict=True)))
 
-    def _search_tile(self, factors: _Factors, rows: slice, columns: slice) -> _Seen:
+    def _search_tile(self, factors: Factors, rows: slice, columns: slice) -> _Seen:
         """The pairs of a tile that may be among the best, and how strong they can be."""
         tile, error = factors.screened(rows, columns)
         weights = tile.float().abs_().mul_(2)
@@ -96,9 +99,9 @@ class Search:
         )
 
     def _settle(
-        self, output: int, factors: _Factors, form: Tensor, pending: list[_Seen]
+        self, output: int, factors: Factors, form: Tensor, pending: list[_Seen]
     ) -> list[_Seen]:
-        """Score what is pending, and keep the best: nothing is pending then."""
+        """Score what is pending and keep the best; returns what is then pending: nothing."""
         if pending:
             seen = _Seen(
                 *(torch.cat(part) for part in zip(*(s.columns for s in pending), strict=True))
@@ -109,7 +112,7 @@ class Search:
                 self._floor = max(self._floor, float(lower.topk(self.n).values[-1]))
             kept = seen.upper >= self._floor
             first, second = factors.order[seen.first[kept]], factors.order[seen.second[kept]]
-            self._keep(_scored(output, self.features, form, first, second))
+            self._keep(scored(output, self.features, form, first, second))
         return []
 
     def _keep(self, new: _Found) -> None:
@@ -153,18 +156,18 @@ class _Found:
         return cls(index, index, index, np.empty(0))
 
     def best_with(self, new: _Found, n: int) -> _Found:
-        """The ``n`` strongest of both; of equal ones those of lower indices."""
-        mine = (self.output, self.first, self.second, self.weight)
-        theirs = (new.output, new.first, new.second, new.weight)
+        """The ``n`` strongest of both, ties by index."""
+        old = (self.output, self.first, self.second, self.weight)
+        added = (new.output, new.first, new.second, new.weight)
         output, first, second, weight = (
-            np.concatenate(pair) for pair in zip(mine, theirs, strict=True)
+            np.concatenate(pair) for pair in zip(old, added, strict=True)
         )
         order = np.lexsort((second, first, output, -np.abs(weight)))[:n]
         return _Found(output[order], first[order], second[order], weight[order])
 
 
 @dataclass
-class _Factors:
+class Factors:
     """``matrix[order[i], order[j]] = scale · left[i] · right[j]``, and how large that can be."""
 
     left: Float[Tensor, "in input"]
@@ -176,7 +179,8 @@ class _Factors:
     scale: float
 
     @classmethod
-    def of(cls, write: Tensor, form: Tensor) -> _Factors:
+    def of(cls, write: Tensor, form: Tensor) -> Factors:
+        """The factors of ``write form writeᵀ``."""
         # powers of two, so that nothing is rounded and no product leaves the screen's range
         write_scale, form_scale = _power_of_two(write), _power_of_two(form)
         scale = write_scale * write_scale * form_scale
@@ -190,19 +194,17 @@ class _Factors:
             order = torch.arange(len(write), device=write.device)
             reach, size = left.norm(dim=1), right.norm(dim=1)
             arithmetic = lost * float(size.max() ** 2 * form.norm())
-            factors = cls(left, right, order, reach, size, arithmetic, scale)
-        else:
-            values, vectors = torch.linalg.eigh(form)
-            right = write @ (vectors * values.abs().sqrt())
-            reach = right.norm(dim=1)
-            arithmetic = lost * float(write.norm(dim=1).max() ** 2 * values.abs().max())
-            order = reach.argsort(descending=True, stable=True)
-            right, reach = right[order], reach[order]
-            factors = cls(right * values.sign(), right, order, reach, reach, arithmetic, scale)
-        factors._prepare_screen()
-        return factors
+            return cls(left, right, order, reach, size, arithmetic, scale)
+        values, vectors = torch.linalg.eigh(form)
+        right = write @ (vectors * values.abs().sqrt())
+        reach = right.norm(dim=1)
+        arithmetic = lost * float(write.norm(dim=1).max() ** 2 * values.abs().max())
+        order = reach.argsort(descending=True, stable=True)
+        right, reach = right[order], reach[order]
+        return cls(right * values.sign(), right, order, reach, reach, arithmetic, scale)
 
-    def _prepare_screen(self) -> None:
+    def __post_init__(self) -> None:
+        """Round the factors to the screen's precision, and bound what that loses."""
         self.screen = screen_dtype(self.left)
         self.left_screen, self.right_screen = self.left.to(self.screen), self.right.to(self.screen)
         self.right_size, self.right_lost = _rounded(self.right, self.right_screen)
@@ -231,12 +233,12 @@ class _Factors:
         return tile, _Error(float(absolute) + self.arithmetic, torch.finfo(self.screen).eps)
 
 
-def _scored(output: int, features: Tensor, form: Tensor, first: Tensor, second: Tensor) -> _Found:
+def scored(output: int, features: Tensor, form: Tensor, first: Tensor, second: Tensor) -> _Found:
     """The weights of some pairs in float64, each pair with its lower index first."""
     one, two = torch.minimum(first, second), torch.maximum(first, second)
     form = form.double()
     weights = []
-    for i, j in zip(one.split(_ROWS * 8), two.split(_ROWS * 8), strict=True):
+    for i, j in zip(one.split(ROWS * 8), two.split(ROWS * 8), strict=True):
         rows, place = i.unique(return_inverse=True)  # a strong feature is in many pairs
         images = features[rows].double() @ form
         dots = (images[place] * features[j].double()).sum(1)
@@ -250,17 +252,17 @@ def _constant_pairs(output: int, features: Tensor, constant: Tensor, form: Tenso
     """The pairs of the constant feature with every feature, and with itself."""
     image = form.double() @ constant.double()
     along = image[: features.shape[1]]  # features write nothing to the constant coordinate
-    weights = [2 * (rows.double() @ along) for rows in features.split(_ROWS * 8)]
+    weights = [2 * (rows.double() @ along) for rows in features.split(ROWS * 8)]
     weight = torch.cat([*weights, (constant.double() @ image)[None]]).cpu().numpy()
     index: np.ndarray = np.arange(len(weight), dtype=np.int64)
     return _Found(np.full_like(index, output), index, np.full_like(index, index[-1]), weight)
 
 
 def _decays(form: Tensor) -> bool:
-    """Whether a few eigenvalues dominate, so that knowing them is worth their price.
+    """Whether a few eigenvalues dominate, so that the decomposition is worth its cost.
 
     ``(Σλ²)² / Σλ⁴`` is near d/2 for a random form and a few for one that decays; estimated from
-    what the form does to a few random vectors. It decides what is quick, never what is found.
+    the form's images of a few random vectors. It affects the speed, not the result.
     """
     generator = torch.Generator().manual_seed(0)
     random = torch.randn(len(form), 16, dtype=torch.float64, generator=generator).to(form)
@@ -286,16 +288,16 @@ def _rounded(rows: Tensor, screened: Tensor) -> tuple[Tensor, Tensor]:
 
 def tiles(size: int) -> Iterator[tuple[slice, slice]]:
     """The tiles of the upper triangle, the rows' own square first in each strip."""
-    for row in range(0, size, _ROWS):
-        for column in range(row, size, _COLUMNS):
-            yield slice(row, min(row + _ROWS, size)), slice(column, min(column + _COLUMNS, size))
+    for row in range(0, size, ROWS):
+        for column in range(row, size, COLUMNS):
+            yield slice(row, min(row + ROWS, size)), slice(column, min(column + COLUMNS, size))
 
 
 def screen_dtype(tensor: Tensor) -> torch.dtype:
-    """The dtype whose products are so quick that a first look pays, or the tensor's own."""
+    """A dtype whose products are fast enough for a first pass, or the tensor's own."""
     if tensor.dtype == torch.float64:
         return torch.float32
-    if tensor.is_cuda:  # its sums may be rounded to bfloat16 on the way, which has no bound here
+    if tensor.is_cuda:  # partial sums may be rounded to bfloat16, which has no bound here
         return tensor.dtype
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     fast = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")

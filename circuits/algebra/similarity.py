@@ -1,9 +1,9 @@
 """Which output features compute the same thing: the cosine of their quadratic forms.
 
 ``⟨Q_a, Q_b⟩ / ‖Q_a‖‖Q_b‖`` is 1 for one gate read twice, −1 for opposite ends of one direction
-(not good, not bad) and 0 for forms that share nothing. It is over features, so it counts what the
-dictionary can say; and it comes from the hidden units' inner products, ``gate_aᵀ G gate_b``, with
-neither form built: features x features never, outputs x outputs in strips.
+(not good, not bad) and 0 for forms that share nothing. The forms are those between features; the
+cosine is computed from the hidden units' inner products, ``gate_aᵀ G gate_b``, without building
+either form, and outputs x outputs in strips.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
-from scipy.cluster.hierarchy import fcluster, linkage
 from torch import Tensor
 
 from circuits.algebra.interactions import Interactions
@@ -22,13 +21,12 @@ from circuits.errors import GraphError, check_count, check_indices
 from circuits.storage.progress import progress
 
 _ROWS = 512  # outputs at a time
-_MOST = 8192  # outputs that are grouped at once
 
 
 def form_cosines(
     inter: Interactions, outputs: Iterable[int], others: Iterable[int] | None = None
 ) -> Float[Tensor, "output other"]:
-    """The cosine of each output's form with each other's; an output without a form has zeros."""
+    """The cosine of each output's form with each other's; zeros for an output without a form."""
     listed = check_indices("form_cosines", outputs, inter.n_output, "output")
     against = listed
     if others is not None:
@@ -38,7 +36,7 @@ def form_cosines(
     two = inter.outputs.read[against].double() @ down
     sizes = [side.norm(dim=1) * float(gram.diagonal().max()) ** 0.5 for side in (one, two)]
     norms = [inter.energies[names].sqrt() for names in (listed, against)]
-    # a form that its hidden units cancel to rounding is no form
+    # where hidden units cancel up to rounding, there is no form
     norms = [
         torch.where(norm > 1e-7 * size, norm, torch.inf)
         for norm, size in zip(norms, sizes, strict=True)
@@ -50,7 +48,7 @@ def form_cosines(
 def nearest_outputs(
     inter: Interactions, n: int = 5, outputs: Iterable[int] | None = None
 ) -> pd.DataFrame:
-    """The ``n`` outputs most like each, by |cosine|: output, other, cosine.
+    """The ``n`` outputs most similar to each, by |cosine|: output, other, cosine.
 
     Among all outputs, or among those named. A cosine near −1 is an opposite end.
     """
@@ -74,44 +72,6 @@ def nearest_outputs(
     return pd.concat(tables, ignore_index=True)
 
 
-def output_groups(
-    inter: Interactions, outputs: Iterable[int] | None = None, least: float = 0.5
-) -> pd.DataFrame:
-    """Outputs whose forms are alike, or opposite: output, group, side, cosine.
-
-    Average-linkage groups whose |cosine| is ``least`` or more. ``side`` is +1 or −1, the end of the
-    group's direction that an output is at, and ``cosine`` that with the group's largest form, which
-    is at the end +1. Groups count from the largest; an output like no other is a group of its own.
-    """
-    listed = _listed("output_groups", inter, outputs)
-    if not 0 < least < 1:
-        raise GraphError(f"output_groups: least = {least} is no cosine between 0 and 1.")
-    if len(listed) > _MOST:
-        raise GraphError(
-            f"output_groups: {len(listed)} outputs; it groups 1 to {_MOST} at once. Name those "
-            f"that matter, such as the neighbours in nearest_outputs."
-        )
-    cosines = torch.cat([form_cosines(inter, strip, listed) for strip, _ in _strips(listed)])
-    cosines = cosines.cpu()
-    labels = np.ones(1, dtype=np.int64)
-    if len(listed) > 1:
-        above = torch.triu_indices(len(listed), len(listed), 1)
-        distances = (1 - cosines[above[0], above[1]].abs()).clamp(min=0).numpy()
-        labels = fcluster(linkage(distances, "average"), 1 - least, criterion="distance")
-    energies = inter.energies[listed].cpu().numpy()
-    members = [np.flatnonzero(labels == name) for name in np.unique(labels)]
-    members.sort(key=lambda one: (-len(one), -float(energies[one].max()), int(one[0])))
-    rows = []
-    for group, one in enumerate(members):
-        largest = one[np.lexsort((one, -energies[one]))[0]]
-        for place in one:
-            cosine = float(cosines[largest, place])
-            side = -1 if cosine < 0 else 1
-            rows.append((listed[place], group, side, cosine))
-    table = pd.DataFrame(rows, columns=["output", "group", "side", "cosine"])
-    return table.sort_values("output", ignore_index=True)
-
-
 def _listed(owner: str, inter: Interactions, outputs: Iterable[int] | None) -> list[int]:
     """Each output once."""
     named = range(inter.n_output) if outputs is None else outputs
@@ -122,6 +82,6 @@ def _listed(owner: str, inter: Interactions, outputs: Iterable[int] | None) -> l
 
 
 def _strips(outputs: list[int]) -> Iterator[tuple[list[int], int]]:
-    starts = progress(range(0, len(outputs), _ROWS), "alike outputs", "strip")
+    starts = progress(range(0, len(outputs), _ROWS), "similar outputs", "strip")
     for start in starts:
         yield outputs[start : start + _ROWS], start

@@ -1,12 +1,12 @@
 """Eigenpairs of an interaction matrix, what they keep of it, and a layer's main outputs.
 
-An interaction matrix is a sum of squares, ``Σ_r λ_r (v_r · x)²``; a few of them often stand in
-for all. Eigenpairs are ordered by |λ|, because a large negative square matters as much as a
-positive one. Vectors are *rows*: ``vectors[r]`` belongs to ``values[r]``.
+An interaction matrix is a sum of squares, ``Σ_r λ_r (v_r · x)²``, often well approximated by a
+few. Eigenpairs are ordered by |λ|, because a large negative square matters as much as a positive
+one. Vectors are *rows*: ``vectors[r]`` belongs to ``values[r]``.
 
 A spectrum may hold only the first few pairs. It still knows the energy ``Σ λ²`` of the whole,
-which is the squared norm of the matrix, so shares are exact; what needs every eigenvalue is
-refused rather than guessed.
+which is the squared norm of the matrix, so shares are exact; what needs every eigenvalue raises an
+error.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from circuits.algebra.bilinear import BilinearLayer
+from circuits.algebra.directions import random_orthonormal
 from circuits.errors import (
     FeatureRangeError,
     ShapeError,
     SpectrumError,
     check_count,
-    check_index,
     check_tensors,
 )
 from circuits.plotting.display import html_of
+from circuits.plotting.figure import spectrum_figure
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +43,7 @@ class Spectrum:
 
     values: Float[Tensor, " rank"]
     vectors: Float[Tensor, "rank axis"]  # orthonormal rows
-    total_energy: float | None = None  # Σ λ² with those left out; None: these are all there are
+    total_energy: float | None = None  # Σ λ² of all pairs; None: these are all
     has_constant: bool = False  # whether the last coordinate of `axis` is the constant 1
 
     @property
@@ -94,14 +95,14 @@ class Spectrum:
 
     @property
     def entropy_rank(self) -> float:
-        """``exp(H)`` of the shares ``λ² / Σλ²``: the same question, kinder to a long tail."""
+        """``exp(H)`` of the shares ``λ² / Σλ²``: a rank that weighs a long tail less."""
         self._require_all("entropy_rank")
         energy = self._held_energy
         shares = self.values.double().square() / (energy or 1.0)
         return float(torch.special.entr(shares).sum().exp()) if energy > 0 else 0.0
 
     def activation(self, x: Float[Tensor, "*batch axis"]) -> Float[Tensor, "*batch rank"]:
-        """What each eigenpair adds, ``λ (v · x)²``; the sum over pairs approximates the form.
+        """What each eigenpair adds, ``λ (v · x)²``; their sum approximates the form.
 
         ``x`` may come with or without the constant 1 where there is one.
         """
@@ -115,21 +116,32 @@ class Spectrum:
             wanted = f"{width - 1} (or {width} with the constant 1)" if self.has_constant else width
             raise ShapeError(
                 f"Spectrum.activation: the last axis of x has size {x.shape[-1]}, "
-                f"the eigenvectors have {wanted}. Pass inputs of the space it was computed in."
+                f"the eigenvectors have {wanted}. Pass inputs of the space of the spectrum."
             )
         return self.values * along.square()
 
     def matrix(self) -> Float[Tensor, "axis axis"]:
-        """The form that these eigenpairs make."""
+        """The form made of these eigenpairs."""
         return einsum(self.values, self.vectors, self.vectors, "r, r i, r j -> i j")
 
     def plot(self, **controls: Spectrum) -> Any:
-        """The eigenvalues as a plotly figure, beside those of named controls:
+        """The eigenvalues as a plotly figure, with those of named controls:
         ``spectrum.plot(rotated=control.spectrum(7))``."""
-        from circuits.plotting.figure import spectrum_figure
+        named = {name.replace("_", " "): one._descending for name, one in controls.items()}
+        kept = None if self.total_energy is None else self.energy(len(self))
+        rank = self.effective_rank if kept is None else None
+        return spectrum_figure(self._descending, named, kept, rank).plot()
 
-        named = {name.replace("_", " "): control for name, control in controls.items()}
-        return spectrum_figure(self, named).plot()
+    @property
+    def _descending(self) -> Float[np.ndarray, " rank"]:
+        return self.values.double().sort(descending=True).values.cpu().numpy()
+
+    def rotated(self, seed: int = 0) -> Spectrum:
+        """The control: the same eigenvalues along random orthonormal directions."""
+        wide = self.vectors.shape[1]
+        directions = random_orthonormal(wide, wide, torch.Generator().manual_seed(seed))
+        vectors = directions[: len(self)].to(self.vectors)
+        return Spectrum(self.values, vectors, self.total_energy, self.has_constant)
 
     def _repr_html_(self) -> str:
         n = min(len(self), 12)
@@ -161,9 +173,9 @@ def eigenpairs(
     """Eigenvalues of a symmetric matrix by falling |value|, their vectors as rows, and the energy
     of all where these are not all.
 
-    A few pairs of a large matrix come from Lanczos iterations, which are then checked: each pair
-    against its residual, and what is left of the matrix against a pair that was missed. If either
-    check fails, everything is decomposed.
+    A few pairs of a large matrix come from Lanczos iterations, which are then checked: the residual
+    of each pair, and whether the rest of the matrix holds a larger eigenvalue that was missed. If
+    either check fails, the whole matrix is decomposed.
     """
     size = len(form)
     kept = size if rank is None else check_count("spectrum", rank, size, "rank")
@@ -171,7 +183,7 @@ def eigenpairs(
     if kept < size:
         energy = float(torch.linalg.vector_norm(form, dtype=torch.float64)) ** 2
     if size >= 128 and 8 * kept <= size and form.device.type == "cpu":
-        found = _lanczos(form, kept)
+        found = lanczos(form, kept)
         if found is not None:
             return *found, energy
     values, vectors = torch.linalg.eigh(form)
@@ -179,10 +191,10 @@ def eigenpairs(
     return values[order], vectors.mT[order], energy
 
 
-def _lanczos(form: Tensor, rank: int) -> tuple[Tensor, Tensor] | None:
+def lanczos(form: Tensor, rank: int) -> tuple[Tensor, Tensor] | None:
     """The top pairs by ARPACK from a fixed start, or None where they do not pass the checks."""
     try:
-        # a few more than asked, so that the last one asked for is not the last one found
+        # two more than requested, because the last ones converge worst
         accuracy = 8 * torch.finfo(form.dtype).eps
         values, columns = _arpack(form, rank + 2, seed=0, tol=accuracy)
         order = values.abs().argsort(descending=True, stable=True)[:rank]
@@ -201,8 +213,8 @@ def _lanczos(form: Tensor, rank: int) -> tuple[Tensor, Tensor] | None:
 def _arpack(form: Tensor, rank: int, seed: int, tol: float) -> tuple[Tensor, Tensor]:
     """ARPACK's eigenpairs of largest |value|, as columns.
 
-    On one thread: numpy's threads would wait for cores that torch's idle threads still hold, which
-    costs several times the whole decomposition.
+    On one thread: numpy's threads would wait for cores that torch's idle threads hold, which
+    costs several times the decomposition.
     """
     matrix = form.numpy()
     start = np.random.default_rng(seed).standard_normal(len(form)).astype(matrix.dtype)
@@ -218,38 +230,15 @@ def _numpy_threads() -> ThreadpoolController:
 
 @dataclass(frozen=True, eq=False)
 class HOSVD:
-    """A layer's tensor as outputs x input pairs: ``B = Σ_k values[k] outputs[k] ⊗ form(k)``.
+    """A layer's tensor as outputs x input pairs: ``B = Σ_k outputs[k] ⊗ form(k)``, where
+    ``form(k) = layer.interaction(outputs[k])`` has norm ``values[k]``.
 
     The first components are the output directions that the layer writes most to, over all pairs
     of inputs at once.
     """
 
-    layer: BilinearLayer
     values: Float[Tensor, " component"]  # singular values, falling
     outputs: Float[Tensor, "component out"]  # left singular vectors, as rows
-
-    def form(self, component: int) -> Float[Tensor, "i i"]:
-        """The right singular vector: a symmetric matrix of inputs of norm 1."""
-        k = check_index("HOSVD.form", component, len(self.values), "component")
-        return self.layer.interaction(self.outputs[k]) / self.values[k]
-
-    def truncate(self, rank: int) -> BilinearLayer:
-        """The layer that writes only to the first ``rank`` output components."""
-        if not 0 < rank <= len(self.values):
-            raise FeatureRangeError(
-                f"HOSVD.truncate: rank {rank} of {len(self.values)} components. "
-                f"Ask for 1 to {len(self.values)}."
-            )
-        kept = self.outputs[:rank]
-        layer = self.layer
-        return BilinearLayer(
-            layer.left,
-            layer.right,
-            kept.mT @ (kept @ layer.down),
-            layer.left_bias,
-            layer.right_bias,
-            layer.down_bias,
-        )
 
 
 def hosvd(layer: BilinearLayer) -> HOSVD:
@@ -262,4 +251,4 @@ def hosvd(layer: BilinearLayer) -> HOSVD:
     squares, outputs = torch.linalg.eigh(exact.down @ exact.pair_gram @ exact.down.mT)
     order = squares.argsort(descending=True, stable=True)
     order = order[squares[order] > 1e-16 * layer.d_out * squares.max()]
-    return HOSVD(layer, squares[order].sqrt().to(layer.dtype), outputs.mT[order].to(layer.dtype))
+    return HOSVD(squares[order].sqrt().to(layer.dtype), outputs.mT[order].to(layer.dtype))

@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING
 from circuits.lazy import lazy
 
 if TYPE_CHECKING:
-    from circuits.corpus.documents import Corpus, built_in, open_corpus
+    from circuits.corpus.documents import Corpus, built_in, open_corpus, split_corpus
 
 __all__ = [
     "Corpus",
     "built_in",
     "open_corpus",
+    "split_corpus",
 ]
 
 __getattr__, __dir__ = lazy(
@@ -19,5 +20,6 @@ __getattr__, __dir__ = lazy(
         "Corpus": "circuits.corpus.documents",
         "built_in": "circuits.corpus.documents",
         "open_corpus": "circuits.corpus.documents",
+        "split_corpus": "circuits.corpus.documents",
     },
 )

@@ -3,11 +3,11 @@
 Each row is one document (or one window of a long one) between its own ``<bos>`` and ``<eos>``,
 padded on the right, so positions start at zero and no attention mask is needed: what comes after a
 token is never seen. (A document that fills its last row to the end has no room for its ``<eos>``.)
-What a reader would get wrong: rows are not packed with several documents. Rows
-of similar length are batched together instead, and that is the faster way (stories of 40 tokens, a
-forward and backward pass on two cores, tokens a second relative to unsorted rows: sorted 1.42,
-packed with a mask of blocks 1.33, packed with documents reading each other 1.50), and it is right
-for models and bridges that take no mask of blocks.
+
+Rows are not packed with several documents. Rows of similar length are batched together instead:
+that is fast (stories of 40 tokens, a forward and backward pass on two cores, tokens a second
+relative to unsorted rows: sorted 1.42, packed with a block mask 1.33, packed with documents reading
+each other 1.50), and it is right for models and bridges that take no block mask.
 
 To resume, keep the ``after`` of the last batch that was used and start there: only the documents
 of one chunk are read again.
@@ -18,7 +18,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import count
-from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -32,7 +31,6 @@ CHUNK = 4096
 """Documents that are read, and shuffled, together."""
 
 _ROUND = 8  # batches whose rows are sorted by length together
-_SPECIAL = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>", "unk_token": "<unk>"}
 
 
 @dataclass(frozen=True)
@@ -75,10 +73,10 @@ class Position:
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of tokens, and which of them are there."""
+    """Rows of tokens, and which of them are not padding."""
 
     tokens: Int64[Tensor, "batch pos"]
-    mask: Bool[Tensor, "batch pos"]  # False: padding, which no loss may count
+    mask: Bool[Tensor, "batch pos"]  # False for padding, which no loss may count
     document: Int64[Tensor, " batch"]  # the number of each row's document in the corpus
     nth: Int64[Tensor, " batch"]  # which of its document's rows it is, from 0
     after: Position  # where the next batch begins
@@ -92,11 +90,11 @@ class Batch:
 def batches(
     corpus: Corpus, tokenizer: Tokenizer, plan: BatchPlan, start: Position | None = None
 ) -> Iterator[Batch]:
-    """Shuffled batches without end, from a position on.
+    """Endless shuffled batches, starting from a position.
 
     Rows left over at the end of a chunk are not used in that epoch; each epoch shuffles anew, so
-    they are others each time. A
-    position means the same only with the same corpus (see its ``fingerprint``), tokenizer and plan.
+    other rows are left over. A position means the same only with the same corpus (see its
+    ``fingerprint``), tokenizer and plan.
     """
     reader = _Reader(corpus, tokenizer, plan)
     start = start or Position()
@@ -124,7 +122,7 @@ def batches(
 def in_order(
     corpus: Corpus, tokenizer: Tokenizer, plan: BatchPlan, n_documents: int
 ) -> Iterator[Batch]:
-    """Every row of the first documents once, in their order: for measuring, not for training."""
+    """Every row of the first documents once, in order: for measuring, not for training."""
     reader = _Reader(corpus, tokenizer, plan)
     for chunk in range(-(-n_documents // CHUNK)):
         rows = reader.rows(chunk * CHUNK, min((chunk + 1) * CHUNK, n_documents))
@@ -133,76 +131,6 @@ def in_order(
         for first in range(0, len(rows.length), plan.n_rows):
             chosen = np.arange(first, min(first + plan.n_rows, len(rows.length)))
             yield rows.batch(chosen, Position(0, chunk, first // plan.n_rows + 1))
-
-
-def train_tokenizer(
-    corpus: Corpus,
-    kind: Literal["word", "bpe"] = "word",
-    *,
-    n_words: int = 4096,
-    n_documents: int = 20_000,
-) -> Tokenizer:
-    """A tokenizer of at most ``n_words`` words, learnt from the first documents of a corpus.
-
-    ``word``: words and punctuation are tokens, rare ones become ``<unk>``. ``bpe``: pieces of
-    words, down to bytes, so nothing is unknown. Called on a text, it puts ``<bos>`` before it.
-    """
-    from tokenizers import Tokenizer as Raw
-    from tokenizers.processors import TemplateProcessing
-    from transformers import PreTrainedTokenizerFast
-
-    wrap: Any = PreTrainedTokenizerFast  # transformers does not type it
-    smallest = {"word": len(_SPECIAL) + 1, "bpe": len(_SPECIAL) + 256}
-    if kind not in smallest or n_words < smallest[kind]:
-        raise CorpusError(
-            f"a '{kind}' tokenizer of {n_words} words: want one of {sorted(smallest)}, with at "
-            f"least {smallest.get(kind, 5)} words for the special tokens and the smallest pieces."
-        )
-    raw: Raw
-    raw, trainer = _words(n_words) if kind == "word" else _pieces(n_words)
-    texts = (
-        corpus.documents(first, min(first + 1024, n_documents))
-        for first in range(0, n_documents, 1024)
-    )
-    raw.train_from_iterator(_until_empty(texts), trainer)
-    bos = _SPECIAL["bos_token"]
-    raw.post_processor = TemplateProcessing(
-        single=f"{bos} $A", pair=f"{bos} $A $B", special_tokens=[(bos, raw.token_to_id(bos))]
-    )
-    return wrap(tokenizer_object=raw, **_SPECIAL)
-
-
-def _words(n_words: int) -> tuple[Any, Any]:
-    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
-
-    raw = Tokenizer(models.WordLevel(unk_token=_SPECIAL["unk_token"]))
-    word = Regex(r"\w+?(?=n't)|n't|'\w+|\w+|[^\w\s]")  # "n't" is a word: it negates
-    raw.pre_tokenizer = pre_tokenizers.Split(word, behavior="removed", invert=True)
-    special = list(_SPECIAL.values())
-    return raw, trainers.WordLevelTrainer(
-        vocab_size=n_words, special_tokens=special, show_progress=False
-    )
-
-
-def _pieces(n_words: int) -> tuple[Any, Any]:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    raw = Tokenizer(models.BPE())
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    raw.decoder = decoders.ByteLevel()
-    return raw, trainers.BpeTrainer(
-        vocab_size=n_words,
-        special_tokens=list(_SPECIAL.values()),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-
-
-def _until_empty(texts: Iterator[list[str]]) -> Iterator[list[str]]:
-    for some in texts:
-        if not some:
-            return
-        yield some
 
 
 class _Reader:
@@ -223,7 +151,7 @@ class _Reader:
         self._n_documents = corpus.n_documents
 
     def chunk(self, chunk: int) -> _Rows | None:
-        """The rows of a chunk, or None after the last; a short rest belongs to the one before."""
+        """The rows of a chunk, or None after the last; a short remainder joins the one before."""
         first, stop = chunk * CHUNK, (chunk + 1) * CHUNK
         if self._n_documents is not None:
             n_chunks = max(1, self._n_documents // CHUNK)
@@ -243,7 +171,7 @@ class _Reader:
         stream = np.full(n_tokens.sum(), self._special["eos"], dtype=np.int64)
         stream[np.arange(len(ids)) + np.repeat(np.arange(len(n_tokens)), n_tokens - 1)] = ids
         body = self._window - 1  # what a row holds besides <bos>
-        # by the tokens alone: a row of <eos> and nothing else would teach what no text says
+        # counted without <eos>: a row of <eos> alone would teach what no text says
         pieces = np.maximum(-(-(n_tokens - 1) // body), 1)
         document = np.repeat(np.arange(len(n_tokens)), pieces)
         nth = np.arange(len(document)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
@@ -288,12 +216,12 @@ def _shuffled(
 
     Sorting only within a few keeps batches of one length rare enough not to bias single steps.
     """
-    dice = np.random.default_rng([plan.seed, *where])
+    rng = np.random.default_rng([plan.seed, *where])
     n_batches = len(length) // plan.n_rows
-    order = np.argsort(dice.random(len(length)), kind="stable")[: n_batches * plan.n_rows]
+    order = np.argsort(rng.random(len(length)), kind="stable")[: n_batches * plan.n_rows]
     rounds = [
         some[np.argsort(length[some], kind="stable")].reshape(-1, plan.n_rows)
         for some in np.split(order, range(_ROUND * plan.n_rows, len(order), _ROUND * plan.n_rows))
     ]
-    shuffled = [some[np.argsort(dice.random(len(some)), kind="stable")] for some in rounds]
+    shuffled = [some[np.argsort(rng.random(len(some)), kind="stable")] for some in rounds]
     return np.concatenate(shuffled).astype(np.int64)

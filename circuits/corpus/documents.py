@@ -1,8 +1,8 @@
 """Documents to train on: the built-in stories, files on disk, or a data set of the hub.
 
 A `Corpus` is a numbered run of documents that gives the same text for the same number every time;
-shuffles and resuming build on that (``circuits.corpus.batches``). The network is used
-only for a name of the form ``owner/name`` that is not a path on this machine.
+shuffling and resuming build on that (``circuits.corpus.batches``). The network is used only for a
+name of the form ``owner/name`` that is not a path on this machine.
 
 >>> built_in(seed=0).documents(0, 1)[0].split(" . ")[0]
 'one afternoon mia ran around the forest'
@@ -22,17 +22,20 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Int64
 
-from circuits.corpus.readers import check_some_text, choose_column, data_files, read_texts
+from circuits.corpus.readers import data_files, hub_stream, is_saved, read_saved, read_texts
+from circuits.corpus.stories.generator import BLOCK, Stories, StoryGenerator
 from circuits.corpus.stories.grammar import Grammar
-from circuits.corpus.stories.teller import BLOCK, Stories, Storyteller
-from circuits.errors import CorpusError, first_line
+from circuits.errors import CorpusError
 from circuits.storage.files import content_hash
-from circuits.storage.hub import hub_revision, is_hub_name
+from circuits.storage.hub import is_hub_name
+
+N_HELD_OUT = 2000
+"""Documents at the start of a corpus that are held out: this many, or 5 % of a small corpus."""
 
 Tokenizer: TypeAlias = Any
 """A tokenizer of transformers; not named in the type, because importing it takes seconds."""
 
-Encoder: TypeAlias = Callable[
+_Encoder: TypeAlias = Callable[
     [int, int],
     tuple[Int64[np.ndarray, " token"], Int64[np.ndarray, " document_and_end"]],
 ]
@@ -45,7 +48,7 @@ class Corpus(ABC):
     @property
     @abstractmethod
     def n_documents(self) -> int | None:
-        """How many there are; None where only the end of a stream will tell."""
+        """How many there are; None where that is not known before the end of a stream."""
 
     @property
     @abstractmethod
@@ -61,14 +64,14 @@ class Corpus(ABC):
         """Exact nats a predicted token (the end counted as one), where it is known."""
         return None
 
-    def encoder(self, tokenizer: Tokenizer) -> Encoder:
+    def encoder(self, tokenizer: Tokenizer) -> _Encoder:
         """A function from a range of documents to their tokens, without special tokens."""
 
         def encode(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
             texts = self.documents(start, stop)
             if not texts:
                 return np.zeros(0, np.int64), np.zeros(1, np.int64)
-            # verbose=False: windows are cut afterwards, so a long document is no reason to warn
+            # verbose=False: rows are split later, so a long document is no reason to warn
             rows = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
             offsets = np.cumsum([0, *map(len, rows)])
             return np.concatenate([np.asarray(row, np.int64) for row in rows]), offsets
@@ -82,7 +85,7 @@ class Corpus(ABC):
         if start < 0 or beyond or (end is not None and end <= start):
             raise CorpusError(
                 f"part({start}, {stop}) of a corpus of {self.n_documents} documents: the part "
-                f"would hold none, or documents that are not there. Choose a range within it."
+                f"would be empty or reach beyond the end. Choose a range within it."
             )
         return self._between(start, end)
 
@@ -115,7 +118,7 @@ class _Part(Corpus):
     def documents(self, start: int, stop: int) -> list[str]:
         return self.whole.documents(*self._range(start, stop))
 
-    def encoder(self, tokenizer: Tokenizer) -> Encoder:
+    def encoder(self, tokenizer: Tokenizer) -> _Encoder:
         encode = self.whole.encoder(tokenizer)
         return lambda start, stop: encode(*self._range(start, stop))
 
@@ -124,9 +127,9 @@ class _Part(Corpus):
 class BuiltInCorpus(Corpus):
     """The little stories of a seed as a corpus; `stories` gives them with their ground truth."""
 
-    teller: Storyteller
+    generator: StoryGenerator
     n_stories: int
-    first: int = 0  # the teller's number of the first one
+    first: int = 0  # the generator's number of the first one
 
     @property
     def n_documents(self) -> int:
@@ -136,23 +139,23 @@ class BuiltInCorpus(Corpus):
     @property
     def entropy(self) -> float:
         """Exact nats a predicted token (the end of a story counted as one)."""
-        return self.teller.grammar.entropy
+        return self.generator.grammar.entropy
 
     @property
     def fingerprint(self) -> str:
         """Hash of the seed, the number and a first block of text (so of the grammar)."""
-        texts = self.teller.tell(0, BLOCK).texts
-        return _digest(self.teller.seed, self.n_stories, self.first, *texts)
+        texts = self.generator.generate(0, BLOCK).texts
+        return _digest(self.generator.seed, self.n_stories, self.first, *texts)
 
     def stories(self, start: int, stop: int, *, truth: bool = True) -> Stories:
         """Stories ``start`` to ``stop`` with the meaning of each token."""
         stop = min(stop, self.n_stories)
         start = min(start, stop)
-        return self.teller.tell(self.first + start, self.first + stop, truth=truth)
+        return self.generator.generate(self.first + start, self.first + stop, truth=truth)
 
     def _between(self, start: int, stop: int | None) -> BuiltInCorpus:
         stop = self.n_stories if stop is None else stop
-        return BuiltInCorpus(self.teller, stop - start, self.first + start)
+        return BuiltInCorpus(self.generator, stop - start, self.first + start)
 
     def documents(self, start: int, stop: int) -> list[str]:
         """The texts of stories ``start`` to ``stop``."""
@@ -160,25 +163,25 @@ class BuiltInCorpus(Corpus):
 
     def word_numbers(self, tokenizer: Tokenizer) -> Int64[np.ndarray, " word"] | None:
         """The token of each word of the stories, or None where words are not tokens one to one."""
-        words = list(self.teller.words)
+        words = list(self.generator.words)
         table = tokenizer.convert_tokens_to_ids(words)
         unknown = {None, tokenizer.unk_token_id}
         if len({*table} - unknown) < len(words):
             return None
         numbers = np.array(table, dtype=np.int64)
-        sample = self.teller.tell(0, 64)
+        sample = self.generator.generate(0, 64)
         rows = tokenizer(sample.texts, add_special_tokens=False, verbose=False)["input_ids"]
         return numbers if np.array_equal(numbers[sample.tokens], np.concatenate(rows)) else None
 
-    def encoder(self, tokenizer: Tokenizer) -> Encoder:
-        """Tokens without a detour through text, where each word is one token."""
+    def encoder(self, tokenizer: Tokenizer) -> _Encoder:
+        """Tokens straight from the word numbers, where each word is one token."""
         numbers = self.word_numbers(tokenizer)
         if numbers is None:
             return super().encoder(tokenizer)
 
         def encode(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-            told = self.stories(start, stop, truth=False)
-            return numbers[told.tokens], told.offsets
+            stories = self.stories(start, stop, truth=False)
+            return numbers[stories.tokens], stories.offsets
 
         return encode
 
@@ -189,7 +192,7 @@ class TextCorpus(Corpus):
 
     texts: pa.ChunkedArray
     files: tuple[Path, ...]
-    columns: tuple[str | None, ...]  # where each file has its texts; None for .txt
+    columns: tuple[str | None, ...]  # that holds each file's texts; None for .txt
 
     @property
     def n_documents(self) -> int:
@@ -246,27 +249,34 @@ class HubCorpus(Corpus):
 def built_in(seed: int = 0, n_documents: int = 1_000_000) -> BuiltInCorpus:
     """The little stories of a seed. No network, no files; two seeds share no randomness.
 
-    Stories are short, so two seeds (or two ranges of one seed) do now and then tell the same one.
+    Stories are short, so two seeds (or two ranges of one seed) now and then give the same one.
     """
     if n_documents < 1:
         raise CorpusError(f"a corpus of {n_documents} documents: ask for at least one.")
-    return BuiltInCorpus(Storyteller(seed, Grammar()), n_documents)
+    return BuiltInCorpus(StoryGenerator(seed, Grammar()), n_documents)
+
+
+def split_corpus(corpus: Corpus) -> tuple[Corpus, Corpus | None]:
+    """The parts to train on and to hold out; None is held out of fewer than 20 documents."""
+    n_documents = corpus.n_documents
+    n_held_out = N_HELD_OUT if n_documents is None else min(N_HELD_OUT, n_documents // 20)
+    if n_held_out == 0:
+        return corpus, None
+    return corpus.part(n_held_out), corpus.part(0, n_held_out)
 
 
 def open_corpus(where: str | Path, *, column: str | None = None, split: str = "train") -> Corpus:
     """The documents of a file, a folder, a ``save_to_disk`` folder, or a data set of the hub.
 
-    Files are .txt (documents parted by ``<|endoftext|>`` or else by blank lines), .jsonl and
+    Files are .txt (documents separated by ``<|endoftext|>`` or else by blank lines), .jsonl and
     .parquet (``column`` holds the text; without it the one called ``text``, or the only one that
     holds strings). ``split`` is for data sets that have several.
     """
     if not str(where):
         raise CorpusError("an empty path: name a file, a folder, or a data set of the hub.")
     path = Path(where).expanduser()
-    if path.is_dir() and any(
-        (path / n).exists() for n in ("dataset_info.json", "dataset_dict.json")
-    ):
-        return _from_saved(path, column, split)
+    if is_saved(path):
+        return TextCorpus(*read_saved(path, column, split))
     if path.exists():
         files = data_files(path)
         texts, columns = read_texts(files, column, alone=not path.is_dir())
@@ -276,51 +286,9 @@ def open_corpus(where: str | Path, *, column: str | None = None, split: str = "t
             f"'{where}': no such file or folder, and not the form 'owner/name' of a data set on "
             f"the Hugging Face hub. Check the path, or name the data set with its owner."
         )
-    return _from_hub(str(where), column, split)
-
-
-def _from_saved(path: Path, column: str | None, split: str) -> TextCorpus:
-    from datasets import Dataset, DatasetDict, load_from_disk
-
-    try:
-        saved: Dataset | DatasetDict = load_from_disk(str(path))
-    except Exception as error:  # nothing in its JSON is checked before it is used
-        raise CorpusError(
-            f"{path}: a save_to_disk folder that cannot be read ({first_line(error)}). Save it "
-            f"again."
-        ) from error
-    if isinstance(saved, DatasetDict):
-        if split not in saved:
-            raise CorpusError(
-                f"{path}: no split '{split}'; it has {sorted(saved)}. Pass one of them as split."
-            )
-        saved = saved[split]
-    text = choose_column(path, saved.data.schema, column)
-    texts = saved.data.column(text)
-    if texts.null_count:
-        raise CorpusError(
-            f"{path}: column '{text}' has {len(texts)} rows, {texts.null_count} of them without "
-            f"text: no document may be missing. Filter them out and save again."
-        )
-    check_some_text(path, texts)
-    files = tuple(Path(file["filename"]) for file in saved.cache_files)
-    return TextCorpus(texts, files, (text,) * len(files))
-
-
-def _from_hub(name: str, column: str | None, split: str) -> HubCorpus:
-    revision = hub_revision(name, "dataset")
-    from datasets import load_dataset
-
-    try:
-        rows = load_dataset(name, split=split, streaming=True, revision=revision)
-        first = next(iter(rows))
-    except (OSError, ValueError, StopIteration) as error:
-        raise CorpusError(
-            f"data set '{name}', split '{split}', cannot be read from the hub: "
-            f"{first_line(error)}. Check the split, or download it and pass the folder."
-        ) from error
-    schema = pa.schema({key: pa.infer_type([value]) for key, value in first.items()})
-    return HubCorpus(name, revision, split, choose_column(name, schema, column), rows)
+    name = str(where)
+    revision, chosen, rows = hub_stream(name, column, split)
+    return HubCorpus(name, revision, split, chosen, rows)
 
 
 def _digest(*parts: object) -> str:

@@ -1,7 +1,7 @@
-"""Texts out of .txt, .jsonl and .parquet files, or one clear line about why not.
+"""Texts from files, ``save_to_disk`` folders and the hub, or one clear line about why not.
 
-What a reader would get wrong: a .txt file is parted at ``<|endoftext|>`` where that occurs at all,
-and at blank lines only where it does not, because stories have blank lines of their own.
+A .txt file is split at ``<|endoftext|>`` if that occurs in it at all, and at blank lines only if it
+does not, because stories have blank lines of their own.
 """
 
 from __future__ import annotations
@@ -10,38 +10,40 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from circuits.errors import CorpusError
+from circuits.errors import CorpusError, first_line
+from circuits.storage.hub import hub_revision
 
-END_OF_TEXT = "<|endoftext|>"
-ENDINGS = (".txt", ".jsonl", ".parquet")
+_END_OF_TEXT = "<|endoftext|>"
+_ENDINGS = (".txt", ".jsonl", ".parquet")
 _CODE = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".joblib", ".npy", ".npz")
 
 
 def data_files(path: Path) -> tuple[Path, ...]:
     """The data files that a file or a folder stands for, in order of their paths."""
     if path.is_dir():
-        inside = (f for f in path.rglob("*") if f.suffix.lower() in ENDINGS and f.is_file())
+        inside = (f for f in path.rglob("*") if f.suffix.lower() in _ENDINGS and f.is_file())
         shown = (f for f in inside if not any(p[0] == "." for p in f.relative_to(path).parts))
         files = tuple(sorted(shown))
         if not files:
             raise CorpusError(
-                f"{path}: a folder without a {', '.join(ENDINGS)} file, so there is no text to "
+                f"{path}: a folder without a {', '.join(_ENDINGS)} file, so it has no text to "
                 f"read. Pass the folder that holds them."
             )
         return files
     if path.suffix.lower() in _CODE:
         raise CorpusError(
             f"{path}: a pickle can run any code when it is read, so it is refused. Save the texts "
-            f"as {', '.join(ENDINGS)} instead."
+            f"as {', '.join(_ENDINGS)} instead."
         )
-    if path.suffix.lower() not in ENDINGS:
+    if path.suffix.lower() not in _ENDINGS:
         raise CorpusError(
-            f"{path}: ending '{path.suffix}' says nothing about how documents are parted. Use one "
-            f"of {', '.join(ENDINGS)}, or a save_to_disk folder."
+            f"{path}: ending '{path.suffix}' does not say how documents are separated. Use one "
+            f"of {', '.join(_ENDINGS)}, or a save_to_disk folder."
         )
     return (path,)
 
@@ -49,7 +51,7 @@ def data_files(path: Path) -> tuple[Path, ...]:
 def read_texts(
     files: Sequence[Path], column: str | None, *, alone: bool
 ) -> tuple[pa.ChunkedArray, tuple[str | None, ...]]:
-    """The documents of the files, one after the other, and the column that each file has them in.
+    """The documents of the files, one after the other, and the column that holds them in each.
 
     ``alone`` says that a single file was named.
     """
@@ -65,17 +67,72 @@ def read_texts(
         columns.append(chosen)
     documents = pa.chunked_array(chunks, type=pa.large_string())
     name = files[0] if alone else files[0].parent
-    check_some_text(name, documents)
+    _check_some_text(name, documents)
     if len(documents) == 1 and "\n" not in documents[0].as_py():
         raise CorpusError(
-            f"{name}: one document of one line, too little to learn from. Part the documents of a "
-            f".txt file by '{END_OF_TEXT}' or by blank lines."
+            f"{name}: one document of one line, too little to learn from. Separate the documents "
+            f"of a .txt file by '{_END_OF_TEXT}' or by blank lines."
         )
     return documents, tuple(columns)
 
 
-def check_some_text(name: Path, documents: pa.ChunkedArray) -> None:
-    """Refuse documents of which not one has any text."""
+def is_saved(path: Path) -> bool:
+    """Whether this is a folder written by ``save_to_disk``."""
+    return path.is_dir() and any(
+        (path / name).exists() for name in ("dataset_info.json", "dataset_dict.json")
+    )
+
+
+def read_saved(
+    path: Path, column: str | None, split: str
+) -> tuple[pa.ChunkedArray, tuple[Path, ...], tuple[str, ...]]:
+    """The documents of a ``save_to_disk`` folder, its files, and the column of each."""
+    from datasets import Dataset, DatasetDict, load_from_disk
+
+    try:
+        saved: Dataset | DatasetDict = load_from_disk(str(path))
+    except Exception as error:  # datasets uses its JSON unchecked, so anything may be raised
+        raise CorpusError(
+            f"{path}: a save_to_disk folder that cannot be read ({first_line(error)}). Save it "
+            f"again."
+        ) from error
+    if isinstance(saved, DatasetDict):
+        if split not in saved:
+            raise CorpusError(
+                f"{path}: no split '{split}'; it has {sorted(saved)}. Pass one of them as split."
+            )
+        saved = saved[split]
+    text = _choose_column(path, saved.data.schema, column)
+    texts = saved.data.column(text)
+    if texts.null_count:
+        raise CorpusError(
+            f"{path}: column '{text}' has {len(texts)} rows, {texts.null_count} of them without "
+            f"text: no document may be missing. Filter them out and save again."
+        )
+    _check_some_text(path, texts)
+    files = tuple(Path(file["filename"]) for file in saved.cache_files)
+    return texts, files, (text,) * len(files)
+
+
+def hub_stream(name: str, column: str | None, split: str) -> tuple[str, str, Any]:
+    """The revision of a data set of the hub, the column that holds the text, and its rows."""
+    revision = hub_revision(name, "dataset")
+    from datasets import load_dataset
+
+    try:
+        rows = load_dataset(name, split=split, streaming=True, revision=revision)
+        first = next(iter(rows))
+    except (OSError, ValueError, StopIteration) as error:
+        raise CorpusError(
+            f"data set '{name}', split '{split}', cannot be read from the hub: "
+            f"{first_line(error)}. Check the split, or download it and pass the folder."
+        ) from error
+    schema = pa.schema({key: pa.infer_type([value]) for key, value in first.items()})
+    return revision, _choose_column(name, schema, column), rows
+
+
+def _check_some_text(name: Path, documents: pa.ChunkedArray) -> None:
+    """Refuse documents none of which has any text."""
     if not any(text.as_py().strip() for text in documents):
         n = len(documents)
         what = f"none of its {n} documents has any text" if n else "empty"
@@ -84,7 +141,7 @@ def check_some_text(name: Path, documents: pa.ChunkedArray) -> None:
         )
 
 
-def choose_column(name: Path | str, schema: pa.Schema, column: str | None) -> str:
+def _choose_column(name: Path | str, schema: pa.Schema, column: str | None) -> str:
     """The column that holds the text: the one named, ``text``, or the only one with strings."""
     strings = [
         f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)
@@ -103,7 +160,7 @@ def choose_column(name: Path | str, schema: pa.Schema, column: str | None) -> st
 
 def _from_txt(path: Path) -> pa.ChunkedArray:
     text = _decoded(path)
-    parts = text.split(END_OF_TEXT) if END_OF_TEXT in text else re.split(r"\n[^\S\n]*\n", text)
+    parts = text.split(_END_OF_TEXT) if _END_OF_TEXT in text else re.split(r"\n[^\S\n]*\n", text)
     return _chunked([part.strip() for part in parts if part.strip()])
 
 
@@ -119,7 +176,7 @@ def _from_jsonl(path: Path, column: str | None) -> tuple[pa.ChunkedArray, str | 
                 key: pa.string() if isinstance(value, str) else pa.null()
                 for key, value in record.items()
             }
-            column = choose_column(path, pa.schema(types), column)
+            column = _choose_column(path, pa.schema(types), column)
         text = record.get(str(column))
         if not isinstance(text, str):
             raise CorpusError(
@@ -129,7 +186,7 @@ def _from_jsonl(path: Path, column: str | None) -> tuple[pa.ChunkedArray, str | 
         if lone := re.search("[\ud800-\udfff]", text):
             raise CorpusError(
                 f"{path}: line {number}: field '{column}' holds {lone[0]!a}, half of a character, "
-                f"so it is no text. Repair or remove this line."
+                f"so it is not text. Repair or remove this line."
             )
         texts.append(text)
     return _chunked(texts), column
@@ -141,7 +198,7 @@ def _record(path: Path, number: int, line: str) -> dict[str, object]:
     except (json.JSONDecodeError, RecursionError) as error:
         where = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
         raise CorpusError(
-            f"{path}: line {number}: no JSON ({getattr(error, 'msg', error)}{where}). Each line "
+            f"{path}: line {number}: not JSON ({getattr(error, 'msg', error)}{where}). Each line "
             f"must be one JSON object; repair or remove this one."
         ) from error
     if not isinstance(record, dict):
@@ -154,12 +211,12 @@ def _record(path: Path, number: int, line: str) -> dict[str, object]:
 
 def _from_parquet(path: Path, column: str | None) -> tuple[pa.ChunkedArray, str]:
     try:
-        column = choose_column(path, pq.read_schema(path), column)
+        column = _choose_column(path, pq.read_schema(path), column)
         texts = pq.read_table(path, columns=[column]).column(0)
     except (pa.ArrowInvalid, OSError) as error:
         raise CorpusError(
-            f"{path}: no readable Parquet ({str(error).splitlines()[0]}). It may be cut short: "
-            f"download or write it again."
+            f"{path}: not a readable Parquet file ({first_line(error)}). It may be cut "
+            f"short: download or write it again."
         ) from error
     if texts.null_count:
         row = texts.is_null().to_pylist().index(True)
@@ -171,7 +228,7 @@ def _from_parquet(path: Path, column: str | None) -> tuple[pa.ChunkedArray, str]
         texts.validate(full=True)
     except pa.ArrowInvalid as error:
         raise CorpusError(
-            f"{path}: column '{column}' holds bytes that are no UTF-8 text. Write it again from "
+            f"{path}: column '{column}' holds bytes that are not UTF-8 text. Write it again from "
             f"texts in UTF-8."
         ) from error
     return texts.cast(pa.large_string()), column
@@ -186,7 +243,7 @@ def _decoded(path: Path) -> str:
         offset = error.start + 3 * raw.startswith(b"\xef\xbb\xbf")
     if offset >= 0:
         raise CorpusError(
-            f"{path}: byte {offset} (0x{raw[offset]:02x}) is no UTF-8 text, so its words would "
+            f"{path}: byte {offset} (0x{raw[offset]:02x}) is not UTF-8 text, so its words would "
             f"come out wrong. Convert the file to UTF-8 (for example with iconv)."
         )
     return text.replace("\r\n", "\n")

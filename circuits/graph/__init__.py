@@ -5,19 +5,33 @@ from typing import TYPE_CHECKING
 from circuits.lazy import lazy
 
 if TYPE_CHECKING:
+    from circuits.algebra.controls import rotated, shuffled
     from circuits.graph.build import interaction_graph
     from circuits.graph.circuit import Circuit
-    from circuits.graph.export import attribution_query, read_graph, write_attribution, write_graph
+    from circuits.graph.coactivation import count_coactivation
+    from circuits.graph.export import (
+        attribution,
+        attribution_query,
+        read_graph,
+        write_attribution,
+        write_graph,
+    )
     from circuits.graph.matching_pursuit import known_pairs
+    from circuits.graph.significance import scored_strongest
     from circuits.groups.clusters import clusters
 
 __all__ = [
     "Circuit",
+    "attribution",
     "attribution_query",
     "clusters",
+    "count_coactivation",
     "interaction_graph",
     "known_pairs",
     "read_graph",
+    "rotated",
+    "scored_strongest",
+    "shuffled",
     "write_attribution",
     "write_graph",
 ]
@@ -26,11 +40,16 @@ __getattr__, __dir__ = lazy(
     __name__,
     {
         "Circuit": "circuits.graph.circuit",
+        "attribution": "circuits.graph.export",
         "attribution_query": "circuits.graph.export",
         "clusters": "circuits.groups.clusters",
+        "count_coactivation": "circuits.graph.coactivation",
         "interaction_graph": "circuits.graph.build",
         "known_pairs": "circuits.graph.matching_pursuit",
         "read_graph": "circuits.graph.export",
+        "rotated": "circuits.algebra.controls",
+        "scored_strongest": "circuits.graph.significance",
+        "shuffled": "circuits.algebra.controls",
         "write_attribution": "circuits.graph.export",
         "write_graph": "circuits.graph.export",
     },

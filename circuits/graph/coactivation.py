@@ -1,8 +1,8 @@
-"""Which pairs of features fire together, counted in one pass over sparse activations.
+"""Which pairs of features are active together, counted in one pass over sparse activations.
 
-A pair's weight says what it *would* do; features that never fire together do nothing. What a pair
-adds on average is its weight times the mean of ``fᵢ fⱼ``, the *coactivation*. Only the pairs asked
-for are counted, so memory does not grow with the dictionary squared or with the corpus.
+A pair's weight is what it *would* do; features that are never active together do nothing. On
+average a pair adds its weight times the mean of ``fᵢ fⱼ``, the *coactivation*. Only the listed
+pairs are counted, so memory does not grow with the dictionary squared or with the corpus.
 
 Activations come as batches of ``(indices, values)``, each token's active features in any order;
 a value of zero (padding) is not active.
@@ -18,27 +18,23 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import embedding_bag
+from torch.nn import functional
 
 from circuits.errors import FeatureRangeError, NotFiniteError, ShapeError, check_count
 
-_LOOKUPS = 2**21  # pairs of active features looked up at a time: this bounds the memory
+LOOKUPS = 2**21
+"""Pairs of active features looked up at a time: this bounds the memory."""
 
 Batch = tuple[Int[Tensor, "token active"], Float[Tensor, "token active"]]
 
 
 @dataclass(frozen=True, eq=False)
-class JointFiring:
-    """How often features and pairs fired, and the mean product of each pair."""
+class Coactivation:
+    """How often features and pairs are active, and the mean product of each pair."""
 
     n_tokens: int
-    frequency: Float[np.ndarray, " feature"]  # share of tokens that each feature fires on
+    frequency: Float[np.ndarray, " feature"]  # share of tokens that each feature is active on
     pairs: pd.DataFrame  # first, second, coactivation, together
-    moment: Float[Tensor, "input input"] | None = None  # mean of x̂ x̂ᵀ of what the features write
-
-    def mean_of(self, form: Float[Tensor, "input input"]) -> float | None:
-        """The mean of a form over the tokens, all pairs together; None where no moment was kept."""
-        return None if self.moment is None else float((self.moment * form.cpu().double()).sum())
 
     def of(self, pairs: pd.DataFrame) -> pd.DataFrame:
         """The same pairs (first, second, weight, …) with coactivation, together, data_weight."""
@@ -47,97 +43,79 @@ class JointFiring:
         known = plain.merge(self.pairs, on=["first", "second"], how="left", validate="many_to_one")
         if known["coactivation"].isna().any():
             raise FeatureRangeError(
-                f"JointFiring: {int(known['coactivation'].isna().sum())} of {len(pairs)} pairs "
-                f"were not counted. Count them: joint_firing(activations, pairs, n_feature)."
+                f"Coactivation: {int(known['coactivation'].isna().sum())} of {len(pairs)} pairs "
+                f"were not counted. Count them: count_coactivation(activations, pairs, n_feature)."
             )
         return known.assign(data_weight=known["weight"] * known["coactivation"])
 
 
-def joint_firing(
-    activations: Iterable[Batch],
-    pairs: pd.DataFrame,
-    n_feature: int,
-    constant: bool = False,
-    write: Float[Tensor, "in input"] | None = None,
-) -> JointFiring:
+def count_coactivation(
+    activations: Iterable[Batch], pairs: pd.DataFrame, n_feature: int, constant: bool = False
+) -> Coactivation:
     """Count ``pairs`` (columns first, second) over all batches.
 
-    With ``constant``, feature ``n_feature`` is the constant, which fires on every token with 1.
-    ``together`` is the share of tokens that both fire on, to be seen beside the product of their
-    frequencies. With ``write`` (``inter.write``), what the features write is kept as its second
-    moment, so that the pairs' share of all pairs' activation can be told.
+    With ``constant``, feature ``n_feature`` is the constant, which is 1 on every token.
+    ``together`` is the share of tokens that both are active on; compare it with the product of
+    their frequencies.
     """
-    n_feature = check_count("joint_firing", n_feature, None, "n_feature")
+    n_feature = check_count("count_coactivation", n_feature, None, "n_feature")
     size = n_feature + constant
     ends = np.sort(pairs[["first", "second"]].to_numpy(dtype=np.int64).reshape(-1, 2), axis=1)
     if len(ends) and not 0 <= ends.min() <= ends.max() < size:
         raise FeatureRangeError(
-            f"joint_firing: pairs name features {ends.min()} to {ends.max()}, the dictionary has "
-            f"0 to {size - 1}. Pass the n_feature that the pairs were made with."
+            f"count_coactivation: pairs name features {ends.min()} to {ends.max()}, the dictionary "
+            f"has 0 to {size - 1}. Pass the n_feature that the pairs were made with."
         )
     wanted = np.unique(ends[:, 0] * size + ends[:, 1])
     keys = torch.from_numpy(wanted)
-    fired = torch.zeros(size, dtype=torch.int64)
+    active = torch.zeros(size, dtype=torch.int64)
     together = torch.zeros(len(keys), dtype=torch.int64)
     products = torch.zeros(len(keys), dtype=torch.float64)
     n_tokens = 0
-    moment = None
-    if write is not None:
-        if len(write) != size:
-            raise ShapeError(
-                f"joint_firing: {len(write)} features write, but {size} fire. Pass inter.write, "
-                f"and constant=inter.has_constant."
-            )
-        write = write.detach().cpu().double()
-        moment = write.new_zeros(write.shape[1], write.shape[1])
     for indices, values in activations:
         indices, values = _checked(indices, values, n_feature)
         if constant:
-            indices = torch.cat([indices, torch.full_like(indices[:, :1], n_feature)], dim=1)
-            values = torch.cat([values, torch.ones_like(values[:, :1])], dim=1)
+            indices = functional.pad(indices, (0, 1), value=n_feature)
+            values = functional.pad(values, (0, 1), value=1.0)
         n_tokens += len(indices)
-        fired += torch.bincount(indices[values != 0], minlength=size)
+        active += torch.bincount(indices[values != 0], minlength=size)
         for some, strengths in zip(*_pieces(indices, values), strict=True):
             _count(some, strengths, size, keys, together, products)
-            if write is not None and moment is not None:
-                x = embedding_bag(some, write, per_sample_weights=strengths, mode="sum")
-                moment += x.mT @ x
+    n = max(n_tokens, 1)
     counted = pd.DataFrame(
         {
             "first": wanted // size,
             "second": wanted % size,
-            "coactivation": products.numpy() / max(n_tokens, 1),
-            "together": together.numpy() / max(n_tokens, 1),
+            "coactivation": products.numpy() / n,
+            "together": together.numpy() / n,
         }
     )
-    if moment is not None:
-        moment /= max(n_tokens, 1)
-    return JointFiring(n_tokens, fired.numpy() / max(n_tokens, 1), counted, moment)
+    return Coactivation(n_tokens, active.numpy() / n, counted)
 
 
 def _checked(indices: Tensor, values: Tensor, n_feature: int) -> Batch:
     if indices.ndim != 2 or indices.shape != values.shape:
         raise ShapeError(
-            f"joint_firing: indices of shape {tuple(indices.shape)} and values of shape "
+            f"count_coactivation: indices of shape {tuple(indices.shape)} and values of shape "
             f"{tuple(values.shape)}; both must be (token, active)."
         )
     indices, values = indices.cpu().long(), values.detach().cpu().double()
     if not bool(torch.isfinite(values).all()):
         raise NotFiniteError(
-            f"joint_firing: {int((~torch.isfinite(values)).sum())} activations are NaN or "
+            f"count_coactivation: {int((~torch.isfinite(values)).sum())} activations are NaN or "
             f"infinite, and so would be every mean. Look at the activations."
         )
     outside = (indices < 0) | (indices >= n_feature)
     if bool((outside & (values != 0)).any()):
         raise FeatureRangeError(
-            f"joint_firing: active feature {int(indices[outside & (values != 0)][0])} of a "
+            f"count_coactivation: active feature {int(indices[outside & (values != 0)][0])} of a "
             f"dictionary of {n_feature}. Pass the n_feature of the dictionary that made them."
         )
     return indices.masked_fill(outside, 0), values
 
 
 def _pieces(indices: Tensor, values: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    n = max(_LOOKUPS // max(indices.shape[1] ** 2, 1), 1)
+    n = max(LOOKUPS // max(indices.shape[1] ** 2, 1), 1)
     return indices.split(n), values.split(n)
 
 

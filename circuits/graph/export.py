@@ -24,7 +24,8 @@ from xml.etree.ElementTree import ParseError
 import networkx as nx
 
 from circuits.errors import CircuitFileError, GraphError, first_line
-from circuits.graph.circuit import Circuit, Feature, Output
+from circuits.graph.circuit import Circuit
+from circuits.graph.records import Feature, Output
 from circuits.storage.files import written_whole
 
 _WRITERS = {".graphml": nx.write_graphml, ".gexf": nx.write_gexf}
@@ -107,12 +108,16 @@ def _translated(graph: nx.Graph, translate: Any) -> nx.Graph:
     return copy
 
 
-def attribution(circuit: Circuit, layer: int = 0, scan: str = "bilinear") -> dict[str, Any]:
+def attribution(
+    circuit: Circuit, layer: int | None = None, scan: str = "bilinear"
+) -> dict[str, Any]:
     """The circuit as an attribution graph: a dictionary of metadata, qParams, nodes and links.
 
     Link weights are the pairs' weights, or what they add on data where that is known: half of each
-    from either cause. Everything outside the circuit is an error node where its mean is known.
+    from either cause. The layer is the circuit's own, or 0 where that is not known.
     """
+    if layer is None:
+        layer = circuit.source.layer or 0
     if layer < 0:
         raise GraphError(f"attribution: there is no layer {layer}; they count from 0.")
     if broken := [pair for pair in circuit.interactions if not math.isfinite(pair.weight)]:
@@ -177,11 +182,6 @@ def _nodes_and_links(
         causes = sorted({first, second})
         links += [_link(f"{below}_{end}_0", node, size / len(causes)) for end in causes]
         links.append(_link(node, target, size))
-    if circuit.activation:
-        outside = sum(sizes.values()) * (1 / circuit.activation - 1)
-        error = _node(f"{below}_-1_0", -1, below, 0, "outside this circuit", 1.0, -1)
-        nodes.append({**error, "feature_type": "mlp reconstruction error"})
-        links.append(_link(error["node_id"], target, outside))
     return [*nodes, _output_node(target, above, output)], links
 
 
@@ -194,7 +194,7 @@ def _output_node(node_id: str, layer: str, output: Output) -> dict[str, Any]:
 
 
 def write_attribution(
-    circuit: Circuit, folder: str | Path, layer: int = 0, scan: str = "bilinear"
+    circuit: Circuit, folder: str | Path, layer: int | None = None, scan: str = "bilinear"
 ) -> Path:
     """Write ``{slug}.json`` into the folder, and list it in its ``graph-metadata.json``."""
     folder = Path(folder)
@@ -209,12 +209,12 @@ def write_attribution(
         except (ValueError, KeyError, TypeError) as error:
             raise CircuitFileError(
                 f"{index} lists no graphs ({type(error).__name__}). Restore it, or delete it: it "
-                f"is made anew from the next export on."
+                f"is made again at the next export."
             ) from error
     path = folder / f"{metadata['slug']}.json"
-    for file, told in ((path, document), (index, {"graphs": [*listed, metadata]})):
+    for file, content in ((path, document), (index, {"graphs": [*listed, metadata]})):
         with written_whole(file) as part:
-            part.write_text(json.dumps(told, allow_nan=False) + "\n", encoding="utf-8")
+            part.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
     return path
 
 
@@ -277,13 +277,13 @@ def _supernodes(circuit: Circuit, layer: str) -> list[list[str]]:
             groups.setdefault(feature.group, []).append(feature)
     named = sorted(groups.items())
     return [
-        [group_name(members, name), *(f"{layer}_{m.feature}_0" for m in members)]
+        [_group_label(members, name), *(f"{layer}_{m.feature}_0" for m in members)]
         for name, members in named
         if len(members) > 1
     ]
 
 
-def group_name(members: Iterable[Feature], number: int) -> str:
+def _group_label(members: Iterable[Feature], number: int) -> str:
     """A group by its number and the labels of its strongest features."""
     strongest = sorted(members, key=lambda member: (-(member.loading or 0.0), member.feature))
     return f"group {number}: " + ", ".join(member.label for member in strongest[:3])

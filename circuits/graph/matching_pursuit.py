@@ -1,28 +1,26 @@
-"""The pairs that an output's form is made of: found together, and each tested given the others.
+"""The pairs that an output's form is made of, found together and each tested given the others.
 
-In superposition no pair is alone. A gate of two features casts shadows on all that are not
-orthogonal to them, and twenty gates bury each other's pairs. So pairs are searched as in orthogonal
-matching pursuit, in stages (after Donoho and others' StOMP):
+In superposition pairs overlap: a gate of two features also gives weight to all features that are
+not orthogonal to them (its *shadows*), and the shadows of twenty gates hide their own pairs. So
+pairs are searched by orthogonal matching pursuit in stages (after StOMP, Donoho and others):
 
-1. the strongest pairs of what is left of the form are taken in, if they stand out from it as no
-   chance pair of all does; and pairs that would complete a block, whose features are joined already
-   by a path over two others, if they stand out as no chance pair of the features
-   taken in does;
-2. all pairs taken in are fitted at once, ``Q ≈ Σ wᵢⱼ sym(dᵢ dⱼᵀ)``, and those that the others
-   explain are dropped;
-3. both are repeated until nothing is won: what a pair explains must be worth telling which it is;
-4. what remains is tested by the rotation null, each pair against the form less the *other* pairs,
-   and the weakest are dropped until all are discoveries at the rate ``q`` among all pairs.
+1. add the strongest pairs of the residual that stand out from it more than chance among all pairs
+   allows; and pairs that would complete a block (their features are already joined by a path over
+   two others) that stand out more than chance among the features found so far allows;
+2. fit all pairs at once, ``Q ≈ Σ wᵢⱼ sym(dᵢ dⱼᵀ)``, and drop those that the others explain;
+3. repeat both while what a new pair explains exceeds the cost of naming it;
+4. test what remains by the rotation null, each pair against the form less the *other* pairs, and
+   drop the weakest until all are discoveries at the rate ``q`` among all pairs.
 
-A shadow of a strong pair is no edge here, though its weight may be large. What is found is a
-subset that stands by itself; a form with no sparse explanation, a random one say, has none.
+A shadow of a strong pair is not an edge here, even if its weight is large. A form without a sparse
+explanation, such as a random one, has no edges.
 
-The search, not the test, gives out first. A pair has to stand out while the others still bury it,
-by about the root of how many numbers the form has for each pair, ``d (d + 1) / 2 / pairs``. On
-planted gates with noise a third of their norm it finds nearly all from some 15 numbers a pair on,
-and nothing under 10: at d = 64, 130 pairs and not 230. Nine in ten of those it misses would pass
-their test if told (``known_pairs``); but a group of a few among hundreds of features, none of which
-stands out by itself, is not seen before its pairs are.
+The limit is the search, not the test. A pair has to stand out from the shadows of the others, by
+about the root of the number of entries per pair, ``d (d + 1) / 2 / pairs``. On planted gates with
+noise of a third of their norm it finds nearly all pairs from about 15 entries per pair, and none
+under 10: at d = 64, 130 pairs but not 230. Nine in ten of the missed pairs would pass the test if
+named (``known_pairs``). A group of a few features among hundreds is not found where none of its
+pairs stands out alone.
 """
 
 from __future__ import annotations
@@ -39,10 +37,10 @@ from torch import Tensor
 from circuits.algebra.interactions import Interactions
 from circuits.algebra.pair_search import Search
 from circuits.errors import GraphError, check_index, check_indices
-from circuits.graph.significance import RotationNull, accepted, features_alone, q_values
+from circuits.graph.significance import RotationNull, accepted, q_values
 
 _ROUNDS = 60
-_MOST = 1024  # pairs fitted at once: beyond it an output is no circuit, and the fit is slow
+_MOST = 1024  # pairs fitted at once: an output of more is hard to read, and the fit is slow
 
 
 def significant_pairs(
@@ -58,11 +56,11 @@ def significant_pairs(
     check_index("significant_pairs", output, inter.n_output, "output")
     if not 0 < q < 1:
         raise GraphError(
-            f"significant_pairs: q = {q} is no share of false discoveries. Ask for 0 < q < 1, "
+            f"significant_pairs: q = {q} is not a false-discovery rate. Pass 0 < q < 1, "
             f"such as 0.05."
         )
     null = RotationNull.of(inter.inputs) if null is None else null
-    form = features_alone(inter).form(output).double()
+    form = inter.without_constant.form(output).double()
     return _table(_prune(_pursue(_Fit.of(null, form, _no_pairs(form))), q))
 
 
@@ -72,18 +70,20 @@ def known_pairs(
     pairs: Iterable[tuple[int, int]],
     null: RotationNull | None = None,
 ) -> pd.DataFrame:
-    """Pairs that are known already, those of another output say, each tested given the others.
+    """Named pairs, such as those of another output, each tested given the others.
 
-    The same columns as ``significant_pairs``; no pair is searched and none is dropped. Their
-    ``q`` is among all pairs, as if they had been found.
+    The same columns as ``significant_pairs``; no pair is added or dropped. ``q`` counts all pairs
+    as tested.
     """
     check_index("known_pairs", output, inter.n_output, "output")
     n = inter.inputs.n_feature
     listed = [sorted(check_indices("known_pairs", pair, n, "feature")) for pair in pairs]
     if any(len(pair) != 2 for pair in listed):
-        raise GraphError("known_pairs: a pair has two features, (3, 5) say, or (3, 3).")
+        raise GraphError(
+            "known_pairs: a pair has two features. Pass pairs such as (3, 5) or (3, 3)."
+        )
     null = RotationNull.of(inter.inputs) if null is None else null
-    form = features_alone(inter).form(output).double()
+    form = inter.without_constant.form(output).double()
     named = torch.tensor(listed, dtype=torch.int64, device=form.device).reshape(-1, 2)
     return _table(_Fit.of(null, form, torch.unique(named, dim=0)))
 
@@ -117,14 +117,14 @@ def _no_pairs(like: Tensor) -> Int[Tensor, "pair two"]:
 
 
 class _Fit:
-    """The form as a sum of some pairs' shares, by least squares, and what that leaves."""
+    """The form as a sum of some pairs' shares, by least squares, and the residual."""
 
     null: RotationNull
     form: Float[Tensor, "model model"]
     pairs: Int[Tensor, "pair two"]
     share: Float[Tensor, " pair"]
     left: Float[Tensor, "model model"]
-    noise: float  # what is left for each dimension of symmetric matrices
+    noise: float  # the residual per dimension of symmetric matrices
     standing: Float[Tensor, " pair"]  # each share by its standard error
 
     @classmethod
@@ -136,7 +136,7 @@ class _Fit:
         across = one @ two.mT
         gram = ((one @ one.mT) * (two @ two.mT) + across * across.mT) / 2
         size = gram.diagonal().sqrt()
-        # equal pairs of a repeated feature share what they build: the ridge keeps that finite
+        # the pairs of a repeated feature are equal: the ridge keeps their fit finite
         gram = gram / size / size[:, None] + 1e-9 * torch.eye(len(pairs)).to(gram)
         inverse = torch.linalg.inv(gram)
         fit.share = inverse @ (((one @ form) * two).sum(1) / size) / size
@@ -170,7 +170,7 @@ def _pursue(fit: _Fit) -> _Fit:
     unit = fit.null.write / size.clamp(min=1e-12 * float(size.max()))
     n_numbers = len(fit.form) * (len(fit.form) + 1) // 2
     most = min(_MOST, n_numbers // 3)
-    nothing = 1e-10 * float(fit.form.norm()) / len(fit.form)  # less than that left is rounding
+    nothing = 1e-10 * float(fit.form.norm()) / len(fit.form)  # a smaller residual is rounding
     worth, best = math.log(fit.null.n_pairs), fit
     seen, in_vain = set[frozenset[tuple[int, int]]](), 0
     for _ in range(_ROUNDS):
@@ -189,7 +189,7 @@ def _pursue(fit: _Fit) -> _Fit:
         if now in seen:
             break
         seen.add(now)
-        # what a pair explains must be worth telling which of all pairs it is
+        # what a pair explains must exceed the cost of naming it among all pairs
         gain = n_numbers * math.log(best.noise / max(fit.noise, nothing))
         if gain > worth * (len(fit.pairs) - len(best.pairs)):
             best, in_vain = fit, 0
@@ -206,7 +206,7 @@ def _bar(n_pairs: int) -> float:
 
 
 def _standing_out(fit: _Fit, unit: Tensor) -> Int[Tensor, "pair two"]:
-    """Pairs that stand out most from what is left; a few at a time."""
+    """Pairs that stand out most from the residual, a few at a time."""
     search = Search(unit.float(), None, 8 + len(fit.pairs))
     search.look(0, lambda: fit.left.float(), math.inf)
     pairs = torch.tensor(search.table()[["first", "second"]].to_numpy()).to(fit.pairs)
@@ -217,7 +217,7 @@ def _standing_out(fit: _Fit, unit: Tensor) -> Int[Tensor, "pair two"]:
 
 
 def _completing(fit: _Fit, unit: Tensor) -> Int[Tensor, "pair two"]:
-    """Pairs that would complete a block and stand out from what is left."""
+    """Pairs that would complete a block and stand out from the residual."""
     if not len(fit.pairs):
         return fit.pairs
     nodes, _, paths = _paths(fit.pairs)
@@ -239,7 +239,7 @@ def _paths(pairs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _bars(fit: _Fit) -> Float[Tensor, " pair"]:
-    """How far each pair must stand out: less, if other pairs make it part of a block."""
+    """How far each pair must stand out: less where other pairs make it part of a block."""
     nodes, place, paths = _paths(fit.pairs)
     one, two = place.unbind(1)
     degree = torch.bincount(place.flatten(), minlength=len(nodes))
@@ -262,7 +262,7 @@ def _prune(fit: _Fit, q: float) -> _Fit:
 
 
 def _without_worst(standing: Tensor, weak: Tensor) -> Tensor:
-    """Which to keep when the weaker half of the weak go: without them the others may stand."""
+    """Which to keep when the weaker half of the weak are dropped: the others may pass then."""
     n_gone = max(int(weak.sum()) // 2, 1)
     standing = torch.where(weak, standing, torch.inf)
     kept = torch.ones(len(weak), dtype=torch.bool, device=standing.device)

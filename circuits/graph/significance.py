@@ -1,26 +1,27 @@
-"""Whether a pair's weight is more than chance: exact p-values, and control of false discoveries.
+"""Is a pair's weight more than chance? Exact p-values, and control of false discoveries.
 
-The null: the features are turned at random against the layer, all together, so that their norms
-and the angles between them stay. What one pair's weight is then can be said exactly, with no
-sampling, by holding one feature still and turning the rest about it: the other feature's direction
-is uniform on a sphere, and its cosine with what the layer makes of the first one follows Student's
-t. It is asked from both ends, and the larger p-value counts, which is therefore never too small.
-That matters: a feature of a strong gate has larger weights with *every* feature; only from its own
-end is that no news.
+The null: all features are rotated together at random against the layer, so their norms and the
+angles between them stay. The distribution of one pair's weight is then known exactly, without
+sampling: hold one feature still and rotate the rest about it; the other feature's direction is
+uniform on a sphere, and its cosine with what the layer makes of the first follows Student's t. The
+test is made from both ends and the larger p-value counts, so it is never too small. This matters
+because a feature of a strong gate has larger weights with *every* feature, which is expected only
+from its own end.
 
 A feature's pair with itself is a quadratic form of one random direction; its tail comes from the
 form's eigenvalues by the saddlepoint formula of Lugannani and Rice, within a quarter of the
 p-value.
 
-Features are taken in whitened coordinates (the left singular vectors of the dictionary): weights
-are the same there, and a direction that all features share is not news about any pair of them.
-The constant is no feature: its linear terms are neither tested nor counted.
+Features are in whitened coordinates (the left singular vectors of the dictionary): weights are the
+same there, and a direction that all features share is no evidence for any pair of them. The
+constant's linear terms are neither tested nor counted.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -31,21 +32,9 @@ from scipy import special
 from torch import Tensor
 
 from circuits.algebra.basis import Basis
-from circuits.algebra.bilinear import BilinearLayer
 from circuits.algebra.interactions import Interactions
-from circuits.errors import FeatureRangeError, check_count
-from circuits.storage.progress import progress
-from circuits.storage.shards import make_shards, merge_shards
 
-_NEGLIGIBLE = 1e-280  # below this, p-values are told by their z alone
-
-
-def features_alone(inter: Interactions) -> Interactions:
-    """The interactions of the features, without the constant."""
-    if not inter.has_constant:
-        return inter
-    layer = BilinearLayer(inter.layer.left, inter.layer.right, inter.layer.down)
-    return Interactions(layer, inter.inputs.without_offset(), inter.outputs)
+_NEGLIGIBLE = 1e-280  # below this, z is computed without the p-value
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,14 +47,14 @@ class RotationNull:
 
     @classmethod
     def of(cls, features: Basis) -> RotationNull:
-        """For the features of a dictionary; its offset takes no part."""
+        """For the features of a dictionary, without its offset."""
         sizes, directions = features.span.sizes, features.span.directions
         write = features.write.double()
         return cls(write, write @ (directions / sizes[:, None]).mT, sizes[:, None] * directions)
 
     @property
     def n_pairs(self) -> int:
-        """How many pairs each output is tested for: every one, a feature's with itself too."""
+        """How many pairs are tested for each output: all, including a feature's with itself."""
         return len(self.write) * (len(self.write) + 1) // 2
 
     @cached_property
@@ -82,9 +71,9 @@ class RotationNull:
     ) -> Float[np.ndarray, " pair"]:
         """How unlikely each pair's weight is, as the standard normal value that is as unlikely.
 
-        Where the form is what *other* pairs leave, ``weight`` is each pair's own share, which was
-        taken out with them and is put back, and ``partners`` counts how many pairs a feature is in:
-        each takes a dimension that chance could have used.
+        Where the form is what a fit of pairs leaves, ``weight`` is each tested pair's own share,
+        which is put back, and ``partners`` counts the fitted pairs of each feature: each takes one
+        degree of freedom.
         """
         form = self.onto @ form.double() @ self.onto.mT
         weight = form.new_zeros(len(first)) if weight is None else weight
@@ -92,21 +81,21 @@ class RotationNull:
         ends = []
         for held, turned in ((first, second), (second, first)):
             taken = (partners[held] - 1).clamp(min=0).cpu().numpy()
-            ends.append(self._from_one_end(form, held, turned, weight, taken))
+            ends.append(self.from_one_end(form, held, turned, weight, taken))
         z = np.where(np.abs(ends[0]) <= np.abs(ends[1]), *ends)
         selves = (first == second).cpu().numpy()
         if selves.any():
             z[selves] = self._with_itself(form, first[selves], weight[selves])
         return z
 
-    def _from_one_end(
+    def from_one_end(
         self, form: Tensor, held: Tensor, turned: Tensor, weight: Tensor, taken: np.ndarray
     ) -> np.ndarray:
         """Student's t of the cosine between a turned feature and the held one's image."""
         still, moving = self.features[held], self.features[turned]
-        ours, theirs = self.write[held] @ self.onto.mT, self.write[turned] @ self.onto.mT
-        own = theirs * (ours * still).sum(1, keepdim=True)
-        own = own + ours * (theirs * still).sum(1, keepdim=True)
+        own_held, own_turned = (self.write[end] @ self.onto.mT for end in (held, turned))
+        own = own_turned * (own_held * still).sum(1, keepdim=True)
+        own = own + own_held * (own_turned * still).sum(1, keepdim=True)
         image = still @ form + weight[:, None] / 2 * own
         axis = still / self._norms[held].clamp(min=1e-300)[:, None]
         image = image - (image * axis).sum(1, keepdim=True) * axis
@@ -124,7 +113,7 @@ class RotationNull:
         height = (unit @ form * unit).sum(1) + (ours * unit).sum(1).square() * weight
         values = torch.linalg.eigvalsh(form).repeat(len(feature), 1)
         if form.shape[0]:
-            # putting its own share back moves about one eigenvalue: one like what was there
+            # putting its share back moves about one eigenvalue: the one nearest to what was there
             size = ours.square().sum(1)
             there = (ours @ form * ours).sum(1) / size.clamp(min=1e-300)
             moved = (values - there[:, None]).abs().argmin(1, keepdim=True)
@@ -135,12 +124,12 @@ class RotationNull:
 def _normal_of_cosine(
     cosine: Float[np.ndarray, " pair"], freedom: Int[np.ndarray, " pair"]
 ) -> Float[np.ndarray, " pair"]:
-    """The normal value as unlikely as a cosine of random directions in ``freedom + 1`` axes."""
+    """The normal value as unlikely as this cosine of random directions in ``freedom + 1`` axes."""
     freedom = freedom.astype(np.float64)
-    rest = np.maximum(1 - cosine**2, 1e-24)  # float64 knows no smaller angle
+    rest = np.maximum(1 - cosine**2, 1e-24)  # float64 resolves no smaller angle
     t = np.abs(cosine) * np.sqrt(np.maximum(freedom, 1) / rest)
     half = special.stdtr(np.maximum(freedom, 1), -t)
-    far = half < _NEGLIGIBLE  # Wallace's formula, which is close out there
+    far = half < _NEGLIGIBLE  # Wallace's formula, accurate in the far tail
     size = -special.ndtri(np.where(far, 0.5, half))
     wallace = (8 * freedom + 1) / (8 * freedom + 3) * np.sqrt(-freedom * np.log(rest))
     size = np.where(far, wallace, size)
@@ -161,7 +150,7 @@ def sphere_tail(
     sign = np.where(height >= values.mean(1), 1.0, -1.0)
     shifted = sign[:, None] * (values - height[:, None])
     size = np.abs(shifted).max(1)
-    # at the largest eigenvalue or beyond it there is no tail left but rounding
+    # at or beyond the largest eigenvalue the tail is only rounding
     lift = np.maximum(1e-12 * size - shifted.max(1), 0)
     shifted[np.arange(len(shifted)), shifted.argmax(1)] += lift
     low, high = np.zeros(len(height)), 1 / (2 * np.maximum(shifted.max(1), 1e-300))
@@ -187,8 +176,8 @@ def p_values(z: Float[np.ndarray, " pair"]) -> Float[np.ndarray, " pair"]:
 def q_values(z: Float[np.ndarray, " pair"], n_pairs: int) -> Float[np.ndarray, " pair"]:
     """Benjamini and Hochberg's false-discovery rate at which each pair would be accepted.
 
-    Of ``n_pairs`` tested in all; those not listed count as weaker than those listed, so a q-value
-    is never too small.
+    ``n_pairs`` were tested in all; those not listed are assumed weaker, so a q-value is never too
+    small.
     """
     order = np.argsort(-np.abs(z), kind="stable")
     ranked = p_values(z)[order] * n_pairs / np.arange(1, len(z) + 1)
@@ -205,40 +194,17 @@ def accepted(z: Float[np.ndarray, " pair"], n_pairs: int, q: float) -> Bool[np.n
 def scored_strongest(
     inter: Interactions,
     n: int,
-    outputs: range | None = None,
+    outputs: Iterable[int] | None = None,
     folder: str | Path | None = None,
 ) -> pd.DataFrame:
-    """The ``n`` strongest pairs of features for each output, with z and q against the null.
+    """``strongest_of_each`` of the features without the constant, with z and q of each pair.
 
-    One output at a time, in memory that does not grow with their number; kept in ``folder`` as
-    shards, so that the pass can stop, resume and be shared. Each pair is tested against the whole
-    form: a shadow of a strong pair may pass here; ``significant_pairs`` tells the two apart.
-    Columns: output, first, second, weight, z, q.
+    Each pair is tested against the whole form: a shadow of a strong pair may pass here;
+    ``significant_pairs`` separates the two. Columns: output, first, second, weight, z, q.
     """
-    n = check_count("scored_strongest", n, None, "n")
-    outputs = range(inter.n_output) if outputs is None else outputs
-    if (
-        not isinstance(outputs, range)
-        or outputs.step != 1
-        or not outputs
-        or not 0 <= outputs[0] <= outputs[-1] < inter.n_output
-    ):
-        raise FeatureRangeError(
-            f"scored_strongest: {outputs} is no range(a, b) of outputs 0 to {inter.n_output - 1}. "
-            f"Shards are made of unbroken ranges; take the rows of others from the table."
-        )
-    alone = features_alone(inter)
+    alone = inter.without_constant
     null = RotationNull.of(alone.inputs)
-
-    def rows_of(output: int) -> pd.DataFrame:
-        return scored(alone, null, alone.strongest(n, output), output)
-
-    if folder is None:
-        watched = progress(outputs, "interactions", "output")
-        return pd.concat([rows_of(output) for output in watched], ignore_index=True)
-    fingerprint = f"{n} scored of {alone.fingerprint}"
-    make_shards(folder, outputs, rows_of, fingerprint, "interactions")
-    return merge_shards(folder, outputs)
+    return alone.strongest_of_each(n, outputs, folder=folder, score=partial(scored, alone, null))
 
 
 def scored(
@@ -249,21 +215,3 @@ def scored(
     device = null.write.device
     z = null.z_values(inter.form(output), first.to(device), second.to(device))
     return pairs.assign(z=z, q=q_values(z, null.n_pairs))
-
-
-def rotated(basis: Basis, seed: int = 0) -> Basis:
-    """The control that the null is about: all features turned together, norms and angles kept."""
-    generator = torch.Generator().manual_seed(seed)
-    shape, dtype = (basis.d_model, basis.d_model), torch.float64
-    turn = torch.linalg.qr(torch.randn(shape, dtype=dtype, generator=generator)).Q
-    write = (basis.write.double().cpu() @ turn).to(basis.write)
-    return Basis.from_decoder(write, basis.offset, least_squares=True)
-
-
-def shuffled(basis: Basis, seed: int = 0) -> Basis:
-    """The second control: each feature's coordinates in an order of its own; norms kept, angles
-    lost."""
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.rand(basis.write.shape, generator=generator).argsort(dim=1)
-    write = basis.write.gather(1, order.to(basis.device))
-    return Basis.from_decoder(write, basis.offset, least_squares=True)

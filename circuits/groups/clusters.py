@@ -1,51 +1,51 @@
-"""Features that play the same part, and the gate that each pair of groups forms.
+"""Groups of features with the same role, and the gate that each pair of groups forms.
 
-The matrix of an AND gate is bipartite and signed: ``u vᵀ + v uᵀ``, with nothing inside the groups.
-Communities, which are dense inside, are the wrong picture of it. Two features are in one group
+The matrix of an AND gate is bipartite and signed: ``u vᵀ + v uᵀ``, with nothing inside the groups,
+so communities, which are dense inside, do not describe it. Two features are in one group
 where their rows agree, sign and all: the same partners, to the same effect.
 
 1. Nodes are put in an order that follows from the matrix alone.
-2. Seven ways propose groups: the loadings on the top eigenpairs, the rows themselves, Louvain and
-   greedy modularity on the rows' similarity and on |weight| (communities are then split by their
-   loadings), and spectral co-clustering.
+2. Seven methods propose groups (``circuits.groups.proposals``).
 3. The proposal with the shortest description of the matrix is chosen
-   (``circuits.groups.description_length``), and nodes are moved one at a time while that makes it
-   shorter still. Where none is shorter than every node by itself,
-   there are no groups to be found, and the method is "no groups".
-4. Stability: the winning way is asked again with one edge in ten left out, several times.
+   (``circuits.groups.description_length``), and single nodes are moved while that makes it shorter
+   still. Where none is shorter than a group for each node, the method is "no groups".
+4. Stability: the chosen method runs again several times, each time with a tenth of the edges left
+   out.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Real
-from typing import Any
 
 import networkx as nx
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
-from scipy.cluster.hierarchy import fcluster, linkage
 from torch import Tensor
 
 from circuits.errors import GraphError, NotFiniteError, check_count, check_index
 from circuits.groups.description_length import Blocks
 from circuits.groups.gates import gate_table
+from circuits.groups.proposals import (
+    AGREE,
+    METHODS,
+    Labels,
+    Matrix,
+    Method,
+    members_of,
+    row_cosines,
+    tidy,
+)
 
 _MOST = 1024  # nodes
-_CUTS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # cosine distances to cut a tree at
-_AGREE = 0.3  # rows of a smaller cosine have no reason to be in one group
-
-Matrix = Float[np.ndarray, "node node"]
-Labels = Int[np.ndarray, " node"]
 
 
 @dataclass(frozen=True, eq=False)
 class Clusters(Mapping[Hashable, int]):
-    """Node → group, with how sure that is and what the groups do; groups count from 0, the largest
+    """Node → group, with its stability and the groups' gates; groups count from 0, the largest
     share of the energy first. A node that interacts with nothing is in group −1.
 
     >>> graph = nx.Graph()
@@ -57,8 +57,8 @@ class Clusters(Mapping[Hashable, int]):
 
     nodes: pd.DataFrame  # node, group, loading, stability
     gates: pd.DataFrame  # first, second (groups), gate, weight, share, coherence
-    method: str  # the way whose groups were chosen
-    lengths: Mapping[str, float]  # of the description by each way's groups, in nats
+    method: str  # whose groups were chosen
+    lengths: Mapping[str, float]  # of the description by each method's groups, in nats
     seed: int
 
     @property
@@ -107,9 +107,9 @@ def clusters(
     blocks = Blocks(matrix)
     lengths: dict[str, float] = {}
     best: tuple[float, str, Labels] | None = None
-    for method, propose in _METHODS.items():
-        found = [_tidy(labels) for labels in propose(matrix, seed, None)]
-        scored = [(blocks.description_length(_members(labels)), labels) for labels in found]
+    for method, propose in METHODS.items():
+        found = [tidy(labels) for labels in propose(matrix, seed, None)]
+        scored = [(blocks.description_length(members_of(labels)), labels) for labels in found]
         length, labels = min(scored, key=lambda pair: pair[0])
         lengths[method] = length
         if best is None or length < best[0] - 1e-9 * abs(best[0]):
@@ -117,7 +117,7 @@ def clusters(
     assert best is not None
     _, method, labels = best
     labels = _refine(blocks, labels)
-    stability = _stability(matrix, labels, _METHODS[method], seed, n_resample)
+    stability = _stability(matrix, labels, METHODS[method], seed, n_resample)
     group, sure = np.full(len(names), -1), np.ones(len(names))
     group[order], sure[order] = labels, stability
     return _result(names, given, group, sure, method, lengths, seed)
@@ -128,7 +128,7 @@ def _matrix_of(graph: nx.Graph | Tensor | np.ndarray) -> tuple[list[Hashable], M
         if graph.is_directed() or graph.is_multigraph():
             raise GraphError(
                 f"clusters: a {type(graph).__name__} was given; weights must be symmetric and one "
-                f"for each pair. Pass a networkx.Graph, such as projection(graph)."
+                f"for each pair. Pass the graph of one output, or matrix(output)."
             )
         names = list(graph)
         place = {name: i for i, name in enumerate(names)}
@@ -137,8 +137,8 @@ def _matrix_of(graph: nx.Graph | Tensor | np.ndarray) -> tuple[list[Hashable], M
         for i, j, weight in graph.edges(data="own" if has_own else "weight"):
             if not isinstance(weight, Real):
                 raise GraphError(
-                    f"clusters: the edge {i!r}, {j!r} has no weight, but {weight!r}. Give each "
-                    f"edge a number 'weight'; its sign tells the gate."
+                    f"clusters: the edge {i!r}, {j!r} has the weight {weight!r}. Give each "
+                    f"edge a number 'weight'; its sign decides the gate."
                 )
             entry = float(weight) if i == j else float(weight) / 2
             matrix[place[i], place[j]] = matrix[place[j], place[i]] = entry
@@ -147,8 +147,8 @@ def _matrix_of(graph: nx.Graph | Tensor | np.ndarray) -> tuple[list[Hashable], M
         matrix = np.asarray(given)
         if matrix.dtype.kind not in "fiub":
             raise GraphError(
-                f"clusters: a {type(graph).__name__} was given, which holds no real numbers. Pass "
-                f"a networkx.Graph or a symmetric matrix."
+                f"clusters: a {type(graph).__name__} was given, whose entries are not real "
+                f"numbers. Pass a networkx.Graph or a symmetric matrix."
             )
         matrix = matrix.astype(np.float64)
         if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
@@ -170,8 +170,8 @@ def _matrix_of(graph: nx.Graph | Tensor | np.ndarray) -> tuple[list[Hashable], M
         )
     if (n_alive := int((matrix != 0).any(1).sum())) > _MOST:
         raise GraphError(
-            f"clusters: {n_alive} nodes that interact; groups of so many cannot be told apart by "
-            f"eye or in reasonable time. Pass the graph of an output's strongest or significant "
+            f"clusters: {n_alive} nodes that interact; so many take too long and "
+            f"cannot be read. Pass the graph of an output's strongest or significant "
             f"pairs (at most {_MOST} nodes)."
         )
     return names, (matrix + matrix.T) / 2
@@ -179,7 +179,7 @@ def _matrix_of(graph: nx.Graph | Tensor | np.ndarray) -> tuple[list[Hashable], M
 
 def _canonical(matrix: Matrix) -> Int[np.ndarray, " node"]:
     """An order of the nodes that follows from the matrix: by their rows' sorted entries, refined by
-    those of their partners. Nodes that this cannot tell apart keep the order they came in."""
+    those of their partners. Nodes that this cannot separate keep their order."""
     scale = np.abs(matrix).max(initial=0.0) or 1.0
     rounded = np.round(matrix / scale, 9)
     colour = np.zeros(len(matrix), dtype=np.int64)
@@ -193,162 +193,27 @@ def _canonical(matrix: Matrix) -> Int[np.ndarray, " node"]:
     return np.argsort(colour, kind="stable")
 
 
-def _tidy(labels: Labels) -> Labels:
-    """The same groups, named in the order in which they first appear."""
-    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
-    return np.argsort(np.argsort(first))[inverse.reshape(-1)]
-
-
-def _members(labels: Labels) -> list[tuple[int, ...]]:
-    return [tuple(np.flatnonzero(labels == name).tolist()) for name in range(labels.max() + 1)]
-
-
-# --- the ways to propose groups: (matrix, seed, number of groups or None) -> candidates ---
-
-
-def _cosines(rows: Float[np.ndarray, "node axis"]) -> Matrix:
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    unit = rows / np.maximum(norms, 1e-12 * norms.max(initial=1e-300))
-    return np.clip(unit @ unit.T, -1, 1)
-
-
-def _tree_cuts(cosines: Matrix, n_groups: int | None) -> list[Labels]:
-    """Average-linkage groups of rows that point the same way."""
-    if len(cosines) == 1:
-        return [np.zeros(1, dtype=np.int64)]
-    above = np.triu_indices(len(cosines), 1)
-    tree = linkage(np.maximum(1 - cosines[above], 0.0), method="average")
-    found = [fcluster(tree, cut, criterion="distance").astype(np.int64) for cut in _CUTS]
-    if n_groups is None:
-        return found
-    return [min(found, key=lambda labels: abs(len(np.unique(labels)) - n_groups))]
-
-
-def _loadings(matrix: Matrix) -> Float[np.ndarray, "node rank"]:
-    """Each node's loadings on the eigenpairs that hold 95 % of the energy."""
-    values, vectors = np.linalg.eigh(matrix)
-    order = np.argsort(-np.abs(values), kind="stable")
-    shares = np.cumsum(values[order] ** 2) / max(float((values**2).sum()), 1e-300)
-    kept = order[: int(np.searchsorted(shares, 0.95)) + 1]
-    return vectors[:, kept] * np.abs(values[kept])
-
-
-def _by_eigenpairs(matrix: Matrix, seed: int, n_groups: int | None) -> list[Labels]:
-    return _tree_cuts(_cosines(_loadings(matrix)), n_groups)
-
-
-def _by_rows(matrix: Matrix, seed: int, n_groups: int | None) -> list[Labels]:
-    return _tree_cuts(_cosines(matrix), n_groups)
-
-
-def _communities(weights: Matrix, find: Callable[[nx.Graph], Any]) -> Labels:
-    graph = nx.from_numpy_array(weights)
-    labels = np.arange(len(weights))
-    for name, members in enumerate(find(graph) if graph.number_of_edges() else []):
-        labels[list(members)] = len(weights) + name
-    return _tidy(labels)
-
-
-def _similarity(matrix: Matrix) -> Matrix:
-    cosines = _cosines(matrix)
-    np.fill_diagonal(cosines, 0.0)
-    return np.where(cosines > _AGREE, cosines, 0.0)
-
-
-def _louvain(seed: int) -> Callable[[nx.Graph], Any]:
-    return lambda graph: nx.community.louvain_communities(graph, weight="weight", seed=seed)
-
-
-def _greedy(graph: nx.Graph) -> Any:
-    return nx.community.greedy_modularity_communities(graph, weight="weight")
-
-
-def _split(matrix: Matrix, communities: Labels) -> list[Labels]:
-    """Communities as they are, and each split by the signs and loadings of its own eigenpairs."""
-    labels, n_named = np.zeros(len(matrix), dtype=np.int64), 0
-    for members in _members(communities):
-        inside = matrix[np.ix_(members, members)]
-        parts = [_tidy(part) for part in _tree_cuts(_cosines(_loadings(inside)), None)]
-        if inside.any():
-            blocks = Blocks(inside)
-            best = min(parts, key=lambda part: blocks.description_length(_members(part)))
-        else:
-            best = np.arange(len(members))
-        labels[list(members)] = best + n_named
-        n_named += len(members)
-    return [communities, labels]
-
-
-def _by_louvain_of_rows(matrix: Matrix, seed: int, n_groups: int | None) -> list[Labels]:
-    return [_communities(_similarity(matrix), _louvain(seed))]
-
-
-def _by_greedy_of_rows(matrix: Matrix, seed: int, n_groups: int | None) -> list[Labels]:
-    return [_communities(_similarity(matrix), _greedy)]
-
-
-def _by_louvain(matrix: Matrix, seed: int, n_groups: int | None) -> list[Labels]:
-    return _split(matrix, _communities(np.abs(matrix), _louvain(seed)))
-
-
-def _by_greedy(matrix: Matrix, seed: int, n_groups: int | None) -> list[Labels]:
-    return _split(matrix, _communities(np.abs(matrix), _greedy))
-
-
-def _by_coclustering(matrix: Matrix, seed: int, n_groups: int | None) -> list[Labels]:
-    from sklearn.cluster import SpectralCoclustering
-    from sklearn.exceptions import ConvergenceWarning
-
-    if len(matrix) < 3:
-        return [np.arange(len(matrix))]
-    if n_groups is None:
-        tried = {len(np.unique(labels)) for labels in _by_rows(matrix, seed, None)}
-        counts = sorted(tried & set(range(2, len(matrix) // 2 + 1)))[:4] or [2]
-    else:
-        counts = [min(max(n_groups, 2), len(matrix) - 1)]
-    found = []
-    for count in counts:
-        model = SpectralCoclustering(count, random_state=seed, n_init=3)
-        with warnings.catch_warnings():  # fewer clusters than asked for are fewer groups
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            found.append(model.fit(np.abs(matrix)).row_labels_.astype(np.int64))
-    return found
-
-
-_Method = Callable[[Matrix, int, int | None], list[Labels]]
-_METHODS: Mapping[str, _Method] = {
-    "no groups": lambda matrix, seed, n_groups: [np.arange(len(matrix))],
-    "eigenpairs": _by_eigenpairs,
-    "rows": _by_rows,
-    "louvain of rows": _by_louvain_of_rows,
-    "greedy modularity of rows": _by_greedy_of_rows,
-    "louvain": _by_louvain,
-    "greedy modularity": _by_greedy,
-    "spectral co-clustering": _by_coclustering,
-}
-
-
 def _refine(blocks: Blocks, labels: Labels) -> Labels:
-    """Move single nodes, and merge groups, while that shortens the description."""
-    cosines = _cosines(blocks.matrix)
-    length = blocks.description_length(_members(labels))
+    """Move single nodes and merge groups while that shortens the description."""
+    cosines = row_cosines(blocks.matrix)
+    length = blocks.description_length(members_of(labels))
     for _ in range(4):
         before = length
         for node in range(len(labels)):
-            near = cosines[node] > _AGREE
+            near = cosines[node] > AGREE
             near[node] = False
             for other in np.unique(labels[near]).tolist():
                 if other != labels[node]:
                     length, labels = _if_shorter(blocks, length, labels, [node], other)
         for name in range(labels.max(initial=0), 0, -1):
             members = np.flatnonzero(labels == name).tolist()
-            near = (cosines[members] > _AGREE).any(0) if members else np.zeros(len(labels), bool)
+            near = (cosines[members] > AGREE).any(0) if members else np.zeros(len(labels), bool)
             for other in np.unique(labels[near]).tolist():
                 if other != name:
                     length, labels = _if_shorter(blocks, length, labels, members, other)
         if length >= before - 1e-9 * abs(before):
             break
-    return _tidy(labels)
+    return tidy(labels)
 
 
 def _if_shorter(
@@ -356,14 +221,14 @@ def _if_shorter(
 ) -> tuple[float, Labels]:
     trial = labels.copy()
     trial[moved] = to
-    new = blocks.description_length(_members(_tidy(trial)))
+    new = blocks.description_length(members_of(tidy(trial)))
     return (new, trial) if new < length - 1e-9 * abs(length) else (length, labels)
 
 
 def _stability(
-    matrix: Matrix, labels: Labels, method: _Method, seed: int, n_resample: int
+    matrix: Matrix, labels: Labels, method: Method, seed: int, n_resample: int
 ) -> Float[np.ndarray, " node"]:
-    """How much of a node's group is found with it again (Jaccard), one edge in ten left out."""
+    """How much of a node's group is found again (Jaccard) with a tenth of the edges left out."""
     generator = np.random.default_rng(seed)
     n_groups = int(labels.max()) + 1
     together = labels[:, None] == labels
@@ -385,7 +250,7 @@ def _result(
     lengths: dict[str, float],
     seed: int,
 ) -> Clusters:
-    """Groups named by their share of the energy, and what they do."""
+    """Groups numbered by their share of the energy, with their gates."""
     order: list[int] = []
     if (group >= 0).any():
         energy = (matrix**2).sum(1)

@@ -1,13 +1,13 @@
 """How well groups explain a matrix: one block of one sign for each gate.
 
 A gate between two groups is ``u vᵀ``: every feature of the one with every feature of the other, by
-their loadings, all of one sign. So groups are good where each block of the matrix between two of
-them is a product of non-negative loadings, up to one sign. ``description_length`` weighs what the
-blocks leave unexplained against how many loadings they take, in nats: a number costs what it takes
-to tell it among all pairs, and what is left costs as Gaussian noise of a fifth of a typical weight
-(in superposition every weight carries that much of others' shadows). Merging two halves of a gate
-takes fewer loadings; merging features of different gates, or of opposite signs, leaves much
-unexplained: the number of groups is no setting.
+their loadings, all of one sign. So groups are good if each block of the matrix between two of
+them is a product of non-negative loadings, up to one sign. ``description_length`` adds the cost of
+the loadings to the cost of what they leave unexplained, in nats. A loading costs the logarithm of
+the number of pairs; the rest costs as much as Gaussian noise of a fifth of a typical weight, about
+what superposition adds to every weight. Merging two halves of a gate saves loadings; merging
+features of different gates, or of opposite signs, leaves much unexplained. So the number of groups
+is not a setting.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def block(
 
 
 class Blocks:
-    """The blocks of one matrix under changing groups, each looked at once."""
+    """The blocks of one matrix under changing groups, each computed once."""
 
     def __init__(self, matrix: Float[np.ndarray, "node node"]) -> None:
         self.matrix = matrix
@@ -55,7 +55,7 @@ class Blocks:
         self._known: dict[tuple[tuple[int, ...], tuple[int, ...]], float] = {}
 
     def description_length(self, groups: list[tuple[int, ...]]) -> float:
-        """What it takes to tell the matrix by blocks between these groups; smaller is better."""
+        """The cost of describing the matrix by blocks between these groups; smaller is better."""
         of = np.empty(len(self.matrix), dtype=np.int64)
         for name, members in enumerate(groups):
             of[list(members)] = name
@@ -63,7 +63,7 @@ class Blocks:
         return sum(self._length(groups[i], groups[j]) for i, j in np.unique(touching, axis=0))
 
     def _length(self, one: tuple[int, ...], two: tuple[int, ...]) -> float:
-        """A block's share: told by loadings, or left as noise, whichever is shorter."""
+        """A block's share: by loadings or as noise, whichever is shorter."""
         key = (one, two) if one <= two else (two, one)
         if key not in self._known:
             part = self.matrix[np.ix_(*key)]
@@ -73,6 +73,6 @@ class Blocks:
             twice = 2 if same else 1  # each pair counts once
             inside = float((part**2).sum())
             left = max(inside - strength**2, 0.0)
-            told = left / twice / self._noise + loadings * self._price
-            self._known[key] = min(told, inside / twice / self._noise)
+            by_loadings = left / twice / self._noise + loadings * self._price
+            self._known[key] = min(by_loadings, inside / twice / self._noise)
         return self._known[key]

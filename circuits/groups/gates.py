@@ -1,4 +1,4 @@
-"""What a pair of groups computes together: the sign of each block of the matrix, put in words.
+"""The gate that a pair of groups computes, from the signs of the blocks of the matrix.
 
 On features that are present or absent, ``a·b`` is AND. ``(a − b)² = a + b − 2ab`` is XOR: both
 groups with themselves one way, the cross block the other way. So is a checkerboard, ``(a − a')(b −
@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from circuits.groups.description_length import block
 
 _COLUMNS = ("first", "second", "gate", "weight", "share", "coherence")
-_FAINT = 0.02  # of the energy that the two groups have: a block below it is no gate
+_FAINT = 0.02  # share of the energy that the two groups have: a block below it is not a gate
 
 
 def gate_table(

@@ -1,8 +1,8 @@
-"""A Hugging Face causal language model built from its configuration and weights, strictly.
+"""A Hugging Face causal language model, built strictly from its configuration and weights.
 
-Every weight must be where the configuration says, and every layer must be laid out as Llama's
-(Mistral's and others' are). ``transformers`` would fill a missing weight with noise and say so in
-a log line only; and its activation named ``linear`` is what makes a gated MLP bilinear.
+Every weight must be present with the configured shape, and every layer must have Llama's layout
+(as Mistral's and others' do). ``transformers`` would fill a missing weight with noise and only log
+it. Its activation named ``linear`` makes a gated MLP bilinear.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from circuits.model.site import POINTS, Site, attach
 from circuits.model.weights import check_state
 
 _LAYER = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
-# no part of every family's configuration: head_dim is read all the same, the others change nothing
+# unknown to some families' configurations: head_dim is read anyway, the others change nothing
 _HARMLESS = {"head_dim", "pretraining_tp", "transformers.js_config", "unsloth_version"}
 _TWIN = {"silu": "SwiGLU", "gelu": "GEGLU", "relu": "ReGLU"}
 
@@ -32,8 +32,8 @@ def check_activation(where: Path, config: Mapping[str, Any]) -> None:
     """Refuse, before any weight is read, a configuration whose MLP is not bilinear."""
     if "model_type" not in config:
         raise ModelError(
-            f"{where}: field 'model_type' is missing, so this is no Hugging Face model, nor does "
-            f"it have the fields of the published layout (n_layer, d_hidden, …)."
+            f"{where}: field 'model_type' is missing, so this is not a Hugging Face model, and it "
+            f"lacks the fields of the published layout (n_layer, d_hidden, …) too."
         )
     found = {k: config[k] for k in ("hidden_act", "hidden_activation") if config.get(k)}
     found |= {"activation_function": a} if (a := config.get("activation_function")) else {}
@@ -50,27 +50,27 @@ def check_activation(where: Path, config: Mapping[str, Any]) -> None:
 
 
 def build(where: Path, config: Mapping[str, Any], state: dict[str, Tensor]) -> Any:
-    """The network of a configuration with these weights, in float32 and for reading alone."""
+    """The network of a configuration with these weights, in float32 and without gradients."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     fields = dict(config)
     try:
         kind = fields.pop("model_type")
         parsed, known = AutoConfig.for_model(kind, **fields), AutoConfig.for_model(kind)
-        with torch.random.fork_rng(devices=[]):  # the start that is drawn here is thrown away
+        with torch.random.fork_rng(devices=[]):  # the initial weights are replaced below
             network: Any = AutoModelForCausalLM.from_config(parsed, dtype=torch.float32)
-    except Exception as error:  # each library that reads it raises its own kind
+    except Exception as error:  # each library raises its own kind
         raise ModelError(
-            f"{where / 'config.json'}: transformers builds no language model from it "
+            f"{where / 'config.json'}: transformers cannot build a language model from it "
             f"({_in_short(error)})."
         ) from error
     _check_layout(where, network)
-    # what a family does not know is kept as an attribute, and nothing is done with it
+    # a field that the family does not know is kept as an attribute and ignored
     unknown = {name for name in fields if hasattr(parsed, name) and not hasattr(known, name)}
     _check_fields(where / "config.json", parsed, unknown - _HARMLESS)
     state = {k: v.float() for k, v in state.items() if not k.endswith("rotary_emb.inv_freq")}
     _settle_head(where, bool(parsed.tie_word_embeddings), state)
-    check_state(where, state, network.state_dict())
+    check_state(where, state, {name: w.shape for name, w in network.state_dict().items()})
     network.load_state_dict(state)
     return network.eval().requires_grad_(False)
 
@@ -80,18 +80,18 @@ def _check_fields(where: Path, parsed: Any, unknown: set[str]) -> None:
     if asking:
         raise ModelError(
             f"{where}: unknown field {', '.join(asking)}: {type(parsed).__name__} would ignore it, "
-            f"so it may be misspelt, or the model another one. Correct or remove it."
+            f"so it may be misspelt, or the model of another kind. Correct or remove it."
         )
     n_context = getattr(parsed, "max_position_embeddings", None)
     if n_context is None or n_context < 1:
         raise ModelError(
-            f"{where}: max_position_embeddings is {n_context}, so no row of tokens fits. Give the "
-            f"longest row that the model was trained on."
+            f"{where}: max_position_embeddings is {n_context}, so no row of tokens fits. Set "
+            f"it to the longest row that the model was trained on."
         )
 
 
 def _settle_head(where: Path, tied: bool, state: dict[str, Tensor]) -> None:
-    """Hold config.json's word about the head against the weights that are there."""
+    """Check tie_word_embeddings against the weights."""
     head, embed = "lm_head.weight", "model.embed_tokens.weight"
     if head not in state and not tied:
         raise ModelError(
@@ -103,14 +103,14 @@ def _settle_head(where: Path, tied: bool, state: dict[str, Tensor]) -> None:
         if not torch.equal(own, state[embed]):
             raise ModelError(
                 f"{where}: config.json says tie_word_embeddings true, but {head} differs from "
-                f"{embed}. Set it to false, so that the head of its own is used."
+                f"{embed}. Set it to false, so that the separate head is used."
             )
 
 
 def _check_layout(where: Path, network: Any) -> None:
     layers = getattr(getattr(network, "model", None), "layers", None)
     if layers is None:
-        raise ModelError(f"{where}: {type(network).__name__} is not laid out as Llama is.")
+        raise ModelError(f"{where}: {type(network).__name__} does not have Llama's layout.")
     for layer in layers:
         parts = {name for name, _ in layer.named_children()}
         factors = {name for name, _ in layer.mlp.named_children()} if "mlp" in parts else set()
@@ -130,7 +130,7 @@ def layer_of(mlp: Any) -> BilinearLayer:
 
 @torch.no_grad()
 def check_bilinear(where: Path, network: Any) -> None:
-    """Run the network on random input: is every layer Llama's, and its MLP the bilinear layer?"""
+    """Run the network on random input: does each layer compute what Llama's would, bilinearly?"""
     generator = torch.Generator().manual_seed(0)
     for index, block in enumerate(network.model.layers):
         mlp, seen = block.mlp, dict[str, Tensor]()
@@ -155,7 +155,7 @@ def check_bilinear(where: Path, network: Any) -> None:
 
 
 def _check_stream(where: Path, network: Any, generator: torch.Generator) -> None:
-    """Do a layer's sites add up to its stream, is its norm that of its weights, the head plain?"""
+    """Check that sites add up to the stream, norms follow their weights, and the head is plain."""
     config, embed = network.config, network.get_input_embeddings().weight
     n_pos = min(8, int(config.max_position_embeddings))
     tokens = torch.randint(len(embed), (2, n_pos), generator=generator).to(embed.device)
@@ -189,7 +189,7 @@ def _check_stream(where: Path, network: Any, generator: torch.Generator) -> None
             if not error < near:
                 raise ModelError(
                     f"{where}: in layer {index}, {said} (relative error {error:.2g} on random "
-                    f"input), as it is in Llama's: {type(network).__name__} computes something "
+                    f"input), as it is in Llama: {type(network).__name__} computes something "
                     f"else. Convert the weights to the Llama format."
                 )
     if not distance(logits, heads[0]) < near:
@@ -200,7 +200,7 @@ def _check_stream(where: Path, network: Any, generator: torch.Generator) -> None
 
 
 def distance(got: Tensor, wanted: Tensor) -> float:
-    """The largest difference, against the largest number wanted."""
+    """The largest difference, relative to the largest expected number."""
     scale = wanted.double().abs().max().clamp_min(torch.finfo(torch.float32).tiny)
     return float((got.double() - wanted.double()).abs().max() / scale)
 
@@ -227,15 +227,15 @@ def read_tokenizer(folder: Path, n_token: int, *, required: bool) -> Any | None:
         raise ModelError(f"{folder}: the vocabulary of its tokenizer is empty. Copy it again.")
     if largest >= n_token:
         raise ModelError(
-            f"{folder}: the tokenizer numbers its tokens up to {largest}, but the embedding has "
-            f"{n_token} rows (config.json, field 'vocab_size'): it is another model's tokenizer. "
+            f"{folder}: the tokenizer's tokens go up to {largest}, but the embedding has {n_token} "
+            f"rows (config.json, field 'vocab_size'): it is another model's tokenizer. "
             f"Pass the right one as load_model(path, tokenizer=folder)."
         )
     return tokenizer
 
 
 def write(network: Any, tokenizer: Any | None, folder: Path) -> None:
-    """Fill a folder as ``save_pretrained`` would, without the bar that it draws."""
+    """Fill a folder as ``save_pretrained`` would, without its progress bar."""
     network.config.architectures = [type(network).__name__]
     network.config.dtype = network.dtype
     network.config.save_pretrained(folder)
@@ -243,14 +243,14 @@ def write(network: Any, tokenizer: Any | None, folder: Path) -> None:
     if network.config.tie_word_embeddings:
         del state["lm_head.weight"]
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    # safetensors makes a file that nobody else may read
+    # safetensors makes a file that only its owner may read
     shutil.copymode(folder / "config.json", folder / "model.safetensors")
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
 
 
 def n_parameters(network: nn.Module) -> int:
-    """How many numbers were, or are to be, trained; a tied head counts once."""
+    """Number of weights; a tied head counts once."""
     return sum(weight.numel() for weight in network.parameters())
 
 

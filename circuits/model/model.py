@@ -27,12 +27,15 @@ from torch.nn import functional
 from circuits.algebra.bilinear import BilinearLayer, computing_dtype
 from circuits.errors import ModelError, SiteError, check_count, check_index
 from circuits.model.llama import layer_of, n_parameters, write
-from circuits.model.published import TOKENIZERS
 from circuits.model.site import POINTS, ReadAll, Site, as_sites, attach
 from circuits.model.transformer_lens import hooked
 from circuits.storage.files import folder_written_whole
 
-_ROWS = 4096  # tokens whose logits are held at a time by a loss
+_ROWS = 4096  # tokens whose logits a loss holds at a time
+
+
+# short names in published configurations, and the tokenizer on the hub that they stand for
+_TOKENIZERS = {"ts-4096": "tdooms/ts-tokenizer-4096"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +45,7 @@ class Model:
     network: Any  # transformers' model
     tokenizer: Any | None  # transformers' tokenizer, where there is one
     path: Path
-    wanted_tokenizer: str | None = None  # what a published model without one says it used
+    wanted_tokenizer: str | None = None  # the name that a published model without one gives
     _replacing: list[Site] = field(default_factory=list, repr=False)
 
     @property
@@ -62,7 +65,7 @@ class Model:
 
     @property
     def n_context(self) -> int:
-        """The longest row of tokens that the model was made for."""
+        """The longest row of tokens that the model was trained on."""
         return int(self.network.config.max_position_embeddings)
 
     @property
@@ -82,7 +85,7 @@ class Model:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of the weights, by name, in the dtype that they run in."""
+        """A hash of the weights, by name, in the dtype in use."""
         digest = hashlib.sha256()
         for name, weight in sorted(self.network.state_dict().items()):
             digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
@@ -90,10 +93,10 @@ class Model:
         return digest.hexdigest()
 
     def check_sites(self, sites: Site | str | Iterable[Site | str]) -> tuple[Site, ...]:
-        """The sites that are named, each once; refused if the model lacks one."""
+        """These sites, each once; refused if the model lacks one."""
         named = tuple(dict.fromkeys(self._site(site) for site in as_sites(sites)))
         if not named:
-            raise SiteError("no sites were named. Name at least one, as mlp_in@0.")
+            raise SiteError("no sites were given. Name at least one, such as mlp_in@0.")
         return named
 
     def layer(self, index: int, *, fold_norm: bool = False) -> BilinearLayer:
@@ -113,7 +116,7 @@ class Model:
 
     @property
     def unembedding(self) -> Float[Tensor, "token model"]:
-        """What each token's logit reads from the last stream, divided by its `scale`."""
+        """Rows that read each token's logit from the last stream divided by its `scale`."""
         network = self.network
         return network.lm_head.weight.detach() * network.model.norm.weight.detach()
 
@@ -123,18 +126,18 @@ class Model:
         return (mean_square + float(self.network.config.rms_norm_eps)).sqrt()
 
     def tokens(self, text: str | Sequence[str]) -> Int64[Tensor, "batch pos"]:
-        """Rows of tokens, as the tokenizer begins them, filled up with padding on the right."""
+        """Rows of tokens, with the tokenizer's own start, padded on the right."""
         tokenizer = self.words("Model.tokens")
         texts = [text] if isinstance(text, str) else list(text)
         rows = tokenizer(texts, verbose=False)["input_ids"]
         longest = max((len(row) for row in rows), default=0)
         if longest == 0:
-            raise ModelError(f"Model.tokens: no token comes of {texts!r:.60}. Give it some text.")
+            raise ModelError(f"Model.tokens: {texts!r:.60} gives no tokens. Pass some text.")
         pad = self._pad
         if pad is None and any(len(row) != longest for row in rows):
             raise ModelError(
-                f"{self.path}: the tokenizer has no pad_token to fill up {len(rows)} texts of "
-                f"unequal length with. Set model.tokenizer.pad_token, or give one text at a time."
+                f"{self.path}: the tokenizer has no pad_token, which {len(rows)} texts of unequal "
+                f"length need. Set model.tokenizer.pad_token, or pass one text at a time."
             )
         filled = [row + [pad] * (longest - len(row)) for row in rows]
         return torch.tensor(filled, dtype=torch.int64, device=self.device)
@@ -147,20 +150,20 @@ class Model:
         return self.tokenizer.eos_token_id if pad is None else pad
 
     def mask(self, tokens: Int64[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
-        """False where a row has ended: its run of padding on the right."""
+        """True up to the end of each row's text, False for the padding on its right."""
         pad = self._pad
         if pad is None:
             return torch.ones_like(tokens, dtype=torch.bool)
         return (tokens != pad).long().flip(1).cummax(1).values.flip(1).bool()
 
     def logits(self, tokens: Int64[Tensor, "batch pos"]) -> Float[Tensor, "batch pos token"]:
-        """What the model expects after each token."""
+        """The logits of the next token, after each token."""
         return self.network(self._checked(tokens), use_cache=False).logits
 
     def logits_at(
         self, tokens: Int64[Tensor, "batch pos"], position: Int64[Tensor, " batch"]
     ) -> Float[Tensor, "batch token"]:
-        """What the model expects after one token of each row: other rows of logits are not made."""
+        """The logits after one token of each row; no others are computed."""
         tokens = self._checked(tokens)
         hidden = self.network.model(tokens, use_cache=False).last_hidden_state
         row = torch.arange(len(tokens), device=hidden.device)
@@ -169,14 +172,16 @@ class Model:
     def loss(
         self, tokens: Int64[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None = None
     ) -> Float[Tensor, ""]:
-        """Mean nats a token, over every token that has one before it and is no padding.
+        """Mean nats per token, over all tokens but the first of each row and padding.
 
         Pass the batch's own ``mask`` where padding and the end of a text are the same token.
         """
         tokens = self._checked(tokens)
         present = (self.mask(tokens) if mask is None else mask.to(self.device))[:, 1:]
         if not bool(present.any()):
-            raise ModelError("Model.loss: no token is there to predict: rows need two or more.")
+            raise ModelError(
+                "Model.loss: there is no token to predict: each row needs at least two."
+            )
         hidden = self.network.model(tokens[:, :-1], use_cache=False).last_hidden_state[present]
         blocks = zip(hidden.split(_ROWS), tokens[:, 1:][present].split(_ROWS), strict=True)
         losses = [
@@ -189,21 +194,21 @@ class Model:
     def generate(
         self, prompt: str, n_token: int = 50, *, temperature: float = 0.0, seed: int = 0
     ) -> str:
-        """The prompt and what the model makes of it; at temperature 0 the likeliest tokens.
+        """The prompt and its continuation; at temperature 0 the likeliest tokens.
 
-        By hand, because transformers' own draws from the global generator, and because its cache
-        would show a replaced activation only the newest position.
+        Written by hand, because transformers' own uses the global generator, and because with its
+        cache a replaced activation would only see the newest position.
         """
         tokenizer = self.words("Model.generate")
         if not 0 <= temperature < float("inf"):
-            raise ModelError(f"Model.generate: temperature {temperature}. Give 0 or more.")
+            raise ModelError(f"Model.generate: temperature {temperature}. Pass 0 or more.")
         check_count("Model.generate", n_token, None, "n_token")
         generator = torch.Generator().manual_seed(seed)
         tokens = self._checked(self.tokens(prompt))
         if tokens.shape[1] == self.n_context or tokenizer.unk_token_id in tokens[0].tolist():
             raise ModelError(
                 f"Model.generate: the prompt {prompt!r:.80} fills the context of {self.n_context} "
-                f"tokens, or has words that the model does not know. Give a shorter or plainer one."
+                f"tokens, or has words that the model does not know. Pass a shorter or simpler one."
             )
         n_prompt, cache = tokens.shape[1], None
         for _ in range(min(n_token, self.n_context - n_prompt)):
@@ -241,10 +246,10 @@ class Model:
     def replaced(
         self, functions: Mapping[Site | str, Callable[[Tensor], Tensor]]
     ) -> Iterator[Model]:
-        """Within the block, each site's activation is what its function makes of it.
+        """Within the block, each site's activation is replaced by its function's result.
 
-        A function is given ``batch pos model`` and returns the same shape; blocks nest, the outer
-        function first, and what is read is what the model goes on with.
+        A function takes ``batch pos model`` and returns the same shape. Blocks nest, the outer
+        function first; `read` gives the replaced values.
 
         >>> with model.replaced({"mlp_out@0": torch.zeros_like}):  # doctest: +SKIP
         ...     model.loss(tokens)
@@ -258,15 +263,15 @@ class Model:
             yield self
 
     def in_dtype(self, dtype: torch.dtype) -> Model:
-        """A copy that runs in another dtype, as float64 where differences are to be exact."""
+        """A copy in another dtype, such as float64 for exact differences."""
         return replace(self, network=deepcopy(self.network).to(dtype), _replacing=[])
 
     @cached_property
     def hooked(self) -> Any:
-        """TransformerLens' bridge over a copy of this model, made when first asked for.
+        """TransformerLens' bridge over a copy of this model, made on first use.
 
-        A copy, because the bridge rebuilds the model that it is given; what is `replaced` here is
-        not replaced there. Its weight processing is refused: it would put a SiLU into the MLP.
+        A copy, because the bridge rebuilds its model: nothing that is `replaced` here is replaced
+        there. Its weight processing is refused: it would put a SiLU into the MLP.
         """
         if self._replacing:  # the copy would keep what is replaced now for ever
             raise ModelError(
@@ -279,7 +284,7 @@ class Model:
         """Write the Hugging Face folder of this model and its tokenizer; whole or not at all."""
         folder = Path(folder)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ModelError(f"{folder}: is there already. Name a new folder, or remove this one.")
+            raise ModelError(f"{folder}: exists already. Name a new folder, or remove this one.")
         with folder_written_whole(folder) as files:
             write(self.network, self.tokenizer, files)
         return folder
@@ -313,13 +318,13 @@ class Model:
         sizes = f"{self.n_layer} layers, width {self.d_model}, hidden {self.d_hidden}"
         return f"Model({self.path}: {sizes}, {self.n_token} tokens, {self.dtype} on {self.device})"
 
-    def words(self, asked: str) -> Any:
-        """The tokenizer, or an error that says what needs it."""
+    def words(self, caller: str) -> Any:
+        """The tokenizer, or an error that names the caller that needs it."""
         if self.tokenizer is None:
-            named = TOKENIZERS.get(self.wanted_tokenizer or "", self.wanted_tokenizer)
+            named = _TOKENIZERS.get(self.wanted_tokenizer or "", self.wanted_tokenizer)
             known = f" (the model names '{named}')" if named else ""
             raise ModelError(
-                f"{self.path}: there is no tokenizer in this folder, which {asked} needs. "
+                f"{self.path}: there is no tokenizer in this folder, which {caller} needs. "
                 f"Load it with load_model(path, tokenizer=folder or hub name){known}."
             )
         return self.tokenizer
@@ -337,21 +342,21 @@ class Model:
     def _checked(self, tokens: Tensor) -> Tensor:
         if tokens.ndim != 2 or tokens.is_floating_point():
             raise ModelError(
-                f"tokens of shape {tuple(tokens.shape)} and {tokens.dtype}: whole numbers of shape "
-                f"(batch, pos) are wanted, as model.tokens(text) gives them."
+                f"tokens of shape {tuple(tokens.shape)} and {tokens.dtype}, not integers of shape "
+                f"(batch, pos). model.tokens(text) makes them."
             )
         n_pos = tokens.shape[1]
         if n_pos > self.n_context:
             raise ModelError(
                 f"rows of {n_pos} tokens, but {self.path} has a context of {self.n_context} "
-                f"(config.json, field 'max_position_embeddings'): positions beyond were never "
-                f"trained. Cut the text into shorter rows."
+                f"(config.json, field 'max_position_embeddings'): later positions were never "
+                f"trained. Split the text into shorter rows."
             )
         if tokens.numel() == 0 or int(tokens.min()) < 0 or int(tokens.max()) >= self.n_token:
             raise ModelError(
-                f"tokens of shape {tuple(tokens.shape)} must be there and lie in 0 to "
-                f"{self.n_token - 1}, the rows of the embedding: take them from this model's own "
-                f"tokenizer, with model.tokens(text)."
+                f"tokens of shape {tuple(tokens.shape)} must not be empty and must lie in 0 to "
+                f"{self.n_token - 1}, the rows of the embedding. Use this model's own tokenizer: "
+                f"model.tokens(text)."
             )
         return tokens.to(self.device)
 
@@ -364,7 +369,7 @@ def _choose(logits: Float[Tensor, " token"], temperature: float, generator: torc
 
 
 def _fitting(site: Site, function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """The function, with what it returns checked before the model goes on with it."""
+    """The function, with a check of what it returns."""
 
     def checked(activation: Tensor) -> Tensor:
         new = function(activation)

@@ -1,9 +1,9 @@
 """What to train and how: two small configurations, kept as JSON beside the model.
 
-The defaults train the built-in stories' model. What a reader would get wrong: ``activation``
-decides one factor of a gated MLP, so ``linear``, ``silu``, ``gelu`` and ``relu`` have the same
-number of weights; with ``gated=False`` there is one factor only, and the MLP is made half as wide
-again, ``3 · d_hidden / 2``, so that its two matrices hold what three held.
+The defaults train the built-in stories' model. ``activation`` acts on one factor of a gated MLP, so
+``linear``, ``silu``, ``gelu`` and ``relu`` have equally many weights. With ``gated=False`` there is
+one factor only, and the MLP has ``3 · d_hidden / 2`` units, so that its two matrices have as many
+weights as three had.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from circuits.corpus.batches import CHUNK
 from circuits.errors import PlanError
 
 ACTIVATIONS = ("linear", "silu", "gelu", "relu")
-"""``linear`` is bilinear; ``silu`` is SwiGLU; ``gelu`` and ``relu`` the others of its family."""
+"""``linear`` is bilinear, ``silu`` is SwiGLU, ``gelu`` GEGLU, ``relu`` ReGLU."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,13 @@ class ModelShape:
     """Products in each MLP, before the width of an ungated one is adjusted."""
 
     n_head: int = 1
-    """Attention heads. One head can weigh a word but not turn its sign round: the MLP must."""
+    """Attention heads. One head can weigh a word but not flip its sign: that is left to the MLP."""
 
     activation: str = "linear"
     """On the left factor of the MLP: one of ``ACTIVATIONS``."""
 
     gated: bool = True
-    """Whether the MLP multiplies two factors; without, it is a plain one of equal size."""
+    """Whether the MLP multiplies two factors; if not, it is a plain MLP of equal size."""
 
     biases: bool = False
     """Whether the MLP's three matrices have biases."""
@@ -56,23 +56,25 @@ class ModelShape:
             if not is_whole(getattr(self, name), 1)
         ]
         faults += [
-            f"{name} is {getattr(self, name)!r:.40}, neither true nor false"
+            f"{name} is {getattr(self, name)!r:.40}, not true or false"
             for name in ("gated", "biases", "tied_head")
             if not isinstance(getattr(self, name), bool)
         ]
         if self.activation not in ACTIVATIONS:
-            faults.append(f"activation '{self.activation}' is none of {', '.join(ACTIVATIONS)}")
+            faults.append(f"activation '{self.activation}' is not one of {', '.join(ACTIVATIONS)}")
         if not faults and self.d_model % (2 * self.n_head):
-            faults.append(f"d_model {self.d_model} does not part into {self.n_head} even heads")
+            faults.append(
+                f"d_model {self.d_model} cannot be split into {self.n_head} heads of even width"
+            )
         if not self.gated and self.activation == "linear":
-            faults.append("an ungated MLP with a linear activation is no more than a matrix")
+            faults.append("an ungated MLP with a linear activation is only a matrix")
         if not self.gated and not faults and self.d_hidden % 2:
             faults.append(f"d_hidden {self.d_hidden} is odd: 3 · d_hidden / 2 must be whole")
         _refuse("ModelShape", faults)
 
     @property
     def width(self) -> int:
-        """Hidden units of the MLP, so that each kind has equally many weights."""
+        """Hidden units of the MLP: each kind has equally many weights."""
         return self.d_hidden if self.gated else 3 * self.d_hidden // 2
 
 
@@ -93,22 +95,22 @@ class ModelPlan:
     """Longest row in tokens, and the model's context."""
 
     learning_rate: float = 4e-3
-    """The largest one, reached at the end of the warm-up."""
+    """The peak, reached at the end of the warm-up."""
 
     warm_up: int = 50
-    """Steps until then."""
+    """Steps of the warm-up."""
 
     weight_decay: float = 0.1
     """Of matrices; norms and biases are not decayed."""
 
     clip: float = 1.0
-    """The gradient's norm is cut down to this."""
+    """The gradient's norm is clipped to this."""
 
     noise: float = 0.0
     """Standard deviation of Gaussian noise on every MLP's input, whose own entries are about 1."""
 
     seed: int = 0
-    """Of everything: the start, the order of the text, the noise."""
+    """Decides everything: initial weights, the order of the text, the noise."""
 
     def __post_init__(self) -> None:
         least = {"n_steps": 1, "n_rows": 1, "window": 3, "warm_up": 0, "seed": 0}
@@ -120,7 +122,9 @@ class ModelPlan:
         if not isinstance(self.shape, ModelShape):
             faults.insert(0, f"shape is {self.shape!r:.40}, not a ModelShape")
         if is_whole(self.n_rows, CHUNK + 1):
-            faults.append(f"n_rows is {self.n_rows}, but rows are cut {CHUNK} documents at a time")
+            faults.append(
+                f"n_rows is {self.n_rows}, but rows are made from {CHUNK} documents at a time"
+            )
         if is_whole(self.seed, 2**63):
             faults.append(f"seed is {self.seed!r:.40}, not below 2 ** 63")
         above = {"learning_rate": True, "clip": True, "weight_decay": False, "noise": False}
@@ -145,7 +149,7 @@ class ModelPlan:
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any], where: str = "plan") -> ModelPlan:
-        """The plan of some fields, the others as they are by default; unknown ones are refused."""
+        """The plan with these fields, the others at their defaults; unknown ones are refused."""
         plan, shape = dict(given), given.get("shape", {})
         if not isinstance(shape, Mapping):
             raise PlanError(f"{where}: shape is {shape!r:.40}, not an object with its own fields.")
@@ -164,7 +168,7 @@ class ModelPlan:
 
 
 def is_whole(value: object, smallest: int) -> bool:
-    """Whether a plan's value is a whole number and not too small."""
+    """Whether a value is a whole number of at least ``smallest``."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= smallest
 
 

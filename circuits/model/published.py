@@ -1,7 +1,7 @@
 """Language models in the layout of the paper's own checkpoints, as Hugging Face Llama models.
 
-The conversion is exact: weights are renamed and parted, and the one number that Llama does not
-know, the attention output's factor ``1 / sqrt(2 · n_layer)``, is multiplied into its weight. The
+The conversion is exact: weights are renamed and split, and the one number that Llama does not
+have, the attention output's factor ``1 / sqrt(2 · n_layer)``, is multiplied into its weight. The
 norms there have no weights (here: ones), and rotary angles are computed, not stored.
 """
 
@@ -16,15 +16,12 @@ from torch import Tensor
 
 from circuits.errors import ModelError
 
-TOKENIZERS = {"ts-4096": "tdooms/ts-tokenizer-4096"}
-"""Short names in published configurations, and the hub's name of the tokenizer they stand for."""
-
 _SIZES = ("n_head", "n_layer", "n_ctx", "d_model", "d_hidden")
 _KNOWN = {*_SIZES, "bilinear", "gate", "bias", "normalization", "tokenizer", "repo"}
 
 
 def is_published(config: Mapping[str, Any]) -> bool:
-    """Whether a configuration is of this layout rather than of Hugging Face's."""
+    """Whether a configuration has this layout rather than Hugging Face's."""
     return "model_type" not in config and "n_layer" in config and "d_hidden" in config
 
 
@@ -38,13 +35,13 @@ def check_published(where: Path, config: Mapping[str, Any]) -> None:
     if config.get("bilinear") is not True:
         faults.append(f"bilinear is {config.get('bilinear')!r}: its MLP is not bilinear")
     if not isinstance(config.get("bias", False), bool):
-        faults.append(f"bias is {config['bias']!r}, neither true nor false")
+        faults.append(f"bias is {config['bias']!r}, not true or false")
     if config.get("gate") is not None:
         faults.append(f"gate is {config['gate']!r}: an activation on one factor, so not bilinear")
     if config.get("normalization", True) is not True:
         faults.append("normalization is off: a Llama model always has its norms")
     if not faults and config["d_model"] % config["n_head"]:
-        faults.append(f"d_model {config['d_model']} does not part into {config['n_head']} heads")
+        faults.append(f"d_model {config['d_model']} cannot be split into {config['n_head']} heads")
     if faults:
         raise ModelError(
             f"{where}: " + "; ".join(faults) + ". Only a bilinear model with norms can be "
@@ -96,7 +93,8 @@ def convert(
         left.pop(f"{old}attn.rotary.inv_freq", None)
     if left:
         raise ModelError(
-            f"{where}: unknown weights {', '.join(sorted(left)[:3])}; nothing is lost silently."
+            f"{where}: unknown weights {', '.join(sorted(left)[:3])}, which have no place in a "
+            f"Llama model. Load a checkpoint of the published layout."
         )
     return _llama_config(config, n_token), state
 
@@ -118,7 +116,7 @@ def _llama_config(config: Mapping[str, Any], n_token: int) -> dict[str, Any]:
         "rms_norm_eps": 1e-8,
         "rope_theta": 10000.0,
         "tie_word_embeddings": False,
-        # the published ones have no word in the configuration for these
+        # not stated in published configurations
         "bos_token_id": None,
         "eos_token_id": None,
         "pad_token_id": None,

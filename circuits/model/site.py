@@ -1,7 +1,7 @@
 """A place in a transformer where an activation can be read or replaced.
 
-Written ``point@layer``. The two that are easily mixed up: ``mlp_in`` is what the MLP is given, so
-*after* the norm and its weight; ``resid_mid`` is the stream that the norm is given.
+Written ``point@layer``. Two are easily mixed up: ``resid_mid`` is the stream before the MLP's norm,
+``mlp_in`` is the MLP's input *after* the norm and its weight.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ class Site:
     def __post_init__(self) -> None:
         if self.point not in POINTS:
             raise SiteError(
-                f"'{self.point}' is no point of a layer. Choose of {', '.join(POINTS)}."
+                f"'{self.point}' is not a point of a layer. Choose one of {', '.join(POINTS)}."
             )
         if self.layer < 0:
             raise SiteError(f"layer {self.layer} of '{self.point}': layers are counted from 0.")
 
     @classmethod
     def parse(cls, text: str) -> Site:
-        """The site that ``point@layer``, or a TransformerLens hook name, stands for."""
+        """The site of ``point@layer`` or of a TransformerLens hook name."""
         if written := re.fullmatch(r"(\w+)@(\d+)", text):
             return cls(written[1], int(written[2]))
         if hook := re.fullmatch(r"blocks\.(\d+)\.([\w.]+)", text):
@@ -60,18 +60,18 @@ class Site:
             if hook[2] in points:
                 return cls(points[hook[2]], int(hook[1]))
         raise SiteError(
-            f"'{text}' names no site. Write point@layer, for example mlp_in@0; the points are "
+            f"'{text}' is not a site. Write point@layer, for example mlp_in@0; the points are "
             f"{', '.join(POINTS)}."
         )
 
     @property
     def hook_name(self) -> str:
-        """What TransformerLens' bridge calls it."""
+        """Its name in TransformerLens' bridge."""
         return f"blocks.{self.layer}.{_HOOKS[self.point]}"
 
     @property
     def order(self) -> tuple[int, int]:
-        """Sorts sites as a forward pass meets them."""
+        """Sorts sites in the order of a forward pass."""
         return self.layer, POINTS.index(self.point)
 
     def __str__(self) -> str:
@@ -79,7 +79,7 @@ class Site:
 
 
 def as_sites(sites: Site | str | Iterable[Site | str]) -> list[Site]:
-    """One or several sites, each given as itself or written out."""
+    """One or several sites, each a `Site` or its text."""
     several = [sites] if isinstance(sites, Site | str) else sites
     return [site if isinstance(site, Site) else Site.parse(site) for site in several]
 
@@ -90,13 +90,13 @@ def mlp_sites(layer: int) -> tuple[Site, Site]:
 
 
 class ReadAll(Exception):
-    """Raised at the last site that is wanted."""
+    """Raised at the last site to be read: ends the forward pass."""
 
 
 def attach(
     network: Any, site: Site, function: Callable[[Tensor], Tensor | None]
 ) -> RemovableHandle:
-    """Show every pass's activation to the function; a tensor that it returns takes its place."""
+    """Call the function with the activation of every pass; a tensor it returns replaces it."""
     block = network.model.layers[site.layer]
     if site.point == "resid_pre":
         return _before(block, function)
@@ -130,7 +130,7 @@ def _after(module: Any, function: Callable[[Tensor], Tensor | None]) -> Removabl
 
 
 def _in_place(x: Tensor, function: Callable[[Tensor], Tensor | None]) -> None:
-    """The layer has kept this very tensor as its residual, so it must change where it lies."""
+    """Change the tensor itself: the layer keeps it as its residual."""
     before = x.clone()
     new = function(before)
     if new is not None:

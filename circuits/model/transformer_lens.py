@@ -1,10 +1,10 @@
-"""TransformerLens' bridge over a bilinear model, kept from turning it into something else.
+"""TransformerLens' bridge over a bilinear model, without its weight processing.
 
-The bridge is right as it is made. ``enable_compatibility_mode()`` with any weight processing is
-not: TransformerLens 3.9 does not know the activation ``linear`` and silently runs a SiLU in its
-place. Here that call is refused; ``enable_compatibility_mode(no_processing=True)`` is let through.
-A hook of the bridge at ``hook_resid_mid`` changes what the norm is given but not the stream itself,
-where ``Model.replaced`` at ``resid_mid`` changes both.
+The bridge itself is correct. ``enable_compatibility_mode()`` with weight processing is not:
+TransformerLens 3.9 does not know the activation ``linear`` and silently uses a SiLU instead. That
+call is refused here; ``enable_compatibility_mode(no_processing=True)`` is allowed. A bridge hook at
+``hook_resid_mid`` changes the norm's input but not the stream, where ``Model.replaced`` at
+``resid_mid`` changes both.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def _refusing_to_process(enable: Callable[..., None]) -> Callable[..., None]:
 
 def _refuse(*_args: Any, **_options: Any) -> None:
     raise ModelError(
-        "TransformerLens' weight processing replaces an activation that it does not know by SiLU, "
-        "without a word, and a bilinear model's is one. Use the bridge as it is, or "
+        "TransformerLens' weight processing silently replaces an activation that it does not know, "
+        "such as a bilinear model's, by SiLU. Use the bridge as it is, or "
         "enable_compatibility_mode(no_processing=True)."
     )
 

@@ -34,7 +34,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         unfinished = all((folder / name).exists() for name in ("plan.json", "metrics.jsonl"))
         reason = (
             "training has not finished there. Run train_model with the same plan, corpus and "
-            "folder again: it goes on where it stopped."
+            "folder again: it resumes."
             if unfinished
             else "a folder without config.json is not a model. Pass the folder that "
             "save_pretrained, train_model or a download wrote."
@@ -44,13 +44,15 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """Every tensor of the folder's safetensors files, in memory of its own."""
+    """Every tensor of the folder's safetensors files, copied into memory."""
     index = folder / "model.safetensors.index.json"
     if index.exists():
         shards = read_json(index, ModelError).get("weight_map")
         files_named = isinstance(shards, dict) and all(isinstance(s, str) for s in shards.values())
         if not shards or not files_named:
-            raise ModelError(f"{index}: field 'weight_map' does not say where the weights are.")
+            raise ModelError(
+                f"{index}: field 'weight_map' does not say which file holds which weights."
+            )
         files = [folder / name for name in sorted(set(shards.values()))]
     else:
         files = [path] if (path := folder / "model.safetensors").exists() else []
@@ -71,21 +73,21 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of one safetensors file."""
     try:
         with safe_open(path, framework="pt") as file:
-            # a copy: a tensor on a mapped file is not aligned, and changes if the file does
+            # a copy: a tensor on a mapped file is not aligned, and changes with the file
             return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
-        raise ModelError(f"{path}: there is no such file. Copy the whole folder.") from None
+        raise ModelError(f"{path}: no such file. Copy the whole folder.") from None
     except (SafetensorError, OSError) as error:
         raise ModelError(
-            f"{path}: no readable safetensors file ({error}). It is cut short or something else: "
-            f"copy or write it again."
+            f"{path}: not a readable safetensors file ({error}). It may be cut short: copy or "
+            f"write it again."
         ) from error
 
 
 def check_state(
     where: Path,
     state: Mapping[str, Tensor],
-    wanted: Mapping[str, Tensor],
+    wanted: Mapping[str, tuple[int, ...]],
     config: str = "config.json",
 ) -> None:
     """Refuse weights that are missing, unknown or of another shape, naming every one."""
@@ -96,16 +98,14 @@ def check_state(
     ):
         if names:
             faults.append(f"{word} {_listed(names)}")
-    for name in wanted:
-        if name in state and state[name].shape != wanted[name].shape:
-            got, want = tuple(state[name].shape), tuple(wanted[name].shape)
-            faults.append(f"{name} has shape {got}, where {config} asks for {want}")
+    for name, shape in wanted.items():
+        if name in state and state[name].shape != shape:
+            got = tuple(state[name].shape)
+            faults.append(f"{name} has shape {got}, where {config} asks for {tuple(shape)}")
         elif name in state and not bool(torch.isfinite(state[name].float()).all()):
             faults.append(f"{name} holds NaN or infinity")
     if faults:
-        raise ModelError(
-            f"{where}: " + "; ".join(faults) + f". They are not those of its {config}."
-        )
+        raise ModelError(f"{where}: " + "; ".join(faults) + f". They do not fit its {config}.")
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -1,32 +1,223 @@
-"""A circuit as a picture for Jupyter: groups of features, the gates they form, what is written.
+"""A circuit as a picture: groups of input features, the gates they form, what is written.
 
-Positions come from `circuits.plotting.circuit_layout`, as in the report. Blue adds to the answers
-(or, in a circuit without a behaviour, to the output), orange subtracts, and width is strength. A
-gate's edges show which groups and outputs it joins; the numbers are on the edges between features.
+From left to right, as it computes: input features in a circle for each group, the gates that pairs
+of groups form, and the output features that are written; a gate's edges show which groups and
+outputs it joins, the numbers are on the edges between features. Blue adds to the answers (or, in a
+circuit without a behaviour, to the output), orange subtracts, and width is strength. Nothing is
+random, so the same circuit gives the same picture. Distance means nothing. The report draws the
+same places (`picture`) as Jupyter (`circuit_figure`).
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from circuits.plotting.circuit_layout import Drawing, picture
 from circuits.plotting.display import cut, number, shown
 from circuits.plotting.figure import BLUE, GREEN, GREY, ORANGE, Figure, points
 
 _THIN, _THICK = 1.5, 9.0
 _LETTER = 7  # pixels of one, in the margin where outputs are named
+_RADIUS = 17.0  # of a feature's node
+_APART = 76.0  # between neighbouring nodes of a group, captions included
+_BETWEEN = 52.0  # groups
+_WIDE_LETTER = 8.2  # of a group's name
+_MARGIN = 64.0
+_MOST_NODES = 120  # features that are drawn, those of the strongest pairs first
+
+
+@dataclass(frozen=True)
+class Node:
+    """An input feature, and the number of its group."""
+
+    feature: int
+    label: str
+    group: int
+
+
+@dataclass(frozen=True)
+class Edge:
+    """A pair of features."""
+
+    first: int
+    second: int
+    strength: float  # its width, and by its sign its colour
+    text: str  # shown where it is pointed at
+
+
+@dataclass(frozen=True)
+class Junction:
+    """A gate of two groups."""
+
+    gate: str
+    first: int
+    second: int
+    value: float
+    share: float
+
+
+@dataclass(frozen=True)
+class Target:
+    """An output feature."""
+
+    feature: int
+    label: str
+    effect: float | None = None
+    share: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Drawing:
+    """The parts of a circuit that are drawn."""
+
+    name: str
+    nodes: Sequence[Node]
+    edges: Sequence[Edge]
+    gates: Sequence[Junction]
+    outputs: Sequence[Target]
+    groups: Mapping[int, str]  # names
+    notes: tuple[str, str] = ("", "")  # sentences after the counts of pairs, and at the end
+    table: pd.DataFrame = field(default_factory=pd.DataFrame)  # of the pairs
+
+
+@dataclass(frozen=True)
+class _Spot:
+    x: float
+    y: float
+    radius: float = 0.0
+
+
+def picture(drawing: Drawing) -> dict[str, Any]:
+    """Everything that is drawn, with its place."""
+    pairs = _drawn_pairs(drawing.edges)
+    members = _members(drawing, pairs)
+    spots = _groups(
+        {group: len(of) for group, of in members.items()},
+        {group: min(len(drawing.groups[group]), 30) * _WIDE_LETTER / 2 for group in members},
+    )
+    right = max((s.x + s.radius for s in spots.values()), default=0.0)
+    bottom = max((s.y + s.radius for s in spots.values()), default=0.0) + _MARGIN
+    gates = sorted(
+        (gate for gate in drawing.gates if {gate.first, gate.second} <= set(spots)),
+        key=lambda gate: spots[gate.first].y + spots[gate.second].y,  # so that few wires cross
+    )
+    height = max(bottom, 96.0 * len(gates) + 60, 58.0 * len(drawing.outputs) + 60, 300.0)
+    spots = {g: _Spot(s.x, s.y + (height - bottom) / 2, s.radius) for g, s in spots.items()}
+    labels = {node.feature: node.label for node in drawing.nodes}
+    return {
+        "width": right + 460,
+        "height": height,
+        "groups": [
+            {"group": group, "name": drawing.groups[group], **asdict(spot)}
+            for group, spot in spots.items()
+        ],
+        "nodes": [
+            {"feature": feature, "group": group, "label": labels[feature], **asdict(spot)}
+            for group, of in members.items()
+            for feature, spot in _inside(of, spots[group])
+        ],
+        "edges": [
+            {"pair": n, "first": edge.first, "second": edge.second, "strength": edge.strength}
+            for n in pairs
+            for edge in [drawing.edges[n]]
+        ],
+        "gates": _column(gates, right + 130, height),
+        "outputs": _column(drawing.outputs, right + 310, height),
+    }
+
+
+def _drawn_pairs(edges: Sequence[Edge]) -> list[int]:
+    """Places of the pairs that are drawn: the strongest, as long as their features fit."""
+    chosen: list[int] = []
+    features: set[int] = set()
+    for place in sorted(range(len(edges)), key=lambda n: -abs(edges[n].strength)):
+        wider = features | {edges[place].first, edges[place].second}
+        if len(wider) <= _MOST_NODES:
+            features = wider
+            chosen.append(place)
+    return chosen
+
+
+def _members(drawing: Drawing, pairs: list[int]) -> dict[int, list[int]]:
+    """The features of some pairs by group."""
+    used = {end for n in pairs for end in (drawing.edges[n].first, drawing.edges[n].second)}
+    members: dict[int, list[int]] = {}
+    for node in drawing.nodes:
+        if node.feature in used:
+            members.setdefault(node.group, []).append(node.feature)
+    return dict(sorted(members.items()))
+
+
+def _column(parts: Sequence[Junction | Target], x: float, height: float) -> list[dict[str, Any]]:
+    """Gates or outputs, one below the other."""
+    return [
+        {**asdict(part), "place": n, "x": x, "y": height * (n + 0.5) / len(parts)}
+        for n, part in enumerate(parts)
+    ]
+
+
+def _size(n: int) -> float:
+    """Of the circle that holds so many nodes."""
+    if n == 1:
+        return _RADIUS + 22
+    if n <= 7:
+        return _APART / (2 * math.sin(math.pi / n)) + _RADIUS + 16
+    return _APART / 2 * math.sqrt(n) + _RADIUS + 16
+
+
+def _groups(sizes: dict[int, int], half_names: dict[int, float]) -> dict[int, _Spot]:
+    """One circle for each group, on a circle of circles that do not touch, nor do their names."""
+    radii = {group: _size(n) for group, n in sizes.items()}
+    n = len(radii)
+    if n == 0:
+        return {}
+    if n == 1:
+        ((group, radius),) = radii.items()
+        return {group: _Spot(max(radius, half_names[group]) + _MARGIN, radius + _MARGIN, radius)}
+    names = list(radii)
+    reach = {group: max(radii[group], 0.8 * half_names[group]) for group in names}
+    neighbours = zip(names, names[1:] + names[:1], strict=True)
+    apart = max(reach[a] + reach[b] + _BETWEEN for a, b in neighbours)
+    wide = apart / (2 * math.sin(math.pi / n))
+    raw = {}
+    for place, group in enumerate(names):
+        angle = 2 * math.pi * place / n - math.pi / 2
+        raw[group] = (wide * math.cos(angle), wide * math.sin(angle))
+    left = min(x - max(radii[g], half_names[g]) for g, (x, _) in raw.items()) - _MARGIN / 2
+    top = min(y - radii[g] for g, (_, y) in raw.items()) - _MARGIN
+    return {g: _Spot(x - left, y - top, radii[g]) for g, (x, y) in raw.items()}
+
+
+def _inside(features: list[int], circle: _Spot) -> list[tuple[int, _Spot]]:
+    """The nodes of a group: a ring of a few, a sunflower's seeds of many."""
+    n, found = len(features), []
+    for place, feature in enumerate(features):
+        if n == 1:
+            radius, angle = 0.0, 0.0
+        elif n <= 7:
+            # the first at the top: captions of two, one below the other, do not meet
+            radius, angle = circle.radius - _RADIUS - 16, 2 * math.pi * (place / n - 1 / 4)
+        else:
+            radius = (circle.radius - _RADIUS - 16) * math.sqrt((place + 0.5) / n)
+            angle = place * math.pi * (3 - math.sqrt(5))
+        x, y = circle.x + radius * math.cos(angle), circle.y + radius * math.sin(angle)
+        found.append((feature, _Spot(x, y, _RADIUS)))
+    return found
 
 
 def circuit_figure(drawing: Drawing) -> Figure:
     """Groups from the left, then gates, then outputs; a pair's numbers stand at its edge."""
     drawn = picture(drawing)
     spots = {node["feature"]: node for node in drawn["nodes"]}
-    traces = [*_edges(drawing, drawn["edges"], spots), _nodes(drawn["nodes"])]
+    traces = [*_edge_lines(drawing, drawn["edges"], spots), _node_points(drawn["nodes"])]
     if drawn["gates"]:
-        traces = [_wires(drawn), *traces, _gates(drawn)]
-    traces.append(_outputs(drawn["outputs"]))
+        traces = [_wires(drawn), *traces, _gate_points(drawn)]
+    traces.append(_output_points(drawn["outputs"]))
     named = max(len(cut(shown(output["label"]))) for output in drawn["outputs"])
     layout = {
         "height": max(drawn["height"], 320), "showlegend": False, "hovermode": "closest",
@@ -50,7 +241,7 @@ def _note(drawing: Drawing, n_drawn: int) -> str:
     return f"{counts}{first}. {colours}{last}"
 
 
-def _edges(
+def _edge_lines(
     drawing: Drawing, edges: list[dict[str, Any]], spots: dict[int, dict[str, Any]]
 ) -> list[dict[str, Any]]:
     most = max((abs(edge["strength"]) for edge in edges), default=0.0) or 1.0
@@ -78,7 +269,7 @@ def _edges(
     return [*made, held]
 
 
-def _nodes(nodes: list[dict[str, Any]]) -> dict[str, Any]:
+def _node_points(nodes: list[dict[str, Any]]) -> dict[str, Any]:
     return points(
         [node["x"] for node in nodes], [node["y"] for node in nodes], "features",
         [str(node["feature"]) for node in nodes], mode="markers+text",
@@ -89,7 +280,7 @@ def _nodes(nodes: list[dict[str, Any]]) -> dict[str, Any]:
     )  # fmt: skip
 
 
-def _gates(drawn: dict[str, Any]) -> dict[str, Any]:
+def _gate_points(drawn: dict[str, Any]) -> dict[str, Any]:
     names = {group["group"]: shown(group["name"]) for group in drawn["groups"]}
     gates = drawn["gates"]
     return points(
@@ -104,7 +295,7 @@ def _gates(drawn: dict[str, Any]) -> dict[str, Any]:
     )  # fmt: skip
 
 
-def _outputs(outputs: list[dict[str, Any]]) -> dict[str, Any]:
+def _output_points(outputs: list[dict[str, Any]]) -> dict[str, Any]:
     return points(
         [output["x"] for output in outputs], [output["y"] for output in outputs], "outputs",
         [cut(shown(output["label"])) for output in outputs], mode="markers+text",

@@ -1,9 +1,8 @@
-"""Text and numbers as a person may see them: nothing in a token can become markup or vanish.
+"""Text and numbers for display: nothing in a token can become markup or be invisible.
 
-Tokens are whatever a corpus held: tags, quotes, marks that turn the line round, null bytes, ten
-thousand letters. What a reader would get wrong: escaping alone is not enough. A mark that turns the
-line round is legal text in HTML, so characters without a shape are written out, and long tokens
-say how long they are.
+Tokens are whatever a corpus holds: tags, quotes, marks that reverse the line, null bytes, ten
+thousand letters. Escaping alone is not enough, because such marks are legal text in HTML. So
+invisible characters are written out, and long tokens are cut and show their length.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ _NAMED = {"\n": "↵", "\t": "⇥", " ": "␣"}
 
 
 def shown(token: str | None) -> str:
-    """A token as a reader can see it, whatever it is made of."""
+    """A token with every character visible."""
     if token is None:
         return "⟨none⟩"
     head = token if len(token) <= MOST else token[:MOST]
@@ -37,16 +36,16 @@ def shown(token: str | None) -> str:
 
 
 def seen(sentence: str) -> str:
-    """Words with blanks between them, each as a reader can see it; a long sentence is cut."""
+    """A sentence with every character of its words visible; a long one is cut."""
     if not sentence.strip(" "):
         return shown(sentence)
     words = sentence.split(" ")
-    told = " ".join(shown(word) if word else "" for word in words[:_MOST_WORDS])
-    return told + (f" … ({len(words)} words)" if len(words) > _MOST_WORDS else "")
+    visible = " ".join(shown(word) if word else "" for word in words[:_MOST_WORDS])
+    return visible + (f" … ({len(words)} words)" if len(words) > _MOST_WORDS else "")
 
 
 def cut(name: str) -> str:
-    """A name that is seen already, as short as a picture needs it."""
+    """A name that is safe to show, cut to what fits in a picture."""
     return name if len(name) <= _MOST_LETTERS else name[: _MOST_LETTERS - 1] + "…"
 
 
@@ -57,7 +56,7 @@ def _written(character: str) -> str:
 
 
 def number(value: Any, digits: int = 3) -> str:
-    """For a person; an empty string where nothing is known."""
+    """A value for display; an empty string where it is not known."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, bool | np.bool_):
@@ -70,7 +69,7 @@ def number(value: Any, digits: int = 3) -> str:
 
 
 def two(value: float | None) -> str:
-    """With two digits after the point; a share of nothing is no number."""
+    """With two digits after the point; an empty string where there is no number."""
     if value is None or not math.isfinite(value):
         return ""
     return f"{round(value, 2) + 0.0:.2f}".replace("-", "−")
@@ -88,9 +87,9 @@ def percent(share: float | None) -> str:
 def html_of(said: str, *more: str, **tables: pd.DataFrame) -> str:
     """What Jupyter shows of a result: a sentence, more HTML, and tables under their names.
 
-    Notebooks set what stands between dollars as a formula, unless the element around it says no.
+    Notebooks read text between dollars as a formula unless the element around it forbids that.
     """
-    parts = [f'<div class="tex2jax_ignore mathjax_ignore"><p>{escape(seen(said))}</p>', *more]
+    parts = [f'<div class="tex2jax_ignore mathjax_ignore"><p>{escape(seen(sentence))}</p>', *more]
     for name, table in tables.items():
         parts.append(f"<p><b>{escape(name.replace('_', ' '))}</b></p>")
         parts.append(table.map(_cell).to_html(index=False, border=0))

@@ -1,10 +1,9 @@
-"""Figures as plain values: what plotly draws, the table that was drawn, and what it is a figure of.
+"""Figures as plain values: what plotly draws, and the table of the data.
 
-``figure.drawn`` is plotly's own JSON, which the report draws with plotly's JavaScript;
-``figure.plot()`` is the same as a ``plotly.graph_objects.Figure`` for Jupyter, which is all that
-plotly is imported for. What a reader would get wrong: text in it is a corpus' text. Plotly reads
-tags in labels, and formulas between dollars where a notebook has MathJax, so every name and label
-is escaped here, once.
+``figure.drawn`` is plotly's JSON, which the report draws with plotly's JavaScript;
+``figure.plot()`` is the same as a ``plotly.graph_objects.Figure`` for Jupyter. Labels are text of a
+corpus, and plotly reads tags in them, and formulas between dollars where a notebook has MathJax, so
+every name and label is escaped here.
 """
 
 from __future__ import annotations
@@ -17,31 +16,31 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
-from circuits.algebra.spectrum import Spectrum
 from circuits.errors import SpectrumError
 from circuits.plotting.display import cut
 
 BLUE, ORANGE, GREY, GREEN = "#4c8dff", "#f07f3c", "#8b93a1", "#2fa36b"
-"""For what is positive or the thing itself, negative, controls, and what has a meaning."""
+"""For positive values or the object itself, negative values, controls, interpreted features."""
 
-DIVERGING = [[0.0, ORANGE], [0.5, "rgba(128,128,128,0.06)"], [1.0, BLUE]]
-"""Negative, nothing, positive."""
+# negative, zero, positive
+_DIVERGING = [[0.0, ORANGE], [0.5, "rgba(128,128,128,0.06)"], [1.0, BLUE]]
 
 _TEXTS = ("name", "text", "ticktext", "hovertext")  # where plotly would read tags
-_LETTERS = 130  # of a line of a note
-_FEW = 12  # places at an axis that are all numbered
+_LETTERS = 130  # in a line of a note
+_FEW = 12  # places on an axis that all have a tick
 
 
 @dataclass(frozen=True, eq=False)
 class Figure:
-    """One figure; it names no background and no colour of text, which are its page's."""
+    """One figure; the page sets the background and the colour of text."""
 
     key: str  # names it on its page
     title: str
-    note: str  # n, seed, and what it must not be taken for
+    note: str  # n, seed, and how not to read it
     traces: list[dict[str, Any]]
-    table: pd.DataFrame  # its data, as they are given away
+    table: pd.DataFrame  # the data, as the page offers it for download
     layout: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -57,7 +56,7 @@ class Figure:
 
 
 def side_by_side(figures: Sequence[Figure], title: str) -> Any:
-    """Some figures as one of plotly's, with one legend; the notes that they share above them."""
+    """Several figures as one plotly figure, with one legend and their notes above."""
     from plotly.subplots import make_subplots
 
     titles = [_plain(figure.title) for figure in figures]
@@ -93,13 +92,13 @@ def _titled(figure: Any, title: str, note: str) -> Any:
     return figure
 
 
-def _escaped(told: Any, here: bool = False) -> Any:
-    """The same with every name and label escaped, wherever it stands."""
-    if isinstance(told, Mapping):
-        return {key: _escaped(value, key in _TEXTS) for key, value in told.items()}
-    if isinstance(told, list | tuple):
-        return [_escaped(value, here) for value in told]
-    return _plain(told) if here and isinstance(told, str) else told
+def _escaped(value: Any, here: bool = False) -> Any:
+    """The same with every name and label escaped, at any depth."""
+    if isinstance(value, Mapping):
+        return {key: _escaped(part, key in _TEXTS) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_escaped(part, here) for part in value]
+    return _plain(value) if here and isinstance(value, str) else value
 
 
 def _plain(text: str) -> str:
@@ -113,7 +112,7 @@ def line(x: Any, y: Any, name: str, **style: Any) -> dict[str, Any]:
 
 
 def points(x: Any, y: Any, name: str, text: Any = None, **style: Any) -> dict[str, Any]:
-    """Points of a figure; what they are is said where one is pointed at."""
+    """Points of a figure; ``text`` is shown when the pointer is over one."""
     trace = {"type": "scatter", "mode": "markers", "x": list(x), "y": list(y), "name": name}
     if text is not None:
         trace |= {
@@ -142,7 +141,7 @@ def heat_map(
     places = list(range(len(labels)))
     trace = {
         "type": "heatmap", "z": matrix.tolist(), "x": places, "y": places, "zmin": -most,
-        "zmax": most, "colorscale": DIVERGING, "colorbar": {"title": {"text": "weight"}},
+        "zmax": most, "colorscale": _DIVERGING, "colorbar": {"title": {"text": "weight"}},
         "text": [[f"{a} × {b}" for b in labels] for a in labels],
         "hovertemplate": "%{text}<br>%{z:.4g}<extra></extra>",
     }  # fmt: skip
@@ -184,44 +183,52 @@ def eigenvalues(table: pd.DataFrame, note: str) -> Figure:
     traces.append({**own, "marker": {"size": 8, "color": colours}})
     layout: dict[str, Any] = {"xaxis": {"title": {"text": "place, from the largest"}},
                               "yaxis": {"title": {"text": "eigenvalue"}}}  # fmt: skip
-    if len(table) <= _FEW:  # no place lies between two
+    if len(table) <= _FEW:  # ticks at whole places only
         layout["xaxis"]["dtick"] = 1
     return Figure("spectrum", "Eigenvalues of the form", note, traces, table, layout)
 
 
-def spectrum_figure(spectrum: Spectrum, controls: Mapping[str, Spectrum]) -> Figure:
-    """The eigenvalues of a spectrum from the largest to the smallest, beside controls.
+_Values = Float[np.ndarray, " place"]
 
-    Where all eigenvalues are known, those of a symmetric matrix of independent entries and as much
-    energy stand beside them: they lie on Wigner's semicircle. It knows neither how many hidden
-    units a layer has, nor how unlike in length its inputs are, nor of a constant; controls do.
+
+def spectrum_figure(
+    values: _Values,
+    controls: Mapping[str, np.ndarray],
+    energy_kept: float | None,
+    effective_rank: float | None,
+) -> Figure:
+    """Eigenvalues from the largest to the smallest, beside controls.
+
+    ``energy_kept`` is their share of the energy where they are only the first few. Where they are
+    all (``None``), the figure adds Wigner's semicircle: the eigenvalues of a symmetric matrix of
+    independent entries with the same energy. It ignores the number of hidden units, unequal input
+    lengths, and the constant; controls take them into account.
     """
-    own = spectrum.values.double().sort(descending=True).values.cpu().numpy()
-    n = len(own)
-    columns: dict[str, Any] = {"place": np.arange(1, n + 1), "eigenvalue": own}
-    said = f"{n} eigenvalues"
-    if spectrum.total_energy is not None:
-        said += f", the largest by size: {spectrum.energy(n):.1%} of the energy"
-        said += "; places are among these, and only beside all of them a random form is drawn"
+    n = len(values)
+    columns: dict[str, Any] = {"place": np.arange(1, n + 1), "eigenvalue": values}
+    note = f"{n} eigenvalues"
+    if energy_kept is not None:
+        note += f", the largest by size: {energy_kept:.1%} of the energy"
+        note += "; places are among these, and a random form is drawn only beside all eigenvalues"
     elif n > 1:
-        spread = 2 * np.sqrt(np.square(own).sum() / n)
-        columns["a random form"] = spread * _semicircle(n)
-        said += f", effective rank {spectrum.effective_rank:.3g}. A random form: independent "
-        said += "entries, as much energy (Wigner's semicircle)"
+        radius = 2 * np.sqrt(np.square(values).sum() / n)
+        columns["a random form"] = radius * _semicircle(n)
+        note += f", effective rank {effective_rank:.3g}. A random form: independent "
+        note += "entries, as much energy (Wigner's semicircle)"
         if not controls:
-            said += ". A layer that learnt nothing strays from it too: see spectrum.plot(random=…)"
+            note += ". An untrained layer differs from it too: see spectrum.plot(random=…)"
     for name, control in controls.items():
         if len(control) != n:
             raise SpectrumError(
                 f"Spectrum.plot: {name!r} holds {len(control)} eigenvalues, the spectrum beside it "
                 f"{n}. Compute both with the same rank."
             )
-        columns[name] = control.values.double().sort(descending=True).values.cpu().numpy()
-    return eigenvalues(pd.DataFrame(columns), said + ".")
+        columns[name] = control
+    return eigenvalues(pd.DataFrame(columns), note + ".")
 
 
-def _semicircle(n: int) -> np.ndarray:
-    """The n values that part the semicircle of radius 1 into equal areas, the largest first."""
+def _semicircle(n: int) -> _Values:
+    """The n values that divide the semicircle of radius 1 into equal areas, the largest first."""
     grid = np.linspace(-1, 1, 4001)
     below = 0.5 + (grid * np.sqrt(1 - grid**2) + np.arcsin(grid)) / np.pi
     return np.interp(1 - (np.arange(n) + 0.5) / n, below, grid)

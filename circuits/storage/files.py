@@ -16,10 +16,12 @@ from safetensors import SafetensorError
 
 from circuits.errors import CircuitsError
 
+PLAN, RESULT = "plan.json", "training.json"  # of a training run: written first, and at its end
+
 
 @contextmanager
 def written_whole(path: str | Path) -> Iterator[Path]:
-    """A name to write to; it becomes ``path`` when the block ends well, and is removed if not.
+    """A temporary path to write to: renamed to ``path`` if the block succeeds, else removed.
 
     >>> with written_whole("numbers.txt") as file:  # doctest: +SKIP
     ...     file.write_text("1 2 3")
@@ -33,7 +35,7 @@ def written_whole(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def folder_written_whole(path: str | Path) -> Iterator[Path]:
-    """A folder to fill; it becomes ``path``, new or empty until then, when the block ends well."""
+    """A folder to fill: renamed to ``path``, which is new or empty, if the block succeeds."""
     path = Path(path)
     with _staged(path) as folder:
         yield folder
@@ -43,10 +45,10 @@ def folder_written_whole(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def held(path: Path) -> Iterator[bool]:
-    """Whether this process alone holds the file for the length of the block."""
+    """Whether this process alone has locked the file, for the length of the block."""
     try:
         import fcntl
-    except ImportError:  # Windows, where nobody can be told
+    except ImportError:  # Windows has no such lock
         yield True
         return
     with path.open("rb") as file:
@@ -60,8 +62,9 @@ def held(path: Path) -> Iterator[bool]:
 
 @contextmanager
 def _staged(path: Path) -> Iterator[Path]:
-    """A folder of this process beside the path, so that what a library writes beside its own file
-    is in it too; removed at the end, and after a kill by whoever writes to the path next."""
+    """This process's own folder beside the path, where a library may write files beside its own.
+
+    It is removed at the end; after a kill, by the next process that writes to the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{path.name}.*.part"):
         process = left.name.split(".")[-2]
@@ -72,14 +75,14 @@ def _staged(path: Path) -> Iterator[Path]:
     folder.mkdir()
     try:
         yield folder
-    except SafetensorError as error:  # its own word for a full disk
+    except SafetensorError as error:  # what it raises when the disk is full
         raise OSError(f"{path}: cannot be written ({error})") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _as_any_file(folder: Path) -> None:
-    """Give every file the rights that a new one has here: safetensors shuts others out of its."""
+    """Give every file the rights that a new one has here: safetensors lets only its owner read."""
     new = folder / ".new"
     new.touch()
     rights = new.stat().st_mode
@@ -90,13 +93,13 @@ def _as_any_file(folder: Path) -> None:
 
 
 def read_json(path: Path, error: type[CircuitsError]) -> dict[str, Any]:
-    """The JSON object in a file; what is wrong with it is raised as the error given."""
+    """The JSON object in a file; any fault is raised as the given error."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise error(f"{path}: there is no such file.") from None
-    except (ValueError, RecursionError) as fault:  # JSON's and Unicode's errors; lists in lists
-        raise error(f"{path}: no readable JSON ({fault}). Write the file again.") from fault
+        raise error(f"{path}: no such file.") from None
+    except (ValueError, RecursionError) as fault:  # bad JSON or Unicode; nested too deeply
+        raise error(f"{path}: not readable JSON ({fault}). Write the file again.") from fault
     if not isinstance(content, dict):
         raise error(f"{path}: holds a JSON {type(content).__name__}, not an object.")
     return content

@@ -1,8 +1,7 @@
-"""Names on the Hugging Face hub: asked for once, and given up within seconds.
+"""Names on the Hugging Face hub: looked up once, with a time-out of seconds.
 
-The hub's own client tries again and again for minutes where there is no network, so a name is
-first asked for with a time-out. What a reader would get wrong: looking up a host has no time-out
-at all, which is why the question is put in a thread of its own.
+The hub's own client retries for minutes without a network, so a name is looked up first. A DNS
+look-up has no time-out at all, so this happens in a thread.
 """
 
 from __future__ import annotations
@@ -17,23 +16,22 @@ import pyarrow as pa
 from circuits.errors import HubError, first_line
 
 HUB_SECONDS = 4.0
-"""How long the hub may take to answer at all before its name is refused."""
-
+"""How long the hub may take to answer before a name is refused."""
 
 _PART = r"[\w-][\w.-]*"
 
 
 def is_hub_name(where: str | Path) -> bool:
-    """Whether this has the form ``owner/name``; a path is never looked up."""
+    """Whether this has the form ``owner/name`` and is not a path; the hub is not asked."""
     return isinstance(where, str) and bool(
         re.fullmatch(f"{_PART}/{_PART}", where) and not Path(where).exists()
     )
 
 
 def hub_place(where: str | Path) -> tuple[str, str] | None:
-    """The name and the folder in it, of ``owner/name/folder/…``; None where that is a path.
+    """Name and inner folder of ``owner/name/folder/…``; None for a path.
 
-    What lies below a folder of this machine is a path, though it may be mistyped.
+    Anything below an existing local folder is a path, even if it is mistyped.
     """
     if not isinstance(where, str) or not re.fullmatch(f"{_PART}(/{_PART})+", where):
         return None
@@ -42,7 +40,7 @@ def hub_place(where: str | Path) -> tuple[str, str] | None:
 
 
 def hub_revision(name: str, kind: Literal["model", "dataset"]) -> str:
-    """The commit that a name stands for now, or a refusal within `HUB_SECONDS`."""
+    """The current commit of a name; refused if the hub does not answer within `HUB_SECONDS`."""
     answer: dict[str, Any] = {}
 
     def ask() -> None:
@@ -51,7 +49,7 @@ def hub_revision(name: str, kind: Literal["model", "dataset"]) -> str:
         try:
             information = getattr(HfApi(), f"{kind}_info")(name, timeout=HUB_SECONDS - 1)
             answer["sha"] = information.sha
-        except Exception as error:  # noqa: BLE001  whatever it is, it is told to the user below
+        except Exception as error:  # noqa: BLE001  whatever it is, it is reported below
             answer["error"] = error
 
     thread = threading.Thread(target=ask, daemon=True)
@@ -61,14 +59,14 @@ def hub_revision(name: str, kind: Literal["model", "dataset"]) -> str:
         return str(answer["sha"])
     error = answer.get("error", TimeoutError(f"no answer in {HUB_SECONDS:g} seconds"))
     raise HubError(
-        f"'{name}' is no file or folder here, and the Hugging Face hub cannot be asked for a "
-        f"{kind} of that name ({type(error).__name__}: {first_line(error)}). Without a network, "
+        f"'{name}' is not a file or folder here, and the Hugging Face hub cannot be asked for "
+        f"a {kind} of that name ({type(error).__name__}: {first_line(error)}). Without a network, "
         f"pass a local copy."
     ) from None
 
 
 def dataset_table(name: str, split: str) -> pa.Table:
-    """One split of a data set as its files hold it: nothing is decoded."""
+    """One split of a data set as stored in its files, not decoded."""
     revision = hub_revision(name, "dataset")
     from datasets import load_dataset
 
@@ -85,11 +83,13 @@ def dataset_table(name: str, split: str) -> pa.Table:
 def model_folder(name: str, inside: str = "") -> Path:
     """A model of the hub, or one folder of it, as a local folder.
 
-    Of weights, configuration and tokenizer alone.
+    Only weights, configuration and tokenizer are fetched.
     """
     folder = _fetched(name, inside) / inside
     if not folder.is_dir():
-        raise HubError(f"'{name}' on the hub has no folder '{inside}'. Look at its list of files.")
+        raise HubError(
+            f"'{name}' on the hub has no folder '{inside}'. See its list of files on the hub."
+        )
     return folder
 
 
@@ -99,12 +99,12 @@ def _fetched(name: str, inside: str) -> Path:
     try:
         revision = hub_revision(name, "model")
     except HubError:
-        try:  # what was fetched before is as good as the hub
+        try:  # an earlier download will do
             return Path(snapshot_download(name, local_files_only=True))
         except OSError:
             pass
         raise
-    # no *.bin and no *.py: neither a pickle nor code is ever wanted
+    # no *.bin and no *.py: never a pickle, never code
     below = f"{inside}/" if inside else ""
     wanted = [f"{below}{kind}" for kind in ("*.safetensors", "*.json", "*.txt", "*.model")]
     try:

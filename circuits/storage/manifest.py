@@ -1,8 +1,8 @@
-"""What a run folder was made from: ``manifest.json``, one entry for each step, in their order.
+"""The provenance of a run folder: ``manifest.json``, one entry per step, in order.
 
-An entry holds the step's configuration and seed, the versions it ran with, and a hash of every
-file that it made, so that a later step, or a reader, can tell whether two runs are the same. No
-times and no paths of the machine: the same run has the same manifest.
+An entry holds the step's configuration and seed, the versions it ran with, and a hash of every file
+that it made, so that two runs can be compared. It has no times and no absolute paths: the same run
+has the same manifest.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _VERSIONS = ("bilinear-circuits", "torch", "transformers", "numpy")
 
 
 def record(run: str | Path, step: str, made_of: Mapping[str, Any], made: Iterable[Path]) -> None:
-    """Note a finished step; the same step noted before gives way to it, in its place."""
+    """Add a finished step; an earlier entry of the same step is replaced in place."""
     run = Path(run)
     entry = {
         "step": step,
@@ -33,7 +33,7 @@ def record(run: str | Path, step: str, made_of: Mapping[str, Any], made: Iterabl
     places = [i for i, old in enumerate(entries) if old["step"] == step]
     same = ("made_of", "made")
     if places and all(entries[places[0]][part] == entry[part] for part in same):
-        return  # nothing was made anew, and the versions that made it are noted
+        return  # nothing changed, so the versions that made it stay
     if places:
         entries[places[0]] = entry
     else:
@@ -42,7 +42,7 @@ def record(run: str | Path, step: str, made_of: Mapping[str, Any], made: Iterabl
 
 
 def withdraw(run: str | Path, folder: Path) -> None:
-    """Leave out the steps that made a file of a folder which is not there any more."""
+    """Remove the steps that made a file of this folder which no longer exists."""
     run = Path(run)
     entries = read_manifest(run)
     inside = folder.relative_to(run)
@@ -61,7 +61,7 @@ def _write(run: Path, entries: list[dict[str, Any]]) -> None:
 
 
 def read_manifest(run: str | Path) -> list[dict[str, Any]]:
-    """The steps of a run in their order; none where nothing was made yet."""
+    """The steps of a run in order; empty for a new run."""
     path = Path(run) / NAME
     if not path.exists():
         return []
@@ -71,7 +71,7 @@ def read_manifest(run: str | Path) -> list[dict[str, Any]]:
             raise TypeError
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ManifestError(
-            f"{path}: no list of steps can be read from it ({type(error).__name__}). It was "
-            f"changed or cut short: make the run again, or restore the file."
+            f"{path}: not a list of steps ({type(error).__name__}). It was changed or cut "
+            f"short: make the run again, or restore the file."
         ) from error
     return list(entries)

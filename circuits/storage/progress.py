@@ -1,7 +1,7 @@
-"""The one progress bar: for work longer than two seconds, and silent where nobody watches.
+"""The one progress bar: for work longer than two seconds, and only on a terminal.
 
-What a reader would get wrong: the two seconds count from the start of the work, not of each bar,
-since ten passes of a second each are long too. Bars that follow each other are one work.
+The two seconds count from the start of the work, not of each bar: bars that follow each other
+closely belong to the same work.
 """
 
 from __future__ import annotations
@@ -14,33 +14,34 @@ from tqdm import tqdm
 
 Item = TypeVar("Item")
 
-_SHORT = 2.0  # seconds of work that need no bar
+SHORT = 2.0  # seconds of work that need no bar
 _PAUSE = 10.0  # seconds without a bar after which the next one is of other work
 
 
-class _Bar(tqdm):  # type: ignore[misc]  # tqdm has no types
-    """A bar that stays away until its work has taken two seconds, and leaves nothing behind."""
+class Bar(tqdm):  # type: ignore[misc]  # tqdm has no types
+    """A bar that appears after two seconds of work and is erased at the end."""
 
-    _work_began = _last_seen = float("-inf")
+    work_began = last_seen = float("-inf")
 
     def __init__(self, *given: Any, **how: Any) -> None:
         now = time.monotonic()
-        if now - _Bar._last_seen > _PAUSE:
-            _Bar._work_began = now
-        _Bar._last_seen = now
-        delay = max(0.0, _Bar._work_began + _SHORT - now)
+        if now - Bar.last_seen > _PAUSE:
+            Bar.work_began = now
+        Bar.last_seen = now
+        delay = max(0.0, Bar.work_began + SHORT - now)
         super().__init__(*given, **how, delay=delay, disable=None, leave=False)
 
     def close(self) -> None:
-        _Bar._last_seen = time.monotonic()
+        """Note when work was last seen."""
+        Bar.last_seen = time.monotonic()
         super().close()
 
 
 def progress(items: Iterable[Item], doing: str, unit: str = "it") -> Iterable[Item]:
     """The same items, with a bar on a terminal once two seconds have passed."""
-    return _Bar(items, desc=doing, unit=unit)
+    return Bar(items, desc=doing, unit=unit)
 
 
 def counted(total: int, doing: str, unit: str, done: int = 0) -> Any:
-    """The same bar for work that counts by itself: ``update(n)``, ``set_postfix(...)``."""
-    return _Bar(total=total, desc=doing, unit=unit, initial=done)
+    """The same bar to update by hand: ``update(n)``, ``set_postfix(...)``."""
+    return Bar(total=total, desc=doing, unit=unit, initial=done)

@@ -1,9 +1,9 @@
-"""Tables with one row or more for every output, made in pieces that can stop, resume and merge.
+"""Tables with rows for every output, made in shards that can stop, resume and merge.
 
-A long pass writes its rows in shards of a few outputs each. A shard that exists is never made
-again; processes may share one folder by taking different ranges; and the merged table depends on
-the rows alone, so however the work was cut, it is the same file to the byte. (The rows are the
-same numbers on one machine with one number of threads; sums are taken in another order on others.)
+A long pass writes shards of a few outputs each. An existing shard is never made again; processes
+may share one folder by taking different ranges; and the merged table is the same file to the byte
+however the work was split. (The rows are the same numbers on one machine with one number of
+threads; elsewhere sums are taken in another order.)
 
 Shards carry a fingerprint of what they were made from: a folder never mixes two.
 """
@@ -21,7 +21,8 @@ from circuits.errors import ShardError, shorten
 from circuits.storage.files import written_whole
 from circuits.storage.progress import progress
 
-_OUTPUTS = 32  # to a shard: what an interruption can lose
+OUTPUTS = 32
+"""To a shard: what an interruption can lose."""
 _FINGERPRINT = b"circuits.fingerprint"
 
 
@@ -32,15 +33,17 @@ def make_shards(
     fingerprint: str,
     doing: str,
 ) -> list[Path]:
-    """Make the shards of these outputs that are not there yet; returns all of theirs."""
+    """Make the missing shards of these outputs; returns the paths of all of them."""
     if outputs.step != 1:
-        raise ShardError(f"shards are made of unbroken ranges, not {outputs}. Use range(a, b).")
+        raise ShardError(f"shards are made of contiguous ranges, not {outputs}. Use range(a, b).")
     folder = Path(folder)
     shards = {}
-    for start in range(outputs.start - outputs.start % _OUTPUTS, outputs.stop, _OUTPUTS):
-        block = range(max(start, outputs.start), min(start + _OUTPUTS, outputs.stop))
+    for start in range(outputs.start - outputs.start % OUTPUTS, outputs.stop, OUTPUTS):
+        block = range(max(start, outputs.start), min(start + OUTPUTS, outputs.stop))
         shards[folder / f"outputs-{block.start:07d}-{block.stop:07d}.parquet"] = block
-    for path in folder.glob("outputs-*.parquet"):  # all of them: a stale one is told before work
+    for path in folder.glob(
+        "outputs-*.parquet"
+    ):  # all of them: a stale one is refused before any work
         _check_fingerprint(path, fingerprint)
     done = [path for path in shards if path.exists()]
     wanted = [output for path, block in shards.items() if path not in done for output in block]
@@ -62,8 +65,8 @@ def merge_shards(
     if len(set(prints.values())) > 1:
         odd = next(file for file in files if prints[file] != prints[files[0]])
         raise ShardError(
-            f"{folder} mixes shards made from different layers or dictionaries: {odd.name} is "
-            f"not like {files[0].name}. Keep one folder for each, or delete the stale ones."
+            f"{folder} mixes shards made from different layers or dictionaries: {odd.name} and "
+            f"{files[0].name} differ. Keep one folder for each, or delete the stale ones."
         )
     parts, taken = [], set[int]()
     for file in files:  # two ranges may overlap; an output's rows are the same in either
@@ -76,7 +79,7 @@ def merge_shards(
     if missing:
         raise ShardError(
             f"{folder} lacks outputs {shorten(missing)} of {outputs.start} to {outputs.stop - 1}. "
-            f"Run the pass again over them; what is there is kept."
+            f"Run the pass again over them; existing shards are kept."
         )
     if path is not None:
         _write([table], Path(path), next(iter(prints.values())))
@@ -86,14 +89,15 @@ def merge_shards(
 def kept_table(
     path: Path | None, fingerprint: str, make: Callable[[], pd.DataFrame]
 ) -> pd.DataFrame:
-    """A piece of long work that is made once: read where it lies, if it was made of the same, or
-    made and kept; without a path only made."""
+    """A table that is read if the file has this fingerprint, or else made and kept there.
+
+    Without a path it is only made."""
     if path is not None and path.is_file():
         try:
             if _fingerprint(path) == fingerprint:
                 return pq.read_table(path).to_pandas()
         except (ShardError, pa.ArrowException, OSError):
-            pass  # cut short: made anew
+            pass  # cut short: made again
     table = make()
     if path is not None:
         _write([table], path, fingerprint)

@@ -1,52 +1,236 @@
-"""A training run in a folder: it belongs to one plan, stops cleanly, and goes on after any kill.
+"""A training run on disk: one plan in its folder, a clean stop, and a resume after any kill.
 
-A run has four files: ``plan.json`` says what it is made of and comes first, so that a folder never
-holds two runs; ``metrics.jsonl`` grows line by line; a checkpoint holds the whole state, and is
-there whole or not at all; ``training.json`` says how it ended. What a reader would get wrong: a
-checkpoint is no model. It is removed when the finished files are in place, and as long as it is
-there the run is not over.
+    1. ``plan.json`` names the plan, the data and whatever else decides the result; it is written
+       first, and a folder never holds two runs
+    2. every step a batch is learnt from; metrics go to ``metrics.jsonl``, one line a step
+    3. every so many steps, and at Ctrl-C or SIGTERM, the whole state goes to one checkpoint file
+    4. the finished files are put in place one by one, then ``training.json`` says how it ended,
+       and the checkpoint is removed last: while there is one, the run is not finished
+
+The same seed gives the same bytes on the same machine with the same number of threads, however
+often the run is interrupted. On a GPU, sums are taken in an order that is not ours to choose: a
+resumed run continues from the same bits, but two runs need not end in the same.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import signal
 import threading
+import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol, final, runtime_checkable
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from circuits.errors import RunError
-from circuits.storage.files import folder_written_whole, held, read_json, write_json, written_whole
+from circuits.errors import PlanError, RunError
+from circuits.storage.files import (
+    PLAN,
+    RESULT,
+    folder_written_whole,
+    held,
+    read_json,
+    without_nan,
+    write_json,
+    written_whole,
+)
+from circuits.storage.progress import counted
+
+METRICS = "metrics.jsonl"
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+_FLUSH = 10  # steps between two writes of metrics: on a GPU, each waits for the steps before
 
-PLAN, RESULT, METRICS = "plan.json", "training.json", "metrics.jsonl"
+Row = dict[str, Any]
+"""One line of metrics."""
 
 
-def is_run(out: Path, made_of: Mapping[str, Any]) -> bool:
+@dataclass(frozen=True)
+class RunFiles:
+    """Where a run keeps its files, and everything that decides its result."""
+
+    folders: tuple[Path, ...]  # one for each thing that is trained
+    checkpoint: Path
+    made_of: Mapping[str, Any]
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has ended; refused if a folder belongs to something else."""
+        begun = [_is_run(folder, self.made_of) for folder in self.folders]
+        ended = all((folder / RESULT).exists() for folder in self.folders)
+        return all(begun) and ended and not self.checkpoint.exists()
+
+
+@runtime_checkable
+class _Plan(Protocol):
+    """What the loop needs to know of a plan."""
+
+    @property
+    def n_steps(self) -> int:
+        """Steps of the whole training."""
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step, counted from 0."""
+
+
+class TrainingRun(ABC):
+    """Something in training. A subclass defines its state and its step; `run` does the rest."""
+
+    doing: ClassVar[str]  # on the progress bar
+    shown: ClassVar[str]  # the metric on the progress bar
+    packages: ClassVar[tuple[str, ...]]  # whose versions training.json notes
+
+    def __init__(self, plan: _Plan) -> None:
+        self.plan = plan
+        self.step = self.n_tokens = 0
+        self.seconds = 0.0  # of training, over all of its parts
+
+    @abstractmethod
+    def begin(self) -> None:
+        """The state before the first step; bad data is refused here, before any file is made."""
+
+    @abstractmethod
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What a checkpoint holds: tensors, and plain values."""
+
+    @abstractmethod
+    def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        """The way back from `state`."""
+
+    @abstractmethod
+    def batches(self) -> Iterator[Any]:
+        """Batches from where the state stands."""
+
+    @abstractmethod
+    def learn(self, batch: Any) -> Any:
+        """Take a step; return what was measured, which may still be on its way from the GPU."""
+
+    @abstractmethod
+    def rows(self, measured: Any) -> list[Row]:
+        """The metrics of a step, a row for each folder."""
+
+    def check(self, row: Row, nth: int, checkpoint: Path) -> None:  # noqa: B027 - optional
+        """Look at the ``nth`` folder's row before it is written; raise to stop the run."""
+
+    @abstractmethod
+    def results(self) -> Iterator[tuple[Callable[[Path], None], dict[str, Any]]]:
+        """For each folder: a function that writes what was trained, and how the training ended."""
+
+    @final
+    def run(self, files: RunFiles, checkpoint_every: int) -> None:
+        """Train to the end, from the checkpoint where there is one."""
+        if checkpoint_every < 1:
+            raise PlanError(
+                f"checkpoint_every is {checkpoint_every}: save every step or less often."
+            )
+        if files.checkpoint.exists():
+            self.resume(files)
+        else:
+            self.begin()
+        batches = self.batches()
+        with _claimed(files):
+            for folder in files.folders:
+                _truncate_metrics(folder / METRICS, self.step)
+            with _stop_requests() as stop:
+                self._train(batches, files, checkpoint_every, stop)
+            del batches  # a thread that reads ahead ends here
+            self._finish(files)
+
+    @final
+    def resume(self, files: RunFiles) -> None:
+        """Take up the state of the checkpoint."""
+        with _saved_state(files) as (tensors, header):
+            self.step, self.n_tokens = header["step"], header["n_tokens"]
+            self.seconds = header["seconds"]
+            self.restore(tensors, header["values"])
+
+    def _save(self, files: RunFiles) -> None:
+        tensors, values = self.state()
+        so_far = {"step": self.step, "n_tokens": self.n_tokens, "seconds": self.seconds}
+        _save_state(
+            files.checkpoint, tensors, {"made_of": files.made_of, "values": values} | so_far
+        )
+
+    def _train(
+        self,
+        batches: Iterator[Any],
+        files: RunFiles,
+        checkpoint_every: int,
+        stop: Callable[[], int | None],
+    ) -> None:
+        n_steps, tokens_before, seconds_before = self.plan.n_steps, self.n_tokens, self.seconds
+        began, waiting = time.perf_counter(), []
+        bar = counted(n_steps, self.doing, "step", self.step)
+        with ExitStack() as opened, bar:
+            metrics = [
+                opened.enter_context((folder / METRICS).open("a", encoding="utf-8"))
+                for folder in files.folders
+            ]
+            for batch in islice(batches, n_steps - self.step):
+                rate, measured = self.plan.rate(self.step), self.learn(batch)
+                self.step += 1
+                waiting.append((self.step, rate, measured))
+                stopped = stop()
+                saving = stopped or self.step == n_steps or self.step % checkpoint_every == 0
+                if not saving and len(waiting) < _FLUSH:
+                    continue
+                found = [(n, rate, self.rows(measured)) for n, rate, measured in waiting]
+                self.seconds = seconds_before + time.perf_counter() - began  # rows waited for it
+                speed = (self.n_tokens - tokens_before) / (self.seconds - seconds_before)
+                for n, rate, rows in found:
+                    for nth, row in enumerate(rows):
+                        full = {"step": n, **row, "learning_rate": rate}
+                        self.check(full, nth, files.checkpoint)
+                        line = without_nan({**full, "tokens_per_second": round(speed)})
+                        metrics[nth].write(json.dumps(line, allow_nan=False) + "\n")
+                for file in metrics:
+                    file.flush()
+                shown = " ".join(f"{row[self.shown]:.3f}" for row in found[-1][2])
+                bar.set_postfix({self.shown: shown, "tok/s": f"{speed:.0f}"}, refresh=False)
+                bar.update(len(waiting))
+                waiting.clear()
+                if saving:
+                    self._save(files)
+                if stopped:
+                    return
+
+    def _finish(self, files: RunFiles) -> None:
+        versions = {name: version(name) for name in self.packages}
+        versions["python"] = platform.python_version()
+        for folder, (write, result) in zip(files.folders, self.results(), strict=True):
+            with _put_in_place(folder) as new:
+                write(new)
+            write_json(folder / RESULT, {**result, **files.made_of, "versions": versions})
+        files.checkpoint.unlink(missing_ok=True)
+
+
+def _is_run(out: Path, made_of: Mapping[str, Any]) -> bool:
     """Whether the folder is this run's already; refused if it is something else's."""
     if (out / PLAN).exists():
-        check_made_of(out / PLAN, read_json(out / PLAN, RunError), made_of)
+        _check_made_of(out / PLAN, read_json(out / PLAN, RunError), made_of)
         return True
     if out.exists() and (not out.is_dir() or any(not _is_part(path) for path in out.iterdir())):
         raise RunError(
-            f"{out}: is there already, and is no training run (it has no {PLAN}). Name a new or "
+            f"{out}: exists already and is not a training run (it has no {PLAN}). Name a new or "
             f"empty folder."
         )
     return False
 
 
-def check_made_of(where: Path, kept: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    """Refuse to go on with a run that was made of something else, naming what differs."""
+def _check_made_of(where: Path, kept: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Refuse a run that was made of something else, naming what differs."""
     differing = [name for name in given if kept.get(name) != given[name]]
     if differing:
         listed = "; ".join(_difference(n, kept.get(n), given[n]) for n in differing)
@@ -65,16 +249,18 @@ def _difference(name: str, kept: Any, given: Any) -> str:
 
 
 @contextmanager
-def claimed(folders: list[Path], made_of: Mapping[str, Any]) -> Iterator[None]:
-    """The folders are this run's and this process's alone for the length of the block."""
+def _claimed(files: RunFiles) -> Iterator[None]:
+    """The folders belong to this run and this process alone for the length of the block."""
     with ExitStack() as alone:
-        for out in folders:
+        for out in files.folders:
             if not (out / PLAN).exists():
-                write_json(out / PLAN, made_of)
+                write_json(out / PLAN, files.made_of)
             if not alone.enter_context(held(out / PLAN)):
-                raise RunError(f"{out}: another process trains there now. Wait for it, or stop it.")
+                raise RunError(
+                    f"{out}: another process is training there. Wait for it, or stop it."
+                )
             # another run may have come and gone since the folder was looked at
-            check_made_of(out / PLAN, read_json(out / PLAN, RunError), made_of)
+            _check_made_of(out / PLAN, read_json(out / PLAN, RunError), files.made_of)
             for path in filter(_is_part, out.iterdir()):
                 shutil.rmtree(path)
         yield
@@ -84,8 +270,8 @@ def _is_part(path: Path) -> bool:
     return path.name.startswith(".") and path.name.endswith(".part")
 
 
-def truncate_metrics(metrics: Path, step: int) -> None:
-    """Drop what was noted after the checkpoint, and a line that a kill cut short."""
+def _truncate_metrics(metrics: Path, step: int) -> None:
+    """Drop the lines after the checkpoint's step, and a line that a kill cut short."""
     kept = []
     if metrics.exists():
         for line in metrics.read_text(encoding="utf-8").splitlines(keepends=True):
@@ -97,7 +283,7 @@ def truncate_metrics(metrics: Path, step: int) -> None:
 
 
 @contextmanager
-def put_in_place(out: Path) -> Iterator[Path]:
+def _put_in_place(out: Path) -> Iterator[Path]:
     """A folder to fill; at the end each of its files takes its place in ``out``."""
     finished = out / "finished"
     shutil.rmtree(finished, ignore_errors=True)  # of a run that was killed just here
@@ -109,8 +295,8 @@ def put_in_place(out: Path) -> Iterator[Path]:
     finished.rmdir()
 
 
-def save_state(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    """Write a checkpoint: tensors, and what else is to be kept as JSON in their file's header."""
+def _save_state(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    """Write a checkpoint: tensors, and plain values as JSON in the file's header."""
     try:
         with written_whole(path) as file:
             metadata = {name: json.dumps(value) for name, value in header.items()}
@@ -118,35 +304,32 @@ def save_state(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, A
             with file.open("rb+") as written:
                 os.fsync(written.fileno())
     except OSError as error:
-        reason = (
-            error.__cause__ or error
-        )  # safetensors' own words, if `written_whole` has read them
+        reason = error.__cause__ or error  # safetensors' own words, if `written_whole` read them
         raise RunError(
-            f"{path}: cannot be written ({reason}). Make room; the checkpoint before is whole, and "
-            f"the same call goes on from there."
+            f"{path}: cannot be written ({reason}). Free some space: the previous checkpoint is "
+            f"intact, and the same call resumes from it."
         ) from error
 
 
 @contextmanager
-def saved_state(
-    path: Path, made_of: Mapping[str, Any]
-) -> Iterator[tuple[dict[str, Tensor], dict[str, Any]]]:
-    """A checkpoint's tensors by name, and its header; refused if it was another run's."""
+def _saved_state(files: RunFiles) -> Iterator[tuple[dict[str, Tensor], dict[str, Any]]]:
+    """A checkpoint's tensors by name, and its header; refused if it is another run's."""
+    path = files.checkpoint
     try:
         with safe_open(path, framework="pt") as file:
             header = {name: json.loads(value) for name, value in file.metadata().items()}
-            check_made_of(path, header["made_of"], made_of)
+            _check_made_of(path, header["made_of"], files.made_of)
             yield {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118
     except (SafetensorError, OSError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise RunError(
-            f"{path}: no readable checkpoint of this run ({error}). Remove it to start afresh."
+            f"{path}: not a readable checkpoint of this run ({error}). Remove it to start over."
         ) from error
 
 
 def optimizer_state(
     weights: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
 ) -> dict[str, Tensor]:
-    """Weights by name, and what the optimizer remembers of each."""
+    """Weights by name, and the optimizer's moments of each."""
     tensors = {}
     for name, weight in weights.items():
         tensors[f"weight/{name}"] = weight.detach()
@@ -173,11 +356,11 @@ def restore_optimizer(
 
 
 @contextmanager
-def stop_requests() -> Iterator[Callable[[], int | None]]:
-    """Ctrl-C and SIGTERM wait for the step to end; then they do what they did before."""
+def _stop_requests() -> Iterator[Callable[[], int | None]]:
+    """Ctrl-C and SIGTERM wait for the step to end; then their former handlers run."""
     asked: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: None  # only the main thread is told of signals
+        yield lambda: None  # signals arrive in the main thread only
         return
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = {n: signal.signal(n, lambda number, _frame: asked.append(number)) for n in numbers}

@@ -1,1 +1,1 @@
-"""Single features: where they are active, what they promote, and all of it on one card."""
+"""Single features: where they are active, what they promote, and a card with all of it."""

@@ -1,8 +1,6 @@
 """A feature's card: how often and where it is active, what it promotes, what is similar to it.
 
-``card(dictionary, 7)`` needs the dictionary alone; a model adds the tokens that the feature
-promotes by its direct path, and a corpus its strongest examples. Those are its best case: how much
-of its activity looks like them is seen in the histogram only.
+Examples are a feature's strongest tokens, its best case: most of its activity can look different.
 """
 
 from __future__ import annotations
@@ -54,7 +52,7 @@ class Card:
 
     def _bars(self) -> str:
         """The histogram as SVG, which needs no script."""
-        if self.statistics is None or not self.statistics.n_active:
+        if self.statistics is None or not sum(self.statistics.histogram):
             return ""
         histogram = self.statistics.histogram
         most, wide = max(histogram), _BAR * len(histogram)
@@ -82,18 +80,15 @@ class Card:
                 for place, (token, shade) in enumerate(zip(row["tokens"], shades, strict=True))
             )
             lines.append(f"<p>{escape(number(float(row['value'])))} &nbsp; {words}</p>")
-        if not lines:
-            lines = ["<p>active on no token</p>"]
-        return f"<p><b>strongest of {self.n_documents} documents</b></p>{''.join(lines)}"
+        found = "".join(lines) or "<p>active on no token</p>"
+        return f"<p><b>strongest of {self.n_documents} documents</b></p>{found}"
 
     def __repr__(self) -> str:
-        found, active = self.statistics, ""
-        if found is not None:
-            active = (
-                f": active on {found.frequency:.2%} of {found.n_token:,} tokens, "
-                f"mean {found.mean:.3g}"
-            )
-        return f"Card(feature {self.feature} of {self.dictionary}{active})"
+        name, found = f"feature {self.feature} of {self.dictionary}", self.statistics
+        if found is None:
+            return f"Card({name})"
+        active = f"active on {found.frequency:.2%} of {found.n_token:,} tokens"
+        return f"Card({name}: {active}, mean {found.mean:.3g})"
 
 
 def _word(token: str, shade: float, strongest: bool) -> str:
@@ -124,16 +119,12 @@ def card_tables(
     context: int = 10,
     n_documents: int = 500,
 ) -> CardTables:
-    """What cards of some features show; of all of them unless named.
-
-    ``n`` neighbours; with a model the ``n`` tokens that each promotes and demotes most; with a
-    corpus too ``n_examples`` examples.
-    """
+    """What the cards of some features show; of all of them unless named."""
     chosen = range(dictionary.n_feature) if features is None else [*features]
     near = pd.DataFrame(columns=["feature", "neighbour", "decoder_cosine", "encoder_cosine"])
     if dictionary.n_feature > 1:
         near = neighbours(dictionary, chosen, n=min(n, dictionary.n_feature - 1))
-    effects = strongest = None
+    effects = None
     if model is not None and dictionary.known_site("card").point != "mlp_in":
         effects = logit_effects(dictionary, model, chosen, n=min(n, model.n_token))
     if model is None or corpus is None:
@@ -153,10 +144,9 @@ def card(
     n: int = 6,
     n_documents: int = 500,
 ) -> Card:
-    """What is known of a feature, shown as a card in Jupyter.
+    """What is known of a feature: ``n`` neighbours, and with a model and a corpus tokens, examples.
 
-    ``n`` neighbours; with a model ``n`` tokens that it promotes and demotes; with a corpus too
-    ``n`` examples.
+    The tokens are those that it promotes and demotes most by its direct path.
     """
     feature = check_index("card", feature, dictionary.n_feature, "feature")
     n = check_count("card", n, None, "n")
@@ -165,10 +155,8 @@ def card(
             "card: a corpus was given without a model that could read it. Pass both: "
             "card(dictionary, 7, model, corpus)."
         )
-    known = dictionary.statistics
-    found = card_tables(
-        dictionary, model, corpus, [feature], n=n, n_examples=n, n_documents=n_documents
-    )
+    known, wanted = dictionary.statistics, {"n": n, "n_examples": n, "n_documents": n_documents}
+    found = card_tables(dictionary, model, corpus, [feature], **wanted)
     return Card(
         feature,
         repr(dictionary),

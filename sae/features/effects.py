@@ -1,4 +1,4 @@
-"""What single features do, from the weights alone: the tokens they promote, and their likes."""
+"""Single features from the weights alone: tokens that they promote, and similar features."""
 
 from __future__ import annotations
 
@@ -23,16 +23,15 @@ def logit_effects(
 ) -> pd.DataFrame:
     """The tokens whose logits each feature raises and lowers most by its direct path.
 
-    ``effect`` is the decoder's row times the final norm's weight and the unembedding. Left out
-    are the final norm's scale, which divides all effects on a token alike, and everything that
-    later layers make of the feature; so only sites that write to the residual stream have any.
+    ``effect`` is the decoder row times the final norm's weight and the unembedding: without the
+    norm's scale, which divides all effects at a token alike, and without what later layers add.
     """
     site = dictionary.known_site("logit_effects")
     if site.point == "mlp_in":
         raise SiteError(
-            f"logit_effects: {site} is what an MLP reads, and nothing is written to the residual "
-            f"stream there, so its features have no direct path to a logit. Take a dictionary of "
-            f"mlp_out or of the stream, or the interactions that the MLP makes of this one."
+            f"logit_effects: {site} is what an MLP reads; nothing is written to the residual "
+            f"stream there, so its features have no direct path to a logit. Use a dictionary of "
+            f"mlp_out or of the stream, or look at the MLP's interactions between its features."
         )
     n = check_count("logit_effects", n, model.n_token, "n")
     chosen = _chosen("logit_effects", dictionary, features)
@@ -49,52 +48,44 @@ def logit_effects(
     numbers = table["token_number"].tolist()
     known = model.tokenizer
     words = map(str, numbers) if known is None else known.convert_ids_to_tokens(numbers)
-    table.insert(3, "token", list(words))
+    table.insert(3, "token", [*words])
     return table
 
 
 def neighbours(
     dictionary: Dictionary, features: int | Iterable[int] | None = None, n: int = 10
 ) -> pd.DataFrame:
-    """For each feature the ``n`` others whose decoder rows point where its own points.
-
-    ``encoder_cosine`` says whether they are also looked for in the same direction. Some features
-    against all at a time, never all against all.
-    """
+    """For each feature the ``n`` others whose decoder rows are nearest to its own."""
     n = check_count("neighbours", n, dictionary.n_feature - 1, "n")
-    chosen = _chosen(
-        "neighbours", dictionary, [features] if isinstance(features, int) else features
-    )
+    several = [features] if isinstance(features, int) else features
+    chosen = _chosen("neighbours", dictionary, several)
     written = functional.normalize(dictionary.decoder, dim=1)
     read = functional.normalize(dictionary.encoder, dim=1)
     found = []
     for some in chosen.split(max(1, _TILE // dictionary.n_feature)):
         here = some.to(dictionary.device)
         cosines = written[here] @ written.mT
-        cosines[
-            torch.arange(len(here), device=here.device), here
-        ] = -2.0  # a feature is no neighbour of itself
+        cosines.scatter_(1, here[:, None], -2.0)  # a feature is not its own neighbour
         nearest = cosines.topk(n)
         table = _rows(some, nearest.indices.cpu(), nearest.values.cpu(), "decoder_cosine")
-        alike = (read[here, None] * read[nearest.indices]).sum(-1)
-        found.append(table.assign(encoder_cosine=alike.flatten().cpu().numpy()))
+        read_cosines = (read[here, None] * read[nearest.indices]).sum(-1)
+        found.append(table.assign(encoder_cosine=read_cosines.flatten().cpu().numpy()))
     return pd.concat(found, ignore_index=True).rename(columns={"other": "neighbour"})
 
 
 def _chosen(
-    asked: str, dictionary: Dictionary, features: Iterable[int] | None
+    needed_by: str, dictionary: Dictionary, features: Iterable[int] | None
 ) -> Int64[Tensor, " chosen"]:
     if features is None:
         return torch.arange(dictionary.n_feature)
-    listed = features.tolist() if isinstance(features, Tensor) else list(features)
-    return torch.tensor(check_indices(asked, listed, dictionary.n_feature, "feature")).long()
+    return torch.tensor(check_indices(needed_by, features, dictionary.n_feature, "feature")).long()
 
 
 def _rows(
     features: Int64[Tensor, " chosen"],
     others: Int64[Tensor, "chosen n"],
     values: Float[Tensor, "chosen n"],
-    called: str,
+    name: str,
 ) -> pd.DataFrame:
     n = others.shape[1]
     return pd.DataFrame(
@@ -102,6 +93,6 @@ def _rows(
             "feature": features.repeat_interleave(n).numpy(),
             "rank": np.tile(np.arange(n), len(features)),
             "other": others.flatten().numpy(),
-            called: values.flatten().numpy(),
+            name: values.flatten().numpy(),
         }
     )

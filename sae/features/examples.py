@@ -1,9 +1,7 @@
-"""Where each feature is strongest in a corpus, with the tokens around: one pass that streams.
+"""Where each feature is strongest in a corpus, with the tokens around it: one streaming pass.
 
-Of a batch only what beats a feature's n-th best so far is looked at, and only the windows of the
-best are kept: ``features · n · window`` numbers, whatever the length of the corpus. What a reader
-would get wrong: of equally strong tokens the earlier one in the corpus comes first, so that the
-same corpus gives the same examples.
+Only the windows of the best so far are kept: ``features · n · window`` numbers, whatever the length
+of the corpus. Of equally strong tokens the earlier one comes first.
 """
 
 from __future__ import annotations
@@ -13,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import scipy.sparse
 from jaxtyping import Float, Int, Int64
 
 from circuits.corpus.documents import Corpus
@@ -25,21 +24,21 @@ from sae.sparse import Code
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """The strongest tokens of some features, strongest first; where there is none, ``-1``.
+    """The strongest tokens of some features, strongest first; ``-1`` where there are fewer.
 
-    A window holds the token itself in its middle; what lies beyond its row of text is ``-1`` too.
+    A window has the token itself in the middle; positions outside the row are ``-1`` too.
     """
 
     features: Int64[np.ndarray, " chosen"]
     values: Float[np.ndarray, "chosen n"]
-    document: Int64[np.ndarray, "chosen n"]  # its number in the corpus
-    position: Int64[np.ndarray, "chosen n"]  # among its document's tokens, <bos> not counted
+    document: Int64[np.ndarray, "chosen n"]  # number of the document in the corpus
+    position: Int64[np.ndarray, "chosen n"]  # in the document, <bos> not counted
     tokens: Int[np.ndarray, "chosen n window"]
-    activations: Float[np.ndarray, "chosen n window"]  # of the feature, on every token around
-    words: dict[int, str]  # how the tokenizer writes each token that occurs
+    activations: Float[np.ndarray, "chosen n window"]  # of the feature on each token of the window
+    words: dict[int, str]  # the tokenizer's string for each token that occurs
 
     def table(self) -> pd.DataFrame:
-        """One row an example; ``place`` is where in ``tokens`` the strongest one stands."""
+        """One row per example; ``place`` is the index of the strongest one in ``tokens``."""
         found = []
         for i, rank in np.argwhere(self.document >= 0):
             window = self.tokens[i, rank]
@@ -73,25 +72,22 @@ def examples(
 ) -> Examples:
     """For each feature (all of them unless named) its ``n`` strongest tokens in a corpus.
 
-    With ``context`` tokens on each side. ``<bos>`` and padding never count; a feature that is
-    active on fewer tokens has fewer examples. ``window`` is the length of the rows that the model
-    reads.
+    Each comes with ``context`` tokens on both sides. ``window`` is the length of the rows that the
+    model reads.
     """
     site = dictionary.known_site("examples")
     n = check_count("examples", n, None, "n")
     chosen = range(dictionary.n_feature) if features is None else features
-    listed = check_indices("examples", chosen, dictionary.n_feature, "feature")
+    listed = dict.fromkeys(check_indices("examples", chosen, dictionary.n_feature, "feature"))
     dictionary = dictionary.to(model.device)
-    best = _Best(
-        dictionary.n_feature, np.array([*dict.fromkeys(listed)], np.int64), n, max(0, context)
-    )
+    best = _Best(dictionary.n_feature, np.array([*listed], np.int64), n, max(0, context))
     for reading in readings(model, corpus, [site], n_documents=n_documents, window=window):
         best.look(reading, dictionary.active(reading.activations[site]))
     return best.result(model)
 
 
 class _Best:
-    """The best so far: one slot for each feature that is asked about."""
+    """The best so far: one slot for each requested feature."""
 
     def __init__(
         self, n_feature: int, features: Int64[np.ndarray, " chosen"], n: int, context: int
@@ -109,23 +105,22 @@ class _Best:
         }
 
     def look(self, reading: Reading, code: Code) -> None:
-        """Let the tokens of a batch in where they are stronger than what is kept."""
+        """Keep the tokens of a batch that are stronger than those kept so far."""
         active = code.active
         feature = code.features[active].cpu().numpy()
         value = code.values[active].float().cpu().numpy()
         token = code.rows[active].cpu().numpy()
         slot = self._slot[feature]
-        # not "as strong as": of equals the earlier one stays
+        # strictly: of equals the earlier one stays
         better = (slot >= 0) & (value > self._kept["values"][slot, -1])
-        new = _first(slot[better], value[better], token[better], self._n)
-        new = np.flatnonzero(better)[new]
+        first = _first(slot[better], value[better], token[better], self._n)
+        new = np.flatnonzero(better)[first]
         if len(new) == 0:
             return
-        keys = token * np.int64(code.n_feature) + feature
-        order = np.argsort(keys)
-        around = _Around(reading, keys[order], value[order], code.n_feature, self._context)
-        found = around.windows(token[new], feature[new])
-        self._merge(slot[new], {"values": value[new], **found})
+        size = (code.n_row, code.n_feature)
+        activations = scipy.sparse.csr_matrix((value, (token, feature)), shape=size)
+        around = _windows(reading, activations, token[new], feature[new], self._context)
+        self._merge(slot[new], {"values": value[new], **around})
 
     def _merge(self, slot: Int64[np.ndarray, " new"], new: dict[str, np.ndarray]) -> None:
         touched = np.unique(slot)
@@ -139,8 +134,7 @@ class _Best:
             kept[touched] = both[name][chosen].reshape(len(touched), *kept.shape[1:])
 
     def result(self, model: Model) -> Examples:
-        used = np.unique(self._kept["tokens"])
-        used = used[used >= 0]
+        used = np.setdiff1d(self._kept["tokens"], [-1])
         written = model.tokenizer.convert_ids_to_tokens(used.tolist())  # type: ignore[union-attr]
         words = dict(zip(used.tolist(), written, strict=True))
         kept = dict(self._kept)
@@ -154,40 +148,32 @@ def _first(
     time: Int64[np.ndarray, " entry"],
     n: int,
 ) -> Int64[np.ndarray, " chosen"]:
-    """The n largest entries of each slot, by slot, largest first; of equals the earlier."""
+    """The n largest entries of each slot, largest first, the earlier of equals first."""
     order = np.lexsort((time, -value, slot))
     slots = slot[order]
-    begins = np.searchsorted(slots, slots)  # where each one's slot begins
+    begins = np.searchsorted(slots, slots)  # where the slot of each begins
     return order[np.arange(len(order)) - begins < n]
 
 
-@dataclass(frozen=True, eq=False)
-class _Around:
-    """The windows of a batch."""
-
-    reading: Reading
-    keys: Int64[np.ndarray, " entry"]  # token · n_feature + feature, ascending
-    values: Float[np.ndarray, " entry"]
-    n_feature: int
-    context: int
-
-    def windows(
-        self, token: Int64[np.ndarray, " new"], feature: Int64[np.ndarray, " new"]
-    ) -> dict[str, np.ndarray]:
-        """Tokens and activations around some counted tokens, and where those are."""
-        batch, counted = self.reading.batch, self.reading.counted.numpy()
-        row, place = (part[token] for part in np.nonzero(counted))
-        number = np.cumsum(counted).reshape(counted.shape) - 1  # of each counted token
-        around = place[:, None] + np.arange(-self.context, self.context + 1)
-        inside = (around >= 0) & (around < counted.shape[1])
-        around = np.where(inside, around, 0)  # <bos>, which is not counted
-        there = counted[row[:, None], around]
-        wanted = number[row[:, None], around] * np.int64(self.n_feature) + feature[:, None]
-        at = np.minimum(np.searchsorted(self.keys, wanted), len(self.keys) - 1)
-        active = there & (self.keys[at] == wanted)
-        return {
-            "document": batch.document.numpy()[row],
-            "position": self.reading.position.numpy()[token],
-            "tokens": np.where(there, batch.tokens.numpy()[row[:, None], around], -1),
-            "activations": np.where(active, self.values[at], 0),
-        }
+def _windows(
+    reading: Reading,
+    activations: scipy.sparse.csr_matrix,  # counted token x feature
+    token: Int64[np.ndarray, " new"],
+    feature: Int64[np.ndarray, " new"],
+    context: int,
+) -> dict[str, np.ndarray]:
+    """Tokens and activations around some counted tokens of a batch, and their positions."""
+    batch, counted = reading.batch, reading.counted.numpy()
+    row, place = (part[token] for part in np.nonzero(counted))
+    number = np.cumsum(counted).reshape(counted.shape) - 1  # of each counted token
+    around = place[:, None] + np.arange(-context, context + 1)
+    inside = (around >= 0) & (around < counted.shape[1])
+    around = np.where(inside, around, 0)  # <bos>, which is not counted
+    there = counted[row[:, None], around]
+    values = activations[np.where(there, number[row[:, None], around], 0), feature[:, None]]
+    return {
+        "document": batch.document.numpy()[row],
+        "position": reading.position.numpy()[token],
+        "tokens": np.where(there, batch.tokens.numpy()[row[:, None], around], -1),
+        "activations": np.where(there, values.toarray(), 0),
+    }

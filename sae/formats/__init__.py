@@ -1,1 +1,1 @@
-"""The four ways in which the field stores a sparse autoencoder, read and written exactly."""
+"""Autoencoders on disk, in four projects' layouts, read and written exactly."""

@@ -1,73 +1,114 @@
-"""What is checked of every layout alike: counts, shapes, and what no `Dictionary` can hold.
-
-Faults are collected and told together, each with the file that it is in.
-"""
+"""What the layouts share: where their weights are, checks, and refusals that list every fault."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from circuits.errors import DictionaryError, first_line
+from circuits.errors import DictionaryError, SiteError, first_line
+from circuits.model.site import Site
 from circuits.model.weights import check_state
-from sae.formats.record import Stored
+from sae.formats.record import WEIGHTS, Stored
+
+_MODULES = {"": "resid_post", ".mlp": "mlp_out", ".self_attn": "attn_out"}
 
 
-def check_shapes(
-    where: Path, state: Mapping[str, Tensor], config: str, **shapes: tuple[int, ...]
-) -> None:
-    """Refuse weights that are not of the names and shapes that their configuration says."""
-    wanted = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-    check_state(where, state, wanted, config)
+@dataclass(frozen=True)
+class Names:
+    """A layout's names for the weights of a `Stored`, and which of them it transposes."""
+
+    names: Mapping[str, str]
+    transposed: str = ""
+
+    def read(
+        self,
+        path: Path,
+        state: Mapping[str, Tensor],
+        config: str,
+        sizes: tuple[int, int],
+        **further: tuple[int, ...],
+    ) -> dict[str, Any]:
+        """The weights in a file's tensors, which must have these ``sizes`` (feature, model)."""
+        size = dict(zip(("feature", "model"), sizes, strict=True))
+        wanted = dict(further)
+        for part, name in self.names.items():
+            shape = tuple(size[axis] for axis in WEIGHTS[part].split())
+            wanted[name] = shape[::-1] if part == self.transposed else shape
+        check_state(path, state, wanted, config)
+        return {part: self._turned(part, state[name]) for part, name in self.names.items()}
+
+    def written(self, stored: Stored) -> dict[str, Tensor]:
+        """A dictionary's weights under the layout's names."""
+        return {
+            name: self._turned(part, getattr(stored, part)).contiguous()
+            for part, name in self.names.items()
+        }
+
+    def _turned(self, part: str, weight: Tensor) -> Tensor:
+        return weight.mT if part == self.transposed else weight
 
 
 def checked_count(
     where: Path, config: Mapping[str, Any], name: str, most: int | None = None
 ) -> int:
-    """A field that counts something, from 1 to ``most``."""
+    """A field that is a count, from 1 to ``most``."""
     number = config.get(name)
     if isinstance(number, bool) or not isinstance(number, int) or number < 1:
         raise DictionaryError(f"{where}: {name} is {number!r}, not a positive whole number.")
     if most is not None and number > most:
         raise DictionaryError(
             f"{where}: {name} is {number}, but there are only {most} features. The configuration "
-            f"is not that of these weights."
+            f"belongs to other weights."
         )
     return number
 
 
-def refuse(where: Path, faults: list[str]) -> None:
-    """Do not read what has faults."""
-    if faults:
+def refuse(where: Path, config: Mapping[str, Any], known: Collection[str], *faults: str) -> None:
+    """Refuse to read a dictionary with faults, unknown fields among them."""
+    found = [f"unknown field '{name}'" for name in config if name not in known] + [*faults]
+    if found:
         raise DictionaryError(
-            f"{where}: " + "; ".join(faults) + ". It cannot be read without changing its features."
+            f"{where}: {'; '.join(found)}. It cannot be read without changing its features."
         )
 
 
 def refuse_layout(stored: Stored, layout: str, faults: list[str], any_rule: bool = False) -> None:
-    """Do not write in a layout that cannot say what the dictionary is."""
+    """Refuse to write in a layout that cannot represent the dictionary."""
     if stored.k is None and not any_rule:
-        faults = [*faults, "its features have thresholds, and this layout has top-k alone"]
+        faults = [*faults, "its features have thresholds, and this layout has only top-k"]
     if faults:
         raise DictionaryError(
-            f"{stored}: cannot be written in the {layout} layout: "
-            + "; ".join(faults)
-            + ". Save it in the sae-lens layout, which holds every dictionary."
+            f"{stored}: cannot be written in the {layout} layout: {'; '.join(faults)}. Save it in "
+            f"the sae-lens layout, which holds every dictionary."
         )
 
 
 def write_config(path: Path, content: dict[str, Any]) -> None:
-    """A configuration, with the dictionary's notes in it."""
+    """Write a configuration that includes the dictionary's notes."""
     try:
         text = json.dumps(content, indent=2, sort_keys=True)
     except TypeError as error:
         raise DictionaryError(
             f"Dictionary.save: its notes cannot be written as JSON ({first_line(error)}). Keep "
-            f"numbers, texts, lists and dictionaries with texts for keys in them."
+            f"only numbers, strings, lists, and dicts with string keys in them."
         ) from error
     path.write_text(text + "\n", encoding="utf-8")
+
+
+def site_of(name: object) -> Site | None:
+    """The site of a hook, named as in TransformerLens or by transformers' module.
+
+    A module's hook sees what the module returns.
+    """
+    try:
+        return Site.parse(str(name))
+    except SiteError:
+        pass
+    module = re.fullmatch(r"(?:model\.)?layers\.(\d+)(|\.mlp|\.self_attn)", str(name))
+    return Site(_MODULES[module[2]], int(module[1])) if module else None

@@ -1,22 +1,48 @@
 """A dictionary's folder: its layout recognised by its files, read, and written whole.
 
-No pickle is ever opened. A layout whose own tools write one is read from a safetensors file beside
-it.
+Each of the four layouts is read as a `Stored` that gives the same features, or refused with the
+reason. "Top-k" means three things: sae-lens, sparsify and dictionary_learning cut the selected
+values at zero; the paper's format keeps negative ones; sparsify's ``signed`` (like sae-lens'
+``abstopk``) selects by absolute value, which we do not support. No pickle is ever opened.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from circuits.errors import CircuitsError, DictionaryError, ModelError
-from circuits.storage.files import folder_written_whole, read_json
-from circuits.storage.training_run import PLAN, RESULT
+from circuits.errors import DictionaryError, ModelError
+from circuits.storage.files import PLAN, RESULT, folder_written_whole, read_json
+from sae.formats import dictionary_learning, published, sae_lens, sparsify
 from sae.formats.record import Stored
-from sae.formats.registry import LAYOUTS, Layout
 from sae.statistics import Statistics
 
+IN_RUN = "saes"
+"""The folder of the dictionaries in a run."""
+
 _STATISTICS = "stats.safetensors"  # beside the weights
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """A way to store a dictionary: the files that show it, and how they are read and written."""
+
+    config: str
+    weights: str
+    read: Callable[[Path], Stored]
+    write: Callable[[Stored, Path], None]
+
+
+LAYOUTS = {
+    "sae-lens": _Layout("cfg.json", "sae_weights.safetensors", sae_lens.read, sae_lens.write),
+    "published": _Layout("config.json", "model.safetensors", published.read, published.write),
+    "sparsify": _Layout("cfg.json", "sae.safetensors", sparsify.read, sparsify.write),
+    "dictionary_learning": _Layout(
+        "config.json", "ae.safetensors", dictionary_learning.read, dictionary_learning.write
+    ),
+}
+"""By the names that `Dictionary.save` takes."""
 
 
 def read(folder: Path) -> Stored:
@@ -33,13 +59,11 @@ def read(folder: Path) -> Stored:
 
 def save(stored: Stored, folder: str | Path, layout: str = "sae-lens") -> Path:
     """A new folder of this dictionary and its statistics; whole or not at all."""
-    folder = Path(folder)
+    folder, known = Path(folder), ", ".join(LAYOUTS)
     if layout not in LAYOUTS:
-        raise DictionaryError(
-            f"Dictionary.save: no format '{layout}'. Choose of {', '.join(LAYOUTS)}."
-        )
+        raise DictionaryError(f"Dictionary.save: no format '{layout}'. Choose one of {known}.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise DictionaryError(f"{folder}: is there already. Name a new folder, or remove this one.")
+        raise DictionaryError(f"{folder}: already exists. Name a new folder, or remove this one.")
     with folder_written_whole(folder) as files:
         write(stored, files, layout)
     return folder
@@ -53,64 +77,58 @@ def write(stored: Stored, folder: Path, layout: str = "sae-lens") -> None:
 
 
 def is_dictionary(folder: Path) -> bool:
-    """Whether a folder has the files of one dictionary, rather than a run's."""
+    """Whether a folder holds one dictionary, rather than a run."""
     names = {path.name for path in folder.iterdir()}
     return any(names & {layout.config, layout.weights} for layout in LAYOUTS.values())
 
 
-def _layout(folder: Path) -> Layout:
-    """Of a folder, told by the names of its files alone."""
+def _layout(folder: Path) -> _Layout:
+    """The layout of a folder, recognised by its files' names."""
     if not folder.is_dir():
         reason = "a file: pass the folder it is in" if folder.exists() else "no such folder"
         raise DictionaryError(
-            f"{folder}: {reason}, and not the form 'owner/name/folder' of a dictionary on the "
+            f"{folder}: {reason}, and not of the form 'owner/name/folder' of a dictionary on the "
             f"Hugging Face hub. Check the path."
         )
     names = {path.name for path in folder.iterdir()}
     if PLAN in names and RESULT not in names:
         raise DictionaryError(
-            f"{folder}: its training is not over. The same command, or the same call of "
-            f"train_saes, goes on where it stopped; or remove the folder."
+            f"{folder}: its training has not finished. The same command, or the same call of "
+            f"train_saes, resumes it; or remove the folder."
         )
     for layout in LAYOUTS.values():
-        if {layout.config, layout.weights} <= names and not _is_model(folder, layout):
+        if {layout.config, layout.weights} <= names:
+            if layout.weights == "model.safetensors":
+                _refuse_model(folder / layout.config)
             return layout
     if {"config.json", "ae.pt"} <= names:
         return LAYOUTS["dictionary_learning"]
-    if (folder / "saes").is_dir():
+    if (folder / IN_RUN).is_dir():
         raise DictionaryError(
-            f"{folder}: a run folder. Pass one of its saes, or the whole to load_dictionaries."
+            f"{folder}: a run folder. Pass one of its saes, or pass it to load_dictionaries."
         )
     pairs = [f"{layout.config} + {layout.weights}" for layout in LAYOUTS.values()]
     half = [
-        f"{lone} without {other}"
+        f"{layout.weights} without {layout.config}"
         for layout in LAYOUTS.values()
-        for lone, other in ((layout.weights, layout.config),)
-        if lone in names and other not in names
+        if layout.weights in names and layout.config not in names
     ]
     if RESULT in names:
         raise DictionaryError(
-            f"{folder}: training ended here, but only {', '.join(sorted(names))} are left. Copy "
-            f"the others back, or remove the folder and train again."
+            f"{folder}: training finished here, but only {', '.join(sorted(names))} are left. Copy "
+            f"the other files back, or remove the folder and train again."
         )
-    there = "; ".join(half) if half else f"files {', '.join(sorted(names)[:6]) or 'none'}"
+    there = "; ".join(half) or f"files {', '.join(sorted(names)[:6]) or 'none'}"
     raise DictionaryError(
-        f"{folder}: no dictionary that is known by its files ({there}). Wanted is one of "
+        f"{folder}: not a dictionary in a known layout ({there}). It must have one of "
         f"{', '.join(pairs)}: copy the whole folder."
     )
 
 
-def _is_model(folder: Path, layout: Layout) -> bool:
-    """Whether this is a language model's folder, which has the same names as the paper's SAEs."""
-    if layout.weights != "model.safetensors":
-        return False
-
-    try:
-        config = read_json(folder / layout.config, DictionaryError)
-    except CircuitsError:
-        return False
-    if "model_type" in config or "n_layer" in config:
+def _refuse_model(config: Path) -> None:
+    """A language model's files have the same names as the paper's SAEs."""
+    if read_json(config, DictionaryError).keys() & {"model_type", "n_layer"}:
         raise DictionaryError(
-            f"{folder}: a language model, not a dictionary. Load it with circuits.model.load_model."
+            f"{config.parent}: a language model, not a dictionary. Load it with "
+            f"circuits.model.load_model."
         )
-    return False

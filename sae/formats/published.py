@@ -1,63 +1,54 @@
-"""The paper's folders: ``config.json`` and ``model.safetensors``, named by site, width and k.
-
-What a reader would get wrong: its top-k keeps negative values.
-"""
+"""The paper's folders: ``config.json`` and ``model.safetensors``; top-k keeps negative values."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
 from circuits.errors import DictionaryError
+from circuits.model.site import Site
 from circuits.model.weights import read_tensors
 from circuits.storage.files import read_json
-from sae.formats.checks import check_shapes, checked_count, refuse, refuse_layout, write_config
+from sae.formats.checks import Names, checked_count, refuse, refuse_layout, write_config
 from sae.formats.record import Stored
-from sae.formats.sites import published_site
 
-_PUBLISHED_FIELDS = {
+_FIELDS = {
     *("point", "target", "lr", "in_batch", "out_batch", "n_buffers", "n_batches", "d_model"),
     *("n_ctx", "k", "expansion", "val_steps", "dead_thresh", "normalize", "init_scale", "tag"),
     *("bilinear_encoder", "encoder_bias", "token_lookup", "decoder_decay", "normalize_decoder"),
     *("passthrough", "kwargs"),
 }
+_SHAPING = {"k", "d_model", "expansion", "encoder_bias", "bilinear_encoder", "token_lookup"}
+_NAMES = {"encoder": "w_enc.weight", "decoder": "w_dec.weight", "offset": "b_dec"}
+_UNBIASED = Names(_NAMES, transposed="decoder")
+_BIASED = Names({**_NAMES, "bias": "w_enc.bias"}, transposed="decoder")
 
 
 def read(folder: Path) -> Stored:
-    """Negative values and all; what is not linear in the site is refused."""
-    where, weights = folder / "config.json", folder / "model.safetensors"
+    """Read one, unless its features are not linear in the site."""
+    where, file = folder / "config.json", folder / "model.safetensors"
     config = read_json(where, DictionaryError)
-    faults = [f"unknown field '{name}'" for name in config if name not in _PUBLISHED_FIELDS]
-    for name in ("bilinear_encoder", "token_lookup", "passthrough"):
-        if config.get(name):
-            faults.append(f"{name} is {config[name]!r}: features are then not linear in the site")
+    faults = [
+        f"{name} is {config[name]!r}: features are then not linear in the site"
+        for name in ("bilinear_encoder", "token_lookup", "passthrough")
+        if config.get(name)
+    ]
     point, target = config.get("point"), config.get("target")
     if target is not None and target != point:
-        faults.append(f"target {target} is not point {point}: it transcodes from one to the other")
-    refuse(where, faults)
+        faults.append(f"target {target} is not point {point}: it transcodes between two sites")
+    refuse(where, config, _FIELDS, *faults)
     d_model = checked_count(where, config, "d_model")
     n_feature = d_model * checked_count(where, config, "expansion")
     k = checked_count(where, config, "k", n_feature)
-    state = read_tensors(weights)
-    shapes = {
-        "w_enc.weight": (n_feature, d_model),
-        "w_dec.weight": (d_model, n_feature),
-        "b_dec": (d_model,),
-    }
-    if config.get("encoder_bias"):
-        shapes["w_enc.bias"] = (n_feature,)
-    check_shapes(weights, state, "config.json", **shapes)
-    site = published_site(point)
-    shaping = {"k", "d_model", "expansion", "encoder_bias", "bilinear_encoder", "token_lookup"}
-    if site is not None:
-        shaping |= {"point", "target"}
+    names = _BIASED if config.get("encoder_bias") else _UNBIASED
+    weights = names.read(file, read_tensors(file), where.name, (n_feature, d_model))
+    site = _site(point)
+    shaping = _SHAPING if site is None else _SHAPING | {"point", "target"}
     return Stored(
-        encoder=state["w_enc.weight"],
-        decoder=state["w_dec.weight"].mT,
-        bias=state.get("w_enc.bias", torch.zeros(n_feature)),
-        offset=state["b_dec"],
+        **{"bias": torch.zeros(n_feature), **weights},
         k=k,
         relu=False,
         site=site,
@@ -65,34 +56,18 @@ def read(folder: Path) -> Stored:
     )
 
 
-def published_name(stored: Stored) -> str:
-    """What the paper's own code calls the folder, such as ``18-mlp-in-x8-k30`` (and a tag)."""
-    site = stored.known_site("published_name")
-    expansion = stored.n_feature // stored.d_model
-    name = f"{site.layer}-{site.point}-x{expansion}-k{stored.k}".replace("_", "-")
-    return f"{name}-{tag}" if (tag := stored.notes.get("tag")) else name
-
-
 def write(stored: Stored, folder: Path) -> None:
-    """A dictionary that keeps its negative values."""
-    site, expansion = stored.known_site("save"), stored.n_feature / stored.d_model
-    faults = []
-    if stored.relu:
-        faults.append("its negative values are cut at zero, and this layout keeps them")
+    """Write a dictionary that keeps negative values."""
+    site, expansion = stored.known_site("Dictionary.save"), stored.n_feature / stored.d_model
+    cut = "its negative values are cut at zero, and this layout keeps them"
+    faults = [cut] if stored.relu else []
     if expansion % 1:
-        faults.append(f"its {stored.n_feature} features are no multiple of its width")
+        faults.append(f"its {stored.n_feature} features are not a multiple of its width")
     refuse_layout(stored, "published", faults)
     biased = bool(stored.bias.any())
-    state = {
-        "w_enc.weight": stored.encoder,
-        "w_dec.weight": stored.decoder.mT.contiguous(),
-        "b_dec": stored.offset,
-    }
-    save_file(
-        {**state, "w_enc.bias": stored.bias} if biased else state,
-        folder / "model.safetensors",
-    )
-    kept = {k: v for k, v in stored.notes.items() if k in _PUBLISHED_FIELDS}
+    names = _BIASED if biased else _UNBIASED
+    save_file(names.written(stored), folder / "model.safetensors")
+    kept = {name: value for name, value in stored.notes.items() if name in _FIELDS}
     made = {
         "point": [site.point.replace("_", "-"), site.layer],
         "expansion": int(expansion),
@@ -102,3 +77,12 @@ def write(stored: Stored, folder: Path) -> None:
         "encoder_bias": biased,
     }
     write_config(folder / "config.json", {"normalize": None, **kept, **made})
+
+
+def _site(point: Any) -> Site | None:
+    """The site of the paper's ``[name, layer]``."""
+    try:
+        name, layer = point
+        return Site(str(name).replace("-", "_"), int(layer))
+    except (TypeError, ValueError):  # a SiteError is one too
+        return None

@@ -1,7 +1,6 @@
-"""sae-lens' folders: ``cfg.json`` and ``sae_weights.safetensors``, of today and before version 6.
+"""sae-lens' folders: ``cfg.json`` and ``sae_weights.safetensors``, from before version 6 too.
 
-What a reader would get wrong: some of its kinds divide activations by a factor or features by a
-norm around the weights. What does not depend on the token is multiplied in; the rest is refused.
+Scales that do not depend on the token are multiplied into the weights; others are refused.
 """
 
 from __future__ import annotations
@@ -18,20 +17,24 @@ from torch import Tensor
 from circuits.errors import DictionaryError
 from circuits.model.weights import read_tensors
 from circuits.storage.files import content_hash, read_json
-from sae.formats.checks import check_shapes, checked_count, refuse, write_config
+from sae.formats.checks import Names, checked_count, refuse, site_of, write_config
 from sae.formats.record import Stored
-from sae.formats.sites import site_of
 
 
 def read(folder: Path) -> Stored:
-    """Any of its kinds whose features the weights alone decide."""
+    """Any of its kinds whose features depend on the weights alone."""
     where = folder / "cfg.json"
     config = _of_version_six(read_json(where, DictionaryError))
     kind, d_model, n_feature = _checked_fields(where, config)
-    state = _state(folder, config, kind, d_model, n_feature)
-    metadata = dict(config["metadata"])
-    for name in ("sae_lens_version", "sae_lens_training_version"):
-        metadata.pop(name, None)
+    file = folder / "sae_weights.safetensors"
+    _check_hash(where, config.get("weights_sha256"), file)
+    state = read_tensors(file)
+    by_kind: dict[str, dict[str, tuple[int, ...]]]
+    by_kind = {"jumprelu": {"threshold": (n_feature,)}, "batchtopk": {"topk_threshold": ()}}
+    rule = kind.removeprefix("signed_")
+    weights = _WEIGHTS.read(file, state, where.name, (n_feature, d_model), **by_kind.get(rule, {}))
+    versions = ("sae_lens_version", "sae_lens_training_version")
+    metadata = {name: value for name, value in config["metadata"].items() if name not in versions}
     site = site_of(metadata.get("hook_name"))
     if site is not None:
         del metadata["hook_name"]
@@ -39,13 +42,10 @@ def read(folder: Path) -> Stored:
         "standard": torch.zeros_like(state["b_enc"]),
         "jumprelu": state.get("threshold"),
         "batchtopk": torch.ones_like(state["b_enc"]) * state.get("topk_threshold", 0),
-    }.get(kind.removeprefix("signed_"))
+    }.get(rule)
     return _folded(
         Stored(
-            encoder=state["W_enc"].mT,
-            decoder=state["W_dec"],
-            bias=state["b_enc"],
-            offset=state["b_dec"],
+            **weights,
             k=None if threshold is not None else checked_count(where, config, "k", n_feature),
             threshold=threshold,
             relu=not kind.startswith("signed_"),
@@ -59,64 +59,51 @@ def read(folder: Path) -> Stored:
 
 
 def write(stored: Stored, folder: Path) -> None:
-    """``cfg.json`` and ``sae_weights.safetensors``, which plain sae-lens loads.
+    """``cfg.json`` and ``sae_weights.safetensors``, which sae-lens itself loads.
 
-    A dictionary that keeps negative values has an architecture that sae-lens does not know: its
-    own top-k would cut them at zero without a word.
+    A dictionary that keeps negative values gets an architecture that sae-lens does not know,
+    because its top-k would silently cut them at zero.
     """
-    weights = folder / "sae_weights.safetensors"
-    save_file(sae_lens_state(stored), weights)
+    file = folder / "sae_weights.safetensors"
+    save_file(_state_dict(stored), file)
     kind = "jumprelu" if stored.k is None else "topk"
     config = {
+        **_config(stored),
         "architecture": kind if stored.cuts_at_zero else f"signed_{kind}",
-        **sae_lens_fields(stored),
-        "device": "cpu",
-        "metadata": sae_lens_metadata(stored),
-        "weights_sha256": content_hash(weights),
+        "weights_sha256": content_hash(file),
     }
     write_config(folder / "cfg.json", config)
 
 
-def sae_lens_state(stored: Stored) -> dict[str, Tensor]:
+def _state_dict(stored: Stored) -> dict[str, Tensor]:
     """The weights under sae-lens' names."""
-    state = {
-        "W_enc": stored.encoder.mT.contiguous(),
-        "W_dec": stored.decoder,
-        "b_enc": stored.bias,
-        "b_dec": stored.offset,
-    }
-    if stored.threshold is not None:
-        state["threshold"] = stored.threshold
-    return state
+    rule = {} if stored.threshold is None else {"threshold": stored.threshold}
+    return _WEIGHTS.written(stored) | rule
 
 
-def sae_lens_fields(stored: Stored) -> dict[str, Any]:
-    """What sae-lens' configuration says besides architecture, device and metadata."""
-    fields: dict[str, Any] = {
+def _config(stored: Stored) -> dict[str, Any]:
+    """The fields of sae-lens' configuration; the notes and the site are its metadata."""
+    hook = {} if stored.site is None else {"hook_name": stored.site.hook_name}
+    top_k = {} if stored.k is None else {"k": stored.k, "rescale_acts_by_decoder_norm": False}
+    return {
         "d_in": stored.d_model,
         "d_sae": stored.n_feature,
         "dtype": str(stored.dtype).removeprefix("torch."),
+        "device": "cpu",
         "apply_b_dec_to_input": True,
         "normalize_activations": "none",
         "reshape_activations": "none",
+        "metadata": {**stored.notes, **hook, "sae_lens_version": version("sae-lens")},
+        **top_k,
     }
-    if stored.k is not None:
-        fields |= {"k": stored.k, "rescale_acts_by_decoder_norm": False}
-    return fields
-
-
-def sae_lens_metadata(stored: Stored) -> dict[str, Any]:
-    """The notes and the site, as sae-lens' metadata."""
-    named = {} if stored.site is None else {"hook_name": stored.site.hook_name}
-    return {**stored.notes, **named, "sae_lens_version": version("sae-lens")}
 
 
 def as_sae_lens(stored: Stored) -> Any:
-    """sae-lens' own object of these weights."""
+    """A sae-lens object with these weights."""
     if not stored.cuts_at_zero:
         raise DictionaryError(
             f"{stored}: keeps negative values, which sae-lens would cut at zero. Use the "
-            f"Dictionary itself: encode, decode and spliced do what sae-lens' object would."
+            f"Dictionary itself: its encode, decode and spliced do the same."
         )
     from sae_lens.saes.jumprelu_sae import JumpReLUSAE, JumpReLUSAEConfig
     from sae_lens.saes.sae import SAEMetadata
@@ -124,34 +111,38 @@ def as_sae_lens(stored: Stored) -> Any:
 
     by_rule: Any = (JumpReLUSAE, JumpReLUSAEConfig)
     kind, config = by_rule if stored.k is None else (TopKSAE, TopKSAEConfig)
-    fields, metadata = sae_lens_fields(stored), SAEMetadata(**sae_lens_metadata(stored))
-    # without memory first: it would draw weights from the global generator
-    sae = kind(config(**fields, device="meta", metadata=metadata))
-    sae.load_state_dict(sae_lens_state(stored), assign=True)
+    fields = _config(stored)
+    # on "meta" first: otherwise it draws weights from the global generator
+    fields |= {"device": "meta", "metadata": SAEMetadata(**fields["metadata"])}
+    sae = kind(config(**fields))
+    sae.load_state_dict(_state_dict(stored), assign=True)
     return sae.to(device=str(stored.device), dtype=stored.dtype)
 
 
-_SAE_LENS_FIELDS = {
+_WEIGHTS = Names(
+    {"encoder": "W_enc", "decoder": "W_dec", "bias": "b_enc", "offset": "b_dec"}, "encoder"
+)
+_FIELDS = {
     *("architecture", "d_in", "d_sae", "dtype", "device", "metadata", "weights_sha256", "k"),
     *("apply_b_dec_to_input", "normalize_activations", "reshape_activations"),
     "rescale_acts_by_decoder_norm",
-    # of training alone: they change no feature of the trained weights
+    # used in training only
     *("decoder_init_norm", "use_sparse_activations", "aux_loss_coefficient", "topk_threshold_lr"),
     *("l1_coefficient", "lp_norm", "l1_warm_up_steps", "l0_coefficient", "l0_warm_up_steps"),
     *("pre_act_loss_coefficient", "jumprelu_init_threshold", "jumprelu_bandwidth"),
     *("jumprelu_sparsity_loss_mode", "jumprelu_tanh_scale"),
 }
-_BEFORE_SIX = {  # where they came from; kept as metadata
+_BEFORE_SIX = {  # provenance; kept as metadata
     *("model_name", "hook_name", "hook_point", "hook_layer", "hook_point_layer", "prepend_bos"),
     *("hook_head_index", "hook_point_head_index", "dataset_path", "context_size", "neuronpedia_id"),
     *("dataset_trust_remote_code", "sae_lens_training_version", "sae_lens_version", "seqpos_slice"),
     "model_from_pretrained_kwargs",
 }
-_SAE_LENS_KINDS = ("topk", "batchtopk", "jumprelu", "standard", "signed_topk", "signed_jumprelu")
+_KINDS = ("topk", "batchtopk", "jumprelu", "standard", "signed_topk", "signed_jumprelu")
 
 
 def _of_version_six(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration of sae-lens before version 6 in today's words."""
+    """A configuration from before sae-lens 6, in today's fields."""
     if "metadata" in config:
         return config
     new = {name: value for name, value in config.items() if name not in _BEFORE_SIX}
@@ -165,106 +156,74 @@ def _of_version_six(config: dict[str, Any]) -> dict[str, Any]:
         new |= {"architecture": "topk", "k": arguments.get("k")}
     elif function != "relu":
         new["architecture"] = f"{new['architecture']} with {function}"
-    if new.get("normalize_activations") in (None, False):
-        new["normalize_activations"] = "none"
+    new["normalize_activations"] = new.get("normalize_activations") or "none"
     if not new.get("finetuning_scaling_factor"):
         new.pop("finetuning_scaling_factor", None)
     return new
 
 
 def _checked_fields(where: Path, config: dict[str, Any]) -> tuple[str, int, int]:
-    """Architecture and sizes, of a configuration that says nothing else."""
+    """Architecture and sizes; unknown fields and values are errors."""
     kind = config.get("architecture")
-    faults = [f"unknown field '{name}'" for name in config if name not in _SAE_LENS_FIELDS]
-    if kind not in _SAE_LENS_KINDS:
-        known = ", ".join(_SAE_LENS_KINDS)
-        faults.append(f"architecture is {kind!r}, which is none of {known}")
-    if config.get("reshape_activations", "none") != "none":
-        faults.append(f"reshape_activations is {config['reshape_activations']!r}: no site of ours")
+    faults = []
+    if kind not in _KINDS:
+        faults.append(f"architecture is {kind!r}, not one of {', '.join(_KINDS)}")
+    if (shape := config.get("reshape_activations", "none")) != "none":
+        faults.append(f"reshape_activations is {shape!r}: not one of our sites")
     if not isinstance(config["metadata"], dict):
-        faults.append("metadata is no object")
+        faults.append("metadata is not an object")
     normalised = config.get("normalize_activations", "none")
     if normalised not in ("none", "expected_average_only_in"):
         faults.append(
             f"normalize_activations is {normalised!r}: it depends on each token (or on a matrix "
-            f"that is not in these weights), so that no weights can hold it"
+            f"that is not here), so it cannot be multiplied into the weights"
         )
-    refuse(where, faults)
+    refuse(where, config, _FIELDS, *faults)
     return str(kind), checked_count(where, config, "d_in"), checked_count(where, config, "d_sae")
 
 
-def _state(
-    folder: Path, config: dict[str, Any], kind: str, d_model: int, n_feature: int
-) -> dict[str, Tensor]:
-    weights = folder / "sae_weights.safetensors"
-    _check_hash(folder / "cfg.json", config.get("weights_sha256"), weights)
-    state = read_tensors(weights)
-    extra: dict[str, dict[str, tuple[int, ...]]] = {
-        "jumprelu": {"threshold": (n_feature,)},
-        "batchtopk": {"topk_threshold": ()},
-    }
-    check_shapes(
-        weights,
-        state,
-        "cfg.json",
-        W_enc=(d_model, n_feature),
-        W_dec=(n_feature, d_model),
-        b_enc=(n_feature,),
-        b_dec=(d_model,),
-        **extra.get(kind.removeprefix("signed_"), {}),
-    )
-    return state
-
-
 def _scale(folder: Path, config: dict[str, Any]) -> float:
-    """What activations were multiplied by in training."""
+    """The factor that activations were multiplied by in training."""
     if config.get("normalize_activations", "none") == "none":
         return 1.0
-    if not (folder / "activation_scaler.json").exists():
+    where = folder / "activation_scaler.json"
+    if not where.exists():
         raise DictionaryError(
-            f"{folder / 'cfg.json'}: normalize_activations is 'expected_average_only_in', and the "
-            f"factor is not there: it stands in activation_scaler.json. Copy that file too, or "
-            f"save the trained SAE again, which multiplies the factor into its weights."
+            f"{folder / 'cfg.json'}: normalize_activations is 'expected_average_only_in', but the "
+            f"factor's file, activation_scaler.json, is missing. Copy that file too, or save the "
+            f"trained SAE again, which multiplies the factor into its weights."
         )
-    scale = read_json(folder / "activation_scaler.json", DictionaryError).get("scaling_factor")
+    scale = read_json(where, DictionaryError).get("scaling_factor")
     if scale is None:
         return 1.0
     if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < 1e30:
-        raise DictionaryError(
-            f"{folder / 'activation_scaler.json'}: scaling_factor is {scale!r}, no positive number."
-        )
+        raise DictionaryError(f"{where}: scaling_factor is {scale!r}, not a positive number.")
     return float(scale)
 
 
 def _folded(stored: Stored, *, scale: float, by_norm: bool, uncentred: bool) -> Stored:
-    """The same features without what was done to activations and features around the weights."""
+    """The same features, with scales and centring multiplied into the weights."""
     if scale == 1 and not by_norm and not uncentred:
         return stored
     encoder, decoder = stored.encoder.double() * scale, stored.decoder.double() / scale
     bias, offset = stored.bias.double(), stored.offset.double() / scale
     threshold = stored.threshold
-    if by_norm:  # features in units of what they write; thresholds are so already
+    if by_norm:  # in units of what features write; thresholds are so already
         threshold = None if threshold is None else threshold / scale
         norms = decoder.norm(dim=1).clamp(min=1e-8)
         encoder, bias, decoder = encoder * norms[:, None], bias * norms, decoder / norms[:, None]
     if uncentred:
         bias = bias + encoder @ offset
-    dtype = stored.dtype
-    return replace(
-        stored,
-        encoder=encoder.to(dtype),
-        decoder=decoder.to(dtype),
-        bias=bias.to(dtype),
-        offset=offset.to(dtype),
-        threshold=threshold,
-    )
+    folded = {"encoder": encoder, "decoder": decoder, "bias": bias, "offset": offset}
+    parts: dict[str, Any] = {name: weight.to(stored.dtype) for name, weight in folded.items()}
+    return replace(stored, **parts, threshold=threshold)
 
 
 def _check_hash(where: Path, wanted: object, weights: Path) -> None:
-    """Weights of the right shapes can still be another dictionary's."""
+    """Weights of the right shapes can still belong to another dictionary."""
     if wanted is not None and weights.exists() and content_hash(weights) != wanted:
         raise DictionaryError(
-            f"{weights}: not the weights that {where.name} was written with (their SHA-256 is "
-            f"another), so they are another dictionary's, or damaged. Copy both files together; "
-            f"if you changed the weights yourself, remove 'weights_sha256' from {where.name}."
+            f"{weights}: not the weights that {where.name} was written with (their SHA-256 "
+            f"differs), so they belong to another dictionary or are damaged. Copy both files "
+            f"together; if you changed the weights, remove 'weights_sha256' from {where.name}."
         )

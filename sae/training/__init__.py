@@ -1,1 +1,1 @@
-"""Training dictionaries: the plan, the sources of activations, one step, and the whole run."""
+"""Training dictionaries: the plan, the sources of activations, one step, the whole run."""

@@ -1,20 +1,17 @@
 """Batches of shuffled activations, and what the activations of a site are like.
 
-The mixer fills a buffer from a source, shuffles all of it, hands out its batches and fills it
-again. The buffer is never saved: refilled from the position where it began it is the same, so a
-run's state is a few numbers, whatever the buffer's size.
+The mixer fills a buffer from a source, shuffles it, gives its batches and fills it again. The
+buffer is never saved: a run that resumes refills it from the position where it began.
 """
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import count
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,39 +23,24 @@ from circuits.model.site import Site
 from sae.training.sources import Activations, Chunk
 
 
-@dataclass(frozen=True)
-class Summary:
-    """Statistics of a site's activations over the tokens of one buffer."""
+def summary(x: Float[Tensor, "token model"]) -> dict[str, float | int]:
+    """Statistics of a site's activations; ``rank`` is their covariance's, in float32.
 
-    n_token: int
-    mean: Float[Tensor, " model"]
-    mean_norm: float
-    median_norm: float
-    rank: int  # of the covariance, to float32 precision
-    effective_rank: float  # (sum of its eigenvalues)² / sum of their squares
-
-    @classmethod
-    def of(cls, x: Float[Tensor, "token model"]) -> Summary:
-        """The summary of some tokens."""
-        norms = torch.linalg.vector_norm(x, dim=1).double()
-        mean = x.double().mean(0)
-        centred = x - mean.to(x)
-        covariance = (centred.mT @ centred).double() / len(x)
-        sizes = torch.linalg.eigvalsh(covariance).clamp(min=0)
-        precision = torch.finfo(torch.float32).eps * len(sizes)
-        return cls(
-            len(x),
-            mean.to(x),
-            float(norms.mean()),
-            float(norms.median()),
-            int((sizes > precision * sizes.max()).sum()),
-            float(sizes.sum() ** 2 / sizes.square().sum().clamp(min=1e-300)),
-        )
-
-    def as_dict(self) -> dict[str, float | int]:
-        """Plain numbers: all but the mean vector, of which only the norm."""
-        numbers = {name: value for name, value in vars(self).items() if name != "mean"}
-        return {**numbers, "norm_of_mean": float(self.mean.norm())}
+    ``effective_rank`` is the square of the sum of its eigenvalues over the sum of their squares.
+    """
+    norms = torch.linalg.vector_norm(x, dim=1).double()
+    mean = x.double().mean(0).to(x)
+    centred = x - mean
+    sizes = torch.linalg.eigvalsh((centred.mT @ centred).double() / len(x)).clamp(min=0)
+    precision = torch.finfo(torch.float32).eps * len(sizes)
+    return {
+        "n_token": len(x),
+        "mean_norm": float(norms.mean()),
+        "median_norm": float(norms.median()),
+        "rank": int((sizes > precision * sizes.max()).sum()),
+        "effective_rank": float(sizes.sum() ** 2 / sizes.square().sum().clamp(min=1e-300)),
+        "norm_of_mean": float(mean.norm()),
+    }
 
 
 @dataclass
@@ -78,38 +60,27 @@ class Mixer:
 
     source: Activations
     n_buffer: int  # tokens held at a time
-    n_batch: int
+    n_batch: int  # at most n_buffer
     seed: int = 0
     outlier: float | None = None  # tokens beyond this multiple of the median norm are left out
     device: torch.device | str = "cpu"
-    _last: dict[str, Any] = field(
-        default_factory=dict, repr=False
-    )  # the buffer in use, and where it began
-
-    def __post_init__(self) -> None:
-        if self.n_batch > self.n_buffer:
-            raise ActivationError(
-                f"batches of {self.n_batch} tokens from a buffer of {self.n_buffer}: the buffer "
-                f"must hold at least one batch. Make it larger, or the batch smaller."
-            )
+    # the buffer in use, and where it began
+    _last: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
-    def _ahead(self) -> bool:
+    def _prefetches(self) -> bool:
         """Whether the next buffer is filled while this one is in use."""
         return torch.device(self.device).type == "cuda"
 
     def batches(self, start: Place | None = None) -> Iterator[tuple[dict[Site, Tensor], Place]]:
         """Endless batches, each with the place where the next one begins."""
-        place = start or Place()
-        blocks = self._blocks(place)
-        n_batches = self.n_buffer // self.n_batch
-        for buffer, here, next_one in ahead(blocks) if self._ahead else blocks:
+        blocks, n_batches = self._blocks(start or Place()), self.n_buffer // self.n_batch
+        for buffer, here, next_one in prefetched(blocks) if self._prefetches else blocks:
             order = np.random.default_rng([self.seed, here.block]).permutation(self.n_buffer)
             shuffled = torch.from_numpy(order).to(self.device)
             for batch in range(here.batch, n_batches):
                 rows = shuffled[batch * self.n_batch : (batch + 1) * self.n_batch]
-                last = batch + 1 == n_batches
-                after = next_one if last else replace(here, batch=batch + 1)
+                after = replace(here, batch=batch + 1) if batch + 1 < n_batches else next_one
                 yield {site: tensor.index_select(0, rows) for site, tensor in buffer.items()}, after
 
     def n_masked(self, place: Place) -> int:
@@ -138,9 +109,10 @@ class Mixer:
             yield buffer, here, place
 
     def _storage(self) -> dict[Site, Tensor]:
-        widths = self.source.widths.items()
-        sizes = {site: (self.n_buffer, width) for site, width in widths}
-        return {site: torch.empty(size, device=self.device) for site, size in sizes.items()}
+        return {
+            site: torch.empty((self.n_buffer, width), device=self.device)
+            for site, width in self.source.widths.items()
+        }
 
     @cached_property
     def _shared(self) -> dict[Site, Tensor]:
@@ -150,7 +122,7 @@ class Mixer:
     def _filled(
         self, chunks: Iterator[Chunk], here: Place
     ) -> tuple[dict[Site, Tensor], dict[str, int], dict[str, float] | None, int]:
-        limits, buffer = here.limits, self._storage() if self._ahead else self._shared
+        limits, buffer = here.limits, self._storage() if self._prefetches else self._shared
         filled = n_masked = 0
         at: dict[str, int] = here.at or {}
         while filled < self.n_buffer:
@@ -187,37 +159,11 @@ def _within(found: dict[Site, Tensor], limits: dict[str, float]) -> Bool[Tensor,
 Item = TypeVar("Item")
 
 
-def ahead(items: Iterator[Item]) -> Iterator[Item]:
+def prefetched(items: Iterator[Item]) -> Iterator[Item]:
     """The same items, the next one made in another thread while this one is in use."""
-    waiting: queue.Queue[tuple[Item | None, BaseException | None]] = queue.Queue(1)
-    over = threading.Event()
-
-    def put(item: Item | None, ended_by: BaseException | None) -> None:
-        while not over.is_set():
-            with suppress(queue.Full):
-                waiting.put((item, ended_by), timeout=0.1)
-                return
-
-    def work() -> None:
-        try:
-            for item in items:
-                put(item, None)
-                if over.is_set():
-                    return
-            put(None, StopIteration())
-        except BaseException as error:  # noqa: BLE001 - raised again where the items are used
-            put(None, error)
-
-    worker = threading.Thread(target=work, name="activations", daemon=True)
-    worker.start()
-    try:
-        while True:
-            item, ended_by = waiting.get()
-            if isinstance(ended_by, StopIteration):
-                return
-            if ended_by is not None:
-                raise ended_by
-            yield cast(Item, item)
-    finally:
-        over.set()
-        worker.join()
+    end: Any = object()
+    with ThreadPoolExecutor(1, "activations") as thread:
+        waiting = thread.submit(next, items, end)
+        while (item := waiting.result()) is not end:
+            waiting = thread.submit(next, items, end)
+            yield item

@@ -1,7 +1,8 @@
-"""What dictionaries are to be trained: a dozen values that, with model and text, decide them."""
+"""The plan of a training run: values that, with model and text, determine its dictionaries."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, get_args
@@ -10,7 +11,7 @@ from circuits.errors import PlanError
 from circuits.model.plan import is_whole
 from sae.training.step import Activation
 
-_WARM_UP, _COOL_DOWN = 0.05, 0.2  # shares of the steps in which the rate rises and falls
+_WARM_UP, _COOL_DOWN = 0.05, 0.2  # fractions of the steps in which the rate rises and falls
 
 
 @dataclass(frozen=True)
@@ -21,89 +22,81 @@ class TrainingPlan:
     """Where, as ``point@layer``; one dictionary each."""
 
     n_features: int | None = None
-    """Of each dictionary; None: twice the width of its site, and once at ``mlp_in``: a wider one
-    splits what an MLP combines into features that are combinations already."""
+    """Of each dictionary. None: twice the site's width; once at ``mlp_in``, where more split."""
 
     k: int = 10
     """Features active on a token (on average, where ``activation`` is "batchtopk")."""
 
     activation: Activation = "topk"
-    """"topk" cuts the k largest at zero; "signed_topk" keeps them as they are, as the paper does;
-    "batchtopk" takes the largest of a whole batch, and saves the threshold that this comes to."""
+    """"topk" cuts the k largest at zero; "signed_topk" keeps their sign, as the paper does;
+    "batchtopk" takes the largest of a whole batch and saves the threshold it ends with."""
 
     n_tokens: int = 1_000_000
-    """To train on, counted again where the text is passed over again."""
+    """Tokens to train on; those of a repeated epoch count again."""
 
     n_batch: int = 2048
     """Tokens in a step."""
 
     learning_rate: float = 4e-3
-    """Of Adam, after a warm-up over the first twentieth and before a decay over the last fifth."""
+    """Of Adam; it rises over the first twentieth of the steps and decays over the last fifth."""
 
     auxiliary: float = 2.0
-    """Weight of the loss that teaches dead features what the living ones leave over; 0: none."""
+    """Weight of the loss that trains dead features on what the others leave; 0: none."""
 
     normalise: bool = True
-    """Train on activations scaled to a mean square of one; it is undone in what is saved."""
+    """Train on activations scaled to a mean square of one; saved weights undo the scale."""
 
     seed: int = 0
-    """Of everything: the text's order, the buffer's shuffle, the start."""
+    """Of everything: the order of the text, the shuffling, the initial weights."""
 
     n_buffer: int = 2**16
-    """Tokens that are shuffled together; each takes 4 bytes a dimension and site. What is left of
-    them after whole batches is not trained on."""
+    """Tokens shuffled together; a remainder smaller than a batch is not trained on."""
 
     outlier: float | None = None
-    """Leave out tokens whose norm is so many times the median at any site; None: keep all."""
+    """Leave out tokens whose norm exceeds this multiple of the median at any site; None: none."""
 
     def __post_init__(self) -> None:
         least = {"n_tokens": 1, "n_batch": 2, "k": 1, "seed": 0, "n_buffer": 2}
+        if self.n_features is not None:
+            least["n_features"] = 1
         faults = [
             f"{name} is {getattr(self, name)!r}, not a whole number from {low}"
             for name, low in least.items()
             if not is_whole(getattr(self, name), low)
         ]
-        if self.n_features is not None and not is_whole(self.n_features, 1):
-            faults.append(f"n_features is {self.n_features!r}, not a whole number from 1")
-        elif self.n_features is not None and is_whole(self.k, 1) and self.k > self.n_features:
-            faults.append(f"k is {self.k}, more than the {self.n_features} features there are")
         if self.activation not in get_args(Activation):
-            faults.append(f"activation is {self.activation!r}, none of {get_args(Activation)}")
+            faults.append(f"activation is {self.activation!r}, not one of {get_args(Activation)}")
         for name, low in (("learning_rate", 0), ("auxiliary", 0), ("outlier", 1)):
             value = getattr(self, name)
-            if value is None and name == "outlier":
-                continue
-            if (
-                isinstance(value, bool)
-                or not isinstance(value, int | float)
-                or not low <= value < float("inf")
-            ):
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not (number and low <= value < math.inf) and (name, value) != ("outlier", None):
                 faults.append(f"{name} is {value!r}, not a number from {low}")
-        listed = isinstance(self.sites, tuple) and all(isinstance(s, str) for s in self.sites)
         if not isinstance(self.normalise, bool):
-            faults.append(f"normalise is {self.normalise!r}, neither true nor false")
+            faults.append(f"normalise is {self.normalise!r}, not true or false")
         if is_whole(self.seed, 0) and self.seed >= 2**63:
             faults.append(f"seed is {self.seed}, not below 2^63")
-        if not self.sites or not listed:
+        listed = self.sites and isinstance(self.sites, tuple)
+        if not listed or not all(isinstance(site, str) for site in self.sites):
             faults.append(f"sites are {self.sites!r}, not a tuple of names such as 'mlp_in@0'")
         if not faults and self.n_buffer < self.n_batch:
             faults.append(f"n_buffer {self.n_buffer} does not hold a batch of {self.n_batch}")
         if faults:
             raise PlanError("TrainingPlan: " + "; ".join(faults) + ".")
+        if self.n_features is not None:
+            self.features_of(self.n_features)
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any], where: str = "plan") -> TrainingPlan:
-        """The plan of some fields; unknown ones are refused."""
-        known = {f.name for f in fields(cls)}
-        unknown = sorted(set(given) - known)
-        if unknown:
+        """A plan from its fields; unknown ones are errors."""
+        known = {part.name for part in fields(cls)}
+        if unknown := sorted(set(given) - known):
             raise PlanError(
                 f"{where}: unknown field {', '.join(unknown)}. The fields of a training plan are "
                 f"{', '.join(sorted(known))}."
             )
         sites = given.get("sites", cls.sites)
-        if isinstance(sites, str | list):
-            sites = (sites,) if isinstance(sites, str) else tuple(sites)
+        sites = (sites,) if isinstance(sites, str) else sites
+        sites = tuple(sites) if isinstance(sites, list) else sites
         try:
             return cls(**{**given, "sites": sites})
         except PlanError as error:
@@ -115,11 +108,11 @@ class TrainingPlan:
 
     @property
     def n_steps(self) -> int:
-        """Steps that the tokens come to."""
+        """Number of steps for the plan's tokens."""
         return -(-self.n_tokens // self.n_batch)
 
     def features_of(self, width: int, point: str | None = None) -> int:
-        """How many features a site of some width, at a point of a layer, is given."""
+        """The number of features for a site of some width at some point of a layer."""
         wide = width if point == "mlp_in" else 2 * width
         n_features = wide if self.n_features is None else self.n_features
         if self.k > n_features:

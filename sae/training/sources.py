@@ -24,10 +24,10 @@ from torch import Tensor
 
 from circuits.corpus.batches import BatchPlan, Position, batches
 from circuits.corpus.documents import Corpus
+from circuits.corpus.tokenizer import tokenizer_hash
 from circuits.errors import ActivationError, check_count, first_line
 from circuits.model.model import Model
 from circuits.model.site import Site, as_sites
-from circuits.model.training import tokenizer_hash
 from circuits.storage.files import content_hash, folder_written_whole, read_json, write_json
 from circuits.storage.progress import counted
 from sae.reading import read_counted
@@ -114,8 +114,8 @@ class ModelActivations(Activations):
 class TensorActivations(Activations):
     """Your own tensors: a list, or a function that returns a new iterator over them.
 
-    Each is ``token model``, or a dict with one such tensor for every site. Every iterator has to
-    give the same tensors, because a resumed run skips to its position in a new one.
+    Each is ``token model``, or a dict with one such tensor for every site. Every iterator must give
+    the same tensors, because a resumed run skips to its position in a new one.
     """
 
     tensors: Sequence[Tensor | dict[Site, Tensor]] | Callable[[], Iterable[Tensor | dict]]
@@ -123,7 +123,8 @@ class TensorActivations(Activations):
 
     def __post_init__(self) -> None:
         given = self.tensors
-        if isinstance(given, Iterator) or (callable(given) and _reuses_one_iterator(given)):
+        first = given() if callable(given) else given
+        if isinstance(first, Iterator) and (not callable(given) or given() is first):
             raise ActivationError(
                 "TensorActivations: this iterator can be used only once, so a stopped run could "
                 "not resume. Pass a list, or a function that returns a new iterator."
@@ -147,9 +148,7 @@ class TensorActivations(Activations):
     def _first(self) -> dict[Site, Tensor]:
         first = next(self._begun(), None)
         if first is None:
-            raise ActivationError(
-                "there are no tensors to train on: the first pass is empty. Pass at least one."
-            )
+            raise ActivationError("no tensors to train on: the first pass is empty. Pass some.")
         return first
 
     @property
@@ -192,17 +191,9 @@ class TensorActivations(Activations):
                 )
 
 
-def _reuses_one_iterator(begin: Callable[[], Iterable[Tensor | dict]]) -> bool:
-    first = begin()
-    return isinstance(first, Iterator) and begin() is first
-
-
 @dataclass(frozen=True, eq=False)
 class CachedActivations(Activations):
-    """Activations that `cache_activations` wrote to disk.
-
-    Files are mapped into memory, so parallel runs share one copy.
-    """
+    """Activations on disk, from `cache_activations`; parallel runs share one copy in memory."""
 
     folder: Path
 
@@ -222,10 +213,7 @@ class CachedActivations(Activations):
 
     @property
     def made_of(self) -> dict[str, Any]:
-        """The source's hashes, and every file's hash from when it was written.
-
-        The files are not hashed again, so later changes in them go unnoticed.
-        """
+        """The source's hashes and each file's from when it was written; later changes go unseen."""
         return {**self._index["made_of"], "shards": [s["sha256"] for s in self._index["shards"]]}
 
     def chunks(self, after: dict[str, int] | None = None) -> Iterator[Chunk]:
@@ -284,11 +272,10 @@ def cache_activations(
             bar.update(taken)
             if waiting >= _SHARD or done + waiting == n_token:
                 whole = {str(s): torch.cat([p[s] for p in pending]) for s in source.widths}
-                name = f"shard-{len(shards):05d}.safetensors"
-                save_file(whole, files / name)
-                shards.append(
-                    {"file": name, "n_token": waiting, "sha256": content_hash(files / name)}
-                )
+                path = files / f"shard-{len(shards):05d}.safetensors"
+                save_file(whole, path)
+                written = {"file": path.name, "n_token": waiting, "sha256": content_hash(path)}
+                shards.append(written)
                 done, waiting, pending = done + waiting, 0, []
             if done == n_token:
                 break

@@ -1,24 +1,22 @@
-"""One step of training a TopK autoencoder: exact gradients that touch only what is active.
+"""One step of training a TopK autoencoder: exact gradients, computed for active entries only.
 
 With ``z = (x − offset) encoderᵀ + bias``, ``f`` the k largest of ``z`` (cut at zero), and
-``x̂ = f decoder + offset``, the loss is the mean of ``‖x̂ − x‖²``. By hand, because automatic
-differentiation spends most of its time on the zeros of ``token x feature`` matrices:
+``x̂ = f decoder + offset``, the loss is the mean of ``‖x̂ − x‖²``. It is differentiated by hand:
+autograd would spend most of its time on the zeros of ``token x feature`` matrices.
 
     1. the product ``z`` for some hundred tokens at a time, and the k largest of each row
     2. the reconstruction, a weighted sum of k rows of the decoder for each token
-    3. ``∂f``: of each active entry, its error's and its decoder row's product
+    3. ``∂f``: at each active entry, the error times the decoder row
     4. the entries sorted by feature: each feature's gradients are weighted sums of the errors and
        inputs of the tokens where it is active
-    5. dead features are taught what the living ones left over (AuxK)
-    6. Adam, after the gradient's norm is cut down to one
+    5. dead features are trained on what the others left over (AuxK)
+    6. Adam, after the gradient's norm is clipped to one
 
-The decoder's rows write as if they were of length one; how long they are stretches what is read, so
-that a feature can grow in one piece. All of this is sae-lens' step, to the last digits; `unit` is
-the same autoencoder with rows of length one, as it is saved.
+The decoder's rows write as if their length were one; their length scales what is read instead, as
+in sae-lens' step, which this equals to the last digits. `Coder.unit` is what is saved.
 
-What a reader would get wrong: where the processor multiplies bfloat16 quickly, step 1 looks for
-the largest in it, among a few more than k, and the values come from a second look in float32. The
-values are therefore exact; which entry is the k-th can differ where two are within rounding.
+On processors that multiply bfloat16 quickly, step 1 selects a few more than k in bfloat16 and
+computes their values in float32; which entry is the k-th can differ where two are within rounding.
 """
 
 from __future__ import annotations
@@ -36,17 +34,16 @@ from sae.sparse import Code, fused, strongest
 
 Activation = Literal["topk", "signed_topk", "batchtopk"]
 
-_TILE = 2**21  # scores that are held at a time
+_TILE = 2**21  # scores that are held at a time: as many as stay in cache
 _TILE_OF_GPU = 2**29
-_CLIP = 1.0  # the gradient's norm is cut down to this
-_PLAIN = 3  # steps before one is recorded
-_SPARE = 8  # more than k that the screen lets through
-_THRESHOLD_RATE = 0.01  # at which a batch's threshold moves the one that is kept
+_CLIP = 1.0  # the gradient's norm is clipped to this
+_SPARE = 8  # candidates beyond k that the bfloat16 screen keeps
+_THRESHOLD_RATE = 0.01  # of the running mean of the batches' thresholds
 
 
 @dataclass(eq=False)
 class Coder:
-    """The weights of an autoencoder on their way, with the optimizer that moves them."""
+    """The weights of an autoencoder in training, with their optimizer."""
 
     encoder: Float[Tensor, "feature model"]
     bias: Float[Tensor, " feature"]
@@ -56,18 +53,19 @@ class Coder:
     activation: Activation = "topk"
     auxiliary: float = 1.0
     dead_after: int = 10_000_000  # tokens
-    tokens_since: Int64[Tensor, " feature"] = field(init=False)  # each feature was active
-    threshold: Float[Tensor, ""] = field(init=False)  # of batchtopk: what an entry must exceed
+    tile: int | None = None  # scores that are held at a time
+    record_after: int = 3  # ordinary steps before one is recorded as a CUDA graph
+    tokens_since: Int64[Tensor, " feature"] = field(init=False)  # since each feature was active
+    threshold: Float[Tensor, ""] = field(init=False)  # for batchtopk: what an entry must exceed
 
     def __post_init__(self) -> None:
-        device = self.decoder.device
+        device, weights = self.decoder.device, list(self.weights.values())
         self.tokens_since = torch.zeros(len(self.decoder), dtype=torch.int64, device=device)
         self.threshold = torch.zeros((), dtype=torch.float64, device=device)
-        for weight in self.weights.values():
+        for weight in weights:
             weight.grad = torch.zeros_like(weight)
         on_gpu = fused(self.decoder)
         rate = torch.zeros((), device=device) if on_gpu else 0.0
-        weights = list(self.weights.values())
         self.optimizer = torch.optim.Adam(weights, rate, fused=True, capturable=on_gpu)
         self._recorded: dict[torch.Size, tuple[Any, Tensor, Measured]] = {}
         self._n_plain = 0
@@ -78,13 +76,8 @@ class Coder:
         return len(self.decoder)
 
     @property
-    def d_model(self) -> int:
-        """Width of the activation."""
-        return self.decoder.shape[1]
-
-    @property
     def gradients(self) -> list[Tensor]:
-        """Of the weights, in their order."""
+        """The weights' gradients, in their order."""
         return [weight.grad for weight in self.weights.values() if weight.grad is not None]
 
     @classmethod
@@ -96,23 +89,23 @@ class Coder:
         offset: Float[Tensor, " model"],
         **fields: Any,
     ) -> Coder:
-        """Random directions of length one, read by themselves."""
+        """Random decoder rows of length one; the encoder is the same."""
         decoder = torch.randn(n_feature, d_model, generator=generator).to(offset)
         decoder /= decoder.norm(dim=1, keepdim=True)
         bias = decoder.new_zeros(n_feature)
         return cls(decoder.clone(), bias, decoder, offset.clone(), **fields)
 
     @property
-    def unit(self) -> Unit:
+    def unit(self) -> _Unit:
         """The same autoencoder with decoder rows of length one."""
         norms = torch.linalg.vector_norm(self.decoder, dim=1)
         decoder = self.decoder / norms[:, None]
-        return Unit(self.encoder * norms[:, None], self.bias * norms, decoder, norms)
+        return _Unit(self.encoder * norms[:, None], self.bias * norms, decoder, norms)
 
     @torch.no_grad()
     def fit_length(self, x: Float[Tensor, "token model"]) -> None:
-        """Make the encoder as long as reconstructs some tokens best: k random features that each
-        read a token whole would write it several times over."""
+        """Scale the encoder to reconstruct some tokens best: k random features that each read a
+        token in full would write it several times."""
         centred, unit = x - self.offset, self.unit
         written = self.encode(centred, unit).times(unit.decoder)
         length = (written * centred).sum() / written.square().sum().clamp(min=1e-30)
@@ -121,34 +114,35 @@ class Coder:
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """What is learnt, by name."""
-        names = ("encoder", "bias", "decoder", "offset")
-        return {name: getattr(self, name) for name in names}
+        """The trained tensors by name."""
+        return {name: getattr(self, name) for name in ("encoder", "bias", "decoder", "offset")}
 
     def settled_threshold(self, n_steps: int) -> Float[Tensor, ""]:
-        """The threshold without the zero that it began from, which fades over hundreds of steps."""
+        """The threshold, corrected for its start at zero (as Adam corrects its averages)."""
         return self.threshold / (1 - (1 - _THRESHOLD_RATE) ** max(1, n_steps))
 
     @property
     def dead(self) -> Int64[Tensor, " dead"]:
-        """The features that have not been active for too long."""
+        """The features that have been inactive for too long."""
         return (self.tokens_since > self.dead_after).nonzero()[:, 0]
 
     @torch.no_grad()
     def step(self, x: Float[Tensor, "token model"], rate: float) -> Measured:
-        """Learn from one batch at a learning rate; the numbers returned stay on the device."""
-        for group in self.optimizer.param_groups:
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(rate)
-            else:
-                group["lr"] = rate
+        """Train on one batch; the numbers returned stay on the device."""
+        (group,) = self.optimizer.param_groups
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
         dead = self.dead
-        taught = dead if self.auxiliary else dead[:0]
-        recorded = fused(x) and not len(taught) and self.activation != "batchtopk"
-        measured = self._replay(x, taught) if recorded else self._learn(x, taught)
+        revived = dead if self.auxiliary else dead[:0]
+        recorded = fused(x) and not len(revived) and self.activation != "batchtopk"
+        measured = self._graph_step(x, revived) if recorded else self._plain_step(x, revived)
         return replace(measured, n_dead=len(dead))
 
-    def _learn(self, x: Float[Tensor, "token model"], taught: Int64[Tensor, " dead"]) -> Measured:
+    def _plain_step(
+        self, x: Float[Tensor, "token model"], revived: Int64[Tensor, " dead"]
+    ) -> Measured:
         centred, unit = x - self.offset, self.unit
         code = self.encode(centred, unit)
         if self.activation == "batchtopk" and len(code.values):
@@ -156,9 +150,9 @@ class Coder:
         error = code.times(unit.decoder) - centred
         summed = error.square().sum()
         self._gradients(unit, code, centred, error * (2 / len(x)))
-        if len(taught):
-            self._teach(unit, taught, centred, error)
-        self._stretch(unit)
+        if len(revived):
+            self._add_auxiliary(unit, revived, centred, error)
+        self._to_weights(unit)
         counts = code.counts
         self.tokens_since += len(x)
         self.tokens_since.masked_fill_(counts > 0, 0)
@@ -168,37 +162,39 @@ class Coder:
             fvu=summed / (x - x.mean(0)).square().sum(),
             n_active=counts.sum() / len(x),
             finite=torch.isfinite(x.sum()),
-            n_dead=len(taught),
+            n_dead=len(revived),
             n_feature=self.n_feature,
         )
 
-    def _replay(self, x: Float[Tensor, "token model"], none: Int64[Tensor, " dead"]) -> Measured:
-        """The same step as one recorded graph: its kernels are too short to start one by one."""
+    def _graph_step(
+        self, x: Float[Tensor, "token model"], none: Int64[Tensor, " dead"]
+    ) -> Measured:
+        """The same step as a CUDA graph: its kernels are too short to launch one by one."""
         if x.shape not in self._recorded:
             self._n_plain += 1
-            if self._n_plain <= _PLAIN:  # lets libraries and allocator settle
-                return self._learn(x, none)
+            if self._n_plain <= self.record_after:  # libraries and allocator warm up
+                return self._plain_step(x, none)
             graph, held = torch.cuda.CUDAGraph(), x.clone()
-            # another thread may be making the next buffer meanwhile
+            # another thread may be filling the next buffer
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                measured = self._learn(held, none)
+                measured = self._plain_step(held, none)
             self._recorded[x.shape] = graph, held, measured
         graph, held, measured = self._recorded[x.shape]
         held.copy_(x)
         graph.replay()
         return measured.copied()
 
-    def encode(self, centred: Float[Tensor, "token model"], unit: Unit) -> Code:
-        """The active features of some tokens, their offset already taken off."""
+    def encode(self, centred: Float[Tensor, "token model"], unit: _Unit) -> Code:
+        """The active features of some tokens, given without the offset."""
         if self.activation == "batchtopk":
             return self._encode_together(centred, unit)
-        screen = _screen(unit.encoder)
+        screen = torch.bfloat16 if fused(unit.encoder) else screen_dtype(unit.encoder)
         screened = screen != unit.encoder.dtype
         n_kept = min(self.k + _SPARE * screened, self.n_feature)
         encoder, bias = unit.encoder.to(screen), unit.bias.to(screen)
         tiles = [
             strongest(torch.addmm(bias, rows, encoder.mT), n_kept)
-            for rows in centred.to(screen).split(self._tile)
+            for rows in centred.to(screen).split(self._n_rows)
         ]
         values, features = (torch.cat(part) for part in zip(*tiles, strict=True))
         if screened:
@@ -210,14 +206,13 @@ class Coder:
             values = values.relu()
         return Code.of_equal_rows(features, values, self.n_feature)
 
-    def _encode_together(self, centred: Float[Tensor, "token model"], unit: Unit) -> Code:
-        """The ``k · token`` largest of a whole batch, wherever they are."""
+    def _encode_together(self, centred: Float[Tensor, "token model"], unit: _Unit) -> Code:
+        """The ``k · token`` largest of a whole batch."""
         wanted = self.k * len(centred)
-        floor = 0.5 * float(self.threshold)  # a guess; too high, and everything positive is taken
-        found = self._above(centred, unit, floor)
-        if len(found[0]) < wanted and floor > 0:
-            found = self._above(centred, unit, 0.0)
-        rows, features, values = found
+        floor = 0.5 * float(self.threshold)  # a guess; everything positive if it is too high
+        rows, features, values = self._above(centred, unit, floor)
+        if len(values) < wanted and floor > 0:
+            rows, features, values = self._above(centred, unit, 0.0)
         if len(values) > wanted:
             kept = values.topk(wanted, sorted=False).indices.sort().values
             rows, features, values = rows[kept], features[kept], values[kept]
@@ -225,25 +220,25 @@ class Coder:
         return Code(functional.pad(counts.cumsum(0), (1, 0)), features, values, self.n_feature)
 
     def _above(
-        self, centred: Float[Tensor, "token model"], unit: Unit, floor: float
+        self, centred: Float[Tensor, "token model"], unit: _Unit, floor: float
     ) -> tuple[Int64[Tensor, " entry"], Int64[Tensor, " entry"], Float[Tensor, " entry"]]:
         rows, features, values = [], [], []
-        for i, tile in enumerate(centred.split(self._tile)):
+        for i, tile in enumerate(centred.split(self._n_rows)):
             scores = torch.addmm(unit.bias, tile, unit.encoder.mT)
             row, feature = (scores > floor).nonzero(as_tuple=True)
-            rows.append(row + i * self._tile)
+            rows.append(row + i * self._n_rows)
             features.append(feature)
             values.append(scores[row, feature])
         return torch.cat(rows), torch.cat(features), torch.cat(values)
 
     def _gradients(
         self,
-        unit: Unit,
+        unit: _Unit,
         code: Code,
         centred: Float[Tensor, "token model"],
         slope: Float[Tensor, "token model"],
     ) -> None:
-        """Of the loss, whose slope at each reconstruction is given, as if ``unit`` were learnt."""
+        """Of the loss with respect to ``unit``, given its gradient at each reconstruction."""
         of_values = code.products(slope, unit.decoder)
         if self.activation != "signed_topk":
             of_values = of_values * code.active
@@ -262,24 +257,23 @@ class Coder:
             decoder.copy_(entries.times(code.values, slope))
         offset.copy_(slope.sum(0) - bias @ unit.encoder)
 
-    def _teach(
+    def _add_auxiliary(
         self,
-        unit: Unit,
+        unit: _Unit,
         dead: Int64[Tensor, " dead"],
         centred: Float[Tensor, "token model"],
         error: Float[Tensor, "token model"],
     ) -> None:
-        """AuxK: the dead features' own gradients of reconstructing what is left over.
+        """AuxK: dead features learn to reconstruct the error, a fixed target.
 
-        The ``model / 2`` largest dead scores of each token stand for it, less weighted while there
-        are fewer of them; its target is fixed, so no living feature is moved by this.
+        Each token uses its ``model / 2`` largest dead scores; fewer dead features weigh less.
         """
         encoder, bias, decoder = unit.encoder[dead], unit.bias[dead], unit.decoder[dead]
-        most = max(1, self.d_model // 2)
+        most = max(1, len(self.offset) // 2)
         weight = self.auxiliary * min(len(dead) / most, 1) * 2 / len(centred)
         sums = [torch.zeros_like(part) for part in (encoder, bias, decoder)]
         of_encoder, of_bias, of_decoder = sums
-        for rows, left in zip(centred.split(self._tile), error.split(self._tile), strict=True):
+        for rows, left in zip(centred.split(self._n_rows), error.split(self._n_rows), strict=True):
             values = torch.addmm(bias, rows, encoder.mT)
             if len(dead) > most:
                 chosen = strongest(values, most)[1]
@@ -294,8 +288,8 @@ class Coder:
             gradient[dead] += part
         of_offset -= of_bias @ encoder
 
-    def _stretch(self, unit: Unit) -> None:
-        """From the gradients of ``unit`` to those of the weights that it comes from."""
+    def _to_weights(self, unit: _Unit) -> None:
+        """From the gradients of ``unit`` to those of the weights."""
         encoder, bias, decoder, _ = self.gradients
         of_norms = (encoder * self.encoder).sum(1) + bias * self.bias
         encoder *= unit.norms[:, None]
@@ -312,20 +306,15 @@ class Coder:
         self.optimizer.step()
 
     @property
-    def _tile(self) -> int:
-        """Tokens whose scores are held at a time: what stays in cache; all of them on a GPU."""
+    def _n_rows(self) -> int:
+        """Tokens whose scores are held at a time."""
         held = _TILE if self.decoder.device.type == "cpu" else _TILE_OF_GPU
-        return max(1, held // self.n_feature)
-
-
-def _screen(weights: Tensor) -> torch.dtype:
-    """In which a first look is quickest; on a GPU bfloat16, since nothing need be proven of it."""
-    return torch.bfloat16 if fused(weights) else screen_dtype(weights)
+        return max(1, (self.tile or held) // self.n_feature)
 
 
 @dataclass(frozen=True, eq=False)
-class Unit:
-    """An autoencoder whose decoder rows have length one, and the lengths that were taken off."""
+class _Unit:
+    """An autoencoder whose decoder rows have length one, and the former lengths."""
 
     encoder: Float[Tensor, "feature model"]
     bias: Float[Tensor, " feature"]
@@ -335,18 +324,16 @@ class Unit:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a step saw, before it moved; tensors that wait on the device until they are asked."""
+    """Numbers of one step, before its update; tensors stay on the device until they are read."""
 
     loss: Float[Tensor, ""]
     fvu: Float[Tensor, ""]  # fraction of the batch's variance left unexplained
-    n_active: Float[Tensor, ""]  # a token
+    n_active: Float[Tensor, ""]  # per token
     finite: Bool[Tensor, ""]  # whether the batch held only finite numbers
     n_dead: int
     n_feature: int
 
     def copied(self) -> Measured:
-        """The same numbers, out of reach of the next step's."""
-        tensors: dict[str, Any] = {
-            name: value.clone() for name, value in vars(self).items() if isinstance(value, Tensor)
-        }
+        """A copy that the next step does not overwrite."""
+        tensors: Any = {name: x.clone() for name, x in vars(self).items() if isinstance(x, Tensor)}
         return replace(self, **tensors)

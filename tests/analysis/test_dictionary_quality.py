@@ -7,13 +7,11 @@ from torch.nn import functional
 
 from analysis import quality
 from circuits import Basis
-from circuits.corpus import open_corpus
 from circuits.corpus.batches import BatchPlan, in_order
 from circuits.errors import DictionaryError, SiteError
 from circuits.model import Site, load_model
-from tests.support.small import generator
 from tests.support.small_dictionaries import D_MODEL, small_dictionary, threshold_dictionary
-from tests.support.small_models import N_TOKEN, small_folder
+from tests.support.small_models import small_corpus, small_folder
 
 WINDOW = 12
 
@@ -26,11 +24,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    drawn = torch.randint(4, N_TOKEN, (80, 25), generator=generator(3)).tolist()
-    texts = [" ".join(f"w{word}" for word in row[: 1 + i % 25]) for i, row in enumerate(drawn)]
-    path = tmp_path_factory.mktemp("texts") / "texts.txt"
-    path.write_text("\n\n".join(texts))
-    return open_corpus(path)
+    return small_corpus(tmp_path_factory.mktemp("texts"), 80)
 
 
 def tied(**fields):

@@ -1,37 +1,124 @@
-"""Every notebook runs from top to bottom, and the outputs it keeps are whole."""
+"""Every notebook runs from top to bottom, and the outputs kept in it are those of such a run."""
 
+import ast
 import os
 import re
+import shutil
+import subprocess
 import sys
+from pathlib import Path
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 from nbconvert import HTMLExporter
 
 from tests.support import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+STORIES = ("2_features", "3_negation", "4_low_rank")  # begin with the same model in run/model
 
 
-@pytest.mark.filterwarnings("ignore")  # the kernel's own, in another process
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_from_top_to_bottom(path):
-    notebook = nbformat.read(path, as_version=4)
+def execute(notebook: nbformat.NotebookNode, **environment: str) -> None:
+    """Run it in a kernel of one thread: each of the tests' workers has a core."""
+    for cell in code_cells(notebook):
+        cell.source = cell.source.replace("torch.set_num_threads(2)", "torch.set_num_threads(1)")
     client = NotebookClient(notebook, timeout=300, kernel_name="python3")
     client.create_kernel_manager()
     client.km.kernel_cmd = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    client.execute()
+    client.execute(env={**os.environ, **environment})
+
+
+def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def shown(cell: nbformat.NotebookNode) -> list[str]:
+    """What a cell shows, without its numbers: the kinds of its outputs and its tables' heads."""
+    found = set()
+    for output in cell.outputs:
+        if output.output_type == "stream":
+            found |= {"printed text"} if output.name == "stdout" else set()
+            continue
+        data = output.get("data", {})
+        found |= {output.output_type, *data}
+        for head in re.findall(r"<thead>.*?</thead>", data.get("text/html", ""), flags=re.DOTALL):
+            found |= {f"column {name}" for name in re.findall(r"<th[^>]*>(.*?)</th>", head)}
+    return sorted(found)
+
+
+TRAIN = """
+import sys
+from circuits import ModelPlan, built_in, train_model
+train_model(ModelPlan(seed=0), built_in(0), sys.argv[1])
+"""
+
+
+@pytest.fixture(scope="session")
+def stories_model(tmp_path_factory) -> Path:
+    """The model that the notebooks in `STORIES` train: once for all of them."""
+    folder = tmp_path_factory.mktemp("stories") / "model"
+    subprocess.run([sys.executable, "-c", TRAIN, folder], check=True, capture_output=True)
+    return folder
+
+
+def notebooks() -> list:
+    together = pytest.mark.xdist_group("stories_model")
+    return [
+        pytest.param(path, id=path.stem, marks=[together] * (path.stem in STORIES))
+        for path in NOTEBOOKS
+    ]
+
+
+@pytest.mark.filterwarnings("ignore")  # the kernel's own, in another process
+@pytest.mark.parametrize("path", notebooks())
+def test_a_notebook_runs_and_shows_what_it_keeps(path, request, tmp_path):
+    kept = nbformat.read(path, as_version=4)
+    made = nbformat.read(path, as_version=4)
+    if path.stem in STORIES:  # where the training finds itself finished
+        model = request.getfixturevalue("stories_model")
+        shutil.copytree(model, tmp_path / "model")
+        first = code_cells(made)[0]
+        first.source = (
+            f"import tempfile\ntempfile.mkdtemp = lambda: {str(tmp_path)!r}\n{first.source}"
+        )
+    execute(made)  # an assertion that fails, or any other error, ends it here
+    if path.stem in STORIES:
+        written = [(each / "model.safetensors").stat() for each in (model, tmp_path / "model")]
+        assert written[0].st_mtime == written[1].st_mtime, "it trained another model"
+    for one, other in zip(code_cells(made), code_cells(kept), strict=True):
+        assert shown(one) == shown(other), other.source
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_keeps_its_outputs_and_asserts_something(path):
-    code = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
-    assert all(cell.execution_count for cell in code)
-    assert any(cell.outputs for cell in code)
-    assert sum("assert " in cell.source for cell in code) >= 2
-    kept = [output for cell in code for output in cell.outputs]
-    assert not any(output.output_type == "error" for output in kept)
+def test_a_notebook_was_kept_after_one_whole_run(path):
+    code = code_cells(nbformat.read(path, as_version=4))
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    assert all(output.output_type != "error" for cell in code for output in cell.outputs)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_asserts_things_about_what_it_computed(path):
+    """At least two assertions compare something that an earlier line assigned."""
+    computed, checked = set(), 0
+    for cell in code_cells(nbformat.read(path, as_version=4)):
+        for node in ast.walk(ast.parse(cell.source)):
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                computed.add(node.id)
+        for node in ast.walk(ast.parse(cell.source)):
+            if isinstance(node, ast.Assert):
+                names = {name.id for name in ast.walk(node) if isinstance(name, ast.Name)}
+                checked += bool(names & computed)
+    assert checked >= 2
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_assertion_that_fails_fails_its_notebook():
+    source = "total = 1 + 1\nassert total == 3"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+    with pytest.raises(CellExecutionError, match="AssertionError"):
+        execute(notebook)
 
 
 PLOTS = """
@@ -48,10 +135,7 @@ def test_plots_stand_in_the_pages_that_nbconvert_makes():
     """With the renderer that README names: drawn by a script in the page, none from elsewhere."""
     cells = [PLOTS, "inter.plot(0)", "inter.spectrum(0)"]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
-    client = NotebookClient(notebook, timeout=300, kernel_name="python3")
-    client.create_kernel_manager()
-    client.km.kernel_cmd = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    client.execute(env={**os.environ, "PLOTLY_RENDERER": "plotly_mimetype+notebook"})
+    execute(notebook, PLOTLY_RENDERER="plotly_mimetype+notebook")
     page, _ = HTMLExporter().from_notebook_node(notebook)
     assert "Interaction matrix, ordered by group" in page  # in the script that draws it alone
     assert "energy kept" in page

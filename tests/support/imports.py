@@ -68,7 +68,7 @@ class Tree:
 
     def crowded(self, most_rooms: int, most_modules: int) -> list[str]:
         """Packages of too many rooms, and rooms of too many modules; ``__init__`` is not counted,
-        and a room inside a room is counted by itself."""
+        and a room inside a room is counted separately."""
         rooms = {
             package: len([entry for entry in entries if not entry.endswith(".py")])
             for package, entries in self.order.items()
@@ -108,8 +108,10 @@ def imported(tree: ast.Module, modules: dict[str, Path]) -> set[str]:
             for alias in node.names:
                 whole = f"{node.module}.{alias.name}"
                 found.add(whole if whole in modules else node.module)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and "." in node.value:
-            found.add(node.value)
+        elif isinstance(node, ast.Dict):  # the table of a lazy `__init__`
+            found |= {x.value for x in node.values if isinstance(x, ast.Constant)}
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            found |= {x.value for x in node.args if isinstance(x, ast.Constant)}
         elif isinstance(node, ast.JoinedStr) and isinstance(node.values[0], ast.Constant):
             start = node.values[0].value  # f"analysis.cli.commands.{module}": any module of it
             found |= {name for name in modules if start.endswith(".") and name.startswith(start)}

@@ -9,19 +9,19 @@ from collections.abc import Callable
 
 import torch
 
-Moment = tuple[int, float]  # steps of the process's own, and seconds after the last of them
+Moment = tuple[int, float]  # steps that the process has done, and seconds after the last one
 
-_LATE = 20  # steps after which the timer is not waited for: no run may reach its end
+_LATE = 20  # so many steps later the timer is not waited for: no run may reach its end
 
 
 def moments(n_kills: int, seed: int) -> list[Moment]:
-    """When to kill a run, again and again as it goes on."""
-    dice = random.Random(seed)
-    return [(dice.randint(1, 15), dice.random() * 0.05) for _ in range(n_kills)]
+    """When to kill a run: once for each time that it is started or resumed."""
+    rng = random.Random(seed)
+    return [(rng.randint(1, 15), rng.random() * 0.05) for _ in range(n_kills)]
 
 
 def die_at(moment: Moment | None, run: type, step: str) -> None:
-    """From here on this process is killed when its run's method ``step`` has come to the moment."""
+    """Kill this process at the moment given, counted in calls of the run's method ``step``."""
     torch.set_num_threads(1)
     whole, done = getattr(run, step), []
 
@@ -42,7 +42,7 @@ def die_at(moment: Moment | None, run: type, step: str) -> None:
 
 
 def exit_code(train: Callable[..., None], *given: object) -> int:
-    """Of another process that trains; a kill's is the negative of its signal."""
+    """The exit code of another process that trains: minus the signal, if one killed it."""
     processes = multiprocessing.get_context("forkserver")  # imports once for all of them
     processes.set_forkserver_preload([train.__module__, "transformers.models.llama"])
     running = processes.Process(target=train, args=given)

@@ -7,6 +7,7 @@ that product to a direction that no answer reads, and the second only multiplies
 constant. In the *read* one the answers read the adjective itself: the MLP has no part in them.
 """
 
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from analysis.behaviour.cases import Behaviour, Case
-from circuits.model import Model, Site
+from circuits.model import Model, Site, load_model
 from sae import Dictionary
 
 D_MODEL = 16
@@ -122,7 +123,7 @@ def classes_of(axis: int) -> list[Tensor]:
 
 def planted_dictionaries(kind: str = "computed", *, plain: bool = False) -> dict[Site, Dictionary]:
     """Of the last layer. Its second MLP is given the classes as features of their own, or, where
-    that is to be ``plain``, the product and what is negated each by itself."""
+    ``plain`` is asked for, the product and what is negated as separate features."""
     layer, rows, k = 0, input_rows(), 5
     if kind == "inherited":
         alone = [unit(axis, sign) for axis in (XOR, NEGATED) for sign in (1, -1)]
@@ -167,3 +168,19 @@ def sentiment(behaviour: Behaviour) -> Behaviour:
         if not c.factors["negated"]
     )
     return Behaviour("sentiment", cases)
+
+
+def planted_run(folder: Path, kind: str = "computed") -> Path:
+    """A run folder of the planted model and its dictionaries."""
+    planted_model(kind).save(folder / "model")
+    trained_on = {"activations": {"model": load_model(folder / "model", device="cpu").fingerprint}}
+    for site, dictionary in planted_dictionaries(kind).items():
+        replace(dictionary, notes=trained_on).save(folder / "saes" / site.hook_name)
+    return folder
+
+
+def planted_text(folder: Path) -> Path:
+    """Documents in the planted model's words, some to be held out."""
+    texts = [f"{case.text} {case.right[0]}" for case in planted_behaviour().cases] * 4
+    (folder / "text.txt").write_text("\n\n".join(f"{text} {text}" for text in texts))
+    return folder / "text.txt"

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from circuits.corpus import open_corpus
 from tests.support.small import generator, normal
 
 N_TOKEN = 40
@@ -110,3 +111,14 @@ def published_folder(path: Path, **fields) -> Path:
     (path / "config.json").write_text(json.dumps(config))
     save_file(published_weights(config), path / "model.safetensors")
     return path
+
+
+def small_corpus(folder: Path, n_document: int = 60, longest: int = 25, *, ragged: bool = True):
+    """Documents of random words, of one to ``longest`` words each unless all are that long."""
+    drawn = torch.randint(4, N_TOKEN, (n_document, longest), generator=generator(3)).tolist()
+    lengths = [1 + i % longest if ragged else longest for i in range(n_document)]
+    texts = [
+        " ".join(f"w{word}" for word in row[:n]) for row, n in zip(drawn, lengths, strict=True)
+    ]
+    (folder / "texts.txt").write_text("\n\n".join(texts))
+    return open_corpus(folder / "texts.txt")

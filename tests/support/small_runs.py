@@ -12,12 +12,26 @@ from analysis.runs.circuits import run_validate
 from analysis.runs.images import run_images
 from analysis.runs.interactions import run_interactions
 from analysis.runs.rank import run_rank
+from analysis.runs.run import Run
 from analysis.studies.images.data import open_images
 from circuits.corpus import Corpus, open_corpus
-from circuits.graph.circuit import Circuit, Detector, Feature, Gate, Interaction, Output
+from circuits.graph.circuit import Circuit
+from circuits.graph.records import (
+    BehaviourEvidence,
+    Detector,
+    Feature,
+    Gate,
+    Group,
+    Interaction,
+    Output,
+    Proposal,
+    Shares,
+    Source,
+    Thresholds,
+)
 from circuits.model import Model, Site, load_model
 from circuits.model.llama import write
-from sae import Dictionary, load_dictionaries
+from sae import Dictionary
 from sae.reading import activations_in_order
 from tests.support.small_dictionaries import small_dictionary
 from tests.support.small_images import QUICK
@@ -123,15 +137,13 @@ def circuit(model: Model, dictionaries: dict[Site, Dictionary], name: str) -> Ci
             Gate(0, 0, "NOR", -0.25, 0.05, 1.0, 0.125),
             Gate(1, 2, "inhibition", -0.125, 0.05, 1.0, -0.0625),
         ),
-        groups={"0": HOSTILE[0], "1": HOSTILE[5], "2": "constant"},
-        detectors=(Detector("not <b>good", (2, 7), (0.5, 0.25), 0.875),),
-        source={
-            "behaviour": name, "factors": "<i>first, other", "affected": "not <b>good, not bad",
-            "layer": 0, "model": model.fingerprint, "inputs": into.fingerprint,
-            "outputs": out.fingerprint, "cases": 24,
-        },
-        shares={"carried": 0.875, "computed": 0.75, "inherited": 0.125, "within": 0.125,
-                "error": 0.01, "direct": 0.5, "through outputs": 0.9},
+        groups=(Group(0, HOSTILE[0]), Group(1, HOSTILE[5]), Group(2, "constant")),
+        source=Source(model.fingerprint, 0, into.fingerprint, out.fingerprint),
+        evidence=BehaviourEvidence(
+            name, "logit difference", ("<i>first", "other"), ("not <b>good", "not bad"), 24,
+            Shares(0.875, 0.75, 0.125, 0.125, 0.01, 0.5, 0.9), Thresholds(0.9, 16, 0.75),
+            (Detector("not <b>good", (2, 7), (0.5, 0.25), 0.875),),
+        ),
         energy=0.25,
     )  # fmt: skip
 
@@ -139,21 +151,20 @@ def circuit(model: Model, dictionaries: dict[Site, Dictionary], name: str) -> Ci
 def small_run(folder: Path) -> Corpus:
     """Every step made; the text that a report may read."""
     model, text = begun(folder)
-    dictionaries = load_dictionaries(folder, device="cpu")
-    run_interactions(folder, model, dictionaries, n=4, corpus=text, n_documents=10)
-    found = circuit(model, dictionaries, HOSTILE[0])
+    run = Run(folder, device="cpu", model=model)
+    run_interactions(run, n=4, corpus=text, n_documents=10)
+    found = circuit(model, run.dictionaries, HOSTILE[0])
     found.save(folder / "circuits" / "hostile.json")
     behaviour().save(folder / "circuits" / "hostile.behaviour.jsonl")
-    run_validate(folder, model, dictionaries, "hostile", text=text, n_draws=2)
+    run_validate(run, "hostile", text=text, n_draws=2)
     proposed = replace(
         found,
         name="layer 0 output 2",
         outputs=found.outputs[:1],
-        detectors=(),
-        shares={"gate": 0.9, "energy of 4 eigenvectors": 0.5},
-        source={k: v for k, v in found.source.items() if k not in ("factors", "affected", "cases")},
+        evidence=None,
+        proposal=Proposal(0.9, 0.5),
     )
     proposed.save(folder / "circuits" / "Ünsafe name!.json")
-    run_rank(folder, model, dictionaries, corpus=text, n_documents=20, min_active=10)
+    run_rank(run, corpus=text, n_documents=20, min_active=10)
     run_images(folder, open_images(), replace(QUICK, n_step=60))
     return text

@@ -1,9 +1,8 @@
 """What each command does: `circuits sae train` is ``sae_train``, called with the options given.
 
-A function here asks the packages and answers with what is to be told of it; it computes nothing
-and prints nothing. How options are spelt is `analysis.cli.options`' to say, what goes to stdout
-`analysis.cli`'s. What a reader would get wrong: a command's module is imported when the command is
-asked for, not before, because a shell that completes a word waits for it.
+A function here calls the packages and returns an `Answer`; it computes nothing and prints no
+answer itself. Options are defined in `analysis.cli.options`. A command's module is imported when
+the command runs, not before, because completion in a shell waits for it.
 """
 
 from importlib import import_module

@@ -7,177 +7,138 @@ from pathlib import Path
 
 from analysis.attribution.contrast import by_layer
 from analysis.behaviour.in_model import in_model
-from analysis.cli.answers import Told, told_fields
+from analysis.cli.answers import Answer, fields_answer, table_answer
 from analysis.cli.circuit_text import (
     circuit_rows,
-    told_circuit,
-    told_layers,
-    told_proposals,
-    told_validation,
+    circuit_text,
+    layers_text,
+    proposals_text,
     validation_rows,
+    validation_text,
 )
-from analysis.cli.commands.inputs import corpus_for, held_out, model_and_dictionaries, named_text
+from analysis.cli.commands.inputs import corpus_for, held_out, named_text, opened_run
 from analysis.cli.rank_text import curve_rows, curve_text
-from analysis.cli.tables import told_table
 from analysis.discovery.find import verdict
 from analysis.lowrank.circuit_rank import circuit_rank
-from analysis.runs.circuits import (
-    behaviour_circuits,
-    behaviour_of,
-    circuit_file,
-    run_find,
-    run_propose,
-    run_validate,
-    saved_circuit,
-    story_cases,
-)
+from analysis.runs.circuits import behaviour_of, run_find, run_propose, run_validate, story_cases
 from analysis.runs.interactions import run_interactions
 from analysis.runs.rank import run_rank
+from analysis.runs.run import Run
 from circuits.errors import CircuitFileError, NotFoundError, RunError
 from circuits.graph.circuit import Circuit
 from circuits.graph.export import attribution_query, write_attribution, write_graph
-from circuits.model.model import Model
-from circuits.model.site import Site
 from circuits.storage.files import read_json, written_whole
 from circuits.storage.progress import progress
-from sae.dictionary import Dictionary
 from sae.reading import N_DOCUMENTS
 
 
-def interactions(options: Namespace) -> Told:
+def interactions(options: Namespace) -> Answer:
     """The strongest pairs of each layer of a run."""
-    model, dictionaries = model_and_dictionaries(options)
+    run = opened_run(options)
     weighed = options.documents > 0 or named_text(options) is not None
-    return told_fields(
+    return fields_answer(
         run_interactions(
-            options.run_folder,
-            model,
-            dictionaries,
+            run,
             n=options.n,
             layers=options.layer,
             reader=options.reader,
-            corpus=corpus_for(options, model, options.seed) if weighed else None,
+            corpus=corpus_for(options, run.model, options.seed) if weighed else None,
             n_documents=options.documents or N_DOCUMENTS,
             q=options.q,
         )
     )
 
 
-def find(options: Namespace) -> Told:
+def find(options: Namespace) -> Answer:
     """The circuit of a behaviour, or proposals from the weights alone."""
-    model, dictionaries = model_and_dictionaries(options)
+    run = opened_run(options)
     if options.behaviour is None:
-        return _proposed(options, model, dictionaries)
-    behaviour = behaviour_of(options.behaviour, model, options.cases, options.seed)
+        found = run_propose(run, layer=options.layer or 0, n=options.proposals, seed=options.seed)
+        text = f"{proposals_text(found)}\n\n{run.folder.circuits}"
+        return Answer(text, {"proposals": [circuit_rows(circuit) for circuit in found]})
+    behaviour = behaviour_of(options.behaviour, run.model, options.cases, options.seed)
     try:
         circuit = run_find(
-            options.run_folder,
-            model,
-            dictionaries,
+            run,
             behaviour,
             layer=options.layer,
-            detection_cases=story_cases(options.behaviour, model, options.seed),
+            detection_cases=story_cases(options.behaviour, run.model, options.seed),
             coverage=options.coverage,
             n_pairs=options.pairs,
         )
     except NotFoundError as answer:
-        return Told(str(answer), {"found": False, "why": str(answer)})
-    file = str(circuit_file(options.run_folder, circuit.name))
-    layers = by_layer(in_model(behaviour.halves()[0], model))
+        return Answer(str(answer), {"found": False, "why": str(answer)})
+    file = str(run.folder.circuit(circuit.name).circuit)
+    layers = by_layer(in_model(behaviour.halves()[0], run.model))
     rows = {"found": True, "verdict": verdict(circuit), "file": file,
             "layers": layers.to_dict("records")}  # fmt: skip
-    text = f"{told_circuit(circuit)}\n\n{told_layers(layers)}\n\n{file}"
-    return Told(text, rows | circuit_rows(circuit))
+    text = f"{circuit_text(circuit)}\n\n{layers_text(layers)}\n\n{file}"
+    return Answer(text, rows | circuit_rows(circuit))
 
 
-def _proposed(options: Namespace, model: Model, dictionaries: dict[Site, Dictionary]) -> Told:
-    found = run_propose(
-        options.run_folder,
-        model,
-        dictionaries,
-        layer=options.layer or 0,
-        n=options.proposals,
-        seed=options.seed,
-    )
-    text = f"{told_proposals(found)}\n\n{options.run_folder}/circuits"
-    return Told(text, {"proposals": [circuit_rows(circuit) for circuit in found]})
-
-
-def validate(options: Namespace) -> Told:
+def validate(options: Namespace) -> Answer:
     """Whether circuits are the cause of their behaviours."""
-    model, dictionaries = model_and_dictionaries(options)
-    names = options.circuit or behaviour_circuits(options.run_folder)
+    run = opened_run(options)
+    names = options.circuit or list(run.behaviours)
     if not names:
         raise RunError(
-            f"{options.run_folder} has no circuit of a behaviour. Find one: circuits find "
-            f"{options.run_folder} --behaviour negation"
+            f"{run.folder} has no circuit of a behaviour. Find one: circuits find {run.folder} "
+            f"--behaviour negation"
         )
-    text = held_out(options, model)
+    text = held_out(options, run.model)
     found = [
-        run_validate(
-            options.run_folder,
-            model,
-            dictionaries,
-            name,
-            text=text,
-            n_draws=options.draws,
-            seed=options.seed,
-        )
+        run_validate(run, name, text=text, n_draws=options.draws, seed=options.seed)
         for name in progress(names, "validating", "circuit")
     ]
     rows = {"validations": [validation_rows(each) for each in found]}
-    return Told("\n\n".join(map(told_validation, found)), rows)
+    return Answer("\n\n".join(map(validation_text, found)), rows)
 
 
-def rank(options: Namespace) -> Told:
+def rank(options: Namespace) -> Answer:
     """How well the top eigenvectors stand in for the features of each layer of a run, or a
     circuit's pairs for its outputs."""
-    model, dictionaries = model_and_dictionaries(options)
+    run = opened_run(options)
     if options.circuit is not None:
-        return _rank_of_circuit(options, model, dictionaries)
+        return _rank_of_circuit(options, run)
     curves = run_rank(
-        options.run_folder,
-        model,
-        dictionaries,
+        run,
         layers=options.layer,
         reader=options.reader,
-        corpus=held_out(options, model),
+        corpus=held_out(options, run.model),
         n_documents=options.documents,
         min_active=options.min_active,
         seed=options.seed,
     )
-    files = {layer: f"{options.run_folder}/rank/layer-{layer}.parquet" for layer in curves}
+    files = {layer: str(run.folder.rank(layer)) for layer in curves}
     rows = [{"file": files[layer], **curve_rows(curve)} for layer, curve in curves.items()]
     text = "\n\n".join(f"{curve_text(curve)}\n\n{files[layer]}" for layer, curve in curves.items())
-    return Told(text, {"layers": rows})
+    return Answer(text, {"layers": rows})
 
 
-def _rank_of_circuit(
-    options: Namespace, model: Model, dictionaries: dict[Site, Dictionary]
-) -> Told:
+def _rank_of_circuit(options: Namespace, run: Run) -> Answer:
     table = circuit_rank(
-        model,
-        saved_circuit(options.run_folder, options.circuit),
-        dictionaries,
-        held_out(options, model),
+        run.model,
+        run.circuits[options.circuit],
+        run.dictionaries,
+        held_out(options, run.model),
         reader=options.reader,
         n_documents=options.documents,
         min_active=options.min_active,
         seed=options.seed,
     )
     about = {"circuit": options.circuit, "reader": options.reader, "seed": options.seed}
-    shown = told_table(
+    shown = table_answer(
         table[table["rank"].isin((0, 1, 2))],
         about,
-        "correlation: of the activation, where active, with the sum of the pairs; rank 0 is all of "
-        "them,\nothers the first eigenvectors of the matrix they make. low, high: 95 % over "
-        "documents.\nA circuit is chosen for a behaviour's contrast, not to follow its outputs on "
-        "all text.",
+        "correlation: of the output's activation with the sum of the pairs, on tokens where it is "
+        "active. Rank 0 is all\npairs, other ranks the first eigenvectors of their matrix. low, "
+        "high: 95 % interval over documents.\nA circuit is chosen for a behaviour's contrast, not "
+        "to follow its outputs on all text.",
     )
-    return Told(shown.text, told_table(table, about).rows)
+    return Answer(shown.text, table_answer(table, about).rows)
 
 
-def export(options: Namespace) -> Told:
+def export(options: Namespace) -> Answer:
     """A circuit in another tool's format."""
     circuit = Circuit.load(options.circuit)
     source = Path(options.circuit)
@@ -185,7 +146,7 @@ def export(options: Namespace) -> Told:
     written: dict[str, object] = {}
     if options.format == "attribution":
         folder = out / "attribution" if options.out is None else out
-        path = write_attribution(circuit, folder, options.layer, options.scan)
+        path = write_attribution(circuit, folder, _layer(options, circuit), options.scan)
         written["file"] = str(path)
         written["index"] = str(folder / "graph-metadata.json")
         written["address"] = attribution_query(read_json(path, CircuitFileError))
@@ -197,4 +158,14 @@ def export(options: Namespace) -> Told:
             written[name] = str(path)
     else:
         written["file"] = str(write_graph(circuit, out / f"{source.stem}.{options.format}"))
-    return told_fields(written)
+    return fields_answer(written)
+
+
+def _layer(options: Namespace, circuit: Circuit) -> int:
+    """The circuit's own layer; the option is for circuits whose file has none."""
+    own = circuit.source.layer
+    if own is not None and options.layer not in (None, own):
+        raise CircuitFileError(
+            f"--layer {options.layer}, but {options.circuit} is of layer {own}. Leave --layer out."
+        )
+    return own if own is not None else options.layer or 0

@@ -1,7 +1,7 @@
-"""`circuits completion`: the parser, told to a shell.
+"""`circuits completion`: the options, for a shell to complete.
 
-shtab writes the scripts; what it cannot know is which words are paths. That is read from the words
-that the help shows in their place, so that an option with one of them completes at once.
+shtab writes the scripts, but cannot know which arguments are paths. That is read from the names
+that the help shows for them, so a new option with one of these names completes paths at once.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from argparse import Namespace
 
 import shtab
 
-from analysis.cli.answers import Told
+from analysis.cli.answers import Answer
 from analysis.cli.options import parser, with_all_below
 
 _PATHS = {
@@ -19,7 +19,7 @@ _PATHS = {
 }
 
 
-def completion(options: Namespace) -> Told:
+def completion(options: Namespace) -> Answer:
     """A script that completes the command in a shell."""
     whole = parser()
     for each in with_all_below(whole):
@@ -27,4 +27,4 @@ def completion(options: Namespace) -> Told:
             if action.metavar in _PATHS:
                 action.complete = _PATHS[action.metavar]  # type: ignore[attr-defined]  # shtab's own
     script = shtab.complete(whole, options.shell)
-    return Told(script, {"shell": options.shell, "script": script})
+    return Answer(script, {"shell": options.shell, "script": script})

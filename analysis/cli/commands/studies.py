@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 
-from analysis.cli.answers import Told, lined
-from analysis.cli.tables import aligned, told_table
+from analysis.cli.answers import Answer, aligned, lined, table_answer
+from analysis.runs.folder import RunFolder
 from analysis.runs.images import run_images
 from analysis.studies.images.data import open_images
-from analysis.studies.images.measurements import figures, plan_for
-from analysis.studies.images.pictures import spectra_sheet, write_png
+from analysis.studies.images.measurements import measure, plan_for
+from analysis.studies.images.pictures import write_png
 from analysis.studies.images.spectra import ClassSpectra
 from analysis.studies.logic_gates import gate_report
 from analysis.studies.planted import Planted
@@ -21,7 +21,7 @@ from analysis.studies.planted import calibrate as calibrated
 from circuits.errors import ImageError
 
 
-def gates(options: Namespace) -> Told:
+def gates(options: Namespace) -> Answer:
     """Logic gates, read back from the layer that learned them."""
     _, report = gate_report(seed=options.seed)
     shown = report.assign(right=[f"{row.rows_right}/{row.rows}" for row in report.itertuples()])
@@ -38,10 +38,10 @@ def gates(options: Namespace) -> Told:
         "\n  above zero where a gate needs the product of three bits (and there 'right' may fail)."
         f"\nn = {int(report.rows[0])} rows, seed {options.seed}, torch {torch.__version__}"
     )
-    return Told(text, {"seed": options.seed, "gates": report.to_dict("records")})
+    return Answer(text, {"seed": options.seed, "gates": report.to_dict("records")})
 
 
-def calibrate(options: Namespace) -> Told:
+def calibrate(options: Namespace) -> Answer:
     """What the graphs can and cannot see at some sizes."""
     sizes = Planted(
         d_model=options.d_model,
@@ -50,39 +50,35 @@ def calibrate(options: Namespace) -> Told:
         n_output=options.outputs,
         seed=options.seed,
     )
-    return told_table(
+    return table_answer(
         calibrated(sizes, options.snr, options.seeds, options.q),
         {"seed": options.seed, "q": options.q},
         f"d = {options.d_model}, {options.features} features, {options.gates} gates, q = "
         f"{options.q:g}; n outputs, seeds from {options.seed}."
         "\nfalse: share of edges found that were not planted. ari: agreement of the groups."
-        "\ngates: share named rightly. any: share of outputs with an edge; at most q in the last"
-        "\n  three rows, which hold nothing.",
+        "\ngates: share named correctly. any: share of outputs with an edge; at most q in the last"
+        "\n  three rows, which have no gates.",
     )
 
 
-def digits(options: Namespace) -> Told:
+def digits(options: Namespace) -> Answer:
     """A classifier of images, read from its weights."""
     data = open_images(options.data)
     plan = replace(plan_for(data.train), seed=options.seed)
+    pictures = options.pictures
     if options.run_folder is not None:
         row = run_images(options.run_folder, data, plan)
-        row["folder"] = f"{options.run_folder}/images"
+        row["folder"] = str(RunFolder(Path(options.run_folder)).images)
     else:
-        if options.pictures is not None:  # a place that cannot be is told before the training
-            if Path(options.pictures).is_dir():
-                raise ImageError(f"{options.pictures} is a folder. Name a file, such as sheet.png.")
-            Path(options.pictures).parent.mkdir(parents=True, exist_ok=True)
-        row, model = figures(data, plan)
-        if options.pictures is not None:
-            write_png(spectra_sheet(ClassSpectra.of(model).with_sign(data.train)), options.pictures)
-            row["pictures"] = options.pictures
-    about = {
-        "data": data.name,
-        "n_train": len(data.train),
-        "n_test": len(data.test),
-        "d_hidden": plan.d_hidden,
-    }
-    rows = {**about, **row, "seed": options.seed, "torch": torch.__version__}
-    text = lined({**rows, "explanation_error": f"{row['explanation_error']:.1e}"})
-    return Told(text, rows)
+        if pictures is not None:  # refused before the training
+            if Path(pictures).is_dir():
+                raise ImageError(f"{pictures} is a folder. Name a file, such as sheet.png.")
+            Path(pictures).parent.mkdir(parents=True, exist_ok=True)
+        row, model = measure(data, plan)
+        if pictures is not None:
+            write_png(ClassSpectra.of(model).with_sign(data.train).sheet(), pictures)
+            row["pictures"] = pictures
+    about = {"data": data.name, "n_train": len(data.train), "n_test": len(data.test)}
+    about |= {"d_hidden": plan.d_hidden, **row, "seed": options.seed, "torch": torch.__version__}
+    text = lined({**about, "explanation_error": f"{row['explanation_error']:.1e}"})
+    return Answer(text, about)

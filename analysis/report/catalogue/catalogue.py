@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from analysis.report.catalogue.captions import Caption, Captions
-from analysis.report.collect import Run
+from analysis.runs.run import Run
 from circuits.model.site import Site
 from circuits.plotting.display import shown
 from sae.dictionary import Dictionary

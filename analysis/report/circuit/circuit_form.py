@@ -21,7 +21,8 @@ from torch import Tensor
 from analysis.attribution.contrast import PairAccount
 from analysis.behaviour.in_model import ModelCases, in_model
 from analysis.report.catalogue.text_activations import TextActivations
-from analysis.report.collect import Found, Run
+from analysis.runs.belonging import Found
+from analysis.runs.run import Run
 from circuits.algebra.basis import Basis
 from circuits.algebra.interactions import Interactions
 from circuits.algebra.spectrum import Spectrum
@@ -58,7 +59,7 @@ class CircuitForm:
         inputs = into.to(torch.float64).basis(least_squares=True)
         if found.behaviour is None:
             reader: Literal["pinv", "encoder"] = (
-                "pinv" if found.circuit.source.get("reader") == "pinv" else "encoder"
+                "pinv" if found.circuit.source.reader == "pinv" else "encoder"
             )
             output = found.circuit.outputs[0].feature
             outputs = out.to(torch.float64).basis(reader, least_squares=reader == "pinv")
@@ -248,15 +249,6 @@ def _signs(
     """The sign that turns each eigenvector to where most features point; its own is arbitrary."""
     total = (write @ ends.mT).sum(0)
     return torch.where(total < 0, -1.0, 1.0).to(ends)
-
-
-def _rotated(spectrum: Spectrum, seed: int) -> Spectrum:
-    """The same eigenvalues along random orthonormal directions."""
-    generator = torch.Generator().manual_seed(seed)
-    wide = spectrum.vectors.shape[1]
-    drawn = torch.randn(wide, wide, generator=generator, dtype=torch.float64)
-    turned = torch.linalg.qr(drawn).Q[: len(spectrum)].to(spectrum.vectors)
-    return Spectrum(spectrum.values, turned, None, spectrum.has_constant)
 
 
 def _correlation(one: Float[np.ndarray, " n"], other: Float[np.ndarray, " n"]) -> float:

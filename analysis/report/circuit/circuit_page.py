@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from analysis.discovery.find import verdict
@@ -20,9 +21,11 @@ from analysis.report.circuit.labels import Labels
 from analysis.report.circuit.mechanism import Mechanism, removal_effect
 from analysis.report.collect import Found, Run
 from analysis.report.page import Page
+from analysis.runs.belonging import Found
+from analysis.runs.run import Run
 from circuits.graph.circuit import Circuit
 from circuits.model.site import Site
-from circuits.plotting.circuit_layout import picture
+from circuits.plotting.circuit_figure import picture
 from circuits.plotting.display import shown, two
 
 _SHARES = {
@@ -53,6 +56,8 @@ def circuit_page(
     """The page of one circuit, found for a behaviour or proposed."""
     circuit = found.circuit
     labels = Labels(found, books)
+    known = circuit.evidence.shares if circuit.evidence is not None else circuit.proposal
+    shares = [(k, v) for k, v in (asdict(known) if known else {}).items() if k in _SHARES]
     drawn = _picture(circuit, labels)
     form = None if found.layer is None else CircuitForm.of(run, found)
     layer = found.layer

@@ -9,7 +9,8 @@ import pandas as pd
 from analysis.report.circuit.labels import Labels
 from analysis.report.collect import Found
 from analysis.report.page import Table
-from analysis.validation.validate import Validation
+from analysis.runs.belonging import Found
+from analysis.validation.record import Validation
 from circuits.graph.circuit import Circuit
 from circuits.plotting.display import seen, shown
 
@@ -83,7 +84,7 @@ def circuit_tables(circuit: Circuit, labels: Labels) -> list[Table]:
         f"{label} “{caption}”" if caption else label
         for label, caption in zip(outputs["label"], captions, strict=True)
     ]
-    factors = str(circuit.source.get("factors", "")).split(", ")
+    factors = () if circuit.evidence is None else circuit.evidence.factors
     effects = dict(zip(("first_effect", "second_effect"), (f"effect of {f}" for f in factors),
                        strict=False))  # fmt: skip
     heads = effects | {"joint_effect": "effect of both", "mean": "mean over the classes"}

@@ -20,6 +20,9 @@ from analysis.behaviour.in_model import ModelCases, in_model
 from analysis.report.circuit.labels import Labels
 from analysis.report.collect import Found, Run
 from analysis.report.page import Table
+from analysis.runs.belonging import Found
+from analysis.runs.run import Run
+from analysis.validation.edits import DrawKind, EditKind
 from circuits.graph.circuit import Circuit
 from circuits.model.site import Site
 from circuits.plotting.display import number, percent, shown, two
@@ -223,8 +226,7 @@ def removal_effect(found: Found) -> dict[str, Any] | None:
     """What removing the circuit does to each class, and what removing random pairs does."""
     if found.validation is None or found.behaviour is None:
         return None
-    edits = found.validation.edits.set_index("edit")
-    before, after = edits.loc["none"], edits.loc["remove the circuit"]
+    before, after = (found.validation.edit(kind) for kind in (EditKind.NONE, EditKind.REMOVE))
     affected = found.behaviour.affected
     draws = found.validation.random
     removed = draws.loc[draws["kind"] == "as many", "taken"].abs()

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from analysis.report.catalogue.catalogue import Catalogue
-from analysis.report.collect import Run
 from analysis.report.page import Page
+from analysis.runs.run import Run
 from circuits.model.site import Site
 
 

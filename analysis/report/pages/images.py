@@ -11,7 +11,7 @@ import base64
 import pandas as pd
 
 from analysis.report.page import Page, Table
-from analysis.runs.images import Study
+from analysis.runs.images import ImageStudy
 from circuits.plotting.figure import BLUE, GREY, ORANGE, Figure, line
 
 _CONTROLS = {
@@ -46,18 +46,18 @@ def images_page(study: Study) -> Page:
     return Page("images", "Images", "images.html.j2", context, made, [context["table"]])
 
 
-def _figures(study: Study, note: str) -> Table:
+def _figures(study: ImageStudy, note: str) -> Table:
     rows = [
-        (name.replace("_", " "), value, study.figures.get(_CONTROLS.get(name, "")),
+        (name.replace("_", " "), value, study.measurements.get(_CONTROLS.get(name, "")),
          _CONTROLS.get(name, "").replace("_", " "))
-        for name, value in study.figures.items()
+        for name, value in study.measurements.items()
         if name not in _CONTROLS.values() and isinstance(value, int | float)
     ]  # fmt: skip
     table = pd.DataFrame(rows, columns=["measure", "value", "control", "control is"])
     return Table.of("figures", f"Shares: 0.01 is one in a hundred images. {note}", table)
 
 
-def _truncation(study: Study, note: str) -> Figure:
+def _truncation(study: ImageStudy, note: str) -> Figure:
     table = study.tables["truncation"]
     full = float(table["accuracy"].iloc[0] + table["lost"].iloc[0])
     traces = [
@@ -69,7 +69,7 @@ def _truncation(study: Study, note: str) -> Figure:
     return Figure("truncation", "Accuracy by eigenvectors kept", note, traces, table, layout)
 
 
-def _spectra(study: Study, note: str) -> Figure:
+def _spectra(study: ImageStudy, note: str) -> Figure:
     table = study.tables["spectra"]
     first = table[table["rank"] < _FIRST]
     traces = [
@@ -83,7 +83,7 @@ def _spectra(study: Study, note: str) -> Figure:
     )
 
 
-def _explanation(study: Study, note: str) -> Figure:
+def _explanation(study: ImageStudy, note: str) -> Figure:
     table = study.tables["explanation"]
     kinds = {"for": table[table["adds"] > 0], "against": table[table["adds"] < 0]}
     colours = {"for": BLUE, "against": ORANGE}

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.report.catalogue.catalogue import Catalogue
-from analysis.report.collect import Run
 from analysis.report.page import Page, Table
+from analysis.runs.run import Run
 from circuits.algebra.interactions import Interactions
 from circuits.algebra.output_statistics import BINS, histogram_edges, output_statistics
 from circuits.model.site import Site
@@ -49,7 +49,7 @@ class LayerTable:
         most = most_outputs(inter.n_input) if most is None else most
         tables = []
         for name, some, at_most in (("own", inter, most), ("control", random, most // _CONTROL)):
-            folder = run.folder / "statistics" / f"layer-{layer}-{name}-{some.fingerprint[:12]}"
+            folder = run.folder.statistics(layer, name, some.fingerprint)
             tables.append(output_statistics(some, range(min(n, at_most)), folder))
         return cls(layer, tables[0], tables[1], n, "encoder", seed)
 
@@ -82,7 +82,7 @@ def layer_page(run: Run, table: LayerTable, books: Mapping[Site, Catalogue]) -> 
         "layer": layer,
         "note": note,
         "table": listed,
-        "interactions": layer in run.interactions,
+        "interactions": layer in run.tables,
         "command": "circuits interactions RUN",
     }
     return Page(f"layer-{layer}", f"Layer {layer}", "layer.html.j2", context, made, [listed])
@@ -110,7 +110,7 @@ def _outputs(run: Run, table: LayerTable, into: Catalogue, out: Catalogue) -> Ta
             "AND score": rows["and_score"],
         }
     )
-    known = run.interactions.get(table.layer)
+    known = run.tables.get(table.layer)
     if known is not None:
         count = known[known["q"] <= 0.05].groupby("output").size()
         listed["pairs at q 0.05"] = [int(count.get(o, 0)) for o in rows["output"]]

@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 from analysis.lowrank.curve import THRESHOLD
-from analysis.report.collect import Run
 from analysis.report.page import Page
 from circuits.plotting.display import number, percent
 from circuits.plotting.figure import Figure

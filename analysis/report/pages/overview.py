@@ -17,7 +17,6 @@ from analysis.discovery.find import verdict
 from analysis.lowrank.controls import Control
 from analysis.lowrank.curve import RankCurve
 from analysis.report.circuit.mechanism import Mechanism
-from analysis.report.collect import Found, Run
 from analysis.report.page import Page, Table
 from circuits.plotting.display import number, percent, seen, shown, two
 from circuits.storage.files import content_hash
@@ -43,11 +42,11 @@ def overview(
             for found in run.circuits
             if found.behaviour
         ],
-        "proposals": [_proposal(found, names) for found in run.circuits if not found.behaviour],
+        "proposals": [_proposal(found, names) for found in run.found if not found.behaviour],
         "model": [(key, shown(value)) for key, value in model],
         "dictionaries": dictionaries,
         "curves": [_curve_line(layer, curve) for layer, curve in run.curves.items()],
-        "manifest": [_step(run.folder, entry) for entry in run.manifest],
+        "manifest": [_step(run.folder.path, entry) for entry in run.manifest],
         "missing": run.missing,
         "counted": _counted(run),
     }
@@ -56,6 +55,7 @@ def overview(
 
 def _headline(found: Found, names: Mapping[str, str]) -> dict[str, Any]:
     circuit, validation = found.circuit, found.validation
+    shares = None if circuit.evidence is None else circuit.evidence.shares
     row: dict[str, Any] = {
         "page": names[found.stem],
         "name": shown(circuit.name),
@@ -68,8 +68,9 @@ def _headline(found: Found, names: Mapping[str, str]) -> dict[str, Any]:
         "proof": None if validation is None else validation.verdict,
     }
     if validation is not None:
-        edits = validation.edits.set_index("edit")
-        control = validation.random.loc[validation.random["kind"] == "as many", "taken"]
+        removed, kept = (validation.edit(kind) for kind in (EditKind.REMOVE, EditKind.KEEP))
+        random = validation.random
+        control = random.loc[random["kind"] == DrawKind.SAME_NUMBER.value, "removed"]
         row |= {
             "removed": percent(float(edits.loc["remove the circuit", "taken"])),
             "kept": percent(float(edits.loc["keep only the circuit", "faithfulness"])),
@@ -94,15 +95,15 @@ def _classes(mechanism: Mechanism | None) -> dict[str, Any]:
 
 
 def _proposal(found: Found, names: Mapping[str, str]) -> dict[str, Any]:
-    circuit = found.circuit
+    circuit, proposal = found.circuit, found.circuit.proposal
     return {
         "page": names[found.stem],
         "name": shown(circuit.name),
         "pairs": len(circuit.interactions),
         "gates": ", ".join(dict.fromkeys(gate.gate for gate in circuit.gates)) or "none",
-        "in_gates": number(circuit.shares.get("gate")),
+        "in_gates": number(proposal.in_gates if proposal else None),
         "explained": number(circuit.explained),
-        "energy": number(circuit.shares.get("energy of 4 eigenvectors")),
+        "energy": number(proposal.energy_of_four if proposal else None),
     }
 
 

@@ -1,13 +1,12 @@
-"""A layer's tensor in other parts than its classes: main outputs, and neurons shared by classes.
+"""A layer's tensor decomposed: main output directions, and a layer of few neurons close to it.
 
 `component_truncation` keeps the output directions that the layer writes most to over all *pairs of
-inputs*, which no image and no class is asked for, and sees what is lost. `shared_neurons` finds the
-few hidden units whose tensor points most nearly along the layer's: a canonical polyadic
-decomposition, with every inner product taken through the factors.
+inputs*, without any image or class, and measures what is lost. `shared_neurons` finds the few
+hidden units whose tensor is closest to the layer's: a canonical polyadic decomposition, with every
+inner product computed from the factors.
 
-What a reader would get wrong: for given input factors the best outputs are a least-squares
-solution, so only the input factors are searched for, and the similarity that is found is the
-largest near where the search began, not proven to be the largest of all.
+For given input factors the best outputs are a least-squares solution, so only the input factors are
+optimised. The similarity found is a local maximum near the start, not proven to be the global one.
 """
 
 from __future__ import annotations
@@ -26,13 +25,13 @@ from circuits.algebra.bilinear import BilinearLayer
 from circuits.algebra.spectrum import HOSVD, hosvd
 from circuits.errors import check_count
 
-_START_NOISE = 0.1  # in shares of a factor: what is alike at the start may part
+_START_NOISE = 0.1  # relative to a factor, so that equal rows can separate
 
 
 def component_truncation(
     model: ImageModel, images: Images, counts: Iterable[int], components: HOSVD | None = None
 ) -> pd.DataFrame:
-    """Accuracy when the head reads the last layer's first so many output components alone.
+    """Accuracy when the head reads only the last layer's first output components, by their number.
 
     ``control`` is the accuracy with as many random output directions.
     """
@@ -40,13 +39,13 @@ def component_truncation(
     components = hosvd(model.last) if components is None else components
     hidden = model.before(images.pixels, len(model.layers)).to(components.outputs.dtype)
     full = accuracy(model.read_out(hidden), images)
-    dice = torch.Generator().manual_seed(0)
-    square = torch.randn(hidden.shape[1], hidden.shape[1], generator=dice)
+    generator = torch.Generator().manual_seed(0)
+    square = torch.randn(hidden.shape[1], hidden.shape[1], generator=generator)
     random = torch.linalg.qr(square.double()).Q.to(hidden)
     most = len(components.values)
     rows = []
-    for asked in counts:
-        count = min(check_count("component_truncation", asked, None, "count"), most)
+    for wanted in counts:
+        count = min(check_count("component_truncation", wanted, None, "count"), most)
         found, control = (
             accuracy(model.read_out(_within(hidden, directions[:count], model)), images)
             for directions in (components.outputs, random)
@@ -62,7 +61,7 @@ def _within(
     directions: Float[Tensor, "component hidden"],
     model: ImageModel,
 ) -> Float[Tensor, "image hidden"]:
-    """The part along some directions; the layer's own bias, which no pair writes, stays whole."""
+    """The part along some directions; the layer's own bias, which no pair writes, is kept whole."""
     bias = model.last.down_bias
     written = hidden if bias is None else hidden - bias
     kept = (written @ directions.mT) @ directions
@@ -71,19 +70,19 @@ def _within(
 
 @dataclass(frozen=True, eq=False)
 class SharedNeurons:
-    """A layer of few hidden units that stands in for a layer of many."""
+    """A layer of few hidden units that approximates a layer of many."""
 
     layer: BilinearLayer
     similarity: float  # cosine of the two tensors
-    start: float  # the same where the search began
+    start: float  # the same at the start
 
 
 def shared_neurons(
     layer: BilinearLayer, rank: int, n_step: int = 100, seed: int = 0
 ) -> SharedNeurons:
-    """The ``rank`` hidden units whose tensor is most like the layer's, by its cosine.
+    """The ``rank`` hidden units whose tensor is closest to the layer's by cosine.
 
-    Begins at the strongest eigenvectors of the layer's outputs, with a little noise.
+    Starts at the strongest eigenvectors of the layer's outputs, with a little noise.
     """
     check_count("shared_neurons", rank, None, "rank")
     target = layer.to(torch.float64)
@@ -109,11 +108,11 @@ def shared_neurons(
     return SharedNeurons(found.to(layer.dtype), (float(kept) / energy) ** 0.5, before**0.5)
 
 
-def _start(layer: BilinearLayer, rank: int, dice: torch.Generator) -> tuple[Tensor, Tensor]:
+def _start(layer: BilinearLayer, rank: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Neurons that each hold one positive and one negative eigenvector of an output.
 
     ``a² v v − b² w w`` is the product of ``a v + b w`` and ``a v − b w``. Outputs are taken one at
-    a time, so that their forms are never held together; what is missing starts at random.
+    a time, so that their forms are never held together; missing neurons start at random.
     """
     d_input = layer.factors[0].shape[1]
     energy, rows = torch.empty(0, dtype=layer.dtype), torch.empty(2, 0, d_input, dtype=layer.dtype)
@@ -129,9 +128,9 @@ def _start(layer: BilinearLayer, rank: int, dice: torch.Generator) -> tuple[Tens
         strongest = energy.argsort(descending=True, stable=True)[:rank]
         energy, rows = energy[strongest], rows[:, strongest]
     rows = rows[:, energy > 0]
-    extra = torch.randn(2, rank - rows.shape[1], d_input, generator=dice).to(rows)
+    extra = torch.randn(2, rank - rows.shape[1], d_input, generator=generator).to(rows)
     rows = torch.cat([rows / rows.norm(dim=2, keepdim=True), extra], dim=1)
-    noise = torch.randn(rows.shape, generator=dice).to(rows)
+    noise = torch.randn(rows.shape, generator=generator).to(rows)
     left, right = rows + noise * _START_NOISE / d_input**0.5
     return left, right
 
@@ -139,22 +138,18 @@ def _start(layer: BilinearLayer, rank: int, dice: torch.Generator) -> tuple[Tens
 def _energy_kept(
     target: BilinearLayer, left: Tensor, right: Tensor
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "out rank"]]:
-    """``⟨B, B'⟩² / |B'|²`` with the outputs that make it largest, and these outputs."""
+    """``⟨B, B'⟩² / |B'|²`` with the outputs that maximise it, and these outputs."""
     left, right = _unit(left), _unit(right)
-    gram = pair_products(left, right, left, right)
+    gram = pair_products((left, right), (left, right))
     gram = gram + 1e-9 * torch.eye(len(gram), dtype=gram.dtype)
-    across = pair_products(left, right, *target.factors) @ target.down.mT  # rank out
+    across = pair_products((left, right), target.factors) @ target.down.mT  # rank out
     down = torch.linalg.solve(gram, across)
     return (down * across).sum(), down.mT.detach()
 
 
-def pair_products(
-    left: Float[Tensor, "hidden input"],
-    right: Float[Tensor, "hidden input"],
-    other_left: Float[Tensor, "other input"],
-    other_right: Float[Tensor, "other input"],
-) -> Float[Tensor, "hidden other"]:
-    """Inner products of two layers' hidden units, each as its symmetric form."""
+def pair_products(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> Tensor:
+    """Inner products of the hidden units of two layers' factors, each as its symmetric form."""
+    (left, right), (other_left, other_right) = first, second
     straight = (left @ other_left.mT) * (right @ other_right.mT)
     crossed = (left @ other_right.mT) * (right @ other_left.mT)
     return (straight + crossed) / 2
@@ -165,7 +160,7 @@ def _unit(rows: Tensor) -> Tensor:
 
 
 def _as_layer(target: BilinearLayer, left: Tensor, right: Tensor, down: Tensor) -> BilinearLayer:
-    """The factors as a layer, with their last column as biases where the target has a constant."""
+    """The factors as a layer; their last column are its biases if the target has a constant."""
     if not target.has_constant:
         return BilinearLayer(left, right, down, None, None, target.down_bias)
     return BilinearLayer(

@@ -1,9 +1,9 @@
-"""Labelled images of one size, as rows of pixels from 0 to 1, with training and test parted.
+"""Labelled images of one size, as rows of pixels from 0 to 1, split into training and test.
 
-They come from scikit-learn's digits (1797 of 8 x 8, which it ships with), from an ``.npz`` in
-Keras' layout, from a folder of IDX files, or from a data set of the hub. What a reader would get
-wrong: scikit-learn's digits stand in the order of their writers, and the last fifth is the test,
-so that a model is asked about hands it has not seen; figures are lower than with shuffled digits.
+From scikit-learn's digits (1797 of 8 x 8, included in the package), an ``.npz`` in Keras' layout, a
+folder of IDX files, or a data set of the hub. scikit-learn's digits are sorted by writer and the
+last fifth is the test set, so the test digits are by unseen writers and accuracy is lower than with
+shuffled digits.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ from analysis.studies.images.png import decoded
 from circuits.errors import ImageError, check_count, first_line, shorten
 from circuits.storage.hub import dataset_table, is_hub_name
 
-KEYS = ("x_train", "y_train", "x_test", "y_test")
-"""What an ``.npz`` must hold."""
+_KEYS = ("x_train", "y_train", "x_test", "y_test")  # of an .npz
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,37 +41,38 @@ class Images:
     def __post_init__(self) -> None:
         if self.pixels.shape[1] != self.height * self.width:
             raise ImageError(
-                f"Images: rows of {self.pixels.shape[1]} pixels are no {self.height} x "
-                f"{self.width} images. Flatten each image to a row."
+                f"Images: rows of {self.pixels.shape[1]} pixels do not fit images of {self.height} "
+                f"x {self.width}. Flatten each image to a row."
             )
         if len(self.pixels) != len(self.labels):
             raise ImageError(
-                f"Images: {len(self.pixels)} images with {len(self.labels)} labels. Give each one."
+                f"Images: {len(self.pixels)} images with {len(self.labels)} labels. Pass one label "
+                f"for each image."
             )
         wrong = ((self.labels < 0) | (self.labels >= self.n_class)).nonzero()[:, 0].tolist()
         if wrong:
             raise ImageError(
                 f"Images: labels must run from 0 to {self.n_class - 1}, but image {wrong[0]} has "
-                f"{int(self.labels[wrong[0]])} ({len(wrong)} such in all). Number the classes from "
-                f"0, the same in training and test."
+                f"{int(self.labels[wrong[0]])} ({len(wrong)} wrong labels in all). Number the "
+                f"classes from 0, the same in training and test."
             )
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, n: int, seed: int = 0) -> Images:
-        """Some of the images at random, equally many of each class while they last."""
+        """A random subset, with equally many images of each class as far as they go."""
         check_count("Images.take", n, len(self), "n")
-        dice = torch.Generator().manual_seed(seed)
-        order = torch.randperm(len(self), generator=dice)
-        turn = torch.zeros(len(self))  # how many of its class come before
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(self), generator=generator)
+        turn = torch.zeros(len(self))  # how many of its class come earlier
         for label in range(self.n_class):
             here = self.labels[order] == label
             turn[here] = torch.arange(int(here.sum())).float()
         return self._at(order[turn.argsort(stable=True)[:n]])
 
     def of_classes(self, classes: Sequence[int]) -> Images:
-        """The images of some classes, numbered as before."""
+        """The images of some classes; labels stay as they are."""
         return self._at(torch.isin(self.labels, torch.tensor(list(classes))).nonzero()[:, 0])
 
     def _at(self, kept: Int64[Tensor, " kept"]) -> Images:
@@ -81,7 +81,7 @@ class Images:
 
 @dataclass(frozen=True, eq=False)
 class ImageData:
-    """Images to learn from, and others to be asked about."""
+    """Training images and test images."""
 
     name: str
     train: Images
@@ -120,19 +120,19 @@ def _from_npz(path: Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as archive:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise ValueError("one array, not an archive of them")
-            missing = [key for key in KEYS if key not in archive]
+            missing = [key for key in _KEYS if key not in archive]
             if missing:
                 raise ImageError(
                     f"{path}: no {', '.join(missing)} in it; it holds "
                     f"{', '.join(archive.files) or 'nothing'}. Save it with numpy.savez(path, "
-                    f"{', '.join(f'{key}=…' for key in KEYS)})."
+                    f"{', '.join(f'{key}=…' for key in _KEYS)})."
                 )
-            return {key: archive[key] for key in KEYS}
+            return {key: archive[key] for key in _KEYS}
     except (ValueError, EOFError, BadZipFile, zlib.error, AttributeError, TypeError) as error:
         if isinstance(error, ImageError):
             raise
         raise ImageError(
-            f"{path}: no .npz that can be read ({first_line(error)}). Save plain arrays with "
+            f"{path}: not a readable .npz ({first_line(error)}). Save plain arrays with "
             f"numpy.savez; pickled ones are never opened."
         ) from error
 
@@ -140,13 +140,13 @@ def _from_npz(path: Path) -> dict[str, np.ndarray]:
 def _from_idx(folder: Path) -> dict[str, np.ndarray]:
     found = {}
     for key, start, what in zip(
-        KEYS, ("train", "train", "t10k", "t10k"), ("images", "labels") * 2, strict=True
+        _KEYS, ("train", "train", "t10k", "t10k"), ("images", "labels") * 2, strict=True
     ):
         files = sorted(folder.glob(f"{start}*{what}*ubyte*"))
         if not files:
             raise ImageError(
-                f"{folder}: no {start}-{what}-…-ubyte (nor the same with .gz) in this folder. The "
-                f"four IDX files of MNIST are wanted under their own names."
+                f"{folder}: no {start}-{what}-…-ubyte in this folder, with or without .gz. Pass a "
+                f"folder with the four IDX files of MNIST under their own names."
             )
         found[key] = _read_idx(files[0])
     return found
@@ -158,12 +158,12 @@ def _read_idx(path: Path) -> np.ndarray:
         content = gzip.decompress(content) if path.suffix == ".gz" else content
         zero, kind, n_axis = struct.unpack(">HBB", content[:4])
         if (zero, kind) != (0, 8):
-            raise ValueError("it does not begin as a file of bytes does")
+            raise ValueError("its header is not that of a file of bytes")
         shape = struct.unpack(f">{n_axis}I", content[4 : 4 + 4 * n_axis])
         return np.frombuffer(content, np.uint8, offset=4 + 4 * n_axis).reshape(shape).copy()
     except (ValueError, struct.error, EOFError, zlib.error, OSError) as error:
         raise ImageError(
-            f"{path}: no IDX file that can be read ({first_line(error)}). Fetch it again."
+            f"{path}: not a readable IDX file ({first_line(error)}). Download it again."
         ) from error
 
 
@@ -202,15 +202,15 @@ def _checked(name: str, parts: dict[str, np.ndarray]) -> ImageData:
 
 
 def _n_class(name: str, labels: Int64[Tensor, " image"]) -> int:
-    """How many classes there are to learn, each with an image."""
+    """The number of classes, each with at least one training image."""
     low, high = int(labels.min()), int(labels.max())
     if high < 1:
         raise ImageError(
-            f"{name}: y_train runs from {low} to {high}, so there is one class at most and nothing "
-            f"to tell apart. Give images of two classes or more, numbered from 0."
+            f"{name}: y_train runs from {low} to {high}, so there is at most one class and nothing "
+            f"to learn. Pass images of two or more classes, numbered from 0."
         )
     held = set(labels.unique().tolist())
-    # the first gap is at most as far as there are numbers, however large the largest is
+    # the first gap is at most len(held), however large the largest label is
     empty = [label for label in range(min(high, len(held)) + 1) if label not in held]
     if empty:
         raise ImageError(
@@ -224,8 +224,8 @@ def _labels(name: str, key: str, labels: np.ndarray) -> Int64[Tensor, " image"]:
     whole = np.issubdtype(labels.dtype, np.integer)
     if labels.ndim != 1 or not whole or not len(labels):
         raise ImageError(
-            f"{name}: {key} of shape {labels.shape} and type {labels.dtype} is no list of class "
-            f"numbers. Pass one whole number for each image."
+            f"{name}: {key} of shape {labels.shape} and type {labels.dtype} is not a list "
+            f"of class numbers. Pass one whole number for each image."
         )
     return torch.from_numpy(labels.astype(np.int64))
 
@@ -243,12 +243,12 @@ def _pixels(name: str, key: str, images: np.ndarray) -> Float[Tensor, "image pix
         return torch.from_numpy(images.reshape(len(images), -1)).float() / 255
     if not np.issubdtype(images.dtype, np.number):
         raise ImageError(
-            f"{name}: {key} is of type {images.dtype}; bytes, or floats from 0 to 1, are wanted. "
-            f"Convert it to one of them."
+            f"{name}: {key} is of type {images.dtype}, not bytes or floats from 0 to 1. Convert "
+            f"it to one of them."
         )
     if not (np.issubdtype(images.dtype, np.floating) and 0 <= images.min() <= images.max() <= 1):
         raise ImageError(
-            f"{name}: {key} of type {images.dtype} runs from {images.min()} to {images.max()}; "
-            f"bytes, or floats from 0 to 1, are wanted. Divide by the largest value."
+            f"{name}: {key} of type {images.dtype} runs from {images.min()} to {images.max()}, "
+            f"not bytes or floats from 0 to 1. Divide by the largest value."
         )
     return torch.from_numpy(images.reshape(len(images), -1).astype(np.float32))

@@ -1,14 +1,14 @@
-"""Dictionaries between a classifier's last layer and its head, and who should read their features.
+"""Dictionaries between a classifier's last layer and its head, and how their features are read.
 
-A sparse autoencoder learns what the layer writes. Its encoder finds a few features in each image;
-the decoder's pseudoinverse reads all of them, and what it reads is what the interaction matrices
-of features are about. `read_through` puts both in the layer's place and sees how much of the
-loss comes back.
+A sparse autoencoder is trained on the layer's output. Its encoder finds a few features in each
+image; the decoder's pseudoinverse reads all of them, and its values are what the interaction
+matrices of features describe. `read_through` replaces the layer's output by either reconstruction
+and measures how much of the loss is recovered.
 
-What a reader would get wrong: with as many *live* features as the layer has outputs the
-pseudoinverse reads everything, whatever the features are. With fewer its share says that they lie
-where the layer writes, not that they are good features: ``outputs``, the layer's outputs for as
-many images drawn at random, do so nearly as well, where as many ``random`` directions do not.
+With as many *live* features as the layer has outputs the pseudoinverse reads everything, whatever
+the features are. With fewer, its share shows that they lie where the layer writes, not that they
+are good features: the control ``outputs``, the layer's outputs for as many random images, does
+nearly as well, where as many ``random`` directions do not.
 """
 
 from __future__ import annotations
@@ -36,19 +36,16 @@ from sae.training.run import train_on
 from sae.training.sources import TensorActivations
 
 DICTIONARY = TrainingPlan(sites=("mlp_out@0",), n_features=100, k=5, n_tokens=600_000)
-"""Few features for a layer of a thousand outputs, so that reading by them has to choose."""
+"""Few features for a layer of a thousand outputs, so that they cannot read everything."""
 
-_CHUNK = 4096  # pairs that are made at a time
-_CHUNKS = 16  # of them before pairs are drawn again from the first seed
+_CHUNK = 4096  # pairs at a time
+_CHUNKS = 16  # before the same pairs are drawn again
 
 
 def train_dictionary(
     model: ImageModel, images: Images, plan: TrainingPlan = DICTIONARY
 ) -> Dictionary:
-    """Features of what the last layer writes on images.
-
-    Where there are fewer images than the plan's buffer holds, all of them are shuffled together.
-    """
+    """Features of the last layer's output on images, all shuffled together if the buffer allows."""
     fitting = replace(
         plan,
         n_buffer=min(plan.n_buffer, len(images)),
@@ -58,23 +55,25 @@ def train_dictionary(
 
 
 def train_on_pairs(layer: BilinearLayer, plan: TrainingPlan = DICTIONARY) -> Dictionary:
-    """Features of what the layer writes for single pairs of inputs: no image is needed.
+    """Features of the layer's output for single pairs of inputs, without any image.
 
     Every output of the layer is a sum of these, ``Σ_ij x_i x_j B[:, i, j]``.
     """
 
     def drawn() -> Iterator[Tensor]:
         for chunk in range(_CHUNKS):
-            dice = torch.Generator().manual_seed(plan.seed * _CHUNKS + chunk)
-            yield pair_outputs(layer, _CHUNK, dice)
+            generator = torch.Generator().manual_seed(plan.seed * _CHUNKS + chunk)
+            yield pair_outputs(layer, _CHUNK, generator)
 
     return _trained(drawn, plan)
 
 
-def pair_outputs(layer: BilinearLayer, n: int, dice: torch.Generator) -> Float[Tensor, "pair out"]:
-    """``B[:, i, j]`` for pairs of inputs drawn at random; an input may meet itself."""
+def pair_outputs(
+    layer: BilinearLayer, n: int, generator: torch.Generator
+) -> Float[Tensor, "pair out"]:
+    """``B[:, i, j]`` for random pairs of inputs; i and j may be equal."""
     left, right = layer.factors
-    i, j = torch.randint(left.shape[1], (2, n), generator=dice)
+    i, j = torch.randint(left.shape[1], (2, n), generator=generator)
     products = left[:, i] * right[:, j] + left[:, j] * right[:, i]
     return (products / 2).mT @ layer.down.mT
 
@@ -92,21 +91,24 @@ def _trained(
 def read_through(
     model: ImageModel, dictionary: Dictionary, images: Images, seed: int = 0
 ) -> pd.DataFrame:
-    """Loss and accuracy with the layer's output as each reader gives it back.
+    """Loss and accuracy with the layer's output as each reader reconstructs it.
 
-    ``clean`` is the layer itself; ``encoder`` the dictionary's own reconstruction; ``pinv`` reads
-    by the decoder's pseudoinverse with every feature, ``pinv_live`` with those that are active on
-    any image, ``pinv_on_active`` by ``pinv_live`` where the encoder finds a feature active;
-    ``random`` as many random directions as there are live ones, ``outputs`` as many of the images'
-    own outputs, both by their pseudoinverse. ``recovered`` is the share of the
-    loss between a guess among equally likely classes and the layer itself.
+    ``clean`` is the layer itself; ``encoder`` the dictionary's own reconstruction; ``pinv`` uses
+    the decoder's pseudoinverse with every feature, ``pinv_live`` with those active on any image,
+    ``pinv_on_active`` the values of ``pinv_live`` for the features that the encoder finds active;
+    ``random`` as many random directions as there are live features and ``outputs`` as many of the
+    images' own outputs, both with their pseudoinverse. ``recovered`` is where the loss lies from
+    guessing among equally likely classes (0) to the layer itself (1).
     """
     _check(model, dictionary)
     model.check_labels(images)
     x = model.before(images.pixels, len(model.layers)).to(dictionary.dtype)
     live = live_features(dictionary, x)
     if not bool(live.any()):
-        raise DictionaryError("read_through: no feature is active on any of these images.")
+        raise DictionaryError(
+            "read_through: no feature is active on any of these images, so there is nothing to "
+            "read. Train the dictionary on images like these."
+        )
     whole = dictionary.basis("pinv", least_squares=True)
     part = Basis.from_decoder(dictionary.decoder[live], dictionary.offset, least_squares=True)
     read = part.coordinates(x)
@@ -138,7 +140,7 @@ def read_through(
 def _outputs(
     x: Float[Tensor, "image hidden"], n: int, offset: Float[Tensor, " hidden"], seed: int
 ) -> Basis:
-    """So many of the outputs, drawn at random, as a basis about the offset."""
+    """A basis of ``n`` randomly drawn outputs, relative to the offset."""
     chosen = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:n]
     return Basis.from_decoder(x[chosen] - offset, offset, least_squares=True)
 
@@ -146,18 +148,17 @@ def _outputs(
 def live_features(
     dictionary: Dictionary, x: Float[Tensor, "image hidden"]
 ) -> Bool[Tensor, " feature"]:
-    """Those that are active on any of the activations."""
+    """The features that are active on any of the activations."""
     return dictionary.active(x).counts > 0
 
 
 @torch.no_grad()
 def agreement(model: ImageModel, dictionary: Dictionary, images: Images) -> pd.DataFrame:
-    """For each live feature how the pseudoinverse agrees with the encoder, where it is active and
-    where not.
+    """For each live feature the correlation of the pseudoinverse's value with the encoder's score.
 
-    Correlations over images; where a feature is not active its value is zero, so what is compared
-    is the score that was not selected. ``size_inactive`` is the root mean square of what is read
-    there, in shares of that on active images.
+    Over the images where the feature is ``active``, and over those where it is ``inactive`` (with
+    the score that was not selected). ``size_inactive`` is the root mean square of the
+    pseudoinverse's values on the latter, over that on active images.
     """
     _check(model, dictionary)
     x = model.before(images.pixels, len(model.layers)).to(dictionary.dtype)
@@ -185,6 +186,6 @@ def _correlation(first: Tensor, second: Tensor) -> float:
 def _check(model: ImageModel, dictionary: Dictionary) -> None:
     if dictionary.d_model != model.last.d_out:
         raise DictionaryError(
-            f"{dictionary} is for activations of {dictionary.d_model}, and the model's last layer "
+            f"{dictionary} is for activations of {dictionary.d_model}, but the model's last layer "
             f"writes {model.last.d_out}. Train it with train_dictionary(model, images)."
         )

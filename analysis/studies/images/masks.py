@@ -1,11 +1,11 @@
-"""Masks that turn a classifier's mind, from its eigenvectors alone: no gradient, no image.
+"""Adversarial masks for a classifier, from its eigenvectors alone: no gradient, no image.
 
 Take the first eigenvectors of positive value of every class, as rows. A column of their
 pseudoinverse is the smallest picture that excites one of them by 1 and all others not at all; the
-mask for a class is the sum over its own. What a reader would get wrong: an eigenvector's sign is
-free, and a mask against an image's own sign first *lowers* the square. Without images each is
-turned so that its pixels have a positive sum, which ink has. And a masked image may leave the range
-of pixels: what is told is of the sum as it is, and fewer are fooled where it is clipped to 0 to 1.
+mask for a class is the sum over its own. An eigenvector's sign is arbitrary, and a mask against an
+image's own sign first *lowers* the square; without images each is turned so that its pixels have a
+positive sum, as ink has. Masked images are not clipped to the range of pixels; clipped to 0 to 1,
+fewer would be fooled.
 """
 
 from __future__ import annotations
@@ -22,11 +22,10 @@ from analysis.studies.images.model import accuracy
 from analysis.studies.images.spectra import ClassSpectra
 from circuits.errors import ImageError, check_count
 
-N_EIGENVECTORS = 1
-"""Of each class: those that a mask excites, or leaves alone."""
+_N_EIGENVECTORS = 1  # of each class that a mask excites, or does not
 
 
-def masks(spectra: ClassSpectra, n: int = N_EIGENVECTORS) -> Float[Tensor, "class height width"]:
+def masks(spectra: ClassSpectra, n: int = _N_EIGENVECTORS) -> Float[Tensor, "class height width"]:
     """A picture of norm 1 for each class that pushes images towards it."""
     check_count("masks", n, None, "n")
     rows, owner = [], []
@@ -34,7 +33,8 @@ def masks(spectra: ClassSpectra, n: int = N_EIGENVECTORS) -> Float[Tensor, "clas
         pictures = spectra.pictures(label)[spectrum.values > 0][:n].flatten(1)
         if not len(pictures):
             raise ImageError(
-                f"masks: class {label} has no eigenvalue above zero, so nothing excites it."
+                f"masks: class {label} has no eigenvalue above zero, so no mask excites it. Use a "
+                f"model that is trained on it."
             )
         total = pictures.sum(1, keepdim=True)
         rows.append(torch.where(total < 0, -pictures, pictures))
@@ -51,20 +51,20 @@ def mask_curve(
     spectra: ClassSpectra,
     images: Images,
     strengths: Iterable[float],
-    n: int = N_EIGENVECTORS,
+    n: int = _N_EIGENVECTORS,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """For each class's mask added at some norms to the *other* classes' images, what follows.
+    """The effect of each class's mask, at several norms, on the images of the *other* classes.
 
-    ``accuracy`` is how many are still told rightly, ``fooled`` how many are told as the mask's
-    class; ``…_control`` the same with the mask's own pixels in random order.
+    ``accuracy`` is the share still classified correctly, ``fooled`` the share classified as the
+    mask's class; ``…_control`` the same with the mask's own pixels in random order.
     """
     found = masks(spectra, n).flatten(1).to(images.pixels)
-    dice = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     rows = []
     for label, mask in enumerate(found):
         others = images.of_classes([c for c in range(images.n_class) if c != label])
-        shuffled = mask[torch.randperm(len(mask), generator=dice)]
+        shuffled = mask[torch.randperm(len(mask), generator=generator)]
         for strength in strengths:
             row: dict[str, float] = {"class": label, "strength": strength}
             for name, added in (("", mask), ("_control", shuffled)):

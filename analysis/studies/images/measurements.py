@@ -1,9 +1,8 @@
-"""Every figure of the image case study, measured anew: one row for each seed, or one table.
+"""All measurements of the image case study: one row for each seed, or one table.
 
-`figures` trains a model, its twin without weight decay and a dictionary, and tells what they come
-to, each figure beside its control. Drops and losses are shares: 0.01 is one in a hundred images.
-What a reader would get wrong: ranks and drops are of the *test* images, which no training saw, and
-a drop below zero is an accuracy that rose.
+`measure` trains a model, its twin without weight decay and a dictionary, and returns every number
+beside its control. Drops and losses are shares: 0.01 is one in a hundred images. Ranks and drops
+are measured on the *test* images, and a negative drop is a rise in accuracy.
 """
 
 from __future__ import annotations
@@ -36,13 +35,11 @@ from circuits.storage.progress import progress
 from sae.training.plan import TrainingPlan
 
 RANKS = (*range(1, 31), 40, 50, 100)
-"""Eigenpairs of each class that are tried."""
+"""Numbers of eigenpairs of each class at which accuracy is measured."""
 
-MASKED = 1000
-"""Test images that masks are tried on."""
-
-_FEW = 10_000  # training images of a data set that a small model is for
-_EXPLAINED = 50  # images whose explanations are summed
+_MASKED = 1000  # test images that masks are tried on
+_FEW = 10_000  # training images below which a small model is trained
+_EXPLAINED = 50  # images whose explanations are compared with the logits
 
 
 def plan_for(images: Images) -> ImagePlan:
@@ -53,14 +50,14 @@ def plan_for(images: Images) -> ImagePlan:
 
 
 def dictionary_plan_for(images: Images) -> TrainingPlan:
-    """A hundred features where there are many images, fewer where there are few."""
+    """A hundred features for many images, fewer for few."""
     if len(images) >= _FEW:
         return DICTIONARY
     return replace(DICTIONARY, n_features=40, n_tokens=100_000)
 
 
-def figures(data: ImageData, plan: ImagePlan) -> tuple[dict[str, Any], ImageModel]:
-    """What one seed comes to, and its model."""
+def measure(data: ImageData, plan: ImagePlan) -> tuple[dict[str, Any], ImageModel]:
+    """One row for the plan's seed, and its model."""
     began = time.perf_counter()
     model = train_classifier(data.train, plan)
     seconds = time.perf_counter() - began
@@ -74,35 +71,35 @@ def figures(data: ImageData, plan: ImagePlan) -> tuple[dict[str, Any], ImageMode
         "accuracy_without_decay": accuracy(twin.logits(data.test), data.test),
         "effective_rank": spectra.effective_rank,
         "effective_rank_without_decay": plain.effective_rank,
-        "entropy_rank": entropy_rank(spectra),
-        "entropy_rank_without_decay": entropy_rank(plain),
+        "entropy_rank": _entropy_rank(spectra),
+        "entropy_rank_without_decay": _entropy_rank(plain),
         "roughness": roughness(spectra),
         "roughness_without_decay": roughness(plain),
-        **_component_figures("", model, data.test),
-        **_component_figures("_without_decay", twin, data.test),
+        **_components("", model, data.test),
+        **_components("_without_decay", twin, data.test),
         "rank_needed": rank_needed(truncation(spectra, data.test, RANKS)),
-        **_dictionary_figures(read_through(model, dictionary, data.test)),
-        **_mask_figures(spectra, data.test),
-        "explanation_error": explanation_error(spectra, data.test),
+        **_dictionary(read_through(model, dictionary, data.test)),
+        **_masks(spectra, data.test),
+        "explanation_error": _explanation_error(spectra, data.test),
         "decay_leaves": plan.shrinking,
         "training_seconds": round(seconds, 1),
     }
     return row, model
 
 
-def _component_figures(which: str, model: ImageModel, images: Images) -> dict[str, float]:
+def _components(which: str, model: ImageModel, images: Images) -> dict[str, float]:
     components = hosvd(model.last)
     row = {}
-    for asked in (20, 50):
-        found = component_truncation(model, images, [asked], components).iloc[0]
-        row[f"hosvd_top{asked}_drop{which}"] = float(found["lost"])
-        row[f"random_top{asked}_drop{which}"] = float(
+    for n in (20, 50):
+        found = component_truncation(model, images, [n], components).iloc[0]
+        row[f"hosvd_top{n}_drop{which}"] = float(found["lost"])
+        row[f"random_top{n}_drop{which}"] = float(
             found["accuracy"] + found["lost"] - found["control"]
         )
     return row
 
 
-def _dictionary_figures(table: pd.DataFrame) -> dict[str, float]:
+def _dictionary(table: pd.DataFrame) -> dict[str, float]:
     recovered = table["recovered"]
     return {
         "pinv_loss_recovered": float(recovered["pinv_live"]),
@@ -113,22 +110,21 @@ def _dictionary_figures(table: pd.DataFrame) -> dict[str, float]:
     }
 
 
-def _mask_figures(spectra: ClassSpectra, images: Images) -> dict[str, float]:
-    some = images.take(min(MASKED, len(images)))
+def _masks(spectra: ClassSpectra, images: Images) -> dict[str, float]:
+    some = images.take(min(_MASKED, len(images)))
     strength = float(some.pixels.norm(dim=1).mean()) / 2
     curve = mask_curve(spectra, some, [strength])
     means = curve[["accuracy", "fooled", "accuracy_control", "fooled_control"]].mean()
     return {"mask_strength": strength} | {f"mask_{name}": float(x) for name, x in means.items()}
 
 
-def entropy_rank(spectra: ClassSpectra) -> float:
-    """The mean over classes of the entropy's rank: kinder to a long tail than effective rank."""
+def _entropy_rank(spectra: ClassSpectra) -> float:
+    """The mean over classes of the entropy rank, less sensitive to a tail than effective rank."""
     return sum(spectrum.entropy_rank for spectrum in spectra.spectra) / len(spectra.spectra)
 
 
-def explanation_error(spectra: ClassSpectra, images: Images) -> float:
-    """The largest difference between a logit and the sum of its explanation, in shares of the
-    largest logit."""
+def _explanation_error(spectra: ClassSpectra, images: Images) -> float:
+    """The largest difference between a logit and its explanation's sum, over the largest logit."""
     largest, scale = 0.0, 0.0
     for pixels in images.pixels[:_EXPLAINED]:
         sums = explanation(spectra, pixels).groupby("class")["adds"].sum().to_numpy()
@@ -138,12 +134,14 @@ def explanation_error(spectra: ClassSpectra, images: Images) -> float:
 
 
 def matches(models: Sequence[ImageModel], n: int = 10) -> pd.DataFrame:
-    """How alike each model's eigenvectors are to the next one's: by rank, over classes and pairs.
+    """Similarity of each model's eigenvectors to the next one's, by rank, over classes and pairs.
 
     Mean, standard deviation and the share above 0.8, beside the mean with another class's.
     """
     if len(models) < 2:
-        raise ImageError("matches: one model has no other to be like. Train it from two seeds.")
+        raise ImageError(
+            "matches: one model cannot be compared. Pass at least two, of different seeds."
+        )
     spectra = [ClassSpectra.of(model) for model in models]
     found = pd.concat([best_matches(first, second, n) for first, second in pairwise(spectra)])
     by_rank = found.assign(above=found["cosine"] > 0.8).groupby("rank")
@@ -163,7 +161,7 @@ def regularisation(
 ) -> pd.DataFrame:
     """Models of every weight decay with every input noise: accuracy, effective rank, roughness.
 
-    With few training images it shows what learning by heart looks like:
+    With few training images it shows what memorising looks like:
     ``replace(data, train=data.train.take(1000))``.
     """
     grid = [(decay, noise) for decay in decays for noise in noises]
@@ -182,7 +180,7 @@ def regularisation(
 def curves(
     models: Iterable[ImageModel], images: Images, ranks: Iterable[int] = RANKS
 ) -> pd.DataFrame:
-    """Accuracy by the eigenpairs kept of each class, for models of several widths or seeds."""
+    """Accuracy by number of eigenpairs of each class, for models of several widths or seeds."""
     ranks, found = tuple(ranks), []
     for i, model in enumerate(models):
         curve = truncation(ClassSpectra.of(model), images, ranks)

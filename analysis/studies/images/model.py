@@ -1,10 +1,9 @@
-"""An image classifier without a nonlinearity but products: bilinear layers, then a linear head.
+"""An image classifier whose only nonlinearity is a product: bilinear layers, then a linear head.
 
-Every layer here is a `BilinearLayer` that takes all of what came before, so that any question
-about the model is one about such layers. The embedding is folded into the first one. A residual
-path is folded too, because ``x = x · 1`` is a product: as many more hidden units, the left factor
-reading one coordinate each, the right one the constant. What a reader would get wrong: a layer's
-``d_hidden`` therefore counts those as well.
+Every layer is a `BilinearLayer` of the whole output of the one before, so any question about the
+model is one about such layers. The embedding is folded into the first one. A residual path is
+folded in too, because ``x = x · 1`` is a product: as many more hidden units, whose left factor
+reads one coordinate each and whose right one is the constant. ``d_hidden`` counts those as well.
 
 The logit of a class of a one-layer model is one quadratic form in pixels, `class_forms`.
 """
@@ -45,16 +44,16 @@ class ImageModel:
         takes = [*(layer.d_model for layer in self.layers), self.head.shape[1]]
         names = [*(f"layer {i}" for i in range(len(self.layers))), "the head"]
         faults = [
-            f"{name} takes {taken} numbers and is given {given}"
-            for name, given, taken in zip(names, sizes, takes, strict=True)
-            if given != taken
+            f"{name} takes {wanted} numbers, but the one before it gives {given}"
+            for name, given, wanted in zip(names, sizes, takes, strict=True)
+            if given != wanted
         ]
         if faults or not self.layers:
-            raise ModelError(f"ImageModel: {'; '.join(faults) or 'it has no layer'}.")
+            raise ModelError(f"ImageModel: {'; '.join(faults) or 'no layers'}. Change the shapes.")
 
     @property
     def n_class(self) -> int:
-        """How many classes there are."""
+        """The number of classes."""
         return self.head.shape[0]
 
     @property
@@ -65,7 +64,7 @@ class ImageModel:
     def before(
         self, pixels: Float[Tensor, "*batch pixel"], layer: int
     ) -> Float[Tensor, "*batch model"]:
-        """What a layer is given, or for ``layer = n_layer`` the head."""
+        """The input of a layer, or of the head for ``layer = n_layer``."""
         if pixels.shape[-1] != self.height * self.width:
             raise ImageError(
                 f"images of {pixels.shape[-1]} pixels were given to a model of {self.height} x "
@@ -77,7 +76,7 @@ class ImageModel:
         return x
 
     def read_out(self, hidden: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch class"]:
-        """The logits of what the head is given."""
+        """The logits for an input of the head."""
         return functional.linear(hidden, self.head, self.head_bias)
 
     def __call__(self, pixels: Float[Tensor, "*batch pixel"]) -> Float[Tensor, "*batch class"]:
@@ -96,22 +95,22 @@ class ImageModel:
 
     @property
     def class_constants(self) -> Float[Tensor, " class"]:
-        """What each logit holds that no input changes."""
+        """The part of each logit that no input changes."""
         constant = self.head.new_zeros(self.n_class)
         if self.last.down_bias is not None:
             constant = self.head @ self.last.down_bias
         return constant if self.head_bias is None else constant + self.head_bias
 
     def class_forms(self) -> Float[Tensor, "class input input"]:
-        """Each logit's symmetric form in what the last layer is given; of one layer, in pixels."""
+        """Each logit's symmetric form in the last layer's input: pixels if it is the only one."""
         return self.last.interaction(self.head)
 
     def check_labels(self, images: Images) -> None:
-        """Refuse images whose classes are not the model's."""
+        """Refuse images of more classes than the model has."""
         if images.n_class > self.n_class:
             raise ImageError(
                 f"images of {images.n_class} classes were given to a model of {self.n_class}. "
-                f"Leave out the classes it has not learnt."
+                f"Leave out the classes that it was not trained on."
             )
 
     def logits(self, images: Images) -> Float[Tensor, "image class"]:
@@ -160,8 +159,8 @@ def load_image_model(path: str | Path) -> ImageModel:
         return ImageModel(made, height=int(sizes["height"]), width=int(sizes["width"]), **tensors)
     except (SafetensorError, KeyError, ValueError, TypeError, FileNotFoundError) as error:
         raise ModelError(
-            f"{path}: no model of images can be read from it ({first_line(error)}). Train it "
-            f"again with train_classifier and save it."
+            f"{path}: not a readable image model ({first_line(error)}). Train it again with "
+            f"train_classifier and save it."
         ) from error
 
 

@@ -1,9 +1,8 @@
-"""Eigenvectors and masks as pictures: still ones as PNG, others by plotly.
+"""Eigenvectors and masks as pictures: still ones as PNG, interactive ones with plotly.
 
-Blue is positive, red negative, white zero, each picture on its own scale. What a reader would get
-wrong: red does not count against a class. An eigenvector answers ``(v · x)²``: ink on blue alone or
-on red alone excites it, ink on both cancels; whether that is for or against is its eigenvalue's
-sign.
+Blue is positive, red negative, white zero, each picture on its own scale. Red does not count
+against a class: an eigenvector contributes ``(v · x)²``, so ink on blue alone or on red alone
+excites it and ink on both cancels; the sign of its eigenvalue is for or against the class.
 """
 
 from __future__ import annotations
@@ -13,17 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from analysis.studies.images.png import encoded
-from analysis.studies.images.spectra import ClassSpectra, explanation
 from circuits.storage.files import written_whole
 
 _RED, _BLUE = (178, 24, 43), (33, 102, 172)
 _MARGIN = 2  # pixels of white around each picture
-_SHOWN = 84  # pixels that the longer side of each picture is at least shown with
+_SHOWN = 84  # least length of the longer side of a picture, in pixels
 
 
 def coloured(
@@ -39,7 +36,7 @@ def coloured(
 def sheet(
     rows: Sequence[Float[Tensor, "_ height width"]],
 ) -> UInt8[np.ndarray, "tall wide 3"]:
-    """Rows of pictures on white, each pixel as large as makes them easy to see."""
+    """Rows of pictures on white, enlarged so that they are easy to see."""
     height, width = rows[0].shape[1:]
     scale = max(1, -(-_SHOWN // max(height, width)))
     tall, wide = height * scale + 2 * _MARGIN, width * scale + 2 * _MARGIN
@@ -52,34 +49,8 @@ def sheet(
     return page
 
 
-def spectra_sheet(spectra: ClassSpectra, n: int = 5) -> UInt8[np.ndarray, "tall wide 3"]:
-    """A row for each class: its first eigenvectors for it, then its first against it."""
-    rows = []
-    for label, spectrum in enumerate(spectra.spectra):
-        pictures = spectra.pictures(label)
-        blank = torch.zeros(2 * n, *pictures.shape[1:], dtype=pictures.dtype)
-        for start, chosen in ((0, spectrum.values > 0), (n, spectrum.values < 0)):
-            found = pictures[chosen][:n]
-            blank[start : start + len(found)] = found
-        rows.append(blank)
-    return sheet(rows)
-
-
-def first_sheet(models: Sequence[ClassSpectra]) -> UInt8[np.ndarray, "tall wide 3"]:
-    """A row for each model: each class's strongest eigenvector for it, blank where none is."""
-    rows = []
-    for spectra in models:
-        found = []
-        for label, spectrum in enumerate(spectra.spectra):
-            pictures = spectra.pictures(label)
-            chosen = pictures[spectrum.values > 0][:1]
-            found.append(chosen[0] if len(chosen) else torch.zeros_like(pictures[0]))
-        rows.append(torch.stack(found))
-    return sheet(rows)
-
-
 def png(page: UInt8[np.ndarray, "tall wide 3"]) -> bytes:
-    """The page as the bytes of a PNG file, which notebooks and HTML show."""
+    """The page as the bytes of a PNG file, for notebooks and HTML."""
     return encoded(page)
 
 
@@ -109,19 +80,3 @@ def figure(
         axis.scaleanchor = f"x{i + 1}" if i else "x"
     page.update_layout(height=60 + 190 * n_row, margin={"l": 5, "r": 5, "t": 40, "b": 5})
     return page
-
-
-def explanation_figure(
-    spectra: ClassSpectra, pixels: Float[Tensor, " pixel"], n_class: int = 2, n: int = 4
-) -> Any:
-    """An image beside the eigenvectors that add most to, or take most from, its largest logits."""
-    told = explanation(spectra, pixels)
-    logits = told.groupby("class")["adds"].sum().sort_values(ascending=False)
-    image = pixels.reshape(1, spectra.model.height, spectra.model.width).double()
-    pictures, titles = [], []
-    for label in map(int, logits.index[:n_class]):
-        own = told[(told["class"] == label) & (told["rank"] >= 0)]
-        largest = own.reindex(own["adds"].abs().sort_values(ascending=False).index)[:n]
-        pictures += [image, spectra.pictures(label)[largest["rank"].to_list()]]
-        titles += [f"{label}: {logits[label]:.1f}", *(f"{adds:+.1f}" for adds in largest["adds"])]
-    return figure(torch.cat(pictures), titles, wrap=n + 1)

@@ -1,9 +1,9 @@
-"""Grey and coloured pictures as PNG, written and read with nothing but zlib.
+"""Grey and coloured pictures as PNG, written and read with zlib alone.
 
-A PNG is a header, compressed rows, each behind a byte that says how it was predicted from its
-neighbours, and an end. Rows are written unpredicted. What a reader would get wrong: only pictures
-of 8 bits a channel that are not interlaced are read, which is what data sets of digits hold. By
-hand, because it is a page, and a library of pictures would be installed for this page alone.
+A PNG is a header, compressed rows, each after a byte with the filter that predicts it from its
+neighbours, and an end. Rows are written without a filter. Only non-interlaced pictures of 8 bits a
+channel are read, which is what data sets of digits hold. Written by hand because it is one page,
+and an imaging library would be a dependency for this page alone.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def decoded(content: bytes) -> UInt8[np.ndarray, "height width *channel"]:
         width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", header)
         if depth != 8 or colour not in _CHANNELS or interlaced:
             raise ImageError(
-                f"a PNG of {depth} bits, colour type {colour}{', interlaced' * interlaced}: grey "
-                f"or red-green-blue of 8 bits are read. Convert it."
+                f"a PNG of {depth} bits, colour type {colour}{', interlaced' * interlaced}: only "
+                f"grey or red-green-blue of 8 bits can be read. Convert it."
             )
         step = _CHANNELS[colour]
         size = height * (1 + width * step)
@@ -55,7 +55,9 @@ def decoded(content: bytes) -> UInt8[np.ndarray, "height width *channel"]:
     except (struct.error, zlib.error, ValueError) as error:
         if isinstance(error, ImageError):
             raise
-        raise ImageError(f"a PNG that cannot be read: {first_line(error)}.") from error
+        raise ImageError(
+            f"a PNG that cannot be read ({first_line(error)}). Download it again."
+        ) from error
     picture = np.zeros((height, width * step), np.uint8)
     above = np.zeros(width * step, np.uint8)
     for i, row in enumerate(rows):
@@ -66,13 +68,13 @@ def decoded(content: bytes) -> UInt8[np.ndarray, "height width *channel"]:
 def _parts(content: bytes) -> tuple[bytes, bytes]:
     """The header and the compressed rows."""
     if not content.startswith(_START):
-        raise ImageError("an image that is no PNG. Convert it, or pass an .npz.")
+        raise ImageError("an image that is not a PNG. Convert it, or pass an .npz.")
     header, packed, at = b"", b"", len(_START)
     while at < len(content):
         (length,) = struct.unpack(">I", content[at : at + 4])
         name, body = content[at + 4 : at + 8], content[at + 8 : at + 8 + length]
         if content[at : at + 12 + length] != _chunk(name, body):
-            raise ValueError("it is cut short or damaged")
+            raise ValueError("cut short or damaged")
         header = body if name == b"IHDR" else header
         packed += body if name == b"IDAT" else b""
         at += length + 12
@@ -82,13 +84,13 @@ def _parts(content: bytes) -> tuple[bytes, bytes]:
 def _unpredicted(
     how: int, row: UInt8[np.ndarray, " byte"], above: UInt8[np.ndarray, " byte"], step: int
 ) -> UInt8[np.ndarray, " byte"]:
-    """One row; all sums are modulo 256, as the type has it."""
+    """One row; all sums are modulo 256, as in the type."""
     if how == 0:
         return row
     if how == 2:
         return row + above
     if how not in (1, 3, 4):
-        raise ImageError(f"a PNG with a row of prediction {how}, which there is not. Save it anew.")
+        raise ImageError(f"a PNG with a row of unknown filter {how}. Save it again.")
     out, up = [0] * step + row.tolist(), [0] * step + above.tolist()
     for i in range(step, len(out)):
         a, b, c = out[i - step], up[i], up[i - step]

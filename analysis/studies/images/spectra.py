@@ -1,12 +1,12 @@
-"""What each class looks for: eigenvectors of its form, which are pictures, and what they explain.
+"""What each class responds to: eigenvectors of its form, which are pictures, and what they add.
 
 The logit of a class of a one-layer model is ``Σ_r λ_r (v_r · x)²`` and a constant, with every
 ``v_r`` of unit length *in pixels*, so that eigenvalues do not depend on how the embedding and the
-layer share their scale. A deeper model has the same in what its last layer is given, and
-`analysis.studies.images.tree` goes on from there.
+layer share their scale. A deeper model has the same in the input of its last layer, and
+`analysis.studies.images.tree` continues from there.
 
-What a reader would get wrong: the sign of an eigenvector means nothing, ``(v · x)²`` is the same;
-`with_sign` turns each so that the images that excite it most do so positively.
+The sign of an eigenvector is arbitrary, since ``(v · x)²`` is the same; `ClassSpectra.with_sign`
+turns each so that the images that excite it most do so positively.
 """
 
 from __future__ import annotations
@@ -14,26 +14,29 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from analysis.studies.images.components import pair_products
 from analysis.studies.images.data import Images
 from analysis.studies.images.model import ImageModel, accuracy
+from analysis.studies.images.pictures import figure, png, sheet
 from circuits.algebra.bilinear import BilinearLayer
 from circuits.algebra.spectrum import Spectrum
 from circuits.errors import ImageError, check_count, check_index
 
-_MOST_EXCITED = 32  # images that say which way round an eigenvector is shown
+_MOST_EXCITED = 32  # images that decide an eigenvector's sign
 _AT_A_TIME = 2048  # images whose activations are held
 
 
 @dataclass(frozen=True, eq=False)
 class ClassSpectra:
-    """One spectrum of a model's last layer for each class, all pairs of it."""
+    """For each class the full spectrum of its form in the model's last layer."""
 
     model: ImageModel
     spectra: tuple[Spectrum, ...]
@@ -54,33 +57,40 @@ class ClassSpectra:
         return sum(spectrum.effective_rank for spectrum in self.spectra) / len(self.spectra)
 
     def pictures(self, label: int) -> Float[Tensor, "rank height width"]:
-        """A class's eigenvectors as images; without what they hold of the constant."""
+        """A class's eigenvectors as images, without their component along the constant."""
         model = self.model
-        self._in_pixels("pictures")
+        if len(model.layers) > 1:
+            raise ImageError(
+                f"ClassSpectra.pictures: the last of {len(model.layers)} layers does not read "
+                f"pixels. Use analysis.studies.images.tree.tree(model, …) for a deep model."
+            )
         n_pixel = model.height * model.width
         return self[label].vectors[:, :n_pixel].reshape(-1, model.height, model.width)
 
+    def sheet(self, n: int = 5) -> UInt8[np.ndarray, "tall wide 3"]:
+        """A row for each class: its first eigenvectors for it, then its first against it."""
+        rows = []
+        for label, spectrum in enumerate(self.spectra):
+            pictures = self.pictures(label)
+            blank = torch.zeros(2 * n, *pictures.shape[1:], dtype=pictures.dtype)
+            for start, chosen in ((0, spectrum.values > 0), (n, spectrum.values < 0)):
+                found = pictures[chosen][:n]
+                blank[start : start + len(found)] = found
+            rows.append(blank)
+        return sheet(rows)
+
     def _repr_png_(self) -> bytes | None:
-        """In Jupyter a row for each class: eigenvectors for it, then against it."""
-        from analysis.studies.images.pictures import png, spectra_sheet
+        """In Jupyter, the sheet."""
+        return png(self.sheet()) if len(self.model.layers) == 1 else None
 
-        return png(spectra_sheet(self)) if len(self.model.layers) == 1 else None
-
-    def _in_pixels(self, asked: str) -> None:
-        if len(self.model.layers) > 1:
-            raise ImageError(
-                f"ClassSpectra.{asked}: the last of {len(self.model.layers)} layers does not read "
-                f"pixels. Ask analysis.studies.images.tree.tree(model, …) for a deep model."
-            )
-
-    def given(self, pixels: Float[Tensor, "image pixel"]) -> Float[Tensor, "image model"]:
-        """What the last layer is given, in float64."""
+    def inputs(self, pixels: Float[Tensor, "image pixel"]) -> Float[Tensor, "image model"]:
+        """The input of the last layer, in float64."""
         return self.model.before(pixels, len(self.model.layers) - 1).double()
 
     def ordered_by_activation(self, images: Images) -> ClassSpectra:
-        """The same pairs, each class's by the size of their mean contribution on images."""
+        """The same pairs, each class's ordered by the size of their mean contribution on images."""
         self.model.check_labels(images)
-        x = self.given(images.pixels)
+        x = self.inputs(images.pixels)
         turned = []
         for spectrum in self.spectra:
             size = spectrum.activation(x).mean(0).abs()
@@ -93,7 +103,7 @@ class ClassSpectra:
     def with_sign(self, images: Images) -> ClassSpectra:
         """The same pairs, each turned so that the images that excite it most do so positively."""
         self.model.check_labels(images)
-        x = self.given(images.pixels)
+        x = self.inputs(images.pixels)
         turned = []
         for spectrum in self.spectra:
             along = _along(spectrum, x)
@@ -118,46 +128,62 @@ class ClassSpectra:
 
 
 def _along(spectrum: Spectrum, x: Float[Tensor, "image model"]) -> Float[Tensor, "image rank"]:
-    """How far each image goes along each eigenvector, the constant's part included."""
+    """Each image's product with each eigenvector, the constant included."""
     width = x.shape[1]
     along = x @ spectrum.vectors[:, :width].mT
     return along + spectrum.vectors[:, -1] if spectrum.has_constant else along
 
 
 def explanation(spectra: ClassSpectra, pixels: Float[Tensor, " pixel"]) -> pd.DataFrame:
-    """One image's logits, each as what every eigenpair adds; the rows of a class sum to its logit.
+    """What every eigenpair adds to one image's logits; the rows of a class sum to its logit.
 
     The row of rank −1 is the constant, which no pixel changes.
     """
-    x = spectra.given(pixels[None])
+    x = spectra.inputs(pixels[None])
     constants = spectra.model.class_constants
     rows = []
     for label, spectrum in enumerate(spectra.spectra):
         added = spectrum.activation(x)[0]
         along = _along(spectrum, x)[0]
-        told = {"rank": range(len(added)), "value": spectrum.values, "along": along, "adds": added}
-        rows.append(pd.DataFrame({"class": label, **told}))
+        pairs = {"rank": range(len(added)), "value": spectrum.values, "along": along, "adds": added}
+        rows.append(pd.DataFrame({"class": label, **pairs}))
         constant = {"class": [label], "rank": [-1], "adds": [float(constants[label])]}
         rows.append(pd.DataFrame(constant))
     return pd.concat(rows, ignore_index=True)
 
 
+def explanation_figure(
+    spectra: ClassSpectra, pixels: Float[Tensor, " pixel"], n_class: int = 2, n: int = 4
+) -> Any:
+    """An image beside the eigenvectors of the largest contributions to its largest logits."""
+    table = explanation(spectra, pixels)
+    logits = table.groupby("class")["adds"].sum().sort_values(ascending=False)
+    image = pixels.reshape(1, spectra.model.height, spectra.model.width).double()
+    pictures, titles = [], []
+    for label in map(int, logits.index[:n_class]):
+        own = table[(table["class"] == label) & (table["rank"] >= 0)]
+        largest = own.reindex(own["adds"].abs().sort_values(ascending=False).index)[:n]
+        pictures += [image, spectra.pictures(label)[largest["rank"].to_list()]]
+        titles += [f"{label}: {logits[label]:.1f}", *(f"{adds:+.1f}" for adds in largest["adds"])]
+    return figure(torch.cat(pictures), titles, wrap=n + 1)
+
+
 def truncation(spectra: ClassSpectra, images: Images, ranks: Iterable[int]) -> pd.DataFrame:
-    """Accuracy with each class's first so many eigenpairs, in the order that they are in."""
+    """Accuracy with the first eigenpairs of each class, by their number."""
     spectra.model.check_labels(images)
     longest = max(len(spectrum) for spectrum in spectra.spectra)
-    asked = [min(check_count("truncation", rank, None, "rank"), longest) for rank in ranks]
-    right = torch.zeros(len(asked), dtype=torch.int64)
+    kept = [min(check_count("truncation", rank, None, "rank"), longest) for rank in ranks]
+    correct = torch.zeros(len(kept), dtype=torch.int64)
     constants = spectra.model.class_constants.double()
     for pixels, labels in zip(
         images.pixels.split(_AT_A_TIME), images.labels.split(_AT_A_TIME), strict=True
     ):
-        x = spectra.given(pixels)
-        sums = [s.activation(x).cumsum(1)[:, _places(s, asked)] for s in spectra.spectra]
+        x = spectra.inputs(pixels)
+        sums = [s.activation(x).cumsum(1)[:, _places(s, kept)] for s in spectra.spectra]
         logits = torch.stack(sums, dim=2) + constants  # image rank class
-        right += (logits.argmax(2) == labels[:, None]).sum(0)
+        correct += (logits.argmax(2) == labels[:, None]).sum(0)
     full = accuracy(spectra.model.logits(images), images)
-    table = pd.DataFrame({"rank": asked, "accuracy": right.double() / len(images)})
+    table = pd.DataFrame({"rank": kept, "accuracy": correct.double() / len(images)})
     return table.assign(lost=full - table["accuracy"], n=len(images)).drop_duplicates("rank")
 
 
@@ -166,7 +192,7 @@ def _places(spectrum: Spectrum, ranks: Sequence[int]) -> list[int]:
 
 
 def rank_needed(curve: pd.DataFrame, most_lost: float = 0.01) -> int | None:
-    """The fewest eigenpairs of a curve that lose no more, with all longer ones losing no more."""
+    """The fewest eigenpairs from which on a truncation curve loses no more than ``most_lost``."""
     needed = None
     for rank, lost in zip(curve["rank"][::-1], curve["lost"][::-1], strict=True):
         if lost > most_lost:
@@ -178,13 +204,13 @@ def rank_needed(curve: pd.DataFrame, most_lost: float = 0.01) -> int | None:
 def best_matches(first: ClassSpectra, second: ClassSpectra, n: int = 10) -> pd.DataFrame:
     """For each class's first eigenvectors the best |cosine| among the other model's, in pixels.
 
-    Among its first ``2 n`` of the same class with an eigenvalue of the same sign: more would find
-    something alike by chance; ``control`` is the best among those of the *next* class.
+    Among its first ``2 n`` of the same class with an eigenvalue of the same sign, since among more
+    some are similar by chance; ``control`` is the best among those of the *next* class.
     """
     sizes = [(s.model.height, s.model.width, s.model.n_class) for s in (first, second)]
     if sizes[0] != sizes[1]:
-        told = " and ".join(f"{c} classes of {h} x {w} pixels" for h, w, c in sizes)
-        raise ImageError(f"best_matches: models of {told}. Compare models of one data set.")
+        listed = " and ".join(f"{c} classes of {h} x {w} pixels" for h, w, c in sizes)
+        raise ImageError(f"best_matches: models of {listed}. Compare models of one data set.")
     rows = []
     n_class = len(first.spectra)
     for label in range(n_class):
@@ -203,28 +229,28 @@ def best_matches(first: ClassSpectra, second: ClassSpectra, n: int = 10) -> pd.D
 def form_similarity(first: ImageModel, second: ImageModel) -> pd.DataFrame:
     """Cosines of the classes' quadratic forms, ``⟨Q, Q'⟩ / |Q||Q'|``; rows the first model's.
 
-    Of one model with itself it is which digits it tells apart by the same pairs of pixels. Forms
-    are never built: their inner products are those of the layers' hidden units.
+    Of one model with itself it shows which classes depend on the same pairs of pixels. Forms are
+    never built: their inner products come from those of the layers' hidden units.
     """
     layers = [model.class_layer for model in (first, second)]
     if layers[0].factors[0].shape[1] != layers[1].factors[0].shape[1]:
         raise ImageError(
             f"form_similarity: one model's last layer takes {layers[0].factors[0].shape[1]} "
-            f"numbers, the other's {layers[1].factors[0].shape[1]}. Compare models of one size."
+            f"numbers, the other's {layers[1].factors[0].shape[1]}. Compare models of equal size."
         )
-    products = inner_products(*layers)
-    norms = [inner_products(layer, layer).diagonal().sqrt() for layer in layers]
+    products = _inner_products(*layers)
+    norms = [_inner_products(layer, layer).diagonal().sqrt() for layer in layers]
     return pd.DataFrame((products / norms[0][:, None] / norms[1]).numpy())
 
 
-def inner_products(first: BilinearLayer, second: BilinearLayer) -> Float[Tensor, "out other_out"]:
+def _inner_products(first: BilinearLayer, second: BilinearLayer) -> Float[Tensor, "out other_out"]:
     """Frobenius inner products of two layers' interaction matrices, output by output."""
-    factors = [factor.double() for layer in (first, second) for factor in layer.factors]
-    return first.down.double() @ pair_products(*factors) @ second.down.double().mT
+    first, second = first.to(torch.float64), second.to(torch.float64)
+    return first.down @ pair_products(first.factors, second.factors) @ second.down.mT
 
 
 def roughness(spectra: ClassSpectra, n: int = 10) -> float:
-    """How much neighbouring pixels of the first eigenvectors differ, weighed by |λ|.
+    """How much neighbouring pixels of the first eigenvectors differ, weighted by |λ|.
 
     The mean squared step from a pixel to the next, across and down, over the mean square of a
     pixel: 2 for noise, near 0 for broad strokes.
@@ -238,3 +264,16 @@ def roughness(spectra: ClassSpectra, n: int = 10) -> float:
         steps += float((weight * (across + down) / 2).sum())
         squares += float((weight * pictures.square().mean((1, 2))).sum())
     return steps / squares if squares else 0.0
+
+
+def first_sheet(models: Sequence[ClassSpectra]) -> UInt8[np.ndarray, "tall wide 3"]:
+    """A row for each model: each class's strongest eigenvector for it, blank where none is."""
+    rows = []
+    for spectra in models:
+        found = []
+        for label, spectrum in enumerate(spectra.spectra):
+            pictures = spectra.pictures(label)
+            chosen = pictures[spectrum.values > 0][:1]
+            found.append(chosen[0] if len(chosen) else torch.zeros_like(pictures[0]))
+        rows.append(torch.stack(found))
+    return sheet(rows)

@@ -1,9 +1,9 @@
-"""Training an image classifier: AdamW with a decay that lasts, and noise on what is read.
+"""Training an image classifier: AdamW with strong weight decay, and noise on the inputs.
 
-What a reader would get wrong: how strongly weight decay acts is decided by the sum over steps of
-``learning_rate · weight_decay``, not by ``weight_decay`` alone: what the start put where no
-gradient pulls shrinks by ``exp(−Σ rate · decay)``. A few hundred steps at rate 0.001 leave most of
-it, however many images each step sees; `ImagePlan.shrinking` is that factor.
+How much weight decay acts depends on the sum over steps of ``learning_rate · weight_decay``, not on
+``weight_decay`` alone: initial weights that get no gradient shrink by ``exp(−Σ rate · decay)``. A
+few hundred steps at rate 0.001 leave most of them, however many images each step has;
+`ImagePlan.shrinking` is that factor.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _WARM_UP = 0.05  # share of the steps in which the rate rises
 
 @dataclass(frozen=True)
 class ImagePlan:
-    """A classifier and its training; defaults are for 28 x 28 digits, one layer."""
+    """A classifier and its training; the defaults are for 28 x 28 digits and one layer."""
 
     d_hidden: int = 1000
     """Products of each layer, which are also its outputs."""
@@ -42,31 +42,31 @@ class ImagePlan:
     """Width of a linear embedding of the pixels; None: the first layer reads pixels."""
 
     residual: bool = False
-    """Whether each layer adds to what it was given; wants ``d_embed`` equal to ``d_hidden``."""
+    """Whether each layer adds to its input; requires ``d_embed`` equal to ``d_hidden``."""
 
     biases: bool = False
     """Whether both factors and the head have biases."""
 
     n_step: int = 3000
-    """Steps; of MNIST's images a dozen passes."""
+    """Steps; a dozen epochs of MNIST."""
 
     n_batch: int = 256
     """Images in a step."""
 
     learning_rate: float = 3e-3
-    """Of AdamW, at its highest: it rises for a twentieth of the steps and falls as a cosine."""
+    """Peak rate of AdamW: a warm-up of a twentieth of the steps, then a cosine."""
 
     weight_decay: float = 1.0
     """Of AdamW, on every weight."""
 
     input_noise: float = 0.3
-    """Standard deviation of what is added to each pixel, which runs from 0 to 1."""
+    """Standard deviation of the noise added to each pixel, which is from 0 to 1."""
 
     latent_noise: float = 0.0
-    """The same at the input of every layer, in shares of that input's root mean square."""
+    """The same at the input of every layer, relative to that input's root mean square."""
 
     seed: int = 0
-    """Of the start, the order and the noise."""
+    """Of the initial weights, the order of images and the noise."""
 
     def __post_init__(self) -> None:
         least = {"d_hidden": 1, "n_layer": 1, "n_step": 1, "n_batch": 1, "seed": 0}
@@ -87,8 +87,8 @@ class ImagePlan:
                 faults.append(f"{name} is {getattr(self, name)!r}, neither true nor false")
         if not faults and self.residual and self.d_embed != self.d_hidden:
             faults.append(
-                f"residual adds {self.d_hidden} products to a stream of d_embed {self.d_embed}: "
-                f"make them equal"
+                f"residual adds d_hidden {self.d_hidden} products to a stream of d_embed "
+                f"{self.d_embed}: make them equal"
             )
         if faults:
             raise PlanError("ImagePlan: " + "; ".join(faults) + ".")
@@ -100,25 +100,25 @@ class ImagePlan:
 
     @property
     def shrinking(self) -> float:
-        """What weight decay alone leaves of a weight, from the start to the end."""
+        """The factor by which weight decay alone shrinks a weight over the whole training."""
         rates = map(self.rate, range(self.n_step))
         return math.prod(1 - rate * self.weight_decay for rate in rates)
 
 
 def train_classifier(images: Images, plan: ImagePlan = ImagePlan()) -> ImageModel:
-    """Learn to tell the classes apart; the same plan and images give the same model."""
-    dice = torch.Generator().manual_seed(plan.seed)
-    weights = _start(plan, images, dice)
+    """Train a classifier; the same plan and images give the same model."""
+    generator = torch.Generator().manual_seed(plan.seed)
+    weights = _start(plan, images, generator)
     for weight in weights.values():
         weight.requires_grad_()
     optimizer = torch.optim.AdamW(
         weights.values(), lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=True
     )
     with counted(plan.n_step, "training a classifier", "step") as bar:
-        for step, chosen in enumerate(_batches(plan, len(images), dice)):
+        for step, chosen in enumerate(_batches(plan, len(images), generator)):
             optimizer.param_groups[0]["lr"] = plan.rate(step)
             with torch.autocast("cpu", torch.bfloat16, enabled=_has_bfloat16()):
-                logits = _forward(plan, weights, images.pixels[chosen], dice)
+                logits = _forward(plan, weights, images.pixels[chosen], generator)
             loss = functional.cross_entropy(logits.float(), images.labels[chosen])
             optimizer.zero_grad()
             loss.backward()
@@ -133,21 +133,22 @@ def train_classifier(images: Images, plan: ImagePlan = ImagePlan()) -> ImageMode
 
 
 def _has_bfloat16() -> bool:
-    """Whether the processor multiplies matrices in it: twice as fast, and noise is added anyway."""
-    told: Callable[[], bool] = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)  # torch 2.7 on
-    return torch.backends.mkldnn.is_available() and told()
+    """Whether the CPU multiplies matrices in bfloat16: twice as fast, and noise is added anyway."""
+    # from torch 2.7 on; bool() is False
+    supported: Callable[[], bool] = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)
+    return torch.backends.mkldnn.is_available() and supported()
 
 
-def _start(plan: ImagePlan, images: Images, dice: torch.Generator) -> dict[str, Tensor]:
-    """Gaussian weights of variance 1/fan-in; biases begin at zero."""
+def _start(plan: ImagePlan, images: Images, generator: torch.Generator) -> dict[str, Tensor]:
+    """Gaussian weights of variance 1/fan-in; biases of zero."""
     d_first = images.pixels.shape[1] if plan.d_embed is None else plan.d_embed
     widths = [d_first, *[plan.d_hidden] * plan.n_layer]
     shapes = {} if plan.d_embed is None else {"embed": (d_first, images.pixels.shape[1])}
-    for i, (taken, given) in enumerate(pairwise(widths)):
-        shapes |= {f"left.{i}": (given, taken), f"right.{i}": (given, taken)}
+    for i, (d_in, d_out) in enumerate(pairwise(widths)):
+        shapes |= {f"left.{i}": (d_out, d_in), f"right.{i}": (d_out, d_in)}
     shapes["head"] = (images.n_class, plan.d_hidden)
     weights = {
-        name: torch.randn(shape, generator=dice) / math.sqrt(shape[1])
+        name: torch.randn(shape, generator=generator) / math.sqrt(shape[1])
         for name, shape in shapes.items()
     }
     if plan.biases:
@@ -157,13 +158,13 @@ def _start(plan: ImagePlan, images: Images, dice: torch.Generator) -> dict[str, 
 
 
 def _batches(
-    plan: ImagePlan, n_image: int, dice: torch.Generator
+    plan: ImagePlan, n_image: int, generator: torch.Generator
 ) -> Iterator[Int64[Tensor, " image"]]:
-    """Pass after pass; the last images of one, too few for a batch, wait for the next."""
+    """Epoch after epoch, each without the last images that do not fill a batch."""
     n_batch = min(plan.n_batch, n_image)
     done = 0
     while True:
-        order = torch.randperm(n_image, generator=dice)
+        order = torch.randperm(n_image, generator=generator)
         for chosen in order[: n_image - n_image % n_batch].split(n_batch):
             if done == plan.n_step:
                 return
@@ -171,23 +172,23 @@ def _batches(
             done += 1
 
 
-def _noisy(x: Tensor, size: float | Tensor, dice: torch.Generator) -> Tensor:
-    return x + size * torch.randn(x.shape, generator=dice)
+def _noisy(x: Tensor, size: float | Tensor, generator: torch.Generator) -> Tensor:
+    return x + size * torch.randn(x.shape, generator=generator)
 
 
 def _forward(
     plan: ImagePlan,
     weights: dict[str, Tensor],
     pixels: Float[Tensor, "image pixel"],
-    dice: torch.Generator,
+    generator: torch.Generator,
 ) -> Float[Tensor, "image class"]:
-    x = _noisy(pixels, plan.input_noise, dice) if plan.input_noise else pixels
+    x = _noisy(pixels, plan.input_noise, generator) if plan.input_noise else pixels
     if plan.d_embed is not None:
         x = functional.linear(x, weights["embed"])
     for i in range(plan.n_layer):
         if plan.latent_noise:
             size = plan.latent_noise * x.detach().square().mean().sqrt()
-            x = _noisy(x, size, dice)
+            x = _noisy(x, size, generator)
         left, right = (
             functional.linear(x, weights[f"{side}.{i}"], weights.get(f"{side}.{i}.bias"))
             for side in ("left", "right")
@@ -211,7 +212,7 @@ def _assembled(plan: ImagePlan, weights: dict[str, Tensor], images: Images) -> I
 
 
 def with_residual(layer: BilinearLayer) -> BilinearLayer:
-    """The layer that gives ``x + layer(x)``: each ``x[i]`` is one more product, ``x[i] · 1``."""
+    """The layer ``x + layer(x)``: each ``x[i]`` is one more product, ``x[i] · 1``."""
     zero = layer.left.new_zeros(layer.d_hidden)
     one, stream = torch.eye(layer.d_model).to(layer.left), layer.left.new_zeros(layer.d_model)
     left_bias = zero if layer.left_bias is None else layer.left_bias
@@ -227,7 +228,7 @@ def with_residual(layer: BilinearLayer) -> BilinearLayer:
 
 
 def after_embedding(layer: BilinearLayer, embed: Float[Tensor, "model pixel"]) -> BilinearLayer:
-    """The layer that takes pixels: ``layer(embed x)``."""
+    """The layer ``layer(embed x)``, which takes pixels."""
     return BilinearLayer(
         layer.left @ embed, layer.right @ embed, layer.down,
         layer.left_bias, layer.right_bias, layer.down_bias,

@@ -1,12 +1,10 @@
 """A deep model as a tree of squares: eigenvectors of one layer are outputs of the one before.
 
-A class's logit is ``Σ_r λ_r (v_r · x)²`` in what the last layer is given; each ``v_r · x`` is an
+A class's logit is ``Σ_r λ_r (v_r · x)²`` in the input of the last layer; each ``v_r · x`` is an
 output of the layer below, with a form and eigenvectors of its own; and so on down to pixels, where
-every leaf is a picture. Cutting each node to its eigenpairs of largest |λ| gives a small program
-that predicts.
-
-What a reader would get wrong: |λ| is of unit eigenvectors, and what a layer is given has no unit
-scale, so a cut by |λ| is the paper's heuristic, not the best cut for a number of leaves.
+every leaf is a picture. Truncating each node to its eigenpairs of largest |λ| gives a small program
+that predicts. |λ| belongs to unit eigenvectors while a layer's input has no unit scale, so the
+truncation by |λ| is the paper's heuristic, not the best one for a number of leaves.
 """
 
 from __future__ import annotations
@@ -27,14 +25,14 @@ from circuits.errors import ImageError, check_count, check_index
 
 @dataclass(frozen=True, eq=False)
 class Branch:
-    """One direction of a layer's output, as squares of directions of what the layer is given."""
+    """One direction of a layer's output, as squares of directions of the layer's input."""
 
-    spectrum: Spectrum  # as many eigenpairs as are kept
+    spectrum: Spectrum  # the eigenpairs that are kept
     constant: float  # what the layer's bias adds to it
     children: tuple[Branch, ...]  # one for each eigenpair; none where the layer reads pixels
 
     def __call__(self, pixels: Float[Tensor, "image pixel"]) -> Float[Tensor, " image"]:
-        """What the tree makes of images."""
+        """The value of the direction for each image."""
         spectrum = self.spectrum
         if not self.children:
             return spectrum.activation(pixels).sum(1) + self.constant
@@ -45,7 +43,7 @@ class Branch:
 
     @property
     def n_leaf(self) -> int:
-        """How many pictures it ends in."""
+        """The number of pictures that it ends in."""
         return sum(child.n_leaf for child in self.children) or len(self.spectrum)
 
     def nodes(self, path: tuple[int, ...] = ()) -> Iterator[tuple[tuple[int, ...], float, Tensor]]:
@@ -66,14 +64,14 @@ class Branch:
 
 
 def tree(model: ImageModel, label: int, kept: Sequence[int]) -> Branch:
-    """One class's tree with so many eigenpairs at each node: a number for each layer, last first.
+    """One class's tree; ``kept`` is the number of eigenpairs at a node, for each layer, last first.
 
-    More than there are keeps all, and keeping all everywhere is the model itself.
+    A larger number than there are keeps all, and keeping all everywhere is the model itself.
     """
     check_index("tree", label, model.n_class, "class")
     if len(kept) != len(model.layers):
         raise ImageError(
-            f"tree: {len(kept)} numbers of eigenpairs for {len(model.layers)} layers. Give one for "
+            f"tree: {len(kept)} numbers of eigenpairs for {len(model.layers)} layers. Pass one for "
             f"each layer, the last layer's first."
         )
     for count in kept:
@@ -101,7 +99,7 @@ def _grown(
 
 
 def tree_curve(model: ImageModel, images: Images, cuts: Sequence[Sequence[int]]) -> pd.DataFrame:
-    """Accuracy of the trees of all classes at several cuts, beside that of the model."""
+    """Accuracy of all classes' trees at several truncations, beside the model's."""
     full = accuracy(model.logits(images), images)
     rows = []
     for kept in cuts:

@@ -1,10 +1,10 @@
 """The grammar of the little stories: its words, its sentence forms, and their exact probability.
 
 A story is an opening, two to four body sentences and a closing, each one of a few dozen forms
-with slots (``the {thing} was {negator} {adjective} so {name} felt {emotion} .``). What a reader
-would get wrong: the entropy is that of the *text*, not only of the dice. Every choice can be read
-back from the words (`Grammar.surprisal_of` does so), so the summed ``-log p`` of the choices is the
-``-log p`` of the text, and no model can do better on average.
+with slots (``the {thing} was {negator} {adjective} so {name} felt {emotion} .``). The entropy is
+that of the *text*, not only of the random choices: every choice can be read back from the words
+(`Grammar.surprisal_of` does so), so the summed ``-log p`` of the choices is the ``-log p`` of the
+text, and no model can do better on average.
 
 Negation is the rarer case on purpose. Where half of the clauses are negated, an adjective alone
 says nothing about the reaction and a small model finds no first step (measured: the loss leaves its
@@ -32,10 +32,10 @@ N_BODY = (2, 3, 4)
 NOISE = 0.03
 """Share of reactions that contradict their story."""
 
-Part = Literal["opening", "body", "closing"]
+_Part = Literal["opening", "body", "closing"]
 
 
-# Slots, and the lists of the lexicon that fill them. Two lists: which one is decided by a sign.
+# Slots, and the lists of the lexicon that fill them. Two lists: a sign decides which one.
 SLOTS: dict[str, tuple[str, ...]] = {
     "name": ("boys", "girls"),
     "adjective": ("positive", "negative"),
@@ -56,12 +56,12 @@ SLOTS: dict[str, tuple[str, ...]] = {
     "time": ("times",),
 }
 DECIDED = {"who": ("he", "she"), "child": ("boy", "girl")}  # follow from the name, cost nothing
-_CHILD = ("name", *DECIDED)  # slots that tell a boy from a girl
+_CHILD = ("name", *DECIDED)  # slots that differ between a boy and a girl
 _SUBJECTS = ("{name}", "{who}")
 REACTIONS = ("so {} felt {{emotion}}", "so {} looked {{emotion}}", "and {} began to {{deed}}")
 
 
-def _sentences() -> dict[Part, tuple[tuple[str, float], ...]]:
+def _sentences() -> dict[_Part, tuple[tuple[str, float], ...]]:
     """Every sentence form with its probability, which sums to one in each part."""
     tails = [r.format(subject) for r, subject in itertools.product(REACTIONS, _SUBJECTS)]
     befores = {"": 0.45, "{intensifier} ": 0.2, "{negator} ": 0.25, "{negator} {intensifier} ": 0.1}
@@ -71,7 +71,7 @@ def _sentences() -> dict[Part, tuple[tuple[str, float], ...]]:
         for tail in tails
     ]
     double = [
-        # "seemed", not "was": no other clause has it, which tells a small model that this one turns
+        # "seemed", not "was": no other clause has it, so a small model can see that this one turns
         (f"the {{thing}} was {{adjective}} but the {{other}} seemed {{second}} {tail} .", 1.0)
         for tail in tails
     ]
@@ -106,10 +106,10 @@ def _shares(*groups: tuple[Sequence[tuple[str, float]], float]) -> tuple[tuple[s
 
 
 @dataclass(frozen=True)
-class Form:
+class _Form:
     """A sentence form, and what follows from its words alone."""
 
-    part: Part
+    part: _Part
     words: tuple[str, ...]  # literals, and slots as "{slot}"; no slot twice
     share: float  # its probability within its part
 
@@ -120,12 +120,12 @@ class Form:
 
     @property
     def polar(self) -> bool:
-        """Whether it tells a sentiment and a reaction to it."""
+        """Whether it has a sentiment and a reaction to it."""
         return "adjective" in self.slots
 
     @property
     def turn(self) -> int:
-        """What it makes of its first adjective's sign: -1 turns it round."""
+        """Factor on the sign of its first adjective: -1 reverses it."""
         return -1 if "{negator}" in self.words or "but" in self.words else 1
 
     def place(self, *words: str) -> int:
@@ -169,14 +169,14 @@ class Grammar:
         if clash:
             raise StoryError(
                 f"lexicon with the words {sorted(clash)}, which the grammar itself uses: a text "
-                f"could be told in two ways, and its entropy would be wrong. Choose other words."
+                f"could arise in two ways, and its entropy would be wrong. Choose other words."
             )
 
     @cached_property
-    def forms(self) -> tuple[Form, ...]:
+    def forms(self) -> tuple[_Form, ...]:
         """Every sentence form; their shares sum to one within each part of a story."""
         return tuple(
-            Form(part, tuple(text.split()), share)
+            _Form(part, tuple(text.split()), share)
             for part, forms in _sentences().items()
             for text, share in forms
         )
@@ -205,10 +205,10 @@ class Grammar:
 
     @cached_property
     def frame_nats(self) -> float:
-        """``-log p`` of what a story decides once: its length and its child."""
+        """``-log p`` of what is chosen once per story: its length and its child."""
         return log(len(N_BODY)) + log(2 * len(self.lexicon.boys))
 
-    def nats(self, form: Form) -> float:
+    def nats(self, form: _Form) -> float:
         """``-log p`` of a sentence of this form, without the label noise of its reaction."""
         free = [slot for slot in form.slots if slot not in (*DECIDED, "name")]
         words = (self.choices[slot].shape[1] - (slot == "other") for slot in free)
@@ -232,15 +232,15 @@ class Grammar:
                 f"a text of {len(sentences)} sentences: a story has an opening, {N_BODY} body "
                 f"sentences and a closing, each ended by ' .'."
             )
-        body = [self._read("body", said) for said in sentences[1:-1]]
-        read = [self._read("opening", sentences[0]), *body, self._read("closing", sentences[-1])]
+        body = [self.read("body", said) for said in sentences[1:-1]]
+        read = [self.read("opening", sentences[0]), *body, self.read("closing", sentences[-1])]
         names = {bound["name"] for _, bound in read if "name" in bound}
         signs = {self._sign(s, w) for _, bound in read for s, w in bound.items() if s in _CHILD}
         if len(names) != 1 or len(signs) != 1:
             raise StoryError(f"a text about {sorted(names)}: a story is about one child.")
         return self.frame_nats + sum(nats for nats, _ in read)
 
-    def _read(self, part: Part, said: Sequence[str]) -> tuple[float, dict[str, str]]:
+    def read(self, part: _Part, said: Sequence[str]) -> tuple[float, dict[str, str]]:
         """``-log p`` of one sentence, and the words in its slots."""
         found = [
             (self.nats(form) + noise, bound)
@@ -249,7 +249,7 @@ class Grammar:
             if (noise := self._noise_nats(form, bound)) is not None
         ]
         if len(found) != 1:
-            raise StoryError(f"'{' '.join(said)}' can be told in {len(found)} ways, not in one.")
+            raise StoryError(f"'{' '.join(said)}' can arise in {len(found)} ways, not in one.")
         return found[0]
 
     def _sign(self, slot: str, word: str) -> int:
@@ -259,7 +259,7 @@ class Grammar:
         ]
         return next((sign for sign, words in zip((1, -1), lists, strict=False) if word in words), 0)
 
-    def _noise_nats(self, form: Form, bound: dict[str, str]) -> float | None:
+    def _noise_nats(self, form: _Form, bound: dict[str, str]) -> float | None:
         """``-log p`` of the reaction's agreement, or None where the words do not fit the form."""
         signs = {slot: self._sign(slot, word) for slot, word in bound.items()}
         if 0 in signs.values() or ("other" in bound and bound["other"] == bound["thing"]):

@@ -1,8 +1,7 @@
 """The words of the little stories, by the part they play.
 
-What a reader would get wrong: words may be changed, but not freely. Each word has one part, and
-lists that answer each other are equally long, because the entropy of the stories is exact only
-where a text can be told in one way.
+Words may be changed, but each must have one part only, and lists that answer each other must be
+equally long: the entropy of the stories is exact only if a text can arise in one way.
 """
 
 from __future__ import annotations
@@ -148,9 +147,9 @@ class Lexicon:
         if uneven or twice or empty or len(self.things) < 2:
             raise StoryError(
                 f"lexicon with lists of unequal length {uneven}, words in two places {twice}, "
-                f"empty lists {empty}, {len(self.things)} things: a text could then be told in two "
-                f"ways, and its entropy would be wrong. Make mates equally long, words unique, no "
-                f"list empty, and give at least two things."
+                f"empty lists {empty}, {len(self.things)} things: a text could then arise in two "
+                f"ways, and its entropy would be wrong. Make paired lists equally long and words "
+                f"unique, leave no list empty, and give at least two things."
             )
 
     @property

@@ -1,9 +1,9 @@
 """Minimal pairs for the behaviours that the little stories teach.
 
-Each prompt is a story told up to the word that the behaviour decides, so it is text as a model saw
-it in training. What a reader would get wrong: the un-negated prompts of ``negation`` have an
-intensifier where the others have a negator (``very good`` / ``not good``), so that all prompts of a
-pair are equally long and a position in one means the same as in the other.
+Each prompt is a story up to the word that the behaviour decides, so it is text as a model saw it in
+training. The un-negated prompts of ``negation`` have an intensifier where the others have a negator
+(``very good`` / ``not good``), so that all prompts of a pair are equally long and a position means
+the same in each.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from circuits.errors import StoryError
 
 @dataclass(frozen=True)
 class MinimalPair:
-    """Prompts that differ in named factors alone, and the words each should go on with."""
+    """Prompts that differ in named factors alone, and the words that should follow each."""
 
     texts: tuple[str, ...]  # equally many words each, so that positions can be compared
     factors: tuple[dict[str, bool], ...]  # for each text
@@ -34,10 +34,11 @@ def minimal_pairs(
     """Prompts for one of `BEHAVIOURS`, up to the word that it decides."""
     if behaviour not in BEHAVIOURS:
         raise StoryError(
-            f"behaviour '{behaviour}' is none that the stories teach; choose of {BEHAVIOURS}."
+            f"the stories do not teach a behaviour '{behaviour}'. Choose one of: "
+            f"{', '.join(BEHAVIOURS)}."
         )
-    dice = np.random.default_rng([seed, BEHAVIOURS.index(behaviour)])
-    draw = _Draw(lexicon or Lexicon(), dice)
+    rng = np.random.default_rng([seed, BEHAVIOURS.index(behaviour)])
+    draw = _Draw(lexicon or Lexicon(), rng)
     return [_BUILDERS[behaviour](draw) for _ in range(n)]
 
 
@@ -87,23 +88,23 @@ _BUILDERS: dict[str, Callable[[_Draw], MinimalPair]] = {
 }
 
 BEHAVIOURS = tuple(_BUILDERS)
-"""What the stories teach."""
+"""The behaviours that the stories teach."""
 
 
 class _Draw:
-    """Words at random for a prompt."""
+    """Random words for a prompt."""
 
-    def __init__(self, lexicon: Lexicon, dice: np.random.Generator) -> None:
-        self.lexicon, self.dice = lexicon, dice
+    def __init__(self, lexicon: Lexicon, rng: np.random.Generator) -> None:
+        self.lexicon, self.rng = lexicon, rng
 
     def one(self, *lists: str) -> str:
         words = [word for name in lists for word in getattr(self.lexicon, name)]
-        return words[int(self.dice.random() * len(words))]
+        return words[int(self.rng.random() * len(words))]
 
     def two(self, name: str) -> tuple[str, str]:
         first = self.one(name)
         others = [word for word in getattr(self.lexicon, name) if word != first]
-        return first, others[int(self.dice.random() * len(others))]
+        return first, others[int(self.rng.random() * len(others))]
 
     def setting(self) -> str:
         """An opening sentence with a place for the name."""
@@ -116,8 +117,8 @@ class _Draw:
         return self.setting().format(child), child
 
     def reaction(self, child: str) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
-        """A reaction up to the word that tells it, and the words that could."""
-        tail = REACTIONS[int(self.dice.random() * len(REACTIONS))].format(child)
+        """A reaction up to the word that decides it, and the words that may come there."""
+        tail = REACTIONS[int(self.rng.random() * len(REACTIONS))].format(child)
         slot = tail[tail.index("{") + 1 : -1]
         glad, sad = (getattr(self.lexicon, name) for name in SLOTS[slot])
         return tail[: tail.index(" {")], glad, sad

@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 
 from analysis.attribution import contrast
-from analysis.attribution.contrast import PairAccount, by_component, by_layer, made_here, origins
+from analysis.attribution.contrast import (
+    PairAccount,
+    Totals,
+    by_component,
+    by_layer,
+    made_here,
+    origins,
+)
 from analysis.attribution.output_features import OutputFeatures
 from analysis.behaviour.cases import Behaviour, Case
 from analysis.behaviour.in_model import in_model
@@ -159,17 +166,20 @@ def test_components_add_up_to_the_margins(factors, biases):
 # --- pairs
 
 
+def summed(total: Totals) -> float:
+    return total.pairs + total.constant + total.bias + total.error
+
+
 @ACCOUNTS
 def test_pairs_constants_bias_and_error_add_up_to_the_mlp(factors, biases):
     account = small_account(factors, mlp_bias=biases)
-    told = account.totals
-    parts = [told[name] for name in ("pairs", "constant", "bias", "error")]
-    assert sum(parts) == pytest.approx(told["MLP"], rel=1e-9)
-    assert (abs(told["bias"]) > 1e-3) == biases
-    assert abs(told["error"]) > 1e-3
+    total = account.totals
+    assert summed(total) == pytest.approx(total.mlp, rel=1e-9)
+    assert (abs(total.bias) > 1e-3) == biases
+    assert abs(total.error) > 1e-3
     # the MLP's part of the model's own margins, as the running model writes it
     table = by_component(account.cases).set_index(["component", "layer"])
-    assert told["MLP"] == pytest.approx(table.loc[("MLP", LAYER), "contrast"], rel=1e-6)
+    assert total.mlp == pytest.approx(table.loc[("MLP", LAYER), "contrast"], rel=1e-6)
     margins = account.cases.class_means(account.cases.margins())
     affected = account.cases.affected > 0
     assert account.margin == pytest.approx(float(margins[affected].mean()), rel=1e-6)
@@ -212,7 +222,7 @@ def test_class_columns_and_class_totals_agree(factors, biases):
         torch.tensor(inside.to_numpy()), torch.tensor(account.pairs["contrast"].to_numpy())
     )
     totals = account.class_totals
-    assert float(totals[affected].mean()) == pytest.approx(account.totals["MLP"])
+    assert float(totals[affected].mean()) == pytest.approx(account.totals.mlp)
 
 
 @pytest.mark.parametrize("factors", [1, 2])
@@ -224,10 +234,10 @@ def test_computed_and_inherited_of_all_pairs_are_those_of_the_layer(factors):
     account = small_account(factors, dictionary=exact)
     parts = account.computed(account.pairs).sum(0)
     size = abs(account.origins.contrast)
-    told = account.origins
-    assert float(parts[0]) == pytest.approx(told.computed * size, abs=1e-9)
-    assert float(parts[1]) == pytest.approx(told.inherited * size, abs=1e-9)
-    assert account.totals["error"] == pytest.approx(0, abs=1e-9)
+    shares = account.origins
+    assert float(parts[0]) == pytest.approx(shares.computed * size, abs=1e-9)
+    assert float(parts[1]) == pytest.approx(shares.inherited * size, abs=1e-9)
+    assert account.totals.error == pytest.approx(0, abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -240,21 +250,19 @@ def test_computed_and_inherited_of_all_pairs_are_those_of_the_layer(factors):
     ids=["signed", "thresholds", "none active"],
 )
 def test_accounts_of_every_kind_of_dictionary_add_up(dictionary):
-    told = small_account(dictionary=dictionary, mlp_bias=True).totals
-    parts = [told[name] for name in ("pairs", "constant", "bias", "error")]
-    assert sum(parts) == pytest.approx(told["MLP"], rel=1e-9)
+    total = small_account(dictionary=dictionary, mlp_bias=True).totals
+    assert summed(total) == pytest.approx(total.mlp, rel=1e-9)
 
 
 def test_of_too_many_features_those_that_write_least_are_error(monkeypatch):
     whole = small_account(mlp_bias=True)
     assert len(whole.features) > 7
-    monkeypatch.setattr(contrast, "_MOST_FEATURES", 6)
+    monkeypatch.setattr(contrast, "MOST_FEATURES", 6)
     some = small_account(mlp_bias=True)
     assert len(some.features) == 7
     assert set(some.features.tolist()) < set(whole.features.tolist())
-    parts = [some.totals[name] for name in ("pairs", "constant", "bias", "error")]
-    assert sum(parts) == pytest.approx(some.totals["MLP"], rel=1e-9)
-    assert some.totals["MLP"] == whole.totals["MLP"]
+    assert summed(some.totals) == pytest.approx(some.totals.mlp, rel=1e-9)
+    assert some.totals.mlp == whole.totals.mlp
     shared = whole.pairs.merge(some.pairs, on=["first", "second"])
     assert len(shared) == len(some.pairs)
     torch.testing.assert_close(*(torch.tensor(shared[f"contrast_{x}"].to_numpy()) for x in "xy"))
@@ -286,7 +294,7 @@ def test_what_goes_through_output_features_and_their_error_is_all(factors):
     assert relative_error(found.shares, brute) < 1e-4
 
 
-def test_every_layers_mlp_says_whence_its_contrast_is():
+def test_of_every_mlp_it_is_known_where_its_contrast_comes_from():
     """The second layer of the inherited twin only reads; the computed model's one layer makes."""
     twin = by_layer(in_model(planted_behaviour(), planted_model("inherited")))
     mlps = twin[twin["component"] == "MLP"].set_index("layer")

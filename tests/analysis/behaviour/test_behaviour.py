@@ -10,9 +10,9 @@ from analysis.behaviour.built_in import built_in_behaviour, cases_from_stories
 from analysis.behaviour.cases import Behaviour, Case
 from analysis.behaviour.in_model import in_model
 from circuits.corpus import built_in
-from circuits.corpus.batches import train_tokenizer
 from circuits.corpus.stories.lexicon import Lexicon
 from circuits.corpus.stories.prompts import BEHAVIOURS, minimal_pairs
+from circuits.corpus.tokenizer import train_tokenizer
 from circuits.errors import BehaviourError, FeatureRangeError
 from tests.support.planted_negation import (
     GLAD,
@@ -64,15 +64,15 @@ def test_a_behaviour_outlives_its_file(tmp_path):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("{", "line 2 is no JSON"),
-        ("[1]", "line 2 is no JSON object. Write one case a line."),
+        ("{", "line 2 is not JSON"),
+        ("[1]", "line 2 is not a JSON object. Write one case a line."),
         ('{"text": "a"}', "line 2 has no 'label', no 'right', no 'wrong'. Its keys are text, lab"),
         ({"colour": 1}, "line 2 has an unknown 'colour'. Its keys are text, label, right, wrong"),
         ({"text": None}, "line 2 has text None, which is no str"),
         ({"label": None, "right": None}, "line 2 has label None, which is no str, right None, whi"),
         ({"text": 5, "pair": True}, "line 2 has text 5, which is no str, pair True, which is no i"),
-        ({"right": "glad"}, "line 2 has right 'glad', which is no list of words"),
-        ({"wrong": [1]}, "line 2 has wrong [1], which is no list of words"),
+        ({"right": "glad"}, "line 2 has right 'glad', which is not a list of words"),
+        ({"wrong": [1]}, "line 2 has wrong [1], which is not a list of words"),
         ({"factors": {"a": 1}}, "line 2 has factors that are neither true nor false"),
         ({"position": 1.5}, "line 2 has position 1.5, which is no int"),
     ],
@@ -116,7 +116,7 @@ def test_a_class_of_one_case_is_refused():
     said = refused(lambda: planted_behaviour(cases=tuple(cases)))
     assert said == (
         "behaviour 'negation': 'not bad' of one case: without a second one no spread is known, and "
-        "no interval. Mend its cases."
+        "no interval. Fix its cases."
     )
 
 
@@ -151,7 +151,7 @@ def test_a_case_counts_once_and_in_one_class():
     )
 
 
-@pytest.mark.parametrize("name", ["first", "contrast", "taken"])
+@pytest.mark.parametrize("name", ["first", "contrast", "removed"])
 def test_classes_are_not_named_as_columns_of_its_tables(name):
     cases = tuple(
         replace(c, label=name if c.label == "good" else c.label) for c in planted_behaviour().cases
@@ -166,9 +166,9 @@ def test_factors_are_not_named_as_columns_of_its_tables():
     assert "called 'mean'" in refused(lambda: Behaviour("sentiment", cases))
 
 
-def test_what_two_stories_tell_alike_counts_once():
-    told = cases_from_stories(1000, seed=1_000_005)  # two of whose reactions follow the same words
-    texts = [case.text for case in told.cases]
+def test_texts_that_two_stories_share_count_once():
+    behaviour = cases_from_stories(1000, seed=1_000_005)  # 2 of them share their words
+    texts = [case.text for case in behaviour.cases]
     assert len(set(texts)) == len(texts) == 999
 
 
@@ -356,7 +356,7 @@ def test_built_in_behaviours_fit_the_stories_words(name, word_model):
     assert built_in_behaviour(name, word_model, 200, seed=2) != behaviour
 
 
-def test_stories_told_up_to_a_reaction_are_in_the_classes_of_their_truth(word_model):
+def test_stories_up_to_a_reaction_are_in_the_classes_of_their_truth(word_model):
     behaviour = cases_from_stories(200, seed=3)
     assert len(behaviour.cases) > 190
     assert set(behaviour.labels) == {"good", "bad", "not good", "not bad"}
@@ -366,12 +366,12 @@ def test_stories_told_up_to_a_reaction_are_in_the_classes_of_their_truth(word_mo
         assert case.label == ("not " if negated else "") + ("good" if positive else "bad")
         assert (case.right[0] in lexicon.glad) == (negated != positive)
         # the sentence that is reacted to has a negator if, and only if, its class has
-        told = case.text.split(" . ")[-1].split()
-        assert negated == bool(set(told) & set(lexicon.negators))
+        words = case.text.split(" . ")[-1].split()
+        assert negated == bool(set(words) & set(lexicon.negators))
     assert in_model(behaviour, word_model).effects_named[3] == "negated x positive"
 
 
-def test_a_story_that_is_told_twice_counts_once():
+def test_a_story_that_comes_twice_counts_once():
     """Of these thousand, one is the beginning of another."""
     behaviour = cases_from_stories(1000, seed=2)
     texts = [case.text for case in behaviour.cases]

@@ -1,22 +1,21 @@
-"""What commands tell, for people and for scripts."""
+"""What commands answer, for people and for scripts."""
 
 import json
 
 import pandas as pd
 
-from analysis.cli.answers import Told, told_fields
-from analysis.cli.tables import told_table
+from analysis.cli.answers import Answer, fields_answer, table_answer
 
 TABLE = pd.DataFrame({"name": ["a", "long one"], "n": [3, 12], "share": [0.123456, float("nan")]})
 
 
-def strictly(told: Told):
-    """Its JSON, in which NaN would be no number."""
-    return json.loads(told.as_json(), parse_constant=lambda name: name)
+def strictly(answer: Answer):
+    """Its JSON, which has no NaN."""
+    return json.loads(answer.as_json(), parse_constant=lambda name: name)
 
 
 def test_columns_stand_right_aligned_with_the_note_below():
-    assert told_table(TABLE, {"seed": 4}, "share: of all").text.splitlines() == [
+    assert table_answer(TABLE, {"seed": 4}, "share: of all").text.splitlines() == [
         "    name   n  share",
         "       a   3  0.123",
         "long one  12    nan",
@@ -26,23 +25,23 @@ def test_columns_stand_right_aligned_with_the_note_below():
 
 
 def test_a_table_without_rows_is_its_head():
-    empty = told_table(TABLE[:0], {})
+    empty = table_answer(TABLE[:0], {})
     assert empty.text == "name  n  share"
     assert strictly(empty) == {"rows": []}
 
 
 def test_json_says_null_where_there_is_no_number():
-    said = strictly(told_table(TABLE, {"seed": 4}, "unused"))
+    said = strictly(table_answer(TABLE, {"seed": 4}, "unused"))
     assert said["seed"] == 4
     assert said["rows"][1] == {"name": "long one", "n": 12, "share": None}
     assert said["rows"][0]["share"] == 0.123456
-    said = strictly(told_fields({"gap": float("inf"), "of": {"good": float("nan"), "n": (1, 2)}}))
+    said = strictly(fields_answer({"gap": float("inf"), "of": {"good": float("nan"), "n": (1, 2)}}))
     assert said == {"gap": None, "of": {"good": None, "n": [1, 2]}}
 
 
 def test_fields_stand_below_each_other_and_what_is_not_there_is_none():
     fields = {"held_out": 1.5, "site": None, "right": {"good": 1.0, "bad": 0.5}}
-    assert told_fields(fields).text.splitlines() == [
+    assert fields_answer(fields).text.splitlines() == [
         "held out  1.5000",
         "site      none",
         "right     good: 1.0",

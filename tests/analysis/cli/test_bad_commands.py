@@ -64,20 +64,20 @@ def files(place: Path) -> set[str]:
         ("interactions RUN --device meta", "device 'meta' cannot be used here"),
         ("demo NEW --device quantum", "device 'quantum' cannot be used here"),
         ("demo AT/file", "File exists"),
-        ("model train NEW --plan AT/deep.json", "no readable JSON"),
-        ("model train NEW --plan AT/cut.json", "no readable JSON"),
-        ("model train NEW --column text", "--column text names a part of a text, and none was"),
-        ("interactions RUN --column text", "--column text names a part of a text, and none was"),
-        ("report RUN --column text", "--column text names a part of a text, and none was"),
+        ("model train NEW --plan AT/deep.json", "not readable JSON"),
+        ("model train NEW --plan AT/cut.json", "not readable JSON"),
+        ("model train NEW --column text", "--column text names a part of a text, and no text"),
+        ("interactions RUN --column text", "--column text names a part of a text, and no text"),
+        ("report RUN --column text", "--column text names a part of a text, and no text"),
         ("model train NEW --text AT/empty.txt", "empty.txt"),
-        ("find RUN --behaviour AT/deep.json", "line 1 is no JSON"),
+        ("find RUN --behaviour AT/deep.json", "line 1 is not JSON"),
         ("find RUN --behaviour ../x", "behaviour '../x' is neither built in"),
-        ("find RUN --behaviour negation --coverage nan", "coverage nan is no share"),
-        ("interactions RUN --q nan", "q = nan is no share of false discoveries"),
+        ("find RUN --behaviour negation --coverage nan", "coverage nan must be a share"),
+        ("interactions RUN --q nan", "q = nan must lie between 0 and 1"),
         ("interactions RUN --layer 99", "99"),
         ("validate RUN --circuit ../../../file", "has no circuit of a behaviour '../../../file'"),
         ("rank RUN --circuit ../manifest", "has no circuit '../manifest'"),
-        ("export AT/deep.json", "deep.json is no JSON"),
+        ("export AT/deep.json", "deep.json is not JSON"),
         ("export AT/folder", "folder"),
         ("digits --pictures AT/folder", "folder is a folder. Name a file"),
         ("sae train BARE --features 4611686018427387904", "not enough memory"),
@@ -112,9 +112,9 @@ OUT = "saes/blocks.0.hook_mlp_out"
         ("model/config.json", cut, "model info RUN", "config.json"),
         (f"{OUT}/sae_weights.safetensors", cut, "sae info RUN", "sae_weights.safetensors"),
         (f"{OUT}/cfg.json", cut, "sae info RUN", "cfg.json"),
-        (f"{OUT}/metrics.jsonl", cut, "sae info RUN", "its last line tells no step of a training"),
+        (f"{OUT}/metrics.jsonl", cut, "sae info RUN", "its last line is not a training step"),
         ("saes", lambda path: (shutil.rmtree(path), path.touch()), "sae info RUN", "is a file"),
-        ("manifest.json", newer, "interactions RUN", "no list of steps can be read from it"),
+        ("manifest.json", newer, "interactions RUN", "manifest.json: not a list of steps"),
     ],
     ids=lambda value: None if callable(value) else value,
 )
@@ -169,5 +169,5 @@ def test_a_watcher_that_does_not_begin_is_told(place, capsys, monkeypatch):
     run = place / "run"
     shutil.rmtree(run / "saes")
     said = refused(capsys, "sae", "train", run, *TRAIN, "--log", "wandb")
-    assert "wandb does not begin (No API key configured.). Set WANDB_MODE=offline" in said
+    assert "wandb does not start (No API key configured.). Set WANDB_MODE=offline" in said
     assert not (run / "saes").exists()

@@ -10,10 +10,12 @@ import pytest
 
 from analysis.behaviour.cases import Behaviour
 from analysis.cli.main import main
-from analysis.validation import validate as validation
-from analysis.validation.validate import Validation
+from analysis.runs.circuits import run_find, run_validate
+from analysis.runs.run import Run
+from analysis.validation import record
+from analysis.validation.edits import EditKind
+from analysis.validation.record import Validation
 from circuits.graph.circuit import Circuit
-from circuits.model import load_model
 from circuits.storage.manifest import read_manifest
 from tests.support.planted_negation import (
     BAD,
@@ -21,8 +23,9 @@ from tests.support.planted_negation import (
     NEGATOR,
     WORDS,
     planted_behaviour,
-    planted_dictionaries,
     planted_model,
+    planted_run,
+    planted_text,
     sentiment,
 )
 
@@ -36,12 +39,7 @@ def planted(tmp_path_factory) -> Path:
 
 
 def write_run(folder: Path, kind: str) -> None:
-    model = planted_model(kind)
-    model.save(folder / "model")
-    trained_on = {"activations": {"model": load_model(folder / "model", device="cpu").fingerprint}}
-    for site, dictionary in planted_dictionaries(kind).items():
-        replace(dictionary, notes=trained_on).save(folder / "saes" / site.hook_name)
-    planted_behaviour().save(folder / "negated or not.jsonl")
+    planted_behaviour().save(planted_run(folder, kind) / "negated or not.jsonl")
 
 
 @pytest.fixture
@@ -66,13 +64,6 @@ def kept(run: Path) -> list[str]:
     return sorted(file.name for file in folder.iterdir()) if folder.exists() else []
 
 
-def text_of(run: Path) -> Path:
-    """Documents in the planted model's words, some to be held out."""
-    texts = [f"{case.text} {case.right[0]}" for case in planted_behaviour().cases] * 4
-    (run / "text.txt").write_text("\n\n".join(f"{t} {t}" for t in texts))
-    return run / "text.txt"
-
-
 NAMES = [f"negated-or-not.{end}" for end in ("behaviour.jsonl", "graphml", "json")]
 
 
@@ -95,12 +86,12 @@ def test_a_circuit_is_printed_for_a_person_and_kept(run, capsys):
 
 
 def test_scripts_are_told_in_json(run, capsys):
-    told = json.loads(find(capsys, run, "--json"))
-    assert told["found"]
-    assert told["verdict"].startswith("computed in this MLP")
-    assert Path(told["file"]).exists()
-    assert told["shares"]["computed"] == pytest.approx(1)
-    assert [row["contrast"] > 1 for row in told["interactions"]] == [True, True]
+    answer = json.loads(find(capsys, run, "--json"))
+    assert answer["found"]
+    assert answer["verdict"].startswith("computed in this MLP")
+    assert Path(answer["file"]).exists()
+    assert answer["shares"]["computed"] == pytest.approx(1)
+    assert [row["contrast"] > 1 for row in answer["interactions"]] == [True, True]
 
 
 def test_finding_again_writes_the_same_bytes(run, capsys):
@@ -114,10 +105,10 @@ def test_finding_again_writes_the_same_bytes(run, capsys):
 
 def test_a_found_circuit_is_validated_on_the_other_half(run, capsys):
     find(capsys, run)
-    said = called(capsys, "validate", run, "--text", text_of(run), "--draws", 2)
+    said = called(capsys, "validate", run, "--text", planted_text(run), "--draws", 2)
     assert said.startswith("negated or not: proven: every criterion is met")
-    for words in ("remove the circuit", "control: untrained model", "as large",
-                  "On text where no answer is due", "n = 32 cases, seed 0"):  # fmt: skip
+    for words in ("remove the circuit", "control: untrained model", "same size",
+                  "On other text, where no answer", "n = 32 cases, seed 0"):  # fmt: skip
         assert words in said
     proof = Validation.load(run / "circuits" / "negated-or-not.validation.json")
     assert (proof.circuit, proof.behaviour, proof.n) == ("negated or not", "negated or not", 32)
@@ -125,11 +116,11 @@ def test_a_found_circuit_is_validated_on_the_other_half(run, capsys):
         "circuit negated or not",
         "validation of negated or not",
     ]
-    told = json.loads(
-        called(capsys, "validate", run, "--text", text_of(run), "--draws", 2, "--json",
+    answer = json.loads(
+        called(capsys, "validate", run, "--text", planted_text(run), "--draws", 2, "--json",
                "--circuit", "negated or not")
     )  # fmt: skip
-    (one,) = told["validations"]
+    (one,) = answer["validations"]
     assert one["proven"]
     assert [row["met"] for row in one["criteria"]] == [True] * 6
 
@@ -138,14 +129,16 @@ def test_circuits_of_one_run_are_each_others_controls(run, capsys):
     find(capsys, run)
     planted_behaviour(8).save(run / "few.jsonl")
     called(capsys, "find", run, "--behaviour", run / "few.jsonl")
-    said = called(capsys, "validate", run, "--text", text_of(run), "--draws", 1, "--circuit", "few")
+    said = called(
+        capsys, "validate", run, "--text", planted_text(run), "--draws", 1, "--circuit", "few"
+    )
     assert "control: circuit of negated or not" in said
     assert "control: circuit of few" not in said
 
 
 def test_what_was_found_before_and_is_not_any_more_is_removed(run, capsys):
     find(capsys, run)
-    called(capsys, "validate", run, "--text", text_of(run), "--draws", 1)
+    called(capsys, "validate", run, "--text", planted_text(run), "--draws", 1)
     assert len(kept(run)) == 4
     cases = (replace(c, right=c.wrong, wrong=c.right) for c in planted_behaviour().cases)
     planted_behaviour(cases=tuple(cases)).save(run / "negated or not.jsonl")
@@ -170,7 +163,7 @@ def test_another_behaviour_of_the_same_file_name_is_refused(run, capsys):
 
 def test_a_circuit_found_anew_has_no_old_validation(run, capsys):
     find(capsys, run)
-    called(capsys, "validate", run, "--text", text_of(run), "--draws", 1)
+    called(capsys, "validate", run, "--text", planted_text(run), "--draws", 1)
     find(capsys, run, "--pairs", 3)
     assert kept(run) == NAMES
     assert [entry["step"] for entry in read_manifest(run)] == ["circuit negated or not"]
@@ -184,8 +177,8 @@ def test_not_found_is_an_answer_and_exits_0(tmp_path, capsys):
     assert said.startswith("not found: the MLP adds 0.00 of the ")
     said = find(capsys, run)
     assert said.startswith("not found: the model does not show this behaviour")
-    told = json.loads(find(capsys, run, "--json"))
-    assert told == {"found": False, "why": said.strip()}
+    answer = json.loads(find(capsys, run, "--json"))
+    assert answer == {"found": False, "why": said.strip()}
     assert kept(run) == []
 
 
@@ -195,26 +188,28 @@ def test_an_inherited_contrast_is_said_to_be(tmp_path, capsys):
     assert "found in layer 1, inherited from attention or earlier layers" in said
 
 
-def test_the_probability_metric_of_a_circuit_is_that_of_its_validation(run, capsys, monkeypatch):
-    from analysis.runs.circuits import run_find, run_validate
-    from sae import load_dictionaries
-
-    model, dictionaries = load_model(run / "model", device="cpu"), load_dictionaries(run)
+def test_the_probability_metric_of_a_circuit_is_that_of_its_validation(run):
     behaviour = planted_behaviour(metric="probability", name="likely / not")
-    run_find(run, model, dictionaries, behaviour, coverage=0.9, n_pairs=4)
+    opened = Run(run, device="cpu")
+    run_find(opened, behaviour, coverage=0.9, n_pairs=4)
     assert "likely-not.json" in kept(run)
-    found = run_validate(run, model, dictionaries, "likely / not", n_draws=1)
-    plain = found.edits.set_index("edit").loc["none"]
+    found = run_validate(opened, "likely / not", n_draws=1)
+    plain = found.edit(EditKind.NONE)
     assert 0 < plain["not good"] < 1  # a difference of chances, not of logits
     assert found.behaviour == "likely / not"
 
 
 def test_proposals_are_printed_and_kept(run, capsys):
-    said = called(capsys, "find", run, "--proposals", 2)
-    assert said.startswith("  ") or "circuit" in said or "nothing to propose" in said
-    told = json.loads(called(capsys, "find", run, "--proposals", 2, "--json"))
-    assert len(told["proposals"]) <= 2
-    assert len([name for name in kept(run) if name.endswith(".json")]) == len(told["proposals"])
+    """Outputs 4 and 5 are the two signs of thing x child, which the planted MLP multiplies."""
+    head, first, second, *_, folder = called(capsys, "find", run, "--proposals", 2).splitlines()
+    assert head.split()[:4] == ["circuit", "pairs", "groups", "gates"]
+    assert first.split() == ["layer", "0", "output", "4", "4", "4", "XOR", "1", "1", "1", "5"]
+    assert second.split() == ["layer", "0", "output", "5", "4", "4", "XOR", "1", "1", "1", "4"]
+    assert Path(folder) == run / "circuits"
+    names = [f"layer-0-output-{output}" for output in (4, 5)]
+    assert kept(run) == [f"{name}.{end}" for name in names for end in ("graphml", "json")]
+    answer = json.loads(called(capsys, "find", run, "--proposals", 2, "--json"))
+    assert [row["name"] for row in answer["proposals"]] == ["layer 0 output 4", "layer 0 output 5"]
 
 
 @pytest.mark.parametrize(
@@ -225,27 +220,30 @@ def test_proposals_are_printed_and_kept(run, capsys):
         (["find", "RUN", "--behaviour", "RUN"], "cannot be read"),
         (["find", "RUN", "--behaviour", "negation"], "fewer than two of the words for"),
         (["find", "RUN", "--behaviour", "CASES", "--layer", "4"], "no dictionaries of mlp_in and"),
-        (["find", "RUN", "--behaviour", "CASES", "--coverage", "2"], "is no share of a contrast"),
+        (
+            ["find", "RUN", "--behaviour", "CASES", "--coverage", "2"],
+            "must be a share of the contrast",
+        ),
         (["find", "RUN", "--behaviour", "CASES", "--pairs", "0"], "n_pairs = 0. Ask for at least"),
         (["find", "RUN", "--layer", "4"], "no dictionaries of mlp_in and mlp_out for layer 4"),
         (["find", "RUN", "--proposals", "0"], "n = 0. Ask for at least 1"),
-        (["find", "RUN/none", "--behaviour", "CASES"], "no such folder"),
+        (["find", "RUN/none", "--behaviour", "CASES"], "none: there is no such run. Make one"),
         (["validate", "RUN"], "has no circuit of a behaviour. Find one: circuits find"),
         (["validate", "RUN", "--circuit", "x", "--text", "RUN/text.txt"], "no circuit of a behavi"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(run, capsys, arguments, said):
-    text_of(run)
+    planted_text(run)
     given = [
         a.replace("RUN", str(run)).replace("CASES", str(run / "negated or not.jsonl"))
         for a in arguments
     ]
     assert main([*given, "--device", "cpu"]) == 2
-    told = capsys.readouterr()
-    assert told.err.startswith(f"circuits {arguments[0]}: ")
-    assert told.err.count("\n") == 1
-    assert said in told.err
-    assert told.out == ""
+    answer = capsys.readouterr()
+    assert answer.err.startswith(f"circuits {arguments[0]}: ")
+    assert answer.err.count("\n") == 1
+    assert said in answer.err
+    assert answer.out == ""
     assert kept(run) == []
 
 
@@ -265,8 +263,8 @@ def test_a_circuit_of_another_run_is_refused(run, capsys, tmp_path):
     find(capsys, run)
     path = run / "circuits" / "negated-or-not.json"
     circuit = Circuit.load(path)
-    replace(circuit, source={**circuit.source, "inputs": "0" * 64}).save(path)
-    assert main(["validate", str(run), "--text", str(text_of(run)), "--device", "cpu"]) == 2
+    replace(circuit, source=replace(circuit.source, inputs="0" * 64)).save(path)
+    assert main(["validate", str(run), "--text", str(planted_text(run)), "--device", "cpu"]) == 2
     assert "is of another run: the hash of its inputs is 000000000000…" in capsys.readouterr().err
     assert kept(run) == NAMES
 
@@ -277,8 +275,24 @@ def test_a_failure_half_way_leaves_nothing_half_written(run, capsys, monkeypatch
     def broken(*_: object) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(validation, "write_json", broken)
-    assert main(["validate", str(run), "--text", str(text_of(run)), "--draws", "1",
+    monkeypatch.setattr(record, "write_json", broken)
+    assert main(["validate", str(run), "--text", str(planted_text(run)), "--draws", "1",
                  "--device", "cpu"]) == 2  # fmt: skip
     assert "no space left on device" in capsys.readouterr().err
     assert kept(run) == NAMES
+
+
+def test_a_circuit_is_exported_at_its_own_layer(tmp_path, capsys):
+    write_run(tmp_path / "run", "inherited")
+    find(capsys, tmp_path / "run")
+    file = tmp_path / "run" / "circuits" / "negated-or-not.json"
+    export = ["export", str(file), "--format", "attribution", "--json"]
+    assert main(export) == 0
+    written = json.loads(capsys.readouterr().out)["file"]
+    layers = {node["layer"] for node in json.loads(Path(written).read_text())["nodes"]}
+    assert layers == {"1", "2", "3"}  # inputs, pairs, output
+    assert main([*export, "--layer", "1"]) == 0
+    capsys.readouterr()
+    assert main([*export, "--layer", "0"]) == 2
+    assert "--layer 0, but " in (said := capsys.readouterr().err)
+    assert "is of layer 1. Leave --layer out." in said

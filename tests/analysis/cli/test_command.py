@@ -10,19 +10,19 @@ import struct
 import subprocess
 import sys
 import termios
+from importlib.metadata import version
 
 import pytest
 
 from analysis.cli import commands
-from analysis.cli import main as cli
-from analysis.cli.answers import Told
+from analysis.cli.answers import Answer
 from analysis.cli.main import main
 from analysis.cli.options import parser, with_all_below
 from circuits.errors import PlanError
-from circuits.storage.progress import _Bar, counted, progress
+from circuits.storage.progress import Bar, counted, progress
 from tests.support import ROOT
 
-STAND_IN = Told("the text", {"the": "rows"})
+STAND_IN = Answer("the text", {"the": "rows"})
 
 
 @pytest.fixture
@@ -35,14 +35,14 @@ def gates(monkeypatch):
     return put
 
 
-def noisy(options) -> Told:
+def noisy(options) -> Answer:
     sys.stdout.write("a library's remark\n")
     sys.stderr.write("note: something\n")
     return STAND_IN
 
 
 def failing(error: BaseException):
-    def fails(options) -> Told:
+    def fails(options) -> Answer:
         raise error
 
     return fails
@@ -128,7 +128,7 @@ def test_a_bug_is_called_one_and_shows_where_it_is(gates, capsys):
         (["gates", "--seeds", "3"], "unrecognized arguments: --seeds 3"),
         (["sae", "train"], "the following arguments are required: RUN"),
         (["sae", "trian", "run"], "invalid choice: 'trian'"),
-        (["gates", "--seed", "nan"], "'nan' is no whole number from 0"),
+        (["gates", "--seed", "nan"], "'nan' is not a whole number from 0"),
         (["completion", "tcsh"], "invalid choice: 'tcsh'"),
         ([], "the following arguments are required: COMMAND"),
     ],
@@ -137,12 +137,12 @@ def test_words_that_are_no_command_are_one_line(capsys, words, said):
     with pytest.raises(SystemExit) as ended:
         main(words)
     assert ended.value.code == 2
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.count("\n") == 1
-    assert told.err.startswith("circuits")
-    assert said in told.err
-    assert "--help" in told.err
+    answer = capsys.readouterr()
+    assert answer.out == ""
+    assert answer.err.count("\n") == 1
+    assert answer.err.startswith("circuits")
+    assert said in answer.err
+    assert "--help" in answer.err
 
 
 def test_a_function_answers_and_main_prints():
@@ -160,19 +160,18 @@ def test_a_function_answers_and_main_prints():
 
 WORK = """
 import time
-from analysis import commands
-from analysis.cli import main
-from analysis.printing import Told
-from circuits.progress import progress
+from analysis.cli import commands, main
+from analysis.cli.answers import Answer
+from circuits.storage.progress import progress
 import circuits.storage.progress
 
-circuits.storage.progress._SHORT = 0.1
+circuits.storage.progress.SHORT = 0.1
 
 def work(options):
     for _ in range(3):
         for _ in progress(range(3), "sawing", "log"):
             time.sleep(0.03)
-    return Told("done", {})
+    return Answer("done", {})
 
 commands.gates = work
 raise SystemExit(main(ARGUMENTS))
@@ -224,8 +223,8 @@ def test_a_bar_waits_for_the_rest_of_two_seconds(monkeypatch):
 
     now = [100.0]
     monkeypatch.setattr(sys, "stderr", Terminal())
-    for what in ("_work_began", "_last_seen"):  # no work has been seen yet, and none is afterwards
-        monkeypatch.setattr(_Bar, what, float("-inf"))
+    for what in ("work_began", "last_seen"):  # no work has been seen yet, and none is afterwards
+        monkeypatch.setattr(Bar, what, float("-inf"))
     monkeypatch.setattr("circuits.storage.progress.time.monotonic", lambda: now[0])
     first = counted(9, "first", "step")
     now[0] += 1.5
@@ -242,6 +241,15 @@ def test_ctrl_c_while_everything_is_imported_is_no_traceback(monkeypatch, capsys
     def interrupted(name):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "import_module", interrupted)
+    monkeypatch.setattr(sys.modules["analysis.cli.main"], "import_module", interrupted)
     assert main(["gates"]) == 130
     assert capsys.readouterr().err == "circuits gates: interrupted\n"
+
+
+def test_the_command_runs_as_a_module_too():
+    done = subprocess.run(
+        [sys.executable, "-m", "analysis.cli", "--version"],
+        capture_output=True, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.strip() == version("bilinear-circuits")

@@ -5,44 +5,49 @@ import re
 
 import pytest
 
-from analysis.cli.demo import _Memory
+from analysis.cli.demo import StepMemory
 from analysis.cli.main import main
+from analysis.runs.folder import RunFolder
 from circuits.errors import RunError
 from circuits.graph.circuit import Circuit
 from tests.support import ROOT
+
+
+def memory_of(run, model="a") -> StepMemory:
+    memory = StepMemory(RunFolder(run), 0, print)
+    memory.inputs["model"] = model
+    return memory
 
 
 @pytest.fixture
 def made(tmp_path):
     file = tmp_path / "made.json"
     file.write_text("one")
-    memory = _Memory(tmp_path, 0, print)
-    memory.keep("step", {"model": "a"}, [file])
+    memory_of(tmp_path).keep("step", [file])
     return tmp_path, file
 
 
 def test_a_step_that_was_done_is_remembered_by_another_process(made):
     run, file = made
-    again = _Memory(run, 0, print)
-    assert again.holds("step", {"model": "a"}, [file])
-    assert not again.holds("other", {"model": "a"}, [file])
+    again = memory_of(run)
+    assert again.holds("step", [file])
+    assert not again.holds("other", [file])
 
 
 def test_a_step_of_other_inputs_or_changed_files_is_done_again(made):
     run, file = made
-    again = _Memory(run, 0, print)
-    assert not again.holds("step", {"model": "b"}, [file])
+    assert not memory_of(run, "b").holds("step", [file])
     file.write_text("two")
-    assert not again.holds("step", {"model": "a"}, [file])
+    assert not memory_of(run).holds("step", [file])
     file.unlink()
-    assert not again.holds("step", {"model": "a"}, [file])
+    assert not memory_of(run).holds("step", [file])
 
 
 def test_a_memory_that_was_cut_short_is_refused(made):
     run, _ = made
     (run / "demo.json").write_text("{")
-    with pytest.raises(RunError, match=r"demo\.json: no readable JSON"):
-        _Memory(run, 0, print)
+    with pytest.raises(RunError, match=r"demo\.json: not readable JSON"):
+        memory_of(run)
 
 
 @pytest.fixture(scope="module")
@@ -79,4 +84,4 @@ def test_the_example_of_the_readme_runs_on_what_the_demonstration_made(demonstra
     # the command tells its classes on running stories besides: detectors may differ, pairs may not
     for part in ("features", "interactions", "gates"):
         assert getattr(names["circuit"], part) == getattr(kept, part)
-    assert names["circuit"].shares["computed"] == kept.shares["computed"]
+    assert names["circuit"].evidence.shares == kept.evidence.shares

@@ -1,12 +1,12 @@
-"""`circuits rank` prints each number beside its controls, keeps a table, says what is wrong."""
+"""`circuits rank` prints each number beside its controls, keeps a table, reports errors."""
 
 import json
 
 import pandas as pd
 import pytest
 
-from analysis import RankCurve
 from analysis.cli.main import main
+from analysis.lowrank.curve import RankCurve
 from circuits.corpus import built_in
 from circuits.model import ModelPlan, ModelShape, load_model, train_model
 from circuits.storage.manifest import read_manifest
@@ -30,13 +30,13 @@ def run(tmp_path_factory):
 
 def test_a_curve_is_printed_and_kept(run, capsys):
     assert main(["rank", run, *OPTIONS]) == 0
-    said = capsys.readouterr().out
-    assert said.startswith("mlp_out@0, features read by pinv: 48, of which ")
-    table = said.split("\n\n")[1].splitlines()
+    printed = capsys.readouterr().out
+    assert printed.startswith("mlp_out@0, features read by pinv: 48, of which ")
+    table = printed.split("\n\n")[1].splitlines()
     assert table[0].split()[:3] == ["rank", "median", "mean"]
     assert [line.split()[0] for line in table[1:]] == ["1", "2", "4", "8", "all"]
     assert all(name in table[0] for name in ("rotated", "shuffled", "untrained", "costs"))
-    assert f"{run}/rank/layer-0.parquet" in said.splitlines()[-1]
+    assert f"{run}/rank/layer-0.parquet" in printed.splitlines()[-1]
     kept = RankCurve.load(f"{run}/rank/layer-0")
     shown = float(table[2].split()[1])
     assert shown == pytest.approx(kept.summary()["median"], abs=0.006)
@@ -46,25 +46,27 @@ def test_a_curve_is_printed_and_kept(run, capsys):
     assert read_manifest(run)[-1]["step"] == "rank"
 
 
-def test_scripts_are_told_in_json(run, capsys):
+def test_scripts_get_json(run, capsys):
     assert main(["rank", run, *OPTIONS, "--reader", "encoder", "--layer", "0", "--json"]) == 0
-    (told,) = json.loads(capsys.readouterr().out)["layers"]
-    assert (told["reader"], told["min_active"], told["n_documents"]) == ("encoder", 20, 40)
-    assert told["by_rank"][-1]["mean"] == pytest.approx(1, abs=1e-4)
-    kept = pd.read_parquet(told["file"])
-    assert {row["rank"] for row in told["by_rank"]} == set(kept["rank"])
-    assert told["thresholds"][75]["share"] == pytest.approx(told["share_above"])
+    (layer,) = json.loads(capsys.readouterr().out)["layers"]
+    assert (layer["reader"], layer["min_active"], layer["n_documents"]) == ("encoder", 20, 40)
+    assert layer["by_rank"][-1]["mean"] == pytest.approx(1, abs=1e-4)
+    kept = pd.read_parquet(layer["file"])
+    assert {row["rank"] for row in layer["by_rank"]} == set(kept["rank"])
+    assert layer["thresholds"][75]["share"] == pytest.approx(layer["share_above"])
 
 
-def test_what_is_not_there_is_one_line_and_exit_2(run, tmp_path, capsys):
+def test_missing_things_are_one_line_and_exit_2(run, tmp_path, capsys):
     def refused(*arguments):
         assert main(["rank", *arguments, "--device", "cpu"]) == 2
-        said = capsys.readouterr().err
-        assert said.startswith("circuits rank: ")
-        assert said.count("\n") == 1
-        return said
+        printed = capsys.readouterr().err
+        assert printed.startswith("circuits rank: ")
+        assert printed.count("\n") == 1
+        return printed
 
-    assert "has no circuit 'and' (it has none). Find it" in refused(run, "--circuit", "and")
+    assert "has no circuit 'and' (it has none). Make it: circuits find" in refused(
+        run, "--circuit", "and"
+    )
     assert "mlp_out of layers [0], not of [1]" in refused(run, "--layer", "1")
     assert "has no folder 'model'" in refused(str(tmp_path))
     assert "active on 9999 of the" in refused(run, "--min-active", "9999", "--documents", "40")

@@ -1,4 +1,4 @@
-"""`circuits sae` trains, tells and measures, and says in one line what is wrong."""
+"""`circuits sae` trains, describes and measures, and says in one line what is wrong."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from analysis.cli.main import main
 from circuits.corpus import built_in
 from circuits.model import ModelPlan, ModelShape, train_model
 from circuits.storage.manifest import read_manifest
-from sae.training.run import Run
+from sae.training.run import DictionaryTraining
 
 TRAIN = ("--features", "40", "--k", "4", "--tokens", "6000", "--device", "cpu")
 SITES = ("--sites", "resid_mid@0", "mlp_out@1")
@@ -33,16 +33,16 @@ def run(tmp_path):
 
 def test_training_telling_and_measuring(run, plan_file, capsys):
     assert main(["sae", "train", run, *SITES, *TRAIN, "--plan", plan_file, "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert [row["site"] for row in told] == ["resid_mid@0", "mlp_out@1"]
-    assert all(row["features"] == 40 and row["steps"] == 24 for row in told)
+    answer = json.loads(capsys.readouterr().out)
+    assert [row["site"] for row in answer] == ["resid_mid@0", "mlp_out@1"]
+    assert all(row["features"] == 40 and row["steps"] == 24 for row in answer)
     steps = {entry["step"]: entry for entry in read_manifest(run)}
     assert set(steps) == {"saes/blocks.0.hook_resid_mid", "saes/blocks.1.hook_mlp_out"}
     made = steps["saes/blocks.1.hook_mlp_out"]["made"]
     assert "saes/blocks.1.hook_mlp_out/sae_weights.safetensors" in made
 
     assert main(["sae", "info", run, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == told
+    assert json.loads(capsys.readouterr().out) == answer
     assert main(["sae", "info", f"{run}/saes/blocks.1.hook_mlp_out"]) == 0
     assert "mlp_out@1" in capsys.readouterr().out
 
@@ -64,18 +64,18 @@ def test_what_is_wrong_is_one_line_and_exit_2(run, plan_file, capsys, tmp_path):
         return said
 
     assert "has no layer 9" in refused("train", run, "--sites", "mlp_in@9")
-    assert "'mlp' is no point of a layer" in refused("train", run, "--sites", "mlp@0")
+    assert "'mlp' is not a point of a layer" in refused("train", run, "--sites", "mlp@0")
     assert "k is 50, more than the 40 features" in refused(
         "train", run, "--features", "40", "--k", "50"
     )
-    assert "there is no such file" in refused("train", run, "--plan", str(tmp_path / "no.json"))
+    assert "no such file" in refused("train", run, "--plan", str(tmp_path / "no.json"))
     assert "no dictionaries in it" in refused("info", run)
-    assert "no such folder" in refused("quality", str(tmp_path / "nowhere"))
+    assert "there is no such run" in refused("quality", str(tmp_path / "nowhere"))
     assert not (tmp_path / "run" / "saes").exists()
 
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(run, plan_file, capsys, monkeypatch):
-    learn = Run.learn
+    learn = DictionaryTraining.learn
 
     def interrupted(self, *given):
         if self.step == 7:
@@ -83,12 +83,12 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(run, plan_file, capsys, monke
         return learn(self, *given)
 
     command = ["sae", "train", run, *SITES, *TRAIN, "--plan", plan_file]
-    monkeypatch.setattr(Run, "learn", interrupted)
+    monkeypatch.setattr(DictionaryTraining, "learn", interrupted)
     assert main(command) == 130
     said = capsys.readouterr().err
-    assert "saved; the same command goes on from there" in said
+    assert "saved; run the same command to resume" in said
     assert "interrupted" in said
-    monkeypatch.setattr(Run, "learn", learn)
+    monkeypatch.setattr(DictionaryTraining, "learn", learn)
     assert main(command) == 0
     assert "fvu" in capsys.readouterr().out
 
@@ -105,13 +105,13 @@ def test_metrics_go_where_they_are_asked_to(run, plan_file, monkeypatch, capsys)
     import sys
     from types import SimpleNamespace
 
-    told = []
-    begun = SimpleNamespace(log=lambda row, step: told.append(row))
+    answer = []
+    begun = SimpleNamespace(log=lambda row, step: answer.append(row))
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **_: begun))
     command = ["sae", "train", run, *SITES, *TRAIN, "--plan", plan_file, "--log", "wandb"]
     assert main(command) == 0
-    assert len(told) == 2 * 24
-    assert "mlp_out@1/fvu" in told[-1]
+    assert len(answer) == 2 * 24
+    assert "mlp_out@1/fvu" in answer[-1]
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     assert main([*command[:-1], "tensorboard"]) == 2
     assert "tensorboard is not installed" in capsys.readouterr().err

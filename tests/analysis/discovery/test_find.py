@@ -7,8 +7,9 @@ import torch
 
 from analysis.attribution.contrast import PairAccount
 from analysis.behaviour.in_model import in_model
-from analysis.cli.circuit_text import told_circuit
-from analysis.discovery.find import SHOWN, _kind, find_circuit, verdict
+from analysis.cli.circuit_text import circuit_text
+from analysis.discovery.find import SHOWN, find_circuit, verdict
+from analysis.discovery.selection import kind_of
 from circuits.errors import (
     BehaviourError,
     DictionaryError,
@@ -17,6 +18,7 @@ from circuits.errors import (
     NotFoundError,
 )
 from circuits.graph.circuit import Circuit
+from circuits.graph.records import Choice, Selection, Thresholds
 from circuits.model import Site
 from circuits.model.loading import untrained
 from tests.support.planted_negation import (
@@ -43,8 +45,8 @@ def pairs_of(circuit: Circuit) -> set[tuple[int, int]]:
 
 
 def gates_of(circuit: Circuit) -> dict[tuple[str, str], str]:
-    names = circuit.groups
-    return {(names[str(g.first)], names[str(g.second)]): g.gate for g in circuit.gates}
+    name = circuit.group_name
+    return {(name(g.first), name(g.second)): g.gate for g in circuit.gates}
 
 
 def test_the_planted_pairs_are_found_and_no_others(found):
@@ -59,11 +61,12 @@ def test_the_planted_pairs_are_found_and_no_others(found):
 
 
 def test_what_is_planted_in_the_mlp_is_computed_there(found):
-    assert found.shares["computed"] == pytest.approx(1)
-    assert found.shares["inherited"] == pytest.approx(0, abs=1e-6)
-    assert found.shares["carried"] == pytest.approx(1)
-    assert found.shares["direct"] == pytest.approx(1, abs=1e-6)
-    assert found.shares["error"] == pytest.approx(0, abs=1e-6)
+    shares = found.evidence.shares
+    assert shares.computed == pytest.approx(1)
+    assert shares.inherited == pytest.approx(0, abs=1e-6)
+    assert shares.carried == pytest.approx(1)
+    assert shares.direct == pytest.approx(1, abs=1e-6)
+    assert shares.error == pytest.approx(0, abs=1e-6)
     assert verdict(found).startswith("computed in this MLP")
     for pair in found.interactions:
         # of the mean over four classes, where contrast is over the two that are affected
@@ -71,7 +74,7 @@ def test_what_is_planted_in_the_mlp_is_computed_there(found):
         assert (pair.inherited, pair.elsewhere) == pytest.approx((0, 0), abs=1e-6)
 
 
-def test_the_classes_are_told_by_their_own_output_features(found):
+def test_the_classes_are_detected_by_their_own_output_features(found):
     assert {d.label: (d.features, d.f1) for d in found.detectors} == {
         "not good": ((1,), 1.0),
         "not bad": ((3,), 1.0),
@@ -79,7 +82,7 @@ def test_the_classes_are_told_by_their_own_output_features(found):
     assert {o.feature: o.share for o in found.outputs} == pytest.approx({1: 0.5, 3: 0.5}, rel=1e-5)
 
 
-def test_the_features_tell_how_each_factor_moves_them(found):
+def test_features_record_the_effect_of_each_factor(found):
     effects = {f.feature: (f.mean, f.first_effect, f.second_effect) for f in found.features}
     size = effects[NEGATOR][0]
     assert size > 0.5
@@ -98,8 +101,36 @@ def test_a_circuit_says_what_it_was_asked_for():
     found = find_circuit(
         planted_model(), planted_dictionaries(), planted_behaviour(), coverage=0.6, n_pairs=3
     )
-    wanted = {"coverage": 0.6, "pairs at most": 3, "right in every class": SHOWN}
-    assert dict(found.thresholds) == wanted
+    assert found.evidence.thresholds == Thresholds(coverage=0.6, n_pairs=3, right=SHOWN)
+    assert found.selection == Selection(Choice.CONTRAST, 0.6, "effects of factors", 0)
+
+
+def test_a_circuit_says_which_classes_and_factors_it_is_of(found):
+    evidence = found.evidence
+    assert (evidence.behaviour, evidence.metric) == ("negation", "logit difference")
+    assert evidence.factors == ("negated", "positive")
+    assert evidence.affected == ("not good", "not bad")
+    assert evidence.n_cases == 32
+    assert {group.name: group.effect for group in found.groups} == {
+        name: name for name in ("negated", "positive", "not positive")
+    }
+
+
+def test_names_with_commas_survive_the_file(tmp_path):
+    cases = tuple(
+        replace(c, label=c.label.replace("not ", "bad, but "),
+                factors={"bad, but": c.factors["negated"], "good, too": c.factors["positive"]})
+        for c in planted_behaviour().cases
+    )  # fmt: skip
+    behaviour = planted_behaviour(cases=cases)
+    found = find_circuit(planted_model(), planted_dictionaries(), behaviour)
+    again = Circuit.load(found.save(tmp_path / "circuit.json"))
+    assert again == found
+    assert again.evidence.factors == ("bad, but", "good, too")
+    assert again.evidence.affected == ("bad, but good", "bad, but bad")
+    assert {group.effect for group in again.groups} == {
+        "bad, but", "good, too", "not good, too",
+    }  # fmt: skip
 
 
 def test_finding_twice_is_finding_the_same(found, tmp_path):
@@ -115,9 +146,9 @@ def test_a_contrast_that_the_mlp_only_reads_is_called_inherited(plain):
     dictionaries = planted_dictionaries("inherited", plain=plain)
     found = find_circuit(model, dictionaries, planted_behaviour(), layer=1)
     assert verdict(found).startswith("inherited from attention or earlier layers")
-    assert found.shares["inherited"] == pytest.approx(1)
-    assert found.shares["computed"] == pytest.approx(0, abs=1e-6)
-    assert "inherited" in told_circuit(found)
+    assert found.evidence.shares.inherited == pytest.approx(1)
+    assert found.evidence.shares.computed == pytest.approx(0, abs=1e-6)
+    assert "inherited" in circuit_text(found)
     account = PairAccount.of(
         in_model(planted_behaviour(), model), 1, dictionaries[Site("mlp_in", 1)]
     )
@@ -155,7 +186,7 @@ def test_a_group_is_named_by_what_moves_its_features(means, group):
     """Means of good, bad, not good, not bad."""
     cases = in_model(planted_behaviour(), planted_model())
     effects = cases.effects(torch.tensor(means).double()[cases.label]).numpy()
-    assert _kind(cases, effects, list(cases.effects_named[1:])) == group
+    assert kind_of(cases, effects, list(cases.effects_named[1:])) == group
 
 
 def test_without_a_layer_the_one_that_computes_is_taken():
@@ -165,7 +196,7 @@ def test_without_a_layer_the_one_that_computes_is_taken():
         for site, dictionary in planted_dictionaries("computed").items()
     }
     found = find_circuit(model, at_0 | dictionaries, planted_behaviour())
-    assert found.source["layer"] == 1
+    assert found.source.layer == 1
 
 
 def test_a_model_that_learnt_nothing_shows_no_circuit():
@@ -191,10 +222,10 @@ def test_two_plain_classes_without_pairs_or_factors_are_enough():
     found = find_circuit(
         planted_model(), planted_dictionaries(), planted_behaviour(cases=cases, name="plain")
     )
-    assert found.source["affected"] == "not good, not bad"
+    assert found.evidence.affected == ("not good", "not bad")
     assert {GOOD, BAD} <= {f.feature for f in found.features}
     # what one factor changes was in the MLP's input, however it came there
-    assert verdict(found).startswith("passed on, not computed: it tells one factor")
+    assert verdict(found).startswith("passed on, not computed: one factor makes it")
 
 
 def test_pairs_may_come_in_any_order(found):
@@ -211,7 +242,7 @@ def test_models_of_other_dtypes_have_the_same_circuit(found, dtype):
     model = planted_model().in_dtype(dtype)
     again = find_circuit(model, planted_dictionaries(), planted_behaviour())
     assert pairs_of(again) == pairs_of(found)
-    assert again.shares["computed"] == pytest.approx(1, abs=0.02)
+    assert again.evidence.shares.computed == pytest.approx(1, abs=0.02)
 
 
 def test_one_signed_pair_is_found_for_what_it_does_in_all_classes():
@@ -237,11 +268,11 @@ def test_the_probability_metric_finds_the_same_pairs(found):
     behaviour = planted_behaviour(metric="probability")
     again = find_circuit(planted_model(), planted_dictionaries(), behaviour)
     assert pairs_of(again) == pairs_of(found)
-    assert again.source["metric"] == "probability"
+    assert again.evidence.metric == "probability"
 
 
-def test_classes_may_be_told_on_other_cases(found):
-    """On cases that are half of them in another's class, no feature tells a class."""
+def test_detectors_may_be_chosen_on_other_cases(found):
+    """On cases that are half of them in another's class, no feature detects a class."""
     model, dictionaries, behaviour = planted_model(), planted_dictionaries(), planted_behaviour()
     cases = list(behaviour.cases)
     for n in range(0, 32, 4):  # of every other half of the pairs, negated and plain texts change
@@ -266,7 +297,7 @@ def test_what_cannot_be_asked_for_is_refused():
     with pytest.raises(FeatureRangeError, match=r"n_pairs = 0\. Ask for at least 1"):
         find_circuit(model, dictionaries, behaviour, n_pairs=0)
     for coverage in (0.0, 1.5, float("nan")):
-        with pytest.raises(BehaviourError, match="is no share of a contrast"):
+        with pytest.raises(BehaviourError, match="must be a share of the contrast"):
             find_circuit(model, dictionaries, behaviour, coverage=coverage)
     with pytest.raises(DictionaryError, match=r"for layer 3 \(there are mlp_in@0, mlp_out@0"):
         find_circuit(model, dictionaries, behaviour, layer=3)
@@ -277,13 +308,13 @@ def test_what_cannot_be_asked_for_is_refused():
 def test_dictionaries_of_another_model_or_site_are_refused_by_name():
     model, behaviour = planted_model(), planted_behaviour()
     into, out = planted_dictionaries().values()
-    theirs = replace(into, notes={"activations": {"model": "f" * 64}})
+    other = replace(into, notes={"activations": {"model": "f" * 64}})
     with pytest.raises(DictionaryError) as refused:
-        find_circuit(model, {into.site: theirs, out.site: out}, behaviour)
+        find_circuit(model, {into.site: other, out.site: out}, behaviour)
     assert str(refused.value) == (
         "dictionaries of another model or site: mlp_in@0 was trained on a model of hash "
         f"ffffffffffff…, and this one has {model.fingerprint[:12]}…. Load the model that they were "
-        "trained on, or train them anew: circuits sae train."
+        "trained on, or train new ones: circuits sae train."
     )
     with pytest.raises(DictionaryError, match="that of mlp_in@0 was trained at mlp_out@0"):
         find_circuit(model, {into.site: out, out.site: into}, behaviour)
@@ -294,7 +325,7 @@ def test_dictionaries_of_another_model_or_site_are_refused_by_name():
 def test_a_model_that_is_not_finite_is_no_model_that_learnt_nothing():
     model = planted_model()
     model.network.lm_head.weight.data[WORDS.index("glad"), 0] = float("nan")
-    with pytest.raises(NotFiniteError, match="what the model expects after 32 of 32 cases"):
+    with pytest.raises(NotFiniteError, match="what the model predicts after 32 of 32 cases"):
         find_circuit(model, planted_dictionaries(), planted_behaviour())
 
 

@@ -5,9 +5,10 @@ import math
 
 import pytest
 
-from analysis.cli.circuit_text import told_proposals
+from analysis.cli.circuit_text import proposals_text
 from analysis.discovery.find import verdict
 from analysis.discovery.propose import gate_likeness, propose_circuits
+from analysis.validation.edits import EditKind
 from analysis.validation.validate import validate
 from circuits.algebra.interactions import Interactions
 from circuits.errors import DictionaryError, FeatureRangeError
@@ -55,25 +56,25 @@ def test_every_output_that_was_planted_is_proposed_with_its_pairs(proposals):
     for circuit in proposals.values():
         assert circuit.explained == pytest.approx(1)
         assert {gate.gate for gate in circuit.gates} == {"XOR"}
-        assert circuit.shares["energy of 4 eigenvectors"] == pytest.approx(1)
+        assert circuit.proposal.energy_of_four == pytest.approx(1)
 
 
 def test_opposite_ends_of_a_direction_are_named_together(proposals):
-    opposite = {output: circuit.source["opposite end"] for output, circuit in proposals.items()}
+    opposite = {output: circuit.proposal.opposite for output, circuit in proposals.items()}
     assert opposite == {0: 1, 1: 0, 2: 3, 3: 2, 4: 5, 5: 4, 6: 7, 7: 6}
 
 
 def test_a_layer_that_learnt_nothing_has_no_proposals():
     found = propose_circuits(untrained(planted_model(), 0), planted_dictionaries())
     assert found == []
-    assert "there is nothing to propose" in told_proposals(found)
+    assert "there is nothing to propose" in proposals_text(found)
 
 
 def test_as_many_are_proposed_as_are_asked_for(proposals):
     found = propose_circuits(planted_model(), planted_dictionaries(), n=3)
     assert len(found) == 3
     assert all(circuit == proposals[circuit.outputs[0].feature] for circuit in found)
-    assert told_proposals(found).count("layer 0 output") == 3
+    assert proposals_text(found).count("layer 0 output") == 3
 
 
 def test_outputs_are_ranked_by_energy_and_size():
@@ -89,9 +90,11 @@ def test_a_proposal_is_validated_like_any_circuit(proposals, tmp_path):
     circuit = Circuit.load(proposals[0].save(tmp_path / "proposal.json"))
     behaviour = planted_behaviour().halves()[1]
     found = validate(planted_model(), circuit, behaviour, planted_dictionaries(), n_draws=1)
-    removed = found.edits.set_index("edit").loc["remove the circuit"]
-    assert removed["taken"] == pytest.approx(1, abs=1e-5)
-    assert removed["moved"] == pytest.approx(1, abs=1e-5)  # it is the whole product, of all classes
+    removed = found.edit(EditKind.REMOVE)
+    assert removed["removed"] == pytest.approx(1, abs=1e-5)
+    assert removed["side_effect"] == pytest.approx(
+        1, abs=1e-5
+    )  # it is the whole product, of all classes
     assert not found.proven
     assert found.checks["off_by"].max() < 1e-6
     assert verdict(circuit) == "found without a behaviour: nothing is known of a contrast"

@@ -7,16 +7,15 @@ import pytest
 import torch
 
 from analysis import circuit_rank
-from analysis.lowrank import circuit_rank as of_circuit
+from analysis.lowrank.circuit_rank import random_pairs
 from circuits import Interactions
-from circuits.corpus import open_corpus
 from circuits.errors import CircuitFileError
-from circuits.graph.circuit import Circuit, Feature, Interaction, Output
+from circuits.graph.circuit import Circuit
+from circuits.graph.records import Feature, Interaction, Output, Source
 from circuits.model import Site, load_model
 from sae.reading import readings
-from tests.support.small import generator
 from tests.support.small_dictionaries import small_dictionary
-from tests.support.small_models import N_TOKEN, small_folder
+from tests.support.small_models import small_corpus, small_folder
 
 INTO, OUT = Site("mlp_in", 1), Site("mlp_out", 1)
 PAIRS = ((0, 3), (2, 2), (4, 7), (1, 5))
@@ -32,12 +31,8 @@ def small(request, tmp_path_factory):
     }
     pairs = (*PAIRS, (6, dictionaries[INTO].n_feature))  # and one with the constant
     used = sorted({feature for pair in pairs for feature in pair})
-    source = {
-        "layer": 1,
-        "model": model.fingerprint,
-        "inputs": dictionaries[INTO].fingerprint,
-        "outputs": dictionaries[OUT].fingerprint,
-    }
+    hashes = (dictionaries[site].fingerprint for site in (INTO, OUT))
+    source = Source(model.fingerprint, 1, *hashes)
     circuit = Circuit(
         "by hand",
         tuple(Output(feature, str(feature)) for feature in (0, 2, 5)),
@@ -51,14 +46,11 @@ def small(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    drawn = torch.randint(4, N_TOKEN, (60, 20), generator=generator(3)).tolist()
-    path = tmp_path_factory.mktemp("texts") / "texts.txt"
-    path.write_text("\n\n".join(" ".join(f"w{word}" for word in row) for row in drawn))
-    return open_corpus(path)
+    return small_corpus(tmp_path_factory.mktemp("texts"), longest=20, ragged=False)
 
 
 @pytest.mark.parametrize("reader", ["pinv", "encoder"])
-def test_the_pairs_stand_in_as_a_plain_loop_says(small, corpus, reader):
+def test_the_pairs_correlate_as_in_a_plain_loop(small, corpus, reader):
     model, dictionaries, circuit = small
     into, out = dictionaries[INTO], dictionaries[OUT]
     table = circuit_rank(model, circuit, dictionaries, corpus, reader=reader, min_active=1)
@@ -89,7 +81,7 @@ def _sum(matrix, z, circuit):
     return total
 
 
-def test_random_pairs_and_the_whole_layer_stand_beside(small, corpus):
+def test_random_pairs_and_the_whole_layer_are_controls(small, corpus):
     model, dictionaries, circuit = small
     table = circuit_rank(model, circuit, dictionaries, corpus, reader="encoder", min_active=1)
     assert set(table["form"]) == {"circuit", "random pairs", "whole layer"}
@@ -101,18 +93,18 @@ def test_random_pairs_and_the_whole_layer_stand_beside(small, corpus):
 def test_random_pairs_fire_together_and_are_not_the_circuits(small, corpus):
     model, dictionaries, circuit = small
     own = [(pair.first, pair.second) for pair in circuit.interactions]
-    drawn = of_circuit._random(model, dictionaries[INTO], own, corpus, seed=0)
+    drawn = random_pairs(model, dictionaries[INTO], own, corpus, seed=0)
     assert len(drawn) == len(own)
     assert not set(drawn) & set(own)
-    read = readings(model, corpus, [INTO], n_documents=of_circuit._N_DRAWN_FROM)
+    read = readings(model, corpus, [INTO])
     active = torch.cat([dictionaries[INTO].encode(r.activations[INTO]) for r in read]) != 0
     assert all((active[:, i] & active[:, j]).any() for i, j in drawn)
-    assert drawn == of_circuit._random(model, dictionaries[INTO], own, corpus, seed=0)
-    assert drawn != of_circuit._random(model, dictionaries[INTO], own, corpus, seed=1)
+    assert drawn == random_pairs(model, dictionaries[INTO], own, corpus, seed=0)
+    assert drawn != random_pairs(model, dictionaries[INTO], own, corpus, seed=1)
 
 
 def test_a_circuit_of_another_run_is_refused(small, corpus):
     model, dictionaries, circuit = small
-    other = replace(circuit, source=dict(circuit.source) | {"inputs": "0" * 64})
+    other = replace(circuit, source=replace(circuit.source, inputs="0" * 64))
     with pytest.raises(CircuitFileError, match="another run: the hash of its inputs is 0000"):
         circuit_rank(model, other, dictionaries, corpus)

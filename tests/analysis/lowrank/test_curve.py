@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from analysis import RankCurve, quality, rank_curve
-from analysis.lowrank import layer_forms, measure
+from analysis import quality, rank_curve
+from analysis.lowrank import measure
 from analysis.lowrank.controls import Control
+from analysis.lowrank.curve import RankCurve
 from analysis.lowrank.sums import (
     Forms,
     Observed,
@@ -24,17 +25,17 @@ from analysis.lowrank.sums import (
     totals_of,
 )
 from analysis.runs.rank import run_rank
+from analysis.runs.run import Run
 from circuits import Spectrum
-from circuits.corpus import open_corpus
-from circuits.errors import CorpusError, RankError, ShapeError
+from circuits.errors import CorpusError, RankError, RunError, ShapeError
 from circuits.model import Site, load_model
 from circuits.model.loading import untrained
 from circuits.storage.manifest import read_manifest
 from sae.reading import readings
 from sae.sparse import Code
-from tests.support.small import generator, lifted, normal
+from tests.support.small import lifted, normal
 from tests.support.small_dictionaries import D_MODEL, small_dictionary, some_activations
-from tests.support.small_models import N_TOKEN, small_folder
+from tests.support.small_models import small_corpus, small_folder
 
 OUT, IN = Site("mlp_out", 1), Site("mlp_in", 1)
 
@@ -54,11 +55,7 @@ def plain(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    drawn = torch.randint(4, N_TOKEN, (60, 25), generator=generator(3)).tolist()
-    texts = [" ".join(f"w{word}" for word in row[: 1 + i % 25]) for i, row in enumerate(drawn)]
-    path = tmp_path_factory.mktemp("texts") / "texts.txt"
-    path.write_text("\n\n".join(texts))
-    return open_corpus(path)
+    return small_corpus(tmp_path_factory.mktemp("texts"))
 
 
 def dictionary(**fields):
@@ -166,7 +163,7 @@ def cut(whole, places):
         yield Observed(whole.inputs[start:stop], code, whole.document[start:stop])
 
 
-def test_many_parts_give_what_one_gives():
+def test_chunks_change_nothing():
     whole = observed()
     forms = Forms.of_matrices(matrices(), range(10), normal(10, seed=1), n_rank=6)
     parts = list(cut(whole, [1, 40, 41, 77]))
@@ -180,8 +177,8 @@ def test_many_parts_give_what_one_gives():
     torch.testing.assert_close(active_sums(forms, merged, Resampling(7, 3)), one[1])
 
 
-def test_any_forms_can_stand_in():
-    """A circuit's graph is a form of its features: here features are all that is observed."""
+def test_any_forms_can_approximate():
+    """A circuit's graph is a form of its features: here the forms read features directly."""
     whole, given, constant = observed(), matrices(), normal(10, seed=1)
     forms = Forms.of_matrices(given, range(10), constant, n_rank=5)
     found = on_active(forms, [whole])
@@ -251,7 +248,7 @@ def test_intervals_resample_documents_by_the_seed(plain, corpus):
         assert found[i + 1, 3, 1] == pytest.approx(wanted)
 
 
-def test_controls_have_the_norm_of_what_they_stand_beside():
+def test_controls_keep_the_eigenvalues():
     forms = Forms.of_matrices(matrices(), range(10), n_rank=7)
     control, again, other = (forms.rotated(seed) for seed in (3, 3, 4))
     assert torch.equal(control.vectors, again.vectors)
@@ -330,7 +327,7 @@ def test_truncation_at_full_rank_loses_what_the_dictionary_does(kind, reader, pl
         assert full["chosen"] == pytest.approx(row["loss_sae"], abs=1e-6)
         assert full["beyond_sae"] == pytest.approx(0, abs=1e-6)
     else:
-        if kind == "signed":  # otherwise what is read as negative is cut, as the rule does
+        if kind == "signed":  # otherwise negative values are cut, as the rule does
             assert full["chosen"] == pytest.approx(row["loss_pinv_on_active"], abs=1e-6)
         if kind != "thresholds":
             assert full["loss"] == pytest.approx(row["loss_pinv_largest"], abs=1e-6)
@@ -370,7 +367,7 @@ def test_truncation_is_what_dense_forms_decode_to(model, corpus):
 
 def test_blocks_of_features_change_nothing(plain, corpus, monkeypatch):
     whole = curve(plain, corpus)
-    monkeypatch.setattr("analysis.lowrank.layer_forms._MOST", 7)
+    monkeypatch.setattr("analysis.lowrank.layer_forms.BLOCK", 7)
     parts = curve(plain, corpus)
     by_block = ["correlation_shuffled", "correlation_rotated"]  # drawn block by block
     left, right = (c.table.drop(columns=by_block) for c in (whole, parts))
@@ -392,9 +389,9 @@ def small_curve(**about):
     ]  # fmt: skip
     loss = pd.DataFrame({"replaced_by": ["clean", "full rank"], "loss": [1.0, 1.5],
                          "chosen": [float("nan"), 1.25]})  # fmt: skip
-    told = {"site": "mlp_out@0", "reader": "pinv", "min_active": 10, "seed": 0, "n_token": 99,
+    known = {"site": "mlp_out@0", "reader": "pinv", "min_active": 10, "seed": 0, "n_token": 99,
             "n_loss_documents": 5}  # fmt: skip
-    return RankCurve(pd.DataFrame(rows), loss, {**told, **about})
+    return RankCurve(pd.DataFrame(rows), loss, {**known, **about})
 
 
 def test_aggregates_count_features_that_are_active_often_enough():
@@ -411,19 +408,19 @@ def test_aggregates_count_features_that_are_active_often_enough():
     assert found.mean.loc[2, "low"] < 0.6 < found.mean.loc[2, "high"]
     assert found.mean.loc[2, "mean_shuffled"] == pytest.approx(-0.1)
     assert found.nulls.loc[("rotated", 2), "median"] == pytest.approx(0.1)
-    told = found.summary()
-    assert (told["n_live"], told["n_often"], told["n_compared"]) == (4, 3, 3)
-    assert told["median"] == pytest.approx(0.6)
-    assert told["share_above"] == pytest.approx(1 / 3)
+    summary = found.summary()
+    assert (summary["n_live"], summary["n_often"], summary["n_compared"]) == (4, 3, 3)
+    assert summary["median"] == pytest.approx(0.6)
+    assert summary["share_above"] == pytest.approx(1 / 3)
     assert small_curve(min_active=25).summary()["n_compared"] == 1
 
 
-def test_a_feature_without_a_correlation_is_counted_apart():
+def test_a_feature_without_a_correlation_is_not_compared():
     found = small_curve()
     table = found.table.assign(correlation=found.table["correlation"].where(
         found.table["feature"] != 2))  # fmt: skip
-    told = replace(found, table=table).summary()
-    assert (told["n_often"], told["n_compared"]) == (3, 2)
+    summary = replace(found, table=table).summary()
+    assert (summary["n_often"], summary["n_compared"]) == (3, 2)
 
 
 def test_a_saved_curve_is_the_same_when_loaded(tmp_path, plain, corpus):
@@ -437,19 +434,19 @@ def test_a_saved_curve_is_the_same_when_loaded(tmp_path, plain, corpus):
         pd.testing.assert_frame_equal(again.loss, found.loss)
         assert again.about == found.about
     text = path.with_suffix(".json").read_text()
-    content = json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    content = json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
     assert content["summary"]["median"] == pytest.approx(found.summary()["median"])
     assert len(content["thresholds"]["threshold"]) == 101
     assert set(content["nulls"]["control"]) == set(Control)
 
 
-def test_a_file_that_is_no_curve_is_refused(tmp_path):
+def test_a_file_that_is_not_a_curve_is_refused(tmp_path):
     (tmp_path / "a.json").write_text('{"schema": 7}')
     with pytest.raises(
         RankError, match=r"a.json: not a rank curve of schema 1 \(its schema is 7\)"
     ):
         RankCurve.load(tmp_path / "a")
-    with pytest.raises(RankError, match=r"b.json: there is no such file"):
+    with pytest.raises(RankError, match=r"b.json: no such file"):
         RankCurve.load(tmp_path / "b")
     small_curve().save(tmp_path / "c")
     (tmp_path / "c.parquet").unlink()
@@ -476,29 +473,31 @@ def test_a_curve_shows_itself(plain, corpus):
     assert own["y"] == found.loss.set_index("replaced_by").loc[own["x"], "loss"].tolist()
 
 
-def test_a_curve_that_was_stopped_goes_on_and_ends_the_same(plain, corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr(layer_forms, "_MOST", 10)  # features of a block
+def test_a_stopped_curve_resumes_to_the_same_result(plain, corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr("analysis.lowrank.layer_forms.BLOCK", 10)
     whole = curve(plain, corpus)
     made = []
-    plainly = measure._measured
+    plainly = measure.active_sums  # once for each block
 
-    def stopped(block, *rest):
+    def stopped(*arguments):
         if len(made) == 2:
             raise KeyboardInterrupt
-        made.append(block)
-        return plainly(block, *rest)
+        made.append(arguments)
+        return plainly(*arguments)
 
-    monkeypatch.setattr(measure, "_measured", stopped)
+    monkeypatch.setattr(measure, "active_sums", stopped)
     with pytest.raises(KeyboardInterrupt):
         curve(plain, corpus, folder=tmp_path / "half")
     assert len(list((tmp_path / "half").glob("own-*.parquet"))) == 2
     counted = []
-    monkeypatch.setattr(measure, "_measured", lambda *a: counted.append(a) or plainly(*a))
+    monkeypatch.setattr(measure, "active_sums", lambda *a: counted.append(a) or plainly(*a))
     again = curve(plain, corpus, folder=tmp_path / "half")
     assert len(counted) == len(list((tmp_path / "half").glob("own-*.parquet"))) - 2
     pd.testing.assert_frame_equal(again.table, whole.table, check_exact=True)
     counted.clear()
-    other = curve(plain, corpus, folder=tmp_path / "half", seed=5)  # of other draws: made anew
+    other = curve(
+        plain, corpus, folder=tmp_path / "half", seed=5
+    )  # other random draws: computed again
     assert len(counted) > 2
     assert not other.table["correlation_rotated"].equals(whole.table["correlation_rotated"])
     (tmp_path / "half" / "own-0000000.parquet").write_bytes(b"cut short")
@@ -533,11 +532,12 @@ def test_other_sites_and_thin_text_are_refused(plain, corpus):
     assert found.table["low"].isna().all()
 
 
-def test_a_run_keeps_its_curves_and_notes_them(tmp_path, plain, corpus):
+def test_a_run_saves_and_records_its_curves(tmp_path, plain, corpus):
     other = dictionary(site=Site("mlp_out", 0), seed=5)
     given = {OUT: dictionary(), Site("mlp_out", 0): other, IN: dictionary(site=IN)}
     options = {"corpus": corpus, "min_active": 20, "n_documents": 40, "reader": "encoder"}
-    curves = run_rank(tmp_path, plain, given, **options)
+    run = Run(tmp_path, model=plain, dictionaries=given)
+    curves = run_rank(run, **options)
     assert sorted(curves) == [0, 1]
     assert [step["step"] for step in read_manifest(tmp_path)] == ["rank"]
     step = read_manifest(tmp_path)[0]
@@ -548,9 +548,9 @@ def test_a_run_keeps_its_curves_and_notes_them(tmp_path, plain, corpus):
     again = RankCurve.load(tmp_path / "rank" / "layer-1")
     pd.testing.assert_frame_equal(again.table, curves[1].table)
     assert not again.table.equals(RankCurve.load(tmp_path / "rank" / "layer-0").table)
-    with pytest.raises(RankError) as refused:
-        run_rank("runs/x", plain, given, layers=[1, 7], corpus=corpus)
+    with pytest.raises(RunError) as refused:
+        run_rank(run, layers=[1, 7], corpus=corpus)
     assert str(refused.value) == (
-        "runs/x has dictionaries at mlp_out of layers [0, 1], not of [7]. Train them: circuits sae "
-        "train runs/x"
+        f"{tmp_path} has dictionaries at mlp_out of layers [0, 1], not of [7]. Train them: "
+        f"circuits sae train {tmp_path}"
     )

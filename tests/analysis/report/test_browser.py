@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from analysis.report import write_report
-from analysis.runs.circuits import behaviour_circuits
-from circuits.graph.circuit import Circuit, Feature, Interaction
+from analysis.runs.run import Run
+from circuits.graph.circuit import Circuit
+from circuits.graph.records import Feature, Interaction
 from tests.support import ROOT
 from tests.support.small_runs import HOSTILE
 
@@ -223,7 +224,7 @@ def test_one_file_turns_its_pages_and_draws_them(opened, hostile_run, tmp_path):
     out = write_report(folder, tmp_path / "one.html", single_file=True, text=text, device="cpu")
     page = opened("", report=out)
     assert page.locator("h1").inner_text() == "Overview"
-    assert behaviour_circuits(folder) == ["hostile"]
+    assert list(Run(folder).behaviours) == ["hostile"]
     page.locator("article a").first.click()
     page.locator("main[data-page=circuit-hostile][data-ready]").wait_for()
     assert page.title().startswith(HOSTILE[0])

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from analysis.report.pages.images import images_page
-from analysis.runs.images import Study, run_images
+from analysis.runs.images import ImageStudy, run_images
 from analysis.studies.images.data import open_images
 from analysis.studies.images.png import decoded
 from circuits.errors import ImageError
@@ -25,11 +25,11 @@ def run(tmp_path_factory):
     return folder, row
 
 
-def test_a_study_is_kept_whole_and_noted(run):
+def test_a_study_is_saved_and_recorded(run):
     folder, row = run
-    study = Study.load(folder)
+    study = ImageStudy.load(folder)
     assert study is not None
-    assert study.figures == json.loads(json.dumps(row))
+    assert study.measurements == json.loads(json.dumps(row))
     assert set(study.tables) == {"spectra", "truncation", "explanation"}
     (entry,) = read_manifest(folder)
     assert entry["step"] == "images"
@@ -37,9 +37,9 @@ def test_a_study_is_kept_whole_and_noted(run):
     assert len(entry["made"]) == 6
 
 
-def test_the_page_shows_its_pictures_and_tells_its_figures(run):
+def test_the_page_shows_its_pictures_and_measurements(run):
     folder, row = run
-    page = images_page(Study.load(folder))
+    page = images_page(ImageStudy.load(folder))
     kind, content = page.context["pictures"]["eigenvectors"].split(",")
     assert kind == "data:image/png;base64"
     assert decoded(base64.b64decode(content)).shape[2] == 3
@@ -52,7 +52,7 @@ def test_the_page_shows_its_pictures_and_tells_its_figures(run):
 
 def test_the_bars_of_an_explanation_sum_to_its_logits(run):
     folder, _ = run
-    page = images_page(Study.load(folder))
+    page = images_page(ImageStudy.load(folder))
     (figure,) = (f for f in page.figures if f.key == "explanation")
     up, down, logit = figure.traces
     sums = dict(zip(up["x"], up["y"], strict=True))
@@ -63,13 +63,13 @@ def test_the_bars_of_an_explanation_sum_to_its_logits(run):
 
 
 def test_a_run_without_images_has_none_and_half_of_them_is_refused(run, tmp_path):
-    assert Study.load(tmp_path) is None
+    assert ImageStudy.load(tmp_path) is None
     folder, _ = run
     half = tmp_path / "half" / "images"
     half.mkdir(parents=True)
     (half / "study.json").write_text((folder / "images" / "study.json").read_text())
-    with pytest.raises(ImageError, match=r"is not whole .*circuits digits --run"):
-        Study.load(half.parent)
+    with pytest.raises(ImageError, match=r"incomplete or damaged .*circuits digits --run"):
+        ImageStudy.load(half.parent)
 
 
 @pytest.mark.parametrize("changes", [{"about": {}}, {"about": 3}, {"figures": 3}])
@@ -78,13 +78,13 @@ def test_a_study_of_another_kind_is_refused(run, tmp_path, changes):
     shutil.copytree(folder / "images", tmp_path / "images")
     path = tmp_path / "images" / "study.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-    with pytest.raises(ImageError, match="is not whole"):
-        Study.load(tmp_path)
+    with pytest.raises(ImageError, match="incomplete or damaged"):
+        ImageStudy.load(tmp_path)
 
 
 def test_a_table_of_another_kind_is_refused(run, tmp_path):
     folder, _ = run
     shutil.copytree(folder / "images", tmp_path / "images")
     pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "images" / "spectra.parquet")
-    with pytest.raises(ImageError, match=r"is not whole .*class"):
-        Study.load(tmp_path)
+    with pytest.raises(ImageError, match=r"incomplete or damaged .*class"):
+        ImageStudy.load(tmp_path)

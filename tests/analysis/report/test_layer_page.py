@@ -1,12 +1,11 @@
 """A layer's page measures as many outputs as is affordable, and says how many."""
 
-from dataclasses import replace
-
 import pytest
 
 from analysis.report.catalogue.catalogue import catalogues
 from analysis.report.collect import collect
 from analysis.report.pages.layer import LayerTable, layer_page, most_outputs
+from analysis.runs.run import Run
 from tests.support.small_runs import begun
 
 
@@ -28,7 +27,7 @@ def test_a_layers_page_says_how_many_of_its_outputs_were_measured(tmp_path):
     assert "n = 5 of them with random directions" in page.context["note"]
 
 
-def test_a_layers_page_says_where_two_readers_stand_in_one_table(hostile_run):
+def test_a_layers_page_says_where_two_readers_stand_in_one_table(hostile_run, monkeypatch):
     folder, text = hostile_run
     run = collect(folder, text, "cpu")
     books = catalogues(run, {each.stem: each.stem for each in run.circuits})
@@ -36,7 +35,7 @@ def test_a_layers_page_says_where_two_readers_stand_in_one_table(hostile_run):
     caption = layer_page(run, table, books).tables[0].caption
     assert table.reader == "encoder"
     assert caption.startswith("Every output, read by encoder; pairs at q 0.05, by pinv.")
-    alike = replace(run, manifest=[{"step": "interactions", "made_of": {"reader": "encoder"}}])
-    assert "by pinv" not in layer_page(alike, table, books).tables[0].caption
-    alone = replace(run, interactions={})
-    assert "q 0.05" not in layer_page(alone, table, books).tables[0].caption
+    monkeypatch.setattr(Run, "reader_of_interactions", "encoder")
+    assert "by pinv" not in layer_page(run, table, books).tables[0].caption
+    monkeypatch.setitem(vars(run), "tables", {})
+    assert "q 0.05" not in layer_page(run, table, books).tables[0].caption

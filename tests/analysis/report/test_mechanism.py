@@ -1,7 +1,6 @@
 """The mechanism of a circuit has the same numbers as its pair account, class by class."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -24,11 +23,11 @@ from tests.support.planted_negation import (
 
 
 @pytest.fixture(scope="module")
-def planted():
+def planted(tmp_path_factory):
     model, dictionaries = planted_model(), planted_dictionaries()
     circuit = find_circuit(model, dictionaries, planted_behaviour())
     proof = validate(model, circuit, planted_behaviour().halves()[1], dictionaries)
-    run = Run(Path("run"), [], model, dictionaries, [], {}, {}, None, None, [])
+    run = Run(tmp_path_factory.mktemp("run"), model=model, dictionaries=dictionaries)
     return run, Found("negation", circuit, planted_behaviour(), proof)
 
 

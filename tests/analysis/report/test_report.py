@@ -20,18 +20,18 @@ from analysis.cli.main import main
 from analysis.report import report_of, write_report
 from analysis.report.catalogue.text_activations import TextActivations
 from analysis.report.circuit.circuit_form import CircuitForm
-from analysis.report.collect import collect
 from analysis.report.page import names_of
 from analysis.report.script import brief, script_json
-from analysis.runs.circuits import behaviour_circuits
+from analysis.runs.run import Run
 from analysis.validation.edits import terms_of
-from analysis.validation.validate import Validation
+from analysis.validation.record import Validation
 from circuits.algebra.interactions import Interactions
 from circuits.errors import CircuitFileError, ReportError, RunError
-from circuits.graph.circuit import Circuit, Feature, Gate, Interaction, Output
+from circuits.graph.circuit import Circuit
+from circuits.graph.records import Feature, Gate, Interaction, Output
 from circuits.model import Site
 from circuits.model.site import mlp_sites
-from circuits.plotting.circuit_layout import picture
+from circuits.plotting.circuit_figure import picture
 from circuits.plotting.display import MOST, shown
 from tests.support.reports import page_data
 from tests.support.small_runs import HOSTILE, begun
@@ -209,8 +209,8 @@ def test_every_ledger_of_a_page_adds_up_to_what_the_model_computed(hostile_run):
 
 def test_a_ledger_is_of_its_own_case_and_its_marked_rows_are_what_the_circuit_writes(hostile_run):
     folder, text = hostile_run
-    run = collect(folder, text, "cpu")
-    found = run.circuits[0]
+    run = Run(folder, text, "cpu").checked()
+    found = run.found[0]
     asked, (before, after) = in_model(found.behaviour, run.model), mlp_sites(0)
     x, y = (asked.read([site])[str(site)] for site in (before, after))
     account = PairAccount.of(asked, 0, run.dictionaries[before])
@@ -234,8 +234,8 @@ def test_a_ledger_is_of_its_own_case_and_its_marked_rows_are_what_the_circuit_wr
 
 def test_the_matrix_and_the_spectrum_are_of_the_forms_they_name(hostile_run):
     folder, text = hostile_run
-    run = collect(folder, text, "cpu")
-    behaved, proposed = run.circuits
+    run = Run(folder, text, "cpu").checked()
+    behaved, proposed = run.found
     form = CircuitForm.of(run, behaved)
     into = run.dictionaries[mlp_sites(0)[0]]
     account = PairAccount.of(in_model(behaved.behaviour, run.model), 0, into)
@@ -256,7 +256,7 @@ def test_the_matrix_and_the_spectrum_are_of_the_forms_they_name(hostile_run):
 
 def test_contexts_are_where_a_pairs_product_is_largest(hostile_run):
     folder, text = hostile_run
-    run = collect(folder, text, "cpu")
+    run = Run(folder, text, "cpu").checked()
     read = TextActivations.read(run.model, 0, run.dictionaries, text, 30)
     dense = read.inputs.dense().double()
     pair = max(
@@ -277,8 +277,8 @@ def test_contexts_are_where_a_pairs_product_is_largest(hostile_run):
 
 def test_the_whole_form_of_an_output_is_its_activation(hostile_run):
     folder, text = hostile_run
-    run = collect(folder, text, "cpu")
-    form = CircuitForm.of(run, run.circuits[0])
+    run = Run(folder, text, "cpu").checked()
+    form = CircuitForm.of(run, run.found[0])
     read = TextActivations.read(run.model, 0, run.dictionaries, text, 30)
     found = [form.approximations(read, output) for output in form.outputs_shown()]
     for one in found:
@@ -291,7 +291,7 @@ def test_the_whole_form_of_an_output_is_its_activation(hostile_run):
 
 def test_a_card_has_what_its_dictionary_measured(hostile_run):
     folder, text = hostile_run
-    run = collect(folder, text, "cpu")
+    run = Run(folder, text, "cpu").checked()
     counts = run.dictionaries[Site("mlp_out", 0)].statistics
     index = page_data(folder / "report", "features-mlp_out-0")
     assert index["pairs_read_by"] == "pinv"  # what `circuits interactions` noted
@@ -306,7 +306,7 @@ def test_a_card_has_what_its_dictionary_measured(hostile_run):
             assert len(words) == len(shades) > place
             assert shades[place] == "9" or value < 0
     assert cards[2]["circuits"][0] == ["circuit-hostile", HOSTILE[0], "output"]
-    kept = run.interactions[0]
+    kept = run.tables[0]
     strongest = kept[kept["output"] == 7]["weight"].abs().max()
     assert abs(cards[7]["pairs"][0][3]) == pytest.approx(strongest, rel=1e-4)
 
@@ -338,14 +338,16 @@ def copied(hostile_run, tmp_path) -> Path:
 def test_a_run_that_lacks_its_first_steps_is_refused_with_their_command(tmp_path):
     with pytest.raises(RunError, match=r"no such run\. Make one: circuits model train"):
         write_report(tmp_path / "none")
-    with pytest.raises(RunError, match=r"no folder 'model'\. Train one: circuits model train"):
+    with pytest.raises(RunError, match=r"no folder 'model'\. Make it: circuits model train"):
         write_report(tmp_path)
     (tmp_path / "model").mkdir()
-    with pytest.raises(RunError, match=r"no folder 'saes'\. Train some: circuits sae train"):
+    with pytest.raises(RunError, match=r"no folder 'saes'\. Make it: circuits sae train"):
         write_report(tmp_path)
     (tmp_path / "saes").mkdir()
     (tmp_path / "saes" / "checkpoint-7.safetensors").touch()
-    with pytest.raises(RunError, match=r"training is not over\. Let it end: circuits sae train"):
+    with pytest.raises(
+        RunError, match=r"training is not finished\. Let it finish: circuits sae train"
+    ):
         write_report(tmp_path)
 
 
@@ -354,10 +356,10 @@ def test_files_that_are_half_written_newer_or_of_another_run_are_refused(hostile
     path = run / "circuits" / "hostile.json"
     whole = path.read_text()
     path.write_text(whole[: len(whole) // 2])
-    with pytest.raises(CircuitFileError, match="is no JSON"):
+    with pytest.raises(CircuitFileError, match="is not JSON"):
         write_report(run, device="cpu")
-    path.write_text(whole.replace('"version": 2', '"version": 3'))
-    with pytest.raises(CircuitFileError, match="of schema version 3"):
+    path.write_text(whole.replace('"version": 3', '"version": 4'))
+    with pytest.raises(CircuitFileError, match="of schema version 4"):
         write_report(run, device="cpu")
     data = json.loads(whole)
     data["source"]["model"] = "0" * 64
@@ -407,8 +409,8 @@ def of_another_dictionary(data) -> None:
          r"its validation is of 7 cases, held out are 24"),
         ("circuits/hostile.json", lambda c: c["interactions"].pop(),
          r"its validation is of other pairs \(4, it has 3\)"),
-        ("circuits/hostile.json", lambda c: c["source"].update(affected="bad"),
-         r"found with the affected bad, its cases have not bad, not <b>good"),
+        ("circuits/hostile.json", lambda c: c["evidence"].update(affected=["bad"]),
+         r"found with the affected classes bad, its cases have not bad, not <b>good"),
         ("circuits/hostile.json", lambda c: c["outputs"][0].update(feature=48),
          r"is of another run: mlp_out@0 has 48 features, and no 48"),
         ("circuits/hostile.json", with_a_feature_beyond,
@@ -423,7 +425,7 @@ def test_files_that_do_not_belong_together_are_refused(
     hostile_run, tmp_path, file, change, message
 ):
     run = copied(hostile_run, tmp_path)
-    collect(run, hostile_run[1], "cpu")
+    Run(run, hostile_run[1], "cpu").checked()
     changed(run / file, change)
     with pytest.raises(RunError, match=message):
         collect(run, hostile_run[1], "cpu")
@@ -445,7 +447,7 @@ def test_a_file_that_was_changed_since_its_step_is_marked(hostile_run, tmp_path)
     run = copied(hostile_run, tmp_path)
 
     def since() -> dict[str, str]:
-        overview = report_of(collect(run, hostile_run[1], "cpu")).pages[0]
+        overview = report_of(Run(run, hostile_run[1], "cpu").checked()).pages[0]
         return {name: now for step in overview.context["manifest"] for name, _, now in step["made"]}
 
     assert set(since().values()) == {""}
@@ -496,8 +498,8 @@ def test_a_place_without_the_right_to_write_is_refused_at_once(hostile_run, tmp_
 
 def test_circuits_of_behaviours_come_first(hostile_run):
     folder, text = hostile_run
-    assert behaviour_circuits(folder) == ["hostile"]
-    assert [found.stem for found in collect(folder, text, "cpu").circuits] == [
+    assert list(Run(folder).behaviours) == ["hostile"]
+    assert [found.stem for found in Run(folder, text, "cpu").found] == [
         "hostile", "Ünsafe name!",
     ]  # fmt: skip
 

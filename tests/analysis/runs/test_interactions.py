@@ -7,18 +7,19 @@ import pandas as pd
 import pytest
 import torch
 
-from analysis.behaviour.in_model import in_model
 from analysis.cli.main import main
-from analysis.runs.interactions import layer_interactions, padded, run_interactions
-from circuits.corpus.batches import BatchPlan, in_order
+from analysis.runs.interactions import padded, run_interactions, write_strongest
+from analysis.runs.run import Run
+from circuits.algebra.interactions import Interactions
 from circuits.corpus import built_in, open_corpus
+from circuits.corpus.batches import BatchPlan, in_order
 from circuits.errors import CircuitsError
-from circuits.storage.manifest import read_manifest
 from circuits.model import ModelPlan, ModelShape, Site, load_model, train_model
+from circuits.storage.manifest import read_manifest
 from sae import TrainingPlan, load_dictionaries, train_saes
+from tests.support.commands import command
 from tests.support.small import basis, small_layer
 from tests.support.small_models import small_folder
-from tests.support.commands import command
 
 N_DOCUMENTS = 30
 
@@ -61,20 +62,16 @@ def dense(corpus, model, dictionary) -> np.ndarray:
 
 
 def test_a_layers_table_has_weights_data_weights_z_and_q(tmp_path):
-    layer, into, out = small_layer(biases="left"), basis(20, offset=True), basis(9, seed=2)
+    layer = small_layer(biases="left")
+    inter = Interactions(layer, basis(20, offset=True), basis(9, seed=2))
     path = tmp_path / "layer-0.parquet"
-    plain = layer_interactions(layer, into, out, path, n=5)
+    plain = write_strongest(inter, path, n=5)
     pd.testing.assert_frame_equal(pd.read_parquet(path), plain)
     assert list(plain) == ["output", "first", "second", "weight", "z", "q"]
     active = [(torch.tensor([[1, 2, 3]]), torch.tensor([[1.0, 2.0, 0.5]]))]
-    table = layer_interactions(layer, into, out, path, n=5, activations=active)
+    table = write_strongest(inter, path, n=5, activations=active)
     assert list(table)[-3:] == ["coactivation", "together", "data_weight"]
     pd.testing.assert_frame_equal(table[list(plain)], plain)
-    control = layer_interactions(layer, into, out, tmp_path / "c.parquet", n=5, control="rotated")
-    assert len(control) == len(plain)
-    assert not control["weight"].equals(plain["weight"])
-    with pytest.raises(CircuitsError, match="no control 'other'"):
-        layer_interactions(layer, into, out, path, control="other")
 
 
 @pytest.mark.parametrize("own", [False, True])
@@ -84,10 +81,10 @@ def test_pairs_are_weighed_by_the_tokens_that_count_of_the_text_that_is_named(
     named = ["--text", str(text)] if own else []
     asked = ["--n", "6", "--documents", str(N_DOCUMENTS), *named, "--device", "cpu", "--json"]
     assert main(["interactions", str(run), *asked]) == 0
-    told = json.loads(capsys.readouterr().out)["layer 0"]
-    assert told["outputs"] == 24
-    assert told["the same, features rotated"].endswith(" of 24")
-    table = pd.read_parquet(told["file"])
+    answer = json.loads(capsys.readouterr().out)["layer 0"]
+    assert answer["outputs"] == 24
+    assert answer["the same, features rotated"].endswith(" of 24")
+    table = pd.read_parquet(answer["file"])
     corpus = open_corpus(text) if own else built_in(0)
     features = dense(corpus, parts[0], parts[1][Site("mlp_in", 0)])
     first, second = (features[:, table[name]] for name in ("first", "second"))
@@ -111,26 +108,28 @@ def test_a_table_without_a_text_has_no_data_weights(run, capsys):
 
 
 def test_what_cannot_be_asked_of_a_run_is_refused(run, parts, tmp_path):
-    run_interactions(tmp_path, *parts, n=4)
+    model, dictionaries = parts
+    own = Run(tmp_path, model=model, dictionaries=dictionaries)
+    run_interactions(own, n=4)
     wrong = {
         r"of layers \[0\], not of \[1\]\. Train them": {"layers": [1]},
         r"of layers \[0\], not of any": {"layers": []},
         r"other settings.* or delete .*layer-0": {"n": 5},
-        r"q = 2\.0 is no share": {"q": 2.0},
+        r"q = 2\.0 must lie between 0 and 1": {"q": 2.0},
         r"n_documents = -1\. Ask for at least 1": {"corpus": built_in(0), "n_documents": -1},
     }
-    for said, asked in wrong.items():
-        with pytest.raises(CircuitsError, match=said):
-            run_interactions(tmp_path, *parts, **asked)
+    for message, settings in wrong.items():
+        with pytest.raises(CircuitsError, match=message):
+            run_interactions(own, **settings)
 
 
 def test_the_stories_do_not_weigh_a_model_of_other_words(run, tmp_path, capsys):
     small_folder(tmp_path / "model")
     (tmp_path / "saes").symlink_to(run / "saes")
     assert main(["interactions", str(tmp_path), "--documents", "9", "--device", "cpu"]) == 2
-    told = capsys.readouterr().err
-    assert "note: mlp_in@0 was trained on another model" in told
-    assert "does not know the words of the built-in stories" in told
+    answer = capsys.readouterr().err
+    assert "note: mlp_in@0 was trained on another model" in answer
+    assert "does not know the words of the built-in stories" in answer
     assert not (tmp_path / "interactions").exists()
 
 
@@ -147,4 +146,4 @@ def test_interactions_of_a_folder_without_a_model_is_one_line(tmp_path):
     assert "has no folder 'model'" in done.stderr
     wrong = command("interactions", str(tmp_path), "--documents", "-1")
     assert wrong.returncode == 2
-    assert "'-1' is no whole number from 0" in wrong.stderr
+    assert "'-1' is not a whole number from 0" in wrong.stderr

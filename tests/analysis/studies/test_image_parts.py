@@ -1,4 +1,4 @@
-"""Images taken apart: components, shared neurons, trees, masks, dictionaries."""
+"""Decompositions of an image model: components, neurons, trees, masks, dictionaries."""
 
 from dataclasses import replace
 
@@ -23,19 +23,9 @@ from analysis.studies.images.tree import tree, tree_curve
 from circuits import BilinearLayer
 from circuits.errors import DictionaryError, FeatureRangeError, ImageError
 from tests.support.small import dense_tensor, generator, normal, relative_error, small_layer
-from tests.support.small_images import few, random_model, trained
+from tests.support.small_images import few, random_model
 
 SMALL = replace(DICTIONARY, n_features=12, k=3, n_tokens=20_000, n_batch=128, n_buffer=1024)
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return trained()[0]
-
-
-@pytest.fixture(scope="module")
-def model():
-    return trained()[1]
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +49,7 @@ def test_components_keep_more_than_random_directions_do(model, digits):
     assert float(table["accuracy"][0]) > float(table["control"][0]) + 0.1
 
 
-def test_a_layer_of_few_neurons_is_found_again_up_to_scale():
+def test_a_layer_of_few_neurons_is_recovered():
     layer = small_layer(7, 3, d_out=4)
     found = shared_neurons(layer, 3)
     assert found.similarity == pytest.approx(1, abs=1e-6)
@@ -68,7 +58,7 @@ def test_a_layer_of_few_neurons_is_found_again_up_to_scale():
     assert relative_error(found.layer(x), layer(x)) < 1e-2
 
 
-def test_more_neurons_than_a_layer_has_eigenvectors_are_found_too():
+def test_more_neurons_than_eigenvectors_are_possible():
     two = torch.eye(6, dtype=torch.float64)[:2]
     layer = BilinearLayer(two, two, torch.ones(1, 2, dtype=torch.float64))
     found = shared_neurons(layer, 5)
@@ -77,7 +67,7 @@ def test_more_neurons_than_a_layer_has_eigenvectors_are_found_too():
 
 
 @pytest.mark.parametrize("biases", ["", "left right"])
-def test_the_similarity_told_is_the_cosine_of_the_dense_tensors(biases):
+def test_the_reported_similarity_is_the_cosine_of_the_dense_tensors(biases):
     layer = small_layer(6, 12, d_out=5, biases=biases)
     found = shared_neurons(layer, 4, n_step=20)
     first, second = dense_tensor(layer).flatten(), dense_tensor(found.layer).flatten()
@@ -99,7 +89,7 @@ def test_a_whole_tree_is_the_model(biases, n_layer):
         assert relative_error(grown(pixels), model(pixels)[:, label]) < 1e-9
 
 
-def test_a_cut_tree_ends_in_so_many_pictures_and_says_what_it_keeps():
+def test_a_truncated_tree_lists_what_it_keeps():
     model = random_model("left right", 2)
     cut = tree(model, 1, [3, 2])
     assert cut.n_leaf == 6
@@ -121,7 +111,7 @@ def test_the_curve_of_cuts_is_that_of_the_trees():
     assert curve["leaves"].tolist() == [4, 4 * 6 * 6]
 
 
-def test_a_tree_wants_a_number_for_each_layer():
+def test_a_tree_needs_a_number_for_each_layer():
     with pytest.raises(ImageError, match="1 numbers of eigenpairs for 2 layers"):
         tree(random_model("", 2), 0, [3])
     with pytest.raises(FeatureRangeError, match="kept = 0"):
@@ -223,8 +213,8 @@ def test_features_of_pairs_need_no_image_and_are_the_same_twice(model):
     assert first.d_model == model.last.d_out
 
 
-def test_a_dictionary_of_another_layer_is_told(model, dictionary, digits):
+def test_a_dictionary_of_another_layer_is_refused(model, dictionary, digits):
     other = ImageModel((small_layer(64, 9, dtype=torch.float32),), normal(10, 64).float(), 8, 8)
-    for ask in (read_through, agreement):
+    for function in (read_through, agreement):
         with pytest.raises(DictionaryError, match=r"activations of 32.*last layer writes 64"):
-            ask(other, dictionary, digits.test)
+            function(other, dictionary, digits.test)

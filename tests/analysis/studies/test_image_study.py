@@ -1,4 +1,4 @@
-"""The figures of the image case study, its pictures, and the command that prints them."""
+"""The measurements of the image case study, its pictures, and the command that prints them."""
 
 import json
 from dataclasses import replace
@@ -9,35 +9,32 @@ import torch
 
 from analysis.cli.main import main
 from analysis.studies.images.dictionaries import DICTIONARY
-from analysis.studies.images.measurements import curves, figures, matches, plan_for, regularisation
+from analysis.studies.images.measurements import curves, matches, measure, plan_for, regularisation
 from analysis.studies.images.model import accuracy
 from analysis.studies.images.pictures import (
     coloured,
-    explanation_figure,
     figure,
-    first_sheet,
     png,
     sheet,
-    spectra_sheet,
     write_png,
 )
 from analysis.studies.images.png import decoded
-from analysis.studies.images.spectra import ClassSpectra, explanation
+from analysis.studies.images.spectra import (
+    ClassSpectra,
+    explanation,
+    explanation_figure,
+    first_sheet,
+)
 from analysis.studies.images.training import ImagePlan, train_classifier
 from circuits.errors import ImageError
 from tests.support.small import normal
-from tests.support.small_images import QUICK, few, random_model, trained
+from tests.support.small_images import QUICK, few, random_model
 
 TINY = ImagePlan(d_hidden=16, n_step=60, n_batch=64)
 
 
-@pytest.fixture(scope="module")
-def digits():
-    return trained()[0]
-
-
-def test_the_figures_are_those_of_the_model_that_comes_with_them(digits):
-    row, model = figures(digits, QUICK)
+def test_the_measurements_are_those_of_the_returned_model(digits):
+    row, model = measure(digits, QUICK)
     assert row["accuracy"] == accuracy(model.logits(digits.test), digits.test)
     assert row["effective_rank"] == ClassSpectra.of(model).effective_rank
     assert row["explanation_error"] < 1e-5
@@ -52,14 +49,14 @@ def test_weight_decay_lowers_the_effective_rank(digits):
     assert grid["n"].tolist() == [len(digits.train)] * 2
 
 
-def test_few_images_without_regularisation_are_learnt_by_heart(digits):
+def test_few_images_without_regularisation_are_memorised(digits):
     part = replace(digits, train=digits.train.take(60))
     grid = regularisation(part, replace(TINY, n_step=300, n_batch=30), [0.0, 1.0], [0.0, 0.5])
-    by_heart, tamed = grid.iloc[0], grid.iloc[3]
-    assert by_heart["train"] == 1
-    assert by_heart["train"] - by_heart["test"] > 0.1
-    assert tamed["effective_rank"] < by_heart["effective_rank"]
-    assert tamed["roughness"] < by_heart["roughness"]
+    memorised, tamed = grid.iloc[0], grid.iloc[3]
+    assert memorised["train"] == 1
+    assert memorised["train"] - memorised["test"] > 0.1
+    assert tamed["effective_rank"] < memorised["effective_rank"]
+    assert tamed["roughness"] < memorised["roughness"]
 
 
 def test_models_of_several_widths_have_a_curve_each(digits):
@@ -71,12 +68,12 @@ def test_models_of_several_widths_have_a_curve_each(digits):
     assert (found["accuracy"] + found["lost"])[2:].to_numpy() == pytest.approx(full)
 
 
-def test_matches_want_two_models_and_find_each_in_itself():
+def test_matches_need_two_models_and_find_each_in_itself():
     model = random_model()
     found = matches([model, model], 2)
     assert found["cosine"].to_numpy() == pytest.approx(1)
     assert found["n"].tolist() == [4, 4]
-    with pytest.raises(ImageError, match="one model has no other"):
+    with pytest.raises(ImageError, match="one model cannot be compared"):
         matches([model])
 
 
@@ -110,7 +107,7 @@ def test_a_sheet_holds_every_picture_in_its_place():
 
 
 def test_a_sheet_of_spectra_survives_its_file(tmp_path):
-    page = spectra_sheet(ClassSpectra.of(random_model()), 2)
+    page = ClassSpectra.of(random_model()).sheet(2)
     write_png(page, tmp_path / "page.png")
     assert np.array_equal(decoded((tmp_path / "page.png").read_bytes()), page)
     assert decoded(png(page)).shape[2] == 3
@@ -139,8 +136,8 @@ def test_an_explanation_shows_what_adds_most():
     spectra, image = ClassSpectra.of(model), few().pixels[0]
     page = explanation_figure(spectra, image, n_class=1, n=2)
     label = int(model(image).argmax())
-    told = explanation(spectra, image)
-    own = told[(told["class"] == label) & (told["rank"] >= 0)]
+    table = explanation(spectra, image)
+    own = table[(table["class"] == label) & (table["rank"] >= 0)]
     wanted = own["adds"].abs().nlargest(2)
     titles = [note.text for note in page.layout.annotations]
     assert titles[0].startswith(f"{label}: ")
@@ -150,39 +147,37 @@ def test_an_explanation_shows_what_adds_most():
 # the command
 
 
-def test_digits_prints_its_figures_as_one_json_object(tmp_path, capsys, monkeypatch):
+def test_digits_prints_its_measurements_as_one_json_object(tmp_path, capsys, monkeypatch):
     few_tokens = replace(DICTIONARY, n_features=12, k=3, n_tokens=10_000)
     monkeypatch.setattr("analysis.cli.commands.studies.plan_for", lambda images: TINY)
     monkeypatch.setattr(
         "analysis.studies.images.measurements.dictionary_plan_for", lambda images: few_tokens
     )
     assert main(["digits", "--json", "--seed", "3", "--pictures", str(tmp_path / "page.png")]) == 0
-    told = json.loads(capsys.readouterr().out)
+    printed = json.loads(capsys.readouterr().out)
     wanted = {"accuracy", "pinv_loss_recovered", "effective_rank", "hosvd_top20_drop",
               "hosvd_top50_drop"}  # fmt: skip
-    assert wanted <= set(told)
+    assert wanted <= set(printed)
     about = ("data", "n_train", "n_test", "seed")
-    assert [told[name] for name in about] == ["digits", 1437, 360, 3]
+    assert [printed[name] for name in about] == ["digits", 1437, 360, 3]
     assert decoded((tmp_path / "page.png").read_bytes()).ndim == 3
 
 
 @pytest.mark.parametrize("option", ["--run", "--pictures"])
-def test_digits_refuses_a_place_that_cannot_be_before_it_trains(
-    tmp_path, capsys, monkeypatch, option
-):
+def test_digits_refuses_an_impossible_place_before_it_trains(tmp_path, capsys, monkeypatch, option):
     def trained(*_):
-        raise AssertionError("trained before the place was looked at")
+        raise AssertionError("trained before the place was checked")
 
-    monkeypatch.setattr("analysis.runs.images.figures", trained)
-    monkeypatch.setattr("analysis.cli.commands.studies.figures", trained)
+    monkeypatch.setattr("analysis.runs.images.measure", trained)
+    monkeypatch.setattr("analysis.cli.commands.studies.measure", trained)
     (tmp_path / "file").touch()
     assert main(["digits", option, str(tmp_path / "file" / "within" / "it")]) == 2
     assert "file" in capsys.readouterr().err
 
 
-def test_digits_refuses_what_is_no_data_in_one_line(tmp_path, capsys):
+def test_digits_refuses_missing_data_in_one_line(tmp_path, capsys):
     assert main(["digits", "--data", str(tmp_path / "nothing.npz")]) == 2
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.count("\n") == 1
-    assert "no such file or folder" in told.err
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert "no such file or folder" in captured.err

@@ -1,4 +1,4 @@
-"""The image case study: what the pictures say is what the model computes."""
+"""The image case study: the pictures describe what the model computes."""
 
 import gzip
 import struct
@@ -10,9 +10,9 @@ import pyarrow as pa
 import pytest
 import torch
 
-from analysis.studies.images.data import KEYS, open_images
+from analysis.studies.images.data import open_images
 from analysis.studies.images.model import ImageModel, accuracy, load_image_model
-from analysis.studies.images.pictures import png, spectra_sheet
+from analysis.studies.images.pictures import png
 from analysis.studies.images.png import decoded, encoded
 from analysis.studies.images.spectra import (
     ClassSpectra,
@@ -32,20 +32,10 @@ from analysis.studies.images.training import (
 from circuits import BilinearLayer, Spectrum
 from circuits.errors import HubError, ImageError, ModelError, PlanError
 from tests.support.small import normal, relative_error, small_layer
-from tests.support.small_images import QUICK, few, random_model, trained
+from tests.support.small_images import QUICK, few, random_model
 
 
-@pytest.fixture(scope="module")
-def digits():
-    return trained()[0]
-
-
-@pytest.fixture(scope="module")
-def model():
-    return trained()[1]
-
-
-def test_a_model_learns_digits_of_hands_it_has_not_seen(model, digits):
+def test_a_model_classifies_digits_of_unseen_writers(model, digits):
     assert accuracy(model.logits(digits.test), digits.test) > 0.85
     guesses = digits.test.labels.roll(1)
     assert float((guesses == digits.test.labels).double().mean()) < 0.3
@@ -64,15 +54,15 @@ def test_training_twice_gives_the_same_bits(digits):
 def test_the_explanation_of_an_image_sums_to_its_logits(biases):
     model = random_model(biases)
     image = few().pixels[3]
-    told = explanation(ClassSpectra.of(model), image).groupby("class")["adds"].sum()
-    assert relative_error(torch.tensor(told.to_list(), dtype=torch.float64), model(image)) < 1e-10
+    sums = explanation(ClassSpectra.of(model), image).groupby("class")["adds"].sum()
+    assert relative_error(torch.tensor(sums.to_list(), dtype=torch.float64), model(image)) < 1e-10
 
 
 def test_a_trained_models_explanations_sum_to_the_logits_to_a_hundred_thousandth(model, digits):
     spectra = ClassSpectra.of(model)
     for image in digits.test.pixels[:5]:
-        told = explanation(spectra, image).groupby("class")["adds"].sum()
-        assert relative_error(torch.tensor(told.to_list()), model(image)) < 1e-5
+        sums = explanation(spectra, image).groupby("class")["adds"].sum()
+        assert relative_error(torch.tensor(sums.to_list()), model(image)) < 1e-5
 
 
 def test_pictures_are_unit_vectors_of_pixels_whatever_the_embedding():
@@ -88,9 +78,9 @@ def test_pictures_are_unit_vectors_of_pixels_whatever_the_embedding():
     torch.testing.assert_close(*values)
 
 
-def test_spectra_show_themselves_as_pictures_where_they_are_some():
+def test_spectra_show_themselves_as_pictures_if_they_are_of_pixels():
     spectra = ClassSpectra.of(random_model())
-    assert spectra._repr_png_() == png(spectra_sheet(spectra))
+    assert spectra._repr_png_() == png(spectra.sheet())
     assert ClassSpectra.of(random_model(n_layer=2))._repr_png_() is None
 
 
@@ -113,7 +103,7 @@ def test_a_deep_model_with_everything_trains_and_is_made_of_its_layers(digits, r
     assert accuracy(model.logits(digits.test), digits.test) > 0.6
 
 
-def test_all_eigenpairs_lose_nothing_and_none_of_the_curve_is_made_up(model, digits):
+def test_truncation_keeps_the_first_eigenpairs_and_all_lose_nothing(model, digits):
     spectra = ClassSpectra.of(model)
     curve = truncation(spectra, digits.test, [1, 3, 64, 100])
     assert curve["rank"].tolist() == [1, 3, 64]
@@ -124,15 +114,15 @@ def test_all_eigenpairs_lose_nothing_and_none_of_the_curve_is_made_up(model, dig
     assert curve["accuracy"].iloc[1] == accuracy(kept.mT, digits.test)
 
 
-def test_the_rank_needed_is_where_the_curve_stays():
+def test_the_rank_needed_is_where_the_curve_stays_low():
     curve = truncation(ClassSpectra.of(random_model()), few(), [1, 2, 3])
-    told = [
+    needed = [
         rank_needed(curve.assign(lost=lost)) for lost in ([0.0, 0.2, 0.0], [0.0] * 3, [0.1] * 3)
     ]
-    assert told == [3, 1, None]
+    assert needed == [3, 1, None]
 
 
-def test_the_effective_rank_is_the_mean_over_classes_of_what_their_eigenvalues_come_to():
+def test_the_effective_rank_is_the_mean_over_classes():
     """Class 0 has the eigenvalues 3 and -1, for 4² / 10 = 1.6; class 1 has one, for 1."""
     down = torch.tensor([[3.0, -1.0, 0.0], [0.0, 0.0, 5.0]])
     model = ImageModel((BilinearLayer(torch.eye(3), torch.eye(3), down),), torch.eye(2), 1, 3)
@@ -178,7 +168,7 @@ def test_noise_is_rough_and_a_broad_stroke_is_not():
     assert of_pictures(stroke) < 0.05
 
 
-def test_decay_that_lasts_leaves_less_of_the_start():
+def test_longer_decay_shrinks_initial_weights_more():
     assert ImagePlan(n_step=300).shrinking > 0.3
     assert ImagePlan(n_step=3000).shrinking < 0.02
     assert ImagePlan(weight_decay=0.0).shrinking == 1
@@ -192,7 +182,7 @@ def test_a_saved_model_comes_back_as_it_was(tmp_path, biases):
     assert torch.equal(back(few().pixels), model(few().pixels))
 
 
-def test_what_is_no_model_is_told(tmp_path):
+def test_a_file_that_is_not_a_model_is_refused(tmp_path):
     (tmp_path / "broken").write_bytes(b"nothing")
     for name in ("broken", "missing"):
         with pytest.raises(ModelError, match=f"{name}.*Train it again"):
@@ -203,10 +193,11 @@ def test_what_is_no_model_is_told(tmp_path):
 
 
 def arrays(n=8, size=(4, 3), seed=0):
-    dice = np.random.default_rng(seed)
-    x = [dice.integers(0, 256, (count, *size), dtype=np.uint8) for count in (n, 4)]
+    draws = np.random.default_rng(seed)
+    x = [draws.integers(0, 256, (count, *size), dtype=np.uint8) for count in (n, 4)]
     y = [np.arange(count) % 4 for count in (n, 4)]
-    return dict(zip(KEYS, (x[0], y[0], x[1], y[1]), strict=True))
+    names = ("x_train", "y_train", "x_test", "y_test")
+    return dict(zip(names, (x[0], y[0], x[1], y[1]), strict=True))
 
 
 def test_npz_and_idx_give_the_same_images(tmp_path):
@@ -237,17 +228,17 @@ def bad(**changes):
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
         (bad(x_train=np.zeros((8, 4, 3, 3), np.uint8)), r"\(8, 4, 3, 3\), 3 channels.*grey"),
         (bad(x_test=np.zeros((4, 5, 3), np.uint8)), r"size \(4, 3\), test images of size \(5, 3\)"),
         (bad(y_train=np.array([0, 1, 3, 0, 1, 3, 0, 1])), "no training image has class 2"),
         (bad(y_train=np.array([0, 1, 2, 3, 0, 1, 2, 2**40])), f"run to {2**40}, but no .* class 4"),
-        (bad(y_train=np.zeros(8, int)), "from 0 to 0, so there is one class at most"),
+        (bad(y_train=np.zeros(8, int)), "from 0 to 0, so there is at most one class"),
         (bad(y_test=np.array([0, 1, 2, 4])), "from 0 to 3, but image 3 has 4"),
         (bad(y_train=np.array([-1, 1, 2, 3, 0, 1, 2, 3])), "image 0 has -1"),
         (bad(y_train=np.arange(7) % 4), "8 images with 7 labels"),
-        (bad(y_train=np.zeros(8)), "no list of class numbers"),
+        (bad(y_train=np.zeros(8)), "not a list of class numbers"),
         (bad(x_train=np.full((8, 4, 3), "a")), "x_train is of type <U1"),
         (bad(x_train=np.full((8, 4, 3), np.nan)), "runs from nan to nan"),
         (bad(x_train=np.full((8, 4, 3), 300.0)), "runs from 300.0 to 300.0"),
@@ -255,39 +246,39 @@ def bad(**changes):
         (bad(x_train=np.array([object()] * 8)), "pickled ones are never opened"),
     ],
 )  # fmt: skip
-def test_bad_images_are_told(tmp_path, given, told):
+def test_bad_images_are_refused(tmp_path, given, message):
     np.savez(tmp_path / "data.npz", **given)
-    with pytest.raises(ImageError, match=told):
+    with pytest.raises(ImageError, match=message):
         open_images(tmp_path / "data.npz")
 
 
-def test_an_archive_that_was_damaged_is_told(tmp_path):
+def test_a_damaged_archive_is_refused(tmp_path):
     np.savez_compressed(tmp_path / "data.npz", **arrays())
     content = bytearray((tmp_path / "data.npz").read_bytes())
     content[60:300] = bytes(byte ^ 0x5A for byte in content[60:300])
     (tmp_path / "data.npz").write_bytes(content)
-    with pytest.raises(ImageError, match=r"no \.npz that can be read \(Error -3"):
+    with pytest.raises(ImageError, match=r"not a readable \.npz \(Error -3"):
         open_images(tmp_path / "data.npz")
 
 
-def test_places_without_images_are_told(tmp_path):
+def test_places_without_images_are_refused(tmp_path):
     (tmp_path / "text.npz").write_text("no archive")
     np.save(tmp_path / "one.npy", np.zeros(3))
     (tmp_path / "empty").mkdir()
     (tmp_path / "idx").mkdir()
     (tmp_path / "idx" / "train-images-idx3-ubyte").write_bytes(b"\0\0\x09\x03")
-    for name, told in (
-        ("text.npz", "no .npz that can be read"),
-        ("one.npy", "no .npz that can be read"),
+    for name, message in (
+        ("text.npz", "not a readable .npz"),
+        ("one.npy", "not a readable .npz"),
         ("empty", "no train-images-…-ubyte"),
-        ("idx", "no IDX file that can be read"),
+        ("idx", "not a readable IDX file"),
         ("nowhere", "no such file or folder"),
     ):
-        with pytest.raises(ImageError, match=told):
+        with pytest.raises(ImageError, match=message):
             open_images(tmp_path / name)
 
 
-def test_images_that_do_not_fit_the_model_are_told(model, digits):
+def test_images_that_do_not_fit_the_model_are_refused(model, digits):
     with pytest.raises(ImageError, match="784 pixels were given to a model of 8 x 8"):
         model(torch.zeros(2, 784))
     with pytest.raises(ImageError, match="11 classes were given to a model of 10"):
@@ -301,7 +292,7 @@ def test_images_that_do_not_fit_the_model_are_told(model, digits):
         ClassSpectra.of(random_model(n_layer=2)).pictures(0)
 
 
-def test_a_plan_that_contradicts_itself_is_told():
+def test_a_plan_that_contradicts_itself_is_refused():
     with pytest.raises(PlanError, match="d_hidden is 0, not a whole number from 1"):
         ImagePlan(d_hidden=0)
     with pytest.raises(PlanError, match="make them equal"):
@@ -347,16 +338,16 @@ def test_every_prediction_of_a_png_is_undone(how):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
-        (b"GIF89a", "no PNG"),
+        (b"GIF89a", "not a PNG"),
         (encoded(np.zeros((3, 3), np.uint8))[:-20], "cut short or damaged"),
         (encoded(np.zeros((3, 3), np.uint8)).replace(b"\x08\x00", b"\x10\x00", 1), "damaged"),
         (predicted(np.zeros((3, 3), int), 0, depth=16), "16 bits, colour type 0"),
     ],
 )
-def test_a_picture_that_cannot_be_read_is_told(content, told):
-    with pytest.raises(ImageError, match=told):
+def test_an_unreadable_picture_is_refused(content, message):
+    with pytest.raises(ImageError, match=message):
         decoded(content)
 
 
@@ -386,13 +377,13 @@ def test_a_data_set_of_the_hub_is_its_pictures(monkeypatch):
         open_images("owner/digits")
 
 
-def test_a_hub_that_does_not_answer_is_told(monkeypatch):
+def test_a_hub_that_does_not_answer_is_reported(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("circuits.storage.hub.HUB_SECONDS", 1.5)
-    with pytest.raises(HubError, match="'owner/digits' is no file or folder here"):
+    with pytest.raises(HubError, match="'owner/digits' is not a file or folder here"):
         open_images("owner/digits")
 
 
-def test_a_loss_that_is_lost_is_told(digits):
+def test_a_loss_that_diverges_is_reported(digits):
     with pytest.raises(ImageError, match="Lower the learning rate"):
         train_classifier(digits.train, replace(QUICK, learning_rate=1e30, weight_decay=0.0))

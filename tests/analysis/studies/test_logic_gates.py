@@ -6,7 +6,6 @@ import torch
 from analysis.cli.main import main
 from analysis.studies.logic_gates import (
     GATES,
-    GateError,
     TruthTable,
     gate_report,
     random_layer,
@@ -14,6 +13,7 @@ from analysis.studies.logic_gates import (
     train_gates,
 )
 from circuits import BilinearLayer, Spectrum
+from circuits.errors import ShapeError
 
 
 def test_a_gate_written_by_hand_is_read_back_exactly():
@@ -40,7 +40,7 @@ def test_a_trained_layer_is_its_truth_table(seed):
     assert (report["rows_right"] == report["rows"])[possible].all()
 
 
-def test_what_needs_three_bits_is_said_to_need_them():
+def test_a_product_of_three_bits_has_its_known_error():
     table = TruthTable.of({"all": lambda a, b, c: a and b and c, "a": lambda a, b, c: a}, 3)
     _, floor = table.polynomials()
     assert float(floor[0]) == pytest.approx(1 / 64)  # the Walsh coefficient of abc, squared
@@ -54,9 +54,9 @@ def test_training_is_the_same_for_a_seed():
 
 
 def test_a_gate_of_other_bits_is_refused():
-    with pytest.raises(GateError, match="every gate takes 2 bits"):
+    with pytest.raises(ShapeError, match="every gate must take 2 bits"):
         TruthTable.of({"three": lambda a, b, c: a}, 2)
-    with pytest.raises(GateError, match="1 to 12 bits"):
+    with pytest.raises(ShapeError, match="1 to 12 bits"):
         TruthTable.of(GATES, 0)
 
 

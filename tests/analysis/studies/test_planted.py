@@ -1,4 +1,4 @@
-"""What is planted is found, what is not is not, and the commands say so."""
+"""Planted gates are found, nothing else is, and the commands report it."""
 
 import json
 
@@ -42,12 +42,12 @@ def test_each_kind_of_gate_is_found_grouped_and_named(kind):
     assert scores["gates"] == 1
 
 
-def test_pairs_that_are_told_are_tested_given_each_other():
+def test_given_pairs_are_tested_given_each_other():
     inter, (truth,) = plant(Planted(n_gates=2, n_feature=256))
     found = significant_pairs(inter, 0)
-    told = known_pairs(inter, 0, zip(found["second"], found["first"], strict=True))
-    pd.testing.assert_frame_equal(told, found)
-    assert told.attrs["explained"] == pytest.approx(found.attrs["explained"])
+    known = known_pairs(inter, 0, zip(found["second"], found["first"], strict=True))
+    pd.testing.assert_frame_equal(known, found)
+    assert known.attrs["explained"] == pytest.approx(found.attrs["explained"])
     absent = next(pair for pair in [(0, 1), (0, 2), (1, 2)] if pair not in truth.weights)
     more = known_pairs(inter, 0, [*truth.weights, absent]).set_index(["first", "second"])
     assert more.loc[absent, "q"] > 0.05
@@ -79,7 +79,7 @@ def test_calibration_has_a_row_for_each_ratio_and_its_controls():
     rows = ["snr 1", "snr 8", "noise alone", "rotated", "shuffled"]
     assert table["layer"].tolist() == rows
     assert table.loc[1, "f1"] > 0.9
-    with pytest.raises(CircuitsError, match="no snrs were named"):
+    with pytest.raises(CircuitsError, match="snrs is empty"):
         calibrate(Planted(32, 128, 1, largest=2), [])
     assert (table.loc[2:, "any"] == 0).all()
     pd.testing.assert_frame_equal(
@@ -88,20 +88,20 @@ def test_calibration_has_a_row_for_each_ratio_and_its_controls():
 
 
 @pytest.mark.parametrize(
-    ("sizes", "said"),
+    ("sizes", "message"),
     [
         ({"snr": 0.0}, "snr = 0.0 is not above zero"),
-        ({"kinds": ("NAND",)}, "there is no gate NAND"),
-        ({"n_gates": 99}, "99 gates of up to 12 features need more than 512"),
-        ({"n_gates": -1}, "n_gates = -1 is no whole number from 0"),
-        ({"kinds": ()}, "no kinds of gates"),
+        ({"kinds": ("NAND",)}, "unknown gate NAND"),
+        ({"n_gates": 99}, "99 gates of up to 12 features need more than the 512"),
+        ({"n_gates": -1}, "n_gates = -1 is not a whole number from 0"),
+        ({"kinds": ()}, "kinds is empty"),
         ({"d_model": 1}, "has one direction"),
         ({"largest": 1}, "at least two features"),
         ({"d_model": 0}, "d_model = 0"),
     ],
 )
-def test_sizes_that_cannot_be_planted_are_refused(sizes, said):
-    with pytest.raises(CircuitsError, match=said):
+def test_sizes_that_cannot_be_planted_are_refused(sizes, message):
+    with pytest.raises(CircuitsError, match=message):
         Planted(**sizes)
 
 
@@ -112,8 +112,13 @@ def test_calibrate_prints_its_table():
     sizes = ["--d-model", "32", "--features", "128", "--gates", "1", "--snr", "8", "--seeds", "1"]
     done = command("calibrate", *sizes, "--json")
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert [row["layer"] for row in told["rows"]] == ["snr 8", "noise alone", "rotated", "shuffled"]
+    printed = json.loads(done.stdout)
+    assert [row["layer"] for row in printed["rows"]] == [
+        "snr 8",
+        "noise alone",
+        "rotated",
+        "shuffled",
+    ]
     wrong = command("calibrate", "--gates", "999")
     assert wrong.returncode == 2
     assert "999 gates" in wrong.stderr
@@ -134,8 +139,8 @@ def test_export_writes_each_format(tmp_path, capsys):
         assert export(form)["file"] == str(tmp_path / f"gate.{form}")
     tables = export("tables", "--out", str(tmp_path / "t"))
     assert set(tables) == {"features", "interactions", "gates", "outputs", "detectors"}
-    told = export("attribution")
-    assert told["file"] == str(tmp_path / "attribution" / "output-0.json")
-    assert "supernodes=" in told["address"]  # the frontend reads them there alone
+    written = export("attribution")
+    assert written["file"] == str(tmp_path / "attribution" / "output-0.json")
+    assert "supernodes=" in written["address"]  # the only place where the frontend reads them
     assert main(["export", str(tmp_path / "none.json")]) == 2
     assert "none.json" in capsys.readouterr().err

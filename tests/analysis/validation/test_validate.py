@@ -10,14 +10,17 @@ import pytest
 import torch
 
 from analysis.behaviour.in_model import in_model
-from analysis.cli.circuit_text import told_validation
+from analysis.cli.circuit_text import validation_text
 from analysis.discovery.find import find_circuit
 from analysis.validation import pair_checks
-from analysis.validation.edits import PairTerms
-from analysis.validation.validate import Validation, validate
+from analysis.validation.criteria import CRITERIA, Criterion, Direction, Measure
+from analysis.validation.edits import EditKind, PairTerms
+from analysis.validation.record import Validation
+from analysis.validation.validate import validate
 from circuits.corpus import open_corpus
 from circuits.errors import CircuitFileError, DictionaryError, FeatureRangeError
-from circuits.graph.circuit import Circuit, Feature, Interaction
+from circuits.graph.circuit import Circuit
+from circuits.graph.records import Feature, Interaction, Source
 from circuits.model import Model, Site
 from tests.support.planted_negation import (
     CAKE,
@@ -45,10 +48,6 @@ def proof(circuit) -> Validation:
     return validate(planted_model(), circuit, HALVES[1], planted_dictionaries(), n_draws=4)
 
 
-def edit(found: Validation, name: str) -> pd.Series:
-    return found.edits.set_index("edit").loc[name]
-
-
 def with_pairs(circuit: Circuit, *pairs: tuple[int, int]) -> Circuit:
     """The same circuit of other pairs."""
     ends = sorted({end for pair in pairs for end in pair})
@@ -63,15 +62,15 @@ def with_pairs(circuit: Circuit, *pairs: tuple[int, int]) -> Circuit:
 def test_the_planted_circuit_is_proven(proof):
     assert proof.proven
     assert proof.verdict == "proven: every criterion is met"
-    assert list(proof.criteria["met"]) == [True] * 6
+    assert [one.met for one in proof.criteria] == [True] * 6
 
 
 def test_removing_it_takes_all_and_leaves_the_other_classes_alone(proof):
-    plain, removed = edit(proof, "none"), edit(proof, "remove the circuit")
-    assert plain["taken"] == 0
-    assert removed["taken"] == pytest.approx(1, abs=1e-5)
+    plain, removed = proof.edit(EditKind.NONE), proof.edit(EditKind.REMOVE)
+    assert plain["removed"] == 0
+    assert removed["removed"] == pytest.approx(1, abs=1e-5)
     assert (removed["low"], removed["high"]) == pytest.approx((1, 1), abs=1e-5)
-    assert removed["moved"] == pytest.approx(0, abs=1e-6)
+    assert removed["side_effect"] == pytest.approx(0, abs=1e-6)
     assert removed[["not good", "not bad"]].to_numpy(float) == pytest.approx([0, 0], abs=1e-5)
     assert removed[["good", "bad"]].to_numpy(float) == pytest.approx(
         plain[["good", "bad"]].to_numpy(float)
@@ -79,10 +78,10 @@ def test_removing_it_takes_all_and_leaves_the_other_classes_alone(proof):
 
 
 def test_keeping_it_alone_keeps_all_of_the_affected_classes_and_nothing_else(proof):
-    kept = edit(proof, "keep only the circuit")
+    kept = proof.edit(EditKind.KEEP)
     assert kept["faithfulness"] >= 1
     assert kept[["good", "bad"]].to_numpy(float) == pytest.approx([0, 0], abs=1e-5)
-    assert edit(proof, "replace the MLP by its mean")["faithfulness"] == 0
+    assert proof.edit(EditKind.MEAN)["faithfulness"] == 0
 
 
 def test_each_gate_takes_its_own_class(proof):
@@ -90,17 +89,17 @@ def test_each_gate_takes_its_own_class(proof):
         ("negated & positive", "not good", "not bad"),
         ("negated & not positive", "not bad", "not good"),
     ):
-        removed = edit(proof, f"remove gate {gate}")
+        removed = proof.edit(EditKind.REMOVE_GATE, gate)
         assert removed[class_] == pytest.approx(0, abs=1e-5)
-        assert removed[other] == pytest.approx(edit(proof, "none")[other])
-    lost = proof.parts["faithfulness lost"]
+        assert removed[other] == pytest.approx(proof.edit(EditKind.NONE)[other])
+    lost = proof.parts["faithfulness_lost"]
     assert lost.min() == pytest.approx(lost.max())
     assert lost.min() > 0.5
 
 
 def test_patching_it_from_the_other_answer_turns_each_answer_round(proof):
-    plain, patched = edit(proof, "none"), edit(proof, "patch from the other answer")
-    assert patched["taken"] == pytest.approx(2)
+    plain, patched = proof.edit(EditKind.NONE), proof.edit(EditKind.PATCH)
+    assert patched["removed"] == pytest.approx(2)
     for label in ("not good", "not bad"):
         assert patched[label] == pytest.approx(-plain[label])
     assert patched["good"] == pytest.approx(plain["good"])
@@ -109,10 +108,10 @@ def test_patching_it_from_the_other_answer_turns_each_answer_round(proof):
 def test_random_pairs_do_next_to_nothing(proof):
     """They write to directions that no answer reads, and only change what the last norm divides
     by."""
-    assert set(proof.random["kind"]) == {"as many", "as large"}
+    assert set(proof.random["kind"]) == {"same_number", "same_size"}
     assert len(proof.random) == 8
-    assert proof.random["taken"].abs().max() < 0.2
-    removed = edit(proof, "control: untrained model, remove")
+    assert proof.random["removed"].abs().max() < 0.2
+    removed = proof.edit(EditKind.UNTRAINED_REMOVE)
     assert abs(removed["contrast"]) < 0.1
 
 
@@ -139,16 +138,17 @@ def test_pairs_that_do_not_carry_the_behaviour_are_not_proven(circuit):
     wrong = with_pairs(circuit, (CAKE, TOM))
     found = validate(planted_model(), wrong, HALVES[1], planted_dictionaries(), n_draws=2)
     assert not found.proven
-    assert found.verdict.startswith("not proven: removal takes at least 0.6, measured ")
-    assert abs(edit(found, "remove the circuit")["taken"]) < 0.1
+    wanted = "removing the circuit removes at least 60 % of the margin, measured "
+    assert found.verdict.startswith(f"not proven: {wanted}")
+    assert abs(found.edit(EditKind.REMOVE)["removed"]) < 0.1
 
 
 def test_one_pair_alone_is_validated(circuit):
     one = with_pairs(circuit, (NEGATOR, GOOD))
     found = validate(planted_model(), one, HALVES[1], planted_dictionaries(), n_draws=2)
-    removed = edit(found, "remove the circuit")
+    removed = found.edit(EditKind.REMOVE)
     assert removed["not good"] == pytest.approx(0, abs=1e-5)
-    assert removed["taken"] == pytest.approx(0.5, abs=1e-5)
+    assert removed["removed"] == pytest.approx(0.5, abs=1e-5)
     assert not found.proven
 
 
@@ -197,12 +197,10 @@ def test_what_is_kept_goes_with_the_mean_of_the_rest_over_classes_each_alike():
 
     labels = list(cases.behaviour.labels)
     kept = with_output(own + mean(y - own))
-    assert edit(proof, "keep only the circuit")[labels].tolist() == pytest.approx(kept, abs=1e-4)
+    assert proof.edit(EditKind.KEEP)[labels].tolist() == pytest.approx(kept, abs=1e-4)
     assert kept != pytest.approx(with_output(own), abs=1e-2)
     whole = with_output(mean(y).expand_as(y))
-    assert edit(proof, "replace the MLP by its mean")[labels].tolist() == pytest.approx(
-        whole, abs=1e-4
-    )
+    assert proof.edit(EditKind.MEAN)[labels].tolist() == pytest.approx(whole, abs=1e-4)
 
 
 def small_behaviour():
@@ -224,19 +222,19 @@ def small_behaviour():
 
 def find_like(model, into, out, pairs) -> Circuit:
     planted = find_circuit(planted_model(), planted_dictionaries(), planted_behaviour())
-    source = {"model": model.fingerprint, "inputs": into.fingerprint, "outputs": out.fingerprint}
-    return replace(with_pairs(planted, *pairs), source={**planted.source, **source}, detectors=())
+    source = Source(model.fingerprint, 0, into.fingerprint, out.fingerprint)
+    return replace(with_pairs(planted, *pairs), source=source)
 
 
 def test_of_classes_that_are_all_affected_nothing_is_said_of_others():
     behaviour = sentiment(planted_behaviour())
     model, dictionaries = planted_model("read"), planted_dictionaries()
     pairs = with_pairs(find_circuit(planted_model(), dictionaries, planted_behaviour()), (1, 1))
-    pairs = replace(pairs, source=dict(pairs.source) | {"model": model.fingerprint})
+    pairs = replace(pairs, source=replace(pairs.source, model=model.fingerprint))
     found = validate(model, pairs, behaviour.halves()[1], dictionaries, n_draws=2)
-    assert found.edits["moved"].isna().all()
-    assert "removal moves other classes at most" not in set(found.criteria["criterion"])
-    assert "moved" not in told_validation(found).split("Random pairs")[0]
+    assert found.edits["side_effect"].isna().all()
+    assert Measure.SIDE_EFFECT not in {one.name for one in found.criteria}
+    assert "side_effect" not in validation_text(found).split("Random pairs")[0]
 
 
 def test_other_circuits_are_controls_in_the_same_table(circuit):
@@ -244,12 +242,12 @@ def test_other_circuits_are_controls_in_the_same_table(circuit):
     found = validate(
         planted_model(), circuit, HALVES[1], planted_dictionaries(), others=[other], n_draws=1
     )
-    assert abs(edit(found, "control: circuit of other")["taken"]) < 0.1
+    assert abs(found.edit(EditKind.OTHER_CIRCUIT, "other")["removed"]) < 0.1
 
 
 def test_a_control_of_other_dictionaries_is_refused(circuit):
-    other = replace(circuit, name="theirs", source=dict(circuit.source) | {"inputs": "0" * 64})
-    with pytest.raises(CircuitFileError, match="circuit 'theirs' is of another run: the hash of"):
+    other = replace(circuit, name="other", source=replace(circuit.source, inputs="0" * 64))
+    with pytest.raises(CircuitFileError, match="circuit 'other' is of another run: the hash of"):
         validate(planted_model(), circuit, HALVES[1], planted_dictionaries(), others=[other])
 
 
@@ -279,7 +277,7 @@ def test_a_validation_outlives_its_file(proof, tmp_path):
     for name, table in vars(proof).items():
         if isinstance(table, pd.DataFrame):
             pd.testing.assert_frame_equal(getattr(again, name), table, check_dtype=len(table) > 0)
-    assert told_validation(again) == told_validation(proof)
+    assert validation_text(again) == validation_text(proof)
 
 
 def test_what_is_not_known_is_null_in_the_file(proof, tmp_path):
@@ -292,12 +290,14 @@ def test_what_is_not_known_is_null_in_the_file(proof, tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"version": 7}, "is no validation of this version"),
-        ({"schema": "other"}, "is no validation of this version"),
+        ({"version": 7}, "is not a validation of this version"),
+        ({"schema": "other"}, "is not a validation of this version"),
         ({"more": 1}, r"lacks nothing and has the unknown \['more'\]"),
         ({"edits": 5}, "is not whole: edits"),
         ({"n": "many"}, "is not whole: n"),
-        ({"parts": {"first": [1], "second": []}}, "is not whole: "),
+        ({"parts": {"first": [1], "second": []}}, "parts has columns of unequal length"),
+        ({"criteria": [{"name": "removed"}]}, "is not whole: in criteria, missing"),
+        ({"version": 1}, "is not whole: "),
     ],
 )
 def test_a_file_that_is_not_whole_is_refused(proof, tmp_path, change, said):
@@ -314,11 +314,11 @@ def test_a_circuit_of_another_run_is_refused_with_every_hash(circuit):
     changed = {into.site: replace(into, bias=into.bias + 1), out.site: out}
     with pytest.raises(CircuitFileError) as refused:
         validate(model, circuit, HALVES[1], changed)
-    theirs, here = circuit.source, changed[into.site]
+    source, here = circuit.source, changed[into.site]
     assert str(refused.value) == (
         "circuit 'negation' is of another run: the hash of its model is "
-        f"{theirs['model'][:12]}…, here it is {model.fingerprint[:12]}…; the hash of its inputs is "
-        f"{theirs['inputs'][:12]}…, here it is {here.fingerprint[:12]}…. Find it in this one: "
+        f"{source.model[:12]}…, here {model.fingerprint[:12]}…; the hash of its inputs is "
+        f"{source.inputs[:12]}…, here {here.fingerprint[:12]}…. Find it in this one: "
         "circuits find."
     )
 
@@ -328,13 +328,13 @@ def test_what_cannot_be_validated_is_refused(circuit):
     with pytest.raises(FeatureRangeError, match="n_draws = 0"):
         validate(model, circuit, HALVES[1], dictionaries, n_draws=0)
     with pytest.raises(CircuitFileError, match="does not say which layer it is of"):
-        validate(model, replace(circuit, source={}), HALVES[1], dictionaries)
+        validate(model, replace(circuit, source=Source()), HALVES[1], dictionaries)
     with pytest.raises(CircuitFileError, match="there is no dictionary of mlp_in@0"):
         validate(model, circuit, HALVES[1], {})
     wide = small_dictionary(site=Site("mlp_in", 0))
-    theirs = replace(wide, notes={"activations": {"model": "a" * 64}})
+    other = replace(wide, notes={"activations": {"model": "a" * 64}})
     with pytest.raises(DictionaryError, match="trained on a model of hash aaaaaaaaaaaa"):
-        validate(model, circuit, HALVES[1], {theirs.site: theirs})
+        validate(model, circuit, HALVES[1], {other.site: other})
 
 
 def test_a_validation_leaves_no_trace_in_the_model(circuit):
@@ -352,4 +352,48 @@ def test_a_handful_of_cases_proves_nothing():
     circuit = find_circuit(model, dictionaries, planted_behaviour())
     few = validate(model, circuit, planted_behaviour(3), dictionaries, n_draws=2)
     assert not few.proven
-    assert few.verdict == "not proven: cases of each affected class at least 8, measured 3"
+    assert few.verdict == "not proven: cases of each affected class: at least 8, measured 3"
+
+
+def test_a_criterion_is_met_on_its_own_side():
+    removed = Criterion(Measure.REMOVED, Direction.AT_LEAST, 0.6)
+    assert [replace(removed, value=v).met for v in (0.59, 0.6, None)] == [False, True, False]
+    left = Criterion(Measure.LEFT, Direction.AT_MOST, 0.5)
+    assert [replace(left, value=v).met for v in (0.51, 0.5, None)] == [False, True, False]
+
+
+def test_criteria_are_sentences():
+    assert [criterion.label for criterion in CRITERIA] == [
+        "removing the circuit removes at least 60 % of the margin",
+        "removing it leaves at most 50 % of the margin of any affected class",
+        "removing it changes the margin of another class by at most 20 %",
+        "keeping only the circuit keeps at least 80 % of the effect",
+        "as many random pairs remove at most 5 % of the margin (median)",
+        "cases of each affected class: at least 8",
+    ]
+    short = replace(CRITERIA[0], value=0.123456).shortfall
+    assert short == "removing the circuit removes at least 60 % of the margin, measured 12.3 %"
+
+
+def test_a_validation_of_0_1_is_read(tmp_path):
+    path = Path(__file__).parents[2] / "support" / "files_of_0_1" / "negation.validation.json"
+    found, old = Validation.load(path), json.loads(path.read_text())
+    assert (found.circuit, found.n, found.seed) == ("negation", old["n"], old["seed"])
+    assert list(found.edit_table["edit"][:4]) == old["edits"]["edit"][:4]
+    assert found.edit("remove")["removed"] == old["edits"]["taken"][1]
+    assert found.edit("remove_gate", "negated & positive")["n_pairs"] == 1
+    assert found.edit("other_circuit", "but")["n_pairs"] == 13
+    assert np.isnan(found.edit("untrained_remove")["side_effect"])
+    assert list(found.random["removed"]) == old["random"]["taken"]
+    assert set(found.random["kind"]) == {"same_number", "same_size"}
+    assert [one.value for one in found.criteria] == old["criteria"]["value"]
+    assert [one.met for one in found.criteria] == old["criteria"]["met"]
+    assert found.proven
+    again = Validation.load(found.save(tmp_path / "new.json"))
+    pd.testing.assert_frame_equal(again.edits, found.edits)
+    assert again.criteria == found.criteria
+
+
+def test_an_edit_that_was_not_made_is_refused(proof):
+    with pytest.raises(CircuitFileError, match="has no edit 'other_circuit' but: it has none, rem"):
+        proof.edit(EditKind.OTHER_CIRCUIT, "but")

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from circuits import Basis
-from circuits.algebra import basis as basis_module
-from circuits.algebra.basis import coherence, repeated_rows, span, zero_rows
+from circuits.algebra import directions
+from circuits.algebra.directions import coherence, repeated_rows, span, zero_rows
 from circuits.errors import BasisError, DirectionWarning
 from tests.support.small import basis, normal, relative_error
 
@@ -46,7 +46,7 @@ def test_the_pseudoinverse_keeps_its_digits_on_an_ill_conditioned_dictionary():
 def test_the_span_does_not_depend_on_the_blocks_it_is_made_from(monkeypatch):
     write = normal(57, 6)
     whole = span(write)
-    monkeypatch.setattr(basis_module, "_ROWS", 1)
+    monkeypatch.setattr(directions, "ROWS", 1)
     blocks = span(write)
     assert relative_error(blocks.sizes, whole.sizes) < 1e-12
     assert relative_error(whole.sizes, torch.linalg.svdvals(write)) < 1e-12
@@ -190,7 +190,7 @@ def test_coherence_is_the_largest_cosine_and_does_not_depend_on_the_blocks(monke
     unit = rows / rows.norm(dim=1, keepdim=True)
     wanted = float((unit @ unit.mT - torch.eye(40)).abs().max())
     assert math.isclose(coherence(rows), wanted, rel_tol=1e-12)
-    monkeypatch.setattr(basis_module, "_ROWS", 7)
+    monkeypatch.setattr(directions, "ROWS", 7)
     assert math.isclose(coherence(rows), wanted, rel_tol=1e-12)
 
 

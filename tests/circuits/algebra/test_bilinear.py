@@ -35,6 +35,18 @@ def test_an_interaction_matrix_gives_the_output_along_its_direction(
     torch.testing.assert_close(along, layer(x) @ direction, rtol=0, atol=1e-10 * size)
 
 
+@pytest.mark.parametrize("biases", BIASES)
+def test_lift_appends_the_constant_only_where_the_layer_has_one(biases):
+    layer, x = small_layer(biases=biases), normal(2, 3, 8)
+    has_one = "left" in biases or "right" in biases
+    assert torch.equal(layer.lift(x), lifted(x) if has_one else x)
+    assert torch.equal(layer.lift(x, 0.0)[..., 8:], torch.zeros(2, 3, int(has_one)).double())
+    left, right = layer.factors
+    made = (layer.lift(x) @ left.mT * (layer.lift(x) @ right.mT)) @ layer.down.mT
+    made = made if layer.down_bias is None else made + layer.down_bias
+    assert relative_error(made, layer(x)) < 1e-12
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_interaction_matrices_are_symmetric_to_the_bit(dtype):
     form = small_layer(33, 70, biases="left", dtype=dtype).interaction(normal(33, dtype=dtype))

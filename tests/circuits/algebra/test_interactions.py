@@ -48,7 +48,7 @@ def test_a_matrix_is_symmetric_to_the_bit_and_does_not_depend_on_its_strips(n, s
     inter = Interactions(small_layer(biases=biases), basis(n, seed=n), basis(9, seed=2))
     dense = inter.write @ inter.form(4) @ inter.write.mT
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(interactions_module, "_ROWS", strip)
+        patch.setattr(interactions_module, "ROWS", strip)
         matrix = inter.matrix(4)
     assert torch.equal(matrix, matrix.mT)
     assert relative_error(matrix, dense) < 1e-10
@@ -126,8 +126,8 @@ def screen(request, monkeypatch):
     dtypes = {"float32 screen": torch.float32, "bfloat16 screen": torch.bfloat16}
     choice = dtypes.get(request.param)
     monkeypatch.setattr(strongest_module, "screen_dtype", lambda t: choice or t.dtype)
-    monkeypatch.setattr(strongest_module, "_ROWS", 8)
-    monkeypatch.setattr(strongest_module, "_COLUMNS", 13)
+    monkeypatch.setattr(strongest_module, "ROWS", 8)
+    monkeypatch.setattr(strongest_module, "COLUMNS", 13)
 
 
 @pytest.mark.usefixtures("screen")
@@ -145,14 +145,14 @@ def test_the_strongest_pairs_are_those_of_brute_force(flat, n):
 @pytest.mark.usefixtures("screen")
 def test_the_strongest_pairs_of_each_output_are_those_of_each_output():
     inter = Interactions(decaying(), basis(50, 24), Basis.identity(3, torch.float64))
-    got = inter.strongest(7, each=True)
+    got = inter.strongest_of_each(7)
     wanted = pd.concat([brute_force(inter, range(o, o + 1), 7) for o in range(3)])
     assert_same_pairs(got, wanted.reset_index(drop=True))
 
 
 def test_tiles_that_cannot_hold_a_top_pair_are_not_looked_at(monkeypatch):
-    monkeypatch.setattr(strongest_module, "_ROWS", 8)
-    monkeypatch.setattr(strongest_module, "_COLUMNS", 8)
+    monkeypatch.setattr(strongest_module, "ROWS", 8)
+    monkeypatch.setattr(strongest_module, "COLUMNS", 8)
     write = normal(400, 24) * torch.logspace(0, -3, 400, dtype=torch.float64)[:, None]
     inter = Interactions(
         decaying(), Basis.from_decoder(write), Basis.identity(3, torch.float64)
@@ -165,7 +165,7 @@ def test_tiles_that_cannot_hold_a_top_pair_are_not_looked_at(monkeypatch):
 
 
 def test_weak_outputs_are_passed_over_whole(monkeypatch):
-    monkeypatch.setattr(strongest_module, "_ROWS", 8)
+    monkeypatch.setattr(strongest_module, "ROWS", 8)
     layer = small_layer(24, 200, 3)
     down = layer.down * torch.tensor([[1e-3], [1.0], [1e-3]]).double()
     inter = Interactions(
@@ -214,12 +214,10 @@ def test_no_pair_is_missed_where_rounding_is_large(seed):
     assert_same_pairs(inter.strongest(10, 0), brute_force(inter, range(1), 10))
 
 
-def factors_of(left: torch.Tensor, right: torch.Tensor) -> strongest_module._Factors:
+def factors_of(left: torch.Tensor, right: torch.Tensor) -> strongest_module.Factors:
     order = torch.arange(len(left))
     reach = left.norm(dim=1), right.norm(dim=1)
-    factors = strongest_module._Factors(left, right, order, *reach, arithmetic=0.0, scale=1.0)
-    factors._prepare_screen()
-    return factors
+    return strongest_module.Factors(left, right, order, *reach, arithmetic=0.0, scale=1.0)
 
 
 def coarse(*shape: int, seed: int) -> torch.Tensor:
@@ -248,7 +246,7 @@ def test_no_weight_exceeds_its_ceiling():
     directions = torch.linalg.qr(normal(32, 32)).Q
     gate = BilinearLayer(directions[3][None], directions[17][None], normal(5, 1))
     one = Interactions(gate, Basis.orthonormal(directions), Basis.identity(5, torch.float64))
-    for output, ceiling in enumerate(one._ceilings(list(range(5)))):
+    for output, ceiling in enumerate(one.ceilings(list(range(5)))):
         best = abs(one.strongest(1, output)["weight"][0])
         assert best <= ceiling < best * 1.01, "a single pair has all the energy there is"
     for seed in range(20):  # hidden units that cancel to the last float32 digits
@@ -259,7 +257,7 @@ def test_no_weight_exceeds_its_ceiling():
         )  # fmt: skip
         into = Basis.from_decoder(normal(40, 16, seed=seed + 100).float())
         inter = Interactions(layer, into, Basis.identity(1))
-        assert abs(inter.strongest(1, 0)["weight"][0]) <= inter._ceilings([0])[0]
+        assert abs(inter.strongest(1, 0)["weight"][0]) <= inter.ceilings([0])[0]
 
 
 @pytest.mark.usefixtures("screen")
@@ -273,13 +271,13 @@ def test_the_strongest_pairs_do_not_depend_on_the_unit_of_the_features(size):
 
 @pytest.mark.parametrize("pending", [1, 50])
 def test_few_pairs_wait_at_a_time_and_the_answer_is_the_same(monkeypatch, pending):
-    monkeypatch.setattr(strongest_module, "_PENDING", pending)
-    monkeypatch.setattr(strongest_module, "_ROWS", 8)
-    monkeypatch.setattr(strongest_module, "_COLUMNS", 8)
+    monkeypatch.setattr(strongest_module, "PENDING", pending)
+    monkeypatch.setattr(strongest_module, "ROWS", 8)
+    monkeypatch.setattr(strongest_module, "COLUMNS", 8)
     scored = []
-    score = strongest_module._scored
+    score = strongest_module.scored
     monkeypatch.setattr(
-        strongest_module, "_scored", lambda *a: scored.append(len(a[3])) or score(*a)
+        strongest_module, "scored", lambda *a: scored.append(len(a[3])) or score(*a)
     )
     inter = Interactions(small_layer(24, 200, 3), basis(50, 24), Basis.identity(3, torch.float64))
     assert_same_pairs(inter.strongest(10), brute_force(inter, range(3), 10))
@@ -342,14 +340,20 @@ def test_outputs_may_be_named_by_whatever_counts():
 
 def test_the_strongest_of_each_output_are_kept_in_shards(tmp_path):
     inter = Interactions(small_layer(), basis(20), basis(9, seed=2))
-    whole = inter.strongest(4, each=True)
-    inter.strongest(4, range(5, 9), each=True, folder=tmp_path)
-    kept = inter.strongest(4, each=True, folder=tmp_path)
+    whole = inter.strongest_of_each(4)
+    inter.strongest_of_each(4, range(5, 9), folder=tmp_path)
+    kept = inter.strongest_of_each(4, folder=tmp_path)
     pd.testing.assert_frame_equal(kept, whole)
     with pytest.raises(ShardError, match="made from another layer"):
-        inter.strongest(5, each=True, folder=tmp_path)
-    with pytest.raises(ShardError, match="Pass each=True"):
-        inter.strongest(4, folder=tmp_path)
+        inter.strongest_of_each(5, folder=tmp_path)
+    with pytest.raises(ShardError, match=r"outputs 2, 4 are not an unbroken range"):
+        inter.strongest_of_each(4, [2, 4], folder=tmp_path)
+
+
+def test_a_score_adds_to_the_table_of_each_output():
+    inter = Interactions(small_layer(), basis(20), basis(9, seed=2))
+    table = inter.strongest_of_each(3, [6, 2], score=lambda rows, o: rows.assign(own=o))
+    assert table["own"].tolist() == table["output"].tolist() == [6, 6, 6, 2, 2, 2]
 
 
 def test_the_fingerprint_changes_with_any_number():

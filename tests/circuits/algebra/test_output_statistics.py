@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from circuits import Basis, BilinearLayer, Interactions, Spectrum
-from circuits.algebra import output_statistics as statistics
 from circuits.algebra import pair_search as strongest
 from circuits.algebra.output_statistics import histogram_edges, output_statistics
 from circuits.errors import FeatureRangeError, ShardError
@@ -19,9 +18,9 @@ from tests.support.small import basis, normal, small_layer
 
 @pytest.fixture
 def inter(monkeypatch):
-    monkeypatch.setattr(shards, "_OUTPUTS", 4)
-    monkeypatch.setattr(strongest, "_ROWS", 8)
-    monkeypatch.setattr(strongest, "_COLUMNS", 13)
+    monkeypatch.setattr(shards, "OUTPUTS", 4)
+    monkeypatch.setattr(strongest, "ROWS", 8)
+    monkeypatch.setattr(strongest, "COLUMNS", 13)
     return Interactions(small_layer(biases="left"), basis(30, offset=True), basis(11, seed=2))
 
 
@@ -56,7 +55,7 @@ def test_the_statistics_are_those_of_all_the_pairs(inter):
 
 
 def test_the_spectral_columns_are_those_of_the_spectrum(inter):
-    """Those of the features alone: the constant is no feature."""
+    """Those of the features alone: the constant is left out."""
     row = output_statistics(inter, range(2, 3)).iloc[0]
     spectrum = Spectrum.of(inter.matrix(2)[:-1, :-1])
     assert row["effective_rank"] == pytest.approx(spectrum.effective_rank)
@@ -83,16 +82,16 @@ def test_shards_of_any_cut_merge_to_the_same_bytes(inter, tmp_path):
 def test_an_interrupted_pass_resumes_where_it_stopped(inter, tmp_path, monkeypatch):
     whole = output_statistics(inter)
     computed = []
-    compute = statistics._statistics_of
+    spectrum = Interactions.spectrum  # computed once for each output
 
-    def stops_at_6(inter, alone, gram, output):
+    def stops_at_6(self, output):
         if output == 6 and 6 not in computed:
             computed.append(output)
             raise KeyboardInterrupt
         computed.append(output)
-        return compute(inter, alone, gram, output)
+        return spectrum(self, output)
 
-    monkeypatch.setattr(statistics, "_statistics_of", stops_at_6)
+    monkeypatch.setattr(Interactions, "spectrum", stops_at_6)
     with pytest.raises(KeyboardInterrupt):
         output_statistics(inter, folder=tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["outputs-0000000-0000004.parquet"]
@@ -115,7 +114,7 @@ def test_shards_of_another_layer_are_refused(inter, tmp_path):
 
 
 def test_every_row_of_an_output_is_kept_and_an_overlap_counts_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(shards, "_OUTPUTS", 4)
+    monkeypatch.setattr(shards, "OUTPUTS", 4)
     rows_of = lambda o: pd.DataFrame({"output": [o, o], "weight": [1.0, 1.0]})  # noqa: E731
     make_shards(tmp_path, range(0, 6), rows_of, "same", "")
     make_shards(tmp_path, range(2, 9), rows_of, "same", "")
@@ -163,7 +162,7 @@ def test_outputs_that_do_not_exist_are_refused(inter):
     with pytest.raises(FeatureRangeError, match="outputs 0 to 10"):
         output_statistics(inter, range(5, 12))
     for outputs in (range(0), range(0, 4, 2)):
-        with pytest.raises(FeatureRangeError, match=r"no range\(a, b\)"):
+        with pytest.raises(FeatureRangeError, match=r"not a range\(a, b\)"):
             output_statistics(inter, outputs)
 
 

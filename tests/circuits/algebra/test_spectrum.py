@@ -95,7 +95,7 @@ def test_an_iteration_that_goes_wrong_is_found_out_and_everything_is_decomposed(
         return values[-k:] * off, vectors[:, -k:]
 
     monkeypatch.setattr(spectrum_module, "eigsh", bad_eigsh)
-    assert spectrum_module._lanczos(form, 8) is None
+    assert spectrum_module.lanczos(form, 8) is None
     got, _, _ = eigenpairs(form, 8)
     assert relative_error(got, by_size(torch.from_numpy(values))[:8]) < 1e-10
 
@@ -169,20 +169,11 @@ def test_the_components_of_a_layer_add_up_to_its_tensor(biases):
     tensor, parts = dense_tensor(layer), hosvd(layer)
     wanted = torch.linalg.svdvals(tensor.flatten(1))
     assert relative_error(parts.values, wanted) < 1e-10
-    forms = torch.stack([parts.form(k) for k in range(5)])
+    forms = layer.interaction(parts.outputs) / parts.values[:, None, None]
     made = torch.einsum("k,ko,kij->oij", parts.values, parts.outputs, forms)
     assert relative_error(made, tensor) < 1e-10
     gram = torch.einsum("kij,lij->kl", forms, forms)
     assert relative_error(gram, torch.eye(5).double()) < 1e-10
-
-
-def test_a_truncated_layer_loses_just_the_energy_of_what_was_left_out():
-    layer = small_layer(6, 30, 5, biases="left down")
-    parts = hosvd(layer)
-    lost = dense_tensor(layer) - dense_tensor(parts.truncate(3))
-    torch.testing.assert_close(lost.square().sum(), parts.values[3:].square().sum())
-    x = normal(4, 6, seed=2)
-    assert relative_error(parts.truncate(5)(x), layer(x)) < 1e-10
 
 
 def test_a_layer_that_writes_to_few_directions_has_few_components():
@@ -190,9 +181,28 @@ def test_a_layer_that_writes_to_few_directions_has_few_components():
     assert len(hosvd(layer).values) == 3
 
 
-def test_spectra_work_with_an_encoder_and_a_control_beside_it():
-    layer = small_layer(16, 32)
-    out = Basis.from_encoder(normal(40, 16), normal(40, 16, seed=1))
+def test_the_control_of_features_has_the_same_form_in_other_features():
+    """Its spectrum in model space is that of the features; in feature space it is another one."""
+    layer, out = small_layer(16, 32), Basis.from_encoder(normal(40, 16), normal(40, 16, seed=1))
     inter = Interactions(layer, basis(40, 16), out)
-    control = Interactions(layer, basis(40, 16), out.control())
-    assert inter.spectrum(3).effective_rank != control.spectrum(3).effective_rank
+    control = Interactions(layer, inter.inputs.control(), out)
+    same = [one.spectrum(3, space="model").values for one in (inter, control)]
+    assert torch.equal(*same)
+    for one in (inter, control):
+        wanted = by_size(torch.linalg.eigvalsh(one.matrix(3)))[:16]
+        assert relative_error(one.spectrum(3).values, wanted) < 1e-10
+        n = float(wanted.abs().sum() ** 2 / wanted.square().sum())
+        assert math.isclose(one.spectrum(3).effective_rank, n, rel_tol=1e-9)
+    changed = relative_error(control.spectrum(3).values, inter.spectrum(3).values)
+    assert changed > 0.01
+
+
+def test_a_rotated_spectrum_keeps_the_eigenvalues_along_other_directions():
+    spectrum = Spectrum.of(form_with(torch.tensor([3.0, -2.0, 1.0, 0.5])), rank=3)
+    control = spectrum.rotated(seed=1)
+    assert torch.equal(control.values, spectrum.values)
+    assert control.energy(3) == spectrum.energy(3)
+    identity = torch.eye(3).double()
+    assert relative_error(control.vectors @ control.vectors.mT, identity) < 1e-12
+    assert (control.vectors - spectrum.vectors).norm() > 0.1
+    assert torch.equal(spectrum.rotated(seed=1).vectors, control.vectors)

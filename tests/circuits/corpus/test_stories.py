@@ -1,4 +1,4 @@
-"""The stories are told alike every time, labelled rightly, and of exactly known entropy."""
+"""The stories are the same every time, correctly labelled, and of exactly known entropy."""
 
 import itertools
 import re
@@ -9,10 +9,10 @@ from math import exp, log
 import numpy as np
 import pytest
 
+from circuits.corpus.stories.generator import BLOCK, StoryGenerator
 from circuits.corpus.stories.grammar import N_BODY, Grammar
 from circuits.corpus.stories.lexicon import Lexicon
 from circuits.corpus.stories.prompts import BEHAVIOURS, minimal_pairs
-from circuits.corpus.stories.teller import BLOCK, Storyteller
 from circuits.errors import StoryError
 
 GOLDEN = [
@@ -58,8 +58,11 @@ def sentences(grammar: Grammar, part: str) -> list[str]:
 @pytest.mark.parametrize("bounds", [(0, 3), (5, 9), (BLOCK - 2, BLOCK + 3), (7, 7)])
 def test_a_document_does_not_depend_on_the_range_asked_for(bounds):
     start, stop = bounds
-    teller = Storyteller(seed=4)
-    whole, part = teller.tell(0, BLOCK + 5, truth=True), teller.tell(start, stop, truth=True)
+    generator = StoryGenerator(seed=4)
+    whole, part = (
+        generator.generate(0, BLOCK + 5, truth=True),
+        generator.generate(start, stop, truth=True),
+    )
     assert part.texts == whole.texts[start:stop]
     np.testing.assert_array_equal(part.surprisal, whole.surprisal[start:stop])
     first, last = whole.offsets[start], whole.offsets[stop]
@@ -68,18 +71,18 @@ def test_a_document_does_not_depend_on_the_range_asked_for(bounds):
 
 
 def test_the_first_story_of_seed_zero_stays_what_it_is():
-    assert Storyteller(seed=0).tell(0, 2).texts == GOLDEN
+    assert StoryGenerator(seed=0).generate(0, 2).texts == GOLDEN
 
 
-def test_seeds_tell_different_stories():
-    first, second = (set(Storyteller(seed=seed).tell(0, 2000).texts) for seed in (0, 1))
+def test_seeds_give_different_stories():
+    first, second = (set(StoryGenerator(seed=seed).generate(0, 2000).texts) for seed in (0, 1))
     assert len(first & second) < 20  # the shortest stories meet by chance
 
 
 def test_the_words_of_a_text_give_back_its_probability():
-    told = Storyteller(seed=1).tell(0, 800)
-    read_back = [Grammar().surprisal_of(text) for text in told.texts]
-    np.testing.assert_allclose(read_back, told.surprisal, rtol=1e-12)
+    stories = StoryGenerator(seed=1).generate(0, 800)
+    read_back = [Grammar().surprisal_of(text) for text in stories.texts]
+    np.testing.assert_allclose(read_back, stories.surprisal, rtol=1e-12)
 
 
 @pytest.mark.parametrize("part", ["opening", "body", "closing"])
@@ -89,7 +92,7 @@ def test_all_sentences_are_different_and_their_probabilities_sum_to_one(part):
     assert len(said) == len(set(said))
     for sentence in said:
         try:
-            nats, bound = grammar._read(part, sentence.split())
+            nats, bound = grammar.read(part, sentence.split())
         except StoryError:  # the grammar never says this: "good but good"
             continue
         of_one_child = {
@@ -100,7 +103,7 @@ def test_all_sentences_are_different_and_their_probabilities_sum_to_one(part):
 
 
 def _share_of_children(grammar: Grammar, bound: dict[str, str]) -> float:
-    """Share of all children about whom a sentence with these words could be told."""
+    """Share of all children whom a sentence with these words fits."""
     children = [(name, "he", "boy") for name in grammar.lexicon.boys]
     children += [(name, "she", "girl") for name in grammar.lexicon.girls]
     fits = [child for child in children if set(bound.values()) <= set(child)]
@@ -117,25 +120,25 @@ def test_a_word_in_two_lists_is_refused_because_the_entropy_would_be_wrong():
 
 
 def test_the_entropy_is_the_mean_surprisal_of_many_stories():
-    teller = Storyteller(seed=2)
-    told = teller.tell(0, 40_000)
-    predicted = len(told.tokens) + len(told)  # the end of each story is predicted too
-    spread = np.std(told.surprisal - teller.grammar.entropy * (np.diff(told.offsets) + 1))
-    error = told.surprisal.sum() / predicted - teller.grammar.entropy
-    assert abs(error) < 4 * spread * len(told) ** 0.5 / predicted
+    generator = StoryGenerator(seed=2)
+    stories = generator.generate(0, 40_000)
+    predicted = len(stories.tokens) + len(stories)  # the end of each story is predicted too
+    spread = np.std(stories.surprisal - generator.grammar.entropy * (np.diff(stories.offsets) + 1))
+    error = stories.surprisal.sum() / predicted - generator.grammar.entropy
+    assert abs(error) < 4 * spread * len(stories) ** 0.5 / predicted
     assert spread > 0
 
 
 def test_no_counting_model_gets_below_the_floor():
     """Two words of context, counted on other stories, cannot know more than the grammar."""
-    teller = Storyteller(seed=3)
+    generator = StoryGenerator(seed=3)
     counts: dict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
-    for text in teller.tell(0, 12_000).texts:
+    for text in generator.generate(0, 12_000).texts:
         words = ["", "", *text.split(), "end"]
         for context, word in zip(itertools.pairwise(words), words[2:], strict=False):
             counts[context][word] += 1
-    held_out = Storyteller(seed=4).tell(0, 2000)
-    n_words, nats, n_predicted = len(teller.words) + 1, 0.0, 0
+    held_out = StoryGenerator(seed=4).generate(0, 2000)
+    n_words, nats, n_predicted = len(generator.words) + 1, 0.0, 0
     for text in held_out.texts:
         words = ["", "", *text.split(), "end"]
         for context, word in zip(itertools.pairwise(words), words[2:], strict=False):
@@ -147,7 +150,7 @@ def test_no_counting_model_gets_below_the_floor():
 
 def test_truth_says_what_the_words_say():
     """An independent reading of the text, with regular expressions, agrees with every label."""
-    lexicon, told = Lexicon(), Storyteller(seed=5).tell(0, 1500, truth=True)
+    lexicon, stories = Lexicon(), StoryGenerator(seed=5).generate(0, 1500, truth=True)
     good, bad = "|".join(lexicon.positive), "|".join(lexicon.negative)
     happy = {*lexicon.glad, *lexicon.cheers}
     clause = re.compile(
@@ -157,57 +160,62 @@ def test_truth_says_what_the_words_say():
     )
     seen = [
         (bool(found[1]), 1 if found[2] else -1, 1 if found[4] in happy else -1)
-        for text in told.texts
+        for text in stories.texts
         for found in clause.finditer(text)
     ]
-    table = told.reactions
-    labelled = zip(table.negated, table.polarity, table.told, strict=True)
+    table = stories.reactions
+    labelled = zip(table.negated, table.polarity, table.reaction, strict=True)
     assert [tuple(row) for row in labelled] == seen
     turned = np.where(table.negated, -table.polarity, table.polarity)
     np.testing.assert_array_equal(table.sentiment, turned)
-    assert 0.02 < (table.told != table.sentiment).mean() < 0.04
+    assert 0.02 < (table.reaction != table.sentiment).mean() < 0.04
+
+
+def labels(words: list[str]) -> list[tuple[int, bool, int]]:
+    """Polarity, negation and sentiment at each word, followed through the text by hand."""
+    lexicon, found = Lexicon(), []
+    ends = {".", *lexicon.glad, *lexicon.sad, *lexicon.cheers, *lexicon.tears}
+    sign = dict.fromkeys(lexicon.positive, 1) | dict.fromkeys(lexicon.negative, -1)
+    polarity, negated = 0, False
+    for word in words:
+        if word in ends:
+            polarity, negated = 0, False
+        polarity, negated = sign.get(word, polarity), negated or word in lexicon.negators
+        found.append((polarity, negated, -polarity if negated else polarity))
+    return found
 
 
 def test_labels_hold_from_the_word_that_sets_them_to_the_reaction():
-    told = Storyteller(seed=5).tell(0, 200, truth=True)
-    words = np.array(told.words)[told.tokens].tolist()
-    truth, lexicon = told.truth, Lexicon()
-    polar = {*lexicon.positive, *lexicon.negative}
-    for at, word in enumerate(words):
-        if word in polar:
-            assert truth.polarity[at] == (1 if word in lexicon.positive else -1)
-            assert truth.negated[at] == (words[at - 1] in lexicon.negators or truth.negated[at - 1])
-        if word in lexicon.negators:
-            assert truth.negated[at]
-            assert not truth.negated[at - 1]
-        if word == ".":
-            assert (truth.polarity[at], truth.negated[at], truth.sentiment[at]) == (0, 0, 0)
+    stories = StoryGenerator(seed=5).generate(0, 200, truth=True)
+    words, truth = np.array(stories.words)[stories.tokens].tolist(), stories.truth
+    columns = (truth.polarity, truth.negated, truth.sentiment)
+    assert list(zip(*(column.tolist() for column in columns), strict=True)) == labels(words)
     assert {words[at] for at in truth.reading} == {"felt", "looked", "to"}
     assert (truth.sentiment[truth.reading] != 0).all()
 
 
 def test_but_turns_a_clause_round_and_pronouns_agree():
     lexicon = Lexicon()
-    told = " ".join(Storyteller(seed=6).tell(0, 500).texts)
-    pairs = re.findall(r"was (\w+) but the \w+ seemed (\w+)", told)
+    text = " ".join(StoryGenerator(seed=6).generate(0, 500).texts)
+    pairs = re.findall(r"was (\w+) but the \w+ seemed (\w+)", text)
     assert len(pairs) > 50
     assert all((a in lexicon.positive) != (b in lexicon.positive) for a, b in pairs)
-    for text in Storyteller(seed=6).tell(0, 500).texts:
+    for text in StoryGenerator(seed=6).generate(0, 500).texts:
         girl = bool(set(text.split()) & set(lexicon.girls))
         assert not set(text.split()) & {"he" if girl else "she", "boy" if girl else "girl"}
 
 
 @pytest.mark.parametrize("behaviour", BEHAVIOURS)
-def test_prompts_are_beginnings_of_stories_that_the_grammar_tells(behaviour):
+def test_prompts_are_beginnings_of_stories_of_the_grammar(behaviour):
     endings = {"negation": "", "pronoun": " felt happy", "but": " so {} felt happy"}
     for pair in minimal_pairs(behaviour, 20, seed=1):
         assert len({len(text.split()) for text in pair.texts}) == 1
         for text, right in zip(pair.texts, pair.right, strict=True):
             child = next(w for w in text.split() if w in Lexicon().boys + Lexicon().girls)
-            told = f"{text} {right[0]}{endings[behaviour].format(child)} ."
+            clause = f"{text} {right[0]}{endings[behaviour].format(child)} ."
             aside = f"{child} ran into the park ."
             asides = " ".join([aside] * (min(N_BODY) - 1))
-            assert Grammar().surprisal_of(f"{told} {asides} the end .") < 100
+            assert Grammar().surprisal_of(f"{clause} {asides} the end .") < 100
 
 
 @pytest.mark.parametrize("behaviour", BEHAVIOURS)
@@ -230,14 +238,14 @@ def test_negation_pairs_cross_negator_with_sentiment():
 
 
 def test_bad_requests_are_refused_by_name():
-    with pytest.raises(StoryError, match="behaviour 'irony' is none"):
+    with pytest.raises(StoryError, match="do not teach a behaviour 'irony'"):
         minimal_pairs("irony", 1)
     with pytest.raises(StoryError, match="seed -1"):
-        Storyteller(seed=-1)
+        StoryGenerator(seed=-1)
     with pytest.raises(StoryError, match="documents 3 to 2"):
-        Storyteller().tell(3, 2)
+        StoryGenerator().generate(3, 2)
     with pytest.raises(StoryError, match="truth=True"):
-        _ = Storyteller().tell(0, 1).reactions
+        _ = StoryGenerator().generate(0, 1).reactions
     with pytest.raises(StoryError, match="0 ways"):
         Grammar().surprisal_of("one day tom flew . tom saw the dog . tom saw the dog . the end .")
 

@@ -1,4 +1,4 @@
-"""Graphs hold the pairs they say they hold; several outputs share one; bad choices are refused."""
+"""Graphs hold the pairs they say they hold; a layer has one graph; bad choices are refused."""
 
 import networkx as nx
 import numpy as np
@@ -8,11 +8,10 @@ import torch
 
 from analysis.studies.planted import Planted, plant
 from circuits import Basis, BilinearLayer, Interactions
-from circuits.algebra.similarity import form_cosines, nearest_outputs, output_groups
+from circuits.algebra.similarity import form_cosines, nearest_outputs
 from circuits.errors import CircuitsError
 from circuits.graph import clusters, interaction_graph
-from circuits.graph.build import joint_graph, projection
-from circuits.graph.coactivation import joint_firing
+from circuits.graph.coactivation import count_coactivation
 from circuits.graph.export import read_graph, write_graph
 from tests.support.small import basis, small_layer
 from tests.support.small_graphs import batches, small
@@ -66,24 +65,24 @@ def test_an_empty_graph_says_why():
     )  # fmt: skip
     graph = interaction_graph(random, 0, significant=0.05)
     assert len(graph) == 0
-    assert "of 820 pairs none stands out" in graph.graph["empty"]
+    assert "none of 820 pairs stands out" in graph.graph["empty"]
     dead = BilinearLayer(torch.ones(2, 3), torch.ones(2, 3), torch.zeros(1, 2))
     nothing = Interactions(dead, Basis.identity(3), Basis.identity(1))
     for choice in ({"n_edges": 3}, {"coverage": 0.5}, {"significant": 0.05}):
         graph = interaction_graph(nothing, 0, **choice)
-        assert graph.graph["empty"] == "every weight of this output is zero"
+        assert graph.graph["empty"] == "every weight is zero"
         assert clusters(graph).groups == []
 
 
 @pytest.mark.parametrize(
     ("choice", "said"),
     [
-        ({}, "edges are chosen one way, but none was given"),
+        ({}, "edges are chosen in one way, but none was given"),
         ({"n_edges": 3, "coverage": 0.5}, "but n_edges, coverage was given"),
         ({"n_edges": 232}, "n_edges = 232. Ask for 1 to 231"),
         ({"n_edges": 0}, "n_edges = 0"),
-        ({"coverage": 1.5}, "coverage = 1.5 is no share"),
-        ({"significant": 2.0}, "no share of false discoveries"),
+        ({"coverage": 1.5}, "coverage = 1.5 is not a share"),
+        ({"significant": 2.0}, "not a false-discovery rate"),
     ],
 )
 def test_a_choice_that_cannot_be_made_is_refused(choice, said):
@@ -93,40 +92,57 @@ def test_a_choice_that_cannot_be_made_is_refused(choice, said):
         interaction_graph(small(), 9, **choice)
 
 
-# --- several outputs ---
+# --- the whole layer ---
 
 
-def test_in_a_joint_graph_an_interaction_has_two_causes_and_one_effect():
+def test_in_the_graph_of_a_layer_an_interaction_has_two_causes_and_one_effect():
     inter = small(biases="", offset=False)
-    joint = joint_graph(inter, [1, 4], n_edges=12, output_labels={4: "sad"})
-    pairs = [node for node, kind in joint.nodes(data="kind") if kind == "interaction"]
-    assert len(pairs) == 24
+    graph = interaction_graph(inter, n_edges=40, output_labels={4: "sad"})
+    table = inter.strongest(40)
+    pairs = [node for node, kind in graph.nodes(data="kind") if kind == "interaction"]
+    wanted = set(zip(table["output"], table["first"], table["second"], strict=True))
+    assert {pair[1:] for pair in pairs} == wanted
+    weights = table.set_index(["output", "first", "second"])["weight"]
     for pair in pairs:
         _, output, first, second = pair
-        assert set(joint.predecessors(pair)) == {("in", first), ("in", second)}
-        assert list(joint.successors(pair)) == [("out", output)]
-    assert joint.nodes["out", 4]["label"] == "sad"
+        assert set(graph.predecessors(pair)) == {("in", first), ("in", second)}
+        assert list(graph.successors(pair)) == [("out", output)]
+        assert graph.edges[pair, ("out", output)]["weight"] == weights[pair[1:]]
+    assert graph.nodes["out", 4]["label"] == "sad"
+    kinds = {node[0]: kind for node, kind in graph.nodes(data="kind")}
+    assert kinds == {"in": "input", "pair": "interaction", "out": "output"}
+
+
+def test_the_graph_of_a_layer_tests_each_pair_as_the_graph_of_its_output():
+    inter = small()
+    layer = interaction_graph(inter, n_edges=inter.n_output * 231)
+    assert layer.graph["energy"] == pytest.approx(1)
+    one = interaction_graph(inter, 3, n_edges=231)
+    for i, j, about in one.edges(data=True):
+        first, second = sorted((i, j))
+        assert layer.edges[("pair", 3, first, second), ("out", 3)] == about
+    for node, about in one.nodes(data=True):
+        assert layer.nodes["in", node] == {"kind": "input", **about}
+
+
+def test_the_graph_of_a_layer_is_of_its_strongest_pairs_only():
+    with pytest.raises(CircuitsError, match="significant chooses among the pairs of one output"):
+        interaction_graph(small(), significant=0.05)
+    with pytest.raises(CircuitsError, match="Ask for 1 to 2079"):
+        interaction_graph(small(), n_edges=2080)
+    with pytest.raises(CircuitsError, match="Pass the graph of one output"):
+        clusters(interaction_graph(small(), n_edges=5))
 
 
 @pytest.mark.parametrize("ending", ["graphml", "gexf"])
-def test_a_joint_graph_is_written_and_read(tmp_path, ending):
-    joint = joint_graph(small(), [1, 4], n_edges=12, labels={3: '"<not>"\n'})
-    again = read_graph(write_graph(joint, tmp_path / f"joint.{ending}"))
+def test_the_graph_of_a_layer_is_written_and_read(tmp_path, ending):
+    graph = interaction_graph(small(), n_edges=24, labels={3: '"<not>"\n'})
+    again = read_graph(write_graph(graph, tmp_path / f"layer.{ending}"))
     assert {node: about["label"] for node, about in again.nodes(data=True)} == {
-        str(node): about["label"] for node, about in joint.nodes(data=True)
+        str(node): about["label"] for node, about in graph.nodes(data=True)
     }
-    assert again.number_of_edges() == joint.number_of_edges()
+    assert again.number_of_edges() == graph.number_of_edges()
     assert again.is_directed()
-
-
-def test_frequencies_that_are_given_are_on_the_nodes():
-    graph = interaction_graph(small(), 3, n_edges=30, frequency=np.linspace(0, 1, 20))
-    assert graph.nodes[19]["frequency"] == 1
-    assert "frequency" not in graph.nodes[20]  # the constant
-    joint = joint_graph(small(), [3], n_edges=30, frequency=np.linspace(0, 1, 20))
-    assert joint.nodes["in", 19]["frequency"] == 1
-    with pytest.raises(CircuitsError, match="2 frequencies were given for 20 features"):
-        interaction_graph(small(), 3, n_edges=30, frequency=[0.5, 0.5])
 
 
 def test_labels_are_given_by_number_or_in_their_order():
@@ -140,27 +156,7 @@ def test_labels_are_given_by_number_or_in_their_order():
     assert dict(graphs[0].nodes(data=True)) == dict(graphs[1].nodes(data=True))
 
 
-def test_projections_add_up():
-    inter = small(biases="", offset=False)
-    all_pairs = 20 * 21 // 2
-    joint = joint_graph(inter, [1, 4], n_edges=all_pairs)
-    features = projection(joint)
-    total = inter.matrix(1) + inter.matrix(4)
-    for i, j, about in features.edges(data=True):
-        assert about["weight"] == pytest.approx(float(total[i, j]) * (1 if i == j else 2))
-        assert about["n_outputs"] == 2
-    outputs = projection(joint, "outputs")
-    one, four = (torch.triu(2 * inter.matrix(o)).fill_diagonal_(0) for o in (1, 4))
-    selves = (inter.matrix(1).diagonal() * inter.matrix(4).diagonal()).sum()
-    assert outputs.edges[1, 4]["weight"] == pytest.approx(float((one * four).sum() + selves))
-    assert outputs.edges[1, 4]["n_pairs"] == all_pairs
-    with pytest.raises(CircuitsError, match='no side "up"'):
-        projection(joint, "up")
-    with pytest.raises(CircuitsError, match="made by joint_graph"):
-        projection(nx.DiGraph([(1, 2)]))
-
-
-# --- likeness of outputs ---
+# --- similarity of outputs ---
 
 
 @pytest.mark.parametrize("biases", ["", "left right"])
@@ -183,28 +179,21 @@ def test_nearest_outputs_are_found_by_size_of_the_cosine():
         np.testing.assert_allclose(rows["cosine"], cosines[output, best])
 
 
-def test_opposite_ends_of_one_direction_are_one_group():
+def test_opposite_ends_of_one_direction_have_the_cosine_minus_one():
     layer = small_layer(8, 13, 3)
     down = torch.stack([layer.down[0], -2 * layer.down[0], layer.down[1], 0 * layer.down[0]])
     inter = Interactions(
         BilinearLayer(layer.left, layer.right, down), basis(20), Basis.identity(4, torch.float64)
     )
-    table = output_groups(inter, least=0.95)
-    assert table["group"][0] == table["group"][1] == 0
-    assert table["side"][0] == -table["side"][1]
-    assert table["side"][1] == 1  # the larger form is at the end +1
-    assert table["group"].nunique() == 3
-    assert form_cosines(inter, [3]).abs().max() == 0
-    with pytest.raises(CircuitsError, match=r"least = 1\.5"):
-        output_groups(inter, least=1.5)
+    cosines = form_cosines(inter, [0, 1, 3])
+    assert cosines[0, 1] == pytest.approx(-1)
+    assert cosines[2].abs().max() == 0  # an output without a form is like no other
 
 
-def test_outputs_are_told_once_and_none_is_refused():
+def test_outputs_are_listed_once_and_none_is_refused():
     assert nearest_outputs(small(), 3, [2, 4, 2])["output"].tolist() == [2, 4]
-    assert output_groups(small(), [3, 3])["output"].tolist() == [3]
-    for ask in (nearest_outputs, output_groups):
-        with pytest.raises(CircuitsError, match="no outputs were named"):
-            ask(small(), outputs=[])
+    with pytest.raises(CircuitsError, match="no outputs were named"):
+        nearest_outputs(small(), outputs=[])
 
 
 # --- data ---
@@ -217,38 +206,39 @@ def dense_batches(n_feature: int) -> torch.Tensor:
     return torch.cat(rows)
 
 
-def test_joint_firing_is_the_mean_over_dense_activations():
+def test_coactivation_is_the_mean_over_dense_activations():
     inter = small()
     pairs = inter.strongest(60, 3)
-    firing = joint_firing(batches(20), pairs, 20, constant=True, write=inter.write)
+    counted = count_coactivation(batches(20), pairs, 20, constant=True)
     f = torch.cat([dense_batches(20), torch.ones(150, 1).double()], dim=1)
-    table = firing.of(pairs)
+    table = counted.of(pairs)
     i, j = table["first"].tolist(), table["second"].tolist()
     np.testing.assert_allclose(table["coactivation"], (f[:, i] * f[:, j]).mean(0))
     np.testing.assert_allclose(table["together"], (f[:, i] * f[:, j] != 0).double().mean(0))
     np.testing.assert_allclose(table["data_weight"], table["weight"] * table["coactivation"])
-    np.testing.assert_allclose(firing.frequency, (f != 0).double().mean(0))
-    whole = torch.einsum("ti,ij,tj->t", f, inter.matrix(3), f).mean()
-    assert firing.mean_of(inter.form(3)) == pytest.approx(float(whole))
-    assert firing.n_tokens == 150
+    np.testing.assert_allclose(counted.frequency, (f != 0).double().mean(0))
+    assert counted.n_tokens == 150
 
 
 def test_data_weights_of_all_pairs_are_the_mean_activation():
     inter = small(biases="", offset=False)
     pairs = inter.strongest(210, 3)
-    firing = joint_firing(batches(20), pairs, 20, write=inter.write)
-    graph = interaction_graph(inter, 3, n_edges=210, firing=firing)
+    counted = count_coactivation(batches(20), pairs, 20)
+    graph = interaction_graph(inter, 3, n_edges=210, coactivation=counted)
     total = sum(graph.edges[pair]["data_weight"] for pair in graph.edges)
-    assert total == pytest.approx(firing.mean_of(inter.form(3)))
-    assert graph.nodes[4]["frequency"] == firing.frequency[4]
-    pd.testing.assert_frame_equal(firing.of(firing.of(pairs)), firing.of(pairs))
+    f = dense_batches(20)
+    mean = torch.einsum("ti,ij,tj->t", f, inter.matrix(3), f).mean()
+    assert total == pytest.approx(float(mean))
+    assert "frequency" not in interaction_graph(inter, 3, n_edges=210).nodes[4]
+    assert graph.nodes[4]["frequency"] == counted.frequency[4]
+    pd.testing.assert_frame_equal(counted.of(counted.of(pairs)), counted.of(pairs))
 
 
 def test_pairs_of_active_features_are_looked_up_in_bounded_pieces(monkeypatch):
     pairs = pd.DataFrame({"first": [0, 5, 3], "second": [7, 5, 19]})
-    whole = joint_firing(batches(20), pairs, 20).pairs
-    monkeypatch.setattr("circuits.graph.coactivation._LOOKUPS", 64)
-    pd.testing.assert_frame_equal(joint_firing(batches(20), pairs, 20).pairs, whole)
+    whole = count_coactivation(batches(20), pairs, 20).pairs
+    monkeypatch.setattr("circuits.graph.coactivation.LOOKUPS", 64)
+    pd.testing.assert_frame_equal(count_coactivation(batches(20), pairs, 20).pairs, whole)
 
 
 @pytest.mark.parametrize(
@@ -259,25 +249,25 @@ def test_pairs_of_active_features_are_looked_up_in_bounded_pieces(monkeypatch):
         (torch.tensor([[2, 3]]), torch.ones(1, 1), "both must be"),
     ],
 )
-def test_activations_that_are_none_are_refused(indices, values, said):
+def test_invalid_activations_are_refused(indices, values, said):
     pairs = pd.DataFrame({"first": [0], "second": [7]})
-    with pytest.raises((CircuitsError, Exception), match=f"{said}|type"):
-        joint_firing([(indices, values)], pairs, 20)
+    with pytest.raises(Exception, match=f"{said}|type"):
+        count_coactivation([(indices, values)], pairs, 20)
 
 
-def test_pairs_that_were_not_counted_are_told():
+def test_pairs_that_were_not_counted_are_refused():
     pairs = pd.DataFrame({"first": [0], "second": [7], "weight": [1.0]})
-    firing = joint_firing(batches(20), pairs, 20)
+    counted = count_coactivation(batches(20), pairs, 20)
     with pytest.raises(CircuitsError, match="1 of 1 pairs were not counted"):
-        firing.of(pairs.assign(second=8))
+        counted.of(pairs.assign(second=8))
     with pytest.raises(CircuitsError, match="the dictionary has 0 to 6"):
-        joint_firing(batches(20), pairs, 7)
+        count_coactivation(batches(20), pairs, 7)
 
 
 def test_padding_is_not_active():
     indices, values = torch.tensor([[3, 0], [0, 3]]), torch.tensor([[2.0, 0.0], [1.0, 1.0]])
     pairs = pd.DataFrame({"first": [0, 3], "second": [3, 3]})
-    firing = joint_firing([(indices, values)], pairs, 4)
-    assert firing.frequency.tolist() == [0.5, 0, 0, 1]
-    assert firing.pairs["together"].tolist() == [0.5, 1]
-    assert firing.pairs["coactivation"].tolist() == [0.5, 2.5]
+    counted = count_coactivation([(indices, values)], pairs, 4)
+    assert counted.frequency.tolist() == [0.5, 0, 0, 1]
+    assert counted.pairs["together"].tolist() == [0.5, 1]
+    assert counted.pairs["coactivation"].tolist() == [0.5, 2.5]

@@ -1,10 +1,10 @@
 """A circuit survives every format, with any label; files that are not whole are refused."""
 
 import json
-from dataclasses import FrozenInstanceError, replace
+from dataclasses import FrozenInstanceError, asdict, replace
+from pathlib import Path
 
 import networkx as nx
-import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from analysis.studies.planted import Planted, plant
 from circuits.errors import CircuitsError
 from circuits.graph import clusters, interaction_graph
-from circuits.graph.circuit import Circuit, Feature, Interaction, Output
-from circuits.graph.coactivation import joint_firing
+from circuits.graph.circuit import Circuit
 from circuits.graph.export import (
     attribution,
     attribution_query,
@@ -23,8 +22,18 @@ from circuits.graph.export import (
     write_attribution,
     write_graph,
 )
-from tests.support.small_graphs import batches, small
+from circuits.graph.records import (
+    Choice,
+    Feature,
+    Interaction,
+    Output,
+    Selection,
+    Source,
+    Thresholds,
+)
+from tests.support.small_graphs import small
 
+OF_0_1 = Path(__file__).parents[2] / "support" / "files_of_0_1"
 HOSTILE = ['"', "<b>&amp;</b>", "a\nb\tc\r\nd", "", " two  spaces ", "\x00\x1f\x85￾", "\\x{41}",
            "\ud800", "日本語 🙂", "]]>", "Output \"x\" (p=0.5)", "\u2028\u200b"]  # fmt: skip
 
@@ -49,11 +58,11 @@ def test_a_circuit_is_read_as_it_was_saved(circuit, tmp_path):
 
 
 def test_the_file_has_the_documented_schema(circuit, tmp_path):
-    told = json.loads(circuit.save(tmp_path / "circuit.json").read_text())
-    assert (told["schema"], told["version"]) == ("bilinear-circuits/circuit", 2)
-    assert set(told) == {
+    content = json.loads(circuit.save(tmp_path / "circuit.json").read_text())
+    assert (content["schema"], content["version"]) == ("bilinear-circuits/circuit", 3)
+    assert set(content) == {
         "schema", "version", "name", "outputs", "features", "interactions", "gates", "groups",
-        "detectors", "thresholds", "source", "shares", "energy", "explained", "activation",
+        "source", "selection", "evidence", "proposal", "energy", "explained",
     }  # fmt: skip
     rows = {
         "outputs": {"feature", "label", "effect", "share"},
@@ -62,18 +71,19 @@ def test_the_file_has_the_documented_schema(circuit, tmp_path):
         "interactions": {"first", "second", "weight", "own", "z", "q", "coactivation", "together",
                          "data_weight", "contrast", "elsewhere", "computed", "inherited"},
         "gates": {"first", "second", "gate", "weight", "share", "coherence", "contrast"},
+        "groups": {"number", "name", "effect", "stability"},
     }  # fmt: skip
     for name, keys in rows.items():
-        assert told[name]
-        assert all(set(row) == keys for row in told[name])
-    assert {gate["gate"] for gate in told["gates"]} == {"AND", "XOR", "OR"}
+        assert content[name]
+        assert all(set(row) == keys for row in content[name])
+    assert {gate["gate"] for gate in content["gates"]} == {"AND", "XOR", "OR"}
 
 
 def test_a_circuit_does_not_change(circuit):
     with pytest.raises(FrozenInstanceError):
         circuit.name = "other"
     with pytest.raises(TypeError):
-        circuit.source["model"] = "other"
+        circuit.features[0] = circuit.features[1]
 
 
 def test_its_tables_and_graph_are_the_graph_it_was_made_of():
@@ -89,44 +99,83 @@ def test_its_tables_and_graph_are_the_graph_it_was_made_of():
     assert circuit.energy == graph.graph["energy"]
 
 
-def test_its_share_of_the_activation_is_that_of_its_pairs():
-    inter = small(biases="", offset=False)
-    pairs = inter.strongest(210, 3)
-    firing = joint_firing(batches(20), pairs, 20, write=inter.write)
-    whole = firing.mean_of(inter.form(3))
-    shares = [
-        Circuit.of(interaction_graph(inter, 3, n, firing=firing), mean_activation=whole).activation
-        for n in (210, 15)
+def test_groups_found_from_weights_have_their_stability(circuit):
+    assert [group.name for group in circuit.groups] == [
+        f"group {n}" for n in range(len(circuit.groups))
     ]
-    assert shares[0] == pytest.approx(1)
-    some = firing.of(pairs.head(15))["data_weight"].sum() / whole
-    assert shares[1] == pytest.approx(some)
+    for group in circuit.groups:
+        of_members = [f.stability for f in circuit.features if f.group == group.number]
+        assert group.stability == pytest.approx(sum(of_members) / len(of_members))
+        assert group.effect is None
+
+
+def test_a_circuit_of_0_1_is_read():
+    circuit = Circuit.load(OF_0_1 / "negation.json")
+    old = json.loads((OF_0_1 / "negation.json").read_text())
+    evidence = circuit.evidence
+    assert (evidence.behaviour, evidence.metric) == ("negation", "logit difference")
+    assert evidence.factors == ("negated", "positive")
+    assert evidence.affected == ("not good", "not bad")
+    assert evidence.n_cases == 256
+    assert evidence.thresholds == Thresholds(coverage=0.9, n_pairs=16, right=0.75)
+    assert evidence.shares.through_outputs == old["shares"]["through outputs"]
+    assert evidence.shares.computed == old["shares"]["computed"]
+    assert [d.features for d in evidence.detectors] == [(30,), (254, 236, 49, 183)]
+    assert circuit.source.layer == 0
+    assert circuit.source.inputs == old["source"]["inputs"]
+    assert [group.name for group in circuit.groups] == ["negated", "positive", "not positive"]
+    assert [asdict(pair) for pair in circuit.interactions] == old["interactions"]
+    assert circuit.proposal is None
+
+
+def test_classes_with_commas_in_a_circuit_of_0_1_are_read():
+    evidence = Circuit.load(OF_0_1 / "but.json").evidence
+    assert evidence.affected == ("good, but", "bad, but")
+    assert evidence.factors == ("positive",)
+
+
+def test_a_proposal_of_0_1_is_read(tmp_path):
+    circuit = Circuit.load(OF_0_1 / "proposal.json")
+    assert circuit.evidence is None
+    assert asdict(circuit.proposal) == {
+        "in_gates": pytest.approx(1), "energy_of_four": pytest.approx(1), "opposite": 5,
+    }  # fmt: skip
+    assert circuit.selection == Selection(
+        Choice.SIGNIFICANT, 0.05, circuit.selection.groups, seed=0
+    )
+    assert circuit.source.reader == "encoder"
+    assert len(circuit.source.interactions) == 64
+    assert Circuit.load(circuit.save(tmp_path / "new.json")) == circuit
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         ({"version": True}, "of schema version True"),
-        ({"name": 3}, "name = 3 in the circuit is no str"),
-        ({"energy": None}, "energy = None in the circuit is no float"),
-        ({"energy": float("nan")}, "energy = nan in the circuit is no float"),
-        ({"explained": "all"}, "explained = 'all' in the circuit is no float | None"),
-        ({"thresholds": {"a": [1]}}, r"a = \[1\] in thresholds is no float | str | None"),
-        ({"thresholds": ["ab"]}, "is not whole: 'thresholds' is a list"),
-        ({"thresholds": [1]}, "is not whole: 'thresholds' is a list"),
-        ({"source": None}, "is not whole"),
-        ({"version": 3}, "of schema version 3; this version of the toolkit reads 2"),
-        ({"version": 1}, "of schema version 1; this version of the toolkit reads 2"),
+        ({"name": 3}, "name = 3 in the circuit is not text"),
+        ({"energy": None}, "energy = None in the circuit is not a number"),
+        ({"energy": float("nan")}, "energy = nan in the circuit is not a number"),
+        ({"explained": "all"}, "explained = 'all' in the circuit is not a number or null"),
+        ({"selection": {"pairs": "luck", "level": 1, "groups": None, "seed": 0}},
+         "pairs = 'luck' in selection is not one of by_hand, n_edges, coverage, significant"),
+        ({"selection": ["ab"]}, r"selection is \['ab'\], not an object"),
+        ({"source": None}, "source is None, not an object"),
+        ({"version": 4}, "of schema version 4; this version of the toolkit reads 2 and 3"),
+        ({"version": 1}, "of schema version 1; this version of the toolkit reads 2 and 3"),
+        ({"version": 2}, "of version 2, missing"),
         ({"schema": "other"}, "'schema' is not"),
         ({"features": []}, "interactions name features .* which it does not have"),
         ({"surprise": 1}, r"unknown \['surprise'\]"),
         ({"outputs": [{"feature": "three", "label": "x", "effect": None, "share": None}]},
-         "feature = 'three' in outputs is no int"),
+         "feature = 'three' in outputs is not a whole number"),
         ({"outputs": []}, "it has no output"),
-        ({"detectors": [{"label": "a", "features": "12", "cuts": [], "f1": 1.0}]},
-         "features = '12' in detectors is no list of numbers"),
+        ({"groups": [{"number": 0, "name": "a", "effect": None, "stability": True}]},
+         "stability = True in groups is not a number or null"),
+        ({"groups": 2 * [{"number": 0, "name": "a", "effect": None, "stability": None}]},
+         "a group is listed twice"),
+        ({"evidence": {"behaviour": "negation"}}, "in evidence, missing"),
         ({"interactions": [{"first": 1}]}, "in interactions, missing"),
-        ({"interactions": 3}, "is not whole"),
+        ({"interactions": 3}, "interactions = 3 in the circuit is not a list of Interaction"),
         ({"gates": [{"first": 99, "second": 99, "gate": "AND", "weight": 1.0, "share": 1.0,
                      "coherence": 1.0, "contrast": None}]},
          "gates name groups 99, which no feature is in"),
@@ -142,7 +191,7 @@ def test_a_file_that_is_not_whole_is_refused(circuit, tmp_path, change, said):
 def test_a_file_that_is_cut_short_is_refused_and_nothing_half_written_is_left(circuit, tmp_path):
     path = circuit.save(tmp_path / "circuit.json")
     path.write_text(path.read_text()[:100])
-    with pytest.raises(CircuitsError, match="is no JSON"):
+    with pytest.raises(CircuitsError, match="is not JSON"):
         Circuit.load(path)
     broken = replace(circuit, energy=float("nan"))
     with pytest.raises(CircuitsError, match="must be finite"):
@@ -159,12 +208,12 @@ def test_a_feature_or_a_pair_listed_twice_is_refused():
 
 
 @pytest.mark.parametrize("weight", [None, float("nan"), True, "1"])
-def test_a_weight_that_is_no_number_is_refused(circuit, tmp_path, weight):
+def test_a_weight_that_is_not_a_number_is_refused(circuit, tmp_path, weight):
     path = circuit.save(tmp_path / "circuit.json")
-    told = json.loads(path.read_text())
-    told["interactions"][0]["weight"] = weight
-    path.write_text(json.dumps(told))
-    with pytest.raises(CircuitsError, match=r"weight = .* in interactions is no float"):
+    content = json.loads(path.read_text())
+    content["interactions"][0]["weight"] = weight
+    path.write_text(json.dumps(content))
+    with pytest.raises(CircuitsError, match=r"weight = .* in interactions is not a number"):
         Circuit.load(path)
 
 
@@ -183,7 +232,7 @@ def test_part_of_a_graph_is_part_of_a_circuit():
     assert circuit.energy == pytest.approx(sum(squares) / float(inter.energies[3]))
     assert circuit.energy < Circuit.of(graph).energy
     del part.edges[first, second]["weight"]
-    with pytest.raises(CircuitsError, match="an edge without 'weight'"):
+    with pytest.raises(CircuitsError, match="is an edge without 'weight'"):
         Circuit.of(part)
 
 
@@ -330,18 +379,11 @@ def test_links_into_an_interaction_add_up_to_the_link_out_of_it(circuit):
     validate(document)
 
 
-def test_what_is_outside_is_an_error_node_that_collides_with_no_feature():
-    inter = small(biases="", offset=False)
-    firing = joint_firing(batches(20), inter.strongest(210, 3), 20, write=inter.write)
-    whole = firing.mean_of(inter.form(3))
-    graph = interaction_graph(inter, 3, 15, firing=firing)
-    document = attribution(Circuit.of(graph, mean_activation=whole), layer=0)
-    validate(document)
-    errors = [n for n in document["nodes"] if n["feature_type"] == "mlp reconstruction error"]
-    assert [node["node_id"] for node in errors] == ["0_-1_0"]
-    target = next(node["node_id"] for node in document["nodes"] if node["is_target_logit"])
-    into = sum(link["weight"] for link in document["links"] if link["target"] == target)
-    assert into == pytest.approx(whole)
+def test_a_circuit_is_drawn_in_its_own_layer(circuit):
+    of_layer = replace(circuit, source=Source(layer=2))
+    assert {node["layer"] for node in attribution(of_layer)["nodes"]} == {"2", "3", "4"}
+    assert {node["layer"] for node in attribution(of_layer, 5)["nodes"]} == {"5", "6", "7"}
+    assert {node["layer"] for node in attribution(circuit)["nodes"]} == {"0", "1", "2"}
 
 
 def test_the_most_influential_nodes_are_pinned_where_there_are_too_many():
@@ -391,4 +433,6 @@ def test_an_empty_circuit_is_one(tmp_path):
     assert Circuit.load(empty.save(tmp_path / "x.json")) == empty
     assert len(read_graph(write_graph(empty, tmp_path / "x.gexf"))) == 0
     assert [node["feature_type"] for node in attribution(empty)["nodes"]] == ["logit"]
-    assert all(isinstance(table, pd.DataFrame) for table in empty.tables().values())
+    assert {name: len(table) for name, table in empty.tables().items()} == {
+        "features": 0, "interactions": 0, "gates": 0, "outputs": 1, "detectors": 0,
+    }  # fmt: skip

@@ -9,15 +9,14 @@ import torch
 from scipy import stats
 
 from circuits import Basis, BilinearLayer, Interactions
+from circuits.algebra.controls import rotated, shuffled
 from circuits.errors import CircuitsError, ShardError
 from circuits.graph.matching_pursuit import significant_pairs
 from circuits.graph.significance import (
     RotationNull,
     p_values,
     q_values,
-    rotated,
     scored_strongest,
-    shuffled,
     sphere_tail,
 )
 from tests.support.small import basis, normal, small_layer
@@ -56,7 +55,7 @@ def test_from_one_end_p_is_the_share_of_rotations_with_a_larger_weight():
     form = form + 20 * torch.outer(form[0], form[0]) / form[0].norm() ** 2  # one large eigenvalue
     white = null.onto @ form @ null.onto.mT
     held, turned = torch.tensor([3, 4]), torch.tensor([9, 2])
-    got = p_values(null._from_one_end(white, held, turned, torch.zeros(2), np.zeros(2, int)))
+    got = p_values(null.from_one_end(white, held, turned, torch.zeros(2), np.zeros(2, int)))
     for i, j, p in zip(held, turned, got, strict=True):
         still, moving = null.features[i], null.features[j]
         turns = turned_about(still / still.norm(), 20_000, seed=1)
@@ -67,13 +66,13 @@ def test_from_one_end_p_is_the_share_of_rotations_with_a_larger_weight():
         assert abs(float(share) - p) < 0.012  # three standard errors
 
 
-def test_a_pair_must_surprise_from_both_ends():
+def test_a_pair_is_tested_from_both_ends():
     null, form = RotationNull.of(basis(20, 7)), symmetric(7)
     first, second = torch.triu_indices(20, 20, 1)
     white = null.onto @ form @ null.onto.mT
     none = np.zeros(len(first), dtype=int)
     zeros = torch.zeros(len(first))
-    ends = [np.abs(null._from_one_end(white, *e, zeros, none)) for e in
+    ends = [np.abs(null.from_one_end(white, *e, zeros, none)) for e in
             ((first, second), (second, first))]  # fmt: skip
     np.testing.assert_allclose(np.abs(null.z_values(form, first, second)), np.minimum(*ends))
 
@@ -92,7 +91,7 @@ def test_the_tail_of_a_form_on_the_sphere_is_that_of_random_directions(values):
 
 
 @pytest.mark.parametrize("d", [2, 3, 8])
-def test_features_turned_at_random_are_rarely_surprising(d):
+def test_randomly_rotated_features_rarely_have_small_p_values(d):
     """Over whole rotations: a pair's p-value is never too small, a feature's own hardly."""
     null, form = RotationNull.of(basis(10, d)), symmetric(d, seed=1)
     white, same = null.onto @ form @ null.onto.mT, torch.eye(d).double()
@@ -109,7 +108,7 @@ def test_features_turned_at_random_are_rarely_surprising(d):
         assert (p[:, selves] <= share).mean() <= 1.2 * share
 
 
-def test_a_form_that_is_the_same_in_every_direction_surprises_nobody():
+def test_a_form_that_is_the_same_in_every_direction_has_no_significant_pair():
     inter = only_output(torch.eye(6).double(), basis(15, 6))
     whole = Interactions(inter.layer, Basis.identity(6, torch.float64), inter.outputs)
     null = RotationNull.of(whole.inputs)
@@ -140,7 +139,7 @@ def test_z_knows_neither_the_scale_of_features_nor_the_axes_of_the_model():
     )
 
 
-def test_a_direction_that_all_features_share_is_no_news_about_pairs():
+def test_a_direction_that_all_features_share_is_no_evidence_for_pairs():
     shared = normal(24, seed=4)
     write = normal(120, 24) + 3 * shared
     inter = only_output(torch.outer(shared, shared), Basis.from_decoder(write))
@@ -204,13 +203,13 @@ def test_scored_pairs_are_the_strongest_and_resume(tmp_path):
     inter = Interactions(small_layer(), basis(20), basis(9, seed=2))
     table = scored_strongest(inter, 7)
     pd.testing.assert_frame_equal(
-        table[["output", "first", "second", "weight"]], inter.strongest(7, each=True)
+        table[["output", "first", "second", "weight"]], inter.strongest_of_each(7)
     )
     scored_strongest(inter, 7, range(4), tmp_path)
     pd.testing.assert_frame_equal(scored_strongest(inter, 7, folder=tmp_path), table)
     with pytest.raises(ShardError, match="another layer"):
         scored_strongest(inter, 8, folder=tmp_path)
-    with pytest.raises(CircuitsError, match="no range"):
+    with pytest.raises(CircuitsError, match="there is no output"):
         scored_strongest(inter, 7, range(3, 12))
 
 
@@ -224,6 +223,6 @@ def test_controls_keep_norms_and_only_rotation_keeps_angles():
 
 
 @pytest.mark.parametrize("q", [0.0, 1.0, -1.0, float("nan")])
-def test_a_rate_that_is_none_is_refused(q):
-    with pytest.raises(CircuitsError, match="no share of false discoveries"):
+def test_an_invalid_rate_is_refused(q):
+    with pytest.raises(CircuitsError, match="not a false-discovery rate"):
         significant_pairs(Interactions(small_layer(), basis(20), basis(9)), 0, q)

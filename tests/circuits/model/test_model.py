@@ -3,10 +3,8 @@
 import json
 import pickle
 import shutil
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ import torch
 from circuits.errors import CircuitsError, DeviceError, HubError, ModelError, SiteError
 from circuits.model import Model, Site, load_model
 from circuits.model.site import POINTS
+from tests.support.hub import hanging_hub
 from tests.support.small import normal, relative_error
 from tests.support.small_models import (
     N_TOKEN,
@@ -171,17 +170,27 @@ def test_a_replacement_ends_with_its_block_even_by_an_error(model):
 
 
 def test_a_replacement_carries_gradients(model):
-    bias = torch.zeros(16, requires_grad=True)
-    with model.replaced({"resid_mid@0": lambda x: x + bias}):
-        model.loss(some_tokens()).backward()
-    assert float(bias.grad.abs().min()) > 0
+    exact, tokens = model.in_dtype(torch.float64), some_tokens()
+    step = 3e-3 * torch.eye(16, dtype=torch.float64)  # norms run in float32: a smaller one is noise
+
+    def loss(bias: torch.Tensor) -> torch.Tensor:
+        with exact.replaced({"resid_mid@0": lambda x: x + bias}):
+            logits = exact.logits(tokens)[:, :-1]  # `Model.loss` would round to float32
+        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+
+    bias = torch.zeros(16, dtype=torch.float64, requires_grad=True)
+    loss(bias).backward()
+    differences = torch.stack([(loss(s) - loss(-s)) / 6e-3 for s in step])
+    assert relative_error(bias.grad, differences) < 1e-3
+    assert float(bias.grad.norm()) > 0.1
 
 
 def test_a_replacement_holds_for_loss_and_text(model):
-    before = model.generate("w5 w6", 8)
+    before, loss = model.generate("w5 w6", 8), float(model.loss(some_tokens()))
     with model.replaced({"mlp_out@1": lambda x: -3 * x}):
         assert model.generate("w5 w6", 8) != before
-        assert float(model.loss(some_tokens())) != float(model.loss(some_tokens())) + 1
+        assert abs(float(model.loss(some_tokens())) - loss) > 1e-3
+    assert float(model.loss(some_tokens())) == loss
     with model.replaced({"mlp_out@1": lambda x: x}):  # without the cache of past positions
         assert model.generate("w5 w6", 8) == before
     assert model.generate("w5 w6", 8) == before
@@ -213,7 +222,7 @@ def test_the_loss_is_that_of_the_logits(model):
 def test_a_saved_model_loads_as_the_same(model, tmp_path):
     copy = load_model(model.save(tmp_path / "copy"), device="cpu")
     assert torch.equal(copy.logits(some_tokens()), model.logits(some_tokens()))
-    with pytest.raises(ModelError, match="is there already"):
+    with pytest.raises(ModelError, match="exists already"):
         model.save(tmp_path / "copy")
 
 
@@ -318,7 +327,10 @@ def test_configurations_that_do_not_fit_the_weights_are_refused(folder, tmp_path
         "tie_word_embeddings": (True, "lm_head.weight differs from model.embed_tokens.weight"),
         "hidden_act": (None, r"hidden_act is silu \(the default\)"),
         "model_type": (None, "field 'model_type' is missing"),
-        "num_attention_heads": ("two", "builds no language model .*'num_attention_heads'.*'two'"),
+        "num_attention_heads": (
+            "two",
+            "cannot build a language model .*'num_attention_heads'.*'two'",
+        ),
         "max_position_embeddings": (0, "max_position_embeddings is 0, so no row of tokens fits"),
         "atention_bias": (True, "unknown field atention_bias: LlamaConfig would ignore it"),
         "auto_map": ({"AutoModel": "mine.Mine"}, "unknown field auto_map"),
@@ -337,7 +349,7 @@ def test_files_that_are_no_model_are_refused(folder, tmp_path):
     whole = (cut / "model.safetensors").read_bytes()
     for n_bytes in (0, 5, 300, len(whole) - 1):
         (cut / "model.safetensors").write_bytes(whole[:n_bytes])
-        with pytest.raises(ModelError, match=r"model.safetensors: no readable safetensors"):
+        with pytest.raises(ModelError, match=r"model.safetensors: not a readable safetensors"):
             load_model(cut)
     (cut / "model.safetensors").unlink()
     with pytest.raises(ModelError, match=r"holds no model\.safetensors"):
@@ -350,7 +362,7 @@ def test_files_that_are_no_model_are_refused(folder, tmp_path):
             load_model(cut / name)
         (cut / name).unlink()
     (cut / "config.json").write_text("{")
-    with pytest.raises(ModelError, match=r"config\.json: no readable JSON"):
+    with pytest.raises(ModelError, match=r"config\.json: not readable JSON"):
         load_model(cut)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelError, match=r"a folder without config\.json is not a model"):
@@ -381,7 +393,9 @@ def test_an_index_that_names_no_files_is_refused(folder, tmp_path):
     copy = edited(folder, tmp_path / "copy")
     for shards in ({"lm_head.weight": 3}, {"lm_head.weight": None}, ["a"], {}):
         (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
-        with pytest.raises(ModelError, match="'weight_map' does not say where the weights are"):
+        with pytest.raises(
+            ModelError, match="'weight_map' does not say which file holds which weights"
+        ):
             load_model(copy)
 
 
@@ -404,7 +418,7 @@ def test_rows_that_the_model_was_not_made_for_are_refused(model):
             ask(torch.full((1, 3), N_TOKEN))
     with pytest.raises(SiteError, match=r"mlp_in@2: .* has no layer 2\. Its sites are resid_pre"):
         model.read(some_tokens(), "mlp_in@2")
-    with pytest.raises(SiteError, match="no sites were named"):
+    with pytest.raises(SiteError, match="no sites were given"):
         model.read(some_tokens(), [])
     narrower = model.replaced({"mlp_in@0": lambda x: x[..., 0]})
     with pytest.raises(SiteError, match=r"at mlp_in@0 returned \(3, 11\)"), narrower:
@@ -412,7 +426,9 @@ def test_rows_that_the_model_was_not_made_for_are_refused(model):
 
 
 def test_layouts_with_other_sites_are_refused(tmp_path):
-    with pytest.raises(ModelError, match=r"not those of Llama's layer|not laid out as Llama"):
+    with pytest.raises(
+        ModelError, match=r"not those of Llama's layer|does not have Llama's layout"
+    ):
         load_model(small_folder(tmp_path, "gemma2", hidden_activation="linear"))
 
 
@@ -432,8 +448,10 @@ def test_families_whose_norm_or_stream_is_another_are_refused(kind, tmp_path):
 
 
 OFFLINE = """
-import socket, sys, time
+import socket, sys
+looked_up = []
 def refuse(*_args, **_options):
+    looked_up.append(1)
     raise OSError("no network")
 socket.socket.connect = socket.getaddrinfo = refuse
 from circuits.errors import HubError
@@ -441,11 +459,11 @@ from circuits.model import load_model
 model = load_model(sys.argv[1], device="cpu")
 model.generate("w5 w6")
 model.hooked.run_with_cache(model.tokens("w5"))
-began = time.monotonic()
+assert not looked_up
 try:
     load_model("owner/name")
 except HubError as error:
-    print(time.monotonic() - began, error)
+    print(len(looked_up), error)
 """
 
 
@@ -453,18 +471,14 @@ def test_everything_but_a_hub_name_works_without_a_network(folder):
     done = subprocess.run(
         [sys.executable, "-c", OFFLINE, str(folder)], capture_output=True, text=True, check=True
     )
-    seconds, said = done.stdout.strip().split(" ", 1)
-    assert float(seconds) < 5
-    assert "'owner/name' is no file or folder here, and the Hugging Face hub cannot be" in said
+    n_looked_up, said = done.stdout.strip().split(" ", 1)
+    assert 1 <= int(n_looked_up) <= 2  # not again and again, as the hub's own client does
+    assert "'owner/name' is not a file or folder here, and the Hugging Face hub cannot be" in said
 
 
 def test_a_hub_that_never_answers_is_given_up_in_time(monkeypatch):
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_options: time.sleep(4))
-    monkeypatch.setattr("circuits.storage.hub.HUB_SECONDS", 1.5)
-    began = time.monotonic()
-    with pytest.raises(HubError, match=r"no answer in 1\.5 seconds|Timeout"):
+    with hanging_hub(monkeypatch), pytest.raises(HubError, match=r"no answer in 1\.5 seconds"):
         load_model("owner/name")
-    assert time.monotonic() - began < 4
 
 
 def test_a_path_is_never_looked_up_on_the_hub():
@@ -494,14 +508,6 @@ def test_what_cannot_be_generated_from_is_refused(model):
 def test_a_device_that_is_not_there_is_refused(folder):
     with pytest.raises(DeviceError, match="'tpu' cannot be used here"):
         load_model(folder, device="tpu")
-
-
-def test_importing_loads_no_transformers():
-    code = (
-        "import sys, circuits.model; print({'transformers', 'transformer_lens'} & {*sys.modules})"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
 
 
 def test_what_a_model_is_can_be_told(model):

@@ -87,9 +87,9 @@ REFUSED = {
     "bilinear": (False, "bilinear is False: its MLP is not bilinear"),
     "gate": ("silu", "gate is 'silu': an activation on one factor"),
     "normalization": (False, "normalization is off"),
-    "n_head": (3, "d_model 16 does not part into 3 heads"),
+    "n_head": (3, "d_model 16 cannot be split into 3 heads"),
     "d_model": ("16", "d_model is '16', not a positive whole number"),
-    "bias": ("false", "bias is 'false', neither true nor false"),
+    "bias": ("false", "bias is 'false', not true or false"),
     "dropout": (0.1, "unknown field 'dropout'"),
 }
 

@@ -13,12 +13,14 @@ import torch
 from safetensors.torch import load_file
 
 from circuits.corpus import built_in, open_corpus
-from circuits.corpus.batches import BatchPlan, train_tokenizer
+from circuits.corpus.batches import BatchPlan
+from circuits.corpus.documents import split_corpus
+from circuits.corpus.tokenizer import train_tokenizer
 from circuits.errors import CorpusError, DeviceError, ModelError, PlanError, RunError
 from circuits.model import ModelPlan, ModelShape, Trained, load_model, train_model
-from circuits.model.evaluation import held_out_loss, parted
+from circuits.model.evaluation import held_out_loss
 from circuits.model.plan import ACTIVATIONS
-from circuits.model.training import Run, new_network
+from circuits.model.training import ModelTraining, new_network
 from circuits.storage import training_run as runs
 from tests.support.kills import Moment, die_at, exit_code, moments
 
@@ -85,21 +87,21 @@ def test_the_same_seed_gives_the_same_bytes_and_another_gives_others(unbroken, c
 
 
 def test_a_finished_run_is_not_trained_again(unbroken, corpus, monkeypatch):
-    monkeypatch.setattr(Run, "step", None)
+    monkeypatch.setattr(ModelTraining, "learn", None)
     assert train_model(PLAN, corpus, unbroken.folder, device="cpu") == unbroken
 
 
 @pytest.mark.parametrize("step", [1, 10, 17, 29, 30])
 def test_a_run_that_broke_off_ends_in_the_same_bits(step, unbroken, corpus, tmp_path, monkeypatch):
-    whole = Run.step
+    whole = ModelTraining.learn
 
     def breaks(run, batch):
-        if run.progress.step == step:
+        if run.step == step:
             raise RuntimeError("power cut")
         return whole(run, batch)
 
     with monkeypatch.context() as broken:
-        broken.setattr(Run, "step", breaks)
+        broken.setattr(ModelTraining, "learn", breaks)
         if step < 30:
             with pytest.raises(RuntimeError, match="power cut"):
                 train_model(PLAN, corpus, tmp_path / "out", device="cpu", checkpoint_every=4)
@@ -114,7 +116,7 @@ LONG = replace(PLAN, n_steps=200)
 
 
 def train_long(out: Path, moment: Moment | None) -> None:
-    die_at(moment, Run, "step")
+    die_at(moment, ModelTraining, "learn")
     train_model(LONG, built_in(1, n_documents=400), out, device="cpu", checkpoint_every=1)
 
 
@@ -169,22 +171,22 @@ def test_a_run_that_broke_off_while_it_was_put_in_place_is_put_in_place(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_waits_until_the_step_is_saved(number, unbroken, corpus, tmp_path, monkeypatch):
-    whole = Run.step
+    whole = ModelTraining.learn
 
     def interrupted(run, batch):
-        if run.progress.step == 13:
+        if run.step == 13:
             os.kill(os.getpid(), number)
         return whole(run, batch)
 
-    def told(_number, _frame):
+    def handler(_number, _frame):
         raise KeyboardInterrupt
 
-    before = signal.signal(number, told)
+    before = signal.signal(number, handler)
     try:
-        monkeypatch.setattr(Run, "step", interrupted)
+        monkeypatch.setattr(ModelTraining, "learn", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train_model(PLAN, corpus, tmp_path / "out", device="cpu")
-        assert signal.getsignal(number) is told
+        assert signal.getsignal(number) is handler
     finally:
         signal.signal(number, before)
     monkeypatch.undo()
@@ -228,9 +230,9 @@ def test_biases_and_tied_heads_train_resume_and_load(shape, corpus, tmp_path, mo
     shape = ModelShape(d_model=16, d_hidden=24, **shape)
     plan = ModelPlan(shape, n_steps=6, n_rows=8)
     trained = train_model(plan, corpus, tmp_path / "whole", device="cpu")
-    whole = Run.step
+    whole = ModelTraining.learn
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "step", lambda r, b: 1 / 0 if r.progress.step == 4 else whole(r, b))
+        patch.setattr(ModelTraining, "learn", lambda r, b: 1 / 0 if r.step == 4 else whole(r, b))
         with pytest.raises(ZeroDivisionError):
             train_model(plan, corpus, tmp_path / "broken", device="cpu", checkpoint_every=2)
     train_model(plan, corpus, tmp_path / "broken", device="cpu")
@@ -256,19 +258,18 @@ def test_a_text_file_trains_with_pieces_of_words(tmp_path):
 
 
 def test_held_out_text_is_not_trained_on(corpus):
-    training, held_out = parted(corpus)
+    training, held_out = split_corpus(corpus)
     assert held_out.documents(0, 99) + training.documents(0, 999) == corpus.documents(0, 999)
     assert len(held_out.documents(0, 99)) == 20
-    assert parted(corpus.part(0, 19))[1] is None
+    assert split_corpus(corpus.part(0, 19))[1] is None
 
 
 def test_the_held_out_loss_is_the_model_s_own(unbroken, corpus):
     model = load_model(unbroken.folder, device="cpu")
-    _, held_out = parted(corpus)
+    _, held_out = split_corpus(corpus)
     texts = [f"{text} <eos>" for text in held_out.documents(0, 99)]
-    measured = held_out_loss(
-        model.network, held_out, model.tokenizer, Run(PLAN, model.tokenizer, "cpu").batch_plan
-    )
+    plan = BatchPlan(PLAN.n_rows, PLAN.window, PLAN.seed)
+    measured = held_out_loss(model.network, held_out, model.tokenizer, plan)
     assert measured == unbroken.held_out
     assert float(model.loss(model.tokens(texts))) == pytest.approx(measured.loss, rel=1e-5)
 
@@ -279,31 +280,31 @@ def test_a_folder_never_holds_two_runs(unbroken, corpus, tmp_path):
     with pytest.raises(RunError, match="differs in corpus"):
         train_model(PLAN, built_in(seed=2, n_documents=400), unbroken.folder)
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(RunError, match="is no training run"):
+    with pytest.raises(RunError, match="is not a training run"):
         train_model(PLAN, corpus, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
 def test_a_checkpoint_that_is_damaged_is_refused(corpus, tmp_path, monkeypatch):
-    whole = Run.step
+    whole = ModelTraining.learn
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "step", lambda r, b: 1 / 0 if r.progress.step == 4 else whole(r, b))
+        patch.setattr(ModelTraining, "learn", lambda r, b: 1 / 0 if r.step == 4 else whole(r, b))
         with pytest.raises(ZeroDivisionError):
             train_model(PLAN, corpus, tmp_path / "out", device="cpu", checkpoint_every=2)
     checkpoint = tmp_path / "out" / "checkpoint.safetensors"
     checkpoint.write_bytes(checkpoint.read_bytes()[:-9])
-    with pytest.raises(RunError, match=r"checkpoint.safetensors: no readable checkpoint"):
+    with pytest.raises(RunError, match=r"checkpoint.safetensors: not a readable checkpoint"):
         train_model(PLAN, corpus, tmp_path / "out", device="cpu")
 
 
 def test_plans_are_checked_and_every_fault_is_named():
     with pytest.raises(
-        PlanError, match="activation 'identity' is none of linear, silu, gelu, relu"
+        PlanError, match="activation 'identity' is not one of linear, silu, gelu, relu"
     ):
         ModelShape(activation="identity")
     with pytest.raises(PlanError, match=r"n_layer is 0, .*; d_model is -1, not a positive whole"):
         ModelShape(n_layer=0, d_model=-1)
-    with pytest.raises(PlanError, match="no more than a matrix"):
+    with pytest.raises(PlanError, match="only a matrix"):
         ModelShape(gated=False)
     with pytest.raises(PlanError, match=r"learning_rate is 0.0, not a number above 0; noise is -1"):
         ModelPlan(learning_rate=0.0, noise=-1.0)
@@ -319,13 +320,13 @@ BAD_PLANS = [
     ({"shape": "abc"}, "shape is 'abc', not an object"),
     ({"shape": None}, "shape is None, not an object"),
     ({"shape": ["a"]}, r"shape is \['a'\], not an object"),
-    ({"shape": {"gated": "false"}}, "ModelShape: gated is 'false', neither true nor false"),
-    ({"shape": {"biases": 1, "tied_head": None}}, "biases is 1, .*; tied_head is None, neither"),
+    ({"shape": {"gated": "false"}}, "ModelShape: gated is 'false', not true or false"),
+    ({"shape": {"biases": 1, "tied_head": None}}, "biases is 1, .*; tied_head is None, not true"),
     ({"learning_rate": 10**400}, "learning_rate is 10*, not a number above 0"),
     ({"learning_rate": True}, "learning_rate is True, not a number above 0"),
     ({"learning_rate": float("nan")}, "learning_rate is nan, not a number above 0"),
     ({"seed": 2**63}, r"seed is 9223372036854775808, not below 2 \*\* 63"),
-    ({"n_rows": 4097}, "n_rows is 4097, but rows are cut 4096 documents at a time"),
+    ({"n_rows": 4097}, "n_rows is 4097, but rows are made from 4096 documents at a time"),
 ]
 
 
@@ -422,16 +423,16 @@ def test_a_kill_before_the_plan_was_written_does_not_claim_the_folder(corpus, tm
 
 
 def test_two_runs_in_one_folder_are_refused(corpus, tmp_path, monkeypatch):
-    step = Run.step
+    step = ModelTraining.learn
 
     def meets_another(run, batch):
-        if run.progress.step == 3:
-            monkeypatch.setattr(Run, "step", step)
-            with pytest.raises(RunError, match="another process trains there"):
+        if run.step == 3:
+            monkeypatch.setattr(ModelTraining, "learn", step)
+            with pytest.raises(RunError, match="another process is training there"):
                 train_model(PLAN, corpus, tmp_path / "out", device="cpu")
         return step(run, batch)
 
-    monkeypatch.setattr(Run, "step", meets_another)
+    monkeypatch.setattr(ModelTraining, "learn", meets_another)
     assert train_model(PLAN, corpus, tmp_path / "out", device="cpu").n_steps == 30
 
 

@@ -1,20 +1,32 @@
 """Pictures and cards hold the numbers they are of, their controls, and any text as text."""
 
+import re
 from dataclasses import replace
+from html import unescape
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from analysis import ledger, validate
+from analysis import find_circuit, ledger, validate
 from analysis.attribution.ledger import Reader
 from circuits import Basis, BilinearLayer, Interactions, Spectrum
 from circuits.errors import FeatureRangeError, SpectrumError
-from circuits.graph.circuit import Circuit, Feature, Gate, Interaction, Output
+from circuits.graph.circuit import Circuit
+from circuits.graph.records import (
+    BehaviourEvidence,
+    Feature,
+    Gate,
+    Group,
+    Interaction,
+    Output,
+    Shares,
+    Thresholds,
+)
 from circuits.model import Site, load_model
 from circuits.plotting.circuit_figure import circuit_figure
-from circuits.plotting.display import html_of
+from circuits.plotting.display import html_of, number
 from circuits.plotting.figure import BLUE, ORANGE, Figure, line, side_by_side
 from sae import card
 from tests.support.planted_negation import planted_behaviour, planted_dictionaries, planted_model
@@ -35,6 +47,12 @@ def model(tmp_path_factory):
     return load_model(small_folder(tmp_path_factory.mktemp("model") / "llama"), device="cpu")
 
 
+EVIDENCE = BehaviourEvidence(
+    "by hand", "logit difference", ("not",), ("good", "bad"), 24,
+    Shares(0.875, 0.75, 0.125, 0.125, 0.01, 0.5, 0.9), Thresholds(0.9, 16, 0.75),
+)  # fmt: skip
+
+
 def circuit(**fields) -> Circuit:
     """Two groups, a gate, a feature with itself, and a pair that takes away."""
     features = (
@@ -43,7 +61,10 @@ def circuit(**fields) -> Circuit:
         Feature(8, "eight", group=1),
     )
     pairs = (Interaction(3, 5, 2.0), Interaction(3, 8, -1.0), Interaction(8, 8, 0.5))
-    made = {"gates": (Gate(0, 1, "AND", 1.0, 0.8, 0.9),), "groups": {"0": TAGS, "1": "others"}}
+    made = {
+        "gates": (Gate(0, 1, "AND", 1.0, 0.8, 0.9),),
+        "groups": (Group(0, TAGS), Group(1, "others")),
+    }
     return Circuit("by hand", (Output(7, "seven"),), features, pairs, **(made | fields))
 
 
@@ -72,7 +93,7 @@ def test_dollars_make_no_formula_in_a_notebook(inter):
     drawn = inter.plot(4, n=9, labels=["$x^2$ of $5"] * 20).to_json()
     assert "$" not in drawn
     assert "&#36;x^2&#36; of &#36;5" in drawn
-    page = circuit(groups={"0": "$a$"})._repr_html_()
+    page = circuit(groups=(Group(0, "$a$"),))._repr_html_()
     assert page.startswith('<div class="tex2jax_ignore mathjax_ignore">')
     assert page.endswith("</div>")
     assert "mathjax_ignore" in card(small_dictionary(), 3)._repr_html_()
@@ -155,7 +176,7 @@ def test_the_note_of_a_circuit_says_what_its_numbers_are():
     assert note.startswith("3 pairs of 3 features. ")
     assert "Numbers at gates are weights." in note
     gate = Gate(0, 1, "AND", 1.0, 0.8, 0.9, contrast=0.5)
-    behaved = circuit(gates=(gate,), shares={"carried": 0.875}, source={"cases": 24})
+    behaved = circuit(gates=(gate,), evidence=EVIDENCE)
     whole = circuit_figure(behaved.drawing()).note
     assert "they carry 88% of the contrast (n = 24 cases that they were chosen on)" in whole
     assert "Numbers at gates are what they add, in logits." in whole
@@ -217,29 +238,46 @@ def test_figures_side_by_side_have_one_legend_and_every_axis():
     assert figure.layout.title.subtitle.text == "same note."
 
 
-def test_results_show_themselves_in_a_notebook(inter):
+def rows_of(page: str) -> list[list[str]]:
+    """The cells of every row of the page's tables, as text."""
+    rows = re.findall(r"<tr.*?</tr>", page, re.DOTALL)
+    return [[unescape(cell) for cell in re.findall(r"<td>(.*?)</td>", row)] for row in rows]
+
+
+def assert_shows(page: str, table: pd.DataFrame) -> None:
+    """Every row of the table is a row of the page."""
+    shown, wanted = rows_of(page), table.itertuples(index=False)
+    assert len(table) > 0
+    for row in wanted:
+        assert [cell if isinstance(cell, str) else number(cell) for cell in row] in shown
+
+
+def test_results_show_their_numbers_in_a_notebook(inter):
     model, behaviour = planted_model(), planted_behaviour()
     dictionaries = planted_dictionaries()
-    for label in behaviour.labels:
-        assert f"<td>{label}</td>" in behaviour._repr_html_()
+    classes = [row[:2] for row in rows_of(behaviour._repr_html_()) if row]
+    n_cases = [sum(c.label == label for c in behaviour.cases) for label in behaviour.labels]
+    assert classes == [[label, f"{n}"] for label, n in zip(behaviour.labels, n_cases, strict=True)]
     tokens = model.tokens(behaviour.cases[0].text)[0]
     reader = Reader.of(dictionaries[Site("mlp_out", 0)], 0)
     found = ledger(model, 0, dictionaries[Site("mlp_in", 0)], reader, tokens, len(tokens) - 1)
     assert f"off by {found.off_by:.1e}" in found._repr_html_()
-    assert f"{float(inter.spectrum(0).values[0]):.3g}".replace("-", "−") in (
-        inter.spectrum(0)._repr_html_()
-    )
-    assert "20 input features" in repr(inter)
+    assert_shows(found._repr_html_(), found.rows.head(12))
+    spectrum = inter.spectrum(0)
+    eigenpairs = [
+        [str(n + 1), number(float(value)), number(spectrum.energy(n + 1))]
+        for n, value in enumerate(spectrum.values)
+    ]
+    assert [row for row in rows_of(spectrum._repr_html_()) if row] == eigenpairs[:12]
 
 
 def test_a_validation_shows_its_criteria_and_edits():
-    from analysis import find_circuit
-
     model, dictionaries, behaviour = planted_model(), planted_dictionaries(), planted_behaviour()
     found = find_circuit(model, dictionaries, behaviour)
-    page = validate(model, found, behaviour, dictionaries, n_draws=2)._repr_html_()
-    assert "remove the circuit" in page
-    assert "keeping only the circuit" in page
+    validation = validate(model, found, behaviour, dictionaries, n_draws=2)
+    page = validation._repr_html_()
+    assert_shows(page, validation.criteria_table)
+    assert_shows(page, validation.edit_table)
 
 
 def test_cells_are_escaped_and_what_has_no_shape_is_written_out():

@@ -36,7 +36,7 @@ def test_a_manifest_that_cannot_be_read_is_named(tmp_path):
     assert read_manifest(tmp_path) == []
     for content in ("{", "[1]", json.dumps([{"no": "step"}])):
         (tmp_path / "manifest.json").write_text(content)
-        with pytest.raises(ManifestError, match=r"manifest\.json: no list of steps"):
+        with pytest.raises(ManifestError, match=r"manifest\.json: not a list of steps"):
             read_manifest(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""A card shows the numbers it is made of, and any text as text."""
+"""A card shows the numbers it is made of, and text escaped."""
 
 from html import escape
 
@@ -19,7 +19,7 @@ def model(tmp_path_factory):
     return load_model(small_folder(tmp_path_factory.mktemp("model") / "llama"), device="cpu")
 
 
-def test_a_card_tells_what_the_statistics_and_the_weights_say(model):
+def test_a_card_shows_the_statistics_and_what_the_weights_promote(model):
     dictionary = small_dictionary(site=Site("mlp_out", 0)).measured([some_activations()])
     shown = card(dictionary, 3)
     assert shown.statistics.n_active == int(dictionary.statistics.n_active[3])

@@ -46,11 +46,10 @@ def rows(dense, sizes):
         yield Code.of_equal_rows(features, values, N_FEATURE)
 
 
-def test_more_than_fits_is_thinned_by_token_and_says_so(monkeypatch):
+def test_more_than_fits_is_thinned_by_token_and_says_so():
     dense = small_dictionary().encode(some_activations(1000))
     whole = statistics(rows(dense, 1000))
-    monkeypatch.setattr("sae.statistics._KEPT", 1500)  # entries, of 1000 · 5
-    thinned = statistics(rows(dense, 300))
+    thinned = statistics(rows(dense, 300), n_kept=1500)  # entries, of 1000 · 5
     assert int(thinned.kept_every) == 4
     for exact in ("n_token", "n_active", "minimum", "maximum"):
         assert torch.equal(getattr(thinned, exact), getattr(whole, exact))
@@ -78,6 +77,6 @@ def test_no_token_is_refused():
     with pytest.raises(DictionaryError) as refused:
         small_dictionary().measured(iter([]))
     assert str(refused.value) == (
-        "statistics: not one token was given, so no feature has a frequency. Look at whether the "
-        "activations were read already: an iterator gives them once."
+        "statistics: there are no tokens, so features have no frequency. Was the iterator of "
+        "activations used before? It gives them once; make a new one."
     )

@@ -142,25 +142,23 @@ def test_logit_effects_are_what_the_feature_adds_to_the_logits(site, model):
 
 
 def test_what_an_mlp_reads_has_no_direct_path_to_a_logit(model):
-    with pytest.raises(SiteError, match="mlp_in@0 is what an MLP reads, and nothing is written"):
+    with pytest.raises(SiteError, match="mlp_in@0 is what an MLP reads; nothing is written"):
         logit_effects(small_dictionary(), model)
     with pytest.raises(FeatureRangeError, match="there is no feature 48"):
         logit_effects(small_dictionary(site=Site("mlp_out", 0)), model, [48])
 
 
-def test_neighbours_are_the_nearest_by_decoder_cosine(monkeypatch):
-    dictionary = small_dictionary()
+def test_neighbours_are_the_nearest_by_decoder_cosine():
+    n_feature = 5000  # more than one tile
+    dictionary = small_dictionary(n_feature=n_feature, dtype=torch.float64)
     unit, read = (w / w.norm(dim=1, keepdim=True) for w in (dictionary.decoder, dictionary.encoder))
-    cosines = (unit @ unit.mT).fill_diagonal_(-2)
-    monkeypatch.setattr("sae.features.effects._TILE", 5 * N_FEATURE)  # five features at a time
+    wanted = (unit @ unit.mT).fill_diagonal_(-2).topk(6)
     table = neighbours(dictionary, n=6)
-    assert len(table) == 6 * N_FEATURE
-    for feature, part in table.groupby("feature"):
-        wanted = cosines[feature].topk(6)
-        assert part["neighbour"].tolist() == wanted.indices.tolist()
-        np.testing.assert_allclose(part["decoder_cosine"], wanted.values.numpy(), rtol=1e-5)
-        alike = read[wanted.indices] @ read[feature]
-        np.testing.assert_allclose(part["encoder_cosine"], alike.numpy(), rtol=1e-4, atol=1e-6)
+    assert table["feature"].tolist() == np.arange(n_feature).repeat(6).tolist()
+    assert table["neighbour"].tolist() == wanted.indices.flatten().tolist()
+    np.testing.assert_allclose(table["decoder_cosine"], wanted.values.flatten().numpy())
+    encoder_cosines = torch.einsum("fd,fnd->fn", read, read[wanted.indices])
+    np.testing.assert_allclose(table["encoder_cosine"], encoder_cosines.flatten(), atol=1e-12)
     one = neighbours(dictionary, 17, n=6)
     assert one["neighbour"].tolist() == table[table["feature"] == 17]["neighbour"].tolist()
 

@@ -1,8 +1,6 @@
-"""Dictionaries on disk: four layouts give the same features, and what cannot be is refused."""
+"""Dictionaries on disk: four layouts give the same features or refuse with the reason."""
 
 import json
-import subprocess
-import sys
 from functools import partial
 
 import pytest
@@ -12,9 +10,8 @@ from safetensors.torch import load_file
 from circuits.errors import DictionaryError, HubError, SiteError
 from circuits.model import Site
 from sae import load_dictionaries, load_dictionary
-from sae.formats.published import published_name
-from sae.formats.registry import LAYOUTS
-from sae.formats.sites import site_of
+from sae.formats.checks import site_of
+from sae.formats.folders import LAYOUTS
 from tests.support.small import normal
 from tests.support.small_dictionaries import (
     N_FEATURE,
@@ -262,7 +259,7 @@ def test_a_hook_is_a_site_only_where_it_is_the_same_activation(name, site):
     assert site_of(name) == site
 
 
-def test_a_hook_of_another_name_is_kept_and_the_site_can_be_said(tmp_path):
+def test_an_unknown_hook_name_is_kept_and_the_site_can_be_given(tmp_path):
     dictionary = small_dictionary(site=None, notes={"hook_name": "transformer.h.3"})
     folder = dictionary.save(tmp_path / "saved")
     again = load_dictionary(folder, device="cpu")
@@ -270,11 +267,6 @@ def test_a_hook_of_another_name_is_kept_and_the_site_can_be_said(tmp_path):
     with pytest.raises(SiteError, match=r"unknown, and its hook 'transformer.h.3' is not one of"):
         again.known_site("examples")
     assert load_dictionary(folder, site="attn_out@3", device="cpu").site == Site("attn_out", 3)
-
-
-def test_the_papers_name_of_a_folder_says_site_size_and_k():
-    dictionary = signed(site=Site("resid_mid", 18), notes={"tag": "v2"})
-    assert published_name(dictionary) == "18-resid-mid-x3-k5-v2"
 
 
 def test_no_pickle_is_opened(tmp_path, monkeypatch):
@@ -290,8 +282,8 @@ def test_no_pickle_is_opened(tmp_path, monkeypatch):
     with pytest.raises(DictionaryError) as refused:
         load_dictionary(folder)
     assert str(refused.value) == (
-        f"{folder}: holds ae.pt but no ae.safetensors. The first is a pickle, and opening one can "
-        f"run any code, so it is not opened. Where you trust it, write the second beside it: "
+        f"{folder}: has ae.pt but no ae.safetensors. ae.pt is a pickle, and opening one can run "
+        f"any code, so it is not opened. If you trust it, write the other file beside it: "
         f"state = torch.load('ae.pt', weights_only=True, map_location='cpu'); "
         f"safetensors.torch.save_file({{n: t.contiguous() for n, t in state.items()}}, "
         f"'ae.safetensors')"
@@ -331,7 +323,7 @@ def test_a_name_on_the_hub_is_fetched_folder_by_folder(tmp_path, monkeypatch):
 def test_a_mistyped_path_below_a_folder_is_not_asked_of_the_hub(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
-    with pytest.raises(DictionaryError, match="runs/stories/saes: no such folder, and not the"):
+    with pytest.raises(DictionaryError, match="runs/stories/saes: no such folder, and not of the"):
         load_dictionary("runs/stories/saes")
 
 
@@ -351,21 +343,21 @@ BAD_FIELDS = {
     "sae-lens": (
         "cfg.json",
         {
-            "architecture": ("gated", "architecture is 'gated', which is none of topk, batchtopk"),
+            "architecture": ("gated", "architecture is 'gated', not one of topk, batchtopk"),
             "normalize_activations": ("layer_norm", "it depends on each token"),
             "d_in": ("16", "d_in is '16', not a positive whole number"),
             "d_sae": (47, "W_enc has shape (16, 48), where cfg.json asks for (16, 47)"),
             "k": (99, "k is 99, but there are only 48 features"),
             "reshape_activations": ("hook_z", "reshape_activations is 'hook_z'"),
             "dropout": (0.1, "unknown field 'dropout'"),
-            "metadata": ([], "metadata is no object"),
+            "metadata": ([], "metadata is not an object"),
         },
     ),
     "published": (
         "config.json",
         {
             "bilinear_encoder": (True, "features are then not linear in the site"),
-            "target": (["mlp-out", 0], "it transcodes from one to the other"),
+            "target": (["mlp-out", 0], "it transcodes between two sites"),
             "expansion": (
                 4,
                 "w_enc.weight has shape (48, 16), where config.json asks for (64, 16)",
@@ -399,7 +391,7 @@ SIGNED = {"published": signed}
     ("layout", "field"),
     [(name, field) for name, (_, fields) in BAD_FIELDS.items() for field in fields],
 )
-def test_what_cannot_be_read_exactly_is_refused_by_file_and_field(layout, field, tmp_path):
+def test_what_cannot_be_read_exactly_is_refused_with_its_file_and_field(layout, field, tmp_path):
     config, fields = BAD_FIELDS[layout]
     value, said = fields[field]
     folder = SIGNED.get(layout, small_dictionary)().save(tmp_path / "saved", layout)
@@ -413,10 +405,10 @@ def test_what_cannot_be_read_exactly_is_refused_by_file_and_field(layout, field,
     assert str(folder) in str(refused.value)
 
 
-def test_a_scale_that_is_not_there_is_asked_for(tmp_path):
+def test_a_missing_scale_is_named(tmp_path):
     folder = small_dictionary().save(tmp_path / "saved")
     edited(folder, "cfg.json", normalize_activations="expected_average_only_in")
-    with pytest.raises(DictionaryError, match=r"it stands in activation_scaler.json. Copy that"):
+    with pytest.raises(DictionaryError, match=r"activation_scaler.json, is missing. Copy that"):
         load_dictionary(folder)
 
 
@@ -429,8 +421,8 @@ def test_a_weight_file_cut_short_is_refused_by_name(layout, tmp_path):
     file = folder / WEIGHTS[layout]
     file.write_bytes(file.read_bytes()[:-100])
     if layout == "sae-lens":
-        without(folder, "cfg.json", "weights_sha256")  # which would have told it already
-    with pytest.raises(DictionaryError, match=r"no readable safetensors file") as refused:
+        without(folder, "cfg.json", "weights_sha256")  # which would be noticed first
+    with pytest.raises(DictionaryError, match=r"not a readable safetensors file") as refused:
         load_dictionary(folder)
     assert str(file) in str(refused.value)
 
@@ -456,9 +448,9 @@ def test_weights_swapped_between_dictionaries_of_one_size_are_noticed(tmp_path):
     with pytest.raises(DictionaryError) as refused:
         load_dictionary(second)
     assert str(refused.value) == (
-        f"{file}: not the weights that cfg.json was written with (their SHA-256 is another), so "
-        f"they are another dictionary's, or damaged. Copy both files together; if you changed the "
-        f"weights yourself, remove 'weights_sha256' from cfg.json."
+        f"{file}: not the weights that cfg.json was written with (their SHA-256 differs), so they "
+        f"belong to another dictionary or are damaged. Copy both files together; if you changed "
+        f"the weights, remove 'weights_sha256' from cfg.json."
     )
 
 
@@ -486,19 +478,19 @@ CANNOT = {
     ("published", "cuts"): (small_dictionary, "negative values are cut at zero, and this layout"),
     ("published", "size"): (
         partial(small_dictionary, n_feature=40, relu=False),
-        "its 40 features are no multiple of its width",
+        "its 40 features are not a multiple of its width",
     ),
     ("sparsify", "signed"): (signed, "it keeps negative values, and this layout cuts them"),
-    ("sparsify", "thresholds"): (threshold_dictionary, "this layout has top-k alone"),
+    ("sparsify", "thresholds"): (threshold_dictionary, "this layout has only top-k"),
     ("dictionary_learning", "thresholds"): (
         threshold_dictionary,
-        "its features have thresholds of their own, and this layout has one",
+        "its features have different thresholds, and this layout has only one",
     ),
 }
 
 
 @pytest.mark.parametrize(("layout", "kind"), CANNOT)
-def test_what_a_layout_cannot_say_is_not_written(layout, kind, tmp_path):
+def test_what_a_layout_cannot_represent_is_not_written(layout, kind, tmp_path):
     make, said = CANNOT[layout, kind]
     with pytest.raises(DictionaryError) as refused:
         make().save(tmp_path / "saved", layout)
@@ -506,14 +498,16 @@ def test_what_a_layout_cannot_say_is_not_written(layout, kind, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_there_is_not_written_over(tmp_path):
+def test_an_existing_folder_is_not_overwritten(tmp_path):
     folder = small_dictionary().save(tmp_path / "saved")
-    with pytest.raises(DictionaryError, match=r"saved: is there already. Name a new folder"):
+    with pytest.raises(DictionaryError, match=r"saved: already exists. Name a new folder"):
         small_dictionary(1).save(folder)
     with pytest.raises(DictionaryError, match=r"notes cannot be written as JSON \(Object of type"):
         small_dictionary(notes={"from": folder}).save(tmp_path / "other")
     assert not (tmp_path / "other").exists()
-    with pytest.raises(DictionaryError, match=r"no format 'onnx'. Choose of sae-lens, published"):
+    with pytest.raises(
+        DictionaryError, match=r"no format 'onnx'. Choose one of sae-lens, published"
+    ):
         small_dictionary().save(tmp_path / "other", "onnx")
 
 
@@ -528,7 +522,7 @@ def test_a_save_that_breaks_leaves_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_is_no_dictionary_is_told_by_its_files(tmp_path):
+def test_a_folder_that_is_not_a_dictionary_is_refused_with_its_files(tmp_path):
     (tmp_path / "sae.safetensors").touch()
     with pytest.raises(DictionaryError, match=r"sae.safetensors without cfg.json"):
         load_dictionary(tmp_path)
@@ -537,7 +531,9 @@ def test_a_folder_that_is_no_dictionary_is_told_by_its_files(tmp_path):
     with pytest.raises(DictionaryError, match=r"a language model, not a dictionary. Load it with"):
         load_dictionary(published_folder(tmp_path / "model"))
     small_dictionary().save(tmp_path / "run" / "saes" / "blocks.0.mlp.hook_in")
-    with pytest.raises(DictionaryError, match=r"run: a run folder. Pass one of its saes, or the"):
+    with pytest.raises(
+        DictionaryError, match=r"run: a run folder. Pass one of its saes, or pass it"
+    ):
         load_dictionary(tmp_path / "run")
 
 
@@ -551,14 +547,8 @@ def test_a_run_without_dictionaries_or_with_swapped_folders_is_refused(tmp_path)
         load_dictionaries(tmp_path)
     assert str(refused.value) == (
         f"{tmp_path}/saes/blocks.1.mlp.hook_in: holds a dictionary of mlp_in@0, whose folder is "
-        f"blocks.0.mlp.hook_in. The folders were swapped or renamed; put each back in its place."
+        f"blocks.0.mlp.hook_in. The folders were swapped or renamed; rename them back."
     )
     (tmp_path / "saes" / "blocks.1.mlp.hook_in" / "cfg.json").write_text("{")
-    with pytest.raises(DictionaryError, match=r"cfg.json: no readable JSON"):
+    with pytest.raises(DictionaryError, match=r"cfg.json: not readable JSON"):
         load_dictionaries(tmp_path)
-
-
-def test_importing_sae_loads_neither_sae_lens_nor_transformers():
-    code = "import sys, sae; print({'sae_lens', 'transformers', 'wandb'} & {*sys.modules})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "set()\n"

@@ -18,9 +18,10 @@ from circuits.corpus import built_in
 from circuits.errors import ActivationError, CorpusError, PlanError, RunError, SiteError
 from circuits.model import ModelPlan, ModelShape, Site, load_model, train_model
 from circuits.storage import training_run as runs
+from circuits.storage.training_run import RunFiles
 from sae import TensorActivations, TrainingPlan, load_dictionaries, train_on, train_saes
 from sae.formats import sae_lens
-from sae.training.run import Run
+from sae.training.run import DictionaryTraining
 from tests.support.kills import Moment, die_at, exit_code, moments
 from tests.support.small import normal
 
@@ -138,7 +139,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_gives_others(
 
 
 def test_a_finished_run_is_not_trained_again(model, corpus, unbroken, monkeypatch):
-    monkeypatch.setattr(Run, "learn", None)
+    monkeypatch.setattr(DictionaryTraining, "learn", None)
     again = train_saes(model, corpus, PLAN, unbroken, device="cpu")
     assert [str(site) for site in again] == [*SITES]
 
@@ -148,7 +149,7 @@ def test_a_finished_run_is_not_trained_again(model, corpus, unbroken, monkeypatc
 def test_a_run_that_broke_off_ends_in_the_same_bits(
     step, activation, model, corpus, tmp_path, monkeypatch
 ):
-    whole = Run.learn
+    whole = DictionaryTraining.learn
 
     def breaks(run, *given):
         if run.step == step:
@@ -158,7 +159,7 @@ def test_a_run_that_broke_off_ends_in_the_same_bits(
     plan = replace(PLAN, activation=activation, outlier=1.5)
     train_saes(model, corpus, plan, tmp_path / "whole", device="cpu")
     with monkeypatch.context() as broken:
-        broken.setattr(Run, "learn", breaks)
+        broken.setattr(DictionaryTraining, "learn", breaks)
         with pytest.raises(RuntimeError, match="power cut"):
             train_saes(model, corpus, plan, tmp_path / "out", device="cpu", checkpoint_every=4)
     train_saes(model, corpus, plan, tmp_path / "out", device="cpu", checkpoint_every=4)
@@ -169,7 +170,7 @@ LONG = replace(PLAN, n_tokens=60_000)
 
 
 def train_long(model_folder: Path, out: Path, moment: Moment | None) -> None:
-    die_at(moment, Run, "learn")
+    die_at(moment, DictionaryTraining, "learn")
     model = load_model(model_folder, device="cpu")
     train_saes(model, built_in(1, 400), LONG, out, device="cpu", checkpoint_every=2)
 
@@ -229,19 +230,19 @@ def test_a_run_that_broke_off_while_it_was_put_in_place_is_put_in_place(
 def test_a_signal_waits_until_the_step_is_saved(
     number, model, corpus, unbroken, tmp_path, monkeypatch
 ):
-    whole = Run.learn
+    whole = DictionaryTraining.learn
 
     def interrupted(run, *given):
         if run.step == 13:
             os.kill(os.getpid(), number)
         return whole(run, *given)
 
-    def told(_number, _frame):
+    def handler(_number, _frame):
         raise KeyboardInterrupt
 
-    before = signal.signal(number, told)
+    before = signal.signal(number, handler)
     try:
-        monkeypatch.setattr(Run, "learn", interrupted)
+        monkeypatch.setattr(DictionaryTraining, "learn", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train_saes(model, corpus, PLAN, tmp_path / "out", device="cpu")
     finally:
@@ -311,9 +312,9 @@ def test_nan_in_mid_training_names_step_and_site_and_keeps_the_last_checkpoint(t
     assert 28 <= step <= 30  # the buffer of steps 28 to 30 holds it
     (checkpoint,) = (tmp_path / "saes").glob("checkpoint-*.safetensors")
     assert str(checkpoint) in str(told.value)
-    run = Run(poisoned(9), plan, "cpu")
+    run = DictionaryTraining(poisoned(9), plan, "cpu")
     made_of = {"plan": plan.as_dict(), "activations": poisoned(9).made_of}
-    run.resume(checkpoint, made_of)
+    run.resume(RunFiles((), checkpoint, made_of))
     assert run.step == (step - 1) // 4 * 4
     assert all(
         bool(torch.isfinite(w).all()) for c in run.coders.values() for w in c.weights.values()
@@ -361,8 +362,8 @@ def test_a_full_disk_is_said_and_the_checkpoint_before_is_kept(
             train_saes(model, corpus, PLAN, tmp_path / "out", device="cpu", checkpoint_every=5)
     (checkpoint,) = (tmp_path / "out").glob("checkpoint-*")
     assert str(refused.value) == (
-        f"{checkpoint}: cannot be written ({full}). Make room; the checkpoint before is whole, and "
-        f"the same call goes on from there."
+        f"{checkpoint}: cannot be written ({full}). Free some space: the previous checkpoint "
+        f"is intact, and the same call resumes from it."
     )
     assert not list((tmp_path / "out").rglob("*.part"))
     train_saes(model, corpus, PLAN, tmp_path / "out", device="cpu", checkpoint_every=5)
@@ -383,7 +384,7 @@ def test_a_disk_that_is_full_when_all_is_done_loses_nothing(
         patch.setattr(sae_lens, "save_file", full)
         assert main([*command, "--device", "cpu"]) == 2
     assert "No space left on device). Check the path and the disk" in capsys.readouterr().err
-    monkeypatch.setattr(Run, "learn", None)  # the checkpoint holds every step
+    monkeypatch.setattr(DictionaryTraining, "learn", None)  # the checkpoint holds every step
     assert main([*command, "--device", "cpu"]) == 0
 
 
@@ -415,6 +416,8 @@ def test_a_plan_that_cannot_be_names_all_that_is_wrong_with_it(monkeypatch):
     for name, value in [*odd.items(), ("sites", {"mlp_in@0": 1})]:
         with pytest.raises(PlanError, match=rf"my.json: TrainingPlan: {name} (is|are) "):
             TrainingPlan.from_dict({name: value}, "my.json")
+    with pytest.raises(PlanError, match="n_buffer 20 does not hold a batch of 30"):
+        TrainingPlan(n_buffer=20, n_batch=30)
     with pytest.raises(PlanError, match=r"my.json: TrainingPlan: learning_rate is nan"):
         TrainingPlan.from_dict({"learning_rate": float("nan")}, "my.json")
 
@@ -469,10 +472,10 @@ def test_watchers_are_told_each_step_and_keep_their_files_out_of_the_dictionarie
     assert main(["sae", "info", str(tmp_path)]) == 0
     (folder / "sae_weights.safetensors").unlink()
     assert main(command) == 2
-    assert "training ended here, but only cfg.json, metrics.jsonl" in capsys.readouterr().err
+    assert "training finished here, but only cfg.json, metrics.jsonl" in capsys.readouterr().err
     (folder / "training.json").unlink()
     assert main(["sae", "info", str(tmp_path)]) == 2
-    assert "blocks.1.hook_mlp_out: its training is not over" in capsys.readouterr().err
+    assert "blocks.1.hook_mlp_out: its training has not finished" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("layout", ["sae-lens", "sparsify", "dictionary_learning"])
@@ -485,14 +488,14 @@ def test_one_dictionary_of_any_layout_is_told_of(layout, unbroken, tmp_path, cap
 
 def test_a_folder_that_another_run_took_meanwhile_is_refused(tmp_path, monkeypatch):
     x = [normal(300, 8, seed=i, dtype=torch.float32) for i in range(9)]
-    begin, plan = Run.begin, replace(PLAN, n_features=16, n_tokens=600)
+    begin, plan = DictionaryTraining.begin, replace(PLAN, n_features=16, n_tokens=600)
 
     def slowly(run):
         begin(run)
         if run.plan == plan:  # another runs and ends while this one looks at its first buffer
             train_on(TensorActivations(x), replace(plan, k=5), tmp_path, device="cpu")
 
-    monkeypatch.setattr(Run, "begin", slowly)
+    monkeypatch.setattr(DictionaryTraining, "begin", slowly)
     with pytest.raises(RunError, match=r"differs in plan \(plan: \{'k': 5\}, now \{'k': 4\}\)"):
         train_on(TensorActivations(x), plan, tmp_path, device="cpu")
 

@@ -1,14 +1,14 @@
-"""Little stories whose every token has a known cause, told without a network and without end.
+"""Little stories whose every token has a known cause, in any number and without a network.
 
-What a character feels follows from the *effective* sentiment of the clause just told (``not good``
+What a character feels follows from the *effective* sentiment of the clause before (``not good``
 is bad), so a model can only predict the reaction by combining a negator with an adjective: the
-behaviour that circuits are sought for. What a reader would get wrong: document ``i`` of a seed does
-not depend on the range asked for. Documents are drawn in blocks of fixed size, each from its own
-generator, so ``tell(7, 8)`` draws a whole block; ask for many at once.
+behaviour whose circuits are studied. Document ``i`` of a seed does not depend on the range asked
+for: documents are drawn in blocks of fixed size, each from its own random generator, so
+``generate(7, 8)`` draws a whole block; ask for many at once.
 
 Text is words between spaces (``the cake was n't good so mia felt sad .``), one word one token,
-because a behaviour is easiest to name where a word is a token. There is no exclamation mark or
-other cue that goes with the sentiment: small models take such a cue for the answer and stop there.
+because a behaviour is easiest to name where a word is a token. No exclamation mark or other cue
+goes with the sentiment: small models learn such a cue and nothing more.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _PAD = -1
 
 @dataclass(frozen=True)
 class Truth:
-    """What each token of some stories means, given what was told before it.
+    """What each token of some stories means, given the text before it.
 
     A clause's state holds from the word that sets it to the token before the reaction (or, where
     nobody reacts, to the end of the sentence); outside it everything is zero.
@@ -41,8 +41,10 @@ class Truth:
 
     polarity: Int8[np.ndarray, " token"]  # +1, -1: of the latest adjective; 0: none, or neutral
     negated: Bool[np.ndarray, " token"]  # a negator is in force
-    sentiment: Int8[np.ndarray, " token"]  # effective: polarity, turned round by the negator
-    reaction: Int8[np.ndarray, " token"]  # +1, -1: this word is the reaction, with its own sign
+    sentiment: Int8[np.ndarray, " token"]  # effective: polarity, reversed by the negator
+    reaction: Int8[
+        np.ndarray, " token"
+    ]  # +1, -1: this word is the reaction, with the word's own sign
 
     @property
     def columns(self) -> tuple[np.ndarray, ...]:
@@ -57,13 +59,13 @@ class Truth:
 
 @dataclass(frozen=True)
 class Stories:
-    """A run of documents as word numbers (rows of ``words``), one after the other."""
+    """Documents as word numbers (positions in ``words``), one after the other."""
 
     words: tuple[str, ...]
     tokens: Int16[np.ndarray, " token"]
     offsets: Int64[np.ndarray, " document_and_end"]  # document i is tokens[offsets[i]:offsets[i+1]]
     surprisal: Float[np.ndarray, " document"]  # exact -log p of each document, in nats
-    truth: Truth | None = None  # where it was asked for
+    truth: Truth | None = None  # where requested
 
     def __len__(self) -> int:
         return len(self.surprisal)
@@ -77,9 +79,11 @@ class Stories:
 
     @property
     def reactions(self) -> pd.DataFrame:
-        """One row a reaction: document (in this run), position of the word in it, and its truth."""
+        """One row per reaction: document, position of the word in it, and its truth."""
         if self.truth is None:
-            raise StoryError("stories told without their truth: ask tell(..., truth=True).")
+            raise StoryError(
+                "these stories were generated without their truth: use generate(..., truth=True)."
+            )
         at = np.flatnonzero(self.truth.reaction)
         document = np.searchsorted(self.offsets, at, side="right") - 1
         return pd.DataFrame(
@@ -89,16 +93,17 @@ class Stories:
                 "polarity": self.truth.polarity[at - 1],
                 "negated": self.truth.negated[at - 1],
                 "sentiment": self.truth.sentiment[at - 1],
-                "told": self.truth.reaction[at],
+                "reaction": self.truth.reaction[at],
             }
         )
 
 
 @dataclass(frozen=True)
-class Storyteller:
-    """The source of stories: document ``i`` of a seed is always the same, whatever is asked for.
+class StoryGenerator:
+    """The stories of a seed: document ``i`` is always the same, whatever range is asked for.
 
-    >>> Storyteller(seed=0).tell(7, 8).texts == Storyteller(seed=0).tell(0, 9).texts[7:8]
+    >>> stories = StoryGenerator(seed=0)
+    >>> stories.generate(7, 8).texts == stories.generate(0, 9).texts[7:8]
     True
     """
 
@@ -107,15 +112,15 @@ class Storyteller:
 
     def __post_init__(self) -> None:
         if self.seed < 0:
-            raise StoryError(f"seed {self.seed}: random generators need one that is not negative.")
+            raise StoryError(f"seed {self.seed}: a seed must not be negative.")
 
     @property
     def words(self) -> tuple[str, ...]:
         """Every word that can occur; its position is its number in `Stories.tokens`."""
         return self.grammar.words
 
-    def tell(self, start: int, stop: int, *, truth: bool = False) -> Stories:
-        """Documents ``start`` to ``stop``, with the meaning of each token where asked for."""
+    def generate(self, start: int, stop: int, *, truth: bool = False) -> Stories:
+        """Documents ``start`` to ``stop``, with the meaning of each token if ``truth``."""
         if not 0 <= start <= stop:
             raise StoryError(f"documents {start} to {stop}: want 0 <= start <= stop.")
         if start == stop:
@@ -127,29 +132,29 @@ class Storyteller:
         return _joined(parts)
 
     def _block(self, block: int, truth: bool) -> Stories:
-        dice = np.random.default_rng([self.seed, block])
-        n_sentences = np.array(N_BODY)[_pick(dice.random(BLOCK), len(N_BODY))] + 2
+        rng = np.random.default_rng([self.seed, block])
+        n_sentences = np.array(N_BODY)[_pick(rng.random(BLOCK), len(N_BODY))] + 2
         firsts = np.cumsum(n_sentences) - n_sentences
-        form = self._draw_forms(dice, firsts, firsts + n_sentences - 1)
-        told = _Told(self, dice, np.repeat(np.arange(BLOCK), n_sentences), form)
+        form = self._draw_forms(rng, firsts, firsts + n_sentences - 1)
+        drawn = _Drawn(self, rng, np.repeat(np.arange(BLOCK), n_sentences), form)
         tokens = self._tables.literal[form]
         slot = self._tables.slot[form]
-        drawn = np.take_along_axis(told.words, np.maximum(slot, 0), axis=1)
-        np.copyto(tokens, drawn, where=slot != _PAD)
+        words = np.take_along_axis(drawn.words, np.maximum(slot, 0), axis=1)
+        np.copyto(tokens, words, where=slot != _PAD)
         present = tokens != _PAD
         lengths = np.add.reduceat(present.sum(axis=1), firsts)
-        nats = self._tables.nats[form] + told.noise_nats
+        nats = self._tables.nats[form] + drawn.noise_nats
         return Stories(
             self.words,
             tokens[present],
             np.concatenate([[0], np.cumsum(lengths)]),
             np.add.reduceat(nats, firsts) + self.grammar.frame_nats,
-            told.truth(present) if truth else None,
+            drawn.truth(present) if truth else None,
         )
 
     def _draw_forms(
         self,
-        dice: np.random.Generator,
+        rng: np.random.Generator,
         firsts: Int64[np.ndarray, " document"],
         lasts: Int64[np.ndarray, " document"],
     ) -> Int16[np.ndarray, " sentence"]:
@@ -159,7 +164,7 @@ class Storyteller:
         for part, where in places.items():
             rows = [row for row, form_ in enumerate(self.grammar.forms) if form_.part == part]
             edges = np.cumsum([self.grammar.forms[row].share for row in rows])[:-1]
-            form[where] = rows[0] + np.searchsorted(edges, dice.random(len(where)), "right")
+            form[where] = rows[0] + np.searchsorted(edges, rng.random(len(where)), "right")
         return form
 
     @cached_property
@@ -169,7 +174,7 @@ class Storyteller:
 
 @dataclass(frozen=True)
 class _Tables:
-    """What is known of each form at each position before any die is cast."""
+    """What each form fixes at each position before anything is drawn."""
 
     literal: Int16[np.ndarray, "form place"]  # a word's number, or _PAD
     slot: Int16[np.ndarray, "form place"]  # a slot's number, or _PAD
@@ -205,30 +210,30 @@ class _Tables:
         )
 
 
-class _Told:
-    """What the dice decide for each sentence of a block."""
+class _Drawn:
+    """The random choices for each sentence of a block."""
 
     def __init__(
         self,
-        teller: Storyteller,
-        dice: np.random.Generator,
+        generator: StoryGenerator,
+        rng: np.random.Generator,
         document: Int64[np.ndarray, " sentence"],
         form: Int16[np.ndarray, " sentence"],
     ) -> None:
-        self._form, self._tables = form, teller._tables
+        self._form, self._tables = form, generator._tables
         n_documents, polar = document[-1] + 1, self._tables.polar[form]
-        self.sign = 1 - 2 * _pick(dice.random(len(form)), 2)
+        self.sign = 1 - 2 * _pick(rng.random(len(form)), 2)
         effective = self.sign * self._tables.turn[form]
-        noisy = dice.random(len(form)) < NOISE
+        noisy = rng.random(len(form)) < NOISE
         self.shown = np.where(noisy, -effective, effective)
         self.noise_nats = polar * -np.log(np.where(noisy, NOISE, 1 - NOISE))
-        boy = (1 - 2 * _pick(dice.random(n_documents), 2))[document]
-        name = dice.random(n_documents)[document]
+        boy = (1 - 2 * _pick(rng.random(n_documents), 2))[document]
+        name = rng.random(n_documents)[document]
         signs = dict.fromkeys(("name", *DECIDED), boy) | {"adjective": self.sign}
         signs |= {"second": effective, "emotion": self.shown, "deed": self.shown}
         columns, picked = [], {}
-        for slot, choices in teller.grammar.choices.items():
-            uniform = name if slot == "name" else dice.random(len(form))
+        for slot, choices in generator.grammar.choices.items():
+            uniform = name if slot == "name" else rng.random(len(form))
             if slot == "other":  # any thing but the first one
                 picked[slot] = _pick(uniform, choices.shape[1] - 1)
                 picked[slot] += picked[slot] >= picked["thing"]
@@ -236,7 +241,7 @@ class _Told:
                 picked[slot] = _pick(uniform, choices.shape[1])
             columns.append(choices[(1 - signs[slot]) // 2 if slot in signs else 0, picked[slot]])
         for slot, words in DECIDED.items():
-            numbers = np.array([teller.grammar.number[word] for word in words], dtype=np.int16)
+            numbers = np.array([generator.grammar.number[word] for word in words], dtype=np.int16)
             columns.append(numbers[(1 - signs[slot]) // 2])
         self.words = np.stack(columns, axis=1)  # sentence x slot
 

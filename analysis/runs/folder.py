@@ -1,0 +1,232 @@
+"""Every path of a run, spelt once.
+
+::
+
+    RUN/
+      manifest.json               what made what, with hashes
+      model/                      a Hugging Face Llama folder
+      saes/<hook name>/           one dictionary each
+      interactions/layer-0.parquet
+      circuits/<name>.json        beside it .graphml, .behaviour.jsonl and .validation.json
+      rank/layer-0.parquet        beside it .json
+      images/                     the image case study
+      statistics/                 of the outputs of a layer, in shards, for its page
+      report/index.html           or report.html, one file
+      demo.json                   which steps of `circuits demo` are done
+
+A circuit's files are named after its behaviour; hyphens replace what is no letter, digit or
+``_ . +``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from circuits.errors import RunError, SiteError
+from circuits.model.site import Site
+from circuits.plotting.display import shown
+from sae.formats.folders import IN_RUN
+
+Read = TypeVar("Read")
+_VALIDATION = ".validation.json"
+
+
+class _Place:
+    """A path that an object has: a name in its folder, or an ending of the name that it has."""
+
+    def __init__(self, name: str = "", ending: str = "") -> None:
+        self.name, self.ending = name, ending
+
+    def __get__(self, owner: Any, kind: type) -> Path:
+        return owner.path / self.name if self.name else Path(f"{owner.path}{self.ending}")
+
+
+@dataclass(frozen=True)
+class CircuitFiles:
+    """A circuit's files, whether they are there or not."""
+
+    path: Path  # what their names begin with
+
+    circuit = _Place(ending=".json")
+    graph = _Place(ending=".graphml")
+    behaviour = _Place(ending=".behaviour.jsonl")  # the cases that it was found and validated on
+    validation = _Place(ending=_VALIDATION)
+
+    @property
+    def stem(self) -> str:
+        """What the files are called."""
+        return self.path.name
+
+    def remove(self) -> None:
+        """Remove those that are there."""
+        for file in (self.circuit, self.graph, self.behaviour, self.validation):
+            file.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The paths in a run folder, and what is there."""
+
+    path: Path
+
+    model = _Place("model")
+    dictionaries = _Place(IN_RUN)
+    circuits = _Place("circuits")
+    images = _Place("images")
+    image_study = _Place("images/study.json")
+    report = _Place("report")
+    report_page = _Place("report/index.html")
+    report_file = _Place("report.html")
+    demo = _Place("demo.json")
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @property
+    def model_place(self) -> Path | None:
+        """Where the model is: its folder, or the run itself where that is a model's own folder."""
+        if self.model.is_dir():
+            return self.model
+        return self.path if (self.path / "config.json").is_file() else None
+
+    def dictionary(self, site: Site) -> Path:
+        """The folder of one dictionary."""
+        return self.dictionaries / site.hook_name
+
+    def interactions(self, layer: int) -> Path:
+        """The table of a layer's strongest pairs."""
+        return self.path / "interactions" / f"layer-{layer}.parquet"
+
+    def rank(self, layer: int) -> Path:
+        """The table of a layer's rank curve."""
+        return self.path / "rank" / f"layer-{layer}.parquet"
+
+    def rank_summary(self, layer: int) -> Path:
+        """What belongs to that table."""
+        return self.rank(layer).with_suffix(".json")
+
+    def rank_shards(self, layer: int) -> Path:
+        """The folder of a measurement that is not finished."""
+        return self.path / "rank" / f".layer-{layer}"
+
+    def image(self, name: str) -> Path:
+        """A table or picture of the image case study."""
+        return self.images / name
+
+    def statistics(self, layer: int, name: str, fingerprint: str) -> Path:
+        """The shards of statistics of a layer's outputs."""
+        return self.path / "statistics" / f"layer-{layer}-{name}-{fingerprint[:12]}"
+
+    def circuit(self, name: str) -> CircuitFiles:
+        """The files of the circuit of a name."""
+        if not (stem := _slug(name)):
+            raise RunError(f"circuit {name!r} has no letter or digit to name a file by. Rename it.")
+        return CircuitFiles(self.circuits / stem)
+
+    def circuit_files(self) -> list[CircuitFiles]:
+        """Those of every circuit that is there."""
+        files = [f for f in self.circuits.glob("*.json") if not f.name.endswith(_VALIDATION)]
+        return [CircuitFiles(file.with_suffix("")) for file in sorted(files)]
+
+    def files_of(self, name: str) -> CircuitFiles | None:
+        """Those of a circuit that is there, by its name or its file's."""
+        known = {files.stem: files for files in self.circuit_files()}
+        return known.get(name, known.get(_slug(name)))
+
+    def sites(self) -> list[Site]:
+        """The sites that folders of dictionaries are named after, in the model's order."""
+        found = []
+        for folder in self.dictionaries.glob("*"):
+            with suppress(SiteError):  # under a name of its own: only its files know the site
+                found.append(Site.parse(folder.name))
+        return sorted(found, key=lambda site: site.order)
+
+    def layers(self, file: Callable[[int], Path]) -> list[int]:
+        """Those that have a file named like that of layer 0."""
+        first, layers = file(0), []
+        for path in first.parent.glob(f"layer-*{first.suffix}"):
+            number = path.stem.removeprefix("layer-")
+            if not number.isdecimal():
+                raise RunError(
+                    f"{path}: its name has no layer number. Files of a run are called layer-0, "
+                    f"layer-1 and so on."
+                )
+            layers.append(int(number))
+        return sorted(layers)
+
+    def results(self) -> list[Path]:
+        """All files that a report is made of."""
+        folders = (self.interactions(0).parent, self.circuits, self.rank(0).parent)
+        return sorted(file for folder in folders for file in folder.glob("*.*"))
+
+
+def in_training(folder: Path) -> bool:
+    """Whether a checkpoint is in a folder of something that is trained."""
+    return any(folder.glob("checkpoint*.safetensors"))
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^\w.+]+", "-", name).strip("-.")
+
+
+class NotInRunError(RunError, KeyError):
+    """A name that a run does not have; a KeyError too, as of any mapping."""
+
+    __str__ = Exception.__str__
+
+
+class ByName(Mapping, Generic[Read]):
+    """What a run has of each circuit, by the circuit's name or its file's; read when asked for."""
+
+    def __init__(
+        self,
+        run: RunFolder,
+        file: str,
+        kind: str,
+        command: str,
+        read: Callable[[CircuitFiles], Read | None],
+    ) -> None:
+        self._run, self._file, self._kind = run, file, kind
+        self._command, self._read = command, read
+
+    def _has(self, files: CircuitFiles | None) -> bool:
+        return files is not None and getattr(files, self._file).exists()
+
+    def __iter__(self) -> Iterator[str]:
+        return (files.stem for files in self._run.circuit_files() if self._has(files))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self._has(self._run.files_of(name))
+
+    def files(self, name: str) -> CircuitFiles:
+        """The files of the circuit; refused where this one is not among them."""
+        files = self._run.files_of(name)
+        if files is None or not self._has(files):
+            command = self._command.format(run=self._run, name=shown(name))
+            raise NotInRunError(
+                f"{self._run} has no {self._kind} '{shown(name)}' (it has {self._names()}). Make "
+                f"it: circuits {command}"
+            )
+        return files
+
+    def __getitem__(self, name: str) -> Read:
+        value = self._read(self.files(name))
+        assert value is not None  # its file is there
+        return value
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self)
+
+    def _names(self) -> str:
+        return ", ".join(map(shown, self)) or "none"
+
+    def __repr__(self) -> str:
+        return f"{len(self)}: {self._names()}" if len(self) else "none"

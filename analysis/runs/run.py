@@ -1,0 +1,374 @@
+"""A run folder as one object, read piece by piece as it is asked for.
+
+What is missing is refused with the command that makes it; so is what is damaged, or was made with
+another model than the one beside it. The report, the commands and `open_run` read runs through it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import pandas as pd
+
+from analysis.behaviour.cases import Behaviour
+from analysis.discovery.provenance import (
+    check_dictionaries,
+    layer_of_circuit,
+    layers_with_dictionaries,
+)
+from analysis.lowrank.curve import RankCurve
+from analysis.runs.belonging import Found, check_together
+from analysis.runs.folder import ByName, CircuitFiles, NotInRunError, RunFolder, in_training
+from analysis.runs.images import ImageStudy
+from analysis.validation.record import Validation
+from circuits.algebra.basis import Basis
+from circuits.algebra.interactions import Interactions
+from circuits.corpus.documents import Corpus, built_in, split_corpus
+from circuits.errors import CircuitsError, RunError, first_line, shorten
+from circuits.graph.circuit import Circuit
+from circuits.graph.records import Metric
+from circuits.model.loading import load_model
+from circuits.model.model import Model
+from circuits.model.site import Site, mlp_sites
+from circuits.plotting.display import html_of, shown
+from circuits.storage.manifest import read_manifest
+from sae.dictionary import Dictionary
+from sae.loading import load_dictionaries
+
+Read = TypeVar("Read")
+
+
+_FIND = "find {run} --behaviour {name}"
+
+
+class Run:
+    """Everything in a run folder.
+
+    ``text`` is where a report's examples are taken from: by default the built-in stories that
+    training left out, where the model knows their words. A model and dictionaries that are loaded
+    already can be passed.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        text: Corpus | None = None,
+        device: str | None = None,
+        *,
+        model: Model | None = None,
+        dictionaries: dict[Site, Dictionary] | None = None,
+    ) -> None:
+        self.folder = RunFolder(Path(folder).expanduser())
+        self.device = device
+        if not self.folder.path.is_dir():
+            raise RunError(
+                f"{self.folder}: there is no such run. Make one: circuits model train {self.folder}"
+            )
+        given = {"model": model, "dictionaries": dictionaries, "text": text}
+        vars(self).update({name: value for name, value in given.items() if value is not None})
+
+    @cached_property
+    def model(self) -> Model:
+        """The model."""
+        return load_model(self._checked_model(), device=self.device)
+
+    @cached_property
+    def dictionaries(self) -> dict[Site, Dictionary]:
+        """The dictionaries by site, in the model's order."""
+        self._check_dictionaries()
+        return load_dictionaries(self.folder.path, device=self.device)
+
+    @cached_property
+    def text(self) -> Corpus | None:
+        """The text that examples are taken from."""
+        stories, tokenizer = built_in(0), self.model.tokenizer
+        if tokenizer is None or stories.word_numbers(tokenizer) is None:
+            return None
+        return split_corpus(stories)[1]
+
+    @property
+    def layers(self) -> list[int]:
+        """Those with dictionaries before and after the MLP."""
+        return layers_with_dictionaries(self.model, self.dictionaries)
+
+    def layers_wanted(
+        self, layers: Iterable[int] | None, points: tuple[str, ...] = ("mlp_in", "mlp_out")
+    ) -> list[int]:
+        """Those named, or all with dictionaries at the points; refused where there are none."""
+        sites = set(self.dictionaries)
+        there = [layer for layer in range(self.model.n_layer)
+                 if {Site(point, layer) for point in points} <= sites]  # fmt: skip
+        wanted = sorted(there if layers is None else set(layers))
+        absent = sorted(set(wanted) - set(there))
+        if not wanted or absent:
+            raise RunError(
+                f"{self.folder} has dictionaries at {' and '.join(points)} of layers "
+                f"{there or 'none'}, not of {absent or 'any'}. Train them: circuits sae train "
+                f"{self.folder}"
+            )
+        return wanted
+
+    def interactions(
+        self,
+        layer: int,
+        outputs: Basis | None = None,
+        reader: Literal["pinv", "encoder"] = "pinv",
+    ) -> Interactions:
+        """The interactions of a layer in its dictionaries' features; ``outputs`` takes the place
+        of the output dictionary."""
+        (layer,) = self.layers_wanted([layer])
+        check_dictionaries(self.model, self.dictionaries)
+        into, out = (self.dictionaries[site] for site in mlp_sites(layer))
+        outputs = out.basis(reader) if outputs is None else outputs
+        return Interactions(self.model.layer(layer), into.basis(), outputs)
+
+    @property
+    def circuits(self) -> ByName[Circuit]:
+        """The circuits, found and proposed."""
+        return ByName(self.folder, "circuit", "circuit", _FIND, self._circuit)
+
+    @property
+    def behaviours(self) -> ByName[Behaviour]:
+        """The cases of the circuits that were found for a behaviour."""
+        return ByName(self.folder, "behaviour", "circuit of a behaviour", _FIND,
+                      lambda files: self._found(files, validated=False).behaviour)  # fmt: skip
+
+    @property
+    def validations(self) -> ByName[Validation]:
+        """What the validation of each circuit measured."""
+        return ByName(self.folder, "validation", "validation of", "validate {run} --circuit {name}",
+                      lambda files: self._found(files).validation)  # fmt: skip
+
+    def strongest(self, layer: int) -> pd.DataFrame:
+        """The strongest pairs of each output of a layer, as `circuits interactions` wrote them."""
+        table = self._of_layer(layer, "interactions", self.folder.interactions, pd.read_parquet)
+        made_with = self._made_of("interactions").get("of", {})
+        self._check_made_with(made_with, "interactions", "interactions")
+        return table
+
+    def rank(self, layer: int) -> RankCurve:
+        """How well low-rank forms stand in for the features of a layer's output."""
+        curve = self._of_layer(layer, "rank", self.folder.rank_summary, RankCurve.load)
+        made_with = {"model": curve.about.get("model"),
+                     curve.about["site"]: curve.about.get("dictionary")}  # fmt: skip
+        self._check_made_with(made_with, f"rank/layer-{layer}", "rank")
+        return curve
+
+    @property
+    def images(self) -> ImageStudy | None:
+        """The image case study, where there is one."""
+        return ImageStudy.load(self.folder.path)
+
+    @property
+    def manifest(self) -> list[dict[str, Any]]:
+        """The steps that made the run, in their order."""
+        return read_manifest(self.folder.path)
+
+    @cached_property
+    def hashes(self) -> dict[str, str]:
+        """Of the model and of each dictionary, by its site."""
+        own = {str(site): dictionary.fingerprint for site, dictionary in self.dictionaries.items()}
+        return {"model": self.model.fingerprint, **own}
+
+    # what a report reads at once
+
+    @cached_property
+    def found(self) -> list[Found]:
+        """All circuits: behaviours before proposals, the proven and computed first."""
+        return sorted(map(self._found, self.folder.circuit_files()), key=_order)
+
+    @cached_property
+    def curves(self) -> dict[int, RankCurve]:
+        """The rank curve of each layer that has one."""
+        return {layer: self.rank(layer) for layer in self.folder.layers(self.folder.rank_summary)}
+
+    @cached_property
+    def tables(self) -> dict[int, pd.DataFrame]:
+        """The strongest pairs of each layer that has such a table."""
+        return {
+            layer: self.strongest(layer) for layer in self.folder.layers(self.folder.interactions)
+        }
+
+    @property
+    def reader_of_interactions(self) -> str | None:
+        """How `circuits interactions` read the outputs, where the manifest says."""
+        reader = self._made_of("interactions").get("reader")
+        return reader if isinstance(reader, str) else None
+
+    @property
+    def missing(self) -> dict[str, str]:
+        """The command of each step that was not made yet, with RUN for the folder."""
+        steps = _missing(self.folder, self.layers)
+        if self.text is None:
+            steps["examples in text"] = "circuits report RUN --text PATH"
+        return steps
+
+    def checked(self) -> Run:
+        """The same, read in full: whatever in it is damaged or of another run is refused."""
+        self._check_dictionaries()
+        _ = self.found, self.curves, self.tables, self.images
+        return self
+
+    def _circuit(self, files: CircuitFiles) -> Circuit:
+        """A circuit, refused if it is of another model or other dictionaries, or of features that
+        they lack. One made by hand, without a layer or without hashes, is not compared."""
+        circuit, faults = Circuit.load(files.circuit), []
+        layer = circuit.source.layer
+        if layer is None:
+            return circuit
+        if circuit.source.model is not None:
+            layer_of_circuit(self.model, circuit, self.dictionaries)
+        inputs, outputs = (
+            {f.feature for f in circuit.features},
+            {o.feature for o in circuit.outputs},
+        )
+        for site, named, n_constant in zip(
+            mlp_sites(layer), (inputs, outputs), (1, 0), strict=True
+        ):
+            if site not in self.dictionaries:
+                faults.append(f"the run has no dictionary of {site}")
+                continue
+            n = self.dictionaries[site].n_feature
+            if lost := sorted(f for f in named if not 0 <= f < n + n_constant):
+                faults.append(f"{site} has {n} features, and no {shorten(lost)}")
+        if faults:
+            again = f" --behaviour {circuit.name}" if files.behaviour.exists() else ""
+            raise RunError(
+                f"{files.circuit} is of another run: {'; '.join(faults)}. Find it again: circuits "
+                f"find {self.folder}{again}"
+            )
+        return circuit
+
+    def _check_made_with(self, made_with: Mapping[str, Any], place: str, step: str) -> None:
+        """Refuse what a step made with another model or dictionaries than the run has now."""
+        known = self.hashes
+        other = [name for name, hash_ in made_with.items() if hash_ not in (None, known.get(name))]
+        if other:
+            raise RunError(
+                f"{self.folder.path / place} was made with another {', '.join(other)} than the run "
+                f"has now, so its numbers are of something else. Remove it and make it again: "
+                f"circuits {step} {self.folder}"
+            )
+
+    def _found(self, files: CircuitFiles, validated: bool = True) -> Found:
+        """A circuit with its cases and, if ``validated``, its validation, where it has them."""
+        circuit, behaviour, validation = self._circuit(files), None, None
+        if files.behaviour.exists():
+            evidence = circuit.evidence
+            metric: Metric = "logit difference" if evidence is None else evidence.metric
+            behaviour = Behaviour.load(files.behaviour, metric, name=circuit.name)
+        if validated and files.validation.exists():
+            validation = Validation.load(files.validation)
+        found = Found(files.stem, circuit, behaviour, validation)
+        check_together(self.folder, files, found)
+        return found
+
+    def _checked_model(self) -> Path:
+        return self._trained(self.folder.model_place, "model", "model train")
+
+    def _check_dictionaries(self) -> None:
+        self._checked_model()  # is missed first
+        self._trained(self.folder.dictionaries, "saes", "sae train")
+
+    def _trained(self, place: Path | None, name: str, command: str) -> Path:
+        """The folder, refused where it is not there or its training is not finished."""
+        if place is None or not place.exists():
+            raise RunError(
+                f"{self.folder} has no folder '{name}'. Make it: circuits {command} {self.folder}"
+            )
+        if in_training(place):
+            raise RunError(
+                f"{place} holds a checkpoint: its training is not finished. Let it finish: "
+                f"circuits {command} {self.folder}"
+            )
+        return place
+
+    def _of_layer(
+        self, layer: int, step: str, file: Callable[[int], Path], read: Callable[[Path], Read]
+    ) -> Read:
+        """What a step's file of a layer holds."""
+        path, there = file(layer), self.folder.layers(file)
+        if layer not in there:
+            raise NotInRunError(
+                f"{self.folder} has no {step} of layer {layer} (it has {there or 'none'}). Make "
+                f"it: circuits {step} {self.folder} --layer {layer}"
+            )
+        try:
+            return read(path)
+        except CircuitsError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(
+                f"{path}: cannot be read ({first_line(error)}). It was cut short or is another "
+                f"file: make it again: circuits {step} {self.folder}"
+            ) from error
+
+    def _made_of(self, step: str) -> dict[str, Any]:
+        """The configuration of a step, where the manifest has one."""
+        return {entry["step"]: entry for entry in self.manifest}.get(step, {}).get("made_of", {})
+
+    def _contents(self) -> pd.DataFrame:
+        """What is there, by the names of files alone."""
+        folder = self.folder
+        listed = {
+            "model": [] if folder.model_place is None else [folder.model_place.name],
+            "dictionaries": [str(site) for site in folder.sites()],
+            "interactions": [f"layer {layer}" for layer in folder.layers(folder.interactions)],
+            "circuits": list(self.circuits),
+            "validations": list(self.validations),
+            "rank": [f"layer {layer}" for layer in folder.layers(folder.rank_summary)],
+            "images": [folder.images.name] * folder.image_study.exists(),
+            "report": [p.name for p in (folder.report_page, folder.report_file) if p.exists()],
+        }
+        there = [", ".join(map(shown, names)) or "none" for names in listed.values()]
+        return pd.DataFrame({"part": list(listed), "there": there})
+
+    def _missing_here(self) -> dict[str, str]:
+        """`missing` as far as it can be seen without loading anything."""
+        sites = set(self.folder.sites())
+        return _missing(self.folder, [s.layer for s in sites if set(mlp_sites(s.layer)) <= sites])
+
+    def _repr_html_(self) -> str:
+        try:
+            tables = {"contents": self._contents()}
+            if missing := self._missing_here():
+                tables["missing"] = pd.DataFrame(missing.items(), columns=["step", "command"])
+        except CircuitsError as error:  # a file under a name that no run gives
+            return html_of(f"Run({self.folder}): {error}")
+        return html_of(f"Run({self.folder})", **tables)
+
+    def __repr__(self) -> str:
+        place = str(self.folder)
+        try:
+            lines = [f"  {row.part:13} {row.there}" for row in self._contents().itertuples()]
+            steps = self._missing_here()
+        except CircuitsError as error:
+            return f"Run({place}): {error}"
+        for step, command in steps.items():
+            lines.append(f"  not made yet: {step} ({command.replace('RUN', place)})")
+        return "\n".join([f"Run({place})", *lines])
+
+
+def _order(found: Found) -> tuple[bool, bool, float, str]:
+    evidence = found.circuit.evidence
+    computed = 0.0 if evidence is None else evidence.shares.computed
+    return found.behaviour is None, not found.proven, -computed, found.stem
+
+
+def _missing(folder: RunFolder, layers: list[int]) -> dict[str, str]:
+    steps = {} if folder.model_place else {"a model": "circuits model train RUN"}
+    behaved = [files for files in folder.circuit_files() if files.behaviour.exists()]
+    if not layers:
+        steps["dictionaries before and after an MLP"] = "circuits sae train RUN"
+    if set(layers) - set(folder.layers(folder.interactions)):
+        steps["interactions of every output"] = "circuits interactions RUN"
+    if not behaved:
+        steps["circuits of a behaviour"] = "circuits find RUN --behaviour negation"
+    if unproven := [files.stem for files in behaved if not files.validation.exists()]:
+        steps[f"validation of {', '.join(unproven)}"] = "circuits validate RUN"
+    if not folder.layers(folder.rank_summary):
+        steps["low rank"] = "circuits rank RUN"
+    return steps

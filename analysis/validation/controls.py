@@ -1,0 +1,143 @@
+"""Controls of a circuit: random pairs, an untrained model, and text where no answer is due."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch.nn import functional
+
+from analysis.attribution.contrast import PairAccount
+from analysis.behaviour.in_model import ModelCases, in_model
+from analysis.discovery.find import SHOWN
+from analysis.validation.edits import DrawKind, EditKind, PairTerms, edited, removing
+from analysis.validation.harness import Harness
+from circuits.corpus.batches import BatchPlan, in_order
+from circuits.corpus.documents import Corpus
+from circuits.errors import CircuitFileError
+from circuits.graph.circuit import Circuit
+from circuits.model.loading import untrained
+from circuits.model.model import Model
+from circuits.storage.progress import progress
+
+_N_CANDIDATES = 4096  # pairs that random ones are chosen of
+_TOGETHER = 0.05  # share of affected cases that such a pair must be active on
+_N_NEAREST = 32  # candidates of about a pair's size, of which one is drawn
+
+
+def random_pairs(
+    harness: Harness, circuit: Circuit, terms: PairTerms, n_draws: int, seed: int
+) -> pd.DataFrame:
+    """Draws of pairs that are active together and not the circuit's: as many, any of them; and as
+    many that each write about as much as one of the circuit's. ``size`` is how much the draw
+    writes on the affected cases, relative to the circuit."""
+    rng = np.random.default_rng(seed)
+    pairs = PairAccount.of(harness.cases, harness.layer, harness.into).pairs
+    own = {(pair.first, pair.second) for pair in circuit.interactions}
+    named = list(zip(pairs["first"].tolist(), pairs["second"].tolist(), strict=True))
+    free = [n for n, t in enumerate(pairs["together"]) if t >= _TOGETHER and named[n] not in own]
+    if len(free) > _N_CANDIDATES:
+        free = sorted(rng.choice(free, _N_CANDIDATES, replace=False).tolist())
+    if len(free) < len(terms):
+        raise CircuitFileError(
+            f"validate: only {len(free)} pairs are active together outside of the circuit of "
+            f"{len(terms)}, too few for a control. Pass more cases."
+        )
+    candidates = PairTerms.of(harness.model, harness.layer, harness.into, [named[n] for n in free])
+    inside = harness.cases.affected[harness.cases.label] > 0
+    x = harness.x[inside.to(harness.x.device)]
+    sizes, own_sizes = (
+        (some.products(x).abs().mean(0) * some.sizes).cpu().numpy() for some in (candidates, terms)
+    )
+    written = float(terms(x).norm(dim=1).mean())
+    rows = []
+    for kind in DrawKind:
+        for draw in progress(
+            range(n_draws), f"random pairs, {str(kind).replace('_', ' ')}", "draw"
+        ):
+            if kind is DrawKind.SAME_NUMBER:
+                chosen = rng.choice(len(free), len(terms), replace=False).tolist()
+            else:
+                chosen = _of_same_size(rng, sizes, own_sizes)
+            some = candidates.subset(torch.tensor(chosen))
+            margins = harness.without(some)
+            size = float(some(x).norm(dim=1).mean()) / max(written, 1e-12)
+            removed = 1 - harness.affected(margins) / harness.base
+            rows.append((kind.value, draw, len(some), size, removed, harness.side_effect(margins)))
+    return pd.DataFrame(rows, columns=["kind", "draw", "n_pairs", "size", "removed", "side_effect"])
+
+
+def _of_same_size(
+    rng: np.random.Generator,
+    sizes: Float[np.ndarray, " candidate"],
+    own: Float[np.ndarray, " pair"],
+) -> list[int]:
+    """One of the nearest in size for each pair, none twice."""
+    chosen: list[int] = []
+    for size in own:
+        order = np.argsort(np.abs(np.log((sizes + 1e-12) / (size + 1e-12))), kind="stable")
+        near = [int(n) for n in order[: _N_NEAREST + len(chosen)] if int(n) not in chosen]
+        chosen.append(near[int(rng.integers(len(near)))])
+    return chosen
+
+
+def untrained_rows(harness: Harness, terms: PairTerms) -> list[dict[str, Any]]:
+    """The behaviour in a model of random weights, and the same pairs removed from it."""
+    model = untrained(harness.model, harness.seed)
+    cases = in_model(harness.cases.behaviour, model)
+    control = Harness(cases, harness.layer, harness.into, harness.seed)
+    pairs = list(zip(terms.first.tolist(), terms.second.tolist(), strict=True))
+    same = PairTerms.of(model, harness.layer, harness.into, pairs)
+    rows = [
+        control.row(EditKind.UNTRAINED, control.plain, 0),
+        control.row(EditKind.UNTRAINED_REMOVE, control.without(same), len(same)),
+    ]
+    if bool((cases.shown(control.plain) < SHOWN).any()):  # shares of what is not there are noise
+        unknown = dict.fromkeys(
+            ("removed", "low", "high", "side_effect", "faithfulness"), float("nan")
+        )
+        rows = [row | unknown for row in rows]
+    return rows
+
+
+def text_effects(
+    model: Model,
+    layer: int,
+    terms: PairTerms,
+    cases: ModelCases,
+    text: Corpus | None,
+    n_documents: int,
+) -> pd.DataFrame:
+    """On tokens that are not followed by an answer: loss, and KL from the model before edits."""
+    columns = ["kind", "loss", "added", "kl", "n_token"]
+    if text is None:
+        return pd.DataFrame(columns=columns)
+    answers = torch.tensor(sorted({t for pair in cases.answers for side in pair for t in side}))
+    plan = BatchPlan(window=min(128, model.n_context), n_rows=16)
+    edits = {EditKind.NONE.value: None, EditKind.REMOVE.value: terms}
+    sums = {name: [0.0, 0.0] for name in edits}
+    n_token = 0
+    batches = in_order(text, model.words("validate"), plan, n_documents)
+    for batch in progress(batches, "other text", "batch"):
+        following = batch.tokens[:, 1:]
+        counted = batch.mask[:, 1:] & ~torch.isin(following, answers)
+        target = following[counted]
+        n_token += len(target)
+        plain = model.logits(batch.tokens)[:, :-1][counted.to(model.device)].log_softmax(-1).cpu()
+        for name, some in edits.items():
+            changed = plain
+            if some is not None:
+                with edited(model, layer, removing(some)):
+                    raw = model.logits(batch.tokens)[:, :-1][counted.to(model.device)]
+                changed = raw.log_softmax(-1).cpu()
+            sums[name][0] += float(functional.nll_loss(changed, target, reduction="sum"))
+            sums[name][1] += float((plain.exp() * (plain - changed)).sum())
+    loss = {name: total / n_token for name, (total, _) in sums.items()}
+    rows = [
+        (name, loss[name], loss[name] - loss[EditKind.NONE.value], sums[name][1] / n_token, n_token)
+        for name in edits
+    ]
+    return pd.DataFrame(rows, columns=columns)

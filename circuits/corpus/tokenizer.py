@@ -1,0 +1,90 @@
+"""Tokenizers learnt from a corpus: whole words, or pieces of words down to bytes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from hashlib import sha256
+from typing import Any, Literal
+
+from circuits.corpus.documents import Corpus, Tokenizer
+from circuits.errors import CorpusError
+
+_SPECIAL = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>", "unk_token": "<unk>"}
+
+
+def train_tokenizer(
+    corpus: Corpus,
+    kind: Literal["word", "bpe"] = "word",
+    *,
+    n_words: int = 4096,
+    n_documents: int = 20_000,
+) -> Tokenizer:
+    """A tokenizer of at most ``n_words`` words, learnt from the first documents of a corpus.
+
+    ``word``: words and punctuation are tokens, rare ones become ``<unk>``. ``bpe``: pieces of
+    words, down to bytes, so nothing is unknown. Called on a text, it prepends ``<bos>``.
+    """
+    from tokenizers import Tokenizer as Raw
+    from tokenizers.processors import TemplateProcessing
+    from transformers import PreTrainedTokenizerFast
+
+    wrap: Any = PreTrainedTokenizerFast  # untyped in transformers
+    smallest = {"word": len(_SPECIAL) + 1, "bpe": len(_SPECIAL) + 256}
+    if kind not in smallest or n_words < smallest[kind]:
+        raise CorpusError(
+            f"a '{kind}' tokenizer of {n_words} words: want one of {sorted(smallest)}, with at "
+            f"least {smallest.get(kind, 5)} words for the special tokens and the smallest pieces."
+        )
+    raw: Raw
+    raw, trainer = _words(n_words) if kind == "word" else _pieces(n_words)
+    texts = (
+        corpus.documents(first, min(first + 1024, n_documents))
+        for first in range(0, n_documents, 1024)
+    )
+    raw.train_from_iterator(_until_empty(texts), trainer)
+    bos = _SPECIAL["bos_token"]
+    raw.post_processor = TemplateProcessing(
+        single=f"{bos} $A", pair=f"{bos} $A $B", special_tokens=[(bos, raw.token_to_id(bos))]
+    )
+    return wrap(tokenizer_object=raw, **_SPECIAL)
+
+
+def _words(n_words: int) -> tuple[Any, Any]:
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
+
+    raw = Tokenizer(models.WordLevel(unk_token=_SPECIAL["unk_token"]))
+    word = Regex(r"\w+?(?=n't)|n't|'\w+|\w+|[^\w\s]")  # "n't" is a word: it negates
+    raw.pre_tokenizer = pre_tokenizers.Split(word, behavior="removed", invert=True)
+    special = list(_SPECIAL.values())
+    return raw, trainers.WordLevelTrainer(
+        vocab_size=n_words, special_tokens=special, show_progress=False
+    )
+
+
+def _pieces(n_words: int) -> tuple[Any, Any]:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    return raw, trainers.BpeTrainer(
+        vocab_size=n_words,
+        special_tokens=list(_SPECIAL.values()),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+
+
+def _until_empty(texts: Iterator[list[str]]) -> Iterator[list[str]]:
+    for some in texts:
+        if not some:
+            return
+        yield some
+
+
+def tokenizer_hash(tokenizer: Tokenizer) -> str:
+    """A hash of everything that decides how text is split, where the tokenizer can state it."""
+    fast = getattr(tokenizer, "backend_tokenizer", None)
+    spelt = fast.to_str() if fast is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    return sha256(spelt.encode()).hexdigest()

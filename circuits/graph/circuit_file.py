@@ -1,0 +1,142 @@
+"""A circuit's JSON file: the fields of ``Circuit``, of schema version 3; version 2 is converted.
+
+Version 2 (toolkit 0.1) held what is known of a behaviour in three dictionaries of texts and
+numbers: ``thresholds``, ``source`` and ``shares``, with lists joined by ", ".
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from circuits.errors import CircuitFileError
+from circuits.graph.records import Choice
+from circuits.storage.files import written_whole
+from circuits.storage.records import RecordError, record_of
+
+_SCHEMA, _VERSION = "bilinear-circuits/circuit", 3
+
+
+def write_circuit(path: Path, name: str, fields: Mapping[str, Any]) -> None:
+    """Write a circuit's fields."""
+    try:
+        text = json.dumps(
+            {"schema": _SCHEMA, "version": _VERSION, **fields}, indent=1, allow_nan=False
+        )
+    except ValueError as error:
+        raise CircuitFileError(
+            f"circuit {name!r} cannot be written as JSON ({error}). Its numbers must be finite."
+        ) from error
+    with written_whole(path) as file:
+        file.write_text(text + "\n", encoding="utf-8")
+
+
+def read_circuit(path: Path, kind: type) -> Any:
+    """The circuit of a file; refused if it is not whole, or newer than this version."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CircuitFileError(
+            f"{path} is not JSON ({error}). It was cut short or is another file: write it again "
+            f"with Circuit.save."
+        ) from error
+    if not isinstance(content, dict) or content.pop("schema", None) != _SCHEMA:
+        raise CircuitFileError(
+            f"{path} is not a circuit: its 'schema' is not '{_SCHEMA}'. Pass a file that "
+            f"Circuit.save wrote."
+        )
+    version = content.pop("version", None)
+    if type(version) is not int or version not in (2, _VERSION):
+        raise CircuitFileError(
+            f"{path} is of schema version {version!r}; this version of the toolkit reads 2 and "
+            f"{_VERSION}. Update bilinear-circuits, or save the circuit again."
+        )
+    try:
+        return record_of(kind, content if version == _VERSION else _of_2(content), "the circuit")
+    except CircuitFileError as error:
+        raise CircuitFileError(f"{path}: {error}") from error
+    except RecordError as error:
+        raise CircuitFileError(
+            f"{path} is not whole: {error}. It was changed by hand or by another version: save it "
+            f"again."
+        ) from error
+
+
+_OF_2 = {"name", "outputs", "features", "interactions", "gates", "groups", "detectors",
+         "thresholds", "source", "shares", "energy", "explained", "activation"}  # fmt: skip
+
+
+def _of_2(old: dict[str, Any]) -> dict[str, Any]:
+    if set(old) != _OF_2:
+        raise RecordError(
+            f"of version 2, missing {sorted(_OF_2 - set(old)) or 'nothing'}, unknown "
+            f"{sorted(set(old) - _OF_2) or 'nothing'}"
+        )
+    try:
+        source, names = dict(old["source"]), dict(old["groups"])
+        evidence = _evidence_of_2(old) if "behaviour" in source else None
+        hashes = ("model", "layer", "inputs", "outputs", "reader", "interactions")
+        groups = [
+            {"number": int(number), "name": name, "stability": None,
+             "effect": None if evidence is None else name}
+            for number, name in names.items()
+        ]  # fmt: skip
+        rows = ("name", "outputs", "features", "interactions", "gates", "energy", "explained")
+        return {name: old[name] for name in rows} | {
+            "groups": groups,
+            "source": {name: source.get(name) for name in hashes},
+            "selection": _selection_of_2(old["thresholds"]),
+            "evidence": evidence,
+            "proposal": _proposal_of_2(old["shares"], source),
+        }
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RecordError(f"of version 2 ({error})") from error
+
+
+def _evidence_of_2(old: dict[str, Any]) -> dict[str, Any]:
+    source, asked_for = old["source"], old["thresholds"]
+    # of two factors each feature has a second effect; names may hold a comma themselves
+    two = any(feature["second_effect"] is not None for feature in old["features"])
+    factors = source["factors"].split(", ", 1) if two else [source["factors"]]
+    labels = [detector["label"] for detector in old["detectors"]]
+    in_order = sorted(labels, key=lambda label: source["affected"].find(label))
+    whole = source["affected"] in (", ".join(labels), ", ".join(in_order))
+    names = {"through outputs": "through_outputs"}
+    return {
+        "behaviour": source["behaviour"],
+        "metric": source["metric"],
+        "factors": factors,
+        "affected": in_order if whole else source["affected"].split(", "),
+        "n_cases": source["cases"],
+        "shares": {names.get(name, name): value for name, value in old["shares"].items()},
+        "thresholds": {
+            "coverage": asked_for["coverage"],
+            "n_pairs": asked_for["pairs at most"],
+            "right": asked_for["right in every class"],
+        },
+        "detectors": old["detectors"],
+    }
+
+
+def _selection_of_2(thresholds: dict[str, Any]) -> dict[str, Any]:
+    way, _, level = str(thresholds.get("chosen", "")).partition("=")
+    if "coverage" in thresholds:
+        way, level = Choice.CONTRAST.value, thresholds["coverage"]
+    return {
+        "pairs": way or Choice.BY_HAND.value,
+        "level": float(level) if level else None,
+        "groups": thresholds.get("groups"),
+        "seed": thresholds.get("seed"),
+    }
+
+
+def _proposal_of_2(shares: dict[str, Any], source: dict[str, Any]) -> dict[str, Any] | None:
+    if "gate" not in shares:
+        return None
+    return {
+        "in_gates": shares["gate"],
+        "energy_of_four": shares["energy of 4 eigenvectors"],
+        "opposite": source.get("opposite end"),
+    }

@@ -1,0 +1,165 @@
+"""What a circuit is made of: its rows, and where they come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from circuits.storage.records import Word
+
+Metric = Literal["logit difference", "probability"]
+
+
+@dataclass(frozen=True)
+class Feature:
+    """An input feature."""
+
+    feature: int
+    label: str
+    group: int = -1
+    loading: float | None = None
+    stability: float | None = None
+    frequency: float | None = None
+    mean: float | None = None  # over a behaviour's classes, and what its factors add to it
+    first_effect: float | None = None
+    second_effect: float | None = None
+    joint_effect: float | None = None
+
+
+@dataclass(frozen=True)
+class Interaction:
+    """A pair of input features."""
+
+    first: int
+    second: int
+    weight: float
+    own: float | None = None
+    z: float | None = None
+    q: float | None = None
+    coactivation: float | None = None
+    together: float | None = None
+    data_weight: float | None = None
+    contrast: float | None = None  # added to a behaviour's affected classes, in logits
+    elsewhere: float | None = None  # to its other classes
+    computed: float | None = None  # of its part in the whole behaviour: made of the two factors
+    inherited: float | None = None  # made of the mean and a contrast that was there before
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What two groups compute together."""
+
+    first: int
+    second: int
+    gate: str
+    weight: float
+    share: float
+    coherence: float
+    contrast: float | None = None
+
+
+@dataclass(frozen=True)
+class Output:
+    """A feature that a circuit builds."""
+
+    feature: int
+    label: str
+    effect: float | None = None  # on the answers' logit difference, for each unit of activation
+    share: float | None = None  # of the layer's contrast that goes through it
+
+
+@dataclass(frozen=True)
+class Group:
+    """Features that play one part."""
+
+    number: int
+    name: str
+    effect: str | None = None  # that its features share, where a behaviour is known: "negated"
+    stability: float | None = None  # of the group, where it was found from the weights
+
+
+@dataclass(frozen=True)
+class Detector:
+    """Output features that detect a class of a behaviour: any of them above its cut."""
+
+    label: str
+    features: tuple[int, ...]
+    cuts: tuple[float, ...]
+    f1: float  # on held-out cases
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a circuit was read from; hashes, and None where it is not known."""
+
+    model: str | None = None
+    layer: int | None = None
+    inputs: str | None = None  # dictionary
+    outputs: str | None = None
+    reader: str | None = None  # of the output features: pinv or encoder
+    interactions: str | None = None  # the layer's weights in both dictionaries
+
+
+class Choice(Word):
+    """By what the pairs of a circuit are chosen."""
+
+    BY_HAND = "by_hand"
+    STRONGEST = "n_edges"
+    COVERAGE = "coverage"
+    SIGNIFICANT = "significant"
+    CONTRAST = "contrast"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """How a circuit's pairs and groups were chosen."""
+
+    pairs: Choice = Choice.BY_HAND
+    level: float | None = None  # number of pairs, share to cover, or false-discovery rate
+    groups: str | None = None  # the method that found them
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What `find_circuit` was asked for."""
+
+    coverage: float  # of the contrast, by the pairs
+    n_pairs: int  # at most
+    right: float  # share of right cases that the model must have in every class
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Of a behaviour's contrast."""
+
+    carried: float  # by the pairs, of what the MLP adds to the affected classes
+    computed: float  # in this MLP, from two factors, over all classes
+    inherited: float  # in the MLP's input already
+    within: float  # from the spread within the classes
+    error: float  # through what the dictionary misses
+    direct: float  # of the model's own margin, that the MLP adds
+    through_outputs: float  # through the output features that are listed
+
+
+@dataclass(frozen=True)
+class BehaviourEvidence:
+    """What a circuit does for a behaviour, on the cases that it was chosen on."""
+
+    behaviour: str
+    metric: Metric
+    factors: tuple[str, ...]
+    affected: tuple[str, ...]  # classes
+    n_cases: int
+    shares: Shares
+    thresholds: Thresholds
+    detectors: tuple[Detector, ...] = ()
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Why an output was proposed, from its weights alone."""
+
+    in_gates: float  # share of the pairs' energy that lies between two groups
+    energy_of_four: float  # share of the form's energy that four eigenvectors hold
+    opposite: int | None = None  # the output at the other end of the same direction

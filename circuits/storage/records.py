@@ -1,0 +1,105 @@
+"""Frozen dataclasses as JSON objects, and back with every field checked.
+
+A field may be a number, text, null, an enumeration, a tuple or another dataclass. Unknown or
+missing keys, wrong types and numbers that are not finite are refused.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, fields, is_dataclass
+from enum import Enum
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+
+class Word(str, Enum):
+    """A base of enumerations that files and tables hold as text."""
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+
+class RecordError(ValueError):
+    """What is wrong with a value, and where; the reader of the file says which file."""
+
+
+def plain(record: Any) -> dict[str, Any]:
+    """The fields of a dataclass as JSON holds them."""
+    return {name: _plain(value) for name, value in asdict(record).items()}
+
+
+def record_of(kind: type, value: Any, where: str) -> Any:
+    """The dataclass that ``plain`` was given."""
+    types = _types(kind)
+    if not isinstance(value, dict):
+        raise RecordError(f"{where} is {_shown(value)}, not an object")
+    if set(value) != set(types):
+        raise RecordError(
+            f"in {where}, missing {sorted(set(types) - set(value)) or 'nothing'}, unknown "
+            f"{sorted(set(value) - set(types)) or 'nothing'}"
+        )
+    return kind(**{name: _read(types[name], value[name], name, where) for name in types})
+
+
+def _read(wanted: Any, value: Any, name: str, where: str) -> Any:
+    """A value of a type, from JSON."""
+    options = get_args(wanted) if get_origin(wanted) in (Union, UnionType) else (wanted,)
+    if value is None and NoneType in options:
+        return None
+    for option in options:
+        if get_origin(option) is tuple:
+            if isinstance(value, list):
+                return tuple(_read(get_args(option)[0], one, name, where) for one in value)
+        elif is_dataclass(option):
+            inside = name if where == "the circuit" else f"{name} of {where}"
+            return record_of(option, value, inside)  # type: ignore[arg-type]
+        elif get_origin(option) is Literal:
+            if value in get_args(option):
+                return value
+        elif issubclass(option, Word):
+            if value in [each.value for each in option]:
+                return option(value)
+        elif option is float and _is_number(value):
+            return float(value)
+        elif option is not float and type(value) is option:
+            return value
+    words = " or ".join(_word(option) for option in options)
+    raise RecordError(f"{name} = {_shown(value)} in {where} is not {words}")
+
+
+@cache
+def _types(kind: type) -> dict[str, Any]:
+    hints = get_type_hints(kind)
+    return {each.name: hints[each.name] for each in fields(kind)}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _word(option: Any) -> str:
+    if option is NoneType:
+        return "null"
+    if get_origin(option) is tuple:
+        return f"a list of {_word(get_args(option)[0])}"
+    if get_origin(option) is Literal:
+        return f"one of {', '.join(get_args(option))}"
+    if issubclass(option, Word):
+        return f"one of {', '.join(map(str, option))}"
+    names = {int: "a whole number", float: "a number", str: "text"}
+    return names.get(option, option.__name__)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 80 else text[:79] + "…"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(inner) for inner in value]
+    return str(value) if isinstance(value, Word) else value
