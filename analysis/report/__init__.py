@@ -59,7 +59,7 @@ def write_report(
 
 def report_of(run: Run, seed: int = 0) -> Report:
     """All pages of a run."""
-    names = names_of(found.stem for found in run.circuits)
+    names = names_of(found.stem for found in run.found)
     books = catalogues(run, names)
     read: dict[int, TextActivations] = {}
     if run.text is not None:

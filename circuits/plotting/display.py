@@ -84,7 +84,7 @@ def percent(share: float | None) -> str:
     return ("0" if float(text) == 0 else text).replace("-", "−") + " %"
 
 
-def html_of(said: str, *more: str, **tables: pd.DataFrame) -> str:
+def html_of(sentence: str, *more: str, **tables: pd.DataFrame) -> str:
     """What Jupyter shows of a result: a sentence, more HTML, and tables under their names.
 
     Notebooks read text between dollars as a formula unless the element around it forbids that.

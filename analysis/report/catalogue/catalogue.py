@@ -98,7 +98,7 @@ def catalogues(run: Run, pages: Mapping[str, str]) -> dict[Site, Catalogue]:
 
 def _uses(run: Run, pages: Mapping[str, str]) -> _Uses:
     found: _Uses = {}
-    for each in run.circuits:
+    for each in run.found:
         if each.layer is None:
             continue
         page, name = pages[each.stem], shown(each.circuit.name)
@@ -201,7 +201,7 @@ def _pairs(run: Run, site: Site, n_feature: int) -> list[list[Any]]:
     """The strongest pairs of each output feature, or those with each input feature: output, first,
     second, weight, z."""
     found: list[list[Any]] = [[] for _ in range(n_feature)]
-    table = run.interactions.get(site.layer)
+    table = run.tables.get(site.layer)
     if table is None or site.point not in ("mlp_in", "mlp_out"):
         return found
     order = table["weight"].abs().argsort(kind="stable")[::-1]

@@ -133,12 +133,9 @@ class CircuitForm:
             mean = read[torch.arange(len(read)), places[:, 1]].double().mean(0)
             named[f"mean input where “{cases.behaviour.factors[0]}” shows"] = mean
         named["difference of unembeddings"] = cases.directions().cpu().double().mean(0)
-        return {name: self._lifted(direction) for name, direction in named.items()}
-
-    def _lifted(self, direction: Float[Tensor, " model"]) -> Float[Tensor, " input"]:
-        if not self.interactions.layer.has_constant:
-            return direction
-        return torch.cat([direction, direction.new_zeros(1)])
+        return {
+            name: self.interactions.layer.lift(direction, 0.0) for name, direction in named.items()
+        }
 
     def projections(self) -> pd.DataFrame:
         """Cosines with the top positive and negative eigenvectors: of the circuit's features, of
@@ -201,7 +198,7 @@ class CircuitForm:
         spectrum = inter.spectrum(0, space="model")
         x = text.x[tokens].double()
         added = spectrum.activation(x).cumsum(1).cpu().numpy() + inter.bias(0)
-        rotated = _rotated(spectrum, seed).activation(x).cumsum(1).cpu().numpy()
+        rotated = spectrum.rotated(seed).activation(x).cumsum(1).cpu().numpy()
         ranks = [rank for rank in _RANKS if rank < len(spectrum)] + [len(spectrum)]
         some = np.unique(np.linspace(0, len(tokens) - 1, _N_POINTS).astype(int))
         points = pd.DataFrame({"activation": active[some]})

@@ -19,7 +19,6 @@ from analysis.report.circuit.example_ledgers import example_ledgers
 from analysis.report.circuit.form_figures import form_figures
 from analysis.report.circuit.labels import Labels
 from analysis.report.circuit.mechanism import Mechanism, removal_effect
-from analysis.report.collect import Found, Run
 from analysis.report.page import Page
 from analysis.runs.belonging import Found
 from analysis.runs.run import Run
@@ -35,9 +34,9 @@ _SHARES = {
     "within": "of the same: from variation within the classes",
     "direct": "of the model's own margins: added by the MLP directly",
     "error": "of the MLP's contrast: through the dictionary's reconstruction error",
-    "through outputs": "of the contrast: through the output features shown",
-    "gate": "of the pairs' energy: between two groups",
-    "energy of 4 eigenvectors": "of the form's energy: in four eigenvectors",
+    "through_outputs": "of the contrast: through the output features shown",
+    "in_gates": "of the pairs' energy: between two groups",
+    "energy_of_four": "of the form's energy: in four eigenvectors",
 }
 
 _MEASURES = ("weight", "data_weight", "contrast", "elsewhere", "computed", "inherited", "z", "q",
@@ -80,10 +79,8 @@ def circuit_page(
         "mechanism": None if mechanism is None else _described(mechanism, labels),
         "removal": removal_effect(found),
         "by_class": by_class,
-        "shares": [
-            (shown(key), two(value), _SHARES.get(key, "")) for key, value in circuit.shares.items()
-        ],
-        "n_chosen": circuit.source.get("cases"),
+        "shares": [(key.replace("_", " "), two(value), _SHARES[key]) for key, value in shares],
+        "n_chosen": None if circuit.evidence is None else circuit.evidence.n_cases,
         "tables": tables,
         "tests": tests,
         "n_text": None if text is None else (text.n_documents, len(text)),

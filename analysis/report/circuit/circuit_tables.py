@@ -7,18 +7,17 @@ from dataclasses import replace
 import pandas as pd
 
 from analysis.report.circuit.labels import Labels
-from analysis.report.collect import Found
 from analysis.report.page import Table
 from analysis.runs.belonging import Found
 from analysis.validation.record import Validation
 from circuits.graph.circuit import Circuit
-from circuits.plotting.display import seen, shown
+from circuits.plotting.display import seen
 
 _MOST_PAIRS = 4  # that sentences describe
 
 _EDIT_HEADS = {
-    "n_pairs": "pairs", "taken": "effect removed", "low": "removed, low", "high": "removed, high",
-    "moved": "side effect", "faithfulness": "effect kept",
+    "n_pairs": "pairs", "removed": "effect removed", "low": "removed, low", "high": "removed, high",
+    "side_effect": "side effect", "faithfulness": "effect kept",
 }  # fmt: skip
 
 
@@ -26,13 +25,13 @@ def facts(found: Found) -> list[tuple[str, str]]:
     """Sizes and counts."""
     circuit = found.circuit
     rows = [
-        ("layer", str(circuit.source.get("layer", "unknown"))),
+        ("layer", "unknown" if circuit.source.layer is None else str(circuit.source.layer)),
         ("pairs", str(len(circuit.interactions))),
         ("input features", str(len(circuit.features))),
         ("groups", str(len({f.group for f in circuit.features if f.group >= 0}))),
     ]
-    if found.behaviour is not None:
-        rows.append(("cases used to find it", str(circuit.source.get("cases", "unknown"))))
+    if circuit.evidence is not None:
+        rows.append(("cases used to find it", str(circuit.evidence.n_cases)))
     if found.validation is not None:
         rows.append(("held-out cases", str(found.validation.n)))
         rows.append(("seed", str(found.validation.seed)))
@@ -119,12 +118,12 @@ def _known(table: pd.DataFrame) -> pd.DataFrame:
 
 def _measures(circuit: Circuit) -> str:
     """What the columns mean that only a circuit of a behaviour has."""
-    if "cases" not in circuit.source:
+    if circuit.evidence is None:
         return ""
     return (
         " Contrast, elsewhere: logits added in the affected classes and in the others. Computed, "
         "inherited: what a pair adds over all classes, from the two factors or from a contrast "
-        f"that was there before. n = {shown(str(circuit.source['cases']))} cases, those that the "
+        f"that was there before. n = {circuit.evidence.n_cases} cases, those that the "
         "circuit was chosen on."
     )
 
@@ -132,18 +131,16 @@ def _measures(circuit: Circuit) -> str:
 def validation_tables(found: Validation) -> list[Table]:
     """The causal tests, with their controls."""
     n = f"n = {found.n} held-out cases, seed {found.seed}"
-    random = found.random.groupby("kind", sort=False).agg(
-        draws=("taken", "size"), size=("size", "mean"),
-        **{"median |effect removed|": ("taken", lambda t: t.abs().median())},
-        **{"largest |effect removed|": ("taken", lambda t: t.abs().max())},
-        **{"largest side effect": ("moved", "max")},
-    ).reset_index()  # fmt: skip
+    random = found.random_table.drop(columns="mean").rename(columns={
+        "median": "median |effect removed|", "most": "largest effect removed",
+        "side_effect": "largest side effect",
+    })  # fmt: skip
     tables = [
-        Table.of("criteria", f"Criteria, fixed before measuring; {n}.", found.criteria),
+        Table.of("criteria", f"Criteria, fixed before measuring; {n}.", found.criteria_table),
         Table.of("edits", "Edits of the running model, controls last. Contrast: mean margin of "
                  "the affected classes, in logits. Effect removed: share of the contrast that the "
                  "edit removes (low to high: 95 % bootstrap interval). Side effect: largest "
-                 f"relative change in another class; {n}.", found.edits, _EDIT_HEADS),
+                 f"relative change in another class; {n}.", found.edit_table, _EDIT_HEADS),
         Table.of("random", "Control: random pairs of features that are active together, instead "
                  f"of the circuit's. Size: how much they write, relative to the circuit; {n}.",
                  random),
@@ -156,5 +153,5 @@ def validation_tables(found: Validation) -> list[Table]:
     if len(found.side_effects):
         caption = "Side effects on ordinary text: loss and KL divergence, in nats per token."
         heads = {"added": "loss added", "n_token": "tokens"}
-        tables.insert(3, Table.of("side-effects", caption, found.side_effects, heads))
+        tables.insert(3, Table.of("side-effects", caption, found.side_effect_table, heads))
     return tables

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from analysis.report.catalogue.catalogue import Catalogue
-from analysis.report.collect import Found
+from analysis.runs.belonging import Found
 from circuits.model.site import Site
 from circuits.plotting.display import shown
 

@@ -18,11 +18,10 @@ from torch import Tensor
 from analysis.attribution.contrast import PairAccount
 from analysis.behaviour.in_model import ModelCases, in_model
 from analysis.report.circuit.labels import Labels
-from analysis.report.collect import Found, Run
 from analysis.report.page import Table
 from analysis.runs.belonging import Found
 from analysis.runs.run import Run
-from analysis.validation.edits import DrawKind, EditKind
+from analysis.validation.edits import EditKind
 from circuits.graph.circuit import Circuit
 from circuits.model.site import Site
 from circuits.plotting.display import number, percent, shown, two
@@ -229,14 +228,14 @@ def removal_effect(found: Found) -> dict[str, Any] | None:
     before, after = (found.validation.edit(kind) for kind in (EditKind.NONE, EditKind.REMOVE))
     affected = found.behaviour.affected
     draws = found.validation.random
-    removed = draws.loc[draws["kind"] == "as many", "taken"].abs()
+    removed = draws.loc[draws["kind"] == DrawKind.SAME_NUMBER.value, "removed"].abs()
     return {
         "affected": [
             (shown(label), _signed(float(before[label])), _signed(float(after[label])))
             for label in affected
         ],
         "others": ", ".join(shown(x) for x in found.behaviour.labels if x not in affected),
-        "side_effect": percent(float(after["moved"])),
+        "side_effect": percent(float(after["side_effect"])),
         "random": percent(float(removed.median())),
         "draws": len(removed),
         "n": found.validation.n,

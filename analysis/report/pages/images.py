@@ -25,7 +25,7 @@ _CONTROLS = {
 _FIRST = 20  # eigenvalues of each class that are drawn
 
 
-def images_page(study: Study) -> Page:
+def images_page(study: ImageStudy) -> Page:
     """The page of the study."""
     about = study.about
     note = (

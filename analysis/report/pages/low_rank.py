@@ -7,6 +7,7 @@ from typing import Any
 
 from analysis.lowrank.curve import THRESHOLD
 from analysis.report.page import Page
+from analysis.runs.run import Run
 from circuits.plotting.display import number, percent
 from circuits.plotting.figure import Figure
 

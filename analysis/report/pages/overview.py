@@ -18,6 +18,9 @@ from analysis.lowrank.controls import Control
 from analysis.lowrank.curve import RankCurve
 from analysis.report.circuit.mechanism import Mechanism
 from analysis.report.page import Page, Table
+from analysis.runs.belonging import Found
+from analysis.runs.run import Run
+from analysis.validation.edits import DrawKind, EditKind
 from circuits.plotting.display import number, percent, seen, shown, two
 from circuits.storage.files import content_hash
 
@@ -39,7 +42,7 @@ def overview(
     context: dict[str, Any] = {
         "headlines": [
             _headline(found, names) | _classes(mechanisms.get(found.stem))
-            for found in run.circuits
+            for found in run.found
             if found.behaviour
         ],
         "proposals": [_proposal(found, names) for found in run.found if not found.behaviour],
@@ -61,9 +64,9 @@ def _headline(found: Found, names: Mapping[str, str]) -> dict[str, Any]:
         "name": shown(circuit.name),
         "verdict": verdict(circuit),
         "pairs": len(circuit.interactions),
-        "carried": percent(circuit.shares.get("carried")),
-        "computed": two(circuit.shares.get("computed")),
-        "inherited": two(circuit.shares.get("inherited")),
+        "carried": percent(shares.carried if shares else None),
+        "computed": two(shares.computed if shares else None),
+        "inherited": two(shares.inherited if shares else None),
         "proven": None if validation is None else validation.proven,
         "proof": None if validation is None else validation.verdict,
     }
@@ -72,8 +75,8 @@ def _headline(found: Found, names: Mapping[str, str]) -> dict[str, Any]:
         random = validation.random
         control = random.loc[random["kind"] == DrawKind.SAME_NUMBER.value, "removed"]
         row |= {
-            "removed": percent(float(edits.loc["remove the circuit", "taken"])),
-            "kept": percent(float(edits.loc["keep only the circuit", "faithfulness"])),
+            "removed": percent(float(removed["removed"])),
+            "kept": percent(float(kept["faithfulness"])),
             "random": percent(float(control.abs().median())),
             "n": validation.n,
             "seed": validation.seed,
@@ -144,7 +147,7 @@ _QUALITY = {
 
 def _counted(run: Run) -> list[str]:
     """The contents of the run, for one sentence."""
-    behaved = [found for found in run.circuits if found.behaviour]
+    behaved = [found for found in run.found if found.behaviour]
     proven = sum(found.validation is not None and found.validation.proven for found in behaved)
     n_weights = run.model.describe().get("parameters")
     parts = [
@@ -153,7 +156,7 @@ def _counted(run: Run) -> list[str]:
         f"{len(run.dictionaries)} dictionaries",
         f"{len(behaved)} circuits of behaviours, {proven} of them proven",
     ]
-    if n_proposed := len(run.circuits) - len(behaved):
+    if n_proposed := len(run.found) - len(behaved):
         parts.append(f"{n_proposed} proposals")
     return parts + ["an image classifier"] * (run.images is not None)
 

@@ -1,9 +1,9 @@
 """A layer's page measures as many outputs as is affordable, and says how many."""
 
 import pytest
+from analysis.report.collect import collect
 
 from analysis.report.catalogue.catalogue import catalogues
-from analysis.report.collect import collect
 from analysis.report.pages.layer import LayerTable, layer_page, most_outputs
 from analysis.runs.run import Run
 from tests.support.small_runs import begun

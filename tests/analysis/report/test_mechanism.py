@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from analysis.report.collect import Found, Run
 
 from analysis.attribution.contrast import PairAccount
 from analysis.discovery.find import find_circuit
 from analysis.report.circuit.labels import Labels
 from analysis.report.circuit.mechanism import Mechanism, removal_effect
-from analysis.report.collect import Found, Run
 from analysis.validation.validate import validate
 from circuits.model import Site
 from tests.support.planted_negation import (

@@ -428,7 +428,7 @@ def test_files_that_do_not_belong_together_are_refused(
     Run(run, hostile_run[1], "cpu").checked()
     changed(run / file, change)
     with pytest.raises(RunError, match=message):
-        collect(run, hostile_run[1], "cpu")
+        Run(run, hostile_run[1], "cpu").checked()
 
 
 def test_a_behaviours_circuit_without_pairs_says_so(hostile_run, tmp_path):
