@@ -21,7 +21,7 @@ from analysis.report.circuit.labels import Labels
 from analysis.report.page import Table
 from analysis.runs.belonging import Found
 from analysis.runs.run import Run
-from analysis.validation.edits import EditKind
+from analysis.validation.edits import DrawKind, EditKind
 from circuits.graph.circuit import Circuit
 from circuits.model.site import Site
 from circuits.plotting.display import number, percent, shown, two
