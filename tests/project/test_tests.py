@@ -4,8 +4,6 @@ import ast
 import re
 from pathlib import Path
 
-import pytest
-
 from tests.support import ROOT
 
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
@@ -54,7 +52,6 @@ def test_no_test_imports_from_another():
                 assert node.module.startswith("tests.support"), f"{path}: {ast.unparse(node)}"
 
 
-@pytest.mark.xfail(strict=True, reason="some tests still do")
 def test_no_test_uses_a_private_name():
     modules = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
     private = set().union(*(bound_in(parsed(path)) for path in modules))

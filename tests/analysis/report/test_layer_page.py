@@ -1,7 +1,6 @@
 """A layer's page measures as many outputs as is affordable, and says how many."""
 
 import pytest
-from analysis.report.collect import collect
 
 from analysis.report.catalogue.catalogue import catalogues
 from analysis.report.pages.layer import LayerTable, layer_page, most_outputs
@@ -18,7 +17,7 @@ def test_wide_layers_have_fewer_outputs_measured(n_input, measured):
 
 def test_a_layers_page_says_how_many_of_its_outputs_were_measured(tmp_path):
     _, text = begun(tmp_path / "run")
-    run = collect(tmp_path / "run", text)
+    run = Run(tmp_path / "run", text).checked()
     table = LayerTable.of(run, 0, seed=0, most=20)
     assert list(table.rows["output"]) == list(range(20))
     assert len(table.control) == 5
@@ -29,8 +28,8 @@ def test_a_layers_page_says_how_many_of_its_outputs_were_measured(tmp_path):
 
 def test_a_layers_page_says_where_two_readers_stand_in_one_table(hostile_run, monkeypatch):
     folder, text = hostile_run
-    run = collect(folder, text, "cpu")
-    books = catalogues(run, {each.stem: each.stem for each in run.circuits})
+    run = Run(folder, text, "cpu").checked()
+    books = catalogues(run, {each.stem: each.stem for each in run.found})
     table = LayerTable.of(run, 0, seed=0)
     caption = layer_page(run, table, books).tables[0].caption
     assert table.reader == "encoder"

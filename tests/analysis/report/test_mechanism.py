@@ -4,12 +4,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from analysis.report.collect import Found, Run
 
 from analysis.attribution.contrast import PairAccount
 from analysis.discovery.find import find_circuit
 from analysis.report.circuit.labels import Labels
 from analysis.report.circuit.mechanism import Mechanism, removal_effect
+from analysis.runs.belonging import Found
+from analysis.runs.run import Run
+from analysis.validation.edits import EditKind
 from analysis.validation.validate import validate
 from circuits.model import Site
 from tests.support.planted_negation import (
@@ -95,12 +97,10 @@ def test_what_the_pairs_carry_is_measured_on_the_same_cases_as_what_each_adds(pl
 def test_the_effect_of_removal_is_what_validation_measured(planted):
     _, found = planted
     effect = removal_effect(found)
-    edits = found.validation.edits.set_index("edit")
+    plain, removed = (found.validation.edit(kind) for kind in (EditKind.NONE, EditKind.REMOVE))
     for label, before, after in effect["affected"]:
-        assert float(before) == pytest.approx(edits.loc["none", label], abs=0.005)
-        assert float(after.replace("−", "-")) == pytest.approx(
-            edits.loc["remove the circuit", label], abs=0.005
-        )
+        assert float(before) == pytest.approx(plain[label], abs=0.005)
+        assert float(after.replace("−", "-")) == pytest.approx(removed[label], abs=0.005)
     assert effect["n"] == found.validation.n == len(planted_behaviour().halves()[1].cases)
 
 

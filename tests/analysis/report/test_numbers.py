@@ -21,8 +21,8 @@ DIGITS = 5e-5  # half of the last of five significant digits
 
 
 HEADS = {
-    "n_pairs": "pairs", "taken": "effect removed", "low": "removed, low", "high": "removed, high",
-    "moved": "side effect", "faithfulness": "effect kept",
+    "n_pairs": "pairs", "removed": "effect removed", "low": "removed, low", "high": "removed, high",
+    "side_effect": "side effect", "faithfulness": "effect kept",
 }  # fmt: skip
 """Columns of `Validation.edits` that a page calls by other names."""
 
@@ -82,11 +82,11 @@ def test_the_causal_table(notebook):
     cases = Behaviour.load(folder / "circuits" / "hostile.behaviour.jsonl")
     proof = validate(model, circuit, cases.halves()[1], dictionaries, text=text, n_draws=2, seed=0)
     reported = table(folder, "circuit-hostile", "tables", "edits")
-    for column in proof.edits.columns.drop("edit"):
-        alike(reported[HEADS.get(column, column)], proof.edits[column])
+    for column in proof.edit_table.columns.drop("edit"):
+        alike(reported[HEADS.get(column, column)], proof.edit_table[column])
     reported = table(folder, "circuit-hostile", "tables", "criteria")
-    alike(reported["value"], proof.criteria["value"])
-    assert list(reported["met"]) == list(proof.criteria["met"])
+    alike(reported["value"], proof.criteria_table["value"])
+    assert list(reported["met"]) == list(proof.criteria_table["met"])
 
 
 def test_the_rank_curve(notebook):

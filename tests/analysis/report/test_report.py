@@ -169,7 +169,7 @@ def test_the_page_of_a_circuit_has_the_numbers_of_its_files(hostile_run):
         assert pairs[pair.first, pair.second]["weight"] == pair.weight
     edits = data["tables"]["edits"]["table"]
     assert len(edits["rows"]) == len(validation.edits)
-    for name, head in (("contrast", "contrast"), ("taken", "effect removed")):
+    for name, head in (("contrast", "contrast"), ("removed", "effect removed")):
         column = edits["columns"].index(head)
         values = [np.nan if row[column] is None else row[column] for row in edits["rows"]]
         np.testing.assert_allclose(values, validation.edits[name], rtol=1e-4)
@@ -184,7 +184,7 @@ def test_a_proposal_is_described_by_its_strongest_pairs_and_its_gates(hostile_ru
     circuit = Circuit.load(hostile_run[0] / "circuits" / "Ünsafe name!.json")
     at = [page.index(f": weight {pair.weight:+.3g}.") for pair in circuit.interactions]
     assert at == sorted(at)  # they were made in order of strength
-    assert "AND: “<script>alert(1)</script>” (features 3, 5) together with" in page
+    assert "AND: “<script>alert(1)</script>” (features 3, 5) with" in page
     assert "None" not in page
 
 
@@ -364,7 +364,9 @@ def test_files_that_are_half_written_newer_or_of_another_run_are_refused(hostile
     data = json.loads(whole)
     data["source"]["model"] = "0" * 64
     path.write_text(json.dumps(data))
-    with pytest.raises(RunError, match=r"its model have the hash 000000000000….*circuits find"):
+    with pytest.raises(
+        CircuitFileError, match=r"hash of its model is 000000000000….*circuits find"
+    ):
         write_report(run, device="cpu")
     path.write_text(whole)
     table = run / "interactions" / "layer-0.parquet"
