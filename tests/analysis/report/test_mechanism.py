@@ -85,7 +85,7 @@ def test_a_pair_that_hurts_another_class_as_much_comes_after_one_that_does_not(m
 def test_what_the_pairs_carry_is_measured_on_the_same_cases_as_what_each_adds(planted, mechanism):
     run, _ = planted
     account = PairAccount.of(mechanism.cases, 0, run.dictionaries[Site("mlp_in", 0)])
-    whole, shown = account.totals["MLP"], mechanism.mlp_effect
+    whole, shown = account.totals.mlp, mechanism.mlp_effect
     assert float(shown["mlp"]) == pytest.approx(whole, abs=0.005)
     together = [float(each["together"]) for each in mechanism.classes()]
     percent = float(shown["carried"].removesuffix(" %"))
