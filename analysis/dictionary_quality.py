@@ -58,8 +58,7 @@ def quality(
     tokens where a feature is active; ``pinv_inactive`` over the others with the score that was not
     selected. Medians over features, ``…_mean`` means, ``…_random`` with random directions.
     ``pinv_on_active`` gives TopK's features their pseudoinverse values, ``pinv_largest`` selects
-    the largest of these values: ``fvu_…`` and ``recovered_…``. If the decoder does not span the
-    activation, the nearest reader is used and ``pinv_exact`` is False.
+    the largest of these. ``pinv_exact`` is False where the nearest pseudoinverse had to be used.
     """
     site = _checked_site(dictionary, model)
     dictionary = dictionary.to(model.device)

@@ -64,8 +64,7 @@ def propose_circuits(
         energy = float(table.set_index("output").loc[output, "energy"])
         proposal = Proposal(_gate_share(circuit), energy, _opposite(likes, output))
         found.append(replace(circuit, proposal=proposal))
-    found.sort(key=_score)
-    return found
+    return sorted(found, key=lambda one: -_gate_share(one) * (one.explained or 0.0))
 
 
 def gate_likeness(inter: Interactions) -> pd.DataFrame:
@@ -104,11 +103,6 @@ def _opposite(likes: pd.DataFrame, output: int) -> int | None:
         return None
     near = likes[(likes["output"] == output) & (likes["cosine"] <= _OPPOSITE)]
     return None if not len(near) else int(near.sort_values("cosine")["other"].iloc[0])
-
-
-def _score(circuit: Circuit) -> float:
-    """Best first."""
-    return -_gate_share(circuit) * (circuit.explained or 0.0)
 
 
 def _gate_share(circuit: Circuit) -> float:

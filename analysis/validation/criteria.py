@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 import torch
@@ -55,9 +55,8 @@ class Criterion:
         """Whether the value is on the good side."""
         if self.value is None:
             return False
-        if self.direction is Direction.AT_LEAST:
-            return self.value >= self.wanted
-        return self.value <= self.wanted
+        at_least = self.direction is Direction.AT_LEAST
+        return self.value >= self.wanted if at_least else self.value <= self.wanted
 
     @property
     def label(self) -> str:
@@ -104,7 +103,7 @@ def measured(cases: ModelCases, edits: pd.DataFrame, random: pd.DataFrame) -> tu
     }
     all_affected = not bool((cases.affected == 0).any())
     return tuple(
-        Criterion(one.name, one.direction, one.wanted, value if math.isfinite(value) else None)
+        replace(one, value=value if math.isfinite(value) else None)
         for one in CRITERIA
         for value in [values[one.name]]
         if not (all_affected and math.isnan(value))

@@ -27,7 +27,7 @@ NaN and infinity are in no file.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -185,30 +185,11 @@ class Circuit:
     def drawing(self) -> Drawing:
         """Its parts as they are drawn: a pair by its contrast where there is a behaviour, else by
         its weight."""
-        edges = [
-            Edge(
-                pair.first,
-                pair.second,
-                pair.weight if pair.contrast is None else pair.contrast,
-                _numbers_of(pair),
-            )
-            for pair in self.interactions
-        ]
-        gates = [
-            Junction(
-                gate.gate,
-                gate.first,
-                gate.second,
-                gate.weight if gate.contrast is None else gate.contrast,
-                gate.share,
-            )
-            for gate in self.gates
-        ]
         return Drawing(
             self.name,
             [Node(f.feature, f.label, f.group) for f in self.features],
-            edges,
-            gates,
+            [Edge(p.first, p.second, _strength(p), _numbers_of(p)) for p in self.interactions],
+            [Junction(g.gate, g.first, g.second, _strength(g), g.share) for g in self.gates],
             [Target(o.feature, o.label, o.effect, o.share) for o in self.outputs],
             {f.group: self.group_name(f.group) for f in self.features},
             self._notes(),
@@ -246,9 +227,7 @@ class Circuit:
         return html_of(repr(self), **shown)
 
     def __repr__(self) -> str:
-        shares: Mapping[str, float] = {}
-        if self.evidence is not None:
-            shares = asdict(self.evidence.shares)
+        shares = {} if self.evidence is None else asdict(self.evidence.shares)
         of_contrast = ", ".join(f"{key.replace('_', ' ')} {v:.2f}" for key, v in shares.items())
         return (
             f"Circuit({self.name}: {len(self.interactions)} pairs of {len(self.features)} features "
@@ -348,6 +327,10 @@ def _names(kind: type) -> list[str]:
 
 def _known(row: Feature | Interaction) -> dict[str, Any]:
     return {name: value for name, value in asdict(row).items() if value is not None}
+
+
+def _strength(row: Interaction | Gate) -> float:
+    return row.weight if row.contrast is None else row.contrast
 
 
 def _numbers_of(pair: Interaction) -> str:
