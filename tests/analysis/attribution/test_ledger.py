@@ -180,7 +180,11 @@ def test_what_has_no_ledger_is_refused():
         "the site that this dictionary was trained at is unknown",
         inputs=small_dictionary(site=None),
     )
-    refused(ShapeError, "of shape .17,. were given", reader=Reader(normal(17)))
+    refused(
+        ShapeError,
+        r"shape \(17,\), but their last axis must have size 16",
+        reader=Reader(normal(17)),
+    )
     for position in (0, -1, 11):
         refused(ModelError, f"position {position} of tokens of shape .11,.", at=position)
     with pytest.raises(SiteError, match="feature 0 of mlp_in@1 reads mlp_in, which no MLP writes"):

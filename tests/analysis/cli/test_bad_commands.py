@@ -82,7 +82,7 @@ def files(place: Path) -> set[str]:
         ("digits --pictures AT/folder", "folder is a folder. Name a file"),
         ("sae train BARE --features 4611686018427387904", "not enough memory"),
         ("calibrate --features 4611686018427387904 --seeds 1", "not enough memory"),
-        ("report RUN --out AT/file", "file is a file, and a report is a folder"),
+        ("report RUN --out AT/file", "file is a file, but a report is a folder"),
     ],
 )
 def test_bad_words_are_one_line_and_make_nothing(place, capsys, words, said):
