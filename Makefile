@@ -5,6 +5,7 @@ STAMP := $(VENV)/.installed
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY ?= PASSIVE# idle threads sleep: on a busy machine they would hold the cores
 WORKERS ?= logical# processes that share the tests: as many as cores, four at most; `make test WORKERS=0` uses none
+SPREAD = -n $(WORKERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-all check docs bench setup lock clean
 
@@ -12,10 +13,11 @@ demo: setup
 	$(BIN)/circuits demo
 
 test: setup
-	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadgroup
+	$(BIN)/python -m pytest $(SPREAD)
 
+# The slow tests too, and every call's types and shapes are checked as they run.
 test-all: setup
-	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadgroup -m ""
+	$(BIN)/python -m pytest $(SPREAD) -m "" --jaxtyping-packages=circuits,sae,analysis,beartype.beartype
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -1,4 +1,4 @@
-"""What every test run sets: one thread, fixed examples, and which tests share a worker."""
+"""What every test run sets: one thread, fixed examples, and the order of files."""
 
 import os
 import random
@@ -40,19 +40,16 @@ def pytest_addoption(parser):
     )
 
 
+LONGEST = ("test_notebooks.py", "test_browser.py", "test_report.py")
+
+
 def pytest_collection_modifyitems(config, items):
-    """Tests that share an expensive fixture run in one worker, all others in any."""
+    """The longest files first: a worker takes a whole file, and none should begin one last."""
     seed = config.getoption("shuffle")
-    if seed is not None:
-        rng = random.Random(seed)
-        place = {item: rng.random() for item in items}
-        module_place = {
-            module: rng.random() for module in dict.fromkeys(item.path for item in items)
-        }
-        items.sort(key=lambda item: (module_place[item.path], place[item]))
-    for item in items:
-        definitions = item._fixtureinfo.name2fixturedefs
-        if "hostile_run" in definitions:
-            item.add_marker(pytest.mark.xdist_group("hostile_run"))
-        elif any(found[-1].scope == "module" for found in definitions.values()):
-            item.add_marker(pytest.mark.xdist_group(f"{item.path.parent.name}/{item.path.stem}"))
+    if seed is None:
+        items.sort(key=lambda item: item.path.name not in LONGEST)
+        return
+    rng = random.Random(seed)
+    place = {item: rng.random() for item in items}
+    file_place = {path: rng.random() for path in dict.fromkeys(item.path for item in items)}
+    items.sort(key=lambda item: (file_place[item.path], place[item]))

@@ -17,7 +17,11 @@ from nbconvert import HTMLExporter
 from tests.support import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-STORIES = ("2_features", "3_negation", "4_low_rank")  # begin with the same model in run/model
+STORIES = {  # the notebooks that begin alike, and what is the same
+    "2_features": ("model",),
+    "3_negation": ("model", "saes"),
+    "4_low_rank": ("model", "saes"),
+}
 
 
 def execute(notebook: nbformat.NotebookNode, **environment: str) -> None:
@@ -51,41 +55,39 @@ def shown(cell: nbformat.NotebookNode) -> list[str]:
 
 TRAIN = """
 import sys
-from circuits import ModelPlan, built_in, train_model
-train_model(ModelPlan(seed=0), built_in(0), sys.argv[1])
+from circuits.corpus import built_in
+from circuits.model import ModelPlan, load_model, train_model
+from sae import TrainingPlan, train_saes
+
+model, dictionaries = sys.argv[1:]
+train_model(ModelPlan(seed=0), built_in(0), model)
+train_saes(load_model(model, device="cpu"), built_in(0), TrainingPlan(seed=0), dictionaries, device="cpu")
 """
 
 
-@pytest.fixture(scope="session")
-def stories_model(tmp_path_factory) -> Path:
-    """The model that the notebooks in `STORIES` train: once for all of them."""
-    folder = tmp_path_factory.mktemp("stories") / "model"
-    subprocess.run([sys.executable, "-c", TRAIN, folder], check=True, capture_output=True)
-    return folder
-
-
-def notebooks() -> list:
-    together = pytest.mark.xdist_group("stories_model")
-    return [
-        pytest.param(path, id=path.stem, marks=[together] * (path.stem in STORIES))
-        for path in NOTEBOOKS
-    ]
+@pytest.fixture(scope="module")
+def stories_run(tmp_path_factory) -> Path:
+    """The model that the notebooks in `STORIES` train and the default dictionaries, made once."""
+    run = tmp_path_factory.mktemp("stories")
+    command = [sys.executable, "-c", TRAIN, run / "model", run / "saes"]
+    subprocess.run(command, check=True, capture_output=True)
+    return run
 
 
 @pytest.mark.filterwarnings("ignore")  # the kernel's own, in another process
-@pytest.mark.parametrize("path", notebooks())
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_and_shows_what_it_keeps(path, request, tmp_path):
     kept = nbformat.read(path, as_version=4)
     made = nbformat.read(path, as_version=4)
-    if path.stem in STORIES:  # where the training finds itself finished
-        model = request.getfixturevalue("stories_model")
-        shutil.copytree(model, tmp_path / "model")
+    shared = STORIES.get(path.stem, ())
+    for part in shared:  # where the training finds itself finished
+        shutil.copytree(request.getfixturevalue("stories_run") / part, tmp_path / part)
+    if shared:
         for cell in code_cells(made):
             cell.source = cell.source.replace("tempfile.mkdtemp()", repr(str(tmp_path)))
+    weights = {file: file.stat().st_mtime for file in tmp_path.rglob("*.safetensors")}
     execute(made)  # an assertion that fails, or any other error, ends it here
-    if path.stem in STORIES:
-        written = [(each / "model.safetensors").stat() for each in (model, tmp_path / "model")]
-        assert written[0].st_mtime == written[1].st_mtime, "it trained another model"
+    assert {file: file.stat().st_mtime for file in weights} == weights, "it trained again"
     for one, other in zip(code_cells(made), code_cells(kept), strict=True):
         assert shown(one) == shown(other), other.source
 

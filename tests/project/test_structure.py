@@ -139,6 +139,7 @@ def test_every_example_names_a_command_that_is_there():
         assert list(inspect.signature(function).parameters) == ["options"]
 
 
+@pytest.mark.slow  # with the slow tests, shapes are checked in every call
 def test_the_test_run_checks_shapes():
     """The checks must be able to fail: a wrong shape reaches them past every other refusal."""
     layer = BilinearLayer(torch.ones(3, 2), torch.ones(3, 2), torch.ones(2, 3))
