@@ -61,7 +61,8 @@ from sae import TrainingPlan, train_saes
 
 model, dictionaries = sys.argv[1:]
 train_model(ModelPlan(seed=0), built_in(0), model)
-train_saes(load_model(model, device="cpu"), built_in(0), TrainingPlan(seed=0), dictionaries, device="cpu")
+trained = load_model(model, device="cpu")
+train_saes(trained, built_in(0), TrainingPlan(seed=0), dictionaries, device="cpu")
 """
 
 
