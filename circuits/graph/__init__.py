@@ -36,21 +36,4 @@ __all__ = [
     "write_graph",
 ]
 
-__getattr__, __dir__ = lazy(
-    __name__,
-    {
-        "Circuit": "circuits.graph.circuit",
-        "attribution": "circuits.graph.export",
-        "attribution_query": "circuits.graph.export",
-        "clusters": "circuits.groups.clusters",
-        "count_coactivation": "circuits.graph.coactivation",
-        "interaction_graph": "circuits.graph.build",
-        "known_pairs": "circuits.graph.matching_pursuit",
-        "read_graph": "circuits.graph.export",
-        "rotated": "circuits.algebra.controls",
-        "scored_strongest": "circuits.graph.significance",
-        "shuffled": "circuits.algebra.controls",
-        "write_attribution": "circuits.graph.export",
-        "write_graph": "circuits.graph.export",
-    },
-)
+__getattr__, __dir__ = lazy(__name__)

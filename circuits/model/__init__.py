@@ -26,16 +26,4 @@ __all__ = [
     "train_model",
 ]
 
-__getattr__, __dir__ = lazy(
-    __name__,
-    {
-        "Model": "circuits.model.model",
-        "ModelPlan": "circuits.model.plan",
-        "ModelShape": "circuits.model.plan",
-        "POINTS": "circuits.model.site",
-        "Site": "circuits.model.site",
-        "Trained": "circuits.model.training",
-        "load_model": "circuits.model.loading",
-        "train_model": "circuits.model.training",
-    },
-)
+__getattr__, __dir__ = lazy(__name__)
