@@ -5,8 +5,10 @@ A message says three things: what came, what it breaks, what to do.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from operator import index as index_of
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -86,7 +88,7 @@ def check_tensors(owner: str, tensors: Mapping[str, Tensor], axes: Mapping[str, 
             )
     _check_dtypes(owner, tensors)
     _check_shapes(owner, tensors, axes)
-    _check_devices(owner, tensors)
+    check_devices(owner, tensors)
     _check_finite(owner, tensors)
 
 
@@ -123,7 +125,8 @@ def _check_shapes(owner: str, tensors: Mapping[str, Tensor], axes: Mapping[str, 
         raise TensorError(f"{owner}: " + "; ".join(faults) + f". Wanted: {wanted}.")
 
 
-def _check_devices(owner: str, tensors: Mapping[str, Tensor]) -> None:
+def check_devices(owner: str, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that lie on different devices."""
     devices = {str(t.device) for t in tensors.values()}
     if len(devices) > 1:
         listed = ", ".join(f"{name} on {t.device}" for name, t in tensors.items())
@@ -161,12 +164,9 @@ def check_width(owner: str, x: Tensor, width: int, what: str) -> None:
 
 def check_count(owner: str, count: int, most: int | None, what: str) -> int:
     """The count as an int; refused unless it is an integer from 1 to ``most`` (None: no limit)."""
-    try:
-        if isinstance(count, bool):
-            raise TypeError
-        number = index_of(count)
-    except TypeError:
-        raise FeatureRangeError(f"{owner}: {what} = {count!r} is not a whole number.") from None
+    number = _whole(count)
+    if number is None:
+        raise FeatureRangeError(f"{owner}: {what} = {count!r} is not a whole number.")
     if number < 1 or (most is not None and number > most):
         limit = "at least 1" if most is None else f"1 to {most}"
         raise FeatureRangeError(f"{owner}: {what} = {number}. Ask for {limit}.")
@@ -175,22 +175,61 @@ def check_count(owner: str, count: int, most: int | None, what: str) -> int:
 
 def check_index(owner: str, index: int, size: int, what: str) -> int:
     """The index as an int; refused unless it is an integer from 0 to ``size - 1``."""
-    try:
-        if isinstance(index, bool):
-            raise TypeError
-        index = index_of(index)
-    except TypeError:
-        raise FeatureRangeError(f"{owner}: {what} must be an integer, not {index!r}.") from None
-    if not 0 <= index < size:
+    number = _whole(index)
+    if number is None:
+        raise FeatureRangeError(f"{owner}: {what} must be an integer, not {index!r}.")
+    if not 0 <= number < size:
         raise FeatureRangeError(
-            f"{owner}: there is no {what} {index}; they run from 0 to {size - 1}."
+            f"{owner}: there is no {what} {number}; they run from 0 to {size - 1}."
         )
-    return index
+    return number
+
+
+def _whole(value: Any) -> int | None:
+    try:
+        return None if isinstance(value, bool) else index_of(value)
+    except TypeError:
+        return None
 
 
 def check_indices(owner: str, indices: Iterable[int], size: int, what: str) -> list[int]:
     """Like ``check_index`` for several."""
     return [check_index(owner, index, size, what) for index in indices]
+
+
+def number_faults(
+    given: Mapping[str, Any],
+    whole: Mapping[str, int],
+    least: Mapping[str, int] | None = None,
+    *,
+    above_zero: Iterable[str] = (),
+    flags: Iterable[str] = (),
+) -> list[str]:
+    """What is wrong with a plan's whole numbers and numbers, by their least value, and flags."""
+    faults = []
+    value: Any
+    for name, low in whole.items():
+        value = given.get(name)
+        if type(value) is not int or value < low:
+            faults.append(f"{name} is {value!r:.40}, not a whole number of at least {low}")
+        elif value >= 2**63:
+            faults.append(f"{name} is {value!r:.40}, not below 2 ** 63")
+    bounds = {**dict.fromkeys(above_zero, 0), **(least or {})}
+    for name, bound in bounds.items():
+        value = given.get(name)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        # a number up to the largest float is neither NaN nor infinity
+        if (
+            not number
+            or not bound <= value <= sys.float_info.max
+            or (name in above_zero and value == 0)
+        ):
+            wanted = "above 0" if name in above_zero else f"of at least {bound}"
+            faults.append(f"{name} is {value!r:.40}, not a number {wanted}")
+    for name in flags:
+        if not isinstance(given.get(name), bool):
+            faults.append(f"{name} is {given.get(name)!r:.40}, not true or false")
+    return faults
 
 
 def first_line(error: BaseException) -> str:

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from analysis.runs.run import Run
-from circuits.algebra.controls import rotated
+from circuits.algebra.basis import rotated
 from circuits.algebra.interactions import Interactions
 from circuits.corpus.documents import Corpus
 from circuits.errors import RunError, check_count

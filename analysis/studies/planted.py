@@ -21,9 +21,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from circuits.algebra.basis import Basis
+from circuits.algebra.basis import Basis, rotated, shuffled
 from circuits.algebra.bilinear import BilinearLayer
-from circuits.algebra.controls import rotated, shuffled
 from circuits.algebra.interactions import Interactions
 from circuits.errors import PlanError, check_count
 from circuits.graph.build import interaction_graph

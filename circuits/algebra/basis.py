@@ -27,17 +27,17 @@ from circuits.algebra.directions import (
     Span,
     coherence,
     pseudoinverse,
+    random_orthonormal,
     repeated_rows,
     span,
     warn_of_directions,
     zero_rows,
 )
-from circuits.errors import (
-    BasisError,
-    check_indices,
-    check_tensors,
-    check_width,
-)
+from circuits.errors import BasisError, check_indices, check_tensors, check_width
+
+_Rows = Float[Tensor, "feature model"]
+_Point = Float[Tensor, " model"] | None
+_Levels = Float[Tensor, " feature"] | None
 
 
 class Basis:
@@ -51,9 +51,9 @@ class Basis:
     tensor([1.0000, 2.0000])
     """
 
-    write: Float[Tensor, "feature model"]  # row f: what feature f adds to an activation
-    offset: Float[Tensor, " model"] | None  # what an activation is with no feature present
-    bias: Float[Tensor, " feature"] | None  # what is read of each feature where nothing is present
+    write: _Rows  # row f: what feature f adds to an activation
+    offset: _Point  # what an activation is with no feature present
+    bias: _Levels  # what is read of each feature where nothing is present
     reader: str  # how `read` was made: "pinv", "encoder", "transpose" or the caller's name for it
     _least_squares: bool  # whether a reader that is not exact is accepted
     _whole: Basis | None  # what this is a subset of
@@ -61,10 +61,10 @@ class Basis:
 
     def __init__(
         self,
-        write: Float[Tensor, "feature model"],
-        read: Float[Tensor, "feature model"],
-        offset: Float[Tensor, " model"] | None = None,
-        bias: Float[Tensor, " feature"] | None = None,
+        write: _Rows,
+        read: _Rows,
+        offset: _Point = None,
+        bias: _Levels = None,
         reader: str = "given",
     ) -> None:
         self._hold({"write": write, "read": read, "offset": offset, "bias": bias}, reader)
@@ -75,12 +75,8 @@ class Basis:
     ) -> None:
         """Check the parts and keep them; a missing reader is the pseudoinverse, made on use."""
         given = {name: part for name, part in parts.items() if part is not None}
-        axes = {
-            "write": "feature model",
-            "read": "feature model",
-            "offset": "model",
-            "bias": "feature",
-        }
+        axes = {"write": "feature model", "read": "feature model"}
+        axes |= {"offset": "model", "bias": "feature"}
         check_tensors("Basis", given, axes)
         dtype = computing_dtype(*given.values())
         held: dict[str, Any] = dict.fromkeys(("offset", "bias"))
@@ -102,11 +98,7 @@ class Basis:
 
     @classmethod
     def from_decoder(
-        cls,
-        decoder: Float[Tensor, "feature model"],
-        offset: Float[Tensor, " model"] | None = None,
-        *,
-        least_squares: bool = False,
+        cls, decoder: _Rows, offset: _Point = None, *, least_squares: bool = False
     ) -> Basis:
         """The decoder's rows, read by its pseudoinverse, which is computed at first use.
 
@@ -119,11 +111,7 @@ class Basis:
 
     @classmethod
     def from_encoder(
-        cls,
-        decoder: Float[Tensor, "feature model"],
-        encoder: Float[Tensor, "feature model"],
-        offset: Float[Tensor, " model"] | None = None,
-        bias: Float[Tensor, " feature"] | None = None,
+        cls, decoder: _Rows, encoder: _Rows, offset: _Point = None, bias: _Levels = None
     ) -> Basis:
         """The decoder's rows, read by the encoder's rows (before any threshold or top-k)."""
         parts = {"write": decoder, "read": encoder, "offset": offset, "bias": bias}
@@ -132,11 +120,7 @@ class Basis:
         return basis
 
     @classmethod
-    def orthonormal(
-        cls,
-        directions: Float[Tensor, "feature model"],
-        offset: Float[Tensor, " model"] | None = None,
-    ) -> Basis:
+    def orthonormal(cls, directions: _Rows, offset: _Point = None) -> Basis:
         """Orthonormal rows, such as principal components with their mean; they read themselves."""
         basis = cls._of({"write": directions, "read": directions, "offset": offset}, "transpose")
         gram = basis.write @ basis.write.mT
@@ -177,7 +161,7 @@ class Basis:
         return self.write.device
 
     @cached_property
-    def read(self) -> Float[Tensor, "feature model"]:
+    def read(self) -> _Rows:
         """Row f: how strongly feature f is present in an activation (less its offset)."""
         if self._whole is not None:
             return self._whole.read[self._kept]
@@ -310,3 +294,26 @@ class Basis:
     def __repr__(self) -> str:
         offset = "" if self.offset is None else ", with offset"
         return f"Basis({self.n_feature} features of {self.d_model}, read by {self.reader}{offset})"
+
+
+def rotated(basis: Basis, seed: int = 0) -> Basis:
+    """A control: all features turned by one random rotation, read by their pseudoinverse.
+
+    Norms and angles between features stay, so what is found with it does not depend on how they
+    lie to the layer.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    turn = random_orthonormal(basis.d_model, basis.d_model, generator)
+    write = (basis.write.double().cpu() @ turn).to(basis.write)
+    return Basis.from_decoder(write, basis.offset, least_squares=True)
+
+
+def shuffled(basis: Basis, seed: int = 0) -> Basis:
+    """A control: each feature's coordinates in a random order of its own, so that no angle stays.
+
+    Read by their pseudoinverse.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.rand(basis.write.shape, generator=generator).argsort(dim=1)
+    write = basis.write.gather(1, order.to(basis.device))
+    return Basis.from_decoder(write, basis.offset, least_squares=True)

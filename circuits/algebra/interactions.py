@@ -37,6 +37,7 @@ from circuits.errors import (
     RunError,
     TensorError,
     check_count,
+    check_devices,
     check_index,
     check_indices,
     shorten,
@@ -84,10 +85,9 @@ class Interactions:
                 f"Interactions: {'; '.join(faults)}. Use dictionaries trained at the input and "
                 f"output of this layer."
             )
-        devices = {"layer": layer.device, "inputs": inputs.device, "outputs": outputs.device}
-        if len(set(devices.values())) > 1:
-            listed = ", ".join(f"{name} on {device}" for name, device in devices.items())
-            raise TensorError(f"Interactions: {listed}. Move all to one device with .to(device).")
+        check_devices(
+            "Interactions", {"layer": layer.left, "inputs": inputs.write, "outputs": outputs.write}
+        )
         dtype = computing_dtype(layer.left, inputs.write, outputs.write)
         for name, part in (("layer", layer), ("inputs", inputs), ("outputs", outputs)):
             object.__setattr__(self, name, part if part.dtype == dtype else part.to(dtype))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from circuits.lazy import lazy
 
 if TYPE_CHECKING:
-    from circuits.algebra.controls import rotated, shuffled
+    from circuits.algebra.basis import rotated, shuffled
     from circuits.graph.build import interaction_graph
     from circuits.graph.circuit import Circuit
     from circuits.graph.coactivation import count_coactivation

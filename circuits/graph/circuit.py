@@ -2,26 +2,9 @@
 
 The output is one feature, or what several write together to a behaviour's answers; weights are then
 those of all output features' forms, each times its direct effect on the answers. A circuit does not
-change. Its file is JSON, of schema version 3, with its fields as keys (``circuits.graph.records``);
-files of version 2 are read as well:
-
-```
-schema        "bilinear-circuits/circuit"       version       3         name          str
-outputs       [{feature, label, effect, share}, …]
-features      [{feature, label, group, loading, stability, frequency, mean, first_effect,
-                second_effect, joint_effect}, …]
-interactions  [{first, second, weight, own, z, q, coactivation, together, data_weight,
-                contrast, elsewhere, computed, inherited}, …]
-gates         [{first, second, gate, weight, share, coherence, contrast}, …]    groups by number
-groups        [{number, name, effect, stability}, …]
-source        {model, layer, inputs, outputs, reader, interactions}
-selection     {pairs, level, groups, seed}      proposal      {in_gates, energy_of_four, opposite}
-evidence      {behaviour, metric, factors, affected, n_cases, shares, thresholds, detectors}
-energy        number                            explained     number
-```
-
-``feature`` counts in the dictionary; a feature in no group has group −1. What is not known is null;
-NaN and infinity are in no file.
+change. Its file is JSON of schema version 3 whose keys are its fields and those of the records in
+``circuits.graph.records``; files of version 2 are read as well. ``feature`` counts in the
+dictionary; a feature in no group has group −1. What is not known is null.
 """
 
 from __future__ import annotations
@@ -36,6 +19,7 @@ import networkx as nx
 import pandas as pd
 
 from circuits.errors import GraphError, shorten
+from circuits.graph.circuit_figure import Drawing, circuit_figure
 from circuits.graph.circuit_file import read_circuit, write_circuit
 from circuits.graph.records import (
     BehaviourEvidence,
@@ -51,8 +35,7 @@ from circuits.graph.records import (
     Source,
 )
 from circuits.groups.clusters import Clusters
-from circuits.plotting.circuit_figure import Drawing, Edge, Junction, Node, Target, circuit_figure
-from circuits.plotting.display import html_of, number
+from circuits.plotting.display import html_of
 from circuits.storage.records import plain
 
 
@@ -187,10 +170,10 @@ class Circuit:
         its weight."""
         return Drawing(
             self.name,
-            [Node(f.feature, f.label, f.group) for f in self.features],
-            [Edge(p.first, p.second, _strength(p), _numbers_of(p)) for p in self.interactions],
-            [Junction(g.gate, g.first, g.second, _strength(g), g.share) for g in self.gates],
-            [Target(o.feature, o.label, o.effect, o.share) for o in self.outputs],
+            self.features,
+            self.interactions,
+            self.gates,
+            self.outputs,
             {f.group: self.group_name(f.group) for f in self.features},
             self._notes(),
             self.tables()["interactions"],
@@ -327,17 +310,3 @@ def _names(kind: type) -> list[str]:
 
 def _known(row: Feature | Interaction) -> dict[str, Any]:
     return {name: value for name, value in asdict(row).items() if value is not None}
-
-
-def _strength(row: Interaction | Gate) -> float:
-    return row.weight if row.contrast is None else row.contrast
-
-
-def _numbers_of(pair: Interaction) -> str:
-    """A pair's numbers, those that are known and not zero."""
-    named = {
-        "weight": pair.weight, "z": pair.z, "q": pair.q, "contrast": pair.contrast,
-        "elsewhere": pair.elsewhere, "data weight": pair.data_weight,
-    }  # fmt: skip
-    numbers = ", ".join(f"{name} {number(value)}" for name, value in named.items() if value)
-    return f"feature {pair.first} × feature {pair.second}: {numbers}"

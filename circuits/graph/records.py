@@ -44,6 +44,11 @@ class Interaction:
     computed: float | None = None  # of its part in the whole behaviour: made of the two factors
     inherited: float | None = None  # made of the mean and a contrast that was there before
 
+    @property
+    def strength(self) -> float:
+        """Its contrast where there is a behaviour, else its weight."""
+        return self.weight if self.contrast is None else self.contrast
+
 
 @dataclass(frozen=True)
 class Gate:
@@ -56,6 +61,11 @@ class Gate:
     share: float
     coherence: float
     contrast: float | None = None
+
+    @property
+    def strength(self) -> float:
+        """Its contrast where there is a behaviour, else its weight."""
+        return self.weight if self.contrast is None else self.contrast
 
 
 @dataclass(frozen=True)

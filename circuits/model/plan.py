@@ -9,13 +9,12 @@ weights as three had.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from circuits.corpus.batches import CHUNK
-from circuits.errors import PlanError
+from circuits.errors import PlanError, number_faults
 
 ACTIVATIONS = ("linear", "silu", "gelu", "relu")
 """``linear`` is bilinear, ``silu`` is SwiGLU, ``gelu`` GEGLU, ``relu`` ReGLU."""
@@ -50,16 +49,8 @@ class ModelShape:
     """Whether the head is the embedding."""
 
     def __post_init__(self) -> None:
-        faults = [
-            f"{name} is {getattr(self, name)!r:.40}, not a positive whole number"
-            for name in ("n_layer", "d_model", "d_hidden", "n_head")
-            if not is_whole(getattr(self, name), 1)
-        ]
-        faults += [
-            f"{name} is {getattr(self, name)!r:.40}, not true or false"
-            for name in ("gated", "biases", "tied_head")
-            if not isinstance(getattr(self, name), bool)
-        ]
+        sizes = dict.fromkeys(("n_layer", "d_model", "d_hidden", "n_head"), 1)
+        faults = number_faults(vars(self), sizes, flags=("gated", "biases", "tied_head"))
         if self.activation not in ACTIVATIONS:
             faults.append(f"activation '{self.activation}' is not one of {', '.join(ACTIVATIONS)}")
         if not faults and self.d_model % (2 * self.n_head):
@@ -70,7 +61,7 @@ class ModelShape:
             faults.append("an ungated MLP with a linear activation is only a matrix")
         if not self.gated and not faults and self.d_hidden % 2:
             faults.append(f"d_hidden {self.d_hidden} is odd: 3 · d_hidden / 2 must be whole")
-        _refuse("ModelShape", faults)
+        refuse_faults("ModelShape", faults)
 
     @property
     def width(self) -> int:
@@ -113,29 +104,16 @@ class ModelPlan:
     """Decides everything: initial weights, the order of the text, the noise."""
 
     def __post_init__(self) -> None:
-        least = {"n_steps": 1, "n_rows": 1, "window": 3, "warm_up": 0, "seed": 0}
-        faults = [
-            f"{name} is {getattr(self, name)!r:.40}, not a whole number of at least {smallest}"
-            for name, smallest in least.items()
-            if not is_whole(getattr(self, name), smallest)
-        ]
+        whole = {"n_steps": 1, "n_rows": 1, "window": 3, "warm_up": 0, "seed": 0}
+        least = {"weight_decay": 0, "noise": 0}
+        faults = number_faults(vars(self), whole, least, above_zero=("learning_rate", "clip"))
         if not isinstance(self.shape, ModelShape):
             faults.insert(0, f"shape is {self.shape!r:.40}, not a ModelShape")
-        if is_whole(self.n_rows, CHUNK + 1):
+        if not faults and self.n_rows > CHUNK:
             faults.append(
                 f"n_rows is {self.n_rows}, but rows are made from {CHUNK} documents at a time"
             )
-        if is_whole(self.seed, 2**63):
-            faults.append(f"seed is {self.seed!r:.40}, not below 2 ** 63")
-        above = {"learning_rate": True, "clip": True, "weight_decay": False, "noise": False}
-        for name, strictly in above.items():
-            value = getattr(self, name)
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            fits = number and 0 <= value <= sys.float_info.max  # so neither NaN nor infinity
-            if not fits or (strictly and value == 0):
-                wanted = "a number above 0" if strictly else "a number of at least 0"
-                faults.append(f"{name} is {value!r:.40}, not {wanted}")
-        _refuse("ModelPlan", faults)
+        refuse_faults("ModelPlan", faults)
 
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
@@ -153,25 +131,25 @@ class ModelPlan:
         plan, shape = dict(given), given.get("shape", {})
         if not isinstance(shape, Mapping):
             raise PlanError(f"{where}: shape is {shape!r:.40}, not an object with its own fields.")
-        for cls_, some, prefix in ((cls, plan, ""), (ModelShape, shape, "shape.")):
-            known = [f.name for f in fields(cls_)]
-            unknown = [f"'{prefix}{name}'" for name in some if name not in known]
-            if unknown:
-                raise PlanError(
-                    f"{where}: unknown field {', '.join(unknown)}; the fields are "
-                    f"{', '.join(prefix + name for name in known)}."
-                )
+        check_fields(where, cls, plan)
+        check_fields(where, ModelShape, shape, "shape.")
         try:
             return cls(**{**plan, "shape": ModelShape(**shape)})
         except PlanError as error:
             raise PlanError(f"{where}: {error}") from None
 
 
-def is_whole(value: object, smallest: int) -> bool:
-    """Whether a value is a whole number of at least ``smallest``."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= smallest
+def check_fields(where: str, kind: type, given: Mapping[str, Any], prefix: str = "") -> None:
+    """Refuse fields that a plan of this kind does not have."""
+    known = [field.name for field in fields(kind)]
+    if unknown := [f"'{prefix}{name}'" for name in given if name not in known]:
+        raise PlanError(
+            f"{where}: unknown field {', '.join(unknown)}; the fields are "
+            f"{', '.join(prefix + name for name in known)}."
+        )
 
 
-def _refuse(owner: str, faults: list[str]) -> None:
+def refuse_faults(owner: str, faults: list[str]) -> None:
+    """Refuse a plan with faults."""
     if faults:
         raise PlanError(f"{owner}: " + "; ".join(faults) + ".")

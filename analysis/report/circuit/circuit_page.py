@@ -23,8 +23,8 @@ from analysis.report.page import Page
 from analysis.runs.belonging import Found
 from analysis.runs.run import Run
 from circuits.graph.circuit import Circuit
+from circuits.graph.circuit_figure import picture
 from circuits.model.site import Site
-from circuits.plotting.circuit_figure import picture
 from circuits.plotting.display import shown, two
 
 _SHARES = {

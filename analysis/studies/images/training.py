@@ -21,8 +21,8 @@ from torch.nn import functional
 from analysis.studies.images.data import Images
 from analysis.studies.images.model import ImageModel
 from circuits.algebra.bilinear import BilinearLayer
-from circuits.errors import ImageError, PlanError
-from circuits.model.plan import is_whole
+from circuits.errors import ImageError, number_faults
+from circuits.model.plan import refuse_faults
 from circuits.storage.progress import counted
 
 _WARM_UP = 0.05  # share of the steps in which the rate rises
@@ -69,29 +69,17 @@ class ImagePlan:
     """Of the initial weights, the order of images and the noise."""
 
     def __post_init__(self) -> None:
-        least = {"d_hidden": 1, "n_layer": 1, "n_step": 1, "n_batch": 1, "seed": 0}
-        faults = [
-            f"{name} is {getattr(self, name)!r}, not a whole number from {low}"
-            for name, low in least.items()
-            if not is_whole(getattr(self, name), low)
-        ]
-        if self.d_embed is not None and not is_whole(self.d_embed, 1):
-            faults.append(f"d_embed is {self.d_embed!r}, not a whole number from 1")
-        for name in ("learning_rate", "weight_decay", "input_noise", "latent_noise"):
-            value = getattr(self, name)
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not 0 <= value < math.inf:
-                faults.append(f"{name} is {value!r}, not a number from 0")
-        for name in ("residual", "biases"):
-            if not isinstance(getattr(self, name), bool):
-                faults.append(f"{name} is {getattr(self, name)!r}, neither true nor false")
+        whole = {"d_hidden": 1, "n_layer": 1, "n_step": 1, "n_batch": 1, "seed": 0}
+        if self.d_embed is not None:
+            whole["d_embed"] = 1
+        least = dict.fromkeys(("learning_rate", "weight_decay", "input_noise", "latent_noise"), 0)
+        faults = number_faults(vars(self), whole, least, flags=("residual", "biases"))
         if not faults and self.residual and self.d_embed != self.d_hidden:
             faults.append(
                 f"residual adds d_hidden {self.d_hidden} products to a stream of d_embed "
                 f"{self.d_embed}: make them equal"
             )
-        if faults:
-            raise PlanError("ImagePlan: " + "; ".join(faults) + ".")
+        refuse_faults("ImagePlan", faults)
 
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""

@@ -28,10 +28,10 @@ from analysis.validation.record import Validation
 from circuits.algebra.interactions import Interactions
 from circuits.errors import GraphError, RunError
 from circuits.graph.circuit import Circuit
+from circuits.graph.circuit_figure import picture
 from circuits.graph.records import Feature, Gate, Interaction, Output
 from circuits.model import Site
 from circuits.model.site import mlp_sites
-from circuits.plotting.circuit_figure import picture
 from circuits.plotting.display import MOST, shown
 from tests.support.reports import page_data
 from tests.support.small_runs import HOSTILE, begun

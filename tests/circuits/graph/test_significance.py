@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 
 from circuits import Basis, BilinearLayer, Interactions
-from circuits.algebra.controls import rotated, shuffled
+from circuits.algebra.basis import rotated, shuffled
 from circuits.errors import CircuitsError, RunError
 from circuits.graph.matching_pursuit import significant_pairs
 from circuits.graph.significance import (

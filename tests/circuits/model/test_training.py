@@ -302,7 +302,7 @@ def test_plans_are_checked_and_every_fault_is_named():
         PlanError, match="activation 'identity' is not one of linear, silu, gelu, relu"
     ):
         ModelShape(activation="identity")
-    with pytest.raises(PlanError, match=r"n_layer is 0, .*; d_model is -1, not a positive whole"):
+    with pytest.raises(PlanError, match=r"n_layer is 0, .*; d_model is -1, not a whole number"):
         ModelShape(n_layer=0, d_model=-1)
     with pytest.raises(PlanError, match="only a matrix"):
         ModelShape(gated=False)

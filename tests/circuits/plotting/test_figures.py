@@ -14,6 +14,7 @@ from analysis.attribution.ledger import Reader
 from circuits import Basis, BilinearLayer, Interactions, Spectrum
 from circuits.errors import BasisError, FeatureRangeError
 from circuits.graph.circuit import Circuit
+from circuits.graph.circuit_figure import circuit_figure
 from circuits.graph.records import (
     BehaviourEvidence,
     Feature,
@@ -25,7 +26,6 @@ from circuits.graph.records import (
     Thresholds,
 )
 from circuits.model import Site, load_model
-from circuits.plotting.circuit_figure import circuit_figure
 from circuits.plotting.display import html_of, number
 from circuits.plotting.figure import BLUE, ORANGE, Figure, line, side_by_side
 from sae import card

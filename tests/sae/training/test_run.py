@@ -400,7 +400,7 @@ def test_sites_texts_and_plans_that_cannot_be_are_refused_before_anything_is_mad
         replace(PLAN, k=41)
     with pytest.raises(PlanError, match="k is 33, more than the 32 features"):
         train_saes(model, corpus, replace(PLAN, n_features=None, k=33), out)
-    with pytest.raises(PlanError, match="unknown field widht"):
+    with pytest.raises(PlanError, match="unknown field 'widht'"):
         TrainingPlan.from_dict({"widht": 3})
     with pytest.raises(CorpusError, match="too few for one batch"):
         train_saes(model, corpus.part(0, 10), PLAN, out, device="cpu")
@@ -409,7 +409,7 @@ def test_sites_texts_and_plans_that_cannot_be_are_refused_before_anything_is_mad
 
 def test_a_plan_that_cannot_be_names_all_that_is_wrong_with_it(monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would speak first
-    said = r"n_batch is 1, .*k is 0, .*activation is 'relu', .*outlier is 0.5, .*sites are 'mlp_in"
+    said = r"n_batch is 1, .*k is 0, .*outlier is 0.5, .*activation is 'relu', .*sites are 'mlp_in"
     with pytest.raises(PlanError, match=said):
         TrainingPlan(k=0, n_batch=1, activation="relu", outlier=0.5, sites="mlp_in@0")
     odd = {"sites": None, "normalise": "no", "learning_rate": True, "seed": 2**70}
