@@ -1,13 +1,11 @@
 """Feature directions in activation space, and the vectors that read them back.
 
-``write`` is what each feature adds to an activation, ``read`` how strongly each feature is present
-in one. A dictionary of more features than dimensions has many possible readers, so a ``Basis``
-names its own. The pseudoinverse ``D⁺`` is exact: reading an activation and writing it again
-returns the activation (``writeᵀ read = 1``), but not the same sparse features. An encoder's rows
-read sparsely, and return it only approximately.
+A dictionary of more features than dimensions has many possible readers, so a ``Basis`` names its
+own. The pseudoinverse ``D⁺`` is exact: reading an activation and writing it again returns the
+activation (``writeᵀ read = 1``), but not the same sparse features. An encoder's rows read sparsely,
+and return it only approximately.
 
-Only *outputs* are read. A rank-deficient decoder is a valid set of inputs; an error is raised only
-where its reader is used.
+Only *outputs* are read: a rank-deficient decoder is refused only where its reader is used.
 """
 
 from __future__ import annotations
@@ -102,8 +100,8 @@ class Basis:
     ) -> Basis:
         """The decoder's rows, read by its pseudoinverse, which is computed at first use.
 
-        A decoder that does not span the activation has no exact reader, and reading raises an
-        error unless ``least_squares`` accepts the nearest one.
+        Reading raises an error where the decoder does not span the activation, unless
+        ``least_squares`` accepts the nearest reader.
         """
         basis = cls._of({"write": decoder, "offset": offset}, "pinv", least_squares)
         warn_of_directions(basis.write)
@@ -265,9 +263,9 @@ class Basis:
     def report(self, seed: int = 0) -> pd.DataFrame:
         """One row of properties of this basis; ``coherence`` costs features² · model.
 
-        ``identity_error`` is the Frobenius norm of ``writeᵀ read − 1``: zero for an exact reader,
-        ``√(d_model − rank)`` for the nearest one of a deficient dictionary. ``coherence`` is the
-        largest |cosine| of two features; ``coherence_control`` is that of random directions.
+        ``identity_error`` is the Frobenius norm of ``writeᵀ read − 1``: zero for an exact reader.
+        ``coherence`` is the largest |cosine| of two features; its control that of random
+        directions.
         """
         sizes = self.span.sizes
         read = self._nearest()

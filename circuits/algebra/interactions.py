@@ -1,12 +1,10 @@
 """A bilinear layer between two dictionaries: which pairs of input features build each output.
 
-``inter.matrix(o)`` holds every pair's weight for one output feature: with input features ``f``
-(and the constant 1 last, where there is one) the output feature reads
-``f̂ᵀ matrix(o) f̂ + bias(o)``, exactly. It is features x features, but of rank at most ``model``,
-so nothing else here builds it: spectra come from a model x model form, and the strongest pairs
-from tiles that are computed and dropped, or skipped because they are provably too weak.
-
-A pair of different features occurs twice in the sum, so its *weight* is ``2 · matrix(o)[i, j]``.
+With input features ``f`` (and the constant 1 last, where there is one) an output feature reads
+``f̂ᵀ matrix(o) f̂ + bias(o)``, exactly. The matrix is features x features but of rank at most
+``model``, so little here builds it: spectra come from a model x model form, and the strongest pairs
+from tiles. A pair of different features occurs twice in the sum, so its *weight* is ``2 ·
+matrix(o)[i, j]``.
 """
 
 from __future__ import annotations
@@ -158,10 +156,10 @@ class Interactions:
         return self.layer.interaction(self._direction(output))
 
     def matrix(self, output: int) -> Float[Tensor, "in in"]:
-        """Every pair of input features for one output feature: symmetric, the constant last.
+        """Every pair of input features for one output feature: symmetric to the bit, the constant
+        last.
 
-        Only the upper triangle is computed; the lower one is its mirror, to the bit. Costs
-        ``features² · model`` operations and features² numbers.
+        Costs ``features² · model`` operations and features² numbers.
         """
         form, write, size = self.form(output), self.write, self.n_input
         matrix = write.new_empty(size, size)
@@ -215,9 +213,8 @@ class Interactions:
     ) -> Spectrum:
         """The eigenpairs of one output feature's form, or the first ``rank`` of them.
 
-        In "feature" space they are those of ``matrix(o)``, which is not built. In "model" space
-        they are those of the form on activations, which a rank-r approximation of the layer
-        uses. The two differ wherever features are not orthonormal.
+        In "feature" space they are those of ``matrix(o)``, which is not built; in "model" space
+        those of the form on activations. The two differ wherever features are not orthonormal.
         """
         if space == "model":
             return Spectrum(*eigenpairs(self.form(output), rank), self.layer.has_constant)
@@ -252,10 +249,9 @@ class Interactions:
     ) -> pd.DataFrame:
         """The ``n`` pairs of largest |weight| over the outputs (all of them unless named).
 
-        Exact, in bounded memory: a tile is skipped only where ``|xᵀQy| ≤ s(x) s(y)`` with
-        ``s(x)² = xᵀ|Q|x`` proves that nothing in it can be among them;
-        ``.attrs["tiles_visited"]`` is the share that was computed. Columns: output, first, second
-        (first ≤ second; the constant is feature ``n_input − 1``), weight.
+        Exact, in bounded memory; ``.attrs["tiles_visited"]`` is the share of tiles that may hold
+        one and was computed. Columns: output, first, second (first ≤ second; the constant is
+        feature ``n_input − 1``), weight.
         """
         n = check_count("Interactions.strongest", n, None, "n")
         listed = self._listed("strongest", outputs)
@@ -284,8 +280,7 @@ class Interactions:
         """The ``n`` strongest pairs of every output, output by output, as ``strongest`` finds them.
 
         ``score(table, output)`` adds columns to the table of one output. ``folder`` keeps the
-        tables as shards, so that the pass can stop, resume, and be shared by processes that take
-        different ranges.
+        tables as shards, so that the pass can stop, resume, and be shared by processes.
         """
         n = check_count("Interactions.strongest_of_each", n, None, "n")
         listed = self._listed("strongest_of_each", outputs)

@@ -1,10 +1,8 @@
 """Statistics of the interactions of every output, one row each, in one streamed pass.
 
-The numbers are over *pairs of features*: a pair's weight is ``2 · matrix(o)[i, j]`` (cross), a
-feature's with itself ``matrix(o)[i, i]`` (self). The constant is left out, in the spectral columns
-too: its weights are linear terms, and ``linear_rms`` is about them.
-
-To judge whether a number is large, run the same pass with ``inputs.control()`` and compare.
+A pair's weight is ``2 · matrix(o)[i, j]`` (cross), a feature's with itself ``matrix(o)[i, i]``
+(self). The constant is left out, in the spectral columns too: its weights are linear terms, and
+``linear_rms`` is about them. To judge a number, compare the same pass with ``inputs.control()``.
 """
 
 from __future__ import annotations

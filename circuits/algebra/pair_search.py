@@ -1,17 +1,16 @@
 """The strongest entries of ``write form writeᵀ``, exactly, without that matrix.
 
-Tiles of it are multiplied, searched and dropped. Four things make this fast without changing the
-result:
+Tiles of it are multiplied, searched and dropped. Four things make this fast:
 
 1. *Reach.* With the form's eigenpairs, ``|xᵀQy| ≤ s(x) s(y)`` where ``s(x)² = xᵀ|Q|x``. Features
    are sorted by ``s``; a tile whose bound is below the n-th best pair so far is not multiplied.
    A form whose eigenvalues do not decay is not decomposed, since its bounds skip nothing.
 2. *Screen.* Where bfloat16 products are fast, tiles are multiplied in it. The error of an entry is
    bounded by what rounding took from each row, so no entry that may belong is missed.
-3. *Score.* Entries that pass are computed again in float64 from the features and the form, which
-   also makes the result independent of tiles, screen and decomposition.
-4. The constant feature is one row, often much larger than all others: it is scored separately, so
-   that it does not widen the error bounds of the rest.
+3. *Score.* Entries that pass are computed again in float64 from the features and the form, so the
+   result does not depend on tiles, screen and decomposition.
+4. The constant feature, one row that is often much larger than all others, is scored separately,
+   so that it does not widen the error bounds of the rest.
 """
 
 from __future__ import annotations

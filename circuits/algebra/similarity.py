@@ -1,9 +1,8 @@
 """Which output features compute the same thing: the cosine of their quadratic forms.
 
-``⟨Q_a, Q_b⟩ / ‖Q_a‖‖Q_b‖`` is 1 for one gate read twice, −1 for opposite ends of one direction
-(not good, not bad) and 0 for forms that share nothing. The forms are those between features; the
-cosine is computed from the hidden units' inner products, ``gate_aᵀ G gate_b``, without building
-either form, and outputs x outputs in strips.
+``⟨Q_a, Q_b⟩ / ‖Q_a‖‖Q_b‖`` is 1 for one gate read twice, −1 for opposite ends of one direction (not
+good, not bad) and 0 for forms that share nothing. It is computed from the hidden units' inner
+products, ``gate_aᵀ G gate_b``, without building either form.
 """
 
 from __future__ import annotations

@@ -1,12 +1,9 @@
 """Eigenpairs of an interaction matrix, what they keep of it, and a layer's main outputs.
 
-An interaction matrix is a sum of squares, ``Σ_r λ_r (v_r · x)²``, often well approximated by a
-few. Eigenpairs are ordered by |λ|, because a large negative square matters as much as a positive
-one. Vectors are *rows*: ``vectors[r]`` belongs to ``values[r]``.
-
-A spectrum may hold only the first few pairs. It still knows the energy ``Σ λ²`` of the whole,
-which is the squared norm of the matrix, so shares are exact; what needs every eigenvalue raises an
-error.
+An interaction matrix is a sum of squares, ``Σ_r λ_r (v_r · x)²``, often well approximated by a few.
+Eigenpairs are ordered by |λ|; vectors are *rows*: ``vectors[r]`` belongs to ``values[r]``. A
+spectrum of the first few pairs still knows the energy ``Σ λ²`` of the whole, so shares are exact;
+what needs every eigenvalue raises an error.
 """
 
 from __future__ import annotations
@@ -174,8 +171,7 @@ def eigenpairs(
     of all where these are not all.
 
     A few pairs of a large matrix come from Lanczos iterations, which are then checked: the residual
-    of each pair, and whether the rest of the matrix holds a larger eigenvalue that was missed. If
-    either check fails, the whole matrix is decomposed.
+    of each pair, and whether a larger eigenvalue was missed. Else the whole matrix is decomposed.
     """
     size = len(form)
     kept = size if rank is None else check_count("spectrum", rank, size, "rank")
@@ -230,12 +226,9 @@ def _numpy_threads() -> ThreadpoolController:
 
 @dataclass(frozen=True, eq=False)
 class HOSVD:
-    """A layer's tensor as outputs x input pairs: ``B = Σ_k outputs[k] ⊗ form(k)``, where
-    ``form(k) = layer.interaction(outputs[k])`` has norm ``values[k]``.
-
-    The first components are the output directions that the layer writes most to, over all pairs
-    of inputs at once.
-    """
+    """A layer's tensor as outputs x input pairs: ``B = Σ_k outputs[k] ⊗ form(k)``, where ``form(k)
+    = layer.interaction(outputs[k])`` has norm ``values[k]``. The first components are the
+    directions that the layer writes most to."""
 
     values: Float[Tensor, " component"]  # singular values, falling
     outputs: Float[Tensor, "component out"]  # left singular vectors, as rows

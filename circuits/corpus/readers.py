@@ -1,8 +1,4 @@
-"""Texts from files, ``save_to_disk`` folders and the hub, or one clear line about why not.
-
-A .txt file is split at ``<|endoftext|>`` if that occurs in it at all, and at blank lines only if it
-does not, because stories have blank lines of their own.
-"""
+"""Texts from files, ``save_to_disk`` folders and the hub, or one clear line about why not."""
 
 from __future__ import annotations
 

@@ -1,11 +1,9 @@
-"""A circuit as a picture: groups of input features, the gates they form, what is written.
+"""A circuit as a picture: input features in a circle for each group, the gates that pairs of groups
+form, and the output features that are written.
 
-From left to right, as it computes: input features in a circle for each group, the gates that pairs
-of groups form, and the output features that are written; a gate's edges show which groups and
-outputs it joins, the numbers are on the edges between features. Blue adds to the answers (or, in a
-circuit without a behaviour, to the output), orange subtracts, and width is strength. Nothing is
-random, so the same circuit gives the same picture. Distance means nothing. The report draws the
-same places (`picture`) as Jupyter (`circuit_figure`).
+Blue adds to the answers (or, in a circuit without a behaviour, to the output), orange subtracts,
+and width is strength; distance means nothing. Nothing is random. The report draws the same places
+(`picture`) as Jupyter (`circuit_figure`).
 """
 
 from __future__ import annotations

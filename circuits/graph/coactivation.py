@@ -1,11 +1,8 @@
 """Which pairs of features are active together, counted in one pass over sparse activations.
 
-A pair's weight is what it *would* do; features that are never active together do nothing. On
-average a pair adds its weight times the mean of ``fᵢ fⱼ``, the *coactivation*. Only the listed
-pairs are counted, so memory does not grow with the dictionary squared or with the corpus.
-
-Activations come as batches of ``(indices, values)``, each token's active features in any order;
-a value of zero (padding) is not active.
+On average a pair adds its weight times the mean of ``fᵢ fⱼ``, the *coactivation*. Only the listed
+pairs are counted. Activations come as batches of ``(indices, values)``, each token's active
+features in any order; a value of zero (padding) is not active.
 """
 
 from __future__ import annotations

@@ -1,13 +1,12 @@
 """Circuits in the formats that other tools open: GraphML and GEXF, and attribution graphs.
 
-Gephi and Cytoscape read the first two. XML cannot hold every character that a label can: such
-characters, and backslashes, are written as ``\\x{…}`` and read back by ``read_graph``.
+XML cannot hold every character that a label can: such characters, and backslashes, are written as
+``\\x{…}`` and read back by ``read_graph``.
 
-``write_attribution`` writes what circuit-tracer's frontend and Neuronpedia read. That format is
-made for one prompt, and a circuit read from weights has none. So there are two pseudo-tokens (with
-a single one the frontend drops every node), inputs at the first, pairs and output at the second,
-and an interaction is a node between its two causes and its effect. The frontend ignores
-``qParams.supernodes`` unless they are in its address too: ``attribution_query`` makes that.
+``write_attribution`` writes what circuit-tracer's frontend and Neuronpedia read. That format is for
+one prompt, and a circuit read from weights has none, so there are two pseudo-tokens (with one the
+frontend drops every node): inputs at the first, pairs and output at the second. The frontend
+ignores ``qParams.supernodes`` unless they are in its address: see ``attribution_query``.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The pairs that an output's form is made of, found together and each tested given the others.
 
-In superposition pairs overlap: a gate of two features also gives weight to all features that are
-not orthogonal to them (its *shadows*), and the shadows of twenty gates hide their own pairs. So
-pairs are searched by orthogonal matching pursuit in stages (after StOMP, Donoho and others):
+In superposition a gate of two features also gives weight to all features that are not orthogonal to
+them (its *shadows*), and the shadows of twenty gates hide their own pairs. So pairs are searched by
+orthogonal matching pursuit in stages (after StOMP, Donoho and others):
 
 1. add the strongest pairs of the residual that stand out from it more than chance among all pairs
    allows; and pairs that would complete a block (their features are already joined by a path over
@@ -12,15 +12,12 @@ pairs are searched by orthogonal matching pursuit in stages (after StOMP, Donoho
 4. test what remains by the rotation null, each pair against the form less the *other* pairs, and
    drop the weakest until all are discoveries at the rate ``q`` among all pairs.
 
-A shadow of a strong pair is not an edge here, even if its weight is large. A form without a sparse
-explanation, such as a random one, has no edges.
+A shadow is not an edge here, even if its weight is large, and a random form has no edges.
 
-The limit is the search, not the test. A pair has to stand out from the shadows of the others, by
+The limit is the search, not the test: a pair has to stand out from the shadows of the others, by
 about the root of the number of entries per pair, ``d (d + 1) / 2 / pairs``. On planted gates with
 noise of a third of their norm it finds nearly all pairs from about 15 entries per pair, and none
-under 10: at d = 64, 130 pairs but not 230. Nine in ten of the missed pairs would pass the test if
-named (``known_pairs``). A group of a few features among hundreds is not found where none of its
-pairs stands out alone.
+under 10; nine in ten of the missed pairs would pass the test if named (``known_pairs``).
 """
 
 from __future__ import annotations
@@ -48,10 +45,10 @@ def significant_pairs(
 ) -> pd.DataFrame:
     """The pairs of features that are discoveries for one output: first, second, weight, own, z, q.
 
-    ``weight`` is the pair's weight in ``matrix(output)``, ``own`` what it would be without the
-    shadows of the other pairs; ``z`` and ``q`` are given those others. ``null`` is
-    ``RotationNull.of(inter.inputs)``, to be made once for many outputs. Strongest first.
-    ``.attrs["explained"]`` is the share of the form's squared norm that the pairs build together.
+    ``weight`` is the pair's in ``matrix(output)``, ``own`` what it would be without the shadows of
+    the other pairs; ``z`` and ``q`` are given those others. Strongest first. ``null`` is
+    ``RotationNull.of(inter.inputs)``. ``.attrs["explained"]`` is the share of the form's squared
+    norm that the pairs build together.
     """
     check_index("significant_pairs", output, inter.n_output, "output")
     if not 0 < q < 1:
@@ -70,11 +67,8 @@ def known_pairs(
     pairs: Iterable[tuple[int, int]],
     null: RotationNull | None = None,
 ) -> pd.DataFrame:
-    """Named pairs, such as those of another output, each tested given the others.
-
-    The same columns as ``significant_pairs``; no pair is added or dropped. ``q`` counts all pairs
-    as tested.
-    """
+    """Named pairs, such as those of another output, as ``significant_pairs`` gives them: none is
+    added or dropped, and ``q`` counts all pairs as tested."""
     check_index("known_pairs", output, inter.n_output, "output")
     n = inter.inputs.n_feature
     listed = [sorted(check_indices("known_pairs", pair, n, "feature")) for pair in pairs]

@@ -1,16 +1,13 @@
 """Is a pair's weight more than chance? Exact p-values, and control of false discoveries.
 
 The null: all features are rotated together at random against the layer, so their norms and the
-angles between them stay. The distribution of one pair's weight is then known exactly, without
-sampling: hold one feature still and rotate the rest about it; the other feature's direction is
-uniform on a sphere, and its cosine with what the layer makes of the first follows Student's t. The
-test is made from both ends and the larger p-value counts, so it is never too small. This matters
-because a feature of a strong gate has larger weights with *every* feature, which is expected only
-from its own end.
-
-A feature's pair with itself is a quadratic form of one random direction; its tail comes from the
-form's eigenvalues by the saddlepoint formula of Lugannani and Rice, within a quarter of the
-p-value.
+angles between them stay. The distribution of one pair's weight is then known without sampling: hold
+one feature still and rotate the rest about it; the other's cosine with what the layer makes of the
+first follows Student's t. The test is made from both ends and the larger p-value counts, because a
+feature of a strong gate has larger weights with *every* feature, which is expected only from its
+own end. A feature's pair with itself is a quadratic form of one random direction; its tail comes
+from the form's eigenvalues by the saddlepoint formula of Lugannani and Rice, within a quarter of
+the p-value.
 
 Features are in whitened coordinates (the left singular vectors of the dictionary): weights are the
 same there, and a direction that all features share is no evidence for any pair of them. The
@@ -72,8 +69,8 @@ class RotationNull:
         """How unlikely each pair's weight is, as the standard normal value that is as unlikely.
 
         Where the form is what a fit of pairs leaves, ``weight`` is each tested pair's own share,
-        which is put back, and ``partners`` counts the fitted pairs of each feature: each takes one
-        degree of freedom.
+        which is put back, and ``partners`` counts the fitted pairs of each feature, a degree of
+        freedom each.
         """
         form = self.onto @ form.double() @ self.onto.mT
         weight = form.new_zeros(len(first)) if weight is None else weight
@@ -197,10 +194,11 @@ def scored_strongest(
     outputs: Iterable[int] | None = None,
     folder: str | Path | None = None,
 ) -> pd.DataFrame:
-    """``strongest_of_each`` of the features without the constant, with z and q of each pair.
+    """``strongest_of_each`` of the features without the constant: output, first, second, weight, z,
+    q.
 
-    Each pair is tested against the whole form: a shadow of a strong pair may pass here;
-    ``significant_pairs`` separates the two. Columns: output, first, second, weight, z, q.
+    Each pair is tested against the whole form, so a shadow of a strong pair may pass here;
+    ``significant_pairs`` separates the two.
     """
     alone = inter.without_constant
     null = RotationNull.of(alone.inputs)

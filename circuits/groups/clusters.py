@@ -1,16 +1,14 @@
 """Groups of features with the same role, and the gate that each pair of groups forms.
 
 The matrix of an AND gate is bipartite and signed: ``u vᵀ + v uᵀ``, with nothing inside the groups,
-so communities, which are dense inside, do not describe it. Two features are in one group
-where their rows agree, sign and all: the same partners, to the same effect.
+so communities, which are dense inside, do not describe it. Two features are in one group where
+their rows agree, sign and all: the same partners, to the same effect.
 
 1. Nodes are put in an order that follows from the matrix alone.
 2. Seven methods propose groups (``circuits.groups.proposals``).
-3. The proposal with the shortest description of the matrix is chosen
-   (``circuits.groups.description_length``), and single nodes are moved while that makes it shorter
-   still. Where none is shorter than a group for each node, the method is "no groups".
-4. Stability: the chosen method runs again several times, each time with a tenth of the edges left
-   out.
+3. The proposal with the shortest description of the matrix is chosen, and single nodes are moved
+   while that shortens it. Where none is shorter than a group for each node, there are no groups.
+4. Stability: the chosen method runs again, each time with a tenth of the edges left out.
 """
 
 from __future__ import annotations

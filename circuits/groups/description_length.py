@@ -1,13 +1,11 @@
 """How well groups explain a matrix: one block of one sign for each gate.
 
-A gate between two groups is ``u vᵀ``: every feature of the one with every feature of the other, by
-their loadings, all of one sign. So groups are good if each block of the matrix between two of
+A gate between two groups is ``u vᵀ``, so groups are good if each block of the matrix between two of
 them is a product of non-negative loadings, up to one sign. ``description_length`` adds the cost of
 the loadings to the cost of what they leave unexplained, in nats. A loading costs the logarithm of
 the number of pairs; the rest costs as much as Gaussian noise of a fifth of a typical weight, about
-what superposition adds to every weight. Merging two halves of a gate saves loadings; merging
-features of different gates, or of opposite signs, leaves much unexplained. So the number of groups
-is not a setting.
+what superposition adds. Merging two halves of a gate saves loadings; merging features of different
+gates, or of opposite signs, leaves much unexplained. So the number of groups is not a setting.
 """
 
 from __future__ import annotations

@@ -1,9 +1,6 @@
-"""Ways to propose groups of a matrix's rows: ``(matrix, seed, number of groups or None)`` to
-candidates, each a label for every node.
+"""Ways to propose groups of a matrix's rows, each a label for every node.
 
-The loadings on the top eigenpairs, the rows themselves, Louvain and greedy modularity on the rows'
-similarity and on |weight|, and spectral co-clustering. Communities are dense inside, so each is
-also split by the signs and loadings of its own eigenpairs.
+Communities are dense inside, so each is also split by the signs and loadings of its own eigenpairs.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A Hugging Face causal language model, built strictly from its configuration and weights.
 
-Every weight must be present with the configured shape, and every layer must have Llama's layout
-(as Mistral's and others' do). ``transformers`` would fill a missing weight with noise and only log
-it. Its activation named ``linear`` makes a gated MLP bilinear.
+Every weight must be present with the configured shape (``transformers`` would fill a missing one
+with noise and only log it), and every layer must have Llama's layout. Its activation named
+``linear`` makes a gated MLP bilinear.
 """
 
 from __future__ import annotations

@@ -1,11 +1,8 @@
 """A bilinear transformer: its layers as tensors, its activations read and replaced by site.
 
-``mlp_in`` is the MLP's input *after* the norm and the norm's weight, so
-``model.layer(i)(mlp_in) == mlp_out`` with the weights as stored. For the stream before the norm,
-fold the norm's weight into the layer: ``model.layer(i, fold_norm=True)``.
-
-Everything runs in float32 unless another dtype is asked for: bfloat16 rounds the MLP's output to
-three digits, and then no statement about the weights is exact.
+``mlp_in`` is the MLP's input *after* the norm and its weight, so ``model.layer(i)(mlp_in) ==
+mlp_out`` with the weights as stored. Everything runs in float32 unless another dtype is asked for:
+bfloat16 rounds the MLP's output to three digits, too few for statements about the weights.
 """
 
 from __future__ import annotations

@@ -1,9 +1,7 @@
 """What to train and how: two small configurations, kept as JSON beside the model.
 
-The defaults train the built-in stories' model. ``activation`` acts on one factor of a gated MLP, so
-``linear``, ``silu``, ``gelu`` and ``relu`` have equally many weights. With ``gated=False`` there is
-one factor only, and the MLP has ``3 · d_hidden / 2`` units, so that its two matrices have as many
-weights as three had.
+``activation`` acts on one factor of a gated MLP. With ``gated=False`` there is one factor only, and
+the MLP has ``3 · d_hidden / 2`` units, so that its two matrices have as many weights as three had.
 """
 
 from __future__ import annotations

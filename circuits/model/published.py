@@ -1,8 +1,7 @@
 """Language models in the layout of the paper's own checkpoints, as Hugging Face Llama models.
 
-The conversion is exact: weights are renamed and split, and the one number that Llama does not
-have, the attention output's factor ``1 / sqrt(2 · n_layer)``, is multiplied into its weight. The
-norms there have no weights (here: ones), and rotary angles are computed, not stored.
+The conversion is exact: weights are renamed and split, and the attention output's factor ``1 /
+sqrt(2 · n_layer)`` is multiplied into its weight. Norms there have no weights (here: ones).
 """
 
 from __future__ import annotations

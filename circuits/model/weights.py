@@ -1,8 +1,5 @@
-"""A folder of weights and configuration, read without running anything that it holds.
-
-Only safetensors and JSON are read. A pickle (``.bin``, ``.pt``) is refused by its name, because
-opening one runs whatever code its author put there.
-"""
+"""A folder of weights and configuration: safetensors and JSON, and never a pickle (``.bin``,
+``.pt``), because opening one runs whatever code its author put there."""
 
 from __future__ import annotations
 

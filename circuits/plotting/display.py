@@ -1,8 +1,7 @@
 """Text and numbers for display: nothing in a token can become markup or be invisible.
 
-Tokens are whatever a corpus holds: tags, quotes, marks that reverse the line, null bytes, ten
-thousand letters. Escaping alone is not enough, because such marks are legal text in HTML. So
-invisible characters are written out, and long tokens are cut and show their length.
+Tokens are whatever a corpus holds: tags, marks that reverse the line, null bytes, ten thousand
+letters. Escaping alone is not enough, because such marks are legal text in HTML.
 """
 
 from __future__ import annotations

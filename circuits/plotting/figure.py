@@ -1,9 +1,7 @@
 """Figures as plain values: what plotly draws, and the table of the data.
 
-``figure.drawn`` is plotly's JSON, which the report draws with plotly's JavaScript;
-``figure.plot()`` is the same as a ``plotly.graph_objects.Figure`` for Jupyter. Labels are text of a
-corpus, and plotly reads tags in them, and formulas between dollars where a notebook has MathJax, so
-every name and label is escaped here.
+Labels are text of a corpus, and plotly reads tags in them, and formulas between dollars where a
+notebook has MathJax, so every name and label is escaped here.
 """
 
 from __future__ import annotations
@@ -201,8 +199,7 @@ def spectrum_figure(
 
     ``energy_kept`` is their share of the energy where they are only the first few. Where they are
     all (``None``), the figure adds Wigner's semicircle: the eigenvalues of a symmetric matrix of
-    independent entries with the same energy. It ignores the number of hidden units, unequal input
-    lengths, and the constant; controls take them into account.
+    independent entries with the same energy.
     """
     n = len(values)
     columns: dict[str, Any] = {"place": np.arange(1, n + 1), "eigenvalue": values}

@@ -1,8 +1,5 @@
-"""Names on the Hugging Face hub: looked up once, with a time-out of seconds.
-
-The hub's own client retries for minutes without a network, so a name is looked up first. A DNS
-look-up has no time-out at all, so this happens in a thread.
-"""
+"""Names on the Hugging Face hub: looked up once in a thread, with a time-out of seconds, because
+the hub's client retries for minutes without a network, and a DNS look-up has no time-out."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """The provenance of a run folder: ``manifest.json``, one entry per step, in order.
 
-An entry holds the step's configuration and seed, the versions it ran with, and a hash of every file
-that it made, so that two runs can be compared. It has no times and no absolute paths: the same run
-has the same manifest.
+An entry holds the step's configuration and seed, versions, and a hash of every file that it made,
+but no times and no absolute paths: the same run has the same manifest.
 """
 
 from __future__ import annotations

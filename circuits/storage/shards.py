@@ -1,11 +1,8 @@
 """Tables with rows for every output, made in shards that can stop, resume and merge.
 
-A long pass writes shards of a few outputs each. An existing shard is never made again; processes
-may share one folder by taking different ranges; and the merged table is the same file to the byte
-however the work was split. (The rows are the same numbers on one machine with one number of
-threads; elsewhere sums are taken in another order.)
-
-Shards carry a fingerprint of what they were made from: a folder never mixes two.
+An existing shard is never made again; processes may share one folder by taking different ranges;
+and the merged table is the same file to the byte however the work was split. Shards carry a
+fingerprint of what they were made from: a folder never mixes two.
 """
 
 from __future__ import annotations

@@ -1,14 +1,13 @@
 """Little stories whose every token has a known cause, in any number and without a network.
 
-What a character feels follows from the *effective* sentiment of the clause before (``not good``
-is bad), so a model can only predict the reaction by combining a negator with an adjective: the
-behaviour whose circuits are studied. Document ``i`` of a seed does not depend on the range asked
-for: documents are drawn in blocks of fixed size, each from its own random generator, so
-``generate(7, 8)`` draws a whole block; ask for many at once.
+What a character feels follows from the *effective* sentiment of the clause before (``not good`` is
+bad), so a model can only predict the reaction by combining a negator with an adjective: the
+behaviour whose circuits are studied. No exclamation mark or other cue goes with the sentiment:
+small models learn such a cue and nothing more. Text is words between spaces (``the cake was n't
+good so mia felt sad .``), one word one token.
 
-Text is words between spaces (``the cake was n't good so mia felt sad .``), one word one token,
-because a behaviour is easiest to name where a word is a token. No exclamation mark or other cue
-goes with the sentiment: small models learn such a cue and nothing more.
+Documents are drawn in blocks of fixed size, each from its own random generator, so ``generate(7,
+8)`` draws a whole block; ask for many at once.
 """
 
 from __future__ import annotations

@@ -1,12 +1,11 @@
 """The grammar of the little stories: its words, its sentence forms, and their exact probability.
 
-A story is an opening, two to four body sentences and a closing, each one of a few dozen forms
-with slots (``the {thing} was {negator} {adjective} so {name} felt {emotion} .``). The entropy is
-that of the *text*, not only of the random choices: every choice can be read back from the words
-(`Grammar.surprisal_of` does so), so the summed ``-log p`` of the choices is the ``-log p`` of the
-text, and no model can do better on average.
+A story is an opening, two to four body sentences and a closing, each one of a few dozen forms with
+slots (``the {thing} was {negator} {adjective} so {name} felt {emotion} .``). Every choice can be
+read back from the words (`Grammar.surprisal_of`), so the entropy is that of the *text*, and no
+model can do better on average.
 
-Negation is the rarer case on purpose. Where half of the clauses are negated, an adjective alone
+Negation is the rarer case on purpose: where half of the clauses are negated, an adjective alone
 says nothing about the reaction and a small model finds no first step (measured: the loss leaves its
 plateau after 450 training steps or much later, against 300).
 """

@@ -1,9 +1,8 @@
 """Minimal pairs for the behaviours that the little stories teach.
 
-Each prompt is a story up to the word that the behaviour decides, so it is text as a model saw it in
-training. The un-negated prompts of ``negation`` have an intensifier where the others have a negator
-(``very good`` / ``not good``), so that all prompts of a pair are equally long and a position means
-the same in each.
+Each prompt is a story up to the word that the behaviour decides. The un-negated prompts of
+``negation`` have an intensifier where the others have a negator (``very good`` / ``not good``), so
+that all prompts of a pair are equally long and a position means the same in each.
 """
 
 from __future__ import annotations

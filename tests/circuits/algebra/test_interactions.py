@@ -235,9 +235,9 @@ def test_a_screen_is_never_further_off_than_it_says(monkeypatch, screen_dtype, d
     left = round_[0] if exact in ("left", "both") else fine[0]
     right = round_[1] if exact in ("right", "both") else fine[1]
     all_ = slice(0, 40)
-    tile, error = factors_of(left, right).screened(all_, all_)
+    tile, absolute, relative = factors_of(left, right).screened(all_, all_)
     off = (tile.double() - left.double() @ right.double().mT).abs()
-    assert bool((off <= error.absolute + error.relative * tile.double().abs()).all())
+    assert bool((off <= absolute + relative * tile.double().abs()).all())
     if screen_dtype == torch.bfloat16 and d_model == 1:
         assert float(off.max()) > 0, "the screen does round"
 
