@@ -245,8 +245,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def shorten(indices: Iterable[int], most: int = 8) -> str:
-    """The first few indices, and how many there are, for a message."""
-    listed = list(indices)
+def shorten(several: Iterable[object], most: int = 8) -> str:
+    """The first few, and how many there are, for a message."""
+    listed = list(several)
     head = ", ".join(map(str, listed[:most]))
     return head if len(listed) <= most else f"{head}, … ({len(listed)} in all)"

@@ -6,7 +6,7 @@ is converted.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from analysis.validation.version_1 import of_version_1
 from circuits.errors import GraphError
 from circuits.plotting.display import html_of
 from circuits.storage.files import read_json, write_json
-from circuits.storage.records import RecordError, plain, record_of
+from circuits.storage.records import RecordError, record_of
 
 _SCHEMA, _VERSION = "bilinear-circuits/validation", 2
 
@@ -99,7 +99,7 @@ class Validation:
     def save(self, path: str | Path) -> Path:
         """Write everything as one JSON file."""
         content = {name: _columns(value) for name, value in vars(self).items()}
-        content["criteria"] = [plain(criterion) for criterion in self.criteria]
+        content["criteria"] = [asdict(criterion) for criterion in self.criteria]
         write_json(Path(path), {"schema": _SCHEMA, "version": _VERSION} | content)
         return Path(path)
 

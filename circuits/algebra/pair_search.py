@@ -111,7 +111,7 @@ class Search:
                 self._floor = max(self._floor, float(lower.topk(self.n).values[-1]))
             kept = upper >= self._floor
             ends = factors.order[first[kept]], factors.order[second[kept]]
-            self._keep(_scored(output, self.features, form, *ends))
+            self._keep(scored(output, self.features, form, *ends))
         return []
 
     def _keep(self, new: _Found) -> None:
@@ -189,7 +189,7 @@ class Factors:
         return tile, float(absolute) + self.arithmetic, torch.finfo(self.screen).eps
 
 
-def _scored(output: int, features: Tensor, form: Tensor, first: Tensor, second: Tensor) -> _Found:
+def scored(output: int, features: Tensor, form: Tensor, first: Tensor, second: Tensor) -> _Found:
     """The weights of some pairs in float64, each pair with its lower index first."""
     one, two = torch.minimum(first, second), torch.maximum(first, second)
     form = form.double()

@@ -163,7 +163,7 @@ class BuiltInCorpus(Corpus):
 
     def word_numbers(self, tokenizer: Tokenizer) -> Int64[np.ndarray, " word"] | None:
         """The token of each word of the stories, or None where words are not tokens one to one."""
-        words = list(self.generator.words)
+        words = list(self.generator.grammar.words)
         table = tokenizer.convert_tokens_to_ids(words)
         unknown = {None, tokenizer.unk_token_id}
         if len({*table} - unknown) < len(words):

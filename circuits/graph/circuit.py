@@ -36,7 +36,6 @@ from circuits.graph.records import (
 )
 from circuits.groups.clusters import Clusters
 from circuits.plotting.display import html_of
-from circuits.storage.records import plain
 
 
 @dataclass(frozen=True, repr=False)
@@ -220,7 +219,7 @@ class Circuit:
 
     def save(self, path: str | Path) -> Path:
         """Write the circuit as JSON."""
-        write_circuit(Path(path), self.name, plain(self))
+        write_circuit(Path(path), self.name, asdict(self))
         return Path(path)
 
     @classmethod

@@ -13,7 +13,7 @@ from typing import Any
 
 from circuits.errors import GraphError
 from circuits.graph.records import Choice
-from circuits.storage.files import written_whole
+from circuits.storage.files import read_json, written_whole
 from circuits.storage.records import RecordError, record_of
 
 _SCHEMA, _VERSION = "bilinear-circuits/circuit", 3
@@ -35,14 +35,8 @@ def write_circuit(path: Path, name: str, fields: Mapping[str, Any]) -> None:
 
 def read_circuit(path: Path, kind: type) -> Any:
     """The circuit of a file; refused if it is not whole, or newer than this version."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise GraphError(
-            f"{path} is not JSON ({error}). It was cut short or is another file: write it again "
-            f"with Circuit.save."
-        ) from error
-    if not isinstance(content, dict) or content.pop("schema", None) != _SCHEMA:
+    content = read_json(path, GraphError)
+    if content.pop("schema", None) != _SCHEMA:
         raise GraphError(
             f"{path} is not a circuit: its 'schema' is not '{_SCHEMA}'. Pass a file that "
             f"Circuit.save wrote."

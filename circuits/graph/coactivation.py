@@ -76,7 +76,8 @@ def count_coactivation(
             values = functional.pad(values, (0, 1), value=1.0)
         n_tokens += len(indices)
         active += torch.bincount(indices[values != 0], minlength=size)
-        for some, strengths in zip(*_pieces(indices, values), strict=True):
+        n = max(LOOKUPS // max(indices.shape[1] ** 2, 1), 1)
+        for some, strengths in zip(indices.split(n), values.split(n), strict=True):
             _count(some, strengths, size, keys, together, products)
     n = max(n_tokens, 1)
     counted = pd.DataFrame(
@@ -109,11 +110,6 @@ def _checked(indices: Tensor, values: Tensor, n_feature: int) -> Batch:
             f"dictionary of {n_feature}. Pass the n_feature of the dictionary that made them."
         )
     return indices.masked_fill(outside, 0), values
-
-
-def _pieces(indices: Tensor, values: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    n = max(LOOKUPS // max(indices.shape[1] ** 2, 1), 1)
-    return indices.split(n), values.split(n)
 
 
 def _count(

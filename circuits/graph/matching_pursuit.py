@@ -34,7 +34,7 @@ from torch import Tensor
 from circuits.algebra.interactions import Interactions
 from circuits.algebra.pair_search import Search
 from circuits.errors import GraphError, check_index, check_indices
-from circuits.graph.significance import RotationNull, accepted, q_values
+from circuits.graph.significance import RotationNull, q_values
 
 _ROUNDS = 60
 _MOST = 1024  # pairs fitted at once: an output of more is hard to read, and the fit is slow
@@ -58,7 +58,8 @@ def significant_pairs(
         )
     null = RotationNull.of(inter.inputs) if null is None else null
     form = inter.without_constant.form(output).double()
-    return _table(_prune(_pursue(_Fit.of(null, form, _no_pairs(form))), q))
+    nothing = torch.zeros(0, 2, dtype=torch.int64, device=form.device)
+    return _table(_prune(_pursue(_Fit.of(null, form, nothing)), q))
 
 
 def known_pairs(
@@ -104,10 +105,6 @@ def _table(fit: _Fit) -> pd.DataFrame:
     whole = float(form.norm()) ** 2
     table.attrs["explained"] = 1 - float(fit.left.norm()) ** 2 / whole if whole > 0 else 0.0
     return table
-
-
-def _no_pairs(like: Tensor) -> Int[Tensor, "pair two"]:
-    return torch.zeros(0, 2, dtype=torch.int64, device=like.device)
 
 
 class _Fit:
@@ -248,7 +245,7 @@ def _prune(fit: _Fit, q: float) -> _Fit:
     """Stage 4."""
     while len(fit.pairs):
         z = fit.z_values()
-        weak = ~accepted(z, fit.null.n_pairs, q)
+        weak = q_values(z, fit.null.n_pairs) > q
         if not weak.any():
             break
         fit = fit.keep(_without_worst(torch.tensor(np.abs(z)), torch.tensor(weak)))

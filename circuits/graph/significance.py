@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from scipy import special
 from torch import Tensor
 
@@ -181,11 +181,6 @@ def q_values(z: Float[np.ndarray, " pair"], n_pairs: int) -> Float[np.ndarray, "
     q = np.empty(len(z))
     q[order] = np.minimum(np.minimum.accumulate(ranked[::-1])[::-1], 1.0)
     return q
-
-
-def accepted(z: Float[np.ndarray, " pair"], n_pairs: int, q: float) -> Bool[np.ndarray, " pair"]:
-    """Which pairs are discoveries at this false-discovery rate."""
-    return q_values(z, n_pairs) <= q
 
 
 def scored_strongest(

@@ -126,9 +126,6 @@ class ModelTraining(TrainingRun):
         drawn = torch.randn(x.shape, generator=self._noise, device=x.device, dtype=x.dtype)
         return (x + self.plan.noise * drawn,)
 
-    def begin(self) -> None:
-        """Nothing to do: a new network stands at its start."""
-
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Weights, moments and noise; the position in the text."""
         weights = dict(self.network.named_parameters())

@@ -96,9 +96,8 @@ class TrainingRun(ABC):
         self.step = self.n_tokens = 0
         self.seconds = 0.0  # of training, over all of its parts
 
-    @abstractmethod
-    def begin(self) -> None:
-        """The state before the first step; bad data is refused here, before any file is made."""
+    def begin(self) -> None:  # noqa: B027 - optional
+        """Make the state before the first step; refuse bad data, before any file is made."""
 
     @abstractmethod
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -41,14 +41,7 @@ class Truth:
     polarity: Int8[np.ndarray, " token"]  # +1, -1: of the latest adjective; 0: none, or neutral
     negated: Bool[np.ndarray, " token"]  # a negator is in force
     sentiment: Int8[np.ndarray, " token"]  # effective: polarity, reversed by the negator
-    reaction: Int8[
-        np.ndarray, " token"
-    ]  # +1, -1: this word is the reaction, with the word's own sign
-
-    @property
-    def columns(self) -> tuple[np.ndarray, ...]:
-        """The four arrays, in order."""
-        return self.polarity, self.negated, self.sentiment, self.reaction
+    reaction: Int8[np.ndarray, " token"]  # +1, -1: of the word, where it is the reaction
 
     @property
     def reading(self) -> Int64[np.ndarray, " reaction"]:
@@ -113,11 +106,6 @@ class StoryGenerator:
         if self.seed < 0:
             raise CorpusError(f"seed {self.seed}: a seed must not be negative.")
 
-    @property
-    def words(self) -> tuple[str, ...]:
-        """Every word that can occur; its position is its number in `Stories.tokens`."""
-        return self.grammar.words
-
     def generate(self, start: int, stop: int, *, truth: bool = False) -> Stories:
         """Documents ``start`` to ``stop``, with the meaning of each token if ``truth``."""
         if not 0 <= start <= stop:
@@ -144,7 +132,7 @@ class StoryGenerator:
         lengths = np.add.reduceat(present.sum(axis=1), firsts)
         nats = self._tables.nats[form] + drawn.noise_nats
         return Stories(
-            self.words,
+            self.grammar.words,
             tokens[present],
             np.concatenate([[0], np.cumsum(lengths)]),
             np.add.reduceat(nats, firsts) + self.grammar.frame_nats,
@@ -261,14 +249,16 @@ def _pick(uniform: Float[np.ndarray, " n"], n: int) -> Int64[np.ndarray, " n"]:
 
 def _slice(stories: Stories, start: int, stop: int) -> Stories:
     first, last = stories.offsets[start], stories.offsets[stop]
-    truth = stories.truth and Truth(*(column[first:last] for column in stories.truth.columns))
+    truth = stories.truth and Truth(
+        *(column[first:last] for column in vars(stories.truth).values())
+    )
     offsets = stories.offsets[start : stop + 1] - first
     surprisal = stories.surprisal[start:stop]
     return Stories(stories.words, stories.tokens[first:last], offsets, surprisal, truth)
 
 
 def _joined(parts: Sequence[Stories]) -> Stories:
-    truths = [part.truth.columns for part in parts if part.truth is not None]
+    truths = [vars(part.truth).values() for part in parts if part.truth is not None]
     lengths = np.concatenate([np.diff(part.offsets) for part in parts])
     return Stories(
         parts[0].words,
