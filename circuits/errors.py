@@ -1,7 +1,5 @@
-"""The mistakes a caller can make, one class each, and checks that report all of them at once.
-
-A message says three things: what came, what it breaks, what to do.
-"""
+"""The mistakes a caller can make, a class for each kind, and checks that report all of them at
+once. A message says what came, what it breaks, and what to do."""
 
 from __future__ import annotations
 
@@ -75,10 +73,8 @@ class DirectionWarning(UserWarning):
 
 
 def check_tensors(owner: str, tensors: Mapping[str, Tensor], axes: Mapping[str, str]) -> None:
-    """Refuse tensors of the wrong type, device, shape or content, naming every fault.
-
-    ``axes`` spells each tensor's axes ("hidden model"); an axis name must have one size
-    everywhere, and no axis may be empty.
+    """Refuse tensors of the wrong type, device, shape or content, naming every fault. ``axes``
+    spells each one's axes ("hidden model"): a name has one size everywhere, and none may be empty.
     """
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):

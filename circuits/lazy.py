@@ -11,10 +11,8 @@ from typing import Any
 
 
 def lazy(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """A package's ``__getattr__`` and ``__dir__``, for what it imports ``if TYPE_CHECKING``.
-
-    So a name's module is written down once, where type checkers and editors read it too.
-    """
+    """A package's ``__getattr__`` and ``__dir__``, for what it imports ``if TYPE_CHECKING``: so a
+    name's module is written down once, where type checkers and editors read it too."""
     source = Path(str(sys.modules[package].__file__)).read_text(encoding="utf-8")
     blocks = [node.body for node in ast.parse(source).body if isinstance(node, ast.If)]
     imports = [node for body in blocks for node in body if isinstance(node, ast.ImportFrom)]

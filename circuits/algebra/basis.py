@@ -98,10 +98,8 @@ class Basis:
     def from_decoder(
         cls, decoder: _Rows, offset: _Point = None, *, least_squares: bool = False
     ) -> Basis:
-        """The decoder's rows, read by its pseudoinverse, which is computed at first use.
-
-        Reading raises an error where the decoder does not span the activation, unless
-        ``least_squares`` accepts the nearest reader.
+        """The decoder's rows, read by its pseudoinverse; without ``least_squares``, which accepts
+        the nearest reader, reading raises an error where the decoder does not span the activation.
         """
         basis = cls._of({"write": decoder, "offset": offset}, "pinv", least_squares)
         warn_of_directions(basis.write)
@@ -211,10 +209,8 @@ class Basis:
         return self._of(self._parts | {"offset": None}, self.reader, self._least_squares)
 
     def subset(self, features: Sequence[int] | Tensor) -> Basis:
-        """Some of the features, each read as it was read in the whole dictionary.
-
-        Where the whole has no exact reader, reading the subset raises an error too.
-        """
+        """Some of the features, each read as in the whole dictionary (an error where that has no
+        reader)."""
         listed = features.tolist() if isinstance(features, Tensor) else list(features)
         if listed and all(isinstance(feature, bool) for feature in listed):
             raise BasisError(
@@ -231,11 +227,8 @@ class Basis:
         return part
 
     def control(self, seed: int = 0) -> Basis:
-        """Random directions in place of the features: the same shape, norms, offset and reader.
-
-        A result that also appears with this control says little about the features. A reader other
-        than the pseudoinverse becomes the writer, scaled to the reader's norms.
-        """
+        """Random directions in place of the features: the same shape, norms, offset and reader. (A
+        reader that is not the pseudoinverse becomes the writer, scaled to the reader's norms.)"""
         if self._whole is not None:
             return self._whole.control(seed).subset(self._kept)
         generator = torch.Generator().manual_seed(seed)
@@ -261,12 +254,9 @@ class Basis:
         return self._of(parts, self.reader, self._least_squares)
 
     def report(self, seed: int = 0) -> pd.DataFrame:
-        """One row of properties of this basis; ``coherence`` costs features² · model.
-
-        ``identity_error`` is the Frobenius norm of ``writeᵀ read − 1``: zero for an exact reader.
-        ``coherence`` is the largest |cosine| of two features; its control that of random
-        directions.
-        """
+        """One row of properties: ``identity_error`` is the Frobenius norm of ``writeᵀ read − 1``,
+        zero for an exact reader; ``coherence``, the largest |cosine| of two features, costs
+        features² · model."""
         sizes = self.span.sizes
         read = self._nearest()
         identity = torch.eye(self.d_model, dtype=self.dtype, device=self.device)
@@ -295,11 +285,8 @@ class Basis:
 
 
 def rotated(basis: Basis, seed: int = 0) -> Basis:
-    """A control: all features turned by one random rotation, read by their pseudoinverse.
-
-    Norms and angles between features stay, so what is found with it does not depend on how they
-    lie to the layer.
-    """
+    """A control: all features turned by one random rotation, so that norms and angles between them
+    stay, and read by their pseudoinverse."""
     generator = torch.Generator().manual_seed(seed)
     turn = random_orthonormal(basis.d_model, basis.d_model, generator)
     write = (basis.write.double().cpu() @ turn).to(basis.write)
@@ -307,10 +294,8 @@ def rotated(basis: Basis, seed: int = 0) -> Basis:
 
 
 def shuffled(basis: Basis, seed: int = 0) -> Basis:
-    """A control: each feature's coordinates in a random order of its own, so that no angle stays.
-
-    Read by their pseudoinverse.
-    """
+    """A control: each feature's coordinates in a random order of its own, read by their
+    pseudoinverse."""
     generator = torch.Generator().manual_seed(seed)
     order = torch.rand(basis.write.shape, generator=generator).argsort(dim=1)
     write = basis.write.gather(1, order.to(basis.device))

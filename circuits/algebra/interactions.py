@@ -157,10 +157,7 @@ class Interactions:
 
     def matrix(self, output: int) -> Float[Tensor, "in in"]:
         """Every pair of input features for one output feature: symmetric to the bit, the constant
-        last.
-
-        Costs ``features² · model`` operations and features² numbers.
-        """
+        last."""
         form, write, size = self.form(output), self.write, self.n_input
         matrix = write.new_empty(size, size)
         for start in range(0, size, ROWS):
@@ -189,11 +186,9 @@ class Interactions:
 
     @cached_property
     def whitened(self) -> BilinearLayer:
-        """The layer in the coordinates of an orthonormal basis of feature space.
-
-        With ``write = U S V``, ``matrix(o) = U (S V Q Vᵀ S) Uᵀ``, and the bracket is this layer's
-        own interaction matrix: the eigenvalues and norm of ``matrix(o)`` at size ``model``.
-        """
+        """The layer in the coordinates of an orthonormal basis of feature space: with ``write = U S
+        V``, ``matrix(o) = U (S V Q Vᵀ S) Uᵀ``, and the bracket is this layer's own interaction
+        matrix."""
         onto = (self.span.sizes[:, None] * self.span.directions).mT
         if not len(self.span.sizes):  # features that write nothing have only the coordinate zero
             onto = onto.new_zeros(len(onto), 1)
@@ -211,11 +206,9 @@ class Interactions:
         rank: int | None = None,
         space: Literal["feature", "model"] = "feature",
     ) -> Spectrum:
-        """The eigenpairs of one output feature's form, or the first ``rank`` of them.
-
-        In "feature" space they are those of ``matrix(o)``, which is not built; in "model" space
-        those of the form on activations. The two differ wherever features are not orthonormal.
-        """
+        """The eigenpairs of one output feature's form, or the first ``rank``: in "feature" space
+        those of ``matrix(o)``, which is not built; in "model" space those of the form on
+        activations."""
         if space == "model":
             return Spectrum(*eigenpairs(self.form(output), rank), self.layer.has_constant)
         if space != "feature":
@@ -307,10 +300,8 @@ class Interactions:
     def plot(
         self, output: int, n: int = 20, labels: Mapping[int, str] | Sequence[str] | None = None
     ) -> Any:
-        """The matrix among the features of the ``n`` strongest pairs (or all), ordered by group.
-
-        A plotly figure; ``labels`` name features, by number or in their order.
-        """
+        """A plotly figure of the matrix among the features of the ``n`` strongest pairs (or all),
+        ordered by group; ``labels`` name features, by number or in their order."""
         check_index("Interactions", output, self.n_output, "output")
         n_pairs = self.n_input * (self.n_input + 1) // 2
         n = min(check_count("Interactions.plot", n, None, "n"), n_pairs)

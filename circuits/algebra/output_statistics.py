@@ -30,11 +30,9 @@ BINS = 66  # in each, the two outermost for values beyond the edges
 def output_statistics(
     inter: Interactions, outputs: range | None = None, folder: str | Path | None = None
 ) -> pd.DataFrame:
-    """One row for each output; kept in ``folder`` as shards, so that it can stop and resume.
-
-    Several processes may fill one folder with different ranges; ``merge_shards`` then makes one
-    table of them. Costs ``features² · model`` operations for each output, and a tile of memory.
-    """
+    """One row for each output; kept in ``folder`` as shards, so that it can stop and resume, and
+    several processes may fill it with different ranges. Costs ``features² · model`` for each
+    output."""
     outputs = range(inter.n_output) if outputs is None else outputs
     if not isinstance(outputs, range) or not outputs or outputs.step != 1:
         raise FeatureRangeError(f"output_statistics: {outputs} is not a range(a, b) of outputs.")

@@ -215,11 +215,8 @@ def _constant_pairs(output: int, features: Tensor, constant: Tensor, form: Tenso
 
 
 def _decays(form: Tensor) -> bool:
-    """Whether a few eigenvalues dominate, so that the decomposition is worth its cost.
-
-    ``(Σλ²)² / Σλ⁴`` is near d/2 for a random form and a few for one that decays; estimated from
-    the form's images of a few random vectors. It affects the speed, not the result.
-    """
+    """Whether a few eigenvalues dominate, so that the decomposition is worth its cost: ``(Σλ²)² /
+    Σλ⁴``, which is near d/2 for a random form, estimated from images of a few random vectors."""
     generator = torch.Generator().manual_seed(0)
     random = torch.randn(len(form), 16, dtype=torch.float64, generator=generator).to(form)
     once = form @ random

@@ -47,10 +47,8 @@ def form_cosines(
 def nearest_outputs(
     inter: Interactions, n: int = 5, outputs: Iterable[int] | None = None
 ) -> pd.DataFrame:
-    """The ``n`` outputs most similar to each, by |cosine|: output, other, cosine.
-
-    Among all outputs, or among those named. A cosine near −1 is an opposite end.
-    """
+    """The ``n`` outputs most similar to each, by |cosine|, among all or those named: output, other,
+    cosine."""
     n = check_count("nearest_outputs", n, None, "n")
     named = range(inter.n_output) if outputs is None else outputs
     listed = list(dict.fromkeys(check_indices("nearest_outputs", named, inter.n_output, "output")))

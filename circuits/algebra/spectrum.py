@@ -99,10 +99,7 @@ class Spectrum:
         return float(torch.special.entr(shares).sum().exp()) if energy > 0 else 0.0
 
     def activation(self, x: Float[Tensor, "*batch axis"]) -> Float[Tensor, "*batch rank"]:
-        """What each eigenpair adds, ``λ (v · x)²``; their sum approximates the form.
-
-        ``x`` may come with or without the constant 1 where there is one.
-        """
+        """What each eigenpair adds, ``λ (v · x)²``, for ``x`` with or without the constant 1."""
         width = self.vectors.shape[1]
         x = x.to(self.vectors.dtype)
         if self.has_constant and x.shape[-1] == width - 1:
@@ -207,11 +204,8 @@ def lanczos(form: Tensor, rank: int) -> tuple[Tensor, Tensor] | None:
 
 
 def _arpack(form: Tensor, rank: int, seed: int, tol: float) -> tuple[Tensor, Tensor]:
-    """ARPACK's eigenpairs of largest |value|, as columns.
-
-    On one thread: numpy's threads would wait for cores that torch's idle threads hold, which
-    costs several times the decomposition.
-    """
+    """ARPACK's eigenpairs of largest |value|, as columns. On one thread: numpy's threads would wait
+    for cores that torch's idle threads hold."""
     matrix = form.numpy()
     start = np.random.default_rng(seed).standard_normal(len(form)).astype(matrix.dtype)
     with _numpy_threads().limit(limits=1):

@@ -205,10 +205,8 @@ class _Rows:
 def _shuffled(
     length: Int64[np.ndarray, " row"], plan: BatchPlan, where: tuple[int, int]
 ) -> Int64[np.ndarray, "batches batch"]:
-    """Rows of each batch of a chunk: shuffled, then sorted by length within a few batches.
-
-    Sorting only within a few keeps batches of one length rare enough not to bias single steps.
-    """
+    """Rows of each batch of a chunk: shuffled, then sorted by length within a few batches (only a
+    few, so that batches of one length do not bias single steps)."""
     rng = np.random.default_rng([plan.seed, *where])
     n_batches = len(length) // plan.n_rows
     order = np.argsort(rng.random(len(length)), kind="stable")[: n_batches * plan.n_rows]

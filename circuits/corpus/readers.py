@@ -47,10 +47,8 @@ def data_files(path: Path) -> tuple[Path, ...]:
 def read_texts(
     files: Sequence[Path], column: str | None, *, alone: bool
 ) -> tuple[pa.ChunkedArray, tuple[str | None, ...]]:
-    """The documents of the files, one after the other, and the column that holds them in each.
-
-    ``alone`` says that a single file was named.
-    """
+    """The documents of the files, one after the other, and the column that holds them in each;
+    ``alone`` says that a single file was named."""
     chunks, columns = [], []
     for path in files:
         if path.suffix.lower() == ".txt":

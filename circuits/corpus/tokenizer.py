@@ -20,11 +20,8 @@ def train_tokenizer(
     n_words: int = 4096,
     n_documents: int = 20_000,
 ) -> Tokenizer:
-    """A tokenizer of at most ``n_words`` words, from the first documents of a corpus.
-
-    ``word``: words and punctuation are tokens, rare ones become ``<unk>``. ``bpe``: pieces of
-    words, down to bytes, so nothing is unknown. Called on a text, it prepends ``<bos>``.
-    """
+    """A tokenizer of at most ``n_words`` words, from the first documents of a corpus: ``word``
+    makes words and punctuation tokens and rare ones ``<unk>``, ``bpe`` goes down to bytes."""
     from tokenizers import Tokenizer as Raw
     from tokenizers.processors import TemplateProcessing
     from transformers import PreTrainedTokenizerFast

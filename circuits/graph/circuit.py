@@ -40,10 +40,8 @@ from circuits.plotting.display import html_of
 
 @dataclass(frozen=True, repr=False)
 class Circuit:
-    """An immutable subgraph of an output's interactions, and what is known of it.
-
-    ``evidence`` is of a behaviour, ``proposal`` of a circuit found without one.
-    """
+    """An immutable subgraph of an output's interactions, and what is known of it: ``evidence`` of a
+    behaviour, or a ``proposal`` where it was found without one."""
 
     name: str
     outputs: tuple[Output, ...]
@@ -95,12 +93,9 @@ class Circuit:
         groups: Sequence[Group] = (),
         evidence: BehaviourEvidence | None = None,
     ) -> Circuit:
-        """The circuit of an ``interaction_graph``, with the groups that ``clusters`` found in it.
-
-        Pass a part of the graph, ``graph.subgraph(nodes)``, for a part of the circuit: what its
-        pairs explain together is then not known. A graph of several outputs does not name one:
-        pass ``outputs``. ``groups`` name those of ``found``.
-        """
+        """The circuit of an ``interaction_graph``, or a ``subgraph`` of one, with the groups that
+        ``clusters`` found in it. A graph of several outputs does not name one: pass ``outputs``.
+        ``groups`` name those of ``found``."""
         about = graph.graph
         if not outputs:
             if "output" not in about:

@@ -1,8 +1,5 @@
-"""A circuit's JSON file: the fields of ``Circuit``, of schema version 3; version 2 is converted.
-
-Version 2 (toolkit 0.1) held what is known of a behaviour in three dictionaries of texts and
-numbers: ``thresholds``, ``source`` and ``shares``, with lists joined by ", ".
-"""
+"""A circuit's JSON file: the fields of ``Circuit``, of schema version 3. Version 2 (toolkit 0.1)
+held ``thresholds``, ``source`` and ``shares`` as dictionaries of texts, lists joined by ", "."""
 
 from __future__ import annotations
 

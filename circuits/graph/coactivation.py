@@ -52,8 +52,8 @@ def count_coactivation(
     """Count ``pairs`` (columns first, second) over all batches.
 
     With ``constant``, feature ``n_feature`` is the constant, which is 1 on every token.
-    ``together`` is the share of tokens that both are active on; compare it with the product of
-    their frequencies.
+    ``together`` is the share of tokens that both are active on: compare the product of their
+    frequencies.
     """
     n_feature = check_count("count_coactivation", n_feature, None, "n_feature")
     size = n_feature + constant

@@ -110,11 +110,9 @@ def _translated(graph: nx.Graph, translate: Any) -> nx.Graph:
 def attribution(
     circuit: Circuit, layer: int | None = None, scan: str = "bilinear"
 ) -> dict[str, Any]:
-    """The circuit as an attribution graph: a dictionary of metadata, qParams, nodes and links.
-
-    Link weights are the pairs' weights, or what they add on data where that is known: half of each
-    from either cause. The layer is the circuit's own, or 0 where that is not known.
-    """
+    """The circuit as an attribution graph: metadata, qParams, nodes and links. A link has the
+    pair's weight, or what it adds on data where that is known, half from either cause. The layer is
+    the circuit's own, or 0."""
     if layer is None:
         layer = circuit.source.layer or 0
     if layer < 0:

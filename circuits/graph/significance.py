@@ -66,12 +66,9 @@ class RotationNull:
         weight: Float[Tensor, " pair"] | None = None,
         partners: Int[Tensor, " feature"] | None = None,
     ) -> Float[np.ndarray, " pair"]:
-        """How unlikely each pair's weight is, as the standard normal value that is as unlikely.
-
-        Where the form is what a fit of pairs leaves, ``weight`` is each tested pair's own share,
-        which is put back, and ``partners`` counts the fitted pairs of each feature, a degree of
-        freedom each.
-        """
+        """How unlikely each pair's weight is, as a standard normal value. Where the form is what a
+        fit of pairs leaves, ``weight`` is each tested pair's own share, which is put back, and
+        ``partners`` counts the fitted pairs of each feature, a degree of freedom each."""
         form = self.onto @ form.double() @ self.onto.mT
         weight = form.new_zeros(len(first)) if weight is None else weight
         partners = first.new_zeros(len(self.write)) if partners is None else partners
@@ -171,11 +168,8 @@ def p_values(z: Float[np.ndarray, " pair"]) -> Float[np.ndarray, " pair"]:
 
 
 def q_values(z: Float[np.ndarray, " pair"], n_pairs: int) -> Float[np.ndarray, " pair"]:
-    """Benjamini and Hochberg's false-discovery rate at which each pair would be accepted.
-
-    ``n_pairs`` were tested in all; those not listed are assumed weaker, so a q-value is never too
-    small.
-    """
+    """Benjamini and Hochberg's false-discovery rate at which each pair would be accepted, of
+    ``n_pairs`` tested in all: those not listed are assumed weaker, so it is never too small."""
     order = np.argsort(-np.abs(z), kind="stable")
     ranked = p_values(z)[order] * n_pairs / np.arange(1, len(z) + 1)
     q = np.empty(len(z))
@@ -189,12 +183,8 @@ def scored_strongest(
     outputs: Iterable[int] | None = None,
     folder: str | Path | None = None,
 ) -> pd.DataFrame:
-    """``strongest_of_each`` of the features without the constant: output, first, second, weight, z,
-    q.
-
-    Each pair is tested against the whole form, so a shadow of a strong pair may pass here;
-    ``significant_pairs`` separates the two.
-    """
+    """``strongest_of_each`` of the features without the constant, with z and q of each pair against
+    the whole form: a shadow of a strong pair may pass here, but not in ``significant_pairs``."""
     alone = inter.without_constant
     null = RotationNull.of(alone.inputs)
     return alone.strongest_of_each(n, outputs, folder=folder, score=partial(scored, alone, null))

@@ -89,10 +89,8 @@ def clusters(
     graph: nx.Graph | Tensor | np.ndarray, seed: int = 0, n_resample: int = 10
 ) -> Clusters:
     """The groups of a signed graph (edge attribute ``weight``, or ``own`` where all edges have it;
-    a pair's weight is twice its entry of the matrix) or of a symmetric matrix.
-
-    Deterministic for a seed, and independent of the order of the nodes.
-    """
+    a pair's weight is twice its entry of the matrix) or of a symmetric matrix; they depend on the
+    seed, not on the order of the nodes."""
     check_count("clusters", n_resample, None, "n_resample")
     check_index("clusters", seed, 2**32, "seed")
     names, given = _matrix_of(graph)

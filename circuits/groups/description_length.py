@@ -19,11 +19,8 @@ _NOISE = 0.2  # of the median weight: what groups need not explain
 def block(
     matrix: Float[np.ndarray, "a b"], steps: int = 8
 ) -> tuple[float, Float[np.ndarray, " a"], Float[np.ndarray, " b"]]:
-    """The block's best product of non-negative loadings, with the sign that explains more.
-
-    Returns ``(strength, one, two)``: ``strength · one twoᵀ``, loadings of length 1, found by
-    alternating projections (the nearest local optimum from the row sums).
-    """
+    """The block's best product ``strength · one twoᵀ`` of non-negative loadings of length 1, with
+    the sign that explains more, by alternating projections from the row sums."""
     best = (0.0, np.zeros(matrix.shape[0]), np.zeros(matrix.shape[1]))
     for sign in (1.0, -1.0):
         signed = sign * matrix

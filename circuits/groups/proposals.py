@@ -1,7 +1,5 @@
-"""Ways to propose groups of a matrix's rows, each a label for every node.
-
-Communities are dense inside, so each is also split by the signs and loadings of its own eigenpairs.
-"""
+"""Ways to propose groups of a matrix's rows. Communities are dense inside, so each is also split by
+the signs and loadings of its own eigenpairs."""
 
 from __future__ import annotations
 

@@ -1,8 +1,5 @@
-"""Bilinear transformers: trained, loaded, read and edited by name.
-
-The only room that knows transformers and TransformerLens; neither is imported before a model is
-trained or loaded.
-"""
+"""Bilinear transformers: trained, loaded, read and edited by name. Only this room knows
+transformers and TransformerLens, and imports them when a model is trained or loaded."""
 
 from typing import TYPE_CHECKING
 

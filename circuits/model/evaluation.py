@@ -1,8 +1,5 @@
-"""How well a language model predicts text that it was not trained on.
-
-For the built-in stories the loss has an exact floor, the stories' own surprisal, and reactions can
-be scored: does the word fit the *effective* sentiment?
-"""
+"""How well a language model predicts held-out text; of the built-in stories, beside the exact floor
+of their own surprisal, and with the reactions that fit the *effective* sentiment."""
 
 from __future__ import annotations
 

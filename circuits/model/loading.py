@@ -21,11 +21,11 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
 ) -> Model:
-    """The model in a folder or of a hub name; refused if it is not bilinear.
+    """The model in a folder or of a hub name, in the Hugging Face Llama format or the layout of the
+    paper's checkpoints; refused if it is not bilinear.
 
-    The folder has the Hugging Face Llama format with a linear activation, or the layout of the
-    paper's checkpoints. ``tokenizer`` is a folder or hub name to use instead of the model's own.
-    Without ``device`` the model goes to the GPU where there is one.
+    ``tokenizer`` is a folder or hub name to use instead of the model's own. Without ``device`` the
+    model goes to the GPU where there is one.
     """
     folder = _local(path)
     config = read_config(folder)
@@ -48,11 +48,8 @@ def load_model(
 
 
 def untrained(model: Model, seed: int = 0) -> Model:
-    """A freshly initialised model of the same shape, tokenizer, dtype and device.
-
-    The control for claims about weights. Its norms and biases are initial values too: it is not
-    the trained weights in another order. The global generator is left as it was.
-    """
+    """A freshly initialised model of the same shape, tokenizer, dtype and device: the control for
+    claims about weights. Norms and biases are initial values too."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = type(model.network)(model.network.config)

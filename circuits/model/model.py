@@ -169,10 +169,8 @@ class Model:
     def loss(
         self, tokens: Int64[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None = None
     ) -> Float[Tensor, ""]:
-        """Mean nats per token, over all tokens but the first of each row and padding.
-
-        Pass the batch's own ``mask`` where padding and the end of a text are the same token.
-        """
+        """Mean nats per token, but for the first of each row and padding. Pass the batch's own
+        ``mask`` where padding and the end of a text are the same token."""
         tokens = self._checked(tokens)
         present = (self.mask(tokens) if mask is None else mask.to(self.device))[:, 1:]
         if not bool(present.any()):
@@ -191,11 +189,8 @@ class Model:
     def generate(
         self, prompt: str, n_token: int = 50, *, temperature: float = 0.0, seed: int = 0
     ) -> str:
-        """The prompt and its continuation; at temperature 0 the likeliest tokens.
-
-        Written by hand, because transformers' own uses the global generator, and because with its
-        cache a replaced activation would only see the newest position.
-        """
+        """The prompt and its continuation; at temperature 0 the likeliest tokens. (transformers'
+        own uses the global generator, and shows a replaced activation only the newest position.)"""
         tokenizer = self.words("Model.generate")
         if not 0 <= temperature < float("inf"):
             raise ModelError(f"Model.generate: temperature {temperature}. Pass 0 or more.")
@@ -265,11 +260,9 @@ class Model:
 
     @cached_property
     def hooked(self) -> Any:
-        """TransformerLens' bridge over a copy of this model, made on first use.
-
-        A copy, because the bridge rebuilds its model: nothing that is `replaced` here is replaced
-        there. Its weight processing is refused: it would put a SiLU into the MLP.
-        """
+        """TransformerLens' bridge over a copy of this model, made on first use: the bridge rebuilds
+        its model, so nothing that is `replaced` here is replaced there. Its weight processing is
+        refused."""
         if self._replacing:  # the copy would keep what is replaced now for ever
             raise ModelError(
                 f"Model.hooked: {', '.join(map(str, self._replacing))} is replaced at the moment, "

@@ -1,8 +1,5 @@
-"""A place in a transformer where an activation can be read or replaced.
-
-Written ``point@layer``. Two are easily mixed up: ``resid_mid`` is the stream before the MLP's norm,
-``mlp_in`` is the MLP's input *after* the norm and its weight.
-"""
+"""A place in a transformer where an activation can be read or replaced: ``resid_mid`` is the stream
+before the MLP's norm, ``mlp_in`` the MLP's input *after* the norm and its weight."""
 
 from __future__ import annotations
 

@@ -195,12 +195,9 @@ def spectrum_figure(
     energy_kept: float | None,
     effective_rank: float | None,
 ) -> Figure:
-    """Eigenvalues from the largest to the smallest, beside controls.
-
-    ``energy_kept`` is their share of the energy where they are only the first few. Where they are
-    all (``None``), the figure adds Wigner's semicircle: the eigenvalues of a symmetric matrix of
-    independent entries with the same energy.
-    """
+    """Eigenvalues from the largest to the smallest, beside controls. Where they are all
+    (``energy_kept`` is None), it adds Wigner's semicircle: the eigenvalues of a symmetric matrix of
+    independent entries with the same energy."""
     n = len(values)
     columns: dict[str, Any] = {"place": np.arange(1, n + 1), "eigenvalue": values}
     note = f"{n} eigenvalues"

@@ -1,8 +1,5 @@
-"""The provenance of a run folder: ``manifest.json``, one entry per step, in order.
-
-An entry holds the step's configuration and seed, versions, and a hash of every file that it made,
-but no times and no absolute paths: the same run has the same manifest.
-"""
+"""The provenance of a run folder, ``manifest.json``: for each step in order its configuration and
+seed, versions, and a hash of every file that it made, but no times and no absolute paths."""
 
 from __future__ import annotations
 

@@ -1,8 +1,5 @@
-"""Frozen dataclasses read back from JSON, with every field checked.
-
-A field may be a number, text, null, an enumeration, a tuple or another dataclass. Unknown or
-missing keys, wrong types and numbers that are not finite are refused.
-"""
+"""Frozen dataclasses read back from JSON: a field is a number, text, null, an enumeration, a tuple
+or another dataclass; unknown or missing keys and numbers that are not finite are refused."""
 
 from __future__ import annotations
 

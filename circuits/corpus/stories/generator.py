@@ -32,11 +32,8 @@ _PAD = -1
 
 @dataclass(frozen=True)
 class Truth:
-    """What each token of some stories means, given the text before it.
-
-    A clause's state holds from the word that sets it to the token before the reaction (or, where
-    nobody reacts, to the end of the sentence); outside it everything is zero.
-    """
+    """What each token of some stories means, given the text before it: a clause's state holds from
+    the word that sets it to the token before the reaction or the end of the sentence."""
 
     polarity: Int8[np.ndarray, " token"]  # +1, -1: of the latest adjective; 0: none, or neutral
     negated: Bool[np.ndarray, " token"]  # a negator is in force
@@ -92,7 +89,7 @@ class Stories:
 
 @dataclass(frozen=True)
 class StoryGenerator:
-    """The stories of a seed: document ``i`` is always the same, whatever range is asked for.
+    """The stories of a seed.
 
     >>> stories = StoryGenerator(seed=0)
     >>> stories.generate(7, 8).texts == stories.generate(0, 9).texts[7:8]

@@ -132,10 +132,8 @@ class _Form:
         return next((i for i, word in enumerate(self.words) if word in words), len(self.words))
 
     def states(self) -> tuple[list[int], list[bool], list[bool]]:
-        """For each position: sign relative to the first adjective, negated, is the reaction.
-
-        A clause's state holds until the reaction or, where nobody reacts, the full stop.
-        """
+        """For each position: sign relative to the first adjective, negated, is the reaction. A
+        clause's state holds until the reaction or, where nobody reacts, the full stop."""
         end = self.place("{emotion}", "{deed}", ".")
         adjective, second = self.place("{adjective}"), self.place("{second}")
         negator = self.place("{negator}")
