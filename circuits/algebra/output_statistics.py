@@ -34,12 +34,11 @@ def output_statistics(
     several processes may fill it with different ranges. Costs ``features² · model`` for each
     output."""
     outputs = range(inter.n_output) if outputs is None else outputs
-    if not isinstance(outputs, range) or not outputs or outputs.step != 1:
-        raise FeatureRangeError(f"output_statistics: {outputs} is not a range(a, b) of outputs.")
-    if not 0 <= outputs[0] <= outputs[-1] < inter.n_output:
+    unbroken = isinstance(outputs, range) and outputs and outputs.step == 1
+    if not unbroken or not 0 <= outputs[0] <= outputs[-1] < inter.n_output:
         raise FeatureRangeError(
-            f"output_statistics: {outputs} is not among outputs 0 to {inter.n_output - 1}. "
-            f"Name a range of at least one of them."
+            f"output_statistics: {outputs} is not a range(a, b) of outputs 0 to "
+            f"{inter.n_output - 1}. Name at least one of them."
         )
     features = inter.inputs.write.double()
     alone = inter.without_constant

@@ -31,14 +31,9 @@ _ROUND = 8  # batches whose rows are sorted by length together
 class BatchPlan:
     """How documents become batches."""
 
-    n_rows: int = 64
-    """Rows in a batch."""
-
-    window: int = 128
-    """Longest row in tokens, with ``<bos>`` and ``<eos>``. Longer documents become several rows."""
-
-    seed: int = 0
-    """Decides the order."""
+    n_rows: int = 64  # rows in a batch
+    window: int = 128  # longest row, with ``<bos>`` and ``<eos>``; longer documents become several
+    seed: int = 0  # decides the order
 
     def __post_init__(self) -> None:
         if self.n_rows < 1 or self.window < 3 or self.seed < 0:

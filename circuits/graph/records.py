@@ -26,8 +26,20 @@ class Feature:
     joint_effect: float | None = None
 
 
+class _Weighed:
+    """Something with a weight, and a contrast where there is a behaviour."""
+
+    weight: float
+    contrast: float | None
+
+    @property
+    def strength(self) -> float:
+        """Its contrast where there is a behaviour, else its weight."""
+        return self.weight if self.contrast is None else self.contrast
+
+
 @dataclass(frozen=True)
-class Interaction:
+class Interaction(_Weighed):
     """A pair of input features."""
 
     first: int
@@ -44,14 +56,9 @@ class Interaction:
     computed: float | None = None  # of its part in the whole behaviour: made of the two factors
     inherited: float | None = None  # made of the mean and a contrast that was there before
 
-    @property
-    def strength(self) -> float:
-        """Its contrast where there is a behaviour, else its weight."""
-        return self.weight if self.contrast is None else self.contrast
-
 
 @dataclass(frozen=True)
-class Gate:
+class Gate(_Weighed):
     """What two groups compute together."""
 
     first: int
@@ -61,11 +68,6 @@ class Gate:
     share: float
     coherence: float
     contrast: float | None = None
-
-    @property
-    def strength(self) -> float:
-        """Its contrast where there is a behaviour, else its weight."""
-        return self.weight if self.contrast is None else self.contrast
 
 
 @dataclass(frozen=True)

@@ -22,29 +22,14 @@ ACTIVATIONS = ("linear", "silu", "gelu", "relu")
 class ModelShape:
     """The sizes of a transformer."""
 
-    n_layer: int = 1
-    """Number of layers."""
-
-    d_model: int = 128
-    """Width of the residual stream."""
-
-    d_hidden: int = 256
-    """Products in each MLP, before the width of an ungated one is adjusted."""
-
-    n_head: int = 1
-    """Attention heads. One head can weigh a word but not flip its sign: that is left to the MLP."""
-
-    activation: str = "linear"
-    """On the left factor of the MLP: one of ``ACTIVATIONS``."""
-
-    gated: bool = True
-    """Whether the MLP multiplies two factors; if not, it is a plain MLP of equal size."""
-
-    biases: bool = False
-    """Whether the MLP's three matrices have biases."""
-
-    tied_head: bool = False
-    """Whether the head is the embedding."""
+    n_layer: int = 1  # number of layers
+    d_model: int = 128  # width of the residual stream
+    d_hidden: int = 256  # products in each MLP, before the width of an ungated one is adjusted
+    n_head: int = 1  # one head can weigh a word but not flip its sign: that is left to the MLP
+    activation: str = "linear"  # on the left factor of the MLP: one of ``ACTIVATIONS``
+    gated: bool = True  # whether the MLP multiplies two factors; if not, it is a plain one
+    biases: bool = False  # whether the MLP's three matrices have biases
+    tied_head: bool = False  # whether the head is the embedding
 
     def __post_init__(self) -> None:
         sizes = dict.fromkeys(("n_layer", "d_model", "d_hidden", "n_head"), 1)
@@ -71,35 +56,16 @@ class ModelShape:
 class ModelPlan:
     """How a language model is trained: AdamW, warm-up and then a cosine down to 2 %."""
 
-    shape: ModelShape = field(default_factory=ModelShape)
-    """What is trained."""
-
-    n_steps: int = 700
-    """Training steps, each on one batch."""
-
-    n_rows: int = 64
-    """Rows in a batch."""
-
-    window: int = 128
-    """Longest row in tokens, and the model's context."""
-
-    learning_rate: float = 4e-3
-    """The peak, reached at the end of the warm-up."""
-
-    warm_up: int = 50
-    """Steps of the warm-up."""
-
-    weight_decay: float = 0.1
-    """Of matrices; norms and biases are not decayed."""
-
-    clip: float = 1.0
-    """The gradient's norm is clipped to this."""
-
-    noise: float = 0.0
-    """Standard deviation of Gaussian noise on every MLP's input, whose own entries are about 1."""
-
-    seed: int = 0
-    """Decides everything: initial weights, the order of the text, the noise."""
+    shape: ModelShape = field(default_factory=ModelShape)  # what is trained
+    n_steps: int = 700  # training steps, each on one batch
+    n_rows: int = 64  # rows in a batch
+    window: int = 128  # longest row in tokens, and the model's context
+    learning_rate: float = 4e-3  # the peak, reached at the end of the warm-up
+    warm_up: int = 50  # steps of the warm-up
+    weight_decay: float = 0.1  # of matrices; norms and biases are not decayed
+    clip: float = 1.0  # the gradient's norm is clipped to this
+    noise: float = 0.0  # standard deviation of that on every MLP's input, whose entries are about 1
+    seed: int = 0  # decides everything: initial weights, the order of the text, the noise
 
     def __post_init__(self) -> None:
         whole = {"n_steps": 1, "n_rows": 1, "window": 3, "warm_up": 0, "seed": 0}

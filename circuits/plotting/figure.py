@@ -113,10 +113,8 @@ def points(x: Any, y: Any, name: str, text: Any = None, **style: Any) -> dict[st
     """Points of a figure; ``text`` is shown when the pointer is over one."""
     trace = {"type": "scatter", "mode": "markers", "x": list(x), "y": list(y), "name": name}
     if text is not None:
-        trace |= {
-            "text": list(text),
-            "hovertemplate": "%{text}<br>%{x:.3g}, %{y:.3g}<extra></extra>",
-        }
+        hover = "%{text}<br>%{x:.3g}, %{y:.3g}<extra></extra>"
+        trace |= {"text": list(text), "hovertemplate": hover}
     return trace | style
 
 
@@ -149,13 +147,7 @@ def heat_map(
     lines += [{"type": "line", "y0": e, "y1": e, "x0": low, "x1": high} for e in ends]
     for each in lines:
         each["line"] = {"color": GREY, "width": 1}
-    ticks = {
-        "tickmode": "array",
-        "tickvals": places,
-        "ticktext": labels,
-        "showgrid": False,
-        "zeroline": False,
-    }
+    ticks = {"tickmode": "array", "tickvals": places, "showgrid": False, "zeroline": False}
     table = pd.DataFrame(
         [(a, b, matrix[i, j]) for i, a in enumerate(labels) for j, b in enumerate(labels)],
         columns=["first", "second", "weight"],

@@ -26,7 +26,7 @@ def record_of(kind: type, value: Any, where: str) -> Any:
     """The dataclass whose ``asdict`` was written as JSON."""
     types = _types(kind)
     if not isinstance(value, dict):
-        raise RecordError(f"{where} is {_shown(value)}, not an object")
+        raise RecordError(f"{where} is {value!r:.80}, not an object")
     if set(value) != set(types):
         raise RecordError(
             f"in {where}, missing {sorted(set(types) - set(value)) or 'nothing'}, unknown "
@@ -58,7 +58,7 @@ def _read(wanted: Any, value: Any, name: str, where: str) -> Any:
         elif option is not float and type(value) is option:
             return value
     words = " or ".join(_word(option) for option in options)
-    raise RecordError(f"{name} = {_shown(value)} in {where} is not {words}")
+    raise RecordError(f"{name} = {value!r:.80} in {where} is not {words}")
 
 
 @cache
@@ -82,8 +82,3 @@ def _word(option: Any) -> str:
         return f"one of {', '.join(map(str, option))}"
     names = {int: "a whole number", float: "a number", str: "text"}
     return names.get(option, option.__name__)
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) < 80 else text[:79] + "…"

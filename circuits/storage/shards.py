@@ -38,10 +38,12 @@ def make_shards(
     for start in range(outputs.start - outputs.start % OUTPUTS, outputs.stop, OUTPUTS):
         block = range(max(start, outputs.start), min(start + OUTPUTS, outputs.stop))
         shards[folder / f"outputs-{block.start:07d}-{block.stop:07d}.parquet"] = block
-    for path in folder.glob(
-        "outputs-*.parquet"
-    ):  # all of them: a stale one is refused before any work
-        _check_fingerprint(path, fingerprint)
+    for path in folder.glob("outputs-*.parquet"):  # of any outputs: none may be stale
+        if _fingerprint(path) != fingerprint:
+            raise RunError(
+                f"{path} was made from another layer, other dictionaries or other settings than "
+                f"those given now. Give those again, use another folder, or delete {folder}."
+            )
     done = [path for path in shards if path.exists()]
     wanted = [output for path, block in shards.items() if path not in done for output in block]
     rows = (rows_of(output) for output in progress(wanted, doing, "output"))
@@ -114,11 +116,3 @@ def _fingerprint(path: Path) -> str:
     except (pa.ArrowInvalid, OSError) as error:
         raise RunError(f"{path} is not a readable Parquet file ({error}). Delete it.") from error
     return metadata.get(_FINGERPRINT, b"").decode()
-
-
-def _check_fingerprint(path: Path, fingerprint: str) -> None:
-    if _fingerprint(path) != fingerprint:
-        raise RunError(
-            f"{path} was made from another layer, other dictionaries or other settings than those "
-            f"given now. Give those again, use another folder, or delete {path.parent}."
-        )

@@ -55,9 +55,7 @@ class Lexicon:
 
     def __post_init__(self) -> None:
         mates = (("boys", "girls"), ("positive", "negative"), ("glad", "sad"), ("cheers", "tears"))
-        uneven = [
-            pair for pair in mates if len(getattr(self, pair[0])) != len(getattr(self, pair[1]))
-        ]
+        uneven = [pair for pair in mates if len({len(getattr(self, name)) for name in pair}) > 1]
         words = self.all_words
         twice = sorted({word for word in words if words.count(word) > 1})
         empty = [field.name for field in fields(self) if not getattr(self, field.name)]

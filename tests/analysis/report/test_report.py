@@ -356,7 +356,7 @@ def test_files_that_are_half_written_newer_or_of_another_run_are_refused(hostile
     path = run / "circuits" / "hostile.json"
     whole = path.read_text()
     path.write_text(whole[: len(whole) // 2])
-    with pytest.raises(GraphError, match="is not JSON"):
+    with pytest.raises(GraphError, match="not readable JSON"):
         write_report(run, device="cpu")
     path.write_text(whole.replace('"version": 3', '"version": 4'))
     with pytest.raises(GraphError, match="of schema version 4"):

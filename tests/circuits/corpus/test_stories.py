@@ -139,7 +139,7 @@ def test_no_counting_model_gets_below_the_floor():
         for context, word in zip(itertools.pairwise(words), words[2:], strict=False):
             counts[context][word] += 1
     held_out = StoryGenerator(seed=4).generate(0, 2000)
-    n_words, nats, n_predicted = len(generator.words) + 1, 0.0, 0
+    n_words, nats, n_predicted = len(generator.grammar.words) + 1, 0.0, 0
     for text in held_out.texts:
         words = ["", "", *text.split(), "end"]
         for context, word in zip(itertools.pairwise(words), words[2:], strict=False):

@@ -510,8 +510,8 @@ def test_a_device_that_is_not_there_is_refused(folder):
         load_model(folder, device="tpu")
 
 
-def test_what_a_model_is_can_be_told(model):
-    told = model.describe()
-    assert told["layers"] == 2
-    assert told["parameters"] == sum(w.numel() for w in small_network().parameters())
-    assert told["sites"]["mlp_in@i"] == "blocks.i.mlp.hook_in"
+def test_a_model_describes_itself(model):
+    about = model.describe()
+    assert about["layers"] == 2
+    assert about["parameters"] == sum(w.numel() for w in small_network().parameters())
+    assert about["sites"]["mlp_in@i"] == "blocks.i.mlp.hook_in"

@@ -6,6 +6,7 @@ import shutil
 import signal
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import jaxtyping
@@ -23,6 +24,7 @@ from sae import TensorActivations, TrainingPlan, load_dictionaries, train_on, tr
 from sae.formats import sae_lens
 from sae.training.run import DictionaryTraining
 from tests.support.kills import Moment, die_at, exit_code, moments
+from tests.support.signals import interrupt
 from tests.support.small import normal
 
 SITES = ("resid_mid@0", "mlp_out@1")
@@ -227,27 +229,9 @@ def test_a_run_that_broke_off_while_it_was_put_in_place_is_put_in_place(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_waits_until_the_step_is_saved(
-    number, model, corpus, unbroken, tmp_path, monkeypatch
-):
-    whole = DictionaryTraining.learn
-
-    def interrupted(run, *given):
-        if run.step == 13:
-            os.kill(os.getpid(), number)
-        return whole(run, *given)
-
-    def handler(_number, _frame):
-        raise KeyboardInterrupt
-
-    before = signal.signal(number, handler)
-    try:
-        monkeypatch.setattr(DictionaryTraining, "learn", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            train_saes(model, corpus, PLAN, tmp_path / "out", device="cpu")
-    finally:
-        signal.signal(number, before)
-    monkeypatch.undo()
+def test_a_signal_waits_until_the_step_is_saved(number, model, corpus, unbroken, tmp_path):
+    train = partial(train_saes, model, corpus, PLAN, tmp_path / "out", device="cpu")
+    interrupt(DictionaryTraining, number, 13, train)
     metrics = (tmp_path / "out" / "blocks.1.hook_mlp_out" / "metrics.jsonl").read_text()
     assert json.loads(metrics.splitlines()[-1])["step"] == 14
     train_saes(model, corpus, PLAN, tmp_path / "out", device="cpu")
