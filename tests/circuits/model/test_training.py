@@ -467,7 +467,7 @@ def test_reactions_are_judged_alike_however_rows_are_batched(unbroken, corpus):
         held_out_loss(model.network, corpus, model.tokenizer, BatchPlan(n_rows, window=24))
         for n_rows in (1, 7, 1000)
     ]
-    assert measured[0].reactions == told[1].reactions == told[2].reactions
+    assert measured[0].reactions == measured[1].reactions == measured[2].reactions
     assert measured[0].floor is None, "rows of 24 tokens cut stories"
 
 
