@@ -82,13 +82,6 @@ def check_tensors(owner: str, tensors: Mapping[str, Tensor], axes: Mapping[str, 
                 f"{owner}: {name} is a {type(tensor).__name__}, not a torch tensor. "
                 f"Convert it with torch.as_tensor({name}, dtype=torch.float32)."
             )
-    _check_dtypes(owner, tensors)
-    _check_shapes(owner, tensors, axes)
-    check_devices(owner, tensors)
-    _check_finite(owner, tensors)
-
-
-def _check_dtypes(owner: str, tensors: Mapping[str, Tensor]) -> None:
     wrong = {name: t.dtype for name, t in tensors.items() if not t.is_floating_point()}
     if wrong:
         listed = ", ".join(f"{name} is {dtype}" for name, dtype in wrong.items())
@@ -96,6 +89,9 @@ def _check_dtypes(owner: str, tensors: Mapping[str, Tensor]) -> None:
             f"{owner} computes with real floating-point numbers, but {listed}. "
             f"Convert with .float() or .double() first."
         )
+    _check_shapes(owner, tensors, axes)
+    check_devices(owner, tensors)
+    _check_finite(owner, tensors)
 
 
 def _check_shapes(owner: str, tensors: Mapping[str, Tensor], axes: Mapping[str, str]) -> None:

@@ -199,11 +199,8 @@ def _layer_graph(
 ) -> nx.DiGraph:
     graph = nx.DiGraph(**about)
     graph.add_nodes_from((("in", f), {"kind": "input", **known}) for f, known in nodes.items())
-    named = (
-        output_labels
-        if isinstance(output_labels, Mapping)
-        else dict(enumerate(output_labels or ()))
-    )
+    given = output_labels or ()
+    named = dict(given if isinstance(given, Mapping) else enumerate(given))
     for row, known in _rows(pairs):
         output, first, second = row["output"], row["first"], row["second"]
         pair = ("pair", output, first, second)

@@ -68,6 +68,10 @@ def picture(drawing: Drawing) -> dict[str, Any]:
     height = max(bottom, 96.0 * len(gates) + 60, 58.0 * len(drawing.outputs) + 60, 300.0)
     spots = {g: _Spot(s.x, s.y + (height - bottom) / 2, s.radius) for g, s in spots.items()}
     labels = {feature.feature: feature.label for feature in drawing.features}
+    joined = [
+        dict(gate=g.gate, first=g.first, second=g.second, value=g.strength, share=g.share)
+        for g in gates
+    ]
     return {
         "width": right + 460,
         "height": height,
@@ -85,20 +89,7 @@ def picture(drawing: Drawing) -> dict[str, Any]:
             for n in pairs
             for pair in [drawing.interactions[n]]
         ],
-        "gates": _column(
-            [
-                {
-                    "gate": gate.gate,
-                    "first": gate.first,
-                    "second": gate.second,
-                    "value": gate.strength,
-                    "share": gate.share,
-                }
-                for gate in gates
-            ],
-            right + 130,
-            height,
-        ),
+        "gates": _column(joined, right + 130, height),
         "outputs": _column([asdict(output) for output in drawing.outputs], right + 310, height),
     }
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -272,18 +271,13 @@ def _supernodes(circuit: Circuit, layer: str) -> list[list[str]]:
     for feature in circuit.features:
         if feature.group >= 0:
             groups.setdefault(feature.group, []).append(feature)
-    named = sorted(groups.items())
-    return [
-        [_group_label(members, name), *(f"{layer}_{m.feature}_0" for m in members)]
-        for name, members in named
-        if len(members) > 1
-    ]
-
-
-def _group_label(members: Iterable[Feature], number: int) -> str:
-    """A group by its number and the labels of its strongest features."""
-    strongest = sorted(members, key=lambda member: (-(member.loading or 0.0), member.feature))
-    return f"group {number}: " + ", ".join(member.label for member in strongest[:3])
+    named = []
+    for number, members in sorted(groups.items()):
+        if len(members) > 1:
+            strongest = sorted(members, key=lambda m: (-(m.loading or 0.0), m.feature))
+            label = f"group {number}: " + ", ".join(member.label for member in strongest[:3])
+            named.append([label, *(f"{layer}_{member.feature}_0" for member in members)])
+    return named
 
 
 def _slug(name: str) -> str:

@@ -59,7 +59,7 @@ def significant_pairs(
     null = RotationNull.of(inter.inputs) if null is None else null
     form = inter.without_constant.form(output).double()
     nothing = torch.zeros(0, 2, dtype=torch.int64, device=form.device)
-    return _table(_prune(_pursue(_Fit.of(null, form, nothing)), q))
+    return _table(_prune(_pursue(_Fit(null, form, nothing)), q))
 
 
 def known_pairs(
@@ -80,7 +80,7 @@ def known_pairs(
     null = RotationNull.of(inter.inputs) if null is None else null
     form = inter.without_constant.form(output).double()
     named = torch.tensor(listed, dtype=torch.int64, device=form.device).reshape(-1, 2)
-    return _table(_Fit.of(null, form, torch.unique(named, dim=0)))
+    return _table(_Fit(null, form, torch.unique(named, dim=0)))
 
 
 def _table(fit: _Fit) -> pd.DataFrame:
@@ -110,18 +110,13 @@ def _table(fit: _Fit) -> pd.DataFrame:
 class _Fit:
     """The form as a sum of some pairs' shares, by least squares, and the residual."""
 
-    null: RotationNull
-    form: Float[Tensor, "model model"]
-    pairs: Int[Tensor, "pair two"]
-    share: Float[Tensor, " pair"]
-    left: Float[Tensor, "model model"]
-    noise: float  # the residual per dimension of symmetric matrices
-    standing: Float[Tensor, " pair"]  # each share by its standard error
-
-    @classmethod
-    def of(cls, null: RotationNull, form: Tensor, pairs: Tensor) -> _Fit:
-        fit = cls()
-        fit.null, fit.form, fit.pairs = null, form, pairs
+    def __init__(
+        self,
+        null: RotationNull,
+        form: Float[Tensor, "model model"],
+        pairs: Int[Tensor, "pair two"],
+    ) -> None:
+        self.null, self.form, self.pairs = null, form, pairs
         freedom = max(len(form) * (len(form) + 1) // 2 - len(pairs), 1)
         one, two = null.write[pairs[:, 0]], null.write[pairs[:, 1]]
         across = one @ two.mT
@@ -130,13 +125,13 @@ class _Fit:
         # the pairs of a repeated feature are equal: the ridge keeps their fit finite
         gram = gram / size / size[:, None] + 1e-9 * torch.eye(len(pairs)).to(gram)
         inverse = torch.linalg.inv(gram)
-        fit.share = inverse @ (((one @ form) * two).sum(1) / size) / size
-        built = (one * fit.share[:, None]).mT @ two
-        fit.left = form - (built + built.mT) / 2
-        fit.noise = float(fit.left.norm()) / math.sqrt(freedom)
-        error = inverse.diagonal().sqrt() / size * max(fit.noise, 1e-12 * float(form.norm()))
-        fit.standing = fit.share.abs() / error
-        return fit
+        self.share = inverse @ (((one @ form) * two).sum(1) / size) / size
+        built = (one * self.share[:, None]).mT @ two
+        self.left = form - (built + built.mT) / 2
+        # the residual per dimension of symmetric matrices
+        self.noise = float(self.left.norm()) / math.sqrt(freedom)
+        error = inverse.diagonal().sqrt() / size * max(self.noise, 1e-12 * float(form.norm()))
+        self.standing = self.share.abs() / error
 
     @property
     def own(self) -> Float[Tensor, " pair"]:
@@ -146,7 +141,7 @@ class _Fit:
         return self.share * torch.where(self.pairs[:, 0] == self.pairs[:, 1], squares / 2, squares)
 
     def keep(self, kept: Tensor) -> _Fit:
-        return _Fit.of(self.null, self.form, self.pairs[kept])
+        return _Fit(self.null, self.form, self.pairs[kept])
 
     def z_values(self) -> np.ndarray:
         first, second = self.pairs.unbind(1)
@@ -173,7 +168,7 @@ def _pursue(fit: _Fit) -> _Fit:
         new = torch.unique(new, dim=0)
         if not len(new) or len(fit.pairs) + len(new) > most:
             break
-        fit = _Fit.of(fit.null, fit.form, torch.cat([fit.pairs, new]))
+        fit = _Fit(fit.null, fit.form, torch.cat([fit.pairs, new]))
         while (weak := fit.standing < _bars(fit)).any():
             fit = fit.keep(_without_worst(fit.standing, weak))
         now = frozenset((i, j) for i, j in fit.pairs.tolist())

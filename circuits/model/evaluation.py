@@ -103,12 +103,5 @@ class _Judge:
         return int(self._reactions["right"].notna().sum())
 
     def shares(self) -> dict[str, float]:
-        table = self._reactions
-        return {
-            name: float(
-                table.loc[
-                    (table["polarity"] == sign) & (table["negated"] == negated), "right"
-                ].mean()
-            )
-            for name, (sign, negated) in CASES.items()
-        }
+        means = self._reactions.groupby(["polarity", "negated"])["right"].mean().to_dict()
+        return {name: float(means.get(case, np.nan)) for name, case in CASES.items()}

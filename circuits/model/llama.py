@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from circuits.algebra.bilinear import BilinearLayer
 from circuits.errors import ModelError
@@ -247,11 +247,6 @@ def write(network: Any, tokenizer: Any | None, folder: Path) -> None:
     shutil.copymode(folder / "config.json", folder / "model.safetensors")
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
-
-
-def n_parameters(network: nn.Module) -> int:
-    """Number of weights; a tied head counts once."""
-    return sum(weight.numel() for weight in network.parameters())
 
 
 def _in_short(error: BaseException) -> str:

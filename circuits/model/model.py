@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from circuits.algebra.bilinear import BilinearLayer, computing_dtype
 from circuits.errors import ModelError, check_count, check_index
-from circuits.model.llama import layer_of, n_parameters, write
+from circuits.model.llama import layer_of, write
 from circuits.model.site import POINTS, ReadAll, Site, as_sites, attach
 from circuits.model.transformer_lens import hooked
 from circuits.storage.files import folder_written_whole
@@ -291,7 +291,7 @@ class Model:
             "heads": config.num_attention_heads,
             "context": self.n_context,
             "vocabulary": self.n_token,
-            "parameters": n_parameters(self.network),
+            "parameters": sum(weight.numel() for weight in self.network.parameters()),
             "norm": f"RMSNorm, eps {config.rms_norm_eps:g}",
             "activation": f"{config.hidden_act} (bilinear: checked on random input)",
             "mlp_biases": [
