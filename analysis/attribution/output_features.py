@@ -30,10 +30,7 @@ class OutputFeatures:
     def __init__(self, cases: ModelCases, dictionary: Dictionary) -> None:
         self.cases, self.dictionary = cases, dictionary.to("cpu")
         site = dictionary.known_site("output features")
-        n_layer = cases.model.n_layer
-        last = f"resid_post@{n_layer - 1}"
-        found = cases.read([str(site), last])
-        reads = cases.directions() / cases.final_scale(found[last])[:, None]
+        found, reads = cases.read_with_answers([site])
         self.reads = reads.to(self.dictionary.dtype)
         self.active = self.dictionary.encode(found[str(site)])
         self.whole = float(
@@ -45,10 +42,7 @@ class OutputFeatures:
         """Of the contrast, through each feature; they and the error's sum to one."""
         weights = self.cases.weights(self.cases.affected)
         through = torch.zeros(self.dictionary.n_feature, dtype=torch.float64)
-        for number in range(len(self.cases.answers)):
-            rows = self.cases.answer == number
-            length = self.reads[rows].norm(dim=1)
-            direction = self.reads[rows][0] / length[0]
+        for rows, direction, length in self.cases.by_answers(self.reads):
             mean = (self.active[rows] * (weights[rows] * length)[:, None]).sum(0)
             through += mean * (self.dictionary.decoder @ direction)
         return through / self.whole

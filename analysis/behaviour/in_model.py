@@ -12,7 +12,7 @@ effects are of the logit difference towards one side, otherwise the target would
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -143,10 +143,14 @@ class ModelCases:
                             for a, b in self.answers])  # fmt: skip
         return each[self.answer]
 
-    def final_scale(self, resid_post: Float[Tensor, "case model"]) -> Float[Tensor, " case"]:
-        """What the last norm divides by."""
-        epsilon = float(self.model.network.config.rms_norm_eps)
-        return (resid_post.square().mean(-1) + epsilon).sqrt()
+    def by_answers(
+        self, reads: Float[Tensor, "case model"]
+    ) -> Iterator[tuple[Int64[Tensor, " row"], Float[Tensor, " model"], Float[Tensor, " row"]]]:
+        """Of each pair of answer sets the cases, the direction they all read, and each length."""
+        for number in range(len(self.answers)):
+            rows = (self.answer == number).nonzero()[:, 0]
+            length = reads[rows].norm(dim=1)
+            yield rows, reads[rows[0]] / length[0], length
 
     @torch.no_grad()
     def read(self, sites: Iterable[str | Site]) -> dict[str, Float[Tensor, "case model"]]:
@@ -159,6 +163,21 @@ class ModelCases:
                 at = x[here, position].cpu()
                 found.setdefault(str(site), []).append(at.to(computing_dtype(at)))
         return {site: torch.cat(parts) for site, parts in found.items()}
+
+    @property
+    def last(self) -> str:
+        """The stream that the answers are read from."""
+        return f"resid_post@{self.model.n_layer - 1}"
+
+    def read_with_answers(
+        self, sites: Iterable[str | Site]
+    ) -> tuple[dict[str, Float[Tensor, "case model"]], Float[Tensor, "case model"]]:
+        """`read` of the sites and the last stream; and what each case's logit difference towards
+        side +1 reads of a part of that stream, which the last norm divides by its scale."""
+        found = self.read([*sites, self.last])
+        epsilon = float(self.model.network.config.rms_norm_eps)
+        scale = (found[self.last].square().mean(-1) + epsilon).sqrt()
+        return found, self.directions() / scale[:, None]
 
     @torch.no_grad()
     def logits(self) -> Float[Tensor, "case token"]:

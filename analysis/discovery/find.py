@@ -28,17 +28,11 @@ from analysis.attribution.contrast import PairAccount, made_here
 from analysis.attribution.output_features import OutputFeatures
 from analysis.behaviour.cases import Behaviour
 from analysis.behaviour.in_model import ModelCases, in_model
-from analysis.discovery.provenance import check_dictionaries, layers_with_dictionaries
+from analysis.discovery.provenance import check_dictionaries, wanted_layers
 from analysis.discovery.selection import factor_groups, fewest_pairs
 from circuits.algebra.basis import Basis
 from circuits.algebra.interactions import Interactions
-from circuits.errors import (
-    BehaviourError,
-    DictionaryError,
-    NotFiniteError,
-    NotFoundError,
-    check_count,
-)
+from circuits.errors import BehaviourError, NotFiniteError, NotFoundError, check_count
 from circuits.graph.circuit import Circuit
 from circuits.graph.records import (
     BehaviourEvidence,
@@ -174,15 +168,7 @@ def _check_shown(cases: ModelCases) -> None:
 def _best_account(
     cases: ModelCases, dictionaries: Mapping[Site, Dictionary], layer: int | None
 ) -> PairAccount:
-    there = layers_with_dictionaries(cases.model, dictionaries)
-    wanted = there if layer is None else [layer]
-    if not wanted or set(wanted) - set(there):
-        asked_for = "any layer" if layer is None else f"layer {layer}"
-        raise DictionaryError(
-            f"find_circuit: there are no dictionaries of mlp_in and mlp_out for {asked_for} (there "
-            f"are {', '.join(map(str, dictionaries)) or 'none'}). Train them: circuits sae train "
-            f"RUN --sites mlp_in@0 mlp_out@0."
-        )
+    wanted = wanted_layers(cases.model, dictionaries, None if layer is None else [layer])
     accounts = [
         PairAccount.of(cases, i, dictionaries[mlp_sites(i)[0]])
         for i in progress(wanted, "pairs", "layer")

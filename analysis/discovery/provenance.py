@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from circuits.errors import CircuitFileError, DictionaryError
 from circuits.graph.circuit import Circuit
@@ -33,9 +33,33 @@ def check_dictionaries(model: Model, dictionaries: Mapping[Site, Dictionary]) ->
         )
 
 
-def layers_with_dictionaries(model: Model, dictionaries: Mapping[Site, Dictionary]) -> list[int]:
-    """Those whose MLP has dictionaries at its input and its output."""
-    return [i for i in range(model.n_layer) if set(mlp_sites(i)) <= set(dictionaries)]
+def layers_with_dictionaries(
+    model: Model,
+    dictionaries: Mapping[Site, Dictionary],
+    points: Iterable[str] = ("mlp_in", "mlp_out"),
+) -> list[int]:
+    """Those with dictionaries at all of these points."""
+    sites = set(dictionaries)
+    return [i for i in range(model.n_layer) if {Site(point, i) for point in points} <= sites]
+
+
+def wanted_layers(
+    model: Model,
+    dictionaries: Mapping[Site, Dictionary],
+    layers: Iterable[int] | None,
+    points: Iterable[str] = ("mlp_in", "mlp_out"),
+) -> list[int]:
+    """The layers, or all that have dictionaries at these points; refused where one has none."""
+    there = layers_with_dictionaries(model, dictionaries, points)
+    wanted = sorted(there if layers is None else set(layers))
+    absent = [layer for layer in wanted if layer not in there]
+    if absent or not wanted:
+        missing = f"layer {', '.join(map(str, absent))}" if absent else "any layer"
+        raise DictionaryError(
+            f"there are no dictionaries of {' and '.join(points)} for {missing} (there are for "
+            f"{there or 'none'}). Train them: circuits sae train RUN"
+        )
+    return wanted
 
 
 def layer_of_circuit(

@@ -6,7 +6,7 @@ another model than the one beside it. The report, the commands and `open_run` re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -18,6 +18,7 @@ from analysis.discovery.provenance import (
     check_dictionaries,
     layer_of_circuit,
     layers_with_dictionaries,
+    wanted_layers,
 )
 from analysis.lowrank.curve import RankCurve
 from analysis.runs.belonging import Found, check_together
@@ -94,23 +95,6 @@ class Run:
         """Those with dictionaries before and after the MLP."""
         return layers_with_dictionaries(self.model, self.dictionaries)
 
-    def layers_wanted(
-        self, layers: Iterable[int] | None, points: tuple[str, ...] = ("mlp_in", "mlp_out")
-    ) -> list[int]:
-        """Those named, or all with dictionaries at the points; refused where there are none."""
-        sites = set(self.dictionaries)
-        there = [layer for layer in range(self.model.n_layer)
-                 if {Site(point, layer) for point in points} <= sites]  # fmt: skip
-        wanted = sorted(there if layers is None else set(layers))
-        absent = sorted(set(wanted) - set(there))
-        if not wanted or absent:
-            raise RunError(
-                f"{self.folder} has dictionaries at {' and '.join(points)} of layers "
-                f"{there or 'none'}, not of {absent or 'any'}. Train them: circuits sae train "
-                f"{self.folder}"
-            )
-        return wanted
-
     def interactions(
         self,
         layer: int,
@@ -119,7 +103,7 @@ class Run:
     ) -> Interactions:
         """The interactions of a layer in its dictionaries' features; ``outputs`` takes the place
         of the output dictionary."""
-        (layer,) = self.layers_wanted([layer])
+        (layer,) = wanted_layers(self.model, self.dictionaries, [layer])
         check_dictionaries(self.model, self.dictionaries)
         into, out = (self.dictionaries[site] for site in mlp_sites(layer))
         outputs = out.basis(reader) if outputs is None else outputs

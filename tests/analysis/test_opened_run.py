@@ -146,7 +146,7 @@ def test_what_is_missing_is_refused_with_the_command_that_makes_it(tmp_path):
         with pytest.raises(RunError) as refused:
             ask()
         assert str(refused.value).endswith(f"Make it: circuits {command.format(place)}")
-    with pytest.raises(RunError, match=r"of layers \[0\], not of \[1\]\. Train them"):
+    with pytest.raises(DictionaryError, match=r"for layer 1 \(there are for \[0\]\)\. Train them"):
         run.interactions(1)
     assert run.circuits.get("negation") is None
     assert "negation" not in run.circuits

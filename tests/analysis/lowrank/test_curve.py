@@ -27,7 +27,7 @@ from analysis.lowrank.sums import (
 from analysis.runs.rank import run_rank
 from analysis.runs.run import Run
 from circuits import Spectrum
-from circuits.errors import CorpusError, RankError, RunError, ShapeError
+from circuits.errors import CorpusError, DictionaryError, RankError, ShapeError
 from circuits.model import Site, load_model
 from circuits.model.loading import untrained
 from circuits.storage.manifest import read_manifest
@@ -548,9 +548,9 @@ def test_a_run_saves_and_records_its_curves(tmp_path, plain, corpus):
     again = RankCurve.load(tmp_path / "rank" / "layer-1")
     pd.testing.assert_frame_equal(again.table, curves[1].table)
     assert not again.table.equals(RankCurve.load(tmp_path / "rank" / "layer-0").table)
-    with pytest.raises(RunError) as refused:
+    with pytest.raises(DictionaryError) as refused:
         run_rank(run, layers=[1, 7], corpus=corpus)
     assert str(refused.value) == (
-        f"{tmp_path} has dictionaries at mlp_out of layers [0, 1], not of [7]. Train them: "
-        f"circuits sae train {tmp_path}"
+        "there are no dictionaries of mlp_out for layer 7 (there are for [0, 1]). Train them: "
+        "circuits sae train RUN"
     )
