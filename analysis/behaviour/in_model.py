@@ -62,14 +62,16 @@ class ModelCases:
         for effect in range(1, self.signs.shape[1]):
             if abs(float((self.signs[:, effect] * sides).mean())) == 1:
                 return effect
-        by_class = ", ".join(
-            f"{label} {float(side):+.2f}"
-            for label, side in zip(self.behaviour.labels, sides, strict=True)
-        )
         raise BehaviourError(
             f"behaviour {self.behaviour.name!r}: which answers are right follows neither a factor "
-            f"nor both together (mean side by class: {by_class}). Give each class one right side."
+            f"nor both together (mean side by class: {self.listed(sides)}). Give each class one "
+            f"right side."
         )
+
+    def listed(self, values: Float[Tensor, " class"]) -> str:
+        """A value of each class, for a message."""
+        pairs = zip(self.behaviour.labels, values.tolist(), strict=True)
+        return ", ".join(f"{label} {value:.2f}" for label, value in pairs)
 
     @cached_property
     def affected(self) -> Float[Tensor, " class"]:

@@ -154,14 +154,10 @@ def _check_shown(cases: ModelCases) -> None:
     right = cases.shown(margins)
     if bool((right >= SHOWN).all()):
         return
-    by_class = ", ".join(
-        f"{label} {float(share):.2f}"
-        for label, share in zip(cases.behaviour.labels, right, strict=True)
-    )
     raise NotFoundError(
         f"not found: the model does not show this behaviour ({cases.behaviour.name!r}; right cases "
-        f"by class: {by_class}; {SHOWN} wanted in each). Train it longer, or ask for another "
-        f"behaviour."
+        f"by class: {cases.listed(right)}; {SHOWN} wanted in each). Train it longer, or "
+        f"ask for another behaviour."
     )
 
 

@@ -21,7 +21,8 @@ from analysis.report.circuit.labels import Labels
 from analysis.report.page import Table
 from analysis.runs.belonging import Found
 from analysis.runs.run import Run
-from analysis.validation.edits import DrawKind, EditKind
+from analysis.validation.criteria import removed_at_random
+from analysis.validation.edits import EditKind
 from circuits.model.site import Site
 from circuits.plotting.display import number, percent, shown, two
 
@@ -217,8 +218,7 @@ def removal_effect(found: Found) -> dict[str, Any] | None:
         return None
     before, after = (found.validation.edit(kind) for kind in (EditKind.NONE, EditKind.REMOVE))
     affected = found.behaviour.affected
-    draws = found.validation.random
-    removed = draws.loc[draws["kind"] == DrawKind.SAME_NUMBER.value, "removed"].abs()
+    removed = removed_at_random(found.validation.random)
     return {
         "affected": [
             (shown(label), _signed(float(before[label])), _signed(float(after[label])))

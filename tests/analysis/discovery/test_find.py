@@ -299,7 +299,7 @@ def test_what_cannot_be_asked_for_is_refused():
     for coverage in (0.0, 1.5, float("nan")):
         with pytest.raises(BehaviourError, match="must be a share of the contrast"):
             find_circuit(model, dictionaries, behaviour, coverage=coverage)
-    with pytest.raises(DictionaryError, match=r"for layer 3 \(there are mlp_in@0, mlp_out@0"):
+    with pytest.raises(DictionaryError, match=r"for layer 3 \(there are for \[0\]\)"):
         find_circuit(model, dictionaries, behaviour, layer=3)
     with pytest.raises(BehaviourError, match="has too few cases of 'good', 'bad'"):
         find_circuit(model, dictionaries, planted_behaviour(3))
