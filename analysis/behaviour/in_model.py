@@ -224,13 +224,10 @@ def in_model(behaviour: Behaviour, model: Model) -> ModelCases:
     answers = tuple((tuple(known[w] for w in a), tuple(known[w] for w in b)) for a, b in sets)
     labels = behaviour.labels
     kinds = {case.label: case for case in behaviour.cases}
-    values = torch.tensor(
-        [[behaviour.value_of(kinds[label], f) for f in behaviour.factors] for label in labels]
-    )
-    plus = values.float() * 2 - 1
-    signs = torch.cat([torch.ones(len(labels), 1), plus], dim=1)
-    if plus.shape[1] == 2:
-        signs = torch.cat([signs, plus.prod(1, keepdim=True)], dim=1)
+    values = [[behaviour.value_of(kinds[label], f) for f in behaviour.factors] for label in labels]
+    plus = torch.tensor(values).float() * 2 - 1
+    both = [plus.prod(1, keepdim=True)] * (plus.shape[1] == 2)
+    signs = torch.cat([torch.ones(len(labels), 1), plus, *both], dim=1)
     return ModelCases(
         behaviour,
         model,

@@ -53,7 +53,8 @@ def propose_circuits(
     likes = nearest_outputs(inter, 3) if inter.n_output > 1 else pd.DataFrame()
     source = Source(model.fingerprint, layer, into.fingerprint, out.fingerprint, reader)
     found: list[Circuit] = []
-    for output in progress(table["output"].tolist(), "proposals", "output"):
+    ranked = list(zip(table["output"].tolist(), table["energy"].tolist(), strict=True))
+    for output, energy in progress(ranked, "proposals", "output"):
         if len(found) == n:
             break
         graph = interaction_graph(inter, output, significant=q)
@@ -62,7 +63,6 @@ def propose_circuits(
         circuit = Circuit.of(
             graph, clusters(graph, seed), f"layer {layer} output {output}", source=source
         )
-        energy = float(table.set_index("output").loc[output, "energy"])
         proposal = Proposal(_gate_share(circuit), energy, _opposite(likes, output))
         found.append(replace(circuit, proposal=proposal))
     return sorted(found, key=lambda one: -_gate_share(one) * (one.explained or 0.0))

@@ -15,8 +15,8 @@ import pandas as pd
 
 from analysis.behaviour.cases import Behaviour
 from analysis.discovery.provenance import (
+    check_circuit,
     check_dictionaries,
-    layer_of_circuit,
     layers_with_dictionaries,
     wanted_layers,
 )
@@ -28,7 +28,7 @@ from analysis.validation.record import Validation
 from circuits.algebra.basis import Basis
 from circuits.algebra.interactions import Interactions
 from circuits.corpus.documents import Corpus, built_in, split_corpus
-from circuits.errors import CircuitsError, RunError, first_line, shorten
+from circuits.errors import CircuitsError, RunError, first_line
 from circuits.graph.circuit import Circuit
 from circuits.graph.records import Metric
 from circuits.model.loading import load_model
@@ -197,33 +197,12 @@ class Run:
         return self
 
     def _circuit(self, files: CircuitFiles) -> Circuit:
-        """A circuit, refused if it is of another model or other dictionaries, or of features that
-        they lack. One made by hand, without a layer or without hashes, is not compared."""
-        circuit, faults = Circuit.load(files.circuit), []
-        layer = circuit.source.layer
-        if layer is None:
-            return circuit
-        if circuit.source.model is not None:
-            layer_of_circuit(self.model, circuit, self.dictionaries)
-        inputs, outputs = (
-            {f.feature for f in circuit.features},
-            {o.feature for o in circuit.outputs},
-        )
-        for site, named, n_constant in zip(
-            mlp_sites(layer), (inputs, outputs), (1, 0), strict=True
-        ):
-            if site not in self.dictionaries:
-                faults.append(f"the run has no dictionary of {site}")
-                continue
-            n = self.dictionaries[site].n_feature
-            if lost := sorted(f for f in named if not 0 <= f < n + n_constant):
-                faults.append(f"{site} has {n} features, and no {shorten(lost)}")
-        if faults:
+        """A circuit, refused if it is of another run; one made by hand may name no layer."""
+        circuit = Circuit.load(files.circuit)
+        if circuit.source.layer is not None:
             again = f" --behaviour {circuit.name}" if files.behaviour.exists() else ""
-            raise RunError(
-                f"{files.circuit} is of another run: {'; '.join(faults)}. Find it again: circuits "
-                f"find {self.folder}{again}"
-            )
+            command = f"circuits find {self.folder}{again}"
+            check_circuit(self.model, circuit, self.dictionaries, str(files.circuit), command)
         return circuit
 
     def _check_made_with(self, made_with: Mapping[str, Any], place: str, step: str) -> None:

@@ -54,7 +54,7 @@ class Mechanism:
         account = PairAccount.of(cases, found.layer, run.dictionaries[Site("mlp_in", found.layer)])
         features = [f.feature for f in found.circuit.features]
         known = {int(feature): place for place, feature in enumerate(account.features)}
-        places = torch.tensor([known.get(feature, -1) for feature in features])
+        places = torch.tensor([known.get(f, -1) for f in features], dtype=torch.int64)
         active = (places >= 0).double()  # the others are active in none of these cases
         pairs = [[features.index(p.first), features.index(p.second)]
                  for p in found.circuit.interactions]  # fmt: skip

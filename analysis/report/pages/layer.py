@@ -91,7 +91,7 @@ def layer_page(run: Run, table: LayerTable, books: Mapping[Site, Catalogue]) -> 
 def _outputs(run: Run, table: LayerTable, into: Catalogue, out: Catalogue) -> Table:
     rows = table.rows
     ends = [
-        " × ".join(f"{f} {into.caption(f)}".strip() for f in pair)
+        " × ".join(f"{f} {into.caption(f).text}".strip() for f in pair)
         for pair in zip(rows["strongest_first"], rows["strongest_second"], strict=True)
     ]
     listed = pd.DataFrame(

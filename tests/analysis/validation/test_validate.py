@@ -292,7 +292,7 @@ def test_what_is_not_known_is_null_in_the_file(proof, tmp_path):
     [
         ({"version": 7}, "is not a validation of this version"),
         ({"schema": "other"}, "is not a validation of this version"),
-        ({"more": 1}, r"lacks nothing and has the unknown \['more'\]"),
+        ({"more": 1}, r"is not whole: missing nothing, unknown \['more'\]"),
         ({"edits": 5}, "is not whole: edits"),
         ({"n": "many"}, "is not whole: n"),
         ({"parts": {"first": [1], "second": []}}, "parts has columns of unequal length"),
