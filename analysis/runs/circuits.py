@@ -57,10 +57,10 @@ def run_find(
     run: Run,
     behaviour: Behaviour,
     *,
-    layer: int | None = None,
     detection_cases: Behaviour | None = None,
-    coverage: float = COVERAGE,
+    layer: int | None = None,
     n_pairs: int = N_PAIRS,
+    coverage: float = COVERAGE,
 ) -> Circuit:
     """`find_circuit`, saved with its graph and cases; where none is found, an earlier one goes."""
     files = _own_files(run, behaviour.name)

@@ -40,7 +40,7 @@ from sae.dictionary import Dictionary
 from sae.loading import load_dictionaries
 
 Read = TypeVar("Read")
-
+_Reader = Literal["pinv", "encoder"]
 
 _FIND = "find {run} --behaviour {name}"
 
@@ -96,10 +96,7 @@ class Run:
         return layers_with_dictionaries(self.model, self.dictionaries)
 
     def interactions(
-        self,
-        layer: int,
-        outputs: Basis | None = None,
-        reader: Literal["pinv", "encoder"] = "pinv",
+        self, layer: int, outputs: Basis | None = None, reader: _Reader = "pinv"
     ) -> Interactions:
         """The interactions of a layer in its dictionaries' features; ``outputs`` takes the place
         of the output dictionary."""

@@ -1,4 +1,4 @@
-"""Proposals: gates are seen in the weights of a planted layer, and none in one that learnt
+"""Proposals: gates are seen in the weights of a planted layer, and none in one that learned
 nothing."""
 
 import math
