@@ -52,19 +52,19 @@ class OutputFeatures:
         """On the logit difference, for one of each feature on the mean case."""
         return self.dictionary.decoder @ self.reads.mean(0)
 
-    def detectors(self) -> list[tuple[str, list[int], list[float]]]:
-        """For each affected class the few features, each above its cut, that detect it best."""
-        behaviour, label = self.cases.behaviour, self.cases.label
-        return [
-            (name, *_detecting(self.active, label == behaviour.labels.index(name)))
-            for name in behaviour.affected
-        ]
+    def detectors(self, held_out: OutputFeatures) -> tuple[Detector, ...]:
+        """For each affected class the few features, each above its cut, that detect it best; and
+        how well they do on held-out cases."""
+        found = []
+        for name in self.cases.behaviour.affected:
+            features, cuts = _detecting(self.active, self._are_of(name))
+            detected = (held_out.active[:, features] > torch.tensor(cuts)).any(1)
+            (f1,) = _f1(detected[:, None], held_out._are_of(name))
+            found.append(Detector(name, tuple(features), tuple(cuts), f1))
+        return tuple(found)
 
-    def f1(self, name: str, features: list[int], cuts: list[float]) -> float:
-        """Of a class's detector, on these cases."""
-        truth = self.cases.label == self.cases.behaviour.labels.index(name)
-        detected = (self.active[:, features] > torch.tensor(cuts)).any(1)
-        return _f1(detected[:, None], truth)[0]
+    def _are_of(self, name: str) -> Bool[Tensor, " case"]:
+        return self.cases.label == self.cases.behaviour.labels.index(name)
 
     def named(self, detectors: tuple[Detector, ...]) -> tuple[Output, ...]:
         """Those that most of the contrast goes through, and those that detect its classes."""

@@ -34,15 +34,7 @@ from circuits.algebra.basis import Basis
 from circuits.algebra.interactions import Interactions
 from circuits.errors import BehaviourError, NotFiniteError, NotFoundError, check_count
 from circuits.graph.circuit import Circuit
-from circuits.graph.records import (
-    BehaviourEvidence,
-    Choice,
-    Detector,
-    Output,
-    Shares,
-    Source,
-    Thresholds,
-)
+from circuits.graph.records import BehaviourEvidence, Choice, Output, Shares, Source, Thresholds
 from circuits.graph.significance import RotationNull, scored
 from circuits.model.model import Model
 from circuits.model.site import Site, mlp_sites
@@ -92,10 +84,12 @@ def find_circuit(
     at = account.layer_number
     out = dictionaries[mlp_sites(at)[1]]
     pairs = fewest_pairs(account, coverage, n_pairs)
-    sides = (chosen, held_out)
+    halves = (chosen, held_out)
     if detection_cases is not None:
-        sides = _comparable(behaviour, detection_cases).halves()
-    detectors = _detectors(model, out, *sides)
+        _check_classes(behaviour, detection_cases)
+        halves = detection_cases.halves()
+    shown, tested = (OutputFeatures(in_model(half, model), out) for half in halves)
+    detectors = shown.detectors(tested)
     through = OutputFeatures(cases, out)
     outputs = through.named(detectors)
     found, groups = factor_groups(account, pairs)
@@ -132,16 +126,14 @@ def verdict(circuit: Circuit) -> str:
     return f"inherited from attention or earlier layers, and only read here ({both})"
 
 
-def _comparable(behaviour: Behaviour, detection_cases: Behaviour) -> Behaviour:
-    """The cases that detectors are chosen on, if they have the behaviour's classes."""
-    one, other = detection_cases, behaviour
+def _check_classes(other: Behaviour, one: Behaviour) -> None:
+    """Refuse cases to choose detectors on that have other classes than the behaviour's."""
     if set(one.labels) != set(other.labels) or one.factors != other.factors:
         raise BehaviourError(
             f"find_circuit: detection_cases has the classes {', '.join(one.labels)} of "
             f"{', '.join(one.factors)}, the behaviour {', '.join(other.labels)} of "
             f"{', '.join(other.factors)}. Pass cases of the same classes."
         )
-    return one
 
 
 def _check_shown(cases: ModelCases) -> None:
@@ -170,17 +162,6 @@ def _best_account(
         for i in progress(wanted, "pairs", "layer")
     ]
     return max(accounts, key=lambda one: one.totals.mlp * max(one.origins.computed, 1e-3))
-
-
-def _detectors(
-    model: Model, out: Dictionary, chosen: Behaviour, held_out: Behaviour
-) -> tuple[Detector, ...]:
-    """Chosen on one half of some cases, tested on the other."""
-    one, other = (OutputFeatures(in_model(half, model), out) for half in (chosen, held_out))
-    return tuple(
-        Detector(name, tuple(features), tuple(cuts), other.f1(name, features, cuts))
-        for name, features, cuts in one.detectors()
-    )
 
 
 def _graph(

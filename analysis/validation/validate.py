@@ -83,10 +83,7 @@ def validate(
 
 
 def _edit_table(
-    harness: Harness,
-    circuit: Circuit,
-    terms: PairTerms,
-    others: Sequence[Circuit],
+    harness: Harness, circuit: Circuit, terms: PairTerms, others: Sequence[Circuit]
 ) -> pd.DataFrame:
     rows = [harness.row(EditKind.NONE, harness.plain, 0)]
     rows.append(harness.row(EditKind.REMOVE, harness.without(terms), len(terms)))
