@@ -428,7 +428,7 @@ def test_files_that_do_not_belong_together_are_refused(
     run = copied(hostile_run, tmp_path)
     Run(run, hostile_run[1], "cpu").checked()
     changed(run / file, change)
-    with pytest.raises(RunError, match=message):
+    with pytest.raises((RunError, CircuitFileError), match=message):
         Run(run, hostile_run[1], "cpu").checked()
 
 

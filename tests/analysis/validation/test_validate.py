@@ -319,7 +319,7 @@ def test_a_circuit_of_another_run_is_refused_with_every_hash(circuit):
         "circuit 'negation' is of another run: the hash of its model is "
         f"{source.model[:12]}…, here {model.fingerprint[:12]}…; the hash of its inputs is "
         f"{source.inputs[:12]}…, here {here.fingerprint[:12]}…. Find it in this one: "
-        "circuits find."
+        "circuits find"
     )
 
 
@@ -327,7 +327,7 @@ def test_what_cannot_be_validated_is_refused(circuit):
     model, dictionaries = planted_model(), planted_dictionaries()
     with pytest.raises(FeatureRangeError, match="n_draws = 0"):
         validate(model, circuit, HALVES[1], dictionaries, n_draws=0)
-    with pytest.raises(CircuitFileError, match="does not say which layer it is of"):
+    with pytest.raises(CircuitFileError, match="does not say which layer and model it is of"):
         validate(model, replace(circuit, source=Source()), HALVES[1], dictionaries)
     with pytest.raises(CircuitFileError, match="there is no dictionary of mlp_in@0"):
         validate(model, circuit, HALVES[1], {})
