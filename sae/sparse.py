@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -42,6 +43,20 @@ class Code:
         n_row, k = features.shape
         starts = torch.arange(0, n_row * k + 1, k, device=features.device)
         return cls(starts, features.reshape(-1), values.reshape(-1), n_feature)
+
+    @classmethod
+    def of_counts(
+        cls, counts: Int64[Tensor, " row"], features: Tensor, values: Tensor, n_feature: int
+    ) -> Code:
+        """A code whose rows have these numbers of entries."""
+        return cls(functional.pad(counts.cumsum(0), (1, 0)), features, values, n_feature)
+
+    @classmethod
+    def joined(cls, codes: Sequence[Code]) -> Code:
+        """The rows of some codes, one code after another."""
+        parts = zip(*((c.starts.diff(), c.features, c.values) for c in codes), strict=True)
+        counts, features, values = map(torch.cat, parts)
+        return cls.of_counts(counts, features, values, codes[0].n_feature)
 
     @property
     def n_row(self) -> int:

@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from enum import Enum
-from typing import Any
 
 import pandas as pd
 import torch
@@ -26,10 +25,8 @@ from torch import Tensor
 
 from analysis.lowrank.sums import Forms
 from circuits.model.model import Model
-from circuits.model.site import Site
 from sae.dictionary import Dictionary
 from sae.reading import Reading
-from sae.sparse import Code
 
 _TILE = 2**20  # squares that are held at a time
 _ROWS = 2**24  # scores that are held at a time
@@ -71,8 +68,7 @@ def truncation_loss(
         for name, values in _replacements(
             dictionary, (forms, random), reading.activations[site], x, ranks
         ):
-            loss = float(_spliced(model, site, reading, values))
-            sums[name] = sums.get(name, 0.0) + n * loss
+            sums[name] = sums.get(name, 0.0) + n * reading.loss(model, site, values)
     losses = {name: total / n_predicted for name, total in sums.items()}
     clean, zero = losses[Replacement.CLEAN, "loss"], losses[Replacement.ZERO, "loss"]
     table = pd.DataFrame({"loss": pd.Series(losses)}).unstack(1)["loss"]
@@ -93,7 +89,7 @@ def _replacements(
     """Each replacement of the output, by row and column of the table; None leaves it as it is."""
     yield (Replacement.CLEAN.value, "loss"), None
     yield (Replacement.ZERO.value, "loss"), torch.zeros_like(output)
-    yield (Replacement.SAE.value, "loss"), _decoded(dictionary, dictionary.active(output))
+    yield (Replacement.SAE.value, "loss"), dictionary.reconstruct(output)
     own, random = forms
     names = [*map(Replacement.of_rank, ranks), Replacement.FULL_RANK.value]
     made: dict[tuple[str, str], list[Tensor]] = {}
@@ -105,10 +101,10 @@ def _replacements(
             values = scores[active.rows, active.features] * active.active
             given = replace(active, values=values.relu() if dictionary.relu else values)
             for how, code in (("loss", dictionary.selected(scores)), ("chosen", given)):
-                made.setdefault((name, how), []).append(_decoded(dictionary, code))
+                made.setdefault((name, how), []).append(dictionary.decoded(code))
         for name, scores in zip(names[:-1], _approximations(random, x[rows], ranks), strict=False):
             code = dictionary.selected(scores)
-            made.setdefault((name, "rotated"), []).append(_decoded(dictionary, code))
+            made.setdefault((name, "rotated"), []).append(dictionary.decoded(code))
     for which, parts in made.items():
         yield which, torch.cat(parts)
 
@@ -129,24 +125,3 @@ def _approximations(
         scores[:-1, :, block] = (found + forms.constant[block, None, None]).permute(1, 2, 0)
     scores[-1] = forms.whole(x)
     return scores
-
-
-def _decoded(dictionary: Dictionary, code: Code) -> Tensor:
-    return code.times(dictionary.decoder) + dictionary.offset
-
-
-def _spliced(model: Model, site: Site, reading: Reading, values: Tensor | None) -> Tensor:
-    """The loss with these values at the site, at the counted tokens."""
-    if values is None:
-        return model.loss(reading.batch.tokens, reading.batch.mask)
-    here = reading.counted.to(model.device)
-    place = here.nonzero()[:, 1]
-
-    def function(x: Tensor) -> Any:
-        new = x.clone()
-        # the last token of a row predicts nothing, so the model does not run on it
-        new[here[:, : x.shape[1]]] = values[place < x.shape[1]].to(x)
-        return new
-
-    with model.replaced({site: function}):
-        return model.loss(reading.batch.tokens, reading.batch.mask)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -51,6 +51,8 @@ from circuits.model.site import Site
 from circuits.storage.shards import kept_table
 from sae.dictionary import Dictionary
 from sae.reading import N_DOCUMENTS
+
+_Keep = Callable[[str, Callable[[], pd.DataFrame]], pd.DataFrame]
 
 LOSS_RANKS = (1, 2, 4, 8, 16, 32, 64)
 """Ranks whose loss is measured, up to the curve's last."""
@@ -101,12 +103,17 @@ def rank_curve(
     forms = LayerForms.of(model, dictionary, reader)
     tokens = list(in_chunks(forms.observed(corpus, n_documents)))
     totals = totals_of(tokens)
-    _check_active(dictionary, totals, min_active, n_documents)
+    if not bool((totals.n_active >= min_active).any()):
+        raise RankError(
+            f"rank_curve: no feature of {dictionary} is active on {min_active} of the "
+            f"{totals.n_token} tokens of {n_documents} documents, so there is nothing to compare. "
+            f"Read more documents, or lower min_active (a correlation of few tokens says little)."
+        )
     n_rank = max(1, min(n_rank, forms.d_input - 1))
     about = {**_about(forms, corpus, n_documents), "reader": reader, "n_bootstrap": n_bootstrap,
              "seed": seed}  # fmt: skip
     made_of = {**about, "ranks": n_rank, "version": version("bilinear-circuits")}
-    keep = _Keep(None if folder is None else Path(folder), json.dumps(made_of, sort_keys=True))
+    keep = partial(_kept, folder, json.dumps(made_of, sort_keys=True))
     table, by_size = _table(forms, tokens, totals, n_rank, Resampling(n_bootstrap, seed), keep)
     table = table.merge(_untrained(forms, corpus, n_rank, n_documents, seed, keep), how="left")
     loss = truncation_loss(
@@ -120,28 +127,12 @@ def rank_curve(
     return RankCurve(table, loss, about | {"min_active": min_active, "n_token": totals.n_token})
 
 
-def _check_active(
-    dictionary: Dictionary, totals: Totals, min_active: int, n_documents: int
-) -> None:
-    if not bool((totals.n_active >= min_active).any()):
-        raise RankError(
-            f"rank_curve: no feature of {dictionary} is active on {min_active} of the "
-            f"{totals.n_token} tokens of {n_documents} documents, so there is nothing to compare. "
-            f"Read more documents, or lower min_active (a correlation of few tokens says little)."
-        )
-
-
-@dataclass(frozen=True)
-class _Keep:
-    """Where finished blocks of a curve are kept, and what they are made of."""
-
-    folder: Path | None
-    made_of: str
-
-    def __call__(self, name: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-        """A finished block from the folder, or a new one."""
-        path = None if self.folder is None else self.folder / f"{name}.parquet"
-        return kept_table(path, self.made_of, make)
+def _kept(
+    folder: str | Path | None, made_of: str, name: str, make: Callable[[], pd.DataFrame]
+) -> pd.DataFrame:
+    """A finished block of a curve from the folder, or a new one."""
+    path = None if folder is None else Path(folder) / f"{name}.parquet"
+    return kept_table(path, made_of, make)
 
 
 def _about(forms: LayerForms, corpus: Corpus, n_documents: int) -> dict[str, Any]:
@@ -182,12 +173,7 @@ def _output_dictionary(
             f"the MLP's input alone: the stream also holds what did not pass through the MLP. Pass "
             f"a dictionary trained at mlp_out@{site.layer}."
         )
-    model.check_sites(site)
-    if dictionary.d_model != model.d_model:
-        raise RankError(
-            f"rank_curve: {dictionary} is for activations of {dictionary.d_model}, and the model's "
-            f"have {model.d_model}. Load the model that it was trained on."
-        )
+    dictionary.site_in(model, "rank_curve")
     return dictionary
 
 
@@ -263,16 +249,13 @@ def _others(totals: Totals, block: list[int], seed: int) -> Int64[Tensor, " form
 def _rows(made: Block, totals: Totals, fits: Mapping[str, Fit], d_input: int) -> pd.DataFrame:
     """One block's rows of the table."""
     feature = made.by_size.feature.cpu().numpy()
-    n_active = totals.n_active.cpu().numpy()[feature]
-    n_rank = made.by_size.n_rank
-    wide = n_rank + 1
     low, high = _percentiles(fits[""].correlation[1:])
     columns: dict[str, Any] = {
-        "feature": np.repeat(feature, wide),
-        "n_active": np.repeat(n_active.astype(np.int64), wide),
-        "effective_rank": np.repeat(made.effective[:, 0], wide),
-        "entropy_rank": np.repeat(made.effective[:, 1], wide),
-        "rank": np.tile([*range(1, wide), d_input], len(feature)),
+        "feature": feature[:, None],
+        "n_active": totals.n_active.cpu().numpy()[feature, None].astype(np.int64),
+        "effective_rank": made.effective[:, :1],
+        "entropy_rank": made.effective[:, 1:],
+        "rank": [*range(1, made.by_size.n_rank + 1), d_input],
         "energy": made.energy,
         "correlation": fits[""].correlation[0],
         "low": low,
@@ -285,8 +268,14 @@ def _rows(made: Block, totals: Totals, fits: Mapping[str, Fit], d_input: int) ->
         "correlation_rotated": fits["_rotated"].correlation[0],
         "correlation_shuffled": fits["_shuffled"].correlation[0],
     }
-    table = pd.DataFrame({name: np.ravel(values) for name, values in columns.items()})
+    table = _long(columns)
     return table[table["n_active"] > 0]
+
+
+def _long(columns: Mapping[str, Any]) -> pd.DataFrame:
+    """Columns by form and rank, or by one of them, as a row for each form and rank."""
+    whole = np.broadcast_arrays(*columns.values())
+    return pd.DataFrame({name: part.ravel() for name, part in zip(columns, whole, strict=True)})
 
 
 def _percentiles(
@@ -311,18 +300,15 @@ def _untrained(
 ) -> pd.DataFrame:
     """The same with a model of random weights: feature, rank, count, correlation."""
     fresh = replace(forms, model=untrained(forms.model, seed))
-    outputs, held = [], []
-    for reading, x in fresh.read(corpus, n_documents):
-        outputs.append(reading.activations[forms.site])
-        held.append((x, documents_of(reading)))
+    read = list(fresh.read(corpus, n_documents))
+    outputs = [reading.activations[forms.site] for reading, _ in read]
     dictionary = _standardised(forms, outputs)
     fresh = LayerForms.of(fresh.model, dictionary, "encoder")
-    tokens = list(
-        in_chunks(
-            Observed(x, dictionary.active(output), document)
-            for output, (x, document) in zip(outputs, held, strict=True)
-        )
+    held = (
+        Observed(x, dictionary.active(output), documents_of(reading))
+        for output, (reading, x) in zip(outputs, read, strict=True)
     )
+    tokens = list(in_chunks(held))
     totals = totals_of(tokens)
     rows = [
         keep(f"untrained-{block[0]:07d}", partial(_plain, fresh, block, n_rank, totals, tokens))
@@ -336,15 +322,13 @@ def _plain(
 ) -> pd.DataFrame:
     """The untrained model's rows of one block."""
     found = on_active(fresh.forms(block, n_rank, totals).by_size, tokens).correlation[0]
-    wide = n_rank + 1
-    count = totals.n_active[block].cpu().numpy().astype(np.int64)
-    columns: dict[str, Any] = {
-        "feature": np.repeat(block, wide),
-        "rank": np.tile([*range(1, wide), fresh.d_input], len(block)),
-        "n_active_untrained": np.repeat(count, wide),
-        "correlation_untrained": found.ravel(),
+    columns = {
+        "feature": np.array(block)[:, None],
+        "rank": [*range(1, n_rank + 1), fresh.d_input],
+        "n_active_untrained": totals.n_active[block, None].cpu().numpy().astype(np.int64),
+        "correlation_untrained": found,
     }
-    return pd.DataFrame(columns)
+    return _long(columns)
 
 
 def _standardised(forms: LayerForms, outputs: Iterable[Float[Tensor, "_ model"]]) -> Dictionary:

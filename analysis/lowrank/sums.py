@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 
 import numpy as np
 import torch
@@ -34,6 +35,21 @@ from sae.sparse import Code
 _CHUNK = 2**14  # tokens that are processed together
 _TILE = 2**19  # squares that are held at a time, so that they stay in the cache
 _ROWS = 2**12  # tokens of a tile
+
+
+class Control(str, Enum):
+    """What every correlation of a rank curve is compared with; part of column names."""
+
+    __str__ = str.__str__
+
+    ROTATED = "rotated"  # the same eigenvalues along random orthonormal directions
+    SHUFFLED = "shuffled"  # another live feature's form
+    UNTRAINED = "untrained"  # a model of the same shape with random weights
+
+    @property
+    def column(self) -> str:
+        """The column of `RankCurve.table` that holds its correlation."""
+        return f"correlation_{self}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,13 +133,9 @@ class Forms:
 
     def shuffled(self, order: Int64[Tensor, " form"]) -> Forms:
         """The control: feature i approximated by form ``order[i]``."""
-        return Forms(
-            self.feature,
-            self.values[order],
-            self.vectors[order],
-            self.constant[order],
-            lambda x: self.whole(x)[:, order],
-        )
+        own = (self.values, self.vectors, self.constant)
+        values, vectors, constant = (part[order] for part in own)
+        return Forms(self.feature, values, vectors, constant, lambda x: self.whole(x)[:, order])
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,12 +203,8 @@ class Resampling:
     def weights(self, document: Int64[Tensor, " token"]) -> Float[Tensor, "token replicate"]:
         """A column of ones for the sample itself, then a column for each replicate."""
         numbers, place = document.cpu().unique(return_inverse=True)
-        drawn = np.stack(
-            [
-                np.random.default_rng((self.seed, int(number))).poisson(1, self.n)
-                for number in numbers
-            ]
-        )
+        draws = (np.random.default_rng((self.seed, int(number))) for number in numbers)
+        drawn = np.stack([one.poisson(1, self.n) for one in draws])
         weights = functional.pad(torch.from_numpy(drawn).double(), (1, 0), value=1.0)
         return weights.to(document.device)[place.to(document.device)]
 
@@ -284,14 +292,6 @@ def in_chunks(tokens: Iterable[Observed], n_token: int = _CHUNK) -> Iterator[Obs
 
 
 def _together(parts: Sequence[Observed]) -> Observed:
-    ends = np.cumsum([0, *(len(part.code.features) for part in parts)])
-    starts = [part.code.starts[:-1] + int(end) for part, end in zip(parts, ends[:-1], strict=True)]
-    last = parts[0].code.starts.new_tensor([int(ends[-1])])
-    code = Code(
-        torch.cat([*starts, last]),
-        torch.cat([part.code.features for part in parts]),
-        torch.cat([part.code.values for part in parts]),
-        parts[0].code.n_feature,
-    )
     inputs = torch.cat([part.inputs for part in parts])
-    return Observed(inputs, code, torch.cat([part.document for part in parts]))
+    document = torch.cat([part.document for part in parts])
+    return Observed(inputs, Code.joined([part.code for part in parts]), document)

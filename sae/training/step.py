@@ -27,7 +27,6 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
-from torch.nn import functional
 
 from circuits.algebra.pair_search import screen_dtype
 from sae.sparse import Code, fused, strongest
@@ -217,7 +216,7 @@ class Coder:
             kept = values.topk(wanted, sorted=False).indices.sort().values
             rows, features, values = rows[kept], features[kept], values[kept]
         counts = torch.bincount(rows, minlength=len(centred))
-        return Code(functional.pad(counts.cumsum(0), (1, 0)), features, values, self.n_feature)
+        return Code.of_counts(counts, features, values, self.n_feature)
 
     def _above(
         self, centred: Float[Tensor, "token model"], unit: _Unit, floor: float

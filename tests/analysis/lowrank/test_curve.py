@@ -12,9 +12,9 @@ from torch.nn import functional
 
 from analysis import quality, rank_curve
 from analysis.lowrank import measure
-from analysis.lowrank.controls import Control
 from analysis.lowrank.curve import RankCurve
 from analysis.lowrank.sums import (
+    Control,
     Forms,
     Observed,
     Resampling,
