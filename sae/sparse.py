@@ -88,7 +88,11 @@ class Code:
 
     def times(self, vectors: Float[Tensor, "feature model"]) -> Float[Tensor, "row model"]:
         """The sum of each row's features' vectors, weighted: ``dense() @ vectors``."""
-        return _weighted_sums(self.starts, self.features, self.values, vectors)
+        # in a fixed order, so the same bits each time
+        return functional.embedding_bag(
+            self.features, vectors, self.starts, per_sample_weights=self.values, mode="sum",
+            include_last_offset=True,
+        )  # fmt: skip
 
     def products(
         self, rows: Float[Tensor, "row model"], vectors: Float[Tensor, "feature model"]
@@ -143,19 +147,7 @@ class _ByFeature:
         self, values: Float[Tensor, " entry"], vectors: Float[Tensor, "row model"]
     ) -> Float[Tensor, "feature model"]:
         """The sum of each feature's rows, weighted by values in the code's order."""
-        return _weighted_sums(self.starts, self.rows, values[self.entries], vectors)
-
-
-def _weighted_sums(
-    starts: Int64[Tensor, " bag_and_end"],
-    members: Int64[Tensor, " entry"],
-    weights: Float[Tensor, " entry"],
-    vectors: Float[Tensor, "vector model"],
-) -> Float[Tensor, "bag model"]:
-    """For each bag the weighted sum of its members' vectors, in a fixed order: the same bits."""
-    return functional.embedding_bag(
-        members, vectors, starts, per_sample_weights=weights, mode="sum", include_last_offset=True
-    )
+        return Code(self.starts, self.rows, values[self.entries], len(vectors)).times(vectors)
 
 
 def fused(x: Tensor) -> bool:

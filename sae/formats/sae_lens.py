@@ -105,12 +105,10 @@ def as_sae_lens(stored: Stored) -> Any:
             f"{stored}: keeps negative values, which sae-lens would cut at zero. Use the "
             f"Dictionary itself: its encode, decode and spliced do the same."
         )
-    from sae_lens.saes.jumprelu_sae import JumpReLUSAE, JumpReLUSAEConfig
+    from sae_lens.registry import get_sae_class
     from sae_lens.saes.sae import SAEMetadata
-    from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
 
-    by_rule: Any = (JumpReLUSAE, JumpReLUSAEConfig)
-    kind, config = by_rule if stored.k is None else (TopKSAE, TopKSAEConfig)
+    kind, config = get_sae_class("jumprelu" if stored.k is None else "topk")
     fields = _config(stored)
     # on "meta" first: otherwise it draws weights from the global generator
     fields |= {"device": "meta", "metadata": SAEMetadata(**fields["metadata"])}

@@ -122,8 +122,8 @@ class DictionaryTraining(TrainingRun):
         for site, x in self._mixer.buffer(self._place).items():
             if not bool(torch.isfinite(x.sum())):
                 raise ActivationError(
-                    f"{site}: the first {len(x)} activations hold NaN or infinity. Nothing can be "
-                    f"learnt from them: look at the model and its text."
+                    f"{site}: the first {len(x)} activations hold NaN or infinity, so nothing can "
+                    f"be learned from them. Look at the model and its text."
                 )
             self._summaries[str(site)] = summary(x)
             mean_square = float(x.double().square().mean())
@@ -186,7 +186,7 @@ class DictionaryTraining(TrainingRun):
 
     def rows(self, measured: dict[Site, Measured]) -> list[Row]:
         """Each site's metrics, which wait for the device."""
-        return [_row(measured[site]) for site in self.coders]
+        return [_row(measured[site], coder.n_feature) for site, coder in self.coders.items()]
 
     def check(self, row: Row, nth: int, checkpoint: Path) -> None:
         """Stop before anything that is not finite is saved; pass the row to the log."""
@@ -195,9 +195,9 @@ class DictionaryTraining(TrainingRun):
             what, remedy = "the activations hold NaN or infinity", "Look at the model and its text."
             if finite:
                 what, remedy = "the loss is no longer finite", "Lower the learning rate."
-            kept = "no checkpoint had been written yet"
-            if checkpoint.exists():
-                kept = f"the checkpoint before it, {checkpoint}, is kept"
+            kept = f"the checkpoint before it, {checkpoint}, is kept"
+            if not checkpoint.exists():
+                kept = "no checkpoint had been written yet"
             raise ActivationError(f"step {row['step']}, site {site}: {what}; {kept}. {remedy}")
         if self._log is not None:
             self._log(str(site), row)
@@ -259,14 +259,8 @@ def middle(x: Float[Tensor, "token model"]) -> Float[Tensor, " model"]:
     return centre
 
 
-def _row(measured: Measured) -> dict[str, float | int]:
+def _row(measured: Measured, n_feature: int) -> Row:
     """A row of metrics: numbers that have arrived."""
-    fvu = float(measured.fvu)
-    return {
-        "loss": float(measured.loss),
-        "fvu": fvu,
-        "explained_variance": 1 - fvu,
-        "l0": float(measured.n_active),
-        "dead_share": measured.n_dead / measured.n_feature,
-        "finite": bool(measured.finite),
-    }
+    loss, fvu, l0, finite = (float(measured[name]) for name in ("loss", "fvu", "l0", "finite"))
+    row = {"loss": loss, "fvu": fvu, "explained_variance": 1 - fvu, "l0": l0}
+    return {**row, "dead_share": int(measured["n_dead"]) / n_feature, "finite": bool(finite)}

@@ -21,17 +21,20 @@ computes their values in float32; which entry is the k-th can differ where two a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from circuits.algebra.pair_search import screen_dtype
 from sae.sparse import Code, fused, strongest
 
 Activation = Literal["topk", "signed_topk", "batchtopk"]
+
+Measured = dict[str, Tensor]
+"""Numbers of one step, before its update; they stay on the device until they are read."""
 
 _TILE = 2**21  # scores that are held at a time: as many as stay in cache
 _TILE_OF_GPU = 2**29
@@ -127,7 +130,11 @@ class Coder:
 
     @torch.no_grad()
     def step(self, x: Float[Tensor, "token model"], rate: float) -> Measured:
-        """Train on one batch; the numbers returned stay on the device."""
+        """Train on one batch.
+
+        Returns the loss, the fraction of variance unexplained, active features a token (``l0``),
+        whether the batch was finite, and the number of dead features.
+        """
         (group,) = self.optimizer.param_groups
         if isinstance(group["lr"], Tensor):
             group["lr"].fill_(rate)
@@ -137,7 +144,7 @@ class Coder:
         revived = dead if self.auxiliary else dead[:0]
         recorded = fused(x) and not len(revived) and self.activation != "batchtopk"
         measured = self._graph_step(x, revived) if recorded else self._plain_step(x, revived)
-        return replace(measured, n_dead=len(dead))
+        return measured | {"n_dead": torch.tensor(len(dead))}
 
     def _plain_step(
         self, x: Float[Tensor, "token model"], revived: Int64[Tensor, " dead"]
@@ -156,14 +163,12 @@ class Coder:
         self.tokens_since += len(x)
         self.tokens_since.masked_fill_(counts > 0, 0)
         self._move()
-        return Measured(
-            loss=summed / len(x),
-            fvu=summed / (x - x.mean(0)).square().sum(),
-            n_active=counts.sum() / len(x),
-            finite=torch.isfinite(x.sum()),
-            n_dead=len(revived),
-            n_feature=self.n_feature,
-        )
+        return {
+            "loss": summed / len(x),
+            "fvu": summed / (x - x.mean(0)).square().sum(),
+            "l0": counts.sum() / len(x),
+            "finite": torch.isfinite(x.sum()),
+        }
 
     def _graph_step(
         self, x: Float[Tensor, "token model"], none: Int64[Tensor, " dead"]
@@ -181,7 +186,7 @@ class Coder:
         graph, held, measured = self._recorded[x.shape]
         held.copy_(x)
         graph.replay()
-        return measured.copied()
+        return {name: number.clone() for name, number in measured.items()}
 
     def encode(self, centred: Float[Tensor, "token model"], unit: _Unit) -> Code:
         """The active features of some tokens, given without the offset."""
@@ -241,19 +246,19 @@ class Coder:
         of_values = code.products(slope, unit.decoder)
         if self.activation != "signed_topk":
             of_values = of_values * code.active
-        entries = code.by_feature
+        by = code.by_feature
         encoder, bias, decoder, offset = self.gradients
         if fused(slope):
             from sae.kernels import gradients
 
             sums = (encoder, bias, decoder)
-            where = (entries.starts, entries.rows, entries.entries)
+            where = (by.starts, by.rows, by.entries)
             gradients(*where, code.values, of_values, centred, slope, sums)
         else:
             ones = torch.ones_like(slope[:, :1])
-            encoder.copy_(entries.times(of_values, centred))
-            bias.copy_(entries.times(of_values, ones)[:, 0])
-            decoder.copy_(entries.times(code.values, slope))
+            encoder.copy_(by.times(of_values, centred))
+            bias.copy_(by.times(of_values, ones)[:, 0])
+            decoder.copy_(by.times(code.values, slope))
         offset.copy_(slope.sum(0) - bias @ unit.encoder)
 
     def _add_auxiliary(
@@ -319,20 +324,3 @@ class _Unit:
     bias: Float[Tensor, " feature"]
     decoder: Float[Tensor, "feature model"]
     norms: Float[Tensor, " feature"]
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Numbers of one step, before its update; tensors stay on the device until they are read."""
-
-    loss: Float[Tensor, ""]
-    fvu: Float[Tensor, ""]  # fraction of the batch's variance left unexplained
-    n_active: Float[Tensor, ""]  # per token
-    finite: Bool[Tensor, ""]  # whether the batch held only finite numbers
-    n_dead: int
-    n_feature: int
-
-    def copied(self) -> Measured:
-        """A copy that the next step does not overwrite."""
-        tensors: Any = {name: x.clone() for name, x in vars(self).items() if isinstance(x, Tensor)}
-        return replace(self, **tensors)

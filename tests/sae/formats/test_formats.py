@@ -142,24 +142,16 @@ def test_plain_sae_lens_refuses_a_signed_dictionary_rather_than_cut_it(tmp_path)
 
 def their_sae(kind, **fields):
     """sae-lens' own object, with every part drawn at random."""
-    from sae_lens import (
-        JumpReLUSAE,
-        JumpReLUSAEConfig,
-        StandardSAE,
-        StandardSAEConfig,
-        TopKSAE,
-        TopKSAEConfig,
-    )
+    from sae_lens.registry import get_sae_class
     from sae_lens.saes.sae import SAEMetadata
 
-    classes = {
-        "topk": (TopKSAE, TopKSAEConfig),
-        "jumprelu": (JumpReLUSAE, JumpReLUSAEConfig),
-        "standard": (StandardSAE, StandardSAEConfig),
-    }
-    sae_class, config_class = classes[kind]
+    sae_class, config_class = get_sae_class(kind)
     metadata = SAEMetadata(hook_name="blocks.3.hook_resid_post", model_name="theirs")
     sae = sae_class(config_class(d_in=16, d_sae=48, metadata=metadata, **fields))
+    return with_random_weights(sae)
+
+
+def with_random_weights(sae):
     with torch.no_grad():
         for seed, weight in enumerate(sae.parameters()):
             weight.copy_(normal(*weight.shape, seed=seed, dtype=torch.float32))
@@ -191,24 +183,12 @@ def test_what_sae_lens_saves_is_read_with_the_same_features(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", ["topk", "batchtopk"])
 def test_a_training_checkpoint_of_sae_lens_is_read_as_what_it_becomes(kind, tmp_path):
-    from sae_lens import (
-        SAE,
-        BatchTopKTrainingSAE,
-        BatchTopKTrainingSAEConfig,
-        TopKTrainingSAE,
-        TopKTrainingSAEConfig,
-    )
+    from sae_lens import SAE
+    from sae_lens.registry import get_sae_training_class
 
-    made = {
-        "topk": (TopKTrainingSAE, TopKTrainingSAEConfig),
-        "batchtopk": (BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig),
-    }
-    sae_class, config_class = made[kind]
+    sae_class, config_class = get_sae_training_class(kind)
     scaled = {"normalize_activations": "expected_average_only_in"}
-    sae = sae_class(config_class(d_in=16, d_sae=48, k=5, **scaled))
-    with torch.no_grad():
-        for seed, weight in enumerate(sae.parameters()):
-            weight.copy_(normal(*weight.shape, seed=seed, dtype=torch.float32))
+    sae = with_random_weights(sae_class(config_class(d_in=16, d_sae=48, k=5, **scaled)))
     if kind == "batchtopk":
         sae.topk_threshold.fill_(11.0)
     (tmp_path / "checkpoint").mkdir()
