@@ -35,8 +35,8 @@ from circuits.algebra.interactions import Interactions
 from circuits.errors import (
     BehaviourError,
     DictionaryError,
-    NotFiniteError,
     NotFoundError,
+    TensorError,
     check_count,
 )
 from circuits.graph.circuit import Circuit
@@ -153,7 +153,7 @@ def _comparable(behaviour: Behaviour, detection_cases: Behaviour) -> Behaviour:
 def _check_shown(cases: ModelCases) -> None:
     margins = cases.margins()
     if not bool(margins.isfinite().all()):
-        raise NotFiniteError(
+        raise TensorError(
             f"find_circuit: what the model predicts after {int((~margins.isfinite()).sum())} of "
             f"{len(cases)} cases is not finite. Look at where its weights were trained or loaded."
         )

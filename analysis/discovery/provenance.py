@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from circuits.errors import CircuitFileError, DictionaryError
+from circuits.errors import DictionaryError, GraphError
 from circuits.graph.circuit import Circuit
 from circuits.model.model import Model
 from circuits.model.site import Site, mlp_sites
@@ -45,7 +45,7 @@ def layer_of_circuit(
     check_dictionaries(model, dictionaries)
     source, faults = circuit.source, []
     if source.layer is None:
-        raise CircuitFileError(
+        raise GraphError(
             f"circuit {circuit.name!r} does not say which layer it is of. Make it with "
             f"find_circuit or propose_circuits."
         )
@@ -60,7 +60,7 @@ def layer_of_circuit(
         if of_circuit != here:
             faults.append(f"the hash of its {name} is {str(of_circuit)[:12]}…, here {here[:12]}…")
     if faults:
-        raise CircuitFileError(
+        raise GraphError(
             f"circuit {circuit.name!r} is of another run: {'; '.join(faults)}. Find it in this "
             f"one: circuits find."
         )

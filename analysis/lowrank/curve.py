@@ -18,7 +18,7 @@ import pandas as pd
 
 from analysis.lowrank import plots
 from analysis.lowrank.sums import Control
-from circuits.errors import RankError
+from circuits.errors import DictionaryError
 from circuits.plotting.display import html_of
 from circuits.plotting.figure import Figure, side_by_side
 from circuits.storage.files import read_json, write_json, written_whole
@@ -61,7 +61,7 @@ class RankCurve:
     def at(self, rank: int) -> pd.DataFrame:
         """The rows of one rank."""
         if rank not in self._rows:
-            raise RankError(
+            raise DictionaryError(
                 f"RankCurve.at: rank {rank!r} was not measured. Ask for 1 to {self.ranks[-2]}, or "
                 f"{self.ranks[-1]} for the whole form."
             )
@@ -79,7 +79,7 @@ class RankCurve:
         Only features that are active often enough and whose activation varies."""
         rows = self._rows[rank] if rank in self._rows else self.at(rank)
         if of not in rows:
-            raise RankError(
+            raise DictionaryError(
                 f"RankCurve: no column '{of}'. Choose from: {', '.join(map(str, rows))}."
             )
         often = "n_active_untrained" if of.endswith("_untrained") else "n_active"
@@ -182,20 +182,22 @@ class RankCurve:
     def load(cls, path: str | Path) -> RankCurve:
         """What `save` wrote."""
         table, summary = _files(path)
-        content = read_json(summary, RankError)
+        content = read_json(summary, DictionaryError)
         if content.get("schema") != _SCHEMA or not {"about", "loss"} <= set(content):
-            raise RankError(
+            raise DictionaryError(
                 f"{summary}: not a rank curve of schema {_SCHEMA} (its schema is "
                 f"{content.get('schema')!r}). Make it again: circuits rank RUN."
             )
         about = content["about"] if isinstance(content["about"], dict) else {}
         if wrong := [k for k, kind in _ABOUT.items() if not isinstance(about.get(k), kind)]:
-            raise RankError(
+            raise DictionaryError(
                 f"{summary}: its 'about' lacks {', '.join(wrong)}. The file is cut short or was "
                 f"changed. Make it again: circuits rank RUN."
             )
         if not table.is_file():
-            raise RankError(f"{table}: there is no such file beside {summary}. Make both again.")
+            raise DictionaryError(
+                f"{table}: there is no such file beside {summary}. Make both again."
+            )
         loss = pd.DataFrame(content["loss"])
         loss = loss.astype({name: str if name == "replaced_by" else float for name in loss})
         return cls(pd.read_parquet(table), loss, about)

@@ -44,7 +44,7 @@ from analysis.lowrank.sums import (
     totals_of,
 )
 from circuits.corpus.documents import Corpus, built_in, split_corpus
-from circuits.errors import CorpusError, RankError, check_count
+from circuits.errors import CorpusError, DictionaryError, check_count
 from circuits.model.loading import untrained
 from circuits.model.model import Model
 from circuits.model.site import Site
@@ -104,7 +104,7 @@ def rank_curve(
     tokens = list(in_chunks(forms.observed(corpus, n_documents)))
     totals = totals_of(tokens)
     if not bool((totals.n_active >= min_active).any()):
-        raise RankError(
+        raise DictionaryError(
             f"rank_curve: no feature of {dictionary} is active on {min_active} of the "
             f"{totals.n_token} tokens of {n_documents} documents, so there is nothing to compare. "
             f"Read more documents, or lower min_active (a correlation of few tokens says little)."
@@ -162,13 +162,13 @@ def _output_dictionary(
     chosen = {site: each for site, each in found.items() if layer in (None, site.layer)}
     listed = ", ".join(map(str, found)) or "none"
     if not chosen:
-        raise RankError(
+        raise DictionaryError(
             f"rank_curve: there is no dictionary at layer {layer}, only at {listed}. Name one of "
             f"their layers, or train one with the site mlp_out@{layer}."
         )
     site, dictionary = min(chosen.items(), key=lambda item: item[0].order)
     if site.point != "mlp_out":
-        raise RankError(
+        raise DictionaryError(
             f"rank_curve: the dictionary is at {site}. Only at mlp_out is an activation a form of "
             f"the MLP's input alone: the stream also holds what did not pass through the MLP. Pass "
             f"a dictionary trained at mlp_out@{site.layer}."

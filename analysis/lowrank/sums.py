@@ -28,7 +28,7 @@ from torch.nn import functional
 
 from circuits.algebra.directions import random_orthonormal
 from circuits.algebra.spectrum import Spectrum
-from circuits.errors import ShapeError
+from circuits.errors import TensorError
 from sae.reading import Reading
 from sae.sparse import Code
 
@@ -87,7 +87,7 @@ class Forms:
     ) -> Forms:
         """Any symmetric matrices, for example a graph's, each to approximate a feature."""
         if len(feature) != len(matrices):
-            raise ShapeError(
+            raise TensorError(
                 f"Forms: {len(feature)} features for {len(matrices)} forms. Name the feature that "
                 f"each form approximates, in their order."
             )
@@ -167,7 +167,7 @@ def totals_of(tokens: Iterable[Observed]) -> Totals:
         for row, added in zip(sums, (code.active.double(), values, values.square()), strict=True):
             row.index_add_(0, code.features, added)
     if second is None or sums is None:
-        raise ShapeError("no tokens, so nothing can be measured. Pass at least one document.")
+        raise TensorError("no tokens, so nothing can be measured. Pass at least one document.")
     return Totals(n_token, second, *sums)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from circuits.algebra.bilinear import BilinearLayer
 from circuits.algebra.spectrum import Spectrum
-from circuits.errors import ShapeError
+from circuits.errors import TensorError
 
 Gate = Callable[..., bool]
 
@@ -47,7 +47,7 @@ class TruthTable:
     def of(cls, gates: Mapping[str, Gate], n_bit: int) -> TruthTable:
         """The table of these functions of ``n_bit`` bits."""
         if not gates or not 1 <= n_bit <= 12:
-            raise ShapeError(
+            raise TensorError(
                 f"TruthTable: {len(gates)} gates of {n_bit} bits. Pass at least one gate, of 1 to "
                 f"12 bits."
             )
@@ -55,7 +55,7 @@ class TruthTable:
         try:
             answers = [[float(bool(gate(*row))) for gate in gates.values()] for row in rows]
         except TypeError as error:
-            raise ShapeError(
+            raise TensorError(
                 f"TruthTable: every gate must take {n_bit} bits, but: {error}. Change n_bit or the "
                 f"gate."
             ) from error

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from circuits.errors import SiteError, check_count, check_indices
+from circuits.errors import ModelError, check_count, check_indices
 from circuits.model.model import Model
 from sae.dictionary import Dictionary
 
@@ -28,7 +28,7 @@ def logit_effects(
     """
     site = dictionary.known_site("logit_effects")
     if site.point == "mlp_in":
-        raise SiteError(
+        raise ModelError(
             f"logit_effects: {site} is what an MLP reads; nothing is written to the residual "
             f"stream there, so its features have no direct path to a logit. Use a dictionary of "
             f"mlp_out or of the stream, or look at the MLP's interactions between its features."

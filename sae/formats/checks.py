@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from circuits.errors import DictionaryError, SiteError, first_line
+from circuits.errors import DictionaryError, ModelError, first_line
 from circuits.model.site import Site
 from circuits.model.weights import check_state
 from sae.formats.record import WEIGHTS, Stored
@@ -108,7 +108,7 @@ def site_of(name: object) -> Site | None:
     """
     try:
         return Site.parse(str(name))
-    except SiteError:
+    except ModelError:
         pass
     module = re.fullmatch(r"(?:model\.)?layers\.(\d+)(|\.mlp|\.self_attn)", str(name))
     return Site(_MODULES[module[2]], int(module[1])) if module else None

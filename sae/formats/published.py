@@ -84,5 +84,5 @@ def _site(point: Any) -> Site | None:
     try:
         name, layer = point
         return Site(str(name).replace("-", "_"), int(layer))
-    except (TypeError, ValueError):  # a SiteError is one too
+    except (TypeError, ValueError):  # a ModelError is one too
         return None

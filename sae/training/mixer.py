@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from circuits.errors import ActivationError
+from circuits.errors import DictionaryError
 from circuits.model.site import Site
 from sae.training.sources import Activations, Chunk
 
@@ -128,7 +128,7 @@ class Mixer:
         while filled < self.n_buffer:
             chunk = next(chunks)
             if here.block == 0 and chunk.after["epoch"] > 0:
-                raise ActivationError(
+                raise DictionaryError(
                     f"one pass over the data gives {filled} tokens, fewer than the buffer of "
                     f"{self.n_buffer}. Give more text, or make the plan's n_buffer (and n_batch) "
                     f'smaller: on the command line {{"n_buffer": …}} in the file of --plan.'

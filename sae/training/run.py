@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.corpus.documents import Corpus, split_corpus
-from circuits.errors import ActivationError
+from circuits.errors import DictionaryError
 from circuits.model.loading import chosen_device
 from circuits.model.model import Model
 from circuits.model.site import Site
@@ -121,7 +121,7 @@ class DictionaryTraining(TrainingRun):
         """Start every autoencoder from the first buffer."""
         for site, x in self._mixer.buffer(self._place).items():
             if not bool(torch.isfinite(x.sum())):
-                raise ActivationError(
+                raise DictionaryError(
                     f"{site}: the first {len(x)} activations hold NaN or infinity, so nothing can "
                     f"be learned from them. Look at the model and its text."
                 )
@@ -198,7 +198,7 @@ class DictionaryTraining(TrainingRun):
             kept = f"the checkpoint before it, {checkpoint}, is kept"
             if not checkpoint.exists():
                 kept = "no checkpoint had been written yet"
-            raise ActivationError(f"step {row['step']}, site {site}: {what}; {kept}. {remedy}")
+            raise DictionaryError(f"step {row['step']}, site {site}: {what}; {kept}. {remedy}")
         if self._log is not None:
             self._log(str(site), row)
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from circuits.corpus.batches import BatchPlan, Position, batches
 from circuits.corpus.documents import Corpus
 from circuits.corpus.tokenizer import tokenizer_hash
-from circuits.errors import ActivationError, check_count, first_line
+from circuits.errors import DictionaryError, check_count, first_line
 from circuits.model.model import Model
 from circuits.model.site import Site, as_sites
 from circuits.storage.files import content_hash, folder_written_whole, read_json, write_json
@@ -125,7 +125,7 @@ class TensorActivations(Activations):
         given = self.tensors
         first = given() if callable(given) else given
         if isinstance(first, Iterator) and (not callable(given) or given() is first):
-            raise ActivationError(
+            raise DictionaryError(
                 "TensorActivations: this iterator can be used only once, so a stopped run could "
                 "not resume. Pass a list, or a function that returns a new iterator."
             )
@@ -138,7 +138,7 @@ class TensorActivations(Activations):
             lengths = {len(tensor) for tensor in named.values() if tensor.ndim == 2}
             if len(lengths) != 1 or any(tensor.ndim != 2 for tensor in named.values()):
                 shapes = ", ".join(f"{s}: {tuple(t.shape)}" for s, t in named.items())
-                raise ActivationError(
+                raise DictionaryError(
                     f"activations of shapes {shapes}: each item must hold the same tokens at every "
                     f"site, as tensors of shape (token, model). Flatten batch and position."
                 )
@@ -148,7 +148,7 @@ class TensorActivations(Activations):
     def _first(self) -> dict[Site, Tensor]:
         first = next(self._begun(), None)
         if first is None:
-            raise ActivationError("no tensors to train on: the first pass is empty. Pass some.")
+            raise DictionaryError("no tensors to train on: the first pass is empty. Pass some.")
         return first
 
     @property
@@ -179,13 +179,13 @@ class TensorActivations(Activations):
                         ", ".join(f"{site}: {width}" for site, width in widths.items())
                         for widths in (found, self.widths)
                     )
-                    raise ActivationError(
+                    raise DictionaryError(
                         f"item {item} has the sites and widths {here}, but the first has {wanted}. "
                         f"Give every item the same."
                     )
                 yield Chunk(named, {"epoch": epoch, "item": item + 1})
             if empty and not first:
-                raise ActivationError(
+                raise DictionaryError(
                     f"pass {epoch + 1} over the tensors is empty: the iterator can be used only "
                     f"once. Pass a list, or a function that returns a new iterator."
                 )
@@ -199,7 +199,7 @@ class CachedActivations(Activations):
 
     @cached_property
     def _index(self) -> dict[str, Any]:
-        return read_json(Path(self.folder) / _INDEX, ActivationError)
+        return read_json(Path(self.folder) / _INDEX, DictionaryError)
 
     @property
     def widths(self) -> dict[Site, int]:
@@ -240,7 +240,7 @@ class CachedActivations(Activations):
                     found = {site: view[first:stop].float() for site, view in views.items()}
                     yield Chunk(found, {**where, "token": stop})
         except (SafetensorError, OSError) as error:
-            raise ActivationError(
+            raise DictionaryError(
                 f"{path}: cannot be read ({first_line(error)}). The cache is damaged: write or "
                 f"copy it again."
             ) from error
@@ -259,7 +259,7 @@ def cache_activations(
     """
     folder = Path(folder)
     if folder.exists():
-        raise ActivationError(f"{folder}: already exists. Name a new folder, or remove this one.")
+        raise DictionaryError(f"{folder}: already exists. Name a new folder, or remove this one.")
     check_count("cache_activations", n_token, None, "n_token")
     shards: list[dict[str, Any]] = []
     pending: list[dict[Site, Tensor]] = []

@@ -8,7 +8,7 @@ from torch.nn import functional
 from analysis import quality
 from circuits import Basis
 from circuits.corpus.batches import BatchPlan, in_order
-from circuits.errors import DictionaryError, SiteError
+from circuits.errors import DictionaryError, ModelError
 from circuits.model import Site, load_model
 from tests.support.small_dictionaries import D_MODEL, small_dictionary, threshold_dictionary
 from tests.support.small_models import small_corpus, small_folder
@@ -195,9 +195,9 @@ def test_a_dictionary_of_another_model_or_of_no_site_is_refused(model, corpus):
         "quality: Dictionary(48 features of 20 at mlp_in@0, thresholds) is for activations of 20, "
         "and the model's have 16. Load the model that it was trained on."
     )
-    with pytest.raises(SiteError, match="mlp_in@5"):
+    with pytest.raises(ModelError, match="mlp_in@5"):
         quality(tied(site=Site("mlp_in", 5)), model, corpus)
     with pytest.raises(
-        SiteError, match=r"quality: the site that this dictionary was trained at is unknown"
+        ModelError, match=r"quality: the site that this dictionary was trained at is unknown"
     ):
         quality(tied(site=None), model, corpus)

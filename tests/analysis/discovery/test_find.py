@@ -14,8 +14,8 @@ from circuits.errors import (
     BehaviourError,
     DictionaryError,
     FeatureRangeError,
-    NotFiniteError,
     NotFoundError,
+    TensorError,
 )
 from circuits.graph.circuit import Circuit
 from circuits.graph.records import Choice, Selection, Thresholds
@@ -325,7 +325,7 @@ def test_dictionaries_of_another_model_or_site_are_refused_by_name():
 def test_a_model_that_is_not_finite_is_no_model_that_learnt_nothing():
     model = planted_model()
     model.network.lm_head.weight.data[WORDS.index("glad"), 0] = float("nan")
-    with pytest.raises(NotFiniteError, match="what the model predicts after 32 of 32 cases"):
+    with pytest.raises(TensorError, match="what the model predicts after 32 of 32 cases"):
         find_circuit(model, planted_dictionaries(), planted_behaviour())
 
 

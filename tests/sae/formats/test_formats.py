@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from circuits.errors import DictionaryError, HubError, SiteError
+from circuits.errors import DictionaryError, HubError, ModelError
 from circuits.model import Site
 from sae import load_dictionaries, load_dictionary
 from sae.formats.checks import site_of
@@ -244,7 +244,7 @@ def test_an_unknown_hook_name_is_kept_and_the_site_can_be_given(tmp_path):
     folder = dictionary.save(tmp_path / "saved")
     again = load_dictionary(folder, device="cpu")
     assert again.notes == {"hook_name": "transformer.h.3"}
-    with pytest.raises(SiteError, match=r"unknown, and its hook 'transformer.h.3' is not one of"):
+    with pytest.raises(ModelError, match=r"unknown, and its hook 'transformer.h.3' is not one of"):
         again.known_site("examples")
     assert load_dictionary(folder, site="attn_out@3", device="cpu").site == Site("attn_out", 3)
 

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 
 from analysis.cli.main import main
 from circuits.corpus import built_in
-from circuits.errors import ActivationError, CorpusError, PlanError, RunError, SiteError
+from circuits.errors import CorpusError, DictionaryError, ModelError, PlanError, RunError
 from circuits.model import ModelPlan, ModelShape, Site, load_model, train_model
 from circuits.storage import training_run as runs
 from circuits.storage.training_run import RunFiles
@@ -305,7 +305,7 @@ def poisoned(n_good: int):
 
 def test_nan_in_mid_training_names_step_and_site_and_keeps_the_last_checkpoint(tmp_path):
     plan = replace(PLAN, n_features=16, n_batch=100, n_buffer=300)
-    with pytest.raises(ActivationError) as refused:
+    with pytest.raises(DictionaryError) as refused:
         train_on(poisoned(9), plan, tmp_path / "saes", device="cpu", checkpoint_every=4)
     assert "site mlp_in@0: the activations hold NaN" in str(refused.value)
     step = int(str(refused.value).split()[1].rstrip(","))
@@ -322,7 +322,7 @@ def test_nan_in_mid_training_names_step_and_site_and_keeps_the_last_checkpoint(t
 
 
 def test_nan_at_the_start_is_said_before_anything_is_made(tmp_path):
-    with pytest.raises(ActivationError, match=r"mlp_in@0: the first \d+ activations hold NaN"):
+    with pytest.raises(DictionaryError, match=r"mlp_in@0: the first \d+ activations hold NaN"):
         train_on(poisoned(0), replace(PLAN, n_buffer=300), tmp_path / "saes", device="cpu")
     assert not (tmp_path / "saes").exists()
 
@@ -330,7 +330,7 @@ def test_nan_at_the_start_is_said_before_anything_is_made(tmp_path):
 def test_a_loss_that_grows_beyond_all_bounds_stops(tmp_path):
     x = [normal(300, 8, seed=i, dtype=torch.float32) for i in range(20)]
     plan = replace(PLAN, n_features=16, n_buffer=300, learning_rate=1e37)
-    with pytest.raises(ActivationError, match=r"no longer finite; .* Lower the learning rate"):
+    with pytest.raises(DictionaryError, match=r"no longer finite; .* Lower the learning rate"):
         train_on(TensorActivations(x), plan, tmp_path / "saes", device="cpu")
 
 
@@ -392,9 +392,9 @@ def test_sites_texts_and_plans_that_cannot_be_are_refused_before_anything_is_mad
     model, corpus, tmp_path
 ):
     out = tmp_path / "saes"
-    with pytest.raises(SiteError, match=r"has no layer 7\. Its sites are resid_pre"):
+    with pytest.raises(ModelError, match=r"has no layer 7\. Its sites are resid_pre"):
         train_saes(model, corpus, replace(PLAN, sites=("mlp_in@7",)), out)
-    with pytest.raises(ActivationError, match=r"one pass over the data gives \d+ tokens, fewer"):
+    with pytest.raises(DictionaryError, match=r"one pass over the data gives \d+ tokens, fewer"):
         train_saes(model, corpus, replace(PLAN, n_buffer=10**7), out, device="cpu")
     with pytest.raises(PlanError, match="k is 41, more than the 40 features"):
         replace(PLAN, k=41)
