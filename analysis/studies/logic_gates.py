@@ -126,11 +126,9 @@ def read_polynomials(layer: BilinearLayer, names: tuple[str, ...]) -> pd.DataFra
     """Each gate's polynomial, read from the layer's interaction matrices alone."""
     n_bit = layer.d_model
     columns = {}
-    for gate, name in enumerate(names):
-        direction = torch.zeros(layer.d_out, dtype=layer.dtype)
-        direction[gate] = 1
-        form = layer.interaction(direction)
-        bias = 0.0 if layer.down_bias is None else float(layer.down_bias[gate])
+    forms = layer.interaction(torch.eye(layer.d_out, dtype=layer.dtype))
+    biases = [0.0] * layer.d_out if layer.down_bias is None else layer.down_bias.tolist()
+    for name, form, bias in zip(names, forms, biases, strict=True):
         constant = float(form[-1, -1]) + bias
         linear = form.diagonal()[:-1] + 2 * form[:-1, -1]  # x² = x on bits
         pairs = [2 * float(form[i, j]) for i, j in combinations(range(n_bit), 2)]

@@ -50,10 +50,9 @@ def component_truncation(
             accuracy(model.read_out(_within(hidden, directions[:count], model)), images)
             for directions in (components.outputs, random)
         )
-        rows.append(
-            {"components": count, "accuracy": found, "lost": full - found, "control": control}
-        )
-    return pd.DataFrame(rows).assign(n=len(images)).drop_duplicates("components")
+        rows.append((count, found, full - found, control, len(images)))
+    names = ["components", "accuracy", "lost", "control", "n"]
+    return pd.DataFrame(rows, columns=names).drop_duplicates("components")
 
 
 def _within(
@@ -119,10 +118,8 @@ def _start(layer: BilinearLayer, rank: int, generator: torch.Generator) -> tuple
     for direction in torch.eye(layer.d_out, dtype=layer.dtype):
         values, vectors = torch.linalg.eigh(layer.interaction(direction))  # rising
         up, down = values.flip(0).clamp(min=0), (-values).clamp(min=0)  # the strongest first
-        positive, negative = (
-            vectors.mT.flip(0) * up.sqrt()[:, None],
-            vectors.mT * down.sqrt()[:, None],
-        )
+        positive = vectors.mT.flip(0) * up.sqrt()[:, None]
+        negative = vectors.mT * down.sqrt()[:, None]
         energy = torch.cat([energy, up.square() + down.square()])
         rows = torch.cat([rows, torch.stack([positive + negative, positive - negative])], dim=1)
         strongest = energy.argsort(descending=True, stable=True)[:rank]

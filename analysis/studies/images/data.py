@@ -139,14 +139,14 @@ def _from_npz(path: Path) -> dict[str, np.ndarray]:
 
 def _from_idx(folder: Path) -> dict[str, np.ndarray]:
     found = {}
-    for key, start, what in zip(
-        _KEYS, ("train", "train", "t10k", "t10k"), ("images", "labels") * 2, strict=True
-    ):
-        files = sorted(folder.glob(f"{start}*{what}*ubyte*"))
+    for key in _KEYS:
+        kind, split = key.split("_")
+        name = ("train" if split == "train" else "t10k", "images" if kind == "x" else "labels")
+        files = sorted(folder.glob("{}*{}*ubyte*".format(*name)))
         if not files:
             raise ImageError(
-                f"{folder}: no {start}-{what}-…-ubyte in this folder, with or without .gz. Pass a "
-                f"folder with the four IDX files of MNIST under their own names."
+                f"{folder}: no {'-'.join(name)}-…-ubyte in this folder, with or without .gz. Pass "
+                f"a folder with the four IDX files of MNIST under their own names."
             )
         found[key] = _read_idx(files[0])
     return found
@@ -241,14 +241,12 @@ def _pixels(name: str, key: str, images: np.ndarray) -> Float[Tensor, "image pix
         )
     if images.dtype == np.uint8:
         return torch.from_numpy(images.reshape(len(images), -1)).float() / 255
-    if not np.issubdtype(images.dtype, np.number):
+    span = ""
+    if np.issubdtype(images.dtype, np.number):
+        span = f" and runs from {images.min()} to {images.max()}"
+    if not np.issubdtype(images.dtype, np.floating) or not 0 <= images.min() <= images.max() <= 1:
         raise ImageError(
-            f"{name}: {key} is of type {images.dtype}, not bytes or floats from 0 to 1. Convert "
-            f"it to one of them."
-        )
-    if not (np.issubdtype(images.dtype, np.floating) and 0 <= images.min() <= images.max() <= 1):
-        raise ImageError(
-            f"{name}: {key} of type {images.dtype} runs from {images.min()} to {images.max()}, "
-            f"not bytes or floats from 0 to 1. Divide by the largest value."
+            f"{name}: {key} is of type {images.dtype}{span}, not bytes or floats from 0 to 1. "
+            f"Convert it, for example by dividing by the largest value."
         )
     return torch.from_numpy(images.reshape(len(images), -1).astype(np.float32))

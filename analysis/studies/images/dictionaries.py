@@ -109,40 +109,37 @@ def read_through(
             "read_through: no feature is active on any of these images, so there is nothing to "
             "read. Train the dictionary on images like these."
         )
-    whole = dictionary.basis("pinv", least_squares=True)
+    whole = dictionary.basis(least_squares=True)
     part = Basis.from_decoder(dictionary.decoder[live], dictionary.offset, least_squares=True)
-    read = part.coordinates(x)
+    active = dictionary.encode(x)[:, live] != 0
+    drawn = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[: int(live.sum())]
+    outputs = Basis.from_decoder(
+        x[drawn] - dictionary.offset, dictionary.offset, least_squares=True
+    )
+
+    def through(basis: Basis) -> Tensor:
+        return basis.compose(basis.coordinates(x))
+
     given = {
         "clean": x,
         "encoder": dictionary.reconstruct(x),
-        "pinv": whole.compose(whole.coordinates(x)),
-        "pinv_live": part.compose(read),
-        "pinv_on_active": part.compose(read * (dictionary.encode(x)[:, live] != 0)),
-        "random": (control := part.control(seed)).compose(control.coordinates(x)),
-        "outputs": (drawn := _outputs(x, len(part.write), dictionary.offset, seed)).compose(
-            drawn.coordinates(x)
-        ),
+        "pinv": through(whole),
+        "pinv_live": through(part),
+        "pinv_on_active": part.compose(part.coordinates(x) * active),
+        "random": through(part.control(seed)),
+        "outputs": through(outputs),
     }
     guess = math.log(model.n_class)
     variance = float((x - x.mean(0)).square().sum())
     rows = []
     for name, hidden in given.items():
         logits = model.read_out(hidden.to(model.head.dtype))
-        row: dict[str, float | str] = {"reader": name, "loss": cross_entropy(logits, images)}
-        row["accuracy"] = accuracy(logits, images)
-        row["fvu"] = float((hidden - x).square().sum()) / variance
-        rows.append(row)
-    table = pd.DataFrame(rows).set_index("reader")
+        fvu = float((hidden - x).square().sum()) / variance
+        rows.append((name, cross_entropy(logits, images), accuracy(logits, images), fvu))
+    names = ["reader", "loss", "accuracy", "fvu"]
+    table = pd.DataFrame(rows, columns=names).set_index("reader")
     recovered = (guess - table["loss"]) / (guess - table.loc["clean", "loss"])
     return table.assign(recovered=recovered, n_live=int(live.sum()), n=len(images))
-
-
-def _outputs(
-    x: Float[Tensor, "image hidden"], n: int, offset: Float[Tensor, " hidden"], seed: int
-) -> Basis:
-    """A basis of ``n`` randomly drawn outputs, relative to the offset."""
-    chosen = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:n]
-    return Basis.from_decoder(x[chosen] - offset, offset, least_squares=True)
 
 
 def live_features(

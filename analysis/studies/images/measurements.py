@@ -63,9 +63,8 @@ def measure(data: ImageData, plan: ImagePlan) -> tuple[dict[str, Any], ImageMode
     seconds = time.perf_counter() - began
     twin = train_classifier(data.train, replace(plan, weight_decay=0.0))
     spectra, plain = ClassSpectra.of(model), ClassSpectra.of(twin)
-    dictionary = train_dictionary(
-        model, data.train, replace(dictionary_plan_for(data.train), seed=plan.seed)
-    )
+    dictionary_plan = replace(dictionary_plan_for(data.train), seed=plan.seed)
+    dictionary = train_dictionary(model, data.train, dictionary_plan)
     row = {
         "accuracy": accuracy(model.logits(data.test), data.test),
         "accuracy_without_decay": accuracy(twin.logits(data.test), data.test),
@@ -92,22 +91,17 @@ def _components(which: str, model: ImageModel, images: Images) -> dict[str, floa
     row = {}
     for n in (20, 50):
         found = component_truncation(model, images, [n], components).iloc[0]
+        full = found["accuracy"] + found["lost"]
         row[f"hosvd_top{n}_drop{which}"] = float(found["lost"])
-        row[f"random_top{n}_drop{which}"] = float(
-            found["accuracy"] + found["lost"] - found["control"]
-        )
+        row[f"random_top{n}_drop{which}"] = float(full - found["control"])
     return row
 
 
 def _dictionary(table: pd.DataFrame) -> dict[str, float]:
+    readers = {"pinv": "pinv_live", "sae": "encoder", "random": "random", "outputs": "outputs"}
     recovered = table["recovered"]
-    return {
-        "pinv_loss_recovered": float(recovered["pinv_live"]),
-        "sae_loss_recovered": float(recovered["encoder"]),
-        "random_loss_recovered": float(recovered["random"]),
-        "outputs_loss_recovered": float(recovered["outputs"]),
-        "live_features": int(table["n_live"].iloc[0]),
-    }
+    row = {f"{name}_loss_recovered": float(recovered[of]) for name, of in readers.items()}
+    return row | {"live_features": int(table["n_live"].iloc[0])}
 
 
 def _masks(spectra: ClassSpectra, images: Images) -> dict[str, float]:
@@ -145,15 +139,11 @@ def matches(models: Sequence[ImageModel], n: int = 10) -> pd.DataFrame:
     spectra = [ClassSpectra.of(model) for model in models]
     found = pd.concat([best_matches(first, second, n) for first, second in pairwise(spectra)])
     by_rank = found.assign(above=found["cosine"] > 0.8).groupby("rank")
-    return pd.DataFrame(
-        {
-            "cosine": by_rank["cosine"].mean(),
-            "spread": by_rank["cosine"].std(),
-            "above_0.8": by_rank["above"].mean(),
-            "control": by_rank["control"].mean(),
-            "n": by_rank.size(),
-        }
-    ).reset_index()
+    columns = {
+        "cosine": ("cosine", "mean"), "spread": ("cosine", "std"), "above_0.8": ("above", "mean"),
+        "control": ("control", "mean"), "n": ("cosine", "size"),
+    }  # fmt: skip
+    return by_rank.agg(**columns).reset_index()
 
 
 def regularisation(

@@ -10,7 +10,7 @@ The logit of a class of a one-layer model is one quadratic form in pixels, `clas
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -86,12 +86,8 @@ class ImageModel:
     @cached_property
     def class_layer(self) -> BilinearLayer:
         """The last layer and the head as one layer, whose outputs are the logits."""
-        last = self.last
-        bias = self.class_constants
-        return BilinearLayer(
-            last.left, last.right, self.head @ last.down, last.left_bias, last.right_bias,
-            bias if bool(bias.any()) else None,
-        )  # fmt: skip
+        bias = self.class_constants if bool(self.class_constants.any()) else None
+        return replace(self.last, down=self.head @ self.last.down, down_bias=bias)
 
     @property
     def class_constants(self) -> Float[Tensor, " class"]:
@@ -122,7 +118,7 @@ class ImageModel:
         """The same model in another dtype."""
         bias = None if self.head_bias is None else self.head_bias.to(dtype)
         layers = tuple(layer.to(dtype) for layer in self.layers)
-        return ImageModel(layers, self.head.to(dtype), self.height, self.width, bias)
+        return replace(self, layers=layers, head=self.head.to(dtype), head_bias=bias)
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file, whole or not at all."""
@@ -139,10 +135,8 @@ class ImageModel:
 
     def __repr__(self) -> str:
         sizes = " -> ".join(str(layer.d_hidden) for layer in self.layers)
-        return (
-            f"ImageModel({self.height} x {self.width} pixels -> {sizes} products -> "
-            f"{self.n_class} classes)"
-        )
+        pixels = f"{self.height} x {self.width} pixels"
+        return f"ImageModel({pixels} -> {sizes} products -> {self.n_class} classes)"
 
 
 def load_image_model(path: str | Path) -> ImageModel:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -201,10 +201,8 @@ def _assembled(plan: ImagePlan, weights: dict[str, Tensor], images: Images) -> I
     layers = []
     for i in range(plan.n_layer):
         left, right = weights[f"left.{i}"], weights[f"right.{i}"]
-        layer = BilinearLayer(
-            left, right, torch.eye(plan.d_hidden),
-            weights.get(f"left.{i}.bias"), weights.get(f"right.{i}.bias"),
-        )  # fmt: skip
+        biases = (weights.get(f"left.{i}.bias"), weights.get(f"right.{i}.bias"))
+        layer = BilinearLayer(left, right, torch.eye(plan.d_hidden), *biases)
         layer = with_residual(layer) if plan.residual else layer
         layers.append(after_embedding(layer, weights["embed"]) if plan.d_embed and not i else layer)
     head_bias = weights.get("head.bias")
@@ -229,7 +227,4 @@ def with_residual(layer: BilinearLayer) -> BilinearLayer:
 
 def after_embedding(layer: BilinearLayer, embed: Float[Tensor, "model pixel"]) -> BilinearLayer:
     """The layer ``layer(embed x)``, which takes pixels."""
-    return BilinearLayer(
-        layer.left @ embed, layer.right @ embed, layer.down,
-        layer.left_bias, layer.right_bias, layer.down_bias,
-    )  # fmt: skip
+    return replace(layer, left=layer.left @ embed, right=layer.right @ embed)
