@@ -46,8 +46,6 @@ def load_dictionaries(
     if not run.is_dir():
         raise DictionaryError(f"{run}: no such folder. Pass a run folder, or the saes in one.")
     inside = run / folders.IN_RUN
-    if inside.is_file():
-        raise DictionaryError(f"{inside}: is a file, not a folder of dictionaries. Remove it.")
     folder = inside if inside.is_dir() else run
     found: dict[Site, Dictionary] = {}
     for path in sorted(folder.iterdir()):

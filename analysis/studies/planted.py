@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 
 import pandas as pd
 import torch
@@ -155,9 +156,7 @@ def _gates(sizes: Planted, generator: torch.Generator) -> Truth:
 
 
 def _form(write: Tensor, truth: Truth) -> Tensor:
-    if not truth.weights:
-        return write.new_zeros(write.shape[1], write.shape[1])
-    first, second = torch.tensor(list(truth.weights)).unbind(1)
+    first, second = torch.tensor(list(truth.weights)).reshape(-1, 2).long().unbind(1)
     weight = torch.tensor(list(truth.weights.values()), dtype=torch.float64)
     built = (write[first] * weight[:, None]).mT @ write[second]
     return (built + built.mT) / 2
@@ -196,31 +195,27 @@ def group_score(found: Clusters, planted: Sequence[Sequence[int]]) -> float:
     from sklearn.metrics import adjusted_rand_score
 
     truth = {node: name for name, members in enumerate(planted) for node in members}
-    # a node that one side lacks is a group of its own there
     nodes = sorted({*truth, *(int(str(node)) for node in found)})
-    return float(
-        adjusted_rand_score(
-            [truth.get(node, -1 - node) for node in nodes],
-            [found.get(node, -1 - node) for node in nodes],
-        )
-    )
+    # a node that one side lacks is a group of its own there
+    sides = ([side.get(node, -1 - node) for node in nodes] for side in (truth, found))
+    return float(adjusted_rand_score(*sides))
 
 
 def _gates_named(found: Clusters, truth: Truth) -> float:
     """The share of planted gates whose groups were found and whose blocks have the gate's name."""
-    names = {"three-way": "AND"}
+    table = found.gates
     named = {
-        frozenset([row["first"], row["second"]]): row["gate"]
-        for row in found.gates.to_dict("records")
+        frozenset(row[:2]): row[2]
+        for row in zip(*(table[c] for c in ("first", "second", "gate")), strict=True)
     }
     n_named = 0
     for kind, groups in truth.gates:
+        wanted = "AND" if kind == "three-way" else kind
         places = [{found.get(node, -1) for node in truth.groups[group]} for group in groups]
         if all(len(place) == 1 for place in places):
-            at = [next(iter(place)) for place in places]
-            blocks = [(at[i], at[j]) for i in range(len(at)) for j in range(i + 1, len(at))]
-            blocks = blocks or [(at[0], at[0])]
-            n_named += all(named.get(frozenset(b)) == names.get(kind, kind) for b in blocks)
+            at = [place.pop() for place in places]
+            blocks = [*combinations(at, 2)] or [(at[0], at[0])]
+            n_named += all(named.get(frozenset(block)) == wanted for block in blocks)
     return n_named / len(truth.gates) if truth.gates else 1.0
 
 
@@ -264,17 +259,16 @@ def calibrate(
     for seed in progress(range(n_seeds), "controls", "layer"):
         planted, _ = plant(replace(sizes, snr=largest, seed=sizes.seed + seed))
         noise, _ = plant(replace(sizes, n_gates=0, seed=sizes.seed + seed))
-        layer, inputs, outputs = planted.layer, planted.inputs, planted.outputs
         controls = {
             "noise alone": noise,
-            "rotated": Interactions(layer, rotated(inputs, seed), outputs),
-            "shuffled": Interactions(layer, shuffled(inputs, seed), outputs),
+            "rotated": replace(planted, inputs=rotated(planted.inputs, seed)),
+            "shuffled": replace(planted, inputs=shuffled(planted.inputs, seed)),
         }
         for name, inter in controls.items():
             for output in range(sizes.n_output):
                 rows.append({"layer": name, **score(inter, output, Truth(), q)})
     table = pd.DataFrame(rows)
-    table["any"] = table["n_found"] > 0
-    means = table.groupby("layer", sort=False).mean()
-    means.insert(0, "n", table.groupby("layer", sort=False).size())
+    by_layer = table.assign(any=table["n_found"] > 0).groupby("layer", sort=False)
+    means = by_layer.mean()
+    means.insert(0, "n", by_layer.size())
     return means.reset_index()

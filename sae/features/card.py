@@ -44,10 +44,9 @@ class Card:
                 rows = self.effects[self.effects["side"] == side]
                 tokens = (f"{shown(r.token)} {number(r.effect)}" for r in rows.itertuples())
                 parts.append(f"<p><b>{verb}</b>: {escape(', '.join(tokens))}</p>")
-        if len(self.neighbours):
-            near = (f"{r.neighbour} ({number(r.decoder_cosine)})"
-                    for r in self.neighbours.itertuples())  # fmt: skip
-            parts.append(f"<p><b>neighbours</b> (decoder cosine): {', '.join(near)}</p>")
+        rows = self.neighbours.itertuples()
+        if near := ", ".join(f"{r.neighbour} ({number(r.decoder_cosine)})" for r in rows):
+            parts.append(f"<p><b>neighbours</b> (decoder cosine): {near}</p>")
         return html_of(repr(self), *parts)
 
     def _bars(self) -> str:
@@ -155,8 +154,10 @@ def card(
             "card: a corpus was given without a model that could read it. Pass both: "
             "card(dictionary, 7, model, corpus)."
         )
-    known, wanted = dictionary.statistics, {"n": n, "n_examples": n, "n_documents": n_documents}
-    found = card_tables(dictionary, model, corpus, [feature], **wanted)
+    known = dictionary.statistics
+    found = card_tables(
+        dictionary, model, corpus, [feature], n=n, n_examples=n, n_documents=n_documents
+    )
     return Card(
         feature,
         repr(dictionary),

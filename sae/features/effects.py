@@ -29,9 +29,9 @@ def logit_effects(
     site = dictionary.known_site("logit_effects")
     if site.point == "mlp_in":
         raise ModelError(
-            f"logit_effects: {site} is what an MLP reads; nothing is written to the residual "
-            f"stream there, so its features have no direct path to a logit. Use a dictionary of "
-            f"mlp_out or of the stream, or look at the MLP's interactions between its features."
+            f"logit_effects: {site} is what an MLP reads, so its features have no direct path to a "
+            f"logit. Use a dictionary of mlp_out or of the stream, or look at the MLP's "
+            f"interactions between its features."
         )
     n = check_count("logit_effects", n, model.n_token, "n")
     chosen = _chosen("logit_effects", dictionary, features)
@@ -43,10 +43,9 @@ def logit_effects(
             tokens = (sign * effects).topk(n).indices
             found.append(_rows(some, tokens.cpu(), effects.gather(1, tokens).cpu(), "effect"))
             found[-1].insert(1, "side", side)
-    table = pd.concat(found).sort_values(["feature", "side", "rank"], kind="stable")
-    table = table.rename(columns={"other": "token_number"}).reset_index(drop=True)
-    numbers = table["token_number"].tolist()
-    known = model.tokenizer
+    table = pd.concat(found).rename(columns={"other": "token_number"})
+    table = table.sort_values(["feature", "side", "rank"], kind="stable", ignore_index=True)
+    numbers, known = table["token_number"].tolist(), model.tokenizer
     words = map(str, numbers) if known is None else known.convert_ids_to_tokens(numbers)
     table.insert(3, "token", [*words])
     return table

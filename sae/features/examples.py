@@ -39,24 +39,16 @@ class Examples:
 
     def table(self) -> pd.DataFrame:
         """One row per example; ``place`` is the index of the strongest one in ``tokens``."""
-        found = []
+        rows = []
         for i, rank in np.argwhere(self.document >= 0):
             window = self.tokens[i, rank]
             there = window >= 0
-            found.append(
-                {
-                    "feature": self.features[i],
-                    "rank": rank,
-                    "value": self.values[i, rank],
-                    "document": self.document[i, rank],
-                    "position": self.position[i, rank],
-                    "tokens": [self.words[token] for token in window[there].tolist()],
-                    "activations": self.activations[i, rank][there].tolist(),
-                    "place": int(there[: len(window) // 2].sum()),
-                }
-            )
+            numbers = (part[i, rank] for part in (self.values, self.document, self.position))
+            words = [self.words[token] for token in window[there].tolist()]
+            shades, place = self.activations[i, rank][there], there[: len(window) // 2].sum()
+            rows.append((self.features[i], rank, *numbers, words, shades.tolist(), place))
         columns = ["feature", "rank", "value", "document", "position"]
-        return pd.DataFrame(found, columns=[*columns, "tokens", "activations", "place"])
+        return pd.DataFrame(rows, columns=[*columns, "tokens", "activations", "place"])
 
 
 def examples(

@@ -98,8 +98,7 @@ def _layout(folder: Path) -> _Layout:
         )
     for layout in LAYOUTS.values():
         if {layout.config, layout.weights} <= names:
-            if layout.weights == "model.safetensors":
-                _refuse_model(folder / layout.config)
+            _refuse_model(folder / layout.config)
             return layout
     if {"config.json", "ae.pt"} <= names:
         return LAYOUTS["dictionary_learning"]
@@ -107,21 +106,12 @@ def _layout(folder: Path) -> _Layout:
         raise DictionaryError(
             f"{folder}: a run folder. Pass one of its saes, or pass it to load_dictionaries."
         )
+    finished = "training finished here, but only " if RESULT in names else "it holds "
     pairs = [f"{layout.config} + {layout.weights}" for layout in LAYOUTS.values()]
-    half = [
-        f"{layout.weights} without {layout.config}"
-        for layout in LAYOUTS.values()
-        if layout.weights in names and layout.config not in names
-    ]
-    if RESULT in names:
-        raise DictionaryError(
-            f"{folder}: training finished here, but only {', '.join(sorted(names))} are left. Copy "
-            f"the other files back, or remove the folder and train again."
-        )
-    there = "; ".join(half) or f"files {', '.join(sorted(names)[:6]) or 'none'}"
     raise DictionaryError(
-        f"{folder}: not a dictionary in a known layout ({there}). It must have one of "
-        f"{', '.join(pairs)}: copy the whole folder."
+        f"{folder}: not a dictionary in a known layout ({finished}"
+        f"{', '.join(sorted(names)[:6]) or 'nothing'}). It must have one of {', '.join(pairs)}: "
+        f"copy the whole folder."
     )
 
 

@@ -504,7 +504,7 @@ def test_a_save_that_breaks_leaves_nothing(tmp_path, monkeypatch):
 
 def test_a_folder_that_is_not_a_dictionary_is_refused_with_its_files(tmp_path):
     (tmp_path / "sae.safetensors").touch()
-    with pytest.raises(DictionaryError, match=r"sae.safetensors without cfg.json"):
+    with pytest.raises(DictionaryError, match=r"known layout \(it holds sae.safetensors\)"):
         load_dictionary(tmp_path)
     with pytest.raises(DictionaryError, match=r"a file: pass the folder it is in"):
         load_dictionary(tmp_path / "sae.safetensors")
