@@ -1,8 +1,7 @@
 """How well a dictionary represents its site: one row of numbers, each with its control.
 
-Two passes over the same tokens: for the reconstruction, then for the model's loss with the site
-replaced. The first token of each row counts in no statistic and is never replaced: autoencoders are
-not trained on ``<bos>``, and the loss would measure that one activation.
+The first token of each row counts in no statistic and is never replaced: autoencoders are not
+trained on ``<bos>``, and the loss would measure that one activation.
 """
 
 from __future__ import annotations

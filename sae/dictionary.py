@@ -88,8 +88,8 @@ class Dictionary(Stored):
     ) -> Basis:
         """The features as directions, read by the decoder's pseudoinverse or by the encoder.
 
-        A decoder that does not span the activation space has no exact pseudoinverse and is an
-        error, unless ``least_squares`` accepts the nearest reader.
+        A decoder that does not span the activation space is an error, unless ``least_squares``
+        accepts the nearest reader.
         """
         if reader == "encoder":
             return Basis.from_encoder(self.decoder, self.encoder, self.offset, self.bias)
@@ -128,9 +128,9 @@ class Dictionary(Stored):
     def save(self, folder: str | Path, format: str = "sae-lens") -> Path:
         """Write this dictionary and its statistics to a new folder; whole or not at all.
 
-        ``sae-lens`` holds every dictionary, and sae-lens loads all but those that keep negative
-        values. ``published`` is the paper's layout (whose code expects a folder named like
-        ``18-mlp-in-x8-k30``), ``sparsify`` and ``dictionary_learning`` are those projects'.
+        ``sae-lens`` holds every dictionary. ``published`` is the paper's layout (whose code expects
+        a folder named like ``18-mlp-in-x8-k30``), ``sparsify`` and ``dictionary_learning`` those
+        projects'.
         """
         return folders.save(self, folder, format)
 

@@ -24,11 +24,10 @@ def load_dictionary(
     site: Site | str | None = None,
     device: torch.device | str | None = None,
 ) -> Dictionary:
-    """The dictionary in a folder, local or on the hub (``owner/name/folder``).
+    """The dictionary in a folder, local or on the hub (``owner/name/folder``), in any known layout.
 
-    The layout (sae-lens, the paper's, sparsify or dictionary_learning) is recognised by the files.
-    ``site`` is where it was trained, if its files do not say so or use an unknown name. Without
-    ``device`` it goes to the GPU if there is one.
+    ``site`` is where it was trained, if its files do not say so. Without ``device`` it goes to the
+    GPU if there is one.
     """
     place = None if isinstance(path, str) and Path(path).exists() else hub_place(path)
     folder = Path(path).expanduser() if place is None else model_folder(*place)

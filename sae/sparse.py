@@ -1,7 +1,6 @@
 """Sparse codes: which features are active on each row, and how strongly.
 
-Nothing here holds ``row x feature`` numbers. Where a row has fewer than k positive scores, entries
-are zero: kept, so that every row of a TopK dictionary has k entries, but inactive.
+Where a row has fewer than k positive scores, entries are zero: kept, but inactive.
 """
 
 from __future__ import annotations
@@ -160,9 +159,9 @@ def strongest(
 ) -> tuple[Float[Tensor, "row k"], Int64[Tensor, "row k"]]:
     """The k largest of each row and their positions, in any order; any of equal ones.
 
-    torch.topk costs as much as the product that made the scores. But the k largest of a row lie in
-    the k groups with the largest maxima: those maxima take one vectorised pass (the members of a
-    group lie a stride apart), and then only k groups of ``√(n / k)`` members are searched.
+    The k largest of a row lie in the k groups with the largest maxima, which take one vectorised
+    pass (the members of a group lie a stride apart); then only k groups of ``√(n / k)`` are
+    searched.
     """
     n_row, n = scores.shape
     size = 1 << round(math.log2(n / k) / 2)  # of a group

@@ -1,8 +1,7 @@
 """How often and how strongly each feature is active, exactly, from one pass over activations.
 
-Means, quantiles and histograms are of *active* values only. At most 512 MiB of those are kept; if
-there are more, quantiles and histograms come from every second, fourth, … token
-(`Statistics.kept_every`). Counts, means and extremes are always exact.
+Means, quantiles and histograms are of *active* values. At most 512 MiB of those are kept; beyond
+that, quantiles and histograms use every second, fourth, … token (`Statistics.kept_every`).
 """
 
 from __future__ import annotations

@@ -1,9 +1,7 @@
 """How well a circuit's own pairs approximate its output features, and how few eigenvectors suffice.
 
-Each output feature's activation, where it is active, against the sum of the circuit's pairs with
-that feature's own weights, at every rank of the matrix of these pairs; beside it as many random
-pairs of features that are active together, and the whole layer. A circuit is chosen for the
-contrast of a behaviour, so its pairs need not follow a feature on all of the text.
+Beside as many random pairs of features that are active together, and the whole layer. A circuit is
+chosen for the contrast of a behaviour, so its pairs need not follow a feature on all of the text.
 """
 
 from __future__ import annotations

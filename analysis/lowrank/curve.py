@@ -1,8 +1,7 @@
 """What `rank_curve` found: a row for each feature and rank, and the statistics over features.
 
 Shares and medians count only the features that are active on ``min_active`` tokens and whose
-activation varies on them; ``summary()`` says how many those are. A share above a threshold depends
-on the threshold, so `RankCurve.thresholds` has all of them, beside each control's.
+activation varies on them; ``summary()`` says how many those are.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """A layer, and the features that a dictionary reads from its output, as forms of its input.
 
-The forms take the MLP's input in the activation's own coordinates, not in input features: their
-eigenvectors are directions of ``mlp_in``, with the constant 1 as a last coordinate where the layer
-has biases.
+Their eigenvectors are directions of ``mlp_in``, with the constant 1 last where the layer has
+biases.
 """
 
 from __future__ import annotations

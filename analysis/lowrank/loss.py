@@ -1,15 +1,14 @@
 """The model's loss when every feature is replaced by its approximation of rank r.
 
-At each counted token the MLP's output is replaced by a decoded code. The code comes from the
-weights and from the MLP's input: each feature's rank-r approximation is computed, the dictionary's
-own rule (the k largest, cut at zero) selects among the approximations, and the selected ones are
-decoded. With every eigenpair and the encoder as reader this is the dictionary's own reconstruction,
-so the loss at full rank separates what truncation costs from what the dictionary costs.
+At each counted token each feature's rank-r approximation is computed from the MLP's input, the
+dictionary's own rule selects among the approximations, and the selected ones are decoded in place
+of the MLP's output. With every eigenpair and the encoder as reader this is the dictionary's own
+reconstruction, so the loss at full rank separates what truncation costs from what the dictionary
+costs.
 
-Selecting among approximations is the harder task: one that is good where its feature is active can
-be far off where it is not, and then displaces the correct one. In the column ``chosen`` the
-features that are really active are given, and only their values are approximations. ``rotated`` is
-the control of ``loss``: the same eigenvalues along random directions.
+An approximation that is good where its feature is active can be far off where it is not, and then
+displaces the correct one. In the column ``chosen`` the really active features are given, and only
+their values are approximations; ``rotated`` has the same eigenvalues along random directions.
 """
 
 from __future__ import annotations

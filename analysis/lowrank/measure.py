@@ -1,13 +1,12 @@
 """How well the top eigenvectors approximate a feature, beside controls.
 
-A feature of a dictionary at ``mlp_out`` reads a direction of the MLP's output, so it is a quadratic
-form of the MLP's input: ``x̂ᵀQx̂`` plus a constant from the biases and the dictionary's offset, both
-exact. Its rank-r approximation keeps r eigenpairs of Q and the constant, refits nothing, and is
+A feature of a dictionary at ``mlp_out`` is a quadratic form of the MLP's input: ``x̂ᵀQx̂`` plus a
+constant, both exact. Its rank-r approximation keeps r eigenpairs of Q and the constant, and is
 compared with the feature's activation in the dictionary.
 
-With ``reader="encoder"`` the form at full rank *is* the activation before its top-k, so correlation
-ends at 1 on active tokens. The pseudoinverse reads another number, which stays below 1 at any rank
-and yet needs fewer eigenvectors to come close to it: always read a rank beside the full rank.
+With ``reader="encoder"`` the form at full rank *is* the activation before its top-k. The
+pseudoinverse reads another number, whose correlation stays below 1 at any rank and yet needs fewer
+eigenvectors to come close to it: always read a rank beside the full rank.
 """
 
 from __future__ import annotations

@@ -1,17 +1,13 @@
 """How well sums of squares approximate a feature: every rank at once, streamed over tokens.
 
 A form ``x̂ᵀQx̂ + constant`` approximated by r of its eigenpairs is ``Σ λ (v · x̂)² + constant``,
-nothing refitted. Three passes over the same tokens:
+nothing refitted. Three passes over the same tokens: `totals_of`; `on_active`, entry by entry, so
+that the cost follows the number of active entries; and `on_all`, where a feature is zero if not
+active, so that only the approximations' variance remains to be summed: ``λᵀ C λ`` with C the
+covariance of the squares, a matrix product.
 
-1. `totals_of`: counts, sums of the activations, and ``Σ x̂ x̂ᵀ``, which gives each square's mean;
-2. `on_active`: sums over the tokens where a feature is active, entry by entry, so that the cost
-   follows the number of active entries; resampled documents give the intervals;
-3. `on_all`: over all tokens the feature is zero where it is not active. What remains to be summed
-   is the approximations' variance, ``λᵀ C λ`` with C the covariance of the squares: a matrix
-   product.
-
-R² is that of the approximation as it stands, so it is negative where the mean activation, which no
-approximation knows, would be closer. Correlation ignores a wrong scale and a wrong constant.
+R² is that of the approximation as it stands, so it is negative where the mean activation would be
+closer. Correlation ignores a wrong scale and a wrong constant.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Toy gates: one bilinear layer learns Boolean functions, and its weights *are* their truth tables.
 
-On bits ``x² = x``, so a quadratic form is a polynomial of degree two without squares:
-``constant + Σ linear_i x_i + Σ pair_ij x_i x_j``. That polynomial is unique, so it can be read from
-the layer's interaction matrix and compared, number by number, with that of the truth table. It
+On bits ``x² = x``, so a quadratic form is a unique polynomial ``constant + Σ linear_i x_i + Σ
+pair_ij x_i x_j``, read from the interaction matrix and compared with that of the truth table. It
 cannot represent a product of three bits, and then the least possible error is known.
 """
 

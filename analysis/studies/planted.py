@@ -4,12 +4,7 @@ Features are random directions, many more than dimensions, so every gate gives s
 pairs of other features too. A gate is a set of products between groups of features, with loadings
 between 0.75 and 1.25; each feature is in one group. To the gates' form a noise form is added, whose
 norm is theirs over ``snr``: half of its energy is spread evenly, half is in a few products of
-directions that are not features (distractors). A layer without gates, ``n_gates = 0``, is the noise
-alone.
-
-Scores: precision, recall and F1 of the edges found against those planted, and the adjusted Rand
-index of the groups over all nodes planted or found (a node that is only on one side counts as a
-group of its own on the other).
+directions that are not features (distractors).
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Where each feature is strongest in a corpus, with the tokens around it: one streaming pass.
 
-Only the windows of the best so far are kept: ``features · n · window`` numbers, whatever the length
-of the corpus. Of equally strong tokens the earlier one comes first.
+Of equally strong tokens the earlier one comes first.
 """
 
 from __future__ import annotations
@@ -64,8 +63,7 @@ def examples(
 ) -> Examples:
     """For each feature (all of them unless named) its ``n`` strongest tokens in a corpus.
 
-    Each comes with ``context`` tokens on both sides. ``window`` is the length of the rows that the
-    model reads.
+    Each with ``context`` tokens on both sides. The model reads rows of ``window`` tokens.
     """
     site = dictionary.known_site("examples")
     n = check_count("examples", n, None, "n")

@@ -1,9 +1,8 @@
 """A dictionary's folder: its layout recognised by its files, read, and written whole.
 
-Each of the four layouts is read as a `Stored` that gives the same features, or refused with the
-reason. "Top-k" means three things: sae-lens, sparsify and dictionary_learning cut the selected
-values at zero; the paper's format keeps negative ones; sparsify's ``signed`` (like sae-lens'
-``abstopk``) selects by absolute value, which we do not support. No pickle is ever opened.
+"Top-k" means three things: sae-lens, sparsify and dictionary_learning cut the selected values at
+zero; the paper's format keeps negative ones; sparsify's ``signed`` (like sae-lens' ``abstopk``)
+selects by absolute value, which is refused. No pickle is ever opened.
 """
 
 from __future__ import annotations

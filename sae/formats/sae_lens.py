@@ -59,10 +59,8 @@ def read(folder: Path) -> Stored:
 
 
 def write(stored: Stored, folder: Path) -> None:
-    """``cfg.json`` and ``sae_weights.safetensors``, which sae-lens itself loads.
-
-    A dictionary that keeps negative values gets an architecture that sae-lens does not know,
-    because its top-k would silently cut them at zero.
+    """``cfg.json`` and ``sae_weights.safetensors``, which sae-lens itself loads; but not one that
+    keeps negative values, which its top-k would silently cut: that architecture it does not know.
     """
     file = folder / "sae_weights.safetensors"
     save_file(_state_dict(stored), file)

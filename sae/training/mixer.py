@@ -1,7 +1,6 @@
 """Batches of shuffled activations, and what the activations of a site are like.
 
-The mixer fills a buffer from a source, shuffles it, gives its batches and fills it again. The
-buffer is never saved: a run that resumes refills it from the position where it began.
+The buffer is never saved: a run that resumes refills it from the position where it began.
 """
 
 from __future__ import annotations

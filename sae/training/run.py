@@ -1,9 +1,7 @@
 """Train the dictionaries of several sites in one pass of the model, to the same bits each time.
 
-The first buffer gives each site's scale and centre, from which its autoencoder starts. The buffer
-is not part of a checkpoint: it is filled again from the text when a run resumes. A scale that was
-trained in is undone in what is saved, so that a dictionary takes the model's own activations.
-Resuming, checkpoints and the files of a run: `circuits.storage.training_run`.
+The first buffer gives each site's scale and centre. A scale that was trained in is undone in what
+is saved, so that a dictionary takes the model's own activations.
 """
 
 from __future__ import annotations

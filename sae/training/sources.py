@@ -1,7 +1,6 @@
 """Streams of activations to train on: from a model, a cache on disk, or any tensors.
 
 A source gives chunks: for every site a tensor ``token model`` of the same tokens.
-`sae.training.mixer` makes batches of them. ``<bos>`` and padding are left out, as in `sae.reading`.
 """
 
 from __future__ import annotations
@@ -112,10 +111,9 @@ class ModelActivations(Activations):
 
 @dataclass(frozen=True, eq=False)
 class TensorActivations(Activations):
-    """Your own tensors: a list, or a function that returns a new iterator over them.
+    """Your own tensors: a list, or a function that returns a new iterator over the same tensors.
 
-    Each is ``token model``, or a dict with one such tensor for every site. Every iterator must give
-    the same tensors, because a resumed run skips to its position in a new one.
+    Each is ``token model``, or a dict with one such tensor for every site.
     """
 
     tensors: Sequence[Tensor | dict[Site, Tensor]] | Callable[[], Iterable[Tensor | dict]]

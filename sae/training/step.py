@@ -1,22 +1,17 @@
 """One step of training a TopK autoencoder: exact gradients, computed for active entries only.
 
-With ``z = (x − offset) encoderᵀ + bias``, ``f`` the k largest of ``z`` (cut at zero), and
-``x̂ = f decoder + offset``, the loss is the mean of ``‖x̂ − x‖²``. It is differentiated by hand:
-autograd would spend most of its time on the zeros of ``token x feature`` matrices.
-
-    1. the product ``z`` for some hundred tokens at a time, and the k largest of each row
-    2. the reconstruction, a weighted sum of k rows of the decoder for each token
-    3. ``∂f``: at each active entry, the error times the decoder row
-    4. the entries sorted by feature: each feature's gradients are weighted sums of the errors and
-       inputs of the tokens where it is active
-    5. dead features are trained on what the others left over (AuxK)
-    6. Adam, after the gradient's norm is clipped to one
+With ``z = (x − offset) encoderᵀ + bias``, ``f`` the k largest of ``z`` (cut at zero), and ``x̂ = f
+decoder + offset``, the loss is the mean of ``‖x̂ − x‖²``. It is differentiated by hand, because
+autograd would spend most of its time on the zeros of ``token x feature`` matrices: ``∂f`` is, at
+each active entry, the error times the decoder row, and each feature's gradients are weighted sums
+of the errors and inputs of the tokens where it is active. Dead features are trained on what the
+others left over (AuxK); then Adam, after the gradient's norm is clipped to one.
 
 The decoder's rows write as if their length were one; their length scales what is read instead, as
 in sae-lens' step, which this equals to the last digits. `Coder.unit` is what is saved.
 
-On processors that multiply bfloat16 quickly, step 1 selects a few more than k in bfloat16 and
-computes their values in float32; which entry is the k-th can differ where two are within rounding.
+On processors that multiply bfloat16 quickly, a few more than k are selected in bfloat16 and their
+values computed in float32; which entry is the k-th can differ where two are within rounding.
 """
 
 from __future__ import annotations

@@ -1,12 +1,8 @@
 """A layer's tensor decomposed: main output directions, and a layer of few neurons close to it.
 
-`component_truncation` keeps the output directions that the layer writes most to over all *pairs of
-inputs*, without any image or class, and measures what is lost. `shared_neurons` finds the few
-hidden units whose tensor is closest to the layer's: a canonical polyadic decomposition, with every
-inner product computed from the factors.
-
-For given input factors the best outputs are a least-squares solution, so only the input factors are
-optimised. The similarity found is a local maximum near the start, not proven to be the global one.
+`shared_neurons` finds the few hidden units whose tensor is closest to the layer's: a canonical
+polyadic decomposition. For given input factors the best outputs are a least-squares solution, so
+only the input factors are optimised; the similarity found is a local maximum near the start.
 """
 
 from __future__ import annotations
@@ -31,10 +27,8 @@ _START_NOISE = 0.1  # relative to a factor, so that equal rows can separate
 def component_truncation(
     model: ImageModel, images: Images, counts: Iterable[int], components: HOSVD | None = None
 ) -> pd.DataFrame:
-    """Accuracy when the head reads only the last layer's first output components, by their number.
-
-    ``control`` is the accuracy with as many random output directions.
-    """
+    """Accuracy when the head reads only the output directions that the last layer writes most to
+    over all *pairs of inputs*, by their number; ``control`` is that of random directions."""
     model.check_labels(images)
     components = hosvd(model.last) if components is None else components
     hidden = model.before(images.pixels, len(model.layers)).to(components.outputs.dtype)

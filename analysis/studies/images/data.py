@@ -1,9 +1,7 @@
 """Labelled images of one size, as rows of pixels from 0 to 1, split into training and test.
 
-From scikit-learn's digits (1797 of 8 x 8, included in the package), an ``.npz`` in Keras' layout, a
-folder of IDX files, or a data set of the hub. scikit-learn's digits are sorted by writer and the
-last fifth is the test set, so the test digits are by unseen writers and accuracy is lower than with
-shuffled digits.
+scikit-learn's digits are sorted by writer and the last fifth is the test set, so accuracy is lower
+than with shuffled digits.
 """
 
 from __future__ import annotations

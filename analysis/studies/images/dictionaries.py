@@ -1,10 +1,5 @@
 """Dictionaries between a classifier's last layer and its head, and how their features are read.
 
-A sparse autoencoder is trained on the layer's output. Its encoder finds a few features in each
-image; the decoder's pseudoinverse reads all of them, and its values are what the interaction
-matrices of features describe. `read_through` replaces the layer's output by either reconstruction
-and measures how much of the loss is recovered.
-
 With as many *live* features as the layer has outputs the pseudoinverse reads everything, whatever
 the features are. With fewer, its share shows that they lie where the layer writes, not that they
 are good features: the control ``outputs``, the layer's outputs for as many random images, does

@@ -1,8 +1,7 @@
 """All measurements of the image case study: one row for each seed, or one table.
 
-`measure` trains a model, its twin without weight decay and a dictionary, and returns every number
-beside its control. Drops and losses are shares: 0.01 is one in a hundred images. Ranks and drops
-are measured on the *test* images, and a negative drop is a rise in accuracy.
+Drops and losses are shares: 0.01 is one in a hundred *test* images; a negative drop is a rise in
+accuracy.
 """
 
 from __future__ import annotations

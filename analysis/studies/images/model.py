@@ -1,11 +1,8 @@
 """An image classifier whose only nonlinearity is a product: bilinear layers, then a linear head.
 
-Every layer is a `BilinearLayer` of the whole output of the one before, so any question about the
-model is one about such layers. The embedding is folded into the first one. A residual path is
-folded in too, because ``x = x · 1`` is a product: as many more hidden units, whose left factor
-reads one coordinate each and whose right one is the constant. ``d_hidden`` counts those as well.
-
-The logit of a class of a one-layer model is one quadratic form in pixels, `class_forms`.
+The embedding is folded into the first layer. A residual path is folded in too, because ``x = x ·
+1`` is a product: as many more hidden units, whose left factor reads one coordinate each and whose
+right one is the constant. ``d_hidden`` counts those as well.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Eigenvectors and masks as pictures: still ones as PNG, interactive ones with plotly.
 
-Blue is positive, red negative, white zero, each picture on its own scale. Red does not count
-against a class: an eigenvector contributes ``(v · x)²``, so ink on blue alone or on red alone
-excites it and ink on both cancels; the sign of its eigenvalue is for or against the class.
+Blue is positive, red negative, each picture on its own scale. An eigenvector contributes ``(v ·
+x)²``, so red does not count against a class: its eigenvalue's sign does.
 """
 
 from __future__ import annotations

@@ -1,12 +1,8 @@
 """What each class responds to: eigenvectors of its form, which are pictures, and what they add.
 
 The logit of a class of a one-layer model is ``Σ_r λ_r (v_r · x)²`` and a constant, with every
-``v_r`` of unit length *in pixels*, so that eigenvalues do not depend on how the embedding and the
-layer share their scale. A deeper model has the same in the input of its last layer, and
-`analysis.studies.images.tree` continues from there.
-
-The sign of an eigenvector is arbitrary, since ``(v · x)²`` is the same; `ClassSpectra.with_sign`
-turns each so that the images that excite it most do so positively.
+``v_r`` of unit length *in pixels*. A deeper model has the same in the input of its last layer, and
+`analysis.studies.images.tree` continues from there. The sign of an eigenvector is arbitrary.
 """
 
 from __future__ import annotations

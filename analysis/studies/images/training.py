@@ -1,9 +1,7 @@
 """Training an image classifier: AdamW with strong weight decay, and noise on the inputs.
 
-How much weight decay acts depends on the sum over steps of ``learning_rate · weight_decay``, not on
-``weight_decay`` alone: initial weights that get no gradient shrink by ``exp(−Σ rate · decay)``. A
-few hundred steps at rate 0.001 leave most of them, however many images each step has;
-`ImagePlan.shrinking` is that factor.
+Weight decay acts by the sum over steps of ``learning_rate · weight_decay``: initial weights that
+get no gradient shrink by `ImagePlan.shrinking`, and a few hundred steps leave most of them.
 """
 
 from __future__ import annotations
