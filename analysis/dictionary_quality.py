@@ -159,10 +159,8 @@ class _Moments:
 
 
 class _Correlations:
-    """Between a reader's values and the scores that TopK selects from, for each feature.
-
-    Sums over inactive tokens are those over all, from second moments, less those over active ones.
-    """
+    """Between a reader's values and the scores that TopK selects from, for each feature; those over
+    inactive tokens are those over all, from second moments, less those over active ones."""
 
     def __init__(self, dictionary: Dictionary, read: Float[Tensor, "feature model"]) -> None:
         self._dictionary, self._read = dictionary, read

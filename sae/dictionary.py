@@ -87,10 +87,8 @@ class Dictionary(Stored):
         self, reader: Literal["pinv", "encoder"] = "pinv", *, least_squares: bool = False
     ) -> Basis:
         """The features as directions, read by the decoder's pseudoinverse or by the encoder.
-
-        A decoder that does not span the activation space is an error, unless ``least_squares``
-        accepts the nearest reader.
-        """
+        ``least_squares`` accepts the nearest reader of a decoder that does not span the activation
+        space."""
         if reader == "encoder":
             return Basis.from_encoder(self.decoder, self.encoder, self.offset, self.bias)
         if reader == "pinv":
@@ -108,10 +106,8 @@ class Dictionary(Stored):
 
     @contextmanager
     def spliced(self, model: Model, *, error: bool = False) -> Iterator[Model]:
-        """Within the block the model computes with the reconstruction at the dictionary's site.
-
-        With ``error`` the reconstruction error is added back, so that nothing changes.
-        """
+        """Within the block the model computes with the reconstruction at the dictionary's site, and
+        with ``error`` with the reconstruction error too, so that nothing changes."""
 
         def function(x: Tensor) -> Tensor:
             made = self.reconstruct(x)

@@ -35,11 +35,11 @@ _RESAMPLED = 1000  # times, for the intervals over features
 class RankCurve:
     """Correlation and R² of every feature with its approximation at every rank.
 
-    ``table`` has a row for each feature that is ever active and each rank; the last rank is the
-    whole form. ``correlation`` with ``low`` and ``high`` (95 %, documents resampled) and ``r2``
-    are over the tokens where the feature is active, ``…_all`` over all; ``…_by_data`` orders the
-    eigenpairs by their mean contribution instead of by size; the columns of each `Control` follow.
-    ``energy`` is the share of the form's squared norm that is kept.
+    ``table`` has a row for each feature that is ever active and each rank, the last for the whole
+    form. ``correlation`` with ``low`` and ``high`` (95 %, documents resampled) and ``r2`` are over
+    the tokens where the feature is active, ``…_all`` over all; ``…_by_data`` orders the eigenpairs
+    by their mean contribution; the columns of each `Control` follow. ``energy`` is the share of the
+    form's squared norm that is kept.
     """
 
     table: pd.DataFrame
@@ -73,9 +73,8 @@ class RankCurve:
         return {rank: rows[ranks == rank] for rank in sorted(set(ranks.tolist()))}
 
     def compared(self, rank: int, of: str = "correlation") -> pd.Series:
-        """One column at one rank, by feature: the numbers that means and shares are taken of.
-
-        Only features that are active often enough and whose activation varies."""
+        """One column at one rank by feature, for features that are active often enough and whose
+        activation varies: the numbers that means and shares are taken of."""
         rows = self._rows[rank] if rank in self._rows else self.at(rank)
         if of not in rows:
             raise DictionaryError(
@@ -202,10 +201,7 @@ class RankCurve:
         return cls(pd.read_parquet(table), loss, about)
 
     def figures(self, rank: int = 2) -> list[Figure]:
-        """All pictures of the curve, as the report shows them: ``figures()[0].plot()``.
-
-        Correlation by rank; at one rank its distribution, the share above every threshold, and the
-        correlation against two other columns; the loss."""
+        """All pictures of the curve, as the report shows them: ``figures()[0].plot()``."""
         about, seed = self.about, f"seed {self.about['seed']}"
         note = (
             f"{about['site']}, features read by {about['reader']}: n = {len(self.compared(rank))} "

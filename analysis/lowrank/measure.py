@@ -29,7 +29,6 @@ from analysis.lowrank.curve import RankCurve
 from analysis.lowrank.layer_forms import Block, LayerForms
 from analysis.lowrank.loss import truncation_loss
 from analysis.lowrank.sums import (
-    Fit,
     Forms,
     Observed,
     Resampling,
@@ -80,20 +79,15 @@ def rank_curve(
     """The curve of the dictionary at ``mlp_out``, over the first documents of a corpus.
 
     ``dictionaries`` is that dictionary, or the result of `load_dictionaries`, of which the one at
-    ``layer`` (by default the first) is used. Without a corpus it is the built-in stories that
-    training holds out. ``reader`` decides which row of each feature gives its form (``pinv`` is the
-    nearest pseudoinverse where the decoder does not span the activation); the activation that it is
-    compared with is the dictionary's own either way. The controls:
+    ``layer`` (by default the first) is used; the corpus by default the built-in stories that
+    training holds out. ``reader`` decides which row of each feature gives its form; the activation
+    that it is compared with is the dictionary's own either way. The controls: the same eigenvalues
+    along random orthonormal directions (``rotated``), another live feature's form (``shuffled``),
+    and a model of random weights on the same text (``untrained``), where features read ``mlp_out``
+    along the same directions, standardised, with as many active on a token; at full rank that is
+    exact.
 
-    * ``rotated``: the same eigenvalues along random orthonormal directions, against the same
-      activation. (A random symmetric matrix of equal norm would also have another spectrum.)
-    * ``shuffled``: another live feature's form, against the same activation.
-    * ``untrained``: how low-rank a layer with random weights is: a model of the same shape reads
-      the same text, features read its ``mlp_out`` along the same directions, standardised, with as
-      many active on a token as in the dictionary. At full rank it is exact.
-
-    Memory: activations are held, ``2 · n_token · d_model`` numbers. ``folder`` keeps finished
-    blocks, so that the same call resumes where it was stopped.
+    Activations are held in memory. ``folder`` keeps finished blocks, so that the same call resumes.
     """
     n_rank = check_count("rank_curve", n_rank, None, "n_rank")
     check_count("rank_curve", min_active, None, "min_active")
@@ -233,20 +227,6 @@ def _measured(
         "_rotated": on_active(own.rotated(resampling.seed + block[0]), tokens),
         "_shuffled": on_active(own.shuffled(_others(totals, block, resampling.seed)), tokens),
     }
-    return _rows(made, totals, fits, d_input)
-
-
-def _others(totals: Totals, block: list[int], seed: int) -> Int64[Tensor, " form"]:
-    """For each live feature of a block another live one; a single one keeps its own."""
-    live = np.flatnonzero((totals.n_active[block] > 0).cpu().numpy())
-    order = np.arange(len(block))
-    around = np.random.default_rng((seed, block[0])).permutation(live)
-    order[around] = np.roll(around, 1)
-    return torch.from_numpy(order).to(totals.n_active.device)
-
-
-def _rows(made: Block, totals: Totals, fits: Mapping[str, Fit], d_input: int) -> pd.DataFrame:
-    """One block's rows of the table."""
     feature = made.by_size.feature.cpu().numpy()
     low, high = _percentiles(fits[""].correlation[1:])
     columns: dict[str, Any] = {
@@ -269,6 +249,15 @@ def _rows(made: Block, totals: Totals, fits: Mapping[str, Fit], d_input: int) ->
     }
     table = _long(columns)
     return table[table["n_active"] > 0]
+
+
+def _others(totals: Totals, block: list[int], seed: int) -> Int64[Tensor, " form"]:
+    """For each live feature of a block another live one; a single one keeps its own."""
+    live = np.flatnonzero((totals.n_active[block] > 0).cpu().numpy())
+    order = np.arange(len(block))
+    around = np.random.default_rng((seed, block[0])).permutation(live)
+    order[around] = np.roll(around, 1)
+    return torch.from_numpy(order).to(totals.n_active.device)
 
 
 def _long(columns: Mapping[str, Any]) -> pd.DataFrame:

@@ -188,10 +188,8 @@ def fit(n: Tensor, a: Tensor, aa: Tensor, y: Tensor, yy: Tensor, ay: Tensor) -> 
 
 @dataclass(frozen=True)
 class Resampling:
-    """A bootstrap over documents: each counts as often as a Poisson draw of mean 1.
-
-    A document's draws depend on the seed and its number only, so they do not depend on chunks.
-    """
+    """A bootstrap over documents: each counts as often as a Poisson draw of mean 1, which depends
+    on the seed and its number only."""
 
     n: int
     seed: int = 0

@@ -62,10 +62,8 @@ class TruthTable:
         return cls(tuple(gates), bits, torch.tensor(answers, dtype=torch.float64))
 
     def polynomials(self) -> tuple[pd.DataFrame, Float[Tensor, " gate"]]:
-        """The quadratic polynomial closest to each gate, and its mean squared error.
-
-        The error is zero exactly where the gate needs no product of three bits.
-        """
+        """The quadratic polynomial closest to each gate, and its mean squared error: zero exactly
+        where the gate needs no product of three bits."""
         n_bit = self.bits.shape[1]
         pairs = list(combinations(range(n_bit), 2))
         products = [self.bits[:, i] * self.bits[:, j] for i, j in pairs]
@@ -76,10 +74,8 @@ class TruthTable:
 
 
 def train_gates(table: TruthTable, d_hidden: int = 16, seed: int = 0) -> BilinearLayer:
-    """One bilinear layer with biases, trained on every gate of the table.
-
-    All rows at once, in float64, by L-BFGS: exact to about 1e-6 in under a second.
-    """
+    """One bilinear layer with biases, trained on every gate of the table: all rows at once, in
+    float64, by L-BFGS, to about 1e-6."""
     layer = random_layer(table, d_hidden, seed)
     weights = {
         name: getattr(layer, name).clone().requires_grad_()
@@ -138,10 +134,8 @@ def read_polynomials(layer: BilinearLayer, names: tuple[str, ...]) -> pd.DataFra
 def gate_report(
     gates: Mapping[str, Gate] = GATES, n_bit: int = 3, seed: int = 0
 ) -> tuple[BilinearLayer, pd.DataFrame]:
-    """Train, read the gates back from the weights, and measure how far off each is.
-
-    A row's ``control`` is the same distance for the layer before training.
-    """
+    """Train, read the gates back from the weights, and measure how far off each is, and
+    (``control``) how far the layer was before training."""
     table = TruthTable.of(gates, n_bit)
     layer = train_gates(table, seed=seed)
     exact, floor = table.polynomials()

@@ -235,12 +235,9 @@ def calibrate(
     n_seeds: int = 5,
     q: float = 0.05,
 ) -> pd.DataFrame:
-    """A row of scores for each SNR, means over seeds, then three controls.
-
-    The controls are a layer of noise alone and the layer of the largest SNR with its dictionary
-    rotated and with its features shuffled; in them ``any``, the share of outputs with an edge,
-    should be at most ``q``.
-    """
+    """A row of scores for each SNR, means over seeds, then three controls: noise alone, and the
+    layer of the largest SNR with its dictionary rotated or its features shuffled. In them ``any``,
+    the share of outputs with an edge, should be at most ``q``."""
     check_count("calibrate", n_seeds, None, "n_seeds")
     if not snrs:
         raise PlanError("calibrate: snrs is empty. Pass at least one, such as 3.")

@@ -143,10 +143,8 @@ def card(
     n: int = 6,
     n_documents: int = 500,
 ) -> Card:
-    """What is known of a feature: ``n`` neighbours, and with a model and a corpus tokens, examples.
-
-    The tokens are those that it promotes and demotes most by its direct path.
-    """
+    """What is known of a feature: ``n`` neighbours, and with a model and a corpus examples and the
+    tokens that it promotes and demotes most by its direct path."""
     feature = check_index("card", feature, dictionary.n_feature, "feature")
     n = check_count("card", n, None, "n")
     if corpus is not None and model is None:

@@ -23,10 +23,8 @@ from sae.sparse import Code
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """The strongest tokens of some features, strongest first; ``-1`` where there are fewer.
-
-    A window has the token itself in the middle; positions outside the row are ``-1`` too.
-    """
+    """The strongest tokens of some features, strongest first, in the middle of their windows;
+    ``-1`` where there are fewer, and outside the row."""
 
     features: Int64[np.ndarray, " chosen"]
     values: Float[np.ndarray, "chosen n"]
@@ -61,10 +59,8 @@ def examples(
     n_documents: int = N_DOCUMENTS,
     window: int | None = None,
 ) -> Examples:
-    """For each feature (all of them unless named) its ``n`` strongest tokens in a corpus.
-
-    Each with ``context`` tokens on both sides. The model reads rows of ``window`` tokens.
-    """
+    """For each feature (all of them unless named) its ``n`` strongest tokens in a corpus, with
+    ``context`` tokens on both sides; the model reads rows of ``window`` tokens."""
     site = dictionary.known_site("examples")
     n = check_count("examples", n, None, "n")
     chosen = range(dictionary.n_feature) if features is None else features

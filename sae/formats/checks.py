@@ -102,10 +102,7 @@ def write_config(path: Path, content: dict[str, Any]) -> None:
 
 
 def site_of(name: object) -> Site | None:
-    """The site of a hook, named as in TransformerLens or by transformers' module.
-
-    A module's hook sees what the module returns.
-    """
+    """The site of a hook named as in TransformerLens, or of what transformers' module returns."""
     try:
         return Site.parse(str(name))
     except ModelError:

@@ -23,10 +23,8 @@ from sae.training.sources import Activations, Chunk
 
 
 def summary(x: Float[Tensor, "token model"]) -> dict[str, float | int]:
-    """Statistics of a site's activations; ``rank`` is their covariance's, in float32.
-
-    ``effective_rank`` is the square of the sum of its eigenvalues over the sum of their squares.
-    """
+    """Statistics of a site's activations; ``rank`` is their covariance's, in float32,
+    ``effective_rank`` the square of the sum of its eigenvalues over the sum of their squares."""
     norms = torch.linalg.vector_norm(x, dim=1).double()
     mean = x.double().mean(0).to(x)
     centred = x - mean

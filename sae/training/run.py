@@ -59,8 +59,8 @@ def train_saes(
 ) -> dict[Site, Dictionary]:
     """Train a dictionary for each of the plan's sites into ``out/<hook name>``.
 
-    An interrupted run resumes; a finished run of the same plan, model and text is returned as it
-    is. The first documents of the corpus are held out, as they are when models are trained.
+    An interrupted run resumes; a finished one is returned as it is. The first documents are held
+    out.
     """
     training, _ = split_corpus(corpus)
     source = ModelActivations(model, training, model.check_sites(plan.sites), plan.seed)

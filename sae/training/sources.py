@@ -111,10 +111,8 @@ class ModelActivations(Activations):
 
 @dataclass(frozen=True, eq=False)
 class TensorActivations(Activations):
-    """Your own tensors: a list, or a function that returns a new iterator over the same tensors.
-
-    Each is ``token model``, or a dict with one such tensor for every site.
-    """
+    """Your own tensors ``token model``, or dicts with one such tensor for every site: a list, or a
+    function that returns a new iterator over the same tensors."""
 
     tensors: Sequence[Tensor | dict[Site, Tensor]] | Callable[[], Iterable[Tensor | dict]]
     site: Site | str = "mlp_in@0"  # of tensors given without one
@@ -251,10 +249,8 @@ def cache_activations(
     *,
     dtype: torch.dtype = torch.float32,
 ) -> CachedActivations:
-    """Write the first ``n_token`` tokens of a source to a new folder; whole or not at all.
-
-    In bfloat16 the files are half as large, but values keep only about three digits.
-    """
+    """Write the first ``n_token`` tokens of a source to a new folder; whole or not at all. Values
+    keep about three digits in bfloat16, whose files are half as large."""
     folder = Path(folder)
     if folder.exists():
         raise DictionaryError(f"{folder}: already exists. Name a new folder, or remove this one.")

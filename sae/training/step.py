@@ -17,7 +17,7 @@ values computed in float32; which entry is the k-th can differ where two are wit
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
@@ -125,11 +125,8 @@ class Coder:
 
     @torch.no_grad()
     def step(self, x: Float[Tensor, "token model"], rate: float) -> Measured:
-        """Train on one batch.
-
-        Returns the loss, the fraction of variance unexplained, active features a token (``l0``),
-        whether the batch was finite, and the number of dead features.
-        """
+        """Train on one batch; returns the loss, the fraction of variance unexplained, active
+        features a token (``l0``), whether the batch was finite, and the number of dead features."""
         (group,) = self.optimizer.param_groups
         if isinstance(group["lr"], Tensor):
             group["lr"].fill_(rate)
@@ -263,10 +260,8 @@ class Coder:
         centred: Float[Tensor, "token model"],
         error: Float[Tensor, "token model"],
     ) -> None:
-        """AuxK: dead features learn to reconstruct the error, a fixed target.
-
-        Each token uses its ``model / 2`` largest dead scores; fewer dead features weigh less.
-        """
+        """AuxK: dead features learn to reconstruct the error, a fixed target. Each token uses its
+        ``model / 2`` largest dead scores; fewer dead features weigh less."""
         encoder, bias, decoder = unit.encoder[dead], unit.bias[dead], unit.decoder[dead]
         most = max(1, len(self.offset) // 2)
         weight = self.auxiliary * min(len(dead) / most, 1) * 2 / len(centred)
@@ -311,8 +306,7 @@ class Coder:
         return max(1, (self.tile or held) // self.n_feature)
 
 
-@dataclass(frozen=True, eq=False)
-class _Unit:
+class _Unit(NamedTuple):
     """An autoencoder whose decoder rows have length one, and the former lengths."""
 
     encoder: Float[Tensor, "feature model"]

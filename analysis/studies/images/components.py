@@ -73,10 +73,8 @@ class SharedNeurons:
 def shared_neurons(
     layer: BilinearLayer, rank: int, n_step: int = 100, seed: int = 0
 ) -> SharedNeurons:
-    """The ``rank`` hidden units whose tensor is closest to the layer's by cosine.
-
-    Starts at the strongest eigenvectors of the layer's outputs, with a little noise.
-    """
+    """The ``rank`` hidden units whose tensor is closest to the layer's by cosine, from the
+    strongest eigenvectors of the layer's outputs, with a little noise."""
     check_count("shared_neurons", rank, None, "rank")
     target = layer.to(torch.float64)
     energy = float(((target.down @ target.pair_gram) * target.down).sum())
@@ -102,11 +100,8 @@ def shared_neurons(
 
 
 def _start(layer: BilinearLayer, rank: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Neurons that each hold one positive and one negative eigenvector of an output.
-
-    ``a² v v − b² w w`` is the product of ``a v + b w`` and ``a v − b w``. Outputs are taken one at
-    a time, so that their forms are never held together; missing neurons start at random.
-    """
+    """Neurons that each hold one positive and one negative eigenvector of an output: ``a² v v − b²
+    w w`` is the product of ``a v + b w`` and ``a v − b w``. Missing neurons start at random."""
     d_input = layer.factors[0].shape[1]
     energy, rows = torch.empty(0, dtype=layer.dtype), torch.empty(2, 0, d_input, dtype=layer.dtype)
     for direction in torch.eye(layer.d_out, dtype=layer.dtype):

@@ -50,10 +50,8 @@ def train_dictionary(
 
 
 def train_on_pairs(layer: BilinearLayer, plan: TrainingPlan = DICTIONARY) -> Dictionary:
-    """Features of the layer's output for single pairs of inputs, without any image.
-
-    Every output of the layer is a sum of these, ``Σ_ij x_i x_j B[:, i, j]``.
-    """
+    """Features of the layer's output for single pairs of inputs, without any image; every output is
+    a sum of these, ``Σ_ij x_i x_j B[:, i, j]``."""
 
     def drawn() -> Iterator[Tensor]:
         for chunk in range(_CHUNKS):
@@ -88,12 +86,11 @@ def read_through(
 ) -> pd.DataFrame:
     """Loss and accuracy with the layer's output as each reader reconstructs it.
 
-    ``clean`` is the layer itself; ``encoder`` the dictionary's own reconstruction; ``pinv`` uses
-    the decoder's pseudoinverse with every feature, ``pinv_live`` with those active on any image,
-    ``pinv_on_active`` the values of ``pinv_live`` for the features that the encoder finds active;
-    ``random`` as many random directions as there are live features and ``outputs`` as many of the
-    images' own outputs, both with their pseudoinverse. ``recovered`` is where the loss lies from
-    guessing among equally likely classes (0) to the layer itself (1).
+    ``encoder`` is the dictionary's own reconstruction; ``pinv`` uses the decoder's pseudoinverse
+    with every feature, ``pinv_live`` with those active on any image, ``pinv_on_active`` only with
+    those active on the same one; ``random`` as many random directions as there are live features
+    and ``outputs`` as many of the images' own outputs, both with their pseudoinverse. ``recovered``
+    is where the loss lies from guessing among equally likely classes (0) to the layer itself (1).
     """
     _check(model, dictionary)
     model.check_labels(images)

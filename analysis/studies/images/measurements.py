@@ -127,10 +127,8 @@ def _explanation_error(spectra: ClassSpectra, images: Images) -> float:
 
 
 def matches(models: Sequence[ImageModel], n: int = 10) -> pd.DataFrame:
-    """Similarity of each model's eigenvectors to the next one's, by rank, over classes and pairs.
-
-    Mean, standard deviation and the share above 0.8, beside the mean with another class's.
-    """
+    """Similarity of each model's eigenvectors to the next one's, by rank: mean, standard deviation
+    and the share above 0.8, beside the mean with another class's."""
     if len(models) < 2:
         raise ImageError(
             "matches: one model cannot be compared. Pass at least two, of different seeds."
@@ -148,11 +146,8 @@ def matches(models: Sequence[ImageModel], n: int = 10) -> pd.DataFrame:
 def regularisation(
     data: ImageData, plan: ImagePlan, decays: Iterable[float], noises: Iterable[float]
 ) -> pd.DataFrame:
-    """Models of every weight decay with every input noise: accuracy, effective rank, roughness.
-
-    With few training images it shows what memorising looks like:
-    ``replace(data, train=data.train.take(1000))``.
-    """
+    """Models of every weight decay with every input noise: accuracy, effective rank, roughness. Of
+    ``replace(data, train=data.train.take(1000))`` it shows what memorising looks like."""
     grid = [(decay, noise) for decay in decays for noise in noises]
     rows = []
     for decay, noise in progress(grid, "regularisation", "model"):

@@ -126,10 +126,8 @@ def _along(spectrum: Spectrum, x: Float[Tensor, "image model"]) -> Float[Tensor,
 
 
 def explanation(spectra: ClassSpectra, pixels: Float[Tensor, " pixel"]) -> pd.DataFrame:
-    """What every eigenpair adds to one image's logits; the rows of a class sum to its logit.
-
-    The row of rank −1 is the constant, which no pixel changes.
-    """
+    """What every eigenpair adds to one image's logits; the rows of a class sum to its logit. Rank
+    −1 is the constant, which no pixel changes."""
     x = spectra.inputs(pixels[None])
     constants = spectra.model.class_constants
     rows = []
@@ -212,11 +210,8 @@ def best_matches(first: ClassSpectra, second: ClassSpectra, n: int = 10) -> pd.D
 
 
 def form_similarity(first: ImageModel, second: ImageModel) -> pd.DataFrame:
-    """Cosines of the classes' quadratic forms, ``⟨Q, Q'⟩ / |Q||Q'|``; rows the first model's.
-
-    Of one model with itself it shows which classes depend on the same pairs of pixels. Forms are
-    never built: their inner products come from those of the layers' hidden units.
-    """
+    """Cosines of the classes' quadratic forms, ``⟨Q, Q'⟩ / |Q||Q'|``, rows the first model's; from
+    inner products of the layers' hidden units, without building the forms."""
     layers = [model.class_layer for model in (first, second)]
     one, other = (layer.factors[0].shape[1] for layer in layers)
     if one != other:
@@ -236,11 +231,8 @@ def _inner_products(first: BilinearLayer, second: BilinearLayer) -> Float[Tensor
 
 
 def roughness(spectra: ClassSpectra, n: int = 10) -> float:
-    """How much neighbouring pixels of the first eigenvectors differ, weighted by |λ|.
-
-    The mean squared step from a pixel to the next, across and down, over the mean square of a
-    pixel: 2 for noise, near 0 for broad strokes.
-    """
+    """How much neighbouring pixels of the first eigenvectors differ, weighted by |λ|: the mean
+    squared step over the mean square of a pixel, 2 for noise, near 0 for broad strokes."""
     steps, squares = 0.0, 0.0
     for label, spectrum in enumerate(spectra.spectra):
         pictures = spectra.pictures(label)[:n]

@@ -63,9 +63,7 @@ class Branch:
 
 def tree(model: ImageModel, label: int, kept: Sequence[int]) -> Branch:
     """One class's tree; ``kept`` is the number of eigenpairs at a node, for each layer, last first.
-
-    A larger number than there are keeps all, and keeping all everywhere is the model itself.
-    """
+    Keeping all everywhere is the model itself."""
     check_index("tree", label, model.n_class, "class")
     if len(kept) != len(model.layers):
         raise ImageError(

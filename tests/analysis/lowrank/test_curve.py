@@ -48,12 +48,6 @@ def model(request, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory):
-    folder = small_folder(tmp_path_factory.mktemp("model") / "llama")
-    return load_model(folder, device="cpu", dtype=torch.float64)
-
-
-@pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     return small_corpus(tmp_path_factory.mktemp("texts"))
 
