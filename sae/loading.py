@@ -19,10 +19,7 @@ from sae.formats import folders
 
 
 def load_dictionary(
-    path: str | Path,
-    *,
-    site: Site | str | None = None,
-    device: torch.device | str | None = None,
+    path: str | Path, *, site: Site | str | None = None, device: torch.device | str | None = None
 ) -> Dictionary:
     """The dictionary in a folder, local or on the hub (``owner/name/folder``), in any known layout.
 

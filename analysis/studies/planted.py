@@ -230,10 +230,7 @@ def score(inter: Interactions, output: int, truth: Truth, q: float = 0.05) -> di
 
 
 def calibrate(
-    sizes: Planted,
-    snrs: Sequence[float] = (1.0, 2.0, 3.0, 5.0),
-    n_seeds: int = 5,
-    q: float = 0.05,
+    sizes: Planted, snrs: Sequence[float] = (1.0, 2.0, 3.0, 5.0), n_seeds: int = 5, q: float = 0.05
 ) -> pd.DataFrame:
     """A row of scores for each SNR, means over seeds, then three controls: noise alone, and the
     layer of the largest SNR with its dictionary rotated or its features shuffled. In them ``any``,

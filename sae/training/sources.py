@@ -243,11 +243,7 @@ class CachedActivations(Activations):
 
 
 def cache_activations(
-    source: Activations,
-    folder: str | Path,
-    n_token: int,
-    *,
-    dtype: torch.dtype = torch.float32,
+    source: Activations, folder: str | Path, n_token: int, *, dtype: torch.dtype = torch.float32
 ) -> CachedActivations:
     """Write the first ``n_token`` tokens of a source to a new folder; whole or not at all. Values
     keep about three digits in bfloat16, whose files are half as large."""
