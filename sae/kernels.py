@@ -3,8 +3,6 @@
 Triton comes with torch on machines with a GPU; import this module only there.
 """
 
-from __future__ import annotations
-
 import torch
 import triton
 import triton.language as tl

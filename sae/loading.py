@@ -4,8 +4,6 @@
 Dictionary(512 features of 64 at mlp_in@0, top 16)
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -4,8 +4,6 @@ Every token counts once, except padding and the first of each row: the activatio
 the same in every row and far from all others, so it would dominate what is measured.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ Beside as many random pairs of features that are active together, and the whole 
 chosen for the contrast of a behaviour, so its pairs need not follow a feature on all of the text.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from enum import Enum
 from typing import Literal

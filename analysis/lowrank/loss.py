@@ -11,8 +11,6 @@ displaces the correct one. In the column ``chosen`` the really active features a
 their values are approximations; ``rotated`` has the same eigenvalues along random directions.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from enum import Enum

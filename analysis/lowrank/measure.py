@@ -9,8 +9,6 @@ pseudoinverse reads another number, whose correlation stays below 1 at any rank 
 eigenvectors to come close to it: always read a rank beside the full rank.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Figure 9 of the paper from the tables of a rank curve; controls are drawn in grey."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

@@ -7,8 +7,6 @@ norm is theirs over ``snr``: half of its energy is spread evenly, half is in a f
 directions that are not features (distractors).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations

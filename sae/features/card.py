@@ -3,8 +3,6 @@
 Examples are a feature's strongest tokens, its best case: most of its activity can look different.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from html import escape

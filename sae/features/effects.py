@@ -1,7 +1,5 @@
 """Single features from the weights alone: tokens that they promote, and similar features."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import numpy as np

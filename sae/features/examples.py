@@ -3,8 +3,6 @@
 Of equally strong tokens the earlier one comes first.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 

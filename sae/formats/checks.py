@@ -1,7 +1,5 @@
 """What the layouts share: where their weights are, checks, and refusals that list every fault."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Collection, Mapping

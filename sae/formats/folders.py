@@ -5,8 +5,6 @@ zero; the paper's format keeps negative ones; sparsify's ``signed`` (like sae-le
 selects by absolute value, which is refused. No pickle is ever opened.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -3,8 +3,6 @@
 Scales that do not depend on the token are multiplied into the weights; others are refused.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path

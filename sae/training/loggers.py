@@ -1,7 +1,5 @@
 """Metrics to TensorBoard or Weights & Biases; ``metrics.jsonl`` is written in any case."""
 
-from __future__ import annotations
-
 import atexit
 from importlib import import_module
 from pathlib import Path

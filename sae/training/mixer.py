@@ -3,8 +3,6 @@
 The buffer is never saved: a run that resumes refills it from the position where it began.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace

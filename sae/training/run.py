@@ -4,8 +4,6 @@ The first buffer gives each site's scale and centre. A scale that was trained in
 is saved, so that a dictionary takes the model's own activations.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Callable, Iterator

@@ -3,8 +3,6 @@
 A source gives chunks: for every site a tensor ``token model`` of the same tokens.
 """
 
-from __future__ import annotations
-
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence

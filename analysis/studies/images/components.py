@@ -5,8 +5,6 @@ polyadic decomposition. For given input factors the best outputs are a least-squ
 only the input factors are optimised; the similarity found is a local maximum near the start.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 

@@ -6,8 +6,6 @@ are good features: the control ``outputs``, the layer's outputs for as many rand
 nearly as well, where as many ``random`` directions do not.
 """
 
-from __future__ import annotations
-
 import math
 import tempfile
 from collections.abc import Callable, Iterator

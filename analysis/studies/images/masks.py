@@ -6,8 +6,6 @@ against an image's own sign first *lowers* the square; each eigenvector is turne
 have a positive sum, as ink has. Masked images are not clipped to the range of pixels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import pandas as pd

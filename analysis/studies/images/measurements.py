@@ -4,8 +4,6 @@ Drops and losses are shares: 0.01 is one in a hundred *test* images; a negative 
 accuracy.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace

@@ -4,8 +4,6 @@ Blue is positive, red negative, each picture on its own scale. An eigenvector co
 x)²``, so red does not count against a class: its eigenvalue's sign does.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

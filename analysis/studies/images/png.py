@@ -4,8 +4,6 @@ Only non-interlaced pictures of 8 bits a channel are read, as in data sets of di
 library would be a dependency for this page alone.
 """
 
-from __future__ import annotations
-
 import struct
 import zlib
 

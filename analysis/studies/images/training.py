@@ -4,8 +4,6 @@ Weight decay acts by the sum over steps of ``learning_rate · weight_decay``: in
 get no gradient shrink by `ImagePlan.shrinking`, and a few hundred steps leave most of them.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
