@@ -50,12 +50,11 @@ def logit_effects(
 
 
 def neighbours(
-    dictionary: Dictionary, features: int | Iterable[int] | None = None, n: int = 10
+    dictionary: Dictionary, features: Iterable[int] | None = None, n: int = 10
 ) -> pd.DataFrame:
     """For each feature the ``n`` others whose decoder rows are nearest to its own."""
     n = check_count("neighbours", n, dictionary.n_feature - 1, "n")
-    several = [features] if isinstance(features, int) else features
-    chosen = _chosen("neighbours", dictionary, several)
+    chosen = _chosen("neighbours", dictionary, features)
     written = functional.normalize(dictionary.decoder, dim=1)
     read = functional.normalize(dictionary.encoder, dim=1)
     found = []

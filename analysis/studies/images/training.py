@@ -30,37 +30,26 @@ class ImagePlan:
 
     d_hidden: int = 1000
     """Products of each layer, which are also its outputs."""
-
     n_layer: int = 1
     """Bilinear layers."""
-
     d_embed: int | None = None
     """Width of a linear embedding of the pixels; None: the first layer reads pixels."""
-
     residual: bool = False
     """Whether each layer adds to its input; requires ``d_embed`` equal to ``d_hidden``."""
-
     biases: bool = False
     """Whether both factors and the head have biases."""
-
     n_step: int = 3000
     """Steps; a dozen epochs of MNIST."""
-
     n_batch: int = 256
     """Images in a step."""
-
     learning_rate: float = 3e-3
     """Peak rate of AdamW: a warm-up of a twentieth of the steps, then a cosine."""
-
     weight_decay: float = 1.0
     """Of AdamW, on every weight."""
-
     input_noise: float = 0.3
     """Standard deviation of the noise added to each pixel, which is from 0 to 1."""
-
     latent_noise: float = 0.0
     """The same at the input of every layer, relative to that input's root mean square."""
-
     seed: int = 0
     """Of the initial weights, the order of images and the noise."""
 

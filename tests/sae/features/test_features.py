@@ -159,7 +159,7 @@ def test_neighbours_are_the_nearest_by_decoder_cosine():
     np.testing.assert_allclose(table["decoder_cosine"], wanted.values.flatten().numpy())
     encoder_cosines = torch.einsum("fd,fnd->fn", read, read[wanted.indices])
     np.testing.assert_allclose(table["encoder_cosine"], encoder_cosines.flatten(), atol=1e-12)
-    one = neighbours(dictionary, 17, n=6)
+    one = neighbours(dictionary, [17], n=6)
     assert one["neighbour"].tolist() == table[table["feature"] == 17]["neighbour"].tolist()
 
 
