@@ -66,11 +66,6 @@ class Statistics:
         """The share of tokens on which each feature is active."""
         return self.n_active / self.n_token.clamp(min=1)
 
-    @property
-    def n_feature(self) -> int:
-        """How many features there are."""
-        return len(self.n_active)
-
     def of(self, feature: int) -> FeatureStatistics:
         """One feature's statistics, as plain numbers."""
         names = ("n_active", "frequency", "mean", "minimum", "maximum", "histogram")
@@ -83,7 +78,7 @@ class Statistics:
         columns = {name: getattr(self, name).numpy() for name in names}
         for level, values in zip(LEVELS, self.quantiles.mT.numpy(), strict=True):
             columns[f"quantile_{level:g}"] = values
-        return pd.DataFrame({"feature": np.arange(self.n_feature), **columns})
+        return pd.DataFrame({"feature": np.arange(len(self.n_active)), **columns})
 
     def write(self, path: Path) -> None:
         """One safetensors file."""

@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from analysis.studies.images.data import Images
-from analysis.studies.images.model import ImageModel, accuracy, cross_entropy
+from analysis.studies.images.model import ImageModel, accuracy
 from circuits.algebra.basis import Basis
 from circuits.algebra.bilinear import BilinearLayer
 from circuits.errors import DictionaryError
@@ -93,7 +94,7 @@ def read_through(
     _check(model, dictionary)
     model.check_labels(images)
     x = model.before(images.pixels, len(model.layers)).to(dictionary.dtype)
-    live = live_features(dictionary, x)
+    live = dictionary.active(x).counts > 0
     if not bool(live.any()):
         raise DictionaryError(
             "read_through: no feature is active on any of these images, so there is nothing to "
@@ -124,19 +125,13 @@ def read_through(
     rows = []
     for name, hidden in given.items():
         logits = model.read_out(hidden.to(model.head.dtype))
+        loss = float(functional.cross_entropy(logits.double(), images.labels))
         fvu = float((hidden - x).square().sum()) / variance
-        rows.append((name, cross_entropy(logits, images), accuracy(logits, images), fvu))
+        rows.append((name, loss, accuracy(logits, images), fvu))
     names = ["reader", "loss", "accuracy", "fvu"]
     table = pd.DataFrame(rows, columns=names).set_index("reader")
     recovered = (guess - table["loss"]) / (guess - table.loc["clean", "loss"])
     return table.assign(recovered=recovered, n_live=int(live.sum()), n=len(images))
-
-
-def live_features(
-    dictionary: Dictionary, x: Float[Tensor, "image hidden"]
-) -> Bool[Tensor, " feature"]:
-    """The features that are active on any of the activations."""
-    return dictionary.active(x).counts > 0
 
 
 @torch.no_grad()
@@ -149,7 +144,7 @@ def agreement(model: ImageModel, dictionary: Dictionary, images: Images) -> pd.D
     """
     _check(model, dictionary)
     x = model.before(images.pixels, len(model.layers)).to(dictionary.dtype)
-    live = live_features(dictionary, x).nonzero()[:, 0]
+    live = dictionary.active(x).counts.nonzero()[:, 0]
     part = Basis.from_decoder(dictionary.decoder[live], dictionary.offset, least_squares=True)
     read, active = part.coordinates(x), dictionary.encode(x)[:, live] != 0
     scores = dictionary.preactivations(x)[:, live]

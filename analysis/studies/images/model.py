@@ -158,8 +158,3 @@ def load_image_model(path: str | Path) -> ImageModel:
 def accuracy(logits: Float[Tensor, "image class"], images: Images) -> float:
     """The share of images whose class has the largest logit."""
     return float((logits.argmax(1) == images.labels).double().mean())
-
-
-def cross_entropy(logits: Float[Tensor, "image class"], images: Images) -> float:
-    """The mean loss, in nats an image."""
-    return float(functional.cross_entropy(logits.double(), images.labels))
