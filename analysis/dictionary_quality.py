@@ -65,7 +65,7 @@ def quality(
     found = statistics(moments.seen(reading.activations[site]) for reading in read())
     l0 = float(found.n_active.sum()) / int(found.n_token)
     k = dictionary.k or min(max(1, round(l0)), dictionary.n_feature)
-    reader = dictionary.basis("pinv", least_squares=True)
+    reader = dictionary.basis(least_squares=True)
     random = reader.control(seed)
     replacements = _replacements(dictionary, reader, random, k, moments.mean)
     losses = _Losses(model, site, replacements)
@@ -119,7 +119,7 @@ class _Moments:
         self._dictionary = dictionary
         wide = dictionary.d_model + 1
         self.second = torch.zeros(wide, wide, dtype=torch.float64, device=dictionary.device)
-        self._error = self._sum_of_errors = torch.zeros((), dtype=torch.float64)
+        self._error = torch.zeros((), dtype=torch.float64)
         self._errors = torch.zeros(wide - 1, dtype=torch.float64, device=dictionary.device)
 
     def seen(self, x: Float[Tensor, "token model"]) -> Code:

@@ -268,17 +268,14 @@ def _percentiles(
     replicates: Float[np.ndarray, "replicate form rank"],
 ) -> tuple[Float[np.ndarray, "form rank"], Float[np.ndarray, "form rank"]]:
     """95 % of the replicates in which the correlation is defined."""
-    ordered = np.sort(replicates, axis=0)  # NaN last
-    there = np.isfinite(ordered).sum(0)
-    if not len(replicates):
-        nothing = np.full(replicates.shape[1:], np.nan)
-        return nothing, nothing
-
-    def quantile(q: float) -> np.ndarray:
-        place = np.round(q * (there - 1)).clip(min=0).astype(int)
-        return np.take_along_axis(ordered, place[None], axis=0)[0]
-
-    return quantile(0.025), quantile(0.975)
+    nothing = np.full((1, *replicates.shape[1:]), np.nan)
+    ordered = np.sort(np.concatenate([replicates, nothing]), axis=0)  # NaN last
+    last = np.isfinite(ordered).sum(0) - 1
+    low, high = (
+        np.take_along_axis(ordered, np.round(q * last).clip(min=0).astype(int)[None], axis=0)[0]
+        for q in (0.025, 0.975)
+    )
+    return low, high
 
 
 def _untrained(

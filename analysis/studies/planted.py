@@ -9,7 +9,7 @@ directions that are not features (distractors).
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import combinations
+from itertools import combinations, product
 
 import pandas as pd
 import torch
@@ -123,14 +123,6 @@ def _gates(sizes: Planted, generator: torch.Generator) -> Truth:
         truth.groups.append(members)
         return len(truth.groups) - 1
 
-    def product(one: int, two: int, sign: int) -> None:
-        """``sign (Σ aᵢ fᵢ)(Σ bⱼ fⱼ)``, twice where the groups differ, as in ``(a + b)²``."""
-        for i in truth.groups[one]:
-            for j in truth.groups[two]:
-                if one != two or i <= j:
-                    weight = sign * loading[i] * loading[j] * (1 if i == j else 2)
-                    truth.weights[min(i, j), max(i, j)] = weight
-
     parts = {
         "AND": (2, [(0, 1, 1)]),
         "inhibition": (2, [(0, 1, -1)]),
@@ -143,7 +135,11 @@ def _gates(sizes: Planted, generator: torch.Generator) -> Truth:
         n_groups, products = parts[kind]
         named = tuple(group() for _ in range(n_groups))
         for one, two, sign in products:
-            product(named[one], named[two], sign)
+            # sign (Σ aᵢ fᵢ)(Σ bⱼ fⱼ), twice where the groups differ, as in (a + b)²
+            for i, j in product(truth.groups[named[one]], truth.groups[named[two]]):
+                if one != two or i <= j:
+                    weight = sign * loading[i] * loading[j] * (1 if i == j else 2)
+                    truth.weights[min(i, j), max(i, j)] = weight
         truth.gates.append((kind, named))
     return truth
 
