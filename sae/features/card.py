@@ -72,11 +72,14 @@ class Card:
         for row in self.examples.to_dict("records"):
             values = np.asarray(row["activations"], dtype=float)
             shades = 0.75 * values / max(np.abs(values).max(), 1e-30)
-            words = "".join(
-                _word(token, float(shade), place == row["place"])
-                for place, (token, shade) in enumerate(zip(row["tokens"], shades, strict=True))
+            words = [escape(shown(token)) for token in row["tokens"]]
+            words[row["place"]] = f"<b>{words[row['place']]}</b>"
+            colours = (f"{_BLUE if shade > 0 else _ORANGE},{abs(shade):.2f}" for shade in shades)
+            spans = (
+                f'<span style="background:rgba({colour})">{word}</span> '
+                for word, colour in zip(words, colours, strict=True)
             )
-            lines.append(f"<p>{escape(number(float(row['value'])))} &nbsp; {words}</p>")
+            lines.append(f"<p>{escape(number(float(row['value'])))} &nbsp; {''.join(spans)}</p>")
         found = "".join(lines) or "<p>active on no token</p>"
         return f"<p><b>strongest of {self.n_documents} documents</b></p>{found}"
 
@@ -86,13 +89,6 @@ class Card:
             return f"Card({name})"
         active = f"active on {found.frequency:.2%} of {found.n_token:,} tokens"
         return f"Card({name}: {active}, mean {found.mean:.3g})"
-
-
-def _word(token: str, shade: float, strongest: bool) -> str:
-    """A token of an example, its background shaded from −1 to 1."""
-    colour = _BLUE if shade > 0 else _ORANGE
-    text = f"<b>{escape(shown(token))}</b>" if strongest else escape(shown(token))
-    return f'<span style="background:rgba({colour},{abs(shade):.2f})">{text}</span> '
 
 
 @dataclass(frozen=True, eq=False)

@@ -42,6 +42,11 @@ class Chunk:
     activations: dict[Site, Float[Tensor, "token model"]]
     after: dict[str, int]
 
+    @property
+    def n_token(self) -> int:
+        """How many tokens there are."""
+        return len(next(iter(self.activations.values())))
+
 
 class Activations(ABC):
     """A source of activations that can resume at any position it has reported."""
@@ -249,9 +254,8 @@ def cache_activations(
     done = waiting = 0
     with folder_written_whole(folder) as files, counted(n_token, "caching", "token") as bar:
         for chunk in source.chunks():
-            left = n_token - done - waiting
-            pending.append({s: t[:left].to("cpu", dtype) for s, t in chunk.activations.items()})
-            taken = len(next(iter(pending[-1].values())))
+            taken = min(chunk.n_token, n_token - done - waiting)
+            pending.append({s: t[:taken].to("cpu", dtype) for s, t in chunk.activations.items()})
             waiting += taken
             bar.update(taken)
             if waiting >= _SHARD or done + waiting == n_token:

@@ -34,29 +34,19 @@ def component_truncation(
     generator = torch.Generator().manual_seed(0)
     square = torch.randn(hidden.shape[1], hidden.shape[1], generator=generator)
     random = torch.linalg.qr(square.double()).Q.to(hidden)
+    # the layer's own bias, which no pair writes, is kept whole
+    bias = torch.zeros(()) if model.last.down_bias is None else model.last.down_bias
     most = len(components.values)
     rows = []
     for wanted in counts:
         count = min(check_count("component_truncation", wanted, None, "count"), most)
         found, control = (
-            accuracy(model.read_out(_within(hidden, directions[:count], model)), images)
-            for directions in (components.outputs, random)
+            accuracy(model.read_out((hidden - bias) @ some.mT @ some + bias), images)
+            for some in (components.outputs[:count], random[:count])
         )
         rows.append((count, found, full - found, control, len(images)))
     names = ["components", "accuracy", "lost", "control", "n"]
     return pd.DataFrame(rows, columns=names).drop_duplicates("components")
-
-
-def _within(
-    hidden: Float[Tensor, "image hidden"],
-    directions: Float[Tensor, "component hidden"],
-    model: ImageModel,
-) -> Float[Tensor, "image hidden"]:
-    """The part along some directions; the layer's own bias, which no pair writes, is kept whole."""
-    bias = model.last.down_bias
-    written = hidden if bias is None else hidden - bias
-    kept = (written @ directions.mT) @ directions
-    return kept if bias is None else kept + bias
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +83,10 @@ def shared_neurons(
     with torch.no_grad():
         kept, down = _energy_kept(target, *factors)
         left, right = map(_unit, factors)
-    found = _as_layer(target, left.detach(), right.detach(), down)
+    # the factors' last columns are biases where the target has a constant
+    left_bias, right_bias = (f[:, -1] if target.has_constant else None for f in (left, right))
+    left, right = (factor[:, : target.d_model] for factor in (left, right))
+    found = BilinearLayer(left, right, down, left_bias, right_bias, target.down_bias)
     return SharedNeurons(found.to(layer.dtype), (float(kept) / energy) ** 0.5, before**0.5)
 
 
@@ -141,12 +134,3 @@ def pair_products(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -
 
 def _unit(rows: Tensor) -> Tensor:
     return rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-
-
-def _as_layer(target: BilinearLayer, left: Tensor, right: Tensor, down: Tensor) -> BilinearLayer:
-    """The factors as a layer; their last column are its biases if the target has a constant."""
-    if not target.has_constant:
-        return BilinearLayer(left, right, down, None, None, target.down_bias)
-    return BilinearLayer(
-        left[:, :-1], right[:, :-1], down, left[:, -1], right[:, -1], target.down_bias
-    )

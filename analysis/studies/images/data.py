@@ -193,21 +193,13 @@ def _checked(name: str, parts: dict[str, np.ndarray]) -> ImageData:
             f"them to one size."
         )
     labels = [_labels(name, key, parts[key]) for key in ("y_train", "y_test")]
-    n_class = _n_class(name, labels[0])
-    height, width = sizes[0]
-    made = [Images(x, y, height, width, n_class) for x, y in zip(pixels, labels, strict=True)]
-    return ImageData(name, *made)
-
-
-def _n_class(name: str, labels: Int64[Tensor, " image"]) -> int:
-    """The number of classes, each with at least one training image."""
-    low, high = int(labels.min()), int(labels.max())
+    low, high = int(labels[0].min()), int(labels[0].max())
     if high < 1:
         raise ImageError(
             f"{name}: y_train runs from {low} to {high}, so there is at most one class and nothing "
             f"to learn. Pass images of two or more classes, numbered from 0."
         )
-    held = set(labels.unique().tolist())
+    held = set(labels[0].unique().tolist())
     # the first gap is at most len(held), however large the largest label is
     empty = [label for label in range(min(high, len(held)) + 1) if label not in held]
     if empty:
@@ -215,7 +207,9 @@ def _n_class(name: str, labels: Int64[Tensor, " image"]) -> int:
             f"{name}: labels run to {high}, but no training image has class "
             f"{shorten(empty)}. Number the classes without gaps, or add images."
         )
-    return high + 1
+    height, width = sizes[0]
+    made = [Images(x, y, height, width, high + 1) for x, y in zip(pixels, labels, strict=True)]
+    return ImageData(name, *made)
 
 
 def _labels(name: str, key: str, labels: np.ndarray) -> Int64[Tensor, " image"]:
