@@ -70,8 +70,8 @@ def train_on(
     plan: TrainingPlan,
     out: str | Path,
     *,
-    log: Log | None = None,
     device: torch.device | str | None = None,
+    log: Log | None = None,
     checkpoint_every: int = 100,
 ) -> dict[Site, Dictionary]:
     """Like `train_saes`, on activations from a cache or of one's own; the sites are theirs."""

@@ -249,6 +249,13 @@ def test_an_unknown_hook_name_is_kept_and_the_site_can_be_given(tmp_path):
     assert load_dictionary(folder, site="attn_out@3", device="cpu").site == Site("attn_out", 3)
 
 
+def refusal(folder):
+    """What loading this folder says."""
+    with pytest.raises(DictionaryError) as refused:
+        load_dictionary(folder)
+    return str(refused.value)
+
+
 def test_no_pickle_is_opened(tmp_path, monkeypatch):
     folder = small_dictionary(site=None).save(tmp_path / "ae", "dictionary_learning")
 
@@ -259,9 +266,7 @@ def test_no_pickle_is_opened(tmp_path, monkeypatch):
         monkeypatch.setattr(where, opened)
     assert load_dictionary(folder, device="cpu").k == 5
     (folder / "ae.safetensors").unlink()
-    with pytest.raises(DictionaryError) as refused:
-        load_dictionary(folder)
-    assert str(refused.value) == (
+    assert refusal(folder) == (
         f"{folder}: has ae.pt but no ae.safetensors. ae.pt is a pickle, and opening one can run "
         f"any code, so it is not opened. If you trust it, write the other file beside it: "
         f"state = torch.load('ae.pt', weights_only=True, map_location='cpu'); "
@@ -379,10 +384,9 @@ def test_what_cannot_be_read_exactly_is_refused_with_its_file_and_field(layout, 
     if said is None:
         assert load_dictionary(folder, device="cpu").k == 5
         return
-    with pytest.raises(DictionaryError) as refused:
-        load_dictionary(folder)
-    assert said in str(refused.value)
-    assert str(folder) in str(refused.value)
+    message = refusal(folder)
+    assert said in message
+    assert str(folder) in message
 
 
 def test_a_missing_scale_is_named(tmp_path):
@@ -425,9 +429,7 @@ def test_weights_swapped_between_dictionaries_of_one_size_are_noticed(tmp_path):
     first, second = (small_dictionary(seed).save(tmp_path / str(seed)) for seed in (0, 1))
     file = second / "sae_weights.safetensors"
     file.write_bytes((first / "sae_weights.safetensors").read_bytes())
-    with pytest.raises(DictionaryError) as refused:
-        load_dictionary(second)
-    assert str(refused.value) == (
+    assert refusal(second) == (
         f"{file}: not the weights that cfg.json was written with (their SHA-256 differs), so they "
         f"belong to another dictionary or are damaged. Copy both files together; if you changed "
         f"the weights, remove 'weights_sha256' from cfg.json."
