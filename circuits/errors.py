@@ -16,64 +16,28 @@ class CircuitsError(Exception):
     """Something the caller can fix; the command prints it as one line."""
 
 
-class ShapeError(CircuitsError, ValueError):
-    """Tensors whose sizes do not fit together."""
-
-
-class NotFiniteError(CircuitsError, ValueError):
-    """A tensor that holds NaN or infinity."""
-
-
-class DtypeError(CircuitsError, TypeError):
-    """A tensor that does not hold real floating-point numbers."""
-
-
-class DeviceError(CircuitsError, ValueError):
-    """Tensors that live on different devices."""
+class TensorError(CircuitsError, ValueError):
+    """Tensors of the wrong type, size or device, or with NaN or infinity in them."""
 
 
 class BasisError(CircuitsError, ValueError):
-    """Feature directions without a reader that does what is asked."""
+    """Feature directions without the reader, or a spectrum without the values, that are needed."""
 
 
 class FeatureRangeError(CircuitsError, IndexError):
     """A feature, output or rank that does not exist."""
 
 
-class SpectrumError(CircuitsError, ValueError):
-    """A question that a partial spectrum cannot answer."""
-
-
-class ShardError(CircuitsError, ValueError):
-    """A folder of shards that is incomplete, mixed or made from other inputs."""
-
-
-class ManifestError(CircuitsError, ValueError):
-    """A run folder's manifest that cannot be read."""
-
-
 class CorpusError(CircuitsError, ValueError):
     """Text that cannot be read, or a use of it that cannot work."""
 
 
-class StoryError(CircuitsError, ValueError):
-    """A lexicon, a range or a text that the grammar of the stories cannot use."""
-
-
-class SiteError(CircuitsError, ValueError):
-    """A place in a model that does not exist, or an activation that does not fit there."""
-
-
 class ModelError(CircuitsError, ValueError):
-    """A model that cannot be loaded, is not bilinear, or is asked for what it cannot do."""
-
-
-class ActivationError(CircuitsError, ValueError):
-    """Activations that cannot be trained on: too few, not finite, or not there."""
+    """A model that cannot be loaded, is not bilinear, or lacks the site or ability asked for."""
 
 
 class DictionaryError(CircuitsError, ValueError):
-    """A dictionary or its folder that cannot be read, written or used as asked."""
+    """A dictionary, its folder, or its activations, that cannot be used as asked."""
 
 
 class PlanError(CircuitsError, ValueError):
@@ -81,19 +45,11 @@ class PlanError(CircuitsError, ValueError):
 
 
 class RunError(CircuitsError, ValueError):
-    """A run's folder that lacks something, belongs to another run, or cannot be resumed."""
-
-
-class RankError(CircuitsError, ValueError):
-    """A dictionary, a layer or a number of tokens that does not allow a rank to be judged."""
+    """A folder of a run that is incomplete, belongs to another run, or must not be written to."""
 
 
 class GraphError(CircuitsError, ValueError):
-    """A graph, a matrix or a choice of edges in which no groups can be found."""
-
-
-class ReportError(CircuitsError, ValueError):
-    """A folder that a report must not be written to."""
+    """A graph, a circuit or a file of one that contradicts itself or holds no groups."""
 
 
 class BehaviourError(CircuitsError, ValueError):
@@ -102,10 +58,6 @@ class BehaviourError(CircuitsError, ValueError):
 
 class NotFoundError(CircuitsError, LookupError):
     """Nothing was found: a result, not a mistake of the caller."""
-
-
-class CircuitFileError(CircuitsError, ValueError):
-    """A circuit, or a file of one, that contradicts itself or is of a newer schema."""
 
 
 class ImageError(CircuitsError, ValueError):
@@ -128,7 +80,7 @@ def check_tensors(owner: str, tensors: Mapping[str, Tensor], axes: Mapping[str, 
     """
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
-            raise DtypeError(
+            raise TensorError(
                 f"{owner}: {name} is a {type(tensor).__name__}, not a torch tensor. "
                 f"Convert it with torch.as_tensor({name}, dtype=torch.float32)."
             )
@@ -142,7 +94,7 @@ def _check_dtypes(owner: str, tensors: Mapping[str, Tensor]) -> None:
     wrong = {name: t.dtype for name, t in tensors.items() if not t.is_floating_point()}
     if wrong:
         listed = ", ".join(f"{name} is {dtype}" for name, dtype in wrong.items())
-        raise DtypeError(
+        raise TensorError(
             f"{owner} computes with real floating-point numbers, but {listed}. "
             f"Convert with .float() or .double() first."
         )
@@ -168,14 +120,14 @@ def _check_shapes(owner: str, tensors: Mapping[str, Tensor], axes: Mapping[str, 
             faults.append(f"axis {word} must have one size, but is {listed}")
     if faults:
         wanted = ", ".join(f"{name} ({axes[name]})" for name in tensors)
-        raise ShapeError(f"{owner}: " + "; ".join(faults) + f". Wanted: {wanted}.")
+        raise TensorError(f"{owner}: " + "; ".join(faults) + f". Wanted: {wanted}.")
 
 
 def _check_devices(owner: str, tensors: Mapping[str, Tensor]) -> None:
     devices = {str(t.device) for t in tensors.values()}
     if len(devices) > 1:
         listed = ", ".join(f"{name} on {t.device}" for name, t in tensors.items())
-        raise DeviceError(f"{owner}: {listed}. Move all to one device with .to(device).")
+        raise TensorError(f"{owner}: {listed}. Move all to one device with .to(device).")
 
 
 def _check_finite(owner: str, tensors: Mapping[str, Tensor]) -> None:
@@ -190,7 +142,7 @@ def _check_finite(owner: str, tensors: Mapping[str, Tensor]) -> None:
             if n_nan or n_inf:
                 faults.append(f"{name} holds {n_nan} NaN and {n_inf} infinite of {tensor.numel()}")
     if faults:
-        raise NotFiniteError(
+        raise TensorError(
             f"{owner}: " + "; ".join(faults) + ". Every result would be NaN: "
             "check where these weights were trained or loaded."
         )
@@ -199,9 +151,9 @@ def _check_finite(owner: str, tensors: Mapping[str, Tensor]) -> None:
 def check_width(owner: str, x: Tensor, width: int, what: str) -> None:
     """Refuse inputs whose last axis is not the width that is computed with."""
     if not isinstance(x, Tensor):
-        raise DtypeError(f"{owner}: {what} are a {type(x).__name__}, not a torch tensor.")
+        raise TensorError(f"{owner}: {what} are a {type(x).__name__}, not a torch tensor.")
     if x.ndim == 0 or x.shape[-1] != width:
-        raise ShapeError(
+        raise TensorError(
             f"{owner}: {what} have shape {tuple(x.shape)}, but their last axis must have size "
             f"{width}. Check which site they were read from."
         )

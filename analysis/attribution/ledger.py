@@ -21,7 +21,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from circuits.algebra.bilinear import BilinearLayer
-from circuits.errors import ModelError, SiteError, check_index, check_width
+from circuits.errors import ModelError, check_index, check_width
 from circuits.model.model import Model
 from circuits.model.site import Site
 from circuits.plotting.display import html_of
@@ -42,7 +42,7 @@ class Reader:
 
     def __post_init__(self) -> None:
         if self.point not in _OUTPUTS:
-            raise SiteError(
+            raise ModelError(
                 f"ledger: {self.name} reads {self.point}, which no MLP writes to. Read "
                 f"{' or '.join(_OUTPUTS)}."
             )
@@ -108,7 +108,7 @@ def ledger(
     """
     site = inputs.known_site("ledger")
     if site.point not in _INPUTS or site.layer != layer:
-        raise SiteError(
+        raise ModelError(
             f"ledger: the input features are of {site}, and the MLP of layer {layer} reads "
             f"mlp_in@{layer}, or resid_mid@{layer} through its norm. Take a dictionary of those."
         )

@@ -32,7 +32,7 @@ from analysis.discovery.provenance import check_dictionaries, wanted_layers
 from analysis.discovery.selection import factor_groups, fewest_pairs
 from circuits.algebra.basis import Basis
 from circuits.algebra.interactions import Interactions
-from circuits.errors import BehaviourError, NotFiniteError, NotFoundError, check_count
+from circuits.errors import BehaviourError, NotFoundError, TensorError, check_count
 from circuits.graph.circuit import Circuit
 from circuits.graph.records import BehaviourEvidence, Choice, Output, Shares, Source, Thresholds
 from circuits.graph.significance import RotationNull, scored
@@ -139,7 +139,7 @@ def _check_classes(other: Behaviour, one: Behaviour) -> None:
 def _check_shown(cases: ModelCases) -> None:
     margins = cases.margins()
     if not bool(margins.isfinite().all()):
-        raise NotFiniteError(
+        raise TensorError(
             f"find_circuit: what the model predicts after {int((~margins.isfinite()).sum())} of "
             f"{len(cases)} cases is not finite. Look at where its weights were trained or loaded."
         )

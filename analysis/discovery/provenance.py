@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from circuits.errors import CircuitFileError, DictionaryError, shorten
+from circuits.errors import DictionaryError, GraphError, shorten
 from circuits.graph.circuit import Circuit
 from circuits.model.model import Model
 from circuits.model.site import Site, mlp_sites
@@ -68,7 +68,7 @@ def layer_of_circuit(
     """The circuit's layer; refused where the circuit is of another model or other dictionaries."""
     source = circuit.source
     if source.layer is None or source.model is None:
-        raise CircuitFileError(
+        raise GraphError(
             f"circuit {circuit.name!r} does not say which layer and model it is of. Make it with "
             f"find_circuit or propose_circuits."
         )
@@ -108,6 +108,6 @@ def check_circuit(
         if of_circuit not in (None, here)
     ]
     if faults:
-        raise CircuitFileError(
+        raise GraphError(
             f"{place} is of another run: {'; '.join(faults)}. Find it in this one: {command}"
         )

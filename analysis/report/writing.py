@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.report.page import Page
-from circuits.errors import ReportError
+from circuits.errors import RunError
 from circuits.storage.files import folder_written_whole, written_whole
 
 _MARK = "report.json"  # marks a folder as a report, which may be overwritten
@@ -106,20 +106,20 @@ def check_target(out: Path, single_file: bool) -> None:
     anything is computed."""
     out.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(out.parent, os.W_OK):
-        raise ReportError(
+        raise RunError(
             f"{out.parent} is not writable, so no report can be saved there. Name another place "
             f"with out (--out), or change the permissions."
         )
     if single_file:
         if out.is_dir():
-            raise ReportError(f"{out} is a folder. Name the file to write: {out / 'report.html'}")
+            raise RunError(f"{out} is a folder. Name the file to write: {out / 'report.html'}")
         return
     if not out.exists():
         return
     if not out.is_dir():
-        raise ReportError(f"{out} is a file, but a report is a folder. Name a new folder.")
+        raise RunError(f"{out} is a file, but a report is a folder. Name a new folder.")
     if any(out.iterdir()) and not (out / _MARK).is_file():
-        raise ReportError(
+        raise RunError(
             f"{out} is not empty and not a report (it has no {_MARK}), so its contents would be "
             f"lost. Name a new or empty folder."
         )

@@ -19,7 +19,7 @@ from analysis.validation.record import Validation
 from analysis.validation.validate import validate
 from circuits.corpus.documents import Corpus, built_in
 from circuits.corpus.stories.prompts import BEHAVIOURS
-from circuits.errors import CircuitFileError, NotFoundError, RunError
+from circuits.errors import GraphError, NotFoundError, RunError
 from circuits.graph.circuit import Circuit
 from circuits.graph.export import write_graph
 from circuits.model.model import Model
@@ -120,7 +120,7 @@ def _own_files(run: Run, name: str) -> CircuitFiles:
     files = run.folder.circuit(name)
     try:
         there = Circuit.load(files.circuit).name if files.circuit.is_file() else name
-    except CircuitFileError:  # of an older version, or cut short: it is written anew
+    except GraphError:  # of an older version, or cut short: it is written anew
         return files
     if there != name:
         raise RunError(

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from circuits.errors import RunError, SiteError
+from circuits.errors import ModelError, RunError
 from circuits.model.site import Site
 from circuits.plotting.display import shown
 from sae.formats.folders import IN_RUN
@@ -142,7 +142,7 @@ class RunFolder:
         """The sites that folders of dictionaries are named after, in the model's order."""
         found = []
         for folder in self.dictionaries.glob("*"):
-            with suppress(SiteError):  # under a name of its own: only its files know the site
+            with suppress(ModelError):  # under a name of its own: only its files know the site
                 found.append(Site.parse(folder.name))
         return sorted(found, key=lambda site: site.order)
 

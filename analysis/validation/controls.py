@@ -17,7 +17,7 @@ from analysis.validation.edits import DrawKind, EditKind, PairTerms, edited, rem
 from analysis.validation.harness import Harness
 from circuits.corpus.batches import BatchPlan, in_order
 from circuits.corpus.documents import Corpus
-from circuits.errors import CircuitFileError
+from circuits.errors import GraphError
 from circuits.graph.circuit import Circuit
 from circuits.model.loading import untrained
 from circuits.model.model import Model
@@ -42,7 +42,7 @@ def random_pairs(
     if len(free) > _N_CANDIDATES:
         free = sorted(rng.choice(free, _N_CANDIDATES, replace=False).tolist())
     if len(free) < len(terms):
-        raise CircuitFileError(
+        raise GraphError(
             f"validate: only {len(free)} pairs are active together outside of the circuit of "
             f"{len(terms)}, too few for a control. Pass more cases."
         )

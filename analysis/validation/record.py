@@ -16,7 +16,7 @@ import pandas as pd
 from analysis.validation.criteria import Criterion
 from analysis.validation.edits import EditKind, edit_label
 from analysis.validation.version_1 import of_version_1
-from circuits.errors import CircuitFileError
+from circuits.errors import GraphError
 from circuits.plotting.display import html_of
 from circuits.storage.files import read_json, write_json
 from circuits.storage.records import RecordError, plain, record_of
@@ -61,7 +61,7 @@ class Validation:
         rows = self.edits[(self.edits["kind"] == str(kind)) & (self.edits["target"] == target)]
         if not len(rows):
             there = ", ".join(dict.fromkeys(self.edits["kind"]))
-            raise CircuitFileError(
+            raise GraphError(
                 f"this validation has no edit '{kind}' {target}: it has {there}. Ask for one of "
                 f"these, a gate or another circuit by its name."
             )
@@ -109,10 +109,10 @@ class Validation:
     @classmethod
     def load(cls, path: str | Path) -> Validation:
         """Read what `save` wrote."""
-        content = read_json(Path(path), CircuitFileError)
+        content = read_json(Path(path), GraphError)
         version = content.pop("version", 0)
         if content.pop("schema", None) != _SCHEMA or version not in (1, _VERSION):
-            raise CircuitFileError(
+            raise GraphError(
                 f"{path} is not a validation of this version. Make it: circuits validate RUN."
             )
         wanted = {each.name for each in fields(cls)}
@@ -124,7 +124,7 @@ class Validation:
                 raise RecordError(f"missing {missing or 'nothing'}, unknown {unknown or 'nothing'}")
             return cls(**_values(of_version_1(content) if version == 1 else content))
         except (RecordError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise CircuitFileError(
+            raise GraphError(
                 f"{path} is not whole: {error}. Make it again: circuits validate RUN."
             ) from error
 

@@ -28,7 +28,7 @@ from analysis.validation.harness import Harness, Swap
 from analysis.validation.pair_checks import checked_pairs
 from analysis.validation.record import Validation
 from circuits.corpus.documents import Corpus
-from circuits.errors import CircuitFileError, check_count
+from circuits.errors import GraphError, check_count
 from circuits.graph.circuit import Circuit
 from circuits.model.model import Model
 from circuits.model.site import Site, mlp_sites
@@ -58,7 +58,7 @@ def validate(
     layer = layer_of_circuit(model, circuit, dictionaries)
     for other in others:
         if (at := layer_of_circuit(model, other, dictionaries)) != layer:
-            raise CircuitFileError(
+            raise GraphError(
                 f"validate: circuit {other.name!r} is of layer {at}, {circuit.name!r} of layer "
                 f"{layer}. As controls pass circuits of the same layer."
             )

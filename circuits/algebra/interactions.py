@@ -32,12 +32,10 @@ from circuits.algebra.directions import Span, span
 from circuits.algebra.pair_search import Search
 from circuits.algebra.spectrum import Spectrum, eigenpairs
 from circuits.errors import (
-    DeviceError,
-    DtypeError,
+    BasisError,
     FeatureRangeError,
-    ShapeError,
-    ShardError,
-    SpectrumError,
+    RunError,
+    TensorError,
     check_count,
     check_index,
     check_indices,
@@ -66,7 +64,7 @@ class Interactions:
         wanted = {"layer": BilinearLayer, "inputs": Basis, "outputs": Basis}
         for name, kind in wanted.items():
             if not isinstance(getattr(self, name), kind):
-                raise DtypeError(
+                raise TensorError(
                     f"Interactions: {name} is a {type(getattr(self, name)).__name__}, not a "
                     f"{kind.__name__}. Make one, for example with Basis.from_decoder(decoder)."
                 )
@@ -82,14 +80,14 @@ class Interactions:
                 f"are read from width {outputs.d_model}"
             )
         if faults:
-            raise ShapeError(
+            raise TensorError(
                 f"Interactions: {'; '.join(faults)}. Use dictionaries trained at the input and "
                 f"output of this layer."
             )
         devices = {"layer": layer.device, "inputs": inputs.device, "outputs": outputs.device}
         if len(set(devices.values())) > 1:
             listed = ", ".join(f"{name} on {device}" for name, device in devices.items())
-            raise DeviceError(f"Interactions: {listed}. Move all to one device with .to(device).")
+            raise TensorError(f"Interactions: {listed}. Move all to one device with .to(device).")
         dtype = computing_dtype(layer.left, inputs.write, outputs.write)
         for name, part in (("layer", layer), ("inputs", inputs), ("outputs", outputs)):
             object.__setattr__(self, name, part if part.dtype == dtype else part.to(dtype))
@@ -224,7 +222,7 @@ class Interactions:
         if space == "model":
             return Spectrum(*eigenpairs(self.form(output), rank), self.layer.has_constant)
         if space != "feature":
-            raise SpectrumError(
+            raise BasisError(
                 f'Interactions.spectrum: there is no space "{space}". '
                 f'Ask for "feature" (pairs of features) or "model" (directions of the activation).'
             )
@@ -302,7 +300,7 @@ class Interactions:
             return pd.concat([pairs_of(output) for output in shown], ignore_index=True)
         unbroken = range(listed[0], listed[-1] + 1)
         if listed != list(unbroken):
-            raise ShardError(
+            raise RunError(
                 f"Interactions.strongest_of_each: outputs {shorten(listed)} are not an unbroken "
                 f"range, which {folder} is made of. Pass outputs=range(a, b)."
             )

@@ -27,9 +27,9 @@ from torch import Tensor
 from circuits.algebra.bilinear import BilinearLayer
 from circuits.algebra.directions import random_orthonormal
 from circuits.errors import (
+    BasisError,
     FeatureRangeError,
-    ShapeError,
-    SpectrumError,
+    TensorError,
     check_count,
     check_tensors,
 )
@@ -58,7 +58,7 @@ class Spectrum:
         check_tensors("Spectrum.of", {"form": form}, {"form": "i i"})
         asymmetry = float((form - form.mT).abs().max())
         if asymmetry > 1e-4 * float(form.abs().max()):
-            raise ShapeError(
+            raise TensorError(
                 f"Spectrum.of: the matrix is not symmetric (entries differ from their mirror by up "
                 f"to {asymmetry:.3g}); a decomposition would read one triangle only. "
                 f"Pass (form + form.mT) / 2."
@@ -114,7 +114,7 @@ class Spectrum:
             along = x @ self.vectors.mT
         else:
             wanted = f"{width - 1} (or {width} with the constant 1)" if self.has_constant else width
-            raise ShapeError(
+            raise TensorError(
                 f"Spectrum.activation: the last axis of x has size {x.shape[-1]}, "
                 f"the eigenvectors have {wanted}. Pass inputs of the space of the spectrum."
             )
@@ -161,7 +161,7 @@ class Spectrum:
 
     def _require_all(self, what: str) -> None:
         if self.total_energy is not None:
-            raise SpectrumError(
+            raise BasisError(
                 f"{what} needs every eigenvalue, but this spectrum holds the first {len(self)} "
                 f"pairs, {self.energy(len(self)):.1%} of the energy. Compute it with rank=None."
             )

@@ -35,7 +35,7 @@ from typing import Any
 import networkx as nx
 import pandas as pd
 
-from circuits.errors import CircuitFileError, shorten
+from circuits.errors import GraphError, shorten
 from circuits.graph.circuit_file import read_circuit, write_circuit
 from circuits.graph.records import (
     BehaviourEvidence,
@@ -95,7 +95,7 @@ class Circuit:
         if lost := sorted({g for gate in self.gates for g in (gate.first, gate.second)} - groups):
             faults.append(f"gates name groups {shorten(lost)}, which no feature is in")
         if faults:
-            raise CircuitFileError(
+            raise GraphError(
                 f"circuit {self.name!r}: {'; '.join(faults)}. List every feature once, with its "
                 f"group, and every pair once."
             )
@@ -122,7 +122,7 @@ class Circuit:
         about = graph.graph
         if not outputs:
             if "output" not in about:
-                raise CircuitFileError(
+                raise GraphError(
                     "Circuit.of: this graph does not say which output it is of. Pass one made by "
                     "interaction_graph, or outputs."
                 )
@@ -258,7 +258,7 @@ _ROWS = {
 
 def _features(graph: nx.Graph, found: Clusters | None) -> tuple[Feature, ...]:
     if faults := [node for node, known in graph.nodes(data=True) if "feature" not in known]:
-        raise CircuitFileError(
+        raise GraphError(
             f"Circuit.of: {faults[0]!r} is a node without 'feature' (of {len(faults)} such). Give "
             f"it one, or leave it out."
         )
@@ -281,7 +281,7 @@ def _features(graph: nx.Graph, found: Clusters | None) -> tuple[Feature, ...]:
 def _pairs(graph: nx.Graph) -> tuple[Interaction, ...]:
     faults = [(i, j) for i, j, weight in graph.edges(data="weight") if weight is None]
     if faults:
-        raise CircuitFileError(
+        raise GraphError(
             f"Circuit.of: {faults[0]!r} is an edge without 'weight' (of {len(faults)} such). Give "
             f"it one, or leave it out."
         )

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from circuits.errors import FeatureRangeError, NotFiniteError, ShapeError, check_count
+from circuits.errors import FeatureRangeError, TensorError, check_count
 
 LOOKUPS = 2**21
 """Pairs of active features looked up at a time: this bounds the memory."""
@@ -95,13 +95,13 @@ def count_coactivation(
 
 def _checked(indices: Tensor, values: Tensor, n_feature: int) -> Batch:
     if indices.ndim != 2 or indices.shape != values.shape:
-        raise ShapeError(
+        raise TensorError(
             f"count_coactivation: indices of shape {tuple(indices.shape)} and values of shape "
             f"{tuple(values.shape)}; both must be (token, active)."
         )
     indices, values = indices.cpu().long(), values.detach().cpu().double()
     if not bool(torch.isfinite(values).all()):
-        raise NotFiniteError(
+        raise TensorError(
             f"count_coactivation: {int((~torch.isfinite(values)).sum())} activations are NaN or "
             f"infinite, and so would be every mean. Look at the activations."
         )

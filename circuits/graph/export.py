@@ -23,7 +23,7 @@ from xml.etree.ElementTree import ParseError
 
 import networkx as nx
 
-from circuits.errors import CircuitFileError, GraphError, first_line
+from circuits.errors import GraphError, first_line
 from circuits.graph.circuit import Circuit
 from circuits.graph.records import Feature, Output
 from circuits.storage.files import written_whole
@@ -207,7 +207,7 @@ def write_attribution(
             listed = list(json.loads(index.read_text(encoding="utf-8"))["graphs"])
             listed = [one for one in listed if one["slug"] != metadata["slug"]]
         except (ValueError, KeyError, TypeError) as error:
-            raise CircuitFileError(
+            raise GraphError(
                 f"{index} lists no graphs ({type(error).__name__}). Restore it, or delete it: it "
                 f"is made again at the next export."
             ) from error

@@ -26,7 +26,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuits.errors import GraphError, NotFiniteError, check_count, check_index
+from circuits.errors import GraphError, TensorError, check_count, check_index
 from circuits.groups.description_length import Blocks
 from circuits.groups.gates import gate_table
 from circuits.groups.proposals import (
@@ -158,7 +158,7 @@ def _matrix_of(graph: nx.Graph | Tensor | np.ndarray) -> tuple[list[Hashable], M
             )
         names = list(range(len(matrix)))
     if not np.isfinite(matrix).all():
-        raise NotFiniteError(
+        raise TensorError(
             f"clusters: {int((~np.isfinite(matrix)).sum())} of {matrix.size} weights are NaN or "
             f"infinite, and so would be every group. Look at where they were computed."
         )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from circuits.errors import DeviceError, first_line
+from circuits.errors import TensorError, first_line
 from circuits.model.llama import build, check_activation, check_bilinear, read_tokenizer
 from circuits.model.model import Model
 from circuits.model.published import check_published, convert, is_published
@@ -70,7 +70,7 @@ def chosen_device(device: torch.device | str | None) -> torch.device:
         chosen = torch.device(device)
         torch.ones(1, device=chosen).item()  # the "meta" device has shapes but no values
     except (RuntimeError, AssertionError, ImportError) as error:
-        raise DeviceError(
+        raise TensorError(
             f"device '{device}' cannot be used here ({first_line(error)}). Name cpu, or a GPU that "
             f"torch.cuda.is_available() knows."
         ) from error

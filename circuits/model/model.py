@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from circuits.algebra.bilinear import BilinearLayer, computing_dtype
-from circuits.errors import ModelError, SiteError, check_count, check_index
+from circuits.errors import ModelError, check_count, check_index
 from circuits.model.llama import layer_of, n_parameters, write
 from circuits.model.site import POINTS, ReadAll, Site, as_sites, attach
 from circuits.model.transformer_lens import hooked
@@ -96,7 +96,7 @@ class Model:
         """These sites, each once; refused if the model lacks one."""
         named = tuple(dict.fromkeys(self._site(site) for site in as_sites(sites)))
         if not named:
-            raise SiteError("no sites were given. Name at least one, such as mlp_in@0.")
+            raise ModelError("no sites were given. Name at least one, such as mlp_in@0.")
         return named
 
     def layer(self, index: int, *, fold_norm: bool = False) -> BilinearLayer:
@@ -333,7 +333,7 @@ class Model:
         if site.layer >= self.n_layer:
             last = self.n_layer - 1
             layers = "@0" if last == 0 else f"@0 to @{last}"
-            raise SiteError(
+            raise ModelError(
                 f"{site}: {self.path} has no layer {site.layer}. Its sites are "
                 f"{', '.join(POINTS)}, each {layers}."
             )
@@ -375,7 +375,7 @@ def _fitting(site: Site, function: Callable[[Tensor], Tensor]) -> Callable[[Tens
         new = function(activation)
         if not isinstance(new, Tensor) or new.shape != activation.shape:
             got = tuple(new.shape) if isinstance(new, Tensor) else type(new).__name__
-            raise SiteError(
+            raise ModelError(
                 f"replaced: the function at {site} returned {got}, where the activation has shape "
                 f"{tuple(activation.shape)}. Return a tensor of that shape."
             )

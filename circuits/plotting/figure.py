@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from circuits.errors import SpectrumError
+from circuits.errors import BasisError
 from circuits.plotting.display import cut
 
 BLUE, ORANGE, GREY, GREEN = "#4c8dff", "#f07f3c", "#8b93a1", "#2fa36b"
@@ -226,7 +226,7 @@ def spectrum_figure(
             note += ". An untrained layer differs from it too: see spectrum.plot(random=…)"
     for name, control in controls.items():
         if len(control) != n:
-            raise SpectrumError(
+            raise BasisError(
                 f"Spectrum.plot: {name!r} holds {len(control)} eigenvalues, the spectrum beside it "
                 f"{n}. Compute both with the same rank."
             )

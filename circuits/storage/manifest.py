@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from circuits.errors import ManifestError
+from circuits.errors import RunError
 from circuits.storage.files import content_hash, written_whole
 
 NAME = "manifest.json"
@@ -70,7 +70,7 @@ def read_manifest(run: str | Path) -> list[dict[str, Any]]:
         if not all(isinstance(entry["step"], str) for entry in entries):
             raise TypeError
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ManifestError(
+        raise RunError(
             f"{path}: not a list of steps ({type(error).__name__}). It was changed or cut "
             f"short: make the run again, or restore the file."
         ) from error

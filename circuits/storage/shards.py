@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from circuits.errors import ShardError, shorten
+from circuits.errors import RunError, shorten
 from circuits.storage.files import written_whole
 from circuits.storage.progress import progress
 
@@ -35,7 +35,7 @@ def make_shards(
 ) -> list[Path]:
     """Make the missing shards of these outputs; returns the paths of all of them."""
     if outputs.step != 1:
-        raise ShardError(f"shards are made of contiguous ranges, not {outputs}. Use range(a, b).")
+        raise RunError(f"shards are made of contiguous ranges, not {outputs}. Use range(a, b).")
     folder = Path(folder)
     shards = {}
     for start in range(outputs.start - outputs.start % OUTPUTS, outputs.stop, OUTPUTS):
@@ -60,11 +60,11 @@ def merge_shards(
     """The rows of these outputs from every shard in the folder, in order; written to ``path``."""
     files = sorted(Path(folder).glob("outputs-*.parquet"))
     if not files:
-        raise ShardError(f"{folder} holds no shards (outputs-*.parquet). Make them first.")
+        raise RunError(f"{folder} holds no shards (outputs-*.parquet). Make them first.")
     prints = {file: _fingerprint(file) for file in files}
     if len(set(prints.values())) > 1:
         odd = next(file for file in files if prints[file] != prints[files[0]])
-        raise ShardError(
+        raise RunError(
             f"{folder} mixes shards made from different layers or dictionaries: {odd.name} and "
             f"{files[0].name} differ. Keep one folder for each, or delete the stale ones."
         )
@@ -77,7 +77,7 @@ def merge_shards(
     table = table.sort_values("output", kind="stable", ignore_index=True)
     missing = sorted(set(outputs) - set(table["output"]))
     if missing:
-        raise ShardError(
+        raise RunError(
             f"{folder} lacks outputs {shorten(missing)} of {outputs.start} to {outputs.stop - 1}. "
             f"Run the pass again over them; existing shards are kept."
         )
@@ -96,7 +96,7 @@ def kept_table(
         try:
             if _fingerprint(path) == fingerprint:
                 return pq.read_table(path).to_pandas()
-        except (ShardError, pa.ArrowException, OSError):
+        except (RunError, pa.ArrowException, OSError):
             pass  # cut short: made again
     table = make()
     if path is not None:
@@ -115,13 +115,13 @@ def _fingerprint(path: Path) -> str:
     try:
         metadata = pq.read_schema(path).metadata or {}
     except (pa.ArrowInvalid, OSError) as error:
-        raise ShardError(f"{path} is not a readable Parquet file ({error}). Delete it.") from error
+        raise RunError(f"{path} is not a readable Parquet file ({error}). Delete it.") from error
     return metadata.get(_FINGERPRINT, b"").decode()
 
 
 def _check_fingerprint(path: Path, fingerprint: str) -> None:
     if _fingerprint(path) != fingerprint:
-        raise ShardError(
+        raise RunError(
             f"{path} was made from another layer, other dictionaries or other settings than those "
             f"given now. Give those again, use another folder, or delete {path.parent}."
         )

@@ -3,8 +3,6 @@
 Scales that do not depend on the token are multiplied into the weights; others are refused.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -59,10 +57,8 @@ def read(folder: Path) -> Stored:
 
 
 def write(stored: Stored, folder: Path) -> None:
-    """``cfg.json`` and ``sae_weights.safetensors``, which sae-lens itself loads.
-
-    A dictionary that keeps negative values gets an architecture that sae-lens does not know,
-    because its top-k would silently cut them at zero.
+    """``cfg.json`` and ``sae_weights.safetensors``, which sae-lens itself loads; but not one that
+    keeps negative values, which its top-k would silently cut: that architecture it does not know.
     """
     file = folder / "sae_weights.safetensors"
     save_file(_state_dict(stored), file)
@@ -105,12 +101,10 @@ def as_sae_lens(stored: Stored) -> Any:
             f"{stored}: keeps negative values, which sae-lens would cut at zero. Use the "
             f"Dictionary itself: its encode, decode and spliced do the same."
         )
-    from sae_lens.saes.jumprelu_sae import JumpReLUSAE, JumpReLUSAEConfig
+    from sae_lens.registry import get_sae_class
     from sae_lens.saes.sae import SAEMetadata
-    from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
 
-    by_rule: Any = (JumpReLUSAE, JumpReLUSAEConfig)
-    kind, config = by_rule if stored.k is None else (TopKSAE, TopKSAEConfig)
+    kind, config = get_sae_class("jumprelu" if stored.k is None else "topk")
     fields = _config(stored)
     # on "meta" first: otherwise it draws weights from the global generator
     fields |= {"device": "meta", "metadata": SAEMetadata(**fields["metadata"])}

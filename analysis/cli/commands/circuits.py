@@ -25,7 +25,7 @@ from analysis.runs.circuits import behaviour_of, run_find, run_propose, run_vali
 from analysis.runs.interactions import run_interactions
 from analysis.runs.rank import run_rank
 from analysis.runs.run import Run
-from circuits.errors import CircuitFileError, NotFoundError, RunError
+from circuits.errors import GraphError, NotFoundError, RunError
 from circuits.graph.circuit import Circuit
 from circuits.graph.export import attribution_query, write_attribution, write_graph
 from circuits.storage.files import read_json, written_whole
@@ -140,7 +140,7 @@ def export(options: Namespace) -> Answer:
         path = write_attribution(circuit, folder, _layer(options, circuit), options.scan)
         written["file"] = str(path)
         written["index"] = str(folder / "graph-metadata.json")
-        written["address"] = attribution_query(read_json(path, CircuitFileError))
+        written["address"] = attribution_query(read_json(path, GraphError))
     elif options.format == "tables":
         for name, table in circuit.tables().items():
             path = out / f"{source.stem}-{name}.parquet"
@@ -156,7 +156,7 @@ def _layer(options: Namespace, circuit: Circuit) -> int:
     """The circuit's own layer; the option is for circuits whose file has none."""
     own = circuit.source.layer
     if own is not None and options.layer not in (None, own):
-        raise CircuitFileError(
+        raise GraphError(
             f"--layer {options.layer}, but {options.circuit} is of layer {own}. Leave --layer out."
         )
     return own if own is not None else options.layer or 0

@@ -14,8 +14,8 @@ import pandas as pd
 
 from analysis.dictionary_quality import quality
 from analysis.discovery.find import verdict
-from analysis.lowrank.controls import Control
 from analysis.lowrank.curve import RankCurve
+from analysis.lowrank.sums import Control
 from analysis.report.circuit.mechanism import Mechanism
 from analysis.report.page import Page, Table
 from analysis.runs.belonging import Found

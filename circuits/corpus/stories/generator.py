@@ -23,7 +23,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int8, Int16, Int64
 
 from circuits.corpus.stories.grammar import DECIDED, N_BODY, NOISE, SLOTS, Grammar
-from circuits.errors import StoryError
+from circuits.errors import CorpusError
 
 BLOCK = 4096
 """Documents drawn from one random generator. Another size would be another corpus."""
@@ -81,7 +81,7 @@ class Stories:
     def reactions(self) -> pd.DataFrame:
         """One row per reaction: document, position of the word in it, and its truth."""
         if self.truth is None:
-            raise StoryError(
+            raise CorpusError(
                 "these stories were generated without their truth: use generate(..., truth=True)."
             )
         at = np.flatnonzero(self.truth.reaction)
@@ -112,7 +112,7 @@ class StoryGenerator:
 
     def __post_init__(self) -> None:
         if self.seed < 0:
-            raise StoryError(f"seed {self.seed}: a seed must not be negative.")
+            raise CorpusError(f"seed {self.seed}: a seed must not be negative.")
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -122,7 +122,7 @@ class StoryGenerator:
     def generate(self, start: int, stop: int, *, truth: bool = False) -> Stories:
         """Documents ``start`` to ``stop``, with the meaning of each token if ``truth``."""
         if not 0 <= start <= stop:
-            raise StoryError(f"documents {start} to {stop}: want 0 <= start <= stop.")
+            raise CorpusError(f"documents {start} to {stop}: want 0 <= start <= stop.")
         if start == stop:
             return _slice(self._block(0, truth), 0, 0)
         parts = []

@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Int16
 
 from circuits.corpus.stories.lexicon import Lexicon
-from circuits.errors import StoryError
+from circuits.errors import CorpusError
 
 N_BODY = (2, 3, 4)
 """Numbers of body sentences, equally likely."""
@@ -167,7 +167,7 @@ class Grammar:
         literals = {word for form in self.forms for word in form.words if word[0] != "{"}
         clash = {*literals, *itertools.chain(*DECIDED.values())} & {*self.lexicon.all_words}
         if clash:
-            raise StoryError(
+            raise CorpusError(
                 f"lexicon with the words {sorted(clash)}, which the grammar itself uses: a text "
                 f"could arise in two ways, and its entropy would be wrong. Choose other words."
             )
@@ -228,7 +228,7 @@ class Grammar:
         """``-log p`` of a document, its choices read back from its words."""
         sentences = [(*said.split(), ".") for said in text.split(" .")[:-1]]
         if len(sentences) - 2 not in N_BODY or not text.endswith(" ."):
-            raise StoryError(
+            raise CorpusError(
                 f"a text of {len(sentences)} sentences: a story has an opening, {N_BODY} body "
                 f"sentences and a closing, each ended by ' .'."
             )
@@ -237,7 +237,7 @@ class Grammar:
         names = {bound["name"] for _, bound in read if "name" in bound}
         signs = {self._sign(s, w) for _, bound in read for s, w in bound.items() if s in _CHILD}
         if len(names) != 1 or len(signs) != 1:
-            raise StoryError(f"a text about {sorted(names)}: a story is about one child.")
+            raise CorpusError(f"a text about {sorted(names)}: a story is about one child.")
         return self.frame_nats + sum(nats for nats, _ in read)
 
     def read(self, part: _Part, said: Sequence[str]) -> tuple[float, dict[str, str]]:
@@ -249,7 +249,7 @@ class Grammar:
             if (noise := self._noise_nats(form, bound)) is not None
         ]
         if len(found) != 1:
-            raise StoryError(f"'{' '.join(said)}' can arise in {len(found)} ways, not in one.")
+            raise CorpusError(f"'{' '.join(said)}' can arise in {len(found)} ways, not in one.")
         return found[0]
 
     def _sign(self, slot: str, word: str) -> int:

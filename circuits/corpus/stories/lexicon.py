@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from circuits.errors import StoryError
+from circuits.errors import CorpusError
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class Lexicon:
         twice = sorted({word for word in words if words.count(word) > 1})
         empty = [field.name for field in fields(self) if not getattr(self, field.name)]
         if uneven or twice or empty or len(self.things) < 2:
-            raise StoryError(
+            raise CorpusError(
                 f"lexicon with lists of unequal length {uneven}, words in two places {twice}, "
                 f"empty lists {empty}, {len(self.things)} things: a text could then arise in two "
                 f"ways, and its entropy would be wrong. Make paired lists equally long and words "

@@ -15,7 +15,7 @@ import numpy as np
 
 from circuits.corpus.stories.grammar import REACTIONS, SLOTS
 from circuits.corpus.stories.lexicon import Lexicon
-from circuits.errors import StoryError
+from circuits.errors import CorpusError
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def minimal_pairs(
 ) -> list[MinimalPair]:
     """Prompts for one of `BEHAVIOURS`, up to the word that it decides."""
     if behaviour not in BEHAVIOURS:
-        raise StoryError(
+        raise CorpusError(
             f"the stories do not teach a behaviour '{behaviour}'. Choose one of: "
             f"{', '.join(BEHAVIOURS)}."
         )

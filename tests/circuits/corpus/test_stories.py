@@ -13,7 +13,7 @@ from circuits.corpus.stories.generator import BLOCK, StoryGenerator
 from circuits.corpus.stories.grammar import N_BODY, Grammar
 from circuits.corpus.stories.lexicon import Lexicon
 from circuits.corpus.stories.prompts import BEHAVIOURS, minimal_pairs
-from circuits.errors import StoryError
+from circuits.errors import CorpusError
 
 GOLDEN = [
     "one afternoon mia ran around the forest . the picture was perfect but the bed seemed boring "
@@ -93,7 +93,7 @@ def test_all_sentences_are_different_and_their_probabilities_sum_to_one(part):
     for sentence in said:
         try:
             nats, bound = grammar.read(part, sentence.split())
-        except StoryError:  # the grammar never says this: "good but good"
+        except CorpusError:  # the grammar never says this: "good but good"
             continue
         of_one_child = {
             slot: word for slot, word in bound.items() if slot in ("name", "who", "child")
@@ -111,11 +111,11 @@ def _share_of_children(grammar: Grammar, bound: dict[str, str]) -> float:
 
 
 def test_a_word_in_two_lists_is_refused_because_the_entropy_would_be_wrong():
-    with pytest.raises(StoryError, match=r"words in two places \['good'\].*entropy"):
+    with pytest.raises(CorpusError, match=r"words in two places \['good'\].*entropy"):
         replace(Lexicon(), neutral=("good", "red"))
-    with pytest.raises(StoryError, match=r"'then'.*grammar itself uses"):
+    with pytest.raises(CorpusError, match=r"'then'.*grammar itself uses"):
         Grammar(replace(Lexicon(), times=("day", "then")))
-    with pytest.raises(StoryError, match=r"unequal length \[\('positive', 'negative'\)\]"):
+    with pytest.raises(CorpusError, match=r"unequal length \[\('positive', 'negative'\)\]"):
         replace(Lexicon(), positive=("good",))
 
 
@@ -238,15 +238,15 @@ def test_negation_pairs_cross_negator_with_sentiment():
 
 
 def test_bad_requests_are_refused_by_name():
-    with pytest.raises(StoryError, match="do not teach a behaviour 'irony'"):
+    with pytest.raises(CorpusError, match="do not teach a behaviour 'irony'"):
         minimal_pairs("irony", 1)
-    with pytest.raises(StoryError, match="seed -1"):
+    with pytest.raises(CorpusError, match="seed -1"):
         StoryGenerator(seed=-1)
-    with pytest.raises(StoryError, match="documents 3 to 2"):
+    with pytest.raises(CorpusError, match="documents 3 to 2"):
         StoryGenerator().generate(3, 2)
-    with pytest.raises(StoryError, match="truth=True"):
+    with pytest.raises(CorpusError, match="truth=True"):
         _ = StoryGenerator().generate(0, 1).reactions
-    with pytest.raises(StoryError, match="0 ways"):
+    with pytest.raises(CorpusError, match="0 ways"):
         Grammar().surprisal_of("one day tom flew . tom saw the dog . tom saw the dog . the end .")
 
 

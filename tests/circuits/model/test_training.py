@@ -16,7 +16,7 @@ from circuits.corpus import built_in, open_corpus
 from circuits.corpus.batches import BatchPlan
 from circuits.corpus.documents import split_corpus
 from circuits.corpus.tokenizer import train_tokenizer
-from circuits.errors import CorpusError, DeviceError, ModelError, PlanError, RunError
+from circuits.errors import CorpusError, ModelError, PlanError, RunError, TensorError
 from circuits.model import ModelPlan, ModelShape, Trained, load_model, train_model
 from circuits.model.evaluation import held_out_loss
 from circuits.model.plan import ACTIVATIONS
@@ -410,7 +410,7 @@ def test_a_refused_run_leaves_nothing_and_can_be_mended(corpus, tmp_path):
     few = corpus.part(0, 3)
     with pytest.raises(CorpusError, match="too few for one batch"):
         train_model(replace(PLAN, n_rows=64), few, tmp_path / "out", device="cpu")
-    with pytest.raises(DeviceError):
+    with pytest.raises(TensorError):
         train_model(PLAN, corpus, tmp_path / "out", device="tpu")
     assert not (tmp_path / "out").exists()
     assert train_model(PLAN, corpus, tmp_path / "out", device="cpu").n_steps == 30

@@ -12,7 +12,7 @@ import torch
 from analysis import find_circuit, ledger, validate
 from analysis.attribution.ledger import Reader
 from circuits import Basis, BilinearLayer, Interactions, Spectrum
-from circuits.errors import FeatureRangeError, SpectrumError
+from circuits.errors import BasisError, FeatureRangeError
 from circuits.graph.circuit import Circuit
 from circuits.graph.records import (
     BehaviourEvidence,
@@ -149,7 +149,7 @@ def test_named_controls_stand_beside_a_spectrum(inter):
     wanted = sorted(control.spectrum(2).values.tolist(), reverse=True)
     np.testing.assert_allclose(figure.data[1].y, wanted)
     assert figure.data[1].name == "rotated features"
-    with pytest.raises(SpectrumError) as refused:
+    with pytest.raises(BasisError) as refused:
         inter.spectrum(2).plot(rotated=control.spectrum(2, rank=3))
     assert str(refused.value).startswith("Spectrum.plot: 'rotated' holds 3 eigenvalues, the ")
 
