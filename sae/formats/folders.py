@@ -95,7 +95,13 @@ def _layout(folder: Path) -> _Layout:
         )
     for layout in LAYOUTS.values():
         if {layout.config, layout.weights} <= names:
-            _refuse_model(folder / layout.config)
+            # a language model's files have the same names as the paper's SAEs
+            config = read_json(folder / layout.config, DictionaryError)
+            if config.keys() & {"model_type", "n_layer"}:
+                raise DictionaryError(
+                    f"{folder}: a language model, not a dictionary. Load it with "
+                    f"circuits.model.load_model."
+                )
             return layout
     if {"config.json", "ae.pt"} <= names:
         return LAYOUTS["dictionary_learning"]
@@ -110,12 +116,3 @@ def _layout(folder: Path) -> _Layout:
         f"{', '.join(sorted(names)[:6]) or 'nothing'}). It must have one of {', '.join(pairs)}: "
         f"copy the whole folder."
     )
-
-
-def _refuse_model(config: Path) -> None:
-    """A language model's files have the same names as the paper's SAEs."""
-    if read_json(config, DictionaryError).keys() & {"model_type", "n_layer"}:
-        raise DictionaryError(
-            f"{config.parent}: a language model, not a dictionary. Load it with "
-            f"circuits.model.load_model."
-        )

@@ -25,7 +25,14 @@ def read(folder: Path) -> Stored:
     config = _of_version_six(read_json(where, DictionaryError))
     kind, d_model, n_feature = _checked_fields(where, config)
     file = folder / "sae_weights.safetensors"
-    _check_hash(where, config.get("weights_sha256"), file)
+    wanted = config.get("weights_sha256")
+    # weights of the right shapes can still belong to another dictionary
+    if wanted is not None and file.exists() and content_hash(file) != wanted:
+        raise DictionaryError(
+            f"{file}: not the weights that {where.name} was written with (their SHA-256 "
+            f"differs), so they belong to another dictionary or are damaged. Copy both files "
+            f"together; if you changed the weights, remove 'weights_sha256' from {where.name}."
+        )
     state = read_tensors(file)
     by_kind: dict[str, dict[str, tuple[int, ...]]]
     by_kind = {"jumprelu": {"threshold": (n_feature,)}, "batchtopk": {"topk_threshold": ()}}
@@ -211,13 +218,3 @@ def _folded(stored: Stored, *, scale: float, by_norm: bool, uncentred: bool) -> 
     folded = {"encoder": encoder, "decoder": decoder, "bias": bias, "offset": offset}
     parts: dict[str, Any] = {name: weight.to(stored.dtype) for name, weight in folded.items()}
     return replace(stored, **parts, threshold=threshold)
-
-
-def _check_hash(where: Path, wanted: object, weights: Path) -> None:
-    """Weights of the right shapes can still belong to another dictionary."""
-    if wanted is not None and weights.exists() and content_hash(weights) != wanted:
-        raise DictionaryError(
-            f"{weights}: not the weights that {where.name} was written with (their SHA-256 "
-            f"differs), so they belong to another dictionary or are damaged. Copy both files "
-            f"together; if you changed the weights, remove 'weights_sha256' from {where.name}."
-        )

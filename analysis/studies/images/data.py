@@ -89,7 +89,13 @@ class ImageData:
 def open_images(where: str | Path | None = None) -> ImageData:
     """scikit-learn's digits, or the images of an ``.npz``, a folder of IDX files or a hub name."""
     if where is None:
-        return _digits()
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        x, y = (digits.images / 16).astype(np.float32), digits.target
+        cut = len(x) * 4 // 5
+        parts = {"x_train": x[:cut], "y_train": y[:cut], "x_test": x[cut:], "y_test": y[cut:]}
+        return _checked("digits", parts)
     path = Path(where).expanduser()
     if path.is_dir():
         return _checked(path.name, _from_idx(path))
@@ -101,16 +107,6 @@ def open_images(where: str | Path | None = None) -> ImageData:
         f"'{where}': no such file or folder, and not the form 'owner/name' of a data set on the "
         f"Hugging Face hub. Pass an .npz, a folder of IDX files, or such a name."
     )
-
-
-def _digits() -> ImageData:
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    x, y = (digits.images / 16).astype(np.float32), digits.target
-    cut = len(x) * 4 // 5
-    parts = {"x_train": x[:cut], "y_train": y[:cut], "x_test": x[cut:], "y_test": y[cut:]}
-    return _checked("digits", parts)
 
 
 def _from_npz(path: Path) -> dict[str, np.ndarray]:

@@ -157,23 +157,21 @@ def _batches(
             done += 1
 
 
-def _noisy(x: Tensor, size: float | Tensor, generator: torch.Generator) -> Tensor:
-    return x + size * torch.randn(x.shape, generator=generator)
-
-
 def _forward(
     plan: ImagePlan,
     weights: dict[str, Tensor],
     pixels: Float[Tensor, "image pixel"],
     generator: torch.Generator,
 ) -> Float[Tensor, "image class"]:
-    x = _noisy(pixels, plan.input_noise, generator) if plan.input_noise else pixels
+    x = pixels
+    if plan.input_noise:
+        x = x + plan.input_noise * torch.randn(x.shape, generator=generator)
     if plan.d_embed is not None:
         x = functional.linear(x, weights["embed"])
     for i in range(plan.n_layer):
         if plan.latent_noise:
             size = plan.latent_noise * x.detach().square().mean().sqrt()
-            x = _noisy(x, size, generator)
+            x = x + size * torch.randn(x.shape, generator=generator)
         left, right = (
             functional.linear(x, weights[f"{side}.{i}"], weights.get(f"{side}.{i}.bias"))
             for side in ("left", "right")
