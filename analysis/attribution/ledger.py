@@ -121,7 +121,7 @@ def ledger(
     at = [site, Site("resid_mid", layer), Site(reader.point, layer)]
     with torch.no_grad():
         found = {s: x[0, position].double() for s, x in model.read(tokens[None], at).items()}
-    weights = _layer(model, layer, site).to(torch.float64)
+    weights = model.layer(layer, fold_norm=site.point == "resid_mid").to(torch.float64)
     parts, names = _parts(model, weights, inputs, found[site])
     direction = reader.direction.double().to(parts)
     form = parts @ weights.interaction(direction) @ parts.mT
@@ -136,10 +136,6 @@ def ledger(
     table = table.sort_values("value", key=abs, ascending=False, kind="stable", ignore_index=True)
     computed = float(found[at[2]] @ direction) + reader.bias
     return Ledger(table, computed, reader.name, f"at token {position}")
-
-
-def _layer(model: Model, layer: int, site: Site) -> BilinearLayer:
-    return model.layer(layer, fold_norm=site.point == "resid_mid")
 
 
 def _parts(

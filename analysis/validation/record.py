@@ -98,7 +98,10 @@ class Validation:
 
     def save(self, path: str | Path) -> Path:
         """Write everything as one JSON file."""
-        content = {name: _columns(value) for name, value in vars(self).items()}
+        content = {  # a table as its columns, so that one without rows keeps its names
+            name: value.to_dict("list") if isinstance(value, pd.DataFrame) else value
+            for name, value in vars(self).items()
+        }
         content["criteria"] = [asdict(criterion) for criterion in self.criteria]
         write_json(Path(path), {"schema": _SCHEMA, "version": _VERSION} | content)
         return Path(path)
@@ -113,13 +116,12 @@ class Validation:
                 f"{path} is not a validation of this version. Make it: circuits validate RUN."
             )
         wanted = {each.name for each in fields(cls)}
-        if set(content) != wanted:
-            raise GraphError(
-                f"{path} lacks {sorted(wanted - set(content)) or 'nothing'} and has the unknown "
-                f"{sorted(set(content) - wanted) or 'nothing'}. Make it again: circuits validate "
-                f"RUN."
-            )
         try:
+            if set(content) != wanted:
+                missing, unknown = (
+                    sorted(x) for x in (wanted - set(content), set(content) - wanted)
+                )
+                raise RecordError(f"missing {missing or 'nothing'}, unknown {unknown or 'nothing'}")
             return cls(**_values(of_version_1(content) if version == 1 else content))
         except (RecordError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise GraphError(
@@ -139,11 +141,6 @@ def _labelled(table: pd.DataFrame) -> pd.DataFrame:
     labelled = table.drop(columns="kind")
     labelled.insert(0, "edit", labels)
     return labelled
-
-
-def _columns(value: Any) -> Any:
-    """A table as its columns, so that one without rows keeps its names."""
-    return value.to_dict("list") if isinstance(value, pd.DataFrame) else value
 
 
 _KINDS = {"circuit": str, "behaviour": str, "n": int, "seed": int, "criteria": list}

@@ -118,6 +118,13 @@ def points(x: Any, y: Any, name: str, text: Any = None, **style: Any) -> dict[st
     return trace | style
 
 
+def axes(x: str, y: str, **layout: Any) -> dict[str, Any]:
+    """A layout with titles for both axes."""
+    titles = {"xaxis": x, "yaxis": y}
+    named = {axis: {**layout.get(axis, {}), "title": {"text": t}} for axis, t in titles.items()}
+    return layout | named
+
+
 def counts(values: Any, edges: Any, name: str, **style: Any) -> tuple[dict[str, Any], pd.DataFrame]:
     """A histogram as steps of equal area, so that samples of unequal size can be compared."""
     found = np.asarray([v for v in values if v is not None and np.isfinite(v)], dtype=float)

@@ -1,7 +1,5 @@
 """What the layouts share: where their weights are, checks, and refusals that list every fault."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Collection, Mapping
@@ -102,10 +100,7 @@ def write_config(path: Path, content: dict[str, Any]) -> None:
 
 
 def site_of(name: object) -> Site | None:
-    """The site of a hook, named as in TransformerLens or by transformers' module.
-
-    A module's hook sees what the module returns.
-    """
+    """The site of a hook named as in TransformerLens, or of what transformers' module returns."""
     try:
         return Site.parse(str(name))
     except ModelError:

@@ -1,7 +1,5 @@
 """The paper's folders: ``config.json`` and ``model.safetensors``; top-k keeps negative values."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

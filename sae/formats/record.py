@@ -1,7 +1,5 @@
 """What a dictionary is made of, in memory and in every layout: weights, rule, site, notes."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 

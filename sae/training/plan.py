@@ -19,38 +19,27 @@ class TrainingPlan:
 
     sites: tuple[str, ...] = ("resid_mid@0", "mlp_in@0", "mlp_out@0")
     """Where, as ``point@layer``; one dictionary each."""
-
     n_features: int | None = None
     """Of each dictionary. None: twice the site's width; once at ``mlp_in``, where more split."""
-
     k: int = 10
     """Features active on a token (on average, where ``activation`` is "batchtopk")."""
-
     activation: Activation = "topk"
     """"topk" cuts the k largest at zero; "signed_topk" keeps their sign, as the paper does;
     "batchtopk" takes the largest of a whole batch and saves the threshold it ends with."""
-
     n_tokens: int = 1_000_000
     """Tokens to train on; those of a repeated epoch count again."""
-
     n_batch: int = 2048
     """Tokens in a step."""
-
     learning_rate: float = 4e-3
     """Of Adam; it rises over the first twentieth of the steps and decays over the last fifth."""
-
     auxiliary: float = 2.0
     """Weight of the loss that trains dead features on what the others leave; 0: none."""
-
     normalise: bool = True
     """Train on activations scaled to a mean square of one; saved weights undo the scale."""
-
     seed: int = 0
     """Of everything: the order of the text, the shuffling, the initial weights."""
-
     n_buffer: int = 2**16
     """Tokens shuffled together; a remainder smaller than a batch is not trained on."""
-
     outlier: float | None = None
     """Leave out tokens whose norm exceeds this multiple of the median at any site; None: none."""
 

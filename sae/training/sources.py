@@ -1,10 +1,7 @@
 """Streams of activations to train on: from a model, a cache on disk, or any tensors.
 
 A source gives chunks: for every site a tensor ``token model`` of the same tokens.
-`sae.training.mixer` makes batches of them. ``<bos>`` and padding are left out, as in `sae.reading`.
 """
-
-from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -112,11 +109,8 @@ class ModelActivations(Activations):
 
 @dataclass(frozen=True, eq=False)
 class TensorActivations(Activations):
-    """Your own tensors: a list, or a function that returns a new iterator over them.
-
-    Each is ``token model``, or a dict with one such tensor for every site. Every iterator must give
-    the same tensors, because a resumed run skips to its position in a new one.
-    """
+    """Your own tensors ``token model``, or dicts with one such tensor for every site: a list, or a
+    function that returns a new iterator over the same tensors."""
 
     tensors: Sequence[Tensor | dict[Site, Tensor]] | Callable[[], Iterable[Tensor | dict]]
     site: Site | str = "mlp_in@0"  # of tensors given without one
@@ -247,16 +241,10 @@ class CachedActivations(Activations):
 
 
 def cache_activations(
-    source: Activations,
-    folder: str | Path,
-    n_token: int,
-    *,
-    dtype: torch.dtype = torch.float32,
+    source: Activations, folder: str | Path, n_token: int, *, dtype: torch.dtype = torch.float32
 ) -> CachedActivations:
-    """Write the first ``n_token`` tokens of a source to a new folder; whole or not at all.
-
-    In bfloat16 the files are half as large, but values keep only about three digits.
-    """
+    """Write the first ``n_token`` tokens of a source to a new folder; whole or not at all. Values
+    keep about three digits in bfloat16, whose files are half as large."""
     folder = Path(folder)
     if folder.exists():
         raise DictionaryError(f"{folder}: already exists. Name a new folder, or remove this one.")

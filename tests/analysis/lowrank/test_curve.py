@@ -12,9 +12,9 @@ from torch.nn import functional
 
 from analysis import quality, rank_curve
 from analysis.lowrank import measure
-from analysis.lowrank.controls import Control
 from analysis.lowrank.curve import RankCurve
 from analysis.lowrank.sums import (
+    Control,
     Forms,
     Observed,
     Resampling,
@@ -27,7 +27,7 @@ from analysis.lowrank.sums import (
 from analysis.runs.rank import run_rank
 from analysis.runs.run import Run
 from circuits import Spectrum
-from circuits.errors import CorpusError, DictionaryError, RunError, TensorError
+from circuits.errors import CorpusError, DictionaryError, TensorError
 from circuits.model import Site, load_model
 from circuits.model.loading import untrained
 from circuits.storage.manifest import read_manifest
@@ -44,12 +44,6 @@ OUT, IN = Site("mlp_out", 1), Site("mlp_in", 1)
 def model(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("model") / request.param
     small_folder(folder, mlp_bias=request.param == "biases")
-    return load_model(folder, device="cpu", dtype=torch.float64)
-
-
-@pytest.fixture(scope="module")
-def plain(tmp_path_factory):
-    folder = small_folder(tmp_path_factory.mktemp("model") / "llama")
     return load_model(folder, device="cpu", dtype=torch.float64)
 
 
@@ -552,9 +546,9 @@ def test_a_run_saves_and_records_its_curves(tmp_path, plain, corpus):
     again = RankCurve.load(tmp_path / "rank" / "layer-1")
     pd.testing.assert_frame_equal(again.table, curves[1].table)
     assert not again.table.equals(RankCurve.load(tmp_path / "rank" / "layer-0").table)
-    with pytest.raises(RunError) as refused:
+    with pytest.raises(DictionaryError) as refused:
         run_rank(run, layers=[1, 7], corpus=corpus)
     assert str(refused.value) == (
-        f"{tmp_path} has dictionaries at mlp_out of layers [0, 1], not of [7]. Train them: "
-        f"circuits sae train {tmp_path}"
+        "there are no dictionaries of mlp_out for layer 7 (there are for [0, 1]). Train them: "
+        "circuits sae train RUN"
     )

@@ -292,7 +292,7 @@ def test_what_is_not_known_is_null_in_the_file(proof, tmp_path):
     [
         ({"version": 7}, "is not a validation of this version"),
         ({"schema": "other"}, "is not a validation of this version"),
-        ({"more": 1}, r"lacks nothing and has the unknown \['more'\]"),
+        ({"more": 1}, r"is not whole: missing nothing, unknown \['more'\]"),
         ({"edits": 5}, "is not whole: edits"),
         ({"n": "many"}, "is not whole: n"),
         ({"parts": {"first": [1], "second": []}}, "parts has columns of unequal length"),
@@ -319,7 +319,7 @@ def test_a_circuit_of_another_run_is_refused_with_every_hash(circuit):
         "circuit 'negation' is of another run: the hash of its model is "
         f"{source.model[:12]}…, here {model.fingerprint[:12]}…; the hash of its inputs is "
         f"{source.inputs[:12]}…, here {here.fingerprint[:12]}…. Find it in this one: "
-        "circuits find."
+        "circuits find"
     )
 
 
@@ -327,7 +327,7 @@ def test_what_cannot_be_validated_is_refused(circuit):
     model, dictionaries = planted_model(), planted_dictionaries()
     with pytest.raises(FeatureRangeError, match="n_draws = 0"):
         validate(model, circuit, HALVES[1], dictionaries, n_draws=0)
-    with pytest.raises(GraphError, match="does not say which layer it is of"):
+    with pytest.raises(GraphError, match="does not say which layer and model it is of"):
         validate(model, replace(circuit, source=Source()), HALVES[1], dictionaries)
     with pytest.raises(GraphError, match="there is no dictionary of mlp_in@0"):
         validate(model, circuit, HALVES[1], {})

@@ -289,13 +289,13 @@ def poisoned(n_good: int):
 
 def test_nan_in_mid_training_names_step_and_site_and_keeps_the_last_checkpoint(tmp_path):
     plan = replace(PLAN, n_features=16, n_batch=100, n_buffer=300)
-    with pytest.raises(DictionaryError) as told:
+    with pytest.raises(DictionaryError) as refused:
         train_on(poisoned(9), plan, tmp_path / "saes", device="cpu", checkpoint_every=4)
-    assert "site mlp_in@0: the activations hold NaN" in str(told.value)
-    step = int(str(told.value).split()[1].rstrip(","))
+    assert "site mlp_in@0: the activations hold NaN" in str(refused.value)
+    step = int(str(refused.value).split()[1].rstrip(","))
     assert 28 <= step <= 30  # the buffer of steps 28 to 30 holds it
     (checkpoint,) = (tmp_path / "saes").glob("checkpoint-*.safetensors")
-    assert str(checkpoint) in str(told.value)
+    assert str(checkpoint) in str(refused.value)
     run = DictionaryTraining(poisoned(9), plan, "cpu")
     made_of = {"plan": plan.as_dict(), "activations": poisoned(9).made_of}
     run.resume(RunFiles((), checkpoint, made_of))
@@ -413,22 +413,22 @@ def test_a_plan_comes_back_from_json():
     assert 0 < rates[-1] < 0.3 * PLAN.learning_rate
 
 
-def test_every_step_can_be_told_to_another(model, corpus, tmp_path):
-    told = []
+def test_every_step_can_be_logged_to_another(model, corpus, tmp_path):
+    logged = []
     plan = replace(PLAN, n_tokens=600)
     train_saes(
         model, corpus, plan, tmp_path / "saes", device="cpu",
-        log=lambda site, row: told.append((site, row["step"], row["fvu"])),
+        log=lambda site, row: logged.append((site, row["step"], row["fvu"])),
     )  # fmt: skip
-    assert [(site, step) for site, step, _ in told] == [
+    assert [(site, step) for site, step, _ in logged] == [
         (site, step) for step in (1, 2, 3) for site in SITES
     ]
 
 
-def test_watchers_are_told_each_step_and_keep_their_files_out_of_the_dictionaries(
+def test_watchers_are_logged_each_step_and_keep_their_files_out_of_the_dictionaries(
     model_folder, tmp_path, monkeypatch, capsys
 ):
-    told = []
+    logged = []
 
     class Wandb:
         def init(self, project, dir):
@@ -436,7 +436,7 @@ def test_watchers_are_told_each_step_and_keep_their_files_out_of_the_dictionarie
             return self
 
         def log(self, row, step):
-            told.append((step, sorted(row)[0]))
+            logged.append((step, sorted(row)[0]))
 
     monkeypatch.setitem(sys.modules, "wandb", Wandb())
     shutil.copytree(model_folder, tmp_path / "model")
@@ -444,7 +444,7 @@ def test_watchers_are_told_each_step_and_keep_their_files_out_of_the_dictionarie
     (tmp_path / "plan.json").write_text(json.dumps({"n_batch": 3000, "n_buffer": 3000}))
     command += ["--k", "3", "--plan", str(tmp_path / "plan.json"), "--device", "cpu"]
     assert main([*command, "--log", "wandb"]) == 0
-    assert told == [(i, f"{s}/dead_share") for i in (1, 2, 3) for s in SITES]
+    assert logged == [(i, f"{s}/dead_share") for i in (1, 2, 3) for s in SITES]
     assert {path.name for path in (tmp_path / "saes").iterdir()} == {
         Site.parse(site).hook_name for site in SITES
     }
@@ -463,7 +463,7 @@ def test_watchers_are_told_each_step_and_keep_their_files_out_of_the_dictionarie
 
 
 @pytest.mark.parametrize("layout", ["sae-lens", "sparsify", "dictionary_learning"])
-def test_one_dictionary_of_any_layout_is_told_of(layout, unbroken, tmp_path, capsys):
+def test_one_dictionary_of_any_layout_is_logged_of(layout, unbroken, tmp_path, capsys):
     dictionary = load_dictionaries(unbroken, device="cpu")[Site.parse(SITES[0])]
     dictionary.save(tmp_path / "one", layout)
     assert main(["sae", "info", str(tmp_path / "one"), "--json"]) == 0
@@ -494,7 +494,7 @@ def test_quality_says_when_the_model_or_the_text_are_not_what_they_should_be(
     text.write_text("\n\n".join(["the cake was good so mia felt happy ."] * 8))
     command = ["sae", "quality", str(tmp_path), "--json", "--text", str(text), "--device", "cpu"]
     assert main(command) == 0
-    told = capsys.readouterr()
-    assert all(f"note: {site} was trained on another model" in told.err for site in SITES)
-    assert "too few documents to hold any out" in told.err
-    assert {row["n_documents"] for row in json.loads(told.out).values()} <= set(range(1, 9))
+    printed = capsys.readouterr()
+    assert all(f"note: {site} was trained on another model" in printed.err for site in SITES)
+    assert "too few documents to hold any out" in printed.err
+    assert {row["n_documents"] for row in json.loads(printed.out).values()} <= set(range(1, 9))
