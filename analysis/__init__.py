@@ -38,23 +38,4 @@ __all__ = [
     "write_report",
 ]
 
-__getattr__, __dir__ = lazy(
-    __name__,
-    {
-        "Behaviour": "analysis.behaviour.cases",
-        "Reader": "analysis.attribution.ledger",
-        "built_in_behaviour": "analysis.behaviour.built_in",
-        "by_layer": "analysis.attribution.contrast",
-        "circuit_rank": "analysis.lowrank.circuit_rank",
-        "find_circuit": "analysis.discovery.find",
-        "in_model": "analysis.behaviour.in_model",
-        "ledger": "analysis.attribution.ledger",
-        "open_run": "analysis.opened_run",
-        "propose_circuits": "analysis.discovery.propose",
-        "quality": "analysis.dictionary_quality",
-        "rank_curve": "analysis.lowrank.measure",
-        "validate": "analysis.validation.validate",
-        "write_report": "analysis.report",
-    },
-    {"studies": "analysis.studies"},
-)
+__getattr__, __dir__ = lazy(__name__)

@@ -1,8 +1,7 @@
 """How well a dictionary represents its site: one row of numbers, each with its control.
 
-Two passes over the same tokens: for the reconstruction, then for the model's loss with the site
-replaced. The first token of each row counts in no statistic and is never replaced: autoencoders are
-not trained on ``<bos>``, and the loss would measure that one activation.
+The first token of each row counts in no statistic and is never replaced: autoencoders are not
+trained on ``<bos>``, and the loss would measure that one activation.
 """
 
 from __future__ import annotations
@@ -15,13 +14,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from circuits.algebra.basis import Basis
 from circuits.algebra.bilinear import with_constant
 from circuits.corpus.documents import Corpus
-from circuits.errors import DictionaryError
 from circuits.model.model import Model
 from circuits.model.site import Site
 from sae.dictionary import Dictionary
@@ -60,14 +58,14 @@ def quality(
     ``pinv_on_active`` gives TopK's features their pseudoinverse values, ``pinv_largest`` selects
     the largest of these. ``pinv_exact`` is False where the nearest pseudoinverse had to be used.
     """
-    site = _checked_site(dictionary, model)
+    site = dictionary.site_in(model, "quality")
     dictionary = dictionary.to(model.device)
     read = partial(readings, model, corpus, [site], n_documents=n_documents, window=window)
     moments = _Moments(dictionary)
     found = statistics(moments.seen(reading.activations[site]) for reading in read())
     l0 = float(found.n_active.sum()) / int(found.n_token)
     k = dictionary.k or min(max(1, round(l0)), dictionary.n_feature)
-    reader = dictionary.basis("pinv", least_squares=True)
+    reader = dictionary.basis(least_squares=True)
     random = reader.control(seed)
     replacements = _replacements(dictionary, reader, random, k, moments.mean)
     losses = _Losses(model, site, replacements)
@@ -96,15 +94,6 @@ def quality(
     return pd.DataFrame(row, index=[0])
 
 
-def _checked_site(dictionary: Dictionary, model: Model) -> Site:
-    if dictionary.d_model != model.d_model:
-        raise DictionaryError(
-            f"quality: {dictionary} is for activations of {dictionary.d_model}, and the model's "
-            f"have {model.d_model}. Load the model that it was trained on."
-        )
-    return dictionary.known_site("quality")
-
-
 def _replacements(
     dictionary: Dictionary, reader: Basis, random: Basis, k: int, mean: Float[Tensor, " model"]
 ) -> dict[str, Callable[[Tensor], Tensor]]:
@@ -130,7 +119,7 @@ class _Moments:
         self._dictionary = dictionary
         wide = dictionary.d_model + 1
         self.second = torch.zeros(wide, wide, dtype=torch.float64, device=dictionary.device)
-        self._error = self._sum_of_errors = torch.zeros((), dtype=torch.float64)
+        self._error = torch.zeros((), dtype=torch.float64)
         self._errors = torch.zeros(wide - 1, dtype=torch.float64, device=dictionary.device)
 
     def seen(self, x: Float[Tensor, "token model"]) -> Code:
@@ -138,7 +127,7 @@ class _Moments:
         dictionary = self._dictionary
         x = x.to(dictionary.dtype)
         code = dictionary.active(x)
-        error = (x - code.times(dictionary.decoder) - dictionary.offset).double()
+        error = (x - dictionary.decoded(code)).double()
         self._error = self._error + error.square().sum().cpu()
         self._errors += error.sum(0)
         lifted = with_constant((x - dictionary.offset).double())
@@ -170,10 +159,8 @@ class _Moments:
 
 
 class _Correlations:
-    """Between a reader's values and the scores that TopK selects from, for each feature.
-
-    Sums over inactive tokens are those over all, from second moments, less those over active ones.
-    """
+    """Between a reader's values and the scores that TopK selects from, for each feature; those over
+    inactive tokens are those over all, from second moments, less those over active ones."""
 
     def __init__(self, dictionary: Dictionary, read: Float[Tensor, "feature model"]) -> None:
         self._dictionary, self._read = dictionary, read
@@ -234,16 +221,12 @@ class _Losses:
     def see(self, reading: Reading, x: Float[Tensor, "token model"]) -> None:
         n = reading.batch.n_predicted
         self._n_predicted += n
-        self._sums["clean"] += n * self._loss(reading)
-        here = reading.counted.to(self._model.device)
+        self._sums["clean"] += n * reading.loss(self._model, self._site, None)
         for name, make in self._replacements.items():
+            made = make(x)
+            self._sums[name] += n * reading.loss(self._model, self._site, made)
             if name in self._errors:
-                self._errors[name] += float((make(x) - x).double().square().sum())
-            with self._model.replaced({self._site: _at(here, make)}):
-                self._sums[name] += n * self._loss(reading)
-
-    def _loss(self, reading: Reading) -> float:
-        return float(self._model.loss(reading.batch.tokens, reading.batch.mask))
+                self._errors[name] += float((made - x).double().square().sum())
 
     def row(self, moments: _Moments) -> dict[str, float]:
         loss = {name: total / self._n_predicted for name, total in self._sums.items()}
@@ -264,26 +247,13 @@ class _Losses:
         return row
 
 
-def _at(here: Bool[Tensor, "batch pos"], make: Callable[[Tensor], Tensor]) -> Any:
-    """A hook that replaces an activation at the counted tokens only."""
-
-    def function(x: Tensor) -> Tensor:
-        part = here[:, : x.shape[1]]  # the last token of a row predicts nothing
-        new = x.clone()
-        new[part] = make(x[part]).to(x)
-        return new
-
-    return function
-
-
 def _on_active(
     dictionary: Dictionary, read: Float[Tensor, "feature model"], x: Float[Tensor, "token model"]
 ) -> Float[Tensor, "token model"]:
     """The reconstruction with the reader's values for the features that TopK selects."""
-    x = x.to(dictionary.dtype)
     code = dictionary.active(x)
     values = code.products(x - dictionary.offset, read) * code.active
-    return replace(code, values=values).times(dictionary.decoder) + dictionary.offset
+    return dictionary.decoded(replace(code, values=values))
 
 
 def _share(part: float, whole: float) -> float:

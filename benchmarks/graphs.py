@@ -17,7 +17,7 @@ from analysis.studies.planted import Planted, plant, score
 from benchmarks.core import D_HIDDEN, D_MODEL, N_FEATURE, extra_memory_of_one, layer_and_basis
 from benchmarks.measure import machine, table
 from circuits import Basis, Interactions
-from circuits.algebra.controls import rotated, shuffled
+from circuits.algebra.basis import rotated, shuffled
 from circuits.graph import clusters, interaction_graph
 from circuits.graph.matching_pursuit import known_pairs, significant_pairs
 from circuits.graph.significance import RotationNull, scored_strongest

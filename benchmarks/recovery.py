@@ -1,8 +1,8 @@
-"""Known features, hidden in activations and sought again: ours beside plain sae-lens.
+"""Known features, hidden in activations and recovered: ours beside plain sae-lens.
 
     1. more directions than dimensions write activations, a few features on each token
     2. both train on the same batches in the same order, with equal rate, k and number of features
-    3. what they learnt is compared with the truth, and so is what learnt nothing
+    3. what they learned is compared with the truth, beside two controls that learned nothing
 
 A low error is not recovery: tokens themselves, taken as directions,
 explain a good part of other tokens; so directions are compared, and each may stand for one feature
@@ -32,12 +32,12 @@ from sae import Dictionary, TensorActivations, TrainingPlan, load_dictionary, tr
 from sae.training.run import DictionaryTraining
 
 FOUND = 0.9
-"""The cosine above which a learnt direction stands for a true one."""
+"""The cosine above which a learned direction stands for a true one."""
 
 N_BATCH, N_HELD_OUT = 2048, 2**15
 CONTROLS = ("random: our start", "tokens as directions")
 HEAD = (
-    *("truth", "learnt by", "rate", "cosine of true", "of learnt"),
+    *("truth", "learned by", "rate", "cosine of true", "of learned"),
     *("recall", "precision", "FVU", "dead"),
 )
 
@@ -53,18 +53,10 @@ class Problem:
     name: str
     d_model: int = 64
     n_true: int = 192
-    n_active: float = 5.0
-    """Features on a token, on average."""
-
-    together: float = 0.0
-    """Share that a few causes, common to all features, have in whether each one fires."""
-
-    noise: float = 0.0
-    """Share of the activation's variance that no feature has written."""
-
-    rarest: float = 1.0
-    """Frequency of the rarest feature over that of the commonest; between them it falls as 1/rank
-    does."""
+    n_active: float = 5.0  # features on a token, on average
+    together: float = 0.0  # the share of a few common causes in whether a feature is active
+    noise: float = 0.0  # the share of the activation's variance that no feature has written
+    rarest: float = 1.0  # the rarest feature's frequency over the commonest's, falling as 1/rank
 
     @property
     def k(self) -> int:
@@ -120,21 +112,21 @@ class Truth:
         return torch.Generator().manual_seed(_SEEDS + 1_000_003 * self.seed + part)
 
 
-def recovery(learnt: Tensor, true: Tensor) -> dict[str, float]:
+def recovery(learned: Tensor, true: Tensor) -> dict[str, float]:
     """How much of the truth (``feature model``) some directions hold.
 
-    ``true_cosine`` is the mean over true features of the largest cosine with any learnt one,
-    ``learnt_cosine`` the other way round. ``recall`` and ``precision`` are the shares of true and
-    of learnt features in the largest set of pairs above `FOUND` in which none occurs twice.
+    ``true_cosine`` is the mean over true features of the largest cosine with any learned one,
+    ``learned_cosine`` the other way round. ``recall`` and ``precision`` are the shares of true and
+    of learned features in the largest set of pairs above `FOUND` in which none occurs twice.
     """
-    cosines = functional.normalize(true, dim=1) @ functional.normalize(learnt, dim=1).mT
+    cosines = functional.normalize(true, dim=1) @ functional.normalize(learned, dim=1).mT
     above = (cosines > FOUND).numpy()
     n_found = int(above[linear_sum_assignment(above, maximize=True)].sum())
     return {
         "true_cosine": float(cosines.amax(1).mean()),
-        "learnt_cosine": float(cosines.amax(0).mean()),
+        "learned_cosine": float(cosines.amax(0).mean()),
         "recall": n_found / len(true),
-        "precision": n_found / len(learnt),
+        "precision": n_found / len(learned),
     }
 
 
@@ -256,7 +248,7 @@ def run(n_tokens: int = 1_000_000, n_seeds: int = 3, rates: tuple[float, ...] = 
     first = PROBLEMS[0]
     said = (
         f"{first.n_true} features in {first.d_model} dimensions, {first.n_active:g} on a token; "
-        f"k = {first.k}, {first.n_true} features learnt from {n_tokens // N_BATCH} batches of "
+        f"k = {first.k}, {first.n_true} features learned from {n_tokens // N_BATCH} batches of "
         f"{N_BATCH} tokens; means ± standard deviations of seeds 0 to {n_seeds - 1}; found is a "
         f"cosine above {FOUND}; errors and dead features over {N_HELD_OUT} further tokens."
     )

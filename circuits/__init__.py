@@ -40,24 +40,4 @@ __all__ = [
     "train_model",
 ]
 
-__getattr__, __dir__ = lazy(
-    __name__,
-    {
-        "Basis": "circuits.algebra.basis",
-        "BilinearLayer": "circuits.algebra.bilinear",
-        "Circuit": "circuits.graph.circuit",
-        "Corpus": "circuits.corpus.documents",
-        "Interactions": "circuits.algebra.interactions",
-        "Model": "circuits.model.model",
-        "ModelPlan": "circuits.model.plan",
-        "Site": "circuits.model.site",
-        "Spectrum": "circuits.algebra.spectrum",
-        "built_in": "circuits.corpus.documents",
-        "clusters": "circuits.groups.clusters",
-        "hosvd": "circuits.algebra.spectrum",
-        "interaction_graph": "circuits.graph.build",
-        "load_model": "circuits.model.loading",
-        "open_corpus": "circuits.corpus.documents",
-        "train_model": "circuits.model.training",
-    },
-)
+__getattr__, __dir__ = lazy(__name__)

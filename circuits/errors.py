@@ -1,12 +1,12 @@
-"""The mistakes a caller can make, one class each, and checks that report all of them at once.
-
-A message says three things: what came, what it breaks, what to do.
-"""
+"""The mistakes a caller can make, a class for each kind, and checks that report all of them at
+once. A message says what came, what it breaks, and what to do."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from operator import index as index_of
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,64 +16,28 @@ class CircuitsError(Exception):
     """Something the caller can fix; the command prints it as one line."""
 
 
-class ShapeError(CircuitsError, ValueError):
-    """Tensors whose sizes do not fit together."""
-
-
-class NotFiniteError(CircuitsError, ValueError):
-    """A tensor that holds NaN or infinity."""
-
-
-class DtypeError(CircuitsError, TypeError):
-    """A tensor that does not hold real floating-point numbers."""
-
-
-class DeviceError(CircuitsError, ValueError):
-    """Tensors that live on different devices."""
+class TensorError(CircuitsError, ValueError):
+    """Tensors of the wrong type, size or device, or with NaN or infinity in them."""
 
 
 class BasisError(CircuitsError, ValueError):
-    """Feature directions without a reader that does what is asked."""
+    """Feature directions without the reader, or a spectrum without the values, that are needed."""
 
 
 class FeatureRangeError(CircuitsError, IndexError):
     """A feature, output or rank that does not exist."""
 
 
-class SpectrumError(CircuitsError, ValueError):
-    """A question that a partial spectrum cannot answer."""
-
-
-class ShardError(CircuitsError, ValueError):
-    """A folder of shards that is incomplete, mixed or made from other inputs."""
-
-
-class ManifestError(CircuitsError, ValueError):
-    """A run folder's manifest that cannot be read."""
-
-
 class CorpusError(CircuitsError, ValueError):
     """Text that cannot be read, or a use of it that cannot work."""
 
 
-class StoryError(CircuitsError, ValueError):
-    """A lexicon, a range or a text that the grammar of the stories cannot use."""
-
-
-class SiteError(CircuitsError, ValueError):
-    """A place in a model that does not exist, or an activation that does not fit there."""
-
-
 class ModelError(CircuitsError, ValueError):
-    """A model that cannot be loaded, is not bilinear, or is asked for what it cannot do."""
-
-
-class ActivationError(CircuitsError, ValueError):
-    """Activations that cannot be trained on: too few, not finite, or not there."""
+    """A model that cannot be loaded, is not bilinear, or lacks the site or ability asked for."""
 
 
 class DictionaryError(CircuitsError, ValueError):
-    """A dictionary or its folder that cannot be read, written or used as asked."""
+    """A dictionary, its folder, or its activations, that cannot be used as asked."""
 
 
 class PlanError(CircuitsError, ValueError):
@@ -81,19 +45,11 @@ class PlanError(CircuitsError, ValueError):
 
 
 class RunError(CircuitsError, ValueError):
-    """A run's folder that lacks something, belongs to another run, or cannot be resumed."""
-
-
-class RankError(CircuitsError, ValueError):
-    """A dictionary, a layer or a number of tokens that does not allow a rank to be judged."""
+    """A folder of a run that is incomplete, belongs to another run, or must not be written to."""
 
 
 class GraphError(CircuitsError, ValueError):
-    """A graph, a matrix or a choice of edges in which no groups can be found."""
-
-
-class ReportError(CircuitsError, ValueError):
-    """A folder that a report must not be written to."""
+    """A graph, a circuit or a file of one that contradicts itself or holds no groups."""
 
 
 class BehaviourError(CircuitsError, ValueError):
@@ -102,10 +58,6 @@ class BehaviourError(CircuitsError, ValueError):
 
 class NotFoundError(CircuitsError, LookupError):
     """Nothing was found: a result, not a mistake of the caller."""
-
-
-class CircuitFileError(CircuitsError, ValueError):
-    """A circuit, or a file of one, that contradicts itself or is of a newer schema."""
 
 
 class ImageError(CircuitsError, ValueError):
@@ -121,31 +73,25 @@ class DirectionWarning(UserWarning):
 
 
 def check_tensors(owner: str, tensors: Mapping[str, Tensor], axes: Mapping[str, str]) -> None:
-    """Refuse tensors of the wrong type, device, shape or content, naming every fault.
-
-    ``axes`` spells each tensor's axes ("hidden model"); an axis name must have one size
-    everywhere, and no axis may be empty.
+    """Refuse tensors of the wrong type, device, shape or content, naming every fault. ``axes``
+    spells each one's axes ("hidden model"): a name has one size everywhere, and none may be empty.
     """
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
-            raise DtypeError(
+            raise TensorError(
                 f"{owner}: {name} is a {type(tensor).__name__}, not a torch tensor. "
                 f"Convert it with torch.as_tensor({name}, dtype=torch.float32)."
             )
-    _check_dtypes(owner, tensors)
-    _check_shapes(owner, tensors, axes)
-    _check_devices(owner, tensors)
-    _check_finite(owner, tensors)
-
-
-def _check_dtypes(owner: str, tensors: Mapping[str, Tensor]) -> None:
     wrong = {name: t.dtype for name, t in tensors.items() if not t.is_floating_point()}
     if wrong:
         listed = ", ".join(f"{name} is {dtype}" for name, dtype in wrong.items())
-        raise DtypeError(
+        raise TensorError(
             f"{owner} computes with real floating-point numbers, but {listed}. "
             f"Convert with .float() or .double() first."
         )
+    _check_shapes(owner, tensors, axes)
+    check_devices(owner, tensors)
+    _check_finite(owner, tensors)
 
 
 def _check_shapes(owner: str, tensors: Mapping[str, Tensor], axes: Mapping[str, str]) -> None:
@@ -168,14 +114,15 @@ def _check_shapes(owner: str, tensors: Mapping[str, Tensor], axes: Mapping[str, 
             faults.append(f"axis {word} must have one size, but is {listed}")
     if faults:
         wanted = ", ".join(f"{name} ({axes[name]})" for name in tensors)
-        raise ShapeError(f"{owner}: " + "; ".join(faults) + f". Wanted: {wanted}.")
+        raise TensorError(f"{owner}: " + "; ".join(faults) + f". Wanted: {wanted}.")
 
 
-def _check_devices(owner: str, tensors: Mapping[str, Tensor]) -> None:
+def check_devices(owner: str, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that lie on different devices."""
     devices = {str(t.device) for t in tensors.values()}
     if len(devices) > 1:
         listed = ", ".join(f"{name} on {t.device}" for name, t in tensors.items())
-        raise DeviceError(f"{owner}: {listed}. Move all to one device with .to(device).")
+        raise TensorError(f"{owner}: {listed}. Move all to one device with .to(device).")
 
 
 def _check_finite(owner: str, tensors: Mapping[str, Tensor]) -> None:
@@ -190,7 +137,7 @@ def _check_finite(owner: str, tensors: Mapping[str, Tensor]) -> None:
             if n_nan or n_inf:
                 faults.append(f"{name} holds {n_nan} NaN and {n_inf} infinite of {tensor.numel()}")
     if faults:
-        raise NotFiniteError(
+        raise TensorError(
             f"{owner}: " + "; ".join(faults) + ". Every result would be NaN: "
             "check where these weights were trained or loaded."
         )
@@ -199,9 +146,9 @@ def _check_finite(owner: str, tensors: Mapping[str, Tensor]) -> None:
 def check_width(owner: str, x: Tensor, width: int, what: str) -> None:
     """Refuse inputs whose last axis is not the width that is computed with."""
     if not isinstance(x, Tensor):
-        raise DtypeError(f"{owner}: {what} are a {type(x).__name__}, not a torch tensor.")
+        raise TensorError(f"{owner}: {what} are a {type(x).__name__}, not a torch tensor.")
     if x.ndim == 0 or x.shape[-1] != width:
-        raise ShapeError(
+        raise TensorError(
             f"{owner}: {what} have shape {tuple(x.shape)}, but their last axis must have size "
             f"{width}. Check which site they were read from."
         )
@@ -209,12 +156,9 @@ def check_width(owner: str, x: Tensor, width: int, what: str) -> None:
 
 def check_count(owner: str, count: int, most: int | None, what: str) -> int:
     """The count as an int; refused unless it is an integer from 1 to ``most`` (None: no limit)."""
-    try:
-        if isinstance(count, bool):
-            raise TypeError
-        number = index_of(count)
-    except TypeError:
-        raise FeatureRangeError(f"{owner}: {what} = {count!r} is not a whole number.") from None
+    number = _whole(count)
+    if number is None:
+        raise FeatureRangeError(f"{owner}: {what} = {count!r} is not a whole number.")
     if number < 1 or (most is not None and number > most):
         limit = "at least 1" if most is None else f"1 to {most}"
         raise FeatureRangeError(f"{owner}: {what} = {number}. Ask for {limit}.")
@@ -223,22 +167,61 @@ def check_count(owner: str, count: int, most: int | None, what: str) -> int:
 
 def check_index(owner: str, index: int, size: int, what: str) -> int:
     """The index as an int; refused unless it is an integer from 0 to ``size - 1``."""
-    try:
-        if isinstance(index, bool):
-            raise TypeError
-        index = index_of(index)
-    except TypeError:
-        raise FeatureRangeError(f"{owner}: {what} must be an integer, not {index!r}.") from None
-    if not 0 <= index < size:
+    number = _whole(index)
+    if number is None:
+        raise FeatureRangeError(f"{owner}: {what} must be an integer, not {index!r}.")
+    if not 0 <= number < size:
         raise FeatureRangeError(
-            f"{owner}: there is no {what} {index}; they run from 0 to {size - 1}."
+            f"{owner}: there is no {what} {number}; they run from 0 to {size - 1}."
         )
-    return index
+    return number
+
+
+def _whole(value: Any) -> int | None:
+    try:
+        return None if isinstance(value, bool) else index_of(value)
+    except TypeError:
+        return None
 
 
 def check_indices(owner: str, indices: Iterable[int], size: int, what: str) -> list[int]:
     """Like ``check_index`` for several."""
     return [check_index(owner, index, size, what) for index in indices]
+
+
+def number_faults(
+    given: Mapping[str, Any],
+    whole: Mapping[str, int],
+    least: Mapping[str, int] | None = None,
+    *,
+    above_zero: Iterable[str] = (),
+    flags: Iterable[str] = (),
+) -> list[str]:
+    """What is wrong with a plan's whole numbers and numbers, by their least value, and flags."""
+    faults = []
+    value: Any
+    for name, low in whole.items():
+        value = given.get(name)
+        if type(value) is not int or value < low:
+            faults.append(f"{name} is {value!r:.40}, not a whole number of at least {low}")
+        elif value >= 2**63:
+            faults.append(f"{name} is {value!r:.40}, not below 2 ** 63")
+    bounds = {**dict.fromkeys(above_zero, 0), **(least or {})}
+    for name, bound in bounds.items():
+        value = given.get(name)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        # a number up to the largest float is neither NaN nor infinity
+        if (
+            not number
+            or not bound <= value <= sys.float_info.max
+            or (name in above_zero and value == 0)
+        ):
+            wanted = "above 0" if name in above_zero else f"of at least {bound}"
+            faults.append(f"{name} is {value!r:.40}, not a number {wanted}")
+    for name in flags:
+        if not isinstance(given.get(name), bool):
+            faults.append(f"{name} is {given.get(name)!r:.40}, not true or false")
+    return faults
 
 
 def first_line(error: BaseException) -> str:
@@ -254,8 +237,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def shorten(indices: Iterable[int], most: int = 8) -> str:
-    """The first few indices, and how many there are, for a message."""
-    listed = list(indices)
+def shorten(several: Iterable[object], most: int = 8) -> str:
+    """The first few, and how many there are, for a message."""
+    listed = list(several)
     head = ", ".join(map(str, listed[:most]))
     return head if len(listed) <= most else f"{head}, … ({len(listed)} in all)"

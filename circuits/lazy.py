@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import ast
+import sys
+from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 
-def lazy(
-    package: str, homes: Mapping[str, str], modules: Mapping[str, str] | None = None
-) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """A package's ``__getattr__`` and ``__dir__``.
-
-    ``homes`` gives for each name the module that defines it; ``modules`` gives names that are
-    modules themselves.
-    """
-    whole = modules or {}
+def lazy(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """A package's ``__getattr__`` and ``__dir__``, for what it imports ``if TYPE_CHECKING``: so a
+    name's module is written down once, where type checkers and editors read it too."""
+    source = Path(str(sys.modules[package].__file__)).read_text(encoding="utf-8")
+    blocks = [node.body for node in ast.parse(source).body if isinstance(node, ast.If)]
+    imports = [node for body in blocks for node in body if isinstance(node, ast.ImportFrom)]
+    homes = {alias.name: str(node.module) for node in imports for alias in node.names}
 
     def find(name: str) -> Any:
-        if name in whole:
-            return import_module(whole[name])
-        if name in homes:
-            return getattr(import_module(homes[name]), name)
-        raise AttributeError(f"module '{package}' has no attribute '{name}'")
+        if name not in homes:
+            raise AttributeError(f"module '{package}' has no attribute '{name}'")
+        if homes[name] == package:  # a module of its own
+            return import_module(f"{package}.{name}")
+        return getattr(import_module(homes[name]), name)
 
-    return find, lambda: sorted({*homes, *whole})
+    return find, lambda: sorted(homes)

@@ -31,21 +31,4 @@ __all__ = [
     "train_saes",
 ]
 
-__getattr__, __dir__ = lazy(
-    __name__,
-    {
-        "CachedActivations": "sae.training.sources",
-        "Dictionary": "sae.dictionary",
-        "TensorActivations": "sae.training.sources",
-        "TrainingPlan": "sae.training.plan",
-        "cache_activations": "sae.training.sources",
-        "card": "sae.features.card",
-        "examples": "sae.features.examples",
-        "load_dictionaries": "sae.loading",
-        "load_dictionary": "sae.loading",
-        "logit_effects": "sae.features.effects",
-        "readings": "sae.reading",
-        "train_on": "sae.training.run",
-        "train_saes": "sae.training.run",
-    },
-)
+__getattr__, __dir__ = lazy(__name__)

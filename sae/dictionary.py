@@ -14,15 +14,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
 
 from circuits.algebra.basis import Basis
-from circuits.errors import BasisError, check_width
+from circuits.errors import BasisError, DictionaryError, check_width
 from circuits.model.model import Model
-from circuits.model.site import Site  # noqa: F401 - named by the fields that Stored declares
+from circuits.model.site import Site
 from sae.formats import folders
 from sae.formats.record import WEIGHTS, Stored
 from sae.formats.sae_lens import as_sae_lens
@@ -49,14 +47,7 @@ class Dictionary(Stored):
     def active(self, x: Float[Tensor, "row model"]) -> Code:
         """The active features of each row, as a sparse code."""
         tiles = x.split(max(1, _TILE // self.n_feature))
-        codes = [self.selected(self.preactivations(tile)) for tile in tiles]
-        counts = torch.cat([code.starts.diff() for code in codes])
-        return Code(
-            functional.pad(counts.cumsum(0), (1, 0)),
-            torch.cat([code.features for code in codes]),
-            torch.cat([code.values for code in codes]),
-            self.n_feature,
-        )
+        return Code.joined([self.selected(self.preactivations(tile)) for tile in tiles])
 
     def selected(self, scores: Float[Tensor, "row feature"]) -> Code:
         """The features that this dictionary's rule selects from any scores."""
@@ -66,8 +57,7 @@ class Dictionary(Stored):
             if self.relu:
                 chosen &= scores > 0
             rows, features = chosen.nonzero(as_tuple=True)
-            starts = functional.pad(chosen.sum(1).cumsum(0), (1, 0))
-            return Code(starts, features, scores[rows, features], self.n_feature)
+            return Code.of_counts(chosen.sum(1), features, scores[rows, features], self.n_feature)
         values, features = strongest(scores, self.k)
         values = values.relu() if self.relu else values
         return Code.of_equal_rows(features, values, self.n_feature)
@@ -83,8 +73,11 @@ class Dictionary(Stored):
 
     def reconstruct(self, x: Float[Tensor, "*batch model"]) -> Float[Tensor, "*batch model"]:
         """The activation as the active features reconstruct it."""
-        code = self.active(x.reshape(-1, x.shape[-1]))
-        return (code.times(self.decoder) + self.offset).view(x.shape)
+        return self.decoded(self.active(x.reshape(-1, x.shape[-1]))).view(x.shape)
+
+    def decoded(self, code: Code) -> Float[Tensor, "row model"]:
+        """The activation that each row of a code writes, offset included."""
+        return code.times(self.decoder) + self.offset
 
     def error(self, x: Float[Tensor, "*batch model"]) -> Float[Tensor, "*batch model"]:
         """What the reconstruction misses: ``x = reconstruct(x) + error(x)``."""
@@ -94,22 +87,27 @@ class Dictionary(Stored):
         self, reader: Literal["pinv", "encoder"] = "pinv", *, least_squares: bool = False
     ) -> Basis:
         """The features as directions, read by the decoder's pseudoinverse or by the encoder.
-
-        A decoder that does not span the activation space has no exact pseudoinverse and is an
-        error, unless ``least_squares`` accepts the nearest reader.
-        """
+        ``least_squares`` accepts the nearest reader of a decoder that does not span the activation
+        space."""
         if reader == "encoder":
             return Basis.from_encoder(self.decoder, self.encoder, self.offset, self.bias)
         if reader == "pinv":
             return Basis.from_decoder(self.decoder, self.offset, least_squares=least_squares)
         raise BasisError(f"Dictionary.basis: no reader '{reader}'. Ask for 'pinv' or 'encoder'.")
 
+    def site_in(self, model: Model, needed_by: str) -> Site:
+        """Its site in a model; refused where the model has another width or no such layer."""
+        if self.d_model != model.d_model:
+            raise DictionaryError(
+                f"{needed_by}: {self} is for activations of {self.d_model}, and the model's have "
+                f"{model.d_model}. Load the model that it was trained on."
+            )
+        return model.check_sites(self.known_site(needed_by))[0]
+
     @contextmanager
     def spliced(self, model: Model, *, error: bool = False) -> Iterator[Model]:
-        """Within the block the model computes with the reconstruction at the dictionary's site.
-
-        With ``error`` the reconstruction error is added back, so that nothing changes.
-        """
+        """Within the block the model computes with the reconstruction at the dictionary's site, and
+        with ``error`` with the reconstruction error too, so that nothing changes."""
 
         def function(x: Tensor) -> Tensor:
             made = self.reconstruct(x)
@@ -126,9 +124,9 @@ class Dictionary(Stored):
     def save(self, folder: str | Path, format: str = "sae-lens") -> Path:
         """Write this dictionary and its statistics to a new folder; whole or not at all.
 
-        ``sae-lens`` holds every dictionary, and sae-lens loads all but those that keep negative
-        values. ``published`` is the paper's layout (whose code expects a folder named like
-        ``18-mlp-in-x8-k30``), ``sparsify`` and ``dictionary_learning`` are those projects'.
+        ``sae-lens`` holds every dictionary. ``published`` is the paper's layout (whose code expects
+        a folder named like ``18-mlp-in-x8-k30``), ``sparsify`` and ``dictionary_learning`` those
+        projects'.
         """
         return folders.save(self, folder, format)
 

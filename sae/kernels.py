@@ -1,10 +1,7 @@
-"""Two GPU kernels, because a training step spends its time reading vectors repeatedly.
+"""Two GPU kernels that read each vector once and add in a fixed order: the same bits each time.
 
-Both read each vector once and add in a fixed order, so their sums have the same bits each time.
 Triton comes with torch on machines with a GPU; import this module only there.
 """
-
-from __future__ import annotations
 
 import torch
 import triton

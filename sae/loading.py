@@ -4,8 +4,6 @@
 Dictionary(512 features of 64 at mlp_in@0, top 16)
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch
@@ -19,16 +17,12 @@ from sae.formats import folders
 
 
 def load_dictionary(
-    path: str | Path,
-    *,
-    site: Site | str | None = None,
-    device: torch.device | str | None = None,
+    path: str | Path, *, site: Site | str | None = None, device: torch.device | str | None = None
 ) -> Dictionary:
-    """The dictionary in a folder, local or on the hub (``owner/name/folder``).
+    """The dictionary in a folder, local or on the hub (``owner/name/folder``), in any known layout.
 
-    The layout (sae-lens, the paper's, sparsify or dictionary_learning) is recognised by the files.
-    ``site`` is where it was trained, if its files do not say so or use an unknown name. Without
-    ``device`` it goes to the GPU if there is one.
+    ``site`` is where it was trained, if its files do not say so. Without ``device`` it goes to the
+    GPU if there is one.
     """
     place = None if isinstance(path, str) and Path(path).exists() else hub_place(path)
     folder = Path(path).expanduser() if place is None else model_folder(*place)
@@ -46,8 +40,6 @@ def load_dictionaries(
     if not run.is_dir():
         raise DictionaryError(f"{run}: no such folder. Pass a run folder, or the saes in one.")
     inside = run / folders.IN_RUN
-    if inside.is_file():
-        raise DictionaryError(f"{inside}: is a file, not a folder of dictionaries. Remove it.")
     folder = inside if inside.is_dir() else run
     found: dict[Site, Dictionary] = {}
     for path in sorted(folder.iterdir()):

@@ -4,8 +4,6 @@ Every token counts once, except padding and the first of each row: the activatio
 the same in every row and far from all others, so it would dominate what is measured.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -40,6 +38,23 @@ class Reading:
         """Each counted token's position in its document, from 0 after ``<bos>``."""
         row, place = self.counted.nonzero(as_tuple=True)
         return self.batch.nth[row] * (self.window - 1) + place - 1
+
+    def loss(self, model: Model, site: Site, values: Float[Tensor, "token model"] | None) -> float:
+        """The model's loss with these values at the site's counted tokens; None: as it is."""
+        tokens, mask = self.batch.tokens, self.batch.mask
+        if values is None:
+            return float(model.loss(tokens, mask))
+        here = self.counted.to(model.device)
+        place = here.nonzero()[:, 1]
+
+        def replaced(x: Tensor) -> Tensor:
+            new = x.clone()
+            # the last token of a row predicts nothing, so the model does not run on it
+            new[here[:, : x.shape[1]]] = values[place < x.shape[1]].to(x)
+            return new
+
+        with model.replaced({site: replaced}):
+            return float(model.loss(tokens, mask))
 
 
 def readings(

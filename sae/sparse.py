@@ -1,13 +1,13 @@
 """Sparse codes: which features are active on each row, and how strongly.
 
-Nothing here holds ``row x feature`` numbers. Where a row has fewer than k positive scores, entries
-are zero: kept, so that every row of a TopK dictionary has k entries, but inactive.
+Where a row has fewer than k positive scores, entries are zero: kept, but inactive.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -43,6 +43,20 @@ class Code:
         starts = torch.arange(0, n_row * k + 1, k, device=features.device)
         return cls(starts, features.reshape(-1), values.reshape(-1), n_feature)
 
+    @classmethod
+    def of_counts(
+        cls, counts: Int64[Tensor, " row"], features: Tensor, values: Tensor, n_feature: int
+    ) -> Code:
+        """A code whose rows have these numbers of entries."""
+        return cls(functional.pad(counts.cumsum(0), (1, 0)), features, values, n_feature)
+
+    @classmethod
+    def joined(cls, codes: Sequence[Code]) -> Code:
+        """The rows of some codes, one code after another."""
+        parts = zip(*((c.starts.diff(), c.features, c.values) for c in codes), strict=True)
+        counts, features, values = map(torch.cat, parts)
+        return cls.of_counts(counts, features, values, codes[0].n_feature)
+
     @property
     def n_row(self) -> int:
         """How many rows there are."""
@@ -73,7 +87,11 @@ class Code:
 
     def times(self, vectors: Float[Tensor, "feature model"]) -> Float[Tensor, "row model"]:
         """The sum of each row's features' vectors, weighted: ``dense() @ vectors``."""
-        return _weighted_sums(self.starts, self.features, self.values, vectors)
+        # in a fixed order, so the same bits each time
+        return functional.embedding_bag(
+            self.features, vectors, self.starts, per_sample_weights=self.values, mode="sum",
+            include_last_offset=True,
+        )  # fmt: skip
 
     def products(
         self, rows: Float[Tensor, "row model"], vectors: Float[Tensor, "feature model"]
@@ -128,19 +146,7 @@ class _ByFeature:
         self, values: Float[Tensor, " entry"], vectors: Float[Tensor, "row model"]
     ) -> Float[Tensor, "feature model"]:
         """The sum of each feature's rows, weighted by values in the code's order."""
-        return _weighted_sums(self.starts, self.rows, values[self.entries], vectors)
-
-
-def _weighted_sums(
-    starts: Int64[Tensor, " bag_and_end"],
-    members: Int64[Tensor, " entry"],
-    weights: Float[Tensor, " entry"],
-    vectors: Float[Tensor, "vector model"],
-) -> Float[Tensor, "bag model"]:
-    """For each bag the weighted sum of its members' vectors, in a fixed order: the same bits."""
-    return functional.embedding_bag(
-        members, vectors, starts, per_sample_weights=weights, mode="sum", include_last_offset=True
-    )
+        return Code(self.starts, self.rows, values[self.entries], len(vectors)).times(vectors)
 
 
 def fused(x: Tensor) -> bool:
@@ -153,9 +159,9 @@ def strongest(
 ) -> tuple[Float[Tensor, "row k"], Int64[Tensor, "row k"]]:
     """The k largest of each row and their positions, in any order; any of equal ones.
 
-    torch.topk costs as much as the product that made the scores. But the k largest of a row lie in
-    the k groups with the largest maxima: those maxima take one vectorised pass (the members of a
-    group lie a stride apart), and then only k groups of ``√(n / k)`` members are searched.
+    The k largest of a row lie in the k groups with the largest maxima, which take one vectorised
+    pass (the members of a group lie a stride apart); then only k groups of ``√(n / k)`` are
+    searched.
     """
     n_row, n = scores.shape
     size = 1 << round(math.log2(n / k) / 2)  # of a group

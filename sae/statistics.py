@@ -1,8 +1,7 @@
 """How often and how strongly each feature is active, exactly, from one pass over activations.
 
-Means, quantiles and histograms are of *active* values only. At most 512 MiB of those are kept; if
-there are more, quantiles and histograms come from every second, fourth, … token
-(`Statistics.kept_every`). Counts, means and extremes are always exact.
+Means, quantiles and histograms are of *active* values. At most 512 MiB of those are kept; beyond
+that, quantiles and histograms use every second, fourth, … token (`Statistics.kept_every`).
 """
 
 from __future__ import annotations
@@ -67,11 +66,6 @@ class Statistics:
         """The share of tokens on which each feature is active."""
         return self.n_active / self.n_token.clamp(min=1)
 
-    @property
-    def n_feature(self) -> int:
-        """How many features there are."""
-        return len(self.n_active)
-
     def of(self, feature: int) -> FeatureStatistics:
         """One feature's statistics, as plain numbers."""
         names = ("n_active", "frequency", "mean", "minimum", "maximum", "histogram")
@@ -84,7 +78,7 @@ class Statistics:
         columns = {name: getattr(self, name).numpy() for name in names}
         for level, values in zip(LEVELS, self.quantiles.mT.numpy(), strict=True):
             columns[f"quantile_{level:g}"] = values
-        return pd.DataFrame({"feature": np.arange(self.n_feature), **columns})
+        return pd.DataFrame({"feature": np.arange(len(self.n_active)), **columns})
 
     def write(self, path: Path) -> None:
         """One safetensors file."""

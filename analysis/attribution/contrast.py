@@ -13,8 +13,9 @@ picture of ``Q`` cannot show the difference: it looks just as perfect where all 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
+from typing import Any
 
 import pandas as pd
 import torch
@@ -43,53 +44,35 @@ def made_here(computed: float, inherited: float) -> bool:
     return computed >= 0.5 and computed > inherited
 
 
-def by_component(cases: ModelCases) -> pd.DataFrame:
+def by_layer(cases: ModelCases) -> pd.DataFrame:
     """What the embedding and each layer's attention and MLP add to the contrast, directly.
 
-    Rows: component, layer, contrast (mean margin over the affected classes), elsewhere (over the
-    others); the columns sum to the model's own margins, where the metric is a logit difference.
+    Columns: component, layer, contrast (mean margin over the affected classes), elsewhere (over the
+    others), which sum to the model's own margins where the metric is a logit difference; and of an
+    MLP what share of its own contrast is computed, inherited and within the classes.
     """
-    n_layer = cases.model.n_layer
     parts = [("embedding", 0, "resid_pre@0")]
-    for layer in range(n_layer):
+    layers = range(cases.model.n_layer)
+    for layer in layers:
         parts += [("attention", layer, f"attn_out@{layer}"), ("MLP", layer, f"mlp_out@{layer}")]
-    last = f"resid_post@{n_layer - 1}"
-    found = cases.read([*(site for _, _, site in parts), last])
-    reads = cases.directions() / cases.final_scale(found[last])[:, None]
+    sites = [*(site for _, _, site in parts), *(f"mlp_in@{layer}" for layer in layers)]
+    found, reads = cases.read_with_answers(sites)
+    others = 1 - cases.affected
     rows = []
     for component, layer, site in parts:
         values = (found[site] * reads).sum(1)
-        rows.append((component, layer, *_in_and_out(cases, values)))
-    return pd.DataFrame(rows, columns=["component", "layer", "contrast", "elsewhere"])
-
-
-def by_layer(cases: ModelCases) -> pd.DataFrame:
-    """`by_component`, and of each layer's MLP what share of its own contrast it computes, inherits
-    and owes to the spread within the classes; the other components have none."""
-    table = by_component(cases)
-    n_layer = cases.model.n_layer
-    last = f"resid_post@{n_layer - 1}"
-    found = cases.read([*(f"mlp_in@{layer}" for layer in range(n_layer)), last])
-    reads = cases.directions().cpu() / cases.final_scale(found[last])[:, None]
-    names = ("computed", "inherited", "within")
-    table[list(names)] = float("nan")
-    for layer in range(n_layer):
-        bilinear = cases.model.layer(layer).to("cpu", torch.float64)
-        x = found[f"mlp_in@{layer}"].double()
-        shares = origins(cases, bilinear, x, reads.double().mean(0))
-        here = (table["component"] == "MLP") & (table["layer"] == layer)
-        if shares.contrast:
-            table.loc[here, list(names)] = [getattr(shares, name) for name in names]
-    return table
-
-
-def _in_and_out(cases: ModelCases, values: Float[Tensor, " case"]) -> tuple[float, float]:
-    affected = cases.affected
-    others = 1 - affected
-    inside = float((cases.weights(affected) * values).sum())
-    if not bool(others.any()):
-        return inside, 0.0
-    return inside, float((cases.weights(others) * values).sum())
+        row: dict[str, Any] = {"component": component, "layer": layer}
+        row["contrast"] = float((cases.weights(cases.affected) * values).sum())
+        row["elsewhere"] = float((cases.weights(others) * values).sum()) if others.any() else 0.0
+        row |= dict.fromkeys(("computed", "inherited", "within"), float("nan"))
+        if component == "MLP":
+            bilinear = cases.model.layer(layer).to("cpu", torch.float64)
+            x = found[f"mlp_in@{layer}"].double()
+            shares = asdict(origins(cases, bilinear, x, reads.double().mean(0)))
+            if shares.pop("contrast"):
+                row |= shares
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def origins(
@@ -149,10 +132,8 @@ class PairAccount:
         """Of a layer, by its direct path to the answers, in float64; made once for some cases."""
         known = (layer, dictionary.fingerprint)
         if known not in cases.kept:
-            last = f"resid_post@{cases.model.n_layer - 1}"
             site = f"mlp_in@{layer}"
-            found = cases.read([site, last])
-            reads = cases.directions() / cases.final_scale(found[last])[:, None]
+            found, reads = cases.read_with_answers([site])
             weights = cases.weights(cases.affected)
             cases.kept[known] = cls(
                 cases,
@@ -161,7 +142,7 @@ class PairAccount:
                 dictionary.to("cpu"),
                 found[site].double(),
                 reads.double(),
-                float((weights * (found[last] * reads).sum(1)).sum()),
+                float((weights * (found[cases.last] * reads).sum(1)).sum()),
             )
         account: PairAccount = cases.kept[known]
         return account
@@ -231,23 +212,20 @@ class PairAccount:
         form = self.written @ self.layer.interaction(self.mean_read) @ self.written.mT
         return 2 * form - torch.diag(form.diagonal())
 
-    def _added(self, weights: Float[Tensor, " case"]) -> Float[Tensor, "feature feature"]:
-        """The weighted sum over the cases of what each ordered pair adds."""
-        total = torch.zeros(len(self.features), len(self.features), dtype=torch.float64)
-        scale = self._scale
-        for number in range(len(self.cases.answers)):
-            rows = (self.cases.answer == number).nonzero()[:, 0]
-            form = self.layer.interaction(self.reads[rows[0]] / scale[rows[0]])
-            z = self.values[rows]
-            total += (self.written @ form @ self.written.mT) * (
-                (z * (weights[rows] * scale[rows])[:, None]).mT @ z
-            )
-        return total
-
-    @cached_property
-    def _scale(self) -> Float[Tensor, " case"]:
-        """Cases of the same answers read the same direction, each by its own length."""
-        return self.reads.norm(dim=1)
+    def added(
+        self, places: Int64[Tensor, " some"] | slice = slice(None)
+    ) -> Float[Tensor, "class some some"]:
+        """What each pair of some of the features adds to each class's margin."""
+        written, values = self.written[places], self.values[:, places]
+        classes = torch.eye(len(self.cases.signs), dtype=torch.float64)
+        total = written.new_zeros(len(classes), len(written), len(written))
+        for rows, direction, length in self.cases.by_answers(self.reads):
+            form = written @ self.layer.interaction(direction) @ written.mT
+            z = values[rows]
+            for number, one in enumerate(classes):
+                weights = self.cases.weights(one)[rows] * length
+                total[number] += form * ((z * weights[:, None]).mT @ z)
+        return total * (2 - torch.eye(len(written), dtype=written.dtype))
 
     @cached_property
     def pairs(self) -> pd.DataFrame:
@@ -259,10 +237,7 @@ class PairAccount:
         ``together`` is the share of affected cases that both are active in.
         """
         cases = self.cases
-        upper = torch.triu(torch.ones_like(self.weight), diagonal=1)
-        twice = 2 * upper + torch.eye(len(upper), dtype=upper.dtype)
-        classes = torch.eye(len(cases.signs), dtype=torch.float64)
-        added = torch.stack([self._added(cases.weights(one)) * twice for one in classes])
+        added = self.added().triu()
         affected = cases.affected.double()
         others = 1 - affected
         inside = torch.tensordot(affected / affected.sum(), added, dims=1)

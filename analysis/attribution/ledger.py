@@ -21,7 +21,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from circuits.algebra.bilinear import BilinearLayer
-from circuits.errors import ModelError, SiteError, check_index, check_width
+from circuits.errors import ModelError, check_index, check_width
 from circuits.model.model import Model
 from circuits.model.site import Site
 from circuits.plotting.display import html_of
@@ -42,7 +42,7 @@ class Reader:
 
     def __post_init__(self) -> None:
         if self.point not in _OUTPUTS:
-            raise SiteError(
+            raise ModelError(
                 f"ledger: {self.name} reads {self.point}, which no MLP writes to. Read "
                 f"{' or '.join(_OUTPUTS)}."
             )
@@ -108,7 +108,7 @@ def ledger(
     """
     site = inputs.known_site("ledger")
     if site.point not in _INPUTS or site.layer != layer:
-        raise SiteError(
+        raise ModelError(
             f"ledger: the input features are of {site}, and the MLP of layer {layer} reads "
             f"mlp_in@{layer}, or resid_mid@{layer} through its norm. Take a dictionary of those."
         )
@@ -121,7 +121,7 @@ def ledger(
     at = [site, Site("resid_mid", layer), Site(reader.point, layer)]
     with torch.no_grad():
         found = {s: x[0, position].double() for s, x in model.read(tokens[None], at).items()}
-    weights = _layer(model, layer, site).to(torch.float64)
+    weights = model.layer(layer, fold_norm=site.point == "resid_mid").to(torch.float64)
     parts, names = _parts(model, weights, inputs, found[site])
     direction = reader.direction.double().to(parts)
     form = parts @ weights.interaction(direction) @ parts.mT
@@ -136,10 +136,6 @@ def ledger(
     table = table.sort_values("value", key=abs, ascending=False, kind="stable", ignore_index=True)
     computed = float(found[at[2]] @ direction) + reader.bias
     return Ledger(table, computed, reader.name, f"at token {position}")
-
-
-def _layer(model: Model, layer: int, site: Site) -> BilinearLayer:
-    return model.layer(layer, fold_norm=site.point == "resid_mid")
 
 
 def _parts(

@@ -30,10 +30,7 @@ class OutputFeatures:
     def __init__(self, cases: ModelCases, dictionary: Dictionary) -> None:
         self.cases, self.dictionary = cases, dictionary.to("cpu")
         site = dictionary.known_site("output features")
-        n_layer = cases.model.n_layer
-        last = f"resid_post@{n_layer - 1}"
-        found = cases.read([str(site), last])
-        reads = cases.directions() / cases.final_scale(found[last])[:, None]
+        found, reads = cases.read_with_answers([site])
         self.reads = reads.to(self.dictionary.dtype)
         self.active = self.dictionary.encode(found[str(site)])
         self.whole = float(
@@ -45,10 +42,7 @@ class OutputFeatures:
         """Of the contrast, through each feature; they and the error's sum to one."""
         weights = self.cases.weights(self.cases.affected)
         through = torch.zeros(self.dictionary.n_feature, dtype=torch.float64)
-        for number in range(len(self.cases.answers)):
-            rows = self.cases.answer == number
-            length = self.reads[rows].norm(dim=1)
-            direction = self.reads[rows][0] / length[0]
+        for rows, direction, length in self.cases.by_answers(self.reads):
             mean = (self.active[rows] * (weights[rows] * length)[:, None]).sum(0)
             through += mean * (self.dictionary.decoder @ direction)
         return through / self.whole
@@ -58,19 +52,19 @@ class OutputFeatures:
         """On the logit difference, for one of each feature on the mean case."""
         return self.dictionary.decoder @ self.reads.mean(0)
 
-    def detectors(self) -> list[tuple[str, list[int], list[float]]]:
-        """For each affected class the few features, each above its cut, that detect it best."""
-        behaviour, label = self.cases.behaviour, self.cases.label
-        return [
-            (name, *_detecting(self.active, label == behaviour.labels.index(name)))
-            for name in behaviour.affected
-        ]
+    def detectors(self, held_out: OutputFeatures) -> tuple[Detector, ...]:
+        """For each affected class the few features, each above its cut, that detect it best; and
+        how well they do on held-out cases."""
+        found = []
+        for name in self.cases.behaviour.affected:
+            features, cuts = _detecting(self.active, self._are_of(name))
+            detected = (held_out.active[:, features] > torch.tensor(cuts)).any(1)
+            (f1,) = _f1(detected[:, None], held_out._are_of(name))
+            found.append(Detector(name, tuple(features), tuple(cuts), f1))
+        return tuple(found)
 
-    def f1(self, name: str, features: list[int], cuts: list[float]) -> float:
-        """Of a class's detector, on these cases."""
-        truth = self.cases.label == self.cases.behaviour.labels.index(name)
-        detected = (self.active[:, features] > torch.tensor(cuts)).any(1)
-        return _f1(detected[:, None], truth)[0]
+    def _are_of(self, name: str) -> Bool[Tensor, " case"]:
+        return self.cases.label == self.cases.behaviour.labels.index(name)
 
     def named(self, detectors: tuple[Detector, ...]) -> tuple[Output, ...]:
         """Those that most of the contrast goes through, and those that detect its classes."""

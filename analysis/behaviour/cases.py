@@ -9,7 +9,8 @@ class by class.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +23,14 @@ from circuits.graph.records import Metric
 from circuits.plotting.display import html_of
 from circuits.storage.files import written_whole
 
-_KEYS = ("text", "label", "right", "wrong", "factors", "pair", "position")
+_TEXT = ("text", lambda value: isinstance(value, str))
+_LIST = ("a list of words", lambda value: isinstance(value, list) and _all(value, str))
+_NUMBER = ("a whole number", lambda value: type(value) is int)
+_FACTORS = ("true or false for each name", lambda v: isinstance(v, dict) and _all(v.values(), bool))
+_REQUIRED: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "text": _TEXT, "label": _TEXT, "right": _LIST, "wrong": _LIST,
+}  # fmt: skip
+_KEYS = {**_REQUIRED, "factors": _FACTORS, "pair": _NUMBER, "position": _NUMBER}
 _TAKEN = {
     *("feature", "mean", "both"),
     *("first", "second", "weight", "contrast", "elsewhere", "together"),
@@ -59,9 +67,7 @@ class Behaviour:
         faults = []
         if self.metric not in get_args(Metric):
             faults.append(f"metric {self.metric!r} is none of {get_args(Metric)}")
-        counts = {label: 0 for label in self.labels}
-        for case in self.cases:
-            counts[case.label] += 1
+        counts = Counter(case.label for case in self.cases)
         if few := [label for label, n in counts.items() if n < 2]:
             faults.append(
                 f"{_listed(few)} of one case: without a second one no spread is known, and no "
@@ -72,11 +78,13 @@ class Behaviour:
                           f"against each other")  # fmt: skip
         if not self.name.strip():
             faults.append("it has no name")
-        if same := [name for name in (*counts, *self._named_factors()) if name in _TAKEN]:
+        named = dict.fromkeys(name for case in self.cases for name in (case.label, *case.factors))
+        if same := [name for name in named if name in _TAKEN]:
             faults.append(
                 f"classes or factors are called {_listed(same)}, as columns of its tables are"
             )
-        if twice := self._twice():
+        places = Counter((case.text, case.position) for case in self.cases)
+        if twice := [text for (text, _), n in places.items() if n > 1]:
             faults.append(
                 f"{len(twice)} texts are there twice with the same position, as {twice[0]!r:.60}: "
                 f"each case is to count once, and in one class"
@@ -92,18 +100,6 @@ class Behaviour:
             faults += self._faulty_factors()
         if faults:
             raise BehaviourError(f"behaviour {self.name!r}: {'; '.join(faults)}. Fix its cases.")
-
-    def _named_factors(self) -> list[str]:
-        return list(dict.fromkeys(name for case in self.cases for name in case.factors))
-
-    def _twice(self) -> list[str]:
-        seen = set()
-        twice = []
-        for case in self.cases:
-            if (case.text, case.position) in seen:
-                twice.append(case.text)
-            seen.add((case.text, case.position))
-        return twice
 
     def _faulty_factors(self) -> list[str]:
         names = {tuple(case.factors) for case in self.cases}
@@ -221,27 +217,20 @@ def _case(where: str, line: str) -> Case:
         raise BehaviourError(f"{where} is not JSON ({error}). Write one case a line.") from error
     if not isinstance(row, dict):
         raise BehaviourError(f"{where} is not a JSON object. Write one case a line.")
-    missing = [key for key in _KEYS[:4] if key not in row]
-    faults = [f"no {key!r}" for key in missing]
+    faults = [f"no {key!r}" for key in _REQUIRED if key not in row]
     faults += [f"an unknown {key!r}" for key in row if key not in _KEYS]
-    kinds: dict[str, Any] = {"text": str, "label": str, "factors": dict, "pair": int,
-                             "position": int}  # fmt: skip
-    for key, kind in kinds.items():
+    for key, (what, fits) in _KEYS.items():
         value = row.get(key)
-        left_out = value is None and (key not in _KEYS[:4] or key in missing)
-        if not left_out and (not isinstance(value, kind) or isinstance(value, bool)):
-            faults.append(f"{key} {value!r:.40}, which is no {kind.__name__}")
-    for key in ("right", "wrong"):
-        value = row.get(key, [])
-        if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
-            faults.append(f"{key} {value!r:.40}, which is not a list of words")
-    factors = row.get("factors") or {}
-    if isinstance(factors, dict) and not all(isinstance(v, bool) for v in factors.values()):
-        faults.append("factors that are neither true nor false")
+        if key in row and not (fits(value) or (value is None and key not in _REQUIRED)):
+            faults.append(f"{key} {value!r:.40}, which is not {what}")
     if faults:
         raise BehaviourError(f"{where} has {', '.join(faults)}. Its keys are {', '.join(_KEYS)}.")
     row["right"], row["wrong"] = tuple(row["right"]), tuple(row["wrong"])
     return Case(**{key: value for key, value in row.items() if value is not None})
+
+
+def _all(values: Iterable[Any], kind: type) -> bool:
+    return all(isinstance(value, kind) for value in values)
 
 
 def _listed(words: Any) -> str:

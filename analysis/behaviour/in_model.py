@@ -12,7 +12,7 @@ effects are of the logit difference towards one side, otherwise the target would
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -62,14 +62,16 @@ class ModelCases:
         for effect in range(1, self.signs.shape[1]):
             if abs(float((self.signs[:, effect] * sides).mean())) == 1:
                 return effect
-        by_class = ", ".join(
-            f"{label} {float(side):+.2f}"
-            for label, side in zip(self.behaviour.labels, sides, strict=True)
-        )
         raise BehaviourError(
             f"behaviour {self.behaviour.name!r}: which answers are right follows neither a factor "
-            f"nor both together (mean side by class: {by_class}). Give each class one right side."
+            f"nor both together (mean side by class: {self.listed(sides)}). Give each class one "
+            f"right side."
         )
+
+    def listed(self, values: Float[Tensor, " class"]) -> str:
+        """A value of each class, for a message."""
+        pairs = zip(self.behaviour.labels, values.tolist(), strict=True)
+        return ", ".join(f"{label} {value:.2f}" for label, value in pairs)
 
     @cached_property
     def affected(self) -> Float[Tensor, " class"]:
@@ -143,10 +145,14 @@ class ModelCases:
                             for a, b in self.answers])  # fmt: skip
         return each[self.answer]
 
-    def final_scale(self, resid_post: Float[Tensor, "case model"]) -> Float[Tensor, " case"]:
-        """What the last norm divides by."""
-        epsilon = float(self.model.network.config.rms_norm_eps)
-        return (resid_post.square().mean(-1) + epsilon).sqrt()
+    def by_answers(
+        self, reads: Float[Tensor, "case model"]
+    ) -> Iterator[tuple[Int64[Tensor, " row"], Float[Tensor, " model"], Float[Tensor, " row"]]]:
+        """Of each pair of answer sets the cases, the direction they all read, and each length."""
+        for number in range(len(self.answers)):
+            rows = (self.answer == number).nonzero()[:, 0]
+            length = reads[rows].norm(dim=1)
+            yield rows, reads[rows[0]] / length[0], length
 
     @torch.no_grad()
     def read(self, sites: Iterable[str | Site]) -> dict[str, Float[Tensor, "case model"]]:
@@ -159,6 +165,21 @@ class ModelCases:
                 at = x[here, position].cpu()
                 found.setdefault(str(site), []).append(at.to(computing_dtype(at)))
         return {site: torch.cat(parts) for site, parts in found.items()}
+
+    @property
+    def last(self) -> str:
+        """The stream that the answers are read from."""
+        return f"resid_post@{self.model.n_layer - 1}"
+
+    def read_with_answers(
+        self, sites: Iterable[str | Site]
+    ) -> tuple[dict[str, Float[Tensor, "case model"]], Float[Tensor, "case model"]]:
+        """`read` of the sites and the last stream; and what each case's logit difference towards
+        side +1 reads of a part of that stream, which the last norm divides by its scale."""
+        found = self.read([*sites, self.last])
+        epsilon = float(self.model.network.config.rms_norm_eps)
+        scale = (found[self.last].square().mean(-1) + epsilon).sqrt()
+        return found, self.directions() / scale[:, None]
 
     @torch.no_grad()
     def logits(self) -> Float[Tensor, "case token"]:
@@ -203,13 +224,10 @@ def in_model(behaviour: Behaviour, model: Model) -> ModelCases:
     answers = tuple((tuple(known[w] for w in a), tuple(known[w] for w in b)) for a, b in sets)
     labels = behaviour.labels
     kinds = {case.label: case for case in behaviour.cases}
-    values = torch.tensor(
-        [[behaviour.value_of(kinds[label], f) for f in behaviour.factors] for label in labels]
-    )
-    plus = values.float() * 2 - 1
-    signs = torch.cat([torch.ones(len(labels), 1), plus], dim=1)
-    if plus.shape[1] == 2:
-        signs = torch.cat([signs, plus.prod(1, keepdim=True)], dim=1)
+    values = [[behaviour.value_of(kinds[label], f) for f in behaviour.factors] for label in labels]
+    plus = torch.tensor(values).float() * 2 - 1
+    both = [plus.prod(1, keepdim=True)] * (plus.shape[1] == 2)
+    signs = torch.cat([torch.ones(len(labels), 1), plus, *both], dim=1)
     return ModelCases(
         behaviour,
         model,

@@ -1,7 +1,6 @@
 """What a command answers, as text for people and as JSON for scripts.
 
-What is not a finite number is null in JSON and `nan` in the text. This is imported before a command
-is known, so tables are not typed: pandas would have to be imported too.
+Imported before a command is known, so tables are not typed: pandas would have to be imported too.
 """
 
 from __future__ import annotations

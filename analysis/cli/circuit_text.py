@@ -12,7 +12,6 @@ from analysis.cli.answers import aligned
 from analysis.discovery.find import verdict
 from analysis.validation.record import Validation
 from circuits.graph.circuit import Circuit
-from circuits.storage.records import plain
 
 _MOST_ROWS = 16
 
@@ -142,7 +141,7 @@ def validation_rows(found: Validation) -> dict[str, Any]:
     }
     labels = found.edit_table["edit"]
     tables["edits"] = found.edits.assign(edit=labels).to_dict("records")
-    criteria = [plain(one) | {"criterion": one.label, "met": one.met} for one in found.criteria]
+    criteria = [asdict(one) | {"criterion": one.label, "met": one.met} for one in found.criteria]
     return {"circuit": found.circuit, "proven": found.proven, "verdict": found.verdict,
             "n": found.n, "seed": found.seed, "criteria": criteria, **tables}  # fmt: skip
 

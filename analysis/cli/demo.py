@@ -14,7 +14,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from analysis.discovery.find import COVERAGE, N_PAIRS
 from analysis.report import write_report
 from analysis.runs.circuits import behaviour_of, run_find, run_validate, story_cases
 from analysis.runs.folder import RunFolder
@@ -98,8 +97,6 @@ def _found(run: Run, name: str, memory: StepMemory) -> Circuit | str:
             run,
             behaviour_of(name, run.model, seed=memory.seed),
             detection_cases=story_cases(name, run.model, memory.seed),
-            coverage=COVERAGE,
-            n_pairs=N_PAIRS,
         )
 
     file = run.folder.circuit(name).circuit

@@ -7,10 +7,10 @@ from typing import Any
 import pandas as pd
 
 from analysis.cli.answers import aligned
-from analysis.lowrank.controls import Control
 from analysis.lowrank.curve import THRESHOLD, RankCurve
 from analysis.lowrank.loss import Replacement
 from analysis.lowrank.measure import LOSS_RANKS
+from analysis.lowrank.sums import Control
 
 _THRESHOLDS = [0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 0.95]
 

@@ -28,27 +28,13 @@ from analysis.attribution.contrast import PairAccount, made_here
 from analysis.attribution.output_features import OutputFeatures
 from analysis.behaviour.cases import Behaviour
 from analysis.behaviour.in_model import ModelCases, in_model
-from analysis.discovery.provenance import check_dictionaries, layers_with_dictionaries
+from analysis.discovery.provenance import check_dictionaries, wanted_layers
 from analysis.discovery.selection import factor_groups, fewest_pairs
 from circuits.algebra.basis import Basis
 from circuits.algebra.interactions import Interactions
-from circuits.errors import (
-    BehaviourError,
-    DictionaryError,
-    NotFiniteError,
-    NotFoundError,
-    check_count,
-)
+from circuits.errors import BehaviourError, NotFoundError, TensorError, check_count
 from circuits.graph.circuit import Circuit
-from circuits.graph.records import (
-    BehaviourEvidence,
-    Choice,
-    Detector,
-    Output,
-    Shares,
-    Source,
-    Thresholds,
-)
+from circuits.graph.records import BehaviourEvidence, Choice, Output, Shares, Source, Thresholds
 from circuits.graph.significance import RotationNull, scored
 from circuits.model.model import Model
 from circuits.model.site import Site, mlp_sites
@@ -98,10 +84,12 @@ def find_circuit(
     at = account.layer_number
     out = dictionaries[mlp_sites(at)[1]]
     pairs = fewest_pairs(account, coverage, n_pairs)
-    sides = (chosen, held_out)
+    halves = (chosen, held_out)
     if detection_cases is not None:
-        sides = _comparable(behaviour, detection_cases).halves()
-    detectors = _detectors(model, out, *sides)
+        _check_classes(behaviour, detection_cases)
+        halves = detection_cases.halves()
+    shown, tested = (OutputFeatures(in_model(half, model), out) for half in halves)
+    detectors = shown.detectors(tested)
     through = OutputFeatures(cases, out)
     outputs = through.named(detectors)
     found, groups = factor_groups(account, pairs)
@@ -138,67 +126,42 @@ def verdict(circuit: Circuit) -> str:
     return f"inherited from attention or earlier layers, and only read here ({both})"
 
 
-def _comparable(behaviour: Behaviour, detection_cases: Behaviour) -> Behaviour:
-    """The cases that detectors are chosen on, if they have the behaviour's classes."""
-    one, other = detection_cases, behaviour
+def _check_classes(other: Behaviour, one: Behaviour) -> None:
+    """Refuse cases to choose detectors on that have other classes than the behaviour's."""
     if set(one.labels) != set(other.labels) or one.factors != other.factors:
         raise BehaviourError(
             f"find_circuit: detection_cases has the classes {', '.join(one.labels)} of "
             f"{', '.join(one.factors)}, the behaviour {', '.join(other.labels)} of "
             f"{', '.join(other.factors)}. Pass cases of the same classes."
         )
-    return one
 
 
 def _check_shown(cases: ModelCases) -> None:
     margins = cases.margins()
     if not bool(margins.isfinite().all()):
-        raise NotFiniteError(
+        raise TensorError(
             f"find_circuit: what the model predicts after {int((~margins.isfinite()).sum())} of "
             f"{len(cases)} cases is not finite. Look at where its weights were trained or loaded."
         )
     right = cases.shown(margins)
     if bool((right >= SHOWN).all()):
         return
-    by_class = ", ".join(
-        f"{label} {float(share):.2f}"
-        for label, share in zip(cases.behaviour.labels, right, strict=True)
-    )
     raise NotFoundError(
         f"not found: the model does not show this behaviour ({cases.behaviour.name!r}; right cases "
-        f"by class: {by_class}; {SHOWN} wanted in each). Train it longer, or ask for another "
-        f"behaviour."
+        f"by class: {cases.listed(right)}; {SHOWN} wanted in each). Train it longer, or "
+        f"ask for another behaviour."
     )
 
 
 def _best_account(
     cases: ModelCases, dictionaries: Mapping[Site, Dictionary], layer: int | None
 ) -> PairAccount:
-    there = layers_with_dictionaries(cases.model, dictionaries)
-    wanted = there if layer is None else [layer]
-    if not wanted or set(wanted) - set(there):
-        asked_for = "any layer" if layer is None else f"layer {layer}"
-        raise DictionaryError(
-            f"find_circuit: there are no dictionaries of mlp_in and mlp_out for {asked_for} (there "
-            f"are {', '.join(map(str, dictionaries)) or 'none'}). Train them: circuits sae train "
-            f"RUN --sites mlp_in@0 mlp_out@0."
-        )
+    wanted = wanted_layers(cases.model, dictionaries, None if layer is None else [layer])
     accounts = [
         PairAccount.of(cases, i, dictionaries[mlp_sites(i)[0]])
         for i in progress(wanted, "pairs", "layer")
     ]
     return max(accounts, key=lambda one: one.totals.mlp * max(one.origins.computed, 1e-3))
-
-
-def _detectors(
-    model: Model, out: Dictionary, chosen: Behaviour, held_out: Behaviour
-) -> tuple[Detector, ...]:
-    """Chosen on one half of some cases, tested on the other."""
-    one, other = (OutputFeatures(in_model(half, model), out) for half in (chosen, held_out))
-    return tuple(
-        Detector(name, tuple(features), tuple(cuts), other.f1(name, features, cuts))
-        for name, features, cuts in one.detectors()
-    )
 
 
 def _graph(

@@ -14,10 +14,10 @@ from typing import Literal
 
 import pandas as pd
 
-from analysis.discovery.provenance import check_dictionaries, layers_with_dictionaries
+from analysis.discovery.provenance import check_dictionaries, wanted_layers
 from circuits.algebra.interactions import Interactions
 from circuits.algebra.similarity import nearest_outputs
-from circuits.errors import DictionaryError, check_count
+from circuits.errors import check_count
 from circuits.graph.build import interaction_graph
 from circuits.graph.circuit import Circuit
 from circuits.graph.records import Proposal, Source
@@ -46,13 +46,15 @@ def propose_circuits(
     fewer outputs have any significant pair."""
     check_count("propose_circuits", n, None, "n")
     check_dictionaries(model, dictionaries)
-    into, out = _of_layer(model, dictionaries, layer)
+    (layer,) = wanted_layers(model, dictionaries, [layer])
+    into, out = (dictionaries[site] for site in mlp_sites(layer))
     inter = Interactions(model.layer(layer), into.basis(), out.basis(reader))
     table = gate_likeness(inter)
     likes = nearest_outputs(inter, 3) if inter.n_output > 1 else pd.DataFrame()
     source = Source(model.fingerprint, layer, into.fingerprint, out.fingerprint, reader)
     found: list[Circuit] = []
-    for output in progress(table["output"].tolist(), "proposals", "output"):
+    ranked = list(zip(table["output"].tolist(), table["energy"].tolist(), strict=True))
+    for output, energy in progress(ranked, "proposals", "output"):
         if len(found) == n:
             break
         graph = interaction_graph(inter, output, significant=q)
@@ -61,7 +63,6 @@ def propose_circuits(
         circuit = Circuit.of(
             graph, clusters(graph, seed), f"layer {layer} output {output}", source=source
         )
-        energy = float(table.set_index("output").loc[output, "energy"])
         proposal = Proposal(_gate_share(circuit), energy, _opposite(likes, output))
         found.append(replace(circuit, proposal=proposal))
     return sorted(found, key=lambda one: -_gate_share(one) * (one.explained or 0.0))
@@ -82,19 +83,6 @@ def gate_likeness(inter: Interactions) -> pd.DataFrame:
     table["size"] = sizes
     table["score"] = table["energy"] * sizes / max(float(sizes.max()), 1e-300)
     return table.sort_values("score", ascending=False, kind="stable", ignore_index=True)
-
-
-def _of_layer(
-    model: Model, dictionaries: Mapping[Site, Dictionary], layer: int
-) -> tuple[Dictionary, Dictionary]:
-    there = layers_with_dictionaries(model, dictionaries)
-    if layer not in there:
-        raise DictionaryError(
-            f"propose_circuits: there are no dictionaries of mlp_in and mlp_out for layer {layer} "
-            f"(there are for {there or 'none'}). Train them: circuits sae train RUN."
-        )
-    into, out = (dictionaries[site] for site in mlp_sites(layer))
-    return into, out
 
 
 def _opposite(likes: pd.DataFrame, output: int) -> int | None:

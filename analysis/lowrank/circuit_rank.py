@@ -1,22 +1,16 @@
 """How well a circuit's own pairs approximate its output features, and how few eigenvectors suffice.
 
-Each output feature's activation, where it is active, against the sum of the circuit's pairs with
-that feature's own weights, at every rank of the matrix of these pairs; beside it as many random
-pairs of features that are active together, and the whole layer. A circuit is chosen for the
-contrast of a behaviour, so its pairs need not follow a feature on all of the text.
+Beside as many random pairs of features that are active together, and the whole layer. A circuit is
+chosen for the contrast of a behaviour, so its pairs need not follow a feature on all of the text.
 """
 
-from __future__ import annotations
-
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from enum import Enum
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from analysis.discovery.provenance import layer_of_circuit
 from analysis.lowrank.measure import MIN_ACTIVE
@@ -28,6 +22,7 @@ from analysis.lowrank.sums import (
     documents_of,
     in_chunks,
     on_active,
+    totals_of,
 )
 from circuits.algebra.bilinear import with_constant
 from circuits.algebra.interactions import Interactions
@@ -69,39 +64,41 @@ def circuit_rank(
 ) -> pd.DataFrame:
     """Rows: output, n_active, form (an `Approximation`), rank (0: all of it), correlation with its
     interval, r2; for outputs active on ``min_active`` tokens."""
-    layer = layer_of_circuit(model, circuit, dictionaries)
-    into, out = (dictionaries[site].to(model.device) for site in mlp_sites(layer))
-    inter = Interactions(
-        model.layer(layer), into.basis(), out.basis(reader, least_squares=reader == "pinv")
-    )
+    sites = mlp_sites(layer_of_circuit(model, circuit, dictionaries))
+    into, out = (dictionaries[site].to(model.device) for site in sites)
+    read = out.basis(reader, least_squares=reader == "pinv")
+    inter = Interactions(model.layer(sites[0].layer), into.basis(), read)
     outputs = [output.feature for output in circuit.outputs]
     own = [(pair.first, pair.second) for pair in circuit.interactions]
-    chosen = {
-        Approximation.CIRCUIT: own,
-        Approximation.RANDOM_PAIRS: random_pairs(model, into, own, corpus, seed),
-    }
-    used = sorted(
-        {f for pairs in chosen.values() for pair in pairs for f in pair} - {into.n_feature}
+    drawn = random_pairs(model, into, own, corpus, seed)
+    used = sorted({f for pair in [*own, *drawn] for f in pair} - {into.n_feature})
+    features, exact = [], []
+    for reading in readings(model, corpus, sites, n_documents=n_documents):
+        x, y = (reading.activations[site] for site in sites)
+        code, document = out.active(y), documents_of(reading)
+        features.append(Observed(with_constant(into.encode(x)[:, used]), code, document))
+        exact.append(Observed(read.subset(outputs).coordinates(y), code, document))
+    tokens = list(in_chunks(features))
+    forms = _forms(
+        inter, outputs, {Approximation.CIRCUIT: own, Approximation.RANDOM_PAIRS: drawn}, used
     )
-    tokens = list(in_chunks(_observed(model, layer, into, out, used, corpus, n_documents)))
     resampling = Resampling(n_bootstrap, seed)
-    forms = {
-        name: Forms.of_matrices(
-            torch.stack([_matrix(inter, output, pairs, used) for output in outputs]),
-            outputs,
-            torch.stack([_constant(inter, output) for output in outputs]),
-            min(_N_RANK, len(used) + 1),
-        )
-        for name, pairs in chosen.items()
-    }
     tables = [
-        _rows(name, on_active(form, tokens, resampling), outputs, form.n_rank)
-        for name, form in forms.items()
+        _rows(name, on_active(form, tokens, resampling), outputs) for name, form in forms.items()
     ]
-    tables.append(
-        _whole(model, layer, inter, outputs, tokens, corpus, n_documents, out, resampling)
+    # the layer itself: no eigenpairs, only the exact values
+    nothing = inter.write.new_zeros(len(outputs), 0)
+    layer = Forms(
+        next(iter(forms.values())).feature,
+        nothing,
+        nothing[..., None].expand(-1, -1, len(outputs)),
+        nothing.sum(1),
+        lambda x: x,
     )
-    n_active = _counts(tokens, out.n_feature)
+    tables.append(
+        _rows(Approximation.WHOLE_LAYER, on_active(layer, in_chunks(exact), resampling), outputs)
+    )
+    n_active = totals_of(tokens).n_active.long().tolist()
     table = pd.concat(tables, ignore_index=True)
     table.insert(1, "n_active", [n_active[feature] for feature in table["output"]])
     return table[table["n_active"] >= min_active].reset_index(drop=True)
@@ -135,99 +132,35 @@ def random_pairs(
     return list(found)
 
 
-def _observed(
-    model: Model,
-    layer: int,
-    into: Dictionary,
-    out: Dictionary,
-    used: list[int],
-    corpus: Corpus,
-    n_documents: int,
-) -> Iterator[Observed]:
-    """Tokens as the activations of the used features, the constant last."""
-    sites = mlp_sites(layer)
-    for reading in readings(model, corpus, sites, n_documents=n_documents):
-        x, y = (reading.activations[site] for site in sites)
-        lifted = with_constant(into.encode(x)[:, used])
-        yield Observed(lifted, out.active(y), documents_of(reading))
-
-
-def _matrix(
-    inter: Interactions, output: int, pairs: _Pairs, used: list[int]
-) -> Float[Tensor, "used used"]:
-    """One output's matrix among the used features, with the entries of the pairs alone."""
+def _forms(
+    inter: Interactions, outputs: list[int], chosen: Mapping[Approximation, _Pairs], used: list[int]
+) -> dict[Approximation, Forms]:
+    """Each output's form of the used features and the constant, with only the chosen pairs."""
     place = {feature: i for i, feature in enumerate([*used, inter.inputs.n_feature])}
     constant = inter.write[-1:] if inter.has_constant else torch.zeros_like(inter.write[:1])
     rows = torch.cat([inter.write[used], constant])
-    whole = rows @ inter.form(output) @ rows.mT
-    matrix = torch.zeros_like(whole)
-    for first, second in pairs:
-        i, j = place[first], place[second]
-        matrix[i, j] = matrix[j, i] = whole[i, j]
-    return matrix
+    whole = torch.stack([rows @ inter.form(output) @ rows.mT for output in outputs])
+    # what the output reads when no input feature is present
+    level = whole[:, -1, -1] + whole.new_tensor([inter.bias(output) for output in outputs])
+    found = {}
+    for name, pairs in chosen.items():
+        kept = torch.zeros_like(whole)
+        for first, second in pairs:
+            i, j = place[first], place[second]
+            kept[:, i, j] = kept[:, j, i] = whole[:, i, j]
+        found[name] = Forms.of_matrices(kept, outputs, level, min(_N_RANK, len(rows)))
+    return found
 
 
-def _constant(inter: Interactions, output: int) -> Float[Tensor, ""]:
-    """What the feature reads when no input feature is present."""
-    constant = inter.write.new_tensor(inter.bias(output))
-    if inter.has_constant:
-        last = inter.write[-1]
-        constant = constant + last @ inter.form(output) @ last
-    return constant
-
-
-def _whole(
-    model: Model,
-    layer: int,
-    inter: Interactions,
-    outputs: list[int],
-    tokens: list[Observed],
-    corpus: Corpus,
-    n_documents: int,
-    out: Dictionary,
-    resampling: Resampling,
-) -> pd.DataFrame:
-    """The layer itself, as the features read it."""
-    sites = mlp_sites(layer)
-    read = inter.outputs.subset(outputs)
-
-    def observed() -> Iterator[Observed]:
-        for reading in readings(model, corpus, sites, n_documents=n_documents):
-            y = reading.activations[sites[1]]
-            yield Observed(read.coordinates(y), out.active(y), documents_of(reading))
-
-    nothing = inter.write.new_zeros(len(outputs), 1)
-    forms = Forms(
-        torch.tensor(outputs, device=nothing.device),
-        nothing,
-        inter.write.new_zeros(len(outputs), 1, len(outputs)),
-        nothing[:, 0],
-        lambda x: x,
-    )
-    fit = on_active(forms, in_chunks(observed()), resampling)
-    return _rows(Approximation.WHOLE_LAYER, fit, outputs, 0)
-
-
-def _rows(form: Approximation, fit: Fit, outputs: list[int], n_rank: int) -> pd.DataFrame:
+def _rows(form: Approximation, fit: Fit, outputs: list[int]) -> pd.DataFrame:
     """Ranks from 1, then the whole as rank 0."""
-    ranks = [*range(1, n_rank + 1), 0]
-    places = [*range(n_rank), -1]
     rows = []
     for i, output in enumerate(outputs):
-        for rank, place in zip(ranks, places, strict=True):
+        for place, value in enumerate(fit.correlation[0, i]):
             replicates = fit.correlation[1:, i, place]
             known = replicates[np.isfinite(replicates)]
             low, high = np.percentile(known, _PERCENT) if len(known) else (np.nan, np.nan)
-            value, r2 = fit.correlation[0, i, place], fit.r2[0, i, place]
-            rows.append(
-                (output, form.value, rank, float(value), float(low), float(high), float(r2))
-            )
+            rank = (place + 1) % fit.correlation.shape[2]
+            rows.append((output, form.value, rank, value, low, high, fit.r2[0, i, place]))
     names = ["output", "form", "rank", "correlation", "low", "high", "r2"]
     return pd.DataFrame(rows, columns=names)
-
-
-def _counts(tokens: Iterable[Observed], n_feature: int) -> list[int]:
-    counts = torch.zeros(n_feature, dtype=torch.int64)
-    for part in tokens:
-        counts += part.code.counts.cpu()
-    return counts.tolist()

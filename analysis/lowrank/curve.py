@@ -1,8 +1,7 @@
 """What `rank_curve` found: a row for each feature and rank, and the statistics over features.
 
 Shares and medians count only the features that are active on ``min_active`` tokens and whose
-activation varies on them; ``summary()`` says how many those are. A share above a threshold depends
-on the threshold, so `RankCurve.thresholds` has all of them, beside each control's.
+activation varies on them; ``summary()`` says how many those are.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.lowrank import plots
-from analysis.lowrank.controls import Control
-from circuits.errors import RankError
+from analysis.lowrank.sums import Control
+from circuits.errors import DictionaryError
 from circuits.plotting.display import html_of
 from circuits.plotting.figure import Figure, side_by_side
 from circuits.storage.files import read_json, write_json, written_whole
@@ -36,11 +35,11 @@ _RESAMPLED = 1000  # times, for the intervals over features
 class RankCurve:
     """Correlation and R² of every feature with its approximation at every rank.
 
-    ``table`` has a row for each feature that is ever active and each rank; the last rank is the
-    whole form. ``correlation`` with ``low`` and ``high`` (95 %, documents resampled) and ``r2``
-    are over the tokens where the feature is active, ``…_all`` over all; ``…_by_data`` orders the
-    eigenpairs by their mean contribution instead of by size; the columns of each `Control` follow.
-    ``energy`` is the share of the form's squared norm that is kept.
+    ``table`` has a row for each feature that is ever active and each rank, the last for the whole
+    form. ``correlation`` with ``low`` and ``high`` (95 %, documents resampled) and ``r2`` are over
+    the tokens where the feature is active, ``…_all`` over all; ``…_by_data`` orders the eigenpairs
+    by their mean contribution; the columns of each `Control` follow. ``energy`` is the share of the
+    form's squared norm that is kept.
     """
 
     table: pd.DataFrame
@@ -61,7 +60,7 @@ class RankCurve:
     def at(self, rank: int) -> pd.DataFrame:
         """The rows of one rank."""
         if rank not in self._rows:
-            raise RankError(
+            raise DictionaryError(
                 f"RankCurve.at: rank {rank!r} was not measured. Ask for 1 to {self.ranks[-2]}, or "
                 f"{self.ranks[-1]} for the whole form."
             )
@@ -74,12 +73,11 @@ class RankCurve:
         return {rank: rows[ranks == rank] for rank in sorted(set(ranks.tolist()))}
 
     def compared(self, rank: int, of: str = "correlation") -> pd.Series:
-        """One column at one rank, by feature: the numbers that means and shares are taken of.
-
-        Only features that are active often enough and whose activation varies."""
+        """One column at one rank by feature, for features that are active often enough and whose
+        activation varies: the numbers that means and shares are taken of."""
         rows = self._rows[rank] if rank in self._rows else self.at(rank)
         if of not in rows:
-            raise RankError(
+            raise DictionaryError(
                 f"RankCurve: no column '{of}'. Choose from: {', '.join(map(str, rows))}."
             )
         often = "n_active_untrained" if of.endswith("_untrained") else "n_active"
@@ -102,30 +100,24 @@ class RankCurve:
         means = {f"mean_{name}": f"correlation_{name}" for name in ("all", "by_data", *Control)}
         for name, column in ({"energy": "energy"} | means).items():
             row[name] = float(self.compared(rank, column).mean())
-        row["above"] = self.share_above(THRESHOLD, rank)
-        for control in Control:
-            row[f"above_{control}"] = self.share_above(THRESHOLD, rank, control.column)
-        return row
+        row["above"] = self.share_above(rank=rank)
+        return row | {f"above_{c}": self.share_above(rank=rank, of=c.column) for c in Control}
 
     def share_above(
         self, threshold: float = THRESHOLD, rank: int = 2, of: str = "correlation"
     ) -> float:
         """The share of compared features whose correlation is above a threshold."""
-        found = self.compared(rank, of)
-        return float((found > threshold).mean()) if len(found) else float("nan")
+        return float((self.compared(rank, of) > threshold).mean())
 
     def thresholds(self, rank: int = 2) -> pd.DataFrame:
         """The share above every threshold from 0 to 1, and that of each control."""
         steps = np.linspace(0, 1, 101)
-        columns = {"share": self.compared(rank)}
-        columns |= {control.value: self.compared(rank, control.column) for control in Control}
-        return pd.DataFrame(
-            {
-                name: [float((v > s).mean()) if len(v) else float("nan") for s in steps]
-                for name, v in columns.items()
-            },
-            index=pd.Index(steps.round(2), name="threshold"),
-        )
+        columns = {"share": "correlation"} | {control.value: control.column for control in Control}
+        above = {
+            name: pd.DataFrame(self.compared(rank, of).to_numpy()[:, None] > steps).mean()
+            for name, of in columns.items()
+        }
+        return pd.DataFrame(above).set_axis(pd.Index(steps.round(2), name="threshold"))
 
     @property
     def nulls(self) -> pd.DataFrame:
@@ -134,7 +126,7 @@ class RankCurve:
         for control in Control:
             for rank in self.ranks:
                 found = self.compared(rank, control.column)
-                share = self.share_above(THRESHOLD, rank, control.column)
+                share = self.share_above(rank=rank, of=control.column)
                 rows.append((control.value, rank, len(found), found.median(), found.mean(), share))
         columns = ["control", "rank", "n", "median", "mean", "share"]
         return pd.DataFrame(rows, columns=columns).set_index(["control", "rank"])
@@ -152,20 +144,19 @@ class RankCurve:
             "rank": rank,
             "median": float(own.median()),
             "threshold": THRESHOLD,
-            "share_above": self.share_above(THRESHOLD, rank),
+            "share_above": self.share_above(rank=rank),
             "share_low": low,
             "share_high": high,
             "median_full_rank": float(whole.median()),
-            "share_above_full_rank": self.share_above(THRESHOLD, self.ranks[-1]),
+            "share_above_full_rank": self.share_above(rank=self.ranks[-1]),
             "median_r2": float(self.compared(rank, "r2").median()),
             "median_all": float(self.compared(rank, "correlation_all").median()),
-            "share_above_by_data": self.share_above(THRESHOLD, rank, "correlation_by_data"),
+            "share_above_by_data": self.share_above(rank=rank, of="correlation_by_data"),
             "effective_rank": float(self.features.loc[often, "effective_rank"].median()),
         }
         for control in Control:
-            values = self.compared(rank, control.column)
-            numbers[f"median_{control}"] = float(values.median())
-            numbers[f"share_above_{control}"] = self.share_above(THRESHOLD, rank, control.column)
+            numbers[f"median_{control}"] = float(self.compared(rank, control.column).median())
+            numbers[f"share_above_{control}"] = self.share_above(rank=rank, of=control.column)
         return numbers
 
     def save(self, path: str | Path) -> Path:
@@ -189,38 +180,33 @@ class RankCurve:
     def load(cls, path: str | Path) -> RankCurve:
         """What `save` wrote."""
         table, summary = _files(path)
-        content = read_json(summary, RankError)
+        content = read_json(summary, DictionaryError)
         if content.get("schema") != _SCHEMA or not {"about", "loss"} <= set(content):
-            raise RankError(
+            raise DictionaryError(
                 f"{summary}: not a rank curve of schema {_SCHEMA} (its schema is "
                 f"{content.get('schema')!r}). Make it again: circuits rank RUN."
             )
         about = content["about"] if isinstance(content["about"], dict) else {}
         if wrong := [k for k, kind in _ABOUT.items() if not isinstance(about.get(k), kind)]:
-            raise RankError(
+            raise DictionaryError(
                 f"{summary}: its 'about' lacks {', '.join(wrong)}. The file is cut short or was "
                 f"changed. Make it again: circuits rank RUN."
             )
         if not table.is_file():
-            raise RankError(f"{table}: there is no such file beside {summary}. Make both again.")
-        loss = pd.DataFrame(content["loss"]).astype({"replaced_by": str})
-        numbers = loss.columns.drop("replaced_by")
-        return cls(
-            pd.read_parquet(table),
-            loss.astype(dict.fromkeys(numbers, float)),
-            about,
-        )
+            raise DictionaryError(
+                f"{table}: there is no such file beside {summary}. Make both again."
+            )
+        loss = pd.DataFrame(content["loss"])
+        loss = loss.astype({name: str if name == "replaced_by" else float for name in loss})
+        return cls(pd.read_parquet(table), loss, about)
 
     def figures(self, rank: int = 2) -> list[Figure]:
-        """All pictures of the curve, as the report shows them: ``figures()[0].plot()``.
-
-        Correlation by rank; at one rank its distribution, the share above every threshold, and the
-        correlation against two other columns; the loss."""
-        about = self.about
+        """All pictures of the curve, as the report shows them: ``figures()[0].plot()``."""
+        about, seed = self.about, f"seed {self.about['seed']}"
         note = (
             f"{about['site']}, features read by {about['reader']}: n = {len(self.compared(rank))} "
             f"features active on {about['min_active']} or more of {about['n_token']:,} tokens, "
-            f"seed {about['seed']}. "
+            f"{seed}. "
         )
         with_controls = (
             f"{note}Controls: the same eigenvalues along random directions (rotated), another "
@@ -235,9 +221,7 @@ class RankCurve:
             plots.thresholds(self.thresholds(rank), rank, with_controls),
             plots.scatter_by(rows, rank, "n_active", "number of active tokens", note),
             plots.scatter_by(rows, rank, "effective_rank", "effective rank of its form", note),
-            plots.losses(
-                self.loss, f"{about['n_loss_documents']} documents, seed {about['seed']}."
-            ),
+            plots.losses(self.loss, f"{about['n_loss_documents']} documents, {seed}."),
         ]
 
     def plot(self, rank: int = 2) -> Any:

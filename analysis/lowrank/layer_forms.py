@@ -1,8 +1,7 @@
 """A layer, and the features that a dictionary reads from its output, as forms of its input.
 
-The forms take the MLP's input in the activation's own coordinates, not in input features: their
-eigenvectors are directions of ``mlp_in``, with the constant 1 as a last coordinate where the layer
-has biases.
+Their eigenvectors are directions of ``mlp_in``, with the constant 1 last where the layer has
+biases.
 """
 
 from __future__ import annotations
@@ -57,15 +56,11 @@ class LayerForms:
         """Width of the forms' input, the constant included where the layer has biases."""
         return self.inter.layer.d_model + self.inter.layer.has_constant
 
-    def lift(self, x: Float[Tensor, "token model"]) -> Float[Tensor, "token input"]:
-        """An activation as the forms take it: with the constant, where they have one."""
-        return self.inter.layer.lift(x.to(self.inter.layer.dtype))
-
     def read(self, corpus: Corpus, n_documents: int) -> Iterator[tuple[Reading, Tensor]]:
         """Each batch with the forms' inputs at its counted tokens."""
-        at = Site("mlp_in", self.site.layer)
+        at, layer = Site("mlp_in", self.site.layer), self.inter.layer
         for reading in readings(self.model, corpus, [at, self.site], n_documents=n_documents):
-            yield reading, self.lift(reading.activations[at])
+            yield reading, layer.lift(reading.activations[at].to(layer.dtype))
 
     def observed(self, corpus: Corpus, n_documents: int) -> Iterator[Observed]:
         """Each batch with the dictionary's active features."""

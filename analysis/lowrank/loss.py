@@ -1,23 +1,19 @@
 """The model's loss when every feature is replaced by its approximation of rank r.
 
-At each counted token the MLP's output is replaced by a decoded code. The code comes from the
-weights and from the MLP's input: each feature's rank-r approximation is computed, the dictionary's
-own rule (the k largest, cut at zero) selects among the approximations, and the selected ones are
-decoded. With every eigenpair and the encoder as reader this is the dictionary's own reconstruction,
-so the loss at full rank separates what truncation costs from what the dictionary costs.
+At each counted token each feature's rank-r approximation is computed from the MLP's input, the
+dictionary's own rule selects among the approximations, and the selected ones are decoded in place
+of the MLP's output. With every eigenpair and the encoder as reader this is the dictionary's own
+reconstruction, so the loss at full rank separates what truncation costs from what the dictionary
+costs.
 
-Selecting among approximations is the harder task: one that is good where its feature is active can
-be far off where it is not, and then displaces the correct one. In the column ``chosen`` the
-features that are really active are given, and only their values are approximations. ``rotated`` is
-the control of ``loss``: the same eigenvalues along random directions.
+An approximation that is good where its feature is active can be far off where it is not, and then
+displaces the correct one. In the column ``chosen`` the really active features are given, and only
+their values are approximations; ``rotated`` has the same eigenvalues along random directions.
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from enum import Enum
-from typing import Any
 
 import pandas as pd
 import torch
@@ -26,10 +22,8 @@ from torch import Tensor
 
 from analysis.lowrank.sums import Forms
 from circuits.model.model import Model
-from circuits.model.site import Site
 from sae.dictionary import Dictionary
 from sae.reading import Reading
-from sae.sparse import Code
 
 _TILE = 2**20  # squares that are held at a time
 _ROWS = 2**24  # scores that are held at a time
@@ -71,8 +65,7 @@ def truncation_loss(
         for name, values in _replacements(
             dictionary, (forms, random), reading.activations[site], x, ranks
         ):
-            loss = float(_spliced(model, site, reading, values))
-            sums[name] = sums.get(name, 0.0) + n * loss
+            sums[name] = sums.get(name, 0.0) + n * reading.loss(model, site, values)
     losses = {name: total / n_predicted for name, total in sums.items()}
     clean, zero = losses[Replacement.CLEAN, "loss"], losses[Replacement.ZERO, "loss"]
     table = pd.DataFrame({"loss": pd.Series(losses)}).unstack(1)["loss"]
@@ -93,7 +86,7 @@ def _replacements(
     """Each replacement of the output, by row and column of the table; None leaves it as it is."""
     yield (Replacement.CLEAN.value, "loss"), None
     yield (Replacement.ZERO.value, "loss"), torch.zeros_like(output)
-    yield (Replacement.SAE.value, "loss"), _decoded(dictionary, dictionary.active(output))
+    yield (Replacement.SAE.value, "loss"), dictionary.reconstruct(output)
     own, random = forms
     names = [*map(Replacement.of_rank, ranks), Replacement.FULL_RANK.value]
     made: dict[tuple[str, str], list[Tensor]] = {}
@@ -105,10 +98,10 @@ def _replacements(
             values = scores[active.rows, active.features] * active.active
             given = replace(active, values=values.relu() if dictionary.relu else values)
             for how, code in (("loss", dictionary.selected(scores)), ("chosen", given)):
-                made.setdefault((name, how), []).append(_decoded(dictionary, code))
+                made.setdefault((name, how), []).append(dictionary.decoded(code))
         for name, scores in zip(names[:-1], _approximations(random, x[rows], ranks), strict=False):
             code = dictionary.selected(scores)
-            made.setdefault((name, "rotated"), []).append(_decoded(dictionary, code))
+            made.setdefault((name, "rotated"), []).append(dictionary.decoded(code))
     for which, parts in made.items():
         yield which, torch.cat(parts)
 
@@ -129,24 +122,3 @@ def _approximations(
         scores[:-1, :, block] = (found + forms.constant[block, None, None]).permute(1, 2, 0)
     scores[-1] = forms.whole(x)
     return scores
-
-
-def _decoded(dictionary: Dictionary, code: Code) -> Tensor:
-    return code.times(dictionary.decoder) + dictionary.offset
-
-
-def _spliced(model: Model, site: Site, reading: Reading, values: Tensor | None) -> Tensor:
-    """The loss with these values at the site, at the counted tokens."""
-    if values is None:
-        return model.loss(reading.batch.tokens, reading.batch.mask)
-    here = reading.counted.to(model.device)
-    place = here.nonzero()[:, 1]
-
-    def function(x: Tensor) -> Any:
-        new = x.clone()
-        # the last token of a row predicts nothing, so the model does not run on it
-        new[here[:, : x.shape[1]]] = values[place < x.shape[1]].to(x)
-        return new
-
-    with model.replaced({site: function}):
-        return model.loss(reading.batch.tokens, reading.batch.mask)

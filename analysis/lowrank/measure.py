@@ -1,20 +1,17 @@
 """How well the top eigenvectors approximate a feature, beside controls.
 
-A feature of a dictionary at ``mlp_out`` reads a direction of the MLP's output, so it is a quadratic
-form of the MLP's input: ``x̂ᵀQx̂`` plus a constant from the biases and the dictionary's offset, both
-exact. Its rank-r approximation keeps r eigenpairs of Q and the constant, refits nothing, and is
+A feature of a dictionary at ``mlp_out`` is a quadratic form of the MLP's input: ``x̂ᵀQx̂`` plus a
+constant, both exact. Its rank-r approximation keeps r eigenpairs of Q and the constant, and is
 compared with the feature's activation in the dictionary.
 
-With ``reader="encoder"`` the form at full rank *is* the activation before its top-k, so correlation
-ends at 1 on active tokens. The pseudoinverse reads another number, which stays below 1 at any rank
-and yet needs fewer eigenvectors to come close to it: always read a rank beside the full rank.
+With ``reader="encoder"`` the form at full rank *is* the activation before its top-k. The
+pseudoinverse reads another number, whose correlation stays below 1 at any rank and yet needs fewer
+eigenvectors to come close to it: always read a rank beside the full rank.
 """
-
-from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -30,7 +27,6 @@ from analysis.lowrank.curve import RankCurve
 from analysis.lowrank.layer_forms import Block, LayerForms
 from analysis.lowrank.loss import truncation_loss
 from analysis.lowrank.sums import (
-    Fit,
     Forms,
     Observed,
     Resampling,
@@ -44,13 +40,15 @@ from analysis.lowrank.sums import (
     totals_of,
 )
 from circuits.corpus.documents import Corpus, built_in, split_corpus
-from circuits.errors import CorpusError, RankError, check_count
+from circuits.errors import CorpusError, DictionaryError, check_count
 from circuits.model.loading import untrained
 from circuits.model.model import Model
 from circuits.model.site import Site
 from circuits.storage.shards import kept_table
 from sae.dictionary import Dictionary
 from sae.reading import N_DOCUMENTS
+
+_Keep = Callable[[str, Callable[[], pd.DataFrame]], pd.DataFrame]
 
 LOSS_RANKS = (1, 2, 4, 8, 16, 32, 64)
 """Ranks whose loss is measured, up to the curve's last."""
@@ -79,20 +77,15 @@ def rank_curve(
     """The curve of the dictionary at ``mlp_out``, over the first documents of a corpus.
 
     ``dictionaries`` is that dictionary, or the result of `load_dictionaries`, of which the one at
-    ``layer`` (by default the first) is used. Without a corpus it is the built-in stories that
-    training holds out. ``reader`` decides which row of each feature gives its form (``pinv`` is the
-    nearest pseudoinverse where the decoder does not span the activation); the activation that it is
-    compared with is the dictionary's own either way. The controls:
+    ``layer`` (by default the first) is used; the corpus by default the built-in stories that
+    training holds out. ``reader`` decides which row of each feature gives its form; the activation
+    that it is compared with is the dictionary's own either way. The controls: the same eigenvalues
+    along random orthonormal directions (``rotated``), another live feature's form (``shuffled``),
+    and a model of random weights on the same text (``untrained``), where features read ``mlp_out``
+    along the same directions, standardised, with as many active on a token; at full rank that is
+    exact.
 
-    * ``rotated``: the same eigenvalues along random orthonormal directions, against the same
-      activation. (A random symmetric matrix of equal norm would also have another spectrum.)
-    * ``shuffled``: another live feature's form, against the same activation.
-    * ``untrained``: how low-rank a layer with random weights is: a model of the same shape reads
-      the same text, features read its ``mlp_out`` along the same directions, standardised, with as
-      many active on a token as in the dictionary. At full rank it is exact.
-
-    Memory: activations are held, ``2 · n_token · d_model`` numbers. ``folder`` keeps finished
-    blocks, so that the same call resumes where it was stopped.
+    Activations are held in memory. ``folder`` keeps finished blocks, so that the same call resumes.
     """
     n_rank = check_count("rank_curve", n_rank, None, "n_rank")
     check_count("rank_curve", min_active, None, "min_active")
@@ -101,12 +94,17 @@ def rank_curve(
     forms = LayerForms.of(model, dictionary, reader)
     tokens = list(in_chunks(forms.observed(corpus, n_documents)))
     totals = totals_of(tokens)
-    _check_active(dictionary, totals, min_active, n_documents)
+    if not bool((totals.n_active >= min_active).any()):
+        raise DictionaryError(
+            f"rank_curve: no feature of {dictionary} is active on {min_active} of the "
+            f"{totals.n_token} tokens of {n_documents} documents, so there is nothing to compare. "
+            f"Read more documents, or lower min_active (a correlation of few tokens says little)."
+        )
     n_rank = max(1, min(n_rank, forms.d_input - 1))
     about = {**_about(forms, corpus, n_documents), "reader": reader, "n_bootstrap": n_bootstrap,
              "seed": seed}  # fmt: skip
     made_of = {**about, "ranks": n_rank, "version": version("bilinear-circuits")}
-    keep = _Keep(None if folder is None else Path(folder), json.dumps(made_of, sort_keys=True))
+    keep = partial(_kept, folder, json.dumps(made_of, sort_keys=True))
     table, by_size = _table(forms, tokens, totals, n_rank, Resampling(n_bootstrap, seed), keep)
     table = table.merge(_untrained(forms, corpus, n_rank, n_documents, seed, keep), how="left")
     loss = truncation_loss(
@@ -120,28 +118,12 @@ def rank_curve(
     return RankCurve(table, loss, about | {"min_active": min_active, "n_token": totals.n_token})
 
 
-def _check_active(
-    dictionary: Dictionary, totals: Totals, min_active: int, n_documents: int
-) -> None:
-    if not bool((totals.n_active >= min_active).any()):
-        raise RankError(
-            f"rank_curve: no feature of {dictionary} is active on {min_active} of the "
-            f"{totals.n_token} tokens of {n_documents} documents, so there is nothing to compare. "
-            f"Read more documents, or lower min_active (a correlation of few tokens says little)."
-        )
-
-
-@dataclass(frozen=True)
-class _Keep:
-    """Where finished blocks of a curve are kept, and what they are made of."""
-
-    folder: Path | None
-    made_of: str
-
-    def __call__(self, name: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-        """A finished block from the folder, or a new one."""
-        path = None if self.folder is None else self.folder / f"{name}.parquet"
-        return kept_table(path, self.made_of, make)
+def _kept(
+    folder: str | Path | None, made_of: str, name: str, make: Callable[[], pd.DataFrame]
+) -> pd.DataFrame:
+    """A finished block of a curve from the folder, or a new one."""
+    path = None if folder is None else Path(folder) / f"{name}.parquet"
+    return kept_table(path, made_of, make)
 
 
 def _about(forms: LayerForms, corpus: Corpus, n_documents: int) -> dict[str, Any]:
@@ -171,23 +153,18 @@ def _output_dictionary(
     chosen = {site: each for site, each in found.items() if layer in (None, site.layer)}
     listed = ", ".join(map(str, found)) or "none"
     if not chosen:
-        raise RankError(
+        raise DictionaryError(
             f"rank_curve: there is no dictionary at layer {layer}, only at {listed}. Name one of "
             f"their layers, or train one with the site mlp_out@{layer}."
         )
     site, dictionary = min(chosen.items(), key=lambda item: item[0].order)
     if site.point != "mlp_out":
-        raise RankError(
+        raise DictionaryError(
             f"rank_curve: the dictionary is at {site}. Only at mlp_out is an activation a form of "
             f"the MLP's input alone: the stream also holds what did not pass through the MLP. Pass "
             f"a dictionary trained at mlp_out@{site.layer}."
         )
-    model.check_sites(site)
-    if dictionary.d_model != model.d_model:
-        raise RankError(
-            f"rank_curve: {dictionary} is for activations of {dictionary.d_model}, and the model's "
-            f"have {model.d_model}. Load the model that it was trained on."
-        )
+    dictionary.site_in(model, "rank_curve")
     return dictionary
 
 
@@ -248,31 +225,14 @@ def _measured(
         "_rotated": on_active(own.rotated(resampling.seed + block[0]), tokens),
         "_shuffled": on_active(own.shuffled(_others(totals, block, resampling.seed)), tokens),
     }
-    return _rows(made, totals, fits, d_input)
-
-
-def _others(totals: Totals, block: list[int], seed: int) -> Int64[Tensor, " form"]:
-    """For each live feature of a block another live one; a single one keeps its own."""
-    live = np.flatnonzero((totals.n_active[block] > 0).cpu().numpy())
-    order = np.arange(len(block))
-    around = np.random.default_rng((seed, block[0])).permutation(live)
-    order[around] = np.roll(around, 1)
-    return torch.from_numpy(order).to(totals.n_active.device)
-
-
-def _rows(made: Block, totals: Totals, fits: Mapping[str, Fit], d_input: int) -> pd.DataFrame:
-    """One block's rows of the table."""
     feature = made.by_size.feature.cpu().numpy()
-    n_active = totals.n_active.cpu().numpy()[feature]
-    n_rank = made.by_size.n_rank
-    wide = n_rank + 1
     low, high = _percentiles(fits[""].correlation[1:])
     columns: dict[str, Any] = {
-        "feature": np.repeat(feature, wide),
-        "n_active": np.repeat(n_active.astype(np.int64), wide),
-        "effective_rank": np.repeat(made.effective[:, 0], wide),
-        "entropy_rank": np.repeat(made.effective[:, 1], wide),
-        "rank": np.tile([*range(1, wide), d_input], len(feature)),
+        "feature": feature[:, None],
+        "n_active": totals.n_active.cpu().numpy()[feature, None].astype(np.int64),
+        "effective_rank": made.effective[:, :1],
+        "entropy_rank": made.effective[:, 1:],
+        "rank": [*range(1, made.by_size.n_rank + 1), d_input],
         "energy": made.energy,
         "correlation": fits[""].correlation[0],
         "low": low,
@@ -285,25 +245,37 @@ def _rows(made: Block, totals: Totals, fits: Mapping[str, Fit], d_input: int) ->
         "correlation_rotated": fits["_rotated"].correlation[0],
         "correlation_shuffled": fits["_shuffled"].correlation[0],
     }
-    table = pd.DataFrame({name: np.ravel(values) for name, values in columns.items()})
+    table = _long(columns)
     return table[table["n_active"] > 0]
+
+
+def _others(totals: Totals, block: list[int], seed: int) -> Int64[Tensor, " form"]:
+    """For each live feature of a block another live one; a single one keeps its own."""
+    live = np.flatnonzero((totals.n_active[block] > 0).cpu().numpy())
+    order = np.arange(len(block))
+    around = np.random.default_rng((seed, block[0])).permutation(live)
+    order[around] = np.roll(around, 1)
+    return torch.from_numpy(order).to(totals.n_active.device)
+
+
+def _long(columns: Mapping[str, Any]) -> pd.DataFrame:
+    """Columns by form and rank, or by one of them, as a row for each form and rank."""
+    whole = np.broadcast_arrays(*columns.values())
+    return pd.DataFrame({name: part.ravel() for name, part in zip(columns, whole, strict=True)})
 
 
 def _percentiles(
     replicates: Float[np.ndarray, "replicate form rank"],
 ) -> tuple[Float[np.ndarray, "form rank"], Float[np.ndarray, "form rank"]]:
     """95 % of the replicates in which the correlation is defined."""
-    ordered = np.sort(replicates, axis=0)  # NaN last
-    there = np.isfinite(ordered).sum(0)
-    if not len(replicates):
-        nothing = np.full(replicates.shape[1:], np.nan)
-        return nothing, nothing
-
-    def quantile(q: float) -> np.ndarray:
-        place = np.round(q * (there - 1)).clip(min=0).astype(int)
-        return np.take_along_axis(ordered, place[None], axis=0)[0]
-
-    return quantile(0.025), quantile(0.975)
+    nothing = np.full((1, *replicates.shape[1:]), np.nan)
+    ordered = np.sort(np.concatenate([replicates, nothing]), axis=0)  # NaN last
+    last = np.isfinite(ordered).sum(0) - 1
+    low, high = (
+        np.take_along_axis(ordered, np.round(q * last).clip(min=0).astype(int)[None], axis=0)[0]
+        for q in (0.025, 0.975)
+    )
+    return low, high
 
 
 def _untrained(
@@ -311,18 +283,15 @@ def _untrained(
 ) -> pd.DataFrame:
     """The same with a model of random weights: feature, rank, count, correlation."""
     fresh = replace(forms, model=untrained(forms.model, seed))
-    outputs, held = [], []
-    for reading, x in fresh.read(corpus, n_documents):
-        outputs.append(reading.activations[forms.site])
-        held.append((x, documents_of(reading)))
+    read = list(fresh.read(corpus, n_documents))
+    outputs = [reading.activations[forms.site] for reading, _ in read]
     dictionary = _standardised(forms, outputs)
     fresh = LayerForms.of(fresh.model, dictionary, "encoder")
-    tokens = list(
-        in_chunks(
-            Observed(x, dictionary.active(output), document)
-            for output, (x, document) in zip(outputs, held, strict=True)
-        )
+    held = (
+        Observed(x, dictionary.active(output), documents_of(reading))
+        for output, (reading, x) in zip(outputs, read, strict=True)
     )
+    tokens = list(in_chunks(held))
     totals = totals_of(tokens)
     rows = [
         keep(f"untrained-{block[0]:07d}", partial(_plain, fresh, block, n_rank, totals, tokens))
@@ -336,15 +305,13 @@ def _plain(
 ) -> pd.DataFrame:
     """The untrained model's rows of one block."""
     found = on_active(fresh.forms(block, n_rank, totals).by_size, tokens).correlation[0]
-    wide = n_rank + 1
-    count = totals.n_active[block].cpu().numpy().astype(np.int64)
-    columns: dict[str, Any] = {
-        "feature": np.repeat(block, wide),
-        "rank": np.tile([*range(1, wide), fresh.d_input], len(block)),
-        "n_active_untrained": np.repeat(count, wide),
-        "correlation_untrained": found.ravel(),
+    columns = {
+        "feature": np.array(block)[:, None],
+        "rank": [*range(1, n_rank + 1), fresh.d_input],
+        "n_active_untrained": totals.n_active[block, None].cpu().numpy().astype(np.int64),
+        "correlation_untrained": found,
     }
-    return pd.DataFrame(columns)
+    return _long(columns)
 
 
 def _standardised(forms: LayerForms, outputs: Iterable[Float[Tensor, "_ model"]]) -> Dictionary:

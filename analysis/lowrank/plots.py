@@ -1,14 +1,12 @@
 """Figure 9 of the paper from the tables of a rank curve; controls are drawn in grey."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 
-from analysis.lowrank.controls import Control
 from analysis.lowrank.loss import Replacement
+from analysis.lowrank.sums import Control
 from circuits.plotting.figure import BLUE, GREEN, GREY, ORANGE, Figure, counts, line, points
 
 _DASHES = {Control.ROTATED: "dot", Control.SHUFFLED: "dash", Control.UNTRAINED: "dashdot"}

@@ -1,23 +1,20 @@
 """How well sums of squares approximate a feature: every rank at once, streamed over tokens.
 
 A form ``x̂ᵀQx̂ + constant`` approximated by r of its eigenpairs is ``Σ λ (v · x̂)² + constant``,
-nothing refitted. Three passes over the same tokens:
+nothing refitted. Three passes over the same tokens: `totals_of`; `on_active`, entry by entry, so
+that the cost follows the number of active entries; and `on_all`, where a feature is zero if not
+active, so that only the approximations' variance remains to be summed: ``λᵀ C λ`` with C the
+covariance of the squares, a matrix product.
 
-1. `totals_of`: counts, sums of the activations, and ``Σ x̂ x̂ᵀ``, which gives each square's mean;
-2. `on_active`: sums over the tokens where a feature is active, entry by entry, so that the cost
-   follows the number of active entries; resampled documents give the intervals;
-3. `on_all`: over all tokens the feature is zero where it is not active. What remains to be summed
-   is the approximations' variance, ``λᵀ C λ`` with C the covariance of the squares: a matrix
-   product.
-
-R² is that of the approximation as it stands, so it is negative where the mean activation, which no
-approximation knows, would be closer. Correlation ignores a wrong scale and a wrong constant.
+R² is that of the approximation as it stands, so it is negative where the mean activation would be
+closer. Correlation ignores a wrong scale and a wrong constant.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 
 import numpy as np
 import torch
@@ -27,13 +24,28 @@ from torch.nn import functional
 
 from circuits.algebra.directions import random_orthonormal
 from circuits.algebra.spectrum import Spectrum
-from circuits.errors import ShapeError
+from circuits.errors import TensorError
 from sae.reading import Reading
 from sae.sparse import Code
 
 _CHUNK = 2**14  # tokens that are processed together
 _TILE = 2**19  # squares that are held at a time, so that they stay in the cache
 _ROWS = 2**12  # tokens of a tile
+
+
+class Control(str, Enum):
+    """What every correlation of a rank curve is compared with; part of column names."""
+
+    __str__ = str.__str__
+
+    ROTATED = "rotated"  # the same eigenvalues along random orthonormal directions
+    SHUFFLED = "shuffled"  # another live feature's form
+    UNTRAINED = "untrained"  # a model of the same shape with random weights
+
+    @property
+    def column(self) -> str:
+        """The column of `RankCurve.table` that holds its correlation."""
+        return f"correlation_{self}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +83,7 @@ class Forms:
     ) -> Forms:
         """Any symmetric matrices, for example a graph's, each to approximate a feature."""
         if len(feature) != len(matrices):
-            raise ShapeError(
+            raise TensorError(
                 f"Forms: {len(feature)} features for {len(matrices)} forms. Name the feature that "
                 f"each form approximates, in their order."
             )
@@ -117,13 +129,9 @@ class Forms:
 
     def shuffled(self, order: Int64[Tensor, " form"]) -> Forms:
         """The control: feature i approximated by form ``order[i]``."""
-        return Forms(
-            self.feature,
-            self.values[order],
-            self.vectors[order],
-            self.constant[order],
-            lambda x: self.whole(x)[:, order],
-        )
+        own = (self.values, self.vectors, self.constant)
+        values, vectors, constant = (part[order] for part in own)
+        return Forms(self.feature, values, vectors, constant, lambda x: self.whole(x)[:, order])
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,7 +163,7 @@ def totals_of(tokens: Iterable[Observed]) -> Totals:
         for row, added in zip(sums, (code.active.double(), values, values.square()), strict=True):
             row.index_add_(0, code.features, added)
     if second is None or sums is None:
-        raise ShapeError("no tokens, so nothing can be measured. Pass at least one document.")
+        raise TensorError("no tokens, so nothing can be measured. Pass at least one document.")
     return Totals(n_token, second, *sums)
 
 
@@ -180,10 +188,8 @@ def fit(n: Tensor, a: Tensor, aa: Tensor, y: Tensor, yy: Tensor, ay: Tensor) -> 
 
 @dataclass(frozen=True)
 class Resampling:
-    """A bootstrap over documents: each counts as often as a Poisson draw of mean 1.
-
-    A document's draws depend on the seed and its number only, so they do not depend on chunks.
-    """
+    """A bootstrap over documents: each counts as often as a Poisson draw of mean 1, which depends
+    on the seed and its number only."""
 
     n: int
     seed: int = 0
@@ -191,12 +197,8 @@ class Resampling:
     def weights(self, document: Int64[Tensor, " token"]) -> Float[Tensor, "token replicate"]:
         """A column of ones for the sample itself, then a column for each replicate."""
         numbers, place = document.cpu().unique(return_inverse=True)
-        drawn = np.stack(
-            [
-                np.random.default_rng((self.seed, int(number))).poisson(1, self.n)
-                for number in numbers
-            ]
-        )
+        draws = (np.random.default_rng((self.seed, int(number))) for number in numbers)
+        drawn = np.stack([one.poisson(1, self.n) for one in draws])
         weights = functional.pad(torch.from_numpy(drawn).double(), (1, 0), value=1.0)
         return weights.to(document.device)[place.to(document.device)]
 
@@ -284,14 +286,6 @@ def in_chunks(tokens: Iterable[Observed], n_token: int = _CHUNK) -> Iterator[Obs
 
 
 def _together(parts: Sequence[Observed]) -> Observed:
-    ends = np.cumsum([0, *(len(part.code.features) for part in parts)])
-    starts = [part.code.starts[:-1] + int(end) for part, end in zip(parts, ends[:-1], strict=True)]
-    last = parts[0].code.starts.new_tensor([int(ends[-1])])
-    code = Code(
-        torch.cat([*starts, last]),
-        torch.cat([part.code.features for part in parts]),
-        torch.cat([part.code.values for part in parts]),
-        parts[0].code.n_feature,
-    )
     inputs = torch.cat([part.inputs for part in parts])
-    return Observed(inputs, code, torch.cat([part.document for part in parts]))
+    document = torch.cat([part.document for part in parts])
+    return Observed(inputs, Code.joined([part.code for part in parts]), document)

@@ -1,26 +1,20 @@
 """A run as pages that open from disk, with no network: circuits, features, ranks, layers.
 
-1. `Run` reads the run and says which steps are missing.
-2. Features are catalogued, circuits and layers measured on the same text.
-3. Pages are values; `writing` makes a folder, or one file, of them.
-
-What a reader would get wrong: nothing here finds or proves anything. Every number is read from the
-run's files or computed from its model, and the same run gives the same bytes.
+Nothing here finds or proves anything: every number is read from the run's files or computed from
+its model, and the same run gives the same bytes. Pages are values, which `writing` makes files of.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from analysis.report.catalogue.catalogue import catalogues
+from analysis.report.catalogue.catalogue import catalogues, features_page
 from analysis.report.catalogue.text_activations import TextActivations
 from analysis.report.circuit.circuit_page import circuit_page
 from analysis.report.circuit.mechanism import Mechanism
 from analysis.report.page import names_of
-from analysis.report.pages.features import features_page
 from analysis.report.pages.images import images_page
 from analysis.report.pages.layer import LayerTable, layer_page
 from analysis.report.pages.low_rank import low_rank_page
@@ -61,26 +55,23 @@ def report_of(run: Run, seed: int = 0) -> Report:
     """All pages of a run."""
     names = names_of(found.stem for found in run.found)
     books = catalogues(run, names)
-    read: dict[int, TextActivations] = {}
-    if run.text is not None:
-        for layer in run.layers:
-            read[layer] = TextActivations.read(run.model, layer, run.dictionaries, run.text)
-    stories = {
+    read = {
+        layer: TextActivations.read(run.model, layer, run.dictionaries, run.text)
+        for layer in run.layers
+        if run.text is not None
+    }
+    mechanisms = {
         found.stem: Mechanism.of(run, found)
         for found in run.found
         if found.behaviour is not None and found.layer is not None
     }
-    made = [overview(run, names, stories, seed)]
+    made = [overview(run, names, mechanisms, seed)]
     for found in progress(run.found, "circuits", "page"):
         text = None if found.layer is None else read.get(found.layer)
-        story = stories.get(found.stem)
-        made.append(circuit_page(run, found, names[found.stem], text, story, books, seed))
+        mechanism = mechanisms.get(found.stem)
+        made.append(circuit_page(run, found, names[found.stem], text, mechanism, books, seed))
     made += [low_rank_page(run), features_page(run, books)]
-    for layer in run.layers:
-        made.append(layer_page(run, LayerTable.of(run, layer, seed), books))
-    if run.images is not None:
-        made.append(images_page(run.images))
-    data: dict[str, Any] = {book.key: book.index for book in books.values()}
-    for book in books.values():
-        data |= book.pieces()
+    made += [layer_page(run, LayerTable.of(run, layer, seed), books) for layer in run.layers]
+    made += [images_page(study) for study in [run.images] if study is not None]
+    data = {key: part for book in books.values() for key, part in book.data().items()}
     return Report("Bilinear circuits", made, data)

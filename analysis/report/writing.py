@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -17,13 +19,16 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
+
 from analysis.report.page import Page
-from analysis.report.script import script_json
-from circuits.errors import ReportError
+from circuits.errors import RunError
 from circuits.storage.files import folder_written_whole, written_whole
 
 _MARK = "report.json"  # marks a folder as a report, which may be overwritten
 _VERSION = 1
+_DIGITS = 5  # of a number in the data
 _SCRIPTS = ("report.js", "figures.js", "tables.js", "graph.js", "features.js")
 
 
@@ -101,20 +106,20 @@ def check_target(out: Path, single_file: bool) -> None:
     anything is computed."""
     out.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(out.parent, os.W_OK):
-        raise ReportError(
+        raise RunError(
             f"{out.parent} is not writable, so no report can be saved there. Name another place "
             f"with out (--out), or change the permissions."
         )
     if single_file:
         if out.is_dir():
-            raise ReportError(f"{out} is a folder. Name the file to write: {out / 'report.html'}")
+            raise RunError(f"{out} is a folder. Name the file to write: {out / 'report.html'}")
         return
     if not out.exists():
         return
     if not out.is_dir():
-        raise ReportError(f"{out} is a file, but a report is a folder. Name a new folder.")
+        raise RunError(f"{out} is a file, but a report is a folder. Name a new folder.")
     if any(out.iterdir()) and not (out / _MARK).is_file():
-        raise ReportError(
+        raise RunError(
             f"{out} is not empty and not a report (it has no {_MARK}), so its contents would be "
             f"lost. Name a new or empty folder."
         )
@@ -154,3 +159,34 @@ def _digest(text: str) -> str:
 
 def _write(path: Path, content: str) -> None:
     path.write_text(content, encoding="utf-8", newline="\n")
+
+
+def script_json(value: Any) -> str:
+    """JSON that is safe inside a script or any other element: plain ASCII without markup."""
+    text = json.dumps(_plain(value), allow_nan=False, sort_keys=True, separators=(",", ":"))
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _plain(value: Any) -> Any:
+    """Values that JSON has: numbers with five digits, null for NaN."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(each) for name, each in value.items()}
+    if isinstance(value, pd.DataFrame):
+        return {"columns": list(value), "rows": _plain(value.to_numpy(dtype=object).tolist())}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, np.ndarray | pd.Series):
+        return _plain(value.tolist())
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    return brief(value) if isinstance(value, float) else value
+
+
+def brief(number: float) -> float | int | None:
+    """Five significant digits; None for what is not finite."""
+    if not math.isfinite(number):
+        return None
+    rounded = float(f"{number:.{_DIGITS}g}")
+    return int(rounded) if rounded.is_integer() and abs(rounded) < 2**53 else rounded

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from analysis.behaviour.built_in import built_in_behaviour, cases_from_stories
 from analysis.behaviour.cases import Behaviour
-from analysis.discovery.find import find_circuit
+from analysis.discovery.find import COVERAGE, N_PAIRS, find_circuit
 from analysis.discovery.propose import propose_circuits
 from analysis.runs.folder import CircuitFiles
 from analysis.runs.run import Run
@@ -19,19 +19,18 @@ from analysis.validation.record import Validation
 from analysis.validation.validate import validate
 from circuits.corpus.documents import Corpus, built_in
 from circuits.corpus.stories.prompts import BEHAVIOURS
-from circuits.errors import CircuitFileError, NotFoundError, RunError
+from circuits.errors import GraphError, NotFoundError, RunError
 from circuits.graph.circuit import Circuit
 from circuits.graph.export import write_graph
 from circuits.model.model import Model
 from circuits.storage.manifest import record, withdraw
 
-N_PAIRS = 128
-"""Minimal pairs of a built-in behaviour, half to choose on and half to validate on."""
+_N_CASES = 128  # minimal pairs of a built-in behaviour, half to choose on and half to validate on
 
 _ELSEWHERE = 1_000_000  # between the seeds of stories to train on and of those to detect classes in
 
 
-def behaviour_of(name: str, model: Model, n: int = N_PAIRS, seed: int = 0) -> Behaviour:
+def behaviour_of(name: str, model: Model, n: int = _N_CASES, seed: int = 0) -> Behaviour:
     """A built-in behaviour by its name, or that of a JSONL file."""
     if name in BEHAVIOURS:
         return built_in_behaviour(name, model, n, seed=seed)
@@ -58,10 +57,10 @@ def run_find(
     run: Run,
     behaviour: Behaviour,
     *,
-    layer: int | None = None,
     detection_cases: Behaviour | None = None,
-    coverage: float,
-    n_pairs: int,
+    layer: int | None = None,
+    n_pairs: int = N_PAIRS,
+    coverage: float = COVERAGE,
 ) -> Circuit:
     """`find_circuit`, saved with its graph and cases; where none is found, an earlier one goes."""
     files = _own_files(run, behaviour.name)
@@ -121,7 +120,7 @@ def _own_files(run: Run, name: str) -> CircuitFiles:
     files = run.folder.circuit(name)
     try:
         there = Circuit.load(files.circuit).name if files.circuit.is_file() else name
-    except CircuitFileError:  # of an older version, or cut short: it is written anew
+    except GraphError:  # of an older version, or cut short: it is written anew
         return files
     if there != name:
         raise RunError(

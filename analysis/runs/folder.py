@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from circuits.errors import RunError, SiteError
+from circuits.errors import ModelError, RunError
 from circuits.model.site import Site
 from circuits.plotting.display import shown
 from sae.formats.folders import IN_RUN
@@ -142,7 +142,7 @@ class RunFolder:
         """The sites that folders of dictionaries are named after, in the model's order."""
         found = []
         for folder in self.dictionaries.glob("*"):
-            with suppress(SiteError):  # under a name of its own: only its files know the site
+            with suppress(ModelError):  # under a name of its own: only its files know the site
                 found.append(Site.parse(folder.name))
         return sorted(found, key=lambda site: site.order)
 
@@ -180,45 +180,41 @@ class NotInRunError(RunError, KeyError):
     __str__ = Exception.__str__
 
 
+@dataclass(frozen=True, eq=False, repr=False)
 class ByName(Mapping, Generic[Read]):
     """What a run has of each circuit, by the circuit's name or its file's; read when asked for."""
 
-    def __init__(
-        self,
-        run: RunFolder,
-        file: str,
-        kind: str,
-        command: str,
-        read: Callable[[CircuitFiles], Read | None],
-    ) -> None:
-        self._run, self._file, self._kind = run, file, kind
-        self._command, self._read = command, read
+    run: RunFolder
+    file: str  # which of a circuit's
+    kind: str
+    command: str  # that makes it
+    read: Callable[[CircuitFiles], Read | None]
 
     def _has(self, files: CircuitFiles | None) -> bool:
-        return files is not None and getattr(files, self._file).exists()
+        return files is not None and getattr(files, self.file).exists()
 
     def __iter__(self) -> Iterator[str]:
-        return (files.stem for files in self._run.circuit_files() if self._has(files))
+        return (files.stem for files in self.run.circuit_files() if self._has(files))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and self._has(self._run.files_of(name))
+        return isinstance(name, str) and self._has(self.run.files_of(name))
 
     def files(self, name: str) -> CircuitFiles:
         """The files of the circuit; refused where this one is not among them."""
-        files = self._run.files_of(name)
+        files = self.run.files_of(name)
         if files is None or not self._has(files):
-            command = self._command.format(run=self._run, name=shown(name))
+            command = self.command.format(run=self.run, name=shown(name))
             raise NotInRunError(
-                f"{self._run} has no {self._kind} '{shown(name)}' (it has {self._names()}). Make "
+                f"{self.run} has no {self.kind} '{shown(name)}' (it has {self._names()}). Make "
                 f"it: circuits {command}"
             )
         return files
 
     def __getitem__(self, name: str) -> Read:
-        value = self._read(self.files(name))
+        value = self.read(self.files(name))
         assert value is not None  # its file is there
         return value
 

@@ -14,8 +14,9 @@ from typing import Any, Literal
 import pandas as pd
 import torch
 
+from analysis.discovery.provenance import wanted_layers
 from analysis.runs.run import Run
-from circuits.algebra.controls import rotated
+from circuits.algebra.basis import rotated
 from circuits.algebra.interactions import Interactions
 from circuits.corpus.documents import Corpus
 from circuits.errors import RunError, check_count
@@ -58,7 +59,7 @@ def run_interactions(
         read = {"corpus": corpus.fingerprint, "n_documents": n_documents}
     answer: dict[str, Any] = {}
     made, hashes = [], {"model": run.model.fingerprint}
-    for layer in run.layers_wanted(layers):
+    for layer in wanted_layers(run.model, run.dictionaries, layers):
         sites = mlp_sites(layer)
         hashes |= {str(site): run.dictionaries[site].fingerprint for site in sites}
         into, out = (run.dictionaries[site] for site in sites)

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterable
 from typing import Literal
 
+from analysis.discovery.provenance import wanted_layers
 from analysis.lowrank.curve import RankCurve
 from analysis.lowrank.measure import MIN_ACTIVE, rank_curve
 from analysis.runs.run import Run
@@ -29,7 +30,7 @@ def run_rank(
     the run; after an interruption the same call resumes. Without a corpus it is measured on the
     built-in stories that training holds out."""
     curves, made = {}, []
-    for layer in run.layers_wanted(layers, ("mlp_out",)):
+    for layer in wanted_layers(run.model, run.dictionaries, layers, ["mlp_out"]):
         shards = run.folder.rank_shards(layer)
         curves[layer] = rank_curve(
             run.model,

@@ -6,7 +6,7 @@ another model than the one beside it. The report, the commands and `open_run` re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -15,9 +15,10 @@ import pandas as pd
 
 from analysis.behaviour.cases import Behaviour
 from analysis.discovery.provenance import (
+    check_circuit,
     check_dictionaries,
-    layer_of_circuit,
     layers_with_dictionaries,
+    wanted_layers,
 )
 from analysis.lowrank.curve import RankCurve
 from analysis.runs.belonging import Found, check_together
@@ -27,7 +28,7 @@ from analysis.validation.record import Validation
 from circuits.algebra.basis import Basis
 from circuits.algebra.interactions import Interactions
 from circuits.corpus.documents import Corpus, built_in, split_corpus
-from circuits.errors import CircuitsError, RunError, first_line, shorten
+from circuits.errors import CircuitsError, RunError, first_line
 from circuits.graph.circuit import Circuit
 from circuits.graph.records import Metric
 from circuits.model.loading import load_model
@@ -39,7 +40,7 @@ from sae.dictionary import Dictionary
 from sae.loading import load_dictionaries
 
 Read = TypeVar("Read")
-
+_Reader = Literal["pinv", "encoder"]
 
 _FIND = "find {run} --behaviour {name}"
 
@@ -94,32 +95,12 @@ class Run:
         """Those with dictionaries before and after the MLP."""
         return layers_with_dictionaries(self.model, self.dictionaries)
 
-    def layers_wanted(
-        self, layers: Iterable[int] | None, points: tuple[str, ...] = ("mlp_in", "mlp_out")
-    ) -> list[int]:
-        """Those named, or all with dictionaries at the points; refused where there are none."""
-        sites = set(self.dictionaries)
-        there = [layer for layer in range(self.model.n_layer)
-                 if {Site(point, layer) for point in points} <= sites]  # fmt: skip
-        wanted = sorted(there if layers is None else set(layers))
-        absent = sorted(set(wanted) - set(there))
-        if not wanted or absent:
-            raise RunError(
-                f"{self.folder} has dictionaries at {' and '.join(points)} of layers "
-                f"{there or 'none'}, not of {absent or 'any'}. Train them: circuits sae train "
-                f"{self.folder}"
-            )
-        return wanted
-
     def interactions(
-        self,
-        layer: int,
-        outputs: Basis | None = None,
-        reader: Literal["pinv", "encoder"] = "pinv",
+        self, layer: int, outputs: Basis | None = None, reader: _Reader = "pinv"
     ) -> Interactions:
         """The interactions of a layer in its dictionaries' features; ``outputs`` takes the place
         of the output dictionary."""
-        (layer,) = self.layers_wanted([layer])
+        (layer,) = wanted_layers(self.model, self.dictionaries, [layer])
         check_dictionaries(self.model, self.dictionaries)
         into, out = (self.dictionaries[site] for site in mlp_sites(layer))
         outputs = out.basis(reader) if outputs is None else outputs
@@ -213,33 +194,12 @@ class Run:
         return self
 
     def _circuit(self, files: CircuitFiles) -> Circuit:
-        """A circuit, refused if it is of another model or other dictionaries, or of features that
-        they lack. One made by hand, without a layer or without hashes, is not compared."""
-        circuit, faults = Circuit.load(files.circuit), []
-        layer = circuit.source.layer
-        if layer is None:
-            return circuit
-        if circuit.source.model is not None:
-            layer_of_circuit(self.model, circuit, self.dictionaries)
-        inputs, outputs = (
-            {f.feature for f in circuit.features},
-            {o.feature for o in circuit.outputs},
-        )
-        for site, named, n_constant in zip(
-            mlp_sites(layer), (inputs, outputs), (1, 0), strict=True
-        ):
-            if site not in self.dictionaries:
-                faults.append(f"the run has no dictionary of {site}")
-                continue
-            n = self.dictionaries[site].n_feature
-            if lost := sorted(f for f in named if not 0 <= f < n + n_constant):
-                faults.append(f"{site} has {n} features, and no {shorten(lost)}")
-        if faults:
+        """A circuit, refused if it is of another run; one made by hand may name no layer."""
+        circuit = Circuit.load(files.circuit)
+        if circuit.source.layer is not None:
             again = f" --behaviour {circuit.name}" if files.behaviour.exists() else ""
-            raise RunError(
-                f"{files.circuit} is of another run: {'; '.join(faults)}. Find it again: circuits "
-                f"find {self.folder}{again}"
-            )
+            command = f"circuits find {self.folder}{again}"
+            check_circuit(self.model, circuit, self.dictionaries, str(files.circuit), command)
         return circuit
 
     def _check_made_with(self, made_with: Mapping[str, Any], place: str, step: str) -> None:

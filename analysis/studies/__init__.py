@@ -9,4 +9,4 @@ if TYPE_CHECKING:
 
 __all__ = ["images", "logic_gates", "planted"]
 
-__getattr__, __dir__ = lazy(__name__, {}, {name: f"{__name__}.{name}" for name in __all__})
+__getattr__, __dir__ = lazy(__name__)

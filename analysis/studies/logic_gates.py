@@ -1,8 +1,7 @@
 """Toy gates: one bilinear layer learns Boolean functions, and its weights *are* their truth tables.
 
-On bits ``x² = x``, so a quadratic form is a polynomial of degree two without squares:
-``constant + Σ linear_i x_i + Σ pair_ij x_i x_j``. That polynomial is unique, so it can be read from
-the layer's interaction matrix and compared, number by number, with that of the truth table. It
+On bits ``x² = x``, so a quadratic form is a unique polynomial ``constant + Σ linear_i x_i + Σ
+pair_ij x_i x_j``, read from the interaction matrix and compared with that of the truth table. It
 cannot represent a product of three bits, and then the least possible error is known.
 """
 
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from circuits.algebra.bilinear import BilinearLayer
 from circuits.algebra.spectrum import Spectrum
-from circuits.errors import ShapeError
+from circuits.errors import TensorError
 
 Gate = Callable[..., bool]
 
@@ -47,7 +46,7 @@ class TruthTable:
     def of(cls, gates: Mapping[str, Gate], n_bit: int) -> TruthTable:
         """The table of these functions of ``n_bit`` bits."""
         if not gates or not 1 <= n_bit <= 12:
-            raise ShapeError(
+            raise TensorError(
                 f"TruthTable: {len(gates)} gates of {n_bit} bits. Pass at least one gate, of 1 to "
                 f"12 bits."
             )
@@ -55,7 +54,7 @@ class TruthTable:
         try:
             answers = [[float(bool(gate(*row))) for gate in gates.values()] for row in rows]
         except TypeError as error:
-            raise ShapeError(
+            raise TensorError(
                 f"TruthTable: every gate must take {n_bit} bits, but: {error}. Change n_bit or the "
                 f"gate."
             ) from error
@@ -63,10 +62,8 @@ class TruthTable:
         return cls(tuple(gates), bits, torch.tensor(answers, dtype=torch.float64))
 
     def polynomials(self) -> tuple[pd.DataFrame, Float[Tensor, " gate"]]:
-        """The quadratic polynomial closest to each gate, and its mean squared error.
-
-        The error is zero exactly where the gate needs no product of three bits.
-        """
+        """The quadratic polynomial closest to each gate, and its mean squared error: zero exactly
+        where the gate needs no product of three bits."""
         n_bit = self.bits.shape[1]
         pairs = list(combinations(range(n_bit), 2))
         products = [self.bits[:, i] * self.bits[:, j] for i, j in pairs]
@@ -77,10 +74,8 @@ class TruthTable:
 
 
 def train_gates(table: TruthTable, d_hidden: int = 16, seed: int = 0) -> BilinearLayer:
-    """One bilinear layer with biases, trained on every gate of the table.
-
-    All rows at once, in float64, by L-BFGS: exact to about 1e-6 in under a second.
-    """
+    """One bilinear layer with biases, trained on every gate of the table: all rows at once, in
+    float64, by L-BFGS, to about 1e-6."""
     layer = random_layer(table, d_hidden, seed)
     weights = {
         name: getattr(layer, name).clone().requires_grad_()
@@ -126,11 +121,9 @@ def read_polynomials(layer: BilinearLayer, names: tuple[str, ...]) -> pd.DataFra
     """Each gate's polynomial, read from the layer's interaction matrices alone."""
     n_bit = layer.d_model
     columns = {}
-    for gate, name in enumerate(names):
-        direction = torch.zeros(layer.d_out, dtype=layer.dtype)
-        direction[gate] = 1
-        form = layer.interaction(direction)
-        bias = 0.0 if layer.down_bias is None else float(layer.down_bias[gate])
+    forms = layer.interaction(torch.eye(layer.d_out, dtype=layer.dtype))
+    biases = [0.0] * layer.d_out if layer.down_bias is None else layer.down_bias.tolist()
+    for name, form, bias in zip(names, forms, biases, strict=True):
         constant = float(form[-1, -1]) + bias
         linear = form.diagonal()[:-1] + 2 * form[:-1, -1]  # x² = x on bits
         pairs = [2 * float(form[i, j]) for i, j in combinations(range(n_bit), 2)]
@@ -141,10 +134,8 @@ def read_polynomials(layer: BilinearLayer, names: tuple[str, ...]) -> pd.DataFra
 def gate_report(
     gates: Mapping[str, Gate] = GATES, n_bit: int = 3, seed: int = 0
 ) -> tuple[BilinearLayer, pd.DataFrame]:
-    """Train, read the gates back from the weights, and measure how far off each is.
-
-    A row's ``control`` is the same distance for the layer before training.
-    """
+    """Train, read the gates back from the weights, and measure how far off each is, and
+    (``control``) how far the layer was before training."""
     table = TruthTable.of(gates, n_bit)
     layer = train_gates(table, seed=seed)
     exact, floor = table.polynomials()

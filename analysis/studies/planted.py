@@ -4,26 +4,19 @@ Features are random directions, many more than dimensions, so every gate gives s
 pairs of other features too. A gate is a set of products between groups of features, with loadings
 between 0.75 and 1.25; each feature is in one group. To the gates' form a noise form is added, whose
 norm is theirs over ``snr``: half of its energy is spread evenly, half is in a few products of
-directions that are not features (distractors). A layer without gates, ``n_gates = 0``, is the noise
-alone.
-
-Scores: precision, recall and F1 of the edges found against those planted, and the adjusted Rand
-index of the groups over all nodes planted or found (a node that is only on one side counts as a
-group of its own on the other).
+directions that are not features (distractors).
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import combinations, product
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from circuits.algebra.basis import Basis
+from circuits.algebra.basis import Basis, rotated, shuffled
 from circuits.algebra.bilinear import BilinearLayer
-from circuits.algebra.controls import rotated, shuffled
 from circuits.algebra.interactions import Interactions
 from circuits.errors import PlanError, check_count
 from circuits.graph.build import interaction_graph
@@ -129,14 +122,6 @@ def _gates(sizes: Planted, generator: torch.Generator) -> Truth:
         truth.groups.append(members)
         return len(truth.groups) - 1
 
-    def product(one: int, two: int, sign: int) -> None:
-        """``sign (Σ aᵢ fᵢ)(Σ bⱼ fⱼ)``, twice where the groups differ, as in ``(a + b)²``."""
-        for i in truth.groups[one]:
-            for j in truth.groups[two]:
-                if one != two or i <= j:
-                    weight = sign * loading[i] * loading[j] * (1 if i == j else 2)
-                    truth.weights[min(i, j), max(i, j)] = weight
-
     parts = {
         "AND": (2, [(0, 1, 1)]),
         "inhibition": (2, [(0, 1, -1)]),
@@ -149,15 +134,17 @@ def _gates(sizes: Planted, generator: torch.Generator) -> Truth:
         n_groups, products = parts[kind]
         named = tuple(group() for _ in range(n_groups))
         for one, two, sign in products:
-            product(named[one], named[two], sign)
+            # sign (Σ aᵢ fᵢ)(Σ bⱼ fⱼ), twice where the groups differ, as in (a + b)²
+            for i, j in product(truth.groups[named[one]], truth.groups[named[two]]):
+                if one != two or i <= j:
+                    weight = sign * loading[i] * loading[j] * (1 if i == j else 2)
+                    truth.weights[min(i, j), max(i, j)] = weight
         truth.gates.append((kind, named))
     return truth
 
 
 def _form(write: Tensor, truth: Truth) -> Tensor:
-    if not truth.weights:
-        return write.new_zeros(write.shape[1], write.shape[1])
-    first, second = torch.tensor(list(truth.weights)).unbind(1)
+    first, second = torch.tensor(list(truth.weights)).reshape(-1, 2).long().unbind(1)
     weight = torch.tensor(list(truth.weights.values()), dtype=torch.float64)
     built = (write[first] * weight[:, None]).mT @ write[second]
     return (built + built.mT) / 2
@@ -196,31 +183,27 @@ def group_score(found: Clusters, planted: Sequence[Sequence[int]]) -> float:
     from sklearn.metrics import adjusted_rand_score
 
     truth = {node: name for name, members in enumerate(planted) for node in members}
-    # a node that one side lacks is a group of its own there
     nodes = sorted({*truth, *(int(str(node)) for node in found)})
-    return float(
-        adjusted_rand_score(
-            [truth.get(node, -1 - node) for node in nodes],
-            [found.get(node, -1 - node) for node in nodes],
-        )
-    )
+    # a node that one side lacks is a group of its own there
+    sides = ([side.get(node, -1 - node) for node in nodes] for side in (truth, found))
+    return float(adjusted_rand_score(*sides))
 
 
 def _gates_named(found: Clusters, truth: Truth) -> float:
     """The share of planted gates whose groups were found and whose blocks have the gate's name."""
-    names = {"three-way": "AND"}
+    table = found.gates
     named = {
-        frozenset([row["first"], row["second"]]): row["gate"]
-        for row in found.gates.to_dict("records")
+        frozenset(row[:2]): row[2]
+        for row in zip(*(table[c] for c in ("first", "second", "gate")), strict=True)
     }
     n_named = 0
     for kind, groups in truth.gates:
+        wanted = "AND" if kind == "three-way" else kind
         places = [{found.get(node, -1) for node in truth.groups[group]} for group in groups]
         if all(len(place) == 1 for place in places):
-            at = [next(iter(place)) for place in places]
-            blocks = [(at[i], at[j]) for i in range(len(at)) for j in range(i + 1, len(at))]
-            blocks = blocks or [(at[0], at[0])]
-            n_named += all(named.get(frozenset(b)) == names.get(kind, kind) for b in blocks)
+            at = [place.pop() for place in places]
+            blocks = [*combinations(at, 2)] or [(at[0], at[0])]
+            n_named += all(named.get(frozenset(block)) == wanted for block in blocks)
     return n_named / len(truth.gates) if truth.gates else 1.0
 
 
@@ -240,17 +223,11 @@ def score(inter: Interactions, output: int, truth: Truth, q: float = 0.05) -> di
 
 
 def calibrate(
-    sizes: Planted,
-    snrs: Sequence[float] = (1.0, 2.0, 3.0, 5.0),
-    n_seeds: int = 5,
-    q: float = 0.05,
+    sizes: Planted, snrs: Sequence[float] = (1.0, 2.0, 3.0, 5.0), n_seeds: int = 5, q: float = 0.05
 ) -> pd.DataFrame:
-    """A row of scores for each SNR, means over seeds, then three controls.
-
-    The controls are a layer of noise alone and the layer of the largest SNR with its dictionary
-    rotated and with its features shuffled; in them ``any``, the share of outputs with an edge,
-    should be at most ``q``.
-    """
+    """A row of scores for each SNR, means over seeds, then three controls: noise alone, and the
+    layer of the largest SNR with its dictionary rotated or its features shuffled. In them ``any``,
+    the share of outputs with an edge, should be at most ``q``."""
     check_count("calibrate", n_seeds, None, "n_seeds")
     if not snrs:
         raise PlanError("calibrate: snrs is empty. Pass at least one, such as 3.")
@@ -264,17 +241,16 @@ def calibrate(
     for seed in progress(range(n_seeds), "controls", "layer"):
         planted, _ = plant(replace(sizes, snr=largest, seed=sizes.seed + seed))
         noise, _ = plant(replace(sizes, n_gates=0, seed=sizes.seed + seed))
-        layer, inputs, outputs = planted.layer, planted.inputs, planted.outputs
         controls = {
             "noise alone": noise,
-            "rotated": Interactions(layer, rotated(inputs, seed), outputs),
-            "shuffled": Interactions(layer, shuffled(inputs, seed), outputs),
+            "rotated": replace(planted, inputs=rotated(planted.inputs, seed)),
+            "shuffled": replace(planted, inputs=shuffled(planted.inputs, seed)),
         }
         for name, inter in controls.items():
             for output in range(sizes.n_output):
                 rows.append({"layer": name, **score(inter, output, Truth(), q)})
     table = pd.DataFrame(rows)
-    table["any"] = table["n_found"] > 0
-    means = table.groupby("layer", sort=False).mean()
-    means.insert(0, "n", table.groupby("layer", sort=False).size())
+    by_layer = table.assign(any=table["n_found"] > 0).groupby("layer", sort=False)
+    means = by_layer.mean()
+    means.insert(0, "n", by_layer.size())
     return means.reset_index()

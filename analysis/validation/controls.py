@@ -17,7 +17,7 @@ from analysis.validation.edits import DrawKind, EditKind, PairTerms, edited, rem
 from analysis.validation.harness import Harness
 from circuits.corpus.batches import BatchPlan, in_order
 from circuits.corpus.documents import Corpus
-from circuits.errors import CircuitFileError
+from circuits.errors import GraphError
 from circuits.graph.circuit import Circuit
 from circuits.model.loading import untrained
 from circuits.model.model import Model
@@ -42,7 +42,7 @@ def random_pairs(
     if len(free) > _N_CANDIDATES:
         free = sorted(rng.choice(free, _N_CANDIDATES, replace=False).tolist())
     if len(free) < len(terms):
-        raise CircuitFileError(
+        raise GraphError(
             f"validate: only {len(free)} pairs are active together outside of the circuit of "
             f"{len(terms)}, too few for a control. Pass more cases."
         )
@@ -55,9 +55,8 @@ def random_pairs(
     written = float(terms(x).norm(dim=1).mean())
     rows = []
     for kind in DrawKind:
-        for draw in progress(
-            range(n_draws), f"random pairs, {str(kind).replace('_', ' ')}", "draw"
-        ):
+        title = f"random pairs, {str(kind).replace('_', ' ')}"
+        for draw in progress(range(n_draws), title, "draw"):
             if kind is DrawKind.SAME_NUMBER:
                 chosen = rng.choice(len(free), len(terms), replace=False).tolist()
             else:
@@ -96,10 +95,8 @@ def untrained_rows(harness: Harness, terms: PairTerms) -> list[dict[str, Any]]:
         control.row(EditKind.UNTRAINED_REMOVE, control.without(same), len(same)),
     ]
     if bool((cases.shown(control.plain) < SHOWN).any()):  # shares of what is not there are noise
-        unknown = dict.fromkeys(
-            ("removed", "low", "high", "side_effect", "faithfulness"), float("nan")
-        )
-        rows = [row | unknown for row in rows]
+        shares = ("removed", "low", "high", "side_effect", "faithfulness")
+        rows = [row | dict.fromkeys(shares, float("nan")) for row in rows]
     return rows
 
 
@@ -112,13 +109,12 @@ def text_effects(
     n_documents: int,
 ) -> pd.DataFrame:
     """On tokens that are not followed by an answer: loss, and KL from the model before edits."""
-    columns = ["kind", "loss", "added", "kl", "n_token"]
+    names = ["kind", "loss", "added", "kl", "n_token"]
     if text is None:
-        return pd.DataFrame(columns=columns)
+        return pd.DataFrame(columns=names)
     answers = torch.tensor(sorted({t for pair in cases.answers for side in pair for t in side}))
     plan = BatchPlan(window=min(128, model.n_context), n_rows=16)
-    edits = {EditKind.NONE.value: None, EditKind.REMOVE.value: terms}
-    sums = {name: [0.0, 0.0] for name in edits}
+    before = after = kl = 0.0
     n_token = 0
     batches = in_order(text, model.words("validate"), plan, n_documents)
     for batch in progress(batches, "other text", "batch"):
@@ -126,18 +122,16 @@ def text_effects(
         counted = batch.mask[:, 1:] & ~torch.isin(following, answers)
         target = following[counted]
         n_token += len(target)
-        plain = model.logits(batch.tokens)[:, :-1][counted.to(model.device)].log_softmax(-1).cpu()
-        for name, some in edits.items():
-            changed = plain
-            if some is not None:
-                with edited(model, layer, removing(some)):
-                    raw = model.logits(batch.tokens)[:, :-1][counted.to(model.device)]
-                changed = raw.log_softmax(-1).cpu()
-            sums[name][0] += float(functional.nll_loss(changed, target, reduction="sum"))
-            sums[name][1] += float((plain.exp() * (plain - changed)).sum())
-    loss = {name: total / n_token for name, (total, _) in sums.items()}
+        here = counted.to(model.device)
+        plain = model.logits(batch.tokens)[:, :-1][here].log_softmax(-1).cpu()
+        with edited(model, layer, removing(terms)):
+            changed = model.logits(batch.tokens)[:, :-1][here].log_softmax(-1).cpu()
+        before += float(functional.nll_loss(plain, target, reduction="sum"))
+        after += float(functional.nll_loss(changed, target, reduction="sum"))
+        kl += float((plain.exp() * (plain - changed)).sum())
+    plain_loss, loss = before / n_token, after / n_token
     rows = [
-        (name, loss[name], loss[name] - loss[EditKind.NONE.value], sums[name][1] / n_token, n_token)
-        for name in edits
+        (EditKind.NONE.value, plain_loss, 0.0, 0.0, n_token),
+        (EditKind.REMOVE.value, loss, loss - plain_loss, kl / n_token, n_token),
     ]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=names)

@@ -86,19 +86,23 @@ CRITERIA = (
 """What a circuit must reach to be called proven."""
 
 
+def removed_at_random(random: pd.DataFrame) -> pd.Series:
+    """How large the effect of each draw of as many random pairs is."""
+    return random.loc[random["kind"] == DrawKind.SAME_NUMBER.value, "removed"].abs()
+
+
 def measured(cases: ModelCases, edits: pd.DataFrame, random: pd.DataFrame) -> tuple[Criterion, ...]:
     """The criteria with their values; without other classes nothing is said of them."""
     table = edits.set_index("kind")
     plain, removed, kept = (
         table.loc[kind.value] for kind in (EditKind.NONE, EditKind.REMOVE, EditKind.KEEP)
     )
-    as_many = random.loc[random["kind"] == DrawKind.SAME_NUMBER.value, "removed"]
     values = {
         Measure.REMOVED: float(removed["removed"]),
         Measure.LEFT: max(float(removed[x] / plain[x]) for x in cases.behaviour.affected),
         Measure.SIDE_EFFECT: float(removed["side_effect"]),
         Measure.KEPT: float(kept["faithfulness"]),
-        Measure.RANDOM: float(as_many.abs().median()),
+        Measure.RANDOM: float(removed_at_random(random).median()),
         Measure.CASES: float(torch.bincount(cases.label)[cases.affected > 0].min()),
     }
     all_affected = not bool((cases.affected == 0).any())

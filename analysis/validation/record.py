@@ -6,7 +6,7 @@ is converted.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,10 @@ import pandas as pd
 from analysis.validation.criteria import Criterion
 from analysis.validation.edits import EditKind, edit_label
 from analysis.validation.version_1 import of_version_1
-from circuits.errors import CircuitFileError
+from circuits.errors import GraphError
 from circuits.plotting.display import html_of
 from circuits.storage.files import read_json, write_json
-from circuits.storage.records import RecordError, plain, record_of
+from circuits.storage.records import RecordError, record_of
 
 _SCHEMA, _VERSION = "bilinear-circuits/validation", 2
 
@@ -61,7 +61,7 @@ class Validation:
         rows = self.edits[(self.edits["kind"] == str(kind)) & (self.edits["target"] == target)]
         if not len(rows):
             there = ", ".join(dict.fromkeys(self.edits["kind"]))
-            raise CircuitFileError(
+            raise GraphError(
                 f"this validation has no edit '{kind}' {target}: it has {there}. Ask for one of "
                 f"these, a gate or another circuit by its name."
             )
@@ -98,31 +98,33 @@ class Validation:
 
     def save(self, path: str | Path) -> Path:
         """Write everything as one JSON file."""
-        content = {name: _columns(value) for name, value in vars(self).items()}
-        content["criteria"] = [plain(criterion) for criterion in self.criteria]
+        content = {  # a table as its columns, so that one without rows keeps its names
+            name: value.to_dict("list") if isinstance(value, pd.DataFrame) else value
+            for name, value in vars(self).items()
+        }
+        content["criteria"] = [asdict(criterion) for criterion in self.criteria]
         write_json(Path(path), {"schema": _SCHEMA, "version": _VERSION} | content)
         return Path(path)
 
     @classmethod
     def load(cls, path: str | Path) -> Validation:
         """Read what `save` wrote."""
-        content = read_json(Path(path), CircuitFileError)
+        content = read_json(Path(path), GraphError)
         version = content.pop("version", 0)
         if content.pop("schema", None) != _SCHEMA or version not in (1, _VERSION):
-            raise CircuitFileError(
+            raise GraphError(
                 f"{path} is not a validation of this version. Make it: circuits validate RUN."
             )
         wanted = {each.name for each in fields(cls)}
-        if set(content) != wanted:
-            raise CircuitFileError(
-                f"{path} lacks {sorted(wanted - set(content)) or 'nothing'} and has the unknown "
-                f"{sorted(set(content) - wanted) or 'nothing'}. Make it again: circuits validate "
-                f"RUN."
-            )
         try:
+            if set(content) != wanted:
+                missing, unknown = (
+                    sorted(x) for x in (wanted - set(content), set(content) - wanted)
+                )
+                raise RecordError(f"missing {missing or 'nothing'}, unknown {unknown or 'nothing'}")
             return cls(**_values(of_version_1(content) if version == 1 else content))
         except (RecordError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise CircuitFileError(
+            raise GraphError(
                 f"{path} is not whole: {error}. Make it again: circuits validate RUN."
             ) from error
 
@@ -139,11 +141,6 @@ def _labelled(table: pd.DataFrame) -> pd.DataFrame:
     labelled = table.drop(columns="kind")
     labelled.insert(0, "edit", labels)
     return labelled
-
-
-def _columns(value: Any) -> Any:
-    """A table as its columns, so that one without rows keeps its names."""
-    return value.to_dict("list") if isinstance(value, pd.DataFrame) else value
 
 
 _KINDS = {"circuit": str, "behaviour": str, "n": int, "seed": int, "criteria": list}

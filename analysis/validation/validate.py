@@ -28,7 +28,7 @@ from analysis.validation.harness import Harness, Swap
 from analysis.validation.pair_checks import checked_pairs
 from analysis.validation.record import Validation
 from circuits.corpus.documents import Corpus
-from circuits.errors import CircuitFileError, check_count
+from circuits.errors import GraphError, check_count
 from circuits.graph.circuit import Circuit
 from circuits.model.model import Model
 from circuits.model.site import Site, mlp_sites
@@ -58,7 +58,7 @@ def validate(
     layer = layer_of_circuit(model, circuit, dictionaries)
     for other in others:
         if (at := layer_of_circuit(model, other, dictionaries)) != layer:
-            raise CircuitFileError(
+            raise GraphError(
                 f"validate: circuit {other.name!r} is of layer {at}, {circuit.name!r} of layer "
                 f"{layer}. As controls pass circuits of the same layer."
             )
@@ -83,10 +83,7 @@ def validate(
 
 
 def _edit_table(
-    harness: Harness,
-    circuit: Circuit,
-    terms: PairTerms,
-    others: Sequence[Circuit],
+    harness: Harness, circuit: Circuit, terms: PairTerms, others: Sequence[Circuit]
 ) -> pd.DataFrame:
     rows = [harness.row(EditKind.NONE, harness.plain, 0)]
     rows.append(harness.row(EditKind.REMOVE, harness.without(terms), len(terms)))
@@ -135,17 +132,12 @@ def _patched(harness: Harness, terms: PairTerms) -> Swap | None:
     cases = harness.cases
     if cases.pair is None:
         return None
-    behaviour, partner = cases.behaviour, {}
-    alike = [
-        behaviour.value_of(case, behaviour.factors[0]) if len(behaviour.factors) == 2 else None
-        for case in behaviour.cases
-    ]
-    for number, case in enumerate(behaviour.cases):
-        partner[case.pair, alike[number], float(cases.side[number])] = number
-    source = [
-        partner.get((case.pair, alike[number], -float(cases.side[number])), number)
-        for number, case in enumerate(behaviour.cases)
-    ]
+    behaviour, places = cases.behaviour, []
+    for case, side in zip(behaviour.cases, cases.side.tolist(), strict=True):
+        alike = [behaviour.value_of(case, factor) for factor in behaviour.factors[:-1]]
+        places.append((side, case.pair, *alike))
+    number = {place: n for n, place in enumerate(places)}
+    source = [number.get((-side, *rest), n) for n, (side, *rest) in enumerate(places)]
     given = terms(harness.x)
     swapped = given[torch.tensor(source).to(given.device)]
     return lambda x, y, rows: y - given[rows] + swapped[rows]

@@ -17,10 +17,7 @@ _EDITS = {
     "control: untrained model": EditKind.UNTRAINED,
     "control: untrained model, remove": EditKind.UNTRAINED_REMOVE,
 }
-_TARGETED = {
-    "remove gate ": EditKind.REMOVE_GATE,
-    "control: circuit of ": EditKind.OTHER_CIRCUIT,
-}
+_TARGETED = {"remove gate ": EditKind.REMOVE_GATE, "control: circuit of ": EditKind.OTHER_CIRCUIT}
 _DRAWS = {"as many": DrawKind.SAME_NUMBER, "as large": DrawKind.SAME_SIZE}
 _CRITERIA = {
     "removal takes at least": (Measure.REMOVED, Direction.AT_LEAST),

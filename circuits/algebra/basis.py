@@ -1,13 +1,11 @@
 """Feature directions in activation space, and the vectors that read them back.
 
-``write`` is what each feature adds to an activation, ``read`` how strongly each feature is present
-in one. A dictionary of more features than dimensions has many possible readers, so a ``Basis``
-names its own. The pseudoinverse ``D⁺`` is exact: reading an activation and writing it again
-returns the activation (``writeᵀ read = 1``), but not the same sparse features. An encoder's rows
-read sparsely, and return it only approximately.
+A dictionary of more features than dimensions has many possible readers, so a ``Basis`` names its
+own. The pseudoinverse ``D⁺`` is exact: reading an activation and writing it again returns the
+activation (``writeᵀ read = 1``), but not the same sparse features. An encoder's rows read sparsely,
+and return it only approximately.
 
-Only *outputs* are read. A rank-deficient decoder is a valid set of inputs; an error is raised only
-where its reader is used.
+Only *outputs* are read: a rank-deficient decoder is refused only where its reader is used.
 """
 
 from __future__ import annotations
@@ -27,17 +25,17 @@ from circuits.algebra.directions import (
     Span,
     coherence,
     pseudoinverse,
+    random_orthonormal,
     repeated_rows,
     span,
     warn_of_directions,
     zero_rows,
 )
-from circuits.errors import (
-    BasisError,
-    check_indices,
-    check_tensors,
-    check_width,
-)
+from circuits.errors import BasisError, check_indices, check_tensors, check_width
+
+_Rows = Float[Tensor, "feature model"]
+_Point = Float[Tensor, " model"] | None
+_Levels = Float[Tensor, " feature"] | None
 
 
 class Basis:
@@ -51,9 +49,9 @@ class Basis:
     tensor([1.0000, 2.0000])
     """
 
-    write: Float[Tensor, "feature model"]  # row f: what feature f adds to an activation
-    offset: Float[Tensor, " model"] | None  # what an activation is with no feature present
-    bias: Float[Tensor, " feature"] | None  # what is read of each feature where nothing is present
+    write: _Rows  # row f: what feature f adds to an activation
+    offset: _Point  # what an activation is with no feature present
+    bias: _Levels  # what is read of each feature where nothing is present
     reader: str  # how `read` was made: "pinv", "encoder", "transpose" or the caller's name for it
     _least_squares: bool  # whether a reader that is not exact is accepted
     _whole: Basis | None  # what this is a subset of
@@ -61,10 +59,10 @@ class Basis:
 
     def __init__(
         self,
-        write: Float[Tensor, "feature model"],
-        read: Float[Tensor, "feature model"],
-        offset: Float[Tensor, " model"] | None = None,
-        bias: Float[Tensor, " feature"] | None = None,
+        write: _Rows,
+        read: _Rows,
+        offset: _Point = None,
+        bias: _Levels = None,
         reader: str = "given",
     ) -> None:
         self._hold({"write": write, "read": read, "offset": offset, "bias": bias}, reader)
@@ -75,12 +73,8 @@ class Basis:
     ) -> None:
         """Check the parts and keep them; a missing reader is the pseudoinverse, made on use."""
         given = {name: part for name, part in parts.items() if part is not None}
-        axes = {
-            "write": "feature model",
-            "read": "feature model",
-            "offset": "model",
-            "bias": "feature",
-        }
+        axes = {"write": "feature model", "read": "feature model"}
+        axes |= {"offset": "model", "bias": "feature"}
         check_tensors("Basis", given, axes)
         dtype = computing_dtype(*given.values())
         held: dict[str, Any] = dict.fromkeys(("offset", "bias"))
@@ -102,16 +96,10 @@ class Basis:
 
     @classmethod
     def from_decoder(
-        cls,
-        decoder: Float[Tensor, "feature model"],
-        offset: Float[Tensor, " model"] | None = None,
-        *,
-        least_squares: bool = False,
+        cls, decoder: _Rows, offset: _Point = None, *, least_squares: bool = False
     ) -> Basis:
-        """The decoder's rows, read by its pseudoinverse, which is computed at first use.
-
-        A decoder that does not span the activation has no exact reader, and reading raises an
-        error unless ``least_squares`` accepts the nearest one.
+        """The decoder's rows, read by its pseudoinverse; without ``least_squares``, which accepts
+        the nearest reader, reading raises an error where the decoder does not span the activation.
         """
         basis = cls._of({"write": decoder, "offset": offset}, "pinv", least_squares)
         warn_of_directions(basis.write)
@@ -119,11 +107,7 @@ class Basis:
 
     @classmethod
     def from_encoder(
-        cls,
-        decoder: Float[Tensor, "feature model"],
-        encoder: Float[Tensor, "feature model"],
-        offset: Float[Tensor, " model"] | None = None,
-        bias: Float[Tensor, " feature"] | None = None,
+        cls, decoder: _Rows, encoder: _Rows, offset: _Point = None, bias: _Levels = None
     ) -> Basis:
         """The decoder's rows, read by the encoder's rows (before any threshold or top-k)."""
         parts = {"write": decoder, "read": encoder, "offset": offset, "bias": bias}
@@ -132,11 +116,7 @@ class Basis:
         return basis
 
     @classmethod
-    def orthonormal(
-        cls,
-        directions: Float[Tensor, "feature model"],
-        offset: Float[Tensor, " model"] | None = None,
-    ) -> Basis:
+    def orthonormal(cls, directions: _Rows, offset: _Point = None) -> Basis:
         """Orthonormal rows, such as principal components with their mean; they read themselves."""
         basis = cls._of({"write": directions, "read": directions, "offset": offset}, "transpose")
         gram = basis.write @ basis.write.mT
@@ -177,7 +157,7 @@ class Basis:
         return self.write.device
 
     @cached_property
-    def read(self) -> Float[Tensor, "feature model"]:
+    def read(self) -> _Rows:
         """Row f: how strongly feature f is present in an activation (less its offset)."""
         if self._whole is not None:
             return self._whole.read[self._kept]
@@ -229,10 +209,8 @@ class Basis:
         return self._of(self._parts | {"offset": None}, self.reader, self._least_squares)
 
     def subset(self, features: Sequence[int] | Tensor) -> Basis:
-        """Some of the features, each read as it was read in the whole dictionary.
-
-        Where the whole has no exact reader, reading the subset raises an error too.
-        """
+        """Some of the features, each read as in the whole dictionary (an error where that has no
+        reader)."""
         listed = features.tolist() if isinstance(features, Tensor) else list(features)
         if listed and all(isinstance(feature, bool) for feature in listed):
             raise BasisError(
@@ -249,11 +227,8 @@ class Basis:
         return part
 
     def control(self, seed: int = 0) -> Basis:
-        """Random directions in place of the features: the same shape, norms, offset and reader.
-
-        A result that also appears with this control says little about the features. A reader other
-        than the pseudoinverse becomes the writer, scaled to the reader's norms.
-        """
+        """Random directions in place of the features: the same shape, norms, offset and reader. (A
+        reader that is not the pseudoinverse becomes the writer, scaled to the reader's norms.)"""
         if self._whole is not None:
             return self._whole.control(seed).subset(self._kept)
         generator = torch.Generator().manual_seed(seed)
@@ -279,12 +254,9 @@ class Basis:
         return self._of(parts, self.reader, self._least_squares)
 
     def report(self, seed: int = 0) -> pd.DataFrame:
-        """One row of properties of this basis; ``coherence`` costs features² · model.
-
-        ``identity_error`` is the Frobenius norm of ``writeᵀ read − 1``: zero for an exact reader,
-        ``√(d_model − rank)`` for the nearest one of a deficient dictionary. ``coherence`` is the
-        largest |cosine| of two features; ``coherence_control`` is that of random directions.
-        """
+        """One row of properties: ``identity_error`` is the Frobenius norm of ``writeᵀ read − 1``,
+        zero for an exact reader; ``coherence``, the largest |cosine| of two features, costs
+        features² · model."""
         sizes = self.span.sizes
         read = self._nearest()
         identity = torch.eye(self.d_model, dtype=self.dtype, device=self.device)
@@ -310,3 +282,21 @@ class Basis:
     def __repr__(self) -> str:
         offset = "" if self.offset is None else ", with offset"
         return f"Basis({self.n_feature} features of {self.d_model}, read by {self.reader}{offset})"
+
+
+def rotated(basis: Basis, seed: int = 0) -> Basis:
+    """A control: all features turned by one random rotation, so that norms and angles between them
+    stay, and read by their pseudoinverse."""
+    generator = torch.Generator().manual_seed(seed)
+    turn = random_orthonormal(basis.d_model, basis.d_model, generator)
+    write = (basis.write.double().cpu() @ turn).to(basis.write)
+    return Basis.from_decoder(write, basis.offset, least_squares=True)
+
+
+def shuffled(basis: Basis, seed: int = 0) -> Basis:
+    """A control: each feature's coordinates in a random order of its own, read by their
+    pseudoinverse."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.rand(basis.write.shape, generator=generator).argsort(dim=1)
+    write = basis.write.gather(1, order.to(basis.device))
+    return Basis.from_decoder(write, basis.offset, least_squares=True)

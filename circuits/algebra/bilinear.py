@@ -126,10 +126,7 @@ class BilinearLayer:
         self, x: Float[Tensor, "*batch model"], constant: float = 1.0
     ) -> Float[Tensor, "*batch input"]:
         """``x`` as ``factors`` and ``interaction`` take it: with the constant 1 appended where the
-        layer has one, and unchanged otherwise.
-
-        Pass ``constant=0.0`` for a direction, which adds to an activation and has no constant.
-        """
+        layer has one. Pass ``constant=0.0`` for a direction, which adds to an activation."""
         check_width("BilinearLayer.lift", x, self.d_model, "activations")
         return with_constant(x, constant) if self.has_constant else x
 
@@ -154,8 +151,7 @@ class BilinearLayer:
     def interaction(self, direction: Float[Tensor, "*batch out"]) -> Float[Tensor, "*batch i i"]:
         """The symmetric matrix ``Q`` with ``x̂ᵀ Q x̂ = direction · (layer(x) − down_bias)``.
 
-        Costs ``2 · hidden · model²`` operations for each direction and memory for the result
-        only; directions are done one at a time, which is faster than a batch.
+        Costs ``2 · hidden · model²`` operations for each direction, and memory for the result only.
         """
         check_width("BilinearLayer.interaction", direction, self.d_out, "directions")
         check_tensors(
@@ -179,12 +175,9 @@ class BilinearLayer:
 
     @cached_property
     def pair_gram(self) -> Float[Tensor, "hidden hidden"]:
-        """Inner products of the hidden units' symmetric forms: ``⟨sym(wᵢvᵢᵀ), sym(wⱼvⱼᵀ)⟩``.
-
-        With gates ``a = directionᵀ down`` and ``b``, ``a @ pair_gram @ b`` is the Frobenius inner
-        product of two interaction matrices, neither of which is built. In float64, because hidden
-        units may cancel each other.
-        """
+        """Inner products of the hidden units' symmetric forms: with gates ``a = directionᵀ down``
+        and ``b``, ``a @ pair_gram @ b`` is the Frobenius inner product of two interaction matrices.
+        In float64, because hidden units may cancel each other."""
         left, right = (factor.double() for factor in self.factors)
         straight = (left @ left.mT) * (right @ right.mT)
         crossed = left @ right.mT
@@ -202,10 +195,8 @@ _kept = threading.local()
 
 
 def _scratch(use: str, shape: Sequence[int], like: Tensor) -> Tensor:
-    """Memory to compute in, kept by the thread and reused.
-
-    The system hands out fresh memory page by page, which costs a fifth of the product.
-    """
+    """Memory to compute in, kept by the thread and reused: fresh memory costs a fifth of the
+    product."""
     name = (use, tuple(shape), like.dtype, like.device)
     tensors: dict[object, Tensor] = vars(_kept).setdefault("tensors", {})
     if name not in tensors:

@@ -24,14 +24,12 @@ class Span:
 
 
 def span(write: Float[Tensor, "feature model"], size: float | None = None) -> Span:
-    """Singular values and right singular vectors of a dictionary of any height.
+    """Singular values and right singular vectors of a dictionary of any height, in float64.
 
-    A QR decomposition of row blocks, each stacked on the triangle of those before, so that only one
-    block is in memory, then the SVD of the last triangle: as accurate as an SVD of the whole, where
-    ``writeᵀ write`` would lose half of the digits. In float64.
-
-    Directions that may come from rounding to the dictionary's dtype are left out: those under
-    ``4 eps √features`` of ``size``, by default the largest singular value.
+    A QR decomposition of row blocks, each stacked on the triangle of those before, then the SVD of
+    the last triangle: as accurate as an SVD of the whole, where ``writeᵀ write`` would lose half of
+    the digits. Directions that may come from rounding to the dictionary's dtype are left out: those
+    under ``4 eps √features`` of ``size``, by default the largest singular value.
     """
     n_feature, d_model = write.shape
     triangle = write.new_zeros(0, d_model, dtype=torch.float64)
@@ -67,11 +65,8 @@ def zero_rows(rows: Float[Tensor, "feature model"]) -> list[int]:
 
 
 def repeated_rows(rows: Float[Tensor, "feature model"]) -> list[int]:
-    """Features with the direction of an earlier feature, up to rounding.
-
-    Equal directions have equal shadows on a random line, so sorting one number per feature puts
-    them side by side; only neighbours are compared in full. Costs features · model.
-    """
+    """Features with the direction of an earlier feature, up to rounding: equal directions have
+    equal shadows on a random line, so only neighbours on it are compared in full."""
     generator = torch.Generator().manual_seed(0)
     line = torch.randn(rows.shape[1], dtype=torch.float64, generator=generator).to(rows.device)
     norms = _norms(rows)

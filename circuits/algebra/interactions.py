@@ -1,12 +1,10 @@
 """A bilinear layer between two dictionaries: which pairs of input features build each output.
 
-``inter.matrix(o)`` holds every pair's weight for one output feature: with input features ``f``
-(and the constant 1 last, where there is one) the output feature reads
-``f̂ᵀ matrix(o) f̂ + bias(o)``, exactly. It is features x features, but of rank at most ``model``,
-so nothing else here builds it: spectra come from a model x model form, and the strongest pairs
-from tiles that are computed and dropped, or skipped because they are provably too weak.
-
-A pair of different features occurs twice in the sum, so its *weight* is ``2 · matrix(o)[i, j]``.
+With input features ``f`` (and the constant 1 last, where there is one) an output feature reads
+``f̂ᵀ matrix(o) f̂ + bias(o)``, exactly. The matrix is features x features but of rank at most
+``model``, so little here builds it: spectra come from a model x model form, and the strongest pairs
+from tiles. A pair of different features occurs twice in the sum, so its *weight* is ``2 ·
+matrix(o)[i, j]``.
 """
 
 from __future__ import annotations
@@ -32,13 +30,12 @@ from circuits.algebra.directions import Span, span
 from circuits.algebra.pair_search import Search
 from circuits.algebra.spectrum import Spectrum, eigenpairs
 from circuits.errors import (
-    DeviceError,
-    DtypeError,
+    BasisError,
     FeatureRangeError,
-    ShapeError,
-    ShardError,
-    SpectrumError,
+    RunError,
+    TensorError,
     check_count,
+    check_devices,
     check_index,
     check_indices,
     shorten,
@@ -66,7 +63,7 @@ class Interactions:
         wanted = {"layer": BilinearLayer, "inputs": Basis, "outputs": Basis}
         for name, kind in wanted.items():
             if not isinstance(getattr(self, name), kind):
-                raise DtypeError(
+                raise TensorError(
                     f"Interactions: {name} is a {type(getattr(self, name)).__name__}, not a "
                     f"{kind.__name__}. Make one, for example with Basis.from_decoder(decoder)."
                 )
@@ -82,14 +79,13 @@ class Interactions:
                 f"are read from width {outputs.d_model}"
             )
         if faults:
-            raise ShapeError(
+            raise TensorError(
                 f"Interactions: {'; '.join(faults)}. Use dictionaries trained at the input and "
                 f"output of this layer."
             )
-        devices = {"layer": layer.device, "inputs": inputs.device, "outputs": outputs.device}
-        if len(set(devices.values())) > 1:
-            listed = ", ".join(f"{name} on {device}" for name, device in devices.items())
-            raise DeviceError(f"Interactions: {listed}. Move all to one device with .to(device).")
+        check_devices(
+            "Interactions", {"layer": layer.left, "inputs": inputs.write, "outputs": outputs.write}
+        )
         dtype = computing_dtype(layer.left, inputs.write, outputs.write)
         for name, part in (("layer", layer), ("inputs", inputs), ("outputs", outputs)):
             object.__setattr__(self, name, part if part.dtype == dtype else part.to(dtype))
@@ -160,11 +156,8 @@ class Interactions:
         return self.layer.interaction(self._direction(output))
 
     def matrix(self, output: int) -> Float[Tensor, "in in"]:
-        """Every pair of input features for one output feature: symmetric, the constant last.
-
-        Only the upper triangle is computed; the lower one is its mirror, to the bit. Costs
-        ``features² · model`` operations and features² numbers.
-        """
+        """Every pair of input features for one output feature: symmetric to the bit, the constant
+        last."""
         form, write, size = self.form(output), self.write, self.n_input
         matrix = write.new_empty(size, size)
         for start in range(0, size, ROWS):
@@ -193,11 +186,9 @@ class Interactions:
 
     @cached_property
     def whitened(self) -> BilinearLayer:
-        """The layer in the coordinates of an orthonormal basis of feature space.
-
-        With ``write = U S V``, ``matrix(o) = U (S V Q Vᵀ S) Uᵀ``, and the bracket is this layer's
-        own interaction matrix: the eigenvalues and norm of ``matrix(o)`` at size ``model``.
-        """
+        """The layer in the coordinates of an orthonormal basis of feature space: with ``write = U S
+        V``, ``matrix(o) = U (S V Q Vᵀ S) Uᵀ``, and the bracket is this layer's own interaction
+        matrix."""
         onto = (self.span.sizes[:, None] * self.span.directions).mT
         if not len(self.span.sizes):  # features that write nothing have only the coordinate zero
             onto = onto.new_zeros(len(onto), 1)
@@ -215,16 +206,13 @@ class Interactions:
         rank: int | None = None,
         space: Literal["feature", "model"] = "feature",
     ) -> Spectrum:
-        """The eigenpairs of one output feature's form, or the first ``rank`` of them.
-
-        In "feature" space they are those of ``matrix(o)``, which is not built. In "model" space
-        they are those of the form on activations, which a rank-r approximation of the layer
-        uses. The two differ wherever features are not orthonormal.
-        """
+        """The eigenpairs of one output feature's form, or the first ``rank``: in "feature" space
+        those of ``matrix(o)``, which is not built; in "model" space those of the form on
+        activations."""
         if space == "model":
             return Spectrum(*eigenpairs(self.form(output), rank), self.layer.has_constant)
         if space != "feature":
-            raise SpectrumError(
+            raise BasisError(
                 f'Interactions.spectrum: there is no space "{space}". '
                 f'Ask for "feature" (pairs of features) or "model" (directions of the activation).'
             )
@@ -254,10 +242,9 @@ class Interactions:
     ) -> pd.DataFrame:
         """The ``n`` pairs of largest |weight| over the outputs (all of them unless named).
 
-        Exact, in bounded memory: a tile is skipped only where ``|xᵀQy| ≤ s(x) s(y)`` with
-        ``s(x)² = xᵀ|Q|x`` proves that nothing in it can be among them;
-        ``.attrs["tiles_visited"]`` is the share that was computed. Columns: output, first, second
-        (first ≤ second; the constant is feature ``n_input − 1``), weight.
+        Exact, in bounded memory; ``.attrs["tiles_visited"]`` is the share of tiles that may hold
+        one and was computed. Columns: output, first, second (first ≤ second; the constant is
+        feature ``n_input − 1``), weight.
         """
         n = check_count("Interactions.strongest", n, None, "n")
         listed = self._listed("strongest", outputs)
@@ -286,8 +273,7 @@ class Interactions:
         """The ``n`` strongest pairs of every output, output by output, as ``strongest`` finds them.
 
         ``score(table, output)`` adds columns to the table of one output. ``folder`` keeps the
-        tables as shards, so that the pass can stop, resume, and be shared by processes that take
-        different ranges.
+        tables as shards, so that the pass can stop, resume, and be shared by processes.
         """
         n = check_count("Interactions.strongest_of_each", n, None, "n")
         listed = self._listed("strongest_of_each", outputs)
@@ -302,7 +288,7 @@ class Interactions:
             return pd.concat([pairs_of(output) for output in shown], ignore_index=True)
         unbroken = range(listed[0], listed[-1] + 1)
         if listed != list(unbroken):
-            raise ShardError(
+            raise RunError(
                 f"Interactions.strongest_of_each: outputs {shorten(listed)} are not an unbroken "
                 f"range, which {folder} is made of. Pass outputs=range(a, b)."
             )
@@ -314,10 +300,8 @@ class Interactions:
     def plot(
         self, output: int, n: int = 20, labels: Mapping[int, str] | Sequence[str] | None = None
     ) -> Any:
-        """The matrix among the features of the ``n`` strongest pairs (or all), ordered by group.
-
-        A plotly figure; ``labels`` name features, by number or in their order.
-        """
+        """A plotly figure of the matrix among the features of the ``n`` strongest pairs (or all),
+        ordered by group; ``labels`` name features, by number or in their order."""
         check_index("Interactions", output, self.n_output, "output")
         n_pairs = self.n_input * (self.n_input + 1) // 2
         n = min(check_count("Interactions.plot", n, None, "n"), n_pairs)

@@ -1,10 +1,8 @@
 """Statistics of the interactions of every output, one row each, in one streamed pass.
 
-The numbers are over *pairs of features*: a pair's weight is ``2 · matrix(o)[i, j]`` (cross), a
-feature's with itself ``matrix(o)[i, i]`` (self). The constant is left out, in the spectral columns
-too: its weights are linear terms, and ``linear_rms`` is about them.
-
-To judge whether a number is large, run the same pass with ``inputs.control()`` and compare.
+A pair's weight is ``2 · matrix(o)[i, j]`` (cross), a feature's with itself ``matrix(o)[i, i]``
+(self). The constant is left out, in the spectral columns too: its weights are linear terms, and
+``linear_rms`` is about them. To judge a number, compare the same pass with ``inputs.control()``.
 """
 
 from __future__ import annotations
@@ -32,18 +30,15 @@ BINS = 66  # in each, the two outermost for values beyond the edges
 def output_statistics(
     inter: Interactions, outputs: range | None = None, folder: str | Path | None = None
 ) -> pd.DataFrame:
-    """One row for each output; kept in ``folder`` as shards, so that it can stop and resume.
-
-    Several processes may fill one folder with different ranges; ``merge_shards`` then makes one
-    table of them. Costs ``features² · model`` operations for each output, and a tile of memory.
-    """
+    """One row for each output; kept in ``folder`` as shards, so that it can stop and resume, and
+    several processes may fill it with different ranges. Costs ``features² · model`` for each
+    output."""
     outputs = range(inter.n_output) if outputs is None else outputs
-    if not isinstance(outputs, range) or not outputs or outputs.step != 1:
-        raise FeatureRangeError(f"output_statistics: {outputs} is not a range(a, b) of outputs.")
-    if not 0 <= outputs[0] <= outputs[-1] < inter.n_output:
+    unbroken = isinstance(outputs, range) and outputs and outputs.step == 1
+    if not unbroken or not 0 <= outputs[0] <= outputs[-1] < inter.n_output:
         raise FeatureRangeError(
-            f"output_statistics: {outputs} is not among outputs 0 to {inter.n_output - 1}. "
-            f"Name a range of at least one of them."
+            f"output_statistics: {outputs} is not a range(a, b) of outputs 0 to "
+            f"{inter.n_output - 1}. Name at least one of them."
         )
     features = inter.inputs.write.double()
     alone = inter.without_constant

@@ -1,17 +1,16 @@
 """The strongest entries of ``write form writeᵀ``, exactly, without that matrix.
 
-Tiles of it are multiplied, searched and dropped. Four things make this fast without changing the
-result:
+Tiles of it are multiplied, searched and dropped. Four things make this fast:
 
 1. *Reach.* With the form's eigenpairs, ``|xᵀQy| ≤ s(x) s(y)`` where ``s(x)² = xᵀ|Q|x``. Features
    are sorted by ``s``; a tile whose bound is below the n-th best pair so far is not multiplied.
    A form whose eigenvalues do not decay is not decomposed, since its bounds skip nothing.
 2. *Screen.* Where bfloat16 products are fast, tiles are multiplied in it. The error of an entry is
    bounded by what rounding took from each row, so no entry that may belong is missed.
-3. *Score.* Entries that pass are computed again in float64 from the features and the form, which
-   also makes the result independent of tiles, screen and decomposition.
-4. The constant feature is one row, often much larger than all others: it is scored separately, so
-   that it does not widen the error bounds of the rest.
+3. *Score.* Entries that pass are computed again in float64 from the features and the form, so the
+   result does not depend on tiles, screen and decomposition.
+4. The constant feature, one row that is often much larger than all others, is scored separately,
+   so that it does not widen the error bounds of the rest.
 """
 
 from __future__ import annotations
@@ -33,6 +32,12 @@ PENDING = 2**17
 """Pairs that may wait for their score: this bounds the memory."""
 
 
+# the output, first, second and weight of pairs
+_Found = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+# the first and second of pairs by their place in an output's factors, and bounds of |weight|
+_Seen = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
 @dataclass
 class Search:
     """The ``n`` strongest pairs over all the outputs that are given to ``look``."""
@@ -44,7 +49,8 @@ class Search:
     def __post_init__(self) -> None:
         self.visited = self.tiles = 0
         self._tiles_each = sum(1 for _ in tiles(len(self.features)))
-        self._found = _Found.nothing()
+        index: np.ndarray = np.empty(0, dtype=np.int64)
+        self._found: _Found = (index, index, index, np.empty(0))
         self._floor = -math.inf  # the n-th best pair is at least this strong
 
     def look(
@@ -64,26 +70,24 @@ class Search:
             if 2 * factors.bound(rows, columns) >= self._floor:
                 self.visited += 1
                 pending.append(self._search_tile(factors, rows, columns))
-                if sum(len(seen.first) for seen in pending) > PENDING + 4 * self.n:
+                if sum(len(first) for first, *_ in pending) > PENDING + 4 * self.n:
                     pending = self._settle(output, factors, given, pending)
         self._settle(output, factors, given, pending)
 
     def table(self) -> pd.DataFrame:
         """The pairs found, strongest first, ties by index."""
-        found = self._found
-        columns = (found.output, found.first, found.second, found.weight)
         names = ("output", "first", "second", "weight")
-        return pd.DataFrame(dict(zip(names, columns, strict=True)))
+        return pd.DataFrame(dict(zip(names, self._found, strict=True)))
 
     def _search_tile(self, factors: Factors, rows: slice, columns: slice) -> _Seen:
         """The pairs of a tile that may be among the best, and how strong they can be."""
-        tile, error = factors.screened(rows, columns)
+        tile, absolute, share = factors.screened(rows, columns)
         weights = tile.float().abs_().mul_(2)
         if columns.start == rows.start:  # the tile on the diagonal: each pair once, squares once
             square = weights[:, : weights.shape[0]]
             square.diagonal().mul_(0.5)
             square.masked_fill_(torch.ones_like(square, dtype=torch.bool).tril_(-1), -1)
-        slack, share = 2 * error.absolute, error.relative
+        slack = 2 * absolute
         if self._floor == -math.inf and weights.numel() >= self.n:
             best = float(weights.flatten().topk(self.n).values[-1])
             if best >= 0:  # else some of them were masked
@@ -91,79 +95,31 @@ class Search:
         passing = max((self._floor / factors.scale - slack) / (1 + share), 0.0)
         where = (weights >= passing).nonzero()
         seen = weights[where[:, 0], where[:, 1]].double()
-        return _Seen(
-            where[:, 0] + rows.start,
-            where[:, 1] + columns.start,
-            lower=(seen * (1 - share) - slack) * factors.scale,
-            upper=(seen * (1 + share) + slack) * factors.scale,
-        )
+        lower, upper = seen * (1 - share) - slack, seen * (1 + share) + slack
+        first, second = where[:, 0] + rows.start, where[:, 1] + columns.start
+        return first, second, lower * factors.scale, upper * factors.scale
 
     def _settle(
         self, output: int, factors: Factors, form: Tensor, pending: list[_Seen]
     ) -> list[_Seen]:
         """Score what is pending and keep the best; returns what is then pending: nothing."""
         if pending:
-            seen = _Seen(
-                *(torch.cat(part) for part in zip(*(s.columns for s in pending), strict=True))
-            )
-            known = torch.from_numpy(np.abs(self._found.weight)).to(seen.lower)
-            lower = torch.cat([seen.lower, known])
+            first, second, lower, upper = map(torch.cat, zip(*pending, strict=True))
+            known = torch.from_numpy(np.abs(self._found[-1])).to(lower)
+            lower = torch.cat([lower, known])
             if len(lower) >= self.n:
                 self._floor = max(self._floor, float(lower.topk(self.n).values[-1]))
-            kept = seen.upper >= self._floor
-            first, second = factors.order[seen.first[kept]], factors.order[seen.second[kept]]
-            self._keep(scored(output, self.features, form, first, second))
+            kept = upper >= self._floor
+            ends = factors.order[first[kept]], factors.order[second[kept]]
+            self._keep(scored(output, self.features, form, *ends))
         return []
 
     def _keep(self, new: _Found) -> None:
-        self._found = self._found.best_with(new, self.n)
-        if len(self._found.weight) == self.n:
-            self._floor = max(self._floor, abs(float(self._found.weight[-1])))
-
-
-@dataclass
-class _Error:
-    absolute: float
-    relative: float
-
-
-@dataclass
-class _Seen:
-    """Pairs by their place in an output's factors, and bounds of |weight|."""
-
-    first: Int[Tensor, " pair"]
-    second: Int[Tensor, " pair"]
-    lower: Float[Tensor, " pair"]
-    upper: Float[Tensor, " pair"]
-
-    @property
-    def columns(self) -> tuple[Tensor, ...]:
-        return self.first, self.second, self.lower, self.upper
-
-
-@dataclass
-class _Found:
-    """Pairs with their weights in float64, strongest first."""
-
-    output: Int[np.ndarray, " pair"]
-    first: Int[np.ndarray, " pair"]
-    second: Int[np.ndarray, " pair"]
-    weight: Float[np.ndarray, " pair"]
-
-    @classmethod
-    def nothing(cls) -> _Found:
-        index: np.ndarray = np.empty(0, dtype=np.int64)
-        return cls(index, index, index, np.empty(0))
-
-    def best_with(self, new: _Found, n: int) -> _Found:
-        """The ``n`` strongest of both, ties by index."""
-        old = (self.output, self.first, self.second, self.weight)
-        added = (new.output, new.first, new.second, new.weight)
-        output, first, second, weight = (
-            np.concatenate(pair) for pair in zip(old, added, strict=True)
-        )
-        order = np.lexsort((second, first, output, -np.abs(weight)))[:n]
-        return _Found(output[order], first[order], second[order], weight[order])
+        output, first, second, weight = map(np.concatenate, zip(self._found, new, strict=True))
+        order = np.lexsort((second, first, output, -np.abs(weight)))[: self.n]
+        self._found = (output[order], first[order], second[order], weight[order])
+        if len(order) == self.n:
+            self._floor = max(self._floor, abs(float(self._found[-1][-1])))
 
 
 @dataclass
@@ -218,8 +174,8 @@ class Factors:
         largest = float(self.left_reach[rows].max() * self.right_reach[columns].max())
         return (largest * (1 + 1e-4) + self.arithmetic) * self.scale
 
-    def screened(self, rows: slice, columns: slice) -> tuple[Tensor, _Error]:
-        """The tile in the screen's dtype, and how far off its entries can be.
+    def screened(self, rows: slice, columns: slice) -> tuple[Tensor, float, float]:
+        """The tile in the screen's dtype, and its entries' largest absolute and relative errors.
 
         ``|x·y − x̃·ỹ| ≤ |x − x̃||y| + |x̃||y − ỹ|``, the rounding of the sum of products in the
         accumulator, the rounding of the result, and what making the factors has lost already.
@@ -230,7 +186,7 @@ class Factors:
         summing = self.left.shape[1] * torch.finfo(accumulator).eps
         absolute = left_lost * right + (left + left_lost) * right_lost + 2 * summing * left * right
         tile = self.left_screen[rows] @ self.right_screen[columns].mT
-        return tile, _Error(float(absolute) + self.arithmetic, torch.finfo(self.screen).eps)
+        return tile, float(absolute) + self.arithmetic, torch.finfo(self.screen).eps
 
 
 def scored(output: int, features: Tensor, form: Tensor, first: Tensor, second: Tensor) -> _Found:
@@ -245,7 +201,7 @@ def scored(output: int, features: Tensor, form: Tensor, first: Tensor, second: T
         weights.append(torch.where(i == j, dots, 2 * dots))
     weight = torch.cat(weights) if weights else form.new_zeros(0)
     outputs = np.full(len(one), output, dtype=np.int64)
-    return _Found(outputs, one.cpu().numpy(), two.cpu().numpy(), weight.cpu().numpy())
+    return outputs, one.cpu().numpy(), two.cpu().numpy(), weight.cpu().numpy()
 
 
 def _constant_pairs(output: int, features: Tensor, constant: Tensor, form: Tensor) -> _Found:
@@ -255,15 +211,12 @@ def _constant_pairs(output: int, features: Tensor, constant: Tensor, form: Tenso
     weights = [2 * (rows.double() @ along) for rows in features.split(ROWS * 8)]
     weight = torch.cat([*weights, (constant.double() @ image)[None]]).cpu().numpy()
     index: np.ndarray = np.arange(len(weight), dtype=np.int64)
-    return _Found(np.full_like(index, output), index, np.full_like(index, index[-1]), weight)
+    return np.full_like(index, output), index, np.full_like(index, index[-1]), weight
 
 
 def _decays(form: Tensor) -> bool:
-    """Whether a few eigenvalues dominate, so that the decomposition is worth its cost.
-
-    ``(Σλ²)² / Σλ⁴`` is near d/2 for a random form and a few for one that decays; estimated from
-    the form's images of a few random vectors. It affects the speed, not the result.
-    """
+    """Whether a few eigenvalues dominate, so that the decomposition is worth its cost: ``(Σλ²)² /
+    Σλ⁴``, which is near d/2 for a random form, estimated from images of a few random vectors."""
     generator = torch.Generator().manual_seed(0)
     random = torch.randn(len(form), 16, dtype=torch.float64, generator=generator).to(form)
     once = form @ random

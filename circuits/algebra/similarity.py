@@ -1,14 +1,13 @@
 """Which output features compute the same thing: the cosine of their quadratic forms.
 
-``⟨Q_a, Q_b⟩ / ‖Q_a‖‖Q_b‖`` is 1 for one gate read twice, −1 for opposite ends of one direction
-(not good, not bad) and 0 for forms that share nothing. The forms are those between features; the
-cosine is computed from the hidden units' inner products, ``gate_aᵀ G gate_b``, without building
-either form, and outputs x outputs in strips.
+``⟨Q_a, Q_b⟩ / ‖Q_a‖‖Q_b‖`` is 1 for one gate read twice, −1 for opposite ends of one direction (not
+good, not bad) and 0 for forms that share nothing. It is computed from the hidden units' inner
+products, ``gate_aᵀ G gate_b``, without building either form.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
@@ -48,14 +47,16 @@ def form_cosines(
 def nearest_outputs(
     inter: Interactions, n: int = 5, outputs: Iterable[int] | None = None
 ) -> pd.DataFrame:
-    """The ``n`` outputs most similar to each, by |cosine|: output, other, cosine.
-
-    Among all outputs, or among those named. A cosine near −1 is an opposite end.
-    """
+    """The ``n`` outputs most similar to each, by |cosine|, among all or those named: output, other,
+    cosine."""
     n = check_count("nearest_outputs", n, None, "n")
-    listed = _listed("nearest_outputs", inter, outputs)
+    named = range(inter.n_output) if outputs is None else outputs
+    listed = list(dict.fromkeys(check_indices("nearest_outputs", named, inter.n_output, "output")))
+    if not listed:
+        raise GraphError("nearest_outputs: no outputs were named. Name at least one.")
     tables = []
-    for strip, start in _strips(listed):
+    for start in progress(range(0, len(listed), _ROWS), "similar outputs", "strip"):
+        strip = listed[start : start + _ROWS]
         cosines = form_cosines(inter, strip, listed)
         place = torch.arange(len(strip))
         cosines[place, place + start] = torch.nan  # itself
@@ -70,18 +71,3 @@ def nearest_outputs(
             )
         )
     return pd.concat(tables, ignore_index=True)
-
-
-def _listed(owner: str, inter: Interactions, outputs: Iterable[int] | None) -> list[int]:
-    """Each output once."""
-    named = range(inter.n_output) if outputs is None else outputs
-    listed = list(dict.fromkeys(check_indices(owner, named, inter.n_output, "output")))
-    if not listed:
-        raise GraphError(f"{owner}: no outputs were named. Name at least one.")
-    return listed
-
-
-def _strips(outputs: list[int]) -> Iterator[tuple[list[int], int]]:
-    starts = progress(range(0, len(outputs), _ROWS), "similar outputs", "strip")
-    for start in starts:
-        yield outputs[start : start + _ROWS], start

@@ -1,12 +1,9 @@
 """Eigenpairs of an interaction matrix, what they keep of it, and a layer's main outputs.
 
-An interaction matrix is a sum of squares, ``Σ_r λ_r (v_r · x)²``, often well approximated by a
-few. Eigenpairs are ordered by |λ|, because a large negative square matters as much as a positive
-one. Vectors are *rows*: ``vectors[r]`` belongs to ``values[r]``.
-
-A spectrum may hold only the first few pairs. It still knows the energy ``Σ λ²`` of the whole,
-which is the squared norm of the matrix, so shares are exact; what needs every eigenvalue raises an
-error.
+An interaction matrix is a sum of squares, ``Σ_r λ_r (v_r · x)²``, often well approximated by a few.
+Eigenpairs are ordered by |λ|; vectors are *rows*: ``vectors[r]`` belongs to ``values[r]``. A
+spectrum of the first few pairs still knows the energy ``Σ λ²`` of the whole, so shares are exact;
+what needs every eigenvalue raises an error.
 """
 
 from __future__ import annotations
@@ -27,9 +24,9 @@ from torch import Tensor
 from circuits.algebra.bilinear import BilinearLayer
 from circuits.algebra.directions import random_orthonormal
 from circuits.errors import (
+    BasisError,
     FeatureRangeError,
-    ShapeError,
-    SpectrumError,
+    TensorError,
     check_count,
     check_tensors,
 )
@@ -58,7 +55,7 @@ class Spectrum:
         check_tensors("Spectrum.of", {"form": form}, {"form": "i i"})
         asymmetry = float((form - form.mT).abs().max())
         if asymmetry > 1e-4 * float(form.abs().max()):
-            raise ShapeError(
+            raise TensorError(
                 f"Spectrum.of: the matrix is not symmetric (entries differ from their mirror by up "
                 f"to {asymmetry:.3g}); a decomposition would read one triangle only. "
                 f"Pass (form + form.mT) / 2."
@@ -102,10 +99,7 @@ class Spectrum:
         return float(torch.special.entr(shares).sum().exp()) if energy > 0 else 0.0
 
     def activation(self, x: Float[Tensor, "*batch axis"]) -> Float[Tensor, "*batch rank"]:
-        """What each eigenpair adds, ``λ (v · x)²``; their sum approximates the form.
-
-        ``x`` may come with or without the constant 1 where there is one.
-        """
+        """What each eigenpair adds, ``λ (v · x)²``, for ``x`` with or without the constant 1."""
         width = self.vectors.shape[1]
         x = x.to(self.vectors.dtype)
         if self.has_constant and x.shape[-1] == width - 1:
@@ -114,7 +108,7 @@ class Spectrum:
             along = x @ self.vectors.mT
         else:
             wanted = f"{width - 1} (or {width} with the constant 1)" if self.has_constant else width
-            raise ShapeError(
+            raise TensorError(
                 f"Spectrum.activation: the last axis of x has size {x.shape[-1]}, "
                 f"the eigenvectors have {wanted}. Pass inputs of the space of the spectrum."
             )
@@ -161,7 +155,7 @@ class Spectrum:
 
     def _require_all(self, what: str) -> None:
         if self.total_energy is not None:
-            raise SpectrumError(
+            raise BasisError(
                 f"{what} needs every eigenvalue, but this spectrum holds the first {len(self)} "
                 f"pairs, {self.energy(len(self)):.1%} of the energy. Compute it with rank=None."
             )
@@ -174,8 +168,7 @@ def eigenpairs(
     of all where these are not all.
 
     A few pairs of a large matrix come from Lanczos iterations, which are then checked: the residual
-    of each pair, and whether the rest of the matrix holds a larger eigenvalue that was missed. If
-    either check fails, the whole matrix is decomposed.
+    of each pair, and whether a larger eigenvalue was missed. Else the whole matrix is decomposed.
     """
     size = len(form)
     kept = size if rank is None else check_count("spectrum", rank, size, "rank")
@@ -211,11 +204,8 @@ def lanczos(form: Tensor, rank: int) -> tuple[Tensor, Tensor] | None:
 
 
 def _arpack(form: Tensor, rank: int, seed: int, tol: float) -> tuple[Tensor, Tensor]:
-    """ARPACK's eigenpairs of largest |value|, as columns.
-
-    On one thread: numpy's threads would wait for cores that torch's idle threads hold, which
-    costs several times the decomposition.
-    """
+    """ARPACK's eigenpairs of largest |value|, as columns. On one thread: numpy's threads would wait
+    for cores that torch's idle threads hold."""
     matrix = form.numpy()
     start = np.random.default_rng(seed).standard_normal(len(form)).astype(matrix.dtype)
     with _numpy_threads().limit(limits=1):
@@ -230,12 +220,9 @@ def _numpy_threads() -> ThreadpoolController:
 
 @dataclass(frozen=True, eq=False)
 class HOSVD:
-    """A layer's tensor as outputs x input pairs: ``B = Σ_k outputs[k] ⊗ form(k)``, where
-    ``form(k) = layer.interaction(outputs[k])`` has norm ``values[k]``.
-
-    The first components are the output directions that the layer writes most to, over all pairs
-    of inputs at once.
-    """
+    """A layer's tensor as outputs x input pairs: ``B = Σ_k outputs[k] ⊗ form(k)``, where ``form(k)
+    = layer.interaction(outputs[k])`` has norm ``values[k]``. The first components are the
+    directions that the layer writes most to."""
 
     values: Float[Tensor, " component"]  # singular values, falling
     outputs: Float[Tensor, "component out"]  # left singular vectors, as rows

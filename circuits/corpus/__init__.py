@@ -14,12 +14,4 @@ __all__ = [
     "split_corpus",
 ]
 
-__getattr__, __dir__ = lazy(
-    __name__,
-    {
-        "Corpus": "circuits.corpus.documents",
-        "built_in": "circuits.corpus.documents",
-        "open_corpus": "circuits.corpus.documents",
-        "split_corpus": "circuits.corpus.documents",
-    },
-)
+__getattr__, __dir__ = lazy(__name__)

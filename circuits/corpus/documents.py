@@ -163,7 +163,7 @@ class BuiltInCorpus(Corpus):
 
     def word_numbers(self, tokenizer: Tokenizer) -> Int64[np.ndarray, " word"] | None:
         """The token of each word of the stories, or None where words are not tokens one to one."""
-        words = list(self.generator.words)
+        words = list(self.generator.grammar.words)
         table = tokenizer.convert_tokens_to_ids(words)
         unknown = {None, tokenizer.unk_token_id}
         if len({*table} - unknown) < len(words):
@@ -247,10 +247,7 @@ class HubCorpus(Corpus):
 
 
 def built_in(seed: int = 0, n_documents: int = 1_000_000) -> BuiltInCorpus:
-    """The little stories of a seed. No network, no files; two seeds share no randomness.
-
-    Stories are short, so two seeds (or two ranges of one seed) now and then give the same one.
-    """
+    """The little stories of a seed; two are now and then the same, because they are short."""
     if n_documents < 1:
         raise CorpusError(f"a corpus of {n_documents} documents: ask for at least one.")
     return BuiltInCorpus(StoryGenerator(seed, Grammar()), n_documents)
@@ -269,8 +266,7 @@ def open_corpus(where: str | Path, *, column: str | None = None, split: str = "t
     """The documents of a file, a folder, a ``save_to_disk`` folder, or a data set of the hub.
 
     Files are .txt (documents separated by ``<|endoftext|>`` or else by blank lines), .jsonl and
-    .parquet (``column`` holds the text; without it the one called ``text``, or the only one that
-    holds strings). ``split`` is for data sets that have several.
+    .parquet (``column`` holds the text; without it ``text``, or the only column of strings).
     """
     if not str(where):
         raise CorpusError("an empty path: name a file, a folder, or a data set of the hub.")

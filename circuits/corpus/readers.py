@@ -1,8 +1,4 @@
-"""Texts from files, ``save_to_disk`` folders and the hub, or one clear line about why not.
-
-A .txt file is split at ``<|endoftext|>`` if that occurs in it at all, and at blank lines only if it
-does not, because stories have blank lines of their own.
-"""
+"""Texts from files, ``save_to_disk`` folders and the hub, or one clear line about why not."""
 
 from __future__ import annotations
 
@@ -51,10 +47,8 @@ def data_files(path: Path) -> tuple[Path, ...]:
 def read_texts(
     files: Sequence[Path], column: str | None, *, alone: bool
 ) -> tuple[pa.ChunkedArray, tuple[str | None, ...]]:
-    """The documents of the files, one after the other, and the column that holds them in each.
-
-    ``alone`` says that a single file was named.
-    """
+    """The documents of the files, one after the other, and the column that holds them in each;
+    ``alone`` says that a single file was named."""
     chunks, columns = [], []
     for path in files:
         if path.suffix.lower() == ".txt":
@@ -104,11 +98,7 @@ def read_saved(
         saved = saved[split]
     text = _choose_column(path, saved.data.schema, column)
     texts = saved.data.column(text)
-    if texts.null_count:
-        raise CorpusError(
-            f"{path}: column '{text}' has {len(texts)} rows, {texts.null_count} of them without "
-            f"text: no document may be missing. Filter them out and save again."
-        )
+    _check_no_nulls(path, text, texts)
     _check_some_text(path, texts)
     files = tuple(Path(file["filename"]) for file in saved.cache_files)
     return texts, files, (text,) * len(files)
@@ -129,6 +119,15 @@ def hub_stream(name: str, column: str | None, split: str) -> tuple[str, str, Any
         ) from error
     schema = pa.schema({key: pa.infer_type([value]) for key, value in first.items()})
     return revision, _choose_column(name, schema, column), rows
+
+
+def _check_no_nulls(path: Path, column: str, texts: pa.ChunkedArray) -> None:
+    if texts.null_count:
+        row = texts.is_null().to_pylist().index(True)
+        raise CorpusError(
+            f"{path}: column '{column}' has {texts.null_count} rows without text, the first is row "
+            f"{row}. Filter them out."
+        )
 
 
 def _check_some_text(name: Path, documents: pa.ChunkedArray) -> None:
@@ -218,12 +217,7 @@ def _from_parquet(path: Path, column: str | None) -> tuple[pa.ChunkedArray, str]
             f"{path}: not a readable Parquet file ({first_line(error)}). It may be cut "
             f"short: download or write it again."
         ) from error
-    if texts.null_count:
-        row = texts.is_null().to_pylist().index(True)
-        raise CorpusError(
-            f"{path}: column '{column}' has {texts.null_count} rows without text, the first is row "
-            f"{row}. Filter them out."
-        )
+    _check_no_nulls(path, column, texts)
     try:
         texts.validate(full=True)
     except pa.ArrowInvalid as error:

@@ -1,10 +1,10 @@
-"""Tokenizers learnt from a corpus: whole words, or pieces of words down to bytes."""
+"""Tokenizers made from a corpus: whole words, or pieces of words down to bytes."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from hashlib import sha256
+from itertools import takewhile
 from typing import Any, Literal
 
 from circuits.corpus.documents import Corpus, Tokenizer
@@ -20,11 +20,8 @@ def train_tokenizer(
     n_words: int = 4096,
     n_documents: int = 20_000,
 ) -> Tokenizer:
-    """A tokenizer of at most ``n_words`` words, learnt from the first documents of a corpus.
-
-    ``word``: words and punctuation are tokens, rare ones become ``<unk>``. ``bpe``: pieces of
-    words, down to bytes, so nothing is unknown. Called on a text, it prepends ``<bos>``.
-    """
+    """A tokenizer of at most ``n_words`` words, from the first documents of a corpus: ``word``
+    makes words and punctuation tokens and rare ones ``<unk>``, ``bpe`` goes down to bytes."""
     from tokenizers import Tokenizer as Raw
     from tokenizers.processors import TemplateProcessing
     from transformers import PreTrainedTokenizerFast
@@ -42,7 +39,7 @@ def train_tokenizer(
         corpus.documents(first, min(first + 1024, n_documents))
         for first in range(0, n_documents, 1024)
     )
-    raw.train_from_iterator(_until_empty(texts), trainer)
+    raw.train_from_iterator(takewhile(len, texts), trainer)
     bos = _SPECIAL["bos_token"]
     raw.post_processor = TemplateProcessing(
         single=f"{bos} $A", pair=f"{bos} $A $B", special_tokens=[(bos, raw.token_to_id(bos))]
@@ -74,13 +71,6 @@ def _pieces(n_words: int) -> tuple[Any, Any]:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-
-
-def _until_empty(texts: Iterator[list[str]]) -> Iterator[list[str]]:
-    for some in texts:
-        if not some:
-            return
-        yield some
 
 
 def tokenizer_hash(tokenizer: Tokenizer) -> str:

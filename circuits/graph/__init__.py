@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from circuits.lazy import lazy
 
 if TYPE_CHECKING:
-    from circuits.algebra.controls import rotated, shuffled
+    from circuits.algebra.basis import rotated, shuffled
     from circuits.graph.build import interaction_graph
     from circuits.graph.circuit import Circuit
     from circuits.graph.coactivation import count_coactivation
@@ -36,21 +36,4 @@ __all__ = [
     "write_graph",
 ]
 
-__getattr__, __dir__ = lazy(
-    __name__,
-    {
-        "Circuit": "circuits.graph.circuit",
-        "attribution": "circuits.graph.export",
-        "attribution_query": "circuits.graph.export",
-        "clusters": "circuits.groups.clusters",
-        "count_coactivation": "circuits.graph.coactivation",
-        "interaction_graph": "circuits.graph.build",
-        "known_pairs": "circuits.graph.matching_pursuit",
-        "read_graph": "circuits.graph.export",
-        "rotated": "circuits.algebra.controls",
-        "scored_strongest": "circuits.graph.significance",
-        "shuffled": "circuits.algebra.controls",
-        "write_attribution": "circuits.graph.export",
-        "write_graph": "circuits.graph.export",
-    },
-)
+__getattr__, __dir__ = lazy(__name__)

@@ -1,12 +1,4 @@
-"""Interaction graphs: the pairs of features that build an output, as a ``networkx`` graph.
-
-For one output, nodes are input features and an edge is a pair: its ``weight`` is the pair's in
-``matrix(output)``, signed, and a self-loop is a feature with itself. For a whole layer an
-interaction has two causes and one effect, so it is a node of its own in a directed graph.
-
-The null of ``significant`` may reject every pair: an empty graph is an answer, and
-``graph.graph["empty"]`` says why.
-"""
+"""Interaction graphs: the pairs of features that build an output, as a ``networkx`` graph."""
 
 from __future__ import annotations
 
@@ -41,9 +33,11 @@ def interaction_graph(
 ) -> nx.Graph:
     """The interactions of one output feature, or of the whole layer where none is named.
 
-    Pass one of: ``n_edges``, the strongest so many; ``coverage``, the fewest that hold this share
-    of the squared norm of ``matrix(output)``; ``significant``, the discoveries at this
-    false-discovery rate (0.05, say), each tested given the others, among features only.
+    Nodes are input features and an edge is a pair: its ``weight`` is the pair's, signed, and a
+    self-loop is a feature with itself. Pass one of: ``n_edges``, the strongest so many;
+    ``coverage``, the fewest that hold this share of the squared norm of ``matrix(output)``;
+    ``significant``, the discoveries at this false-discovery rate (0.05, say), each tested given the
+    others, among features only. An empty graph is an answer, and ``graph.graph["empty"]`` says why.
 
     Edges carry ``weight``, ``z`` and ``q`` (the constant is not tested); if significant also
     ``own``, the weight without the shadows of the other pairs; with a ``coactivation`` that counted
@@ -51,9 +45,9 @@ def interaction_graph(
     weight times the coactivation. Nodes carry ``feature``, ``label`` (``labels`` name features by
     number or in their order) and, with a ``coactivation``, ``frequency``.
 
-    The whole layer takes ``n_edges`` only: the strongest pairs over all outputs, as a ``DiGraph``
-    of nodes ``("in", i)``, ``("pair", o, i, j)`` and ``("out", o)`` whose ``kind`` is "input",
-    "interaction" or "output". The edge from a pair to its output carries the pair's numbers.
+    The whole layer takes ``n_edges`` only, and is a ``DiGraph`` of nodes ``("in", i)``, ``("pair",
+    o, i, j)`` and ``("out", o)`` whose ``kind`` is "input", "interaction" or "output". The edge
+    from a pair to its output carries the pair's numbers.
 
     ``graph.graph["energy"]`` is the edges' share of the squared norm (``"total_energy"``); in
     superposition that is mostly shadows. ``"explained"``, if significant, is the share of the form
@@ -205,11 +199,8 @@ def _layer_graph(
 ) -> nx.DiGraph:
     graph = nx.DiGraph(**about)
     graph.add_nodes_from((("in", f), {"kind": "input", **known}) for f, known in nodes.items())
-    named = (
-        output_labels
-        if isinstance(output_labels, Mapping)
-        else dict(enumerate(output_labels or ()))
-    )
+    given = output_labels or ()
+    named = dict(given if isinstance(given, Mapping) else enumerate(given))
     for row, known in _rows(pairs):
         output, first, second = row["output"], row["first"], row["second"]
         pair = ("pair", output, first, second)

@@ -2,26 +2,9 @@
 
 The output is one feature, or what several write together to a behaviour's answers; weights are then
 those of all output features' forms, each times its direct effect on the answers. A circuit does not
-change. Its file is JSON, of schema version 3, with its fields as keys (``circuits.graph.records``);
-files of version 2 are read as well:
-
-```
-schema        "bilinear-circuits/circuit"       version       3         name          str
-outputs       [{feature, label, effect, share}, …]
-features      [{feature, label, group, loading, stability, frequency, mean, first_effect,
-                second_effect, joint_effect}, …]
-interactions  [{first, second, weight, own, z, q, coactivation, together, data_weight,
-                contrast, elsewhere, computed, inherited}, …]
-gates         [{first, second, gate, weight, share, coherence, contrast}, …]    groups by number
-groups        [{number, name, effect, stability}, …]
-source        {model, layer, inputs, outputs, reader, interactions}
-selection     {pairs, level, groups, seed}      proposal      {in_gates, energy_of_four, opposite}
-evidence      {behaviour, metric, factors, affected, n_cases, shares, thresholds, detectors}
-energy        number                            explained     number
-```
-
-``feature`` counts in the dictionary; a feature in no group has group −1. What is not known is null;
-NaN and infinity are in no file.
+change. Its file is JSON of schema version 3 whose keys are its fields and those of the records in
+``circuits.graph.records``; files of version 2 are read as well. ``feature`` counts in the
+dictionary; a feature in no group has group −1. What is not known is null.
 """
 
 from __future__ import annotations
@@ -35,7 +18,8 @@ from typing import Any
 import networkx as nx
 import pandas as pd
 
-from circuits.errors import CircuitFileError, shorten
+from circuits.errors import GraphError, shorten
+from circuits.graph.circuit_figure import Drawing, circuit_figure
 from circuits.graph.circuit_file import read_circuit, write_circuit
 from circuits.graph.records import (
     BehaviourEvidence,
@@ -51,17 +35,13 @@ from circuits.graph.records import (
     Source,
 )
 from circuits.groups.clusters import Clusters
-from circuits.plotting.circuit_figure import Drawing, Edge, Junction, Node, Target, circuit_figure
-from circuits.plotting.display import html_of, number
-from circuits.storage.records import plain
+from circuits.plotting.display import html_of
 
 
 @dataclass(frozen=True, repr=False)
 class Circuit:
-    """An immutable subgraph of an output's interactions, and what is known of it.
-
-    ``evidence`` is of a behaviour, ``proposal`` of a circuit found without one.
-    """
+    """An immutable subgraph of an output's interactions, and what is known of it: ``evidence`` of a
+    behaviour, or a ``proposal`` where it was found without one."""
 
     name: str
     outputs: tuple[Output, ...]
@@ -95,7 +75,7 @@ class Circuit:
         if lost := sorted({g for gate in self.gates for g in (gate.first, gate.second)} - groups):
             faults.append(f"gates name groups {shorten(lost)}, which no feature is in")
         if faults:
-            raise CircuitFileError(
+            raise GraphError(
                 f"circuit {self.name!r}: {'; '.join(faults)}. List every feature once, with its "
                 f"group, and every pair once."
             )
@@ -113,16 +93,13 @@ class Circuit:
         groups: Sequence[Group] = (),
         evidence: BehaviourEvidence | None = None,
     ) -> Circuit:
-        """The circuit of an ``interaction_graph``, with the groups that ``clusters`` found in it.
-
-        Pass a part of the graph, ``graph.subgraph(nodes)``, for a part of the circuit: what its
-        pairs explain together is then not known. A graph of several outputs does not name one:
-        pass ``outputs``. ``groups`` name those of ``found``.
-        """
+        """The circuit of an ``interaction_graph``, or a ``subgraph`` of one, with the groups that
+        ``clusters`` found in it. A graph of several outputs does not name one: pass ``outputs``.
+        ``groups`` name those of ``found``."""
         about = graph.graph
         if not outputs:
             if "output" not in about:
-                raise CircuitFileError(
+                raise GraphError(
                     "Circuit.of: this graph does not say which output it is of. Pass one made by "
                     "interaction_graph, or outputs."
                 )
@@ -187,10 +164,10 @@ class Circuit:
         its weight."""
         return Drawing(
             self.name,
-            [Node(f.feature, f.label, f.group) for f in self.features],
-            [Edge(p.first, p.second, _strength(p), _numbers_of(p)) for p in self.interactions],
-            [Junction(g.gate, g.first, g.second, _strength(g), g.share) for g in self.gates],
-            [Target(o.feature, o.label, o.effect, o.share) for o in self.outputs],
+            self.features,
+            self.interactions,
+            self.gates,
+            self.outputs,
             {f.group: self.group_name(f.group) for f in self.features},
             self._notes(),
             self.tables()["interactions"],
@@ -237,7 +214,7 @@ class Circuit:
 
     def save(self, path: str | Path) -> Path:
         """Write the circuit as JSON."""
-        write_circuit(Path(path), self.name, plain(self))
+        write_circuit(Path(path), self.name, asdict(self))
         return Path(path)
 
     @classmethod
@@ -258,7 +235,7 @@ _ROWS = {
 
 def _features(graph: nx.Graph, found: Clusters | None) -> tuple[Feature, ...]:
     if faults := [node for node, known in graph.nodes(data=True) if "feature" not in known]:
-        raise CircuitFileError(
+        raise GraphError(
             f"Circuit.of: {faults[0]!r} is a node without 'feature' (of {len(faults)} such). Give "
             f"it one, or leave it out."
         )
@@ -281,7 +258,7 @@ def _features(graph: nx.Graph, found: Clusters | None) -> tuple[Feature, ...]:
 def _pairs(graph: nx.Graph) -> tuple[Interaction, ...]:
     faults = [(i, j) for i, j, weight in graph.edges(data="weight") if weight is None]
     if faults:
-        raise CircuitFileError(
+        raise GraphError(
             f"Circuit.of: {faults[0]!r} is an edge without 'weight' (of {len(faults)} such). Give "
             f"it one, or leave it out."
         )
@@ -327,17 +304,3 @@ def _names(kind: type) -> list[str]:
 
 def _known(row: Feature | Interaction) -> dict[str, Any]:
     return {name: value for name, value in asdict(row).items() if value is not None}
-
-
-def _strength(row: Interaction | Gate) -> float:
-    return row.weight if row.contrast is None else row.contrast
-
-
-def _numbers_of(pair: Interaction) -> str:
-    """A pair's numbers, those that are known and not zero."""
-    named = {
-        "weight": pair.weight, "z": pair.z, "q": pair.q, "contrast": pair.contrast,
-        "elsewhere": pair.elsewhere, "data weight": pair.data_weight,
-    }  # fmt: skip
-    numbers = ", ".join(f"{name} {number(value)}" for name, value in named.items() if value)
-    return f"feature {pair.first} × feature {pair.second}: {numbers}"

@@ -1,8 +1,5 @@
-"""A circuit's JSON file: the fields of ``Circuit``, of schema version 3; version 2 is converted.
-
-Version 2 (toolkit 0.1) held what is known of a behaviour in three dictionaries of texts and
-numbers: ``thresholds``, ``source`` and ``shares``, with lists joined by ", ".
-"""
+"""A circuit's JSON file: the fields of ``Circuit``, of schema version 3. Version 2 (toolkit 0.1)
+held ``thresholds``, ``source`` and ``shares`` as dictionaries of texts, lists joined by ", "."""
 
 from __future__ import annotations
 
@@ -11,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from circuits.errors import CircuitFileError
+from circuits.errors import GraphError
 from circuits.graph.records import Choice
-from circuits.storage.files import written_whole
+from circuits.storage.files import read_json, written_whole
 from circuits.storage.records import RecordError, record_of
 
 _SCHEMA, _VERSION = "bilinear-circuits/circuit", 3
@@ -26,7 +23,7 @@ def write_circuit(path: Path, name: str, fields: Mapping[str, Any]) -> None:
             {"schema": _SCHEMA, "version": _VERSION, **fields}, indent=1, allow_nan=False
         )
     except ValueError as error:
-        raise CircuitFileError(
+        raise GraphError(
             f"circuit {name!r} cannot be written as JSON ({error}). Its numbers must be finite."
         ) from error
     with written_whole(path) as file:
@@ -35,30 +32,24 @@ def write_circuit(path: Path, name: str, fields: Mapping[str, Any]) -> None:
 
 def read_circuit(path: Path, kind: type) -> Any:
     """The circuit of a file; refused if it is not whole, or newer than this version."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CircuitFileError(
-            f"{path} is not JSON ({error}). It was cut short or is another file: write it again "
-            f"with Circuit.save."
-        ) from error
-    if not isinstance(content, dict) or content.pop("schema", None) != _SCHEMA:
-        raise CircuitFileError(
+    content = read_json(path, GraphError)
+    if content.pop("schema", None) != _SCHEMA:
+        raise GraphError(
             f"{path} is not a circuit: its 'schema' is not '{_SCHEMA}'. Pass a file that "
             f"Circuit.save wrote."
         )
     version = content.pop("version", None)
     if type(version) is not int or version not in (2, _VERSION):
-        raise CircuitFileError(
+        raise GraphError(
             f"{path} is of schema version {version!r}; this version of the toolkit reads 2 and "
             f"{_VERSION}. Update bilinear-circuits, or save the circuit again."
         )
     try:
         return record_of(kind, content if version == _VERSION else _of_2(content), "the circuit")
-    except CircuitFileError as error:
-        raise CircuitFileError(f"{path}: {error}") from error
+    except GraphError as error:
+        raise GraphError(f"{path}: {error}") from error
     except RecordError as error:
-        raise CircuitFileError(
+        raise GraphError(
             f"{path} is not whole: {error}. It was changed by hand or by another version: save it "
             f"again."
         ) from error

@@ -1,11 +1,8 @@
 """Which pairs of features are active together, counted in one pass over sparse activations.
 
-A pair's weight is what it *would* do; features that are never active together do nothing. On
-average a pair adds its weight times the mean of ``fᵢ fⱼ``, the *coactivation*. Only the listed
-pairs are counted, so memory does not grow with the dictionary squared or with the corpus.
-
-Activations come as batches of ``(indices, values)``, each token's active features in any order;
-a value of zero (padding) is not active.
+On average a pair adds its weight times the mean of ``fᵢ fⱼ``, the *coactivation*. Only the listed
+pairs are counted. Activations come as batches of ``(indices, values)``, each token's active
+features in any order; a value of zero (padding) is not active.
 """
 
 from __future__ import annotations
@@ -20,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from circuits.errors import FeatureRangeError, NotFiniteError, ShapeError, check_count
+from circuits.errors import FeatureRangeError, TensorError, check_count
 
 LOOKUPS = 2**21
 """Pairs of active features looked up at a time: this bounds the memory."""
@@ -55,8 +52,8 @@ def count_coactivation(
     """Count ``pairs`` (columns first, second) over all batches.
 
     With ``constant``, feature ``n_feature`` is the constant, which is 1 on every token.
-    ``together`` is the share of tokens that both are active on; compare it with the product of
-    their frequencies.
+    ``together`` is the share of tokens that both are active on: compare the product of their
+    frequencies.
     """
     n_feature = check_count("count_coactivation", n_feature, None, "n_feature")
     size = n_feature + constant
@@ -79,7 +76,8 @@ def count_coactivation(
             values = functional.pad(values, (0, 1), value=1.0)
         n_tokens += len(indices)
         active += torch.bincount(indices[values != 0], minlength=size)
-        for some, strengths in zip(*_pieces(indices, values), strict=True):
+        n = max(LOOKUPS // max(indices.shape[1] ** 2, 1), 1)
+        for some, strengths in zip(indices.split(n), values.split(n), strict=True):
             _count(some, strengths, size, keys, together, products)
     n = max(n_tokens, 1)
     counted = pd.DataFrame(
@@ -95,13 +93,13 @@ def count_coactivation(
 
 def _checked(indices: Tensor, values: Tensor, n_feature: int) -> Batch:
     if indices.ndim != 2 or indices.shape != values.shape:
-        raise ShapeError(
+        raise TensorError(
             f"count_coactivation: indices of shape {tuple(indices.shape)} and values of shape "
             f"{tuple(values.shape)}; both must be (token, active)."
         )
     indices, values = indices.cpu().long(), values.detach().cpu().double()
     if not bool(torch.isfinite(values).all()):
-        raise NotFiniteError(
+        raise TensorError(
             f"count_coactivation: {int((~torch.isfinite(values)).sum())} activations are NaN or "
             f"infinite, and so would be every mean. Look at the activations."
         )
@@ -112,11 +110,6 @@ def _checked(indices: Tensor, values: Tensor, n_feature: int) -> Batch:
             f"dictionary of {n_feature}. Pass the n_feature of the dictionary that made them."
         )
     return indices.masked_fill(outside, 0), values
-
-
-def _pieces(indices: Tensor, values: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    n = max(LOOKUPS // max(indices.shape[1] ** 2, 1), 1)
-    return indices.split(n), values.split(n)
 
 
 def _count(

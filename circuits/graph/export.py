@@ -1,13 +1,12 @@
 """Circuits in the formats that other tools open: GraphML and GEXF, and attribution graphs.
 
-Gephi and Cytoscape read the first two. XML cannot hold every character that a label can: such
-characters, and backslashes, are written as ``\\x{…}`` and read back by ``read_graph``.
+XML cannot hold every character that a label can: such characters, and backslashes, are written as
+``\\x{…}`` and read back by ``read_graph``.
 
-``write_attribution`` writes what circuit-tracer's frontend and Neuronpedia read. That format is
-made for one prompt, and a circuit read from weights has none. So there are two pseudo-tokens (with
-a single one the frontend drops every node), inputs at the first, pairs and output at the second,
-and an interaction is a node between its two causes and its effect. The frontend ignores
-``qParams.supernodes`` unless they are in its address too: ``attribution_query`` makes that.
+``write_attribution`` writes what circuit-tracer's frontend and Neuronpedia read. That format is for
+one prompt, and a circuit read from weights has none, so there are two pseudo-tokens (with one the
+frontend drops every node): inputs at the first, pairs and output at the second. The frontend
+ignores ``qParams.supernodes`` unless they are in its address: see ``attribution_query``.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -23,7 +21,7 @@ from xml.etree.ElementTree import ParseError
 
 import networkx as nx
 
-from circuits.errors import CircuitFileError, GraphError, first_line
+from circuits.errors import GraphError, first_line
 from circuits.graph.circuit import Circuit
 from circuits.graph.records import Feature, Output
 from circuits.storage.files import written_whole
@@ -111,11 +109,9 @@ def _translated(graph: nx.Graph, translate: Any) -> nx.Graph:
 def attribution(
     circuit: Circuit, layer: int | None = None, scan: str = "bilinear"
 ) -> dict[str, Any]:
-    """The circuit as an attribution graph: a dictionary of metadata, qParams, nodes and links.
-
-    Link weights are the pairs' weights, or what they add on data where that is known: half of each
-    from either cause. The layer is the circuit's own, or 0 where that is not known.
-    """
+    """The circuit as an attribution graph: metadata, qParams, nodes and links. A link has the
+    pair's weight, or what it adds on data where that is known, half from either cause. The layer is
+    the circuit's own, or 0."""
     if layer is None:
         layer = circuit.source.layer or 0
     if layer < 0:
@@ -207,7 +203,7 @@ def write_attribution(
             listed = list(json.loads(index.read_text(encoding="utf-8"))["graphs"])
             listed = [one for one in listed if one["slug"] != metadata["slug"]]
         except (ValueError, KeyError, TypeError) as error:
-            raise CircuitFileError(
+            raise GraphError(
                 f"{index} lists no graphs ({type(error).__name__}). Restore it, or delete it: it "
                 f"is made again at the next export."
             ) from error
@@ -275,18 +271,13 @@ def _supernodes(circuit: Circuit, layer: str) -> list[list[str]]:
     for feature in circuit.features:
         if feature.group >= 0:
             groups.setdefault(feature.group, []).append(feature)
-    named = sorted(groups.items())
-    return [
-        [_group_label(members, name), *(f"{layer}_{m.feature}_0" for m in members)]
-        for name, members in named
-        if len(members) > 1
-    ]
-
-
-def _group_label(members: Iterable[Feature], number: int) -> str:
-    """A group by its number and the labels of its strongest features."""
-    strongest = sorted(members, key=lambda member: (-(member.loading or 0.0), member.feature))
-    return f"group {number}: " + ", ".join(member.label for member in strongest[:3])
+    named = []
+    for number, members in sorted(groups.items()):
+        if len(members) > 1:
+            strongest = sorted(members, key=lambda m: (-(m.loading or 0.0), m.feature))
+            label = f"group {number}: " + ", ".join(member.label for member in strongest[:3])
+            named.append([label, *(f"{layer}_{member.feature}_0" for member in members)])
+    return named
 
 
 def _slug(name: str) -> str:

@@ -1,8 +1,8 @@
 """The pairs that an output's form is made of, found together and each tested given the others.
 
-In superposition pairs overlap: a gate of two features also gives weight to all features that are
-not orthogonal to them (its *shadows*), and the shadows of twenty gates hide their own pairs. So
-pairs are searched by orthogonal matching pursuit in stages (after StOMP, Donoho and others):
+In superposition a gate of two features also gives weight to all features that are not orthogonal to
+them (its *shadows*), and the shadows of twenty gates hide their own pairs. So pairs are searched by
+orthogonal matching pursuit in stages (after StOMP, Donoho and others):
 
 1. add the strongest pairs of the residual that stand out from it more than chance among all pairs
    allows; and pairs that would complete a block (their features are already joined by a path over
@@ -12,15 +12,12 @@ pairs are searched by orthogonal matching pursuit in stages (after StOMP, Donoho
 4. test what remains by the rotation null, each pair against the form less the *other* pairs, and
    drop the weakest until all are discoveries at the rate ``q`` among all pairs.
 
-A shadow of a strong pair is not an edge here, even if its weight is large. A form without a sparse
-explanation, such as a random one, has no edges.
+A shadow is not an edge here, even if its weight is large, and a random form has no edges.
 
-The limit is the search, not the test. A pair has to stand out from the shadows of the others, by
+The limit is the search, not the test: a pair has to stand out from the shadows of the others, by
 about the root of the number of entries per pair, ``d (d + 1) / 2 / pairs``. On planted gates with
 noise of a third of their norm it finds nearly all pairs from about 15 entries per pair, and none
-under 10: at d = 64, 130 pairs but not 230. Nine in ten of the missed pairs would pass the test if
-named (``known_pairs``). A group of a few features among hundreds is not found where none of its
-pairs stands out alone.
+under 10; nine in ten of the missed pairs would pass the test if named (``known_pairs``).
 """
 
 from __future__ import annotations
@@ -37,7 +34,7 @@ from torch import Tensor
 from circuits.algebra.interactions import Interactions
 from circuits.algebra.pair_search import Search
 from circuits.errors import GraphError, check_index, check_indices
-from circuits.graph.significance import RotationNull, accepted, q_values
+from circuits.graph.significance import RotationNull, q_values
 
 _ROUNDS = 60
 _MOST = 1024  # pairs fitted at once: an output of more is hard to read, and the fit is slow
@@ -48,10 +45,10 @@ def significant_pairs(
 ) -> pd.DataFrame:
     """The pairs of features that are discoveries for one output: first, second, weight, own, z, q.
 
-    ``weight`` is the pair's weight in ``matrix(output)``, ``own`` what it would be without the
-    shadows of the other pairs; ``z`` and ``q`` are given those others. ``null`` is
-    ``RotationNull.of(inter.inputs)``, to be made once for many outputs. Strongest first.
-    ``.attrs["explained"]`` is the share of the form's squared norm that the pairs build together.
+    ``weight`` is the pair's in ``matrix(output)``, ``own`` what it would be without the shadows of
+    the other pairs; ``z`` and ``q`` are given those others. Strongest first. ``null`` is
+    ``RotationNull.of(inter.inputs)``. ``.attrs["explained"]`` is the share of the form's squared
+    norm that the pairs build together.
     """
     check_index("significant_pairs", output, inter.n_output, "output")
     if not 0 < q < 1:
@@ -61,7 +58,8 @@ def significant_pairs(
         )
     null = RotationNull.of(inter.inputs) if null is None else null
     form = inter.without_constant.form(output).double()
-    return _table(_prune(_pursue(_Fit.of(null, form, _no_pairs(form))), q))
+    nothing = torch.zeros(0, 2, dtype=torch.int64, device=form.device)
+    return _table(_prune(_pursue(_Fit(null, form, nothing)), q))
 
 
 def known_pairs(
@@ -70,11 +68,8 @@ def known_pairs(
     pairs: Iterable[tuple[int, int]],
     null: RotationNull | None = None,
 ) -> pd.DataFrame:
-    """Named pairs, such as those of another output, each tested given the others.
-
-    The same columns as ``significant_pairs``; no pair is added or dropped. ``q`` counts all pairs
-    as tested.
-    """
+    """Named pairs, such as those of another output, as ``significant_pairs`` gives them: none is
+    added or dropped, and ``q`` counts all pairs as tested."""
     check_index("known_pairs", output, inter.n_output, "output")
     n = inter.inputs.n_feature
     listed = [sorted(check_indices("known_pairs", pair, n, "feature")) for pair in pairs]
@@ -85,7 +80,7 @@ def known_pairs(
     null = RotationNull.of(inter.inputs) if null is None else null
     form = inter.without_constant.form(output).double()
     named = torch.tensor(listed, dtype=torch.int64, device=form.device).reshape(-1, 2)
-    return _table(_Fit.of(null, form, torch.unique(named, dim=0)))
+    return _table(_Fit(null, form, torch.unique(named, dim=0)))
 
 
 def _table(fit: _Fit) -> pd.DataFrame:
@@ -112,25 +107,16 @@ def _table(fit: _Fit) -> pd.DataFrame:
     return table
 
 
-def _no_pairs(like: Tensor) -> Int[Tensor, "pair two"]:
-    return torch.zeros(0, 2, dtype=torch.int64, device=like.device)
-
-
 class _Fit:
     """The form as a sum of some pairs' shares, by least squares, and the residual."""
 
-    null: RotationNull
-    form: Float[Tensor, "model model"]
-    pairs: Int[Tensor, "pair two"]
-    share: Float[Tensor, " pair"]
-    left: Float[Tensor, "model model"]
-    noise: float  # the residual per dimension of symmetric matrices
-    standing: Float[Tensor, " pair"]  # each share by its standard error
-
-    @classmethod
-    def of(cls, null: RotationNull, form: Tensor, pairs: Tensor) -> _Fit:
-        fit = cls()
-        fit.null, fit.form, fit.pairs = null, form, pairs
+    def __init__(
+        self,
+        null: RotationNull,
+        form: Float[Tensor, "model model"],
+        pairs: Int[Tensor, "pair two"],
+    ) -> None:
+        self.null, self.form, self.pairs = null, form, pairs
         freedom = max(len(form) * (len(form) + 1) // 2 - len(pairs), 1)
         one, two = null.write[pairs[:, 0]], null.write[pairs[:, 1]]
         across = one @ two.mT
@@ -139,13 +125,13 @@ class _Fit:
         # the pairs of a repeated feature are equal: the ridge keeps their fit finite
         gram = gram / size / size[:, None] + 1e-9 * torch.eye(len(pairs)).to(gram)
         inverse = torch.linalg.inv(gram)
-        fit.share = inverse @ (((one @ form) * two).sum(1) / size) / size
-        built = (one * fit.share[:, None]).mT @ two
-        fit.left = form - (built + built.mT) / 2
-        fit.noise = float(fit.left.norm()) / math.sqrt(freedom)
-        error = inverse.diagonal().sqrt() / size * max(fit.noise, 1e-12 * float(form.norm()))
-        fit.standing = fit.share.abs() / error
-        return fit
+        self.share = inverse @ (((one @ form) * two).sum(1) / size) / size
+        built = (one * self.share[:, None]).mT @ two
+        self.left = form - (built + built.mT) / 2
+        # the residual per dimension of symmetric matrices
+        self.noise = float(self.left.norm()) / math.sqrt(freedom)
+        error = inverse.diagonal().sqrt() / size * max(self.noise, 1e-12 * float(form.norm()))
+        self.standing = self.share.abs() / error
 
     @property
     def own(self) -> Float[Tensor, " pair"]:
@@ -155,7 +141,7 @@ class _Fit:
         return self.share * torch.where(self.pairs[:, 0] == self.pairs[:, 1], squares / 2, squares)
 
     def keep(self, kept: Tensor) -> _Fit:
-        return _Fit.of(self.null, self.form, self.pairs[kept])
+        return _Fit(self.null, self.form, self.pairs[kept])
 
     def z_values(self) -> np.ndarray:
         first, second = self.pairs.unbind(1)
@@ -182,7 +168,7 @@ def _pursue(fit: _Fit) -> _Fit:
         new = torch.unique(new, dim=0)
         if not len(new) or len(fit.pairs) + len(new) > most:
             break
-        fit = _Fit.of(fit.null, fit.form, torch.cat([fit.pairs, new]))
+        fit = _Fit(fit.null, fit.form, torch.cat([fit.pairs, new]))
         while (weak := fit.standing < _bars(fit)).any():
             fit = fit.keep(_without_worst(fit.standing, weak))
         now = frozenset((i, j) for i, j in fit.pairs.tolist())
@@ -254,7 +240,7 @@ def _prune(fit: _Fit, q: float) -> _Fit:
     """Stage 4."""
     while len(fit.pairs):
         z = fit.z_values()
-        weak = ~accepted(z, fit.null.n_pairs, q)
+        weak = q_values(z, fit.null.n_pairs) > q
         if not weak.any():
             break
         fit = fit.keep(_without_worst(torch.tensor(np.abs(z)), torch.tensor(weak)))

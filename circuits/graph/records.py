@@ -26,8 +26,20 @@ class Feature:
     joint_effect: float | None = None
 
 
+class _Weighed:
+    """Something with a weight, and a contrast where there is a behaviour."""
+
+    weight: float
+    contrast: float | None
+
+    @property
+    def strength(self) -> float:
+        """Its contrast where there is a behaviour, else its weight."""
+        return self.weight if self.contrast is None else self.contrast
+
+
 @dataclass(frozen=True)
-class Interaction:
+class Interaction(_Weighed):
     """A pair of input features."""
 
     first: int
@@ -46,7 +58,7 @@ class Interaction:
 
 
 @dataclass(frozen=True)
-class Gate:
+class Gate(_Weighed):
     """What two groups compute together."""
 
     first: int

@@ -1,16 +1,13 @@
 """Is a pair's weight more than chance? Exact p-values, and control of false discoveries.
 
 The null: all features are rotated together at random against the layer, so their norms and the
-angles between them stay. The distribution of one pair's weight is then known exactly, without
-sampling: hold one feature still and rotate the rest about it; the other feature's direction is
-uniform on a sphere, and its cosine with what the layer makes of the first follows Student's t. The
-test is made from both ends and the larger p-value counts, so it is never too small. This matters
-because a feature of a strong gate has larger weights with *every* feature, which is expected only
-from its own end.
-
-A feature's pair with itself is a quadratic form of one random direction; its tail comes from the
-form's eigenvalues by the saddlepoint formula of Lugannani and Rice, within a quarter of the
-p-value.
+angles between them stay. The distribution of one pair's weight is then known without sampling: hold
+one feature still and rotate the rest about it; the other's cosine with what the layer makes of the
+first follows Student's t. The test is made from both ends and the larger p-value counts, because a
+feature of a strong gate has larger weights with *every* feature, which is expected only from its
+own end. A feature's pair with itself is a quadratic form of one random direction; its tail comes
+from the form's eigenvalues by the saddlepoint formula of Lugannani and Rice, within a quarter of
+the p-value.
 
 Features are in whitened coordinates (the left singular vectors of the dictionary): weights are the
 same there, and a direction that all features share is no evidence for any pair of them. The
@@ -27,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from scipy import special
 from torch import Tensor
 
@@ -69,12 +66,9 @@ class RotationNull:
         weight: Float[Tensor, " pair"] | None = None,
         partners: Int[Tensor, " feature"] | None = None,
     ) -> Float[np.ndarray, " pair"]:
-        """How unlikely each pair's weight is, as the standard normal value that is as unlikely.
-
-        Where the form is what a fit of pairs leaves, ``weight`` is each tested pair's own share,
-        which is put back, and ``partners`` counts the fitted pairs of each feature: each takes one
-        degree of freedom.
-        """
+        """How unlikely each pair's weight is, as a standard normal value. Where the form is what a
+        fit of pairs leaves, ``weight`` is each tested pair's own share, which is put back, and
+        ``partners`` counts the fitted pairs of each feature, a degree of freedom each."""
         form = self.onto @ form.double() @ self.onto.mT
         weight = form.new_zeros(len(first)) if weight is None else weight
         partners = first.new_zeros(len(self.write)) if partners is None else partners
@@ -174,21 +168,13 @@ def p_values(z: Float[np.ndarray, " pair"]) -> Float[np.ndarray, " pair"]:
 
 
 def q_values(z: Float[np.ndarray, " pair"], n_pairs: int) -> Float[np.ndarray, " pair"]:
-    """Benjamini and Hochberg's false-discovery rate at which each pair would be accepted.
-
-    ``n_pairs`` were tested in all; those not listed are assumed weaker, so a q-value is never too
-    small.
-    """
+    """Benjamini and Hochberg's false-discovery rate at which each pair would be accepted, of
+    ``n_pairs`` tested in all: those not listed are assumed weaker, so it is never too small."""
     order = np.argsort(-np.abs(z), kind="stable")
     ranked = p_values(z)[order] * n_pairs / np.arange(1, len(z) + 1)
     q = np.empty(len(z))
     q[order] = np.minimum(np.minimum.accumulate(ranked[::-1])[::-1], 1.0)
     return q
-
-
-def accepted(z: Float[np.ndarray, " pair"], n_pairs: int, q: float) -> Bool[np.ndarray, " pair"]:
-    """Which pairs are discoveries at this false-discovery rate."""
-    return q_values(z, n_pairs) <= q
 
 
 def scored_strongest(
@@ -197,11 +183,8 @@ def scored_strongest(
     outputs: Iterable[int] | None = None,
     folder: str | Path | None = None,
 ) -> pd.DataFrame:
-    """``strongest_of_each`` of the features without the constant, with z and q of each pair.
-
-    Each pair is tested against the whole form: a shadow of a strong pair may pass here;
-    ``significant_pairs`` separates the two. Columns: output, first, second, weight, z, q.
-    """
+    """``strongest_of_each`` of the features without the constant, with z and q of each pair against
+    the whole form: a shadow of a strong pair may pass here, but not in ``significant_pairs``."""
     alone = inter.without_constant
     null = RotationNull.of(alone.inputs)
     return alone.strongest_of_each(n, outputs, folder=folder, score=partial(scored, alone, null))

@@ -1,16 +1,14 @@
 """Groups of features with the same role, and the gate that each pair of groups forms.
 
 The matrix of an AND gate is bipartite and signed: ``u vᵀ + v uᵀ``, with nothing inside the groups,
-so communities, which are dense inside, do not describe it. Two features are in one group
-where their rows agree, sign and all: the same partners, to the same effect.
+so communities, which are dense inside, do not describe it. Two features are in one group where
+their rows agree, sign and all: the same partners, to the same effect.
 
 1. Nodes are put in an order that follows from the matrix alone.
 2. Seven methods propose groups (``circuits.groups.proposals``).
-3. The proposal with the shortest description of the matrix is chosen
-   (``circuits.groups.description_length``), and single nodes are moved while that makes it shorter
-   still. Where none is shorter than a group for each node, the method is "no groups".
-4. Stability: the chosen method runs again several times, each time with a tenth of the edges left
-   out.
+3. The proposal with the shortest description of the matrix is chosen, and single nodes are moved
+   while that shortens it. Where none is shorter than a group for each node, there are no groups.
+4. Stability: the chosen method runs again, each time with a tenth of the edges left out.
 """
 
 from __future__ import annotations
@@ -26,7 +24,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuits.errors import GraphError, NotFiniteError, check_count, check_index
+from circuits.errors import GraphError, TensorError, check_count, check_index
 from circuits.groups.description_length import Blocks
 from circuits.groups.gates import gate_table
 from circuits.groups.proposals import (
@@ -91,10 +89,8 @@ def clusters(
     graph: nx.Graph | Tensor | np.ndarray, seed: int = 0, n_resample: int = 10
 ) -> Clusters:
     """The groups of a signed graph (edge attribute ``weight``, or ``own`` where all edges have it;
-    a pair's weight is twice its entry of the matrix) or of a symmetric matrix.
-
-    Deterministic for a seed, and independent of the order of the nodes.
-    """
+    a pair's weight is twice its entry of the matrix) or of a symmetric matrix; they depend on the
+    seed, not on the order of the nodes."""
     check_count("clusters", n_resample, None, "n_resample")
     check_index("clusters", seed, 2**32, "seed")
     names, given = _matrix_of(graph)
@@ -158,7 +154,7 @@ def _matrix_of(graph: nx.Graph | Tensor | np.ndarray) -> tuple[list[Hashable], M
             )
         names = list(range(len(matrix)))
     if not np.isfinite(matrix).all():
-        raise NotFiniteError(
+        raise TensorError(
             f"clusters: {int((~np.isfinite(matrix)).sum())} of {matrix.size} weights are NaN or "
             f"infinite, and so would be every group. Look at where they were computed."
         )

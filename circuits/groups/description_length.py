@@ -1,13 +1,11 @@
 """How well groups explain a matrix: one block of one sign for each gate.
 
-A gate between two groups is ``u vᵀ``: every feature of the one with every feature of the other, by
-their loadings, all of one sign. So groups are good if each block of the matrix between two of
+A gate between two groups is ``u vᵀ``, so groups are good if each block of the matrix between two of
 them is a product of non-negative loadings, up to one sign. ``description_length`` adds the cost of
 the loadings to the cost of what they leave unexplained, in nats. A loading costs the logarithm of
 the number of pairs; the rest costs as much as Gaussian noise of a fifth of a typical weight, about
-what superposition adds to every weight. Merging two halves of a gate saves loadings; merging
-features of different gates, or of opposite signs, leaves much unexplained. So the number of groups
-is not a setting.
+what superposition adds. Merging two halves of a gate saves loadings; merging features of different
+gates, or of opposite signs, leaves much unexplained. So the number of groups is not a setting.
 """
 
 from __future__ import annotations
@@ -21,11 +19,8 @@ _NOISE = 0.2  # of the median weight: what groups need not explain
 def block(
     matrix: Float[np.ndarray, "a b"], steps: int = 8
 ) -> tuple[float, Float[np.ndarray, " a"], Float[np.ndarray, " b"]]:
-    """The block's best product of non-negative loadings, with the sign that explains more.
-
-    Returns ``(strength, one, two)``: ``strength · one twoᵀ``, loadings of length 1, found by
-    alternating projections (the nearest local optimum from the row sums).
-    """
+    """The block's best product ``strength · one twoᵀ`` of non-negative loadings of length 1, with
+    the sign that explains more, by alternating projections from the row sums."""
     best = (0.0, np.zeros(matrix.shape[0]), np.zeros(matrix.shape[1]))
     for sign in (1.0, -1.0):
         signed = sign * matrix

@@ -1,10 +1,5 @@
-"""Ways to propose groups of a matrix's rows: ``(matrix, seed, number of groups or None)`` to
-candidates, each a label for every node.
-
-The loadings on the top eigenpairs, the rows themselves, Louvain and greedy modularity on the rows'
-similarity and on |weight|, and spectral co-clustering. Communities are dense inside, so each is
-also split by the signs and loadings of its own eigenpairs.
-"""
+"""Ways to propose groups of a matrix's rows. Communities are dense inside, so each is also split by
+the signs and loadings of its own eigenpairs."""
 
 from __future__ import annotations
 
@@ -68,14 +63,6 @@ def _loadings(matrix: Matrix) -> Float[np.ndarray, "node rank"]:
     return vectors[:, kept] * np.abs(values[kept])
 
 
-def _by_eigenpairs(matrix: Matrix, seed: int, n_groups: int | None) -> list[Labels]:
-    return _tree_cuts(row_cosines(_loadings(matrix)), n_groups)
-
-
-def _by_rows(matrix: Matrix, seed: int, n_groups: int | None) -> list[Labels]:
-    return _tree_cuts(row_cosines(matrix), n_groups)
-
-
 def _communities(weights: Matrix, find: Callable[[nx.Graph], Any]) -> Labels:
     graph = nx.from_numpy_array(weights)
     labels = np.arange(len(weights))
@@ -114,22 +101,6 @@ def _split(matrix: Matrix, communities: Labels) -> list[Labels]:
     return [communities, labels]
 
 
-def _by_louvain_of_rows(matrix: Matrix, seed: int, n_groups: int | None) -> list[Labels]:
-    return [_communities(_similarity(matrix), _louvain(seed))]
-
-
-def _by_greedy_of_rows(matrix: Matrix, seed: int, n_groups: int | None) -> list[Labels]:
-    return [_communities(_similarity(matrix), _greedy)]
-
-
-def _by_louvain(matrix: Matrix, seed: int, n_groups: int | None) -> list[Labels]:
-    return _split(matrix, _communities(np.abs(matrix), _louvain(seed)))
-
-
-def _by_greedy(matrix: Matrix, seed: int, n_groups: int | None) -> list[Labels]:
-    return _split(matrix, _communities(np.abs(matrix), _greedy))
-
-
 def _by_coclustering(matrix: Matrix, seed: int, n_groups: int | None) -> list[Labels]:
     from sklearn.cluster import SpectralCoclustering
     from sklearn.exceptions import ConvergenceWarning
@@ -137,7 +108,7 @@ def _by_coclustering(matrix: Matrix, seed: int, n_groups: int | None) -> list[La
     if len(matrix) < 3:
         return [np.arange(len(matrix))]
     if n_groups is None:
-        tried = {len(np.unique(labels)) for labels in _by_rows(matrix, seed, None)}
+        tried = {len(np.unique(labels)) for labels in _tree_cuts(row_cosines(matrix), None)}
         counts = sorted(tried & set(range(2, len(matrix) // 2 + 1)))[:4] or [2]
     else:
         counts = [min(max(n_groups, 2), len(matrix) - 1)]
@@ -151,12 +122,16 @@ def _by_coclustering(matrix: Matrix, seed: int, n_groups: int | None) -> list[La
 
 
 METHODS: Mapping[str, Method] = {
-    "no groups": lambda matrix, seed, n_groups: [np.arange(len(matrix))],
-    "eigenpairs": _by_eigenpairs,
-    "rows": _by_rows,
-    "louvain of rows": _by_louvain_of_rows,
-    "greedy modularity of rows": _by_greedy_of_rows,
-    "louvain": _by_louvain,
-    "greedy modularity": _by_greedy,
+    "no groups": lambda matrix, seed, n: [np.arange(len(matrix))],
+    "eigenpairs": lambda matrix, seed, n: _tree_cuts(row_cosines(_loadings(matrix)), n),
+    "rows": lambda matrix, seed, n: _tree_cuts(row_cosines(matrix), n),
+    "louvain of rows": lambda matrix, seed, n: [_communities(_similarity(matrix), _louvain(seed))],
+    "greedy modularity of rows": lambda matrix, seed, n: [
+        _communities(_similarity(matrix), _greedy)
+    ],
+    "louvain": lambda matrix, seed, n: _split(matrix, _communities(np.abs(matrix), _louvain(seed))),
+    "greedy modularity": lambda matrix, seed, n: _split(
+        matrix, _communities(np.abs(matrix), _greedy)
+    ),
     "spectral co-clustering": _by_coclustering,
 }

@@ -1,8 +1,5 @@
-"""Bilinear transformers: trained, loaded, read and edited by name.
-
-The only room that knows transformers and TransformerLens; neither is imported before a model is
-trained or loaded.
-"""
+"""Bilinear transformers: trained, loaded, read and edited by name. Only this room knows
+transformers and TransformerLens, and imports them when a model is trained or loaded."""
 
 from typing import TYPE_CHECKING
 
@@ -26,16 +23,4 @@ __all__ = [
     "train_model",
 ]
 
-__getattr__, __dir__ = lazy(
-    __name__,
-    {
-        "Model": "circuits.model.model",
-        "ModelPlan": "circuits.model.plan",
-        "ModelShape": "circuits.model.plan",
-        "POINTS": "circuits.model.site",
-        "Site": "circuits.model.site",
-        "Trained": "circuits.model.training",
-        "load_model": "circuits.model.loading",
-        "train_model": "circuits.model.training",
-    },
-)
+__getattr__, __dir__ = lazy(__name__)

@@ -1,8 +1,5 @@
-"""How well a language model predicts text that it was not trained on.
-
-For the built-in stories the loss has an exact floor, the stories' own surprisal, and reactions can
-be scored: does the word fit the *effective* sentiment?
-"""
+"""How well a language model predicts held-out text; of the built-in stories, beside the exact floor
+of their own surprisal, and with the reactions that fit the *effective* sentiment."""
 
 from __future__ import annotations
 
@@ -106,12 +103,5 @@ class _Judge:
         return int(self._reactions["right"].notna().sum())
 
     def shares(self) -> dict[str, float]:
-        table = self._reactions
-        return {
-            name: float(
-                table.loc[
-                    (table["polarity"] == sign) & (table["negated"] == negated), "right"
-                ].mean()
-            )
-            for name, (sign, negated) in CASES.items()
-        }
+        means = self._reactions.groupby(["polarity", "negated"])["right"].mean().to_dict()
+        return {name: float(means.get(case, np.nan)) for name, case in CASES.items()}

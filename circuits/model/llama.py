@@ -1,8 +1,8 @@
 """A Hugging Face causal language model, built strictly from its configuration and weights.
 
-Every weight must be present with the configured shape, and every layer must have Llama's layout
-(as Mistral's and others' do). ``transformers`` would fill a missing weight with noise and only log
-it. Its activation named ``linear`` makes a gated MLP bilinear.
+Every weight must be present with the configured shape (``transformers`` would fill a missing one
+with noise and only log it), and every layer must have Llama's layout. Its activation named
+``linear`` makes a gated MLP bilinear.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from circuits.algebra.bilinear import BilinearLayer
 from circuits.errors import ModelError
@@ -247,11 +247,6 @@ def write(network: Any, tokenizer: Any | None, folder: Path) -> None:
     shutil.copymode(folder / "config.json", folder / "model.safetensors")
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
-
-
-def n_parameters(network: nn.Module) -> int:
-    """Number of weights; a tied head counts once."""
-    return sum(weight.numel() for weight in network.parameters())
 
 
 def _in_short(error: BaseException) -> str:

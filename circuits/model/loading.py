@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from circuits.errors import DeviceError, first_line
+from circuits.errors import TensorError, first_line
 from circuits.model.llama import build, check_activation, check_bilinear, read_tokenizer
 from circuits.model.model import Model
 from circuits.model.published import check_published, convert, is_published
@@ -21,11 +21,11 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
 ) -> Model:
-    """The model in a folder or of a hub name; refused if it is not bilinear.
+    """The model in a folder or of a hub name, in the Hugging Face Llama format or the layout of the
+    paper's checkpoints; refused if it is not bilinear.
 
-    The folder has the Hugging Face Llama format with a linear activation, or the layout of the
-    paper's checkpoints. ``tokenizer`` is a folder or hub name to use instead of the model's own.
-    Without ``device`` the model goes to the GPU where there is one.
+    ``tokenizer`` is a folder or hub name to use instead of the model's own. Without ``device`` the
+    model goes to the GPU where there is one.
     """
     folder = _local(path)
     config = read_config(folder)
@@ -48,11 +48,8 @@ def load_model(
 
 
 def untrained(model: Model, seed: int = 0) -> Model:
-    """A freshly initialised model of the same shape, tokenizer, dtype and device.
-
-    The control for claims about weights. Its norms and biases are initial values too: it is not
-    the trained weights in another order. The global generator is left as it was.
-    """
+    """A freshly initialised model of the same shape, tokenizer, dtype and device: the control for
+    claims about weights. Norms and biases are initial values too."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = type(model.network)(model.network.config)
@@ -70,7 +67,7 @@ def chosen_device(device: torch.device | str | None) -> torch.device:
         chosen = torch.device(device)
         torch.ones(1, device=chosen).item()  # the "meta" device has shapes but no values
     except (RuntimeError, AssertionError, ImportError) as error:
-        raise DeviceError(
+        raise TensorError(
             f"device '{device}' cannot be used here ({first_line(error)}). Name cpu, or a GPU that "
             f"torch.cuda.is_available() knows."
         ) from error

@@ -1,11 +1,8 @@
 """A bilinear transformer: its layers as tensors, its activations read and replaced by site.
 
-``mlp_in`` is the MLP's input *after* the norm and the norm's weight, so
-``model.layer(i)(mlp_in) == mlp_out`` with the weights as stored. For the stream before the norm,
-fold the norm's weight into the layer: ``model.layer(i, fold_norm=True)``.
-
-Everything runs in float32 unless another dtype is asked for: bfloat16 rounds the MLP's output to
-three digits, and then no statement about the weights is exact.
+``mlp_in`` is the MLP's input *after* the norm and its weight, so ``model.layer(i)(mlp_in) ==
+mlp_out`` with the weights as stored. Everything runs in float32 unless another dtype is asked for:
+bfloat16 rounds the MLP's output to three digits, too few for statements about the weights.
 """
 
 from __future__ import annotations
@@ -25,8 +22,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from circuits.algebra.bilinear import BilinearLayer, computing_dtype
-from circuits.errors import ModelError, SiteError, check_count, check_index
-from circuits.model.llama import layer_of, n_parameters, write
+from circuits.errors import ModelError, check_count, check_index
+from circuits.model.llama import layer_of, write
 from circuits.model.site import POINTS, ReadAll, Site, as_sites, attach
 from circuits.model.transformer_lens import hooked
 from circuits.storage.files import folder_written_whole
@@ -96,7 +93,7 @@ class Model:
         """These sites, each once; refused if the model lacks one."""
         named = tuple(dict.fromkeys(self._site(site) for site in as_sites(sites)))
         if not named:
-            raise SiteError("no sites were given. Name at least one, such as mlp_in@0.")
+            raise ModelError("no sites were given. Name at least one, such as mlp_in@0.")
         return named
 
     def layer(self, index: int, *, fold_norm: bool = False) -> BilinearLayer:
@@ -172,10 +169,8 @@ class Model:
     def loss(
         self, tokens: Int64[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None = None
     ) -> Float[Tensor, ""]:
-        """Mean nats per token, over all tokens but the first of each row and padding.
-
-        Pass the batch's own ``mask`` where padding and the end of a text are the same token.
-        """
+        """Mean nats per token, but for the first of each row and padding. Pass the batch's own
+        ``mask`` where padding and the end of a text are the same token."""
         tokens = self._checked(tokens)
         present = (self.mask(tokens) if mask is None else mask.to(self.device))[:, 1:]
         if not bool(present.any()):
@@ -194,11 +189,8 @@ class Model:
     def generate(
         self, prompt: str, n_token: int = 50, *, temperature: float = 0.0, seed: int = 0
     ) -> str:
-        """The prompt and its continuation; at temperature 0 the likeliest tokens.
-
-        Written by hand, because transformers' own uses the global generator, and because with its
-        cache a replaced activation would only see the newest position.
-        """
+        """The prompt and its continuation; at temperature 0 the likeliest tokens. (transformers'
+        own uses the global generator, and shows a replaced activation only the newest position.)"""
         tokenizer = self.words("Model.generate")
         if not 0 <= temperature < float("inf"):
             raise ModelError(f"Model.generate: temperature {temperature}. Pass 0 or more.")
@@ -268,11 +260,9 @@ class Model:
 
     @cached_property
     def hooked(self) -> Any:
-        """TransformerLens' bridge over a copy of this model, made on first use.
-
-        A copy, because the bridge rebuilds its model: nothing that is `replaced` here is replaced
-        there. Its weight processing is refused: it would put a SiLU into the MLP.
-        """
+        """TransformerLens' bridge over a copy of this model, made on first use: the bridge rebuilds
+        its model, so nothing that is `replaced` here is replaced there. Its weight processing is
+        refused."""
         if self._replacing:  # the copy would keep what is replaced now for ever
             raise ModelError(
                 f"Model.hooked: {', '.join(map(str, self._replacing))} is replaced at the moment, "
@@ -301,7 +291,7 @@ class Model:
             "heads": config.num_attention_heads,
             "context": self.n_context,
             "vocabulary": self.n_token,
-            "parameters": n_parameters(self.network),
+            "parameters": sum(weight.numel() for weight in self.network.parameters()),
             "norm": f"RMSNorm, eps {config.rms_norm_eps:g}",
             "activation": f"{config.hidden_act} (bilinear: checked on random input)",
             "mlp_biases": [
@@ -333,7 +323,7 @@ class Model:
         if site.layer >= self.n_layer:
             last = self.n_layer - 1
             layers = "@0" if last == 0 else f"@0 to @{last}"
-            raise SiteError(
+            raise ModelError(
                 f"{site}: {self.path} has no layer {site.layer}. Its sites are "
                 f"{', '.join(POINTS)}, each {layers}."
             )
@@ -375,7 +365,7 @@ def _fitting(site: Site, function: Callable[[Tensor], Tensor]) -> Callable[[Tens
         new = function(activation)
         if not isinstance(new, Tensor) or new.shape != activation.shape:
             got = tuple(new.shape) if isinstance(new, Tensor) else type(new).__name__
-            raise SiteError(
+            raise ModelError(
                 f"replaced: the function at {site} returned {got}, where the activation has shape "
                 f"{tuple(activation.shape)}. Return a tensor of that shape."
             )

@@ -1,21 +1,18 @@
 """What to train and how: two small configurations, kept as JSON beside the model.
 
-The defaults train the built-in stories' model. ``activation`` acts on one factor of a gated MLP, so
-``linear``, ``silu``, ``gelu`` and ``relu`` have equally many weights. With ``gated=False`` there is
-one factor only, and the MLP has ``3 · d_hidden / 2`` units, so that its two matrices have as many
-weights as three had.
+``activation`` acts on one factor of a gated MLP. With ``gated=False`` there is one factor only, and
+the MLP has ``3 · d_hidden / 2`` units, so that its two matrices have as many weights as three had.
 """
 
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from circuits.corpus.batches import CHUNK
-from circuits.errors import PlanError
+from circuits.errors import PlanError, number_faults
 
 ACTIVATIONS = ("linear", "silu", "gelu", "relu")
 """``linear`` is bilinear, ``silu`` is SwiGLU, ``gelu`` GEGLU, ``relu`` ReGLU."""
@@ -25,41 +22,18 @@ ACTIVATIONS = ("linear", "silu", "gelu", "relu")
 class ModelShape:
     """The sizes of a transformer."""
 
-    n_layer: int = 1
-    """Number of layers."""
-
-    d_model: int = 128
-    """Width of the residual stream."""
-
-    d_hidden: int = 256
-    """Products in each MLP, before the width of an ungated one is adjusted."""
-
-    n_head: int = 1
-    """Attention heads. One head can weigh a word but not flip its sign: that is left to the MLP."""
-
-    activation: str = "linear"
-    """On the left factor of the MLP: one of ``ACTIVATIONS``."""
-
-    gated: bool = True
-    """Whether the MLP multiplies two factors; if not, it is a plain MLP of equal size."""
-
-    biases: bool = False
-    """Whether the MLP's three matrices have biases."""
-
-    tied_head: bool = False
-    """Whether the head is the embedding."""
+    n_layer: int = 1  # number of layers
+    d_model: int = 128  # width of the residual stream
+    d_hidden: int = 256  # products in each MLP, before the width of an ungated one is adjusted
+    n_head: int = 1  # one head can weigh a word but not flip its sign: that is left to the MLP
+    activation: str = "linear"  # on the left factor of the MLP: one of ``ACTIVATIONS``
+    gated: bool = True  # whether the MLP multiplies two factors; if not, it is a plain one
+    biases: bool = False  # whether the MLP's three matrices have biases
+    tied_head: bool = False  # whether the head is the embedding
 
     def __post_init__(self) -> None:
-        faults = [
-            f"{name} is {getattr(self, name)!r:.40}, not a positive whole number"
-            for name in ("n_layer", "d_model", "d_hidden", "n_head")
-            if not is_whole(getattr(self, name), 1)
-        ]
-        faults += [
-            f"{name} is {getattr(self, name)!r:.40}, not true or false"
-            for name in ("gated", "biases", "tied_head")
-            if not isinstance(getattr(self, name), bool)
-        ]
+        sizes = dict.fromkeys(("n_layer", "d_model", "d_hidden", "n_head"), 1)
+        faults = number_faults(vars(self), sizes, flags=("gated", "biases", "tied_head"))
         if self.activation not in ACTIVATIONS:
             faults.append(f"activation '{self.activation}' is not one of {', '.join(ACTIVATIONS)}")
         if not faults and self.d_model % (2 * self.n_head):
@@ -70,7 +44,7 @@ class ModelShape:
             faults.append("an ungated MLP with a linear activation is only a matrix")
         if not self.gated and not faults and self.d_hidden % 2:
             faults.append(f"d_hidden {self.d_hidden} is odd: 3 · d_hidden / 2 must be whole")
-        _refuse("ModelShape", faults)
+        refuse_faults("ModelShape", faults)
 
     @property
     def width(self) -> int:
@@ -82,60 +56,28 @@ class ModelShape:
 class ModelPlan:
     """How a language model is trained: AdamW, warm-up and then a cosine down to 2 %."""
 
-    shape: ModelShape = field(default_factory=ModelShape)
-    """What is trained."""
-
-    n_steps: int = 700
-    """Training steps, each on one batch."""
-
-    n_rows: int = 64
-    """Rows in a batch."""
-
-    window: int = 128
-    """Longest row in tokens, and the model's context."""
-
-    learning_rate: float = 4e-3
-    """The peak, reached at the end of the warm-up."""
-
-    warm_up: int = 50
-    """Steps of the warm-up."""
-
-    weight_decay: float = 0.1
-    """Of matrices; norms and biases are not decayed."""
-
-    clip: float = 1.0
-    """The gradient's norm is clipped to this."""
-
-    noise: float = 0.0
-    """Standard deviation of Gaussian noise on every MLP's input, whose own entries are about 1."""
-
-    seed: int = 0
-    """Decides everything: initial weights, the order of the text, the noise."""
+    shape: ModelShape = field(default_factory=ModelShape)  # what is trained
+    n_steps: int = 700  # training steps, each on one batch
+    n_rows: int = 64  # rows in a batch
+    window: int = 128  # longest row in tokens, and the model's context
+    learning_rate: float = 4e-3  # the peak, reached at the end of the warm-up
+    warm_up: int = 50  # steps of the warm-up
+    weight_decay: float = 0.1  # of matrices; norms and biases are not decayed
+    clip: float = 1.0  # the gradient's norm is clipped to this
+    noise: float = 0.0  # standard deviation of that on every MLP's input, whose entries are about 1
+    seed: int = 0  # decides everything: initial weights, the order of the text, the noise
 
     def __post_init__(self) -> None:
-        least = {"n_steps": 1, "n_rows": 1, "window": 3, "warm_up": 0, "seed": 0}
-        faults = [
-            f"{name} is {getattr(self, name)!r:.40}, not a whole number of at least {smallest}"
-            for name, smallest in least.items()
-            if not is_whole(getattr(self, name), smallest)
-        ]
+        whole = {"n_steps": 1, "n_rows": 1, "window": 3, "warm_up": 0, "seed": 0}
+        least = {"weight_decay": 0, "noise": 0}
+        faults = number_faults(vars(self), whole, least, above_zero=("learning_rate", "clip"))
         if not isinstance(self.shape, ModelShape):
             faults.insert(0, f"shape is {self.shape!r:.40}, not a ModelShape")
-        if is_whole(self.n_rows, CHUNK + 1):
+        if not faults and self.n_rows > CHUNK:
             faults.append(
                 f"n_rows is {self.n_rows}, but rows are made from {CHUNK} documents at a time"
             )
-        if is_whole(self.seed, 2**63):
-            faults.append(f"seed is {self.seed!r:.40}, not below 2 ** 63")
-        above = {"learning_rate": True, "clip": True, "weight_decay": False, "noise": False}
-        for name, strictly in above.items():
-            value = getattr(self, name)
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            fits = number and 0 <= value <= sys.float_info.max  # so neither NaN nor infinity
-            if not fits or (strictly and value == 0):
-                wanted = "a number above 0" if strictly else "a number of at least 0"
-                faults.append(f"{name} is {value!r:.40}, not {wanted}")
-        _refuse("ModelPlan", faults)
+        refuse_faults("ModelPlan", faults)
 
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
@@ -153,25 +95,25 @@ class ModelPlan:
         plan, shape = dict(given), given.get("shape", {})
         if not isinstance(shape, Mapping):
             raise PlanError(f"{where}: shape is {shape!r:.40}, not an object with its own fields.")
-        for cls_, some, prefix in ((cls, plan, ""), (ModelShape, shape, "shape.")):
-            known = [f.name for f in fields(cls_)]
-            unknown = [f"'{prefix}{name}'" for name in some if name not in known]
-            if unknown:
-                raise PlanError(
-                    f"{where}: unknown field {', '.join(unknown)}; the fields are "
-                    f"{', '.join(prefix + name for name in known)}."
-                )
+        check_fields(where, cls, plan)
+        check_fields(where, ModelShape, shape, "shape.")
         try:
             return cls(**{**plan, "shape": ModelShape(**shape)})
         except PlanError as error:
             raise PlanError(f"{where}: {error}") from None
 
 
-def is_whole(value: object, smallest: int) -> bool:
-    """Whether a value is a whole number of at least ``smallest``."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= smallest
+def check_fields(where: str, kind: type, given: Mapping[str, Any], prefix: str = "") -> None:
+    """Refuse fields that a plan of this kind does not have."""
+    known = [field.name for field in fields(kind)]
+    if unknown := [f"'{prefix}{name}'" for name in given if name not in known]:
+        raise PlanError(
+            f"{where}: unknown field {', '.join(unknown)}; the fields are "
+            f"{', '.join(prefix + name for name in known)}."
+        )
 
 
-def _refuse(owner: str, faults: list[str]) -> None:
+def refuse_faults(owner: str, faults: list[str]) -> None:
+    """Refuse a plan with faults."""
     if faults:
         raise PlanError(f"{owner}: " + "; ".join(faults) + ".")

@@ -1,8 +1,7 @@
 """Language models in the layout of the paper's own checkpoints, as Hugging Face Llama models.
 
-The conversion is exact: weights are renamed and split, and the one number that Llama does not
-have, the attention output's factor ``1 / sqrt(2 · n_layer)``, is multiplied into its weight. The
-norms there have no weights (here: ones), and rotary angles are computed, not stored.
+The conversion is exact: weights are renamed and split, and the attention output's factor ``1 /
+sqrt(2 · n_layer)`` is multiplied into its weight. Norms there have no weights (here: ones).
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from circuits.errors import ModelError
+from circuits.errors import ModelError, number_faults
 
 _SIZES = ("n_head", "n_layer", "n_ctx", "d_model", "d_hidden")
 _KNOWN = {*_SIZES, "bilinear", "gate", "bias", "normalization", "tokenizer", "repo"}
@@ -28,14 +27,9 @@ def is_published(config: Mapping[str, Any]) -> bool:
 def check_published(where: Path, config: Mapping[str, Any]) -> None:
     """Refuse what cannot be converted exactly, naming every field."""
     faults = [f"unknown field '{name}'" for name in config if name not in _KNOWN]
-    for name in _SIZES:
-        size = config.get(name)
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            faults.append(f"{name} is {size!r}, not a positive whole number")
+    faults += number_faults({"bias": False, **config}, dict.fromkeys(_SIZES, 1), flags=["bias"])
     if config.get("bilinear") is not True:
         faults.append(f"bilinear is {config.get('bilinear')!r}: its MLP is not bilinear")
-    if not isinstance(config.get("bias", False), bool):
-        faults.append(f"bias is {config['bias']!r}, not true or false")
     if config.get("gate") is not None:
         faults.append(f"gate is {config['gate']!r}: an activation on one factor, so not bilinear")
     if config.get("normalization", True) is not True:

@@ -1,8 +1,5 @@
-"""A place in a transformer where an activation can be read or replaced.
-
-Written ``point@layer``. Two are easily mixed up: ``resid_mid`` is the stream before the MLP's norm,
-``mlp_in`` is the MLP's input *after* the norm and its weight.
-"""
+"""A place in a transformer where an activation can be read or replaced: ``resid_mid`` is the stream
+before the MLP's norm, ``mlp_in`` the MLP's input *after* the norm and its weight."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from circuits.errors import SiteError
+from circuits.errors import ModelError
 
 _HOOKS = {  # in the order in which a layer computes them
     "resid_pre": "hook_resid_pre",
@@ -44,11 +41,11 @@ class Site:
 
     def __post_init__(self) -> None:
         if self.point not in POINTS:
-            raise SiteError(
+            raise ModelError(
                 f"'{self.point}' is not a point of a layer. Choose one of {', '.join(POINTS)}."
             )
         if self.layer < 0:
-            raise SiteError(f"layer {self.layer} of '{self.point}': layers are counted from 0.")
+            raise ModelError(f"layer {self.layer} of '{self.point}': layers are counted from 0.")
 
     @classmethod
     def parse(cls, text: str) -> Site:
@@ -59,7 +56,7 @@ class Site:
             points = {name: point for point, name in _HOOKS.items()}
             if hook[2] in points:
                 return cls(points[hook[2]], int(hook[1]))
-        raise SiteError(
+        raise ModelError(
             f"'{text}' is not a site. Write point@layer, for example mlp_in@0; the points are "
             f"{', '.join(POINTS)}."
         )

@@ -1,9 +1,4 @@
-"""Train a small transformer on text, to the same bits however often the run is interrupted.
-
-The network starts from the plan's seed alone; each step takes its batch by position in the text,
-noise from the run's own generator, and AdamW at the rate that the step's number gives. Resuming,
-checkpoints and the files of a run: `circuits.storage.training_run`.
-"""
+"""Train a small transformer on text, to the same bits however often the run is interrupted."""
 
 from __future__ import annotations
 
@@ -74,8 +69,8 @@ def train_model(
 ) -> Trained:
     """Train by a plan into a folder in the Hugging Face Llama format; an interrupted run resumes.
 
-    Without a ``tokenizer`` one is learnt from the text: whole words for the built-in stories,
-    pieces of words for others. A finished run of the same plan and text is returned as it is.
+    Without a ``tokenizer`` one is made from the text: whole words for the built-in stories, pieces
+    of words for others. A finished run of the same plan and text is returned as it is.
     """
     out = Path(out)
     tokenizer = tokenizer or train_tokenizer(
@@ -130,9 +125,6 @@ class ModelTraining(TrainingRun):
         (x,) = args
         drawn = torch.randn(x.shape, generator=self._noise, device=x.device, dtype=x.dtype)
         return (x + self.plan.noise * drawn,)
-
-    def begin(self) -> None:
-        """Nothing to do: a new network stands at its start."""
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Weights, moments and noise; the position in the text."""

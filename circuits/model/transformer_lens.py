@@ -1,10 +1,8 @@
 """TransformerLens' bridge over a bilinear model, without its weight processing.
 
-The bridge itself is correct. ``enable_compatibility_mode()`` with weight processing is not:
-TransformerLens 3.9 does not know the activation ``linear`` and silently uses a SiLU instead. That
-call is refused here; ``enable_compatibility_mode(no_processing=True)`` is allowed. A bridge hook at
-``hook_resid_mid`` changes the norm's input but not the stream, where ``Model.replaced`` at
-``resid_mid`` changes both.
+TransformerLens 3.9 does not know the activation ``linear``, and ``enable_compatibility_mode()``
+silently uses a SiLU instead, so only ``no_processing=True`` is allowed. A bridge hook at
+``hook_resid_mid`` changes the norm's input but not the stream; ``Model.replaced`` changes both.
 """
 
 from __future__ import annotations

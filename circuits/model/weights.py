@@ -1,12 +1,9 @@
-"""A folder of weights and configuration, read without running anything that it holds.
-
-Only safetensors and JSON are read. A pickle (``.bin``, ``.pt``) is refused by its name, because
-opening one runs whatever code its author put there.
-"""
+"""A folder of weights and configuration: safetensors and JSON, and never a pickle (``.bin``,
+``.pt``), because opening one runs whatever code its author put there."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from circuits.errors import ModelError
+from circuits.errors import ModelError, shorten
 from circuits.storage.files import read_json
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
@@ -97,7 +94,7 @@ def check_state(
         ("holds the unknown", [name for name in state if name not in wanted]),
     ):
         if names:
-            faults.append(f"{word} {_listed(names)}")
+            faults.append(f"{word} {shorten(names, 3)}")
     for name, shape in wanted.items():
         if name in state and state[name].shape != shape:
             got = tuple(state[name].shape)
@@ -106,11 +103,6 @@ def check_state(
             faults.append(f"{name} holds NaN or infinity")
     if faults:
         raise ModelError(f"{where}: " + "; ".join(faults) + f". They do not fit its {config}.")
-
-
-def _listed(names: Iterable[str]) -> str:
-    listed = list(names)
-    return ", ".join(listed[:3]) + (f", … ({len(listed)} in all)" if len(listed) > 3 else "")
 
 
 def _refuse_pickle(path: Path) -> None:

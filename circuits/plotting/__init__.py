@@ -1,1 +1,1 @@
-"""Figures as values, the picture of a circuit, and labels that are safe to show."""
+"""Figures as values, and labels that are safe to show."""

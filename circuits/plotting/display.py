@@ -1,8 +1,7 @@
 """Text and numbers for display: nothing in a token can become markup or be invisible.
 
-Tokens are whatever a corpus holds: tags, quotes, marks that reverse the line, null bytes, ten
-thousand letters. Escaping alone is not enough, because such marks are legal text in HTML. So
-invisible characters are written out, and long tokens are cut and show their length.
+Tokens are whatever a corpus holds: tags, marks that reverse the line, null bytes, ten thousand
+letters. Escaping alone is not enough, because such marks are legal text in HTML.
 """
 
 from __future__ import annotations
@@ -85,10 +84,8 @@ def percent(share: float | None) -> str:
 
 
 def html_of(sentence: str, *more: str, **tables: pd.DataFrame) -> str:
-    """What Jupyter shows of a result: a sentence, more HTML, and tables under their names.
-
-    Notebooks read text between dollars as a formula unless the element around it forbids that.
-    """
+    """What Jupyter shows of a result: a sentence, more HTML, and tables under their names. The
+    class keeps notebooks from reading text between dollars as a formula."""
     parts = [f'<div class="tex2jax_ignore mathjax_ignore"><p>{escape(seen(sentence))}</p>', *more]
     for name, table in tables.items():
         parts.append(f"<p><b>{escape(name.replace('_', ' '))}</b></p>")

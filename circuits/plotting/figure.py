@@ -1,9 +1,7 @@
 """Figures as plain values: what plotly draws, and the table of the data.
 
-``figure.drawn`` is plotly's JSON, which the report draws with plotly's JavaScript;
-``figure.plot()`` is the same as a ``plotly.graph_objects.Figure`` for Jupyter. Labels are text of a
-corpus, and plotly reads tags in them, and formulas between dollars where a notebook has MathJax, so
-every name and label is escaped here.
+Labels are text of a corpus, and plotly reads tags in them, and formulas between dollars where a
+notebook has MathJax, so every name and label is escaped here.
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from circuits.errors import SpectrumError
+from circuits.errors import BasisError
 from circuits.plotting.display import cut
 
 BLUE, ORANGE, GREY, GREEN = "#4c8dff", "#f07f3c", "#8b93a1", "#2fa36b"
@@ -115,11 +113,16 @@ def points(x: Any, y: Any, name: str, text: Any = None, **style: Any) -> dict[st
     """Points of a figure; ``text`` is shown when the pointer is over one."""
     trace = {"type": "scatter", "mode": "markers", "x": list(x), "y": list(y), "name": name}
     if text is not None:
-        trace |= {
-            "text": list(text),
-            "hovertemplate": "%{text}<br>%{x:.3g}, %{y:.3g}<extra></extra>",
-        }
+        hover = "%{text}<br>%{x:.3g}, %{y:.3g}<extra></extra>"
+        trace |= {"text": list(text), "hovertemplate": hover}
     return trace | style
+
+
+def axes(x: str, y: str, **layout: Any) -> dict[str, Any]:
+    """A layout with titles for both axes."""
+    titles = {"xaxis": x, "yaxis": y}
+    named = {axis: {**layout.get(axis, {}), "title": {"text": t}} for axis, t in titles.items()}
+    return layout | named
 
 
 def counts(values: Any, edges: Any, name: str, **style: Any) -> tuple[dict[str, Any], pd.DataFrame]:
@@ -151,13 +154,7 @@ def heat_map(
     lines += [{"type": "line", "y0": e, "y1": e, "x0": low, "x1": high} for e in ends]
     for each in lines:
         each["line"] = {"color": GREY, "width": 1}
-    ticks = {
-        "tickmode": "array",
-        "tickvals": places,
-        "ticktext": labels,
-        "showgrid": False,
-        "zeroline": False,
-    }
+    ticks = {"tickmode": "array", "tickvals": places, "showgrid": False, "zeroline": False}
     table = pd.DataFrame(
         [(a, b, matrix[i, j]) for i, a in enumerate(labels) for j, b in enumerate(labels)],
         columns=["first", "second", "weight"],
@@ -197,13 +194,9 @@ def spectrum_figure(
     energy_kept: float | None,
     effective_rank: float | None,
 ) -> Figure:
-    """Eigenvalues from the largest to the smallest, beside controls.
-
-    ``energy_kept`` is their share of the energy where they are only the first few. Where they are
-    all (``None``), the figure adds Wigner's semicircle: the eigenvalues of a symmetric matrix of
-    independent entries with the same energy. It ignores the number of hidden units, unequal input
-    lengths, and the constant; controls take them into account.
-    """
+    """Eigenvalues from the largest to the smallest, beside controls. Where they are all
+    (``energy_kept`` is None), it adds Wigner's semicircle: the eigenvalues of a symmetric matrix of
+    independent entries with the same energy."""
     n = len(values)
     columns: dict[str, Any] = {"place": np.arange(1, n + 1), "eigenvalue": values}
     note = f"{n} eigenvalues"
@@ -219,7 +212,7 @@ def spectrum_figure(
             note += ". An untrained layer differs from it too: see spectrum.plot(random=…)"
     for name, control in controls.items():
         if len(control) != n:
-            raise SpectrumError(
+            raise BasisError(
                 f"Spectrum.plot: {name!r} holds {len(control)} eigenvalues, the spectrum beside it "
                 f"{n}. Compute both with the same rank."
             )

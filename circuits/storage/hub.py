@@ -1,8 +1,5 @@
-"""Names on the Hugging Face hub: looked up once, with a time-out of seconds.
-
-The hub's own client retries for minutes without a network, so a name is looked up first. A DNS
-look-up has no time-out at all, so this happens in a thread.
-"""
+"""Names on the Hugging Face hub: looked up once in a thread, with a time-out of seconds, because
+the hub's client retries for minutes without a network, and a DNS look-up has no time-out."""
 
 from __future__ import annotations
 
@@ -29,10 +26,8 @@ def is_hub_name(where: str | Path) -> bool:
 
 
 def hub_place(where: str | Path) -> tuple[str, str] | None:
-    """Name and inner folder of ``owner/name/folder/…``; None for a path.
-
-    Anything below an existing local folder is a path, even if it is mistyped.
-    """
+    """Name and inner folder of ``owner/name/folder/…``; None for a path, which anything below an
+    existing local folder is, even if it is mistyped."""
     if not isinstance(where, str) or not re.fullmatch(f"{_PART}(/{_PART})+", where):
         return None
     owner, name, *inside = where.split("/")
@@ -81,10 +76,7 @@ def dataset_table(name: str, split: str) -> pa.Table:
 
 
 def model_folder(name: str, inside: str = "") -> Path:
-    """A model of the hub, or one folder of it, as a local folder.
-
-    Only weights, configuration and tokenizer are fetched.
-    """
+    """Weights, configuration and tokenizer of a model of the hub, or of one folder of it."""
     folder = _fetched(name, inside) / inside
     if not folder.is_dir():
         raise HubError(

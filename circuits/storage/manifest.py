@@ -1,9 +1,5 @@
-"""The provenance of a run folder: ``manifest.json``, one entry per step, in order.
-
-An entry holds the step's configuration and seed, the versions it ran with, and a hash of every file
-that it made, so that two runs can be compared. It has no times and no absolute paths: the same run
-has the same manifest.
-"""
+"""The provenance of a run folder, ``manifest.json``: for each step in order its configuration and
+seed, versions, and a hash of every file that it made, but no times and no absolute paths."""
 
 from __future__ import annotations
 
@@ -13,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from circuits.errors import ManifestError
+from circuits.errors import RunError
 from circuits.storage.files import content_hash, written_whole
 
 NAME = "manifest.json"
@@ -70,7 +66,7 @@ def read_manifest(run: str | Path) -> list[dict[str, Any]]:
         if not all(isinstance(entry["step"], str) for entry in entries):
             raise TypeError
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ManifestError(
+        raise RunError(
             f"{path}: not a list of steps ({type(error).__name__}). It was changed or cut "
             f"short: make the run again, or restore the file."
         ) from error

@@ -1,8 +1,5 @@
-"""The one progress bar: for work longer than two seconds, and only on a terminal.
-
-The two seconds count from the start of the work, not of each bar: bars that follow each other
-closely belong to the same work.
-"""
+"""The one progress bar: for work longer than two seconds, and only on a terminal. Bars that follow
+each other closely belong to the same work."""
 
 from __future__ import annotations
 

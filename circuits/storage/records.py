@@ -1,13 +1,10 @@
-"""Frozen dataclasses as JSON objects, and back with every field checked.
-
-A field may be a number, text, null, an enumeration, a tuple or another dataclass. Unknown or
-missing keys, wrong types and numbers that are not finite are refused.
-"""
+"""Frozen dataclasses read back from JSON: a field is a number, text, null, an enumeration, a tuple
+or another dataclass; unknown or missing keys and numbers that are not finite are refused."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import cache
 from types import NoneType, UnionType
@@ -25,16 +22,11 @@ class RecordError(ValueError):
     """What is wrong with a value, and where; the reader of the file says which file."""
 
 
-def plain(record: Any) -> dict[str, Any]:
-    """The fields of a dataclass as JSON holds them."""
-    return {name: _plain(value) for name, value in asdict(record).items()}
-
-
 def record_of(kind: type, value: Any, where: str) -> Any:
-    """The dataclass that ``plain`` was given."""
+    """The dataclass whose ``asdict`` was written as JSON."""
     types = _types(kind)
     if not isinstance(value, dict):
-        raise RecordError(f"{where} is {_shown(value)}, not an object")
+        raise RecordError(f"{where} is {value!r:.80}, not an object")
     if set(value) != set(types):
         raise RecordError(
             f"in {where}, missing {sorted(set(types) - set(value)) or 'nothing'}, unknown "
@@ -66,7 +58,7 @@ def _read(wanted: Any, value: Any, name: str, where: str) -> Any:
         elif option is not float and type(value) is option:
             return value
     words = " or ".join(_word(option) for option in options)
-    raise RecordError(f"{name} = {_shown(value)} in {where} is not {words}")
+    raise RecordError(f"{name} = {value!r:.80} in {where} is not {words}")
 
 
 @cache
@@ -90,16 +82,3 @@ def _word(option: Any) -> str:
         return f"one of {', '.join(map(str, option))}"
     names = {int: "a whole number", float: "a number", str: "text"}
     return names.get(option, option.__name__)
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) < 80 else text[:79] + "…"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _plain(inner) for name, inner in value.items()}
-    if isinstance(value, tuple | list):
-        return [_plain(inner) for inner in value]
-    return str(value) if isinstance(value, Word) else value

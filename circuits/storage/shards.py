@@ -1,11 +1,8 @@
 """Tables with rows for every output, made in shards that can stop, resume and merge.
 
-A long pass writes shards of a few outputs each. An existing shard is never made again; processes
-may share one folder by taking different ranges; and the merged table is the same file to the byte
-however the work was split. (The rows are the same numbers on one machine with one number of
-threads; elsewhere sums are taken in another order.)
-
-Shards carry a fingerprint of what they were made from: a folder never mixes two.
+An existing shard is never made again; processes may share one folder by taking different ranges;
+and the merged table is the same file to the byte however the work was split. Shards carry a
+fingerprint of what they were made from: a folder never mixes two.
 """
 
 from __future__ import annotations
@@ -17,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from circuits.errors import ShardError, shorten
+from circuits.errors import RunError, shorten
 from circuits.storage.files import written_whole
 from circuits.storage.progress import progress
 
@@ -35,16 +32,18 @@ def make_shards(
 ) -> list[Path]:
     """Make the missing shards of these outputs; returns the paths of all of them."""
     if outputs.step != 1:
-        raise ShardError(f"shards are made of contiguous ranges, not {outputs}. Use range(a, b).")
+        raise RunError(f"shards are made of contiguous ranges, not {outputs}. Use range(a, b).")
     folder = Path(folder)
     shards = {}
     for start in range(outputs.start - outputs.start % OUTPUTS, outputs.stop, OUTPUTS):
         block = range(max(start, outputs.start), min(start + OUTPUTS, outputs.stop))
         shards[folder / f"outputs-{block.start:07d}-{block.stop:07d}.parquet"] = block
-    for path in folder.glob(
-        "outputs-*.parquet"
-    ):  # all of them: a stale one is refused before any work
-        _check_fingerprint(path, fingerprint)
+    for path in folder.glob("outputs-*.parquet"):  # of any outputs: none may be stale
+        if _fingerprint(path) != fingerprint:
+            raise RunError(
+                f"{path} was made from another layer, other dictionaries or other settings than "
+                f"those given now. Give those again, use another folder, or delete {folder}."
+            )
     done = [path for path in shards if path.exists()]
     wanted = [output for path, block in shards.items() if path not in done for output in block]
     rows = (rows_of(output) for output in progress(wanted, doing, "output"))
@@ -60,11 +59,11 @@ def merge_shards(
     """The rows of these outputs from every shard in the folder, in order; written to ``path``."""
     files = sorted(Path(folder).glob("outputs-*.parquet"))
     if not files:
-        raise ShardError(f"{folder} holds no shards (outputs-*.parquet). Make them first.")
+        raise RunError(f"{folder} holds no shards (outputs-*.parquet). Make them first.")
     prints = {file: _fingerprint(file) for file in files}
     if len(set(prints.values())) > 1:
         odd = next(file for file in files if prints[file] != prints[files[0]])
-        raise ShardError(
+        raise RunError(
             f"{folder} mixes shards made from different layers or dictionaries: {odd.name} and "
             f"{files[0].name} differ. Keep one folder for each, or delete the stale ones."
         )
@@ -77,7 +76,7 @@ def merge_shards(
     table = table.sort_values("output", kind="stable", ignore_index=True)
     missing = sorted(set(outputs) - set(table["output"]))
     if missing:
-        raise ShardError(
+        raise RunError(
             f"{folder} lacks outputs {shorten(missing)} of {outputs.start} to {outputs.stop - 1}. "
             f"Run the pass again over them; existing shards are kept."
         )
@@ -96,7 +95,7 @@ def kept_table(
         try:
             if _fingerprint(path) == fingerprint:
                 return pq.read_table(path).to_pandas()
-        except (ShardError, pa.ArrowException, OSError):
+        except (RunError, pa.ArrowException, OSError):
             pass  # cut short: made again
     table = make()
     if path is not None:
@@ -115,13 +114,5 @@ def _fingerprint(path: Path) -> str:
     try:
         metadata = pq.read_schema(path).metadata or {}
     except (pa.ArrowInvalid, OSError) as error:
-        raise ShardError(f"{path} is not a readable Parquet file ({error}). Delete it.") from error
+        raise RunError(f"{path} is not a readable Parquet file ({error}). Delete it.") from error
     return metadata.get(_FINGERPRINT, b"").decode()
-
-
-def _check_fingerprint(path: Path, fingerprint: str) -> None:
-    if _fingerprint(path) != fingerprint:
-        raise ShardError(
-            f"{path} was made from another layer, other dictionaries or other settings than those "
-            f"given now. Give those again, use another folder, or delete {path.parent}."
-        )

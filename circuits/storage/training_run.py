@@ -2,14 +2,13 @@
 
     1. ``plan.json`` names the plan, the data and whatever else decides the result; it is written
        first, and a folder never holds two runs
-    2. every step a batch is learnt from; metrics go to ``metrics.jsonl``, one line a step
+    2. every step learns from a batch; metrics go to ``metrics.jsonl``, one line a step
     3. every so many steps, and at Ctrl-C or SIGTERM, the whole state goes to one checkpoint file
     4. the finished files are put in place one by one, then ``training.json`` says how it ended,
        and the checkpoint is removed last: while there is one, the run is not finished
 
 The same seed gives the same bytes on the same machine with the same number of threads, however
-often the run is interrupted. On a GPU, sums are taken in an order that is not ours to choose: a
-resumed run continues from the same bits, but two runs need not end in the same.
+often the run is interrupted; on a GPU, where sums have no fixed order, two runs may differ.
 """
 
 from __future__ import annotations
@@ -97,9 +96,8 @@ class TrainingRun(ABC):
         self.step = self.n_tokens = 0
         self.seconds = 0.0  # of training, over all of its parts
 
-    @abstractmethod
-    def begin(self) -> None:
-        """The state before the first step; bad data is refused here, before any file is made."""
+    def begin(self) -> None:  # noqa: B027 - optional
+        """Make the state before the first step; refuse bad data, before any file is made."""
 
     @abstractmethod
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -3,8 +3,6 @@
 Examples are a feature's strongest tokens, its best case: most of its activity can look different.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from html import escape
@@ -44,10 +42,9 @@ class Card:
                 rows = self.effects[self.effects["side"] == side]
                 tokens = (f"{shown(r.token)} {number(r.effect)}" for r in rows.itertuples())
                 parts.append(f"<p><b>{verb}</b>: {escape(', '.join(tokens))}</p>")
-        if len(self.neighbours):
-            near = (f"{r.neighbour} ({number(r.decoder_cosine)})"
-                    for r in self.neighbours.itertuples())  # fmt: skip
-            parts.append(f"<p><b>neighbours</b> (decoder cosine): {', '.join(near)}</p>")
+        rows = self.neighbours.itertuples()
+        if near := ", ".join(f"{r.neighbour} ({number(r.decoder_cosine)})" for r in rows):
+            parts.append(f"<p><b>neighbours</b> (decoder cosine): {near}</p>")
         return html_of(repr(self), *parts)
 
     def _bars(self) -> str:
@@ -75,11 +72,14 @@ class Card:
         for row in self.examples.to_dict("records"):
             values = np.asarray(row["activations"], dtype=float)
             shades = 0.75 * values / max(np.abs(values).max(), 1e-30)
-            words = "".join(
-                _word(token, float(shade), place == row["place"])
-                for place, (token, shade) in enumerate(zip(row["tokens"], shades, strict=True))
+            words = [escape(shown(token)) for token in row["tokens"]]
+            words[row["place"]] = f"<b>{words[row['place']]}</b>"
+            colours = (f"{_BLUE if shade > 0 else _ORANGE},{abs(shade):.2f}" for shade in shades)
+            spans = (
+                f'<span style="background:rgba({colour})">{word}</span> '
+                for word, colour in zip(words, colours, strict=True)
             )
-            lines.append(f"<p>{escape(number(float(row['value'])))} &nbsp; {words}</p>")
+            lines.append(f"<p>{escape(number(float(row['value'])))} &nbsp; {''.join(spans)}</p>")
         found = "".join(lines) or "<p>active on no token</p>"
         return f"<p><b>strongest of {self.n_documents} documents</b></p>{found}"
 
@@ -89,13 +89,6 @@ class Card:
             return f"Card({name})"
         active = f"active on {found.frequency:.2%} of {found.n_token:,} tokens"
         return f"Card({name}: {active}, mean {found.mean:.3g})"
-
-
-def _word(token: str, shade: float, strongest: bool) -> str:
-    """A token of an example, its background shaded from −1 to 1."""
-    colour = _BLUE if shade > 0 else _ORANGE
-    text = f"<b>{escape(shown(token))}</b>" if strongest else escape(shown(token))
-    return f'<span style="background:rgba({colour},{abs(shade):.2f})">{text}</span> '
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,10 +137,8 @@ def card(
     n: int = 6,
     n_documents: int = 500,
 ) -> Card:
-    """What is known of a feature: ``n`` neighbours, and with a model and a corpus tokens, examples.
-
-    The tokens are those that it promotes and demotes most by its direct path.
-    """
+    """What is known of a feature: ``n`` neighbours, and with a model and a corpus examples and the
+    tokens that it promotes and demotes most by its direct path."""
     feature = check_index("card", feature, dictionary.n_feature, "feature")
     n = check_count("card", n, None, "n")
     if corpus is not None and model is None:
@@ -155,8 +146,10 @@ def card(
             "card: a corpus was given without a model that could read it. Pass both: "
             "card(dictionary, 7, model, corpus)."
         )
-    known, wanted = dictionary.statistics, {"n": n, "n_examples": n, "n_documents": n_documents}
-    found = card_tables(dictionary, model, corpus, [feature], **wanted)
+    known = dictionary.statistics
+    found = card_tables(
+        dictionary, model, corpus, [feature], n=n, n_examples=n, n_documents=n_documents
+    )
     return Card(
         feature,
         repr(dictionary),

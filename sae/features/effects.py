@@ -1,7 +1,5 @@
 """Single features from the weights alone: tokens that they promote, and similar features."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import numpy as np
@@ -11,7 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from circuits.errors import SiteError, check_count, check_indices
+from circuits.errors import ModelError, check_count, check_indices
 from circuits.model.model import Model
 from sae.dictionary import Dictionary
 
@@ -28,10 +26,10 @@ def logit_effects(
     """
     site = dictionary.known_site("logit_effects")
     if site.point == "mlp_in":
-        raise SiteError(
-            f"logit_effects: {site} is what an MLP reads; nothing is written to the residual "
-            f"stream there, so its features have no direct path to a logit. Use a dictionary of "
-            f"mlp_out or of the stream, or look at the MLP's interactions between its features."
+        raise ModelError(
+            f"logit_effects: {site} is what an MLP reads, so its features have no direct path to a "
+            f"logit. Use a dictionary of mlp_out or of the stream, or look at the MLP's "
+            f"interactions between its features."
         )
     n = check_count("logit_effects", n, model.n_token, "n")
     chosen = _chosen("logit_effects", dictionary, features)
@@ -43,22 +41,20 @@ def logit_effects(
             tokens = (sign * effects).topk(n).indices
             found.append(_rows(some, tokens.cpu(), effects.gather(1, tokens).cpu(), "effect"))
             found[-1].insert(1, "side", side)
-    table = pd.concat(found).sort_values(["feature", "side", "rank"], kind="stable")
-    table = table.rename(columns={"other": "token_number"}).reset_index(drop=True)
-    numbers = table["token_number"].tolist()
-    known = model.tokenizer
+    table = pd.concat(found).rename(columns={"other": "token_number"})
+    table = table.sort_values(["feature", "side", "rank"], kind="stable", ignore_index=True)
+    numbers, known = table["token_number"].tolist(), model.tokenizer
     words = map(str, numbers) if known is None else known.convert_ids_to_tokens(numbers)
     table.insert(3, "token", [*words])
     return table
 
 
 def neighbours(
-    dictionary: Dictionary, features: int | Iterable[int] | None = None, n: int = 10
+    dictionary: Dictionary, features: Iterable[int] | None = None, n: int = 10
 ) -> pd.DataFrame:
     """For each feature the ``n`` others whose decoder rows are nearest to its own."""
     n = check_count("neighbours", n, dictionary.n_feature - 1, "n")
-    several = [features] if isinstance(features, int) else features
-    chosen = _chosen("neighbours", dictionary, several)
+    chosen = _chosen("neighbours", dictionary, features)
     written = functional.normalize(dictionary.decoder, dim=1)
     read = functional.normalize(dictionary.encoder, dim=1)
     found = []

@@ -1,10 +1,7 @@
 """Where each feature is strongest in a corpus, with the tokens around it: one streaming pass.
 
-Only the windows of the best so far are kept: ``features · n · window`` numbers, whatever the length
-of the corpus. Of equally strong tokens the earlier one comes first.
+Of equally strong tokens the earlier one comes first.
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -24,10 +21,8 @@ from sae.sparse import Code
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """The strongest tokens of some features, strongest first; ``-1`` where there are fewer.
-
-    A window has the token itself in the middle; positions outside the row are ``-1`` too.
-    """
+    """The strongest tokens of some features, strongest first, in the middle of their windows;
+    ``-1`` where there are fewer, and outside the row."""
 
     features: Int64[np.ndarray, " chosen"]
     values: Float[np.ndarray, "chosen n"]
@@ -39,24 +34,16 @@ class Examples:
 
     def table(self) -> pd.DataFrame:
         """One row per example; ``place`` is the index of the strongest one in ``tokens``."""
-        found = []
+        rows = []
         for i, rank in np.argwhere(self.document >= 0):
             window = self.tokens[i, rank]
             there = window >= 0
-            found.append(
-                {
-                    "feature": self.features[i],
-                    "rank": rank,
-                    "value": self.values[i, rank],
-                    "document": self.document[i, rank],
-                    "position": self.position[i, rank],
-                    "tokens": [self.words[token] for token in window[there].tolist()],
-                    "activations": self.activations[i, rank][there].tolist(),
-                    "place": int(there[: len(window) // 2].sum()),
-                }
-            )
+            numbers = (part[i, rank] for part in (self.values, self.document, self.position))
+            words = [self.words[token] for token in window[there].tolist()]
+            shades, place = self.activations[i, rank][there], there[: len(window) // 2].sum()
+            rows.append((self.features[i], rank, *numbers, words, shades.tolist(), place))
         columns = ["feature", "rank", "value", "document", "position"]
-        return pd.DataFrame(found, columns=[*columns, "tokens", "activations", "place"])
+        return pd.DataFrame(rows, columns=[*columns, "tokens", "activations", "place"])
 
 
 def examples(
@@ -70,11 +57,8 @@ def examples(
     n_documents: int = N_DOCUMENTS,
     window: int | None = None,
 ) -> Examples:
-    """For each feature (all of them unless named) its ``n`` strongest tokens in a corpus.
-
-    Each comes with ``context`` tokens on both sides. ``window`` is the length of the rows that the
-    model reads.
-    """
+    """For each feature (all of them unless named) its ``n`` strongest tokens in a corpus, with
+    ``context`` tokens on both sides; the model reads rows of ``window`` tokens."""
     site = dictionary.known_site("examples")
     n = check_count("examples", n, None, "n")
     chosen = range(dictionary.n_feature) if features is None else features

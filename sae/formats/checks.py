@@ -1,7 +1,5 @@
 """What the layouts share: where their weights are, checks, and refusals that list every fault."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Collection, Mapping
@@ -11,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from circuits.errors import DictionaryError, SiteError, first_line
+from circuits.errors import DictionaryError, ModelError, first_line
 from circuits.model.site import Site
 from circuits.model.weights import check_state
 from sae.formats.record import WEIGHTS, Stored
@@ -102,13 +100,10 @@ def write_config(path: Path, content: dict[str, Any]) -> None:
 
 
 def site_of(name: object) -> Site | None:
-    """The site of a hook, named as in TransformerLens or by transformers' module.
-
-    A module's hook sees what the module returns.
-    """
+    """The site of a hook named as in TransformerLens, or of what transformers' module returns."""
     try:
         return Site.parse(str(name))
-    except SiteError:
+    except ModelError:
         pass
     module = re.fullmatch(r"(?:model\.)?layers\.(\d+)(|\.mlp|\.self_attn)", str(name))
     return Site(_MODULES[module[2]], int(module[1])) if module else None

@@ -3,8 +3,6 @@
 ``ae.pt`` is a pickle: written for that project's tools, never opened.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

@@ -1,12 +1,9 @@
 """A dictionary's folder: its layout recognised by its files, read, and written whole.
 
-Each of the four layouts is read as a `Stored` that gives the same features, or refused with the
-reason. "Top-k" means three things: sae-lens, sparsify and dictionary_learning cut the selected
-values at zero; the paper's format keeps negative ones; sparsify's ``signed`` (like sae-lens'
-``abstopk``) selects by absolute value, which we do not support. No pickle is ever opened.
+"Top-k" means three things: sae-lens, sparsify and dictionary_learning cut the selected values at
+zero; the paper's format keeps negative ones; sparsify's ``signed`` (like sae-lens' ``abstopk``)
+selects by absolute value, which is refused. No pickle is ever opened.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -98,8 +95,13 @@ def _layout(folder: Path) -> _Layout:
         )
     for layout in LAYOUTS.values():
         if {layout.config, layout.weights} <= names:
-            if layout.weights == "model.safetensors":
-                _refuse_model(folder / layout.config)
+            # a language model's files have the same names as the paper's SAEs
+            config = read_json(folder / layout.config, DictionaryError)
+            if config.keys() & {"model_type", "n_layer"}:
+                raise DictionaryError(
+                    f"{folder}: a language model, not a dictionary. Load it with "
+                    f"circuits.model.load_model."
+                )
             return layout
     if {"config.json", "ae.pt"} <= names:
         return LAYOUTS["dictionary_learning"]
@@ -107,28 +109,10 @@ def _layout(folder: Path) -> _Layout:
         raise DictionaryError(
             f"{folder}: a run folder. Pass one of its saes, or pass it to load_dictionaries."
         )
+    finished = "training finished here, but only " if RESULT in names else "it holds "
     pairs = [f"{layout.config} + {layout.weights}" for layout in LAYOUTS.values()]
-    half = [
-        f"{layout.weights} without {layout.config}"
-        for layout in LAYOUTS.values()
-        if layout.weights in names and layout.config not in names
-    ]
-    if RESULT in names:
-        raise DictionaryError(
-            f"{folder}: training finished here, but only {', '.join(sorted(names))} are left. Copy "
-            f"the other files back, or remove the folder and train again."
-        )
-    there = "; ".join(half) or f"files {', '.join(sorted(names)[:6]) or 'none'}"
     raise DictionaryError(
-        f"{folder}: not a dictionary in a known layout ({there}). It must have one of "
-        f"{', '.join(pairs)}: copy the whole folder."
+        f"{folder}: not a dictionary in a known layout ({finished}"
+        f"{', '.join(sorted(names)[:6]) or 'nothing'}). It must have one of {', '.join(pairs)}: "
+        f"copy the whole folder."
     )
-
-
-def _refuse_model(config: Path) -> None:
-    """A language model's files have the same names as the paper's SAEs."""
-    if read_json(config, DictionaryError).keys() & {"model_type", "n_layer"}:
-        raise DictionaryError(
-            f"{config.parent}: a language model, not a dictionary. Load it with "
-            f"circuits.model.load_model."
-        )

@@ -1,7 +1,5 @@
 """The paper's folders: ``config.json`` and ``model.safetensors``; top-k keeps negative values."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -84,5 +82,5 @@ def _site(point: Any) -> Site | None:
     try:
         name, layer = point
         return Site(str(name).replace("-", "_"), int(layer))
-    except (TypeError, ValueError):  # a SiteError is one too
+    except (TypeError, ValueError):  # a ModelError is one too
         return None

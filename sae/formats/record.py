@@ -1,7 +1,5 @@
 """What a dictionary is made of, in memory and in every layout: weights, rule, site, notes."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.algebra.bilinear import computing_dtype
-from circuits.errors import BasisError, SiteError, check_count, check_tensors
+from circuits.errors import BasisError, ModelError, check_count, check_tensors
 from circuits.model.site import Site
 from sae.statistics import Statistics
 
@@ -88,7 +86,7 @@ class Stored:
         if self.site is None:
             hook = self.notes.get("hook_name")
             named = f", and its hook '{hook}' is not one of our sites" if hook else ""
-            raise SiteError(
+            raise ModelError(
                 f"{needed_by}: the site that this dictionary was trained at is unknown{named}. "
                 f"Set it: dataclasses.replace(dictionary, site=Site.parse('mlp_in@0'))."
             )

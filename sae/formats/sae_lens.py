@@ -3,8 +3,6 @@
 Scales that do not depend on the token are multiplied into the weights; others are refused.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -27,7 +25,14 @@ def read(folder: Path) -> Stored:
     config = _of_version_six(read_json(where, DictionaryError))
     kind, d_model, n_feature = _checked_fields(where, config)
     file = folder / "sae_weights.safetensors"
-    _check_hash(where, config.get("weights_sha256"), file)
+    wanted = config.get("weights_sha256")
+    # weights of the right shapes can still belong to another dictionary
+    if wanted is not None and file.exists() and content_hash(file) != wanted:
+        raise DictionaryError(
+            f"{file}: not the weights that {where.name} was written with (their SHA-256 "
+            f"differs), so they belong to another dictionary or are damaged. Copy both files "
+            f"together; if you changed the weights, remove 'weights_sha256' from {where.name}."
+        )
     state = read_tensors(file)
     by_kind: dict[str, dict[str, tuple[int, ...]]]
     by_kind = {"jumprelu": {"threshold": (n_feature,)}, "batchtopk": {"topk_threshold": ()}}
@@ -59,10 +64,8 @@ def read(folder: Path) -> Stored:
 
 
 def write(stored: Stored, folder: Path) -> None:
-    """``cfg.json`` and ``sae_weights.safetensors``, which sae-lens itself loads.
-
-    A dictionary that keeps negative values gets an architecture that sae-lens does not know,
-    because its top-k would silently cut them at zero.
+    """``cfg.json`` and ``sae_weights.safetensors``, which sae-lens itself loads; but not one that
+    keeps negative values, which its top-k would silently cut: that architecture it does not know.
     """
     file = folder / "sae_weights.safetensors"
     save_file(_state_dict(stored), file)
@@ -105,12 +108,10 @@ def as_sae_lens(stored: Stored) -> Any:
             f"{stored}: keeps negative values, which sae-lens would cut at zero. Use the "
             f"Dictionary itself: its encode, decode and spliced do the same."
         )
-    from sae_lens.saes.jumprelu_sae import JumpReLUSAE, JumpReLUSAEConfig
+    from sae_lens.registry import get_sae_class
     from sae_lens.saes.sae import SAEMetadata
-    from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
 
-    by_rule: Any = (JumpReLUSAE, JumpReLUSAEConfig)
-    kind, config = by_rule if stored.k is None else (TopKSAE, TopKSAEConfig)
+    kind, config = get_sae_class("jumprelu" if stored.k is None else "topk")
     fields = _config(stored)
     # on "meta" first: otherwise it draws weights from the global generator
     fields |= {"device": "meta", "metadata": SAEMetadata(**fields["metadata"])}
@@ -217,13 +218,3 @@ def _folded(stored: Stored, *, scale: float, by_norm: bool, uncentred: bool) -> 
     folded = {"encoder": encoder, "decoder": decoder, "bias": bias, "offset": offset}
     parts: dict[str, Any] = {name: weight.to(stored.dtype) for name, weight in folded.items()}
     return replace(stored, **parts, threshold=threshold)
-
-
-def _check_hash(where: Path, wanted: object, weights: Path) -> None:
-    """Weights of the right shapes can still belong to another dictionary."""
-    if wanted is not None and weights.exists() and content_hash(weights) != wanted:
-        raise DictionaryError(
-            f"{weights}: not the weights that {where.name} was written with (their SHA-256 "
-            f"differs), so they belong to another dictionary or are damaged. Copy both files "
-            f"together; if you changed the weights, remove 'weights_sha256' from {where.name}."
-        )

@@ -1,7 +1,5 @@
 """sparsify's folders: ``cfg.json`` and ``sae.safetensors``, the folder named after the module."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from safetensors.torch import save_file

@@ -1,7 +1,5 @@
 """Metrics to TensorBoard or Weights & Biases; ``metrics.jsonl`` is written in any case."""
 
-from __future__ import annotations
-
 import atexit
 from importlib import import_module
 from pathlib import Path
@@ -12,10 +10,8 @@ from sae.training.run import Log
 
 
 def log_to(service: Literal["tensorboard", "wandb"], folder: str | Path) -> Log:
-    """A ``log`` for `train_saes` that sends every step to TensorBoard or Weights & Biases.
-
-    ``folder`` is for their files: the run's folder, not its ``saes``, which hold dictionaries.
-    """
+    """A ``log`` for `train_saes` that sends every step to TensorBoard or Weights & Biases, with
+    their files in ``folder``: the run's, not its ``saes``, which hold dictionaries."""
     if service == "wandb":
         wandb = _library("wandb")
         try:

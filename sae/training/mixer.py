@@ -1,10 +1,7 @@
 """Batches of shuffled activations, and what the activations of a site are like.
 
-The mixer fills a buffer from a source, shuffles it, gives its batches and fills it again. The
-buffer is never saved: a run that resumes refills it from the position where it began.
+The buffer is never saved: a run that resumes refills it from the position where it began.
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,16 +15,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from circuits.errors import ActivationError
+from circuits.errors import DictionaryError
 from circuits.model.site import Site
 from sae.training.sources import Activations, Chunk
 
 
 def summary(x: Float[Tensor, "token model"]) -> dict[str, float | int]:
-    """Statistics of a site's activations; ``rank`` is their covariance's, in float32.
-
-    ``effective_rank`` is the square of the sum of its eigenvalues over the sum of their squares.
-    """
+    """Statistics of a site's activations; ``rank`` is their covariance's, in float32,
+    ``effective_rank`` the square of the sum of its eigenvalues over the sum of their squares."""
     norms = torch.linalg.vector_norm(x, dim=1).double()
     mean = x.double().mean(0).to(x)
     centred = x - mean
@@ -128,7 +123,7 @@ class Mixer:
         while filled < self.n_buffer:
             chunk = next(chunks)
             if here.block == 0 and chunk.after["epoch"] > 0:
-                raise ActivationError(
+                raise DictionaryError(
                     f"one pass over the data gives {filled} tokens, fewer than the buffer of "
                     f"{self.n_buffer}. Give more text, or make the plan's n_buffer (and n_batch) "
                     f'smaller: on the command line {{"n_buffer": …}} in the file of --plan.'

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
-from circuits.errors import PlanError
-from circuits.model.plan import is_whole
+from circuits.errors import PlanError, number_faults
+from circuits.model.plan import check_fields, refuse_faults
 from sae.training.step import Activation
 
 _WARM_UP, _COOL_DOWN = 0.05, 0.2  # fractions of the steps in which the rate rises and falls
@@ -20,80 +19,53 @@ class TrainingPlan:
 
     sites: tuple[str, ...] = ("resid_mid@0", "mlp_in@0", "mlp_out@0")
     """Where, as ``point@layer``; one dictionary each."""
-
     n_features: int | None = None
     """Of each dictionary. None: twice the site's width; once at ``mlp_in``, where more split."""
-
     k: int = 10
     """Features active on a token (on average, where ``activation`` is "batchtopk")."""
-
     activation: Activation = "topk"
     """"topk" cuts the k largest at zero; "signed_topk" keeps their sign, as the paper does;
     "batchtopk" takes the largest of a whole batch and saves the threshold it ends with."""
-
     n_tokens: int = 1_000_000
     """Tokens to train on; those of a repeated epoch count again."""
-
     n_batch: int = 2048
     """Tokens in a step."""
-
     learning_rate: float = 4e-3
     """Of Adam; it rises over the first twentieth of the steps and decays over the last fifth."""
-
     auxiliary: float = 2.0
     """Weight of the loss that trains dead features on what the others leave; 0: none."""
-
     normalise: bool = True
     """Train on activations scaled to a mean square of one; saved weights undo the scale."""
-
     seed: int = 0
     """Of everything: the order of the text, the shuffling, the initial weights."""
-
     n_buffer: int = 2**16
     """Tokens shuffled together; a remainder smaller than a batch is not trained on."""
-
     outlier: float | None = None
     """Leave out tokens whose norm exceeds this multiple of the median at any site; None: none."""
 
     def __post_init__(self) -> None:
-        least = {"n_tokens": 1, "n_batch": 2, "k": 1, "seed": 0, "n_buffer": 2}
+        whole = {"n_tokens": 1, "n_batch": 2, "k": 1, "seed": 0, "n_buffer": 2}
+        least = {"learning_rate": 0, "auxiliary": 0}
         if self.n_features is not None:
-            least["n_features"] = 1
-        faults = [
-            f"{name} is {getattr(self, name)!r}, not a whole number from {low}"
-            for name, low in least.items()
-            if not is_whole(getattr(self, name), low)
-        ]
+            whole["n_features"] = 1
+        if self.outlier is not None:
+            least["outlier"] = 1
+        faults = number_faults(vars(self), whole, least, flags=["normalise"])
         if self.activation not in get_args(Activation):
             faults.append(f"activation is {self.activation!r}, not one of {get_args(Activation)}")
-        for name, low in (("learning_rate", 0), ("auxiliary", 0), ("outlier", 1)):
-            value = getattr(self, name)
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not (number and low <= value < math.inf) and (name, value) != ("outlier", None):
-                faults.append(f"{name} is {value!r}, not a number from {low}")
-        if not isinstance(self.normalise, bool):
-            faults.append(f"normalise is {self.normalise!r}, not true or false")
-        if is_whole(self.seed, 0) and self.seed >= 2**63:
-            faults.append(f"seed is {self.seed}, not below 2^63")
         listed = self.sites and isinstance(self.sites, tuple)
         if not listed or not all(isinstance(site, str) for site in self.sites):
             faults.append(f"sites are {self.sites!r}, not a tuple of names such as 'mlp_in@0'")
         if not faults and self.n_buffer < self.n_batch:
             faults.append(f"n_buffer {self.n_buffer} does not hold a batch of {self.n_batch}")
-        if faults:
-            raise PlanError("TrainingPlan: " + "; ".join(faults) + ".")
+        refuse_faults("TrainingPlan", faults)
         if self.n_features is not None:
             self.features_of(self.n_features)
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any], where: str = "plan") -> TrainingPlan:
         """A plan from its fields; unknown ones are errors."""
-        known = {part.name for part in fields(cls)}
-        if unknown := sorted(set(given) - known):
-            raise PlanError(
-                f"{where}: unknown field {', '.join(unknown)}. The fields of a training plan are "
-                f"{', '.join(sorted(known))}."
-            )
+        check_fields(where, cls, given)
         sites = given.get("sites", cls.sites)
         sites = (sites,) if isinstance(sites, str) else sites
         sites = tuple(sites) if isinstance(sites, list) else sites

@@ -1,12 +1,8 @@
 """Train the dictionaries of several sites in one pass of the model, to the same bits each time.
 
-The first buffer gives each site's scale and centre, from which its autoencoder starts. The buffer
-is not part of a checkpoint: it is filled again from the text when a run resumes. A scale that was
-trained in is undone in what is saved, so that a dictionary takes the model's own activations.
-Resuming, checkpoints and the files of a run: `circuits.storage.training_run`.
+The first buffer gives each site's scale and centre. A scale that was trained in is undone in what
+is saved, so that a dictionary takes the model's own activations.
 """
-
-from __future__ import annotations
 
 import json
 import math
@@ -21,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.corpus.documents import Corpus, split_corpus
-from circuits.errors import ActivationError
+from circuits.errors import DictionaryError
 from circuits.model.loading import chosen_device
 from circuits.model.model import Model
 from circuits.model.site import Site
@@ -61,8 +57,8 @@ def train_saes(
 ) -> dict[Site, Dictionary]:
     """Train a dictionary for each of the plan's sites into ``out/<hook name>``.
 
-    An interrupted run resumes; a finished run of the same plan, model and text is returned as it
-    is. The first documents of the corpus are held out, as they are when models are trained.
+    An interrupted run resumes; a finished one is returned as it is. The first documents are held
+    out.
     """
     training, _ = split_corpus(corpus)
     source = ModelActivations(model, training, model.check_sites(plan.sites), plan.seed)
@@ -75,8 +71,8 @@ def train_on(
     out: str | Path,
     *,
     device: torch.device | str | None = None,
-    checkpoint_every: int = 100,
     log: Log | None = None,
+    checkpoint_every: int = 100,
 ) -> dict[Site, Dictionary]:
     """Like `train_saes`, on activations from a cache or of one's own; the sites are theirs."""
     widths = source.widths
@@ -121,9 +117,9 @@ class DictionaryTraining(TrainingRun):
         """Start every autoencoder from the first buffer."""
         for site, x in self._mixer.buffer(self._place).items():
             if not bool(torch.isfinite(x.sum())):
-                raise ActivationError(
-                    f"{site}: the first {len(x)} activations hold NaN or infinity. Nothing can be "
-                    f"learnt from them: look at the model and its text."
+                raise DictionaryError(
+                    f"{site}: the first {len(x)} activations hold NaN or infinity, so nothing can "
+                    f"be learned from them. Look at the model and its text."
                 )
             self._summaries[str(site)] = summary(x)
             mean_square = float(x.double().square().mean())
@@ -186,7 +182,7 @@ class DictionaryTraining(TrainingRun):
 
     def rows(self, measured: dict[Site, Measured]) -> list[Row]:
         """Each site's metrics, which wait for the device."""
-        return [_row(measured[site]) for site in self.coders]
+        return [_row(measured[site], coder.n_feature) for site, coder in self.coders.items()]
 
     def check(self, row: Row, nth: int, checkpoint: Path) -> None:
         """Stop before anything that is not finite is saved; pass the row to the log."""
@@ -195,10 +191,10 @@ class DictionaryTraining(TrainingRun):
             what, remedy = "the activations hold NaN or infinity", "Look at the model and its text."
             if finite:
                 what, remedy = "the loss is no longer finite", "Lower the learning rate."
-            kept = "no checkpoint had been written yet"
-            if checkpoint.exists():
-                kept = f"the checkpoint before it, {checkpoint}, is kept"
-            raise ActivationError(f"step {row['step']}, site {site}: {what}; {kept}. {remedy}")
+            kept = f"the checkpoint before it, {checkpoint}, is kept"
+            if not checkpoint.exists():
+                kept = "no checkpoint had been written yet"
+            raise DictionaryError(f"step {row['step']}, site {site}: {what}; {kept}. {remedy}")
         if self._log is not None:
             self._log(str(site), row)
 
@@ -259,14 +255,8 @@ def middle(x: Float[Tensor, "token model"]) -> Float[Tensor, " model"]:
     return centre
 
 
-def _row(measured: Measured) -> dict[str, float | int]:
+def _row(measured: Measured, n_feature: int) -> Row:
     """A row of metrics: numbers that have arrived."""
-    fvu = float(measured.fvu)
-    return {
-        "loss": float(measured.loss),
-        "fvu": fvu,
-        "explained_variance": 1 - fvu,
-        "l0": float(measured.n_active),
-        "dead_share": measured.n_dead / measured.n_feature,
-        "finite": bool(measured.finite),
-    }
+    loss, fvu, l0, finite = (float(measured[name]) for name in ("loss", "fvu", "l0", "finite"))
+    row = {"loss": loss, "fvu": fvu, "explained_variance": 1 - fvu, "l0": l0}
+    return {**row, "dead_share": int(measured["n_dead"]) / n_feature, "finite": bool(finite)}

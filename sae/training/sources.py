@@ -1,10 +1,7 @@
 """Streams of activations to train on: from a model, a cache on disk, or any tensors.
 
 A source gives chunks: for every site a tensor ``token model`` of the same tokens.
-`sae.training.mixer` makes batches of them. ``<bos>`` and padding are left out, as in `sae.reading`.
 """
-
-from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -25,7 +22,7 @@ from torch import Tensor
 from circuits.corpus.batches import BatchPlan, Position, batches
 from circuits.corpus.documents import Corpus
 from circuits.corpus.tokenizer import tokenizer_hash
-from circuits.errors import ActivationError, check_count, first_line
+from circuits.errors import DictionaryError, check_count, first_line
 from circuits.model.model import Model
 from circuits.model.site import Site, as_sites
 from circuits.storage.files import content_hash, folder_written_whole, read_json, write_json
@@ -112,11 +109,8 @@ class ModelActivations(Activations):
 
 @dataclass(frozen=True, eq=False)
 class TensorActivations(Activations):
-    """Your own tensors: a list, or a function that returns a new iterator over them.
-
-    Each is ``token model``, or a dict with one such tensor for every site. Every iterator must give
-    the same tensors, because a resumed run skips to its position in a new one.
-    """
+    """Your own tensors ``token model``, or dicts with one such tensor for every site: a list, or a
+    function that returns a new iterator over the same tensors."""
 
     tensors: Sequence[Tensor | dict[Site, Tensor]] | Callable[[], Iterable[Tensor | dict]]
     site: Site | str = "mlp_in@0"  # of tensors given without one
@@ -125,7 +119,7 @@ class TensorActivations(Activations):
         given = self.tensors
         first = given() if callable(given) else given
         if isinstance(first, Iterator) and (not callable(given) or given() is first):
-            raise ActivationError(
+            raise DictionaryError(
                 "TensorActivations: this iterator can be used only once, so a stopped run could "
                 "not resume. Pass a list, or a function that returns a new iterator."
             )
@@ -138,7 +132,7 @@ class TensorActivations(Activations):
             lengths = {len(tensor) for tensor in named.values() if tensor.ndim == 2}
             if len(lengths) != 1 or any(tensor.ndim != 2 for tensor in named.values()):
                 shapes = ", ".join(f"{s}: {tuple(t.shape)}" for s, t in named.items())
-                raise ActivationError(
+                raise DictionaryError(
                     f"activations of shapes {shapes}: each item must hold the same tokens at every "
                     f"site, as tensors of shape (token, model). Flatten batch and position."
                 )
@@ -148,7 +142,7 @@ class TensorActivations(Activations):
     def _first(self) -> dict[Site, Tensor]:
         first = next(self._begun(), None)
         if first is None:
-            raise ActivationError("no tensors to train on: the first pass is empty. Pass some.")
+            raise DictionaryError("no tensors to train on: the first pass is empty. Pass some.")
         return first
 
     @property
@@ -179,13 +173,13 @@ class TensorActivations(Activations):
                         ", ".join(f"{site}: {width}" for site, width in widths.items())
                         for widths in (found, self.widths)
                     )
-                    raise ActivationError(
+                    raise DictionaryError(
                         f"item {item} has the sites and widths {here}, but the first has {wanted}. "
                         f"Give every item the same."
                     )
                 yield Chunk(named, {"epoch": epoch, "item": item + 1})
             if empty and not first:
-                raise ActivationError(
+                raise DictionaryError(
                     f"pass {epoch + 1} over the tensors is empty: the iterator can be used only "
                     f"once. Pass a list, or a function that returns a new iterator."
                 )
@@ -199,7 +193,7 @@ class CachedActivations(Activations):
 
     @cached_property
     def _index(self) -> dict[str, Any]:
-        return read_json(Path(self.folder) / _INDEX, ActivationError)
+        return read_json(Path(self.folder) / _INDEX, DictionaryError)
 
     @property
     def widths(self) -> dict[Site, int]:
@@ -240,26 +234,20 @@ class CachedActivations(Activations):
                     found = {site: view[first:stop].float() for site, view in views.items()}
                     yield Chunk(found, {**where, "token": stop})
         except (SafetensorError, OSError) as error:
-            raise ActivationError(
+            raise DictionaryError(
                 f"{path}: cannot be read ({first_line(error)}). The cache is damaged: write or "
                 f"copy it again."
             ) from error
 
 
 def cache_activations(
-    source: Activations,
-    folder: str | Path,
-    n_token: int,
-    *,
-    dtype: torch.dtype = torch.float32,
+    source: Activations, folder: str | Path, n_token: int, *, dtype: torch.dtype = torch.float32
 ) -> CachedActivations:
-    """Write the first ``n_token`` tokens of a source to a new folder; whole or not at all.
-
-    In bfloat16 the files are half as large, but values keep only about three digits.
-    """
+    """Write the first ``n_token`` tokens of a source to a new folder; whole or not at all. Values
+    keep about three digits in bfloat16, whose files are half as large."""
     folder = Path(folder)
     if folder.exists():
-        raise ActivationError(f"{folder}: already exists. Name a new folder, or remove this one.")
+        raise DictionaryError(f"{folder}: already exists. Name a new folder, or remove this one.")
     check_count("cache_activations", n_token, None, "n_token")
     shards: list[dict[str, Any]] = []
     pending: list[dict[Site, Tensor]] = []

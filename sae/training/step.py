@@ -1,38 +1,35 @@
 """One step of training a TopK autoencoder: exact gradients, computed for active entries only.
 
-With ``z = (x − offset) encoderᵀ + bias``, ``f`` the k largest of ``z`` (cut at zero), and
-``x̂ = f decoder + offset``, the loss is the mean of ``‖x̂ − x‖²``. It is differentiated by hand:
-autograd would spend most of its time on the zeros of ``token x feature`` matrices.
-
-    1. the product ``z`` for some hundred tokens at a time, and the k largest of each row
-    2. the reconstruction, a weighted sum of k rows of the decoder for each token
-    3. ``∂f``: at each active entry, the error times the decoder row
-    4. the entries sorted by feature: each feature's gradients are weighted sums of the errors and
-       inputs of the tokens where it is active
-    5. dead features are trained on what the others left over (AuxK)
-    6. Adam, after the gradient's norm is clipped to one
+With ``z = (x − offset) encoderᵀ + bias``, ``f`` the k largest of ``z`` (cut at zero), and ``x̂ = f
+decoder + offset``, the loss is the mean of ``‖x̂ − x‖²``. It is differentiated by hand, because
+autograd would spend most of its time on the zeros of ``token x feature`` matrices: ``∂f`` is, at
+each active entry, the error times the decoder row, and each feature's gradients are weighted sums
+of the errors and inputs of the tokens where it is active. Dead features are trained on what the
+others left over (AuxK); then Adam, after the gradient's norm is clipped to one.
 
 The decoder's rows write as if their length were one; their length scales what is read instead, as
 in sae-lens' step, which this equals to the last digits. `Coder.unit` is what is saved.
 
-On processors that multiply bfloat16 quickly, step 1 selects a few more than k in bfloat16 and
-computes their values in float32; which entry is the k-th can differ where two are within rounding.
+On processors that multiply bfloat16 quickly, a few more than k are selected in bfloat16 and their
+values computed in float32; which entry is the k-th can differ where two are within rounding.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
-from torch.nn import functional
 
 from circuits.algebra.pair_search import screen_dtype
 from sae.sparse import Code, fused, strongest
 
 Activation = Literal["topk", "signed_topk", "batchtopk"]
+
+Measured = dict[str, Tensor]
+"""Numbers of one step, before its update; they stay on the device until they are read."""
 
 _TILE = 2**21  # scores that are held at a time: as many as stay in cache
 _TILE_OF_GPU = 2**29
@@ -128,7 +125,8 @@ class Coder:
 
     @torch.no_grad()
     def step(self, x: Float[Tensor, "token model"], rate: float) -> Measured:
-        """Train on one batch; the numbers returned stay on the device."""
+        """Train on one batch; returns the loss, the fraction of variance unexplained, active
+        features a token (``l0``), whether the batch was finite, and the number of dead features."""
         (group,) = self.optimizer.param_groups
         if isinstance(group["lr"], Tensor):
             group["lr"].fill_(rate)
@@ -138,7 +136,7 @@ class Coder:
         revived = dead if self.auxiliary else dead[:0]
         recorded = fused(x) and not len(revived) and self.activation != "batchtopk"
         measured = self._graph_step(x, revived) if recorded else self._plain_step(x, revived)
-        return replace(measured, n_dead=len(dead))
+        return measured | {"n_dead": torch.tensor(len(dead))}
 
     def _plain_step(
         self, x: Float[Tensor, "token model"], revived: Int64[Tensor, " dead"]
@@ -157,14 +155,12 @@ class Coder:
         self.tokens_since += len(x)
         self.tokens_since.masked_fill_(counts > 0, 0)
         self._move()
-        return Measured(
-            loss=summed / len(x),
-            fvu=summed / (x - x.mean(0)).square().sum(),
-            n_active=counts.sum() / len(x),
-            finite=torch.isfinite(x.sum()),
-            n_dead=len(revived),
-            n_feature=self.n_feature,
-        )
+        return {
+            "loss": summed / len(x),
+            "fvu": summed / (x - x.mean(0)).square().sum(),
+            "l0": counts.sum() / len(x),
+            "finite": torch.isfinite(x.sum()),
+        }
 
     def _graph_step(
         self, x: Float[Tensor, "token model"], none: Int64[Tensor, " dead"]
@@ -182,7 +178,7 @@ class Coder:
         graph, held, measured = self._recorded[x.shape]
         held.copy_(x)
         graph.replay()
-        return measured.copied()
+        return {name: number.clone() for name, number in measured.items()}
 
     def encode(self, centred: Float[Tensor, "token model"], unit: _Unit) -> Code:
         """The active features of some tokens, given without the offset."""
@@ -217,7 +213,7 @@ class Coder:
             kept = values.topk(wanted, sorted=False).indices.sort().values
             rows, features, values = rows[kept], features[kept], values[kept]
         counts = torch.bincount(rows, minlength=len(centred))
-        return Code(functional.pad(counts.cumsum(0), (1, 0)), features, values, self.n_feature)
+        return Code.of_counts(counts, features, values, self.n_feature)
 
     def _above(
         self, centred: Float[Tensor, "token model"], unit: _Unit, floor: float
@@ -242,19 +238,19 @@ class Coder:
         of_values = code.products(slope, unit.decoder)
         if self.activation != "signed_topk":
             of_values = of_values * code.active
-        entries = code.by_feature
+        by = code.by_feature
         encoder, bias, decoder, offset = self.gradients
         if fused(slope):
             from sae.kernels import gradients
 
             sums = (encoder, bias, decoder)
-            where = (entries.starts, entries.rows, entries.entries)
+            where = (by.starts, by.rows, by.entries)
             gradients(*where, code.values, of_values, centred, slope, sums)
         else:
             ones = torch.ones_like(slope[:, :1])
-            encoder.copy_(entries.times(of_values, centred))
-            bias.copy_(entries.times(of_values, ones)[:, 0])
-            decoder.copy_(entries.times(code.values, slope))
+            encoder.copy_(by.times(of_values, centred))
+            bias.copy_(by.times(of_values, ones)[:, 0])
+            decoder.copy_(by.times(code.values, slope))
         offset.copy_(slope.sum(0) - bias @ unit.encoder)
 
     def _add_auxiliary(
@@ -264,10 +260,8 @@ class Coder:
         centred: Float[Tensor, "token model"],
         error: Float[Tensor, "token model"],
     ) -> None:
-        """AuxK: dead features learn to reconstruct the error, a fixed target.
-
-        Each token uses its ``model / 2`` largest dead scores; fewer dead features weigh less.
-        """
+        """AuxK: dead features learn to reconstruct the error, a fixed target. Each token uses its
+        ``model / 2`` largest dead scores; fewer dead features weigh less."""
         encoder, bias, decoder = unit.encoder[dead], unit.bias[dead], unit.decoder[dead]
         most = max(1, len(self.offset) // 2)
         weight = self.auxiliary * min(len(dead) / most, 1) * 2 / len(centred)
@@ -312,28 +306,10 @@ class Coder:
         return max(1, (self.tile or held) // self.n_feature)
 
 
-@dataclass(frozen=True, eq=False)
-class _Unit:
+class _Unit(NamedTuple):
     """An autoencoder whose decoder rows have length one, and the former lengths."""
 
     encoder: Float[Tensor, "feature model"]
     bias: Float[Tensor, " feature"]
     decoder: Float[Tensor, "feature model"]
     norms: Float[Tensor, " feature"]
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Numbers of one step, before its update; tensors stay on the device until they are read."""
-
-    loss: Float[Tensor, ""]
-    fvu: Float[Tensor, ""]  # fraction of the batch's variance left unexplained
-    n_active: Float[Tensor, ""]  # per token
-    finite: Bool[Tensor, ""]  # whether the batch held only finite numbers
-    n_dead: int
-    n_feature: int
-
-    def copied(self) -> Measured:
-        """A copy that the next step does not overwrite."""
-        tensors: Any = {name: x.clone() for name, x in vars(self).items() if isinstance(x, Tensor)}
-        return replace(self, **tensors)

@@ -8,18 +8,12 @@ from torch.nn import functional
 from analysis import quality
 from circuits import Basis
 from circuits.corpus.batches import BatchPlan, in_order
-from circuits.errors import DictionaryError, SiteError
-from circuits.model import Site, load_model
+from circuits.errors import DictionaryError, ModelError
+from circuits.model import Site
 from tests.support.small_dictionaries import D_MODEL, small_dictionary, threshold_dictionary
-from tests.support.small_models import small_corpus, small_folder
+from tests.support.small_models import small_corpus
 
 WINDOW = 12
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = small_folder(tmp_path_factory.mktemp("model") / "llama")
-    return load_model(folder, device="cpu", dtype=torch.float64)
 
 
 @pytest.fixture(scope="module")
@@ -80,15 +74,15 @@ def correlations(z, scores, chosen):
 
 
 @pytest.mark.parametrize("kind", ["topk", "signed", "thresholds", "deficient"])
-def test_quality_is_what_a_plain_loop_measures(kind, model, corpus):
+def test_quality_is_what_a_plain_loop_measures(kind, plain, corpus):
     dictionary = {
         "topk": tied,
         "signed": lambda: tied(relu=False),
         "thresholds": lambda: tied(k=None, threshold=torch.full((48,), 0.4)),
         "deficient": lambda: small_dictionary(n_feature=10, dtype=torch.float64, k=3),
     }[kind]()
-    row = quality(dictionary, model, corpus, window=WINDOW).iloc[0]
-    oracle = Oracle(model, corpus, dictionary)
+    row = quality(dictionary, plain, corpus, window=WINDOW).iloc[0]
+    oracle = Oracle(plain, corpus, dictionary)
     x, f = oracle.x, dictionary.encode(oracle.x)
     error = x - (f @ dictionary.decoder + dictionary.offset)
     spread = x - x.mean(0)
@@ -148,21 +142,21 @@ def test_quality_is_what_a_plain_loop_measures(kind, model, corpus):
         assert row[f"recovered_{name}"] == pytest.approx(wanted, rel=1e-3, abs=1e-4)
 
 
-def test_a_dictionary_that_reconstructs_everything_loses_nothing(model, corpus):
+def test_a_dictionary_that_reconstructs_everything_loses_nothing(plain, corpus):
     eye = torch.eye(D_MODEL, dtype=torch.float64)
     exact = small_dictionary(
         encoder=torch.cat([eye, -eye]), decoder=torch.cat([eye, -eye]), k=D_MODEL,
         bias=torch.zeros(2 * D_MODEL), offset=torch.zeros(D_MODEL),
     )  # fmt: skip
-    row = quality(exact, model, corpus, window=WINDOW).iloc[0]
+    row = quality(exact, plain, corpus, window=WINDOW).iloc[0]
     assert row["fvu"] == pytest.approx(0, abs=1e-20)
     assert row["explained_variance"] == pytest.approx(1)
     assert row["recovered"] == pytest.approx(1)
     assert row["added"] == pytest.approx(0, abs=1e-9)
 
 
-def test_every_number_has_its_control_from_the_seed(model, corpus):
-    first, same, other = (quality(tied(), model, corpus, window=WINDOW, seed=s) for s in (5, 5, 6))
+def test_every_number_has_its_control_from_the_seed(plain, corpus):
+    first, same, other = (quality(tied(), plain, corpus, window=WINDOW, seed=s) for s in (5, 5, 6))
     assert first.equals(same)
     differing = {name for name in first if not first[name].equals(other[name])}
     assert differing == {
@@ -173,11 +167,11 @@ def test_every_number_has_its_control_from_the_seed(model, corpus):
     assert row["pinv_active"] > 0.5 > abs(row["pinv_active_random"])
 
 
-def test_the_random_control_has_the_dictionarys_shape_and_norms(model, corpus):
+def test_the_random_control_has_the_dictionarys_shape_and_norms(plain, corpus):
     dictionary = tied()
-    row = quality(dictionary, model, corpus, window=WINDOW, seed=4).iloc[0]
+    row = quality(dictionary, plain, corpus, window=WINDOW, seed=4).iloc[0]
     random = Basis.from_decoder(dictionary.decoder, dictionary.offset).control(4).write
-    oracle = Oracle(model, corpus, dictionary)
+    oracle = Oracle(plain, corpus, dictionary)
     kept = (oracle.x @ random.mT).topk(5)  # of rows of length one
     made = torch.zeros(len(oracle.x), 48).double().scatter(1, kept.indices, kept.values.relu())
     lost = (made @ random - oracle.x).square().sum()
@@ -185,19 +179,19 @@ def test_the_random_control_has_the_dictionarys_shape_and_norms(model, corpus):
     assert row["fvu_random"] == pytest.approx(float(lost), rel=1e-5)
 
 
-def test_a_dictionary_of_another_model_or_of_no_site_is_refused(model, corpus):
+def test_a_dictionary_of_another_model_or_of_no_site_is_refused(plain, corpus):
     wide = threshold_dictionary(
         encoder=torch.ones(48, 20), decoder=torch.ones(48, 20), offset=torch.ones(20)
     )
     with pytest.raises(DictionaryError) as refused:
-        quality(wide, model, corpus)
+        quality(wide, plain, corpus)
     assert str(refused.value) == (
         "quality: Dictionary(48 features of 20 at mlp_in@0, thresholds) is for activations of 20, "
         "and the model's have 16. Load the model that it was trained on."
     )
-    with pytest.raises(SiteError, match="mlp_in@5"):
-        quality(tied(site=Site("mlp_in", 5)), model, corpus)
+    with pytest.raises(ModelError, match="mlp_in@5"):
+        quality(tied(site=Site("mlp_in", 5)), plain, corpus)
     with pytest.raises(
-        SiteError, match=r"quality: the site that this dictionary was trained at is unknown"
+        ModelError, match=r"quality: the site that this dictionary was trained at is unknown"
     ):
-        quality(tied(site=None), model, corpus)
+        quality(tied(site=None), plain, corpus)

@@ -20,25 +20,16 @@ from circuits import Basis, Circuit
 from circuits.corpus import open_corpus
 from circuits.errors import CircuitsError, DictionaryError, RunError
 from circuits.model import Site
-from tests.support.planted_negation import (
-    BAD,
-    GOOD,
-    NEGATOR,
-    WORDS,
-    planted_behaviour,
-    planted_model,
-    planted_run,
-    planted_text,
-)
+from tests.support import planted_negation as negation
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
     """A run of the planted model in which every step was made."""
-    folder = planted_run(tmp_path_factory.mktemp("opened") / "run")
-    run, text = Run(folder, device="cpu"), open_corpus(planted_text(folder.parent))
+    folder = negation.planted_run(tmp_path_factory.mktemp("opened") / "run")
+    run, text = Run(folder, device="cpu"), open_corpus(negation.planted_text(folder.parent))
     run_interactions(run, n=4, reader="encoder")
-    run_find(run, planted_behaviour(), coverage=0.9, n_pairs=4)
+    run_find(run, negation.planted_behaviour(), coverage=0.9, n_pairs=4)
     run_validate(run, "negation", n_draws=1)
     run_rank(run, corpus=text, reader="encoder", n_documents=60, min_active=5)
     return folder
@@ -56,8 +47,11 @@ def test_everything_in_a_run_is_an_attribute(made):
     assert list(run.dictionaries) == [Site("mlp_in", 0), Site("mlp_out", 0)]
     assert list(run.circuits) == list(run.validations) == list(run.behaviours) == ["negation"]
     circuit = run.circuits["negation"]
-    assert {(p.first, p.second) for p in circuit.interactions} == {(NEGATOR, GOOD), (NEGATOR, BAD)}
-    assert run.behaviours["negation"] == planted_behaviour()
+    assert {(p.first, p.second) for p in circuit.interactions} == {
+        (negation.NEGATOR, negation.GOOD),
+        (negation.NEGATOR, negation.BAD),
+    }
+    assert run.behaviours["negation"] == negation.planted_behaviour()
     assert run.validations["negation"].n == 32
     assert run.rank(0).about["site"] == "mlp_out@0"
     pd.testing.assert_frame_equal(
@@ -85,7 +79,7 @@ def test_the_interactions_of_a_layer_are_those_of_its_dictionaries(made):
 
 
 def test_the_report_is_written_and_written_anew(folder):
-    run = open_run(folder, device="cpu", text=open_corpus(planted_text(folder)))
+    run = open_run(folder, device="cpu", text=open_corpus(negation.planted_text(folder)))
     page = run.report()
     assert page == folder / "report" / "index.html"
     assert "negation" in page.read_text("utf-8")
@@ -125,7 +119,7 @@ def test_nothing_is_loaded_to_show_what_there_is(made, monkeypatch):
 def test_what_is_missing_is_shown_with_the_command_that_makes_it(tmp_path):
     (tmp_path / "empty").mkdir()
     assert "a model (circuits model train" in repr(open_run(tmp_path / "empty"))
-    run = open_run(planted_run(tmp_path / "run"))
+    run = open_run(negation.planted_run(tmp_path / "run"))
     shown = repr(run)
     for command in ("interactions", "find", "rank"):
         assert f"(circuits {command} {tmp_path / 'run'}" in shown
@@ -133,7 +127,7 @@ def test_what_is_missing_is_shown_with_the_command_that_makes_it(tmp_path):
 
 
 def test_what_is_missing_is_refused_with_the_command_that_makes_it(tmp_path):
-    run = open_run(planted_run(tmp_path / "run"), device="cpu")
+    run = open_run(negation.planted_run(tmp_path / "run"), device="cpu")
     place = tmp_path / "run"
     wanted = {
         "circuits": (lambda: run.circuits["negation"], "find {} --behaviour negation"),
@@ -146,7 +140,7 @@ def test_what_is_missing_is_refused_with_the_command_that_makes_it(tmp_path):
         with pytest.raises(RunError) as refused:
             ask()
         assert str(refused.value).endswith(f"Make it: circuits {command.format(place)}")
-    with pytest.raises(RunError, match=r"of layers \[0\], not of \[1\]\. Train them"):
+    with pytest.raises(DictionaryError, match=r"for layer 1 \(there are for \[0\]\)\. Train them"):
         run.interactions(1)
     assert run.circuits.get("negation") is None
     assert "negation" not in run.circuits
@@ -207,8 +201,8 @@ def test_files_of_another_run_are_refused(folder):
 
 def test_dictionaries_of_another_model_are_refused(folder):
     shutil.rmtree(folder / "model")
-    other = planted_model()
-    other.network.lm_head.weight.data[WORDS.index("glad"), 0] = 0.5
+    other = negation.planted_model()
+    other.network.lm_head.weight.data[negation.WORDS.index("glad"), 0] = 0.5
     other.save(folder / "model")
     with pytest.raises(DictionaryError, match="dictionaries of another model or site: mlp_in@0"):
         _ = open_run(folder, device="cpu").dictionaries

@@ -15,20 +15,8 @@ from analysis.runs.rank import run_rank
 from analysis.runs.run import Run
 from analysis.studies.images.data import open_images
 from circuits.corpus import Corpus, open_corpus
+from circuits.graph import records as rows
 from circuits.graph.circuit import Circuit
-from circuits.graph.records import (
-    BehaviourEvidence,
-    Detector,
-    Feature,
-    Gate,
-    Group,
-    Interaction,
-    Output,
-    Proposal,
-    Shares,
-    Source,
-    Thresholds,
-)
 from circuits.model import Model, Site, load_model
 from circuits.model.llama import write
 from sae import Dictionary
@@ -122,27 +110,28 @@ def circuit(model: Model, dictionaries: dict[Site, Dictionary], name: str) -> Ci
     constant = into.n_feature
     features = [(3, 0), (5, 0), (8, 1), (13, 1), (21, 1), (constant, 2)]
     pairs = [(3, 8, 1.5), (5, 13, -0.5), (3, 3, 0.25), (8, constant, 0.125)]
+    outputs = rows.Output(2, "output <b>2</b>", 0.5, 0.75), rows.Output(7, "output 7", -0.25, 0.125)
     return Circuit(
         name=name,
-        outputs=(Output(2, "output <b>2</b>", 0.5, 0.75), Output(7, "output 7", -0.25, 0.125)),
+        outputs=outputs,
         features=tuple(
-            Feature(f, "constant" if f == constant else HOSTILE[group], group)
+            rows.Feature(f, "constant" if f == constant else HOSTILE[group], group)
             for f, group in features
         ),
         interactions=tuple(
-            Interaction(i, j, w, z=2.5, q=0.01, contrast=w / 2) for i, j, w in pairs
+            rows.Interaction(i, j, w, z=2.5, q=0.01, contrast=w / 2) for i, j, w in pairs
         ),
         gates=(
-            Gate(0, 1, "AND", 1.0, 0.9, 0.8, 0.5),
-            Gate(0, 0, "NOR", -0.25, 0.05, 1.0, 0.125),
-            Gate(1, 2, "inhibition", -0.125, 0.05, 1.0, -0.0625),
+            rows.Gate(0, 1, "AND", 1.0, 0.9, 0.8, 0.5),
+            rows.Gate(0, 0, "NOR", -0.25, 0.05, 1.0, 0.125),
+            rows.Gate(1, 2, "inhibition", -0.125, 0.05, 1.0, -0.0625),
         ),
-        groups=(Group(0, HOSTILE[0]), Group(1, HOSTILE[5]), Group(2, "constant")),
-        source=Source(model.fingerprint, 0, into.fingerprint, out.fingerprint),
-        evidence=BehaviourEvidence(
+        groups=(rows.Group(0, HOSTILE[0]), rows.Group(1, HOSTILE[5]), rows.Group(2, "constant")),
+        source=rows.Source(model.fingerprint, 0, into.fingerprint, out.fingerprint),
+        evidence=rows.BehaviourEvidence(
             name, "logit difference", ("<i>first", "other"), ("not <b>good", "not bad"), 24,
-            Shares(0.875, 0.75, 0.125, 0.125, 0.01, 0.5, 0.9), Thresholds(0.9, 16, 0.75),
-            (Detector("not <b>good", (2, 7), (0.5, 0.25), 0.875),),
+            rows.Shares(0.875, 0.75, 0.125, 0.125, 0.01, 0.5, 0.9), rows.Thresholds(0.9, 16, 0.75),
+            (rows.Detector("not <b>good", (2, 7), (0.5, 0.25), 0.875),),
         ),
         energy=0.25,
     )  # fmt: skip
@@ -162,7 +151,7 @@ def small_run(folder: Path) -> Corpus:
         name="layer 0 output 2",
         outputs=found.outputs[:1],
         evidence=None,
-        proposal=Proposal(0.9, 0.5),
+        proposal=rows.Proposal(0.9, 0.5),
     )
     proposed.save(folder / "circuits" / "Ünsafe name!.json")
     run_rank(run, corpus=text, n_documents=20, min_active=10)

@@ -1,8 +1,7 @@
 """What each command does: `circuits sae train` is ``sae_train``, called with the options given.
 
-A function here calls the packages and returns an `Answer`; it computes nothing and prints no
-answer itself. Options are defined in `analysis.cli.options`. A command's module is imported when
-the command runs, not before, because completion in a shell waits for it.
+A function here calls the packages and returns an `Answer`. Its module is imported when the command
+runs, not before, because completion in a shell waits for it.
 """
 
 from importlib import import_module

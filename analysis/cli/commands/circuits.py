@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 from analysis.attribution.contrast import by_layer
 from analysis.behaviour.in_model import in_model
@@ -24,7 +25,7 @@ from analysis.runs.circuits import behaviour_of, run_find, run_propose, run_vali
 from analysis.runs.interactions import run_interactions
 from analysis.runs.rank import run_rank
 from analysis.runs.run import Run
-from circuits.errors import CircuitFileError, NotFoundError, RunError
+from circuits.errors import GraphError, NotFoundError, RunError
 from circuits.graph.circuit import Circuit
 from circuits.graph.export import attribution_query, write_attribution, write_graph
 from circuits.storage.files import read_json, written_whole
@@ -100,32 +101,22 @@ def rank(options: Namespace) -> Answer:
     run = opened_run(options)
     if options.circuit is not None:
         return _rank_of_circuit(options, run)
-    curves = run_rank(
-        run,
-        layers=options.layer,
-        reader=options.reader,
-        corpus=held_out(options, run.model),
-        n_documents=options.documents,
-        min_active=options.min_active,
-        seed=options.seed,
-    )
+    corpus = held_out(options, run.model)
+    curves = run_rank(run, layers=options.layer, corpus=corpus, **_measured(options))
     files = {layer: str(run.folder.rank(layer)) for layer in curves}
     rows = [{"file": files[layer], **curve_rows(curve)} for layer, curve in curves.items()]
     text = "\n\n".join(f"{curve_text(curve)}\n\n{files[layer]}" for layer, curve in curves.items())
     return Answer(text, {"layers": rows})
 
 
+def _measured(options: Namespace) -> dict[str, Any]:
+    names = {"n_documents": "documents", "reader": "reader", "min_active": "min_active"}
+    return {name: getattr(options, given) for name, given in names.items()} | {"seed": options.seed}
+
+
 def _rank_of_circuit(options: Namespace, run: Run) -> Answer:
-    table = circuit_rank(
-        run.model,
-        run.circuits[options.circuit],
-        run.dictionaries,
-        held_out(options, run.model),
-        reader=options.reader,
-        n_documents=options.documents,
-        min_active=options.min_active,
-        seed=options.seed,
-    )
+    circuit, corpus = run.circuits[options.circuit], held_out(options, run.model)
+    table = circuit_rank(run.model, circuit, run.dictionaries, corpus, **_measured(options))
     about = {"circuit": options.circuit, "reader": options.reader, "seed": options.seed}
     shown = table_answer(
         table[table["rank"].isin((0, 1, 2))],
@@ -149,7 +140,7 @@ def export(options: Namespace) -> Answer:
         path = write_attribution(circuit, folder, _layer(options, circuit), options.scan)
         written["file"] = str(path)
         written["index"] = str(folder / "graph-metadata.json")
-        written["address"] = attribution_query(read_json(path, CircuitFileError))
+        written["address"] = attribution_query(read_json(path, GraphError))
     elif options.format == "tables":
         for name, table in circuit.tables().items():
             path = out / f"{source.stem}-{name}.parquet"
@@ -165,7 +156,7 @@ def _layer(options: Namespace, circuit: Circuit) -> int:
     """The circuit's own layer; the option is for circuits whose file has none."""
     own = circuit.source.layer
     if own is not None and options.layer not in (None, own):
-        raise CircuitFileError(
+        raise GraphError(
             f"--layer {options.layer}, but {options.circuit} is of layer {own}. Leave --layer out."
         )
     return own if own is not None else options.layer or 0

@@ -66,9 +66,9 @@ def digits(options: Namespace) -> Answer:
     data = open_images(options.data)
     plan = replace(plan_for(data.train), seed=options.seed)
     pictures = options.pictures
-    if options.run_folder is not None:
-        row = run_images(options.run_folder, data, plan)
-        row["folder"] = str(RunFolder(Path(options.run_folder)).images)
+    if options.run is not None:
+        row = run_images(options.run, data, plan)
+        row["folder"] = str(RunFolder(Path(options.run)).images)
     else:
         if pictures is not None:  # refused before the training
             if Path(pictures).is_dir():

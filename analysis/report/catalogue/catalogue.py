@@ -1,17 +1,18 @@
-"""The features of a run's dictionaries: a list to search, and a card for each.
+"""The features of a run's dictionaries: a list to search, a card for each, and their page.
 
 A page holds the list only; the cards are in files of 64, loaded when one is opened.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from analysis.report.catalogue.captions import Caption, Captions
+from analysis.report.page import Page
 from analysis.runs.run import Run
 from circuits.model.site import Site
 from circuits.plotting.display import shown
@@ -46,13 +47,9 @@ class Catalogue:
         """The prefix of its files."""
         return f"features-{self.site.point}-{self.site.layer}"
 
-    def caption(self, feature: int) -> str:
+    def caption(self, feature: int) -> Caption:
         """When a feature is active; empty for the constant."""
-        return self.captions.of[feature].text if feature < len(self.captions.of) else ""
-
-    def short(self, feature: int) -> str:
-        """The same for a picture."""
-        return self.captions.of[feature].short if feature < len(self.captions.of) else ""
+        return self.captions.of[feature] if feature < len(self.captions.of) else Caption()
 
     @property
     def index(self) -> dict[str, Any]:
@@ -81,12 +78,12 @@ class Catalogue:
             }
         return columns
 
-    def pieces(self) -> dict[str, list[dict[str, Any]]]:
-        """The cards by file."""
-        return {
-            f"{self.key}-{start // _PIECE}": self.cards[start : start + _PIECE]
-            for start in range(0, len(self.cards), _PIECE)
-        }
+    def data(self) -> dict[str, Any]:
+        """What its scripts load, by file: the list, and the cards."""
+        starts = range(0, len(self.cards), _PIECE)
+        pieces = {f"{self.key}-{start // _PIECE}": self.cards[start : start + _PIECE]
+                  for start in starts}  # fmt: skip
+        return {self.key: self.index, **pieces}
 
 
 def catalogues(run: Run, pages: Mapping[str, str]) -> dict[Site, Catalogue]:
@@ -94,6 +91,18 @@ def catalogues(run: Run, pages: Mapping[str, str]) -> dict[Site, Catalogue]:
     uses = _uses(run, pages)
     return {site: _catalogue(run, site, dictionary, uses)
             for site, dictionary in run.dictionaries.items()}  # fmt: skip
+
+
+def features_page(run: Run, books: Mapping[Site, Catalogue]) -> Page:
+    """Their page; its scripts load the list and the cards when they are needed."""
+    dictionaries = [
+        {"site": str(site), "key": book.key, "n_feature": book.dictionary.n_feature}
+        for site, book in books.items()
+    ]
+    data = {"dictionaries": dictionaries}
+    context = {**data, "has_text": run.text is not None,
+               "command": "circuits report RUN --text PATH"}  # fmt: skip
+    return Page("features", "Features", "features.html.j2", context, data=data)
 
 
 def _uses(run: Run, pages: Mapping[str, str]) -> _Uses:
@@ -122,11 +131,9 @@ def _catalogue(run: Run, site: Site, dictionary: Dictionary, uses: _Uses) -> Cat
     )
     words, seen = _seen(tables.examples, n_feature)
     captions = _captions(run, dictionary)
-    up, down = _effects(tables, n_feature)
-    around: list[list[Any]] = [[] for _ in range(n_feature)]
-    columns = (tables.neighbours[name] for name in ("feature", "neighbour", "decoder_cosine"))
-    for feature, other, cosine in zip(*columns, strict=True):
-        around[feature].append([other, cosine])
+    up, down = (_effects(tables, side, n_feature) for side in ("top", "bottom"))
+    near = tables.neighbours
+    around = _by_feature(n_feature, near["feature"], near["neighbour"], near["decoder_cosine"])
     pairs, rank2 = _pairs(run, site, n_feature), _rank2(run, site, n_feature)
     counts = dictionary.statistics
     cards = []
@@ -185,16 +192,20 @@ def _examples(found: Examples, i: int, number: Mapping[int, int]) -> list[Any]:
     return rows
 
 
-def _effects(tables: CardTables, n_feature: int) -> tuple[list[list[Any]], list[list[Any]]]:
-    """Tokens that each feature promotes and demotes, where it writes to the stream."""
-    up: list[list[Any]] = [[] for _ in range(n_feature)]
-    down: list[list[Any]] = [[] for _ in range(n_feature)]
-    if tables.effects is not None:
-        sides = {"top": up, "bottom": down}
-        columns = (tables.effects[name] for name in ("feature", "side", "token", "effect"))
-        for feature, side, token, effect in zip(*columns, strict=True):
-            sides[side][feature].append([shown(token), effect])
-    return up, down
+def _effects(tables: CardTables, side: str, n_feature: int) -> list[list[Any]]:
+    """Tokens that each feature promotes or demotes, where it writes to the stream."""
+    if tables.effects is None:
+        return _by_feature(n_feature, [])
+    table = tables.effects[tables.effects["side"] == side]
+    return _by_feature(n_feature, table["feature"], map(shown, table["token"]), table["effect"])
+
+
+def _by_feature(n: int, features: Iterable[int], *columns: Iterable[Any]) -> list[list[Any]]:
+    """The rows of a table by the feature that each is of."""
+    found: list[list[Any]] = [[] for _ in range(n)]
+    for feature, *row in zip(features, *columns, strict=True):
+        found[feature].append(row)
+    return found
 
 
 def _pairs(run: Run, site: Site, n_feature: int) -> list[list[Any]]:

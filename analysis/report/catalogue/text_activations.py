@@ -6,7 +6,6 @@ need not be where either feature is strongest.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -88,35 +87,19 @@ class TextActivations:
         words = self.model.words("contexts").convert_ids_to_tokens(tokens)
         return {"tokens": [shown(word) for word in words], "place": around.index(place)}
 
-    def pairs(
-        self, pairs: Iterable[tuple[int, int]], constant: int, n: int = 4
-    ) -> dict[tuple[int, int], list[dict[str, Any]]]:
-        """Each pair's strongest contexts, from different rows; feature ``constant`` is 1."""
-        columns = _Columns(self.inputs, constant)
-        found = {}
-        for first, second in pairs:
-            one, other = columns.of(first), columns.of(second)
-            product = one * other
-            contexts = []
-            for token in self._largest(product, n):
-                about = {"first": float(one[token]), "second": float(other[token])}
-                contexts.append(self.window(token) | about)
-            found[first, second] = contexts
-        return found
-
-    def coactivation(
-        self, pairs: Iterable[tuple[int, int]], constant: int
-    ) -> dict[tuple[int, int], float]:
-        """Each pair's mean product over all tokens."""
-        columns = _Columns(self.inputs, constant)
-        return {
-            (one, other): float((columns.of(one) * columns.of(other)).mean())
-            for one, other in pairs
-        }
+    def pair(self, first: int, second: int, n: int = 4) -> tuple[float, list[dict[str, Any]]]:
+        """A pair's mean product over all tokens, and its strongest contexts in different rows."""
+        one, other = _column(self.inputs, first), _column(self.inputs, second)
+        product = one * other
+        contexts = [
+            self.window(token) | {"first": float(one[token]), "second": float(other[token])}
+            for token in self._largest(product, n)
+        ]
+        return float(product.mean()), contexts
 
     def strongest(self, output: int, n: int) -> list[int]:
         """The strongest tokens of an output feature, from different rows."""
-        return self._largest(_Columns(self.outputs, -1).of(output), n)
+        return self._largest(_column(self.outputs, output), n)
 
     def _largest(self, values: Float[np.ndarray, " token"], n: int) -> list[int]:
         """The tokens with the largest values, from different rows; of equals the earlier."""
@@ -136,24 +119,17 @@ class TextActivations:
         self, output: int
     ) -> tuple[Int64[np.ndarray, " active"], Float[np.ndarray, " active"]]:
         """The tokens where an output feature is active, and its activations."""
-        values = _Columns(self.outputs, -1).of(output)
+        values = _column(self.outputs, output)
         tokens = np.flatnonzero(values)
         return tokens, values[tokens]
 
 
-class _Columns:
-    """A sparse code's features as dense columns."""
-
-    def __init__(self, code: Code, constant: int) -> None:
-        self._by_feature, self._n, self._constant = code.by_feature, code.n_row, constant
-        self._values = code.values
-
-    def of(self, feature: int) -> Float[np.ndarray, " token"]:
-        whole = np.zeros(self._n)
-        if feature == self._constant:
-            return whole + 1
-        start, stop = self._by_feature.starts[feature : feature + 2].tolist()
-        entries = self._by_feature.entries[start:stop]
-        rows = self._by_feature.rows[start:stop].cpu().numpy()
-        whole[rows] = self._values[entries].double().cpu().numpy()
-        return whole
+def _column(code: Code, feature: int) -> Float[np.ndarray, " token"]:
+    """A feature's activations; of the constant, numbered after all, ones."""
+    if feature == code.n_feature:
+        return np.ones(code.n_row)
+    own = slice(*code.by_feature.starts[feature : feature + 2].tolist())
+    whole = np.zeros(code.n_row)
+    values = code.values[code.by_feature.entries[own]]
+    whole[code.by_feature.rows[own].cpu().numpy()] = values.double().cpu().numpy()
+    return whole

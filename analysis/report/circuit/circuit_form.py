@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -58,16 +58,18 @@ class CircuitForm:
         weights = run.model.layer(layer).to(torch.float64)
         inputs = into.to(torch.float64).basis(least_squares=True)
         if found.behaviour is None:
-            reader: Literal["pinv", "encoder"] = (
-                "pinv" if found.circuit.source.reader == "pinv" else "encoder"
+            by_pinv, output = (
+                found.circuit.source.reader == "pinv",
+                found.circuit.outputs[0].feature,
             )
-            output = found.circuit.outputs[0].feature
-            outputs = out.to(torch.float64).basis(reader, least_squares=reader == "pinv")
-            return cls(found, run.model, layer, into, out,
-                       Interactions(weights, inputs, outputs.subset([output])), None)  # fmt: skip
-        account = PairAccount.of(in_model(found.behaviour, run.model), layer, into)
-        direction = account.mean_read[None].to(run.model.device)
-        reads = Basis(direction, direction, reader="answers")
+            outputs = out.to(torch.float64).basis(
+                "pinv" if by_pinv else "encoder", least_squares=by_pinv
+            )
+            account, reads = None, outputs.subset([output])
+        else:
+            account = PairAccount.of(in_model(found.behaviour, run.model), layer, into)
+            direction = account.mean_read[None].to(run.model.device)
+            reads = Basis(direction, direction, reader="answers")
         inter = Interactions(weights, inputs, reads)
         return cls(found, run.model, layer, into, out, inter, account)
 
@@ -91,27 +93,17 @@ class CircuitForm:
         """The largest at either end: place, value, and the mean over forms of random directions of
         the same length at that place."""
         own = self.spectrum.values.sort(descending=True).values.cpu()
-        generator = torch.Generator().manual_seed(seed)
+        generator, layer = torch.Generator().manual_seed(seed), self.interactions.layer
         length = float(self.interactions.outputs.read.norm())
         drawn = []
         for _ in range(_N_RANDOM):
-            direction = torch.randn(
-                self.interactions.layer.d_out, generator=generator, dtype=own.dtype
-            )
-            direction = (direction * length / direction.norm()).to(self.interactions.layer.device)
-            drawn.append(
-                torch.linalg.eigvalsh(self.interactions.layer.interaction(direction)).flip(0)
-            )
-        control = torch.stack(drawn).mean(0).cpu()
-        n = len(own)
+            direction = torch.randn(layer.d_out, generator=generator, dtype=own.dtype)
+            direction = (direction * length / direction.norm()).to(layer.device)
+            drawn.append(torch.linalg.eigvalsh(layer.interaction(direction)).flip(0))
+        control, n = torch.stack(drawn).mean(0).cpu(), len(own)
         places = [*range(min(_N_EIGENVALUES, n)), *range(max(_N_EIGENVALUES, n - 24), n)]
-        return pd.DataFrame(
-            {
-                "place": [p + 1 for p in places],
-                "eigenvalue": own[places].numpy(),
-                "random direction": control[places].numpy(),
-            }
-        )
+        table = {"eigenvalue": own[places].numpy(), "random direction": control[places].numpy()}
+        return pd.DataFrame({"place": [place + 1 for place in places], **table})
 
     def directions(self) -> dict[str, Float[Tensor, " input"]]:
         """Directions of a behaviour in the activation's own space: what its factors do to the MLP's
@@ -123,9 +115,8 @@ class CircuitForm:
         site = mlp_sites(self.layer)[0]
         effects = cases.effects(self.account.x)
         named = {
-            f"effect of {name}": effects[place]
-            for place, name in enumerate(cases.effects_named)
-            if place > 0
+            f"effect of {name}": effect
+            for name, effect in zip(cases.effects_named[1:], effects[1:], strict=True)
         }
         places = _where_it_shows(cases)
         if len(places):
@@ -133,34 +124,25 @@ class CircuitForm:
             mean = read[torch.arange(len(read)), places[:, 1]].double().mean(0)
             named[f"mean input where “{cases.behaviour.factors[0]}” shows"] = mean
         named["difference of unembeddings"] = cases.directions().cpu().double().mean(0)
-        return {
-            name: self.interactions.layer.lift(direction, 0.0) for name, direction in named.items()
-        }
+        lift = self.interactions.layer.lift
+        return {name: lift(direction, 0.0) for name, direction in named.items()}
 
     def projections(self) -> pd.DataFrame:
         """Cosines with the top positive and negative eigenvectors: of the circuit's features, of
         other features that interact most, and of meaningful directions."""
-        values, vectors = self.spectrum.values, self.spectrum.vectors
-        ends = torch.stack([vectors[values.argmax()], vectors[values.argmin()]])
-        write = self.interactions.write
+        values = self.spectrum.values
+        places = [int(values.argmax()), int(values.argmin())]
+        ends, write = self.spectrum.vectors[places], self.interactions.write
         along = (write @ self.interactions.form(0) * write).sum(1).abs()
-        along += (write @ ends.mT).square() @ values[
-            [int(values.argmax()), int(values.argmin())]
-        ].abs()
+        along += (write @ ends.mT).square() @ values[places].abs()
         own = set(self.features)
         others = [f for f in along.argsort(descending=True, stable=True).tolist() if f not in own]
-        chosen = [*self.features, *others[:_N_PROJECTED]]
-        rows: list[tuple[str, int | None, str, Tensor]] = [
-            (
-                "in the circuit" if feature in own else "other",
-                feature,
-                self.name(feature),
-                vector,
-            )
-            for feature, vector in zip(chosen, write[chosen].cpu(), strict=True)
-        ]
+        rows: list[tuple[str, int | None, str, Tensor]] = []
+        for kind, some in (("in the circuit", self.features), ("other", others[:_N_PROJECTED])):
+            rows += [(kind, feature, self.name(feature), write[feature].cpu()) for feature in some]
         rows += [("direction", None, name, vector) for name, vector in self.directions().items()]
-        turn = _signs(ends, write[self.features]).cpu()
+        # the sign of an eigenvector is arbitrary: each is turned to where most features point
+        turn = torch.where((write[self.features] @ ends.mT).sum(0) < 0, -1.0, 1.0).to(ends).cpu()
         found = []
         for kind, feature, name, vector in rows:
             cosines = (ends.cpu() @ vector) / vector.norm().clamp(min=1e-30) * turn
@@ -204,12 +186,9 @@ class CircuitForm:
         points = pd.DataFrame({"activation": active[some]})
         for rank in ranks:
             points[f"rank {rank}"] = added[some, rank - 1]
+        ways = {"correlation": added, "random directions": rotated}
         rows = [
-            {
-                "rank": rank,
-                "correlation": _correlation(active, added[:, rank - 1]),
-                "random directions": _correlation(active, rotated[:, rank - 1]),
-            }
+            {"rank": rank, **{k: _correlation(active, x[:, rank - 1]) for k, x in ways.items()}}
             for rank in ranks
         ]
         return {"points": points, "ranks": rows, "n": len(tokens)}
@@ -222,30 +201,16 @@ def _where_it_shows(cases: ModelCases) -> Int64[Tensor, "found two"]:
     first, rest = behaviour.factors[0], behaviour.factors[1:]
     if cases.pair is None:
         return torch.zeros(0, 2, dtype=torch.int64)
-    known = {
-        (
-            case.pair,
-            behaviour.value_of(case, first),
-            tuple(behaviour.value_of(case, f) for f in rest),
-        ): n
-        for n, case in enumerate(behaviour.cases)
-    }
+    with_first: dict[bool, dict[Any, int]] = {True: {}, False: {}}
+    for number, case in enumerate(behaviour.cases):
+        others = (case.pair, *(behaviour.value_of(case, factor) for factor in rest))
+        with_first[behaviour.value_of(case, first)][others] = number
     found = []
-    for (pair, present, others), number in known.items():
-        partner = known.get((pair, False, others))
-        if present and partner is not None:
+    for others, number in with_first[True].items():
+        if (partner := with_first[False].get(others)) is not None:
             differs = (cases.tokens[number] != cases.tokens[partner]).nonzero()
-            if len(differs):
-                found.append((number, int(differs[0])))
+            found += [(number, int(place)) for place in differs[:1]]
     return torch.tensor(found, dtype=torch.int64).reshape(-1, 2)
-
-
-def _signs(
-    ends: Float[Tensor, "end input"], write: Float[Tensor, "feature input"]
-) -> Float[Tensor, " end"]:
-    """The sign that turns each eigenvector to where most features point; its own is arbitrary."""
-    total = (write @ ends.mT).sum(0)
-    return torch.where(total < 0, -1.0, 1.0).to(ends)
 
 
 def _correlation(one: Float[np.ndarray, " n"], other: Float[np.ndarray, " n"]) -> float:

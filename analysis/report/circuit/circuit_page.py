@@ -23,8 +23,8 @@ from analysis.report.page import Page
 from analysis.runs.belonging import Found
 from analysis.runs.run import Run
 from circuits.graph.circuit import Circuit
+from circuits.graph.circuit_figure import picture
 from circuits.model.site import Site
-from circuits.plotting.circuit_figure import picture
 from circuits.plotting.display import shown, two
 
 _SHARES = {
@@ -62,7 +62,7 @@ def circuit_page(
     layer = found.layer
     data = {
         "graph": drawn,
-        "pairs": _pairs(found, text, books),
+        "pairs": _pairs(circuit, text),
         "ledgers": [] if form is None else example_ledgers(form, text, labels),
         "sites": {"input": f"mlp_in@{layer}", "output": f"mlp_out@{layer}"} if form else None,
     }
@@ -117,23 +117,16 @@ def _picture(circuit: Circuit, labels: Labels) -> dict[str, Any]:
     return drawn
 
 
-def _pairs(
-    found: Found, text: TextActivations | None, books: dict[Site, Catalogue]
-) -> list[dict[str, Any]]:
+def _pairs(circuit: Circuit, text: TextActivations | None) -> list[dict[str, Any]]:
     """What is known of each pair, and where both features are active."""
-    circuit = found.circuit
-    ends = [(pair.first, pair.second) for pair in circuit.interactions]
-    contexts, products = {}, {}
-    if text is not None and found.layer is not None:
-        constant = books[Site("mlp_in", found.layer)].dictionary.n_feature
-        contexts = text.pairs(ends, constant)
-        products = text.coactivation(ends, constant)
     rows = []
     for pair in circuit.interactions:
-        here = (pair.first, pair.second)
         known = {name: getattr(pair, name) for name in _MEASURES}
-        if known["data_weight"] is None and here in products:
-            known["data_weight"] = pair.weight * products[here]
-        rows.append({"first": here[0], "second": here[1], "known": known,
-                     "contexts": contexts.get(here, [])})  # fmt: skip
+        contexts: list[dict[str, Any]] = []
+        if text is not None:
+            product, contexts = text.pair(pair.first, pair.second)
+            if known["data_weight"] is None:
+                known["data_weight"] = pair.weight * product
+        here = {"first": pair.first, "second": pair.second}
+        rows.append({**here, "known": known, "contexts": contexts})
     return rows

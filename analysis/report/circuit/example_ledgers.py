@@ -6,7 +6,6 @@ margin, and of the affected classes also the weakest and the strongest.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from jaxtyping import Int64
@@ -23,15 +22,8 @@ _N_EXAMPLES = 4  # tokens of a proposal
 _N_ROWS = 14  # shown of a ledger; the others are summed up in one row
 
 
-@dataclass(frozen=True, eq=False)
-class _Example:
-    """A token, and what is read of the MLP's output there."""
-
-    label: str
-    reader: Reader
-    tokens: Int64[Tensor, " pos"]
-    place: int  # of the token
-    case: int | None = None  # its number in the behaviour
+# its label, what is read of the MLP's output, the tokens, the place of one, a case of the behaviour
+_Example = tuple[str, Reader, Int64[Tensor, " pos"], int, int | None]
 
 
 def example_ledgers(
@@ -44,7 +36,7 @@ def example_ledgers(
         examples = _of_output(form, text)
     else:
         examples = []
-    ledgers = [_ledger(form, example) for example in examples]
+    ledgers = [_ledger(form, *example) for example in examples]
     for each in ledgers:
         used = set(each["rows"]["first"]) | set(each["rows"]["second"])
         each["captions"] = {str(f): labels.caption(f) for f in used if f >= 0}
@@ -69,9 +61,8 @@ def _of_classes(form: CircuitForm, account: PairAccount) -> list[_Example]:
             read = f"logit of “{right}” and similar answers over “{wrong}” and similar answers"
             title = f"{label}: {name} margin of {len(order)} cases, {float(margins[case]):+.2f}"
             reader = Reader(reads[case].to(form.model.device), name=read)
-            examples.append(
-                _Example(title, reader, cases.tokens[case], int(cases.position[case]), case)
-            )
+            place = int(cases.position[case])
+            examples.append((title, reader, cases.tokens[case], place, case))
     return examples
 
 
@@ -80,36 +71,34 @@ def _of_output(form: CircuitForm, text: TextActivations) -> list[_Example]:
     output = form.found.circuit.outputs[0].feature
     reader = Reader.of(form.out.to(form.model.device), output)
     tokens = text.strongest(output, _N_EXAMPLES)
+    title = f"output {output}, strongest token {{}} of {len(tokens)}"
     return [
-        _Example(
-            f"output {output}, strongest token {rank} of {len(tokens)}", reader, *text.row(token)
-        )
+        (title.format(rank), reader, *text.row(token), None)
         for rank, token in enumerate(tokens, start=1)
     ]
 
 
-def _ledger(form: CircuitForm, example: _Example) -> dict[str, Any]:
-    model, place = form.model, example.place
-    kept = example.tokens[: place + 1]  # later tokens have no effect on this one
-    dictionary = form.into.to(model.device)
-    found = ledger(model, form.layer, dictionary, example.reader, kept, place)
+def _ledger(
+    form: CircuitForm,
+    label: str,
+    reader: Reader,
+    tokens: Int64[Tensor, " pos"],
+    place: int,
+    case: int | None,
+) -> dict[str, Any]:
+    model, kept = form.model, tokens[: place + 1]  # later tokens have no effect on this one
+    found = ledger(model, form.layer, form.into.to(model.device), reader, kept, place)
     circuit = {frozenset((p.first, p.second)) for p in form.found.circuit.interactions}
     constant = form.into.n_feature
-    rows = found.rows.copy()
-
-    def ends(row: Any) -> frozenset[int]:
-        one, other = int(row.first), int(row.second)
-        return frozenset((one, constant if other < 0 and row.kind == "linear" else other))
-
-    rows["in circuit"] = [
-        row.kind in ("pair", "square", "linear") and ends(row) in circuit
-        for row in rows.itertuples()
-    ]
+    rows = found.rows
+    second = rows["second"].where(rows["kind"] != "linear", constant)
+    ends = map(frozenset, zip(rows["first"], second, strict=True))
+    rows = rows.assign(**{"in circuit": [pair in circuit for pair in ends]})
     words = model.words("a ledger").convert_ids_to_tokens(kept[1:].tolist())
     return {
-        "label": seen(example.label),
-        "case": example.case,
-        "reads": seen(example.reader.name),
+        "label": seen(label),
+        "case": case,
+        "reads": seen(reader.name),
         "tokens": [shown(word) for word in words],
         "place": len(words) - 1,
         "computed": found.computed,

@@ -17,6 +17,7 @@ from circuits.plotting.figure import (
     GREEN,
     GREY,
     Figure,
+    axes,
     eigenvalues,
     heat_map,
     line,
@@ -104,11 +105,8 @@ def _projections(table: pd.DataFrame, note: str) -> Figure:
         if len(rows := table[table["kind"] == kind])
     ]
     axis = {"range": [-1.05, 1.05], "zeroline": True}
-    layout = {
-        "height": 480,
-        "xaxis": {**axis, "title": {"text": "cosine with the top positive eigenvector"}},
-        "yaxis": {**axis, "title": {"text": "cosine with the top negative eigenvector"}},
-    }
+    titles = [f"cosine with the top {sign} eigenvector" for sign in ("positive", "negative")]
+    layout = axes(*titles, height=480, xaxis=axis, yaxis=axis)
     return Figure("projections", "Features on the top eigenvectors", note, traces, table, layout)
 
 
@@ -140,9 +138,5 @@ def _approximation(key: str, name: str, found: dict[str, Any], note: str) -> Fig
             points(table[f"rank {row['rank']}"], table["activation"], label, visible=visible,
                    marker={"color": BLUE, "size": 6, "opacity": 0.6})
         )  # fmt: skip
-    layout = {
-        "height": 420,
-        "xaxis": {"title": {"text": "approximation (choose the rank in the legend)"}},
-        "yaxis": {"title": {"text": "activation"}},
-    }
+    layout = axes("approximation (choose the rank in the legend)", "activation", height=420)
     return Figure(key, f"{name}: activation against its approximation", note, traces, table, layout)

@@ -24,18 +24,18 @@ class Labels:
 
     def caption(self, feature: int) -> str:
         """When an input feature is active."""
-        return "" if self._into is None else self._into.caption(feature)
+        return "" if self._into is None else self._into.caption(feature).text
 
     def short_caption(self, feature: int) -> str:
         """The same for a picture."""
-        return "" if self._into is None else self._into.short(feature)
+        return "" if self._into is None else self._into.caption(feature).short
 
     def output_caption(self, feature: int) -> str:
         """The tokens that an output feature promotes, else when it is active."""
         if self._out is None or feature >= len(self._out.cards):
             return ""
         promoted = [token for token, _ in self._out.cards[feature]["up"][:2]]
-        return " ".join(promoted) or self._out.caption(feature)
+        return " ".join(promoted) or self._out.caption(feature).text
 
     def name(self, feature: int) -> str:
         """What an input feature is called in the circuit."""

@@ -21,8 +21,8 @@ from analysis.report.circuit.labels import Labels
 from analysis.report.page import Table
 from analysis.runs.belonging import Found
 from analysis.runs.run import Run
-from analysis.validation.edits import DrawKind, EditKind
-from circuits.graph.circuit import Circuit
+from analysis.validation.criteria import removed_at_random
+from analysis.validation.edits import EditKind
 from circuits.model.site import Site
 from circuits.plotting.display import number, percent, shown, two
 
@@ -52,29 +52,20 @@ class Mechanism:
         assert found.layer is not None
         cases = in_model(found.behaviour.halves()[1], run.model)
         account = PairAccount.of(cases, found.layer, run.dictionaries[Site("mlp_in", found.layer)])
-        values, written = _features(account, found.circuit)
-        place = {f.feature: n for n, f in enumerate(found.circuit.features)}
-        first, second = (
-            torch.tensor([place[getattr(pair, end)] for pair in found.circuit.interactions],
-                         dtype=torch.int64)
-            for end in ("first", "second")
-        )  # fmt: skip
-        twice = torch.where(first == second, 1.0, 2.0).double()
-        added = values.new_zeros(len(cases), len(first))
-        for answers in range(len(cases.answers)):
-            rows = (cases.answer == answers).nonzero()[:, 0]
-            reads = account.reads[rows[0]]
-            form = written @ account.layer.interaction(reads) @ written.mT
-            length = cases.side[rows] * account.reads[rows].norm(dim=1) / reads.norm()
-            products = values[rows][:, first] * values[rows][:, second]
-            added[rows] = products * (twice * form[first, second]) * length[:, None]
-        mean = written @ account.layer.interaction(account.mean_read) @ written.mT
+        features = [f.feature for f in found.circuit.features]
+        known = {int(feature): place for place, feature in enumerate(account.features)}
+        places = torch.tensor([known.get(f, -1) for f in features], dtype=torch.int64)
+        active = (places >= 0).double()  # the others are active in none of these cases
+        pairs = [[features.index(p.first), features.index(p.second)]
+                 for p in found.circuit.interactions]  # fmt: skip
+        first, second = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).mT
+        both = active[first] * active[second]
         return cls(
             found,
             cases,
-            twice * mean[first, second],
-            cases.class_means(values),
-            cases.class_means(added),
+            account.weight[places[first], places[second]] * both,
+            cases.class_means(account.values[:, places]) * active,
+            account.added(places)[:, first, second] * both,
             account.class_totals,
             cases.class_means(cases.margins().double()),
         )
@@ -227,8 +218,7 @@ def removal_effect(found: Found) -> dict[str, Any] | None:
         return None
     before, after = (found.validation.edit(kind) for kind in (EditKind.NONE, EditKind.REMOVE))
     affected = found.behaviour.affected
-    draws = found.validation.random
-    removed = draws.loc[draws["kind"] == DrawKind.SAME_NUMBER.value, "removed"].abs()
+    removed = removed_at_random(found.validation.random)
     return {
         "affected": [
             (shown(label), _signed(float(before[label])), _signed(float(after[label])))
@@ -241,20 +231,6 @@ def removal_effect(found: Found) -> dict[str, Any] | None:
         "n": found.validation.n,
         "seed": found.validation.seed,
     }
-
-
-def _features(
-    account: PairAccount, circuit: Circuit
-) -> tuple[Float[Tensor, "case feature"], Float[Tensor, "feature input"]]:
-    """How active a circuit's features are in each case, and what they write."""
-    place = {int(f): n for n, f in enumerate(account.features)}
-    values = torch.zeros(len(account.cases), len(circuit.features), dtype=torch.float64)
-    written = values.new_zeros(len(circuit.features), account.written.shape[1])
-    for n, feature in enumerate(circuit.features):
-        if feature.feature in place:  # else it is never active in these cases
-            values[:, n] = account.values[:, place[feature.feature]]
-            written[n] = account.written[place[feature.feature]]
-    return values, written
 
 
 def _signed(value: float, digits: int = 0) -> str:

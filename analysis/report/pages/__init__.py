@@ -1,1 +1,1 @@
-"""The pages about a whole run: overview, low rank, layers, features, images."""
+"""The pages about a whole run: overview, low rank, layers, images."""

@@ -7,12 +7,13 @@ of its eigenvalue, and the picture has a column for each.
 from __future__ import annotations
 
 import base64
+from typing import Any
 
 import pandas as pd
 
 from analysis.report.page import Page, Table
 from analysis.runs.images import ImageStudy
-from circuits.plotting.figure import BLUE, GREY, ORANGE, Figure, line
+from circuits.plotting.figure import BLUE, GREY, ORANGE, Figure, axes, line, points
 
 _CONTROLS = {
     "accuracy": "accuracy_without_decay",
@@ -64,8 +65,7 @@ def _truncation(study: ImageStudy, note: str) -> Figure:
         line(table["rank"], [full] * len(table), "all eigenvectors", line={"color": GREY}),
         line(table["rank"], table["accuracy"], "first eigenvectors", line={"color": BLUE}),
     ]
-    layout = {"xaxis": {"type": "log", "title": {"text": "eigenvectors of each class"}},
-              "yaxis": {"title": {"text": "accuracy"}}}  # fmt: skip
+    layout = axes("eigenvectors of each class", "accuracy", xaxis={"type": "log"})
     return Figure("truncation", "Accuracy by eigenvectors kept", note, traces, table, layout)
 
 
@@ -76,28 +76,23 @@ def _spectra(study: ImageStudy, note: str) -> Figure:
         line(rows["rank"], rows["value"], f"class {label}")
         for label, rows in first.groupby("class")
     ]
-    layout = {"xaxis": {"title": {"text": "eigenvector, by |value|"}},
-              "yaxis": {"title": {"text": "eigenvalue"}}}  # fmt: skip
-    return Figure(
-        "spectra", f"First {_FIRST} eigenvalues of each class", note, traces, first, layout
-    )
+    title = f"First {_FIRST} eigenvalues of each class"
+    layout = axes("eigenvector, by |value|", "eigenvalue")
+    return Figure("spectra", title, note, traces, first, layout)
 
 
 def _explanation(study: ImageStudy, note: str) -> Figure:
     table = study.tables["explanation"]
-    kinds = {"for": table[table["adds"] > 0], "against": table[table["adds"] < 0]}
-    colours = {"for": BLUE, "against": ORANGE}
+    kinds: dict[str, tuple[pd.DataFrame, dict[str, Any]]] = {
+        "for": (table[table["adds"] > 0], {"type": "bar", "marker": {"color": BLUE}}),
+        "against": (table[table["adds"] < 0], {"type": "bar", "marker": {"color": ORANGE}}),
+        "logit": (table, {"marker": {"color": GREY, "size": 10}}),
+    }
     traces = []
-    for kind, rows in kinds.items():
+    for kind, (rows, style) in kinds.items():
         sums = rows.groupby("class")["adds"].sum()
-        traces.append({"type": "bar", "x": sums.index.tolist(), "y": sums.tolist(), "name": kind,
-                       "marker": {"color": colours[kind]}})  # fmt: skip
-    sums = table.groupby("class")["adds"].sum()
-    logits = {"x": sums.index.tolist(), "y": sums.tolist(), "name": "logit"}
-    style = {"type": "scatter", "mode": "markers", "marker": {"color": GREY, "size": 10}}
-    traces.append(style | logits)
-    layout = {"barmode": "relative", "xaxis": {"title": {"text": "class"}, "dtick": 1},
-              "yaxis": {"title": {"text": "logit"}}}  # fmt: skip
+        traces.append(points(sums.index, sums, kind, **style))
+    layout = axes("class", "logit", barmode="relative", xaxis={"dtick": 1})
     title = f"The first test image, a {study.about['label']}: what its eigenvectors add"
     note = f"The sums are exactly the logits. {note}"
     return Figure("explanation", title, note, traces, table, layout)

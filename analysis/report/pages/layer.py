@@ -20,7 +20,7 @@ from circuits.algebra.interactions import Interactions
 from circuits.algebra.output_statistics import BINS, histogram_edges, output_statistics
 from circuits.model.site import Site
 from circuits.plotting.display import shown
-from circuits.plotting.figure import BLUE, GREY, Figure, counts, line, points
+from circuits.plotting.figure import BLUE, GREY, Figure, axes, counts, line, points
 
 _MOST, _LEAST = 1024, 16  # outputs that are measured
 _PAIRS = 5e9  # looked at in total: about a minute on two cores
@@ -91,7 +91,7 @@ def layer_page(run: Run, table: LayerTable, books: Mapping[Site, Catalogue]) -> 
 def _outputs(run: Run, table: LayerTable, into: Catalogue, out: Catalogue) -> Table:
     rows = table.rows
     ends = [
-        " × ".join(f"{f} {into.caption(f)}".strip() for f in pair)
+        " × ".join(f"{f} {into.caption(f).text}".strip() for f in pair)
         for pair in zip(rows["strongest_first"], rows["strongest_second"], strict=True)
     ]
     listed = pd.DataFrame(
@@ -137,9 +137,8 @@ def _sums(rows: pd.DataFrame, control: pd.DataFrame, kind: str, note: str) -> Fi
         table[name] = held / max(held.sum(), 1)
         shown_at = table[name].where(table[name] > 0)
         traces.append(line(middles, shown_at.tolist(), name, line={"shape": "hvh", **style}))
-    layout = {"xaxis": {"title": {"text": "weight, in root mean squares of its output"}},
-              "yaxis": {"type": "log", "title": {"text": "share of pairs"},
-                        "exponentformat": "power"}}  # fmt: skip
+    log = {"type": "log", "exponentformat": "power"}
+    layout = axes("weight, in root mean squares of its output", "share of pairs", yaxis=log)
     title = {"cross": "Pairs of different features", "self": "Features with themselves"}[kind]
     return Figure(kind, title, note, traces, table, layout)
 
@@ -154,8 +153,7 @@ def _spread(
         counts(rows[column], edges, "features", color=BLUE, width=3),
     ]
     table = pd.concat([table for _, table in made], ignore_index=True)
-    layout = {"xaxis": {"title": {"text": title.lower()}},
-              "yaxis": {"title": {"text": "share of outputs"}}}  # fmt: skip
+    layout = axes(title.lower(), "share of outputs")
     return Figure(column, title, note, [trace for trace, _ in made], table, layout)
 
 
@@ -172,7 +170,6 @@ def _gates(rows: pd.DataFrame, control: pd.DataFrame, note: str) -> Figure:
                        "random directions", marker={"color": GREY, "size": 5, "symbol": "x"}),
         points(strongest, ratio, "features", names, marker={"color": BLUE, "size": 6}),
     ]  # fmt: skip
-    layout = {"xaxis": {"title": {"text": "strongest pair, in root mean squares"}},
-              "yaxis": {"title": {"text": "AND score, in root mean squares"}}}  # fmt: skip
+    layout = axes("strongest pair, in root mean squares", "AND score, in root mean squares")
     note = f"AND score: a pair's weight minus both features' weights with themselves. {note}"
     return Figure("gates", "Gate-like pairs", note, traces, table, layout)

@@ -14,13 +14,14 @@ import pandas as pd
 
 from analysis.dictionary_quality import quality
 from analysis.discovery.find import verdict
-from analysis.lowrank.controls import Control
 from analysis.lowrank.curve import RankCurve
+from analysis.lowrank.sums import Control
 from analysis.report.circuit.mechanism import Mechanism
 from analysis.report.page import Page, Table
 from analysis.runs.belonging import Found
 from analysis.runs.run import Run
-from analysis.validation.edits import DrawKind, EditKind
+from analysis.validation.criteria import removed_at_random
+from analysis.validation.edits import EditKind
 from circuits.plotting.display import number, percent, seen, shown, two
 from circuits.storage.files import content_hash
 
@@ -72,12 +73,10 @@ def _headline(found: Found, names: Mapping[str, str]) -> dict[str, Any]:
     }
     if validation is not None:
         removed, kept = (validation.edit(kind) for kind in (EditKind.REMOVE, EditKind.KEEP))
-        random = validation.random
-        control = random.loc[random["kind"] == DrawKind.SAME_NUMBER.value, "removed"]
         row |= {
             "removed": percent(float(removed["removed"])),
             "kept": percent(float(kept["faithfulness"])),
-            "random": percent(float(control.abs().median())),
+            "random": percent(float(removed_at_random(validation.random).median())),
             "n": validation.n,
             "seed": validation.seed,
         }

@@ -1,9 +1,4 @@
-"""The image case study: eigenvectors are pictures, and published numbers can be compared.
-
-`data` opens labelled images; `model` and `training` make a bilinear classifier of them; `spectra`
-shows its eigenvectors, `components` and `tree` decompose it in other ways, `masks` attacks it,
-`dictionaries` puts features between layer and head; `measurements` measures everything in one row.
-"""
+"""The image case study: eigenvectors are pictures, and published numbers can be compared."""
 
 from analysis.studies.images import masks, tree
 from analysis.studies.images.components import component_truncation, shared_neurons

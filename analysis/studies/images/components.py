@@ -1,15 +1,9 @@
 """A layer's tensor decomposed: main output directions, and a layer of few neurons close to it.
 
-`component_truncation` keeps the output directions that the layer writes most to over all *pairs of
-inputs*, without any image or class, and measures what is lost. `shared_neurons` finds the few
-hidden units whose tensor is closest to the layer's: a canonical polyadic decomposition, with every
-inner product computed from the factors.
-
-For given input factors the best outputs are a least-squares solution, so only the input factors are
-optimised. The similarity found is a local maximum near the start, not proven to be the global one.
+`shared_neurons` finds the few hidden units whose tensor is closest to the layer's: a canonical
+polyadic decomposition. For given input factors the best outputs are a least-squares solution, so
+only the input factors are optimised; the similarity found is a local maximum near the start.
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -31,10 +25,8 @@ _START_NOISE = 0.1  # relative to a factor, so that equal rows can separate
 def component_truncation(
     model: ImageModel, images: Images, counts: Iterable[int], components: HOSVD | None = None
 ) -> pd.DataFrame:
-    """Accuracy when the head reads only the last layer's first output components, by their number.
-
-    ``control`` is the accuracy with as many random output directions.
-    """
+    """Accuracy when the head reads only the output directions that the last layer writes most to
+    over all *pairs of inputs*, by their number; ``control`` is that of random directions."""
     model.check_labels(images)
     components = hosvd(model.last) if components is None else components
     hidden = model.before(images.pixels, len(model.layers)).to(components.outputs.dtype)
@@ -42,30 +34,19 @@ def component_truncation(
     generator = torch.Generator().manual_seed(0)
     square = torch.randn(hidden.shape[1], hidden.shape[1], generator=generator)
     random = torch.linalg.qr(square.double()).Q.to(hidden)
+    # the layer's own bias, which no pair writes, is kept whole
+    bias = torch.zeros(()) if model.last.down_bias is None else model.last.down_bias
     most = len(components.values)
     rows = []
     for wanted in counts:
         count = min(check_count("component_truncation", wanted, None, "count"), most)
         found, control = (
-            accuracy(model.read_out(_within(hidden, directions[:count], model)), images)
-            for directions in (components.outputs, random)
+            accuracy(model.read_out((hidden - bias) @ some.mT @ some + bias), images)
+            for some in (components.outputs[:count], random[:count])
         )
-        rows.append(
-            {"components": count, "accuracy": found, "lost": full - found, "control": control}
-        )
-    return pd.DataFrame(rows).assign(n=len(images)).drop_duplicates("components")
-
-
-def _within(
-    hidden: Float[Tensor, "image hidden"],
-    directions: Float[Tensor, "component hidden"],
-    model: ImageModel,
-) -> Float[Tensor, "image hidden"]:
-    """The part along some directions; the layer's own bias, which no pair writes, is kept whole."""
-    bias = model.last.down_bias
-    written = hidden if bias is None else hidden - bias
-    kept = (written @ directions.mT) @ directions
-    return kept if bias is None else kept + bias
+        rows.append((count, found, full - found, control, len(images)))
+    names = ["components", "accuracy", "lost", "control", "n"]
+    return pd.DataFrame(rows, columns=names).drop_duplicates("components")
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,10 +61,8 @@ class SharedNeurons:
 def shared_neurons(
     layer: BilinearLayer, rank: int, n_step: int = 100, seed: int = 0
 ) -> SharedNeurons:
-    """The ``rank`` hidden units whose tensor is closest to the layer's by cosine.
-
-    Starts at the strongest eigenvectors of the layer's outputs, with a little noise.
-    """
+    """The ``rank`` hidden units whose tensor is closest to the layer's by cosine, from the
+    strongest eigenvectors of the layer's outputs, with a little noise."""
     check_count("shared_neurons", rank, None, "rank")
     target = layer.to(torch.float64)
     energy = float(((target.down @ target.pair_gram) * target.down).sum())
@@ -104,25 +83,23 @@ def shared_neurons(
     with torch.no_grad():
         kept, down = _energy_kept(target, *factors)
         left, right = map(_unit, factors)
-    found = _as_layer(target, left.detach(), right.detach(), down)
+    # the factors' last columns are biases where the target has a constant
+    left_bias, right_bias = (f[:, -1] if target.has_constant else None for f in (left, right))
+    left, right = (factor[:, : target.d_model] for factor in (left, right))
+    found = BilinearLayer(left, right, down, left_bias, right_bias, target.down_bias)
     return SharedNeurons(found.to(layer.dtype), (float(kept) / energy) ** 0.5, before**0.5)
 
 
 def _start(layer: BilinearLayer, rank: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Neurons that each hold one positive and one negative eigenvector of an output.
-
-    ``a² v v − b² w w`` is the product of ``a v + b w`` and ``a v − b w``. Outputs are taken one at
-    a time, so that their forms are never held together; missing neurons start at random.
-    """
+    """Neurons that each hold one positive and one negative eigenvector of an output: ``a² v v − b²
+    w w`` is the product of ``a v + b w`` and ``a v − b w``. Missing neurons start at random."""
     d_input = layer.factors[0].shape[1]
     energy, rows = torch.empty(0, dtype=layer.dtype), torch.empty(2, 0, d_input, dtype=layer.dtype)
     for direction in torch.eye(layer.d_out, dtype=layer.dtype):
         values, vectors = torch.linalg.eigh(layer.interaction(direction))  # rising
         up, down = values.flip(0).clamp(min=0), (-values).clamp(min=0)  # the strongest first
-        positive, negative = (
-            vectors.mT.flip(0) * up.sqrt()[:, None],
-            vectors.mT * down.sqrt()[:, None],
-        )
+        positive = vectors.mT.flip(0) * up.sqrt()[:, None]
+        negative = vectors.mT * down.sqrt()[:, None]
         energy = torch.cat([energy, up.square() + down.square()])
         rows = torch.cat([rows, torch.stack([positive + negative, positive - negative])], dim=1)
         strongest = energy.argsort(descending=True, stable=True)[:rank]
@@ -157,12 +134,3 @@ def pair_products(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -
 
 def _unit(rows: Tensor) -> Tensor:
     return rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-
-
-def _as_layer(target: BilinearLayer, left: Tensor, right: Tensor, down: Tensor) -> BilinearLayer:
-    """The factors as a layer; their last column are its biases if the target has a constant."""
-    if not target.has_constant:
-        return BilinearLayer(left, right, down, None, None, target.down_bias)
-    return BilinearLayer(
-        left[:, :-1], right[:, :-1], down, left[:, -1], right[:, -1], target.down_bias
-    )

@@ -1,9 +1,7 @@
 """Labelled images of one size, as rows of pixels from 0 to 1, split into training and test.
 
-From scikit-learn's digits (1797 of 8 x 8, included in the package), an ``.npz`` in Keras' layout, a
-folder of IDX files, or a data set of the hub. scikit-learn's digits are sorted by writer and the
-last fifth is the test set, so the test digits are by unseen writers and accuracy is lower than with
-shuffled digits.
+scikit-learn's digits are sorted by writer and the last fifth is the test set, so accuracy is lower
+than with shuffled digits.
 """
 
 from __future__ import annotations
@@ -91,7 +89,13 @@ class ImageData:
 def open_images(where: str | Path | None = None) -> ImageData:
     """scikit-learn's digits, or the images of an ``.npz``, a folder of IDX files or a hub name."""
     if where is None:
-        return _digits()
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        x, y = (digits.images / 16).astype(np.float32), digits.target
+        cut = len(x) * 4 // 5
+        parts = {"x_train": x[:cut], "y_train": y[:cut], "x_test": x[cut:], "y_test": y[cut:]}
+        return _checked("digits", parts)
     path = Path(where).expanduser()
     if path.is_dir():
         return _checked(path.name, _from_idx(path))
@@ -103,16 +107,6 @@ def open_images(where: str | Path | None = None) -> ImageData:
         f"'{where}': no such file or folder, and not the form 'owner/name' of a data set on the "
         f"Hugging Face hub. Pass an .npz, a folder of IDX files, or such a name."
     )
-
-
-def _digits() -> ImageData:
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    x, y = (digits.images / 16).astype(np.float32), digits.target
-    cut = len(x) * 4 // 5
-    parts = {"x_train": x[:cut], "y_train": y[:cut], "x_test": x[cut:], "y_test": y[cut:]}
-    return _checked("digits", parts)
 
 
 def _from_npz(path: Path) -> dict[str, np.ndarray]:
@@ -139,14 +133,14 @@ def _from_npz(path: Path) -> dict[str, np.ndarray]:
 
 def _from_idx(folder: Path) -> dict[str, np.ndarray]:
     found = {}
-    for key, start, what in zip(
-        _KEYS, ("train", "train", "t10k", "t10k"), ("images", "labels") * 2, strict=True
-    ):
-        files = sorted(folder.glob(f"{start}*{what}*ubyte*"))
+    for key in _KEYS:
+        kind, split = key.split("_")
+        name = ("train" if split == "train" else "t10k", "images" if kind == "x" else "labels")
+        files = sorted(folder.glob("{}*{}*ubyte*".format(*name)))
         if not files:
             raise ImageError(
-                f"{folder}: no {start}-{what}-…-ubyte in this folder, with or without .gz. Pass a "
-                f"folder with the four IDX files of MNIST under their own names."
+                f"{folder}: no {'-'.join(name)}-…-ubyte in this folder, with or without .gz. Pass "
+                f"a folder with the four IDX files of MNIST under their own names."
             )
         found[key] = _read_idx(files[0])
     return found
@@ -195,21 +189,13 @@ def _checked(name: str, parts: dict[str, np.ndarray]) -> ImageData:
             f"them to one size."
         )
     labels = [_labels(name, key, parts[key]) for key in ("y_train", "y_test")]
-    n_class = _n_class(name, labels[0])
-    height, width = sizes[0]
-    made = [Images(x, y, height, width, n_class) for x, y in zip(pixels, labels, strict=True)]
-    return ImageData(name, *made)
-
-
-def _n_class(name: str, labels: Int64[Tensor, " image"]) -> int:
-    """The number of classes, each with at least one training image."""
-    low, high = int(labels.min()), int(labels.max())
+    low, high = int(labels[0].min()), int(labels[0].max())
     if high < 1:
         raise ImageError(
             f"{name}: y_train runs from {low} to {high}, so there is at most one class and nothing "
             f"to learn. Pass images of two or more classes, numbered from 0."
         )
-    held = set(labels.unique().tolist())
+    held = set(labels[0].unique().tolist())
     # the first gap is at most len(held), however large the largest label is
     empty = [label for label in range(min(high, len(held)) + 1) if label not in held]
     if empty:
@@ -217,7 +203,9 @@ def _n_class(name: str, labels: Int64[Tensor, " image"]) -> int:
             f"{name}: labels run to {high}, but no training image has class "
             f"{shorten(empty)}. Number the classes without gaps, or add images."
         )
-    return high + 1
+    height, width = sizes[0]
+    made = [Images(x, y, height, width, high + 1) for x, y in zip(pixels, labels, strict=True)]
+    return ImageData(name, *made)
 
 
 def _labels(name: str, key: str, labels: np.ndarray) -> Int64[Tensor, " image"]:
@@ -241,14 +229,12 @@ def _pixels(name: str, key: str, images: np.ndarray) -> Float[Tensor, "image pix
         )
     if images.dtype == np.uint8:
         return torch.from_numpy(images.reshape(len(images), -1)).float() / 255
-    if not np.issubdtype(images.dtype, np.number):
+    span = ""
+    if np.issubdtype(images.dtype, np.number):
+        span = f" and runs from {images.min()} to {images.max()}"
+    if not np.issubdtype(images.dtype, np.floating) or not 0 <= images.min() <= images.max() <= 1:
         raise ImageError(
-            f"{name}: {key} is of type {images.dtype}, not bytes or floats from 0 to 1. Convert "
-            f"it to one of them."
-        )
-    if not (np.issubdtype(images.dtype, np.floating) and 0 <= images.min() <= images.max() <= 1):
-        raise ImageError(
-            f"{name}: {key} of type {images.dtype} runs from {images.min()} to {images.max()}, "
-            f"not bytes or floats from 0 to 1. Divide by the largest value."
+            f"{name}: {key} is of type {images.dtype}{span}, not bytes or floats from 0 to 1. "
+            f"Convert it, for example by dividing by the largest value."
         )
     return torch.from_numpy(images.reshape(len(images), -1).astype(np.float32))

@@ -1,17 +1,10 @@
 """Dictionaries between a classifier's last layer and its head, and how their features are read.
 
-A sparse autoencoder is trained on the layer's output. Its encoder finds a few features in each
-image; the decoder's pseudoinverse reads all of them, and its values are what the interaction
-matrices of features describe. `read_through` replaces the layer's output by either reconstruction
-and measures how much of the loss is recovered.
-
 With as many *live* features as the layer has outputs the pseudoinverse reads everything, whatever
 the features are. With fewer, its share shows that they lie where the layer writes, not that they
 are good features: the control ``outputs``, the layer's outputs for as many random images, does
 nearly as well, where as many ``random`` directions do not.
 """
-
-from __future__ import annotations
 
 import math
 import tempfile
@@ -22,11 +15,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from analysis.studies.images.data import Images
-from analysis.studies.images.model import ImageModel, accuracy, cross_entropy
+from analysis.studies.images.model import ImageModel, accuracy
 from circuits.algebra.basis import Basis
 from circuits.algebra.bilinear import BilinearLayer
 from circuits.errors import DictionaryError
@@ -55,10 +49,8 @@ def train_dictionary(
 
 
 def train_on_pairs(layer: BilinearLayer, plan: TrainingPlan = DICTIONARY) -> Dictionary:
-    """Features of the layer's output for single pairs of inputs, without any image.
-
-    Every output of the layer is a sum of these, ``Σ_ij x_i x_j B[:, i, j]``.
-    """
+    """Features of the layer's output for single pairs of inputs, without any image; every output is
+    a sum of these, ``Σ_ij x_i x_j B[:, i, j]``."""
 
     def drawn() -> Iterator[Tensor]:
         for chunk in range(_CHUNKS):
@@ -93,63 +85,53 @@ def read_through(
 ) -> pd.DataFrame:
     """Loss and accuracy with the layer's output as each reader reconstructs it.
 
-    ``clean`` is the layer itself; ``encoder`` the dictionary's own reconstruction; ``pinv`` uses
-    the decoder's pseudoinverse with every feature, ``pinv_live`` with those active on any image,
-    ``pinv_on_active`` the values of ``pinv_live`` for the features that the encoder finds active;
-    ``random`` as many random directions as there are live features and ``outputs`` as many of the
-    images' own outputs, both with their pseudoinverse. ``recovered`` is where the loss lies from
-    guessing among equally likely classes (0) to the layer itself (1).
+    ``encoder`` is the dictionary's own reconstruction; ``pinv`` uses the decoder's pseudoinverse
+    with every feature, ``pinv_live`` with those active on any image, ``pinv_on_active`` only with
+    those active on the same one; ``random`` as many random directions as there are live features
+    and ``outputs`` as many of the images' own outputs, both with their pseudoinverse. ``recovered``
+    is where the loss lies from guessing among equally likely classes (0) to the layer itself (1).
     """
     _check(model, dictionary)
     model.check_labels(images)
     x = model.before(images.pixels, len(model.layers)).to(dictionary.dtype)
-    live = live_features(dictionary, x)
+    live = dictionary.active(x).counts > 0
     if not bool(live.any()):
         raise DictionaryError(
             "read_through: no feature is active on any of these images, so there is nothing to "
             "read. Train the dictionary on images like these."
         )
-    whole = dictionary.basis("pinv", least_squares=True)
+    whole = dictionary.basis(least_squares=True)
     part = Basis.from_decoder(dictionary.decoder[live], dictionary.offset, least_squares=True)
-    read = part.coordinates(x)
+    active = dictionary.encode(x)[:, live] != 0
+    drawn = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[: int(live.sum())]
+    outputs = Basis.from_decoder(
+        x[drawn] - dictionary.offset, dictionary.offset, least_squares=True
+    )
+
+    def through(basis: Basis) -> Tensor:
+        return basis.compose(basis.coordinates(x))
+
     given = {
         "clean": x,
         "encoder": dictionary.reconstruct(x),
-        "pinv": whole.compose(whole.coordinates(x)),
-        "pinv_live": part.compose(read),
-        "pinv_on_active": part.compose(read * (dictionary.encode(x)[:, live] != 0)),
-        "random": (control := part.control(seed)).compose(control.coordinates(x)),
-        "outputs": (drawn := _outputs(x, len(part.write), dictionary.offset, seed)).compose(
-            drawn.coordinates(x)
-        ),
+        "pinv": through(whole),
+        "pinv_live": through(part),
+        "pinv_on_active": part.compose(part.coordinates(x) * active),
+        "random": through(part.control(seed)),
+        "outputs": through(outputs),
     }
     guess = math.log(model.n_class)
     variance = float((x - x.mean(0)).square().sum())
     rows = []
     for name, hidden in given.items():
         logits = model.read_out(hidden.to(model.head.dtype))
-        row: dict[str, float | str] = {"reader": name, "loss": cross_entropy(logits, images)}
-        row["accuracy"] = accuracy(logits, images)
-        row["fvu"] = float((hidden - x).square().sum()) / variance
-        rows.append(row)
-    table = pd.DataFrame(rows).set_index("reader")
+        loss = float(functional.cross_entropy(logits.double(), images.labels))
+        fvu = float((hidden - x).square().sum()) / variance
+        rows.append((name, loss, accuracy(logits, images), fvu))
+    names = ["reader", "loss", "accuracy", "fvu"]
+    table = pd.DataFrame(rows, columns=names).set_index("reader")
     recovered = (guess - table["loss"]) / (guess - table.loc["clean", "loss"])
     return table.assign(recovered=recovered, n_live=int(live.sum()), n=len(images))
-
-
-def _outputs(
-    x: Float[Tensor, "image hidden"], n: int, offset: Float[Tensor, " hidden"], seed: int
-) -> Basis:
-    """A basis of ``n`` randomly drawn outputs, relative to the offset."""
-    chosen = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:n]
-    return Basis.from_decoder(x[chosen] - offset, offset, least_squares=True)
-
-
-def live_features(
-    dictionary: Dictionary, x: Float[Tensor, "image hidden"]
-) -> Bool[Tensor, " feature"]:
-    """The features that are active on any of the activations."""
-    return dictionary.active(x).counts > 0
 
 
 @torch.no_grad()
@@ -162,7 +144,7 @@ def agreement(model: ImageModel, dictionary: Dictionary, images: Images) -> pd.D
     """
     _check(model, dictionary)
     x = model.before(images.pixels, len(model.layers)).to(dictionary.dtype)
-    live = live_features(dictionary, x).nonzero()[:, 0]
+    live = dictionary.active(x).counts.nonzero()[:, 0]
     part = Basis.from_decoder(dictionary.decoder[live], dictionary.offset, least_squares=True)
     read, active = part.coordinates(x), dictionary.encode(x)[:, live] != 0
     scores = dictionary.preactivations(x)[:, live]

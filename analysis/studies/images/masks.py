@@ -1,14 +1,10 @@
 """Adversarial masks for a classifier, from its eigenvectors alone: no gradient, no image.
 
-Take the first eigenvectors of positive value of every class, as rows. A column of their
-pseudoinverse is the smallest picture that excites one of them by 1 and all others not at all; the
-mask for a class is the sum over its own. An eigenvector's sign is arbitrary, and a mask against an
-image's own sign first *lowers* the square; without images each is turned so that its pixels have a
-positive sum, as ink has. Masked images are not clipped to the range of pixels; clipped to 0 to 1,
-fewer would be fooled.
+A column of the pseudoinverse of all classes' first eigenvectors is the smallest picture that
+excites one of them by 1 and the others not at all; a class's mask is the sum over its own. A mask
+against an image's own sign first *lowers* the square; each eigenvector is turned so that its pixels
+have a positive sum, as ink has. Masked images are not clipped to the range of pixels.
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterable
 

@@ -1,11 +1,8 @@
 """All measurements of the image case study: one row for each seed, or one table.
 
-`measure` trains a model, its twin without weight decay and a dictionary, and returns every number
-beside its control. Drops and losses are shares: 0.01 is one in a hundred images. Ranks and drops
-are measured on the *test* images, and a negative drop is a rise in accuracy.
+Drops and losses are shares: 0.01 is one in a hundred *test* images; a negative drop is a rise in
+accuracy.
 """
-
-from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
@@ -63,9 +60,8 @@ def measure(data: ImageData, plan: ImagePlan) -> tuple[dict[str, Any], ImageMode
     seconds = time.perf_counter() - began
     twin = train_classifier(data.train, replace(plan, weight_decay=0.0))
     spectra, plain = ClassSpectra.of(model), ClassSpectra.of(twin)
-    dictionary = train_dictionary(
-        model, data.train, replace(dictionary_plan_for(data.train), seed=plan.seed)
-    )
+    dictionary_plan = replace(dictionary_plan_for(data.train), seed=plan.seed)
+    dictionary = train_dictionary(model, data.train, dictionary_plan)
     row = {
         "accuracy": accuracy(model.logits(data.test), data.test),
         "accuracy_without_decay": accuracy(twin.logits(data.test), data.test),
@@ -92,22 +88,17 @@ def _components(which: str, model: ImageModel, images: Images) -> dict[str, floa
     row = {}
     for n in (20, 50):
         found = component_truncation(model, images, [n], components).iloc[0]
+        full = found["accuracy"] + found["lost"]
         row[f"hosvd_top{n}_drop{which}"] = float(found["lost"])
-        row[f"random_top{n}_drop{which}"] = float(
-            found["accuracy"] + found["lost"] - found["control"]
-        )
+        row[f"random_top{n}_drop{which}"] = float(full - found["control"])
     return row
 
 
 def _dictionary(table: pd.DataFrame) -> dict[str, float]:
+    readers = {"pinv": "pinv_live", "sae": "encoder", "random": "random", "outputs": "outputs"}
     recovered = table["recovered"]
-    return {
-        "pinv_loss_recovered": float(recovered["pinv_live"]),
-        "sae_loss_recovered": float(recovered["encoder"]),
-        "random_loss_recovered": float(recovered["random"]),
-        "outputs_loss_recovered": float(recovered["outputs"]),
-        "live_features": int(table["n_live"].iloc[0]),
-    }
+    row = {f"{name}_loss_recovered": float(recovered[of]) for name, of in readers.items()}
+    return row | {"live_features": int(table["n_live"].iloc[0])}
 
 
 def _masks(spectra: ClassSpectra, images: Images) -> dict[str, float]:
@@ -134,10 +125,8 @@ def _explanation_error(spectra: ClassSpectra, images: Images) -> float:
 
 
 def matches(models: Sequence[ImageModel], n: int = 10) -> pd.DataFrame:
-    """Similarity of each model's eigenvectors to the next one's, by rank, over classes and pairs.
-
-    Mean, standard deviation and the share above 0.8, beside the mean with another class's.
-    """
+    """Similarity of each model's eigenvectors to the next one's, by rank: mean, standard deviation
+    and the share above 0.8, beside the mean with another class's."""
     if len(models) < 2:
         raise ImageError(
             "matches: one model cannot be compared. Pass at least two, of different seeds."
@@ -145,25 +134,18 @@ def matches(models: Sequence[ImageModel], n: int = 10) -> pd.DataFrame:
     spectra = [ClassSpectra.of(model) for model in models]
     found = pd.concat([best_matches(first, second, n) for first, second in pairwise(spectra)])
     by_rank = found.assign(above=found["cosine"] > 0.8).groupby("rank")
-    return pd.DataFrame(
-        {
-            "cosine": by_rank["cosine"].mean(),
-            "spread": by_rank["cosine"].std(),
-            "above_0.8": by_rank["above"].mean(),
-            "control": by_rank["control"].mean(),
-            "n": by_rank.size(),
-        }
-    ).reset_index()
+    columns = {
+        "cosine": ("cosine", "mean"), "spread": ("cosine", "std"), "above_0.8": ("above", "mean"),
+        "control": ("control", "mean"), "n": ("cosine", "size"),
+    }  # fmt: skip
+    return by_rank.agg(**columns).reset_index()
 
 
 def regularisation(
     data: ImageData, plan: ImagePlan, decays: Iterable[float], noises: Iterable[float]
 ) -> pd.DataFrame:
-    """Models of every weight decay with every input noise: accuracy, effective rank, roughness.
-
-    With few training images it shows what memorising looks like:
-    ``replace(data, train=data.train.take(1000))``.
-    """
+    """Models of every weight decay with every input noise: accuracy, effective rank, roughness. Of
+    ``replace(data, train=data.train.take(1000))`` it shows what memorising looks like."""
     grid = [(decay, noise) for decay in decays for noise in noises]
     rows = []
     for decay, noise in progress(grid, "regularisation", "model"):

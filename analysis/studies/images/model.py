@@ -1,16 +1,13 @@
 """An image classifier whose only nonlinearity is a product: bilinear layers, then a linear head.
 
-Every layer is a `BilinearLayer` of the whole output of the one before, so any question about the
-model is one about such layers. The embedding is folded into the first one. A residual path is
-folded in too, because ``x = x · 1`` is a product: as many more hidden units, whose left factor
-reads one coordinate each and whose right one is the constant. ``d_hidden`` counts those as well.
-
-The logit of a class of a one-layer model is one quadratic form in pixels, `class_forms`.
+The embedding is folded into the first layer. A residual path is folded in too, because ``x = x ·
+1`` is a product: as many more hidden units, whose left factor reads one coordinate each and whose
+right one is the constant. ``d_hidden`` counts those as well.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -86,12 +83,8 @@ class ImageModel:
     @cached_property
     def class_layer(self) -> BilinearLayer:
         """The last layer and the head as one layer, whose outputs are the logits."""
-        last = self.last
-        bias = self.class_constants
-        return BilinearLayer(
-            last.left, last.right, self.head @ last.down, last.left_bias, last.right_bias,
-            bias if bool(bias.any()) else None,
-        )  # fmt: skip
+        bias = self.class_constants if bool(self.class_constants.any()) else None
+        return replace(self.last, down=self.head @ self.last.down, down_bias=bias)
 
     @property
     def class_constants(self) -> Float[Tensor, " class"]:
@@ -122,7 +115,7 @@ class ImageModel:
         """The same model in another dtype."""
         bias = None if self.head_bias is None else self.head_bias.to(dtype)
         layers = tuple(layer.to(dtype) for layer in self.layers)
-        return ImageModel(layers, self.head.to(dtype), self.height, self.width, bias)
+        return replace(self, layers=layers, head=self.head.to(dtype), head_bias=bias)
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file, whole or not at all."""
@@ -139,10 +132,8 @@ class ImageModel:
 
     def __repr__(self) -> str:
         sizes = " -> ".join(str(layer.d_hidden) for layer in self.layers)
-        return (
-            f"ImageModel({self.height} x {self.width} pixels -> {sizes} products -> "
-            f"{self.n_class} classes)"
-        )
+        pixels = f"{self.height} x {self.width} pixels"
+        return f"ImageModel({pixels} -> {sizes} products -> {self.n_class} classes)"
 
 
 def load_image_model(path: str | Path) -> ImageModel:
@@ -167,8 +158,3 @@ def load_image_model(path: str | Path) -> ImageModel:
 def accuracy(logits: Float[Tensor, "image class"], images: Images) -> float:
     """The share of images whose class has the largest logit."""
     return float((logits.argmax(1) == images.labels).double().mean())
-
-
-def cross_entropy(logits: Float[Tensor, "image class"], images: Images) -> float:
-    """The mean loss, in nats an image."""
-    return float(functional.cross_entropy(logits.double(), images.labels))

@@ -1,11 +1,8 @@
 """Eigenvectors and masks as pictures: still ones as PNG, interactive ones with plotly.
 
-Blue is positive, red negative, white zero, each picture on its own scale. Red does not count
-against a class: an eigenvector contributes ``(v · x)²``, so ink on blue alone or on red alone
-excites it and ink on both cancels; the sign of its eigenvalue is for or against the class.
+Blue is positive, red negative, each picture on its own scale. An eigenvector contributes ``(v ·
+x)²``, so red does not count against a class: its eigenvalue's sign does.
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,9 +20,7 @@ _MARGIN = 2  # pixels of white around each picture
 _SHOWN = 84  # least length of the longer side of a picture, in pixels
 
 
-def coloured(
-    picture: Float[Tensor, "height width"],
-) -> UInt8[np.ndarray, "height width 3"]:
+def coloured(picture: Float[Tensor, "height width"]) -> UInt8[np.ndarray, "height width 3"]:
     """Blue where positive, red where negative, white at zero."""
     largest = float(picture.abs().max())
     share = (picture / largest if largest else picture).double().numpy()[..., None]
@@ -33,9 +28,7 @@ def coloured(
     return np.round(255 + np.abs(share) * (colour - 255)).astype(np.uint8)
 
 
-def sheet(
-    rows: Sequence[Float[Tensor, "_ height width"]],
-) -> UInt8[np.ndarray, "tall wide 3"]:
+def sheet(rows: Sequence[Float[Tensor, "_ height width"]]) -> UInt8[np.ndarray, "tall wide 3"]:
     """Rows of pictures on white, enlarged so that they are easy to see."""
     height, width = rows[0].shape[1:]
     scale = max(1, -(-_SHOWN // max(height, width)))

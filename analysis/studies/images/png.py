@@ -1,12 +1,8 @@
 """Grey and coloured pictures as PNG, written and read with zlib alone.
 
-A PNG is a header, compressed rows, each after a byte with the filter that predicts it from its
-neighbours, and an end. Rows are written without a filter. Only non-interlaced pictures of 8 bits a
-channel are read, which is what data sets of digits hold. Written by hand because it is one page,
-and an imaging library would be a dependency for this page alone.
+Only non-interlaced pictures of 8 bits a channel are read, as in data sets of digits; an imaging
+library would be a dependency for this page alone.
 """
-
-from __future__ import annotations
 
 import struct
 import zlib

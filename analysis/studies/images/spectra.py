@@ -1,12 +1,8 @@
 """What each class responds to: eigenvectors of its form, which are pictures, and what they add.
 
 The logit of a class of a one-layer model is ``Σ_r λ_r (v_r · x)²`` and a constant, with every
-``v_r`` of unit length *in pixels*, so that eigenvalues do not depend on how the embedding and the
-layer share their scale. A deeper model has the same in the input of its last layer, and
-`analysis.studies.images.tree` continues from there.
-
-The sign of an eigenvector is arbitrary, since ``(v · x)²`` is the same; `ClassSpectra.with_sign`
-turns each so that the images that excite it most do so positively.
+``v_r`` of unit length *in pixels*. A deeper model has the same in the input of its last layer, and
+`analysis.studies.images.tree` continues from there. The sign of an eigenvector is arbitrary.
 """
 
 from __future__ import annotations
@@ -91,14 +87,13 @@ class ClassSpectra:
         """The same pairs, each class's ordered by the size of their mean contribution on images."""
         self.model.check_labels(images)
         x = self.inputs(images.pixels)
-        turned = []
+        ordered = []
         for spectrum in self.spectra:
             size = spectrum.activation(x).mean(0).abs()
             order = size.argsort(descending=True, stable=True)
-            turned.append(
-                replace(spectrum, values=spectrum.values[order], vectors=spectrum.vectors[order])
-            )
-        return ClassSpectra(self.model, tuple(turned))
+            values, vectors = spectrum.values[order], spectrum.vectors[order]
+            ordered.append(replace(spectrum, values=values, vectors=vectors))
+        return ClassSpectra(self.model, tuple(ordered))
 
     def with_sign(self, images: Images) -> ClassSpectra:
         """The same pairs, each turned so that the images that excite it most do so positively."""
@@ -117,13 +112,9 @@ class ClassSpectra:
         """One row for each eigenpair: class, rank, value, share of the class's energy."""
         rows = []
         for label, spectrum in enumerate(self.spectra):
-            values = spectrum.values
-            share = values.square() / values.square().sum()
-            rows.append(
-                pd.DataFrame(
-                    {"class": label, "rank": range(len(values)), "value": values, "share": share}
-                )
-            )
+            squares = spectrum.values.square()
+            row = {"class": label, "rank": range(len(spectrum)), "value": spectrum.values}
+            rows.append(pd.DataFrame({**row, "share": squares / squares.sum()}))
         return pd.concat(rows, ignore_index=True)
 
 
@@ -135,20 +126,16 @@ def _along(spectrum: Spectrum, x: Float[Tensor, "image model"]) -> Float[Tensor,
 
 
 def explanation(spectra: ClassSpectra, pixels: Float[Tensor, " pixel"]) -> pd.DataFrame:
-    """What every eigenpair adds to one image's logits; the rows of a class sum to its logit.
-
-    The row of rank −1 is the constant, which no pixel changes.
-    """
+    """What every eigenpair adds to one image's logits; the rows of a class sum to its logit. Rank
+    −1 is the constant, which no pixel changes."""
     x = spectra.inputs(pixels[None])
     constants = spectra.model.class_constants
     rows = []
     for label, spectrum in enumerate(spectra.spectra):
-        added = spectrum.activation(x)[0]
-        along = _along(spectrum, x)[0]
+        added, along = spectrum.activation(x)[0], _along(spectrum, x)[0]
         pairs = {"rank": range(len(added)), "value": spectrum.values, "along": along, "adds": added}
-        rows.append(pd.DataFrame({"class": label, **pairs}))
-        constant = {"class": [label], "rank": [-1], "adds": [float(constants[label])]}
-        rows.append(pd.DataFrame(constant))
+        constant = {"rank": [-1], "adds": [float(constants[label])]}
+        rows += [pd.DataFrame({"class": label, **part}) for part in (pairs, constant)]
     return pd.concat(rows, ignore_index=True)
 
 
@@ -171,24 +158,20 @@ def explanation_figure(
 def truncation(spectra: ClassSpectra, images: Images, ranks: Iterable[int]) -> pd.DataFrame:
     """Accuracy with the first eigenpairs of each class, by their number."""
     spectra.model.check_labels(images)
-    longest = max(len(spectrum) for spectrum in spectra.spectra)
-    kept = [min(check_count("truncation", rank, None, "rank"), longest) for rank in ranks]
+    most = len(spectra.spectra[0])  # every class has all of its eigenpairs
+    kept = [min(check_count("truncation", rank, None, "rank"), most) for rank in ranks]
     correct = torch.zeros(len(kept), dtype=torch.int64)
     constants = spectra.model.class_constants.double()
     for pixels, labels in zip(
         images.pixels.split(_AT_A_TIME), images.labels.split(_AT_A_TIME), strict=True
     ):
         x = spectra.inputs(pixels)
-        sums = [s.activation(x).cumsum(1)[:, _places(s, kept)] for s in spectra.spectra]
+        sums = [s.activation(x).cumsum(1)[:, [rank - 1 for rank in kept]] for s in spectra.spectra]
         logits = torch.stack(sums, dim=2) + constants  # image rank class
         correct += (logits.argmax(2) == labels[:, None]).sum(0)
     full = accuracy(spectra.model.logits(images), images)
     table = pd.DataFrame({"rank": kept, "accuracy": correct.double() / len(images)})
     return table.assign(lost=full - table["accuracy"], n=len(images)).drop_duplicates("rank")
-
-
-def _places(spectrum: Spectrum, ranks: Sequence[int]) -> list[int]:
-    return [min(rank, len(spectrum)) - 1 for rank in ranks]
 
 
 def rank_needed(curve: pd.DataFrame, most_lost: float = 0.01) -> int | None:
@@ -227,16 +210,14 @@ def best_matches(first: ClassSpectra, second: ClassSpectra, n: int = 10) -> pd.D
 
 
 def form_similarity(first: ImageModel, second: ImageModel) -> pd.DataFrame:
-    """Cosines of the classes' quadratic forms, ``⟨Q, Q'⟩ / |Q||Q'|``; rows the first model's.
-
-    Of one model with itself it shows which classes depend on the same pairs of pixels. Forms are
-    never built: their inner products come from those of the layers' hidden units.
-    """
+    """Cosines of the classes' quadratic forms, ``⟨Q, Q'⟩ / |Q||Q'|``, rows the first model's; from
+    inner products of the layers' hidden units, without building the forms."""
     layers = [model.class_layer for model in (first, second)]
-    if layers[0].factors[0].shape[1] != layers[1].factors[0].shape[1]:
+    one, other = (layer.factors[0].shape[1] for layer in layers)
+    if one != other:
         raise ImageError(
-            f"form_similarity: one model's last layer takes {layers[0].factors[0].shape[1]} "
-            f"numbers, the other's {layers[1].factors[0].shape[1]}. Compare models of equal size."
+            f"form_similarity: one model's last layer takes {one} numbers, the other's {other}. "
+            f"Compare models of equal size."
         )
     products = _inner_products(*layers)
     norms = [_inner_products(layer, layer).diagonal().sqrt() for layer in layers]
@@ -250,11 +231,8 @@ def _inner_products(first: BilinearLayer, second: BilinearLayer) -> Float[Tensor
 
 
 def roughness(spectra: ClassSpectra, n: int = 10) -> float:
-    """How much neighbouring pixels of the first eigenvectors differ, weighted by |λ|.
-
-    The mean squared step from a pixel to the next, across and down, over the mean square of a
-    pixel: 2 for noise, near 0 for broad strokes.
-    """
+    """How much neighbouring pixels of the first eigenvectors differ, weighted by |λ|: the mean
+    squared step over the mean square of a pixel, 2 for noise, near 0 for broad strokes."""
     steps, squares = 0.0, 0.0
     for label, spectrum in enumerate(spectra.spectra):
         pictures = spectra.pictures(label)[:n]
@@ -273,7 +251,6 @@ def first_sheet(models: Sequence[ClassSpectra]) -> UInt8[np.ndarray, "tall wide 
         found = []
         for label, spectrum in enumerate(spectra.spectra):
             pictures = spectra.pictures(label)
-            chosen = pictures[spectrum.values > 0][:1]
-            found.append(chosen[0] if len(chosen) else torch.zeros_like(pictures[0]))
+            found += [*pictures[spectrum.values > 0][:1], torch.zeros_like(pictures[0])][:1]
         rows.append(torch.stack(found))
     return sheet(rows)

@@ -1,16 +1,12 @@
 """Training an image classifier: AdamW with strong weight decay, and noise on the inputs.
 
-How much weight decay acts depends on the sum over steps of ``learning_rate · weight_decay``, not on
-``weight_decay`` alone: initial weights that get no gradient shrink by ``exp(−Σ rate · decay)``. A
-few hundred steps at rate 0.001 leave most of them, however many images each step has;
-`ImagePlan.shrinking` is that factor.
+Weight decay acts by the sum over steps of ``learning_rate · weight_decay``: initial weights that
+get no gradient shrink by `ImagePlan.shrinking`, and a few hundred steps leave most of them.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -21,8 +17,8 @@ from torch.nn import functional
 from analysis.studies.images.data import Images
 from analysis.studies.images.model import ImageModel
 from circuits.algebra.bilinear import BilinearLayer
-from circuits.errors import ImageError, PlanError
-from circuits.model.plan import is_whole
+from circuits.errors import ImageError, number_faults
+from circuits.model.plan import refuse_faults
 from circuits.storage.progress import counted
 
 _WARM_UP = 0.05  # share of the steps in which the rate rises
@@ -34,64 +30,41 @@ class ImagePlan:
 
     d_hidden: int = 1000
     """Products of each layer, which are also its outputs."""
-
     n_layer: int = 1
     """Bilinear layers."""
-
     d_embed: int | None = None
     """Width of a linear embedding of the pixels; None: the first layer reads pixels."""
-
     residual: bool = False
     """Whether each layer adds to its input; requires ``d_embed`` equal to ``d_hidden``."""
-
     biases: bool = False
     """Whether both factors and the head have biases."""
-
     n_step: int = 3000
     """Steps; a dozen epochs of MNIST."""
-
     n_batch: int = 256
     """Images in a step."""
-
     learning_rate: float = 3e-3
     """Peak rate of AdamW: a warm-up of a twentieth of the steps, then a cosine."""
-
     weight_decay: float = 1.0
     """Of AdamW, on every weight."""
-
     input_noise: float = 0.3
     """Standard deviation of the noise added to each pixel, which is from 0 to 1."""
-
     latent_noise: float = 0.0
     """The same at the input of every layer, relative to that input's root mean square."""
-
     seed: int = 0
     """Of the initial weights, the order of images and the noise."""
 
     def __post_init__(self) -> None:
-        least = {"d_hidden": 1, "n_layer": 1, "n_step": 1, "n_batch": 1, "seed": 0}
-        faults = [
-            f"{name} is {getattr(self, name)!r}, not a whole number from {low}"
-            for name, low in least.items()
-            if not is_whole(getattr(self, name), low)
-        ]
-        if self.d_embed is not None and not is_whole(self.d_embed, 1):
-            faults.append(f"d_embed is {self.d_embed!r}, not a whole number from 1")
-        for name in ("learning_rate", "weight_decay", "input_noise", "latent_noise"):
-            value = getattr(self, name)
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not 0 <= value < math.inf:
-                faults.append(f"{name} is {value!r}, not a number from 0")
-        for name in ("residual", "biases"):
-            if not isinstance(getattr(self, name), bool):
-                faults.append(f"{name} is {getattr(self, name)!r}, neither true nor false")
+        whole = {"d_hidden": 1, "n_layer": 1, "n_step": 1, "n_batch": 1, "seed": 0}
+        if self.d_embed is not None:
+            whole["d_embed"] = 1
+        least = dict.fromkeys(("learning_rate", "weight_decay", "input_noise", "latent_noise"), 0)
+        faults = number_faults(vars(self), whole, least, flags=("residual", "biases"))
         if not faults and self.residual and self.d_embed != self.d_hidden:
             faults.append(
                 f"residual adds d_hidden {self.d_hidden} products to a stream of d_embed "
                 f"{self.d_embed}: make them equal"
             )
-        if faults:
-            raise PlanError("ImagePlan: " + "; ".join(faults) + ".")
+        refuse_faults("ImagePlan", faults)
 
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
@@ -172,23 +145,21 @@ def _batches(
             done += 1
 
 
-def _noisy(x: Tensor, size: float | Tensor, generator: torch.Generator) -> Tensor:
-    return x + size * torch.randn(x.shape, generator=generator)
-
-
 def _forward(
     plan: ImagePlan,
     weights: dict[str, Tensor],
     pixels: Float[Tensor, "image pixel"],
     generator: torch.Generator,
 ) -> Float[Tensor, "image class"]:
-    x = _noisy(pixels, plan.input_noise, generator) if plan.input_noise else pixels
+    x = pixels
+    if plan.input_noise:
+        x = x + plan.input_noise * torch.randn(x.shape, generator=generator)
     if plan.d_embed is not None:
         x = functional.linear(x, weights["embed"])
     for i in range(plan.n_layer):
         if plan.latent_noise:
             size = plan.latent_noise * x.detach().square().mean().sqrt()
-            x = _noisy(x, size, generator)
+            x = x + size * torch.randn(x.shape, generator=generator)
         left, right = (
             functional.linear(x, weights[f"{side}.{i}"], weights.get(f"{side}.{i}.bias"))
             for side in ("left", "right")
@@ -201,10 +172,8 @@ def _assembled(plan: ImagePlan, weights: dict[str, Tensor], images: Images) -> I
     layers = []
     for i in range(plan.n_layer):
         left, right = weights[f"left.{i}"], weights[f"right.{i}"]
-        layer = BilinearLayer(
-            left, right, torch.eye(plan.d_hidden),
-            weights.get(f"left.{i}.bias"), weights.get(f"right.{i}.bias"),
-        )  # fmt: skip
+        biases = (weights.get(f"left.{i}.bias"), weights.get(f"right.{i}.bias"))
+        layer = BilinearLayer(left, right, torch.eye(plan.d_hidden), *biases)
         layer = with_residual(layer) if plan.residual else layer
         layers.append(after_embedding(layer, weights["embed"]) if plan.d_embed and not i else layer)
     head_bias = weights.get("head.bias")
@@ -229,7 +198,4 @@ def with_residual(layer: BilinearLayer) -> BilinearLayer:
 
 def after_embedding(layer: BilinearLayer, embed: Float[Tensor, "model pixel"]) -> BilinearLayer:
     """The layer ``layer(embed x)``, which takes pixels."""
-    return BilinearLayer(
-        layer.left @ embed, layer.right @ embed, layer.down,
-        layer.left_bias, layer.right_bias, layer.down_bias,
-    )  # fmt: skip
+    return replace(layer, left=layer.left @ embed, right=layer.right @ embed)

@@ -1,10 +1,8 @@
 """A deep model as a tree of squares: eigenvectors of one layer are outputs of the one before.
 
-A class's logit is ``Σ_r λ_r (v_r · x)²`` in the input of the last layer; each ``v_r · x`` is an
-output of the layer below, with a form and eigenvectors of its own; and so on down to pixels, where
-every leaf is a picture. Truncating each node to its eigenpairs of largest |λ| gives a small program
-that predicts. |λ| belongs to unit eigenvectors while a layer's input has no unit scale, so the
-truncation by |λ| is the paper's heuristic, not the best one for a number of leaves.
+Truncating each node to its eigenpairs of largest |λ| gives a small program that predicts. |λ|
+belongs to unit eigenvectors while a layer's input has no unit scale, so this is the paper's
+heuristic, not the best truncation for a number of leaves.
 """
 
 from __future__ import annotations
@@ -65,9 +63,7 @@ class Branch:
 
 def tree(model: ImageModel, label: int, kept: Sequence[int]) -> Branch:
     """One class's tree; ``kept`` is the number of eigenpairs at a node, for each layer, last first.
-
-    A larger number than there are keeps all, and keeping all everywhere is the model itself.
-    """
+    Keeping all everywhere is the model itself."""
     check_index("tree", label, model.n_class, "class")
     if len(kept) != len(model.layers):
         raise ImageError(

@@ -1,14 +1,13 @@
 """Little stories whose every token has a known cause, in any number and without a network.
 
-What a character feels follows from the *effective* sentiment of the clause before (``not good``
-is bad), so a model can only predict the reaction by combining a negator with an adjective: the
-behaviour whose circuits are studied. Document ``i`` of a seed does not depend on the range asked
-for: documents are drawn in blocks of fixed size, each from its own random generator, so
-``generate(7, 8)`` draws a whole block; ask for many at once.
+What a character feels follows from the *effective* sentiment of the clause before (``not good`` is
+bad), so a model can only predict the reaction by combining a negator with an adjective: the
+behaviour whose circuits are studied. No exclamation mark or other cue goes with the sentiment:
+small models learn such a cue and nothing more. Text is words between spaces (``the cake was n't
+good so mia felt sad .``), one word one token.
 
-Text is words between spaces (``the cake was n't good so mia felt sad .``), one word one token,
-because a behaviour is easiest to name where a word is a token. No exclamation mark or other cue
-goes with the sentiment: small models learn such a cue and nothing more.
+Documents are drawn in blocks of fixed size, each from its own random generator, so ``generate(7,
+8)`` draws a whole block; ask for many at once.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int8, Int16, Int64
 
 from circuits.corpus.stories.grammar import DECIDED, N_BODY, NOISE, SLOTS, Grammar
-from circuits.errors import StoryError
+from circuits.errors import CorpusError
 
 BLOCK = 4096
 """Documents drawn from one random generator. Another size would be another corpus."""
@@ -33,23 +32,13 @@ _PAD = -1
 
 @dataclass(frozen=True)
 class Truth:
-    """What each token of some stories means, given the text before it.
-
-    A clause's state holds from the word that sets it to the token before the reaction (or, where
-    nobody reacts, to the end of the sentence); outside it everything is zero.
-    """
+    """What each token of some stories means, given the text before it: a clause's state holds from
+    the word that sets it to the token before the reaction or the end of the sentence."""
 
     polarity: Int8[np.ndarray, " token"]  # +1, -1: of the latest adjective; 0: none, or neutral
     negated: Bool[np.ndarray, " token"]  # a negator is in force
     sentiment: Int8[np.ndarray, " token"]  # effective: polarity, reversed by the negator
-    reaction: Int8[
-        np.ndarray, " token"
-    ]  # +1, -1: this word is the reaction, with the word's own sign
-
-    @property
-    def columns(self) -> tuple[np.ndarray, ...]:
-        """The four arrays, in order."""
-        return self.polarity, self.negated, self.sentiment, self.reaction
+    reaction: Int8[np.ndarray, " token"]  # +1, -1: of the word, where it is the reaction
 
     @property
     def reading(self) -> Int64[np.ndarray, " reaction"]:
@@ -81,7 +70,7 @@ class Stories:
     def reactions(self) -> pd.DataFrame:
         """One row per reaction: document, position of the word in it, and its truth."""
         if self.truth is None:
-            raise StoryError(
+            raise CorpusError(
                 "these stories were generated without their truth: use generate(..., truth=True)."
             )
         at = np.flatnonzero(self.truth.reaction)
@@ -100,7 +89,7 @@ class Stories:
 
 @dataclass(frozen=True)
 class StoryGenerator:
-    """The stories of a seed: document ``i`` is always the same, whatever range is asked for.
+    """The stories of a seed.
 
     >>> stories = StoryGenerator(seed=0)
     >>> stories.generate(7, 8).texts == stories.generate(0, 9).texts[7:8]
@@ -112,17 +101,12 @@ class StoryGenerator:
 
     def __post_init__(self) -> None:
         if self.seed < 0:
-            raise StoryError(f"seed {self.seed}: a seed must not be negative.")
-
-    @property
-    def words(self) -> tuple[str, ...]:
-        """Every word that can occur; its position is its number in `Stories.tokens`."""
-        return self.grammar.words
+            raise CorpusError(f"seed {self.seed}: a seed must not be negative.")
 
     def generate(self, start: int, stop: int, *, truth: bool = False) -> Stories:
         """Documents ``start`` to ``stop``, with the meaning of each token if ``truth``."""
         if not 0 <= start <= stop:
-            raise StoryError(f"documents {start} to {stop}: want 0 <= start <= stop.")
+            raise CorpusError(f"documents {start} to {stop}: want 0 <= start <= stop.")
         if start == stop:
             return _slice(self._block(0, truth), 0, 0)
         parts = []
@@ -145,7 +129,7 @@ class StoryGenerator:
         lengths = np.add.reduceat(present.sum(axis=1), firsts)
         nats = self._tables.nats[form] + drawn.noise_nats
         return Stories(
-            self.words,
+            self.grammar.words,
             tokens[present],
             np.concatenate([[0], np.cumsum(lengths)]),
             np.add.reduceat(nats, firsts) + self.grammar.frame_nats,
@@ -262,14 +246,16 @@ def _pick(uniform: Float[np.ndarray, " n"], n: int) -> Int64[np.ndarray, " n"]:
 
 def _slice(stories: Stories, start: int, stop: int) -> Stories:
     first, last = stories.offsets[start], stories.offsets[stop]
-    truth = stories.truth and Truth(*(column[first:last] for column in stories.truth.columns))
+    truth = stories.truth and Truth(
+        *(column[first:last] for column in vars(stories.truth).values())
+    )
     offsets = stories.offsets[start : stop + 1] - first
     surprisal = stories.surprisal[start:stop]
     return Stories(stories.words, stories.tokens[first:last], offsets, surprisal, truth)
 
 
 def _joined(parts: Sequence[Stories]) -> Stories:
-    truths = [part.truth.columns for part in parts if part.truth is not None]
+    truths = [vars(part.truth).values() for part in parts if part.truth is not None]
     lengths = np.concatenate([np.diff(part.offsets) for part in parts])
     return Stories(
         parts[0].words,

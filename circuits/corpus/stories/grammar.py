@@ -1,12 +1,11 @@
 """The grammar of the little stories: its words, its sentence forms, and their exact probability.
 
-A story is an opening, two to four body sentences and a closing, each one of a few dozen forms
-with slots (``the {thing} was {negator} {adjective} so {name} felt {emotion} .``). The entropy is
-that of the *text*, not only of the random choices: every choice can be read back from the words
-(`Grammar.surprisal_of` does so), so the summed ``-log p`` of the choices is the ``-log p`` of the
-text, and no model can do better on average.
+A story is an opening, two to four body sentences and a closing, each one of a few dozen forms with
+slots (``the {thing} was {negator} {adjective} so {name} felt {emotion} .``). Every choice can be
+read back from the words (`Grammar.surprisal_of`), so the entropy is that of the *text*, and no
+model can do better on average.
 
-Negation is the rarer case on purpose. Where half of the clauses are negated, an adjective alone
+Negation is the rarer case on purpose: where half of the clauses are negated, an adjective alone
 says nothing about the reaction and a small model finds no first step (measured: the loss leaves its
 plateau after 450 training steps or much later, against 300).
 """
@@ -24,7 +23,7 @@ import numpy as np
 from jaxtyping import Int16
 
 from circuits.corpus.stories.lexicon import Lexicon
-from circuits.errors import StoryError
+from circuits.errors import CorpusError
 
 N_BODY = (2, 3, 4)
 """Numbers of body sentences, equally likely."""
@@ -133,10 +132,8 @@ class _Form:
         return next((i for i, word in enumerate(self.words) if word in words), len(self.words))
 
     def states(self) -> tuple[list[int], list[bool], list[bool]]:
-        """For each position: sign relative to the first adjective, negated, is the reaction.
-
-        A clause's state holds until the reaction or, where nobody reacts, the full stop.
-        """
+        """For each position: sign relative to the first adjective, negated, is the reaction. A
+        clause's state holds until the reaction or, where nobody reacts, the full stop."""
         end = self.place("{emotion}", "{deed}", ".")
         adjective, second = self.place("{adjective}"), self.place("{second}")
         negator = self.place("{negator}")
@@ -167,7 +164,7 @@ class Grammar:
         literals = {word for form in self.forms for word in form.words if word[0] != "{"}
         clash = {*literals, *itertools.chain(*DECIDED.values())} & {*self.lexicon.all_words}
         if clash:
-            raise StoryError(
+            raise CorpusError(
                 f"lexicon with the words {sorted(clash)}, which the grammar itself uses: a text "
                 f"could arise in two ways, and its entropy would be wrong. Choose other words."
             )
@@ -228,7 +225,7 @@ class Grammar:
         """``-log p`` of a document, its choices read back from its words."""
         sentences = [(*said.split(), ".") for said in text.split(" .")[:-1]]
         if len(sentences) - 2 not in N_BODY or not text.endswith(" ."):
-            raise StoryError(
+            raise CorpusError(
                 f"a text of {len(sentences)} sentences: a story has an opening, {N_BODY} body "
                 f"sentences and a closing, each ended by ' .'."
             )
@@ -237,7 +234,7 @@ class Grammar:
         names = {bound["name"] for _, bound in read if "name" in bound}
         signs = {self._sign(s, w) for _, bound in read for s, w in bound.items() if s in _CHILD}
         if len(names) != 1 or len(signs) != 1:
-            raise StoryError(f"a text about {sorted(names)}: a story is about one child.")
+            raise CorpusError(f"a text about {sorted(names)}: a story is about one child.")
         return self.frame_nats + sum(nats for nats, _ in read)
 
     def read(self, part: _Part, said: Sequence[str]) -> tuple[float, dict[str, str]]:
@@ -249,7 +246,7 @@ class Grammar:
             if (noise := self._noise_nats(form, bound)) is not None
         ]
         if len(found) != 1:
-            raise StoryError(f"'{' '.join(said)}' can arise in {len(found)} ways, not in one.")
+            raise CorpusError(f"'{' '.join(said)}' can arise in {len(found)} ways, not in one.")
         return found[0]
 
     def _sign(self, slot: str, word: str) -> int:

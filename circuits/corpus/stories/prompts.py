@@ -1,9 +1,8 @@
 """Minimal pairs for the behaviours that the little stories teach.
 
-Each prompt is a story up to the word that the behaviour decides, so it is text as a model saw it in
-training. The un-negated prompts of ``negation`` have an intensifier where the others have a negator
-(``very good`` / ``not good``), so that all prompts of a pair are equally long and a position means
-the same in each.
+Each prompt is a story up to the word that the behaviour decides. The un-negated prompts of
+``negation`` have an intensifier where the others have a negator (``very good`` / ``not good``), so
+that all prompts of a pair are equally long and a position means the same in each.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import numpy as np
 
 from circuits.corpus.stories.grammar import REACTIONS, SLOTS
 from circuits.corpus.stories.lexicon import Lexicon
-from circuits.errors import StoryError
+from circuits.errors import CorpusError
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ def minimal_pairs(
 ) -> list[MinimalPair]:
     """Prompts for one of `BEHAVIOURS`, up to the word that it decides."""
     if behaviour not in BEHAVIOURS:
-        raise StoryError(
+        raise CorpusError(
             f"the stories do not teach a behaviour '{behaviour}'. Choose one of: "
             f"{', '.join(BEHAVIOURS)}."
         )

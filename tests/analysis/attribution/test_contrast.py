@@ -12,7 +12,6 @@ from analysis.attribution import contrast
 from analysis.attribution.contrast import (
     PairAccount,
     Totals,
-    by_component,
     by_layer,
     made_here,
     origins,
@@ -152,7 +151,7 @@ def test_the_planted_models_shares_are_known():
 @ACCOUNTS
 def test_components_add_up_to_the_margins(factors, biases):
     cases = in_model(small_behaviour(factors), small_model(torch.float32, mlp_bias=biases))
-    table = by_component(cases)
+    table = by_layer(cases)
     assert list(table["component"]) == ["embedding", *["attention", "MLP"] * 2]
     margins, affected = cases.class_means(cases.margins()), cases.affected > 0
     assert table["contrast"].sum() == pytest.approx(float(margins[affected].mean()), rel=1e-4)
@@ -178,7 +177,7 @@ def test_pairs_constants_bias_and_error_add_up_to_the_mlp(factors, biases):
     assert (abs(total.bias) > 1e-3) == biases
     assert abs(total.error) > 1e-3
     # the MLP's part of the model's own margins, as the running model writes it
-    table = by_component(account.cases).set_index(["component", "layer"])
+    table = by_layer(account.cases).set_index(["component", "layer"])
     assert total.mlp == pytest.approx(table.loc[("MLP", LAYER), "contrast"], rel=1e-6)
     margins = account.cases.class_means(account.cases.margins())
     affected = account.cases.affected > 0
@@ -279,9 +278,8 @@ def test_what_goes_through_output_features_and_their_error_is_all(factors):
     out = small_dictionary(20, site=Site("mlp_out", LAYER))
     cases = in_model(small_behaviour(factors), small_model())
     found = OutputFeatures(cases, out)
-    site, last = f"mlp_out@{LAYER}", f"resid_post@{LAYER}"
-    y = cases.read([site, last])
-    reads = cases.directions() / cases.final_scale(y[last])[:, None]
+    site = f"mlp_out@{LAYER}"
+    y, reads = cases.read_with_answers([site])
     weights = cases.weights(cases.affected)
     missed = y[site] - (found.active @ out.decoder).double()
     assert found.whole == pytest.approx(float((weights * (y[site] * reads).sum(1)).sum()), rel=1e-5)

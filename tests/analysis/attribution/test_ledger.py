@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from analysis.attribution.ledger import Ledger, Reader, ledger
-from circuits.errors import FeatureRangeError, ModelError, ShapeError, SiteError
+from circuits.errors import FeatureRangeError, ModelError, TensorError
 from circuits.model import Model, Site
 from sae import Dictionary
 from tests.support.small import normal
@@ -172,24 +172,24 @@ def test_what_has_no_ledger_is_refused():
         with pytest.raises(kind, match=said):
             ledger(model, layer, inputs, reader, tokens, at)
 
-    refused(SiteError, "the input features are of mlp_out@1, and the MLP of layer 1 reads mlp_in@1",
-            inputs=outputs_at("mlp_out"))  # fmt: skip
-    refused(SiteError, "are of mlp_in@0", inputs=small_dictionary(site=Site("mlp_in", 0)))
+    said = "the input features are of mlp_out@1, and the MLP of layer 1 reads mlp_in@1"
+    refused(ModelError, said, inputs=outputs_at("mlp_out"))
+    refused(ModelError, "are of mlp_in@0", inputs=small_dictionary(site=Site("mlp_in", 0)))
     refused(
-        SiteError,
+        ModelError,
         "the site that this dictionary was trained at is unknown",
         inputs=small_dictionary(site=None),
     )
     refused(
-        ShapeError,
+        TensorError,
         r"shape \(17,\), but their last axis must have size 16",
         reader=Reader(normal(17)),
     )
     for position in (0, -1, 11):
         refused(ModelError, f"position {position} of tokens of shape .11,.", at=position)
-    with pytest.raises(SiteError, match="feature 0 of mlp_in@1 reads mlp_in, which no MLP writes"):
+    with pytest.raises(ModelError, match="feature 0 of mlp_in@1 reads mlp_in, which no MLP writes"):
         Reader.of(inputs_at("mlp_in"), 0)
     with pytest.raises(FeatureRangeError, match="there is no feature 48"):
         Reader.of(outputs_at("mlp_out"), 48)
     nowhere = small_dictionary(site=Site("mlp_in", 2))
-    refused(SiteError, "has no layer 2", inputs=nowhere, layer=2)
+    refused(ModelError, "has no layer 2", inputs=nowhere, layer=2)

@@ -68,13 +68,19 @@ def test_a_behaviour_outlives_its_file(tmp_path):
         ("[1]", "line 2 is not a JSON object. Write one case a line."),
         ('{"text": "a"}', "line 2 has no 'label', no 'right', no 'wrong'. Its keys are text, lab"),
         ({"colour": 1}, "line 2 has an unknown 'colour'. Its keys are text, label, right, wrong"),
-        ({"text": None}, "line 2 has text None, which is no str"),
-        ({"label": None, "right": None}, "line 2 has label None, which is no str, right None, whi"),
-        ({"text": 5, "pair": True}, "line 2 has text 5, which is no str, pair True, which is no i"),
+        ({"text": None}, "line 2 has text None, which is not text"),
+        (
+            {"label": None, "right": None},
+            "line 2 has label None, which is not text, right None, wh",
+        ),
+        (
+            {"text": 5, "pair": True},
+            "line 2 has text 5, which is not text, pair True, which is not a wh",
+        ),
         ({"right": "glad"}, "line 2 has right 'glad', which is not a list of words"),
         ({"wrong": [1]}, "line 2 has wrong [1], which is not a list of words"),
-        ({"factors": {"a": 1}}, "line 2 has factors that are neither true nor false"),
-        ({"position": 1.5}, "line 2 has position 1.5, which is no int"),
+        ({"factors": {"a": 1}}, "line 2 has factors {'a': 1}, which is not true or false"),
+        ({"position": 1.5}, "line 2 has position 1.5, which is not a whole number"),
     ],
 )
 def test_a_line_that_is_no_case_is_refused_by_its_number(tmp_path, line, said):
@@ -191,7 +197,7 @@ def test_answers_that_follow_no_factor_are_refused(model):
     ]
     said = refused(lambda: in_model(planted_behaviour(cases=tuple(cases)), model).target)
     assert (
-        "follows neither a factor nor both together (mean side by class: good +1.00, bad +0.00"
+        "follows neither a factor nor both together (mean side by class: good 1.00, bad 0.00"
         in said
     )
 

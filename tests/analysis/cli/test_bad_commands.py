@@ -77,7 +77,7 @@ def files(place: Path) -> set[str]:
         ("interactions RUN --layer 99", "99"),
         ("validate RUN --circuit ../../../file", "has no circuit of a behaviour '../../../file'"),
         ("rank RUN --circuit ../manifest", "has no circuit '../manifest'"),
-        ("export AT/deep.json", "deep.json is not JSON"),
+        ("export AT/deep.json", "deep.json: not readable JSON"),
         ("export AT/folder", "folder"),
         ("digits --pictures AT/folder", "folder is a folder. Name a file"),
         ("sae train BARE --features 4611686018427387904", "not enough memory"),

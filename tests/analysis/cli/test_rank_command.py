@@ -67,6 +67,8 @@ def test_missing_things_are_one_line_and_exit_2(run, tmp_path, capsys):
     assert "has no circuit 'and' (it has none). Make it: circuits find" in refused(
         run, "--circuit", "and"
     )
-    assert "mlp_out of layers [0], not of [1]" in refused(run, "--layer", "1")
+    assert "no dictionaries of mlp_out for layer 1 (there are for [0])" in refused(
+        run, "--layer", "1"
+    )
     assert "has no folder 'model'" in refused(str(tmp_path))
     assert "active on 9999 of the" in refused(run, "--min-active", "9999", "--documents", "40")

@@ -1,4 +1,4 @@
-"""Proposals: gates are seen in the weights of a planted layer, and none in one that learnt
+"""Proposals: gates are seen in the weights of a planted layer, and none in one that learned
 nothing."""
 
 import math
@@ -64,7 +64,7 @@ def test_opposite_ends_of_a_direction_are_named_together(proposals):
     assert opposite == {0: 1, 1: 0, 2: 3, 3: 2, 4: 5, 5: 4, 6: 7, 7: 6}
 
 
-def test_a_layer_that_learnt_nothing_has_no_proposals():
+def test_a_layer_that_learned_nothing_has_no_proposals():
     found = propose_circuits(untrained(planted_model(), 0), planted_dictionaries())
     assert found == []
     assert "there is nothing to propose" in proposals_text(found)

@@ -9,7 +9,7 @@ import torch
 from analysis import circuit_rank
 from analysis.lowrank.circuit_rank import random_pairs
 from circuits import Interactions
-from circuits.errors import CircuitFileError
+from circuits.errors import GraphError
 from circuits.graph.circuit import Circuit
 from circuits.graph.records import Feature, Interaction, Output, Source
 from circuits.model import Site, load_model
@@ -106,5 +106,5 @@ def test_random_pairs_fire_together_and_are_not_the_circuits(small, corpus):
 def test_a_circuit_of_another_run_is_refused(small, corpus):
     model, dictionaries, circuit = small
     other = replace(circuit, source=replace(circuit.source, inputs="0" * 64))
-    with pytest.raises(CircuitFileError, match="another run: the hash of its inputs is 0000"):
+    with pytest.raises(GraphError, match="another run: the hash of its inputs is 0000"):
         circuit_rank(model, other, dictionaries, corpus)

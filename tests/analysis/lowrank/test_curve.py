@@ -12,9 +12,9 @@ from torch.nn import functional
 
 from analysis import quality, rank_curve
 from analysis.lowrank import measure
-from analysis.lowrank.controls import Control
 from analysis.lowrank.curve import RankCurve
 from analysis.lowrank.sums import (
+    Control,
     Forms,
     Observed,
     Resampling,
@@ -27,7 +27,7 @@ from analysis.lowrank.sums import (
 from analysis.runs.rank import run_rank
 from analysis.runs.run import Run
 from circuits import Spectrum
-from circuits.errors import CorpusError, RankError, RunError, ShapeError
+from circuits.errors import CorpusError, DictionaryError, TensorError
 from circuits.model import Site, load_model
 from circuits.model.loading import untrained
 from circuits.storage.manifest import read_manifest
@@ -44,12 +44,6 @@ OUT, IN = Site("mlp_out", 1), Site("mlp_in", 1)
 def model(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("model") / request.param
     small_folder(folder, mlp_bias=request.param == "biases")
-    return load_model(folder, device="cpu", dtype=torch.float64)
-
-
-@pytest.fixture(scope="module")
-def plain(tmp_path_factory):
-    folder = small_folder(tmp_path_factory.mktemp("model") / "llama")
     return load_model(folder, device="cpu", dtype=torch.float64)
 
 
@@ -196,7 +190,7 @@ def test_any_forms_can_approximate():
             )
         y = ((x @ given[i]) * x).sum(1) + constant[i]
         assert found.correlation[0, i, -1] == pytest.approx(correlated(dense[on, i], y))
-    with pytest.raises(ShapeError, match="9 features for 10 forms"):
+    with pytest.raises(TensorError, match="9 features for 10 forms"):
         Forms.of_matrices(given, range(9))
 
 
@@ -443,18 +437,18 @@ def test_a_saved_curve_is_the_same_when_loaded(tmp_path, plain, corpus):
 def test_a_file_that_is_not_a_curve_is_refused(tmp_path):
     (tmp_path / "a.json").write_text('{"schema": 7}')
     with pytest.raises(
-        RankError, match=r"a.json: not a rank curve of schema 1 \(its schema is 7\)"
+        DictionaryError, match=r"a.json: not a rank curve of schema 1 \(its schema is 7\)"
     ):
         RankCurve.load(tmp_path / "a")
-    with pytest.raises(RankError, match=r"b.json: no such file"):
+    with pytest.raises(DictionaryError, match=r"b.json: no such file"):
         RankCurve.load(tmp_path / "b")
     small_curve().save(tmp_path / "c")
     (tmp_path / "c.parquet").unlink()
-    with pytest.raises(RankError, match=r"c.parquet: there is no such file beside"):
+    with pytest.raises(DictionaryError, match=r"c.parquet: there is no such file beside"):
         RankCurve.load(tmp_path / "c")
     for about in (None, "x", {"seed": 0}):
         (tmp_path / "d.json").write_text(json.dumps({"schema": 1, "loss": {}, "about": about}))
-        with pytest.raises(RankError, match=r"d.json: its 'about' lacks site, r"):
+        with pytest.raises(DictionaryError, match=r"d.json: its 'about' lacks site, r"):
             RankCurve.load(tmp_path / "d")
 
 
@@ -507,24 +501,28 @@ def test_a_stopped_curve_resumes_to_the_same_result(plain, corpus, tmp_path, mon
 
 
 def test_other_sites_and_thin_text_are_refused(plain, corpus):
-    with pytest.raises(RankError) as refused:
+    with pytest.raises(DictionaryError) as refused:
         rank_curve(plain, dictionary(site=Site("resid_post", 1)), corpus=corpus)
     assert str(refused.value) == (
         "rank_curve: the dictionary is at resid_post@1. Only at mlp_out is an activation a form of "
         "the MLP's input alone: the stream also holds what did not pass through the MLP. Pass a "
         "dictionary trained at mlp_out@1."
     )
-    with pytest.raises(RankError, match="there is no dictionary at layer 0, only at mlp_out@1"):
+    with pytest.raises(
+        DictionaryError, match="there is no dictionary at layer 0, only at mlp_out@1"
+    ):
         rank_curve(plain, {OUT: dictionary()}, 0, corpus)
-    with pytest.raises(RankError, match="no dictionary at layer None, only at none"):
+    with pytest.raises(DictionaryError, match="no dictionary at layer None, only at none"):
         rank_curve(plain, {}, corpus=corpus)
-    with pytest.raises(RankError, match="active on 5000 of the"):
+    with pytest.raises(DictionaryError, match="active on 5000 of the"):
         rank_curve(plain, dictionary(), corpus=corpus, min_active=5000)
     with pytest.raises(CorpusError, match="does not know the words of the built-in stories"):
         rank_curve(plain, dictionary())
-    with pytest.raises(RankError, match=r"rank 3 was not measured. Ask for 1 to 2, or 4 for the w"):
+    with pytest.raises(
+        DictionaryError, match=r"rank 3 was not measured. Ask for 1 to 2, or 4 for the w"
+    ):
         small_curve().at(3)
-    with pytest.raises(RankError, match="no column 'r3'"):
+    with pytest.raises(DictionaryError, match="no column 'r3'"):
         small_curve().compared(2, "r3")
     found = rank_curve(plain, {OUT: dictionary(), IN: dictionary(site=IN)}, corpus=corpus,
                        n_bootstrap=0, n_rank=3)  # fmt: skip
@@ -548,9 +546,9 @@ def test_a_run_saves_and_records_its_curves(tmp_path, plain, corpus):
     again = RankCurve.load(tmp_path / "rank" / "layer-1")
     pd.testing.assert_frame_equal(again.table, curves[1].table)
     assert not again.table.equals(RankCurve.load(tmp_path / "rank" / "layer-0").table)
-    with pytest.raises(RunError) as refused:
+    with pytest.raises(DictionaryError) as refused:
         run_rank(run, layers=[1, 7], corpus=corpus)
     assert str(refused.value) == (
-        f"{tmp_path} has dictionaries at mlp_out of layers [0, 1], not of [7]. Train them: "
-        f"circuits sae train {tmp_path}"
+        "there are no dictionaries of mlp_out for layer 7 (there are for [0, 1]). Train them: "
+        "circuits sae train RUN"
     )

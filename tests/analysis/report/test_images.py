@@ -44,9 +44,9 @@ def test_the_page_shows_its_pictures_and_measurements(run):
     assert kind == "data:image/png;base64"
     assert decoded(base64.b64decode(content)).shape[2] == 3
     (table,) = page.tables
-    told = table.raw.set_index("measure")
-    assert told.loc["accuracy", "value"] == row["accuracy"]
-    assert told.loc["effective rank", "control"] == row["effective_rank_without_decay"]
+    shown = table.raw.set_index("measure")
+    assert shown.loc["accuracy", "value"] == row["accuracy"]
+    assert shown.loc["effective rank", "control"] == row["effective_rank_without_decay"]
     assert {figure.key for figure in page.figures} == {"truncation", "spectra", "explanation"}
 
 

@@ -112,8 +112,8 @@ def test_what_cannot_be_asked_of_a_run_is_refused(run, parts, tmp_path):
     own = Run(tmp_path, model=model, dictionaries=dictionaries)
     run_interactions(own, n=4)
     wrong = {
-        r"of layers \[0\], not of \[1\]\. Train them": {"layers": [1]},
-        r"of layers \[0\], not of any": {"layers": []},
+        r"for layer 1 \(there are for \[0\]\)\. Train them": {"layers": [1]},
+        r"for any layer \(there are for \[0\]\)": {"layers": []},
         r"other settings.* or delete .*layer-0": {"n": 5},
         r"q = 2\.0 must lie between 0 and 1": {"q": 2.0},
         r"n_documents = -1\. Ask for at least 1": {"corpus": built_in(0), "n_documents": -1},

@@ -10,7 +10,6 @@ from analysis.studies.images.components import component_truncation, shared_neur
 from analysis.studies.images.dictionaries import (
     DICTIONARY,
     agreement,
-    live_features,
     pair_outputs,
     read_through,
     train_dictionary,
@@ -193,7 +192,7 @@ def test_what_a_full_dictionary_reads_by_its_pseudoinverse_is_the_layer(model, d
 def test_agreement_is_of_each_live_feature_and_is_the_plain_correlation(model, dictionary, digits):
     x = model.before(digits.test.pixels, 1)
     table = agreement(model, dictionary, digits.test)
-    live = live_features(dictionary, x)
+    live = dictionary.active(x).counts > 0
     assert table["feature"].tolist() == live.nonzero()[:, 0].tolist()
     assert table["n_active"].tolist() == (dictionary.encode(x)[:, live] != 0).sum(0).tolist()
     row = int(table["n_active"].argmax())

@@ -293,7 +293,7 @@ def test_images_that_do_not_fit_the_model_are_refused(model, digits):
 
 
 def test_a_plan_that_contradicts_itself_is_refused():
-    with pytest.raises(PlanError, match="d_hidden is 0, not a whole number from 1"):
+    with pytest.raises(PlanError, match="d_hidden is 0, not a whole number of at least 1"):
         ImagePlan(d_hidden=0)
     with pytest.raises(PlanError, match="make them equal"):
         ImagePlan(residual=True)

@@ -13,7 +13,7 @@ from analysis.studies.logic_gates import (
     train_gates,
 )
 from circuits import BilinearLayer, Spectrum
-from circuits.errors import ShapeError
+from circuits.errors import TensorError
 
 
 def test_a_gate_written_by_hand_is_read_back_exactly():
@@ -54,9 +54,9 @@ def test_training_is_the_same_for_a_seed():
 
 
 def test_a_gate_of_other_bits_is_refused():
-    with pytest.raises(ShapeError, match="every gate must take 2 bits"):
+    with pytest.raises(TensorError, match="every gate must take 2 bits"):
         TruthTable.of({"three": lambda a, b, c: a}, 2)
-    with pytest.raises(ShapeError, match="1 to 12 bits"):
+    with pytest.raises(TensorError, match="1 to 12 bits"):
         TruthTable.of(GATES, 0)
 
 

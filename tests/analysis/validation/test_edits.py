@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from analysis.validation.edits import PairTerms, edited, removing
-from circuits.errors import SiteError
+from circuits.errors import ModelError
 from circuits.model import Model, Site
 from sae import Dictionary
 from tests.support.small import normal, relative_error
@@ -132,14 +132,14 @@ def test_edits_of_two_layers_add_up_and_one_is_refused_where_no_layer_is():
     for activation in found.values():
         assert not activation[:, 1:].any()
         assert activation[:, :1].any()
-    with pytest.raises(SiteError, match="has no layer 2"), edited(model, 2, zero):
+    with pytest.raises(ModelError, match="has no layer 2"), edited(model, 2, zero):
         pass
 
 
 def test_a_change_of_another_shape_is_refused():
     model = small_model()
     with (
-        pytest.raises(SiteError, match="returned"),
+        pytest.raises(ModelError, match="returned"),
         edited(model, LAYER, lambda x, y: y[:, :-1]),
     ):
         model.logits(some_tokens())

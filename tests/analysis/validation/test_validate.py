@@ -18,7 +18,7 @@ from analysis.validation.edits import EditKind, PairTerms
 from analysis.validation.record import Validation
 from analysis.validation.validate import validate
 from circuits.corpus import open_corpus
-from circuits.errors import CircuitFileError, DictionaryError, FeatureRangeError
+from circuits.errors import DictionaryError, FeatureRangeError, GraphError
 from circuits.graph.circuit import Circuit
 from circuits.graph.records import Feature, Interaction, Source
 from circuits.model import Model, Site
@@ -247,7 +247,7 @@ def test_other_circuits_are_controls_in_the_same_table(circuit):
 
 def test_a_control_of_other_dictionaries_is_refused(circuit):
     other = replace(circuit, name="other", source=replace(circuit.source, inputs="0" * 64))
-    with pytest.raises(CircuitFileError, match="circuit 'other' is of another run: the hash of"):
+    with pytest.raises(GraphError, match="circuit 'other' is of another run: the hash of"):
         validate(planted_model(), circuit, HALVES[1], planted_dictionaries(), others=[other])
 
 
@@ -292,7 +292,7 @@ def test_what_is_not_known_is_null_in_the_file(proof, tmp_path):
     [
         ({"version": 7}, "is not a validation of this version"),
         ({"schema": "other"}, "is not a validation of this version"),
-        ({"more": 1}, r"lacks nothing and has the unknown \['more'\]"),
+        ({"more": 1}, r"is not whole: missing nothing, unknown \['more'\]"),
         ({"edits": 5}, "is not whole: edits"),
         ({"n": "many"}, "is not whole: n"),
         ({"parts": {"first": [1], "second": []}}, "parts has columns of unequal length"),
@@ -303,7 +303,7 @@ def test_what_is_not_known_is_null_in_the_file(proof, tmp_path):
 def test_a_file_that_is_not_whole_is_refused(proof, tmp_path, change, said):
     path = proof.save(tmp_path / "proof.json")
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(CircuitFileError, match=said):
+    with pytest.raises(GraphError, match=said):
         Validation.load(path)
 
 
@@ -312,14 +312,14 @@ def test_a_circuit_of_another_run_is_refused_with_every_hash(circuit):
     model.network.lm_head.weight.data[5, 3] += 1
     into, out = planted_dictionaries().values()
     changed = {into.site: replace(into, bias=into.bias + 1), out.site: out}
-    with pytest.raises(CircuitFileError) as refused:
+    with pytest.raises(GraphError) as refused:
         validate(model, circuit, HALVES[1], changed)
     source, here = circuit.source, changed[into.site]
     assert str(refused.value) == (
         "circuit 'negation' is of another run: the hash of its model is "
         f"{source.model[:12]}…, here {model.fingerprint[:12]}…; the hash of its inputs is "
         f"{source.inputs[:12]}…, here {here.fingerprint[:12]}…. Find it in this one: "
-        "circuits find."
+        "circuits find"
     )
 
 
@@ -327,9 +327,9 @@ def test_what_cannot_be_validated_is_refused(circuit):
     model, dictionaries = planted_model(), planted_dictionaries()
     with pytest.raises(FeatureRangeError, match="n_draws = 0"):
         validate(model, circuit, HALVES[1], dictionaries, n_draws=0)
-    with pytest.raises(CircuitFileError, match="does not say which layer it is of"):
+    with pytest.raises(GraphError, match="does not say which layer and model it is of"):
         validate(model, replace(circuit, source=Source()), HALVES[1], dictionaries)
-    with pytest.raises(CircuitFileError, match="there is no dictionary of mlp_in@0"):
+    with pytest.raises(GraphError, match="there is no dictionary of mlp_in@0"):
         validate(model, circuit, HALVES[1], {})
     wide = small_dictionary(site=Site("mlp_in", 0))
     other = replace(wide, notes={"activations": {"model": "a" * 64}})
@@ -395,5 +395,5 @@ def test_a_validation_of_0_1_is_read(tmp_path):
 
 
 def test_an_edit_that_was_not_made_is_refused(proof):
-    with pytest.raises(CircuitFileError, match="has no edit 'other_circuit' but: it has none, rem"):
+    with pytest.raises(GraphError, match="has no edit 'other_circuit' but: it has none, rem"):
         proof.edit(EditKind.OTHER_CIRCUIT, "but")

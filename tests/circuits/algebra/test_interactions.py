@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from circuits import Basis, BilinearLayer, Interactions
 from circuits.algebra import interactions as interactions_module
 from circuits.algebra import pair_search as strongest_module
-from circuits.errors import ShardError
+from circuits.errors import RunError
 from tests.support.small import BIASES, basis, lifted, normal, relative_error, small_layer
 
 SHAPES = [(20, None), (8, None), (5, None), (20, 3)]  # wide, square, tall, rank-deficient
@@ -235,9 +235,9 @@ def test_a_screen_is_never_further_off_than_it_says(monkeypatch, screen_dtype, d
     left = round_[0] if exact in ("left", "both") else fine[0]
     right = round_[1] if exact in ("right", "both") else fine[1]
     all_ = slice(0, 40)
-    tile, error = factors_of(left, right).screened(all_, all_)
+    tile, absolute, relative = factors_of(left, right).screened(all_, all_)
     off = (tile.double() - left.double() @ right.double().mT).abs()
-    assert bool((off <= error.absolute + error.relative * tile.double().abs()).all())
+    assert bool((off <= absolute + relative * tile.double().abs()).all())
     if screen_dtype == torch.bfloat16 and d_model == 1:
         assert float(off.max()) > 0, "the screen does round"
 
@@ -344,9 +344,9 @@ def test_the_strongest_of_each_output_are_kept_in_shards(tmp_path):
     inter.strongest_of_each(4, range(5, 9), folder=tmp_path)
     kept = inter.strongest_of_each(4, folder=tmp_path)
     pd.testing.assert_frame_equal(kept, whole)
-    with pytest.raises(ShardError, match="made from another layer"):
+    with pytest.raises(RunError, match="made from another layer"):
         inter.strongest_of_each(5, folder=tmp_path)
-    with pytest.raises(ShardError, match=r"outputs 2, 4 are not an unbroken range"):
+    with pytest.raises(RunError, match=r"outputs 2, 4 are not an unbroken range"):
         inter.strongest_of_each(4, [2, 4], folder=tmp_path)
 
 

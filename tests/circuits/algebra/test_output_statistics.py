@@ -9,7 +9,7 @@ import torch
 from circuits import Basis, BilinearLayer, Interactions, Spectrum
 from circuits.algebra import pair_search as strongest
 from circuits.algebra.output_statistics import histogram_edges, output_statistics
-from circuits.errors import FeatureRangeError, ShardError
+from circuits.errors import FeatureRangeError, RunError
 from circuits.storage import shards
 from circuits.storage.files import written_whole
 from circuits.storage.shards import make_shards, merge_shards
@@ -104,12 +104,12 @@ def test_an_interrupted_pass_resumes_where_it_stopped(inter, tmp_path, monkeypat
 def test_shards_of_another_layer_are_refused(inter, tmp_path):
     output_statistics(inter, range(4), folder=tmp_path)
     other = Interactions(small_layer(seed=5), inter.inputs, inter.outputs)
-    with pytest.raises(ShardError, match=r"made from another layer.*use another folder"):
+    with pytest.raises(RunError, match=r"made from another layer.*use another folder"):
         output_statistics(other, range(8), folder=tmp_path)
     elsewhere = tmp_path / "elsewhere"
     make_shards(elsewhere, range(4, 8), lambda o: pd.DataFrame({"output": [o]}), "other", "")
     next(elsewhere.iterdir()).rename(tmp_path / "outputs-0000004-0000008.parquet")
-    with pytest.raises(ShardError, match="mixes shards"):
+    with pytest.raises(RunError, match="mixes shards"):
         merge_shards(tmp_path, range(8))
 
 
@@ -122,14 +122,14 @@ def test_every_row_of_an_output_is_kept_and_an_overlap_counts_once(tmp_path, mon
 
 
 def test_missing_outputs_and_broken_shards_are_named(inter, tmp_path):
-    with pytest.raises(ShardError, match="holds no shards"):
+    with pytest.raises(RunError, match="holds no shards"):
         merge_shards(tmp_path, range(4))
     output_statistics(inter, range(4), folder=tmp_path)
-    with pytest.raises(ShardError, match="lacks outputs 4, 5, 6"):
+    with pytest.raises(RunError, match="lacks outputs 4, 5, 6"):
         merge_shards(tmp_path, range(7))
     shard = tmp_path / "outputs-0000000-0000004.parquet"
     shard.write_bytes(shard.read_bytes()[:100])
-    with pytest.raises(ShardError, match=r"not a readable Parquet file.*Delete it"):
+    with pytest.raises(RunError, match=r"not a readable Parquet file.*Delete it"):
         output_statistics(inter, range(4), folder=tmp_path)
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from circuits import Basis, Interactions, Spectrum, hosvd
 from circuits.algebra import spectrum as spectrum_module
 from circuits.algebra.spectrum import eigenpairs
-from circuits.errors import SpectrumError
+from circuits.errors import BasisError
 from tests.support.small import basis, dense_tensor, lifted, normal, relative_error, small_layer
 
 
@@ -125,9 +125,9 @@ def test_a_partial_spectrum_knows_its_share_and_refuses_to_guess_the_rest():
     whole, part = inter.spectrum(4), inter.spectrum(4, rank=2)
     assert math.isclose(part.energy(2), whole.energy(2), rel_tol=1e-10)
     assert part.energy(2) < 0.99
-    with pytest.raises(SpectrumError, match=r"holds the first 2 pairs.* rank=None"):
+    with pytest.raises(BasisError, match=r"holds the first 2 pairs.* rank=None"):
         _ = part.effective_rank
-    with pytest.raises(SpectrumError, match="needs every eigenvalue"):
+    with pytest.raises(BasisError, match="needs every eigenvalue"):
         _ = part.entropy_rank
 
 
@@ -136,9 +136,9 @@ def test_a_tail_too_small_to_see_in_the_energy_is_still_not_guessed():
     values[0] = 1
     form = form_with(values)
     assert Spectrum.of(form).effective_rank > 1.1
-    with pytest.raises(SpectrumError, match="every eigenvalue"):
+    with pytest.raises(BasisError, match="every eigenvalue"):
         _ = Spectrum.of(form, rank=1).effective_rank
-    with pytest.raises(SpectrumError, match="every eigenvalue"):
+    with pytest.raises(BasisError, match="every eigenvalue"):
         _ = Spectrum.of(form).truncate(1).effective_rank
 
 

@@ -285,7 +285,7 @@ def test_a_trained_tokenizer_gives_the_text_back(kind, n_words, tmp_path):
 
 
 def test_every_word_of_the_stories_is_one_token(tokenizer):
-    words = built_in().generator.words
+    words = built_in().generator.grammar.words
     assert len(tokenizer) == len(words) + 4
     assert tokenizer.unk_token_id not in tokenizer.convert_tokens_to_ids(list(words))
 
@@ -317,8 +317,8 @@ def test_a_row_is_one_document_between_its_marks(tokenizer):
     corpus = built_in(seed=1)
     batch = next(batches(corpus, tokenizer, BatchPlan(n_rows=8)))
     for row, mask, document in zip(batch.tokens, batch.mask, batch.document.tolist(), strict=True):
-        told = tokenizer.decode(row[mask])
-        assert told == f"<bos> {corpus.documents(document, document + 1)[0]} <eos>"
+        text = tokenizer.decode(row[mask])
+        assert text == f"<bos> {corpus.documents(document, document + 1)[0]} <eos>"
         assert (row[~mask] == tokenizer.pad_token_id).all()
     assert batch.n_predicted == int(batch.mask.sum()) - 8
 
@@ -419,7 +419,7 @@ def test_the_stories_of_a_batch_come_with_their_truth(tokenizer):
     assert corpus.documents(0, 5) == built_in(seed=1).documents(53, 58)
     batch = next(batches(corpus, tokenizer, BatchPlan(n_rows=16)))
     for row, document in zip(batch.tokens, batch.document.tolist(), strict=True):
-        told = corpus.stories(document, document + 1)
-        for position in told.reactions.position:
+        story = corpus.stories(document, document + 1)
+        for position in story.reactions.position:
             word = tokenizer.decode(row[1 + position])  # after <bos>
             assert word in {*LEXICON.glad, *LEXICON.sad, *LEXICON.cheers, *LEXICON.tears}

@@ -13,7 +13,7 @@ from circuits.corpus.stories.generator import BLOCK, StoryGenerator
 from circuits.corpus.stories.grammar import N_BODY, Grammar
 from circuits.corpus.stories.lexicon import Lexicon
 from circuits.corpus.stories.prompts import BEHAVIOURS, minimal_pairs
-from circuits.errors import StoryError
+from circuits.errors import CorpusError
 
 GOLDEN = [
     "one afternoon mia ran around the forest . the picture was perfect but the bed seemed boring "
@@ -66,7 +66,8 @@ def test_a_document_does_not_depend_on_the_range_asked_for(bounds):
     assert part.texts == whole.texts[start:stop]
     np.testing.assert_array_equal(part.surprisal, whole.surprisal[start:stop])
     first, last = whole.offsets[start], whole.offsets[stop]
-    for column, all_of_it in zip(part.truth.columns, whole.truth.columns, strict=True):
+    columns = vars(part.truth).values(), vars(whole.truth).values()
+    for column, all_of_it in zip(*columns, strict=True):
         np.testing.assert_array_equal(column, all_of_it[first:last])
 
 
@@ -93,7 +94,7 @@ def test_all_sentences_are_different_and_their_probabilities_sum_to_one(part):
     for sentence in said:
         try:
             nats, bound = grammar.read(part, sentence.split())
-        except StoryError:  # the grammar never says this: "good but good"
+        except CorpusError:  # the grammar never says this: "good but good"
             continue
         of_one_child = {
             slot: word for slot, word in bound.items() if slot in ("name", "who", "child")
@@ -111,11 +112,11 @@ def _share_of_children(grammar: Grammar, bound: dict[str, str]) -> float:
 
 
 def test_a_word_in_two_lists_is_refused_because_the_entropy_would_be_wrong():
-    with pytest.raises(StoryError, match=r"words in two places \['good'\].*entropy"):
+    with pytest.raises(CorpusError, match=r"words in two places \['good'\].*entropy"):
         replace(Lexicon(), neutral=("good", "red"))
-    with pytest.raises(StoryError, match=r"'then'.*grammar itself uses"):
+    with pytest.raises(CorpusError, match=r"'then'.*grammar itself uses"):
         Grammar(replace(Lexicon(), times=("day", "then")))
-    with pytest.raises(StoryError, match=r"unequal length \[\('positive', 'negative'\)\]"):
+    with pytest.raises(CorpusError, match=r"unequal length \[\('positive', 'negative'\)\]"):
         replace(Lexicon(), positive=("good",))
 
 
@@ -138,7 +139,7 @@ def test_no_counting_model_gets_below_the_floor():
         for context, word in zip(itertools.pairwise(words), words[2:], strict=False):
             counts[context][word] += 1
     held_out = StoryGenerator(seed=4).generate(0, 2000)
-    n_words, nats, n_predicted = len(generator.words) + 1, 0.0, 0
+    n_words, nats, n_predicted = len(generator.grammar.words) + 1, 0.0, 0
     for text in held_out.texts:
         words = ["", "", *text.split(), "end"]
         for context, word in zip(itertools.pairwise(words), words[2:], strict=False):
@@ -238,15 +239,15 @@ def test_negation_pairs_cross_negator_with_sentiment():
 
 
 def test_bad_requests_are_refused_by_name():
-    with pytest.raises(StoryError, match="do not teach a behaviour 'irony'"):
+    with pytest.raises(CorpusError, match="do not teach a behaviour 'irony'"):
         minimal_pairs("irony", 1)
-    with pytest.raises(StoryError, match="seed -1"):
+    with pytest.raises(CorpusError, match="seed -1"):
         StoryGenerator(seed=-1)
-    with pytest.raises(StoryError, match="documents 3 to 2"):
+    with pytest.raises(CorpusError, match="documents 3 to 2"):
         StoryGenerator().generate(3, 2)
-    with pytest.raises(StoryError, match="truth=True"):
+    with pytest.raises(CorpusError, match="truth=True"):
         _ = StoryGenerator().generate(0, 1).reactions
-    with pytest.raises(StoryError, match="0 ways"):
+    with pytest.raises(CorpusError, match="0 ways"):
         Grammar().surprisal_of("one day tom flew . tom saw the dog . tom saw the dog . the end .")
 
 

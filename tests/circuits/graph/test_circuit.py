@@ -191,7 +191,7 @@ def test_a_file_that_is_not_whole_is_refused(circuit, tmp_path, change, said):
 def test_a_file_that_is_cut_short_is_refused_and_nothing_half_written_is_left(circuit, tmp_path):
     path = circuit.save(tmp_path / "circuit.json")
     path.write_text(path.read_text()[:100])
-    with pytest.raises(CircuitsError, match="is not JSON"):
+    with pytest.raises(CircuitsError, match="not readable JSON"):
         Circuit.load(path)
     broken = replace(circuit, energy=float("nan"))
     with pytest.raises(CircuitsError, match="must be finite"):

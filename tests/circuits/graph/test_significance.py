@@ -9,8 +9,8 @@ import torch
 from scipy import stats
 
 from circuits import Basis, BilinearLayer, Interactions
-from circuits.algebra.controls import rotated, shuffled
-from circuits.errors import CircuitsError, ShardError
+from circuits.algebra.basis import rotated, shuffled
+from circuits.errors import CircuitsError, RunError
 from circuits.graph.matching_pursuit import significant_pairs
 from circuits.graph.significance import (
     RotationNull,
@@ -207,7 +207,7 @@ def test_scored_pairs_are_the_strongest_and_resume(tmp_path):
     )
     scored_strongest(inter, 7, range(4), tmp_path)
     pd.testing.assert_frame_equal(scored_strongest(inter, 7, folder=tmp_path), table)
-    with pytest.raises(ShardError, match="another layer"):
+    with pytest.raises(RunError, match="another layer"):
         scored_strongest(inter, 8, folder=tmp_path)
     with pytest.raises(CircuitsError, match="there is no output"):
         scored_strongest(inter, 7, range(3, 12))

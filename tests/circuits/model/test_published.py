@@ -88,7 +88,7 @@ REFUSED = {
     "gate": ("silu", "gate is 'silu': an activation on one factor"),
     "normalization": (False, "normalization is off"),
     "n_head": (3, "d_model 16 cannot be split into 3 heads"),
-    "d_model": ("16", "d_model is '16', not a positive whole number"),
+    "d_model": ("16", "d_model is '16', not a whole number of at least 1"),
     "bias": ("false", "bias is 'false', not true or false"),
     "dropout": (0.1, "unknown field 'dropout'"),
 }

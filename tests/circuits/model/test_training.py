@@ -5,6 +5,7 @@ import os
 import signal
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import jaxtyping
@@ -16,13 +17,14 @@ from circuits.corpus import built_in, open_corpus
 from circuits.corpus.batches import BatchPlan
 from circuits.corpus.documents import split_corpus
 from circuits.corpus.tokenizer import train_tokenizer
-from circuits.errors import CorpusError, DeviceError, ModelError, PlanError, RunError
+from circuits.errors import CorpusError, ModelError, PlanError, RunError, TensorError
 from circuits.model import ModelPlan, ModelShape, Trained, load_model, train_model
 from circuits.model.evaluation import held_out_loss
 from circuits.model.plan import ACTIVATIONS
 from circuits.model.training import ModelTraining, new_network
 from circuits.storage import training_run as runs
 from tests.support.kills import Moment, die_at, exit_code, moments
+from tests.support.signals import interrupt
 
 SMALL = ModelShape(d_model=16, d_hidden=24, n_layer=2, n_head=2)
 PLAN = ModelPlan(SMALL, n_steps=30, n_rows=8, noise=0.1, warm_up=5, seed=3)
@@ -170,26 +172,9 @@ def test_a_run_that_broke_off_while_it_was_put_in_place_is_put_in_place(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_waits_until_the_step_is_saved(number, unbroken, corpus, tmp_path, monkeypatch):
-    whole = ModelTraining.learn
-
-    def interrupted(run, batch):
-        if run.step == 13:
-            os.kill(os.getpid(), number)
-        return whole(run, batch)
-
-    def handler(_number, _frame):
-        raise KeyboardInterrupt
-
-    before = signal.signal(number, handler)
-    try:
-        monkeypatch.setattr(ModelTraining, "learn", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            train_model(PLAN, corpus, tmp_path / "out", device="cpu")
-        assert signal.getsignal(number) is handler
-    finally:
-        signal.signal(number, before)
-    monkeypatch.undo()
+def test_a_signal_waits_until_the_step_is_saved(number, unbroken, corpus, tmp_path):
+    train = partial(train_model, PLAN, corpus, tmp_path / "out", device="cpu")
+    interrupt(ModelTraining, number, 13, train)
     assert metrics(tmp_path / "out")[-1]["step"] == 14
     train_model(PLAN, corpus, tmp_path / "out", device="cpu")
     assert weights(tmp_path / "out") == weights(unbroken.folder)
@@ -302,7 +287,7 @@ def test_plans_are_checked_and_every_fault_is_named():
         PlanError, match="activation 'identity' is not one of linear, silu, gelu, relu"
     ):
         ModelShape(activation="identity")
-    with pytest.raises(PlanError, match=r"n_layer is 0, .*; d_model is -1, not a positive whole"):
+    with pytest.raises(PlanError, match=r"n_layer is 0, .*; d_model is -1, not a whole number"):
         ModelShape(n_layer=0, d_model=-1)
     with pytest.raises(PlanError, match="only a matrix"):
         ModelShape(gated=False)
@@ -357,8 +342,8 @@ def command(*arguments: object, capsys) -> tuple[int, str, str]:
     from analysis.cli.main import main
 
     code = main([str(argument) for argument in arguments])
-    told = capsys.readouterr()
-    return code, told.out, told.err
+    answer = capsys.readouterr()
+    return code, answer.out, answer.err
 
 
 def test_the_command_trains_tells_and_writes(tmp_path, capsys):
@@ -367,9 +352,9 @@ def test_the_command_trains_tells_and_writes(tmp_path, capsys):
     train = ("model", "train", tmp_path / "run", "--plan", tmp_path / "plan.json", "--steps", 3)
     code, out, _ = command(*train, "--device", "cpu", "--json", capsys=capsys)
     assert code == 0
-    told = json.loads(out)
-    assert told["folder"] == str(tmp_path / "run" / "model")
-    assert told["gap"] > 0
+    answer = json.loads(out)
+    assert answer["folder"] == str(tmp_path / "run" / "model")
+    assert answer["gap"] > 0
     code, out, _ = command("model", "info", tmp_path / "run", capsys=capsys)
     assert code == 0
     assert "mlp_in@i: blocks.i.mlp.hook_in" in out
@@ -410,7 +395,7 @@ def test_a_refused_run_leaves_nothing_and_can_be_mended(corpus, tmp_path):
     few = corpus.part(0, 3)
     with pytest.raises(CorpusError, match="too few for one batch"):
         train_model(replace(PLAN, n_rows=64), few, tmp_path / "out", device="cpu")
-    with pytest.raises(DeviceError):
+    with pytest.raises(TensorError):
         train_model(PLAN, corpus, tmp_path / "out", device="tpu")
     assert not (tmp_path / "out").exists()
     assert train_model(PLAN, corpus, tmp_path / "out", device="cpu").n_steps == 30
@@ -478,12 +463,12 @@ def test_no_floor_and_no_reactions_are_claimed_where_words_are_not_tokens(corpus
 
 def test_reactions_are_judged_alike_however_rows_are_batched(unbroken, corpus):
     model = load_model(unbroken.folder, device="cpu")
-    told = [
+    measured = [
         held_out_loss(model.network, corpus, model.tokenizer, BatchPlan(n_rows, window=24))
         for n_rows in (1, 7, 1000)
     ]
-    assert told[0].reactions == told[1].reactions == told[2].reactions
-    assert told[0].floor is None, "rows of 24 tokens cut stories"
+    assert measured[0].reactions == measured[1].reactions == measured[2].reactions
+    assert measured[0].floor is None, "rows of 24 tokens cut stories"
 
 
 def test_a_folder_beside_the_model_is_none_of_its_files(corpus, tmp_path):

@@ -12,8 +12,9 @@ import torch
 from analysis import find_circuit, ledger, validate
 from analysis.attribution.ledger import Reader
 from circuits import Basis, BilinearLayer, Interactions, Spectrum
-from circuits.errors import FeatureRangeError, SpectrumError
+from circuits.errors import BasisError, FeatureRangeError
 from circuits.graph.circuit import Circuit
+from circuits.graph.circuit_figure import circuit_figure
 from circuits.graph.records import (
     BehaviourEvidence,
     Feature,
@@ -25,7 +26,6 @@ from circuits.graph.records import (
     Thresholds,
 )
 from circuits.model import Site, load_model
-from circuits.plotting.circuit_figure import circuit_figure
 from circuits.plotting.display import html_of, number
 from circuits.plotting.figure import BLUE, ORANGE, Figure, line, side_by_side
 from sae import card
@@ -149,7 +149,7 @@ def test_named_controls_stand_beside_a_spectrum(inter):
     wanted = sorted(control.spectrum(2).values.tolist(), reverse=True)
     np.testing.assert_allclose(figure.data[1].y, wanted)
     assert figure.data[1].name == "rotated features"
-    with pytest.raises(SpectrumError) as refused:
+    with pytest.raises(BasisError) as refused:
         inter.spectrum(2).plot(rotated=control.spectrum(2, rank=3))
     assert str(refused.value).startswith("Spectrum.plot: 'rotated' holds 3 eigenvalues, the ")
 

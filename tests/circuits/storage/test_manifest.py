@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from circuits.errors import ManifestError
+from circuits.errors import RunError
 from circuits.storage.manifest import read_manifest, record
 
 
@@ -36,7 +36,7 @@ def test_a_manifest_that_cannot_be_read_is_named(tmp_path):
     assert read_manifest(tmp_path) == []
     for content in ("{", "[1]", json.dumps([{"no": "step"}])):
         (tmp_path / "manifest.json").write_text(content)
-        with pytest.raises(ManifestError, match=r"manifest\.json: not a list of steps"):
+        with pytest.raises(RunError, match=r"manifest\.json: not a list of steps"):
             read_manifest(tmp_path)
 
 

@@ -25,7 +25,8 @@ def test_a_card_shows_the_statistics_and_what_the_weights_promote(model):
     assert shown.statistics.n_active == int(dictionary.statistics.n_active[3])
     assert shown.statistics.histogram == dictionary.statistics.histogram[3].tolist()
     assert (
-        shown.neighbours["neighbour"].tolist() == neighbours(dictionary, 3, 6)["neighbour"].tolist()
+        shown.neighbours["neighbour"].tolist()
+        == neighbours(dictionary, [3], 6)["neighbour"].tolist()
     )
     assert shown.effects is None
     assert shown.examples is None

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from circuits.corpus import open_corpus
-from circuits.errors import FeatureRangeError, ModelError, SiteError
+from circuits.errors import FeatureRangeError, ModelError
 from circuits.model import Site, load_model
 from sae.features.effects import logit_effects, neighbours
 from sae.features.examples import examples
@@ -142,7 +142,7 @@ def test_logit_effects_are_what_the_feature_adds_to_the_logits(site, model):
 
 
 def test_what_an_mlp_reads_has_no_direct_path_to_a_logit(model):
-    with pytest.raises(SiteError, match="mlp_in@0 is what an MLP reads; nothing is written"):
+    with pytest.raises(ModelError, match="mlp_in@0 is what an MLP reads, so its features"):
         logit_effects(small_dictionary(), model)
     with pytest.raises(FeatureRangeError, match="there is no feature 48"):
         logit_effects(small_dictionary(site=Site("mlp_out", 0)), model, [48])
@@ -159,7 +159,7 @@ def test_neighbours_are_the_nearest_by_decoder_cosine():
     np.testing.assert_allclose(table["decoder_cosine"], wanted.values.flatten().numpy())
     encoder_cosines = torch.einsum("fd,fnd->fn", read, read[wanted.indices])
     np.testing.assert_allclose(table["encoder_cosine"], encoder_cosines.flatten(), atol=1e-12)
-    one = neighbours(dictionary, 17, n=6)
+    one = neighbours(dictionary, [17], n=6)
     assert one["neighbour"].tolist() == table[table["feature"] == 17]["neighbour"].tolist()
 
 

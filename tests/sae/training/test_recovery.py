@@ -18,7 +18,7 @@ def test_the_truth_scores_one_in_any_order_and_at_any_length(true):
     order = torch.randperm(len(true), generator=generator(1))
     lengths = 0.1 + normal(len(true), 1, seed=2, dtype=torch.float32).abs()
     assert recovery(lengths * true[order], true) == pytest.approx(
-        {"true_cosine": 1, "learnt_cosine": 1, "recall": 1, "precision": 1}
+        {"true_cosine": 1, "learned_cosine": 1, "recall": 1, "precision": 1}
     )
 
 
@@ -32,7 +32,7 @@ def test_a_feature_is_found_once_however_many_copies_there_are(true):
     copies = torch.cat([true[:6], true[:6], true[:6]])
     found = recovery(copies, true)
     assert (found["recall"], found["precision"]) == (6 / 24, 6 / 18)
-    assert found["learnt_cosine"] == pytest.approx(1)
+    assert found["learned_cosine"] == pytest.approx(1)
     assert found["true_cosine"] < 1
 
 

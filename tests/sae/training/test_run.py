@@ -6,6 +6,7 @@ import shutil
 import signal
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import jaxtyping
@@ -15,7 +16,7 @@ from safetensors import SafetensorError
 
 from analysis.cli.main import main
 from circuits.corpus import built_in
-from circuits.errors import ActivationError, CorpusError, PlanError, RunError, SiteError
+from circuits.errors import CorpusError, DictionaryError, ModelError, PlanError, RunError
 from circuits.model import ModelPlan, ModelShape, Site, load_model, train_model
 from circuits.storage import training_run as runs
 from circuits.storage.training_run import RunFiles
@@ -23,6 +24,7 @@ from sae import TensorActivations, TrainingPlan, load_dictionaries, train_on, tr
 from sae.formats import sae_lens
 from sae.training.run import DictionaryTraining
 from tests.support.kills import Moment, die_at, exit_code, moments
+from tests.support.signals import interrupt
 from tests.support.small import normal
 
 SITES = ("resid_mid@0", "mlp_out@1")
@@ -227,27 +229,9 @@ def test_a_run_that_broke_off_while_it_was_put_in_place_is_put_in_place(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_waits_until_the_step_is_saved(
-    number, model, corpus, unbroken, tmp_path, monkeypatch
-):
-    whole = DictionaryTraining.learn
-
-    def interrupted(run, *given):
-        if run.step == 13:
-            os.kill(os.getpid(), number)
-        return whole(run, *given)
-
-    def handler(_number, _frame):
-        raise KeyboardInterrupt
-
-    before = signal.signal(number, handler)
-    try:
-        monkeypatch.setattr(DictionaryTraining, "learn", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            train_saes(model, corpus, PLAN, tmp_path / "out", device="cpu")
-    finally:
-        signal.signal(number, before)
-    monkeypatch.undo()
+def test_a_signal_waits_until_the_step_is_saved(number, model, corpus, unbroken, tmp_path):
+    train = partial(train_saes, model, corpus, PLAN, tmp_path / "out", device="cpu")
+    interrupt(DictionaryTraining, number, 13, train)
     metrics = (tmp_path / "out" / "blocks.1.hook_mlp_out" / "metrics.jsonl").read_text()
     assert json.loads(metrics.splitlines()[-1])["step"] == 14
     train_saes(model, corpus, PLAN, tmp_path / "out", device="cpu")
@@ -305,13 +289,13 @@ def poisoned(n_good: int):
 
 def test_nan_in_mid_training_names_step_and_site_and_keeps_the_last_checkpoint(tmp_path):
     plan = replace(PLAN, n_features=16, n_batch=100, n_buffer=300)
-    with pytest.raises(ActivationError) as told:
+    with pytest.raises(DictionaryError) as refused:
         train_on(poisoned(9), plan, tmp_path / "saes", device="cpu", checkpoint_every=4)
-    assert "site mlp_in@0: the activations hold NaN" in str(told.value)
-    step = int(str(told.value).split()[1].rstrip(","))
+    assert "site mlp_in@0: the activations hold NaN" in str(refused.value)
+    step = int(str(refused.value).split()[1].rstrip(","))
     assert 28 <= step <= 30  # the buffer of steps 28 to 30 holds it
     (checkpoint,) = (tmp_path / "saes").glob("checkpoint-*.safetensors")
-    assert str(checkpoint) in str(told.value)
+    assert str(checkpoint) in str(refused.value)
     run = DictionaryTraining(poisoned(9), plan, "cpu")
     made_of = {"plan": plan.as_dict(), "activations": poisoned(9).made_of}
     run.resume(RunFiles((), checkpoint, made_of))
@@ -322,7 +306,7 @@ def test_nan_in_mid_training_names_step_and_site_and_keeps_the_last_checkpoint(t
 
 
 def test_nan_at_the_start_is_said_before_anything_is_made(tmp_path):
-    with pytest.raises(ActivationError, match=r"mlp_in@0: the first \d+ activations hold NaN"):
+    with pytest.raises(DictionaryError, match=r"mlp_in@0: the first \d+ activations hold NaN"):
         train_on(poisoned(0), replace(PLAN, n_buffer=300), tmp_path / "saes", device="cpu")
     assert not (tmp_path / "saes").exists()
 
@@ -330,7 +314,7 @@ def test_nan_at_the_start_is_said_before_anything_is_made(tmp_path):
 def test_a_loss_that_grows_beyond_all_bounds_stops(tmp_path):
     x = [normal(300, 8, seed=i, dtype=torch.float32) for i in range(20)]
     plan = replace(PLAN, n_features=16, n_buffer=300, learning_rate=1e37)
-    with pytest.raises(ActivationError, match=r"no longer finite; .* Lower the learning rate"):
+    with pytest.raises(DictionaryError, match=r"no longer finite; .* Lower the learning rate"):
         train_on(TensorActivations(x), plan, tmp_path / "saes", device="cpu")
 
 
@@ -392,15 +376,15 @@ def test_sites_texts_and_plans_that_cannot_be_are_refused_before_anything_is_mad
     model, corpus, tmp_path
 ):
     out = tmp_path / "saes"
-    with pytest.raises(SiteError, match=r"has no layer 7\. Its sites are resid_pre"):
+    with pytest.raises(ModelError, match=r"has no layer 7\. Its sites are resid_pre"):
         train_saes(model, corpus, replace(PLAN, sites=("mlp_in@7",)), out)
-    with pytest.raises(ActivationError, match=r"one pass over the data gives \d+ tokens, fewer"):
+    with pytest.raises(DictionaryError, match=r"one pass over the data gives \d+ tokens, fewer"):
         train_saes(model, corpus, replace(PLAN, n_buffer=10**7), out, device="cpu")
     with pytest.raises(PlanError, match="k is 41, more than the 40 features"):
         replace(PLAN, k=41)
     with pytest.raises(PlanError, match="k is 33, more than the 32 features"):
         train_saes(model, corpus, replace(PLAN, n_features=None, k=33), out)
-    with pytest.raises(PlanError, match="unknown field widht"):
+    with pytest.raises(PlanError, match="unknown field 'widht'"):
         TrainingPlan.from_dict({"widht": 3})
     with pytest.raises(CorpusError, match="too few for one batch"):
         train_saes(model, corpus.part(0, 10), PLAN, out, device="cpu")
@@ -409,7 +393,7 @@ def test_sites_texts_and_plans_that_cannot_be_are_refused_before_anything_is_mad
 
 def test_a_plan_that_cannot_be_names_all_that_is_wrong_with_it(monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would speak first
-    said = r"n_batch is 1, .*k is 0, .*activation is 'relu', .*outlier is 0.5, .*sites are 'mlp_in"
+    said = r"n_batch is 1, .*k is 0, .*outlier is 0.5, .*activation is 'relu', .*sites are 'mlp_in"
     with pytest.raises(PlanError, match=said):
         TrainingPlan(k=0, n_batch=1, activation="relu", outlier=0.5, sites="mlp_in@0")
     odd = {"sites": None, "normalise": "no", "learning_rate": True, "seed": 2**70}
@@ -429,22 +413,22 @@ def test_a_plan_comes_back_from_json():
     assert 0 < rates[-1] < 0.3 * PLAN.learning_rate
 
 
-def test_every_step_can_be_told_to_another(model, corpus, tmp_path):
-    told = []
+def test_every_step_can_be_logged_to_another(model, corpus, tmp_path):
+    logged = []
     plan = replace(PLAN, n_tokens=600)
     train_saes(
         model, corpus, plan, tmp_path / "saes", device="cpu",
-        log=lambda site, row: told.append((site, row["step"], row["fvu"])),
+        log=lambda site, row: logged.append((site, row["step"], row["fvu"])),
     )  # fmt: skip
-    assert [(site, step) for site, step, _ in told] == [
+    assert [(site, step) for site, step, _ in logged] == [
         (site, step) for step in (1, 2, 3) for site in SITES
     ]
 
 
-def test_watchers_are_told_each_step_and_keep_their_files_out_of_the_dictionaries(
+def test_watchers_are_logged_each_step_and_keep_their_files_out_of_the_dictionaries(
     model_folder, tmp_path, monkeypatch, capsys
 ):
-    told = []
+    logged = []
 
     class Wandb:
         def init(self, project, dir):
@@ -452,7 +436,7 @@ def test_watchers_are_told_each_step_and_keep_their_files_out_of_the_dictionarie
             return self
 
         def log(self, row, step):
-            told.append((step, sorted(row)[0]))
+            logged.append((step, sorted(row)[0]))
 
     monkeypatch.setitem(sys.modules, "wandb", Wandb())
     shutil.copytree(model_folder, tmp_path / "model")
@@ -460,7 +444,7 @@ def test_watchers_are_told_each_step_and_keep_their_files_out_of_the_dictionarie
     (tmp_path / "plan.json").write_text(json.dumps({"n_batch": 3000, "n_buffer": 3000}))
     command += ["--k", "3", "--plan", str(tmp_path / "plan.json"), "--device", "cpu"]
     assert main([*command, "--log", "wandb"]) == 0
-    assert told == [(i, f"{s}/dead_share") for i in (1, 2, 3) for s in SITES]
+    assert logged == [(i, f"{s}/dead_share") for i in (1, 2, 3) for s in SITES]
     assert {path.name for path in (tmp_path / "saes").iterdir()} == {
         Site.parse(site).hook_name for site in SITES
     }
@@ -479,7 +463,7 @@ def test_watchers_are_told_each_step_and_keep_their_files_out_of_the_dictionarie
 
 
 @pytest.mark.parametrize("layout", ["sae-lens", "sparsify", "dictionary_learning"])
-def test_one_dictionary_of_any_layout_is_told_of(layout, unbroken, tmp_path, capsys):
+def test_one_dictionary_of_any_layout_is_logged_of(layout, unbroken, tmp_path, capsys):
     dictionary = load_dictionaries(unbroken, device="cpu")[Site.parse(SITES[0])]
     dictionary.save(tmp_path / "one", layout)
     assert main(["sae", "info", str(tmp_path / "one"), "--json"]) == 0
@@ -510,7 +494,7 @@ def test_quality_says_when_the_model_or_the_text_are_not_what_they_should_be(
     text.write_text("\n\n".join(["the cake was good so mia felt happy ."] * 8))
     command = ["sae", "quality", str(tmp_path), "--json", "--text", str(text), "--device", "cpu"]
     assert main(command) == 0
-    told = capsys.readouterr()
-    assert all(f"note: {site} was trained on another model" in told.err for site in SITES)
-    assert "too few documents to hold any out" in told.err
-    assert {row["n_documents"] for row in json.loads(told.out).values()} <= set(range(1, 9))
+    printed = capsys.readouterr()
+    assert all(f"note: {site} was trained on another model" in printed.err for site in SITES)
+    assert "too few documents to hold any out" in printed.err
+    assert {row["n_documents"] for row in json.loads(printed.out).values()} <= set(range(1, 9))

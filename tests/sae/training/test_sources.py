@@ -7,7 +7,7 @@ import torch
 
 from circuits.corpus import built_in
 from circuits.corpus.batches import BatchPlan, in_order
-from circuits.errors import ActivationError, SiteError
+from circuits.errors import DictionaryError, ModelError
 from circuits.model import ModelPlan, ModelShape, Site, load_model, train_model
 from sae.training.mixer import Mixer, Place, prefetched, summary
 from sae.training.run import middle
@@ -169,12 +169,12 @@ def test_a_damaged_cache_is_refused(source, tmp_path):
     content = shard.read_bytes()
     shard.write_bytes(content[:-10])
     with pytest.raises(
-        ActivationError, match=r"shard-00000.safetensors: cannot be read .* damaged"
+        DictionaryError, match=r"shard-00000.safetensors: cannot be read .* damaged"
     ):
         next(cached.chunks())
-    with pytest.raises(ActivationError, match=r"cache: already exists. Name a new"):
+    with pytest.raises(DictionaryError, match=r"cache: already exists. Name a new"):
         cache_activations(source, tmp_path / "cache", 3000)
-    with pytest.raises(ActivationError, match=r"activations.json: no such file"):
+    with pytest.raises(DictionaryError, match=r"activations.json: no such file"):
         next(CachedActivations(tmp_path).chunks())
 
 
@@ -185,27 +185,27 @@ def test_a_shard_of_another_cache_is_noticed(source, tmp_path):
     (tmp_path / "other" / "shard-00000.safetensors").replace(
         tmp_path / "one" / "shard-00000.safetensors"
     )
-    with pytest.raises(ActivationError, match="its tensors differ from the index"):
+    with pytest.raises(DictionaryError, match="its tensors differ from the index"):
         next(one.chunks())
 
 
 def test_data_shorter_than_the_buffer_is_refused_with_its_length(source):
-    with pytest.raises(ActivationError, match="one pass over the data gives 200 tokens, fewer"):
+    with pytest.raises(DictionaryError, match="one pass over the data gives 200 tokens, fewer"):
         taken(Mixer(numbered(5, 40), n_buffer=201, n_batch=10), 1)
     assert len(taken(Mixer(numbered(5, 40), n_buffer=200, n_batch=10), 90)) == 90
-    with pytest.raises(ActivationError, match=r"fewer than the buffer of 1000000"):
+    with pytest.raises(DictionaryError, match=r"fewer than the buffer of 1000000"):
         taken(Mixer(source, n_buffer=10**6, n_batch=10), 1)
 
 
 def test_an_iterator_that_can_be_used_only_once_is_refused():
     used_up = iter([torch.ones(5, 3)] * 4)
-    with pytest.raises(ActivationError, match="this iterator can be used only once"):
+    with pytest.raises(DictionaryError, match="this iterator can be used only once"):
         TensorActivations(lambda: used_up)
     parts = [torch.ones(5, 3)] * 4
     stream = TensorActivations(lambda: iter([parts.pop() for _ in range(len(parts))]))
-    with pytest.raises(ActivationError, match="the first pass is empty"):
+    with pytest.raises(DictionaryError, match="the first pass is empty"):
         stream.widths  # noqa: B018
-    with pytest.raises(ActivationError, match="the first pass is empty"):
+    with pytest.raises(DictionaryError, match="the first pass is empty"):
         TensorActivations([]).widths  # noqa: B018
 
 
@@ -213,21 +213,21 @@ def test_items_that_differ_from_the_first_are_refused():
     first = {IN: torch.ones(4, 3), OUT: torch.ones(4, 3)}
     for other in ({IN: torch.ones(4, 3)}, {**first, OUT: torch.ones(4, 2)}):
         stream = TensorActivations([first, other])
-        with pytest.raises(ActivationError, match=r"item 1 has .* the first has mlp_in@0: 3, mlp"):
+        with pytest.raises(DictionaryError, match=r"item 1 has .* the first has mlp_in@0: 3, mlp"):
             list(zip(stream.chunks(), range(2), strict=False))
 
 
 def test_tensors_that_are_not_rows_of_tokens_are_refused():
-    with pytest.raises(ActivationError, match=r"mlp_in@0: \(2, 3, 4\).*Flatten batch"):
+    with pytest.raises(DictionaryError, match=r"mlp_in@0: \(2, 3, 4\).*Flatten batch"):
         TensorActivations([torch.ones(2, 3, 4)]).widths  # noqa: B018
     uneven = [{IN: torch.ones(4, 3), OUT: torch.ones(5, 3)}]
-    with pytest.raises(ActivationError, match="same tokens at every site"):
+    with pytest.raises(DictionaryError, match="same tokens at every site"):
         TensorActivations(uneven).widths  # noqa: B018
 
 
 def test_a_site_that_the_model_lacks_is_refused_with_those_it_has(model):
     with pytest.raises(
-        SiteError,
+        ModelError,
         match=r"has no layer 2. Its sites are resid_pre, attn_out, resid_mid, mlp_in, mlp_out, "
         r"resid_post, each @0 to @1.",
     ):

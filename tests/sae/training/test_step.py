@@ -63,8 +63,8 @@ def test_gradients_are_those_of_the_loss(kind, n_dead, tile):
     coder.tokens_since[20 : 20 + n_dead] = 11
     wanted_loss, wanted = by_differentiation(coder, x, coder.dead)
     measured = coder.step(x, 0.0)
-    assert measured.n_dead == n_dead
-    torch.testing.assert_close(measured.loss, wanted_loss)
+    assert measured["n_dead"] == n_dead
+    torch.testing.assert_close(measured["loss"], wanted_loss)
     for gradient, want in zip(coder.gradients, clipped(wanted), strict=True):
         torch.testing.assert_close(gradient, want, atol=1e-12, rtol=1e-10)
 
@@ -95,23 +95,14 @@ def test_a_screen_in_bfloat16_finds_what_float32_finds(monkeypatch):
 @pytest.mark.parametrize("kind", ["topk", "batchtopk"])
 def test_steps_are_those_of_sae_lens(kind, monkeypatch):
     """Loss for loss and weight for weight, dead features, clipping and thresholds included."""
-    from sae_lens import (
-        BatchTopKTrainingSAE,
-        BatchTopKTrainingSAEConfig,
-        TopKTrainingSAE,
-        TopKTrainingSAEConfig,
-    )
     from sae_lens.config import LoggingConfig, SAETrainerConfig
+    from sae_lens.registry import get_sae_training_class
     from sae_lens.training.sae_trainer import SAETrainer
 
     coder, x = small_coder(kind, auxiliary=0.7, dead_after=3 * 50)
     coder.bias[:6] = -9.0  # these are silent, and soon dead
     batches = [x + 0.3 * normal(50, 12, seed=9 + i) for i in range(12)]
-    classes = {
-        "topk": (TopKTrainingSAE, TopKTrainingSAEConfig),
-        "batchtopk": (BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig),
-    }
-    sae_class, config_class = classes[kind]
+    sae_class, config_class = get_sae_training_class(kind)
     sae = sae_class(config_class(d_in=12, d_sae=40, k=5, aux_loss_coefficient=0.7, dtype="float64"))
     with torch.no_grad():
         sae.W_enc.copy_(coder.encoder.mT)
@@ -131,8 +122,8 @@ def test_steps_are_those_of_sae_lens(kind, monkeypatch):
     for batch in batches:
         theirs = trainer.step(batch)
         ours = coder.step(batch, 1e-2)
-        n_dead = max(n_dead, ours.n_dead)
-        torch.testing.assert_close(ours.loss, theirs.losses["mse_loss"].detach())
+        n_dead = max(n_dead, ours["n_dead"])
+        torch.testing.assert_close(ours["loss"], theirs.losses["mse_loss"].detach())
     assert n_dead > 3
     pairs = {
         "encoder": sae.W_enc.mT, "bias": sae.b_enc, "decoder": sae.W_dec, "offset": sae.b_dec,
@@ -186,7 +177,7 @@ def test_features_inactive_for_long_are_dead_until_they_fire_again():
 def test_dead_features_are_counted_without_an_auxiliary_loss_too():
     coder, x = small_coder("topk", auxiliary=0.0, dead_after=10)
     coder.tokens_since[20:24] = 11
-    assert coder.step(x, 0.0).n_dead == 4
+    assert coder.step(x, 0.0)["n_dead"] == 4
 
 
 def test_auxk_brings_dead_features_back():
@@ -215,7 +206,7 @@ def test_batchtopk_keeps_k_a_token_on_average_and_its_threshold_follows():
     assert float(coder.threshold) == 0  # encoding does not change it
     for n_steps in (1, 10, 400):
         for _ in range(n_steps):
-            assert float(coder.step(x, 0.0).n_active) == 5
+            assert float(coder.step(x, 0.0)["l0"]) == 5
     assert float(coder.settled_threshold(411)) == pytest.approx(least)
     assert float(coder.threshold) == pytest.approx(least, rel=0.02)
 
@@ -279,7 +270,7 @@ def test_recorded_steps_on_a_gpu_are_the_steps_they_were_recorded_from():
     for n_plain in (100, 3):
         coder = Coder.start(64, 1024, generator(1), x.mean(0), k=16, record_after=n_plain)
         losses = [
-            float(coder.step(batch, 1e-3 * (i + 1)).loss) for i, batch in enumerate(x.split(512))
+            float(coder.step(batch, 1e-3 * (i + 1))["loss"]) for i, batch in enumerate(x.split(512))
         ]
         ends.append((losses, coder))
     (plain, one), (recorded, other) = ends

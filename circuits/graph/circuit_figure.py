@@ -1,11 +1,9 @@
-"""A circuit as a picture: groups of input features, the gates they form, what is written.
+"""A circuit as a picture: input features in a circle for each group, the gates that pairs of groups
+form, and the output features that are written.
 
-From left to right, as it computes: input features in a circle for each group, the gates that pairs
-of groups form, and the output features that are written; a gate's edges show which groups and
-outputs it joins, the numbers are on the edges between features. Blue adds to the answers (or, in a
-circuit without a behaviour, to the output), orange subtracts, and width is strength. Nothing is
-random, so the same circuit gives the same picture. Distance means nothing. The report draws the
-same places (`picture`) as Jupyter (`circuit_figure`).
+Blue adds to the answers (or, in a circuit without a behaviour, to the output), orange subtracts,
+and width is strength; distance means nothing. Nothing is random. The report draws the same places
+(`picture`) as Jupyter (`circuit_figure`).
 """
 
 from __future__ import annotations
@@ -18,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from circuits.graph.records import Feature, Gate, Interaction, Output
 from circuits.plotting.display import cut, number, shown
 from circuits.plotting.figure import BLUE, GREEN, GREY, ORANGE, Figure, points
 
@@ -31,55 +30,15 @@ _MARGIN = 64.0
 _MOST_NODES = 120  # features that are drawn, those of the strongest pairs first
 
 
-@dataclass(frozen=True)
-class Node:
-    """An input feature, and the number of its group."""
-
-    feature: int
-    label: str
-    group: int
-
-
-@dataclass(frozen=True)
-class Edge:
-    """A pair of features."""
-
-    first: int
-    second: int
-    strength: float  # its width, and by its sign its colour
-    text: str  # shown where it is pointed at
-
-
-@dataclass(frozen=True)
-class Junction:
-    """A gate of two groups."""
-
-    gate: str
-    first: int
-    second: int
-    value: float
-    share: float
-
-
-@dataclass(frozen=True)
-class Target:
-    """An output feature."""
-
-    feature: int
-    label: str
-    effect: float | None = None
-    share: float | None = None
-
-
 @dataclass(frozen=True, eq=False)
 class Drawing:
     """The parts of a circuit that are drawn."""
 
     name: str
-    nodes: Sequence[Node]
-    edges: Sequence[Edge]
-    gates: Sequence[Junction]
-    outputs: Sequence[Target]
+    features: Sequence[Feature]
+    interactions: Sequence[Interaction]
+    gates: Sequence[Gate]
+    outputs: Sequence[Output]
     groups: Mapping[int, str]  # names
     notes: tuple[str, str] = ("", "")  # sentences after the counts of pairs, and at the end
     table: pd.DataFrame = field(default_factory=pd.DataFrame)  # of the pairs
@@ -94,7 +53,7 @@ class _Spot:
 
 def picture(drawing: Drawing) -> dict[str, Any]:
     """Everything that is drawn, with its place."""
-    pairs = _drawn_pairs(drawing.edges)
+    pairs = _drawn_pairs(drawing.interactions)
     members = _members(drawing, pairs)
     spots = _groups(
         {group: len(of) for group, of in members.items()},
@@ -108,7 +67,11 @@ def picture(drawing: Drawing) -> dict[str, Any]:
     )
     height = max(bottom, 96.0 * len(gates) + 60, 58.0 * len(drawing.outputs) + 60, 300.0)
     spots = {g: _Spot(s.x, s.y + (height - bottom) / 2, s.radius) for g, s in spots.items()}
-    labels = {node.feature: node.label for node in drawing.nodes}
+    labels = {feature.feature: feature.label for feature in drawing.features}
+    joined = [
+        dict(gate=g.gate, first=g.first, second=g.second, value=g.strength, share=g.share)
+        for g in gates
+    ]
     return {
         "width": right + 460,
         "height": height,
@@ -122,21 +85,21 @@ def picture(drawing: Drawing) -> dict[str, Any]:
             for feature, spot in _inside(of, spots[group])
         ],
         "edges": [
-            {"pair": n, "first": edge.first, "second": edge.second, "strength": edge.strength}
+            {"pair": n, "first": pair.first, "second": pair.second, "strength": pair.strength}
             for n in pairs
-            for edge in [drawing.edges[n]]
+            for pair in [drawing.interactions[n]]
         ],
-        "gates": _column(gates, right + 130, height),
-        "outputs": _column(drawing.outputs, right + 310, height),
+        "gates": _column(joined, right + 130, height),
+        "outputs": _column([asdict(output) for output in drawing.outputs], right + 310, height),
     }
 
 
-def _drawn_pairs(edges: Sequence[Edge]) -> list[int]:
+def _drawn_pairs(pairs: Sequence[Interaction]) -> list[int]:
     """Places of the pairs that are drawn: the strongest, as long as their features fit."""
     chosen: list[int] = []
     features: set[int] = set()
-    for place in sorted(range(len(edges)), key=lambda n: -abs(edges[n].strength)):
-        wider = features | {edges[place].first, edges[place].second}
+    for place in sorted(range(len(pairs)), key=lambda n: -abs(pairs[n].strength)):
+        wider = features | {pairs[place].first, pairs[place].second}
         if len(wider) <= _MOST_NODES:
             features = wider
             chosen.append(place)
@@ -145,18 +108,19 @@ def _drawn_pairs(edges: Sequence[Edge]) -> list[int]:
 
 def _members(drawing: Drawing, pairs: list[int]) -> dict[int, list[int]]:
     """The features of some pairs by group."""
-    used = {end for n in pairs for end in (drawing.edges[n].first, drawing.edges[n].second)}
+    drawn = [drawing.interactions[n] for n in pairs]
+    used = {end for pair in drawn for end in (pair.first, pair.second)}
     members: dict[int, list[int]] = {}
-    for node in drawing.nodes:
-        if node.feature in used:
-            members.setdefault(node.group, []).append(node.feature)
+    for feature in drawing.features:
+        if feature.feature in used:
+            members.setdefault(feature.group, []).append(feature.feature)
     return dict(sorted(members.items()))
 
 
-def _column(parts: Sequence[Junction | Target], x: float, height: float) -> list[dict[str, Any]]:
+def _column(parts: list[dict[str, Any]], x: float, height: float) -> list[dict[str, Any]]:
     """Gates or outputs, one below the other."""
     return [
-        {**asdict(part), "place": n, "x": x, "y": height * (n + 0.5) / len(parts)}
+        {**part, "place": n, "x": x, "y": height * (n + 0.5) / len(parts)}
         for n, part in enumerate(parts)
     ]
 
@@ -232,8 +196,8 @@ def circuit_figure(drawing: Drawing) -> Figure:
 
 
 def _note(drawing: Drawing, n_drawn: int) -> str:
-    n = len(drawing.edges)
-    counts = f"{n} pair{'s' * (n != 1)} of {len(drawing.nodes)} features"
+    n = len(drawing.interactions)
+    counts = f"{n} pair{'s' * (n != 1)} of {len(drawing.features)} features"
     if n_drawn < n:
         counts += f", the {n_drawn} strongest drawn"
     first, last = drawing.notes
@@ -263,10 +227,21 @@ def _edge_lines(
              "line": {"width": width, "color": colour}, "opacity": 0.75, "hoverinfo": "skip"}
         )  # fmt: skip
     at = [x for x, _ in middles], [y for _, y in middles]
-    held = points(*at, "pairs", [drawing.edges[edge["pair"]].text for edge in edges],
+    texts = [_numbers_of(drawing.interactions[edge["pair"]]) for edge in edges]
+    held = points(*at, "pairs", texts,
                   hovertemplate="%{text}<extra></extra>",
                   marker={"size": 16, "opacity": 0})  # fmt: skip
     return [*made, held]
+
+
+def _numbers_of(pair: Interaction) -> str:
+    """A pair's numbers, those that are known and not zero."""
+    named = {
+        "weight": pair.weight, "z": pair.z, "q": pair.q, "contrast": pair.contrast,
+        "elsewhere": pair.elsewhere, "data weight": pair.data_weight,
+    }  # fmt: skip
+    numbers = ", ".join(f"{name} {number(value)}" for name, value in named.items() if value)
+    return f"feature {pair.first} × feature {pair.second}: {numbers}"
 
 
 def _node_points(nodes: list[dict[str, Any]]) -> dict[str, Any]:
