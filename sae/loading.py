@@ -37,10 +37,11 @@ def load_dictionaries(
 ) -> dict[Site, Dictionary]:
     """All dictionaries of a run folder, or of its folder ``saes``, in the model's order."""
     run = Path(run).expanduser()
-    if not run.is_dir():
-        raise DictionaryError(f"{run}: no such folder. Pass a run folder, or the saes in one.")
     inside = run / folders.IN_RUN
-    folder = inside if inside.is_dir() else run
+    folder = inside if inside.exists() else run
+    if not folder.is_dir():
+        found_there = "is a file" if folder.exists() else "no such folder"
+        raise DictionaryError(f"{folder}: {found_there}. Pass a run folder, or the saes in one.")
     found: dict[Site, Dictionary] = {}
     for path in sorted(folder.iterdir()):
         if not path.is_dir() or path.name.startswith(".") or path.name == "model":
