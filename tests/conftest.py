@@ -40,7 +40,7 @@ def pytest_addoption(parser):
     )
 
 
-LONGEST = ("test_notebooks.py", "test_browser.py", "test_report.py")
+LONGEST = ("test_notebooks.py", "test_browser.py", "test_demo.py", "test_training.py")
 
 
 def pytest_collection_modifyitems(config, items):
