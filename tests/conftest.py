@@ -40,7 +40,7 @@ def pytest_addoption(parser):
     )
 
 
-LONGEST = ("test_notebooks.py", "test_browser.py", "test_demo.py", "test_training.py")
+LONGEST = ("test_notebooks.py", "test_browser.py", "test_training.py", "test_run.py")
 
 
 def pytest_collection_modifyitems(config, items):
