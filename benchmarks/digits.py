@@ -17,7 +17,6 @@ from analysis.studies.images.components import component_truncation, shared_neur
 from analysis.studies.images.data import ImageData, open_images
 from analysis.studies.images.dictionaries import read_through, train_on_pairs
 from analysis.studies.images.measurements import (
-    curves,
     dictionary_plan_for,
     matches,
     measure,
@@ -25,7 +24,12 @@ from analysis.studies.images.measurements import (
     regularisation,
 )
 from analysis.studies.images.model import ImageModel, accuracy
-from analysis.studies.images.spectra import ClassSpectra, best_matches, form_similarity
+from analysis.studies.images.spectra import (
+    ClassSpectra,
+    best_matches,
+    form_similarity,
+    truncation,
+)
 from analysis.studies.images.training import ImagePlan, train_classifier
 from analysis.studies.images.tree import tree_curve
 from benchmarks.measure import machine, table
@@ -126,8 +130,13 @@ def widths_and_parts(where: str | None) -> str:
         for width in WIDTHS
         for seed in FEW_SEEDS
     }
-    found = curves(models.values(), data.test, SHOWN)
-    means = found.groupby(["d_hidden", "rank"])["accuracy"].mean().unstack().reset_index()
+    curves = [
+        truncation(ClassSpectra.of(model), data.test, SHOWN).assign(d_hidden=width)
+        for (width, _), model in models.items()
+    ]
+    means = (
+        pd.concat(curves).groupby(["d_hidden", "rank"])["accuracy"].mean().unstack().reset_index()
+    )
     first, second = (models[WIDTHS[-1], seed] for seed in FEW_SEEDS)
     return "\n\n".join(
         [

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 
-def lazy(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """A package's ``__getattr__`` and ``__dir__``, for what it imports ``if TYPE_CHECKING``: so a
-    name's module is written down once, where type checkers and editors read it too."""
+def lazy(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """A package's ``__getattr__``, ``__dir__`` and ``__all__``, for what it imports ``if
+    TYPE_CHECKING``: so a name is written down once, where type checkers and editors read it too."""
     source = Path(str(sys.modules[package].__file__)).read_text(encoding="utf-8")
     blocks = [node.body for node in ast.parse(source).body if isinstance(node, ast.If)]
     imports = [node for body in blocks for node in body if isinstance(node, ast.ImportFrom)]
@@ -25,4 +25,4 @@ def lazy(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
             return import_module(f"{package}.{name}")
         return getattr(import_module(homes[name]), name)
 
-    return find, lambda: sorted(homes)
+    return find, lambda: sorted(homes), sorted(homes)

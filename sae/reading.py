@@ -74,20 +74,6 @@ def readings(
         yield Reading(batch, plan.window, *read_counted(model, batch, sites))
 
 
-def activations_in_order(
-    model: Model,
-    corpus: Corpus,
-    site: Site | str,
-    *,
-    n_documents: int = N_DOCUMENTS,
-    window: int | None = None,
-) -> Iterator[Float[Tensor, "token model"]]:
-    """The activations of one site, batch by batch, as `Dictionary.measured` takes them."""
-    site = Site.parse(site) if isinstance(site, str) else site
-    for reading in readings(model, corpus, [site], n_documents=n_documents, window=window):
-        yield reading.activations[site]
-
-
 @torch.no_grad()
 def read_counted(
     model: Model, batch: Batch, sites: Iterable[Site]

@@ -141,8 +141,7 @@ def ledger(
 def _parts(
     model: Model, layer: BilinearLayer, inputs: Dictionary, x: Float[Tensor, " model"]
 ) -> tuple[Float[Tensor, "part input"], list[int]]:
-    """What the MLP is given as a sum: active features, the constant, the error; and the features'
-    numbers."""
+    """The MLP's input as a sum: active features, constant, error; and the features' numbers."""
     code = inputs.active(x[None].to(inputs.dtype))
     chosen = code.features[code.active].long()
     written = code.values[code.active].double()[:, None] * inputs.decoder[chosen].double()

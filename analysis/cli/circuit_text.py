@@ -52,10 +52,9 @@ def _gates(circuit: Circuit) -> pd.DataFrame:
 
 
 def _pairs(circuit: Circuit) -> pd.DataFrame:
-    labels = {feature.feature: feature.label for feature in circuit.features}
     table = circuit.tables()["interactions"]
     for end in ("first", "second"):
-        table[end] = table[end].map(labels)
+        table[end] = table[end].map(circuit.label)
     table["z"] = table["z"].astype(float)
     return table[["first", "second", "weight", "contrast", "elsewhere", "z"]]
 

@@ -17,8 +17,7 @@ from typing import Any
 from analysis.report import write_report
 from analysis.runs.circuits import behaviour_of, run_find, run_validate, story_cases
 from analysis.runs.folder import RunFolder
-from analysis.runs.interactions import run_interactions
-from analysis.runs.rank import run_rank
+from analysis.runs.layers import run_interactions, run_rank
 from analysis.runs.run import Run
 from analysis.runs.training import run_model, run_saes
 from analysis.validation.record import Validation

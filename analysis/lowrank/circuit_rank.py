@@ -5,7 +5,6 @@ chosen for the contrast of a behaviour, so its pairs need not follow a feature o
 """
 
 from collections.abc import Mapping
-from enum import Enum
 from typing import Literal
 
 import numpy as np
@@ -30,6 +29,7 @@ from circuits.corpus.documents import Corpus
 from circuits.graph.circuit import Circuit
 from circuits.model.model import Model
 from circuits.model.site import Site, mlp_sites
+from circuits.storage.records import Word
 from sae.dictionary import Dictionary
 from sae.reading import N_DOCUMENTS, readings
 
@@ -39,10 +39,8 @@ _PERCENT = (2.5, 97.5)
 _Pairs = list[tuple[int, int]]
 
 
-class Approximation(str, Enum):
+class Approximation(Word):
     """What is compared with an output's activation; the values are in the column ``form``."""
-
-    __str__ = str.__str__
 
     CIRCUIT = "circuit"  # its own pairs
     RANDOM_PAIRS = "random pairs"  # as many of features that are active together

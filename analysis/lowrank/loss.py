@@ -13,7 +13,6 @@ their values are approximations; ``rotated`` has the same eigenvalues along rand
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from enum import Enum
 
 import pandas as pd
 import torch
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from analysis.lowrank.sums import Forms
 from circuits.model.model import Model
+from circuits.storage.records import Word
 from sae.dictionary import Dictionary
 from sae.reading import Reading
 
@@ -29,10 +29,8 @@ _TILE = 2**20  # squares that are held at a time
 _ROWS = 2**24  # scores that are held at a time
 
 
-class Replacement(str, Enum):
+class Replacement(Word):
     """What takes the place of the MLP's output, beside the ranks; the values are in the table."""
-
-    __str__ = str.__str__
 
     CLEAN = "clean"  # nothing: the model as it is
     ZERO = "zero"

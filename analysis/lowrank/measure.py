@@ -103,8 +103,12 @@ def rank_curve(
     n_rank = max(1, min(n_rank, forms.d_input - 1))
     about = {**_about(forms, corpus, n_documents), "reader": reader, "n_bootstrap": n_bootstrap,
              "seed": seed}  # fmt: skip
-    made_of = {**about, "ranks": n_rank, "version": version("bilinear-circuits")}
-    keep = partial(_kept, folder, json.dumps(made_of, sort_keys=True))
+    settings = {**about, "ranks": n_rank, "version": version("bilinear-circuits")}
+
+    def keep(name: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        path = None if folder is None else Path(folder) / f"{name}.parquet"
+        return kept_table(path, json.dumps(settings, sort_keys=True), make)
+
     table, by_size = _table(forms, tokens, totals, n_rank, Resampling(n_bootstrap, seed), keep)
     table = table.merge(_untrained(forms, corpus, n_rank, n_documents, seed, keep), how="left")
     loss = truncation_loss(
@@ -116,14 +120,6 @@ def rank_curve(
         seed,
     )
     return RankCurve(table, loss, about | {"min_active": min_active, "n_token": totals.n_token})
-
-
-def _kept(
-    folder: str | Path | None, made_of: str, name: str, make: Callable[[], pd.DataFrame]
-) -> pd.DataFrame:
-    """A finished block of a curve from the folder, or a new one."""
-    path = None if folder is None else Path(folder) / f"{name}.parquet"
-    return kept_table(path, made_of, make)
 
 
 def _about(forms: LayerForms, corpus: Corpus, n_documents: int) -> dict[str, Any]:

@@ -7,9 +7,20 @@ import pandas as pd
 
 from analysis.lowrank.loss import Replacement
 from analysis.lowrank.sums import Control
-from circuits.plotting.figure import BLUE, GREEN, GREY, ORANGE, Figure, counts, line, points
+from circuits.plotting.figure import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    Figure,
+    axes,
+    counts,
+    line,
+    points,
+)
 
 _DASHES = {Control.ROTATED: "dot", Control.SHUFFLED: "dash", Control.UNTRAINED: "dashdot"}
+_CORRELATION = "correlation on active tokens, rank {}"
 
 
 def by_rank(mean: pd.DataFrame, note: str) -> Figure:
@@ -24,8 +35,7 @@ def by_rank(mean: pd.DataFrame, note: str) -> Figure:
         line(mean.index, mean["mean_all"], "all tokens", line={"color": GREEN, "dash": "dash"}),
         line(mean.index, mean["mean"], "active tokens", line={"color": BLUE, "width": 3}),
     ]  # fmt: skip
-    layout = {"xaxis": {"type": "log", "title": {"text": "eigenvectors"}},
-              "yaxis": {"title": {"text": "mean correlation"}}}  # fmt: skip
+    layout = axes("eigenvectors", "mean correlation", xaxis={"type": "log"})
     return Figure("by-rank", "Correlation by rank", note, traces, mean.reset_index(), layout)
 
 
@@ -37,7 +47,7 @@ def thresholds(shares: pd.DataFrame, rank: int, note: str) -> Figure:
         line(shares.index, shares["share"], "features", line={"color": BLUE, "width": 3}),
     ]  # fmt: skip
     title = f"Share above every threshold, rank {rank}"
-    layout = _correlation_axis(rank, "share of features above it")
+    layout = axes(_CORRELATION.format(rank), "share of features above it")
     return Figure("thresholds", title, note, traces, shares.reset_index(), layout)
 
 
@@ -53,13 +63,8 @@ def distribution(
     made.append(counts(own, edges, "features", color=BLUE, width=3))
     table = pd.concat([table for _, table in made], ignore_index=True)
     title = f"Distribution over features, rank {rank}"
-    layout = _correlation_axis(rank, "share of features")
+    layout = axes(_CORRELATION.format(rank), "share of features")
     return Figure("distribution", title, note, [trace for trace, _ in made], table, layout)
-
-
-def _correlation_axis(rank: int, vertical: str) -> dict[str, object]:
-    return {"xaxis": {"title": {"text": f"correlation on active tokens, rank {rank}"}},
-            "yaxis": {"title": {"text": vertical}}}  # fmt: skip
 
 
 def scatter_by(rows: pd.DataFrame, rank: int, column: str, label: str, note: str) -> Figure:
@@ -69,8 +74,7 @@ def scatter_by(rows: pd.DataFrame, rank: int, column: str, label: str, note: str
     traces = [points(table[column], table["correlation"], "features", names,
                      marker={"color": BLUE, "size": 6, "opacity": 0.6})]  # fmt: skip
     scale = "log" if column == "n_active" else "linear"
-    layout = {"xaxis": {"type": scale, "title": {"text": label}},
-              "yaxis": {"title": {"text": f"correlation, rank {rank}"}}}  # fmt: skip
+    layout = axes(label, f"correlation, rank {rank}", xaxis={"type": scale})
     title = f"Correlation at rank {rank} against {label}"
     return Figure(f"by-{column}", title, note, traces, table, layout)
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from enum import Enum
 
 import numpy as np
 import torch
@@ -25,6 +24,7 @@ from torch.nn import functional
 from circuits.algebra.directions import random_orthonormal
 from circuits.algebra.spectrum import Spectrum
 from circuits.errors import TensorError
+from circuits.storage.records import Word
 from sae.reading import Reading
 from sae.sparse import Code
 
@@ -33,10 +33,8 @@ _TILE = 2**19  # squares that are held at a time, so that they stay in the cache
 _ROWS = 2**12  # tokens of a tile
 
 
-class Control(str, Enum):
+class Control(Word):
     """What every correlation of a rank curve is compared with; part of column names."""
-
-    __str__ = str.__str__
 
     ROTATED = "rotated"  # the same eigenvalues along random orthonormal directions
     SHUFFLED = "shuffled"  # another live feature's form

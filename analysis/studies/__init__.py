@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 from circuits.lazy import lazy
 
 if TYPE_CHECKING:
-    from analysis.studies import images, logic_gates, planted
+    from analysis.studies import images as images
+    from analysis.studies import logic_gates as logic_gates
+    from analysis.studies import planted as planted
 
-__all__ = ["images", "logic_gates", "planted"]
-
-__getattr__, __dir__ = lazy(__name__)
+__getattr__, __dir__, __all__ = lazy(__name__)

@@ -18,7 +18,7 @@ from torch import Tensor
 from circuits.algebra.basis import Basis, rotated, shuffled
 from circuits.algebra.bilinear import BilinearLayer
 from circuits.algebra.interactions import Interactions
-from circuits.errors import PlanError, check_count
+from circuits.errors import PlanError, check_count, number_faults
 from circuits.graph.build import interaction_graph
 from circuits.groups.clusters import Clusters, clusters
 from circuits.storage.progress import progress
@@ -51,23 +51,14 @@ class Planted:
     """Of everything."""
 
     def __post_init__(self) -> None:
-        for name in ("d_model", "n_feature", "n_output", "largest"):
-            check_count("Planted", getattr(self, name), None, name)
-        faults = [
-            f"{name} = {value!r} is not a whole number from 0"
-            for name, value in (("n_gates", self.n_gates), ("n_distractors", self.n_distractors))
-            if not isinstance(value, int) or value < 0
-        ]
-        if self.d_model < 2:
-            faults.append("d_model = 1 has one direction, so all features are the same")
+        # features of one direction are all the same; groups have two features or more
+        whole = {"d_model": 2, "n_feature": 1, "n_output": 1, "largest": 2}
+        whole |= {"n_gates": 0, "n_distractors": 0}
+        faults = number_faults(vars(self), whole, above_zero=["snr"])
         if not self.kinds:
             faults.append("kinds is empty")
-        if not self.snr > 0:
-            faults.append(f"snr = {self.snr} is not above zero")
         if unknown := sorted(set(self.kinds) - set(KINDS)):
             faults.append(f"unknown gate {', '.join(unknown)}; choose from {', '.join(KINDS)}")
-        if self.largest < 2:
-            faults.append("largest = 1, but groups have at least two features")
         if not faults and self.n_gates * 3 * self.largest > self.n_feature:
             faults.append(
                 f"{self.n_gates} gates of up to {3 * self.largest} features need more than the "

@@ -82,10 +82,8 @@ class Harness:
             nonlocal place
             cases = torch.arange(place, place + len(y))
             place += len(y)
-            here, at = (
-                torch.arange(len(y), device=y.device),
-                self.cases.position[cases].to(y.device),
-            )
+            here = torch.arange(len(y), device=y.device)
+            at = self.cases.position[cases].to(y.device)
             new = y.clone()
             new[here, at] = swap(x[here, at], y[here, at], cases.to(y.device)).to(y)
             return new

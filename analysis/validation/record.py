@@ -117,10 +117,8 @@ class Validation:
             )
         wanted = {each.name for each in fields(cls)}
         try:
-            if set(content) != wanted:
-                missing, unknown = (
-                    sorted(x) for x in (wanted - set(content), set(content) - wanted)
-                )
+            missing, unknown = sorted(wanted - set(content)), sorted(set(content) - wanted)
+            if missing or unknown:
                 raise RecordError(f"missing {missing or 'nothing'}, unknown {unknown or 'nothing'}")
             return cls(**_values(of_version_1(content) if version == 1 else content))
         except (RecordError, ValueError, TypeError, KeyError, AttributeError) as error:

@@ -209,8 +209,7 @@ class Basis:
         return self._of(self._parts | {"offset": None}, self.reader, self._least_squares)
 
     def subset(self, features: Sequence[int] | Tensor) -> Basis:
-        """Some of the features, each read as in the whole dictionary (an error where that has no
-        reader)."""
+        """Some of the features, each read as in the whole (an error where that has no reader)."""
         listed = features.tolist() if isinstance(features, Tensor) else list(features)
         if listed and all(isinstance(feature, bool) for feature in listed):
             raise BasisError(
@@ -294,8 +293,7 @@ def rotated(basis: Basis, seed: int = 0) -> Basis:
 
 
 def shuffled(basis: Basis, seed: int = 0) -> Basis:
-    """A control: each feature's coordinates in a random order of its own, read by their
-    pseudoinverse."""
+    """A control: each feature's coordinates shuffled on their own, read by their pseudoinverse."""
     generator = torch.Generator().manual_seed(seed)
     order = torch.rand(basis.write.shape, generator=generator).argsort(dim=1)
     write = basis.write.gather(1, order.to(basis.device))

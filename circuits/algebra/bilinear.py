@@ -195,8 +195,7 @@ _kept = threading.local()
 
 
 def _scratch(use: str, shape: Sequence[int], like: Tensor) -> Tensor:
-    """Memory to compute in, kept by the thread and reused: fresh memory costs a fifth of the
-    product."""
+    """Memory to compute in, kept by the thread: fresh memory costs a fifth of the product."""
     name = (use, tuple(shape), like.dtype, like.device)
     tensors: dict[object, Tensor] = vars(_kept).setdefault("tensors", {})
     if name not in tensors:

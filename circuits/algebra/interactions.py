@@ -151,13 +151,11 @@ class Interactions:
         return float(read @ level) + own
 
     def form(self, output: int) -> Float[Tensor, "input input"]:
-        """The output feature's form on the layer's own (lifted) input: ``matrix(o)`` in model
-        space."""
+        """The output's form on the layer's own (lifted) input: ``matrix(o)`` in model space."""
         return self.layer.interaction(self._direction(output))
 
     def matrix(self, output: int) -> Float[Tensor, "in in"]:
-        """Every pair of input features for one output feature: symmetric to the bit, the constant
-        last."""
+        """Every pair of input features for one output: symmetric to the bit, the constant last."""
         form, write, size = self.form(output), self.write, self.n_input
         matrix = write.new_empty(size, size)
         for start in range(0, size, ROWS):

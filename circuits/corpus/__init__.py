@@ -5,13 +5,9 @@ from typing import TYPE_CHECKING
 from circuits.lazy import lazy
 
 if TYPE_CHECKING:
-    from circuits.corpus.documents import Corpus, built_in, open_corpus, split_corpus
+    from circuits.corpus.documents import Corpus as Corpus
+    from circuits.corpus.documents import built_in as built_in
+    from circuits.corpus.documents import open_corpus as open_corpus
+    from circuits.corpus.documents import split_corpus as split_corpus
 
-__all__ = [
-    "Corpus",
-    "built_in",
-    "open_corpus",
-    "split_corpus",
-]
-
-__getattr__, __dir__ = lazy(__name__)
+__getattr__, __dir__, __all__ = lazy(__name__)

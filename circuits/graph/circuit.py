@@ -131,6 +131,11 @@ class Circuit:
         """Output features that detect the classes of its behaviour."""
         return () if self.evidence is None else self.evidence.detectors
 
+    def label(self, feature: int) -> str:
+        """What an input feature is called."""
+        labels = {known.feature: known.label for known in self.features}
+        return labels.get(feature, f"feature {feature}")
+
     def group_name(self, group: int) -> str:
         """What a group is called."""
         names = {known.number: known.name for known in self.groups}
@@ -160,8 +165,7 @@ class Circuit:
         return circuit_figure(self.drawing()).plot()
 
     def drawing(self) -> Drawing:
-        """Its parts as they are drawn: a pair by its contrast where there is a behaviour, else by
-        its weight."""
+        """What is drawn: a pair by its contrast where there is a behaviour, else by its weight."""
         return Drawing(
             self.name,
             self.features,

@@ -69,7 +69,7 @@ def held_out_loss(network: Any, corpus: Corpus, tokenizer: Tokenizer, plan: Batc
     # the floor is that of whole stories: none where one was split over several rows
     whole = n_tokens == len(stories.tokens) + len(stories)
     floor = float(stories.surprisal.sum()) / n_tokens if whole else None
-    return HeldOut(total / n_tokens, n_tokens, floor, judge.shares(), judge.n_judged)
+    return HeldOut(total / n_tokens, n_tokens, floor, *judge.scores())
 
 
 class _Judge:
@@ -98,10 +98,9 @@ class _Judge:
         wanted = self._reactions.loc[scored, "sentiment"].to_numpy() > 0
         self._reactions.loc[scored, "right"] = (more_glad.numpy() == wanted).astype(float)
 
-    @property
-    def n_judged(self) -> int:
-        return int(self._reactions["right"].notna().sum())
-
-    def shares(self) -> dict[str, float]:
-        means = self._reactions.groupby(["polarity", "negated"])["right"].mean().to_dict()
-        return {name: float(means.get(case, np.nan)) for name, case in CASES.items()}
+    def scores(self) -> tuple[dict[str, float], int]:
+        """The share of each case's reactions that are right, and how many were looked at."""
+        right = self._reactions.groupby(["polarity", "negated"])["right"]
+        means = right.mean().to_dict()
+        shares = {name: float(means.get(case, np.nan)) for name, case in CASES.items()}
+        return shares, int(right.count().sum())

@@ -178,10 +178,8 @@ def eigenvalues(table: pd.DataFrame, note: str) -> Figure:
     ]  # fmt: skip
     own = points(table["place"], table["eigenvalue"], "this form")
     traces.append({**own, "marker": {"size": 8, "color": colours}})
-    layout: dict[str, Any] = {"xaxis": {"title": {"text": "place, from the largest"}},
-                              "yaxis": {"title": {"text": "eigenvalue"}}}  # fmt: skip
-    if len(table) <= _FEW:  # ticks at whole places only
-        layout["xaxis"]["dtick"] = 1
+    ticks = {"dtick": 1} if len(table) <= _FEW else {}  # at whole places only
+    layout = axes("place, from the largest", "eigenvalue", xaxis=ticks)
     return Figure("spectrum", "Eigenvalues of the form", note, traces, table, layout)
 
 

@@ -25,16 +25,12 @@ def record(run: str | Path, step: str, made_of: Mapping[str, Any], made: Iterabl
         "versions": {name: version(name) for name in _VERSIONS},
         "made": {str(path.relative_to(run)): content_hash(path) for path in sorted(made)},
     }
-    entries = read_manifest(run)
-    places = [i for i, old in enumerate(entries) if old["step"] == step]
-    same = ("made_of", "made")
-    if places and all(entries[places[0]][part] == entry[part] for part in same):
+    by_step = {old["step"]: old for old in read_manifest(run)}
+    before = by_step.get(step, {})
+    if all(before.get(part) == entry[part] for part in ("made_of", "made")):
         return  # nothing changed, so the versions that made it stay
-    if places:
-        entries[places[0]] = entry
-    else:
-        entries.append(entry)
-    _write(run, entries)
+    by_step[step] = entry
+    _write(run, list(by_step.values()))
 
 
 def withdraw(run: str | Path, folder: Path) -> None:

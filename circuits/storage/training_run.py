@@ -148,18 +148,45 @@ class TrainingRun(ABC):
 
     @final
     def resume(self, files: RunFiles) -> None:
-        """Take up the state of the checkpoint."""
-        with _saved_state(files) as (tensors, header):
-            self.step, self.n_tokens = header["step"], header["n_tokens"]
-            self.seconds = header["seconds"]
-            self.restore(tensors, header["values"])
+        """Take up the state of the checkpoint; refused if it is another run's."""
+        path = files.checkpoint
+        try:
+            with safe_open(path, framework="pt") as file:
+                header = {name: json.loads(value) for name, value in file.metadata().items()}
+                _check_made_of(path, header["made_of"], files.made_of)
+                self.step, self.n_tokens = header["step"], header["n_tokens"]
+                self.seconds = header["seconds"]
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                self.restore(tensors, header["values"])
+        except (
+            SafetensorError,
+            OSError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            RuntimeError,
+        ) as error:
+            raise RunError(
+                f"{path}: not a readable checkpoint of this run ({error}). Remove it to start over."
+            ) from error
 
-    def _save(self, files: RunFiles) -> None:
+    def _save(self, path: Path, made_of: Mapping[str, Any]) -> None:
+        """Write a checkpoint: tensors, and plain values as JSON in the file's header."""
         tensors, values = self.state()
-        so_far = {"step": self.step, "n_tokens": self.n_tokens, "seconds": self.seconds}
-        _save_state(
-            files.checkpoint, tensors, {"made_of": files.made_of, "values": values} | so_far
-        )
+        header = {"made_of": made_of, "values": values, "step": self.step}
+        header |= {"n_tokens": self.n_tokens, "seconds": self.seconds}
+        try:
+            with written_whole(path) as file:
+                metadata = {name: json.dumps(value) for name, value in header.items()}
+                save_file({n: t.contiguous() for n, t in tensors.items()}, file, metadata=metadata)
+                with file.open("rb+") as written:
+                    os.fsync(written.fileno())
+        except OSError as error:
+            reason = error.__cause__ or error  # safetensors' own words, by way of `written_whole`
+            raise RunError(
+                f"{path}: cannot be written ({reason}). Free some space: the previous checkpoint "
+                f"is intact, and the same call resumes from it."
+            ) from error
 
     def _train(
         self,
@@ -200,7 +227,7 @@ class TrainingRun(ABC):
                 bar.update(len(waiting))
                 waiting.clear()
                 if saving:
-                    self._save(files)
+                    self._save(files.checkpoint, files.made_of)
                 if stopped:
                     return
 
@@ -291,37 +318,6 @@ def _put_in_place(out: Path) -> Iterator[Path]:
     for name in written:
         os.replace(finished / name, out / name)
     finished.rmdir()
-
-
-def _save_state(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    """Write a checkpoint: tensors, and plain values as JSON in the file's header."""
-    try:
-        with written_whole(path) as file:
-            metadata = {name: json.dumps(value) for name, value in header.items()}
-            save_file({n: t.contiguous() for n, t in tensors.items()}, file, metadata=metadata)
-            with file.open("rb+") as written:
-                os.fsync(written.fileno())
-    except OSError as error:
-        reason = error.__cause__ or error  # safetensors' own words, if `written_whole` read them
-        raise RunError(
-            f"{path}: cannot be written ({reason}). Free some space: the previous checkpoint is "
-            f"intact, and the same call resumes from it."
-        ) from error
-
-
-@contextmanager
-def _saved_state(files: RunFiles) -> Iterator[tuple[dict[str, Tensor], dict[str, Any]]]:
-    """A checkpoint's tensors by name, and its header; refused if it is another run's."""
-    path = files.checkpoint
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = {name: json.loads(value) for name, value in file.metadata().items()}
-            _check_made_of(path, header["made_of"], files.made_of)
-            yield {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118
-    except (SafetensorError, OSError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise RunError(
-            f"{path}: not a readable checkpoint of this run ({error}). Remove it to start over."
-        ) from error
 
 
 def optimizer_state(

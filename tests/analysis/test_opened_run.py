@@ -12,8 +12,7 @@ from analysis import open_run
 from analysis.cli.main import main
 from analysis.lowrank.curve import RankCurve
 from analysis.runs.circuits import run_find, run_validate
-from analysis.runs.interactions import run_interactions
-from analysis.runs.rank import run_rank
+from analysis.runs.layers import run_interactions, run_rank
 from analysis.runs.run import Run
 from analysis.validation.record import Validation
 from circuits import Basis, Circuit

@@ -10,8 +10,7 @@ import torch
 from analysis.behaviour.cases import Behaviour, Case
 from analysis.runs.circuits import run_validate
 from analysis.runs.images import run_images
-from analysis.runs.interactions import run_interactions
-from analysis.runs.rank import run_rank
+from analysis.runs.layers import run_interactions, run_rank
 from analysis.runs.run import Run
 from analysis.studies.images.data import open_images
 from circuits.corpus import Corpus, open_corpus
@@ -20,7 +19,7 @@ from circuits.graph.circuit import Circuit
 from circuits.model import Model, Site, load_model
 from circuits.model.llama import write
 from sae import Dictionary
-from sae.reading import activations_in_order
+from sae.reading import readings
 from tests.support.small_dictionaries import small_dictionary
 from tests.support.small_images import QUICK
 from tests.support.small_models import N_TOKEN, small_network
@@ -82,7 +81,7 @@ def begun(folder: Path) -> tuple[Model, Corpus]:
         site = Site(point, 0)
         plain = small_dictionary(10 * seed, site=site)
         # directions of the size of what is there, so that features are active by turns
-        found = list(activations_in_order(model, text, site))
+        found = [reading.activations[site] for reading in readings(model, text, [site])]
         centre = torch.cat(found).mean(0)
         fitted = replace(plain, offset=centre)
         fitted.measured(iter(found)).save(folder / "saes" / site.hook_name)

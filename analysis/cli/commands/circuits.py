@@ -22,8 +22,7 @@ from analysis.cli.rank_text import curve_rows, curve_text
 from analysis.discovery.find import verdict
 from analysis.lowrank.circuit_rank import circuit_rank
 from analysis.runs.circuits import behaviour_of, run_find, run_propose, run_validate, story_cases
-from analysis.runs.interactions import run_interactions
-from analysis.runs.rank import run_rank
+from analysis.runs.layers import run_interactions, run_rank
 from analysis.runs.run import Run
 from circuits.errors import GraphError, NotFoundError, RunError
 from circuits.graph.circuit import Circuit

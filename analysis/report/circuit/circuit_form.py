@@ -58,14 +58,9 @@ class CircuitForm:
         weights = run.model.layer(layer).to(torch.float64)
         inputs = into.to(torch.float64).basis(least_squares=True)
         if found.behaviour is None:
-            by_pinv, output = (
-                found.circuit.source.reader == "pinv",
-                found.circuit.outputs[0].feature,
-            )
-            outputs = out.to(torch.float64).basis(
-                "pinv" if by_pinv else "encoder", least_squares=by_pinv
-            )
-            account, reads = None, outputs.subset([output])
+            by_pinv, out64 = found.circuit.source.reader == "pinv", out.to(torch.float64)
+            outputs = out64.basis("pinv" if by_pinv else "encoder", least_squares=by_pinv)
+            account, reads = None, outputs.subset([found.circuit.outputs[0].feature])
         else:
             account = PairAccount.of(in_model(found.behaviour, run.model), layer, into)
             direction = account.mean_read[None].to(run.model.device)
@@ -151,10 +146,8 @@ class CircuitForm:
 
     def name(self, feature: int) -> str:
         """The circuit's own label, or the number."""
-        for known in self.found.circuit.features:
-            if known.feature == feature:
-                return known.label
-        return "constant" if feature == self.into.n_feature else f"feature {feature}"
+        constant = feature == self.into.n_feature and feature not in self.features
+        return "constant" if constant else self.found.circuit.label(feature)
 
     def outputs_shown(self) -> list[int]:
         """Output features whose activation is shown: the one that carries most, those that detect

@@ -99,7 +99,7 @@ def _described(mechanism: Mechanism, labels: Labels) -> dict[str, Any]:
         "sides": mechanism.sides,
         "layer": mechanism.found.layer,
         "pairs": len(mechanism.found.circuit.interactions),
-        "n": mechanism.n,
+        "n": len(mechanism.cases),
         **mechanism.mlp_effect,
     }
 
@@ -108,7 +108,7 @@ def _picture(circuit: Circuit, labels: Labels) -> dict[str, Any]:
     """The picture with every name made visible."""
     drawn = picture(circuit.drawing())
     for node in drawn["nodes"]:
-        node |= {"label": shown(node["label"]), "caption": labels.short_caption(node["feature"])}
+        node |= {"label": shown(node["label"]), "caption": labels.caption(node["feature"]).short}
     for output in drawn["outputs"]:
         caption = labels.output_caption(output["feature"])
         output |= {"label": shown(output["label"]), "caption": caption}

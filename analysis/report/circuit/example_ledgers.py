@@ -39,7 +39,7 @@ def example_ledgers(
     ledgers = [_ledger(form, *example) for example in examples]
     for each in ledgers:
         used = set(each["rows"]["first"]) | set(each["rows"]["second"])
-        each["captions"] = {str(f): labels.caption(f) for f in used if f >= 0}
+        each["captions"] = {str(f): labels.caption(f).text for f in used if f >= 0}
     return ledgers
 
 

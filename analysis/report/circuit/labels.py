@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from analysis.report.catalogue.captions import Caption
 from analysis.report.catalogue.catalogue import Catalogue
 from analysis.runs.belonging import Found
 from circuits.model.site import Site
@@ -18,17 +19,13 @@ class Labels:
 
     def __init__(self, found: Found, books: dict[Site, Catalogue]) -> None:
         layer = self._layer = found.layer
-        self._labels = {f.feature: shown(f.label) for f in found.circuit.features}
+        self._circuit = found.circuit
         self._into = None if layer is None else books.get(Site("mlp_in", layer))
         self._out = None if layer is None else books.get(Site("mlp_out", layer))
 
-    def caption(self, feature: int) -> str:
+    def caption(self, feature: int) -> Caption:
         """When an input feature is active."""
-        return "" if self._into is None else self._into.caption(feature).text
-
-    def short_caption(self, feature: int) -> str:
-        """The same for a picture."""
-        return "" if self._into is None else self._into.caption(feature).short
+        return Caption() if self._into is None else self._into.caption(feature)
 
     def output_caption(self, feature: int) -> str:
         """The tokens that an output feature promotes, else when it is active."""
@@ -39,11 +36,11 @@ class Labels:
 
     def name(self, feature: int) -> str:
         """What an input feature is called in the circuit."""
-        return self._labels.get(feature, f"feature {feature}")
+        return shown(self._circuit.label(feature))
 
     def name_and_caption(self, feature: int) -> str:
         """Its name, and when it is active."""
-        caption = self.caption(feature)
+        caption = self.caption(feature).text
         return self.name(feature) + (f" “{caption}”" if caption else "")
 
     def input_cards(self, features: Iterable[int]) -> list[str]:

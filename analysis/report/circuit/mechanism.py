@@ -71,11 +71,6 @@ class Mechanism:
         )
 
     @property
-    def n(self) -> int:
-        """Number of cases."""
-        return len(self.cases)
-
-    @property
     def mlp_effect(self) -> dict[str, str]:
         """What the MLP adds to the affected classes' margins on average, in logits, and how much
         of it the circuit's pairs add."""
@@ -120,15 +115,13 @@ class Mechanism:
             if other != place and abs(float(self.added[other, n])) >= _SMALL * abs(here)
         ]
         return {
-            "ends": [self._name(f) for f in dict.fromkeys((pair.first, pair.second))],
+            "ends": [
+                shown(self.found.circuit.label(f)) for f in dict.fromkeys((pair.first, pair.second))
+            ],
             "weight": _signed(float(self.weight[n]), 3),
             "adds": _signed(here),
             "elsewhere": ", ".join(elsewhere),
         }
-
-    def _name(self, feature: int) -> str:
-        labels = (f.label for f in self.found.circuit.features if f.feature == feature)
-        return shown(next(labels, f"feature {feature}"))
 
     def hub(self, labels: Labels) -> dict[str, Any] | None:
         """The feature whose pairs add almost everything, if there is one, and the classes that it
@@ -143,9 +136,9 @@ class Mechanism:
             active = means.abs() >= means.abs().max() / 2
             names = self.cases.behaviour.labels
             return {
-                "name": self._name(feature.feature),
+                "name": labels.name(feature.feature),
                 "feature": feature.feature,
-                "caption": labels.caption(feature.feature),
+                "caption": labels.caption(feature.feature).text,
                 "pairs": len(own),
                 "active": [
                     (shown(name), two(float(mean)))
@@ -167,7 +160,7 @@ class Mechanism:
     def tables(self, labels: Labels) -> list[Table]:
         """How active each feature is in each class, what each pair adds there, and the cases."""
         circuit, names = self.found.circuit, list(self.cases.behaviour.labels)
-        n = f"n = {self.n} held-out cases"
+        n = f"n = {len(self.cases)} held-out cases"
         features = pd.DataFrame(self.means.mT.numpy(), columns=names)
         features.insert(0, "feature",
                         [labels.name_and_caption(f.feature) for f in circuit.features])  # fmt: skip
@@ -207,7 +200,7 @@ class Mechanism:
         caption = (
             f"The cases: the answer is the next word of the text. Correct: share of cases that the "
             f"model gets right. Margin: mean {behaviour.metric} of the right answers over the "
-            f"wrong ones; n = {self.n} held-out cases."
+            f"wrong ones; n = {len(self.cases)} held-out cases."
         )
         return Table.of("cases", caption, pd.DataFrame(rows))
 

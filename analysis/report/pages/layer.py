@@ -35,7 +35,6 @@ class LayerTable:
     rows: pd.DataFrame
     control: pd.DataFrame
     n_output: int
-    reader: str
     seed: int
 
     @classmethod
@@ -51,7 +50,7 @@ class LayerTable:
         for name, some, at_most in (("own", inter, most), ("control", random, most // _CONTROL)):
             folder = run.folder.statistics(layer, name, some.fingerprint)
             tables.append(output_statistics(some, range(min(n, at_most)), folder))
-        return cls(layer, tables[0], tables[1], n, "encoder", seed)
+        return cls(layer, tables[0], tables[1], n, seed)
 
 
 def most_outputs(n_input: int) -> int:
@@ -65,7 +64,7 @@ def layer_page(run: Run, table: LayerTable, books: Mapping[Site, Catalogue]) -> 
     out = books[Site("mlp_out", layer)]
     into = books[Site("mlp_in", layer)]
     note = (
-        f"n = {len(rows)} of {table.n_output} output features, read by {table.reader}; control: "
+        f"n = {len(rows)} of {table.n_output} output features, read by encoder; control: "
         f"n = {len(control)} of them with random directions in place of the input features, seed "
         f"{table.seed}."
     )
@@ -114,8 +113,8 @@ def _outputs(run: Run, table: LayerTable, into: Catalogue, out: Catalogue) -> Ta
     if known is not None:
         count = known[known["q"] <= 0.05].groupby("output").size()
         listed["pairs at q 0.05"] = [int(count.get(o, 0)) for o in rows["output"]]
-    caption = f"Every output, read by {table.reader}"
-    if known is not None and (reader := run.reader_of_interactions) not in (None, table.reader):
+    caption = "Every output, read by encoder"
+    if known is not None and (reader := run.reader_of_interactions) not in (None, "encoder"):
         caption += f"; pairs at q 0.05, by {shown(reader)}"
     made = Table.of("outputs", f"{caption}. Click a column's name to sort by it.", listed)
     return replace(made, cards=[f"mlp_out@{table.layer}:{o}" for o in rows["output"]])

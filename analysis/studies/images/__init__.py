@@ -17,7 +17,8 @@ from analysis.studies.images.measurements import (
     regularisation,
 )
 from analysis.studies.images.model import ImageModel, accuracy, load_image_model
-from analysis.studies.images.pictures import figure, png
+from analysis.studies.images.pictures import figure
+from analysis.studies.images.png import encoded as png
 from analysis.studies.images.spectra import (
     ClassSpectra,
     explanation,

@@ -157,14 +157,3 @@ def regularisation(
         row |= {"effective_rank": spectra.effective_rank, "roughness": roughness(spectra)}
         rows.append(row)
     return pd.DataFrame(rows).assign(n=len(data.train), seed=plan.seed)
-
-
-def curves(
-    models: Iterable[ImageModel], images: Images, ranks: Iterable[int] = RANKS
-) -> pd.DataFrame:
-    """Accuracy by number of eigenpairs of each class, for models of several widths or seeds."""
-    ranks, found = tuple(ranks), []
-    for i, model in enumerate(models):
-        curve = truncation(ClassSpectra.of(model), images, ranks)
-        found.append(curve.assign(model=i, d_hidden=model.last.d_hidden))
-    return pd.concat(found, ignore_index=True)

@@ -42,11 +42,6 @@ def sheet(rows: Sequence[Float[Tensor, "_ height width"]]) -> UInt8[np.ndarray, 
     return page
 
 
-def png(page: UInt8[np.ndarray, "tall wide 3"]) -> bytes:
-    """The page as the bytes of a PNG file, for notebooks and HTML."""
-    return encoded(page)
-
-
 def write_png(page: UInt8[np.ndarray, "tall wide 3"], path: str | Path) -> None:
     """Write the page as a PNG file, whole or not at all."""
     with written_whole(path) as file:

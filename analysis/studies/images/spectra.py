@@ -21,7 +21,8 @@ from torch import Tensor
 from analysis.studies.images.components import pair_products
 from analysis.studies.images.data import Images
 from analysis.studies.images.model import ImageModel, accuracy
-from analysis.studies.images.pictures import figure, png, sheet
+from analysis.studies.images.pictures import figure, sheet
+from analysis.studies.images.png import encoded
 from circuits.algebra.bilinear import BilinearLayer
 from circuits.algebra.spectrum import Spectrum
 from circuits.errors import ImageError, check_count, check_index
@@ -77,23 +78,11 @@ class ClassSpectra:
 
     def _repr_png_(self) -> bytes | None:
         """In Jupyter, the sheet."""
-        return png(self.sheet()) if len(self.model.layers) == 1 else None
+        return encoded(self.sheet()) if len(self.model.layers) == 1 else None
 
     def inputs(self, pixels: Float[Tensor, "image pixel"]) -> Float[Tensor, "image model"]:
         """The input of the last layer, in float64."""
         return self.model.before(pixels, len(self.model.layers) - 1).double()
-
-    def ordered_by_activation(self, images: Images) -> ClassSpectra:
-        """The same pairs, each class's ordered by the size of their mean contribution on images."""
-        self.model.check_labels(images)
-        x = self.inputs(images.pixels)
-        ordered = []
-        for spectrum in self.spectra:
-            size = spectrum.activation(x).mean(0).abs()
-            order = size.argsort(descending=True, stable=True)
-            values, vectors = spectrum.values[order], spectrum.vectors[order]
-            ordered.append(replace(spectrum, values=values, vectors=vectors))
-        return ClassSpectra(self.model, tuple(ordered))
 
     def with_sign(self, images: Images) -> ClassSpectra:
         """The same pairs, each turned so that the images that excite it most do so positively."""

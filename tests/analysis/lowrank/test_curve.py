@@ -24,7 +24,7 @@ from analysis.lowrank.sums import (
     on_all,
     totals_of,
 )
-from analysis.runs.rank import run_rank
+from analysis.runs.layers import run_rank
 from analysis.runs.run import Run
 from circuits import Spectrum
 from circuits.errors import CorpusError, DictionaryError, TensorError

@@ -112,4 +112,4 @@ def test_its_tables_hold_its_numbers(planted, mechanism):
     assert added[names].to_numpy()[:2] == pytest.approx(mechanism.added.mT.numpy())
     assert added[names].to_numpy()[2] == pytest.approx(mechanism.added.sum(1).numpy())
     assert list(cases["class"]) == names
-    assert cases["n"].sum() == mechanism.n
+    assert cases["n"].sum() == len(mechanism.cases)

@@ -9,23 +9,22 @@ import torch
 
 from analysis.cli.main import main
 from analysis.studies.images.dictionaries import DICTIONARY
-from analysis.studies.images.measurements import curves, matches, measure, plan_for, regularisation
+from analysis.studies.images.measurements import matches, measure, plan_for, regularisation
 from analysis.studies.images.model import accuracy
 from analysis.studies.images.pictures import (
     coloured,
     figure,
-    png,
     sheet,
     write_png,
 )
-from analysis.studies.images.png import decoded
+from analysis.studies.images.png import decoded, encoded
 from analysis.studies.images.spectra import (
     ClassSpectra,
     explanation,
     explanation_figure,
     first_sheet,
 )
-from analysis.studies.images.training import ImagePlan, train_classifier
+from analysis.studies.images.training import ImagePlan
 from circuits.errors import ImageError
 from tests.support.small import normal
 from tests.support.small_images import QUICK, few, random_model
@@ -57,15 +56,6 @@ def test_few_images_without_regularisation_are_memorised(digits):
     assert memorised["train"] - memorised["test"] > 0.1
     assert tamed["effective_rank"] < memorised["effective_rank"]
     assert tamed["roughness"] < memorised["roughness"]
-
-
-def test_models_of_several_widths_have_a_curve_each(digits):
-    models = [train_classifier(digits.train, replace(TINY, d_hidden=width)) for width in (8, 16)]
-    found = curves(models, digits.test, [1, 5])
-    assert found["d_hidden"].tolist() == [8, 8, 16, 16]
-    assert found["rank"].tolist() == [1, 5, 1, 5]
-    full = accuracy(models[1].logits(digits.test), digits.test)
-    assert (found["accuracy"] + found["lost"])[2:].to_numpy() == pytest.approx(full)
 
 
 def test_matches_need_two_models_and_find_each_in_itself():
@@ -110,7 +100,7 @@ def test_a_sheet_of_spectra_survives_its_file(tmp_path):
     page = ClassSpectra.of(random_model()).sheet(2)
     write_png(page, tmp_path / "page.png")
     assert np.array_equal(decoded((tmp_path / "page.png").read_bytes()), page)
-    assert decoded(png(page)).shape[2] == 3
+    assert decoded(encoded(page)).shape[2] == 3
 
 
 def test_a_row_for_each_model_shows_the_first_eigenvector_for_each_class():

@@ -90,14 +90,14 @@ def test_calibration_has_a_row_for_each_ratio_and_its_controls():
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ({"snr": 0.0}, "snr = 0.0 is not above zero"),
+        ({"snr": 0.0}, "snr is 0.0, not a number above 0"),
         ({"kinds": ("NAND",)}, "unknown gate NAND"),
         ({"n_gates": 99}, "99 gates of up to 12 features need more than the 512"),
-        ({"n_gates": -1}, "n_gates = -1 is not a whole number from 0"),
+        ({"n_gates": -1}, "n_gates is -1, not a whole number of at least 0"),
         ({"kinds": ()}, "kinds is empty"),
-        ({"d_model": 1}, "has one direction"),
-        ({"largest": 1}, "at least two features"),
-        ({"d_model": 0}, "d_model = 0"),
+        ({"d_model": 1}, "d_model is 1, not a whole number of at least 2"),
+        ({"largest": 1}, "largest is 1, not a whole number of at least 2"),
+        ({"d_model": 0}, "d_model is 0"),
     ],
 )
 def test_sizes_that_cannot_be_planted_are_refused(sizes, message):

@@ -11,7 +11,7 @@ from circuits.errors import FeatureRangeError, ModelError
 from circuits.model import Site, load_model
 from sae.features.effects import logit_effects, neighbours
 from sae.features.examples import examples
-from sae.reading import activations_in_order, readings
+from sae.reading import readings
 from tests.support.small import generator
 from tests.support.small_dictionaries import N_FEATURE, small_dictionary
 from tests.support.small_models import N_TOKEN, small_folder, some_tokens
@@ -99,13 +99,13 @@ def test_a_table_of_examples_shows_the_token_in_its_window(model, corpus):
 
 def test_what_is_read_leaves_out_the_first_token_and_padding(model, corpus):
     n_words = sum(len(text.split()) + 1 for text in corpus.documents(0, 45))  # each with its <eos>
-    read = list(activations_in_order(model, corpus, "mlp_in@1", window=WINDOW))
+    site = Site("mlp_in", 1)
+    read = list(readings(model, corpus, [site], window=WINDOW))
     # a document that fills its last row has no room for its <eos>
     full = sum(len(text.split()) % (WINDOW - 1) == 0 for text in corpus.documents(0, 45))
-    assert sum(map(len, read)) == n_words - full
-    first = next(iter(readings(model, corpus, [Site("mlp_in", 1)], window=WINDOW)))
-    assert len(first.position) == len(read[0])
-    assert not first.counted[:, 0].any()
+    assert sum(len(reading.activations[site]) for reading in read) == n_words - full
+    assert len(read[0].position) == len(read[0].activations[site])
+    assert not read[0].counted[:, 0].any()
 
 
 def test_a_model_without_a_tokenizer_cannot_read_a_corpus(model, corpus):
@@ -115,7 +115,7 @@ def test_a_model_without_a_tokenizer_cannot_read_a_corpus(model, corpus):
     with pytest.raises(
         ModelError, match=r"no tokenizer in this folder, which reading a corpus needs\. Load"
     ):
-        next(iter(activations_in_order(mute, corpus, "mlp_in@1")))
+        next(iter(readings(mute, corpus, [Site("mlp_in", 1)])))
 
 
 @pytest.mark.parametrize("site", ["mlp_out@1", "resid_post@1"])

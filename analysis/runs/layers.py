@@ -1,12 +1,13 @@
-"""A layer's strongest interactions as one Parquet file: weight, z, q, and what they add on data.
+"""What a run measures of each layer: the strongest interactions, and how far few eigenvectors go.
 
-The pass over outputs leaves shards beside the file, so that it resumes after an interruption. With
-data a second pass, over the corpus, counts how often each listed pair is active together. Rotated
-features are the control.
+Shards are left beside a file, so that the measurement resumes after an interruption. With data a
+second pass, over the corpus, counts how often each listed pair is active together. Rotated features
+are the control.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,8 @@ import pandas as pd
 import torch
 
 from analysis.discovery.provenance import wanted_layers
+from analysis.lowrank.curve import RankCurve
+from analysis.lowrank.measure import MIN_ACTIVE, rank_curve
 from analysis.runs.run import Run
 from circuits.algebra.basis import rotated
 from circuits.algebra.interactions import Interactions
@@ -23,11 +26,11 @@ from circuits.errors import RunError, check_count
 from circuits.graph.coactivation import Batch, count_coactivation
 from circuits.graph.significance import scored_strongest
 from circuits.model.model import Model
-from circuits.model.site import mlp_sites
+from circuits.model.site import Site, mlp_sites
 from circuits.storage.files import written_whole
 from circuits.storage.manifest import record
 from sae.dictionary import Dictionary
-from sae.reading import N_DOCUMENTS, activations_in_order
+from sae.reading import N_DOCUMENTS, readings
 
 _CONTROL_OUTPUTS = 256  # that the control measures
 
@@ -96,6 +99,40 @@ def write_strongest(
     return table
 
 
+def run_rank(
+    run: Run,
+    *,
+    layers: Iterable[int] | None = None,
+    reader: Literal["pinv", "encoder"] = "pinv",
+    corpus: Corpus | None = None,
+    n_documents: int = N_DOCUMENTS,
+    min_active: int = MIN_ACTIVE,
+    seed: int = 0,
+) -> dict[int, RankCurve]:
+    """`rank_curve` for each layer with a dictionary at ``mlp_out``, or for those named, saved in
+    the run; after an interruption the same call resumes. Without a corpus it is measured on the
+    built-in stories that training holds out."""
+    curves, made = {}, []
+    for layer in wanted_layers(run.model, run.dictionaries, layers, ["mlp_out"]):
+        shards = run.folder.rank_shards(layer)
+        curves[layer] = rank_curve(
+            run.model,
+            run.dictionaries[Site("mlp_out", layer)],
+            corpus=corpus,
+            reader=reader,
+            n_documents=n_documents,
+            min_active=min_active,
+            seed=seed,
+            folder=shards,
+        )
+        shutil.rmtree(shards, ignore_errors=True)
+        curves[layer].save(run.folder.rank(layer))
+        made += [run.folder.rank(layer), run.folder.rank_summary(layer)]
+    made_of = {f"layer {layer}": dict(curve.about) for layer, curve in curves.items()}
+    record(run.folder.path, "rank", made_of, made)
+    return curves
+
+
 def _discoveries(table: pd.DataFrame, q: float) -> int:
     return int(table.loc[table["q"] <= q, "output"].nunique())
 
@@ -105,8 +142,8 @@ def _activations(
 ) -> Iterator[Batch]:
     """The active features of the tokens that count, for ``count_coactivation``."""
     site = dictionary.known_site("active")
-    for x in activations_in_order(model, corpus, site, n_documents=n_documents):
-        code = dictionary.active(x.to(dictionary.device))
+    for reading in readings(model, corpus, [site], n_documents=n_documents):
+        code = dictionary.active(reading.activations[site].to(dictionary.device))
         yield padded(code.starts, code.features, code.values)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from analysis.cli.main import main
-from analysis.runs.interactions import padded, run_interactions, write_strongest
+from analysis.runs.layers import padded, run_interactions, write_strongest
 from analysis.runs.run import Run
 from circuits.algebra.interactions import Interactions
 from circuits.corpus import built_in, open_corpus
