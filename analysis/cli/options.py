@@ -31,7 +31,7 @@ Trains a bilinear transformer on built-in stories and its dictionaries, finds an
 circuit that reads 'not good', measures how far two eigenvectors go, and writes the report. Run
 again, it does only what is missing or changed.
 example: circuits demo runs/demo --seed 3
-  run_folder RUN = runs/demo  folder of the run; made if need be
+  run_folder RUN = runs/demo  folder of the run; made if it is not there
   --seed int = 0              of everything
 {_DEVICE}
 
@@ -39,7 +39,7 @@ gates: train one bilinear layer on logic gates and read them back from its weigh
 Trains one bilinear layer on eight logic gates and reads each back from its interaction matrices,
 with an untrained layer as the control.
 example: circuits gates --seed 3 --json
-  --seed int = 0              of the layer's start
+  --seed int = 0              of the layer's initial weights
 
 model: train a bilinear transformer, describe one, or generate text
 Trains a bilinear transformer, describes one, or generates text with one.
@@ -111,8 +111,8 @@ example: circuits interactions runs/stories --documents 2000
   --n int = 16                pairs of each output
   --layer int repeatable      only this one (repeatable)
   --reader pinv|encoder = pinv  how output features are read
-  --documents int = 0         to weigh pairs by (default: none; with --text 1000)
-  --q float = 0.05            of the summary
+  --documents int = 0         to weigh pairs by, as active there (default: 0; with --text 1000)
+  --q float = 0.05            false discovery rate of the printed summary
   --seed int = 0              of the stories
 {_TEXT}
 
@@ -127,7 +127,7 @@ example: circuits find runs/stories --behaviour negation
   --cases int PAIRS = 128     minimal pairs of a built-in behaviour
   --coverage float = 0.9      share of the contrast to carry
   --pairs int = 16            at most
-  --proposals int = 10        circuits to propose without a behaviour
+  --proposals int = 10        how many circuits to propose where no behaviour is given
   --seed int = 0              of the cases
 {_DEVICE}
 
@@ -137,15 +137,14 @@ random pairs, other circuits and an untrained model. Writes
 RUN/circuits/<behaviour>.validation.json.
 example: circuits validate runs/stories --circuit negation
   run_folder RUN              folder with circuits/
-  --circuit NAME repeatable   only this one (repeatable; default: all of behaviours)
-  --draws int = 10            of random pairs, each of two kinds
+  --circuit NAME repeatable   only this one (repeatable; default: all of a behaviour)
+  --draws int = 10            sets of random pairs, as controls, of each of two kinds
   --seed int = 0              of controls and text
 {_TEXT}
 
 rank: how well the top eigenvectors stand in for each output feature
-Correlates every feature at mlp_out with what 1, 2, … eigenvectors of its form make of it, with
-controls, and measures the loss with all features truncated. Writes RUN/rank/layer-<i>.parquet and
-.json.
+Correlates every feature at mlp_out with its approximation by 1, 2, … eigenvectors, beside controls,
+and measures the loss with all features truncated. Writes RUN/rank/layer-<i>.parquet and .json.
 example: circuits rank runs/stories --reader encoder
   run_folder RUN              folder with model/ and saes/
   --circuit NAME              the outputs of this circuit, against its own pairs
@@ -237,9 +236,10 @@ def parser() -> _Parser:
         if not options:
             verbs[name] = command.add_subparsers(dest="verb", required=True, metavar="VERB")
             continue
-        either = command.add_mutually_exclusive_group() if " either " in paragraph else command
+        either = [option for option in options if "either" in _spec(option)[0]]
+        one_of = command.add_mutually_exclusive_group() if either else command
         for option in options:
-            _add_option(either if " either " in option else command, option)
+            _add_option(one_of if option in either else command, option)
         if name != "completion":  # which prints a script
             command.add_argument("--json", action="store_true", help="print JSON instead")
     for each in with_all_below(whole):  # before a command's name and after it: one default
@@ -260,8 +260,8 @@ def with_all_below(parser: _Parser) -> Iterator[_Parser]:
 
 
 def _whole(text: str) -> int:
-    if not text.isdecimal() or int(text) >= 2**63:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2^63 - 1")
+    if not text.isdecimal() or len(text) > 19 or int(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"{text!r:.40} is not a whole number from 0 to 2^63 - 1")
     return int(text)
 
 
@@ -269,11 +269,16 @@ _TYPES: dict[str, Any] = {"int": _whole, "float": float}
 _ACTIONS = {"flag": "store_true", "repeatable": "append"}
 
 
-def _add_option(command: Any, line: str) -> None:
-    """An option of a line of the table."""
+def _spec(line: str) -> tuple[list[str], str, str]:
+    """An option's words, its default and its help."""
     spec, _, help = line.strip().partition("  ")
     spec, _, default = spec.partition(" = ")
-    name, *words = spec.split()
+    return spec.split(), default, help
+
+
+def _add_option(command: Any, line: str) -> None:
+    """An option of a line of the table."""
+    (name, *words), default, help = _spec(line)
     how: dict[str, Any] = {}
     for word in words:
         if word in _TYPES:
@@ -284,8 +289,10 @@ def _add_option(command: Any, line: str) -> None:
             how["nargs"] = "+"
         elif "|" in word:
             how["choices"] = word.split("|")
-        elif word != "either":
+        elif word.isupper():
             how["metavar"] = word
+        elif word != "either":
+            raise ValueError(f"unknown word {word!r} in the table of options: {line}")
     if default:
         values = [how.get("type", str)(each) for each in default.split()]
         how["default"] = values if "nargs" in how else values[0]

@@ -67,10 +67,11 @@ def layer_of_circuit(
 ) -> int:
     """The circuit's layer; refused where the circuit is of another model or other dictionaries."""
     source = circuit.source
-    if source.layer is None or None in (source.model, source.inputs, source.outputs):
+    lost = [n for n in ("layer", "model", "inputs", "outputs") if getattr(source, n) is None]
+    if source.layer is None or lost:
         raise GraphError(
-            f"circuit {circuit.name!r} does not say which layer, model and dictionaries it is of. "
-            f"Make it with find_circuit or propose_circuits."
+            f"circuit {circuit.name!r} does not say of which {', '.join(lost)} it is. Make it with "
+            f"find_circuit or propose_circuits."
         )
     check_circuit(model, circuit, dictionaries, f"circuit {circuit.name!r}", "circuits find")
     return source.layer

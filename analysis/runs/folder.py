@@ -175,7 +175,7 @@ def _slug(name: str) -> str:
 
 
 class NotInRunError(RunError, KeyError):
-    """A name that a run does not have; a KeyError too, as of any mapping."""
+    """A name that a run does not have; a KeyError, too, as other mappings raise."""
 
     __str__ = Exception.__str__
 
@@ -204,12 +204,13 @@ class ByName(Mapping, Generic[Read]):
 
     def files(self, name: str) -> CircuitFiles:
         """The files of the circuit; refused where this one is not among them."""
-        files = self.run.files_of(name)
+        files = self.run.files_of(name) if isinstance(name, str) else None
         if files is None or not self._has(files):
-            command = self.command.format(run=self.run, name=shown(name))
+            name = shown(str(name))
+            command = self.command.format(run=self.run, name=name)
             raise NotInRunError(
-                f"{self.run} has no {self.kind} '{shown(name)}' (it has {self._names()}). Make "
-                f"it: circuits {command}"
+                f"{self.run} has no {self.kind} '{name}' (it has {self._names()}). Make it: "
+                f"circuits {command}"
             )
         return files
 

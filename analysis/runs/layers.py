@@ -15,7 +15,7 @@ from typing import Any, Literal
 import pandas as pd
 import torch
 
-from analysis.discovery.provenance import wanted_layers
+from analysis.discovery.provenance import check_dictionaries, wanted_layers
 from analysis.lowrank.curve import RankCurve
 from analysis.lowrank.measure import MIN_ACTIVE, rank_curve
 from analysis.runs.run import Run
@@ -65,8 +65,8 @@ def run_interactions(
     for layer in wanted_layers(run.model, run.dictionaries, layers):
         sites = mlp_sites(layer)
         hashes |= {str(site): run.dictionaries[site].fingerprint for site in sites}
-        into, out = (run.dictionaries[site] for site in sites)
-        inter = Interactions(run.model.layer(layer), into.basis(), out.basis(reader))
+        into = run.dictionaries[sites[0]]
+        inter = run.interactions(layer, reader=reader)
         active = None if corpus is None else _activations(run.model, into, corpus, n_documents)
         made.append(run.folder.interactions(layer))
         table = write_strongest(inter, made[-1], n, active)
@@ -112,6 +112,7 @@ def run_rank(
     """`rank_curve` for each layer with a dictionary at ``mlp_out``, or for those named, saved in
     the run; after an interruption the same call resumes. Without a corpus it is measured on the
     built-in stories that training holds out."""
+    check_dictionaries(run.model, run.dictionaries)
     curves, made = {}, []
     for layer in wanted_layers(run.model, run.dictionaries, layers, ["mlp_out"]):
         shards = run.folder.rank_shards(layer)

@@ -53,7 +53,7 @@ class Circuit:
     selection: Selection = field(default_factory=Selection)
     evidence: BehaviourEvidence | None = None
     proposal: Proposal | None = None
-    energy: float = math.nan  # share of the squared norm of the output's matrix
+    energy: float | None = None  # share of the squared norm of the output's matrix
     explained: float | None = None  # share of the output's form that its pairs build together
 
     def __post_init__(self) -> None:
@@ -97,6 +97,11 @@ class Circuit:
         ``clusters`` found in it. A graph of several outputs does not name one: pass ``outputs``.
         ``groups`` name those of ``found``."""
         about = graph.graph
+        if lost := {"total_energy", "energy", "chosen", "level"} - about.keys():
+            raise GraphError(
+                f"Circuit.of: this graph does not say its {', '.join(sorted(lost))}. Pass one made "
+                f"by interaction_graph."
+            )
         if not outputs:
             if "output" not in about:
                 raise GraphError(

@@ -3,7 +3,7 @@ or another dataclass; unknown or missing keys and numbers that are not finite ar
 
 from __future__ import annotations
 
-import math
+import sys
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import cache
@@ -68,7 +68,8 @@ def _types(kind: type) -> dict[str, Any]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and abs(value) <= sys.float_info.max  # whole numbers may be larger
 
 
 def _word(option: Any) -> str:

@@ -155,7 +155,7 @@ def test_what_is_missing_is_refused_with_the_command_that_makes_it(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["", "/", "../manifest", "..", "a\0b", "negation.validation", "❓"]
+    "name", ["", "/", "../manifest", "..", "a\0b", "negation.validation", "❓", 0]
 )
 def test_hostile_names_are_names_that_are_not_there(made, name):
     run = open_run(made, device="cpu")
@@ -205,6 +205,9 @@ def test_dictionaries_of_another_model_are_refused(folder):
     other.save(folder / "model")
     with pytest.raises(DictionaryError, match="dictionaries of another model or site: mlp_in@0"):
         _ = open_run(folder, device="cpu").dictionaries
+    for measure in (run_interactions, run_rank):
+        with pytest.raises(DictionaryError, match="another model or site: mlp_in@0"):
+            measure(Run(folder, device="cpu"))
 
 
 def test_damaged_files_are_refused_as_the_commands_refuse_them(folder, capsys):

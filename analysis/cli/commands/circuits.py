@@ -158,4 +158,6 @@ def _layer(options: Namespace, circuit: Circuit) -> int:
         raise GraphError(
             f"--layer {options.layer}, but {options.circuit} is of layer {own}. Leave --layer out."
         )
-    return own if own is not None else options.layer or 0
+    if own is None and options.layer is None:
+        raise GraphError(f"{options.circuit} names no layer, which this format needs: pass --layer")
+    return own if own is not None else options.layer

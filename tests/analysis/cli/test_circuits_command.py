@@ -296,3 +296,8 @@ def test_a_circuit_is_exported_at_its_own_layer(tmp_path, capsys):
     assert main([*export, "--layer", "0"]) == 2
     assert "--layer 0, but " in (said := capsys.readouterr().err)
     assert "is of layer 1. Leave --layer out." in said
+    content = json.loads(file.read_text())
+    content["source"]["layer"] = None
+    file.write_text(json.dumps(content))
+    assert main(export) == 2
+    assert "names no layer, which this format needs: pass --layer" in capsys.readouterr().err

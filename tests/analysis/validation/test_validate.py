@@ -327,7 +327,9 @@ def test_what_cannot_be_validated_is_refused(circuit):
     model, dictionaries = planted_model(), planted_dictionaries()
     with pytest.raises(FeatureRangeError, match="n_draws = 0"):
         validate(model, circuit, HALVES[1], dictionaries, n_draws=0)
-    with pytest.raises(GraphError, match="does not say which layer, model and dictionaries"):
+    with pytest.raises(
+        GraphError, match="does not say of which layer, model, inputs, outputs it is"
+    ):
         validate(model, replace(circuit, source=Source()), HALVES[1], dictionaries)
     with pytest.raises(GraphError, match="there is no dictionary of mlp_in@0"):
         validate(model, circuit, HALVES[1], {})

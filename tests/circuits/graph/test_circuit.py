@@ -153,7 +153,7 @@ def test_a_proposal_of_0_1_is_read(tmp_path):
     [
         ({"version": True}, "of schema version True"),
         ({"name": 3}, "name = 3 in the circuit is not text"),
-        ({"energy": None}, "energy = None in the circuit is not a number"),
+        ({"energy": "0.5"}, "energy = .0.5. in the circuit is not a number or null"),
         ({"energy": float("nan")}, "energy = nan in the circuit is not a number"),
         ({"explained": "all"}, "explained = 'all' in the circuit is not a number or null"),
         ({"selection": {"pairs": "luck", "level": 1, "groups": None, "seed": 0}},
@@ -207,7 +207,7 @@ def test_a_feature_or_a_pair_listed_twice_is_refused():
         Circuit("x", (Output(0, "x"),), (Feature(1, "a"), Feature(2, "b")), pairs)
 
 
-@pytest.mark.parametrize("weight", [None, float("nan"), True, "1"])
+@pytest.mark.parametrize("weight", [None, float("nan"), True, "1", 10**400])
 def test_a_weight_that_is_not_a_number_is_refused(circuit, tmp_path, weight):
     path = circuit.save(tmp_path / "circuit.json")
     content = json.loads(path.read_text())
@@ -426,6 +426,18 @@ def test_a_broken_index_is_refused(circuit, tmp_path):
     (tmp_path / "graph-metadata.json").write_text("[]")
     with pytest.raises(CircuitsError, match="lists no graphs"):
         write_attribution(circuit, tmp_path)
+
+
+def test_a_circuit_made_by_hand_is_saved_with_what_is_known_of_it(tmp_path):
+    features = (Feature(0, "a", group=0), Feature(1, "b", group=0))
+    made = Circuit("by hand", (Output(0, "o"),), features, (Interaction(0, 1, 1.0),))
+    assert Circuit.load(made.save(tmp_path / "made.json")) == made
+    assert made.energy is None
+
+
+def test_a_graph_that_says_too_little_is_refused():
+    with pytest.raises(CircuitsError, match="does not say its chosen, energy, level, total_energy"):
+        Circuit.of(nx.Graph(output=0))
 
 
 def test_an_empty_circuit_is_one(tmp_path):
