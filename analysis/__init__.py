@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from analysis.discovery.find import find_circuit as find_circuit
     from analysis.discovery.propose import propose_circuits as propose_circuits
     from analysis.lowrank.circuit_rank import circuit_rank as circuit_rank
+    from analysis.lowrank.curve import RankCurve as RankCurve
     from analysis.lowrank.measure import rank_curve as rank_curve
     from analysis.opened_run import open_run as open_run
     from analysis.report import write_report as write_report
+    from analysis.validation.record import Validation as Validation
     from analysis.validation.validate import validate as validate
 
 __getattr__, __dir__, __all__ = lazy(__name__)
