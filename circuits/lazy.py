@@ -16,7 +16,7 @@ def lazy(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], l
     TYPE_CHECKING``: so a name is written down once, where type checkers and editors read it too."""
     source = cast(InspectLoader, sys.modules[package].__loader__).get_source(package)
     if source is None:
-        raise ImportError(f"{package} needs its source files, and only compiled ones are there")
+        raise ImportError(f"{package} has only compiled files; install it with its sources")
     blocks = [node.body for node in ast.parse(source).body if isinstance(node, ast.If)]
     imports = [node for body in blocks for node in body if isinstance(node, ast.ImportFrom)]
     homes = {alias.name: str(node.module) for node in imports for alias in node.names}

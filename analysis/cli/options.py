@@ -111,7 +111,7 @@ example: circuits interactions runs/stories --documents 2000
   --n int = 16                pairs of each output
   --layer int repeatable      only this one (repeatable)
   --reader pinv|encoder = pinv  how output features are read
-  --documents int = 0         to weigh pairs by, as active there (default: 0; with --text 1000)
+  --documents int = 0         to count active pairs on (default: 0, or 1000 with --text)
   --q float = 0.05            false discovery rate of the printed summary
   --seed int = 0              of the stories
 {_TEXT}
@@ -137,7 +137,7 @@ random pairs, other circuits and an untrained model. Writes
 RUN/circuits/<behaviour>.validation.json.
 example: circuits validate runs/stories --circuit negation
   run_folder RUN              folder with circuits/
-  --circuit NAME repeatable   only this one (repeatable; default: all of a behaviour)
+  --circuit NAME repeatable   only this one (repeatable; default: all found for behaviours)
   --draws int = 10            sets of random pairs, as controls, of each of two kinds
   --seed int = 0              of controls and text
 {_TEXT}

@@ -322,7 +322,7 @@ def test_dictionaries_of_another_model_or_site_are_refused_by_name():
         find_circuit(model, {into.site: into}, behaviour)
 
 
-def test_a_model_that_is_not_finite_is_no_model_that_learned_nothing():
+def test_a_model_with_numbers_that_are_not_finite_is_refused_as_such():
     model = planted_model()
     model.network.lm_head.weight.data[WORDS.index("glad"), 0] = float("nan")
     with pytest.raises(TensorError, match="what the model predicts after 32 of 32 cases"):

@@ -413,7 +413,7 @@ def test_a_plan_comes_back_from_json():
     assert 0 < rates[-1] < 0.3 * PLAN.learning_rate
 
 
-def test_every_step_can_be_logged_to_another(model, corpus, tmp_path):
+def test_every_step_is_passed_to_the_log(model, corpus, tmp_path):
     logged = []
     plan = replace(PLAN, n_tokens=600)
     train_saes(
@@ -425,7 +425,7 @@ def test_every_step_can_be_logged_to_another(model, corpus, tmp_path):
     ]
 
 
-def test_watchers_are_logged_each_step_and_keep_their_files_out_of_the_dictionaries(
+def test_loggers_get_each_step_and_keep_their_files_out_of_the_dictionaries(
     model_folder, tmp_path, monkeypatch, capsys
 ):
     logged = []
@@ -463,7 +463,7 @@ def test_watchers_are_logged_each_step_and_keep_their_files_out_of_the_dictionar
 
 
 @pytest.mark.parametrize("layout", ["sae-lens", "sparsify", "dictionary_learning"])
-def test_one_dictionary_of_any_layout_is_logged_of(layout, unbroken, tmp_path, capsys):
+def test_one_dictionary_of_any_layout_is_described(layout, unbroken, tmp_path, capsys):
     dictionary = load_dictionaries(unbroken, device="cpu")[Site.parse(SITES[0])]
     dictionary.save(tmp_path / "one", layout)
     assert main(["sae", "info", str(tmp_path / "one"), "--json"]) == 0
