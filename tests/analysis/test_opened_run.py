@@ -155,7 +155,7 @@ def test_what_is_missing_is_refused_with_the_command_that_makes_it(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["", "/", "../manifest", "..", "a\0b", "negation.validation", "❓", 0]
+    "name", ["", "/", "../manifest", "..", "a\0b", "negation.validation", "❓"]
 )
 def test_hostile_names_are_names_that_are_not_there(made, name):
     run = open_run(made, device="cpu")

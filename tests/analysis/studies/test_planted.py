@@ -139,7 +139,10 @@ def test_export_writes_each_format(tmp_path, capsys):
         assert export(form)["file"] == str(tmp_path / f"gate.{form}")
     tables = export("tables", "--out", str(tmp_path / "t"))
     assert set(tables) == {"features", "interactions", "gates", "outputs", "detectors"}
-    written = export("attribution")
+    words = ["export", str(tmp_path / "gate.json"), "--format", "attribution"]
+    assert main(words) == 2  # the frontend draws layers, and a gate made by hand names none
+    assert "pass --layer" in capsys.readouterr().err
+    written = export("attribution", "--layer", "0")
     assert written["file"] == str(tmp_path / "attribution" / "output-0.json")
     assert "supernodes=" in written["address"]  # the only place where the frontend reads them
     assert main(["export", str(tmp_path / "none.json")]) == 2
