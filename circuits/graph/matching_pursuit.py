@@ -6,18 +6,24 @@ orthogonal matching pursuit in stages (after StOMP, Donoho and others):
 
 1. add the strongest pairs of the residual that stand out from it more than chance among all pairs
    allows; and pairs that would complete a block (their features are already joined by a path over
-   two others) that stand out more than chance among the features found so far allows;
-2. fit all pairs at once, ``Q ≈ Σ wᵢⱼ sym(dᵢ dⱼᵀ)``, and drop those that the others explain;
+   two others) that stand out more than chance among the features found so far allows. What chance
+   allows is measured where the pair is: in the shared spaces and directions of its features;
+2. fit all pairs at once, ``Q ≈ Σ wᵢⱼ sym(aᵢ aⱼᵀ)``, and drop those that the others explain;
 3. repeat both while what a new pair explains exceeds the cost of naming it;
 4. test what remains by the rotation null, each pair against the form less the *other* pairs, and
    drop the weakest until all are discoveries at the rate ``q`` among all pairs.
 
-A shadow is not an edge here, even if its weight is large, and a random form has no edges.
+It starts from the pairs of the features that the form's span points to (``features_in_span``). A
+layer may read by the features' written directions or by the pseudoinverse's rows; these differ
+unless features are spread evenly, so stages 1 to 3 are done with both as the ``a``, and the shorter
+description of the form is tested. A shadow is not an edge here, even if its weight is large, and a
+random form has no edges.
 
 The limit is the search, not the test: a pair has to stand out from the shadows of the others, by
 about the root of the number of entries per pair, ``d (d + 1) / 2 / pairs``. On planted gates with
-noise of a third of their norm it finds nearly all pairs from about 15 entries per pair, and none
-under 10; nine in ten of the missed pairs would pass the test if named (``known_pairs``).
+noise of a third of their norm it finds nearly all pairs from about 15 entries per pair, and of
+groups of two features also with 11; nearly all missed pairs would pass the test if named
+(``known_pairs``).
 """
 
 from __future__ import annotations
@@ -34,10 +40,14 @@ from torch import Tensor
 from circuits.algebra.interactions import Interactions
 from circuits.algebra.pair_search import Search
 from circuits.errors import GraphError, check_index, check_indices
-from circuits.graph.significance import RotationNull, q_values
+from circuits.graph.form_span import features_in_span
+from circuits.graph.frames import chance
+from circuits.graph.significance import Atoms, RotationNull, q_values
 
 _ROUNDS = 60
+_TRIED = 2  # rounds with each kind of atoms, before one is chosen
 _MOST = 1024  # pairs fitted at once: an output of more is hard to read, and the fit is slow
+_KINDS = ("written", "readers")  # what a form may be made of
 
 
 def significant_pairs(
@@ -59,7 +69,8 @@ def significant_pairs(
     null = RotationNull.of(inter.inputs) if null is None else null
     form = inter.without_constant.form(output).double()
     nothing = torch.zeros(0, 2, dtype=torch.int64, device=form.device)
-    return _table(_prune(_pursue(_Fit(null, form, nothing)), q))
+    fits = [_pursue(_start(_Fit.of(null, kind, form, nothing)), _TRIED) for kind in _KINDS]
+    return _table(_prune(_pursue(min(fits, key=_Fit.length_of_description)), q), form)
 
 
 def known_pairs(
@@ -80,14 +91,16 @@ def known_pairs(
     null = RotationNull.of(inter.inputs) if null is None else null
     form = inter.without_constant.form(output).double()
     named = torch.tensor(listed, dtype=torch.int64, device=form.device).reshape(-1, 2)
-    return _table(_Fit(null, form, torch.unique(named, dim=0)))
+    fits = [_Fit.of(null, kind, form, torch.unique(named, dim=0)) for kind in _KINDS]
+    return _table(min(fits, key=_Fit.length_of_description), form)
 
 
-def _table(fit: _Fit) -> pd.DataFrame:
+def _table(fit: _Fit, form: Float[Tensor, "model model"]) -> pd.DataFrame:
     """Strongest pairs first."""
-    null, form = fit.null, fit.form
+    null = fit.null
     first, second = fit.pairs.unbind(1)
-    dots = ((null.write[first] @ form) * null.write[second]).sum(1)
+    written = null.white * null.sizes
+    dots = ((written[first] @ null.inside(form)) * written[second]).sum(1)
     weight = torch.where(first == second, dots, 2 * dots).cpu().numpy()
     z = fit.z_values() if len(weight) else np.zeros(0)
     table = pd.DataFrame(
@@ -103,7 +116,8 @@ def _table(fit: _Fit) -> pd.DataFrame:
     order = np.lexsort((table["second"], table["first"], -table["weight"].abs()))
     table = table.iloc[order].reset_index(drop=True)
     whole = float(form.norm()) ** 2
-    table.attrs["explained"] = 1 - float(fit.left.norm()) ** 2 / whole if whole > 0 else 0.0
+    built = float(fit.form.norm()) ** 2 - float(fit.left.norm()) ** 2
+    table.attrs["explained"] = built / whole if whole > 0 else 0.0
     return table
 
 
@@ -113,12 +127,14 @@ class _Fit:
     def __init__(
         self,
         null: RotationNull,
-        form: Float[Tensor, "model model"],
+        atoms: Atoms,
+        form: Float[Tensor, "rank rank"],
         pairs: Int[Tensor, "pair two"],
     ) -> None:
-        self.null, self.form, self.pairs = null, form, pairs
-        freedom = max(len(form) * (len(form) + 1) // 2 - len(pairs), 1)
-        one, two = null.write[pairs[:, 0]], null.write[pairs[:, 1]]
+        self.null, self.atoms, self.form, self.pairs = null, atoms, form, pairs
+        self.n_numbers = len(form) * (len(form) + 1) // 2
+        self.most = min(_MOST, self.n_numbers // 3)  # pairs
+        one, two = atoms.unit[pairs[:, 0]], atoms.unit[pairs[:, 1]]
         across = one @ two.mT
         gram = ((one @ one.mT) * (two @ two.mT) + across * across.mT) / 2
         size = gram.diagonal().sqrt()
@@ -129,55 +145,95 @@ class _Fit:
         built = (one * self.share[:, None]).mT @ two
         self.left = form - (built + built.mT) / 2
         # the residual per dimension of symmetric matrices
-        self.noise = float(self.left.norm()) / math.sqrt(freedom)
-        error = inverse.diagonal().sqrt() / size * max(self.noise, 1e-12 * float(form.norm()))
-        self.standing = self.share.abs() / error
+        self.noise = float(self.left.norm()) / math.sqrt(max(self.n_numbers - len(pairs), 1))
+        self.nothing = 1e-10 * float(form.norm()) / max(len(form), 1)  # less is rounding
+        self._noise_of_blocks = atoms.noise_of_blocks(self.left, pairs)
+        self.standing = self.share.abs() / (inverse.diagonal().sqrt() / size * self.noise_at(pairs))
+
+    @classmethod
+    def of(
+        cls,
+        null: RotationNull,
+        kind: str,
+        form: Float[Tensor, "model model"],
+        pairs: Int[Tensor, "pair two"],
+    ) -> _Fit:
+        atoms: Atoms = getattr(null, kind)
+        return cls(null, atoms, atoms.inside(null.inside(form)), pairs)
+
+    def with_pairs(self, pairs: Int[Tensor, "pair two"]) -> _Fit:
+        return _Fit(self.null, self.atoms, self.form, pairs)
+
+    def length_of_description(self) -> float:
+        """Of the form, in nats: the residual, and the naming of the pairs."""
+        noise = max(self.noise, self.nothing, 1e-300)
+        return self.n_numbers * math.log(noise) + math.log(self.null.n_pairs) * len(self.pairs)
+
+    def noise_at(self, pairs: Int[Tensor, "pair two"]) -> Float[Tensor, " pair"]:
+        """The residual per dimension where these pairs are."""
+        one, two = self.atoms.parts[pairs[:, 0]], self.atoms.parts[pairs[:, 1]]
+        squares = ((one @ self._noise_of_blocks) * two).sum(1)
+        return squares.sqrt().clamp(min=max(1e-12 * float(self.form.norm()), 1e-300))
+
+    def standing_out(self, pairs: Int[Tensor, "pair two"], n_tried: int) -> Int[Tensor, "some two"]:
+        """Those that stand out from the residual more than any of so many does by chance."""
+        one, two = self.atoms.unit[pairs[:, 0]], self.atoms.unit[pairs[:, 1]]
+        dots = ((one @ self.left) * two).sum(1).abs()
+        sizes = ((1 + (one * two).sum(1).square()) / 2).sqrt()
+        return pairs[dots / sizes > chance(n_tried) * self.noise_at(pairs)]
+
+    def evenly(self) -> Float[Tensor, "feature rank"]:
+        """Unit vectors over the noise where they are, so that the strongest pairs are those that
+        stand out most."""
+        noise = (self.atoms.parts @ self._noise_of_blocks.diagonal()).sqrt()
+        noise = noise.clamp(min=max(1e-3 * float(noise.max()), 1e-300))
+        return self.atoms.unit / (noise / noise.max()).sqrt()[:, None]
 
     @property
     def own(self) -> Float[Tensor, " pair"]:
         """What each pair's share alone adds to its weight."""
-        one, two = self.null.write[self.pairs[:, 0]], self.null.write[self.pairs[:, 1]]
-        squares = one.square().sum(1) * two.square().sum(1) + (one * two).sum(1).square()
-        return self.share * torch.where(self.pairs[:, 0] == self.pairs[:, 1], squares / 2, squares)
-
-    def keep(self, kept: Tensor) -> _Fit:
-        return _Fit(self.null, self.form, self.pairs[kept])
-
-    def z_values(self) -> np.ndarray:
         first, second = self.pairs.unbind(1)
-        partners = torch.bincount(first, minlength=len(self.null.write))
-        partners += torch.bincount(second[first != second], minlength=len(self.null.write))
-        return self.null.z_values(self.left, first, second, self.share, partners)
+        written = (self.null.white * self.null.sizes)[:, self.atoms.directions]
+        unit = self.atoms.unit
+        along = (written[first] * unit[first]).sum(1) * (written[second] * unit[second]).sum(1)
+        across = (written[first] * unit[second]).sum(1) * (written[second] * unit[first]).sum(1)
+        return self.share * (along + across) / torch.where(first == second, 2, 1)
+
+    def z_values(self) -> Float[np.ndarray, " pair"]:
+        first, second = self.pairs.unbind(1)
+        return self.atoms.z_values(self.left, first, second, self.share)
 
 
-def _pursue(fit: _Fit) -> _Fit:
+def _start(fit: _Fit) -> _Fit:
+    """With the pairs among the features that the form's span points to, if they explain it."""
+    best = fit
+    for features in features_in_span(fit.atoms, fit.form):
+        one, two = torch.triu_indices(len(features), len(features)).to(features)
+        if 0 < len(one) <= 2 * fit.most:
+            found = _standing(fit.with_pairs(torch.stack([features[one], features[two]], dim=1)))
+            best = min(best, found, key=_Fit.length_of_description)
+    return best
+
+
+def _pursue(fit: _Fit, n_rounds: int = _ROUNDS) -> _Fit:
     """Stages 1 to 3."""
-    size = fit.null.write.norm(dim=1, keepdim=True)
-    unit = fit.null.write / size.clamp(min=1e-12 * float(size.max()))
-    n_numbers = len(fit.form) * (len(fit.form) + 1) // 2
-    most = min(_MOST, n_numbers // 3)
-    nothing = 1e-10 * float(fit.form.norm()) / len(fit.form)  # a smaller residual is rounding
-    worth, best = math.log(fit.null.n_pairs), fit
-    seen, in_vain = set[frozenset[tuple[int, int]]](), 0
-    for _ in range(_ROUNDS):
-        if fit.noise <= nothing:
+    best, seen, in_vain = fit, set[frozenset[tuple[int, int]]](), 0
+    for _ in range(n_rounds):
+        if fit.noise <= fit.nothing:
             break
-        new = torch.cat([_standing_out(fit, unit), _completing(fit, unit)])
-        n = len(unit)
+        new = torch.cat([_strongest_left(fit), _completing(fit)])
+        n = len(fit.atoms.unit)
         new = new[~torch.isin(new[:, 0] * n + new[:, 1], fit.pairs[:, 0] * n + fit.pairs[:, 1])]
         new = torch.unique(new, dim=0)
-        if not len(new) or len(fit.pairs) + len(new) > most:
+        if not len(new) or len(fit.pairs) + len(new) > fit.most:
             break
-        fit = _Fit(fit.null, fit.form, torch.cat([fit.pairs, new]))
-        while (weak := fit.standing < _bars(fit)).any():
-            fit = fit.keep(_without_worst(fit.standing, weak))
+        fit = _standing(fit.with_pairs(torch.cat([fit.pairs, new])))
         now = frozenset((i, j) for i, j in fit.pairs.tolist())
         if now in seen:
             break
         seen.add(now)
         # what a pair explains must exceed the cost of naming it among all pairs
-        gain = n_numbers * math.log(best.noise / max(fit.noise, nothing))
-        if gain > worth * (len(fit.pairs) - len(best.pairs)):
+        if fit.length_of_description() < best.length_of_description():
             best, in_vain = fit, 0
         elif in_vain == 2:
             break
@@ -186,33 +242,28 @@ def _pursue(fit: _Fit) -> _Fit:
     return best
 
 
-def _bar(n_pairs: int) -> float:
-    """About the largest normal value of so many by chance."""
-    return math.sqrt(2 * math.log(max(n_pairs, 2)))
-
-
-def _standing_out(fit: _Fit, unit: Tensor) -> Int[Tensor, "pair two"]:
+def _strongest_left(fit: _Fit) -> Int[Tensor, "pair two"]:
     """Pairs that stand out most from the residual, a few at a time."""
-    search = Search(unit.float(), None, 8 + len(fit.pairs))
+    search = Search(fit.evenly().float(), None, 16 + len(fit.pairs))
     search.look(0, lambda: fit.left.float(), math.inf)
     pairs = torch.tensor(search.table()[["first", "second"]].to_numpy()).to(fit.pairs)
-    one, two = unit[pairs[:, 0]], unit[pairs[:, 1]]
-    dots = ((one @ fit.left) * two).sum(1).abs()
-    sizes = ((1 + (one * two).sum(1).square()) / 2).sqrt()
-    return pairs[dots / sizes > _bar(fit.null.n_pairs) * fit.noise]
+    return fit.standing_out(pairs, fit.null.n_pairs)
 
 
-def _completing(fit: _Fit, unit: Tensor) -> Int[Tensor, "pair two"]:
+def _completing(fit: _Fit) -> Int[Tensor, "pair two"]:
     """Pairs that would complete a block and stand out from the residual."""
     if not len(fit.pairs):
         return fit.pairs
     nodes, _, paths = _paths(fit.pairs)
     one, two = torch.triu(paths > 0).nonzero(as_tuple=True)
-    touched = unit[nodes]
-    dots = (touched @ fit.left @ touched.mT)[one, two].abs()
-    sizes = ((1 + (touched @ touched.mT)[one, two].square()) / 2).sqrt()
-    out = dots / sizes > _bar(len(nodes) ** 2) * fit.noise
-    return torch.stack([nodes[one[out]], nodes[two[out]]], dim=1)
+    return fit.standing_out(torch.stack([nodes[one], nodes[two]], dim=1), len(nodes) ** 2)
+
+
+def _standing(fit: _Fit) -> _Fit:
+    """Without the pairs that the others explain."""
+    while (weak := fit.standing < _bars(fit)).any():
+        fit = fit.with_pairs(fit.pairs[_without_worst(fit.standing, weak)])
+    return fit
 
 
 def _paths(pairs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -231,8 +282,8 @@ def _bars(fit: _Fit) -> Float[Tensor, " pair"]:
     degree = torch.bincount(place.flatten(), minlength=len(nodes))
     through_itself = degree[one] + degree[two] - 1
     in_block = paths[one, two] > through_itself
-    bars = torch.full_like(fit.standing, _bar(fit.null.n_pairs))
-    bars[in_block] = _bar(len(nodes) ** 2)
+    bars = torch.full_like(fit.standing, chance(fit.null.n_pairs))
+    bars[in_block] = chance(len(nodes) ** 2)
     return bars
 
 
@@ -243,7 +294,8 @@ def _prune(fit: _Fit, q: float) -> _Fit:
         weak = q_values(z, fit.null.n_pairs) > q
         if not weak.any():
             break
-        fit = fit.keep(_without_worst(torch.tensor(np.abs(z)), torch.tensor(weak)))
+        kept = _without_worst(torch.tensor(np.abs(z)), torch.tensor(weak))
+        fit = fit.with_pairs(fit.pairs[kept.to(fit.pairs.device)])
     return fit
 
 

@@ -1,17 +1,18 @@
 """Is a pair's weight more than chance? Exact p-values, and control of false discoveries.
 
-The null: all features are rotated together at random against the layer, so their norms and the
-angles between them stay. The distribution of one pair's weight is then known without sampling: hold
-one feature still and rotate the rest about it; the other's cosine with what the layer makes of the
-first follows Student's t. The test is made from both ends and the larger p-value counts, because a
+The null: features are turned at random among their like (``circuits.graph.frames``), so that what
+they share stays: their norms, the small spaces that some of them lie in, and how much they vary
+along each direction. The distribution of a pair's weight is then known without sampling: hold one
+feature still and turn the rest about it; in each block of directions the other's cosine with what
+the layer makes of the first follows Student's t. The blocks' normal values are added, each weighted
+by what it can tell. The test is made from both ends and the larger p-value counts, because a
 feature of a strong gate has larger weights with *every* feature, which is expected only from its
 own end. A feature's pair with itself is a quadratic form of one random direction; its tail comes
 from the form's eigenvalues by the saddlepoint formula of Lugannani and Rice, within a quarter of
 the p-value.
 
-Features are in whitened coordinates (the left singular vectors of the dictionary): weights are the
-same there, and a direction that all features share is no evidence for any pair of them. The
-constant's linear terms are neither tested nor counted.
+A direction that all features share is a block of its own, which cannot turn: it is no evidence for
+any pair of them. The constant's linear terms are neither tested nor counted.
 """
 
 from __future__ import annotations
@@ -30,96 +31,209 @@ from torch import Tensor
 
 from circuits.algebra.basis import Basis
 from circuits.algebra.interactions import Interactions
+from circuits.graph.frames import Frame, frames, shared_spaces, turning
 
 _NEGLIGIBLE = 1e-280  # below this, z is computed without the p-value
+
+
+class Atoms:
+    """A vector for each feature. The products of two are what a form is made of: ``written``
+    directions, or ``readers`` (rows of the pseudoinverse); both without the directions that cannot
+    turn."""
+
+    def __init__(
+        self,
+        white: Float[Tensor, "feature rank"],
+        sizes: Float[Tensor, " rank"],
+        spaces: Int[Tensor, " feature"],
+    ) -> None:
+        self.directions = turning(sizes)
+        white, sizes = white[:, self.directions], sizes[self.directions]
+        rows = white * sizes
+        length = rows.norm(dim=1)
+        self.length = length.clamp(min=1e-12 * float(length.max()) if len(length) else None)
+        self.unit = rows / self.length[:, None]
+        self.spaces, self.frames = spaces, frames(white, sizes, spaces)
+        self._blocks = [(name, frame.axes[block]) for name, frame in enumerate(self.frames)
+                        for block in frame.blocks]  # fmt: skip
+        columns = [(self.unit @ axes.mT).square().sum(1) * (spaces == name)
+                   for name, axes in self._blocks]  # fmt: skip
+        parts = torch.stack(columns, 1) if columns else rows.new_ones(len(rows), 1)
+        # how much of each feature is in each block of its space's directions
+        self.parts: Float[Tensor, "feature block"] = parts / parts.sum(1, keepdim=True).clamp(
+            min=1e-300
+        )
+
+    def inside(self, form: Float[Tensor, "whole whole"]) -> Float[Tensor, "rank rank"]:
+        """A form of what the features span in these directions."""
+        return form[self.directions][:, self.directions]
+
+    def noise_of_blocks(
+        self, left: Float[Tensor, "rank rank"], pairs: Int[Tensor, "pair two"]
+    ) -> Float[Tensor, "block block"]:
+        """The squared residual per dimension between every two blocks, where these were fitted."""
+        if len(self._blocks) <= 1:
+            n_numbers = len(left) * (len(left) + 1) // 2
+            return (left.square().sum() / max(n_numbers - len(pairs), 1)).reshape(1, 1)
+        widths = torch.tensor([len(axes) for _, axes in self._blocks]).to(left)
+        axes = torch.cat([axes for _, axes in self._blocks])
+        owner = torch.repeat_interleave(torch.arange(len(widths)), widths.long().cpu()).to(pairs)
+        squares = (axes @ left @ axes.mT).square()
+        norms = left.new_zeros(len(widths), len(axes)).index_add_(0, owner, squares)
+        norms = left.new_zeros(len(widths), len(widths)).index_add_(1, owner, norms)
+        fitted = self.parts[pairs[:, 0]].mT @ self.parts[pairs[:, 1]]
+        fitted = (fitted + fitted.mT) / 2
+        same = torch.eye(len(widths)).to(left)
+        # blocks off the diagonal stand in the matrix twice
+        numbers = widths[:, None] * widths * (1 - same) + same * widths * (widths + 1) / 2
+        return norms * (2 - same) / (numbers - fitted * (2 - same)).clamp(min=1)
+
+    def z_values(
+        self,
+        form: Float[Tensor, "rank rank"],
+        first: Int[Tensor, " pair"],
+        second: Int[Tensor, " pair"],
+        share: Float[Tensor, " pair"] | None = None,
+    ) -> Float[np.ndarray, " pair"]:
+        """How unlikely each pair is, as a standard normal value. Where the form is what a fit of
+        the pairs leaves, ``share`` is each pair's coefficient, which is put back, and a feature's
+        other pairs take a degree of freedom each."""
+        taken = first.new_zeros(len(self.unit))
+        if share is None:
+            share = form.new_zeros(len(first))
+        else:
+            taken = torch.bincount(first, minlength=len(taken))
+            taken = taken + torch.bincount(second[first != second], minlength=len(taken))
+            taken = (taken - 1).clamp(min=0)
+        ends = [
+            self.from_one_end(form, held, turned, share, taken[held])
+            for held, turned in ((first, second), (second, first))
+        ]
+        z = np.where(np.abs(ends[0]) <= np.abs(ends[1]), *ends)
+        selves = first == second
+        if selves.any():
+            z[selves.cpu().numpy()] = self._with_itself(form, first[selves], share[selves])
+        return z
+
+    def from_one_end(
+        self, form: Tensor, held: Tensor, turned: Tensor, share: Tensor, taken: Tensor
+    ) -> Float[np.ndarray, " pair"]:
+        """The normal value of the turned feature's weight with what the form makes of the other."""
+        one, two = self.unit[held], self.unit[turned]
+        image = one @ form + share[:, None] / 2 * (two + one * (one * two).sum(1, keepdim=True))
+        z = np.zeros(len(held))
+        for name, frame in enumerate(self.frames):
+            here = (self.spaces[turned] == name).nonzero()[:, 0]
+            if len(here):
+                ends = frame.place[held[here]], frame.place[turned[here]]
+                z[here.cpu().numpy()] = turned_z(frame, image[here], *ends, taken[here])
+        return z
+
+    def _with_itself(self, form: Tensor, feature: Tensor, share: Tensor) -> np.ndarray:
+        """In the block of directions that holds most of the feature."""
+        z = np.zeros(len(feature))
+        if not len(form):
+            return z
+        place = [(int(self.spaces[one]), self._main_block(int(one))) for one in feature]
+        for name, block in set(place):
+            here = torch.tensor([at == (name, block) for at in place], device=feature.device)
+            frame = self.frames[name]
+            axes = frame.axes[frame.blocks[block]] / frame.sizes[frame.blocks[block], None]
+            inside = axes @ form @ axes.mT
+            ours = frame.turned[frame.place[feature[here]], frame.blocks[block]]
+            size = ours.square().sum(1).clamp(min=1e-300)
+            there = (ours @ inside * ours).sum(1) / size
+            back = share[here] * size / self.length[feature[here]].square()
+            values = torch.linalg.eigvalsh(inside).repeat(len(ours), 1)
+            # putting its share back moves about one eigenvalue: the one nearest to what was there
+            moved = (values - there[:, None]).abs().argmin(1, keepdim=True)
+            values.scatter_add_(1, moved, back[:, None])
+            z[here.cpu().numpy()] = sphere_tail(values.cpu().numpy(), (there + back).cpu().numpy())
+        return z
+
+    def _main_block(self, feature: int) -> int:
+        frame = self.frames[int(self.spaces[feature])]
+        parts = (frame.turned[frame.place[feature]] * frame.sizes).square()
+        return int(np.argmax([float(parts[block].sum()) for block in frame.blocks]))
+
+
+def turned_z(
+    frame: Frame, image: Tensor, held: Tensor, turned: Tensor, taken: Tensor
+) -> Float[np.ndarray, " pair"]:
+    """The blocks' normal values, together. ``held`` is −1 for a feature outside the frame."""
+    image = image @ frame.axes.mT / frame.sizes
+    moving = frame.turned[turned]
+    still = torch.where(held[:, None] >= 0, frame.turned[held.clamp(min=0)], 0.0)
+    lost = (held >= 0).double()  # the axis about which they turn
+    total, weights = np.zeros(len(held)), np.zeros(len(held))
+    for block in frame.blocks:
+        width = block.stop - block.start
+        axis = torch.nn.functional.normalize(still[:, block], dim=1, eps=1e-300)
+        left, right = (
+            part[:, block] - (part[:, block] * axis).sum(1, keepdim=True) * axis
+            for part in (image, moving)
+        )
+        norm = left.norm(dim=1) * right.norm(dim=1)
+        cosine = (left * right).sum(1) / norm.clamp(min=1e-300)
+        # below this it is rounding
+        cosine[norm <= 1e-12 * image[:, block].norm(dim=1) * moving[:, block].norm(dim=1)] = 0.0
+        freedom = width - 1 - lost - taken * width / len(frame.sizes)
+        z = normal_of_cosine(cosine.clamp(-1, 1).cpu().numpy(), freedom.cpu().numpy())
+        weight = norm * frame.sizes[block].square().mean() / width**0.5
+        weight = torch.where(freedom >= 1, weight, 0.0).cpu().numpy()
+        total, weights = total + weight * z, weights + weight**2
+    return total / np.sqrt(np.maximum(weights, 1e-300))
 
 
 @dataclass(frozen=True, eq=False)
 class RotationNull:
     """The features of one dictionary, ready to be tested against any form."""
 
-    write: Float[Tensor, "feature model"]  # in float64
-    features: Float[Tensor, "feature rank"]  # whitened: orthonormal columns
-    onto: Float[Tensor, "rank model"]  # a form in whitened coordinates is onto @ form @ onto.mT
+    white: Float[Tensor, "feature rank"]  # in whitened coordinates: orthonormal columns
+    sizes: Float[Tensor, " rank"]
+    directions: Float[Tensor, "rank model"]  # write = white * sizes @ directions
+    spaces: Int[Tensor, " feature"]  # the shared space of each feature
 
     @classmethod
     def of(cls, features: Basis) -> RotationNull:
         """For the features of a dictionary, without its offset."""
         sizes, directions = features.span.sizes, features.span.directions
-        write = features.write.double()
-        return cls(write, write @ (directions / sizes[:, None]).mT, sizes[:, None] * directions)
+        white = features.write.double() @ (directions / sizes[:, None]).mT
+        return cls(white, sizes, directions, shared_spaces(white))
 
     @property
     def n_pairs(self) -> int:
         """How many pairs are tested for each output: all, including a feature's with itself."""
-        return len(self.write) * (len(self.write) + 1) // 2
+        return len(self.white) * (len(self.white) + 1) // 2
 
     @cached_property
-    def _norms(self) -> Float[Tensor, " feature"]:
-        return self.features.norm(dim=1)
+    def written(self) -> Atoms:
+        """The directions that features write."""
+        return Atoms(self.white, self.sizes, self.spaces)
+
+    @cached_property
+    def readers(self) -> Atoms:
+        """The rows of the pseudoinverse."""
+        return Atoms(self.white, 1 / self.sizes, self.spaces)
+
+    def inside(self, form: Float[Tensor, "model model"]) -> Float[Tensor, "rank rank"]:
+        """A form within what the features span."""
+        return self.directions @ form.double() @ self.directions.mT
 
     def z_values(
         self,
         form: Float[Tensor, "model model"],
         first: Int[Tensor, " pair"],
         second: Int[Tensor, " pair"],
-        weight: Float[Tensor, " pair"] | None = None,
-        partners: Int[Tensor, " feature"] | None = None,
     ) -> Float[np.ndarray, " pair"]:
-        """How unlikely each pair's weight is, as a standard normal value. Where the form is what a
-        fit of pairs leaves, ``weight`` is each tested pair's own share, which is put back, and
-        ``partners`` counts the fitted pairs of each feature, a degree of freedom each."""
-        form = self.onto @ form.double() @ self.onto.mT
-        weight = form.new_zeros(len(first)) if weight is None else weight
-        partners = first.new_zeros(len(self.write)) if partners is None else partners
-        ends = []
-        for held, turned in ((first, second), (second, first)):
-            taken = (partners[held] - 1).clamp(min=0).cpu().numpy()
-            ends.append(self.from_one_end(form, held, turned, weight, taken))
-        z = np.where(np.abs(ends[0]) <= np.abs(ends[1]), *ends)
-        selves = (first == second).cpu().numpy()
-        if selves.any():
-            z[selves] = self._with_itself(form, first[selves], weight[selves])
-        return z
-
-    def from_one_end(
-        self, form: Tensor, held: Tensor, turned: Tensor, weight: Tensor, taken: np.ndarray
-    ) -> np.ndarray:
-        """Student's t of the cosine between a turned feature and the held one's image."""
-        still, moving = self.features[held], self.features[turned]
-        own_held, own_turned = (self.write[end] @ self.onto.mT for end in (held, turned))
-        own = own_turned * (own_held * still).sum(1, keepdim=True)
-        own = own + own_held * (own_turned * still).sum(1, keepdim=True)
-        image = still @ form + weight[:, None] / 2 * own
-        axis = still / self._norms[held].clamp(min=1e-300)[:, None]
-        image = image - (image * axis).sum(1, keepdim=True) * axis
-        moving = moving - (moving * axis).sum(1, keepdim=True) * axis
-        sizes = image.norm(dim=1) * moving.norm(dim=1)
-        noise = 1e-12 * self._norms[turned] * form.norm() * self._norms[held]
-        cosine = ((image * moving).sum(1) / sizes.clamp(min=1e-300)).cpu().numpy()
-        cosine[(sizes <= noise).cpu().numpy()] = 0.0
-        freedom = np.maximum(form.shape[0] - 2 - taken, 0)
-        return _normal_of_cosine(np.clip(cosine, -1, 1), freedom)
-
-    def _with_itself(self, form: Tensor, feature: Tensor, weight: Tensor) -> np.ndarray:
-        unit = self.features[feature] / self._norms[feature].clamp(min=1e-300)[:, None]
-        ours = self.write[feature] @ self.onto.mT
-        height = (unit @ form * unit).sum(1) + (ours * unit).sum(1).square() * weight
-        values = torch.linalg.eigvalsh(form).repeat(len(feature), 1)
-        if form.shape[0]:
-            # putting its share back moves about one eigenvalue: the one nearest to what was there
-            size = ours.square().sum(1)
-            there = (ours @ form * ours).sum(1) / size.clamp(min=1e-300)
-            moved = (values - there[:, None]).abs().argmin(1, keepdim=True)
-            values.scatter_add_(1, moved, (size * weight)[:, None])
-        return sphere_tail(values.cpu().numpy(), height.cpu().numpy())
+        """How unlikely each pair's weight is, as a standard normal value."""
+        return self.written.z_values(self.written.inside(self.inside(form)), first, second)
 
 
-def _normal_of_cosine(
-    cosine: Float[np.ndarray, " pair"], freedom: Int[np.ndarray, " pair"]
+def normal_of_cosine(
+    cosine: Float[np.ndarray, " pair"], freedom: Float[np.ndarray, " pair"]
 ) -> Float[np.ndarray, " pair"]:
     """The normal value as unlikely as this cosine of random directions in ``freedom + 1`` axes."""
-    freedom = freedom.astype(np.float64)
     rest = np.maximum(1 - cosine**2, 1e-24)  # float64 resolves no smaller angle
     t = np.abs(cosine) * np.sqrt(np.maximum(freedom, 1) / rest)
     half = special.stdtr(np.maximum(freedom, 1), -t)
@@ -195,6 +309,6 @@ def scored(
 ) -> pd.DataFrame:
     """The same pairs of features of one output, with z and q."""
     first, second = (torch.tensor(pairs[end].to_numpy()) for end in ("first", "second"))
-    device = null.write.device
+    device = null.white.device
     z = null.z_values(inter.form(output), first.to(device), second.to(device))
     return pairs.assign(z=z, q=q_values(z, null.n_pairs))

@@ -1,6 +1,7 @@
 """Chance is what the null says it is, and false discoveries are as rare as promised."""
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from circuits.graph.significance import (
     q_values,
     scored_strongest,
     sphere_tail,
+    turned_z,
 )
 from tests.support.small import basis, normal, small_layer
 
@@ -49,15 +51,24 @@ def turned_about(axis: torch.Tensor, n: int, seed: int) -> torch.Tensor:
     return frame @ turn @ frame.mT
 
 
+def even(n: int, d: int) -> Basis:
+    """Features that vary alike along all directions."""
+    return Basis.from_decoder(torch.linalg.qr(normal(n, d)).Q)
+
+
+def in_span(null: RotationNull, form: torch.Tensor) -> torch.Tensor:
+    return null.written.inside(null.inside(form))
+
+
 def test_from_one_end_p_is_the_share_of_rotations_with_a_larger_weight():
-    null = RotationNull.of(basis(20, 7))
+    null = RotationNull.of(even(20, 7))
     form = symmetric(7, seed=5)
     form = form + 20 * torch.outer(form[0], form[0]) / form[0].norm() ** 2  # one large eigenvalue
-    white = null.onto @ form @ null.onto.mT
-    held, turned = torch.tensor([3, 4]), torch.tensor([9, 2])
-    got = p_values(null.from_one_end(white, held, turned, torch.zeros(2), np.zeros(2, int)))
+    white = in_span(null, form)
+    held, turned, none = torch.tensor([3, 4]), torch.tensor([9, 2]), torch.zeros(2)
+    got = p_values(null.written.from_one_end(white, held, turned, none.double(), none.long()))
     for i, j, p in zip(held, turned, got, strict=True):
-        still, moving = null.features[i], null.features[j]
+        still, moving = null.white[i], null.white[j]
         turns = turned_about(still / still.norm(), 20_000, seed=1)
         weights = (turns @ moving) @ white @ still
         middle = (still @ white @ still) * (still @ moving) / still.norm() ** 2
@@ -66,14 +77,58 @@ def test_from_one_end_p_is_the_share_of_rotations_with_a_larger_weight():
         assert abs(float(share) - p) < 0.012  # three standard errors
 
 
+def in_spaces(n: int = 300, seed: int = 0) -> torch.Tensor:
+    """Features of which a quarter lie in six of 24 dimensions, and which vary unequally."""
+    write = normal(n, 24, seed=seed)
+    write[: n // 4, 6:] = 0
+    return write * torch.tensor([1.0] * 12 + [0.1] * 12).double()
+
+
+def test_features_that_share_a_space_are_found():
+    null = RotationNull.of(Basis.from_decoder(in_spaces()))
+    assert null.spaces.tolist() == [1] * 75 + [0] * 225
+    small = null.written.frames[1]
+    assert small.features.tolist() == list(range(75))
+    assert len(small.sizes) == 6
+    assert [block.stop - block.start for block in null.written.frames[0].blocks] == [12, 12]
+    rebuilt = small.turned * small.sizes @ small.axes
+    torch.testing.assert_close(rebuilt, (null.white * null.sizes)[:75])
+
+
+@pytest.mark.parametrize(("i", "j"), [(0, 1), (100, 200), (100, 0), (0, 100)])
+@pytest.mark.parametrize("kind", ["written", "readers"])
+def test_p_is_uniform_where_features_turn_among_their_like(kind, i, j):
+    """In each block of directions on its own, about the feature that is held if it turns too."""
+    null = RotationNull.of(Basis.from_decoder(in_spaces()))
+    atoms = getattr(null, kind)
+    form = atoms.inside(null.inside(symmetric(24, seed=3)))
+    frame = atoms.frames[int(atoms.spaces[j])]
+    at, n = frame.place, 2000
+    moving = frame.turned[at[j]].repeat(n, 1)
+    for block in frame.blocks:
+        width = block.stop - block.start
+        if at[i] >= 0:
+            axis = frame.turned[at[i], block]
+            turns = turned_about(axis / axis.norm(), n, seed=1)
+        else:
+            turns = torch.linalg.qr(normal(n, width, width, seed=1)).Q
+        moving[:, block] = (turns @ moving[0, block, None])[..., 0]
+    turned = replace(frame, turned=torch.cat([frame.turned, moving]))
+    index = torch.arange(n)
+    image = (atoms.unit[i] @ form).repeat(n, 1)
+    held = at[i].repeat(n)
+    p = p_values(turned_z(turned, image, held, index + len(frame.turned), torch.zeros(n).long()))
+    assert stats.kstest(p, "uniform").pvalue > 0.01
+
+
 def test_a_pair_is_tested_from_both_ends():
     null, form = RotationNull.of(basis(20, 7)), symmetric(7)
     first, second = torch.triu_indices(20, 20, 1)
-    white = null.onto @ form @ null.onto.mT
-    none = np.zeros(len(first), dtype=int)
-    zeros = torch.zeros(len(first))
-    ends = [np.abs(null.from_one_end(white, *e, zeros, none)) for e in
-            ((first, second), (second, first))]  # fmt: skip
+    none = torch.zeros(len(first))
+    ends = [
+        np.abs(null.written.from_one_end(in_span(null, form), *e, none.double(), none.long()))
+        for e in ((first, second), (second, first))
+    ]
     np.testing.assert_allclose(np.abs(null.z_values(form, first, second)), np.minimum(*ends))
 
 
@@ -93,15 +148,14 @@ def test_the_tail_of_a_form_on_the_sphere_is_that_of_random_directions(values):
 @pytest.mark.parametrize("d", [2, 3, 8])
 def test_randomly_rotated_features_rarely_have_small_p_values(d):
     """Over whole rotations: a pair's p-value is never too small, a feature's own hardly."""
-    null, form = RotationNull.of(basis(10, d)), symmetric(d, seed=1)
-    white, same = null.onto @ form @ null.onto.mT, torch.eye(d).double()
+    null, form = RotationNull.of(even(10, d)), symmetric(d, seed=1)
     first, second = torch.triu_indices(10, 10)
     selves = (first == second).numpy()
     found = []
     for seed in range(400):
         turn = torch.linalg.qr(normal(d, d, seed=seed)).Q
-        turned = RotationNull(null.features @ turn, null.features @ turn, same)
-        found.append(p_values(turned.z_values(white, first, second)))
+        turned = replace(null, white=null.white @ turn)
+        found.append(p_values(turned.z_values(form, first, second)))
     p = np.array(found)
     for share in (0.2, 0.05, 0.01):
         assert (p[:, ~selves] <= share).mean() <= share

@@ -1,0 +1,69 @@
+"""Features that a form is made of, seen from the space it spans.
+
+The form of a few gates spans few dimensions, and a group's vector, a sum of a few features, lies in
+them. So what these features have *outside* that space cancels: two by two their remainders point
+along one line. No search among pairs is needed to see this, and it works where features are so
+crowded that no pair stands out alone. (In many dimensions, a form that spans few of them has few
+pairs for its many entries, and they do stand out.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from circuits.algebra.directions import ROWS
+from circuits.graph.frames import chance
+from circuits.graph.significance import Atoms, normal_of_cosine
+
+_GAPS = 2  # places tried where the form's space may end
+_MOST = 128  # dimensions
+_STEEP = 1.5  # an eigenvalue is this much larger than the next one there
+
+
+def features_in_span(
+    atoms: Atoms, form: Float[Tensor, "rank rank"]
+) -> Iterator[Int[Tensor, " some"]]:
+    """For each place where the form's space may end: the features whose remainder outside it has
+    the direction of another's, more exactly than chance among all pairs allows."""
+    if not 6 < len(form) <= _MOST:
+        return
+    values, vectors = torch.linalg.eigh(form)
+    values, order = values.abs().sort(descending=True)
+    rank = len(values)
+    drops = values[1:-4] / values[2:-3].clamp(min=max(1e-12 * float(values[0]), 1e-300))
+    steepest = np.argsort([-float(drop) for drop in drops], kind="stable")[:_GAPS].tolist()
+    for end in (place + 2 for place in steepest if float(drops[place]) > _STEEP):
+        space = vectors[:, order[:end]]
+        rest = torch.nn.functional.normalize(atoms.unit - atoms.unit @ space @ space.mT, dim=1)
+        z = _nearest_line(rest.float(), atoms.spaces, rank - end)
+        n = len(rest)
+        yield torch.from_numpy(np.flatnonzero(z > chance(n * (n + 1) // 2))).to(order)
+
+
+def _nearest_line(
+    rest: Float[Tensor, "feature rank"], spaces: Int[Tensor, " feature"], dimensions: int
+) -> Float[np.ndarray, " feature"]:
+    """How surprising each feature's largest |cosine| with another is, as a normal value. How many
+    dimensions they have for it follows from how they spread, in each shared space on its own."""
+    names = spaces.unique().tolist()
+    of_space = [(spaces == name).nonzero()[:, 0] for name in names]
+    spread = [rest[rows].mT @ rest[rows] / len(rows) for rows in of_space]
+    z = np.zeros(len(rest))
+    for one, rows_of in enumerate(of_space):
+        for two, others in enumerate(of_space):
+            alike = max(float((spread[one] * spread[two]).sum()), 1e-9)
+            freedom = min(1 / alike, dimensions) - 1
+            for rows in rows_of.split(ROWS):
+                cosines = (rest[rows] @ rest[others].mT).abs_()
+                if one == two:  # not with itself
+                    cosines[rows[:, None] == others] = 0
+                largest = cosines.amax(1).double().clamp(max=1).cpu().numpy()
+                here = rows.cpu().numpy()
+                found = normal_of_cosine(largest, np.full(len(here), freedom))
+                z[here] = np.maximum(z[here], found)
+    return z
