@@ -7,7 +7,8 @@ their rows agree, sign and all: the same partners, to the same effect.
 1. Nodes are put in an order that follows from the matrix alone.
 2. Seven methods propose groups (``circuits.groups.proposals``).
 3. The proposal with the shortest description of the matrix is chosen, and single nodes are moved
-   while that shortens it. Where none is shorter than a group for each node, there are no groups.
+   while that shortens it. Where none is shorter than loadings without groups, or no two nodes of
+   a dense matrix go together, there are no groups: the method is "none".
 4. Stability: the chosen method runs again, each time with a tenth of the edges left out.
 """
 
@@ -61,9 +62,9 @@ class Clusters(Mapping[Hashable, int]):
 
     @property
     def stability(self) -> float:
-        """The mean over nodes."""
-        inside = self.nodes.loc[self.nodes["group"] >= 0, "stability"]
-        return float(inside.mean()) if len(inside) else 1.0
+        """The mean over nodes in groups; 0 where there are none, although the matrix has edges."""
+        inside = self.nodes[self.nodes["group"] >= 0]
+        return float((inside if len(inside) else self.nodes)["stability"].mean())
 
     @property
     def groups(self) -> list[list[Hashable]]:
@@ -113,6 +114,9 @@ def clusters(
     assert best is not None
     _, method, labels = best
     labels = _refine(blocks, labels)
+    if not _has_groups(blocks, labels):
+        nowhere = np.full(len(names), -1)
+        return _result(names, given, nowhere, np.zeros(len(names)), "none", lengths, seed)
     stability = _stability(matrix, labels, METHODS[method], seed, n_resample)
     group, sure = np.full(len(names), -1), np.ones(len(names))
     group[order], sure[order] = labels, stability
@@ -210,6 +214,16 @@ def _refine(blocks: Blocks, labels: Labels) -> Labels:
         if length >= before - 1e-9 * abs(before):
             break
     return tidy(labels)
+
+
+def _has_groups(blocks: Blocks, labels: Labels) -> bool:
+    """Whether the matrix is shorter to describe by these groups than without any."""
+    n = len(labels)
+    if labels.max() + 1 == n and np.count_nonzero(np.triu(blocks.matrix)) > 2 * n:
+        return False
+    groups = members_of(labels)
+    by_groups = min(blocks.description_length(groups), blocks.one_loading_each(groups))
+    return by_groups <= blocks.without_groups()
 
 
 def _if_shorter(

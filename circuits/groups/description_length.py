@@ -6,6 +6,9 @@ the loadings to the cost of what they leave unexplained, in nats. A loading cost
 the number of pairs; the rest costs as much as Gaussian noise of a fifth of a typical weight, about
 what superposition adds. Merging two halves of a gate saves loadings; merging features of different
 gates, or of opposite signs, leaves much unexplained. So the number of groups is not a setting.
+
+A matrix may also have no groups: that of a few directions in which features take part by degrees is
+described shorter by two or more loadings for every feature (``without_groups``).
 """
 
 from __future__ import annotations
@@ -56,6 +59,38 @@ class Blocks:
             of[list(members)] = name
         touching = np.sort(np.stack([of[ends] for ends in self._ends], axis=1), axis=1)
         return sum(self._length(groups[i], groups[j]) for i, j in np.unique(touching, axis=0))
+
+    def one_loading_each(self, groups: list[tuple[int, ...]]) -> float:
+        """The cost where a node has the same loading in all blocks of its group."""
+        loading, strongest = np.zeros(len(self.matrix)), np.zeros(len(groups))
+        of = np.empty(len(self.matrix), dtype=np.int64)
+        for i, one in enumerate(groups):
+            of[list(one)] = i
+            for two in groups:
+                strength, loads, _ = block(self.matrix[np.ix_(one, two)])
+                if abs(strength) > strongest[i]:
+                    strongest[i], loading[list(one)] = abs(strength), loads
+        of_group = np.eye(len(groups))[of] * loading[:, None]  # columns of length 1
+        strengths = of_group.T @ self.matrix @ of_group
+        left = self._left(self.matrix - of_group @ strengths @ of_group.T)
+        n_blocks = int((np.triu(strengths) != 0).sum())
+        labels = len(self.matrix) * float(np.log(len(groups)))
+        return (len(self.matrix) + n_blocks) * self._price + labels + left
+
+    def without_groups(self) -> float:
+        """The cost by two or more loadings for every node, of one sign or the other."""
+        values, vectors = np.linalg.eigh(self.matrix)
+        order = np.argsort(-np.abs(values))
+        left, costs = self.matrix.copy(), [np.inf]
+        for rank, place in enumerate(order[: len(order) // 2], start=1):
+            left = left - values[place] * np.outer(vectors[:, place], vectors[:, place])
+            if rank >= 2:
+                loadings = rank * len(self.matrix) - rank * (rank - 1) // 2
+                costs.append(loadings * self._price + self._left(left))
+        return min(costs)
+
+    def _left(self, rest: Float[np.ndarray, "node node"]) -> float:
+        return float((np.triu(rest) ** 2).sum()) / self._noise
 
     def _length(self, one: tuple[int, ...], two: tuple[int, ...]) -> float:
         """A block's share: by loadings or as noise, whichever is shorter."""

@@ -1,12 +1,15 @@
-"""The gate that a pair of groups computes, from the signs of the blocks of the matrix.
+"""The gate that a pair of groups computes, from the signs and sizes of the blocks of the matrix.
 
 On features that are present or absent, ``a·b`` is AND. ``(a − b)² = a + b − 2ab`` is XOR: both
-groups with themselves one way, the cross block the other way. So is a checkerboard, ``(a − a')(b −
-b')``, where *not* is a feature of its own. A negative cross block alone inhibits; a block of a
-group with itself is OR-like, ``(Σ fᵢ)²``: one feature suffices.
+groups with themselves one way, the cross block the other way, and all about as strong. So is a
+checkerboard, ``(a − a')(b − b')``, where *not* is a feature of its own. A negative cross block
+inhibits if the groups' own blocks are weaker; a block of a group with itself is OR-like, ``(Σ
+fᵢ)²``: one feature suffices.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import pandas as pd
@@ -15,6 +18,7 @@ from jaxtyping import Float, Int
 from circuits.groups.description_length import block
 
 _COLUMNS = ("first", "second", "gate", "weight", "share", "coherence")
+_ALIKE = 0.5  # blocks of one gate differ in strength by at most this factor
 _FAINT = 0.02  # share of the energy that the two groups have: a block below it is not a gate
 
 
@@ -33,7 +37,7 @@ def gate_table(
     of_group = [float((matrix[one] ** 2).sum()) for one in members]
     found: dict[tuple[int, int], dict[str, object]] = {}
     loading, strongest = np.zeros(len(matrix)), np.zeros(n_groups)
-    signs: dict[tuple[int, int], int] = {}
+    strengths: dict[tuple[int, int], float] = {}
     for i, one in enumerate(members):
         for j, two in enumerate(members[i:], start=i):
             part = matrix[np.ix_(one, two)]
@@ -41,8 +45,7 @@ def gate_table(
             if inside <= _FAINT * min(of_group[i], of_group[j]):
                 continue
             strength, left, right = block(part)
-            sign = 1 if strength > 0 else -1
-            signs[i, j] = signs[j, i] = sign
+            strengths[i, j] = strengths[j, i] = strength
             for name, loads, who in ((i, left, one), (j, right, two)):
                 if abs(strength) > strongest[name] * (1 + 1e-9):
                     strongest[name] = abs(strength)
@@ -54,27 +57,43 @@ def gate_table(
                 "share": inside * (1 if i == j else 2) / energy,
                 "coherence": strength**2 / inside,
             }
-    rows = [{**row, "gate": _gate(pair, signs)} for pair, row in found.items()]
+    rows = [{**row, "gate": _gate(pair, strengths)} for pair, row in found.items()]
     rows.sort(key=lambda row: (-float(f"{row['share']:.9e}"), row["first"], row["second"]))
     return pd.DataFrame(rows, columns=list(_COLUMNS)), loading
 
 
-def _gate(pair: tuple[int, int], signs: dict[tuple[int, int], int]) -> str:
+def _gate(pair: tuple[int, int], strengths: dict[tuple[int, int], float]) -> str:
     i, j = pair
-    sign = signs[pair]
-    selves = {signs.get((i, i), 0), signs.get((j, j), 0)}
+    strength = strengths[pair]
     if i == j:
-        return "OR" if sign > 0 else "NOR"
-    if selves == {-sign}:
+        return "OR" if strength > 0 else "NOR"
+    # (αa − βb)² has blocks of α², −αβ and β²
+    selves = [-np.sign(strength) * strengths.get((one, one), 0.0) for one in pair]
+    if min(selves) > 0 and math.sqrt(selves[0] * selves[1]) >= _ALIKE * abs(strength):
         return "XOR"
-    if _on_checkerboard(i, j, signs):
+    if _on_checkerboard(i, j, strengths):
         return "XOR"
-    return "AND" if sign > 0 else "inhibition"
+    return "AND" if strength > 0 else "inhibition"
 
 
-def _on_checkerboard(i: int, j: int, signs: dict[tuple[int, int], int]) -> bool:
+def _on_checkerboard(i: int, j: int, strengths: dict[tuple[int, int], float]) -> bool:
     """Whether two more groups complete these to a square of alternating signs."""
-    sign = signs[i, j]
-    across = {b for (a, b), s in signs.items() if a == i and s == -sign and b not in (i, j)}
-    below = {a for (a, b), s in signs.items() if b == j and s == -sign and a not in (i, j)}
-    return any(signs.get((a, b), 0) == sign for a in below for b in across if a != b)
+    strength = strengths[i, j]
+
+    def opposite(one: int) -> set[int]:
+        """Groups whose block with this one is as strong, the other way."""
+        return {
+            b for (a, b), other in strengths.items()
+            if a == one and b not in pair and _alike(-other, strength)
+        }  # fmt: skip
+
+    pair = (i, j)
+    return any(
+        a != b and _alike(strengths.get((a, b), 0.0), strength)
+        for a in opposite(j)
+        for b in opposite(i)
+    )
+
+
+def _alike(one: float, two: float) -> bool:
+    return one * two > 0 and min(abs(one), abs(two)) >= _ALIKE * max(abs(one), abs(two))
