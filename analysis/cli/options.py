@@ -174,12 +174,17 @@ example: circuits export runs/stories/circuits/negation.json --format gexf
   --layer int                 attribution: of a circuit whose file names no layer
   --scan = bilinear           attribution: name of the model
 
-calibrate: what the graphs can and cannot detect at your sizes, on planted gates
-Plants gates in layers of the sizes you give, at several signal-to-noise ratios, and reports how
-well edges and groups are found, beside layers without gates.
-example: circuits calibrate --d-model 128 --features 1024 --gates 5 --snr 1 3
-  --d-model int = 64          width
-  --features int = 512
+calibrate: what the graphs can and cannot detect in your dictionary, on planted gates
+Plants gates in layers over a run's own dictionary, or over random features of the sizes you give,
+at several signal-to-noise ratios, and reports how well edges and groups are found, beside layers
+without gates.
+example: circuits calibrate runs/demo --snr 3 10
+  run_folder optional RUN     a run, whose dictionary of the MLP's input is used
+  --layer int = 0             of the run
+  --d-model int = 64          width, without a run
+  --features int = 512        without a run
+  --geometry NAME = even      shape of the random features; a wrong one lists them
+  --made-of written|readers   of what gates are products (default written)
   --gates int = 3             of each output
   --outputs int = 1           of each layer
   --snr float ... = 1 2 3 5   norm of gates over that of noise
@@ -285,6 +290,8 @@ def _add_option(command: Any, line: str) -> None:
             how["type"] = _TYPES[word]
         elif word in _ACTIONS:
             how["action"] = _ACTIONS[word]
+        elif word == "optional":
+            how["nargs"] = "?"
         elif word == "...":
             how["nargs"] = "+"
         elif "|" in word:

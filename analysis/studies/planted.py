@@ -1,10 +1,11 @@
 """Layers with known gates: a test of what graphs find, before they are applied to a real layer.
 
-Features are random directions, many more than dimensions, so every gate gives small weights to
-pairs of other features too. A gate is a set of products between groups of features, with loadings
-between 0.75 and 1.25; each feature is in one group. To the gates' form a noise form is added, whose
-norm is theirs over ``snr``: half of its energy is spread evenly, half is in a few products of
-directions that are not features (distractors).
+Features are many more than dimensions, so every gate gives small weights to pairs of other features
+too; they are random directions, of one of the shapes of ``geometries``, or a dictionary of your
+own. A gate is a set of products between groups of features, with loadings between 0.75 and 1.25;
+each feature is in one group. To the gates' form a noise form is added, whose norm is theirs over
+``snr``: half of its energy is spread evenly, half is in a few products of directions that are not
+features (distractors), or in a space that features share.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,11 +16,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from analysis.studies.geometries import GEOMETRIES, directions, without_pairs
 from circuits.algebra.basis import Basis, rotated, shuffled
 from circuits.algebra.bilinear import BilinearLayer
 from circuits.algebra.interactions import Interactions
 from circuits.errors import PlanError, check_count, number_faults
 from circuits.graph.build import interaction_graph
+from circuits.graph.matching_pursuit import known_pairs
+from circuits.graph.significance import RotationNull
 from circuits.groups.clusters import Clusters, clusters
 from circuits.storage.progress import progress
 
@@ -47,6 +51,13 @@ class Planted:
     """Products of random directions that hold half of the noise."""
     kinds: tuple[str, ...] = KINDS
     """The gates to plant, in turn."""
+    geometry: str = "even"
+    """The shape of the dictionary: one of ``GEOMETRIES``."""
+    made_of: str = "written"
+    """What gates are products of: the features' directions, or their "readers", the rows of the
+    pseudoinverse."""
+    noise: str = "even"
+    """"even": spread and distractors; "shared": nine tenths in a space that features share."""
     seed: int = 0
     """Of everything."""
 
@@ -55,6 +66,10 @@ class Planted:
         whole = {"d_model": 2, "n_feature": 1, "n_output": 1, "largest": 2}
         whole |= {"n_gates": 0, "n_distractors": 0}
         faults = number_faults(vars(self), whole, above_zero=["snr"])
+        choices = {"geometry": GEOMETRIES, "made_of": ("written", "readers")}
+        for name, known in (choices | {"noise": ("even", "shared")}).items():
+            if (value := getattr(self, name)) not in known:
+                faults.append(f"unknown {name} {value!r}; choose from {', '.join(known)}")
         if not self.kinds:
             faults.append("kinds is empty")
         if unknown := sorted(set(self.kinds) - set(KINDS)):
@@ -77,23 +92,35 @@ class Truth:
     gates: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)  # kind, its groups
 
 
-def plant(sizes: Planted) -> tuple[Interactions, list[Truth]]:
-    """A layer with its dictionary, and the gates planted in each of its outputs."""
+def plant(sizes: Planted, features: Basis | None = None) -> tuple[Interactions, list[Truth]]:
+    """A layer with its dictionary, and the gates planted in each of its outputs. ``features`` are
+    yours, in place of those that ``sizes`` describes."""
     generator = torch.Generator().manual_seed(sizes.seed)
-    write = _normal(generator, sizes.n_feature, sizes.d_model)
-    write = write / write.norm(dim=1, keepdim=True)
+    if features is None:
+        shape = sizes.n_feature, sizes.d_model
+        drawn = directions(sizes.geometry, *shape, generator)
+        features = Basis.from_decoder(drawn.float(), least_squares=True)
+    else:
+        features = features.without_offset()
+        sizes = replace(sizes, d_model=features.d_model, n_feature=features.n_feature)
+    null = RotationNull.of(features)
+    atoms = null.white * (null.sizes if sizes.made_of == "written" else 1 / null.sizes)
+    atoms = atoms @ null.directions
     truths, forms = [], []
     for _ in range(sizes.n_output):
         truth = _gates(sizes, generator)
-        form = _form(write, truth)
+        form = _form(atoms, truth)
         noise = _noise(sizes, generator)
+        if sizes.noise == "shared":
+            noise = 0.1 * noise + 0.9 * without_pairs(null, generator)
+            noise = noise / noise.norm()
         forms.append(form + noise * (float(form.norm()) / sizes.snr if sizes.n_gates else 1.0))
         truths.append(truth)
     values, vectors = torch.linalg.eigh(torch.stack(forms))
     factor = vectors.mT.flatten(0, 1).float()
     layer = BilinearLayer(factor, factor, torch.block_diag(*values[:, None]).float())
     outputs = Basis.identity(sizes.n_output)
-    return Interactions(layer, Basis.from_decoder(write.float()), outputs), truths
+    return Interactions(layer, features, outputs), truths
 
 
 def _normal(generator: torch.Generator, *shape: int) -> Tensor:
@@ -199,7 +226,8 @@ def _gates_named(found: Clusters, truth: Truth) -> float:
 
 
 def score(inter: Interactions, output: int, truth: Truth, q: float = 0.05) -> dict[str, float]:
-    """How well one output's graph and groups match those that were planted."""
+    """How well one output's graph and groups match those that were planted. ``named`` is the share
+    of the planted pairs that pass the test if they are named: what no search can exceed."""
     graph = interaction_graph(inter, output, significant=q)
     found = clusters(graph)
     scores = edge_scores(graph.edges, truth.weights)
@@ -208,34 +236,44 @@ def score(inter: Interactions, output: int, truth: Truth, q: float = 0.05) -> di
         "n_found": float(graph.number_of_edges()),
         **scores,
         "false": 1 - scores["precision"],
+        "named": float((known_pairs(inter, output, truth.weights)["q"] <= q).mean())
+        if truth.weights
+        else 1.0,
         "ari": group_score(found, truth.groups) if truth.groups else float(not len(found)),
         "gates": _gates_named(found, truth),
     }
 
 
 def calibrate(
-    sizes: Planted, snrs: Sequence[float] = (1.0, 2.0, 3.0, 5.0), n_seeds: int = 5, q: float = 0.05
+    sizes: Planted,
+    snrs: Sequence[float] = (1.0, 2.0, 3.0, 5.0),
+    n_seeds: int = 5,
+    q: float = 0.05,
+    features: Basis | None = None,
 ) -> pd.DataFrame:
-    """A row of scores for each SNR, means over seeds, then three controls: noise alone, and the
-    layer of the largest SNR with its dictionary rotated or its features shuffled. In them ``any``,
-    the share of outputs with an edge, should be at most ``q``."""
+    """A row of scores for each SNR, means over seeds, then controls: noise alone, spread or in a
+    space that features share, and the layer of the largest SNR with its dictionary rotated or its
+    features shuffled. In them ``any``, the share of outputs with an edge, should be at most ``q``.
+    ``features`` are a dictionary of yours."""
     check_count("calibrate", n_seeds, None, "n_seeds")
     if not snrs:
         raise PlanError("calibrate: snrs is empty. Pass at least one, such as 3.")
     runs = [(snr, sizes.seed + seed) for snr in snrs for seed in range(n_seeds)]
     rows = []
     for snr, seed in progress(runs, "calibrating", "layer"):
-        inter, truths = plant(replace(sizes, snr=snr, seed=seed))
+        inter, truths = plant(replace(sizes, snr=snr, seed=seed), features)
         for output, truth in enumerate(truths):
             rows.append({"layer": f"snr {snr:g}", **score(inter, output, truth, q)})
     largest = max(snrs)
     for seed in progress(range(n_seeds), "controls", "layer"):
-        planted, _ = plant(replace(sizes, snr=largest, seed=sizes.seed + seed))
-        noise, _ = plant(replace(sizes, n_gates=0, seed=sizes.seed + seed))
+        here = replace(sizes, seed=sizes.seed + seed)
+        planted, _ = plant(replace(here, snr=largest), features)
+        inputs = planted.inputs
         controls = {
-            "noise alone": noise,
-            "rotated": replace(planted, inputs=rotated(planted.inputs, seed)),
-            "shuffled": replace(planted, inputs=shuffled(planted.inputs, seed)),
+            "noise alone": plant(replace(here, n_gates=0, noise="even"), features)[0],
+            "noise in a shared space": plant(replace(here, n_gates=0, noise="shared"), features)[0],
+            "rotated": Interactions(planted.layer, rotated(inputs, seed), planted.outputs),
+            "shuffled": Interactions(planted.layer, shuffled(inputs, seed), planted.outputs),
         }
         for name, inter in controls.items():
             for output in range(sizes.n_output):

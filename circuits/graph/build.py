@@ -109,6 +109,7 @@ def _chosen_pairs(inter: Interactions, output: int | None, way: str, level: Any)
     if way == "significant":
         assert output is not None
         pairs = significant_pairs(inter, output, level, null)
+        pairs = pairs.drop(columns="q_form")  # see `significant_pairs` for it
         if not len(pairs):
             pairs.attrs["empty"] = (
                 f"none of {null.n_pairs} pairs stands out from random rotations of the features at "

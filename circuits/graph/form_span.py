@@ -9,6 +9,7 @@ pairs for its many entries, and they do stand out.)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -18,10 +19,11 @@ from torch import Tensor
 
 from circuits.algebra.directions import ROWS
 from circuits.graph.frames import chance
-from circuits.graph.significance import Atoms, normal_of_cosine
+from circuits.graph.significance import Atoms, normal_of_cosine, sphere_tail
 
 _GAPS = 2  # places tried where the form's space may end
 _MOST = 128  # dimensions
+_HOLDS = 8  # dimensions, at least
 _STEEP = 1.5  # an eigenvalue is this much larger than the next one there
 
 
@@ -66,4 +68,46 @@ def _nearest_line(
                 here = rows.cpu().numpy()
                 found = normal_of_cosine(largest, np.full(len(here), freedom))
                 z[here] = np.maximum(z[here], found)
+    return z
+
+
+def turned_within(
+    atoms: Atoms,
+    left: Float[Tensor, "rank rank"],
+    pairs: Int[Tensor, "pair two"],
+    share: Float[Tensor, " pair"],
+) -> Float[np.ndarray, " pair"]:
+    """How unlikely each pair is if the form is turned within the space that holds it, as a normal
+    value. ``left`` is what a fit of all pairs leaves; each pair's own share is put back."""
+    values, vectors = torch.linalg.eigh(left)
+    order = values.abs().argsort(descending=True)
+    values, vectors = values[order], vectors[:, order]
+    squares, fourths = float(values.square().sum()), float(values.pow(4).sum())
+    z = np.zeros(len(pairs))
+    for place, (i, j) in enumerate(pairs.tolist()):
+        one, two = atoms.unit[i], atoms.unit[j]
+        half, cosine = share[place] / 2, one @ two
+        own = torch.stack([half * (cosine + 1), half * (cosine - 1)])
+        n_held = (squares + float(own.square().sum())) ** 2
+        n_held /= max(fourths + float(own.pow(4).sum()), 1e-300)
+        k = min(max(_HOLDS, math.ceil(1.5 * n_held)), len(left))
+        space = torch.cat([one[:, None], two[:, None], vectors[:, : max(k - 2, 0)]], dim=1)
+        space = torch.linalg.qr(space).Q[:, :k]
+        here = torch.stack([one, two]) @ space
+        form = space.mT @ left @ space + half * (
+            torch.outer(here[0], here[1]) + torch.outer(here[1], here[0])
+        )
+        ends = []
+        for still, moving in ((here[0], here[1]), (here[1], here[0])):
+            image = still @ form
+            axis = still / still.norm().clamp(min=1e-300)
+            image, moving = (part - (part @ axis) * axis for part in (image, moving))
+            norm = (image.norm() * moving.norm()).clamp(min=1e-300)
+            ends.append(float((image @ moving / norm).clamp(-1, 1)))
+        smaller = min(ends, key=abs)
+        if i == j:
+            spread = torch.linalg.eigvalsh(form).cpu().numpy()[None]
+            z[place] = sphere_tail(spread, np.array([float(here[0] @ form @ here[0])]))[0]
+        else:
+            z[place] = normal_of_cosine(np.array([smaller]), np.array([k - 2.0]))[0]
     return z

@@ -21,7 +21,9 @@ from torch import Tensor
 
 from circuits.algebra.directions import ROWS
 
-_EVEN = 3.0  # directions are turned into each other if their sizes differ by at most this factor
+_EVEN = 1.3  # directions turn into each other if their sizes differ by at most this factor
+_UNEVEN = 3.0  # or by this one, where there would be fewer than
+_NARROW = 10
 _FEWEST = 12  # features in a shared space: a few near-copies are none
 _INSIDE = 0.9  # of what its features have in a shared space, others with so much belong to it
 _SMALL = 0.75  # a shared space has at most this share of all dimensions
@@ -57,9 +59,11 @@ class Frame:
 
 def _blocks(sizes: Float[Tensor, " rank"]) -> list[slice]:
     """Directions of about one size, of sizes that fall."""
-    blocks, start = [], 0
-    for end in range(1, len(sizes) + 1):
-        if end == len(sizes) or float(sizes[start]) > _EVEN * float(sizes[end]):
+    blocks, start, n = [], 0, len(sizes)
+    for end in range(1, n + 1):
+        ratio = float(sizes[start] / sizes[end]) if end < n else math.inf
+        few = end - start < _NARROW or (n - end < _NARROW and sizes[start] <= _UNEVEN * sizes[-1])
+        if ratio > (_UNEVEN if few else _EVEN):
             blocks.append(slice(start, end))
             start = end
     return blocks

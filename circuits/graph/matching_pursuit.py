@@ -40,7 +40,7 @@ from torch import Tensor
 from circuits.algebra.interactions import Interactions
 from circuits.algebra.pair_search import Search
 from circuits.errors import GraphError, check_index, check_indices
-from circuits.graph.form_span import features_in_span
+from circuits.graph.form_span import features_in_span, turned_within
 from circuits.graph.frames import chance
 from circuits.graph.significance import Atoms, RotationNull, q_values
 
@@ -53,12 +53,15 @@ _KINDS = ("written", "readers")  # what a form may be made of
 def significant_pairs(
     inter: Interactions, output: int, q: float = 0.05, null: RotationNull | None = None
 ) -> pd.DataFrame:
-    """The pairs of features that are discoveries for one output: first, second, weight, own, z, q.
+    """The pairs of features that are discoveries for one output: first, second, weight, own, z, q
+    and q_form, strongest first.
 
     ``weight`` is the pair's in ``matrix(output)``, ``own`` what it would be without the shadows of
-    the other pairs; ``z`` and ``q`` are given those others. Strongest first. ``null`` is
-    ``RotationNull.of(inter.inputs)``. ``.attrs["explained"]`` is the share of the form's squared
-    norm that the pairs build together.
+    the other pairs; ``z`` and ``q`` are given those others, against features turned among their
+    like. ``q_form`` is against the form turned within the space that holds it, which is stricter
+    where the form has few dimensions and sees little in noise: no pair is dropped for it.
+    ``null`` is ``RotationNull.of(inter.inputs)``. ``.attrs["explained"]`` is the share of the
+    form's squared norm that the pairs build together.
     """
     check_index("significant_pairs", output, inter.n_output, "output")
     if not 0 < q < 1:
@@ -103,6 +106,7 @@ def _table(fit: _Fit, form: Float[Tensor, "model model"]) -> pd.DataFrame:
     dots = ((written[first] @ null.inside(form)) * written[second]).sum(1)
     weight = torch.where(first == second, dots, 2 * dots).cpu().numpy()
     z = fit.z_values() if len(weight) else np.zeros(0)
+    turned = turned_within(fit.atoms, fit.left, fit.pairs, fit.share)
     table = pd.DataFrame(
         {
             "first": first.cpu().numpy(),
@@ -111,6 +115,7 @@ def _table(fit: _Fit, form: Float[Tensor, "model model"]) -> pd.DataFrame:
             "own": fit.own.cpu().numpy(),
             "z": z,
             "q": q_values(z, null.n_pairs),
+            "q_form": q_values(turned, null.n_pairs),
         }
     )
     order = np.lexsort((table["second"], table["first"], -table["weight"].abs()))

@@ -239,7 +239,9 @@ def normal_of_cosine(
     half = special.stdtr(np.maximum(freedom, 1), -t)
     far = half < _NEGLIGIBLE  # Wallace's formula, accurate in the far tail
     size = -special.ndtri(np.where(far, 0.5, half))
-    wallace = (8 * freedom + 1) / (8 * freedom + 3) * np.sqrt(-freedom * np.log(rest))
+    wallace = (
+        (8 * freedom + 1) / (8 * freedom + 3) * np.sqrt(-np.maximum(freedom, 0) * np.log(rest))
+    )
     size = np.where(far, wallace, size)
     return np.sign(cosine) * np.where(freedom < 1, 0.0, size)
 

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from circuits.groups.description_length import block
 
 _COLUMNS = ("first", "second", "gate", "weight", "share", "coherence")
-_ALIKE = 0.5  # blocks of one gate differ in strength by at most this factor
+_ALIKE = 1 / 3  # blocks of one gate differ in strength by at most this factor
 _FAINT = 0.02  # share of the energy that the two groups have: a block below it is not a gate
 
 

@@ -1,4 +1,4 @@
-"""`circuits gates|calibrate|digits`: studies that need no run."""
+"""`circuits gates|calibrate|digits`: studies with a truth to compare with."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from analysis.cli.answers import Answer, aligned, lined, table_answer
 from analysis.runs.folder import RunFolder
 from analysis.runs.images import run_images
+from analysis.runs.run import Run
 from analysis.studies.images.data import open_images
 from analysis.studies.images.measurements import measure, plan_for
 from analysis.studies.images.pictures import write_png
@@ -42,22 +43,31 @@ def gates(options: Namespace) -> Answer:
 
 
 def calibrate(options: Namespace) -> Answer:
-    """What the graphs can and cannot see at some sizes."""
+    """What the graphs can and cannot see at some sizes, or in a run's dictionary."""
     sizes = Planted(
         d_model=options.d_model,
         n_feature=options.features,
         n_gates=options.gates,
         n_output=options.outputs,
+        geometry=options.geometry,
+        made_of=options.made_of or "written",
         seed=options.seed,
     )
+    features, whose = None, f"{options.geometry} features"
+    if options.run_folder is not None:
+        run = Run(options.run_folder, device="cpu")
+        features = run.interactions(options.layer).inputs
+        whose = f"of {run.folder.path}, layer {options.layer}"
+        sizes = replace(sizes, d_model=features.d_model, n_feature=features.n_feature)
     return table_answer(
-        calibrated(sizes, options.snr, options.seeds, options.q),
+        calibrated(sizes, options.snr, options.seeds, options.q, features),
         {"seed": options.seed, "q": options.q},
-        f"d = {options.d_model}, {options.features} features, {options.gates} gates, q = "
-        f"{options.q:g}; n outputs, seeds from {options.seed}."
-        "\nfalse: share of edges found that were not planted. ari: agreement of the groups."
+        f"d = {sizes.d_model}, {sizes.n_feature} features {whose}, {options.gates} gates of "
+        f"{sizes.made_of}, q = {options.q:g}; n outputs, seeds from {options.seed}."
+        "\nfalse: share of edges found that were not planted. named: share of planted pairs that"
+        "\n  pass if they are named, which no search can exceed. ari: agreement of the groups."
         "\ngates: share named correctly. any: share of outputs with an edge; at most q in the last"
-        "\n  three rows, which have no gates.",
+        "\n  four rows, which have no gates.",
     )
 
 

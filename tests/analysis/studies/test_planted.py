@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from analysis.cli.main import main
+from analysis.studies.geometries import GEOMETRIES
 from analysis.studies.planted import Planted, calibrate, edge_scores, plant, score
 from circuits.errors import CircuitsError
 from circuits.graph import Circuit, clusters, interaction_graph
@@ -67,6 +68,41 @@ def test_false_discoveries_are_at_most_what_was_asked_for():
     assert sum(shares) / len(shares) <= 0.05
 
 
+AND = {"kinds": ("AND",), "largest": 2}
+
+
+@pytest.mark.parametrize("made_of", ["written", "readers"])
+@pytest.mark.parametrize("geometry", list(GEOMETRIES)[:6])
+def test_gates_are_found_in_dictionaries_of_every_shape(geometry, made_of):
+    """The search of 0.1 found none of these gates where features share a direction or are crowded
+    into a quarter of the dimensions."""
+    sizes = Planted(**AND, n_gates=3, snr=10.0, geometry=geometry, made_of=made_of)
+    inter, (truth,) = plant(sizes)
+    scores = score(inter, 0, truth)
+    assert (scores["recall"], scores["false"]) == (1, 0)
+
+
+@pytest.mark.parametrize("geometry", ["even", "falling", "clusters", "crowd"])
+@pytest.mark.parametrize("n_gates", [0, 1])
+def test_a_form_in_a_space_that_features_share_has_no_pairs(geometry, n_gates):
+    """Half of such outputs had edges in 0.1, and with a gate beside it a third were false."""
+    false = []
+    for seed in range(4):
+        sizes = Planted(32, 256, n_gates, 3.0, geometry=geometry, noise="shared", seed=seed, **AND)
+        inter, (truth,) = plant(sizes)
+        false.append(score(inter, 0, truth)["false"])
+    assert sum(false) / len(false) <= 0.05
+
+
+def test_gates_are_planted_in_a_dictionary_of_ones_own():
+    own, _ = plant(Planted(32, 128, geometry="falling", largest=2, seed=7))
+    inter, (truth,) = plant(Planted(n_gates=1, snr=8.0, **AND), own.inputs)
+    assert inter.inputs.write.equal(own.inputs.write)
+    assert score(inter, 0, truth)["f1"] == 1
+    table = calibrate(Planted(n_gates=1, **AND), [8.0], 1, features=own.inputs)
+    assert table.loc[0, "named"] == 1
+
+
 def test_scores_are_those_of_sets():
     scores = edge_scores([(1, 2), (4, 3), (5, 5)], [(2, 1), (3, 4), (0, 9), (8, 8)])
     assert scores == {"precision": 2 / 3, "recall": 0.5, "f1": 4 / 7}
@@ -76,7 +112,7 @@ def test_scores_are_those_of_sets():
 
 def test_calibration_has_a_row_for_each_ratio_and_its_controls():
     table = calibrate(Planted(32, 128, 1, largest=2), [1.0, 8.0], n_seeds=2)
-    rows = ["snr 1", "snr 8", "noise alone", "rotated", "shuffled"]
+    rows = ["snr 1", "snr 8", "noise alone", "noise in a shared space", "rotated", "shuffled"]
     assert table["layer"].tolist() == rows
     assert table.loc[1, "f1"] > 0.9
     with pytest.raises(CircuitsError, match="snrs is empty"):
@@ -95,6 +131,9 @@ def test_calibration_has_a_row_for_each_ratio_and_its_controls():
         ({"n_gates": 99}, "99 gates of up to 12 features need more than the 512"),
         ({"n_gates": -1}, "n_gates is -1, not a whole number of at least 0"),
         ({"kinds": ()}, "kinds is empty"),
+        ({"geometry": "flat"}, "unknown geometry 'flat'; choose from even, falling"),
+        ({"made_of": "encoders"}, "unknown made_of 'encoders'"),
+        ({"noise": "loud"}, "unknown noise 'loud'"),
         ({"d_model": 1}, "d_model is 1, not a whole number of at least 2"),
         ({"largest": 1}, "largest is 1, not a whole number of at least 2"),
         ({"d_model": 0}, "d_model is 0"),
@@ -116,6 +155,7 @@ def test_calibrate_prints_its_table():
     assert [row["layer"] for row in printed["rows"]] == [
         "snr 8",
         "noise alone",
+        "noise in a shared space",
         "rotated",
         "shuffled",
     ]

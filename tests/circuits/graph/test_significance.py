@@ -90,9 +90,15 @@ def test_features_that_share_a_space_are_found():
     small = null.written.frames[1]
     assert small.features.tolist() == list(range(75))
     assert len(small.sizes) == 6
-    assert [block.stop - block.start for block in null.written.frames[0].blocks] == [12, 12]
+    whole = null.written.frames[0]
+    ratios = [
+        float(whole.sizes[block.start] / whole.sizes[block.stop - 1]) for block in whole.blocks
+    ]
+    assert max(ratios) <= 3
+    assert len(ratios) >= 2
     rebuilt = small.turned * small.sizes @ small.axes
-    torch.testing.assert_close(rebuilt, (null.white * null.sizes)[:75])
+    rows = (null.white * null.sizes)[:75, null.written.directions]
+    torch.testing.assert_close(rebuilt, rows)
 
 
 @pytest.mark.parametrize(("i", "j"), [(0, 1), (100, 200), (100, 0), (0, 100)])
@@ -110,9 +116,10 @@ def test_p_is_uniform_where_features_turn_among_their_like(kind, i, j):
         if at[i] >= 0:
             axis = frame.turned[at[i], block]
             turns = turned_about(axis / axis.norm(), n, seed=1)
+            moving[:, block] = (turns @ moving[0, block, None])[..., 0]
         else:
-            turns = torch.linalg.qr(normal(n, width, width, seed=1)).Q
-        moving[:, block] = (turns @ moving[0, block, None])[..., 0]
+            random = torch.nn.functional.normalize(normal(n, width, seed=1), dim=1)
+            moving[:, block] = random * moving[0, block].norm()
     turned = replace(frame, turned=torch.cat([frame.turned, moving]))
     index = torch.arange(n)
     image = (atoms.unit[i] @ form).repeat(n, 1)
