@@ -39,6 +39,7 @@ class Frame:
     sizes: Float[Tensor, " rank"]
     axes: Float[Tensor, "rank model"]  # orthonormal rows
     blocks: list[slice]  # directions of about one size
+    broad: list[slice]  # the same with less care, in which noise is measured
 
     @classmethod
     def of(
@@ -53,17 +54,18 @@ class Frame:
         place = torch.full((n_feature,), -1, device=features.device)
         place[features] = torch.arange(len(features), device=features.device)
         rank = int((sizes > 1e-7 * sizes[:1]).sum())
-        blocks = _blocks(sizes[:rank])
-        return cls(features, place, turned[:, :rank], sizes[:rank], axes[:rank], blocks)
+        sizes = sizes[:rank]
+        blocks, broad = _blocks(sizes), _blocks(sizes, _UNEVEN)
+        return cls(features, place, turned[:, :rank], sizes, axes[:rank], blocks, broad)
 
 
-def _blocks(sizes: Float[Tensor, " rank"]) -> list[slice]:
+def _blocks(sizes: Float[Tensor, " rank"], even: float = _EVEN) -> list[slice]:
     """Directions of about one size, of sizes that fall."""
     blocks, start, n = [], 0, len(sizes)
     for end in range(1, n + 1):
         ratio = float(sizes[start] / sizes[end]) if end < n else math.inf
         few = end - start < _NARROW or (n - end < _NARROW and sizes[start] <= _UNEVEN * sizes[-1])
-        if ratio > (_UNEVEN if few else _EVEN):
+        if ratio > (_UNEVEN if few else even):
             blocks.append(slice(start, end))
             start = end
     return blocks

@@ -55,7 +55,7 @@ class Atoms:
         self.unit = rows / self.length[:, None]
         self.spaces, self.frames = spaces, frames(white, sizes, spaces)
         self._blocks = [(name, frame.axes[block]) for name, frame in enumerate(self.frames)
-                        for block in frame.blocks]  # fmt: skip
+                        for block in frame.broad]  # fmt: skip
         columns = [(self.unit @ axes.mT).square().sum(1) * (spaces == name)
                    for name, axes in self._blocks]  # fmt: skip
         parts = torch.stack(columns, 1) if columns else rows.new_ones(len(rows), 1)

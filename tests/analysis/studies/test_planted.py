@@ -88,7 +88,7 @@ def test_a_form_in_a_space_that_features_share_has_no_pairs(geometry, n_gates):
     """Half of such outputs had edges in 0.1, and with a gate beside it a third were false."""
     false = []
     for seed in range(4):
-        sizes = Planted(32, 256, n_gates, 3.0, geometry=geometry, noise="shared", seed=seed, **AND)
+        sizes = Planted(64, 512, n_gates, 3.0, geometry=geometry, noise="shared", seed=seed, **AND)
         inter, (truth,) = plant(sizes)
         false.append(score(inter, 0, truth)["false"])
     assert sum(false) / len(false) <= 0.05
