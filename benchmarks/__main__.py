@@ -3,6 +3,7 @@
 core: the exact core. models: training and reading. twins: losses of models with other activations.
 seeds: the default model from ten seeds. saes: a training step of dictionaries against sae-lens.
 dictionaries: the default dictionaries from ten seeds. graphs: interaction graphs on planted layers.
+shapes: pairs found in dictionaries of every shape (--folder: and in a run's own).
 recovery: known features recovered, beside sae-lens. digits: the image case study (--data).
 digits-more: its widths and other decompositions. digits-settings: the effect of regularisation.
 lowrank: how well two eigenvectors stand in for features, by width and reader.
@@ -15,7 +16,19 @@ import argparse
 
 import torch
 
-from benchmarks import circuits, core, demo, digits, graphs, lowrank, models, recovery, report, saes
+from benchmarks import (
+    circuits,
+    core,
+    demo,
+    digits,
+    graphs,
+    lowrank,
+    models,
+    recovery,
+    report,
+    saes,
+    shapes,
+)
 
 parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
 parser.add_argument("parts", nargs="*", help="parts of the above (default: core models)")
@@ -23,7 +36,9 @@ parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else
 parser.add_argument("--threads", type=int, default=2, help="processor threads (default 2)")
 parser.add_argument("--all-outputs", action="store_true", help="core, graphs: pairs of all outputs")
 parser.add_argument("--data", metavar="PATH", help="digits: images (default: scikit-learn's)")
-parser.add_argument("--folder", help="circuits: where models and dictionaries are kept")
+parser.add_argument(
+    "--folder", help="circuits: where models and dictionaries are kept; shapes: a run"
+)
 options = parser.parse_args()
 torch.set_num_threads(options.threads)
 tables = {
@@ -38,6 +53,7 @@ tables = {
     "digits-more": lambda: digits.widths_and_parts(options.data),
     "digits-settings": lambda: digits.settings(options.data),
     "graphs": lambda: graphs.run(options.device, options.all_outputs),
+    "shapes": lambda: shapes.run(options.folder),
     "circuits": lambda: circuits.run(options.device, options.folder),
     "demo": lambda: demo.run(options.device),
     "report": lambda: report.run(options.device),

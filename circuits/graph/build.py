@@ -112,8 +112,8 @@ def _chosen_pairs(inter: Interactions, output: int | None, way: str, level: Any)
         pairs = pairs.drop(columns="q_form")  # see `significant_pairs` for it
         if not len(pairs):
             pairs.attrs["empty"] = (
-                f"none of {null.n_pairs} pairs stands out from random rotations of the features at "
-                f"a false-discovery rate of {level}"
+                f"none of {null.n_pairs} pairs stands out from features turned at random among "
+                f"their like at a false-discovery rate of {level}"
             )
         return pairs
     if way == "coverage":
