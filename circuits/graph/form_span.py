@@ -66,7 +66,7 @@ def _nearest_line(
                     cosines[rows[:, None] == others] = 0
                 largest = cosines.amax(1).double().clamp(max=1).cpu().numpy()
                 here = rows.cpu().numpy()
-                found = normal_of_cosine(largest, np.full(len(here), freedom))
+                found = normal_of_cosine(largest, np.full(len(here), float(freedom)))
                 z[here] = np.maximum(z[here], found)
     return z
 

@@ -120,7 +120,8 @@ def test_p_is_uniform_where_features_turn_among_their_like(kind, i, j):
         else:
             random = torch.nn.functional.normalize(normal(n, width, seed=1), dim=1)
             moving[:, block] = random * moving[0, block].norm()
-    turned = replace(frame, turned=torch.cat([frame.turned, moving]))
+    both = torch.cat([frame.turned, moving])
+    turned = replace(frame, features=torch.arange(len(both)), turned=both)
     index = torch.arange(n)
     image = (atoms.unit[i] @ form).repeat(n, 1)
     held = at[i].repeat(n)
