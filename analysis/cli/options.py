@@ -181,10 +181,10 @@ without gates.
 example: circuits calibrate runs/demo --snr 3 10
   run_folder optional RUN     a run, whose dictionary of the MLP's input is used
   --layer int = 0             of the run
-  --d-model int = 64          width, without a run
-  --features int = 512        without a run
-  --geometry NAME = even      shape of the random features; a wrong one lists them
-  --made-of written|readers   of what gates are products (default written)
+  --d-model int               width, without a run (default: 64)
+  --features int              without a run (default: 512)
+  --geometry NAME             shape of random features (default: even; a wrong one lists all)
+  --made-of written|readers = written  of what gates are products
   --gates int = 3             of each output
   --outputs int = 1           of each layer
   --snr float ... = 1 2 3 5   norm of gates over that of noise

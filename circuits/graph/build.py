@@ -40,7 +40,8 @@ def interaction_graph(
     others, among features only. An empty graph is an answer, and ``graph.graph["empty"]`` says why.
 
     Edges carry ``weight``, ``z`` and ``q`` (the constant is not tested); if significant also
-    ``own``, the weight without the shadows of the other pairs; with a ``coactivation`` that counted
+    ``own``, the weight without the shadows of the other pairs, and ``q_form``, the rate against the
+    form turned within its own space; with a ``coactivation`` that counted
     the pairs (``count_coactivation``) also ``coactivation``, ``together`` and ``data_weight``, the
     weight times the coactivation. Nodes carry ``feature``, ``label`` (``labels`` name features by
     number or in their order) and, with a ``coactivation``, ``frequency``.
@@ -109,7 +110,6 @@ def _chosen_pairs(inter: Interactions, output: int | None, way: str, level: Any)
     if way == "significant":
         assert output is not None
         pairs = significant_pairs(inter, output, level, null)
-        pairs = pairs.drop(columns="q_form")  # see `significant_pairs` for it
         if not len(pairs):
             pairs.attrs["empty"] = (
                 f"none of {null.n_pairs} pairs stands out from features turned at random among "

@@ -74,8 +74,9 @@ def _of_2(old: dict[str, Any]) -> dict[str, Any]:
              "effect": None if evidence is None else name}
             for number, name in names.items()
         ]  # fmt: skip
-        rows = ("name", "outputs", "features", "interactions", "gates", "energy", "explained")
+        rows = ("name", "outputs", "features", "gates", "energy", "explained")
         return {name: old[name] for name in rows} | {
+            "interactions": [{**pair, "q_form": None} for pair in old["interactions"]],
             "groups": groups,
             "source": {name: source.get(name) for name in hashes},
             "selection": _selection_of_2(old["thresholds"]),

@@ -79,6 +79,8 @@ def turned_within(
 ) -> Float[np.ndarray, " pair"]:
     """How unlikely each pair is if the form is turned within the space that holds it, as a normal
     value. ``left`` is what a fit of all pairs leaves; each pair's own share is put back."""
+    if not len(pairs):
+        return np.zeros(0)
     values, vectors = torch.linalg.eigh(left)
     order = values.abs().argsort(descending=True)
     values, vectors = values[order], vectors[:, order]

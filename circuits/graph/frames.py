@@ -33,7 +33,6 @@ _SMALL = 0.75  # a shared space has at most this share of all dimensions
 class Frame:
     """Some features in coordinates in which they turn: ``rows = turned * sizes @ axes``."""
 
-    features: Int[Tensor, " some"]
     place: Int[Tensor, " feature"]  # of each feature among them, or −1
     turned: Float[Tensor, "some rank"]  # orthonormal columns
     sizes: Float[Tensor, " rank"]
@@ -56,7 +55,7 @@ class Frame:
         rank = int((sizes > 1e-7 * sizes[:1]).sum())
         sizes = sizes[:rank]
         blocks, broad = _blocks(sizes), _blocks(sizes, _UNEVEN)
-        return cls(features, place, turned[:, :rank], sizes, axes[:rank], blocks, broad)
+        return cls(place, turned[:, :rank], sizes, axes[:rank], blocks, broad)
 
 
 def _blocks(sizes: Float[Tensor, " rank"], even: float = _EVEN) -> list[slice]:

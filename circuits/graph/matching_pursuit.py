@@ -47,7 +47,6 @@ from circuits.graph.significance import Atoms, RotationNull, q_values
 _ROUNDS = 60
 _TRIED = 2  # rounds with each kind of atoms, before one is chosen
 _MOST = 1024  # pairs fitted at once: an output of more is hard to read, and the fit is slow
-_KINDS = ("written", "readers")  # what a form may be made of
 
 
 def significant_pairs(
@@ -72,7 +71,7 @@ def significant_pairs(
     null = RotationNull.of(inter.inputs) if null is None else null
     form = inter.without_constant.form(output).double()
     nothing = torch.zeros(0, 2, dtype=torch.int64, device=form.device)
-    fits = [_pursue(_start(_Fit.of(null, kind, form, nothing)), _TRIED) for kind in _KINDS]
+    fits = [_pursue(_start(fit), _TRIED) for fit in _of_both_kinds(null, form, nothing)]
     return _table(_prune(_pursue(min(fits, key=_Fit.length_of_description)), q), form)
 
 
@@ -94,16 +93,24 @@ def known_pairs(
     null = RotationNull.of(inter.inputs) if null is None else null
     form = inter.without_constant.form(output).double()
     named = torch.tensor(listed, dtype=torch.int64, device=form.device).reshape(-1, 2)
-    fits = [_Fit.of(null, kind, form, torch.unique(named, dim=0)) for kind in _KINDS]
+    fits = _of_both_kinds(null, form, torch.unique(named, dim=0))
     return _table(min(fits, key=_Fit.length_of_description), form)
+
+
+def _of_both_kinds(null: RotationNull, form: Tensor, pairs: Tensor) -> list[_Fit]:
+    """The form made of products of what features write, and of what reads them."""
+    inside = null.inside(form)
+    return [
+        _Fit(null, atoms, atoms.inside(inside), pairs) for atoms in (null.written, null.readers)
+    ]
 
 
 def _table(fit: _Fit, form: Float[Tensor, "model model"]) -> pd.DataFrame:
     """Strongest pairs first."""
     null = fit.null
     first, second = fit.pairs.unbind(1)
-    written = null.white * null.sizes
-    dots = ((written[first] @ null.inside(form)) * written[second]).sum(1)
+    one, two = (null.white[end] * null.sizes for end in (first, second))
+    dots = ((one @ null.inside(form)) * two).sum(1)
     weight = torch.where(first == second, dots, 2 * dots).cpu().numpy()
     z = fit.z_values() if len(weight) else np.zeros(0)
     turned = turned_within(fit.atoms, fit.left, fit.pairs, fit.share)
@@ -155,17 +162,6 @@ class _Fit:
         self._noise_of_blocks = atoms.noise_of_blocks(self.left, pairs)
         self.standing = self.share.abs() / (inverse.diagonal().sqrt() / size * self.noise_at(pairs))
 
-    @classmethod
-    def of(
-        cls,
-        null: RotationNull,
-        kind: str,
-        form: Float[Tensor, "model model"],
-        pairs: Int[Tensor, "pair two"],
-    ) -> _Fit:
-        atoms: Atoms = getattr(null, kind)
-        return cls(null, atoms, atoms.inside(null.inside(form)), pairs)
-
     def with_pairs(self, pairs: Int[Tensor, "pair two"]) -> _Fit:
         return _Fit(self.null, self.atoms, self.form, pairs)
 
@@ -198,10 +194,13 @@ class _Fit:
     def own(self) -> Float[Tensor, " pair"]:
         """What each pair's share alone adds to its weight."""
         first, second = self.pairs.unbind(1)
-        written = (self.null.white * self.null.sizes)[:, self.atoms.directions]
-        unit = self.atoms.unit
-        along = (written[first] * unit[first]).sum(1) * (written[second] * unit[second]).sum(1)
-        across = (written[first] * unit[second]).sum(1) * (written[second] * unit[first]).sum(1)
+        one, two = self.atoms.unit[first], self.atoms.unit[second]
+        weigh_one, weigh_two = (
+            (self.null.white[end] * self.null.sizes)[:, self.atoms.directions]
+            for end in (first, second)
+        )
+        along = (weigh_one * one).sum(1) * (weigh_two * two).sum(1)
+        across = (weigh_one * two).sum(1) * (weigh_two * one).sum(1)
         return self.share * (along + across) / torch.where(first == second, 2, 1)
 
     def z_values(self) -> Float[np.ndarray, " pair"]:

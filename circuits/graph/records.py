@@ -48,6 +48,7 @@ class Interaction(_Weighed):
     own: float | None = None
     z: float | None = None
     q: float | None = None
+    q_form: float | None = None  # against the form turned within the space that holds it
     coactivation: float | None = None
     together: float | None = None
     data_weight: float | None = None

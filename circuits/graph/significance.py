@@ -21,6 +21,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pandas as pd
@@ -196,10 +197,13 @@ class RotationNull:
 
     @classmethod
     def of(cls, features: Basis) -> RotationNull:
-        """For the features of a dictionary, without its offset."""
+        """For the features of a dictionary, without its offset; kept for as long as these are."""
+        if features in _KNOWN:
+            return _KNOWN[features]
         sizes, directions = features.span.sizes, features.span.directions
         white = features.write.double() @ (directions / sizes[:, None]).mT
-        return cls(white, sizes, directions, shared_spaces(white))
+        _KNOWN[features] = cls(white, sizes, directions, shared_spaces(white))
+        return _KNOWN[features]
 
     @property
     def n_pairs(self) -> int:
@@ -228,6 +232,10 @@ class RotationNull:
     ) -> Float[np.ndarray, " pair"]:
         """How unlikely each pair's weight is, as a standard normal value."""
         return self.written.z_values(self.written.inside(self.inside(form)), first, second)
+
+
+# a basis does not change, and every graph of it asks for the same
+_KNOWN: WeakKeyDictionary[Basis, RotationNull] = WeakKeyDictionary()
 
 
 def normal_of_cosine(

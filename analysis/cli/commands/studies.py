@@ -19,7 +19,7 @@ from analysis.studies.images.spectra import ClassSpectra
 from analysis.studies.logic_gates import gate_report
 from analysis.studies.planted import Planted
 from analysis.studies.planted import calibrate as calibrated
-from circuits.errors import ImageError
+from circuits.errors import ImageError, PlanError
 
 
 def gates(options: Namespace) -> Answer:
@@ -44,26 +44,27 @@ def gates(options: Namespace) -> Answer:
 
 def calibrate(options: Namespace) -> Answer:
     """What the graphs can and cannot see at some sizes, or in a run's dictionary."""
-    sizes = Planted(
-        d_model=options.d_model,
-        n_feature=options.features,
-        n_gates=options.gates,
-        n_output=options.outputs,
-        geometry=options.geometry,
-        made_of=options.made_of or "written",
-        seed=options.seed,
-    )
-    features, whose = None, f"{options.geometry} features"
+    shape = {"d_model": options.d_model, "n_feature": options.features}
+    shape = {name: given for name, given in shape.items() if given is not None}
+    if options.geometry is not None:
+        shape["geometry"] = options.geometry
+    features = None
     if options.run_folder is not None:
-        run = Run(options.run_folder, device="cpu")
-        features = run.interactions(options.layer).inputs
-        whose = f"of {run.folder.path}, layer {options.layer}"
-        sizes = replace(sizes, d_model=features.d_model, n_feature=features.n_feature)
+        if shape:
+            raise PlanError(
+                f"calibrate: {options.run_folder} has a dictionary of its own, so --d-model, "
+                f"--features and --geometry cannot be given. Leave them out, or the run."
+            )
+        features = Run(options.run_folder, device="cpu").interactions(options.layer).inputs
+        shape = {"d_model": features.d_model, "n_feature": features.n_feature}
+    gates = {"n_gates": options.gates, "n_output": options.outputs, "made_of": options.made_of}
+    sizes = Planted(**shape, **gates, seed=options.seed)
+    whose = sizes.geometry if features is None else f"{options.run_folder}, layer {options.layer}"
     return table_answer(
         calibrated(sizes, options.snr, options.seeds, options.q, features),
         {"seed": options.seed, "q": options.q},
-        f"d = {sizes.d_model}, {sizes.n_feature} features {whose}, {options.gates} gates of "
-        f"{sizes.made_of}, q = {options.q:g}; n outputs, seeds from {options.seed}."
+        f"d = {sizes.d_model}, {sizes.n_feature} features ({whose}), {options.gates} gates "
+        f"({sizes.made_of}), q = {options.q:g}; n outputs, seeds from {options.seed}."
         "\nfalse: share of edges found that were not planted. named: share of planted pairs that"
         "\n  pass if they are named, which no search can exceed. ari: agreement of the groups."
         "\ngates: share named correctly. any: share of outputs with an edge; at most q in the last"

@@ -13,6 +13,7 @@ from circuits.errors import CircuitsError
 from circuits.graph import Circuit, clusters, interaction_graph
 from circuits.graph.matching_pursuit import known_pairs, significant_pairs
 from tests.support.commands import command
+from tests.support.planted_negation import planted_run
 
 
 def test_the_layer_computes_the_gates_that_are_planted():
@@ -73,7 +74,7 @@ AND = {"kinds": ("AND",), "largest": 2}
 
 @pytest.mark.parametrize("made_of", ["written", "readers"])
 @pytest.mark.parametrize("geometry", list(GEOMETRIES)[:6])
-def test_gates_are_found_in_dictionaries_of_every_shape(geometry, made_of):
+def test_gates_are_found_where_features_share_no_small_space(geometry, made_of):
     """The search of 0.1 found none of these gates where features share a direction or are crowded
     into a quarter of the dimensions."""
     sizes = Planted(**AND, n_gates=3, snr=10.0, geometry=geometry, made_of=made_of)
@@ -159,10 +160,25 @@ def test_calibrate_prints_its_table():
         "rotated",
         "shuffled",
     ]
+    both = command("calibrate", "runs/any", "--features", "64")
+    assert both.returncode == 2
+    assert "--features and --geometry cannot be given. Leave them out" in both.stderr
     wrong = command("calibrate", "--gates", "999")
     assert wrong.returncode == 2
     assert "999 gates" in wrong.stderr
     assert "Traceback" not in wrong.stderr
+
+
+@pytest.mark.filterwarnings("ignore")  # shuffled halves of axes repeat each other
+def test_calibrate_plants_gates_in_the_dictionary_of_a_run(tmp_path, capsys):
+    folder = planted_run(tmp_path / "run")
+    words = ["calibrate", str(folder), "--gates", "0", "--snr", "8", "--seeds", "1", "--json"]
+    assert main(words) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert [row["any"] for row in printed["rows"]] == [0] * 5
+    assert main(words[:-1]) == 0
+    shown = capsys.readouterr().out
+    assert f"d = 16, 18 features ({folder}, layer 0), 0 gates (written)" in shown
 
 
 def test_export_writes_each_format(tmp_path, capsys):
