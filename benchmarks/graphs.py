@@ -106,7 +106,7 @@ def _hidden() -> list[tuple[str, ...]]:
             one, two = (basis.read[group].sum(0) for group in groups)
             left, right = torch.randn(2, 300, 96, dtype=torch.float64, generator=generator)
             down = torch.randn(1, 300, dtype=torch.float64, generator=generator)
-            noise = BilinearLayer(left, right, down).form(0)
+            noise = BilinearLayer(left, right, down).interaction(torch.ones(1, dtype=torch.float64))
             gate = (torch.outer(one, two) + torch.outer(two, one)) / 2
             form = gate + noise * (gate.norm() / noise.norm() / snr)
             values, vectors = torch.linalg.eigh(form)

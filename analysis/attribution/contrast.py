@@ -19,9 +19,10 @@ from typing import Any
 
 import pandas as pd
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from analysis.behaviour.bounds import INHERITED, WITHIN
 from analysis.behaviour.in_model import ModelCases
 from circuits.algebra.bilinear import BilinearLayer
 from sae.dictionary import Dictionary
@@ -39,9 +40,9 @@ class Origins:
     within: float  # of the spread within the classes
 
 
-def made_here(computed: float, inherited: float) -> bool:
+def made_here(inherited: float, within: float) -> bool:
     """Whether these shares are of a contrast that is computed, rather than read."""
-    return computed >= 0.5 and computed > inherited
+    return abs(inherited) <= INHERITED and abs(within) <= WITHIN
 
 
 def by_layer(cases: ModelCases) -> pd.DataFrame:
@@ -80,12 +81,13 @@ def origins(
     layer: BilinearLayer,
     x: Float[Tensor, "case model"],
     direction: Float[Tensor, " model"],
+    among: Bool[Tensor, " case"] | None = None,
 ) -> Origins:
-    """The shares of the target effect of ``direction · layer(x)``."""
+    """The shares of the target effect of ``direction · layer(x)``; ``among`` some of the cases."""
     form = layer.interaction(direction)
     lifted = layer.lift(x)
-    total = cases.effects(((lifted @ form) * lifted).sum(1))[cases.target]
-    effects = cases.effects(lifted)
+    total = cases.effects(((lifted @ form) * lifted).sum(1), among)[cases.target]
+    effects = cases.effects(lifted, among)
     n_effect, target = len(effects), cases.target
     crossed = effects @ form @ effects.mT
     # effects are numbered so that two of them make the one whose number is their exclusive or
@@ -196,7 +198,11 @@ class PairAccount:
     @cached_property
     def origins(self) -> Origins:
         """Computed here, or inherited."""
-        return origins(self.cases, self.layer, self.x, self.mean_read)
+        return self.origins_among(None)
+
+    def origins_among(self, among: Bool[Tensor, " case"] | None) -> Origins:
+        """The same among some of the cases, along the direction that all read on average."""
+        return origins(self.cases, self.layer, self.x, self.mean_read, among)
 
     @cached_property
     def effects(self) -> pd.DataFrame:
@@ -265,11 +271,36 @@ class PairAccount:
         values = self.cases.side * (self.layer(self.x) * self.reads).sum(1)
         return self.cases.class_means(values)
 
+    @cached_property
+    def case_effects(self) -> Float[Tensor, " case"]:
+        """What the MLP's output does for each case's margin, beside its mean over the classes: a
+        constant push towards one answer, which other parts of a model may cancel, is not in it."""
+        outputs = self.layer(self.x)
+        mean = self.cases.class_means(outputs).mean(0)
+        return self.cases.side * ((outputs - mean) * self.reads).sum(1)
+
+    def added_to_cases(self, pairs: pd.DataFrame) -> Float[Tensor, "case pair"]:
+        """What each of some pairs adds to each case's margin."""
+        i, j = self._ends(pairs)
+        added = self.values[:, i] * self.values[:, j]
+        for rows, direction, length in self.cases.by_answers(self.reads):
+            form = self.written @ self.layer.interaction(direction) @ self.written.mT
+            added[rows] *= form[i, j] * length[:, None]
+        return added * self.cases.side.double()[:, None] * torch.where(i == j, 1.0, 2.0)
+
+    def _ends(self, pairs: pd.DataFrame) -> tuple[Int64[Tensor, " pair"], Int64[Tensor, " pair"]]:
+        """The places of each pair's features among the active ones."""
+        place = {int(feature): i for i, feature in enumerate(self.features)}
+        first, second = (
+            torch.tensor([place[f] for f in pairs[name]], dtype=torch.int64)
+            for name in ("first", "second")
+        )
+        return first, second
+
     def computed(self, pairs: pd.DataFrame) -> Float[Tensor, "pair two"]:
         """Of the target effect of some pairs, what is computed and what inherited, in logits:
         ``weight · (Nᵢ Sⱼ + Sᵢ Nⱼ)`` and ``weight · (μᵢ Xⱼ + Xᵢ μⱼ)``."""
-        place = {int(feature): i for i, feature in enumerate(self.features)}
-        i, j = (torch.tensor([place[f] for f in pairs[name]]) for name in ("first", "second"))
+        i, j = self._ends(pairs)
         effects, target = self.cases.effects(self.values), self.cases.target
         sign = 1.0 if self.origins.contrast >= 0 else -1.0
         weight = sign * self.weight[i, j]

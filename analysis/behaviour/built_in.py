@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from analysis.behaviour.cases import Behaviour, Case
 from analysis.behaviour.in_model import single_tokens
 from circuits.corpus.documents import built_in
@@ -22,16 +24,18 @@ _LABELS: dict[str, dict[tuple[bool, ...], str]] = {
     "but": {(True,): "good, but", (False,): "bad, but"},
 }
 _MATTER = ("positive", "negative", "negators", "intensifiers", "glad", "sad", "cheers", "tears")
+_SPLIT = ("positive", "negative", "negators", "intensifiers", "boys", "girls")
 _TWINS = (("positive", "negative"), ("glad", "sad"), ("cheers", "tears"))
 
 
 def built_in_behaviour(
-    name: str, model: Model | None = None, n: int = 128, *, seed: int = 0
+    name: str, model: Model | None = None, n: int = 128, *, seed: int = 0, fresh_words: bool = False
 ) -> Behaviour:
     """One of the behaviours that the little stories teach, as ``n`` minimal pairs.
 
     With a model whose tokenizer does not have all the stories' words as single tokens, those words
-    are used that it has.
+    are used that it has. With ``fresh_words`` the two halves of the behaviour (`Behaviour.halves`)
+    have no negator, intensifier, adjective or name in common.
     """
     if name not in BEHAVIOURS:
         raise BehaviourError(
@@ -39,13 +43,14 @@ def built_in_behaviour(
             f"your own as JSONL and name the file."
         )
     check_count("built_in_behaviour", n, None, "n")
-    lexicon = None if model is None else _known_lexicon(model)
+    lexicon = (None if model is None else _known_lexicon(model)) or Lexicon()
+    halves = _word_halves(lexicon) if fresh_words else (lexicon, lexicon)
     cases = []
-    for number, pair in enumerate(_different(name, n, seed, lexicon)):
-        parts = zip(pair.texts, pair.factors, pair.right, pair.wrong, strict=True)
-        for text, factors, right, wrong in parts:
+    for number, pair in enumerate(_different(name, n, seed, halves)):
+        parts = zip(pair.texts, pair.factors, pair.right, pair.wrong, pair.strata, strict=True)
+        for text, factors, right, wrong, strata in parts:
             label = _LABELS[name][tuple(factors.values())]
-            cases.append(Case(text, label, right, wrong, factors, number))
+            cases.append(Case(text, label, right, wrong, factors, number, strata=strata))
     return Behaviour(name, tuple(cases))
 
 
@@ -71,20 +76,32 @@ def cases_from_stories(n: int = 1000, *, seed: int = 0) -> Behaviour:
     return Behaviour("negation", tuple(cases.values()))
 
 
-def _different(name: str, n: int, seed: int, lexicon: Lexicon | None) -> list[MinimalPair]:
-    """As many pairs, of the first that are drawn, that have no text in common."""
+def _different(name: str, n: int, seed: int, halves: tuple[Lexicon, Lexicon]) -> list[MinimalPair]:
+    """As many pairs that have no text in common, in turn of the words of one half and the other."""
+    n_each = n + 16
+    drawn = (
+        minimal_pairs(name, n_each, seed=2 * seed + half, lexicon=lexicon)
+        for half, lexicon in enumerate(halves)
+    )
+    waiting = [iter(pairs) for pairs in drawn]
     kept: list[MinimalPair] = []
     texts: set[str] = set()
-    for pair in minimal_pairs(name, 2 * n + 16, seed=seed, lexicon=lexicon):
-        if len(kept) < n and not texts & set(pair.texts):
-            kept.append(pair)
-            texts |= set(pair.texts)
-    if len(kept) < n:
-        raise BehaviourError(
-            f"built_in_behaviour: {2 * n + 16} pairs of '{name}' are only {len(kept)} different "
-            f"ones, of {n} wanted. Ask for fewer."
-        )
+    while len(kept) < n:
+        pair = next((p for p in waiting[len(kept) % 2] if not texts & set(p.texts)), None)
+        if pair is None:
+            raise BehaviourError(
+                f"built_in_behaviour: {2 * n_each} pairs of '{name}' are only {len(kept)} different "
+                f"ones, of {n} wanted. Ask for fewer."
+            )
+        kept.append(pair)
+        texts |= set(pair.texts)
     return kept
+
+
+def _word_halves(lexicon: Lexicon) -> tuple[Lexicon, Lexicon]:
+    """The same lexicon twice, each with one half of the words that a behaviour turns on."""
+    one, other = ({name: getattr(lexicon, name)[half::2] for name in _SPLIT} for half in (0, 1))
+    return replace(lexicon, **one), replace(lexicon, **other)
 
 
 def _known_lexicon(model: Model) -> Lexicon | None:

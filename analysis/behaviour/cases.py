@@ -26,11 +26,16 @@ from circuits.storage.files import written_whole
 _TEXT = ("text", lambda value: isinstance(value, str))
 _LIST = ("a list of words", lambda value: isinstance(value, list) and _all(value, str))
 _NUMBER = ("a whole number", lambda value: type(value) is int)
+_STRATA = (
+    "a word for each name",
+    lambda v: isinstance(v, dict) and _all(v.values(), str),
+)
 _FACTORS = ("true or false for each name", lambda v: isinstance(v, dict) and _all(v.values(), bool))
 _REQUIRED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "text": _TEXT, "label": _TEXT, "right": _LIST, "wrong": _LIST,
 }  # fmt: skip
-_KEYS = {**_REQUIRED, "factors": _FACTORS, "pair": _NUMBER, "position": _NUMBER}
+_KEYS = {**_REQUIRED, "factors": _FACTORS, "pair": _NUMBER, "position": _NUMBER,
+         "strata": _STRATA}  # fmt: skip
 _TAKEN = {
     *("feature", "mean", "both"),
     *("first", "second", "weight", "contrast", "elsewhere", "together"),
@@ -49,6 +54,7 @@ class Case:
     factors: Mapping[str, bool] = field(default_factory=dict)
     pair: int | None = None  # cases of one number differ in the factors alone
     position: int | None = None  # the token that is followed by an answer; None: the last
+    strata: Mapping[str, str] = field(default_factory=dict)  # its frame, its words: "name": "word"
 
 
 @dataclass(frozen=True)
@@ -96,6 +102,12 @@ class Behaviour:
         empty = [case.text for case in self.cases if not (case.right and case.wrong)]
         if empty:
             faults.append(f"{len(empty)} cases without right or wrong answers, as {empty[0]!r:.60}")
+        strata = {tuple(sorted(case.strata)) for case in self.cases}
+        if len(strata) > 1:
+            faults.append(
+                f"some cases have the strata {_listed(max(strata))} and others "
+                f"{_listed(min(strata)) or 'none'}, where all cases need the same names"
+            )
         if not faults:
             faults += self._faulty_factors()
         if faults:
@@ -140,7 +152,8 @@ class Behaviour:
         return tuple(label for label in self.labels if label in present)
 
     def halves(self) -> tuple[Behaviour, Behaviour]:
-        """Every other pair, so that what is chosen on one half can be measured on the other."""
+        """Every other pair, so that what is chosen on one half can be measured on the other; where
+        every second pair has other words, the halves have none in common."""
         of_pair: dict[object, list[Case]] = {}
         for number, case in enumerate(self.cases):  # a case without a pair is one of its own
             of_pair.setdefault((case.pair, number if case.pair is None else None), []).append(case)
@@ -173,7 +186,7 @@ class Behaviour:
         cls, path: str | Path, metric: Metric = "logit difference", *, name: str | None = None
     ) -> Behaviour:
         """The cases of a JSONL file: text, label, right, wrong, and where they have them factors,
-        pair and position. The behaviour is named after the file, or as given."""
+        pair, position and strata. The behaviour is named after the file, or as given."""
         path = Path(path)
         try:
             lines = path.read_text(encoding="utf-8-sig").splitlines()

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from analysis.behaviour.cases import Behaviour
@@ -93,13 +93,19 @@ class ModelCases:
         """The tokens of as many cases as are run at a time."""
         return list(self.tokens.split(_AT_A_TIME))
 
-    def class_means(self, values: Float[Tensor, "case ..."]) -> Float[Tensor, "class ..."]:
-        """The mean over each class."""
-        return torch.stack([values[self.label == c].mean(0) for c in range(len(self.signs))])
+    def class_means(
+        self, values: Float[Tensor, "case ..."], among: Bool[Tensor, " case"] | None = None
+    ) -> Float[Tensor, "class ..."]:
+        """The mean over each class, or over its cases that are ``among`` some."""
+        chosen = torch.ones_like(self.label, dtype=torch.bool) if among is None else among
+        classes = range(len(self.signs))
+        return torch.stack([values[(self.label == c) & chosen].mean(0) for c in classes])
 
-    def effects(self, values: Float[Tensor, "case ..."]) -> Float[Tensor, "effect ..."]:
+    def effects(
+        self, values: Float[Tensor, "case ..."], among: Bool[Tensor, " case"] | None = None
+    ) -> Float[Tensor, "effect ..."]:
         """What the mean is, and what each factor and both together add."""
-        means = self.class_means(values)
+        means = self.class_means(values, among)
         signs = self.signs.to(means)
         return torch.tensordot(signs.mT, means, dims=1) / len(signs)
 

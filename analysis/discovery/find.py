@@ -2,8 +2,9 @@
 
 1. The model must show the behaviour: most cases right in every class.
 2. Of the layers with dictionaries, that whose MLP adds most to the contrast by what it computes.
-3. Pairs of input features by what they add to each affected class, few first, leaving out those
-   that do as much where the behaviour's first factor is absent.
+3. Pairs of input features by what they add to each stratum of the affected classes (its frames,
+   last tokens, words), few first, leaving out those that do as much where the behaviour's first
+   factor is absent.
 4. Output features by their share of the contrast: direct effect on the answers times their own
    contrast; and for each class the few that detect it.
 5. The pairs become a graph, their features groups by the factor that moves them most, and both a
@@ -26,6 +27,7 @@ import torch
 
 from analysis.attribution.contrast import PairAccount, made_here
 from analysis.attribution.output_features import OutputFeatures
+from analysis.behaviour.bounds import COVERAGE, N_PAIRS, SHOWN
 from analysis.behaviour.cases import Behaviour
 from analysis.behaviour.in_model import ModelCases, in_model
 from analysis.discovery.provenance import check_dictionaries, wanted_layers
@@ -41,15 +43,6 @@ from circuits.model.site import Site, mlp_sites
 from circuits.storage.progress import progress
 from sae.dictionary import Dictionary
 
-SHOWN = 0.75
-"""Share of right cases that a model must have in every class to show a behaviour."""
-
-COVERAGE = 0.9
-"""Share of the contrast that the pairs of a circuit should carry."""
-
-N_PAIRS = 16
-"""Pairs that a circuit has at most."""
-
 
 def find_circuit(
     model: Model,
@@ -60,14 +53,15 @@ def find_circuit(
     detection_cases: Behaviour | None = None,
     coverage: float = COVERAGE,
     n_pairs: int = N_PAIRS,
+    shown: float = SHOWN,
 ) -> Circuit:
     """The circuit of a behaviour, chosen on every other pair of its cases.
 
     ``detection_cases`` are cases of the same classes on which output features that detect a class
     are chosen; by default the behaviour's own. Minimal pairs are much alike, running text is not.
 
-    A behaviour that the model does not show, or a contrast that no few pairs carry, raises
-    `NotFoundError` with the reason. Whether the circuit computes the contrast or passes on what
+    A behaviour that the model does not show (fewer right cases than ``shown`` in a class), or a
+    contrast that no few pairs carry, raises `NotFoundError` with the reason. Whether the circuit computes the contrast or passes on what
     attention made is in ``evidence.shares``: see `verdict`.
     """
     check_count("find_circuit", n_pairs, None, "n_pairs")
@@ -79,7 +73,7 @@ def find_circuit(
     check_dictionaries(model, dictionaries)
     chosen, held_out = behaviour.halves()
     cases = in_model(chosen, model)
-    _check_shown(cases)
+    _check_shown(cases, shown)
     account = _best_account(cases, dictionaries, layer)
     at = account.layer_number
     out = dictionaries[mlp_sites(at)[1]]
@@ -88,8 +82,8 @@ def find_circuit(
     if detection_cases is not None:
         _check_classes(behaviour, detection_cases)
         halves = detection_cases.halves()
-    shown, tested = (OutputFeatures(in_model(half, model), out) for half in halves)
-    detectors = shown.detectors(tested)
+    likely, tested = (OutputFeatures(in_model(half, model), out) for half in halves)
+    detectors = likely.detectors(tested)
     through = OutputFeatures(cases, out)
     outputs = through.named(detectors)
     found, groups = factor_groups(account, pairs)
@@ -107,7 +101,7 @@ def find_circuit(
             behaviour.affected,
             len(cases),
             _shares(account, pairs, through, outputs),
-            Thresholds(coverage, n_pairs, SHOWN),
+            Thresholds(coverage, n_pairs, shown),
             detectors,
         ),
     )
@@ -121,7 +115,7 @@ def verdict(circuit: Circuit) -> str:
         return "passed on, not computed: one factor makes it, which the MLP's input has already"
     shares = circuit.evidence.shares
     both = f"computed {shares.computed:.2f}, inherited {shares.inherited:.2f}"
-    if made_here(shares.computed, shares.inherited):
+    if made_here(shares.inherited, shares.within):
         return f"computed in this MLP ({both})"
     return f"inherited from attention or earlier layers, and only read here ({both})"
 
@@ -136,7 +130,7 @@ def _check_classes(other: Behaviour, one: Behaviour) -> None:
         )
 
 
-def _check_shown(cases: ModelCases) -> None:
+def _check_shown(cases: ModelCases, wanted: float) -> None:
     margins = cases.margins()
     if not bool(margins.isfinite().all()):
         raise TensorError(
@@ -144,11 +138,11 @@ def _check_shown(cases: ModelCases) -> None:
             f"{len(cases)} cases is not finite. Look at where its weights were trained or loaded."
         )
     right = cases.shown(margins)
-    if bool((right >= SHOWN).all()):
+    if bool((right >= wanted).all()):
         return
     raise NotFoundError(
         f"not found: the model does not show this behaviour ({cases.behaviour.name!r}; right cases "
-        f"by class: {cases.listed(right)}; {SHOWN} wanted in each). Train it longer, or "
+        f"by class: {cases.listed(right)}; {wanted} wanted in each). Train it longer, or "
         f"ask for another behaviour."
     )
 

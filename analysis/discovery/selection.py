@@ -2,50 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from analysis.attribution.contrast import PairAccount
+from analysis.behaviour import bounds
 from analysis.behaviour.in_model import ModelCases
+from analysis.behaviour.strata import means, strata
 from circuits.errors import NotFoundError
 from circuits.graph.records import Group
 from circuits.groups.clusters import Clusters
 from circuits.groups.gates import gate_table
 
-_LEAST = 0.5  # of the contrast, in those pairs: below it there is no circuit to speak of
-_PART = 0.1  # of the model's own margins that an MLP must add directly
-_MISSED = 0.5  # of the contrast, by the dictionary's error: beyond it pairs describe another model
-_GAIN = 0.003  # of a class's share that another pair must bring
-_N_SOUGHT = 1024  # pairs that are looked at, those that add most
-_ELSEWHERE = 0.25  # of its contrast that a pair may add where the first factor is absent
+_N_SOUGHT = 4096  # pairs that are looked at, those that add most
 _MOVED = 0.25  # of a feature's mean that a factor must move it by, to name it; a heuristic
 _ALIKE = 0.8  # of a feature's largest effect, that all must have where it is a class's own
 
 
 def fewest_pairs(account: PairAccount, coverage: float, n_pairs: int) -> pd.DataFrame:
-    """Pairs that together carry the share of what the MLP adds to each affected class, few first.
-
-    Greedily: the next pair is that which brings the classes nearest to the share wanted, so a pair
-    that helps one class and hurts another as much is never taken. Pairs of the affected classes
-    alone are preferred; where those are not enough, as of signed features or of a contrast that was
-    there before, all are looked at.
-    """
+    """Pairs that together carry the share of what the MLP does in each stratum of the affected
+    classes (`strata`), few first."""
     behaviour, total, whole = account.cases.behaviour, account.totals.mlp, account.margin
-    pairs = account.pairs
-    own = pairs["elsewhere"].abs() <= _ELSEWHERE * pairs["contrast"].abs()
-    found = _greedily(account, pairs[own], coverage, n_pairs)
-    if found["contrast"].sum() < _LEAST * total:
-        found = _greedily(account, pairs, coverage, n_pairs)
+    sought = sought_pairs(account)
+    added = account.added_to_cases(sought)
+    found = sought.iloc[fewest(account.cases, added, account.case_effects, coverage, n_pairs)]
     share = float(found["contrast"].sum()) / total if total > 0 else 0.0
-    if total <= _PART * whole or share < _LEAST:
+    if total <= bounds.DIRECT * whole or share < bounds.CARRIED:
         raise NotFoundError(
             f"not found: the MLP adds {total:.2f} of the {whole:.2f} logits of "
             f"{behaviour.name!r} directly, and {len(found)} pairs carry {share:.0%} of that. No "
             f"few pairs of features make this behaviour."
         )
     missed = account.totals.error / total
-    if abs(missed) > _MISSED:
+    if abs(missed) > bounds.MISSED:
         raise NotFoundError(
             f"not found: the dictionary of {account.dictionary.site} misses too much. Terms "
             f"with its error are {missed:+.0%} of what the MLP adds to {behaviour.name!r}, so its "
@@ -54,25 +48,71 @@ def fewest_pairs(account: PairAccount, coverage: float, n_pairs: int) -> pd.Data
     return found.sort_values("contrast", ascending=False, ignore_index=True)
 
 
-def _greedily(
-    account: PairAccount, pairs: pd.DataFrame, coverage: float, n_pairs: int
-) -> pd.DataFrame:
-    behaviour = account.cases.behaviour
-    sought = pairs[pairs["contrast"] > 0].head(_N_SOUGHT).reset_index(drop=True)
-    places = [behaviour.labels.index(label) for label in behaviour.affected]
-    of_class = account.class_totals[places].clamp(min=1e-9).numpy()
-    shares = sought[list(behaviour.affected)].to_numpy() / of_class
-    carried = np.zeros(len(places))
-    chosen: list[int] = []
-    while len(chosen) < n_pairs and carried.min() < coverage:
+def sought_pairs(account: PairAccount) -> pd.DataFrame:
+    """The pairs that are looked at: those that add most to any affected class."""
+    most = account.pairs[list(account.cases.behaviour.affected)].max(axis=1).to_numpy()
+    order = np.argsort(-most, kind="stable")[:_N_SOUGHT]
+    return account.pairs.iloc[order[most[order] > 0]].reset_index(drop=True)
+
+
+def fewest(
+    cases: ModelCases,
+    added: Float[Tensor, "case part"],
+    totals: Float[Tensor, " case"],
+    coverage: float,
+    n_parts: int,
+    gain: float = bounds.GAIN,
+) -> list[int]:
+    """The parts, few first, that carry the share of every stratum's total; at most so many.
+
+    Greedily: the next one is that which brings the strata nearest to the share wanted, so one that
+    helps a stratum and hurts another as much is never taken. Parts of the affected classes alone
+    are preferred; where those are not enough, as of signed features or of a contrast that was there
+    before, all are looked at.
+    """
+    shares = shares_of_strata(cases, added, totals)
+    by_class = cases.class_means(added).abs()
+    inside, outside = (by_class[cases.affected == on] for on in (1, 0))
+    few = inside.new_zeros(1, inside.shape[1])
+    own = torch.cat([few, outside]).amax(0) <= bounds.ELSEWHERE * inside.amax(0)
+    places = own.nonzero()[:, 0].numpy()
+    chosen = [int(places[n]) for n in covering(shares[places], coverage, n_parts, gain)]
+    if shares[chosen, 0].sum() < bounds.CARRIED:  # of all affected cases
+        chosen = covering(shares, coverage, n_parts, gain)
+    return chosen
+
+
+def shares_of_strata(
+    cases: ModelCases, added: Float[Tensor, "case part"], totals: Float[Tensor, " case"]
+) -> Float[np.ndarray, "part stratum"]:
+    """Of what a layer does in each stratum of the affected classes, the share of each part; the
+    first stratum is all of them."""
+    judged = [each for each in strata(cases) if each.judged]
+    whole = means(totals, judged).clamp(min=1e-9)
+    shares: Float[np.ndarray, "part stratum"] = (means(added, judged) / whole[:, None]).mT.numpy()
+    return shares
+
+
+def covering(
+    shares: Float[np.ndarray, "part stratum"],
+    coverage: float,
+    n_parts: int,
+    gain: float,
+    chosen: Sequence[int] = (),
+) -> list[int]:
+    """Parts that together carry the share of every stratum, or as much as they can, beside those
+    ``chosen`` already: each brings ``gain`` of a stratum's share or more."""
+    chosen = list(chosen)
+    carried = shares[chosen].sum(0)
+    while len(chosen) < min(n_parts, len(shares)) and carried.min() < coverage:
         gains = np.minimum(carried + shares, coverage).sum(1) - np.minimum(carried, coverage).sum()
         gains[chosen] = -1
-        best = int(gains.argmax()) if len(gains) else 0
-        if not len(gains) or gains[best] < _GAIN:
+        best = int(gains.argmax())
+        if gains[best] < max(gain, 1e-9):
             break
         chosen.append(best)
         carried = carried + shares[best]
-    return sought.iloc[chosen]
+    return chosen
 
 
 def factor_groups(account: PairAccount, pairs: pd.DataFrame) -> tuple[Clusters, tuple[Group, ...]]:

@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
+from analysis.behaviour.bounds import COVERAGE, N_PAIRS
 from analysis.behaviour.built_in import built_in_behaviour, cases_from_stories
 from analysis.behaviour.cases import Behaviour
-from analysis.discovery.find import COVERAGE, N_PAIRS, find_circuit
+from analysis.discovery.find import find_circuit
 from analysis.discovery.propose import propose_circuits
 from analysis.runs.folder import CircuitFiles
 from analysis.runs.run import Run
@@ -25,16 +26,25 @@ from circuits.graph.export import write_graph
 from circuits.model.model import Model
 from circuits.storage.manifest import record, withdraw
 
-_N_CASES = 128  # minimal pairs of a built-in behaviour, half to choose on and half to validate on
+N_CASES = 400
+"""Minimal pairs of a built-in behaviour, half to choose on and half to validate on: every word is
+in as many as a stratum needs."""
 
 _ELSEWHERE = 1_000_000  # between the seeds of stories to train on and of those to detect classes in
 
 
-def behaviour_of(name: str, model: Model, n: int = _N_CASES, seed: int = 0) -> Behaviour:
+def behaviour_of(
+    name: str, model: Model, n: int = N_CASES, seed: int = 0, *, fresh_words: bool = False
+) -> Behaviour:
     """A built-in behaviour by its name, or that of a JSONL file."""
     if name in BEHAVIOURS:
-        return built_in_behaviour(name, model, n, seed=seed)
+        return built_in_behaviour(name, model, n, seed=seed, fresh_words=fresh_words)
     path = Path(name)
+    if fresh_words:
+        raise RunError(
+            f"fresh words are for built-in behaviours, and '{name}' is a file. Give every second "
+            f"pair of its cases other words than the pair before it."
+        )
     if path.suffix != ".jsonl" and not path.exists():
         raise RunError(
             f"behaviour '{name}' is neither built in ({', '.join(BEHAVIOURS)}) nor a file. Name "

@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
+from torch import Tensor
 from torch.nn import functional
 
 from analysis.attribution.contrast import PairAccount
+from analysis.behaviour.bounds import SHOWN
 from analysis.behaviour.in_model import ModelCases, in_model
-from analysis.discovery.find import SHOWN
 from analysis.validation.edits import DrawKind, EditKind, PairTerms, edited, removing
 from analysis.validation.harness import Harness
 from circuits.corpus.batches import BatchPlan, in_order
@@ -25,15 +26,14 @@ from circuits.storage.progress import progress
 
 _N_CANDIDATES = 4096  # pairs that random ones are chosen of
 _TOGETHER = 0.05  # share of affected cases that such a pair must be active on
-_N_NEAREST = 32  # candidates of about a pair's size, of which one is drawn
 
 
 def random_pairs(
     harness: Harness, circuit: Circuit, terms: PairTerms, n_draws: int, seed: int
 ) -> pd.DataFrame:
-    """Draws of pairs that are active together and not the circuit's: as many, any of them; and as
-    many that each write about as much as one of the circuit's. ``size`` is how much the draw
-    writes on the affected cases, relative to the circuit."""
+    """Draws of pairs that are active together and not the circuit's: as many, any of them; and
+    as many as write as much together, each as likely as it writes much. ``size`` is how much the
+    draw writes on the affected cases, relative to the circuit."""
     rng = np.random.default_rng(seed)
     pairs = PairAccount.of(harness.cases, harness.layer, harness.into).pairs
     own = {(pair.first, pair.second) for pair in circuit.interactions}
@@ -49,9 +49,6 @@ def random_pairs(
     candidates = PairTerms.of(harness.model, harness.layer, harness.into, [named[n] for n in free])
     inside = harness.cases.affected[harness.cases.label] > 0
     x = harness.x[inside.to(harness.x.device)]
-    sizes, own_sizes = (
-        (some.products(x).abs().mean(0) * some.sizes).cpu().numpy() for some in (candidates, terms)
-    )
     written = float(terms(x).norm(dim=1).mean())
     rows = []
     for kind in DrawKind:
@@ -60,7 +57,7 @@ def random_pairs(
             if kind is DrawKind.SAME_NUMBER:
                 chosen = rng.choice(len(free), len(terms), replace=False).tolist()
             else:
-                chosen = _of_same_size(rng, sizes, own_sizes)
+                chosen = _as_much(rng, candidates, x, written)
             some = candidates.subset(torch.tensor(chosen))
             margins = harness.without(some)
             size = float(some(x).norm(dim=1).mean()) / max(written, 1e-12)
@@ -69,18 +66,22 @@ def random_pairs(
     return pd.DataFrame(rows, columns=["kind", "draw", "n_pairs", "size", "removed", "side_effect"])
 
 
-def _of_same_size(
+def _as_much(
     rng: np.random.Generator,
-    sizes: Float[np.ndarray, " candidate"],
-    own: Float[np.ndarray, " pair"],
+    candidates: PairTerms,
+    x: Float[Tensor, "case model"],
+    written: float,
 ) -> list[int]:
-    """One of the nearest in size for each pair, none twice."""
-    chosen: list[int] = []
-    for size in own:
-        order = np.argsort(np.abs(np.log((sizes + 1e-12) / (size + 1e-12))), kind="stable")
-        near = [int(n) for n in order[: _N_NEAREST + len(chosen)] if int(n) not in chosen]
-        chosen.append(near[int(rng.integers(len(near)))])
-    return chosen
+    """Pairs one after another, until they write as much together on average."""
+    products = candidates.products(x)
+    sizes = (products.abs().mean(0) * candidates.sizes).double().cpu().numpy() + 1e-12
+    order = rng.choice(len(sizes), len(sizes), replace=False, p=sizes / sizes.sum())
+    total = torch.zeros_like(x)
+    for n, pair in enumerate(order.tolist()):
+        total = total + products[:, pair, None] * candidates.written[pair]
+        if float(total.norm(dim=1).mean()) >= written:
+            return order[: n + 1].tolist()
+    return order.tolist()
 
 
 def untrained_rows(harness: Harness, terms: PairTerms) -> list[dict[str, Any]]:

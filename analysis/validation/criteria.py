@@ -1,4 +1,9 @@
-"""What a circuit must reach to be called proven, set before anything is measured."""
+"""What a circuit must reach to be called causal, computed here, and specific.
+
+What holds on average can hide effects that oppose each other, so effects are asked of the worst
+stratum: of the classes, and in each of them of every frame, last token and word with enough cases.
+The bounds are in `bounds`, with the day that they were fixed on.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +13,9 @@ from dataclasses import dataclass, replace
 import pandas as pd
 import torch
 
+from analysis.behaviour import bounds
 from analysis.behaviour.in_model import ModelCases
-from analysis.validation.edits import DrawKind, EditKind
+from analysis.validation.edits import DrawKind
 from circuits.storage.records import Word
 
 
@@ -20,24 +26,48 @@ class Direction(Word):
     AT_MOST = "at_most"
 
 
+class Claim(Word):
+    """What criteria are evidence of."""
+
+    CAUSAL = "causal"  # the pairs carry the behaviour, in every stratum
+    COMPUTED = "computed here"  # the contrast is made in this MLP, and was not in its input
+    SPECIFIC = "specific"  # other classes stay, and other pairs that are as loud do not do it
+
+
 class Measure(Word):
     """What a criterion is about; shares are of the margins before any edit."""
 
+    CASES = "cases"
     REMOVED = "removed"
     LEFT = "left"
-    SIDE_EFFECT = "side_effect"
     KEPT = "kept"
+    INHERITED = "inherited"
+    WITHIN = "within"
+    SIDE_EFFECT = "side_effect"
     RANDOM = "random"
-    CASES = "cases"
+    EQUAL = "equal"
+    EQUAL_WORST = "equal_worst"
 
 
 _LABELS = {
-    Measure.REMOVED: "removing the circuit removes {} of the margin",
-    Measure.LEFT: "removing it leaves {} of the margin of any affected class",
-    Measure.SIDE_EFFECT: "removing it changes the margin of another class by {}",
-    Measure.KEPT: "keeping only the circuit keeps {} of the effect",
-    Measure.RANDOM: "as many random pairs remove {} of the margin (median)",
     Measure.CASES: "cases of each affected class: {}",
+    Measure.REMOVED: "removing the circuit removes {} of the margin",
+    Measure.LEFT: "removing it leaves {} of the margin in any stratum",
+    Measure.KEPT: "keeping only the circuit keeps {} of the effect in any stratum",
+    Measure.INHERITED: "of the contrast {} was in the MLP's input, in any frame",
+    Measure.WITHIN: "of the contrast {} comes from the spread within classes, in any frame",
+    Measure.SIDE_EFFECT: "removing it changes the margin of other classes by {} in any stratum",
+    Measure.RANDOM: "as many random pairs remove {} of the margin (median)",
+    Measure.EQUAL: "random pairs that write as much remove {} of what it removes (median)",
+    Measure.EQUAL_WORST: "random pairs that write as much remove {} of what it removes (worst draw)",
+}
+_CLAIMS = {
+    Measure.INHERITED: Claim.COMPUTED,
+    Measure.WITHIN: Claim.COMPUTED,
+    Measure.SIDE_EFFECT: Claim.SPECIFIC,
+    Measure.RANDOM: Claim.SPECIFIC,
+    Measure.EQUAL: Claim.SPECIFIC,
+    Measure.EQUAL_WORST: Claim.SPECIFIC,
 }
 
 
@@ -49,6 +79,11 @@ class Criterion:
     direction: Direction
     wanted: float
     value: float | None = None  # None: it could not be measured
+
+    @property
+    def claim(self) -> Claim:
+        """What it is evidence of."""
+        return _CLAIMS.get(self.name, Claim.CAUSAL)
 
     @property
     def met(self) -> bool:
@@ -76,39 +111,48 @@ class Criterion:
 
 
 CRITERIA = (
-    Criterion(Measure.REMOVED, Direction.AT_LEAST, 0.6),
-    Criterion(Measure.LEFT, Direction.AT_MOST, 0.5),
-    Criterion(Measure.SIDE_EFFECT, Direction.AT_MOST, 0.2),
-    Criterion(Measure.KEPT, Direction.AT_LEAST, 0.8),
-    Criterion(Measure.RANDOM, Direction.AT_MOST, 0.05),
-    Criterion(Measure.CASES, Direction.AT_LEAST, 8.0),
+    Criterion(Measure.CASES, Direction.AT_LEAST, float(bounds.LEAST)),
+    Criterion(Measure.REMOVED, Direction.AT_LEAST, bounds.REMOVED),
+    Criterion(Measure.LEFT, Direction.AT_MOST, bounds.LEFT),
+    Criterion(Measure.KEPT, Direction.AT_LEAST, bounds.KEPT),
+    Criterion(Measure.INHERITED, Direction.AT_MOST, bounds.INHERITED),
+    Criterion(Measure.WITHIN, Direction.AT_MOST, bounds.WITHIN),
+    Criterion(Measure.SIDE_EFFECT, Direction.AT_MOST, bounds.SIDE_EFFECT),
+    Criterion(Measure.RANDOM, Direction.AT_MOST, bounds.AT_RANDOM),
+    Criterion(Measure.EQUAL, Direction.AT_MOST, bounds.AS_LOUD),
+    Criterion(Measure.EQUAL_WORST, Direction.AT_MOST, bounds.AS_LOUD_WORST),
 )
-"""What a circuit must reach to be called proven."""
+"""What a circuit must reach, claim by claim."""
 
 
-def removed_at_random(random: pd.DataFrame) -> pd.Series:
-    """How large the effect of each draw of as many random pairs is."""
-    return random.loc[random["kind"] == DrawKind.SAME_NUMBER.value, "removed"].abs()
-
-
-def measured(cases: ModelCases, edits: pd.DataFrame, random: pd.DataFrame) -> tuple[Criterion, ...]:
+def measured(
+    cases: ModelCases,
+    strata: pd.DataFrame,
+    origins: pd.DataFrame,
+    random: pd.DataFrame,
+) -> tuple[Criterion, ...]:
     """The criteria with their values; without other classes nothing is said of them."""
-    table = edits.set_index("kind")
-    plain, removed, kept = (
-        table.loc[kind.value] for kind in (EditKind.NONE, EditKind.REMOVE, EditKind.KEEP)
-    )
+    judged = strata[strata["judged"]]
+    inside, outside = judged[judged["affected"]], judged[~judged["affected"]]
+    removed = 1 - float(inside["left"].iloc[0])  # of all cases
+    many = random[random["kind"] == DrawKind.SAME_NUMBER.value]
+    loud = random[random["kind"] == DrawKind.SAME_SIZE.value]
+    each = loud["removed"] / loud["size"] / removed
     values = {
-        Measure.REMOVED: float(removed["removed"]),
-        Measure.LEFT: max(float(removed[x] / plain[x]) for x in cases.behaviour.affected),
-        Measure.SIDE_EFFECT: float(removed["side_effect"]),
-        Measure.KEPT: float(kept["faithfulness"]),
-        Measure.RANDOM: float(removed_at_random(random).median()),
         Measure.CASES: float(torch.bincount(cases.label)[cases.affected > 0].min()),
+        Measure.REMOVED: removed,
+        Measure.LEFT: float(inside["left"].max()),
+        Measure.KEPT: float(inside["kept"].min()),
+        Measure.INHERITED: float(origins["inherited"].abs().max()),
+        Measure.WITHIN: float(origins["within"].abs().max()),
+        Measure.SIDE_EFFECT: float((outside["left"] - 1).abs().max()),
+        Measure.RANDOM: float(many["removed"].abs().median()),
+        Measure.EQUAL: float(each.median()),
+        Measure.EQUAL_WORST: float(each.max()),
     }
-    all_affected = not bool((cases.affected == 0).any())
     return tuple(
         replace(one, value=value if math.isfinite(value) else None)
         for one in CRITERIA
         for value in [values[one.name]]
-        if not (all_affected and math.isnan(value))
+        if len(outside) or one.name is not Measure.SIDE_EFFECT
     )

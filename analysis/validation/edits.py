@@ -42,7 +42,7 @@ class DrawKind(Word):
     """In what random pairs are like the circuit's."""
 
     SAME_NUMBER = "same_number"
-    SAME_SIZE = "same_size"  # each writes about as much as one of the circuit's
+    SAME_SIZE = "same_size"  # as many as write as much together
 
 
 _EDITS = {

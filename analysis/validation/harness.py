@@ -1,21 +1,28 @@
 """A behaviour's cases on a running model, to be measured with one edit after another.
 
-Activations before the edited MLP are the same whatever is edited, so they are read once and kept.
+Activations before the edited MLP are the same whatever is edited, so they are read once and kept;
+after the last MLP there is nothing but the norm and the logits, which are computed where they are
+needed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import cached_property
 from typing import Any
 
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from analysis.attribution.contrast import PairAccount
 from analysis.behaviour.in_model import ModelCases
+from analysis.behaviour.strata import frames, strata
 from analysis.validation.edits import Change, EditKind, PairTerms, edited
-from circuits.model.site import mlp_sites
+from circuits.algebra.bilinear import computing_dtype
+from circuits.model.site import Site, mlp_sites
 from sae.dictionary import Dictionary
 from sae.sparse import Code
 
@@ -31,13 +38,19 @@ class Harness:
     def __init__(self, cases: ModelCases, layer: int, into: Dictionary, seed: int) -> None:
         self.cases, self.model, self.layer, self.into = cases, cases.model, layer, into
         self.seed = seed
-        found = cases.read(mlp_sites(layer))
-        x, y = (found[str(site)].to(self.model.device) for site in mlp_sites(layer))
-        self.x, self.y = x, y
+        sites = [*mlp_sites(layer), Site("resid_mid", layer)]
+        found = cases.read(sites)
+        self.x, self.y, self.before = (found[str(site)].to(self.model.device) for site in sites)
         self.plain = cases.margins()
         self.base = self.affected(self.plain)
         self.others = 1 - cases.affected
-        self.floor = self.affected(self.swapped(lambda x, y, rows: self.mean(self.y).expand_as(y)))
+        self.at_mean = self.swapped(lambda x, y, rows: self.mean(self.y).expand_as(y))
+        self.floor = self.affected(self.at_mean)
+
+    @property
+    def is_last(self) -> bool:
+        """Whether no attention follows: then what an edit does at other tokens is never seen."""
+        return self.layer == self.model.n_layer - 1
 
     def mean(self, values: Float[Tensor, "case model"]) -> Float[Tensor, " model"]:
         """Over the classes, each alike."""
@@ -50,6 +63,8 @@ class Harness:
 
     def everywhere(self, change: Change) -> Float[Tensor, " case"]:
         """Margins with the MLP's output changed at every token."""
+        if self.is_last:
+            return self._answered(change(self.x, self.y))
         with edited(self.model, self.layer, change):
             return self.cases.margins()
 
@@ -67,15 +82,31 @@ class Harness:
 
     @cached_property
     def codes(self) -> list[Code]:
-        """The input features of every token, as many cases at a time as are run at a time."""
+        """The input features of every token, as many cases at a time as are run at a time; of the
+        cases' positions alone where no others are seen."""
+        inputs = [self.x] if self.is_last else self.inputs
+        return [self.into.active(x.to(self.into.dtype).flatten(0, -2)) for x in inputs]
+
+    @cached_property
+    def inputs(self) -> list[Float[Tensor, "case pos model"]]:
+        """The MLP's input at every token, as many cases at a time as are run at a time."""
         site = mlp_sites(self.layer)[0]
-        return [
-            self.into.active(x[site].to(self.into.dtype).flatten(0, 1))
-            for x in (self.model.read(rows, [site]) for rows in self.cases.tiles)
+        return [self.model.read(rows, [site])[site] for rows in self.cases.tiles]
+
+    @property
+    def tokens_read(self) -> Float[Tensor, "token model"]:
+        """The MLP's input at the tokens of the texts."""
+        kept = [
+            x[self.model.mask(rows).to(x.device)]
+            for x, rows in zip(self.inputs, self.cases.tiles, strict=True)
         ]
+        return torch.cat(kept).to(self.into.dtype)
 
     def swapped(self, swap: Swap) -> Float[Tensor, " case"]:
         """Margins with the MLP's output changed at each case's position alone."""
+        if self.is_last:
+            every = torch.arange(len(self.cases), device=self.y.device)
+            return self._answered(swap(self.x, self.y, every))
         place = 0
 
         def change(x: Tensor, y: Tensor) -> Tensor:
@@ -90,10 +121,50 @@ class Harness:
 
         return self.everywhere(change)
 
+    def _answered(self, y: Float[Tensor, "case model"]) -> Float[Tensor, " case"]:
+        """Margins with these outputs of the last MLP at the cases' positions."""
+        logits = self.model.logits_of(self.before + y.to(self.before)).cpu()
+        return self.cases.margins(logits.to(computing_dtype(logits)))
+
     def side_effect(self, margins: Float[Tensor, " case"]) -> float:
         """The largest relative change of a class that is not affected; NaN where all are."""
         means, plain = (self.cases.class_means(m)[self.others > 0] for m in (margins, self.plain))
         return float(((means - plain).abs() / plain.abs()).max()) if len(plain) else float("nan")
+
+    def strata_table(
+        self, without: Float[Tensor, " case"], kept: Float[Tensor, " case"]
+    ) -> pd.DataFrame:
+        """What the circuit does in each stratum: its mean margin, the share of it that is ``left``
+        without the circuit, and the share of the MLP's effect that is ``kept`` by it alone."""
+        rows = []
+        for affected in (True, False):
+            for each in strata(self.cases, affected):
+                plain, left, alone, floor = (
+                    float(margins[each.rows].mean())
+                    for margins in (self.plain, without, kept, self.at_mean)
+                )
+                share = (alone - floor) / (plain - floor) if plain != floor else float("nan")
+                rows.append((each.kind, each.value, affected, len(each.rows), each.judged, plain,
+                             left / plain if plain else float("nan"), share))  # fmt: skip
+        names = ["kind", "value", "affected", "n", "judged", "margin", "left", "kept"]
+        return pd.DataFrame(rows, columns=names)
+
+    def case_table(
+        self, without: Float[Tensor, " case"], kept: Float[Tensor, " case"]
+    ) -> pd.DataFrame:
+        """The margins of every case: as it is, without the circuit, and with it alone."""
+        labels = [case.label for case in self.cases.behaviour.cases]
+        margins = {"margin": self.plain, "without": without, "alone": kept}
+        return pd.DataFrame({"class": labels} | {k: v.tolist() for k, v in margins.items()})
+
+    def origins_table(self) -> pd.DataFrame:
+        """Whether the contrast is computed or inherited: over all cases, and in each frame."""
+        account = PairAccount.of(self.cases, self.layer, self.into)
+        rows: list[dict[str, Any]] = []
+        for kind, value, among in frames(self.cases):
+            found = asdict(account.origins_among(among))
+            rows.append({"kind": kind, "value": value, "n": int(among.sum())} | found)
+        return pd.DataFrame(rows)
 
     def row(
         self, kind: EditKind, margins: Float[Tensor, " case"], n_pairs: int, target: str = ""

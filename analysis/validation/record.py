@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.validation.criteria import Criterion
+from analysis.validation.criteria import Claim, Criterion
 from analysis.validation.edits import EditKind, edit_label
 from analysis.validation.version_1 import of_version_1
 from circuits.errors import GraphError
@@ -35,7 +35,11 @@ class Validation:
     circuit: str
     behaviour: str
     edits: pd.DataFrame  # a row an edit: kind, target, margins by class, removed, side_effect, …
+    strata: pd.DataFrame  # a row a stratum: n, judged, margin, left, kept
+    cases: pd.DataFrame  # a row a case: its margin, without the circuit, and with it alone
+    origins: pd.DataFrame  # a row a frame: what of the contrast is computed, inherited, within
     random: pd.DataFrame  # a row a draw of random pairs: kind, size, removed, side_effect
+    bases: pd.DataFrame  # a row a basis: pairs needed for four fifths, effect of as many
     parts: pd.DataFrame  # a row a pair: faithfulness lost without it
     checks: pd.DataFrame  # a row a pair and output feature: predicted, measured, off_by
     side_effects: pd.DataFrame  # a row an edit: loss, added, kl on text
@@ -44,17 +48,27 @@ class Validation:
     seed: int
 
     @property
-    def proven(self) -> bool:
-        """Whether every criterion is met."""
-        return all(criterion.met for criterion in self.criteria)
+    def claims(self) -> dict[Claim, bool]:
+        """Of each claim that was tried, whether all its criteria are met."""
+        tried = {one.claim for one in self.criteria}
+        return {
+            claim: all(one.met for one in self.criteria if one.claim is claim)
+            for claim in Claim
+            if claim in tried
+        }
 
     @property
     def verdict(self) -> str:
-        """Proven, or what falls short."""
-        if self.proven:
-            return "proven: every criterion is met"
-        short = [criterion.shortfall for criterion in self.criteria if not criterion.met]
-        return "not proven: " + "; ".join(short)
+        """Causal, computed here, specific: each as it is, with what falls short."""
+        return "; ".join(
+            str(claim) if holds else f"not {claim}: {self._shortfall(claim)}"
+            for claim, holds in self.claims.items()
+        )
+
+    def _shortfall(self, claim: Claim) -> str:
+        return ", ".join(
+            one.shortfall for one in self.criteria if one.claim is claim and not one.met
+        )
 
     def edit(self, kind: EditKind | str, target: str = "") -> pd.Series:
         """The row of an edit, such as "remove"; ``target`` names the gate or the other circuit."""
@@ -78,14 +92,38 @@ class Validation:
         return _labelled(self.side_effects)
 
     @property
+    def worst_strata(self) -> pd.DataFrame:
+        """Of each kind of stratum that is judged the one that loses least by removing the circuit,
+        and of other classes the one that changes most."""
+        judged = self.strata[self.strata["judged"]]
+        inside, outside = judged[judged["affected"]], judged[~judged["affected"]]
+        rows = [
+            *(some.loc[some["left"].idxmax()] for _, some in inside.groupby("kind", sort=False)),
+            *(
+                some.loc[(some["left"] - 1).abs().idxmax()]
+                for _, some in outside.groupby("kind", sort=False)
+            ),
+        ]
+        return pd.DataFrame(rows).drop(columns="judged").reset_index(drop=True)
+
+    @property
+    def explained(self) -> pd.Series:
+        """Over the cases of the affected classes, quantiles of the share of its margin that a case
+        loses without the circuit."""
+        affected = set(self.strata.loc[self.strata["affected"] & (self.strata["kind"] == "class"),
+                                       "value"])  # fmt: skip
+        some = self.cases[self.cases["class"].isin(affected)]
+        return (1 - some["without"] / some["margin"]).quantile([0.05, 0.25, 0.5, 0.75, 0.95])
+
+    @property
     def random_table(self) -> pd.DataFrame:
-        """Of each kind of random pairs what its draws remove: draws, size; median and mean of the
-        size of the effect; most, with its sign."""
+        """Of each kind of random pairs what its draws remove: draws, pairs, size; the median share
+        removed, the median of its size, the most and the least (where the margin grows)."""
         table = self.random.groupby("kind", sort=False).agg(
-            draws=("removed", "size"), size=("size", "mean"),
-            median=("removed", lambda removed: removed.abs().median()),
-            mean=("removed", lambda removed: removed.abs().mean()),
-            most=("removed", lambda removed: removed.loc[removed.abs().idxmax()]),
+            draws=("removed", "size"), pairs=("n_pairs", "median"), size=("size", "mean"),
+            median=("removed", "median"),
+            median_size=("removed", lambda removed: removed.abs().median()),
+            most=("removed", "max"), least=("removed", "min"),
             side_effect=("side_effect", "max"),
         ).reset_index()  # fmt: skip
         return table.assign(kind=table["kind"].str.replace("_", " "))
@@ -93,8 +131,10 @@ class Validation:
     @property
     def criteria_table(self) -> pd.DataFrame:
         """The criteria with labels, for people."""
-        rows = [(one.label, one.value, one.wanted, one.met) for one in self.criteria]
-        return pd.DataFrame(rows, columns=["criterion", "value", "wanted", "met"])
+        rows = [
+            (str(one.claim), one.label, one.value, one.wanted, one.met) for one in self.criteria
+        ]
+        return pd.DataFrame(rows, columns=["claim", "criterion", "value", "wanted", "met"])
 
     def save(self, path: str | Path) -> Path:
         """Write everything as one JSON file."""
@@ -127,7 +167,8 @@ class Validation:
             ) from error
 
     def _repr_html_(self) -> str:
-        return html_of(repr(self), criteria=self.criteria_table, edits=self.edit_table)
+        return html_of(repr(self), criteria=self.criteria_table, worst_strata=self.worst_strata,
+                       edits=self.edit_table)  # fmt: skip
 
     def __repr__(self) -> str:
         return f"Validation({self.circuit}: {self.verdict}; n {self.n}, seed {self.seed})"

@@ -4,8 +4,9 @@
    the position replaced by its mean over the cases); remove one gate; patch the pairs' contribution
    from the case of the same minimal pair that asks for the other answer; replace the whole output
    by its mean. Means are from data, never zeros.
-2. Controls: random pairs that are active together, as many, and as many that each write about as
-   much; circuits of other behaviours; the same pairs in an untrained model.
+2. Controls: random pairs that are active together, as many, and as many as write as much together;
+   circuits of other behaviours; the same pairs in an untrained model; other bases than the
+   dictionary's features, searched in the same way.
 3. Side effects: loss and KL on text, where no answer of the behaviour is due.
 4. Each pair alone: what it should change of each output feature, against a second difference of
    the model's MLP with the two features removed from its *input*.
@@ -17,10 +18,13 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from analysis.behaviour.cases import Behaviour
 from analysis.behaviour.in_model import in_model
 from analysis.discovery.provenance import layer_of_circuit
+from analysis.validation.bases import bases_table
 from analysis.validation.controls import random_pairs, text_effects, untrained_rows
 from analysis.validation.criteria import measured
 from analysis.validation.edits import EditKind, PairTerms, terms_of
@@ -66,36 +70,45 @@ def validate(
     cases = in_model(behaviour, model)
     harness = Harness(cases, layer, into, seed)
     terms = terms_of(model, layer, into, circuit.interactions)
+    without = harness.without(terms)
+    kept = harness.swapped(_keeping(harness, terms))
+    strata, origins = harness.strata_table(without, kept), harness.origins_table()
     random = random_pairs(harness, circuit, terms, n_draws, seed)
-    edits = _edit_table(harness, circuit, terms, others)
     return Validation(
         circuit.name,
         behaviour.name,
-        edits,
+        _edit_table(harness, circuit, terms, others, without, kept),
+        strata,
+        harness.case_table(without, kept),
+        origins,
         random,
-        _parts(harness, circuit, terms),
+        bases_table(harness, len(terms)),
+        _parts(harness, terms, circuit, kept),
         checked_pairs(harness, circuit, dictionaries[mlp_sites(layer)[1]]),
         text_effects(model, layer, terms, cases, text, n_documents),
-        measured(cases, edits, random),
+        measured(cases, strata, origins, random),
         len(cases),
         seed,
     )
 
 
 def _edit_table(
-    harness: Harness, circuit: Circuit, terms: PairTerms, others: Sequence[Circuit]
+    harness: Harness,
+    circuit: Circuit,
+    terms: PairTerms,
+    others: Sequence[Circuit],
+    without: Float[Tensor, " case"],
+    kept: Float[Tensor, " case"],
 ) -> pd.DataFrame:
     rows = [harness.row(EditKind.NONE, harness.plain, 0)]
-    rows.append(harness.row(EditKind.REMOVE, harness.without(terms), len(terms)))
-    rows.append(harness.row(EditKind.KEEP, harness.swapped(_keeping(harness, terms)), len(terms)))
+    rows.append(harness.row(EditKind.REMOVE, without, len(terms)))
+    rows.append(harness.row(EditKind.KEEP, kept, len(terms)))
     for name, some in _gates(circuit, terms):
         rows.append(harness.row(EditKind.REMOVE_GATE, harness.without(some), len(some), name))
     patched = _patched(harness, terms)
     if patched is not None:
         rows.append(harness.row(EditKind.PATCH, harness.swapped(patched), len(terms)))
-    mean = harness.mean(harness.y)
-    margins = harness.swapped(lambda x, y, cases: mean.expand_as(y))
-    rows.append(harness.row(EditKind.MEAN, margins, 0))
+    rows.append(harness.row(EditKind.MEAN, harness.at_mean, 0))
     for other in others:
         control = terms_of(harness.model, harness.layer, harness.into, other.interactions)
         rows.append(
@@ -143,10 +156,12 @@ def _patched(harness: Harness, terms: PairTerms) -> Swap | None:
     return lambda x, y, rows: y - given[rows] + swapped[rows]
 
 
-def _parts(harness: Harness, circuit: Circuit, terms: PairTerms) -> pd.DataFrame:
+def _parts(
+    harness: Harness, terms: PairTerms, circuit: Circuit, alone: Float[Tensor, " case"]
+) -> pd.DataFrame:
     """Minimality: what keeping only the circuit loses without each of its pairs."""
     spread = harness.base - harness.floor
-    whole = harness.affected(harness.swapped(_keeping(harness, terms)))
+    whole = harness.affected(alone)
     rows = []
     for place, pair in enumerate(progress(circuit.interactions, "each pair", "pair")):
         rest = [n for n in range(len(terms)) if n != place]

@@ -27,6 +27,12 @@ _CRITERIA = {
     "as many random pairs take at most (median)": (Measure.RANDOM, Direction.AT_MOST),
     "cases of each affected class at least": (Measure.CASES, Direction.AT_LEAST),
 }
+_LACKING = {
+    "strata": ("kind", "value", "affected", "n", "judged", "margin", "left", "kept"),
+    "cases": ("class", "margin", "without", "alone"),
+    "origins": ("kind", "value", "n", "contrast", "computed", "inherited", "within"),
+    "bases": ("basis", "there", "needed", "n_pairs", "carried", "removed", "side_effect"),
+}
 _COLUMNS = {"taken": "removed", "moved": "side_effect", "faithfulness lost": "faithfulness_lost"}
 
 
@@ -41,6 +47,7 @@ def of_version_1(old: dict[str, Any]) -> dict[str, Any]:
     new["random"]["kind"] = [_DRAWS[kind].value for kind in new["random"]["kind"]]
     effects = dict(old["side_effects"])
     new["side_effects"] = {"kind": [_edit(label)[0] for label in effects.pop("edit")]} | effects
+    new |= {name: {column: [] for column in columns} for name, columns in _LACKING.items()}
     table = old["criteria"]
     new["criteria"] = [
         {"name": str(name), "direction": str(direction), "wanted": wanted, "value": value}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import torch
@@ -56,6 +57,17 @@ def untrained(model: Model, seed: int = 0) -> Model:
     network = network.to(model.device).eval().requires_grad_(False)
     for weight in network.parameters():  # weights alone: rotary angles stay in float32
         weight.data = weight.data.to(model.dtype)
+    return Model(network, model.tokenizer, model.path)
+
+
+def shuffled_weights(model: Model, seed: int = 0) -> Model:
+    """The model with the numbers of each weight in another order: every size is as it was trained,
+    and nothing of what it learned is left."""
+    generator = torch.Generator().manual_seed(seed)
+    network = copy.deepcopy(model.network)
+    for weight in network.parameters():
+        order = torch.randperm(weight.numel(), generator=generator).to(weight.device)
+        weight.data = weight.data.flatten()[order].view_as(weight)
     return Model(network, model.tokenizer, model.path)
 
 

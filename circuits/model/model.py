@@ -166,6 +166,10 @@ class Model:
         row = torch.arange(len(tokens), device=hidden.device)
         return self.network.lm_head(hidden[row, position.to(hidden.device)])
 
+    def logits_of(self, stream: Float[Tensor, "*batch model"]) -> Float[Tensor, "*batch token"]:
+        """The logits that the last residual stream gives."""
+        return self.network.lm_head(self.network.model.norm(stream.to(self.dtype)))
+
     def loss(
         self, tokens: Int64[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None = None
     ) -> Float[Tensor, ""]:

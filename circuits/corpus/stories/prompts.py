@@ -23,6 +23,7 @@ class MinimalPair:
 
     texts: tuple[str, ...]  # equally many words each, so that positions can be compared
     factors: tuple[dict[str, bool], ...]  # for each text
+    strata: tuple[dict[str, str], ...]  # for each text: its frame, and the words that matter
     right: tuple[tuple[str, ...], ...]  # for each text: the words that fit
     wrong: tuple[tuple[str, ...], ...]  # for each text: the words that fit its counterpart
 
@@ -30,7 +31,8 @@ class MinimalPair:
 def minimal_pairs(
     behaviour: str, n: int, *, seed: int = 0, lexicon: Lexicon | None = None
 ) -> list[MinimalPair]:
-    """Prompts for one of `BEHAVIOURS`, up to the word that it decides."""
+    """Prompts for one of `BEHAVIOURS`, up to the word that it decides. Each list's words come
+    equally often: all of them in a random order, and again."""
     if behaviour not in BEHAVIOURS:
         raise CorpusError(
             f"the stories do not teach a behaviour '{behaviour}'. Choose one of: "
@@ -44,7 +46,8 @@ def minimal_pairs(
 def _negation(draw: _Draw) -> MinimalPair:
     """Negator or intensifier, good or bad: which reaction."""
     before, child = draw.opening()
-    tail, glad, sad = draw.reaction(child)
+    frame, glad, sad = draw.reaction()
+    tail = frame.replace("…", child)
     thing, good, bad = draw.one("things"), draw.one("positive"), draw.one("negative")
     negator, intensifier = draw.one("negators"), draw.one("intensifiers")
     cases = [(negated, positive) for negated in (False, True) for positive in (True, False)]
@@ -56,6 +59,14 @@ def _negation(draw: _Draw) -> MinimalPair:
             for negated, positive in cases
         ),
         tuple({"negated": negated, "positive": positive} for negated, positive in cases),
+        tuple(
+            {
+                "frame": frame,
+                "modifier": negator if negated else intensifier,
+                "adjective": good if positive else bad,
+            }
+            for negated, positive in cases
+        ),
         tuple(right for right, _ in fits),
         tuple(wrong for _, wrong in fits),
     )
@@ -67,7 +78,8 @@ def _pronoun(draw: _Draw) -> MinimalPair:
     children = draw.one("boys"), draw.one("girls")
     texts = (f"{start.format(child)} the {thing} was {adjective} so" for child in children)
     factors = ({"girl": False}, {"girl": True})
-    return MinimalPair(tuple(texts), factors, (("he",), ("she",)), (("she",), ("he",)))
+    strata = tuple({"name": child, "adjective": adjective} for child in children)
+    return MinimalPair(tuple(texts), factors, strata, (("he",), ("she",)), (("she",), ("he",)))
 
 
 def _but(draw: _Draw) -> MinimalPair:
@@ -77,7 +89,8 @@ def _but(draw: _Draw) -> MinimalPair:
     good, bad = draw.lexicon.positive, draw.lexicon.negative
     texts = (f"{before} the {thing} was {word} but the {other} seemed" for word in adjectives)
     factors = ({"positive": True}, {"positive": False})
-    return MinimalPair(tuple(texts), factors, (bad, good), (good, bad))
+    strata = tuple({"adjective": word} for word in adjectives)
+    return MinimalPair(tuple(texts), factors, strata, (bad, good), (good, bad))
 
 
 _BUILDERS: dict[str, Callable[[_Draw], MinimalPair]] = {
@@ -91,14 +104,15 @@ BEHAVIOURS = tuple(_BUILDERS)
 
 
 class _Draw:
-    """Random words for a prompt."""
+    """Random words for a prompt, each list dealt out like a pack of cards."""
 
     def __init__(self, lexicon: Lexicon, rng: np.random.Generator) -> None:
         self.lexicon, self.rng = lexicon, rng
+        self.left: dict[tuple[str, ...], list[str]] = {}  # words not dealt yet
 
     def one(self, *lists: str) -> str:
         words = [word for name in lists for word in getattr(self.lexicon, name)]
-        return words[int(self.rng.random() * len(words))]
+        return self._dealt(lists, words)
 
     def two(self, name: str) -> tuple[str, str]:
         first = self.one(name)
@@ -115,9 +129,15 @@ class _Draw:
         child = self.one("boys", "girls")
         return self.setting().format(child), child
 
-    def reaction(self, child: str) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
-        """A reaction up to the word that decides it, and the words that may come there."""
-        tail = REACTIONS[int(self.rng.random() * len(REACTIONS))].format(child)
+    def reaction(self) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+        """A reaction up to the word that decides it, … for the child, and the words that may come
+        there."""
+        tail = self._dealt(("reaction",), list(REACTIONS)).format("…")
         slot = tail[tail.index("{") + 1 : -1]
         glad, sad = (getattr(self.lexicon, name) for name in SLOTS[slot])
         return tail[: tail.index(" {")], glad, sad
+
+    def _dealt(self, pack: tuple[str, ...], words: list[str]) -> str:
+        if not self.left.get(pack):
+            self.left[pack] = [words[n] for n in self.rng.permutation(len(words))]
+        return self.left[pack].pop()

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from analysis.attribution.contrast import PairAccount
+from analysis.behaviour.bounds import SHOWN
 from analysis.behaviour.in_model import in_model
 from analysis.cli.circuit_text import circuit_text
-from analysis.discovery.find import SHOWN, find_circuit, verdict
+from analysis.discovery.find import find_circuit, verdict
 from analysis.discovery.selection import kind_of
 from circuits.errors import (
     BehaviourError,

@@ -1,0 +1,66 @@
+"""Every bound that decides about a circuit, in one place, fixed on one day.
+
+They were set on models and dictionaries of seeds 0 to 6. What `python -m benchmarks circuits` says
+of later seeds was looked at after that day, and no bound was changed since. Shares are of margins.
+"""
+
+FIXED = "2026-11-29"
+
+# what a model and a circuit need, to be called one
+SHOWN = 0.75
+"""Share of right cases that a model must have in every class to show a behaviour."""
+
+COVERAGE = 0.9
+"""Share of what the MLP does in each stratum that the pairs of a circuit should carry."""
+
+N_PAIRS = 16
+"""Pairs that a circuit has at most."""
+
+CARRIED = 0.5
+"""Share of the contrast in those pairs: below it there is no circuit to speak of."""
+
+DIRECT = 0.1
+"""Share of the model's own margin that an MLP must add directly."""
+
+MISSED = 0.5
+"""Share of the contrast through the dictionary's error: beyond it pairs describe another model."""
+
+GAIN = 0.003
+"""Share of one stratum that another pair must bring."""
+
+ELSEWHERE = 0.25
+"""Share of what a pair adds to an affected class that it may add to another class."""
+
+# causal
+LEAST = 16
+"""Cases that a stratum needs before anything is judged by it, and that every class needs."""
+
+REMOVED = 0.6
+"""Share that removing the circuit must remove, over all affected cases."""
+
+LEFT = 0.5
+"""Share that it may leave in any stratum."""
+
+KEPT = 0.6
+"""Share of the MLP's effect that the circuit alone must keep in any stratum."""
+
+# computed here
+INHERITED = 0.35
+"""Share of the contrast that may have been in the MLP's input, of either sign, in any frame."""
+
+WITHIN = 0.2
+"""Share of it that may come from the spread within the classes, of either sign, in any frame."""
+
+# specific
+SIDE_EFFECT = 0.25
+"""Relative change of another class that removing the circuit may make in any stratum."""
+
+AT_RANDOM = 0.05
+"""Share that as many random pairs may remove, of either sign, in the median."""
+
+AS_LOUD = 0.1
+"""Of what the circuit removes for what it writes, what random pairs that write as much may remove
+in the median."""
+
+AS_LOUD_WORST = 1 / 3
+"""The same in the worst draw."""
