@@ -7,7 +7,7 @@ shapes: pairs found in dictionaries of every shape (--folder: and in a run's own
 recovery: known features recovered, beside sae-lens. digits: the image case study (--data).
 digits-more: its widths and other decompositions. digits-settings: the effect of regularisation.
 lowrank: how well two eigenvectors stand in for features, by width and reader.
-circuits: negation circuits of ten seeds, and the effect of removing them.
+circuits: circuits of three behaviours from ten seeds (--seeds 1000:1050), with their controls.
 report: a large report: writing it, its size, opening it in Chromium.
 demo: `circuits demo` for ten seeds, first and second run: time, memory, answers.
 """
@@ -39,7 +39,16 @@ parser.add_argument("--data", metavar="PATH", help="digits: images (default: sci
 parser.add_argument(
     "--folder", help="circuits: where models and dictionaries are kept; shapes: a run"
 )
+parser.add_argument(
+    "--seeds", metavar="FROM:TO", default="0:10", help="circuits: the last is not included"
+)
 options = parser.parse_args()
+try:
+    first, last = map(int, options.seeds.split(":"))
+    seeds = range(first, last)
+    _ = seeds[0]  # there is one
+except (ValueError, TypeError, IndexError):
+    parser.error(f"--seeds {options.seeds}: give two numbers, the second larger, as 1000:1050")
 torch.set_num_threads(options.threads)
 tables = {
     "core": lambda: core.run(options.device, options.all_outputs),
@@ -54,7 +63,7 @@ tables = {
     "digits-settings": lambda: digits.settings(options.data),
     "graphs": lambda: graphs.run(options.device, options.all_outputs),
     "shapes": lambda: shapes.run(options.folder),
-    "circuits": lambda: circuits.run(options.device, options.folder),
+    "circuits": lambda: circuits.run(options.device, options.folder, seeds),
     "demo": lambda: demo.run(options.device),
     "report": lambda: report.run(options.device),
     "lowrank": lambda: lowrank.run(options.device),

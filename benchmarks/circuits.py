@@ -152,7 +152,8 @@ def f1_on_stories(model: Model, out: Dictionary, circuit: Circuit, seed: int) ->
 
 
 _HEAD = ("behaviour", "found", "causal and computed here", *map(str, Claim), "pairs",
-         "removed", "left, worst stratum", "kept alone, worst stratum", "side effect, worst stratum",
+         "removed", "left, worst stratum", "kept alone, worst stratum",
+         "side effect, worst stratum",
          "inherited, worst frame", "case's share explained, 5 % to 95 %",
          "as loud: median / most removed", "as loud, either sign: median / largest")  # fmt: skip
 

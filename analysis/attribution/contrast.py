@@ -40,9 +40,9 @@ class Origins:
     within: float  # of the spread within the classes
 
 
-def made_here(inherited: float, within: float) -> bool:
+def made_here(computed: float, inherited: float, within: float) -> bool:
     """Whether these shares are of a contrast that is computed, rather than read."""
-    return abs(inherited) <= INHERITED and abs(within) <= WITHIN
+    return computed > 0 and abs(inherited) <= INHERITED and abs(within) <= WITHIN
 
 
 def by_layer(cases: ModelCases) -> pd.DataFrame:

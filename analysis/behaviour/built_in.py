@@ -90,8 +90,8 @@ def _different(name: str, n: int, seed: int, halves: tuple[Lexicon, Lexicon]) ->
         pair = next((p for p in waiting[len(kept) % 2] if not texts & set(p.texts)), None)
         if pair is None:
             raise BehaviourError(
-                f"built_in_behaviour: {2 * n_each} pairs of '{name}' are only {len(kept)} different "
-                f"ones, of {n} wanted. Ask for fewer."
+                f"built_in_behaviour: {2 * n_each} pairs of '{name}' are only {len(kept)} "
+                f"different ones, of {n} wanted. Ask for fewer."
             )
         kept.append(pair)
         texts |= set(pair.texts)

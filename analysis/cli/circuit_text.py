@@ -109,11 +109,13 @@ def validation_text(found: Validation) -> str:
     parts = [
         f"{found.circuit}: {found.verdict}",
         aligned(found.criteria_table),
+        _titled("The worst stratum of each kind", found.worst_strata),
+        found.case_by_case,
         aligned(edits.dropna(axis=1, how="all")),
         _titled(
-            "Random pairs that are active together, in place of the circuit's",
-            found.random_table.drop(columns=["draws", "side_effect"]),
+            "Random pairs that are active together, in place of the circuit's", found.random_table
         ),
+        _titled("Other bases in place of the dictionary's features", found.bases),
         f"Each pair alone: predicted and measured change of {len(found.checks)} outputs differ "
         f"by at most {found.checks['off_by'].max():.1e} of it.",
     ]
@@ -123,9 +125,11 @@ def validation_text(found: Validation) -> str:
     parts.append(
         "contrast: mean margin of the affected classes, in logits; removed: the share of it that\n"
         "an edit removes (95 % of bootstrap draws). side_effect: largest relative change of\n"
-        "another class. faithfulness: 1 for the model, 0 with the MLP's output at its mean. size:\n"
-        "how much the random pairs write, relative to the circuit; median, mean, most: of\n"
-        "|removed| over the draws."
+        "another class. faithfulness, kept: 1 for the model, 0 with the MLP's output at its mean\n"
+        "left: of a stratum's margin, without the circuit (negative: the answer turns). size:\n"
+        "how much random pairs write, relative to the circuit; median, most, least: of what they\n"
+        "remove over the draws (negative: the margin grows), median_size: whichever the sign.\n"
+        "needed: pairs that carry 80 % of the contrast in every stratum; there: pairs of the basis."
         f"\nn = {found.n} cases, seed {found.seed}."
     )
     return "\n\n".join(parts)
@@ -141,8 +145,9 @@ def validation_rows(found: Validation) -> dict[str, Any]:
     labels = found.edit_table["edit"]
     tables["edits"] = found.edits.assign(edit=labels).to_dict("records")
     criteria = [asdict(one) | {"criterion": one.label, "met": one.met} for one in found.criteria]
-    return {"circuit": found.circuit, "proven": found.proven, "verdict": found.verdict,
-            "n": found.n, "seed": found.seed, "criteria": criteria, **tables}  # fmt: skip
+    claims = {str(claim): holds for claim, holds in found.claims.items()}
+    return {"circuit": found.circuit, "claims": claims, "verdict": found.verdict, "n": found.n,
+            "seed": found.seed, "criteria": criteria, **tables}  # fmt: skip
 
 
 def circuit_rows(circuit: Circuit) -> dict[str, Any]:

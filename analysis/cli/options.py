@@ -125,7 +125,7 @@ example: circuits find runs/stories --behaviour negation
   --behaviour NAME            negation, pronoun, but, or a JSONL file of cases
   --layer int                 (default: where most is computed)
   --cases int PAIRS = 400     minimal pairs of a built-in behaviour
-  --fresh-words               hold out pairs of other words than the circuit is chosen on
+  --fresh-words flag          hold out pairs of other words than the circuit is chosen on
   --coverage float = 0.9      share of the contrast to carry
   --pairs int = 16            at most
   --proposals int = 10        how many circuits to propose where no behaviour is given

@@ -61,8 +61,9 @@ def find_circuit(
     are chosen; by default the behaviour's own. Minimal pairs are much alike, running text is not.
 
     A behaviour that the model does not show (fewer right cases than ``shown`` in a class), or a
-    contrast that no few pairs carry, raises `NotFoundError` with the reason. Whether the circuit computes the contrast or passes on what
-    attention made is in ``evidence.shares``: see `verdict`.
+    contrast that no few pairs carry, raises `NotFoundError` with the reason. Whether the circuit
+    computes the contrast or passes on what attention made is in ``evidence.shares``: see
+    `verdict`.
     """
     check_count("find_circuit", n_pairs, None, "n_pairs")
     if not 0 < coverage <= 1:
@@ -115,7 +116,7 @@ def verdict(circuit: Circuit) -> str:
         return "passed on, not computed: one factor makes it, which the MLP's input has already"
     shares = circuit.evidence.shares
     both = f"computed {shares.computed:.2f}, inherited {shares.inherited:.2f}"
-    if made_here(shares.inherited, shares.within):
+    if made_here(shares.computed, shares.inherited, shares.within):
         return f"computed in this MLP ({both})"
     return f"inherited from attention or earlier layers, and only read here ({both})"
 

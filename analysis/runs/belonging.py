@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from analysis.behaviour.cases import Behaviour
 from analysis.runs.folder import CircuitFiles, RunFolder
+from analysis.validation.criteria import Claim
 from analysis.validation.record import Validation
 from circuits.errors import RunError
 from circuits.graph.circuit import Circuit
@@ -27,9 +28,9 @@ class Found:
         return self.circuit.source.layer
 
     @property
-    def proven(self) -> bool:
-        """Whether its validation met every criterion."""
-        return self.validation is not None and self.validation.proven
+    def claims(self) -> dict[Claim, bool]:
+        """Which claims its validation bears out; none where there is none."""
+        return {} if self.validation is None else self.validation.claims
 
 
 def check_together(run: RunFolder, files: CircuitFiles, found: Found) -> None:

@@ -158,7 +158,7 @@ class Run:
 
     @cached_property
     def found(self) -> list[Found]:
-        """All circuits: behaviours before proposals, the proven and computed first."""
+        """All circuits: behaviours before proposals, those of most claims first."""
         return sorted(map(self._found, self.folder.circuit_files()), key=_order)
 
     @cached_property
@@ -312,10 +312,10 @@ class Run:
         return "\n".join([f"Run({place})", *lines])
 
 
-def _order(found: Found) -> tuple[bool, bool, float, str]:
+def _order(found: Found) -> tuple[bool, int, float, str]:
     evidence = found.circuit.evidence
     computed = 0.0 if evidence is None else evidence.shares.computed
-    return found.behaviour is None, not found.proven, -computed, found.stem
+    return found.behaviour is None, -sum(found.claims.values()), -computed, found.stem
 
 
 def _missing(folder: RunFolder, layers: list[int]) -> dict[str, str]:

@@ -58,8 +58,8 @@ _LABELS = {
     Measure.WITHIN: "of the contrast {} comes from the spread within classes, in any frame",
     Measure.SIDE_EFFECT: "removing it changes the margin of other classes by {} in any stratum",
     Measure.RANDOM: "as many random pairs remove {} of the margin (median)",
-    Measure.EQUAL: "random pairs that write as much remove {} of what it removes (median)",
-    Measure.EQUAL_WORST: "random pairs that write as much remove {} of what it removes (worst draw)",
+    Measure.EQUAL: "random pairs that write as much remove {} of what it does (median)",
+    Measure.EQUAL_WORST: "random pairs that write as much remove {} of what it does (worst draw)",
 }
 _CLAIMS = {
     Measure.INHERITED: Claim.COMPUTED,
@@ -138,13 +138,14 @@ def measured(
     many = random[random["kind"] == DrawKind.SAME_NUMBER.value]
     loud = random[random["kind"] == DrawKind.SAME_SIZE.value]
     each = loud["removed"] / loud["size"] / removed
+    known = origins.where(origins["contrast"] != 0)  # where there is none, nothing has a share
     values = {
         Measure.CASES: float(torch.bincount(cases.label)[cases.affected > 0].min()),
         Measure.REMOVED: removed,
         Measure.LEFT: float(inside["left"].max()),
         Measure.KEPT: float(inside["kept"].min()),
-        Measure.INHERITED: float(origins["inherited"].abs().max()),
-        Measure.WITHIN: float(origins["within"].abs().max()),
+        Measure.INHERITED: float(known["inherited"].abs().max(skipna=False)),
+        Measure.WITHIN: float(known["within"].abs().max(skipna=False)),
         Measure.SIDE_EFFECT: float((outside["left"] - 1).abs().max()),
         Measure.RANDOM: float(many["removed"].abs().median()),
         Measure.EQUAL: float(each.median()),

@@ -17,7 +17,7 @@ from analysis.validation.criteria import Claim, Criterion
 from analysis.validation.edits import EditKind, edit_label
 from analysis.validation.version_1 import of_version_1
 from circuits.errors import GraphError
-from circuits.plotting.display import html_of
+from circuits.plotting.display import html_of, percent
 from circuits.storage.files import read_json, write_json
 from circuits.storage.records import RecordError, record_of
 
@@ -116,6 +116,17 @@ class Validation:
         return (1 - some["without"] / some["margin"]).quantile([0.05, 0.25, 0.5, 0.75, 0.95])
 
     @property
+    def case_by_case(self) -> str:
+        """How unlike each other the cases are."""
+        if not len(self.cases):
+            return "Case by case: not measured."
+        low, first, middle, third, high = map(percent, self.explained)
+        return (
+            f"Case by case the circuit explains {middle} of a margin in the median, {first} to "
+            f"{third} in the middle half of the affected cases, {low} to {high} in nine of ten."
+        )
+
+    @property
     def random_table(self) -> pd.DataFrame:
         """Of each kind of random pairs what its draws remove: draws, pairs, size; the median share
         removed, the median of its size, the most and the least (where the margin grows)."""
@@ -157,10 +168,11 @@ class Validation:
             )
         wanted = {each.name for each in fields(cls)}
         try:
+            content = of_version_1(content) if version == 1 else content
             missing, unknown = sorted(wanted - set(content)), sorted(set(content) - wanted)
             if missing or unknown:
                 raise RecordError(f"missing {missing or 'nothing'}, unknown {unknown or 'nothing'}")
-            return cls(**_values(of_version_1(content) if version == 1 else content))
+            return cls(**_values(content))
         except (RecordError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise GraphError(
                 f"{path} is not whole: {error}. Make it again: circuits validate RUN."

@@ -56,7 +56,13 @@ def find(options: Namespace) -> Answer:
         found = run_propose(run, layer=options.layer or 0, n=options.proposals, seed=options.seed)
         text = f"{proposals_text(found)}\n\n{run.folder.circuits}"
         return Answer(text, {"proposals": [circuit_rows(circuit) for circuit in found]})
-    behaviour = behaviour_of(options.behaviour, run.model, options.cases, options.seed)
+    behaviour = behaviour_of(
+        options.behaviour,
+        run.model,
+        options.cases,
+        options.seed,
+        fresh_words=options.fresh_words,
+    )
     try:
         circuit = run_find(
             run,

@@ -37,7 +37,7 @@ def demo(options: Namespace) -> Answer:
     if "negation" in validations:
         parts.append(validation_text(validations["negation"]))
     controls = [
-        f"  {name}: {answer}; {proofs.get(name, 'nothing to prove')}"
+        f"  {name}: {answer}; {proofs.get(name, 'not validated')}"
         for name, answer in verdicts.items()
         if name != "negation"
     ]

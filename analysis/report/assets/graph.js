@@ -280,7 +280,7 @@ const Graph = {
     body.append(total, model);
     const save = Figures.buttons("Ledger");
     const made = make("div", {}, text, make("p", {}, `What the MLP adds at the marked token to the ${ledger.reads}. ` +
-      `The highlighted rows are the circuit's; they add ${Report.number(ledger.by_circuit, 4)} in total.`),
+      `The highlighted rows are the circuit's; they add ${Report.number(ledger.by_circuit, 4)} in total, ${Report.number(100 * ledger.by_circuit / ledger.total, 3)} % of this example.`),
       make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Ledger" },
         make("table", { class: "ledger" }, make("thead", {}, head), body)), save);
     Figures.offer(made, "ledger " + ledger.label, ledger.rows);

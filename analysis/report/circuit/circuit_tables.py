@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pandas as pd
 
+from analysis.behaviour.bounds import FIXED, LEAST
 from analysis.report.circuit.labels import Labels
 from analysis.report.page import Table
 from analysis.runs.belonging import Found
@@ -14,6 +15,7 @@ from circuits.graph.circuit import Circuit
 from circuits.plotting.display import seen
 
 _MOST_PAIRS = 4  # that sentences describe
+_RATE = 0.05  # of false discoveries, at which a pair stands out
 
 _EDIT_HEADS = {
     "n_pairs": "pairs", "removed": "effect removed", "low": "removed, low", "high": "removed, high",
@@ -75,6 +77,8 @@ def circuit_tables(circuit: Circuit, labels: Labels) -> list[Table]:
     pairs = _known(tables["interactions"])
     for end in ("first", "second"):
         pairs[end] = [labels.name_and_caption(f) for f in pairs[end]]
+    if "q" in pairs:
+        pairs["stands out"] = ["yes" if q <= _RATE else "no" for q in pairs["q"]]
     features = _known(tables["features"])
     features["label"] = [labels.name_and_caption(f) for f in features["feature"]]
     outputs = _known(tables["outputs"])
@@ -88,8 +92,8 @@ def circuit_tables(circuit: Circuit, labels: Labels) -> list[Table]:
                        strict=False))  # fmt: skip
     heads = effects | {"joint_effect": "effect of both", "mean": "mean over the classes"}
     made = [
-        Table.of("pairs", f"Pairs of input features.{_measures(circuit)} z, q: compared with "
-                 "rotated features.", pairs),
+        Table.of("pairs", f"Pairs of input features.{_measures(circuit)}{_standing(circuit)}",
+                 pairs),
         replace(Table.of("inputs", "Input features.", features, heads),
                 cards=labels.input_cards(features["feature"])),
         replace(Table.of("outputs", "Output features. Effect: change of the answers' logit "
@@ -109,6 +113,19 @@ def circuit_tables(circuit: Circuit, labels: Labels) -> list[Table]:
         caption = "Output features that detect a class, measured on held-out cases."
         made.append(Table.of("detectors", caption, detectors, {"label": "class", "f1": "F1"}))
     return made
+
+
+def _standing(circuit: Circuit) -> str:
+    """How many pairs the weights alone would point out, and what that says."""
+    tested = [pair.q for pair in circuit.interactions if pair.q is not None]
+    if not tested:
+        return ""
+    n_out = sum(q <= _RATE for q in tested)
+    return (
+        f" z, q: the weight beside those of features turned at random in the space that they "
+        f"share. {n_out} of {len(tested)} pairs stand out from that (q of {_RATE} or less). "
+        f"Whether a pair is causal is another question: the edits answer it."
+    )
 
 
 def _known(table: pd.DataFrame) -> pd.DataFrame:
@@ -131,19 +148,31 @@ def _measures(circuit: Circuit) -> str:
 def validation_tables(found: Validation) -> list[Table]:
     """The causal tests, with their controls."""
     n = f"n = {found.n} held-out cases, seed {found.seed}"
-    random = found.random_table.drop(columns="mean").rename(columns={
-        "median": "median |effect removed|", "most": "largest effect removed",
+    random = found.random_table.rename(columns={
+        "median": "effect removed, median", "median_size": "median, whichever the sign",
         "side_effect": "largest side effect",
     })  # fmt: skip
     tables = [
-        Table.of("criteria", f"Criteria, fixed before measuring; {n}.", found.criteria_table),
+        Table.of("criteria", f"Criteria, fixed before measuring ({FIXED}): causal, the pairs carry "
+                 "the behaviour; computed here, this MLP makes the contrast; specific, other "
+                 f"classes stay and other pairs do not do it; {n}.", found.criteria_table),
+        Table.of("strata", "The worst stratum of each kind: left, of its mean margin without the "
+                 "circuit (below 0: the answer turns); kept, of the MLP's effect by the circuit "
+                 f"alone. Strata of {LEAST} cases or more.", found.worst_strata),
         Table.of("edits", "Edits of the running model, controls last. Contrast: mean margin of "
                  "the affected classes, in logits. Effect removed: share of the contrast that the "
                  "edit removes (low to high: 95 % bootstrap interval). Side effect: largest "
                  f"relative change in another class; {n}.", found.edit_table, _EDIT_HEADS),
         Table.of("random", "Control: random pairs of features that are active together, instead "
-                 f"of the circuit's. Size: how much they write, relative to the circuit; {n}.",
-                 random),
+                 "of the circuit's. Size: how much they write, relative to the circuit. Most, "
+                 f"least: of the effect removed; below 0 the margin grows; {n}.", random),
+        Table.of("bases", "Control: other bases in place of the dictionary's features, searched in "
+                 "the same way on these cases. Needed: pairs that carry 80 % of the contrast in "
+                 "every stratum; there: pairs of the basis; the rest is of as many pairs as the "
+                 "circuit has, or as are needed.", found.bases),
+        Table.of("all-strata", "Every stratum.", found.strata),
+        Table.of("origins", "Computed or inherited, over all cases and in each frame.",
+                 found.origins),
         Table.of("parts", "Faithfulness lost without each pair, when only the circuit is kept.",
                  found.parts),
         Table.of("checks", "Each pair checked by an intervention: the change of each output "
@@ -153,5 +182,5 @@ def validation_tables(found: Validation) -> list[Table]:
     if len(found.side_effects):
         caption = "Side effects on ordinary text: loss and KL divergence, in nats per token."
         heads = {"added": "loss added", "n_token": "tokens"}
-        tables.insert(3, Table.of("side-effects", caption, found.side_effect_table, heads))
+        tables.insert(5, Table.of("side-effects", caption, found.side_effect_table, heads))
     return tables

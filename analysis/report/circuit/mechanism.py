@@ -21,8 +21,7 @@ from analysis.report.circuit.labels import Labels
 from analysis.report.page import Table
 from analysis.runs.belonging import Found
 from analysis.runs.run import Run
-from analysis.validation.criteria import removed_at_random
-from analysis.validation.edits import EditKind
+from analysis.validation.edits import DrawKind, EditKind
 from circuits.model.site import Site
 from circuits.plotting.display import number, percent, shown, two
 
@@ -211,7 +210,8 @@ def removal_effect(found: Found) -> dict[str, Any] | None:
         return None
     before, after = (found.validation.edit(kind) for kind in (EditKind.NONE, EditKind.REMOVE))
     affected = found.behaviour.affected
-    removed = removed_at_random(found.validation.random)
+    random = found.validation.random_table.set_index("kind")
+    many, loud = (random.loc[str(kind).replace("_", " ")] for kind in DrawKind)
     return {
         "affected": [
             (shown(label), _signed(float(before[label])), _signed(float(after[label])))
@@ -219,8 +219,10 @@ def removal_effect(found: Found) -> dict[str, Any] | None:
         ],
         "others": ", ".join(shown(x) for x in found.behaviour.labels if x not in affected),
         "side_effect": percent(float(after["side_effect"])),
-        "random": percent(float(removed.median())),
-        "draws": len(removed),
+        "random": percent(float(many["median_size"])),
+        "loud": [percent(float(loud[name])) for name in ("median", "least", "most")],
+        "draws": int(many["draws"]),
+        "case_by_case": found.validation.case_by_case,
         "n": found.validation.n,
         "seed": found.validation.seed,
     }

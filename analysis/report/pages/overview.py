@@ -20,7 +20,7 @@ from analysis.report.circuit.mechanism import Mechanism
 from analysis.report.page import Page, Table
 from analysis.runs.belonging import Found
 from analysis.runs.run import Run
-from analysis.validation.criteria import removed_at_random
+from analysis.validation.criteria import Claim
 from analysis.validation.edits import EditKind
 from circuits.plotting.display import number, percent, seen, shown, two
 from circuits.storage.files import content_hash
@@ -68,7 +68,7 @@ def _headline(found: Found, names: Mapping[str, str]) -> dict[str, Any]:
         "carried": percent(shares.carried if shares else None),
         "computed": two(shares.computed if shares else None),
         "inherited": two(shares.inherited if shares else None),
-        "proven": None if validation is None else validation.proven,
+        "claims": {str(claim): holds for claim, holds in found.claims.items()},
         "proof": None if validation is None else validation.verdict,
     }
     if validation is not None:
@@ -76,7 +76,7 @@ def _headline(found: Found, names: Mapping[str, str]) -> dict[str, Any]:
         row |= {
             "removed": percent(float(removed["removed"])),
             "kept": percent(float(kept["faithfulness"])),
-            "random": percent(float(removed_at_random(validation.random).median())),
+            "random": percent(float(validation.random_table["median_size"].iloc[0])),
             "n": validation.n,
             "seed": validation.seed,
         }
@@ -147,13 +147,13 @@ _QUALITY = {
 def _counted(run: Run) -> list[str]:
     """The contents of the run, for one sentence."""
     behaved = [found for found in run.found if found.behaviour]
-    proven = sum(found.validation is not None and found.validation.proven for found in behaved)
+    causal = sum(found.claims.get(Claim.CAUSAL, False) for found in behaved)
     n_weights = run.model.describe().get("parameters")
     parts = [
         f"a model of {run.model.n_layer} layer{'s' * (run.model.n_layer > 1)} and "
         f"{number(n_weights)} weights",
         f"{len(run.dictionaries)} dictionaries",
-        f"{len(behaved)} circuits of behaviours, {proven} of them proven",
+        f"{len(behaved)} circuits of behaviours, {causal} of them causal",
     ]
     if n_proposed := len(run.found) - len(behaved):
         parts.append(f"{n_proposed} proposals")

@@ -129,19 +129,35 @@ def test_a_layer_without_a_contrast_has_no_shares():
     found = origins(cases, small_layer(d_model=16), torch.zeros(len(cases), 16).double(),
                     normal(16))  # fmt: skip
     assert (found.contrast, found.computed, found.inherited, found.within) == (0, 0, 0, 0)
-    assert not made_here(found.computed, found.inherited)
+    assert not made_here(found.computed, found.inherited, found.within)
+
+
+@pytest.mark.parametrize(
+    ("shares", "made"),
+    [
+        ((1.0, 0.0, 0.0), True),
+        ((0.71, 0.15, 0.14), True),
+        ((1.3, -0.3, 0.0), True),
+        ((3.0, -2.0, 0.0), False),  # two large parts that cancel
+        ((0.5, 0.49, 0.01), False),
+        ((0.5, 0.0, 0.5), False),
+        ((0.0, 1.0, 0.0), False),
+    ],
+)
+def test_only_a_contrast_that_was_not_there_before_is_made_here(shares, made):
+    assert made_here(*shares) is made
 
 
 def test_the_planted_models_shares_are_known():
     cases = in_model(planted_behaviour(), planted_model())
     account = PairAccount.of(cases, 0, planted_dictionaries()[Site("mlp_in", 0)])
-    assert made_here(account.origins.computed, account.origins.inherited)
+    assert made_here(1.0, account.origins.inherited, account.origins.within)
     assert account.origins.computed == pytest.approx(1)
     inherited = PairAccount.of(
         in_model(planted_behaviour(), planted_model("inherited")), 1,
         planted_dictionaries("inherited")[Site("mlp_in", 1)],
     )  # fmt: skip
-    assert not made_here(inherited.origins.computed, inherited.origins.inherited)
+    assert not made_here(0.0, inherited.origins.inherited, inherited.origins.within)
     assert inherited.origins.inherited == pytest.approx(1)
 
 

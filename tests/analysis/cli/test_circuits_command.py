@@ -106,7 +106,8 @@ def test_finding_again_writes_the_same_bytes(run, capsys):
 def test_a_found_circuit_is_validated_on_the_other_half(run, capsys):
     find(capsys, run)
     said = called(capsys, "validate", run, "--text", planted_text(run), "--draws", 2)
-    assert said.startswith("negated or not: proven: every criterion is met")
+    few = "not causal: cases of each affected class: at least 16, measured 8"
+    assert said.startswith(f"negated or not: {few}; computed here; specific")
     for words in ("remove the circuit", "control: untrained model", "same size",
                   "On other text, where no answer", "n = 32 cases, seed 0"):  # fmt: skip
         assert words in said

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,7 +11,7 @@ from analysis.behaviour.bounds import SHOWN
 from analysis.behaviour.in_model import in_model
 from analysis.cli.circuit_text import circuit_text
 from analysis.discovery.find import find_circuit, verdict
-from analysis.discovery.selection import kind_of
+from analysis.discovery.selection import covering, kind_of
 from circuits.errors import (
     BehaviourError,
     DictionaryError,
@@ -337,3 +338,25 @@ def test_a_dictionary_that_misses_the_contrast_makes_no_circuit():
     weaker = replace(into, decoder=3 * into.decoder)
     with pytest.raises(NotFoundError, match="dictionary of mlp_in@0 misses too much"):
         find_circuit(model, dictionaries | {Site("mlp_in", 0): weaker}, planted_behaviour())
+
+
+# --- the search covers strata
+
+
+def test_a_part_that_carries_the_mean_does_not_carry_a_stratum():
+    """The first carries twice what is wanted in one stratum and nothing in the other."""
+    shares = np.array([[2.0, 0.0], [0.3, 0.3], [0.0, 0.95]])
+    assert covering(shares, 0.9, 3, 0.01) == [0, 2]
+    assert covering(shares, 0.9, 1, 0.01) == [0]
+    assert covering(shares, 0.25, 3, 0.01) == [1]
+    assert covering(shares, 0.9, 3, 2.0) == []
+    assert covering(shares, 0.9, 3, 0.01, [2]) == [2, 0]
+
+
+def test_the_gate_on_right_cases_can_be_passed_by():
+    model = untrained(planted_model(), 0)
+    plain = {site: replace(each, notes={}) for site, each in planted_dictionaries().items()}
+    with pytest.raises(NotFoundError, match="does not show this behaviour"):
+        find_circuit(model, plain, planted_behaviour())
+    with pytest.raises(NotFoundError, match="No few pairs of features make this behaviour"):
+        find_circuit(model, plain, planted_behaviour(), shown=0.0)

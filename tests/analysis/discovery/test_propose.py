@@ -8,6 +8,7 @@ import pytest
 from analysis.cli.circuit_text import proposals_text
 from analysis.discovery.find import verdict
 from analysis.discovery.propose import gate_likeness, propose_circuits
+from analysis.validation.criteria import Claim
 from analysis.validation.edits import EditKind
 from analysis.validation.validate import validate
 from circuits.algebra.interactions import Interactions
@@ -95,7 +96,7 @@ def test_a_proposal_is_validated_like_any_circuit(proposals, tmp_path):
     assert removed["side_effect"] == pytest.approx(
         1, abs=1e-5
     )  # it is the whole product, of all classes
-    assert not found.proven
+    assert not found.claims[Claim.SPECIFIC]
     assert found.checks["off_by"].max() < 1e-6
     assert verdict(circuit) == "found without a behaviour: nothing is known of a contrast"
 
