@@ -146,11 +146,11 @@ example: circuits validate runs/stories --circuit negation
 rank: how well the top eigenvectors stand in for each output feature
 Correlates every feature at mlp_out with its approximation by 1, 2, … eigenvectors, beside controls,
 and measures the loss with all features truncated. Writes RUN/rank/layer-<i>.parquet and .json.
-example: circuits rank runs/stories --reader encoder
+example: circuits rank runs/stories --reader pinv
   run_folder RUN              folder with model/ and saes/
   --circuit NAME              the outputs of this circuit, against its own pairs
   --layer int repeatable      only this one (repeatable)
-  --reader pinv|encoder = pinv  whose row makes a feature's form
+  --reader pinv|encoder = encoder  whose row makes a feature's form
   --documents int = 1000      to measure on
   --min-active int TOKENS = 50  features active on fewer are not counted
   --seed int = 0              of text and controls

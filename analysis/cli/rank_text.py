@@ -25,14 +25,17 @@ def curve_text(curve: RankCurve) -> str:
 {summary["n_live"]} are ever active on {summary["n_token"]} tokens,
 {summary["n_often"]} on {summary["min_active"]} or more; {summary["n_compared"]} of these vary, \
 and count below. Median effective rank {summary["effective_rank"]:.1f}.
+{curve.needed_sentence}
 
 {aligned(_by_rank(curve))}
 
 median, mean: correlation of a feature with its approximation, on its active tokens.
-rotated, shuffled, untrained: share above {THRESHOLD:g} with random directions, with another
-  feature's form, and in a model with random weights, along the same directions.
-R2: median, nothing refitted. all tokens: mean correlation, inactive tokens included.
-by data: mean with eigenvectors ordered by their mean contribution.
+random, tokens: share above {THRESHOLD:g} of random directions, and of the outputs of random tokens,
+  in the same model in place of the features; rotated, shuffled, untrained: with eigenvectors at
+  random, with another feature's form, and in a model with random weights.
+R2: median, nothing refitted, beside that of random directions. all tokens: mean correlation,
+  inactive tokens included. by data, by sign: with eigenvectors ordered by their mean contribution,
+  and of either sign in turn (two are then the largest positive and the largest negative).
 costs: nats a token lost with all features truncated, beyond what the dictionary loses;
   chosen: with only the values of the active features truncated. On \
 {summary["n_loss_documents"]} documents: loss {loss[Replacement.CLEAN]:.4f},
@@ -71,8 +74,10 @@ def _by_rank(curve: RankCurve) -> pd.DataFrame:
         f"above {THRESHOLD:g}": mean["above"],
         **{name.value: mean[f"above_{name}"] for name in Control},
         "R2": mean["r2_50"],
+        "R2 random": [curve.compared(rank, "r2_random").median() for rank in ranks],
         "all tokens": mean["mean_all"],
         "by data": mean["mean_by_data"],
+        "by sign": mean["mean_by_sign"],
         "costs": costs["loss"].to_numpy(),
         "chosen": costs["chosen"].to_numpy(),
         "costs rotated": costs["rotated"].to_numpy(),

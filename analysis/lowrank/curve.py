@@ -25,9 +25,14 @@ from circuits.storage.files import read_json, write_json, written_whole
 THRESHOLD = 0.75
 """Of the correlation, where one number has to summarise the curve over all thresholds."""
 
-_SCHEMA = 1
+NEEDED = 0.9
+"""Of R²: the rank that reaches it says how many eigenvectors a feature needs."""
+
+_SCHEMA = 2
 _ABOUT = {"site": str, "reader": str, "seed": int, "min_active": int, "n_token": int,
           "n_loss_documents": int}  # fmt: skip
+_SINCE_1 = ("correlation_by_sign", *(f"{of}_{control}" for control in Control
+            for of in ("n_active", "correlation", "r2") if control.has_own_directions))  # fmt: skip
 _RESAMPLED = 1000  # times, for the intervals over features
 
 
@@ -38,8 +43,9 @@ class RankCurve:
     ``table`` has a row for each feature that is ever active and each rank, the last for the whole
     form. ``correlation`` with ``low`` and ``high`` (95 %, documents resampled) and ``r2`` are over
     the tokens where the feature is active, ``…_all`` over all; ``…_by_data`` orders the eigenpairs
-    by their mean contribution; the columns of each `Control` follow. ``energy`` is the share of the
-    form's squared norm that is kept.
+    by their mean contribution, ``…_by_sign`` takes a positive and a negative one in turn; the
+    columns of each `Control` follow. ``energy`` is the share of the form's squared norm that is
+    kept.
     """
 
     table: pd.DataFrame
@@ -80,8 +86,17 @@ class RankCurve:
             raise DictionaryError(
                 f"RankCurve: no column '{of}'. Choose from: {', '.join(map(str, rows))}."
             )
-        often = "n_active_untrained" if of.endswith("_untrained") else "n_active"
+        often = f"n_active_{of.rsplit('_')[-1]}"
+        often = often if often in rows else "n_active"
         return rows.loc[rows[often] >= self.about["min_active"], of].dropna()
+
+    def needed(self, control: Control | None = None, r2: float = NEEDED) -> pd.Series:
+        """By feature, the fewest eigenvectors whose R² on active tokens reaches ``r2``; infinite
+        where not even the whole form does. Of a control with directions of its own, of those."""
+        of = "r2" if control is None else f"r2_{control}"
+        reached = pd.DataFrame({rank: self.compared(rank, of) >= r2 for rank in self.ranks})
+        found = reached.idxmax(axis=1).astype(float)
+        return found.where(reached.any(axis=1), np.inf)
 
     @property
     def mean(self) -> pd.DataFrame:
@@ -97,7 +112,8 @@ class RankCurve:
         for name, column in (("q", "correlation"), ("r2_", "r2")):
             found = self.compared(rank, column)
             row |= {f"{name}{q}": float(found.quantile(q / 100)) for q in (25, 50, 75)}
-        means = {f"mean_{name}": f"correlation_{name}" for name in ("all", "by_data", *Control)}
+        orders = ("all", "by_data", "by_sign")
+        means = {f"mean_{name}": f"correlation_{name}" for name in (*orders, *Control)}
         for name, column in ({"energy": "energy"} | means).items():
             row[name] = float(self.compared(rank, column).mean())
         row["above"] = self.share_above(rank=rank)
@@ -150,6 +166,9 @@ class RankCurve:
             "median_full_rank": float(whole.median()),
             "share_above_full_rank": self.share_above(rank=self.ranks[-1]),
             "median_r2": float(self.compared(rank, "r2").median()),
+            "median_by_sign": float(self.compared(rank, "correlation_by_sign").median()),
+            "share_above_by_sign": self.share_above(rank=rank, of="correlation_by_sign"),
+            "needed": _or_none(self.needed().median()),
             "median_all": float(self.compared(rank, "correlation_all").median()),
             "share_above_by_data": self.share_above(rank=rank, of="correlation_by_data"),
             "effective_rank": float(self.features.loc[often, "effective_rank"].median()),
@@ -157,7 +176,25 @@ class RankCurve:
         for control in Control:
             numbers[f"median_{control}"] = float(self.compared(rank, control.column).median())
             numbers[f"share_above_{control}"] = self.share_above(rank=rank, of=control.column)
+            if control.has_own_directions:
+                found = self.compared(rank, f"r2_{control}")
+                numbers[f"median_r2_{control}"] = float(found.median())
+                numbers[f"needed_{control}"] = _or_none(self.needed(control).median())
         return numbers
+
+    @property
+    def needed_sentence(self) -> str:
+        """How many eigenvectors a feature needs, beside directions that are no features."""
+        summary = self.summary(self.ranks[0])
+
+        def said(name: str) -> str:
+            return "more than all" if summary[name] is None else f"{summary[name]:g}"
+
+        return (
+            f"Eigenvectors needed for an R² of {NEEDED:g}, median: {said('needed')}; random "
+            f"directions of the same model {said('needed_random')}, outputs of random tokens "
+            f"{said('needed_tokens')}, an untrained model {said('needed_untrained')}."
+        )
 
     def save(self, path: str | Path) -> Path:
         """Write ``path``.parquet, the table, and ``path``.json, everything else, each whole."""
@@ -181,7 +218,7 @@ class RankCurve:
         """What `save` wrote."""
         table, summary = _files(path)
         content = read_json(summary, DictionaryError)
-        if content.get("schema") != _SCHEMA or not {"about", "loss"} <= set(content):
+        if content.get("schema") not in (1, _SCHEMA) or not {"about", "loss"} <= set(content):
             raise DictionaryError(
                 f"{summary}: not a rank curve of schema {_SCHEMA} (its schema is "
                 f"{content.get('schema')!r}). Make it again: circuits rank RUN."
@@ -198,7 +235,9 @@ class RankCurve:
             )
         loss = pd.DataFrame(content["loss"])
         loss = loss.astype({name: str if name == "replaced_by" else float for name in loss})
-        return cls(pd.read_parquet(table), loss, about)
+        known = pd.read_parquet(table)
+        lacking = [name for name in _SINCE_1 if name not in known]  # in a file of schema 1
+        return cls(known.assign(**dict.fromkeys(lacking, float("nan"))), loss, about)
 
     def figures(self, rank: int = 2) -> list[Figure]:
         """All pictures of the curve, as the report shows them: ``figures()[0].plot()``."""
@@ -209,8 +248,9 @@ class RankCurve:
             f"{seed}. "
         )
         with_controls = (
-            f"{note}Controls: the same eigenvalues along random directions (rotated), another "
-            f"feature's form (shuffled), a model with random weights (untrained)."
+            f"{note}Controls: random directions (random) and outputs of random tokens (tokens) in "
+            f"place of the features, the same eigenvalues along random directions (rotated), "
+            f"another feature's form (shuffled), a model with random weights (untrained)."
         )
         controls = {control: self.compared(rank, control.column) for control in Control}
         rows = self.at(rank)
@@ -248,6 +288,11 @@ def _files(path: str | Path) -> tuple[Path, Path]:
     path = Path(path)
     stem = path.with_suffix("") if path.suffix in (".parquet", ".json") else path
     return stem.with_name(stem.name + ".parquet"), stem.with_name(stem.name + ".json")
+
+
+def _or_none(rank: float) -> float | None:
+    """A median rank; None where half of the features reach it at no rank."""
+    return float(rank) if np.isfinite(rank) else None
 
 
 def _interval(values: np.ndarray, seed: int) -> tuple[float, float]:

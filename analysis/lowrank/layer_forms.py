@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from analysis.lowrank.sums import Forms, Observed, Totals, documents_of
@@ -39,6 +39,7 @@ class LayerForms:
     site: Site  # of the output
     inter: Interactions  # from the activation's own coordinates
     dictionary: Dictionary
+    reader: Literal["pinv", "encoder"]
 
     @classmethod
     def of(
@@ -49,7 +50,7 @@ class LayerForms:
         layer = model.layer(site.layer)
         inputs = Basis.identity(layer.d_model, device=model.device)
         outputs = dictionary.basis(reader, least_squares=reader == "pinv")
-        return cls(model, site, Interactions(layer, inputs, outputs), dictionary)
+        return cls(model, site, Interactions(layer, inputs, outputs), dictionary, reader)
 
     @property
     def d_input(self) -> int:
@@ -74,7 +75,7 @@ class LayerForms:
         return lambda x: outputs.coordinates(layer(x[:, : layer.d_model]))
 
     def forms(self, block: list[int], n_rank: int, totals: Totals) -> Block:
-        """Some features' forms, with eigenpairs by size and by mean contribution on data."""
+        """Some features' forms, with eigenpairs by size, by contribution on data, and by sign."""
         spectra = [self.inter.spectrum(feature, space="model") for feature in block]
         values = torch.stack([spectrum.values for spectrum in spectra])
         vectors = torch.stack([spectrum.vectors for spectrum in spectra])
@@ -84,15 +85,18 @@ class LayerForms:
         constant = values.new_tensor([self.inter.bias(one) for one in block])
         first = vectors[:, :n_rank].contiguous()
         by_size = Forms(feature, values[:, :n_rank], first, constant, self.whole(block))
-        by_data = replace(
-            by_size,
-            values=values.gather(1, order),
-            vectors=vectors.take_along_dim(order[:, :, None], dim=1),
+        by_data, by_sign = (
+            replace(
+                by_size,
+                values=values.gather(1, chosen),
+                vectors=vectors.take_along_dim(chosen[:, :, None], dim=1),
+            )
+            for chosen in (order, alternating(values)[:, :n_rank])
         )
         energy = values.double().square().cumsum(1)
         kept = torch.cat([energy[:, :n_rank], energy[:, -1:]], dim=1) / energy[:, -1:]
         ranks = [(spectrum.effective_rank, spectrum.entropy_rank) for spectrum in spectra]
-        return Block(by_size, by_data, kept.cpu().numpy(), np.array(ranks))
+        return Block(by_size, by_data, by_sign, kept.cpu().numpy(), np.array(ranks))
 
     def blocks(self) -> Iterator[list[int]]:
         """All features, some at a time, so that their eigenvectors fit in memory."""
@@ -102,11 +106,21 @@ class LayerForms:
             yield list(range(start, min(start + size, n_feature)))
 
 
+def alternating(values: Float[Tensor, "form rank"]) -> Int64[Tensor, "form rank"]:
+    """An order of eigenvalues that come by size: the largest positive, the largest negative, the
+    next positive, and so on; what is left of one sign comes last."""
+    positive = values > 0
+    counts = [sign.long().cumsum(1) for sign in (positive, ~positive)]
+    place = torch.where(positive, 2 * counts[0], 2 * counts[1] + 1)
+    return place.argsort(dim=1, stable=True)
+
+
 @dataclass(frozen=True, eq=False)
 class Block:
-    """Some features' forms, their eigenpairs in two orders, and the ranks of all of them."""
+    """Some features' forms, their eigenpairs in three orders, and the ranks of all of them."""
 
     by_size: Forms
     by_data: Forms
+    by_sign: Forms
     energy: Float[np.ndarray, "form rank_and_whole"]
     effective: Float[np.ndarray, "form two"]  # effective and entropy rank

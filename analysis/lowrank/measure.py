@@ -4,13 +4,19 @@ A feature of a dictionary at ``mlp_out`` is a quadratic form of the MLP's input:
 constant, both exact. Its rank-r approximation keeps r eigenpairs of Q and the constant, and is
 compared with the feature's activation in the dictionary.
 
-With ``reader="encoder"`` the form at full rank *is* the activation before its top-k. The
-pseudoinverse reads another number, whose correlation stays below 1 at any rank and yet needs fewer
-eigenvectors to come close to it: always read a rank beside the full rank.
+With ``reader="encoder"``, as the paper reads features, the form at full rank *is* the activation
+before its top-k. The pseudoinverse reads another number, whose correlation stays below 1 at any
+rank and yet needs fewer eigenvectors to come close to it: always read a rank beside the full rank.
+
+A form of few eigenvectors need not come from the dictionary. Any direction of the same layer has a
+form, so the controls that matter most are random directions in the *same* model, and the outputs
+of random tokens, with as many active on a token. And correlation forgives a wrong scale: R² and the
+rank at which it reaches nine tenths do not.
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -27,6 +33,7 @@ from analysis.lowrank.curve import RankCurve
 from analysis.lowrank.layer_forms import Block, LayerForms
 from analysis.lowrank.loss import truncation_loss
 from analysis.lowrank.sums import (
+    Control,
     Forms,
     Observed,
     Resampling,
@@ -40,7 +47,7 @@ from analysis.lowrank.sums import (
     totals_of,
 )
 from circuits.corpus.documents import Corpus, built_in, split_corpus
-from circuits.errors import CorpusError, DictionaryError, check_count
+from circuits.errors import CorpusError, DictionaryError, DirectionWarning, check_count
 from circuits.model.loading import untrained
 from circuits.model.model import Model
 from circuits.model.site import Site
@@ -66,7 +73,7 @@ def rank_curve(
     layer: int | None = None,
     corpus: Corpus | None = None,
     *,
-    reader: Literal["pinv", "encoder"] = "pinv",
+    reader: Literal["pinv", "encoder"] = "encoder",
     n_rank: int = 64,
     n_documents: int = N_DOCUMENTS,
     min_active: int = MIN_ACTIVE,
@@ -79,11 +86,12 @@ def rank_curve(
     ``dictionaries`` is that dictionary, or the result of `load_dictionaries`, of which the one at
     ``layer`` (by default the first) is used; the corpus by default the built-in stories that
     training holds out. ``reader`` decides which row of each feature gives its form; the activation
-    that it is compared with is the dictionary's own either way. The controls: the same eigenvalues
-    along random orthonormal directions (``rotated``), another live feature's form (``shuffled``),
-    and a model of random weights on the same text (``untrained``), where features read ``mlp_out``
-    along the same directions, standardised, with as many active on a token; at full rank that is
-    exact.
+    that it is compared with is the dictionary's own either way. The controls: as many random
+    directions in the same model (``random``), outputs of as many random tokens (``tokens``), the
+    same eigenvalues along random orthonormal directions (``rotated``), another live feature's form
+    (``shuffled``), and a model of random weights on the same text (``untrained``), read along the
+    features' directions. Directions that are no features are standardised, with as many active on
+    a token.
 
     Activations are held in memory. ``folder`` keeps finished blocks, so that the same call resumes.
     """
@@ -110,7 +118,8 @@ def rank_curve(
         return kept_table(path, json.dumps(settings, sort_keys=True), make)
 
     table, by_size = _table(forms, tokens, totals, n_rank, Resampling(n_bootstrap, seed), keep)
-    table = table.merge(_untrained(forms, corpus, n_rank, n_documents, seed, keep), how="left")
+    for other in _elsewhere(forms, corpus, n_rank, n_documents, seed, keep):
+        table = table.merge(other, how="left")
     loss = truncation_loss(
         model,
         dictionary,
@@ -185,7 +194,8 @@ def _table(
     resampling: Resampling,
     keep: _Keep,
 ) -> tuple[pd.DataFrame, Forms]:
-    """The rows of the features that are ever active, without the untrained control; all forms."""
+    """The rows of the features that are ever active, without controls of other directions; all
+    forms."""
     rows, held = [], []
     for block in layer.blocks():
         made = layer.forms(block, n_rank, totals)
@@ -218,6 +228,7 @@ def _measured(
         "": fit(*sums.unbind(2)),
         "_all": on_all(own, tokens, totals, sums[0]),
         "_by_data": on_active(made.by_data, tokens),
+        "_by_sign": on_active(made.by_sign, tokens),
         "_rotated": on_active(own.rotated(resampling.seed + block[0]), tokens),
         "_shuffled": on_active(own.shuffled(_others(totals, block, resampling.seed)), tokens),
     }
@@ -238,6 +249,7 @@ def _measured(
         "r2_all": fits["_all"].r2,
         "correlation_by_data": fits["_by_data"].correlation[0],
         "r2_by_data": fits["_by_data"].r2[0],
+        "correlation_by_sign": fits["_by_sign"].correlation[0],
         "correlation_rotated": fits["_rotated"].correlation[0],
         "correlation_shuffled": fits["_shuffled"].correlation[0],
     }
@@ -274,46 +286,79 @@ def _percentiles(
     return low, high
 
 
-def _untrained(
+def _elsewhere(
     forms: LayerForms, corpus: Corpus, n_rank: int, n_documents: int, seed: int, keep: _Keep
-) -> pd.DataFrame:
-    """The same with a model of random weights: feature, rank, count, correlation."""
+) -> Iterator[pd.DataFrame]:
+    """The same of directions that are no features: feature, rank, count, correlation, R²."""
     fresh = replace(forms, model=untrained(forms.model, seed))
-    read = list(fresh.read(corpus, n_documents))
-    outputs = [reading.activations[forms.site] for reading, _ in read]
-    dictionary = _standardised(forms, outputs)
-    fresh = LayerForms.of(fresh.model, dictionary, "encoder")
-    held = (
-        Observed(x, dictionary.active(output), documents_of(reading))
-        for output, (reading, x) in zip(outputs, read, strict=True)
-    )
-    tokens = list(in_chunks(held))
-    totals = totals_of(tokens)
-    rows = [
-        keep(f"untrained-{block[0]:07d}", partial(_plain, fresh, block, n_rank, totals, tokens))
-        for block in fresh.blocks()
-    ]
-    return pd.concat(rows, ignore_index=True)
+    for layer, controls in (
+        (forms, (Control.RANDOM, Control.TOKENS)),
+        (fresh, (Control.UNTRAINED,)),
+    ):
+        read = list(layer.read(corpus, n_documents))
+        outputs = [reading.activations[forms.site] for reading, _ in read]
+        for control in controls:
+            dictionary = _standardised(forms, outputs, _directions(forms, control, outputs, seed))
+            reader = "encoder" if control is Control.UNTRAINED else forms.reader
+            with warnings.catch_warnings():  # some directions are alike, and may be
+                warnings.simplefilter("ignore", DirectionWarning)
+                other = LayerForms.of(layer.model, dictionary, reader)
+            held = (
+                Observed(x, dictionary.active(output), documents_of(reading))
+                for output, (reading, x) in zip(outputs, read, strict=True)
+            )
+            tokens = list(in_chunks(held))
+            totals = totals_of(tokens)
+            made = [
+                keep(f"{control}-{block[0]:07d}",
+                     partial(_plain, control, other, block, n_rank, totals, tokens))
+                for block in other.blocks()
+            ]  # fmt: skip
+            yield pd.concat(made, ignore_index=True)
+
+
+def _directions(
+    forms: LayerForms, control: Control, outputs: list[Float[Tensor, "_ model"]], seed: int
+) -> Float[Tensor, "feature model"]:
+    """A control's directions, one in place of each feature."""
+    if control is Control.UNTRAINED:
+        return forms.inter.outputs.read.double()
+    generator, shape = torch.Generator().manual_seed(seed), forms.dictionary.encoder.shape
+    if control is Control.RANDOM:
+        return torch.randn(shape, generator=generator, dtype=torch.float64).to(outputs[0].device)
+    every = torch.cat(outputs).double()
+    some = torch.randint(len(every), shape[:1], generator=generator).to(every.device)
+    return every[some] - every.mean(0)
 
 
 def _plain(
-    fresh: LayerForms, block: list[int], n_rank: int, totals: Totals, tokens: list[Observed]
+    control: Control,
+    other: LayerForms,
+    block: list[int],
+    n_rank: int,
+    totals: Totals,
+    tokens: list[Observed],
 ) -> pd.DataFrame:
-    """The untrained model's rows of one block."""
-    found = on_active(fresh.forms(block, n_rank, totals).by_size, tokens).correlation[0]
+    """A control's rows of one block."""
+    found = on_active(other.forms(block, n_rank, totals).by_size, tokens)
     columns = {
         "feature": np.array(block)[:, None],
-        "rank": [*range(1, n_rank + 1), fresh.d_input],
-        "n_active_untrained": totals.n_active[block, None].cpu().numpy().astype(np.int64),
-        "correlation_untrained": found,
+        "rank": [*range(1, n_rank + 1), other.d_input],
+        f"n_active_{control}": totals.n_active[block, None].cpu().numpy().astype(np.int64),
+        control.column: found.correlation[0],
+        f"r2_{control}": found.r2[0],
     }
     return _long(columns)
 
 
-def _standardised(forms: LayerForms, outputs: Iterable[Float[Tensor, "_ model"]]) -> Dictionary:
-    """The features' directions as a dictionary whose scores all have mean 0 and variance 1."""
-    dictionary, read = forms.dictionary, forms.inter.outputs.read.double()
-    x = torch.cat(list(outputs)).double()
+def _standardised(
+    forms: LayerForms,
+    outputs: list[Float[Tensor, "_ model"]],
+    read: Float[Tensor, "feature model"],
+) -> Dictionary:
+    """Directions as a dictionary whose scores all have mean 0 and variance 1."""
+    dictionary = forms.dictionary
+    x = torch.cat(outputs).double()
     mean = x.mean(0)
     spread = (x - mean).mT @ (x - mean) / len(x)
     size = ((read @ spread) * read).sum(1).clamp(min=0).sqrt()
@@ -325,7 +370,7 @@ def _standardised(forms: LayerForms, outputs: Iterable[Float[Tensor, "_ model"]]
         k = max(1, round(float(torch.stack(per_token).mean())))
     return Dictionary(
         encoder.to(dictionary.dtype),
-        dictionary.decoder,
+        encoder.to(dictionary.dtype),
         -(encoder @ mean).to(dictionary.dtype),
         torch.zeros_like(dictionary.offset),
         k=min(k, dictionary.n_feature),

@@ -19,7 +19,13 @@ from circuits.plotting.figure import (
     points,
 )
 
-_DASHES = {Control.ROTATED: "dot", Control.SHUFFLED: "dash", Control.UNTRAINED: "dashdot"}
+_DASHES = {
+    Control.RANDOM: "solid",
+    Control.TOKENS: "longdash",
+    Control.ROTATED: "dot",
+    Control.SHUFFLED: "dash",
+    Control.UNTRAINED: "dashdot",
+}
 _CORRELATION = "correlation on active tokens, rank {}"
 
 

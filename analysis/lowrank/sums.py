@@ -36,6 +36,8 @@ _ROWS = 2**12  # tokens of a tile
 class Control(Word):
     """What every correlation of a rank curve is compared with; part of column names."""
 
+    RANDOM = "random"  # random directions in place of the features, in the same model
+    TOKENS = "tokens"  # outputs of random tokens in place of the features, in the same model
     ROTATED = "rotated"  # the same eigenvalues along random orthonormal directions
     SHUFFLED = "shuffled"  # another live feature's form
     UNTRAINED = "untrained"  # a model of the same shape with random weights
@@ -44,6 +46,11 @@ class Control(Word):
     def column(self) -> str:
         """The column of `RankCurve.table` that holds its correlation."""
         return f"correlation_{self}"
+
+    @property
+    def has_own_directions(self) -> bool:
+        """Whether it is active on tokens of its own, not on those of the features."""
+        return self in (Control.RANDOM, Control.TOKENS, Control.UNTRAINED)
 
 
 @dataclass(frozen=True, eq=False)

@@ -103,7 +103,7 @@ def run_rank(
     run: Run,
     *,
     layers: Iterable[int] | None = None,
-    reader: Literal["pinv", "encoder"] = "pinv",
+    reader: Literal["pinv", "encoder"] = "encoder",
     corpus: Corpus | None = None,
     n_documents: int = N_DOCUMENTS,
     min_active: int = MIN_ACTIVE,

@@ -110,7 +110,7 @@ const Features = {
     const make = Report.make;
     const rows = [["active on", index.frequency ? `${(100 * index.frequency[feature]).toPrecision(3)} % of ${index.n_token.toLocaleString("en")} tokens` : null],
       ["mean, maximum", index.mean ? `${Report.number(index.mean[feature])}, ${Report.number(index.maximum[feature])}` : null],
-      ["correlation at rank 2", card.rank2 === null ? null : Report.number(card.rank2, 2)]];
+      ["correlation at rank 2, read as on the low-rank page", card.rank2 === null ? null : Report.number(card.rank2, 2)]];
     const made = make("div", {}, Report.facts(rows));
     if (card.histogram && card.n_active) made.append(this.histogram(card, feature));
     return made;

@@ -6,10 +6,16 @@ from dataclasses import replace
 from typing import Any
 
 from analysis.lowrank.curve import THRESHOLD
+from analysis.lowrank.sums import Control
 from analysis.report.page import Page
 from analysis.runs.run import Run
 from circuits.plotting.display import number, percent
 from circuits.plotting.figure import Figure
+
+_READERS = {
+    "encoder": "the encoder's row, as in the paper",
+    "pinv": "the row of the decoder's pseudoinverse",
+}
 
 
 def low_rank_page(run: Run) -> Page:
@@ -26,6 +32,9 @@ def low_rank_page(run: Run) -> Page:
             for key, value in curve.summary(rank).items()
         }
         layers.append({"layer": layer, "figures": keyed, "summary": summary, "rank": rank,
-                       "threshold": THRESHOLD})  # fmt: skip
+                       "threshold": THRESHOLD, "needed": curve.needed_sentence,
+                       "reader": _READERS.get(curve.about["reader"], curve.about["reader"]),
+                       "controls": [(each.value, summary[f"share_above_{each}"])
+                                    for each in Control]})  # fmt: skip
     context: dict[str, Any] = {"layers": layers, "command": "circuits rank RUN"}
     return Page("rank", "Low rank", "low_rank.html.j2", context, figures)

@@ -31,7 +31,7 @@ def run(tmp_path_factory):
 def test_a_curve_is_printed_and_kept(run, capsys):
     assert main(["rank", run, *OPTIONS]) == 0
     printed = capsys.readouterr().out
-    assert printed.startswith("mlp_out@0, features read by pinv: 48, of which ")
+    assert printed.startswith("mlp_out@0, features read by encoder: 48, of which ")
     table = printed.split("\n\n")[1].splitlines()
     assert table[0].split()[:3] == ["rank", "median", "mean"]
     assert [line.split()[0] for line in table[1:]] == ["1", "2", "4", "8", "all"]

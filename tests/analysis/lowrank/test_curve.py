@@ -78,6 +78,16 @@ def column(table, feature, name):
     return table.loc[table["feature"] == feature, name].to_numpy()
 
 
+def in_turn(values):
+    """Places of the eigenvalues, the largest of either sign in turn, in a plain loop."""
+    positive = [i for i in values.argsort(descending=True).tolist() if values[i] > 0]
+    negative = [i for i in values.argsort().tolist() if values[i] <= 0]
+    order = []
+    while positive or negative:
+        order += [one.pop(0) for one in (positive, negative) if one]
+    return torch.tensor(order)
+
+
 @pytest.mark.parametrize("reader", ["encoder", "pinv"])
 def test_the_table_is_what_a_plain_loop_measures(reader, model, corpus):
     given = dictionary()
@@ -99,16 +109,19 @@ def test_the_table_is_what_a_plain_loop_measures(reader, model, corpus):
         orders = {
             "": values.abs().argsort(descending=True),
             "_by_data": squares.mean(0).abs().argsort(descending=True),
+            "_by_sign": in_turn(values),
         }
         for name, order in orders.items():
             y = (squares[:, order].cumsum(1) + constant).numpy()
             for token, suffix in ((on.numpy(), name), (np.ones(len(f), bool), "_all")):
-                if (name, suffix) == ("_by_data", "_all"):
+                if name and suffix == "_all":
                     continue
                 a = f[token, feature].numpy()
                 wanted = [correlated(a, part) for part in y[token].T]
                 got = column(found.table, feature, f"correlation{suffix}")
                 np.testing.assert_allclose(got, wanted, atol=1e-8)
+                if suffix == "_by_sign":
+                    continue
                 wanted = [explained(a, part) for part in y[token].T]
                 got = column(found.table, feature, f"r2{suffix}")
                 np.testing.assert_allclose(got, wanted, rtol=1e-7, atol=1e-7)
@@ -125,7 +138,8 @@ def test_an_encoder_reads_the_activation_itself_at_full_rank(model, corpus):
     linear = dictionary(k=24, relu=False)  # every feature on every token, nothing cut
     found = curve(model, corpus, linear, reader="encoder")
     whole = found.at(found.ranks[-1])
-    for name in ("correlation", "r2", "correlation_all", "r2_all", "correlation_untrained"):
+    of_all = ("correlation", "r2", "correlation_all", "r2_all", "correlation_untrained")
+    for name in (*of_all, "correlation_random", "r2_random", "correlation_tokens", "r2_tokens"):
         np.testing.assert_allclose(whole[name], 1, atol=1e-9)
     assert (found.at(2)["r2"] < 0.999).all()
     rare = curve(model, corpus, reader="encoder")  # is active on few tokens, and cut at zero
@@ -286,7 +300,7 @@ def test_an_untrained_model_has_the_shape_and_nothing_else(plain):
 
 def test_the_untrained_control_is_its_own_layers_form(plain, corpus):
     given = dictionary()
-    found = curve(plain, corpus, given, seed=3)
+    found = curve(plain, corpus, given, seed=3, reader="pinv")
     x, out = activations(untrained(plain, 3), corpus)
     read = given.basis("pinv").read
     values = out @ read.mT
@@ -377,7 +391,9 @@ def small_curve(**about):
             "low": 0.0, "high": 1.0, "r2": 0.1 * feature, "correlation_all": 0.1, "r2_all": 0.1,
             "correlation_by_data": 0.3, "r2_by_data": 0.2, "correlation_rotated": 0.05 * feature,
             "correlation_shuffled": -0.1, "n_active_untrained": 30 - 10 * feature,
-            "correlation_untrained": 0.5,
+            "correlation_untrained": 0.5, "r2_untrained": 0.5, "correlation_by_sign": 0.2,
+            "n_active_random": 20, "correlation_random": 0.4, "r2_random": 0.25 * rank,
+            "n_active_tokens": 20, "correlation_tokens": 0.4, "r2_tokens": 0.1,
         }
         for feature in range(4) for rank in (1, 2, 4)
     ]  # fmt: skip
@@ -409,6 +425,55 @@ def test_aggregates_count_features_that_are_active_often_enough():
     assert small_curve(min_active=25).summary()["n_compared"] == 1
 
 
+def test_the_rank_that_is_needed_is_the_first_that_explains_enough():
+    found = small_curve()
+    assert found.needed(Control.RANDOM).tolist() == [4] * 4
+    assert found.needed(Control.RANDOM, r2=0.3).tolist() == [2] * 4
+    assert found.needed().tolist() == [np.inf] * 3
+    summary = found.summary()
+    assert (summary["needed"], summary["needed_random"], summary["needed_tokens"]) == (
+        None, 4, None
+    )  # fmt: skip
+    assert found.needed_sentence == (
+        "Eigenvectors needed for an R² of 0.9, median: more than all; random directions of the "
+        "same model 4, outputs of random tokens more than all, an untrained model more than all."
+    )
+
+
+def test_random_directions_and_outputs_of_tokens_are_read_in_the_same_model(plain, corpus):
+    """Whole, each is what its row reads, selected as features are."""
+    given = dictionary()
+    found = curve(plain, corpus, given, seed=5)
+    _, out = activations(plain, corpus)
+    rows = torch.randn(given.encoder.shape, generator=torch.Generator().manual_seed(5),
+                       dtype=torch.float64)  # fmt: skip
+    values = out @ rows.mT
+    scores = (values - values.mean(0)) / values.std(0, correction=0)
+    active = (scores >= scores.topk(given.k).values[:, -1:]) & (scores > 0)
+    counted = found.table.groupby("feature")["n_active_random"].first()
+    assert counted.to_dict() == {f: int(active[:, f].sum()) for f in counted.index}
+    whole = found.at(found.ranks[-1])
+    for control in ("random", "tokens"):
+        often = whole[whole[f"n_active_{control}"] >= 20]
+        np.testing.assert_allclose(often[f"r2_{control}"], 1, atol=1e-9)
+        assert (found.at(1)[f"r2_{control}"] < 0.999).any()
+
+
+def test_a_curve_of_schema_1_lacks_controls_and_is_read(tmp_path):
+    path = small_curve().save(tmp_path / "old")
+    table = pd.read_parquet(path)
+    since = [
+        c for c in table if c.endswith(("_random", "_tokens", "_by_sign")) or c == "r2_untrained"
+    ]
+    table.drop(columns=since).to_parquet(path)
+    content = json.loads(path.with_suffix(".json").read_text())
+    path.with_suffix(".json").write_text(json.dumps(content | {"schema": 1}))
+    found = RankCurve.load(path)
+    assert found.summary()["needed_random"] is None
+    assert np.isnan(found.summary()["share_above_random"])
+    assert found.summary()["median"] == small_curve().summary()["median"]
+
+
 def test_a_feature_without_a_correlation_is_not_compared():
     found = small_curve()
     table = found.table.assign(correlation=found.table["correlation"].where(
@@ -437,7 +502,7 @@ def test_a_saved_curve_is_the_same_when_loaded(tmp_path, plain, corpus):
 def test_a_file_that_is_not_a_curve_is_refused(tmp_path):
     (tmp_path / "a.json").write_text('{"schema": 7}')
     with pytest.raises(
-        DictionaryError, match=r"a.json: not a rank curve of schema 1 \(its schema is 7\)"
+        DictionaryError, match=r"a.json: not a rank curve of schema 2 \(its schema is 7\)"
     ):
         RankCurve.load(tmp_path / "a")
     with pytest.raises(DictionaryError, match=r"b.json: no such file"):
@@ -447,14 +512,14 @@ def test_a_file_that_is_not_a_curve_is_refused(tmp_path):
     with pytest.raises(DictionaryError, match=r"c.parquet: there is no such file beside"):
         RankCurve.load(tmp_path / "c")
     for about in (None, "x", {"seed": 0}):
-        (tmp_path / "d.json").write_text(json.dumps({"schema": 1, "loss": {}, "about": about}))
+        (tmp_path / "d.json").write_text(json.dumps({"schema": 2, "loss": {}, "about": about}))
         with pytest.raises(DictionaryError, match=r"d.json: its 'about' lacks site, r"):
             RankCurve.load(tmp_path / "d")
 
 
 def test_a_curve_shows_itself(plain, corpus):
     found = curve(plain, corpus)
-    assert repr(found).startswith("RankCurve(mlp_out@1 read by pinv: ")
+    assert repr(found).startswith("RankCurve(mlp_out@1 read by encoder: ")
     page = found._repr_html_()
     assert "mean_rotated" in page
     assert len(page) < 6000
