@@ -9,6 +9,7 @@ digits-more: its widths and other decompositions. digits-settings: the effect of
 lowrank: how well two eigenvectors stand in for features, by width and reader.
 circuits: circuits of three behaviours from ten seeds (--seeds 1000:1050), with their controls.
 report: a large report: writing it, its size, opening it in Chromium.
+claims: what README and measured.md say, beside what all these print today (hours).
 demo: `circuits demo` for ten seeds, first and second run: time, memory, answers.
 """
 
@@ -18,6 +19,7 @@ import torch
 
 from benchmarks import (
     circuits,
+    claims,
     core,
     demo,
     digits,
@@ -64,6 +66,7 @@ tables = {
     "graphs": lambda: graphs.run(options.device, options.all_outputs),
     "shapes": lambda: shapes.run(options.folder),
     "circuits": lambda: circuits.run(options.device, options.folder, seeds),
+    "claims": lambda: claims.run(),
     "demo": lambda: demo.run(options.device),
     "report": lambda: report.run(options.device),
     "lowrank": lambda: lowrank.run(options.device),

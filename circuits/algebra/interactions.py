@@ -290,7 +290,8 @@ class Interactions:
                 f"Interactions.strongest_of_each: outputs {shorten(listed)} are not an unbroken "
                 f"range, which {folder} is made of. Pass outputs=range(a, b)."
             )
-        kind = "strongest" if score is None else "scored"
+        # 0.1 scored beside features turned anywhere: its shards are not these
+        kind = "strongest" if score is None else "scored among their like"
         made_from = f"{n} {kind} of {self.fingerprint}"
         make_shards(folder, unbroken, pairs_of, made_from, "strongest pairs")
         return merge_shards(folder, unbroken)
