@@ -68,8 +68,7 @@ def find_circuit(
     check_count("find_circuit", n_pairs, None, "n_pairs")
     if not 0 < coverage <= 1:
         raise BehaviourError(
-            f"find_circuit: coverage {coverage} must be a share of the contrast. Give one above 0, "
-            f"to 1."
+            f"find_circuit: coverage {coverage} is no share of a contrast. Give one above 0, to 1."
         )
     check_dictionaries(model, dictionaries)
     chosen, held_out = behaviour.halves()
@@ -79,10 +78,9 @@ def find_circuit(
     at = account.layer_number
     out = dictionaries[mlp_sites(at)[1]]
     pairs = fewest_pairs(account, coverage, n_pairs)
-    halves = (chosen, held_out)
     if detection_cases is not None:
         _check_classes(behaviour, detection_cases)
-        halves = detection_cases.halves()
+    halves = (chosen, held_out) if detection_cases is None else detection_cases.halves()
     likely, tested = (OutputFeatures(in_model(half, model), out) for half in halves)
     detectors = likely.detectors(tested)
     through = OutputFeatures(cases, out)

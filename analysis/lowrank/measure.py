@@ -86,12 +86,8 @@ def rank_curve(
     ``dictionaries`` is that dictionary, or the result of `load_dictionaries`, of which the one at
     ``layer`` (by default the first) is used; the corpus by default the built-in stories that
     training holds out. ``reader`` decides which row of each feature gives its form; the activation
-    that it is compared with is the dictionary's own either way. The controls: as many random
-    directions in the same model (``random``), outputs of as many random tokens (``tokens``), the
-    same eigenvalues along random orthonormal directions (``rotated``), another live feature's form
-    (``shuffled``), and a model of random weights on the same text (``untrained``), read along the
-    features' directions. Directions that are no features are standardised, with as many active on
-    a token.
+    that it is compared with is the dictionary's own either way. The controls are in `Control`;
+    directions that are no features are standardised, with as many active on a token.
 
     Activations are held in memory. ``folder`` keeps finished blocks, so that the same call resumes.
     """

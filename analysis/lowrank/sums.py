@@ -34,13 +34,14 @@ _ROWS = 2**12  # tokens of a tile
 
 
 class Control(Word):
-    """What every correlation of a rank curve is compared with; part of column names."""
+    """What every correlation of a rank curve is compared with; part of column names. Random
+    directions and tokens' outputs are as many as the features."""
 
     RANDOM = "random"  # random directions in place of the features, in the same model
     TOKENS = "tokens"  # outputs of random tokens in place of the features, in the same model
     ROTATED = "rotated"  # the same eigenvalues along random orthonormal directions
     SHUFFLED = "shuffled"  # another live feature's form
-    UNTRAINED = "untrained"  # a model of the same shape with random weights
+    UNTRAINED = "untrained"  # the features' directions in a model of random weights
 
     @property
     def column(self) -> str:

@@ -122,8 +122,8 @@ def test_a_found_circuit_is_validated_on_the_other_half(run, capsys):
                "--circuit", "negated or not")
     )  # fmt: skip
     (one,) = answer["validations"]
-    assert one["proven"]
-    assert [row["met"] for row in one["criteria"]] == [True] * 6
+    assert one["claims"] == {"causal": False, "computed here": True, "specific": True}
+    assert [row["met"] for row in one["criteria"]] == [False] + [True] * 9
 
 
 def test_circuits_of_one_run_are_each_others_controls(run, capsys):
@@ -223,7 +223,7 @@ def test_proposals_are_printed_and_kept(run, capsys):
         (["find", "RUN", "--behaviour", "CASES", "--layer", "4"], "no dictionaries of mlp_in and"),
         (
             ["find", "RUN", "--behaviour", "CASES", "--coverage", "2"],
-            "must be a share of the contrast",
+            "is no share of a contrast",
         ),
         (["find", "RUN", "--behaviour", "CASES", "--pairs", "0"], "n_pairs = 0. Ask for at least"),
         (["find", "RUN", "--layer", "4"], "no dictionaries of mlp_in and mlp_out for layer 4"),

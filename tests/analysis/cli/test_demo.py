@@ -67,7 +67,7 @@ def test_the_demonstration_finds_and_proves_negation_and_reads_it_the_second_tim
     said = capsys.readouterr()
     assert json.loads(said.out) == first
     assert first["circuits"]["negation"].startswith("computed in this MLP")
-    assert first["proofs"]["negation"].startswith("proven")
+    assert first["proofs"]["negation"] == "causal; computed here; specific"
     assert "validate" in work
     assert "validate" not in said.err
 

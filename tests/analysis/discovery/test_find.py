@@ -299,7 +299,7 @@ def test_what_cannot_be_asked_for_is_refused():
     with pytest.raises(FeatureRangeError, match=r"n_pairs = 0\. Ask for at least 1"):
         find_circuit(model, dictionaries, behaviour, n_pairs=0)
     for coverage in (0.0, 1.5, float("nan")):
-        with pytest.raises(BehaviourError, match="must be a share of the contrast"):
+        with pytest.raises(BehaviourError, match="is no share of a contrast"):
             find_circuit(model, dictionaries, behaviour, coverage=coverage)
     with pytest.raises(DictionaryError, match=r"for layer 3 \(there are for \[0\]\)"):
         find_circuit(model, dictionaries, behaviour, layer=3)
