@@ -9,7 +9,7 @@ digits-more: its widths and other decompositions. digits-settings: the effect of
 lowrank: how well two eigenvectors stand in for features, by width and reader.
 circuits: circuits of three behaviours from ten seeds (--seeds 1000:1050), with their controls.
 report: a large report: writing it, its size, opening it in Chromium.
-claims: what README and measured.md say, beside what all these print today (hours).
+claims: what README's table says, beside what these print today (hours).
 demo: `circuits demo` for ten seeds, first and second run: time, memory, answers.
 """
 

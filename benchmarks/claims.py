@@ -1,4 +1,4 @@
-"""What README and measured.md say, beside what the benchmarks print today.
+"""What README's table says, beside what the benchmarks print today.
 
 ``docs/claims.toml`` lists the claims. Each names the command that prints it, a line of its output
 by some words of that line, and the numbers as they stand there. Every command is run once, and

@@ -204,6 +204,11 @@ class PairAccount:
         """The same among some of the cases, along the direction that all read on average."""
         return origins(self.cases, self.layer, self.x, self.mean_read, among)
 
+    @property
+    def towards(self) -> float:
+        """The sign of a contrast that favours the right answers."""
+        return 1.0 if self.cases.effects(self.cases.side)[self.cases.target] > 0 else -1.0
+
     @cached_property
     def effects(self) -> pd.DataFrame:
         """Of each feature: its mean over the classes and what each factor and both add."""
@@ -266,18 +271,14 @@ class PairAccount:
         )
 
     @cached_property
-    def class_totals(self) -> Float[Tensor, " class"]:
-        """What the whole MLP adds to each class's margin."""
-        values = self.cases.side * (self.layer(self.x) * self.reads).sum(1)
-        return self.cases.class_means(values)
+    def case_totals(self) -> Float[Tensor, " case"]:
+        """What the whole MLP adds to each case's margin."""
+        return self.cases.side * (self.layer(self.x) * self.reads).sum(1)
 
     @cached_property
-    def case_effects(self) -> Float[Tensor, " case"]:
-        """What the MLP's output does for each case's margin, beside its mean over the classes: a
-        constant push towards one answer, which other parts of a model may cancel, is not in it."""
-        outputs = self.layer(self.x)
-        mean = self.cases.class_means(outputs).mean(0)
-        return self.cases.side * ((outputs - mean) * self.reads).sum(1)
+    def class_totals(self) -> Float[Tensor, " class"]:
+        """The same for each class."""
+        return self.cases.class_means(self.case_totals)
 
     def added_to_cases(self, pairs: pd.DataFrame) -> Float[Tensor, "case pair"]:
         """What each of some pairs adds to each case's margin."""
@@ -310,6 +311,20 @@ class PairAccount:
         )
         held = effects[0, i] * effects[target, j] + effects[target, i] * effects[0, j]
         return torch.stack([weight * made, weight * held], dim=1)
+
+    def computed_by(self, ends: list[tuple[int, int]]) -> float:
+        """Of what some pairs add to the target effect, the share that they compute from the two
+        factors; NaN where they add less than a tenth of the contrast."""
+        there = set(self.features.tolist())
+        active = [pair for pair in ends if there.issuperset(pair)]
+        pairs = pd.DataFrame(active, columns=["first", "second"], dtype="int64")
+        i, j = self._ends(pairs)
+        added = (self.weight[i, j] * self.values[:, i] * self.values[:, j]).sum(1)
+        total = float(self.cases.effects(added)[self.cases.target])
+        contrast = self.origins.contrast
+        if not contrast or total / contrast < 0.1:
+            return float("nan")
+        return float(self.computed(pairs)[:, 0].sum()) / abs(total)
 
     @cached_property
     def totals(self) -> Totals:

@@ -1,4 +1,4 @@
-"""Every bound that decides about a circuit, in one place, fixed on one day.
+"""Every bound by which a circuit is found and judged, in one place, fixed on one day.
 
 They were set on models and dictionaries of seeds 0 to 6. What `python -m benchmarks circuits` says
 of later seeds was looked at after that day, and no bound was changed since. Shares are of margins.
@@ -26,14 +26,14 @@ MISSED = 0.5
 """Share of the contrast through the dictionary's error: beyond it pairs describe another model."""
 
 GAIN = 0.003
-"""Share of one stratum that another pair must bring."""
+"""What another pair must bring: its shares of all strata, as far as they are wanted, added up."""
 
 ELSEWHERE = 0.25
 """Share of what a pair adds to an affected class that it may add to another class."""
 
 # causal
 LEAST = 16
-"""Cases that a stratum needs before anything is judged by it, and that every class needs."""
+"""Cases that every class needs before anything is claimed, and a stratum before it is judged."""
 
 REMOVED = 0.6
 """Share that removing the circuit must remove, over all affected cases."""
@@ -45,6 +45,9 @@ KEPT = 0.6
 """Share of the MLP's effect that the circuit alone must keep in any stratum."""
 
 # computed here
+COMPUTED = 0.5
+"""Share of what the circuit's own pairs add to the contrast that they compute from both factors."""
+
 INHERITED = 0.35
 """Share of the contrast that may have been in the MLP's input, of either sign, in any frame."""
 

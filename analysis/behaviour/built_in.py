@@ -29,7 +29,7 @@ _TWINS = (("positive", "negative"), ("glad", "sad"), ("cheers", "tears"))
 
 
 def built_in_behaviour(
-    name: str, model: Model | None = None, n: int = 128, *, seed: int = 0, fresh_words: bool = False
+    name: str, model: Model | None = None, n: int = 400, *, seed: int = 0, fresh_words: bool = False
 ) -> Behaviour:
     """One of the behaviours that the little stories teach, as ``n`` minimal pairs.
 

@@ -103,6 +103,8 @@ class Behaviour:
         if empty:
             faults.append(f"{len(empty)} cases without right or wrong answers, as {empty[0]!r:.60}")
         strata = {tuple(sorted(case.strata)) for case in self.cases}
+        if taken := sorted({n for names in strata for n in names} & {"all", "class", "last token"}):
+            faults.append(f"strata are called {_listed(taken)}, which every behaviour has already")
         if len(strata) > 1:
             faults.append(
                 f"some cases have the strata {_listed(max(strata))} and others "

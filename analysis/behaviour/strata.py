@@ -7,7 +7,7 @@ asked of every stratum with enough cases, and the worst one decides.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -69,17 +69,23 @@ def _groups(cases: ModelCases, chosen: list[int]) -> Iterator[tuple[str, str, li
     if not chosen:
         return
     yield "all", "all", chosen
-    labels = [cases.behaviour.cases[row].label for row in chosen]
+    labels = [(cases.behaviour.cases[row].label,) for row in chosen]
     yield from _apart("class", labels, chosen)
     for kind, words in _kinds(cases, chosen).items():
-        named = [f"{word}, {label}" for word, label in zip(words, labels, strict=True)]
-        yield from _apart(kind, words, chosen)
+        yield from _apart(kind, [(word,) for word in words], chosen)
+        named = [(word, *label) for word, label in zip(words, labels, strict=True)]
         yield from _apart(f"{kind}, class", named, chosen)
 
 
-def _apart(kind: str, words: list[str], rows: list[int]) -> Iterator[tuple[str, str, list[int]]]:
-    for word in sorted(set(words)):
-        yield kind, word, [row for row, of in zip(rows, words, strict=True) if of == word]
+def _apart(
+    kind: str, names: Sequence[tuple[str, ...]], rows: list[int]
+) -> Iterator[tuple[str, str, list[int]]]:
+    for name in sorted(set(names)):
+        yield (
+            kind,
+            ", ".join(name),
+            [row for row, of in zip(rows, names, strict=True) if of == name],
+        )
 
 
 def _kinds(cases: ModelCases, chosen: list[int]) -> dict[str, list[str]]:

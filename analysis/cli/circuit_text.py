@@ -110,6 +110,7 @@ def validation_text(found: Validation) -> str:
         f"{found.circuit}: {found.verdict}",
         aligned(found.criteria_table),
         _titled("The worst stratum of each kind", found.worst_strata),
+        found.judged,
         found.case_by_case,
         aligned(edits.dropna(axis=1, how="all")),
         _titled(

@@ -27,7 +27,7 @@ import torch
 
 from analysis.attribution.contrast import PairAccount, made_here
 from analysis.attribution.output_features import OutputFeatures
-from analysis.behaviour.bounds import COVERAGE, N_PAIRS, SHOWN
+from analysis.behaviour.bounds import COVERAGE, INHERITED, N_PAIRS, SHOWN
 from analysis.behaviour.cases import Behaviour
 from analysis.behaviour.in_model import ModelCases, in_model
 from analysis.discovery.provenance import check_dictionaries, wanted_layers
@@ -68,7 +68,7 @@ def find_circuit(
     check_count("find_circuit", n_pairs, None, "n_pairs")
     if not 0 < coverage <= 1:
         raise BehaviourError(
-            f"find_circuit: coverage {coverage} is no share of a contrast. Give one above 0, to 1."
+            f"find_circuit: coverage {coverage} must lie between 0 and 1: it is a share. Try 0.9."
         )
     check_dictionaries(model, dictionaries)
     chosen, held_out = behaviour.halves()
@@ -116,7 +116,9 @@ def verdict(circuit: Circuit) -> str:
     both = f"computed {shares.computed:.2f}, inherited {shares.inherited:.2f}"
     if made_here(shares.computed, shares.inherited, shares.within):
         return f"computed in this MLP ({both})"
-    return f"inherited from attention or earlier layers, and only read here ({both})"
+    if shares.inherited > INHERITED:
+        return f"inherited from attention or earlier layers, and only read here ({both})"
+    return f"neither computed nor inherited alone ({both}, within the classes {shares.within:.2f})"
 
 
 def _check_classes(other: Behaviour, one: Behaviour) -> None:

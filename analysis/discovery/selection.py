@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 import torch
@@ -30,7 +28,7 @@ def fewest_pairs(account: PairAccount, coverage: float, n_pairs: int) -> pd.Data
     behaviour, total, whole = account.cases.behaviour, account.totals.mlp, account.margin
     sought = sought_pairs(account)
     added = account.added_to_cases(sought)
-    found = sought.iloc[fewest(account.cases, added, account.case_effects, coverage, n_pairs)]
+    found = sought.iloc[fewest(account.cases, added, account.case_totals, coverage, n_pairs)]
     share = float(found["contrast"].sum()) / total if total > 0 else 0.0
     if total <= bounds.DIRECT * whole or share < bounds.CARRIED:
         raise NotFoundError(
@@ -85,11 +83,16 @@ def fewest(
 def shares_of_strata(
     cases: ModelCases, added: Float[Tensor, "case part"], totals: Float[Tensor, " case"]
 ) -> Float[np.ndarray, "part stratum"]:
-    """Of what a layer does in each stratum of the affected classes, the share of each part; the
-    first stratum is all of them."""
+    """Of what a layer adds in each stratum of the affected classes, the share of each part: those
+    of a complete basis sum to one. The first stratum is all of them; strata to which the layer adds
+    next to nothing, where there is nothing to carry, are left out."""
     judged = [each for each in strata(cases) if each.judged]
-    whole = means(totals, judged).clamp(min=1e-9)
-    shares: Float[np.ndarray, "part stratum"] = (means(added, judged) / whole[:, None]).mT.numpy()
+    whole = means(totals, judged)
+    enough = whole > bounds.DIRECT * whole[0].clamp(min=0)
+    enough[0] = True
+    there = [each for each, is_there in zip(judged, enough.tolist(), strict=True) if is_there]
+    whole = whole[enough].clamp(min=1e-9)
+    shares: Float[np.ndarray, "part stratum"] = (means(added, there) / whole[:, None]).mT.numpy()
     return shares
 
 
@@ -98,12 +101,11 @@ def covering(
     coverage: float,
     n_parts: int,
     gain: float,
-    chosen: Sequence[int] = (),
 ) -> list[int]:
-    """Parts that together carry the share of every stratum, or as much as they can, beside those
-    ``chosen`` already: each brings ``gain`` of a stratum's share or more."""
-    chosen = list(chosen)
-    carried = shares[chosen].sum(0)
+    """Parts that together carry the share of every stratum, or as much as they can: each brings
+    ``gain`` or more, its shares of all strata added up as far as they are wanted."""
+    chosen: list[int] = []
+    carried = np.zeros(shares.shape[1])
     while len(chosen) < min(n_parts, len(shares)) and carried.min() < coverage:
         gains = np.minimum(carried + shares, coverage).sum(1) - np.minimum(carried, coverage).sum()
         gains[chosen] = -1

@@ -28,7 +28,8 @@ THRESHOLD = 0.75
 NEEDED = 0.9
 """Of R²: the rank that reaches it says how many eigenvectors a feature needs."""
 
-_SCHEMA = 2
+SCHEMA = 2
+"""Of its files, and of the blocks that are kept while it is made."""
 _ABOUT = {"site": str, "reader": str, "seed": int, "min_active": int, "n_token": int,
           "n_loss_documents": int}  # fmt: skip
 _SINCE_1 = ("correlation_by_sign", *(f"{of}_{control}" for control in Control
@@ -92,9 +93,10 @@ class RankCurve:
 
     def needed(self, control: Control | None = None, r2: float = NEEDED) -> pd.Series:
         """By feature, the fewest eigenvectors whose R² on active tokens reaches ``r2``; infinite
-        where not even the whole form does. Of a control with directions of its own, of those."""
+        where as many as were measured do not. Of a control with directions of its own, of those."""
         of = "r2" if control is None else f"r2_{control}"
-        reached = pd.DataFrame({rank: self.compared(rank, of) >= r2 for rank in self.ranks})
+        measured = self.ranks[:-1]  # the whole form has more than were tried one by one
+        reached = pd.DataFrame({rank: self.compared(rank, of) >= r2 for rank in measured})
         found = reached.idxmax(axis=1).astype(float)
         return found.where(reached.any(axis=1), np.inf)
 
@@ -188,7 +190,7 @@ class RankCurve:
         summary = self.summary(self.ranks[0])
 
         def said(name: str) -> str:
-            return "more than all" if summary[name] is None else f"{summary[name]:g}"
+            return f"more than {self.ranks[-2]}" if summary[name] is None else f"{summary[name]:g}"
 
         return (
             f"Eigenvectors needed for an R² of {NEEDED:g}, median: {said('needed')}; random "
@@ -202,7 +204,7 @@ class RankCurve:
         with written_whole(table) as file:
             self.table.to_parquet(file, index=False)
         content = {
-            "schema": _SCHEMA,
+            "schema": SCHEMA,
             "about": dict(self.about),
             "summary": self.summary() if 2 in self.ranks else dict(self.about),
             "mean": self.mean.reset_index().to_dict("list"),
@@ -218,9 +220,9 @@ class RankCurve:
         """What `save` wrote."""
         table, summary = _files(path)
         content = read_json(summary, DictionaryError)
-        if content.get("schema") not in (1, _SCHEMA) or not {"about", "loss"} <= set(content):
+        if content.get("schema") not in (1, SCHEMA) or not {"about", "loss"} <= set(content):
             raise DictionaryError(
-                f"{summary}: not a rank curve of schema {_SCHEMA} (its schema is "
+                f"{summary}: not a rank curve of schema {SCHEMA} (its schema is "
                 f"{content.get('schema')!r}). Make it again: circuits rank RUN."
             )
         about = content["about"] if isinstance(content["about"], dict) else {}

@@ -29,7 +29,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from analysis.lowrank.curve import RankCurve
+from analysis.lowrank.curve import SCHEMA, RankCurve
 from analysis.lowrank.layer_forms import Block, LayerForms
 from analysis.lowrank.loss import truncation_loss
 from analysis.lowrank.sums import (
@@ -107,7 +107,7 @@ def rank_curve(
     n_rank = max(1, min(n_rank, forms.d_input - 1))
     about = {**_about(forms, corpus, n_documents), "reader": reader, "n_bootstrap": n_bootstrap,
              "seed": seed}  # fmt: skip
-    settings = {**about, "ranks": n_rank, "version": version("bilinear-circuits")}
+    settings = {**about, "ranks": n_rank, "schema": SCHEMA, "version": version("bilinear-circuits")}
 
     def keep(name: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
         path = None if folder is None else Path(folder) / f"{name}.parquet"

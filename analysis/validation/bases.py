@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from analysis.attribution.contrast import PairAccount
+from analysis.behaviour import bounds
 from analysis.discovery.selection import covering, fewest, shares_of_strata, sought_pairs
 from analysis.validation.edits import Change, PairTerms, removing
 from analysis.validation.harness import Harness
@@ -28,10 +29,10 @@ _MOST = 512  # pairs that are counted at most
 
 def bases_table(harness: Harness, n_pairs: int) -> pd.DataFrame:
     """For each basis how many pairs carry four fifths of the contrast in every stratum, and what
-    removing ``n_pairs`` of them does; all are searched on the same cases, with all at hand.
+    at most ``n_pairs`` do that are chosen as those of a circuit are; all on the same cases.
 
     ``needed`` is NaN where as many pairs as are tried do not reach it; ``carried`` is the share
-    that ``n_pairs`` carry in the worst stratum.
+    that the chosen ones carry in the worst stratum.
     """
     here = harness.x.to(harness.into.dtype)
     noise = torch.randn(here.shape[1], here.shape[1],
@@ -64,7 +65,7 @@ def _of_dictionary(
         return removing(PairTerms.of(harness.model, harness.layer, into, ends))
 
     added = account.added_to_cases(sought)
-    return _row(harness, name, len(account.pairs), added, account.case_effects, n_pairs, removed)
+    return _row(harness, name, len(account.pairs), added, account.case_totals, n_pairs, removed)
 
 
 def _of_units(harness: Harness, n_pairs: int) -> dict[str, str | float]:
@@ -83,7 +84,7 @@ def _of_units(harness: Harness, n_pairs: int) -> dict[str, str | float]:
     added = products(account.x) * (account.reads @ layer.down)
     added = added * harness.cases.side.double()[:, None]
     return _row(
-        harness, "hidden units", layer.d_hidden, added, account.case_effects, n_pairs, removed
+        harness, "hidden units", layer.d_hidden, added, account.case_totals, n_pairs, removed
     )
 
 
@@ -97,10 +98,9 @@ def _row(
     removed: Callable[[list[int]], Change],
 ) -> dict[str, str | float]:
     shares = shares_of_strata(harness.cases, added, totals)
-    own = fewest(harness.cases, added, totals, ENOUGH, _MOST, gain=0.0)
-    chosen = covering(shares, ENOUGH, _MOST, 0.0, own)
+    chosen = covering(shares, ENOUGH, _MOST, 0.0)
     reached = float(shares[chosen].sum(0).min()) >= ENOUGH
-    some = chosen[:n_pairs]
+    some = fewest(harness.cases, added, totals, bounds.COVERAGE, n_pairs)
     margins = harness.everywhere(removed(some))
     return {
         "basis": name,

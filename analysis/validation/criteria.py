@@ -11,10 +11,8 @@ import math
 from dataclasses import dataclass, replace
 
 import pandas as pd
-import torch
 
 from analysis.behaviour import bounds
-from analysis.behaviour.in_model import ModelCases
 from analysis.validation.edits import DrawKind
 from circuits.storage.records import Word
 
@@ -38,9 +36,11 @@ class Measure(Word):
     """What a criterion is about; shares are of the margins before any edit."""
 
     CASES = "cases"
+    SHOWN = "shown"
     REMOVED = "removed"
     LEFT = "left"
     KEPT = "kept"
+    COMPUTED = "computed"
     INHERITED = "inherited"
     WITHIN = "within"
     SIDE_EFFECT = "side_effect"
@@ -50,18 +50,22 @@ class Measure(Word):
 
 
 _LABELS = {
-    Measure.CASES: "cases of each affected class: {}",
+    Measure.CASES: "cases of each class: {}",
+    Measure.SHOWN: "right cases of the model in each class: {}",
     Measure.REMOVED: "removing the circuit removes {} of the margin",
     Measure.LEFT: "removing it leaves {} of the margin in any stratum",
     Measure.KEPT: "keeping only the circuit keeps {} of the effect in any stratum",
+    Measure.COMPUTED: "of what its pairs add to the contrast they compute {}",
     Measure.INHERITED: "of the contrast {} was in the MLP's input, in any frame",
     Measure.WITHIN: "of the contrast {} comes from the spread within classes, in any frame",
     Measure.SIDE_EFFECT: "removing it changes the margin of other classes by {} in any stratum",
     Measure.RANDOM: "as many random pairs remove {} of the margin (median)",
-    Measure.EQUAL: "random pairs that write as much remove {} of what it does (median)",
-    Measure.EQUAL_WORST: "random pairs that write as much remove {} of what it does (worst draw)",
+    Measure.EQUAL: "random pairs remove {} of what it does, for what they write (median)",
+    Measure.EQUAL_WORST: "random pairs remove {} of what it does, for what they write (worst draw)",
 }
+_BEFORE = (Measure.CASES, Measure.SHOWN)  # without them nothing is claimed
 _CLAIMS = {
+    Measure.COMPUTED: Claim.COMPUTED,
     Measure.INHERITED: Claim.COMPUTED,
     Measure.WITHIN: Claim.COMPUTED,
     Measure.SIDE_EFFECT: Claim.SPECIFIC,
@@ -81,9 +85,9 @@ class Criterion:
     value: float | None = None  # None: it could not be measured
 
     @property
-    def claim(self) -> Claim:
-        """What it is evidence of."""
-        return _CLAIMS.get(self.name, Claim.CAUSAL)
+    def claim(self) -> Claim | None:
+        """What it is evidence of; None: it is needed for every claim."""
+        return None if self.name in _BEFORE else _CLAIMS.get(self.name, Claim.CAUSAL)
 
     @property
     def met(self) -> bool:
@@ -112,9 +116,11 @@ class Criterion:
 
 CRITERIA = (
     Criterion(Measure.CASES, Direction.AT_LEAST, float(bounds.LEAST)),
+    Criterion(Measure.SHOWN, Direction.AT_LEAST, bounds.SHOWN),
     Criterion(Measure.REMOVED, Direction.AT_LEAST, bounds.REMOVED),
     Criterion(Measure.LEFT, Direction.AT_MOST, bounds.LEFT),
     Criterion(Measure.KEPT, Direction.AT_LEAST, bounds.KEPT),
+    Criterion(Measure.COMPUTED, Direction.AT_LEAST, bounds.COMPUTED),
     Criterion(Measure.INHERITED, Direction.AT_MOST, bounds.INHERITED),
     Criterion(Measure.WITHIN, Direction.AT_MOST, bounds.WITHIN),
     Criterion(Measure.SIDE_EFFECT, Direction.AT_MOST, bounds.SIDE_EFFECT),
@@ -125,8 +131,18 @@ CRITERIA = (
 """What a circuit must reach, claim by claim."""
 
 
+@dataclass(frozen=True)
+class Whole:
+    """What is measured over all cases."""
+
+    n_least: int  # cases of the rarest class
+    shown: float  # share of right cases in the class with fewest
+    removed: float  # of the affected classes' mean margin
+    computed: float  # of what the circuit's pairs add to the contrast
+
+
 def measured(
-    cases: ModelCases,
+    whole: Whole,
     strata: pd.DataFrame,
     origins: pd.DataFrame,
     random: pd.DataFrame,
@@ -134,22 +150,23 @@ def measured(
     """The criteria with their values; without other classes nothing is said of them."""
     judged = strata[strata["judged"]]
     inside, outside = judged[judged["affected"]], judged[~judged["affected"]]
-    removed = 1 - float(inside["left"].iloc[0])  # of all cases
     many = random[random["kind"] == DrawKind.SAME_NUMBER.value]
     loud = random[random["kind"] == DrawKind.SAME_SIZE.value]
-    each = loud["removed"] / loud["size"] / removed
-    known = origins.where(origins["contrast"] != 0)  # where there is none, nothing has a share
+    each = loud["removed"] / loud["size"] / (whole.removed if whole.removed > 0 else math.nan)
+    known = origins.where(origins["contrast"] > 0)  # elsewhere it does not favour the answer
     values = {
-        Measure.CASES: float(torch.bincount(cases.label)[cases.affected > 0].min()),
-        Measure.REMOVED: removed,
-        Measure.LEFT: float(inside["left"].max()),
-        Measure.KEPT: float(inside["kept"].min()),
+        Measure.CASES: float(whole.n_least),
+        Measure.SHOWN: whole.shown,
+        Measure.REMOVED: whole.removed,
+        Measure.LEFT: float(inside["left"].max(skipna=False)),
+        Measure.KEPT: float(inside["kept"].min(skipna=False)),
+        Measure.COMPUTED: whole.computed,
         Measure.INHERITED: float(known["inherited"].abs().max(skipna=False)),
         Measure.WITHIN: float(known["within"].abs().max(skipna=False)),
-        Measure.SIDE_EFFECT: float((outside["left"] - 1).abs().max()),
+        Measure.SIDE_EFFECT: float((outside["left"] - 1).abs().max(skipna=False)),
         Measure.RANDOM: float(many["removed"].abs().median()),
-        Measure.EQUAL: float(each.median()),
-        Measure.EQUAL_WORST: float(each.max()),
+        Measure.EQUAL: float(each.median(skipna=False)),
+        Measure.EQUAL_WORST: float(each.max(skipna=False)),
     }
     return tuple(
         replace(one, value=value if math.isfinite(value) else None)

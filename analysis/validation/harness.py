@@ -20,8 +20,10 @@ from torch import Tensor
 from analysis.attribution.contrast import PairAccount
 from analysis.behaviour.in_model import ModelCases
 from analysis.behaviour.strata import frames, strata
+from analysis.validation.criteria import Whole
 from analysis.validation.edits import Change, EditKind, PairTerms, edited
 from circuits.algebra.bilinear import computing_dtype
+from circuits.graph.circuit import Circuit
 from circuits.model.site import Site, mlp_sites
 from sae.dictionary import Dictionary
 from sae.sparse import Code
@@ -135,7 +137,9 @@ class Harness:
         self, without: Float[Tensor, " case"], kept: Float[Tensor, " case"]
     ) -> pd.DataFrame:
         """What the circuit does in each stratum: its mean margin, the share of it that is ``left``
-        without the circuit, and the share of the MLP's effect that is ``kept`` by it alone."""
+        without the circuit, and the share of the MLP's effect that is ``kept`` by it alone. NaN
+        where an affected stratum has no margin to lose, or the MLP none to add: it is not shown
+        there, so nothing can be claimed of it."""
         rows = []
         for affected in (True, False):
             for each in strata(self.cases, affected):
@@ -143,9 +147,10 @@ class Harness:
                     float(margins[each.rows].mean())
                     for margins in (self.plain, without, kept, self.at_mean)
                 )
-                share = (alone - floor) / (plain - floor) if plain != floor else float("nan")
+                there = plain > 0 if affected else plain != 0
+                share = (alone - floor) / (plain - floor) if plain > floor else float("nan")
                 rows.append((each.kind, each.value, affected, len(each.rows), each.judged, plain,
-                             left / plain if plain else float("nan"), share))  # fmt: skip
+                             left / plain if there else float("nan"), share))  # fmt: skip
         names = ["kind", "value", "affected", "n", "judged", "margin", "left", "kept"]
         return pd.DataFrame(rows, columns=names)
 
@@ -158,13 +163,26 @@ class Harness:
         return pd.DataFrame({"class": labels} | {k: v.tolist() for k, v in margins.items()})
 
     def origins_table(self) -> pd.DataFrame:
-        """Whether the contrast is computed or inherited: over all cases, and in each frame."""
+        """Whether the contrast, towards the right answers, is computed or inherited: over all
+        cases, and in each frame."""
         account = PairAccount.of(self.cases, self.layer, self.into)
         rows: list[dict[str, Any]] = []
         for kind, value, among in frames(self.cases):
             found = asdict(account.origins_among(among))
+            found["contrast"] *= account.towards
             rows.append({"kind": kind, "value": value, "n": int(among.sum())} | found)
         return pd.DataFrame(rows)
+
+    def whole(self, circuit: Circuit, without: Float[Tensor, " case"]) -> Whole:
+        """What criteria ask over all cases, of a circuit and the margins without it."""
+        account = PairAccount.of(self.cases, self.layer, self.into)
+        ends = [(pair.first, pair.second) for pair in circuit.interactions]
+        return Whole(
+            int(torch.bincount(self.cases.label, minlength=len(self.cases.signs)).min()),
+            float(self.cases.shown(self.plain).min()),
+            1 - self.affected(without) / self.base,
+            account.computed_by(ends),
+        )
 
     def row(
         self, kind: EditKind, margins: Float[Tensor, " case"], n_pairs: int, target: str = ""

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.behaviour.bounds import LEAST
 from analysis.validation.criteria import Claim, Criterion
 from analysis.validation.edits import EditKind, edit_label
 from analysis.validation.version_1 import of_version_1
@@ -49,23 +50,30 @@ class Validation:
 
     @property
     def claims(self) -> dict[Claim, bool]:
-        """Of each claim that was tried, whether all its criteria are met."""
-        tried = {one.claim for one in self.criteria}
+        """Of each claim whether all its criteria are met; none where strata were not measured, as
+        by 0.1."""
+        if not len(self.strata):
+            return {}
         return {
-            claim: all(one.met for one in self.criteria if one.claim is claim)
+            claim: all(one.met for one in self.criteria if one.claim in (claim, None))
             for claim in Claim
-            if claim in tried
         }
 
     @property
     def verdict(self) -> str:
         """Causal, computed here, specific: each as it is, with what falls short."""
-        return "; ".join(
+        if not self.claims:
+            return "nothing is claimed: it was validated by 0.1, so validate it again"
+        if lacking := self._shortfall(None):
+            return f"nothing can be claimed: {lacking}"
+        said = [
             str(claim) if holds else f"not {claim}: {self._shortfall(claim)}"
             for claim, holds in self.claims.items()
-        )
+        ]
+        no_others = bool(self.strata["affected"].all())
+        return "; ".join(said) + " (there are no other classes)" * no_others
 
-    def _shortfall(self, claim: Claim) -> str:
+    def _shortfall(self, claim: Claim | None) -> str:
         return ", ".join(
             one.shortfall for one in self.criteria if one.claim is claim and not one.met
         )
@@ -95,16 +103,27 @@ class Validation:
     def worst_strata(self) -> pd.DataFrame:
         """Of each kind of stratum that is judged the one that loses least by removing the circuit,
         and of other classes the one that changes most."""
-        judged = self.strata[self.strata["judged"]]
-        inside, outside = judged[judged["affected"]], judged[~judged["affected"]]
+        judged = self.strata[self.strata["judged"].astype(bool)]
+        affected = judged["affected"].astype(bool)
+        inside, outside = judged[affected], judged[~affected]
         rows = [
-            *(some.loc[some["left"].idxmax()] for _, some in inside.groupby("kind", sort=False)),
-            *(
-                some.loc[(some["left"] - 1).abs().idxmax()]
-                for _, some in outside.groupby("kind", sort=False)
-            ),
+            some.loc[size(some["left"]).fillna(np.inf).idxmax()]  # NaN: it is not shown there
+            for part, size in (
+                (inside, lambda left: left),
+                (outside, lambda left: (left - 1).abs()),
+            )
+            for _, some in part.groupby("kind", sort=False)
         ]
-        return pd.DataFrame(rows).drop(columns="judged").reset_index(drop=True)
+        return (
+            pd.DataFrame(rows, columns=judged.columns).drop(columns="judged").reset_index(drop=True)
+        )
+
+    @property
+    def judged(self) -> str:
+        """How many strata of each kind have cases enough to be judged."""
+        some = self.strata.groupby("kind", sort=False)["judged"].agg(["sum", "size"])
+        counts = [f"{kind} {row['sum']} of {row['size']}" for kind, row in some.iterrows()]
+        return f"Judged, of {LEAST} cases or more: {', '.join(counts) or 'none'}."
 
     @property
     def explained(self) -> pd.Series:
@@ -143,7 +162,8 @@ class Validation:
     def criteria_table(self) -> pd.DataFrame:
         """The criteria with labels, for people."""
         rows = [
-            (str(one.claim), one.label, one.value, one.wanted, one.met) for one in self.criteria
+            (str(one.claim or "any"), one.label, one.value, one.wanted, one.met)
+            for one in self.criteria
         ]
         return pd.DataFrame(rows, columns=["claim", "criterion", "value", "wanted", "met"])
 

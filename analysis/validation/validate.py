@@ -86,7 +86,7 @@ def validate(
         _parts(harness, terms, circuit, kept),
         checked_pairs(harness, circuit, dictionaries[mlp_sites(layer)[1]]),
         text_effects(model, layer, terms, cases, text, n_documents),
-        measured(cases, strata, origins, random),
+        measured(harness.whole(circuit, without), strata, origins, random),
         len(cases),
         seed,
     )

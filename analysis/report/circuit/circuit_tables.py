@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pandas as pd
 
-from analysis.behaviour.bounds import FIXED, LEAST
+from analysis.behaviour.bounds import FIXED
 from analysis.report.circuit.labels import Labels
 from analysis.report.page import Table
 from analysis.runs.belonging import Found
@@ -153,12 +153,12 @@ def validation_tables(found: Validation) -> list[Table]:
         "side_effect": "largest side effect",
     })  # fmt: skip
     tables = [
-        Table.of("criteria", f"Criteria, fixed before measuring ({FIXED}): causal, the pairs carry "
-                 "the behaviour; computed here, this MLP makes the contrast; specific, other "
-                 f"classes stay and other pairs do not do it; {n}.", found.criteria_table),
+        Table.of("criteria", f"Criteria (bounds of {FIXED}, set on seeds 0 to 6): causal, the "
+                 "pairs carry the behaviour; computed here, they make the contrast; specific, "
+                 f"other classes stay and other pairs do not do it; {n}.", found.criteria_table),
         Table.of("strata", "The worst stratum of each kind: left, of its mean margin without the "
                  "circuit (below 0: the answer turns); kept, of the MLP's effect by the circuit "
-                 f"alone. Strata of {LEAST} cases or more.", found.worst_strata),
+                 f"alone. {found.judged}", found.worst_strata),
         Table.of("edits", "Edits of the running model, controls last. Contrast: mean margin of "
                  "the affected classes, in logits. Effect removed: share of the contrast that the "
                  "edit removes (low to high: 95 % bootstrap interval). Side effect: largest "

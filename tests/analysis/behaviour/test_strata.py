@@ -97,3 +97,11 @@ def test_strata_are_kept_in_the_file(tmp_path):
     behaviour = named_cases()
     again = Behaviour.load(behaviour.save(tmp_path / "negation.jsonl"))
     assert again.cases == behaviour.cases
+
+
+@pytest.mark.parametrize("name", ["class", "all", "last token"])
+def test_names_that_every_behaviour_has_are_refused(name):
+    behaviour = planted_behaviour()
+    cases = tuple(replace(case, strata={name: "a"}) for case in behaviour.cases)
+    with pytest.raises(BehaviourError, match=f"strata are called '{name}', which every behaviour"):
+        replace(behaviour, cases=cases)

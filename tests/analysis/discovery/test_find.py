@@ -9,9 +9,10 @@ import torch
 from analysis.attribution.contrast import PairAccount
 from analysis.behaviour.bounds import SHOWN
 from analysis.behaviour.in_model import in_model
+from analysis.behaviour.strata import strata
 from analysis.cli.circuit_text import circuit_text
 from analysis.discovery.find import find_circuit, verdict
-from analysis.discovery.selection import covering, kind_of
+from analysis.discovery.selection import covering, kind_of, shares_of_strata
 from circuits.errors import (
     BehaviourError,
     DictionaryError,
@@ -299,7 +300,7 @@ def test_what_cannot_be_asked_for_is_refused():
     with pytest.raises(FeatureRangeError, match=r"n_pairs = 0\. Ask for at least 1"):
         find_circuit(model, dictionaries, behaviour, n_pairs=0)
     for coverage in (0.0, 1.5, float("nan")):
-        with pytest.raises(BehaviourError, match="is no share of a contrast"):
+        with pytest.raises(BehaviourError, match="must lie between 0 and 1"):
             find_circuit(model, dictionaries, behaviour, coverage=coverage)
     with pytest.raises(DictionaryError, match=r"for layer 3 \(there are for \[0\]\)"):
         find_circuit(model, dictionaries, behaviour, layer=3)
@@ -350,7 +351,6 @@ def test_a_part_that_carries_the_mean_does_not_carry_a_stratum():
     assert covering(shares, 0.9, 1, 0.01) == [0]
     assert covering(shares, 0.25, 3, 0.01) == [1]
     assert covering(shares, 0.9, 3, 2.0) == []
-    assert covering(shares, 0.9, 3, 0.01, [2]) == [2, 0]
 
 
 def test_the_gate_on_right_cases_can_be_passed_by():
@@ -360,3 +360,25 @@ def test_the_gate_on_right_cases_can_be_passed_by():
         find_circuit(model, plain, planted_behaviour())
     with pytest.raises(NotFoundError, match="No few pairs of features make this behaviour"):
         find_circuit(model, plain, planted_behaviour(), shown=0.0)
+
+
+def test_the_parts_of_a_complete_basis_sum_to_one_in_every_stratum():
+    account = PairAccount.of(in_model(planted_behaviour(), planted_model()), 0,
+                             planted_dictionaries()[Site("mlp_in", 0)])  # fmt: skip
+    left, right = account.layer.factors
+    lifted = account.layer.lift(account.x)
+    units = (lifted @ left.mT) * (lifted @ right.mT) * (account.reads @ account.layer.down)
+    added = units * account.cases.side.double()[:, None]
+    shares = shares_of_strata(account.cases, added, account.case_totals)
+    assert shares.shape[1] == len(strata(account.cases))
+    assert shares.sum(0) == pytest.approx(1)
+
+
+def test_a_stratum_to_which_the_layer_adds_nothing_is_left_out():
+    cases = in_model(planted_behaviour(), planted_model())
+    totals = torch.where(cases.label == cases.behaviour.labels.index("not bad"), 0.0, 2.0).double()
+    shares = shares_of_strata(cases, torch.ones(len(cases), 1).double(), totals)
+    named = [each.value for each in strata(cases)]
+    assert "not bad" in named
+    assert shares.shape[1] < len(named)
+    assert shares.max() == pytest.approx(1.0)

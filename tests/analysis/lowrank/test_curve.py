@@ -427,16 +427,17 @@ def test_aggregates_count_features_that_are_active_often_enough():
 
 def test_the_rank_that_is_needed_is_the_first_that_explains_enough():
     found = small_curve()
-    assert found.needed(Control.RANDOM).tolist() == [4] * 4
+    assert found.needed(Control.RANDOM, r2=0.5).tolist() == [2] * 4
+    assert found.needed(Control.RANDOM).tolist() == [np.inf] * 4  # 4 is the whole form
     assert found.needed(Control.RANDOM, r2=0.3).tolist() == [2] * 4
     assert found.needed().tolist() == [np.inf] * 3
     summary = found.summary()
     assert (summary["needed"], summary["needed_random"], summary["needed_tokens"]) == (
-        None, 4, None
+        None, None, None
     )  # fmt: skip
     assert found.needed_sentence == (
-        "Eigenvectors needed for an R² of 0.9, median: more than all; random directions of the "
-        "same model 4, outputs of random tokens more than all, an untrained model more than all."
+        "Eigenvectors needed for an R² of 0.9, median: more than 2; random directions of the same "
+        "model more than 2, outputs of random tokens more than 2, an untrained model more than 2."
     )
 
 

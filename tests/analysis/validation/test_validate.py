@@ -12,8 +12,17 @@ import torch
 from analysis.behaviour.in_model import in_model
 from analysis.cli.circuit_text import validation_text
 from analysis.discovery.find import find_circuit
+from analysis.report.circuit.circuit_tables import validation_tables
 from analysis.validation import pair_checks
-from analysis.validation.criteria import CRITERIA, Claim, Criterion, Direction, Measure, measured
+from analysis.validation.criteria import (
+    CRITERIA,
+    Claim,
+    Criterion,
+    Direction,
+    Measure,
+    Whole,
+    measured,
+)
 from analysis.validation.edits import EditKind, PairTerms, edited, removing, terms_of
 from analysis.validation.harness import Harness
 from analysis.validation.record import Validation
@@ -64,7 +73,8 @@ def with_pairs(circuit: Circuit, *pairs: tuple[int, int]) -> Circuit:
 def test_the_planted_circuit_is_causal_computed_and_specific(proof):
     assert proof.claims == dict.fromkeys(Claim, True)
     assert proof.verdict == "causal; computed here; specific"
-    assert [one.met for one in proof.criteria] == [True] * 10
+    assert [one.met for one in proof.criteria] == [True] * 12
+    assert proof.judged.startswith("Judged, of 16 cases or more: all 2 of 2, class 4 of 4")
 
 
 def test_removing_it_takes_all_and_leaves_the_other_classes_alone(proof):
@@ -141,8 +151,8 @@ def test_a_check_fails_where_the_prediction_is_of_another_layer(circuit, monkeyp
 
 def test_pairs_that_do_not_carry_the_behaviour_are_not_proven(circuit):
     wrong = with_pairs(circuit, (CAKE, TOM))
-    found = validate(planted_model(), wrong, HALVES[1], planted_dictionaries(), n_draws=2)
-    assert not found.claims[Claim.CAUSAL]
+    found = validate(planted_model(), wrong, CASES, planted_dictionaries(), n_draws=2)
+    assert found.claims == {Claim.CAUSAL: False, Claim.COMPUTED: False, Claim.SPECIFIC: False}
     wanted = "removing the circuit removes at least 60 % of the margin, measured "
     assert wanted in found.verdict.split("; ")[0]
     assert abs(found.edit(EditKind.REMOVE)["removed"]) < 0.1
@@ -150,7 +160,7 @@ def test_pairs_that_do_not_carry_the_behaviour_are_not_proven(circuit):
 
 def test_one_pair_alone_is_validated(circuit):
     one = with_pairs(circuit, (NEGATOR, GOOD))
-    found = validate(planted_model(), one, HALVES[1], planted_dictionaries(), n_draws=2)
+    found = validate(planted_model(), one, CASES, planted_dictionaries(), n_draws=2)
     removed = found.edit(EditKind.REMOVE)
     assert removed["not good"] == pytest.approx(0, abs=1e-5)
     assert removed["removed"] == pytest.approx(0.5, abs=1e-5)
@@ -360,8 +370,17 @@ def test_a_handful_of_cases_proves_nothing():
     model, dictionaries = planted_model(), planted_dictionaries()
     circuit = find_circuit(model, dictionaries, planted_behaviour())
     few = validate(model, circuit, planted_behaviour(3), dictionaries, n_draws=2)
-    short = "not causal: cases of each affected class: at least 16, measured 3"
-    assert few.verdict == f"{short}; computed here; specific"
+    assert few.verdict == "nothing can be claimed: cases of each class: at least 16, measured 3"
+    assert not any(few.claims.values())
+
+
+def test_a_model_that_is_wrong_proves_nothing(circuit):
+    """Every effect is a share of the margin, and that of the opposite answers is below zero."""
+    cases = tuple(replace(case, right=case.wrong, wrong=case.right) for case in CASES.cases)
+    wrong = replace(CASES, cases=cases)
+    found = validate(planted_model(), circuit, wrong, planted_dictionaries(), n_draws=2)
+    assert not any(found.claims.values())
+    assert "right cases of the model in each class: at least 75 %, measured 0 %" in found.verdict
 
 
 def test_a_criterion_is_met_on_its_own_side():
@@ -373,10 +392,12 @@ def test_a_criterion_is_met_on_its_own_side():
 
 def test_criteria_are_sentences():
     assert [(str(criterion.claim), criterion.label) for criterion in CRITERIA] == [
-        ("causal", "cases of each affected class: at least 16"),
+        ("None", "cases of each class: at least 16"),
+        ("None", "right cases of the model in each class: at least 75 %"),
         ("causal", "removing the circuit removes at least 60 % of the margin"),
         ("causal", "removing it leaves at most 50 % of the margin in any stratum"),
         ("causal", "keeping only the circuit keeps at least 60 % of the effect in any stratum"),
+        ("computed here", "of what its pairs add to the contrast they compute at least 50 %"),
         ("computed here", "of the contrast at most 35 % was in the MLP's input, in any frame"),
         ("computed here",
          "of the contrast at most 20 % comes from the spread within classes, in any frame"),
@@ -384,12 +405,15 @@ def test_criteria_are_sentences():
          "removing it changes the margin of other classes by at most 25 % in any stratum"),
         ("specific", "as many random pairs remove at most 5 % of the margin (median)"),
         ("specific",
-         "random pairs that write as much remove at most 10 % of what it does (median)"),
+         "random pairs remove at most 10 % of what it does, for what they write (median)"),
         ("specific",
-         "random pairs that write as much remove at most 33.3 % of what it does (worst draw)"),
+         "random pairs remove at most 33.3 % of what it does, for what they write (worst draw)"),
     ]  # fmt: skip
-    short = replace(CRITERIA[1], value=0.123456).shortfall
+    short = replace(CRITERIA[2], value=0.123456).shortfall
     assert short == "removing the circuit removes at least 60 % of the margin, measured 12.3 %"
+
+
+WHOLE = Whole(n_least=16, shown=1.0, removed=0.9, computed=1.0)
 
 
 def tables_of(left: dict[str, float], shares: list[tuple[float, float]]) -> list[pd.DataFrame]:
@@ -400,7 +424,7 @@ def tables_of(left: dict[str, float], shares: list[tuple[float, float]]) -> list
     ]
     strata.append(("all", "all", False, 64, True, 3.7, 1.0, 0.0))
     names = ["kind", "value", "affected", "n", "judged", "margin", "left", "kept"]
-    origins = pd.DataFrame(shares, columns=["inherited", "within"]).assign(contrast=-3.6)
+    origins = pd.DataFrame(shares, columns=["inherited", "within"]).assign(contrast=3.6)
     random = [(kind, 0.0, 1.0) for kind in ("same_number", "same_size")]
     draws = pd.DataFrame(random, columns=["kind", "removed", "size"])
     return [pd.DataFrame(strata, columns=names), origins, draws]
@@ -408,22 +432,36 @@ def tables_of(left: dict[str, float], shares: list[tuple[float, float]]) -> list
 
 def test_effects_that_oppose_each_other_are_not_averaged():
     """Removal turns the answers in one frame and leaves most of them in another."""
-    cases = in_model(CASES, planted_model())
     tables = tables_of({"all": 0.1, "began to": -0.6, "felt": 0.55}, [(0.0, 0.0)])
-    found = {one.name: one for one in measured(cases, *tables)}
+    found = {one.name: one for one in measured(WHOLE, *tables)}
     assert found[Measure.REMOVED].met
     assert (found[Measure.LEFT].value, found[Measure.LEFT].met) == (0.55, False)
 
 
+def test_a_stratum_without_a_margin_is_not_passed_over():
+    """Of a model that is wrong in one frame nothing can be claimed there."""
+    tables = tables_of({"all": 0.1, "felt": float("nan")}, [(0.0, 0.0)])
+    found = {one.name: one for one in measured(WHOLE, *tables)}
+    assert (found[Measure.LEFT].value, found[Measure.LEFT].met) == (None, False)
+
+
+def test_a_circuit_that_removes_nothing_is_not_specific():
+    tables = tables_of({"all": 1.2}, [(0.0, 0.0)])
+    tables[2]["removed"] = 0.5
+    found = {one.name: one for one in measured(replace(WHOLE, removed=-0.2), *tables)}
+    assert not found[Measure.EQUAL].met
+    assert not found[Measure.EQUAL_WORST].met
+
+
 def test_a_contrast_that_one_frame_inherits_is_not_computed():
-    cases = in_model(CASES, planted_model())
     tables = tables_of({"all": 0.0}, [(0.0, 0.0), (-0.4, 0.1), (0.1, 0.0)])
-    found = {one.name: one for one in measured(cases, *tables)}
+    found = {one.name: one for one in measured(WHOLE, *tables)}
     assert (found[Measure.INHERITED].value, found[Measure.INHERITED].met) == (0.4, False)
     assert found[Measure.WITHIN].met
-    tables[1]["contrast"] = 0.0
-    found = {one.name: one for one in measured(cases, *tables)}
-    assert (found[Measure.WITHIN].value, found[Measure.WITHIN].met) == (None, False)
+    for contrast in (0.0, -3.6):  # none, or one that opposes the answer
+        tables[1].loc[0, "contrast"] = contrast
+        found = {one.name: one for one in measured(WHOLE, *tables)}
+        assert (found[Measure.WITHIN].value, found[Measure.WITHIN].met) == (None, False)
 
 
 def test_after_the_last_mlp_only_the_norm_and_the_logits_are_computed(circuit):
@@ -472,7 +510,11 @@ def test_a_validation_of_0_1_is_read(tmp_path):
     assert set(found.random["kind"]) == {"same_number", "same_size"}
     assert [one.value for one in found.criteria] == old["criteria"]["value"]
     assert [one.met for one in found.criteria] == old["criteria"]["met"]
-    assert found.claims == {Claim.CAUSAL: True, Claim.SPECIFIC: True}  # it asked nothing else
+    assert found.claims == {}  # it asked other questions
+    assert found.verdict.startswith("nothing is claimed: it was validated by 0.1")
+    assert "nothing is claimed" in validation_text(found)
+    assert found._repr_html_()
+    assert len(validation_tables(found)) > 5
     assert found.case_by_case == "Case by case: not measured."
     again = Validation.load(found.save(tmp_path / "new.json"))
     pd.testing.assert_frame_equal(again.edits, found.edits)
