@@ -23,6 +23,7 @@ from analysis.behaviour.built_in import built_in_behaviour
 from analysis.discovery.find import find_circuit
 from analysis.runs.circuits import N_CASES, story_cases
 from analysis.validation.criteria import Claim
+from analysis.validation.edits import DrawKind, EditKind
 from analysis.validation.record import Validation
 from analysis.validation.validate import validate
 from benchmarks.measure import machine, table
@@ -119,8 +120,8 @@ def _measured(
 def _as_loud(proof: Validation) -> dict[str, float]:
     """Of what the circuit removes for what it writes, what pairs as loud remove: the median and
     most of it, and the median of its size and the largest, of whichever sign."""
-    loud = proof.random[proof.random["kind"] == "same_size"]
-    each = loud["removed"] / loud["size"] / float(proof.edit("remove")["removed"])
+    loud = proof.random[proof.random["kind"] == DrawKind.SAME_SIZE.value]
+    each = loud["removed"] / loud["size"] / float(proof.edit(EditKind.REMOVE)["removed"])
     return {"median": each.median(), "most": each.max(), "size": each.abs().median(),
             "largest": each.abs().max()}  # fmt: skip
 
@@ -170,7 +171,10 @@ def _rows(found: dict[int, dict[str, Any]]) -> list[tuple[str, ...]]:
         if not there:
             rows.append((name, f"0 of {len(every)}", *[""] * (len(_HEAD) - 2)))
             continue
-        both = sum(one["claims"]["causal"] and one["claims"]["computed here"] for one in there)
+        both = sum(
+            all(one["claims"][str(claim)] for claim in (Claim.CAUSAL, Claim.COMPUTED))
+            for one in there
+        )
         rows.append(
             (
                 name,

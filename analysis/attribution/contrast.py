@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from analysis.behaviour.bounds import INHERITED, WITHIN
+from analysis.behaviour.bounds import DIRECT, INHERITED, WITHIN
 from analysis.behaviour.in_model import ModelCases
 from circuits.algebra.bilinear import BilinearLayer
 from sae.dictionary import Dictionary
@@ -322,7 +322,7 @@ class PairAccount:
         added = (self.weight[i, j] * self.values[:, i] * self.values[:, j]).sum(1)
         total = float(self.cases.effects(added)[self.cases.target])
         contrast = self.origins.contrast
-        if not contrast or total / contrast < 0.1:
+        if not contrast or total / contrast < DIRECT:
             return float("nan")
         return float(self.computed(pairs)[:, 0].sum()) / abs(total)
 

@@ -15,7 +15,7 @@ import pandas as pd
 
 from analysis.behaviour.bounds import LEAST
 from analysis.validation.criteria import Claim, Criterion
-from analysis.validation.edits import EditKind, edit_label
+from analysis.validation.edits import DrawKind, EditKind, edit_label
 from analysis.validation.version_1 import of_version_1
 from circuits.errors import GraphError
 from circuits.plotting.display import html_of, percent
@@ -149,14 +149,22 @@ class Validation:
     def random_table(self) -> pd.DataFrame:
         """Of each kind of random pairs what its draws remove: draws, pairs, size; the median share
         removed, the median of its size, the most and the least (where the margin grows)."""
-        table = self.random.groupby("kind", sort=False).agg(
+        table = self._draws.reset_index()
+        return table.assign(kind=table["kind"].str.replace("_", " "))
+
+    def drawn(self, kind: DrawKind) -> pd.Series:
+        """The row of `random_table` of one kind of draws."""
+        return self._draws.loc[kind.value]
+
+    @property
+    def _draws(self) -> pd.DataFrame:
+        return self.random.groupby("kind", sort=False).agg(
             draws=("removed", "size"), pairs=("n_pairs", "median"), size=("size", "mean"),
             median=("removed", "median"),
             median_size=("removed", lambda removed: removed.abs().median()),
             most=("removed", "max"), least=("removed", "min"),
             side_effect=("side_effect", "max"),
-        ).reset_index()  # fmt: skip
-        return table.assign(kind=table["kind"].str.replace("_", " "))
+        )  # fmt: skip
 
     @property
     def criteria_table(self) -> pd.DataFrame:

@@ -168,8 +168,8 @@ def validation_tables(found: Validation) -> list[Table]:
                  f"least: of the effect removed; below 0 the margin grows; {n}.", random),
         Table.of("bases", "Control: other bases in place of the dictionary's features, searched in "
                  "the same way on these cases. Needed: pairs that carry 80 % of the contrast in "
-                 "every stratum; there: pairs of the basis; the rest is of as many pairs as the "
-                 "circuit has, or as are needed.", found.bases),
+                 "every stratum; there: pairs of the basis; the rest is of pairs chosen as a "
+                 "circuit's are, at most as many as it has.", found.bases),
         Table.of("all-strata", "Every stratum.", found.strata),
         Table.of("origins", "Computed or inherited, over all cases and in each frame.",
                  found.origins),

@@ -210,8 +210,7 @@ def removal_effect(found: Found) -> dict[str, Any] | None:
         return None
     before, after = (found.validation.edit(kind) for kind in (EditKind.NONE, EditKind.REMOVE))
     affected = found.behaviour.affected
-    random = found.validation.random_table.set_index("kind")
-    many, loud = (random.loc[str(kind).replace("_", " ")] for kind in DrawKind)
+    many, loud = map(found.validation.drawn, DrawKind)
     return {
         "affected": [
             (shown(label), _signed(float(before[label])), _signed(float(after[label])))

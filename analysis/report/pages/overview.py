@@ -21,7 +21,7 @@ from analysis.report.page import Page, Table
 from analysis.runs.belonging import Found
 from analysis.runs.run import Run
 from analysis.validation.criteria import Claim
-from analysis.validation.edits import EditKind
+from analysis.validation.edits import DrawKind, EditKind
 from circuits.plotting.display import number, percent, seen, shown, two
 from circuits.storage.files import content_hash
 
@@ -76,7 +76,7 @@ def _headline(found: Found, names: Mapping[str, str]) -> dict[str, Any]:
         row |= {
             "removed": percent(float(removed["removed"])),
             "kept": percent(float(kept["faithfulness"])),
-            "random": percent(float(validation.random_table["median_size"].iloc[0])),
+            "random": percent(float(validation.drawn(DrawKind.SAME_NUMBER)["median_size"])),
             "n": validation.n,
             "seed": validation.seed,
         }
