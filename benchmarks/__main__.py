@@ -8,6 +8,7 @@ recovery: known features recovered, beside sae-lens. digits: the image case stud
 digits-more: its widths and other decompositions. digits-settings: the effect of regularisation.
 lowrank: how well two eigenvectors stand in for features, by width and reader.
 circuits: circuits of three behaviours from ten seeds (--seeds 1000:1050), with their controls.
+pretrained: a pretrained gated model made bilinear, layer by layer (--model, --data TEXT).
 report: a large report: writing it, its size, opening it in Chromium.
 claims: what README's table says, beside what these print today (hours).
 demo: `circuits demo` for ten seeds, first and second run: time, memory, answers.
@@ -26,6 +27,7 @@ from benchmarks import (
     graphs,
     lowrank,
     models,
+    pretrained,
     recovery,
     report,
     saes,
@@ -37,7 +39,10 @@ parser.add_argument("parts", nargs="*", help="parts of the above (default: core 
 parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
 parser.add_argument("--threads", type=int, default=2, help="processor threads (default 2)")
 parser.add_argument("--all-outputs", action="store_true", help="core, graphs: pairs of all outputs")
-parser.add_argument("--data", metavar="PATH", help="digits: images (default: scikit-learn's)")
+parser.add_argument(
+    "--data", metavar="PATH", help="digits: images (default: scikit-learn's); pretrained: text"
+)
+parser.add_argument("--model", metavar="FOLDER", help="pretrained: a model")
 parser.add_argument(
     "--folder", help="circuits: where models and dictionaries are kept; shapes: a run"
 )
@@ -68,6 +73,7 @@ tables = {
     "circuits": lambda: circuits.run(options.device, options.folder, seeds),
     "claims": lambda: claims.run(),
     "demo": lambda: demo.run(options.device),
+    "pretrained": lambda: pretrained.run(options.device, options.model, options.data),
     "report": lambda: report.run(options.device),
     "lowrank": lambda: lowrank.run(options.device),
 }
