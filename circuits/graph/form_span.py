@@ -21,17 +21,18 @@ from circuits.algebra.directions import ROWS
 from circuits.graph.frames import chance
 from circuits.graph.significance import Atoms, normal_of_cosine, sphere_tail
 
-_GAPS = 2  # places tried where the form's space may end
+_GAPS = 4  # places tried where the form's space may end
 _MOST = 128  # dimensions
 _HOLDS = 8  # dimensions, at least
 _STEEP = 1.5  # an eigenvalue is this much larger than the next one there
 
 
 def features_in_span(
-    atoms: Atoms, form: Float[Tensor, "rank rank"]
+    atoms: Atoms, form: Float[Tensor, "rank rank"], most: int
 ) -> Iterator[Int[Tensor, " some"]]:
     """For each place where the form's space may end: the features whose remainder outside it has
-    the direction of another's, more exactly than chance among all pairs allows."""
+    the direction of another's, more exactly than chance among all features allows, but no more than
+    the likeliest so many."""
     if not 6 < len(form) <= _MOST:
         return
     values, vectors = torch.linalg.eigh(form)
@@ -42,9 +43,9 @@ def features_in_span(
     for end in (place + 2 for place in steepest if float(drops[place]) > _STEEP):
         space = vectors[:, order[:end]]
         rest = torch.nn.functional.normalize(atoms.unit - atoms.unit @ space @ space.mT, dim=1)
-        z = _nearest_line(rest.float(), atoms.spaces, rank - end)
-        n = len(rest)
-        yield torch.from_numpy(np.flatnonzero(z > chance(n * (n + 1) // 2))).to(order)
+        z = torch.from_numpy(_nearest_line(rest.float(), atoms.spaces, rank - end))
+        likely = z.argsort(descending=True, stable=True)[: int((z > chance(len(z))).sum())]
+        yield likely[:most].sort().values.to(order)
 
 
 def _nearest_line(

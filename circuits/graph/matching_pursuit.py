@@ -13,11 +13,12 @@ orthogonal matching pursuit in stages (after StOMP, Donoho and others):
 4. test what remains by the rotation null, each pair against the form less the *other* pairs, and
    drop the weakest until all are discoveries at the rate ``q`` among all pairs.
 
-It starts from the pairs of the features that the form's span points to (``features_in_span``). A
-layer may read by the features' written directions or by the pseudoinverse's rows; these differ
-unless features are spread evenly, so stages 1 to 3 are done with both as the ``a``, and the shorter
-description of the form is tested. A shadow is not an edge here, even if its weight is large, and a
-random form has no edges.
+It starts from pairs of the features that the form's span points to (``features_in_span``): these
+are so few that they can be taken one by one, which look-alikes do not lead astray. A layer may read
+by the features' written directions or by the pseudoinverse's rows; these differ unless features are
+spread evenly, so stages 1 to 3 are done with both as the ``a``, and the shorter description of the
+form is tested. A shadow is not an edge here, even if its weight is large, and a random form has no
+edges.
 
 The limit is the search, not the test: a pair has to stand out from the shadows of the others, by
 about the root of the number of entries per pair, ``d (d + 1) / 2 / pairs``. On planted gates with
@@ -30,6 +31,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from operator import attrgetter
 
 import numpy as np
 import pandas as pd
@@ -46,6 +48,8 @@ from circuits.graph.significance import Atoms, RotationNull, q_values
 
 _ROUNDS = 60
 _TRIED = 2  # rounds with each kind of atoms, before one is chosen
+_PATIENCE = 8  # pairs taken one by one although the description gets longer
+_LENGTH = attrgetter("length")
 _MOST = 1024  # pairs fitted at once: an output of more is hard to read, and the fit is slow
 
 
@@ -72,7 +76,11 @@ def significant_pairs(
     form = inter.without_constant.form(output).double()
     nothing = torch.zeros(0, 2, dtype=torch.int64, device=form.device)
     fits = [_pursue(_start(fit), _TRIED) for fit in _of_both_kinds(null, form, nothing)]
-    return _table(_prune(_pursue(min(fits, key=_Fit.length_of_description)), q), form)
+    found = _prune(_pursue(min(fits, key=_LENGTH)), q)
+    # what was dropped may have stood for a pair that can be seen now
+    while len(found.pairs) and (again := _prune(_pursue(found), q)).length < found.length:
+        found = again
+    return _table(found, form)
 
 
 def known_pairs(
@@ -94,7 +102,7 @@ def known_pairs(
     form = inter.without_constant.form(output).double()
     named = torch.tensor(listed, dtype=torch.int64, device=form.device).reshape(-1, 2)
     fits = _of_both_kinds(null, form, torch.unique(named, dim=0))
-    return _table(min(fits, key=_Fit.length_of_description), form)
+    return _table(min(fits, key=_LENGTH), form)
 
 
 def _of_both_kinds(null: RotationNull, form: Tensor, pairs: Tensor) -> list[_Fit]:
@@ -165,8 +173,9 @@ class _Fit:
     def with_pairs(self, pairs: Int[Tensor, "pair two"]) -> _Fit:
         return _Fit(self.null, self.atoms, self.form, pairs)
 
-    def length_of_description(self) -> float:
-        """Of the form, in nats: the residual, and the naming of the pairs."""
+    @property
+    def length(self) -> float:
+        """Of a description of the form, in nats: the residual, and the naming of the pairs."""
         noise = max(self.noise, self.nothing, 1e-300)
         return self.n_numbers * math.log(noise) + math.log(self.null.n_pairs) * len(self.pairs)
 
@@ -176,12 +185,16 @@ class _Fit:
         squares = ((one @ self._noise_of_blocks) * two).sum(1)
         return squares.sqrt().clamp(min=max(1e-12 * float(self.form.norm()), 1e-300))
 
-    def standing_out(self, pairs: Int[Tensor, "pair two"], n_tried: int) -> Int[Tensor, "some two"]:
-        """Those that stand out from the residual more than any of so many does by chance."""
+    def distance(self, pairs: Int[Tensor, "pair two"]) -> Float[Tensor, " pair"]:
+        """How far each stands out from the residual."""
         one, two = self.atoms.unit[pairs[:, 0]], self.atoms.unit[pairs[:, 1]]
         dots = ((one @ self.left) * two).sum(1).abs()
         sizes = ((1 + (one * two).sum(1).square()) / 2).sqrt()
-        return pairs[dots / sizes > chance(n_tried) * self.noise_at(pairs)]
+        return dots / sizes / self.noise_at(pairs)
+
+    def standing_out(self, pairs: Int[Tensor, "pair two"], n_tried: int) -> Int[Tensor, "some two"]:
+        """Those that stand out from the residual more than any of so many does by chance."""
+        return pairs[self.distance(pairs) > chance(n_tried)]
 
     def evenly(self) -> Float[Tensor, "feature rank"]:
         """Unit vectors over the noise where they are, so that the strongest pairs are those that
@@ -209,14 +222,46 @@ class _Fit:
 
 
 def _start(fit: _Fit) -> _Fit:
-    """With the pairs among the features that the form's span points to, if they explain it."""
+    """With pairs among the features that the form's span points to, if they explain it."""
     best = fit
-    for features in features_in_span(fit.atoms, fit.form):
+    most = math.isqrt(4 * fit.most)  # features, of twice as many pairs as can be fitted
+    for features in features_in_span(fit.atoms, fit.form, most):
         one, two = torch.triu_indices(len(features), len(features)).to(features)
-        if 0 < len(one) <= 2 * fit.most:
-            found = _standing(fit.with_pairs(torch.stack([features[one], features[two]], dim=1)))
-            best = min(best, found, key=_Fit.length_of_description)
+        if len(one):
+            found = _standing(_grown(fit, torch.stack([features[one], features[two]], dim=1)))
+            best = min(best, found, key=_LENGTH)
     return best
+
+
+def _grown(fit: _Fit, candidates: Int[Tensor, "pair two"]) -> _Fit:
+    """With the candidates that shorten the description, taken one by one and dropped again where
+    later ones explain them: slower than many at once, and not led astray by look-alikes."""
+    while (found := _shrunk(_extended(fit, candidates))).length < fit.length:
+        fit = found
+    return fit
+
+
+def _extended(fit: _Fit, candidates: Int[Tensor, "pair two"]) -> _Fit:
+    """With the candidate that stands out most from what is left, one after another."""
+    best, n, in_vain = fit, len(fit.atoms.unit), 0
+    numbers = candidates[:, 0] * n + candidates[:, 1]
+    while len(fit.pairs) < min(fit.most, len(candidates)) and in_vain < _PATIENCE:
+        distance = fit.distance(candidates)
+        distance[torch.isin(numbers, fit.pairs[:, 0] * n + fit.pairs[:, 1])] = -1
+        fit = fit.with_pairs(torch.cat([fit.pairs, candidates[distance.argmax()][None]]))
+        best, in_vain = (fit, 0) if fit.length < best.length else (best, in_vain + 1)
+    return best
+
+
+def _shrunk(fit: _Fit) -> _Fit:
+    """Without the pairs whose names cost more than they explain, the weakest first."""
+    while len(fit.pairs):
+        kept = torch.arange(len(fit.pairs), device=fit.pairs.device) != fit.standing.argmin()
+        less = fit.with_pairs(fit.pairs[kept])
+        if less.length > fit.length:
+            break
+        fit = less
+    return fit
 
 
 def _pursue(fit: _Fit, n_rounds: int = _ROUNDS) -> _Fit:
@@ -237,7 +282,7 @@ def _pursue(fit: _Fit, n_rounds: int = _ROUNDS) -> _Fit:
             break
         seen.add(now)
         # what a pair explains must exceed the cost of naming it among all pairs
-        if fit.length_of_description() < best.length_of_description():
+        if fit.length < best.length:
             best, in_vain = fit, 0
         elif in_vain == 2:
             break

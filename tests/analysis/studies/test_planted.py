@@ -73,10 +73,10 @@ AND = {"kinds": ("AND",), "largest": 2}
 
 
 @pytest.mark.parametrize("made_of", ["written", "readers"])
-@pytest.mark.parametrize("geometry", list(GEOMETRIES)[:6])
-def test_gates_are_found_where_features_share_no_small_space(geometry, made_of):
+@pytest.mark.parametrize("geometry", list(GEOMETRIES))
+def test_gates_are_found_in_features_of_every_shape(geometry, made_of):
     """The search of 0.1 found none of these gates where features share a direction or are crowded
-    into a quarter of the dimensions."""
+    into a quarter of the dimensions; pairs added many at a time are led astray in small spaces."""
     sizes = Planted(**AND, n_gates=3, snr=10.0, geometry=geometry, made_of=made_of)
     inter, (truth,) = plant(sizes)
     scores = score(inter, 0, truth)
