@@ -29,7 +29,8 @@ def checked_pairs(harness: Harness, circuit: Circuit, out: Dictionary) -> pd.Dat
     of the model that runs in float64, for differences of nearly equal numbers keep few digits.
 
     ``off_by`` is relative to the prediction, or to a thousandth of what the pair writes at all
-    where an output reads almost nothing of it.
+    where an output reads almost nothing of it, or to a millionth of what the MLP writes where its
+    features are never active together.
     """
     inside = (harness.cases.affected[harness.cases.label] > 0).nonzero()[:, 0][:_N_CASES]
     model, into = harness.model.in_dtype(torch.float64), harness.into.to(torch.float64)
@@ -49,6 +50,7 @@ def checked_pairs(harness: Harness, circuit: Circuit, out: Dictionary) -> pd.Dat
         outputs = _mlp(model, harness.layer, tokens, position, inputs)
         return outputs if bias is None else outputs - bias
 
+    whole = (mlp(x) @ encoder.mT).abs().amax(0)
     rows = []
     for place, pair in enumerate(circuit.interactions):
         measured = _measured(mlp, x, code, into, pair) @ encoder.mT
@@ -57,7 +59,12 @@ def checked_pairs(harness: Harness, circuit: Circuit, out: Dictionary) -> pd.Dat
         sizes = products[:, place].abs().max() * terms.sizes[place] * encoder.norm(dim=1)
         for n, feature in enumerate(outputs):
             most = int(predicted[:, n].abs().argmax())
-            size = max(abs(float(predicted[most, n])), 1e-3 * float(sizes[n]), 1e-300)
+            size = max(
+                abs(float(predicted[most, n])),
+                1e-3 * float(sizes[n]),
+                1e-6 * float(whole[n]),
+                1e-300,
+            )
             rows.append((pair.first, pair.second, feature, float(predicted[most, n]),
                          float(measured[most, n]), float(off[n]) / size))  # fmt: skip
     names = ["first", "second", "output", "predicted", "measured", "off_by"]

@@ -278,9 +278,12 @@ const Graph = {
     const model = line("the model", `relative difference ${Report.number(ledger.off_by, 2)}`, Report.number(ledger.computed, 6));
     model.className = "total";
     body.append(total, model);
+    const largest = Math.max(...rows.map((row) => Math.abs(row.value)));
+    const share = Math.abs(ledger.total) > 0.1 * largest ? `, ${Report.number(100 * ledger.by_circuit / ledger.total, 3)} % of this example` :
+      "; its terms nearly cancel, so a share of their sum says nothing";
     const save = Figures.buttons("Ledger");
     const made = make("div", {}, text, make("p", {}, `What the MLP adds at the marked token to the ${ledger.reads}. ` +
-      `The highlighted rows are the circuit's; they add ${Report.number(ledger.by_circuit, 4)} in total, ${Report.number(100 * ledger.by_circuit / ledger.total, 3)} % of this example.`),
+      `The highlighted rows are the circuit's; they add ${Report.number(ledger.by_circuit, 4)} in total${share}.`),
       make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Ledger" },
         make("table", { class: "ledger" }, make("thead", {}, head), body)), save);
     Figures.offer(made, "ledger " + ledger.label, ledger.rows);

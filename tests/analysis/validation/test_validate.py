@@ -187,6 +187,23 @@ def test_pairs_of_every_kind_are_checked_exactly(biases):
     assert found.checks["off_by"].max() < 1e-9
 
 
+def test_a_pair_that_is_never_active_together_is_right_that_it_does_nothing():
+    """A difference of rounding errors is not off by a multiple of nothing."""
+    model = Model(small_network(), small_tokenizer(), Path("small"))
+    into = small_dictionary(site=Site("mlp_in", 0), k=4)
+    out = small_dictionary(9, site=Site("mlp_out", 0))
+    x = model.read(in_model(small_behaviour(), model).tokens, "mlp_in@0")[Site("mlp_in", 0)][:, -1]
+    active = (into.encode(x) > 0).float()
+    apart = (active.mT @ active == 0) & (active.sum(0)[:, None] * active.sum(0) > 0)
+    pairs = [(int(one), int(other)) for one, other in apart.triu().nonzero()]
+    assert pairs, "features that are active, but never together"
+    circuit = find_like(model, into, out, [*pairs, (pairs[0][0], pairs[0][0])])
+    found = validate(model, circuit, small_behaviour(), {into.site: into, out.site: out}, n_draws=1)
+    idle = found.checks["predicted"] == 0
+    assert idle.any()
+    assert found.checks["off_by"].max() < 1e-6
+
+
 def test_what_is_kept_goes_with_the_mean_of_the_rest_over_classes_each_alike():
     """On a random model, where that mean is not zero and one class has more cases than others."""
     model = Model(small_network(), small_tokenizer(), Path("small"))
