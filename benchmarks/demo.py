@@ -63,7 +63,15 @@ def run(device: str) -> str:
         rows.append((str(seed), answer, found["proofs"].get("negation", "none").partition(":")[0],
                      f"{first:.0f} s", f"{second:.1f} s", f"{memory / 2**30:.2f} GiB",
                      f"{size / 1e6:.1f} MB"))  # fmt: skip
-    heads = ("seed", "of negation", "its claims", "first run", "second run", "peak memory", "report")
+    heads = (
+        "seed",
+        "of negation",
+        "its claims",
+        "first run",
+        "second run",
+        "peak memory",
+        "report",
+    )
     firsts, seconds, memories, there = zip(*numbers, strict=True)
     median_of = {step: median(steps.get(step, 0) for steps in parts) for step in parts[0]}
     by_step = ", ".join(f"{step} {value:.0f}" for step, value in median_of.items())

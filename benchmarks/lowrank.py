@@ -29,7 +29,7 @@ from sae.sparse import Code
 
 WIDTHS = ((64, 8), (128, 8), (256, 10), (512, 10))  # features, k; 256 and 10 are the default plan's
 UNTRAINED = "of an untrained model"
-READERS = ("pinv", "encoder")
+READERS = ("encoder", "pinv")
 THRESHOLDS = (0.5, 0.75, 0.9)
 
 
@@ -79,15 +79,47 @@ def row(called: str, reader: str, of_seeds: list[RankCurve]) -> tuple[str, ...]:
     )
 
 
+CONTROLS = ("features", "reader",
+            "above .75 with two: features / random directions / tokens' outputs",
+            "lift over random directions, of the seeds", "one of each sign",
+            "median R²: features / random / tokens",
+            "rank for R² .9: features / random / tokens")  # fmt: skip
+
+
+def controls_row(called: str, reader: str, of_seeds: list[RankCurve]) -> tuple[str, ...]:
+    """Features beside directions of the same model that are no features; means over seeds."""
+    summaries = [curve.summary() for curve in of_seeds]
+    lifts = [one["share_above"] - one["share_above_random"] for one in summaries]
+
+    def each(name: str) -> str:
+        names = (name, f"{name}_random", f"{name}_tokens")
+        return " / ".join(f"{mean(one[n] for one in summaries):.2f}" for n in names)
+
+    ranks = [
+        [one[f"needed{end}"] for one in summaries] for end in ("", "_random", "_tokens")
+    ]  # None: more than any that was tried
+    return (
+        called,
+        reader,
+        each("share_above"),
+        f"{min(lifts):+.2f} to {max(lifts):+.2f}",
+        f"{mean(one['share_above_by_sign'] for one in summaries):.2f}",
+        each("median_r2"),
+        " / ".join("-" if None in of else f"{mean(of):.0f}" for of in ranks),
+    )
+
+
 def widths(device: str, n_seeds: int) -> str:
     by_seed = [curves(seed, device) for seed in range(n_seeds)]
-    rows = [row(*key, [found[key] for found in by_seed]) for key in by_seed[0]]
+    by_kind = {key: [found[key] for found in by_seed] for key in by_seed[0]}
+    rows = [row(*key, of) for key, of in by_kind.items()]
+    beside = [controls_row(*key, of) for key, of in by_kind.items()]
     header = (
         "features", "reader", "compared", "median, rank 2", "above .5 / .75 / .9",
         ".75, of the seeds", ".75, whole form", ".75: rotated / shuffled / untrained",
         "loss recovered, rank 2 / whole",
     )  # fmt: skip
-    return table(rows, header)
+    return f"{table(beside, CONTROLS)}\n\n{table(rows, header)}"
 
 
 def random_layer(d: int, n_feature: int, n_token: int, k: int) -> tuple[Any, list[Observed]]:
