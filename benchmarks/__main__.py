@@ -11,7 +11,7 @@ circuits: circuits of three behaviours from ten seeds (--seeds 1000:1050), with 
 pretrained: a pretrained gated model made bilinear, layer by layer (--model, --data TEXT).
 report: a large report: writing it, its size, opening it in Chromium.
 claims: what README's table says, beside what these print today (hours).
-demo: `circuits demo` for ten seeds, first and second run: time, memory, answers.
+demo: `circuits demo` for ten seeds (--seeds), first and second run: time, memory, answers.
 """
 
 import argparse
@@ -47,7 +47,7 @@ parser.add_argument(
     "--folder", help="circuits: where models and dictionaries are kept; shapes: a run"
 )
 parser.add_argument(
-    "--seeds", metavar="FROM:TO", default="0:10", help="circuits: the last is not included"
+    "--seeds", metavar="FROM:TO", default="0:10", help="circuits, demo: the last is not included"
 )
 options = parser.parse_args()
 try:
@@ -72,7 +72,7 @@ tables = {
     "shapes": lambda: shapes.run(options.folder),
     "circuits": lambda: circuits.run(options.device, options.folder, seeds),
     "claims": lambda: claims.run(),
-    "demo": lambda: demo.run(options.device),
+    "demo": lambda: demo.run(options.device, seeds),
     "pretrained": lambda: pretrained.run(options.device, options.model, options.data),
     "report": lambda: report.run(options.device),
     "lowrank": lambda: lowrank.run(options.device),
