@@ -57,6 +57,11 @@ def _crowd(n: int, d: int, random: _Random) -> _Rows:
     return rows
 
 
+def _halves(n: int, d: int, random: _Random) -> _Rows:
+    inside = torch.arange(d) % 2 == torch.arange(n)[:, None] % 2
+    return _even(n, d, random) * inside
+
+
 def _even(n: int, d: int, random: _Random) -> _Rows:
     return torch.randn(n, d, dtype=torch.float64, generator=random)
 
@@ -70,10 +75,11 @@ GEOMETRIES: dict[str, Callable[[int, int, _Random], _Rows]] = {
     "low rank, floor": _floor,
     "clusters": _clusters,
     "crowd": _crowd,
+    "halves": _halves,
 }
 """Directions at random; variances that fall as 1/√k or 1/k; a direction that all share, as large as
 the rest of each; a quarter of the dimensions, alone or with a tenth of it in all; eight spaces of
-an eighth of the dimensions; 15 % of the features in one such space."""
+an eighth of the dimensions; 15 % of the features in one such space; two spaces of a half each."""
 
 
 def directions(geometry: str, n: int, d: int, random: _Random) -> _Rows:

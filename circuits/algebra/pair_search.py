@@ -151,7 +151,7 @@ class Factors:
             reach, size = left.norm(dim=1), right.norm(dim=1)
             arithmetic = lost * float(size.max() ** 2 * form.norm())
             return cls(left, right, order, reach, size, arithmetic, scale)
-        values, vectors = torch.linalg.eigh(form)
+        values, vectors = _eigh(form)
         right = write @ (vectors * values.abs().sqrt())
         reach = right.norm(dim=1)
         arithmetic = lost * float(write.norm(dim=1).max() ** 2 * values.abs().max())
@@ -212,6 +212,15 @@ def _constant_pairs(output: int, features: Tensor, constant: Tensor, form: Tenso
     weight = torch.cat([*weights, (constant.double() @ image)[None]]).cpu().numpy()
     index: np.ndarray = np.arange(len(weight), dtype=np.int64)
     return np.full_like(index, output), index, np.full_like(index, index[-1]), weight
+
+
+def _eigh(form: Float[Tensor, "d d"]) -> tuple[Tensor, Tensor]:
+    """In float64 where float32 does not converge, as of a form of exactly deficient rank."""
+    try:
+        values, vectors = torch.linalg.eigh(form)
+    except RuntimeError:
+        values, vectors = (part.to(form) for part in torch.linalg.eigh(form.double()))
+    return values, vectors
 
 
 def _decays(form: Tensor) -> bool:

@@ -10,6 +10,7 @@ features are about equally large.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 
@@ -22,11 +23,17 @@ from torch import Tensor
 from circuits.algebra.directions import ROWS
 
 _EVEN = 1.3  # directions turn into each other if their sizes differ by at most this factor
-_UNEVEN = 3.0  # or by this one, where there would be fewer than
+_UNEVEN = 2.0  # or by this one, where there would be fewer than
 _NARROW = 10
+_BROAD = 3.0  # and by this one where noise is measured
 _FEWEST = 12  # features in a shared space: a few near-copies are none
 _INSIDE = 0.9  # of what its features have in a shared space, others with so much belong to it
+_OWN = 0.7  # and of these themselves
+_DROP = 2.0  # an eigenvalue is this much larger than the next where a space ends
 _SMALL = 0.75  # a shared space has at most this share of all dimensions
+_SAMPLE = 1024  # features whose squared cosines are looked at, at most
+_BEYOND = 1.25  # an eigenvalue is this much beyond the edge of random ones to split features
+_SETTLING = 5  # rounds in which features choose where they belong
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +61,7 @@ class Frame:
         place[features] = torch.arange(len(features), device=features.device)
         rank = int((sizes > 1e-7 * sizes[:1]).sum())
         sizes = sizes[:rank]
-        blocks, broad = _blocks(sizes), _blocks(sizes, _UNEVEN)
+        blocks, broad = _blocks(sizes), _blocks(sizes, _BROAD)
         return cls(place, turned[:, :rank], sizes, axes[:rank], blocks, broad)
 
 
@@ -98,15 +105,67 @@ def frames(
 def shared_spaces(white: Float[Tensor, "feature rank"]) -> Int[Tensor, " feature"]:
     """The shared space of each feature, numbered from 1; 0 where it has none.
 
-    ``white`` are the features in whitened coordinates. Features are joined where their cosine is
-    larger than any of so many random ones would be; what is joined is a shared space if it has
-    fewer dimensions than features, and fewer than the whole.
+    ``white`` are the features in whitened coordinates. Small spaces are seen from two features
+    whose cosine is larger than any of so many random ones would be, large ones from squared cosines
+    that split the features in two. What is found is a shared space if it has fewer dimensions than
+    features, and fewer than the whole.
     """
     n, rank = white.shape
     spaces = torch.zeros(n, dtype=torch.int64, device=white.device)
     if rank < 3:
         return spaces
-    unit = torch.nn.functional.normalize(white, dim=1).float()
+    unit = torch.nn.functional.normalize(white, dim=1)
+    names = count(1)
+    for some in [*_split(unit, torch.arange(n, device=white.device)), *_joined(unit.float())]:
+        if not bool(spaces[some].any()):
+            _settle(unit, some, spaces, names)
+    return spaces
+
+
+def _settle(
+    unit: Float[Tensor, "feature rank"],
+    some: Int[Tensor, " some"],
+    spaces: Int[Tensor, " feature"],
+    names: Iterator[int],
+) -> None:
+    """Give these features, and others that lie with them, a space of their own if it is small."""
+    for _ in range(_SETTLING):
+        if len(some) < _FEWEST:
+            return
+        values, vectors = torch.linalg.eigh(unit[some].mT @ unit[some])
+        n_axes = _n_axes(values.flip(0), len(some))
+        if n_axes is None:
+            return
+        inside = (unit @ vectors[:, -n_axes:]).square().sum(1)
+        needed = torch.full_like(inside, _INSIDE)
+        needed[some] = _OWN
+        before = some
+        some = ((inside >= needed * inside[some].median()) & (spaces == 0)).nonzero()[:, 0]
+        if torch.equal(some, before):
+            break
+    spaces[some] = next(names)
+
+
+def _n_axes(values: Float[Tensor, " rank"], n: int) -> int | None:
+    """The dimensions of a shared space, from falling eigenvalues: up to where they drop most, or
+    else about as many as hold these features; None if they are too many for a space of its own."""
+    most = int(_SMALL * len(values))
+    drops = values[1:most] / values[2 : most + 1].clamp(min=1e-9 * float(values[0]))
+    if len(drops) and float(drops.max()) > _DROP:
+        dimensions = float(drops.argmax()) + 2
+    else:
+        dimensions = _dimensions(values)
+    small = 1.5 * dimensions <= n and dimensions <= most
+    return math.ceil(dimensions) if small else None
+
+
+def _dimensions(values: Float[Tensor, " rank"]) -> float:
+    return float(values.sum() ** 2 / values.square().sum().clamp(min=1e-300))
+
+
+def _joined(unit: Float[Tensor, "feature rank"]) -> Iterator[Int[Tensor, " some"]]:
+    """Features joined by a cosine that is larger than any of so many random ones would be."""
+    n, rank = unit.shape
     t = float(special.stdtrit(max(rank - 1, 1), 1 - 1 / (n * (n + 1))))
     large = t / math.sqrt(rank - 1 + t**2)
     joined = [
@@ -118,19 +177,48 @@ def shared_spaces(white: Float[Tensor, "feature rank"]) -> Int[Tensor, " feature
     ones = torch.ones(len(first)).numpy()
     links = sparse.coo_matrix((ones, (first.numpy(), second.numpy())), shape=(n, n))
     _, part = connected_components(links, directed=False)
-    found = torch.from_numpy(part).long().to(white.device)
-    counts, names = torch.bincount(found), count(1)
-    for name in (counts >= _FEWEST).nonzero()[:, 0].tolist():
-        some = (found == name).nonzero()[:, 0]
-        gram = white[some].mT @ white[some]
-        dimensions = float(gram.trace() ** 2 / gram.square().sum().clamp(min=1e-300))
-        if 1.5 * dimensions <= len(some) and dimensions <= _SMALL * rank:
-            axes = torch.linalg.eigh(gram).eigenvectors[:, -math.ceil(dimensions) :]
-            inside = (white @ axes).square().sum(1) / white.square().sum(1).clamp(min=1e-300)
-            belongs = (inside >= _INSIDE * inside[some].median()) & (spaces == 0)
-            belongs[some] = True
-            spaces[belongs] = next(names)
-    return spaces
+    found = torch.from_numpy(part).long().to(unit.device)
+    for name in (torch.bincount(found) >= _FEWEST).nonzero()[:, 0].tolist():
+        yield (found == name).nonzero()[:, 0]
+
+
+def _split(
+    unit: Float[Tensor, "feature rank"], some: Int[Tensor, " some"]
+) -> Iterator[Int[Tensor, " some"]]:
+    """The features in parts, each of which squared cosines do not split further.
+
+    Of random directions the squared cosines, less their mean, have no eigenvalue beyond the edge of
+    Marchenko and Pastur's law; halves that lie in different spaces give one.
+    """
+    if len(some) < 2 * _FEWEST:
+        yield some
+        return
+    rows = unit[some]
+    drawn = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:_SAMPLE]
+    sample = rows[drawn.to(rows.device)]
+    squares = (sample @ sample.mT).square()
+    squares = squares - squares.mean(0) - squares.mean(1)[:, None] + squares.mean()
+    values, vectors = torch.linalg.eigh(squares)
+    gram = rows.mT @ rows
+    dimensions = float(gram.trace() ** 2 / gram.square().sum().clamp(min=1e-300))
+    edge = (1 + math.sqrt(len(sample) / max(dimensions * (dimensions + 1) / 2 - 1, 1.0))) ** 2
+    if float(values[-1]) <= _BEYOND * edge:
+        yield some
+        return
+    side = vectors[:, -1] > 0
+    forms = [sample[part].mT @ sample[part] / max(int(part.sum()), 1) for part in (side, ~side)]
+    first = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
+    for _ in range(_SETTLING):  # each goes where its squared cosines are larger
+        before = first
+        first = ((rows @ (forms[0] - forms[1])) * rows).sum(1) > 0
+        if not 0 < int(first.sum()) < len(rows):
+            yield some
+            return
+        if bool((first == before).all()):
+            break
+        forms = [rows[part].mT @ rows[part] / int(part.sum()) for part in (first, ~first)]
+    for part in (first, ~first):
+        yield from _split(unit, some[part])
 
 
 def chance(n: int) -> float:

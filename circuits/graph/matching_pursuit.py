@@ -167,7 +167,7 @@ class _Fit:
         # the residual per dimension of symmetric matrices
         self.noise = float(self.left.norm()) / math.sqrt(max(self.n_numbers - len(pairs), 1))
         self.nothing = 1e-10 * float(form.norm()) / max(len(form), 1)  # less is rounding
-        self._noise_of_blocks = atoms.noise_of_blocks(self.left, pairs)
+        self._noise_of_blocks = atoms.noise_of_blocks(form, self.left, pairs)
         self.standing = self.share.abs() / (inverse.diagonal().sqrt() / size * self.noise_at(pairs))
 
     def with_pairs(self, pairs: Int[Tensor, "pair two"]) -> _Fit:

@@ -70,24 +70,33 @@ class Atoms:
         return form[self.directions][:, self.directions]
 
     def noise_of_blocks(
-        self, left: Float[Tensor, "rank rank"], pairs: Int[Tensor, "pair two"]
+        self,
+        form: Float[Tensor, "rank rank"],
+        left: Float[Tensor, "rank rank"],
+        pairs: Int[Tensor, "pair two"],
     ) -> Float[Tensor, "block block"]:
-        """The squared residual per dimension between every two blocks, where these were fitted."""
+        """The squared residual per dimension between every two blocks, where these were fitted;
+        where so many were that any form would be, that of the form itself."""
         if len(self._blocks) <= 1:
             n_numbers = len(left) * (len(left) + 1) // 2
             return (left.square().sum() / max(n_numbers - len(pairs), 1)).reshape(1, 1)
         widths = torch.tensor([len(axes) for _, axes in self._blocks]).to(left)
         axes = torch.cat([axes for _, axes in self._blocks])
         owner = torch.repeat_interleave(torch.arange(len(widths)), widths.long().cpu()).to(pairs)
-        squares = (axes @ left @ axes.mT).square()
-        norms = left.new_zeros(len(widths), len(axes)).index_add_(0, owner, squares)
-        norms = left.new_zeros(len(widths), len(widths)).index_add_(1, owner, norms)
+
+        def norms(of: Float[Tensor, "rank rank"]) -> Float[Tensor, "block block"]:
+            squares = (axes @ of @ axes.mT).square()
+            sums = of.new_zeros(len(widths), len(axes)).index_add_(0, owner, squares)
+            return of.new_zeros(len(widths), len(widths)).index_add_(1, owner, sums)
+
         fitted = self.parts[pairs[:, 0]].mT @ self.parts[pairs[:, 1]]
         fitted = (fitted + fitted.mT) / 2
         same = torch.eye(len(widths)).to(left)
         # blocks off the diagonal stand in the matrix twice
         numbers = widths[:, None] * widths * (1 - same) + same * widths * (widths + 1) / 2
-        return norms * (2 - same) / (numbers - fitted * (2 - same)).clamp(min=1)
+        free = (numbers - fitted * (2 - same)).clamp(min=1)
+        crowded = fitted * (2 - same) > numbers / 3
+        return (2 - same) * torch.where(crowded, norms(form) / numbers, norms(left) / free)
 
     def z_values(
         self,
@@ -243,15 +252,13 @@ def normal_of_cosine(
 ) -> Float[np.ndarray, " pair"]:
     """The normal value as unlikely as this cosine of random directions in ``freedom + 1`` axes."""
     rest = np.maximum(1 - cosine**2, 1e-24)  # float64 resolves no smaller angle
-    t = np.abs(cosine) * np.sqrt(np.maximum(freedom, 1) / rest)
-    half = special.stdtr(np.maximum(freedom, 1), -t)
+    none, freedom = freedom < 1, np.maximum(freedom, 1)
+    half = special.stdtr(freedom, -np.abs(cosine) * np.sqrt(freedom / rest))
     far = half < _NEGLIGIBLE  # Wallace's formula, accurate in the far tail
     size = -special.ndtri(np.where(far, 0.5, half))
-    wallace = (
-        (8 * freedom + 1) / (8 * freedom + 3) * np.sqrt(-np.maximum(freedom, 0) * np.log(rest))
-    )
+    wallace = (8 * freedom + 1) / (8 * freedom + 3) * np.sqrt(-freedom * np.log(rest))
     size = np.where(far, wallace, size)
-    return np.sign(cosine) * np.where(freedom < 1, 0.0, size)
+    return np.sign(cosine) * np.where(none, 0.0, size)
 
 
 def sphere_tail(

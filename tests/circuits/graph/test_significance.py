@@ -115,10 +115,10 @@ def test_p_is_uniform_where_features_turn_among_their_like(kind, i, j):
         width = block.stop - block.start
         if at[i] >= 0:
             axis = frame.turned[at[i], block]
-            turns = turned_about(axis / axis.norm(), n, seed=1)
+            turns = turned_about(axis / axis.norm(), n, seed=1 + block.start)
             moving[:, block] = (turns @ moving[0, block, None])[..., 0]
         else:
-            random = torch.nn.functional.normalize(normal(n, width, seed=1), dim=1)
+            random = torch.nn.functional.normalize(normal(n, width, seed=1 + block.start), dim=1)
             moving[:, block] = random * moving[0, block].norm()
     both = torch.cat([frame.turned, moving])
     turned = replace(frame, turned=both)
