@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.behaviour.bounds import LEAST
 from analysis.dictionary_quality import quality
 from analysis.discovery.find import verdict
 from analysis.lowrank.curve import RankCurve
@@ -53,6 +54,7 @@ def overview(
         "manifest": [_step(run.folder.path, entry) for entry in run.manifest],
         "missing": run.missing,
         "counted": _counted(run),
+        "least": LEAST,
     }
     return Page("index", "Overview", "overview.html.j2", context, tables=[dictionaries])
 
