@@ -3,6 +3,7 @@
 import pytest
 
 from analysis.behaviour.bounds import LEAST
+from analysis.lowrank.curve import RankCurve
 from analysis.validation.criteria import Claim
 from tests.support.reports import page_text
 
@@ -15,6 +16,14 @@ def overview(hostile_run) -> str:
 @pytest.fixture(scope="module")
 def circuit(hostile_run) -> str:
     return page_text(hostile_run[0] / "report", "circuit-hostile")
+
+
+def test_the_main_figure_of_low_rank_is_the_same_everywhere(hostile_run, overview):
+    folder, _ = hostile_run
+    curve = RankCurve.load(folder / "rank" / "layer-0")
+    for text in (overview, page_text(folder / "report", "rank")):
+        assert f"{curve.needed_sentence} {curve.needed_conclusion}".strip() in text
+        assert "what the layer writes on them, used as directions" in text
 
 
 def test_every_claim_of_a_badge_is_explained(overview):
