@@ -10,6 +10,8 @@ import pytest
 
 from analysis.behaviour.bounds import LEAST
 from analysis.behaviour.cases import Behaviour, Case
+from analysis.cli.main import main
+from circuits.graph import interaction_graph
 
 GUIDE = (Path(__file__).parents[2] / "docs/guide.md").read_text(encoding="utf-8")
 SECTION = GUIDE.split("### Cases of your own")[1].split("\n## ")[0]
@@ -80,3 +82,16 @@ def test_so_many_pairs_are_enough_for_a_claim(tmp_path, n_pairs, enough):
               for label in held_out.labels}  # fmt: skip
     assert (min(counts.values()) >= LEAST) is enough
     assert f"so write {2 * LEAST} pairs" in " ".join(SECTION.split())
+
+
+def test_the_reader_that_the_guide_names_for_rank_is_not_the_default(capsys):
+    with pytest.raises(SystemExit):
+        main(["rank", "--help"])
+    (default,) = re.findall(r"\(default\s+(pinv|encoder)\)", capsys.readouterr().out)
+    (named,) = re.findall(r"circuits rank .*--reader (\w+)", GUIDE)
+    assert {named, default} == {"pinv", "encoder"}
+
+
+def test_where_a_shadow_may_pass_is_said_where_the_test_is_offered():
+    assert "against the whole form" in " ".join(str(interaction_graph.__doc__).split())
+    assert "test each pair against the *whole* form" in GUIDE
