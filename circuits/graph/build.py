@@ -41,12 +41,11 @@ def interaction_graph(
 
     Edges carry ``weight``, ``z`` and ``q`` (the constant is not tested). Unless ``significant``,
     these test a pair against the whole form: the shadow of a strong pair on near twins of its
-    features may have a small ``q`` too. If significant also ``own``, the weight without the shadows
-    of the other pairs, and ``q_form``, the rate against the form turned within its own space; with
-    a ``coactivation`` that counted the pairs (``count_coactivation``) also ``coactivation``,
+    features may have a small ``q`` too. If significant also ``own``, the weight without the others'
+    shadows, and ``q_form``, the rate against the form turned within its own space; with a
+    ``coactivation`` that counted the pairs (``count_coactivation``) also ``coactivation``,
     ``together`` and ``data_weight``, the weight times the coactivation. Nodes carry ``feature``,
-    ``label`` (``labels`` name features by number or in their order) and, with a ``coactivation``,
-    ``frequency``.
+    ``label`` (``labels``: by number or in order) and, with a ``coactivation``, ``frequency``.
 
     The whole layer takes ``n_edges`` only, and is a ``DiGraph`` of nodes ``("in", i)``, ``("pair",
     o, i, j)`` and ``("out", o)`` whose ``kind`` is "input", "interaction" or "output". The edge
