@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import wrap
 from typing import Any
 
 import pandas as pd
@@ -12,6 +13,7 @@ from analysis.lowrank.loss import Replacement
 from analysis.lowrank.measure import LOSS_RANKS
 from analysis.lowrank.sums import Control
 
+_WIDTH = 100  # of lines
 _THRESHOLDS = [0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 0.95]
 
 
@@ -25,14 +27,15 @@ def curve_text(curve: RankCurve) -> str:
 {summary["n_live"]} are ever active on {summary["n_token"]} tokens,
 {summary["n_often"]} on {summary["min_active"]} or more; {summary["n_compared"]} of these vary, \
 and count below. Median effective rank {summary["effective_rank"]:.1f}.
-{curve.needed_sentence}
+
+{_main_figure(curve)}
 
 {aligned(_by_rank(curve))}
 
 median, mean: correlation of a feature with its approximation, on its active tokens.
-random, tokens: share above {THRESHOLD:g} of random directions, and of the outputs of random tokens,
-  in the same model in place of the features; rotated, shuffled, untrained: with eigenvectors at
-  random, with another feature's form, and in a model with random weights.
+random: share above {THRESHOLD:g} of random directions of the same model, in place of the features;
+  tokens: of the layer's outputs on random tokens, used as directions; rotated, shuffled, untrained:
+  with eigenvectors at random, with another feature's form, and in a model with random weights.
 R2: median, nothing refitted, beside that of random directions. all tokens: mean correlation,
   inactive tokens included. by data, by sign: with eigenvectors ordered by their mean contribution,
   and of either sign in turn (two are then the largest positive and the largest negative).
@@ -47,6 +50,12 @@ Share of features above a correlation, rank {rank}; above {THRESHOLD:g} it is \
 {aligned(shares)}
 
 n = {summary["n_documents"]} documents, seed {summary["seed"]}."""
+
+
+def _main_figure(curve: RankCurve) -> str:
+    """The rank that is needed beside its controls, and what follows from it."""
+    said = f"Main figure: {curve.needed_sentence} {curve.needed_conclusion}"
+    return "\n".join(wrap(said, _WIDTH))
 
 
 def curve_rows(curve: RankCurve) -> dict[str, Any]:

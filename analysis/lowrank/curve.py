@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from analysis.lowrank import plots
 from analysis.lowrank.sums import Control
@@ -34,6 +35,7 @@ _ABOUT = {"site": str, "reader": str, "seed": int, "min_active": int, "n_token":
           "n_loss_documents": int}  # fmt: skip
 _SINCE_1 = ("correlation_by_sign", *(f"{of}_{control}" for control in Control
             for of in ("n_active", "correlation", "r2") if control.has_own_directions))  # fmt: skip
+_CHANCE = 0.05  # above this p-value, features are not said to need fewer than controls
 _RESAMPLED = 1000  # times, for the intervals over features
 
 
@@ -186,16 +188,44 @@ class RankCurve:
 
     @property
     def needed_sentence(self) -> str:
-        """How many eigenvectors a feature needs, beside directions that are no features."""
-        summary = self.summary(self.ranks[0])
+        """The main figure: how many eigenvectors a feature needs, beside directions that are no
+        features."""
 
-        def said(name: str) -> str:
-            return f"more than {self.ranks[-2]}" if summary[name] is None else f"{summary[name]:g}"
+        def said(control: Control | None = None) -> str:
+            median = float(self.needed(control).median())
+            if np.isnan(median):
+                return "not measured"
+            return f"{median:g}" if np.isfinite(median) else f"more than {self.ranks[-2]}"
 
         return (
-            f"Eigenvectors needed for an R² of {NEEDED:g}, median: {said('needed')}; random "
-            f"directions of the same model {said('needed_random')}, outputs of random tokens "
-            f"{said('needed_tokens')}, an untrained model {said('needed_untrained')}."
+            f"Eigenvectors needed for an R² of {NEEDED:g}, median: {said()}; random "
+            f"directions of the same model {said(Control.RANDOM)}, outputs of random tokens "
+            f"{said(Control.TOKENS)}, an untrained model {said(Control.UNTRAINED)}."
+        )
+
+    @property
+    def needed_conclusion(self) -> str:
+        """What follows from the main figure: whether low rank comes from the dictionary or from
+        the layer; empty where neither was measured to reach it."""
+        own, tokens = self.needed(), self.needed(Control.TOKENS)
+        medians = own.median(), tokens.median()
+        if np.isnan(medians).any() or np.isinf(medians).all():
+            return ""
+        if medians[0] >= medians[1]:
+            return (
+                "Features need no fewer than the outputs of random tokens: the low rank is the "
+                "layer's doing, not the dictionary's."
+            )
+        chance = float(stats.mannwhitneyu(own, tokens, alternative="less").pvalue)
+        test = f"(rank-sum test over n = {len(own)} and {len(tokens)}: p = {chance:.2g})"
+        if chance > _CHANCE:
+            return (
+                f"Features do not clearly need fewer than the outputs of random tokens {test}: "
+                f"as far as this shows, the low rank is the layer's doing, not the dictionary's."
+            )
+        return (
+            f"Features need fewer than the outputs of random tokens {test}: that difference is "
+            f"the dictionary's doing, the rest the layer's."
         )
 
     def save(self, path: str | Path) -> Path:
@@ -250,9 +280,10 @@ class RankCurve:
             f"{seed}. "
         )
         with_controls = (
-            f"{note}Controls: random directions (random) and outputs of random tokens (tokens) in "
-            f"place of the features, the same eigenvalues along random directions (rotated), "
-            f"another feature's form (shuffled), a model with random weights (untrained)."
+            f"{note}Controls: random directions of the same model in place of the features "
+            f"(random), the layer's outputs on random tokens, used as directions (tokens), the "
+            f"same eigenvalues along random directions (rotated), another feature's form "
+            f"(shuffled), a model with random weights (untrained)."
         )
         controls = {control: self.compared(rank, control.column) for control in Control}
         rows = self.at(rank)
@@ -293,7 +324,7 @@ def _files(path: str | Path) -> tuple[Path, Path]:
 
 
 def _or_none(rank: float) -> float | None:
-    """A median rank; None where half of the features reach it at no rank."""
+    """A median rank; None where half of the features reach it at no rank, or none was compared."""
     return float(rank) if np.isfinite(rank) else None
 
 

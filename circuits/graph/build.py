@@ -39,12 +39,13 @@ def interaction_graph(
     ``significant``, the discoveries at this false-discovery rate (0.05, say), each tested given the
     others, among features only. An empty graph is an answer, and ``graph.graph["empty"]`` says why.
 
-    Edges carry ``weight``, ``z`` and ``q`` (the constant is not tested); if significant also
-    ``own``, the weight without the shadows of the other pairs, and ``q_form``, the rate against the
-    form turned within its own space; with a ``coactivation`` that counted
-    the pairs (``count_coactivation``) also ``coactivation``, ``together`` and ``data_weight``, the
-    weight times the coactivation. Nodes carry ``feature``, ``label`` (``labels`` name features by
-    number or in their order) and, with a ``coactivation``, ``frequency``.
+    Edges carry ``weight``, ``z`` and ``q`` (the constant is not tested). Unless ``significant``,
+    these test a pair against the whole form: the shadow of a strong pair on near twins of its
+    features may have a small ``q`` too. If significant also ``own``, the weight without the others'
+    shadows, and ``q_form``, the rate against the form turned within its own space; with a
+    ``coactivation`` that counted the pairs (``count_coactivation``) also ``coactivation``,
+    ``together`` and ``data_weight``, the weight times the coactivation. Nodes carry ``feature``,
+    ``label`` (``labels``: by number or in order) and, with a ``coactivation``, ``frequency``.
 
     The whole layer takes ``n_edges`` only, and is a ``DiGraph`` of nodes ``("in", i)``, ``("pair",
     o, i, j)`` and ``("out", o)`` whose ``kind`` is "input", "interaction" or "output". The edge

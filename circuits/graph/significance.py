@@ -11,6 +11,11 @@ own end. A feature's pair with itself is a quadratic form of one random directio
 from the form's eigenvalues by the saddlepoint formula of Lugannani and Rice, within a quarter of
 the p-value.
 
+What is alike is itself found from the dictionary, and the p-values hold against features that turn
+within it. They are no bound against other forms: one that is shaped like the data's own covariance
+can still give discoveries in up to a tenth of outputs. And a pair tested against the whole form
+may pass as the shadow of another (`scored`); ``significant_pairs`` tests it given the others.
+
 A direction that all features share is a block of its own, which cannot turn: it is no evidence for
 any pair of them. The constant's linear terms are neither tested nor counted.
 """
@@ -324,7 +329,7 @@ def scored_strongest(
 def scored(
     inter: Interactions, null: RotationNull, pairs: pd.DataFrame, output: int
 ) -> pd.DataFrame:
-    """The same pairs of features of one output, with z and q."""
+    """The same pairs of features of one output, with z and q, each against the whole form."""
     first, second = (torch.tensor(pairs[end].to_numpy()) for end in ("first", "second"))
     device = null.white.device
     z = null.z_values(inter.form(output), first.to(device), second.to(device))

@@ -2,6 +2,7 @@
 
 import json
 import re
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -13,3 +14,9 @@ def page_data(report: Path, key: str) -> Any:
     assert match is not None
     assert json.loads(match[1]) == key
     return json.loads(match[2])
+
+
+def page_text(report: Path, name: str) -> str:
+    """The text of a page as it is read, with single spaces."""
+    html = (report / f"{name}.html").read_text(encoding="utf-8")
+    return " ".join(unescape(re.sub(r"</?[a-zA-Z][^>]*>", "", html)).split())

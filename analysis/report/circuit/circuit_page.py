@@ -85,6 +85,7 @@ def circuit_page(
         "tests": tests,
         "n_text": None if text is None else (text.n_documents, len(text)),
         "is_behaviour": found.behaviour is not None,
+        "classes": _classes(found),
         "n_left_out": len(circuit.interactions) - len(drawn["edges"]),
         "command": "circuits validate RUN",
     }
@@ -92,10 +93,20 @@ def circuit_page(
                 [*tables, *tests, *by_class], data)  # fmt: skip
 
 
+def _classes(found: Found) -> tuple[str, str] | None:
+    """The affected classes and the others, by name."""
+    if found.behaviour is None:
+        return None
+    affected = found.behaviour.affected
+    others = [label for label in found.behaviour.labels if label not in affected]
+    return ", ".join(map(shown, affected)), ", ".join(map(shown, others))
+
+
 def _described(mechanism: Mechanism, labels: Labels) -> dict[str, Any]:
     return {
         "classes": mechanism.classes(),
         "hub": mechanism.hub(labels),
+        "bridge": mechanism.bridge(),
         "sides": mechanism.sides,
         "layer": mechanism.found.layer,
         "pairs": len(mechanism.found.circuit.interactions),

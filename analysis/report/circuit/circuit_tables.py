@@ -10,13 +10,28 @@ from analysis.behaviour.bounds import FIXED
 from analysis.report.circuit.labels import Labels
 from analysis.report.page import Table
 from analysis.runs.belonging import Found
+from analysis.validation.bases import ENOUGH
 from analysis.validation.record import Validation
 from circuits.graph.circuit import Circuit
-from circuits.plotting.display import seen
+from circuits.plotting.display import percent, seen, shown
 
 _MOST_PAIRS = 4  # that sentences describe
 _RATE = 0.05  # of false discoveries, at which a pair stands out
 
+_FOR_WHAT_THEY_WRITE = (
+    "Random pairs, for what they write: the share of the margin that a draw of the same size "
+    "removes, divided by its size (how much it writes, relative to the circuit) and by the share "
+    "that the circuit removes. Only removal counts, because random pairs that write as much mostly "
+    "raise the margin."
+)
+_OF_BASES = (
+    f"There: how many pairs the basis has (of a dictionary, those of features that are ever active "
+    f"in the cases; of hidden units, one product each). Needed: how many of them carry "
+    f"{percent(ENOUGH)} of the contrast in every stratum; empty: not reached within those tried. "
+    f"The other columns are of pairs chosen as a circuit's are, at most as many as it has "
+    f"(n_pairs): carried, their share in the worst stratum; removed and side effect, by removing "
+    f"them."
+)
 _EDIT_HEADS = {
     "n_pairs": "pairs", "removed": "effect removed", "low": "removed, low", "high": "removed, high",
     "side_effect": "side effect", "faithfulness": "effect kept",
@@ -137,11 +152,12 @@ def _measures(circuit: Circuit) -> str:
     """What the columns mean that only a circuit of a behaviour has."""
     if circuit.evidence is None:
         return ""
+    affected = ", ".join(map(shown, circuit.evidence.affected))
     return (
-        " Contrast, elsewhere: logits added in the affected classes and in the others. Computed, "
-        "inherited: what a pair adds over all classes, from the two factors or from a contrast "
-        f"that was there before. n = {circuit.evidence.n_cases} cases, those that the "
-        "circuit was chosen on."
+        f" Contrast, elsewhere: logits added, mean over the affected classes ({affected}) and over "
+        f"the others; class by class a pair may add very different amounts. Computed, inherited: "
+        f"what a pair adds over all classes, from the two factors or from a contrast that was "
+        f"there before. n = {circuit.evidence.n_cases} cases, those that the circuit was chosen on."
     )
 
 
@@ -155,21 +171,24 @@ def validation_tables(found: Validation) -> list[Table]:
     tables = [
         Table.of("criteria", f"Criteria (bounds of {FIXED}, set on seeds 0 to 6): causal, the "
                  "pairs carry the behaviour; computed here, they make the contrast; specific, "
-                 f"other classes stay and other pairs do not do it; {n}.", found.criteria_table),
-        Table.of("strata", "The worst stratum of each kind: left, of its mean margin without the "
-                 "circuit (below 0: the answer turns); kept, of the MLP's effect by the circuit "
-                 f"alone. {found.judged}", found.worst_strata),
+                 f"other classes stay and other pairs do not do it; {n}. {_FOR_WHAT_THEY_WRITE}",
+                 found.criteria_table),
+        Table.of("strata", "The worst stratum of each kind: that with the most margin left, and in "
+                 "other classes that which changes most. Left: of its mean margin without the "
+                 "circuit (below 0: the answer turns). Kept: of the MLP's effect by the circuit "
+                 "alone, in that same stratum; the least kept may be in another one, see every "
+                 f"stratum below. {found.judged}", found.worst_strata),
         Table.of("edits", "Edits of the running model, controls last. Contrast: mean margin of "
                  "the affected classes, in logits. Effect removed: share of the contrast that the "
                  "edit removes (low to high: 95 % bootstrap interval). Side effect: largest "
-                 f"relative change in another class; {n}.", found.edit_table, _EDIT_HEADS),
+                 "relative change in another class. Control, circuit of …: other circuits of this "
+                 f"run removed, for comparison; no criterion uses them; {n}.",
+                 found.edit_table, _EDIT_HEADS),
         Table.of("random", "Control: random pairs of features that are active together, instead "
                  "of the circuit's. Size: how much they write, relative to the circuit. Most, "
                  f"least: of the effect removed; below 0 the margin grows; {n}.", random),
         Table.of("bases", "Control: other bases in place of the dictionary's features, searched in "
-                 "the same way on these cases. Needed: pairs that carry 80 % of the contrast in "
-                 "every stratum; there: pairs of the basis; the rest is of pairs chosen as a "
-                 "circuit's are, at most as many as it has.", found.bases),
+                 f"the same way on these cases. {_OF_BASES}", found.bases),
         Table.of("all-strata", "Every stratum.", found.strata),
         Table.of("origins", "Computed or inherited, over all cases and in each frame.",
                  found.origins),

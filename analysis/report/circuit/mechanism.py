@@ -122,6 +122,27 @@ class Mechanism:
             "elsewhere": ", ".join(elsewhere),
         }
 
+    def bridge(self) -> dict[str, str] | None:
+        """The pair whose size here and in the picture differ most: what it adds to each affected
+        class, their mean, and its one number there, on the cases that the circuit was chosen on."""
+        names, pairs = self.cases.behaviour.labels, self.found.circuit.interactions
+        affected = [place for place, on in enumerate(self.cases.affected.tolist()) if on]
+        added = self.added[affected]
+        if len(affected) < 2 or not len(pairs) or not bool(added.any()):
+            return None
+        n = int((added - added.mean(0)).abs().amax(0).argmax())
+        ends = dict.fromkeys((pairs[n].first, pairs[n].second))
+        contrast = pairs[n].contrast
+        return {
+            "pair": " × ".join(shown(self.found.circuit.label(f)) for f in ends),
+            "by_class": " and ".join(
+                f"{_signed(value) if abs(value) >= 0.005 else 'about 0'} in {shown(names[place])}"
+                for place, value in zip(affected, added[:, n].tolist(), strict=True)
+            ),
+            "mean": _signed(float(added[:, n].mean())),
+            "there": "" if contrast is None else _signed(contrast),
+        }
+
     def hub(self, labels: Labels) -> dict[str, Any] | None:
         """The feature whose pairs add almost everything, if there is one, and the classes that it
         is active in."""

@@ -116,6 +116,12 @@ def _outputs(run: Run, table: LayerTable, into: Catalogue, out: Catalogue) -> Ta
     caption = "Every output, read by encoder"
     if known is not None and (reader := run.reader_of_interactions) not in (None, "encoder"):
         caption += f"; pairs at q 0.05, by {shown(reader)}"
+    if known is not None:
+        caption += (
+            ". q tests a pair against the whole form, so this count includes shadows: a strong "
+            "pair also gives weight to near twins of its features. interaction_graph(…, "
+            "significant=0.05) tests each pair given the others"
+        )
     made = Table.of("outputs", f"{caption}. Click a column's name to sort by it.", listed)
     return replace(made, cards=[f"mlp_out@{table.layer}:{o}" for o in rows["output"]])
 

@@ -33,6 +33,7 @@ def low_rank_page(run: Run) -> Page:
         }
         layers.append({"layer": layer, "figures": keyed, "summary": summary, "rank": rank,
                        "threshold": THRESHOLD, "needed": curve.needed_sentence,
+                       "conclusion": curve.needed_conclusion, "compared": len(curve.compared(rank)),
                        "reader": _READERS.get(curve.about["reader"], curve.about["reader"]),
                        "controls": [(each.value, summary[f"share_above_{each}"])
                                     for each in Control]})  # fmt: skip

@@ -12,10 +12,10 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.behaviour.bounds import LEAST
 from analysis.dictionary_quality import quality
 from analysis.discovery.find import verdict
 from analysis.lowrank.curve import RankCurve
-from analysis.lowrank.sums import Control
 from analysis.report.circuit.mechanism import Mechanism
 from analysis.report.page import Page, Table
 from analysis.runs.belonging import Found
@@ -53,6 +53,7 @@ def overview(
         "manifest": [_step(run.folder.path, entry) for entry in run.manifest],
         "missing": run.missing,
         "counted": _counted(run),
+        "least": LEAST,
     }
     return Page("index", "Overview", "overview.html.j2", context, tables=[dictionaries])
 
@@ -161,12 +162,11 @@ def _counted(run: Run) -> list[str]:
 
 
 def _curve_line(layer: int, curve: RankCurve) -> dict[str, Any]:
-    summary = curve.summary(2)
     return {
         "layer": layer,
-        "share": percent(summary["share_above"]),
-        "n": summary["n_compared"],
-        "controls": [(name.value, percent(summary[f"share_above_{name}"])) for name in Control],
+        "needed": curve.needed_sentence,
+        "conclusion": curve.needed_conclusion,
+        "n": len(curve.compared(curve.ranks[0], "r2")),
     }
 
 

@@ -32,12 +32,15 @@ def test_a_curve_is_printed_and_kept(run, capsys):
     assert main(["rank", run, *OPTIONS]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("mlp_out@0, features read by encoder: 48, of which ")
-    table = printed.split("\n\n")[1].splitlines()
+    kept = RankCurve.load(f"{run}/rank/layer-0")
+    main_figure, table = (part.splitlines() for part in printed.split("\n\n")[1:3])
+    said = f"Main figure: {kept.needed_sentence} {kept.needed_conclusion}"
+    assert " ".join(main_figure) == said.strip()
+    assert max(map(len, main_figure)) <= 100
     assert table[0].split()[:3] == ["rank", "median", "mean"]
     assert [line.split()[0] for line in table[1:]] == ["1", "2", "4", "8", "all"]
     assert all(name in table[0] for name in ("rotated", "shuffled", "untrained", "costs"))
     assert f"{run}/rank/layer-0.parquet" in printed.splitlines()[-1]
-    kept = RankCurve.load(f"{run}/rank/layer-0")
     shown = float(table[2].split()[1])
     assert shown == pytest.approx(kept.summary()["median"], abs=0.006)
     loss = kept.loss.set_index("replaced_by")

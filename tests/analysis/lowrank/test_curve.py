@@ -441,6 +441,49 @@ def test_the_rank_that_is_needed_is_the_first_that_explains_enough():
     )
 
 
+def test_what_was_not_compared_was_not_measured():
+    """A rank that nothing was compared at is no rank beyond those that were tried."""
+    nothing = small_curve(min_active=10**6)
+    assert nothing.needed().empty
+    assert nothing.needed_sentence == (
+        "Eigenvectors needed for an R² of 0.9, median: not measured; random directions of the same "
+        "model not measured, outputs of random tokens not measured, an untrained model not "
+        "measured."
+    )
+    assert nothing.needed_conclusion == ""
+    found = small_curve()
+    lacking = found.table.assign(r2_tokens=float("nan"))  # as of a file of schema 1
+    assert "tokens not measured, an" in replace(found, table=lacking).needed_sentence
+
+
+def needing(features: list[float], tokens: list[float]) -> RankCurve:
+    """A curve whose features and tokens' outputs need so many eigenvectors, of 12 tried."""
+    rows = [
+        {"feature": f, "rank": rank, "n_active": 99, "n_active_tokens": 99,
+         "r2": float(rank >= own), "r2_tokens": float(rank >= other)}
+        for f, (own, other) in enumerate(zip(features, tokens, strict=True))
+        for rank in range(1, 14)
+    ]  # fmt: skip
+    return RankCurve(pd.DataFrame(rows), pd.DataFrame(), {"min_active": 20, "seed": 0})
+
+
+@pytest.mark.parametrize(
+    ("features", "tokens", "said"),
+    [
+        ([6] * 20, [6] * 20, "the low rank is the layer's doing, not the dictionary's."),
+        ([9] * 20, [6] * 20, "Features need no fewer than the outputs of random tokens:"),
+        ([99] * 20, [6] * 20, "Features need no fewer than the outputs of random tokens:"),
+        ([3, 9, 6, 7] * 3, [3, 9, 7, 7] * 3, "Features do not clearly need fewer than"),
+        ([2, 3] * 10, [8, 99] * 10, "that difference is the dictionary's doing"),
+        ([99] * 20, [99] * 20, ""),
+    ],
+)
+def test_low_rank_is_the_dictionarys_only_where_features_need_fewer(features, tokens, said):
+    conclusion = needing(features, tokens).needed_conclusion
+    assert said in conclusion
+    assert bool(conclusion) is bool(said)
+
+
 def test_random_directions_and_outputs_of_tokens_are_read_in_the_same_model(plain, corpus):
     """Whole, each is what its row reads, selected as features are."""
     given = dictionary()

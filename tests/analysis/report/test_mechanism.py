@@ -7,6 +7,7 @@ import torch
 
 from analysis.attribution.contrast import PairAccount
 from analysis.discovery.find import find_circuit
+from analysis.report.circuit.circuit_tables import circuit_tables
 from analysis.report.circuit.labels import Labels
 from analysis.report.circuit.mechanism import Mechanism, removal_effect
 from analysis.runs.belonging import Found
@@ -80,6 +81,26 @@ def test_a_pair_that_hurts_another_class_as_much_comes_after_one_that_does_not(m
     pairs = replace(mechanism, added=added).classes()[0]["pairs"]
     assert pairs[0]["ends"] == plain[0]["ends"]
     assert len(pairs) == 2
+
+
+def test_a_pairs_two_sizes_are_brought_together(planted, mechanism):
+    """One class has all of what the pair adds, so its mean is half of that."""
+    found = mechanism.bridge()
+    inside = [mechanism.cases.behaviour.labels.index(x) for x in ("not good", "not bad")]
+    added = mechanism.added[inside]
+    n = int((added[0] - added[1]).abs().argmax())
+    first, second = (f"{float(x):+.2f}".replace("-", "−") for x in added[:, n])
+    for size, label in ((first, "not good"), (second, "not bad")):
+        assert (
+            abs(float(size.replace("−", "-"))) < 0.005 or f"{size} in {label}" in found["by_class"]
+        )
+    assert float(found["mean"]) == pytest.approx(float(added[:, n].mean()), abs=0.005)
+    contrast = planted[1].circuit.interactions[n].contrast
+    assert float(found["there"]) == pytest.approx(contrast, abs=0.005)
+    tables = circuit_tables(planted[1].circuit, Labels(planted[1], {}))
+    (caption,) = (each.caption for each in tables if each.key == "pairs")
+    assert "logits added, mean over the affected classes (not good, not bad)" in caption
+    assert replace(mechanism, added=0 * mechanism.added).bridge() is None
 
 
 def test_what_the_pairs_carry_is_measured_on_the_same_cases_as_what_each_adds(planted, mechanism):
