@@ -40,6 +40,11 @@ def test_claims_have_names_of_their_own():
     assert len(set(names)) == len(names)
 
 
+def test_numbers_end_before_a_comma_of_the_sentence():
+    said = "49, nine of 1,040: 0.5, 2e-06 and −3"
+    assert numbers_in(said) == ["49", "1,040", "0.5", "2e-06", "-3"]
+
+
 def test_a_claim_that_moved_is_told(monkeypatch):
     known = [
         Claim("share", "core", "share of", ("0.58",)),
