@@ -27,7 +27,7 @@ import torch
 
 from analysis.attribution.contrast import PairAccount, made_here
 from analysis.attribution.output_features import OutputFeatures
-from analysis.behaviour.bounds import COVERAGE, INHERITED, N_PAIRS, SHOWN
+from analysis.behaviour.bounds import COMPUTED, COVERAGE, INHERITED, N_PAIRS, SHOWN
 from analysis.behaviour.cases import Behaviour
 from analysis.behaviour.in_model import ModelCases, in_model
 from analysis.discovery.provenance import check_dictionaries, wanted_layers
@@ -107,18 +107,41 @@ def find_circuit(
 
 
 def verdict(circuit: Circuit) -> str:
-    """Whether the circuit computes its contrast, in a sentence."""
+    """Whether the circuit computes its contrast, in a sentence. An MLP may compute it by other
+    pairs than the circuit's, so both are asked."""
     if circuit.evidence is None:
         return "found without a behaviour: nothing is known of a contrast"
     if circuit.features and all(f.joint_effect is None for f in circuit.features):
         return "passed on, not computed: one factor makes it, which the MLP's input has already"
     shares = circuit.evidence.shares
-    both = f"computed {shares.computed:.2f}, inherited {shares.inherited:.2f}"
+    computed, inherited = (round(one, 2) + 0.0 for one in (shares.computed, shares.inherited))
+    both = f"computed {computed:.2f}, inherited {inherited:.2f}"
     if made_here(shares.computed, shares.inherited, shares.within):
+        own = _computed_by_pairs(circuit)
+        if own is None:
+            return f"the MLP computes the contrast ({both}), of these pairs it is not known"
+        if not own >= COMPUTED:
+            return (
+                f"the MLP computes the contrast ({both}), but not by these pairs: they compute "
+                f"{own:.0%} of what they add"
+            )
         return f"computed in this MLP ({both})"
     if shares.inherited > INHERITED:
         return f"inherited from attention or earlier layers, and only read here ({both})"
     return f"neither computed nor inherited alone ({both}, within the classes {shares.within:.2f})"
+
+
+def _computed_by_pairs(circuit: Circuit) -> float | None:
+    """Of what the circuit's pairs add to the contrast the share that they compute; 0 where they
+    add nothing to it, None where the circuit's file does not say (of older versions)."""
+    pairs = circuit.interactions
+    if any(pair.computed is None or pair.inherited is None for pair in pairs):
+        return None
+    computed, inherited = (
+        sum(getattr(pair, name) or 0.0 for pair in pairs) for name in ("computed", "inherited")
+    )
+    added = computed + inherited
+    return computed / added if added > 0 else 0.0
 
 
 def _check_classes(other: Behaviour, one: Behaviour) -> None:

@@ -77,6 +77,29 @@ def test_what_is_planted_in_the_mlp_is_computed_there(found):
         assert (pair.inherited, pair.elsewhere) == pytest.approx((0, 0), abs=1e-6)
 
 
+def with_parts(found: Circuit, computed: float | None, inherited: float | None) -> Circuit:
+    """The same circuit, each of its pairs with such parts."""
+    pairs = (replace(p, computed=computed, inherited=inherited) for p in found.interactions)
+    return replace(found, interactions=tuple(pairs))
+
+
+def test_a_circuit_of_other_pairs_than_those_that_compute_is_not_called_computed(found):
+    said = verdict(with_parts(found, 0.12, 0.88))
+    assert said == (
+        "the MLP computes the contrast (computed 1.00, inherited 0.00), but not by these pairs: "
+        "they compute 12% of what they add"
+    )
+    assert "they compute 0% of" in verdict(with_parts(found, 1.0, -1.0))  # they add nothing
+    assert verdict(with_parts(found, 0.6, 0.4)).startswith("computed in this MLP")
+
+
+def test_of_a_circuit_that_does_not_say_what_its_pairs_compute_only_the_mlp_is_judged(found):
+    assert verdict(with_parts(found, None, None)) == (
+        "the MLP computes the contrast (computed 1.00, inherited 0.00), of these pairs it is not "
+        "known"
+    )
+
+
 def test_the_classes_are_detected_by_their_own_output_features(found):
     assert {d.label: (d.features, d.f1) for d in found.detectors} == {
         "not good": ((1,), 1.0),
