@@ -128,8 +128,9 @@ def validation_text(found: Validation) -> str:
         "an edit removes (95 % of bootstrap draws). side_effect: largest relative change of\n"
         "another class. faithfulness, kept: 1 for the model, 0 with the MLP's output at its mean\n"
         "left: of a stratum's margin, without the circuit (negative: the answer turns). size:\n"
-        "how much random pairs write, relative to the circuit; median, most, least: of what they\n"
-        "remove over the draws (negative: the margin grows), median_size: whichever the sign.\n"
+        "how much random pairs write, relative to the circuit; distinct: draws that differ;\n"
+        "median, most, least: of what they remove over the draws (negative: the margin grows),\n"
+        "median_size: whichever the sign.\n"
         "needed: pairs that carry 80 % of the contrast in every stratum; there: pairs of the basis."
         f"\nn = {found.n} cases, seed {found.seed}."
     )

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.behaviour.bounds import LEAST
-from analysis.validation.criteria import Claim, Criterion
+from analysis.behaviour.bounds import DRAWS, LEAST
+from analysis.validation.criteria import Claim, Criterion, Measure
 from analysis.validation.edits import DrawKind, EditKind, edit_label
 from analysis.validation.version_1 import of_version_1
 from circuits.errors import GraphError
@@ -23,6 +23,8 @@ from circuits.storage.files import read_json, write_json
 from circuits.storage.records import RecordError, record_of
 
 _SCHEMA, _VERSION = "bilinear-circuits/validation", 2
+_LOUD = (Measure.EQUAL, Measure.EQUAL_WORST)
+_NOT_CAUSAL = "a circuit that is not causal carries nothing to be specific about"
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +41,7 @@ class Validation:
     strata: pd.DataFrame  # a row a stratum: n, judged, margin, left, kept
     cases: pd.DataFrame  # a row a case: its margin, without the circuit, and with it alone
     origins: pd.DataFrame  # a row a frame: what of the contrast is computed, inherited, within
-    random: pd.DataFrame  # a row a draw of random pairs: kind, size, removed, side_effect
+    random: pd.DataFrame  # a row a draw of random pairs: kind, set, size, removed, side_effect
     bases: pd.DataFrame  # a row a basis: pairs needed for four fifths, effect of as many
     parts: pd.DataFrame  # a row a pair: faithfulness lost without it
     checks: pd.DataFrame  # a row a pair and output feature: predicted, measured, off_by
@@ -50,13 +52,25 @@ class Validation:
 
     @property
     def claims(self) -> dict[Claim, bool]:
-        """Of each claim whether all its criteria are met; none where strata were not measured, as
-        by 0.1."""
+        """Of each claim whether all its criteria are met, and of specific also those of causal: a
+        circuit that does nothing leaves everything else alone. None where strata were not measured,
+        as by 0.1."""
         if not len(self.strata):
             return {}
-        return {
+        met = {
             claim: all(one.met for one in self.criteria if one.claim in (claim, None))
             for claim in Claim
+        }
+        return met | {Claim.SPECIFIC: met[Claim.SPECIFIC] and met[Claim.CAUSAL]}
+
+    @property
+    def claims_in_words(self) -> dict[str, bool]:
+        """The claims, and in their name what was not tested: without other classes there are only
+        random pairs to be specific against."""
+        partly = self.claims.get(Claim.SPECIFIC, False) and bool(self.strata["affected"].all())
+        return {
+            f"{claim} (random pairs only)" if partly and claim is Claim.SPECIFIC else str(claim): on
+            for claim, on in self.claims.items()
         }
 
     @property
@@ -66,16 +80,33 @@ class Validation:
             return "nothing is claimed: it was validated by 0.1, so validate it again"
         if lacking := self._shortfall(None):
             return f"nothing can be claimed: {lacking}"
+        words = zip(self.claims, self.claims_in_words.items(), strict=True)
         said = [
-            str(claim) if holds else f"not {claim}: {self._shortfall(claim)}"
-            for claim, holds in self.claims.items()
+            name if holds else f"not {claim}: {self._shortfall(claim) or _NOT_CAUSAL}"
+            for claim, (name, holds) in words
         ]
-        no_others = bool(self.strata["affected"].all())
-        return "; ".join(said) + " (there are no other classes)" * no_others
+        return "; ".join(said)
 
     def _shortfall(self, claim: Claim | None) -> str:
+        why = self._too_few_draws
         return ", ".join(
-            one.shortfall for one in self.criteria if one.claim is claim and not one.met
+            f"{one.label}: not judged, {why}" if why and one.name in _LOUD else one.shortfall
+            for one in self.criteria
+            if one.claim is claim and not one.met
+        )
+
+    @property
+    def _too_few_draws(self) -> str:
+        """Why random pairs that write as much are not judged; nothing where they are."""
+        loud = self.drawn(DrawKind.SAME_SIZE)
+        n, distinct = int(loud["draws"]), int(loud["distinct"])
+        if distinct >= DRAWS or any(o.name in _LOUD and o.value is not None for o in self.criteria):
+            return ""
+        if n < DRAWS:
+            return f"{n} draws were made, and {DRAWS} are needed"
+        return (
+            f"the dictionary has only {loud['there']:.0f} such pairs, {distinct} of {n} draws "
+            f"differ, and {DRAWS} are needed"
         )
 
     def edit(self, kind: EditKind | str, target: str = "") -> pd.Series:
@@ -147,9 +178,10 @@ class Validation:
 
     @property
     def random_table(self) -> pd.DataFrame:
-        """Of each kind of random pairs what its draws remove: draws, pairs, size; the median share
-        removed, the median of its size, the most and the least (where the margin grows)."""
-        table = self._draws.reset_index()
+        """Of each kind of random pairs what its draws remove: draws, how many of them are distinct,
+        pairs, size; the median share removed, the median of its size, the most and the least (where
+        the margin grows)."""
+        table = self._draws.reset_index().drop(columns="there")
         return table.assign(kind=table["kind"].str.replace("_", " "))
 
     def drawn(self, kind: DrawKind) -> pd.Series:
@@ -158,8 +190,12 @@ class Validation:
 
     @property
     def _draws(self) -> pd.DataFrame:
-        return self.random.groupby("kind", sort=False).agg(
-            draws=("removed", "size"), pairs=("n_pairs", "median"), size=("size", "mean"),
+        random = self.random
+        if "set" not in random:  # in older files
+            random = random.assign(set=random["draw"], there=0)
+        return random.groupby("kind", sort=False).agg(
+            draws=("removed", "size"), distinct=("set", "nunique"), there=("there", "max"),
+            pairs=("n_pairs", "median"), size=("size", "mean"),
             median=("removed", "median"),
             median_size=("removed", lambda removed: removed.abs().median()),
             most=("removed", "max"), least=("removed", "min"),

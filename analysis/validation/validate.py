@@ -135,7 +135,7 @@ def _gates(circuit: Circuit, terms: PairTerms) -> list[tuple[str, PairTerms]]:
             if {group[pair.first], group[pair.second]} == ends
         ]
         names = [circuit.group_name(end) for end in (gate.first, gate.second)]
-        found.append((" & ".join(names), terms.subset(torch.tensor(chosen))))
+        found.append((" & ".join(names), terms.subset(torch.tensor(chosen, dtype=torch.int64))))
     return found
 
 
