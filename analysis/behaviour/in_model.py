@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from analysis.behaviour.cases import Behaviour
+from analysis.behaviour.cases import Behaviour, Case
 from circuits.algebra.bilinear import computing_dtype
 from circuits.errors import BehaviourError
 from circuits.model.model import Model
@@ -224,6 +224,7 @@ def in_model(behaviour: Behaviour, model: Model) -> ModelCases:
     faults = _unknown(tokenizer, tokens, texts)
     known = _answers(behaviour, tokenizer, faults)
     position = _positions(behaviour, lengths.tolist(), faults)
+    faults += [] if faults else _alike(behaviour, tokens, position)
     if faults:
         raise BehaviourError(f"behaviour {behaviour.name!r}: {'; '.join(faults)}.")
     sides, sets, numbers = _sides(behaviour)
@@ -324,6 +325,24 @@ def _positions(behaviour: Behaviour, lengths: list[int], faults: list[str]) -> l
             f"many tokens, or leave out 'pair'"
         )
     return position
+
+
+def _alike(behaviour: Behaviour, tokens: Tensor, position: list[int]) -> list[str]:
+    """Cases that a model cannot tell apart: it does not see what follows their position."""
+    first: dict[tuple[int, ...], Case] = {}
+    pairs = []
+    for case, row, at in zip(behaviour.cases, tokens.tolist(), position, strict=True):
+        other = first.setdefault(tuple(row[: at + 1]), case)
+        if other is not case:
+            pairs.append((other, case))
+    if not pairs:
+        return []
+    one, other = pairs[0]
+    return [
+        f"{len(pairs)} cases have the same tokens up to their position as an earlier case, as "
+        f"{one.text!r:.80} and {other.text!r:.80}: they are one case to the model, and would count "
+        f"more than once; keep one of each"
+    ]
 
 
 def _sides(behaviour: Behaviour) -> tuple[list[float], list[Any], list[int]]:

@@ -245,6 +245,28 @@ def test_pairs_of_unequal_length_are_refused(model):
     assert len(in_model(planted_behaviour(cases=alone), model)) == 64
 
 
+@pytest.mark.parametrize(
+    "spelt",
+    [
+        {"text": "tom  said the cake was very good so felt"},
+        {"position": -1},
+        {"position": 9},
+        {"text": "tom said the cake was very good so felt glad", "position": 9},
+    ],
+)
+def test_cases_of_the_same_tokens_up_to_their_position_are_one(model, spelt):
+    """A second space is no other text to the tokenizer, nor the last token by its number, nor what
+    comes after it."""
+    cases = [replace(case, pair=None) for case in planted_behaviour().cases]
+    again = replace(cases[0], **spelt)
+    said = refused(lambda: in_model(planted_behaviour(cases=(*cases, again)), model))
+    assert said == (
+        "behaviour 'negation': 1 cases have the same tokens up to their position as an earlier "
+        f"case, as {cases[0].text!r} and {again.text!r}: they are one case to the model, and would "
+        "count more than once; keep one of each."
+    )
+
+
 @pytest.mark.parametrize("position", [0, 10, -10, 99])
 def test_a_position_out_of_range_is_refused(model, position):
     said = refused(lambda: in_model(changed(0, position=position), model))
