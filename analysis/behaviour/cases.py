@@ -175,6 +175,15 @@ class Behaviour:
         first, second = (Behaviour(self.name, tuple(part), self.metric) for part in parts)
         return first, second
 
+    def other_words(self, other: Behaviour) -> tuple[str, ...]:
+        """The strata of which this behaviour and another one have no word in common."""
+        words = (
+            {name: {case.strata[name] for case in each.cases} for name in each.cases[0].strata}
+            for each in (self, other)
+        )
+        ours, theirs = words
+        return tuple(name for name in ours if name in theirs and not ours[name] & theirs[name])
+
     def save(self, path: str | Path) -> Path:
         """Write the cases as JSONL, one a line."""
         given = ({key: _plain(getattr(case, key)) for key in _KEYS} for case in self.cases)

@@ -12,6 +12,8 @@ effects are of the logit difference towards one side, otherwise the target would
 from __future__ import annotations
 
 import difflib
+import hashlib
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -29,6 +31,7 @@ from circuits.model.model import Model
 from circuits.model.site import Site
 
 _AT_A_TIME = 256  # cases in a forward pass
+_HASH = 12  # characters of a case's hash
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +90,17 @@ class ModelCases:
             return None
         order = {number: place for place, number in enumerate(dict.fromkeys(numbers))}
         return torch.tensor([order[number] for number in numbers])
+
+    @cached_property
+    def hashes(self) -> tuple[str, ...]:
+        """A short hash of each case: of its tokens up to its position, and its answers."""
+        each = zip(self.tokens.tolist(), self.position.tolist(), self.answer.tolist(),
+                   self.side.tolist(), strict=True)  # fmt: skip
+        texts = (
+            json.dumps([row[: at + 1], *map(sorted, self.answers[number][:: int(side)])])
+            for row, at, number, side in each
+        )
+        return tuple(hashlib.sha256(text.encode()).hexdigest()[:_HASH] for text in texts)
 
     @property
     def tiles(self) -> list[Int64[Tensor, "case pos"]]:

@@ -102,6 +102,8 @@ def find_circuit(
             _shares(account, pairs, through, outputs),
             Thresholds(coverage, n_pairs, shown),
             detectors,
+            cases.hashes,
+            chosen.other_words(held_out),
         ),
     )
 

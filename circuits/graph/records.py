@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from circuits.storage.records import Word
+from circuits.storage.records import LATER, Word
 
 Metric = Literal["logit difference", "probability"]
 
@@ -167,6 +167,17 @@ class BehaviourEvidence:
     shares: Shares
     thresholds: Thresholds
     detectors: tuple[Detector, ...] = ()
+    # hashes of those cases, so that none of them is validated on; none in older files
+    chosen_on: tuple[str, ...] = field(default=(), repr=False, metadata=LATER)
+    # strata of which the held-out half has no word in common with them; None: it is not known
+    other_words: tuple[str, ...] | None = field(default=None, metadata=LATER)
+
+    @property
+    def held_out_half(self) -> str:
+        """In what the held-out cases differ from those that the circuit was chosen on."""
+        if self.other_words is None:
+            return "not recorded"
+        return f"other words ({', '.join(self.other_words)})" if self.other_words else "other pairs"
 
 
 @dataclass(frozen=True)

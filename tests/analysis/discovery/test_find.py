@@ -1,5 +1,6 @@
 """find_circuit on transformers whose circuits were put there by hand, and where there is none."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -121,6 +122,36 @@ def test_features_record_the_effect_of_each_factor(found):
 
 def test_a_found_circuit_outlives_its_file(found, tmp_path):
     assert Circuit.load(found.save(tmp_path / "circuit.json")) == found
+
+
+def test_a_file_without_the_cases_that_it_was_chosen_on_is_read(found, tmp_path):
+    path = found.save(tmp_path / "circuit.json")
+    content = json.loads(path.read_text())
+    assert len(set(content["evidence"].pop("chosen_on"))) == found.evidence.n_cases == 32
+    assert content["evidence"].pop("other_words") == []
+    path.write_text(json.dumps(content))
+    again = Circuit.load(path)
+    assert again.evidence == replace(found.evidence, chosen_on=(), other_words=None)
+    assert again.evidence.held_out_half == "not recorded"
+
+
+def test_a_circuit_says_which_words_its_held_out_half_has_not_in_common():
+    """Of every second pair the thing is another one; child and negator are not."""
+    cases = []
+    for case in planted_behaviour().cases:
+        words = case.text.split()
+        cases.append(
+            replace(
+                case,
+                pair=2 * case.pair - 15 * (case.pair > 7),
+                strata={"negator": words[5], "thing": words[3], "child": words[0]},
+            )
+        )
+    cases.sort(key=lambda case: case.pair)
+    turned = planted_behaviour(cases=tuple(cases))
+    found = find_circuit(planted_model(), planted_dictionaries(), turned)
+    assert found.evidence.other_words == ("thing",)
+    assert found.evidence.held_out_half == "other words (thing)"
 
 
 def test_a_circuit_says_what_it_was_asked_for():

@@ -30,7 +30,7 @@ from analysis.validation.harness import Harness
 from analysis.validation.record import Validation
 from analysis.validation.validate import validate
 from circuits.corpus import open_corpus
-from circuits.errors import DictionaryError, FeatureRangeError, GraphError
+from circuits.errors import BehaviourError, DictionaryError, FeatureRangeError, GraphError
 from circuits.graph.circuit import Circuit
 from circuits.graph.records import Feature, Interaction, Source
 from circuits.model import Model, Site
@@ -43,12 +43,13 @@ from tests.support.planted_negation import (
     planted_dictionaries,
     planted_model,
     sentiment,
+    unseen_behaviour,
 )
 from tests.support.small_dictionaries import small_dictionary
 from tests.support.small_models import small_network, small_tokenizer
 
 HALVES = planted_behaviour().halves()
-CASES = planted_behaviour()  # each class has as many as a stratum needs
+CASES = unseen_behaviour()
 
 
 @pytest.fixture(scope="module")
@@ -375,6 +376,26 @@ def test_what_cannot_be_validated_is_refused(circuit):
         validate(model, circuit, HALVES[1], {other.site: other})
 
 
+def test_cases_that_the_circuit_was_chosen_on_are_no_test_of_it(circuit):
+    model, dictionaries = planted_model(), planted_dictionaries()
+    for behaviour, n in ((planted_behaviour(), 64), (HALVES[0], 32)):
+        with pytest.raises(BehaviourError) as refused:
+            validate(model, circuit, behaviour, dictionaries)
+        assert str(refused.value) == (
+            f"validate: circuit 'negation' was chosen on 32 of these {n} cases, so they are no "
+            "test of it. Pass the half that was held out, behaviour.halves()[1], or other cases."
+        )
+    spelt = [replace(c, text=c.text.replace(" ", "  "), position=-1) for c in HALVES[0].cases]
+    with pytest.raises(BehaviourError, match="chosen on 32 of these 32 cases"):
+        validate(model, circuit, replace(HALVES[0], cases=tuple(spelt)), dictionaries)
+
+
+def test_a_circuit_that_does_not_say_what_it_was_chosen_on_is_validated_on_any_case(circuit):
+    older = replace(circuit, evidence=replace(circuit.evidence, chosen_on=()))
+    proof = validate(planted_model(), older, HALVES[0], planted_dictionaries(), n_draws=1)
+    assert proof.n == 32
+
+
 def test_a_validation_leaves_no_trace_in_the_model(circuit):
     model = planted_model()
     tokens = in_model(HALVES[1], model).tokens
@@ -388,7 +409,7 @@ def test_a_handful_of_cases_proves_nothing():
     """Every other criterion may be met by so few; none of them says more than these did."""
     model, dictionaries = planted_model(), planted_dictionaries()
     circuit = find_circuit(model, dictionaries, planted_behaviour())
-    few = validate(model, circuit, planted_behaviour(3), dictionaries, n_draws=2)
+    few = validate(model, circuit, unseen_behaviour(3), dictionaries, n_draws=2)
     assert few.verdict == "nothing can be claimed: cases of each class: 3 (wanted: at least 16)"
     assert not any(few.claims.values())
 
