@@ -40,7 +40,8 @@ def circuit_text(circuit: Circuit) -> str:
             _titled("Classes, detected by output features above their thresholds", detectors),
             "contrast, elsewhere: logits that a pair adds to the margins of the affected classes, "
             "and of the others.\nz: its weight against turned features. F1: on held-out cases.\n"
-            f"The circuit was chosen on n = {evidence.n_cases} cases.",
+            f"The circuit was chosen on n = {evidence.n_cases} cases. Held-out half: "
+            f"{evidence.held_out_half}.",
         ]
     )
 
@@ -166,6 +167,7 @@ def circuit_rows(circuit: Circuit) -> dict[str, Any]:
             "factors": list(evidence.factors),
             "affected": list(evidence.affected),
             "cases": evidence.n_cases,
+            "held-out half": evidence.held_out_half,
         }
     if circuit.proposal is not None:
         shares = asdict(circuit.proposal)
