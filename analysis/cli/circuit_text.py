@@ -23,9 +23,10 @@ def circuit_text(circuit: Circuit) -> str:
     tables = circuit.tables()
     outputs = tables["outputs"][["label", "effect", "share"]]
     outputs.columns = ["output", "effect on logits", "share"]
-    names = [" or ".join(map(str, some)) for some in tables["detectors"]["features"]]
-    detectors = tables["detectors"][["label", "features", "f1"]].assign(features=names)
-    detectors.columns = ["class", "features", "F1"]
+    names = [" or ".join(map(str, some)) or "none" for some in tables["detectors"]["features"]]
+    columns = ["label", "features", "f1", "baseline"]
+    detectors = tables["detectors"][columns].assign(features=names)
+    detectors.columns = ["class", "features", "F1", "F1 if always active"]
     pairs = f"{(n := len(circuit.interactions))} pair{'s' * (n != 1)}"
     return "\n\n".join(
         [

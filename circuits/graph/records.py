@@ -93,12 +93,15 @@ class Group:
 
 @dataclass(frozen=True)
 class Detector:
-    """Output features that detect a class of a behaviour: any of them above its cut."""
+    """Output features that detect a class of a behaviour: any of them above its cut; none where no
+    feature does better than one that is always active."""
 
     label: str
     features: tuple[int, ...]
     cuts: tuple[float, ...]
     f1: float  # on held-out cases
+    # the F1 there of a feature that is always active; None in older files
+    baseline: float | None = field(default=None, metadata=LATER)
 
 
 @dataclass(frozen=True)

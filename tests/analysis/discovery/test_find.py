@@ -109,6 +109,20 @@ def test_the_classes_are_detected_by_their_own_output_features(found):
     assert {o.feature: o.share for o in found.outputs} == pytest.approx({1: 0.5, 3: 0.5}, rel=1e-5)
 
 
+def test_a_feature_that_is_always_active_detects_no_class(found):
+    """Of a class with a quarter of the cases it has an F1 of 0.4."""
+    assert [d.baseline for d in found.detectors] == pytest.approx([0.4, 0.4])
+    assert "F1 if always active" in circuit_text(found)
+    into, out = planted_dictionaries().values()
+    always = replace(out, encoder=torch.zeros_like(out.encoder),
+                     bias=torch.arange(out.n_feature, 0, -1).float())  # fmt: skip
+    again = find_circuit(planted_model(), {into.site: into, out.site: always}, planted_behaviour())
+    assert [(d.features, d.cuts, d.f1) for d in again.detectors] == [((), (), 0.0)] * 2
+    assert not any("good" in output.label or "bad" in output.label for output in again.outputs)
+    rows = circuit_text(again).split("above their thresholds\n")[1].splitlines()
+    assert rows[1].split() == ["not", "good", "none", "0", "0.4"]
+
+
 def test_features_record_the_effect_of_each_factor(found):
     effects = {f.feature: (f.mean, f.first_effect, f.second_effect) for f in found.features}
     size = effects[NEGATOR][0]
