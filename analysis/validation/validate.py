@@ -60,6 +60,11 @@ def validate(
     """
     check_count("validate", n_draws, None, "n_draws")
     layer = layer_of_circuit(model, circuit, dictionaries)
+    if not circuit.interactions:
+        raise GraphError(
+            f"validate: circuit {circuit.name!r} has no pairs, so there is nothing to remove. Pass "
+            f"one with pairs, as find_circuit makes it."
+        )
     for other in others:
         if (at := layer_of_circuit(model, other, dictionaries)) != layer:
             raise GraphError(

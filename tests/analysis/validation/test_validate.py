@@ -396,6 +396,25 @@ def test_a_circuit_that_does_not_say_what_it_was_chosen_on_is_validated_on_any_c
     assert proof.n == 32
 
 
+def test_a_circuit_without_pairs_is_refused(circuit):
+    none = replace(circuit, interactions=(), gates=())
+    with pytest.raises(GraphError, match="'negation' has no pairs, so there is nothing to remove"):
+        validate(planted_model(), none, CASES, planted_dictionaries())
+
+
+def test_a_gate_without_pairs_and_a_control_without_pairs_change_nothing(circuit):
+    empty = replace(circuit.gates[0], first=0, second=0)
+    some = replace(circuit, gates=(*circuit.gates, empty))
+    none = replace(circuit, name="none", interactions=(), gates=())
+    found = validate(planted_model(), some, CASES, planted_dictionaries(), others=[none], n_draws=1)
+    name = circuit.group_name(0)
+    for row in (
+        found.edit(EditKind.REMOVE_GATE, f"{name} & {name}"),
+        found.edit(EditKind.OTHER_CIRCUIT, "none"),
+    ):
+        assert (row["n_pairs"], row["removed"], row["side_effect"]) == (0, 0, 0)
+
+
 def test_a_validation_leaves_no_trace_in_the_model(circuit):
     model = planted_model()
     tokens = in_model(HALVES[1], model).tokens
