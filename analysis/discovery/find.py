@@ -36,7 +36,15 @@ from circuits.algebra.basis import Basis
 from circuits.algebra.interactions import Interactions
 from circuits.errors import BehaviourError, NotFoundError, TensorError, check_count
 from circuits.graph.circuit import Circuit
-from circuits.graph.records import BehaviourEvidence, Choice, Output, Shares, Source, Thresholds
+from circuits.graph.records import (
+    BehaviourEvidence,
+    Choice,
+    Detector,
+    Output,
+    Shares,
+    Source,
+    Thresholds,
+)
 from circuits.graph.significance import RotationNull, scored
 from circuits.model.model import Model
 from circuits.model.site import Site, mlp_sites
@@ -78,11 +86,7 @@ def find_circuit(
     at = account.layer_number
     out = dictionaries[mlp_sites(at)[1]]
     pairs = fewest_pairs(account, coverage, n_pairs)
-    if detection_cases is not None:
-        _check_classes(behaviour, detection_cases)
-    halves = (chosen, held_out) if detection_cases is None else detection_cases.halves()
-    likely, tested = (OutputFeatures(in_model(half, model), out) for half in halves)
-    detectors = likely.detectors(tested)
+    detectors = _detectors(model, out, behaviour, detection_cases or behaviour)
     through = OutputFeatures(cases, out)
     outputs = through.named(detectors)
     found, groups = factor_groups(account, pairs)
@@ -144,6 +148,17 @@ def _computed_by_pairs(circuit: Circuit) -> float | None:
     )
     added = computed + inherited
     return computed / added if added > 0 else 0.0
+
+
+def _detectors(
+    model: Model, out: Dictionary, behaviour: Behaviour, detection_cases: Behaviour
+) -> tuple[Detector, ...]:
+    """Output features that detect the classes, chosen on one half of some cases and measured on
+    the other."""
+    _check_classes(behaviour, detection_cases)
+    halves = detection_cases.halves()
+    likely, tested = (OutputFeatures(in_model(half, model), out) for half in halves)
+    return likely.detectors(tested)
 
 
 def _check_classes(other: Behaviour, one: Behaviour) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.behaviour.bounds import DRAWS, LEAST
+from analysis.behaviour.strata import WHOLE
 from analysis.validation.criteria import Claim, Criterion, Measure
 from analysis.validation.edits import DrawKind, EditKind, edit_label
 from analysis.validation.version_1 import of_version_1
@@ -23,6 +24,7 @@ from circuits.storage.files import read_json, write_json
 from circuits.storage.records import RecordError, record_of
 
 _SCHEMA, _VERSION = "bilinear-circuits/validation", 2
+_MOST = 4  # strata of a kind that are named
 _LOUD = (Measure.EQUAL, Measure.EQUAL_WORST)
 _NOT_CAUSAL = "a circuit that is not causal carries nothing to be specific about"
 
@@ -151,10 +153,42 @@ class Validation:
 
     @property
     def judged(self) -> str:
-        """How many strata of each kind have cases enough to be judged."""
+        """How many strata of each kind have cases enough to be judged; and in which of them the
+        contrast was judged to be computed, which takes as many of every class."""
         some = self.strata.groupby("kind", sort=False)["judged"].agg(["sum", "size"])
         counts = [f"{kind} {row['sum']} of {row['size']}" for kind, row in some.iterrows()]
-        return f"Judged, of {LEAST} cases or more: {', '.join(counts) or 'none'}."
+        said = f"Judged, of {LEAST} cases or more: {', '.join(counts) or 'none'}."
+        return f"{said} {self._judged_computed}" if len(self.origins) else said
+
+    @property
+    def _judged_computed(self) -> str:
+        judged = set(zip(self.origins["kind"], self.origins["value"], strict=True))
+        inside, outside, nowhere = ["all cases"], [], []
+        for kind, rows in self.strata.groupby("kind", sort=False):
+            if kind in WHOLE or str(kind).endswith(", class"):
+                continue
+            values = dict.fromkeys(rows["value"])
+            there = [value for value in values if (kind, value) in judged]
+            few = [(v, n) for v in values if v not in there and (n := self._least(str(kind), v))]
+            if there:
+                inside.append(f"{kind} {_listed(list(map(repr, there)))}")
+            if few:
+                each = _listed([f"{v!r} has {n} cases of a class" for v, n in few])
+                outside.append(f"{kind} ({each})")
+            elif not there:
+                nowhere.append(str(kind))
+        if nowhere:
+            outside.append(f"{', '.join(nowhere)} (none is in every class)")
+        return (
+            f"Computed here was judged, with {LEAST} or more of every class, for "
+            f"{'; '.join(inside)}{'; not for ' * bool(outside)}{', '.join(outside)}."
+        )
+
+    def _least(self, kind: str, value: str) -> int:
+        """Cases of the rarest class in a stratum; 0 where it is not in every class."""
+        labels = self.strata.loc[self.strata["kind"] == "class", "value"]
+        here = self.strata[self.strata["kind"] == f"{kind}, class"].set_index("value")["n"]
+        return int(here.reindex([f"{value}, {label}" for label in labels]).fillna(0).min())
 
     @property
     def explained(self) -> pd.Series:
@@ -248,6 +282,12 @@ class Validation:
 
     def __repr__(self) -> str:
         return f"Validation({self.circuit}: {self.verdict}; n {self.n}, seed {self.seed})"
+
+
+def _listed(words: list[str]) -> str:
+    """Some words, and of many how many more there are."""
+    more = len(words) - _MOST
+    return ", ".join(words[:_MOST]) + (f" and {more} more" if more > 0 else "")
 
 
 def _labelled(table: pd.DataFrame) -> pd.DataFrame:

@@ -80,6 +80,24 @@ def test_the_planted_circuit_is_causal_computed_and_specific(proof):
     assert proof.judged.startswith("Judged, of 16 cases or more: all 2 of 2, class 4 of 4")
 
 
+def test_what_was_judged_to_be_computed_is_said_by_its_strata(proof):
+    """That takes enough of every class: a frame of 15 has enough in all of them together, and a
+    word of one class has none of the others."""
+    labels = ("good", "bad", "not good", "not bad")
+    rows = [("class", label, 31) for label in labels]
+    for frame, n in (("looked", 16), ("felt", 15)):
+        rows += [("frame", frame, 2 * n)]
+        rows += [("frame, class", f"{frame}, {label}", n) for label in labels]
+    rows += [("adjective", word, 31) for word in ("nice", "awful")]
+    strata = pd.DataFrame(rows, columns=["kind", "value", "n"]).assign(judged=True)
+    origins = pd.DataFrame({"kind": ["all", "frame"], "value": ["all", "looked"]})
+    found = replace(proof, strata=strata, origins=origins)
+    assert found.judged.endswith(
+        " Computed here was judged, with 16 or more of every class, for all cases; frame 'looked'; "
+        "not for frame ('felt' has 15 cases of a class), adjective (none is in every class)."
+    )
+
+
 def test_removing_it_takes_all_and_leaves_the_other_classes_alone(proof):
     plain, removed = proof.edit(EditKind.NONE), proof.edit(EditKind.REMOVE)
     assert plain["removed"] == 0
