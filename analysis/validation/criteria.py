@@ -108,6 +108,11 @@ class Criterion:
         """What was measured, and what was wanted."""
         if self.value is None:
             return f"{self.label}: not measured"
+        if self.name is Measure.CASES:
+            return (
+                f"{self.value:g} held-out cases of each class, and {self.wanted:g} are needed: "
+                f"write at least {2 * self.wanted:g} pairs"
+            )
         said = _LABELS[self.name].format(self._said(self.value)).replace(" any ", " the worst ")
         wanted = f"wanted: {str(self.direction).replace('_', ' ')} {self._said(self.wanted)}"
         return f"{said[:-1]}; {wanted})" if said.endswith(")") else f"{said} ({wanted})"

@@ -96,11 +96,17 @@ def find(options: Namespace) -> Answer:
 def validate(options: Namespace) -> Answer:
     """Whether circuits are the cause of their behaviours."""
     run = opened_run(options)
-    names = options.circuit or list(run.behaviours)
-    if not names:
+    there = list(run.behaviours)
+    if not there:
         raise RunError(
             f"{run.folder} has no circuit of a behaviour. Find one: circuits find {run.folder} "
             f"--behaviour negation"
+        )
+    names = options.circuit or there
+    if unknown := [name for name in names if name not in run.behaviours]:
+        raise RunError(
+            f"{run.folder} has no circuit of a behaviour {', '.join(map(repr, unknown))}. Name one "
+            f"that it has: {', '.join(there)}"
         )
     text = held_out(options, run.model)
     found = [

@@ -121,8 +121,8 @@ def test_finding_again_writes_the_same_bytes(run, capsys):
 def test_a_found_circuit_is_validated_on_the_other_half(run, capsys):
     find(capsys, run)
     said = called(capsys, "validate", run, "--text", planted_text(run), "--draws", 2)
-    few = "nothing can be claimed: cases of each class: 8 (wanted: at least 16)"
-    assert said.startswith(f"negated or not: {few}\n")
+    few = "8 held-out cases of each class, and 16 are needed: write at least 32 pairs"
+    assert said.startswith(f"negated or not: nothing can be claimed: {few}\n")
     for words in ("remove the circuit", "control: untrained model", "same size",
                   "On other text, where no answer", "n = 32 cases, seed 0"):  # fmt: skip
         assert words in said
@@ -139,6 +139,15 @@ def test_a_found_circuit_is_validated_on_the_other_half(run, capsys):
     (one,) = answer["validations"]
     assert one["claims"] == dict.fromkeys(("causal", "computed here", "specific"), False)
     assert [row["met"] for row in one["criteria"]] == [False] + [True] * 11
+
+
+def test_a_circuit_that_is_not_there_is_refused_with_those_that_are(run, capsys):
+    find(capsys, run)
+    assert main(["validate", str(run), "--circuit", "nosuch", "--device", "cpu"]) == 2
+    assert capsys.readouterr().err == (
+        f"circuits validate: {run} has no circuit of a behaviour 'nosuch'. Name one that it has: "
+        "negated-or-not\n"
+    )
 
 
 def test_circuits_of_one_run_are_each_others_controls(run, capsys):

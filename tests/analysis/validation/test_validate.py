@@ -447,7 +447,10 @@ def test_a_handful_of_cases_proves_nothing():
     model, dictionaries = planted_model(), planted_dictionaries()
     circuit = find_circuit(model, dictionaries, planted_behaviour())
     few = validate(model, circuit, unseen_behaviour(3), dictionaries, n_draws=2)
-    assert few.verdict == "nothing can be claimed: cases of each class: 3 (wanted: at least 16)"
+    assert few.verdict == (
+        "nothing can be claimed: 3 held-out cases of each class, and 16 are needed: write at least "
+        "32 pairs"
+    )
     assert not any(few.claims.values())
 
 
