@@ -97,17 +97,13 @@ def validate(options: Namespace) -> Answer:
     """Whether circuits are the cause of their behaviours."""
     run = opened_run(options)
     there = list(run.behaviours)
-    if not there:
-        raise RunError(
-            f"{run.folder} has no circuit of a behaviour. Find one: circuits find {run.folder} "
-            f"--behaviour negation"
-        )
     names = options.circuit or there
-    if unknown := [name for name in names if name not in run.behaviours]:
-        raise RunError(
-            f"{run.folder} has no circuit of a behaviour {', '.join(map(repr, unknown))}. Name one "
-            f"that it has: {', '.join(there)}"
-        )
+    unknown = [repr(name) for name in names if name not in run.behaviours]
+    if unknown or not names:
+        what = " ".join(["has no circuit of a behaviour", ", ".join(unknown)]).strip()
+        find_one = f"Find one: circuits find {run.folder} --behaviour negation"
+        known = f"Name one that it has: {', '.join(there)}" if there else find_one
+        raise RunError(f"{run.folder} {what}. {known}")
     text = held_out(options, run.model)
     found = [
         run_validate(run, name, text=text, n_draws=options.draws, seed=options.seed)
