@@ -354,8 +354,8 @@ def _alike(behaviour: Behaviour, tokens: Tensor, position: list[int]) -> list[st
     one, other = pairs[0]
     return [
         f"{len(pairs)} cases have the same tokens up to their position as an earlier case, as "
-        f"{one.text!r:.80} and {other.text!r:.80}: they are one case to the model, and would count "
-        f"more than once; keep one of each"
+        f"{one.text!r:.160} and {other.text!r:.160}: they are one case to the model, and would "
+        f"count more than once; keep one of each"
     ]
 
 
