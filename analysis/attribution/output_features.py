@@ -54,27 +54,29 @@ class OutputFeatures:
 
     def detectors(self, held_out: OutputFeatures) -> tuple[Detector, ...]:
         """For each affected class the few features, each above its cut, that detect it best; and
-        how well they do on held-out cases."""
+        how well they do on held-out cases, beside a feature that is always active."""
         found = []
         for name in self.cases.behaviour.affected:
             features, cuts = _detecting(self.active, self._are_of(name))
             detected = (held_out.active[:, features] > torch.tensor(cuts)).any(1)
-            (f1,) = _f1(detected[:, None], held_out._are_of(name))
-            found.append(Detector(name, tuple(features), tuple(cuts), f1))
+            truth = held_out._are_of(name)
+            (f1,) = _f1(detected[:, None], truth)
+            found.append(Detector(name, tuple(features), tuple(cuts), f1, _always(truth)))
         return tuple(found)
 
     def _are_of(self, name: str) -> Bool[Tensor, " case"]:
         return self.cases.label == self.cases.behaviour.labels.index(name)
 
     def named(self, detectors: tuple[Detector, ...]) -> tuple[Output, ...]:
-        """Those that most of the contrast goes through, and those that detect its classes."""
+        """Those that most of the contrast goes through, and those that detect its classes; the
+        nearest to it where there are none of either, for a circuit has an output."""
         shares, effects = self.shares, self.effects
         order = shares.argsort(descending=True, stable=True)[:_N_OUTPUTS].tolist()
         enough = int((shares[order].cumsum(0) < _ENOUGH).sum()) + 1
         chosen = [feature for feature in order[:enough] if shares[feature] > 0]
         detecting = [feature for detector in detectors for feature in detector.features]
         outputs = []
-        for feature in dict.fromkeys([*chosen, *detecting]):
+        for feature in dict.fromkeys([*chosen, *detecting] or order[:1]):
             classes = [d.label for d in detectors if feature in d.features]
             label = f"feature {feature}" + (f" ({', '.join(classes)})" if classes else "")
             effect, share = float(effects[feature]), float(shares[feature])
@@ -87,12 +89,18 @@ def _f1(detected: Bool[Tensor, "case way"], truth: Bool[Tensor, " case"]) -> lis
     return (2 * hits / (detected.sum(0) + truth.sum()).clamp(min=1)).tolist()
 
 
+def _always(truth: Bool[Tensor, " case"]) -> float:
+    """F1 of what is detected in every case: 2p / (1 + p) of a class with the share p of cases."""
+    return _f1(torch.ones_like(truth)[:, None], truth)[0]
+
+
 def _detecting(
     active: Float[Tensor, "case feature"], truth: Bool[Tensor, " case"]
 ) -> tuple[list[int], list[float]]:
-    """Greedily the feature and cut that raise F1 most, while they raise it by a hundredth."""
+    """Greedily the feature and cut that raise F1 most, while they raise it by a hundredth, from
+    that of a feature that is always active."""
     quantiles = torch.linspace(0, 0.95, 20)
-    detected, features, cuts, best = torch.zeros_like(truth), [], [], 0.0
+    detected, features, cuts, best = torch.zeros_like(truth), [], [], _always(truth)
     for _ in range(_N_DETECTORS):
         plain = torch.tensor(_f1((active > 0) | detected[:, None], truth))
         likely = plain.argsort(descending=True, stable=True)[:_N_LIKELY]

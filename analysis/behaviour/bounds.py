@@ -61,6 +61,9 @@ SIDE_EFFECT = 0.25
 AT_RANDOM = 0.05
 """Share that as many random pairs may remove, of either sign, in the median."""
 
+DRAWS = 5
+"""Different draws of random pairs that write as much, below which they are not judged."""
+
 AS_LOUD = 0.1
 """Of what the circuit removes for what it writes, what random pairs that write as much may remove
 in the median."""

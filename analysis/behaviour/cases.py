@@ -13,11 +13,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
 import pandas as pd
 
+from analysis.behaviour.bounds import LEAST
 from circuits.errors import BehaviourError
 from circuits.graph.records import Metric
 from circuits.plotting.display import html_of
@@ -81,7 +83,7 @@ class Behaviour:
             )
         if len(counts) not in (2, 4):
             faults.append(f"{len(counts)} classes ({_listed(counts)}), where 2 or 2 x 2 can be set "
-                          f"against each other")  # fmt: skip
+                          f"against each other{_absent(self.cases)}")  # fmt: skip
         if not self.name.strip():
             faults.append("it has no name")
         named = dict.fromkeys(name for case in self.cases for name in (case.label, *case.factors))
@@ -170,10 +172,20 @@ class Behaviour:
             raise BehaviourError(
                 f"behaviour {self.name!r} has too few cases of {_listed(few)}: a circuit is chosen "
                 f"on one half of the pairs and measured on the other, and each half needs two of "
-                f"every class. Add cases."
+                f"every class. Write at least {2 * LEAST} pairs: a claim needs {LEAST} held-out "
+                f"cases of every class."
             )
         first, second = (Behaviour(self.name, tuple(part), self.metric) for part in parts)
         return first, second
+
+    def other_words(self, other: Behaviour) -> tuple[str, ...]:
+        """The strata of which this behaviour and another one have no word in common."""
+        words = (
+            {name: {case.strata[name] for case in each.cases} for name in each.cases[0].strata}
+            for each in (self, other)
+        )
+        ours, theirs = words
+        return tuple(name for name in ours if name in theirs and not ours[name] & theirs[name])
 
     def save(self, path: str | Path) -> Path:
         """Write the cases as JSONL, one a line."""
@@ -194,14 +206,16 @@ class Behaviour:
             lines = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise BehaviourError(f"{path} cannot be read ({error}). Name a JSONL file.") from error
-        cases = [
-            _case(f"{path}, line {number}", line)
+        cases = {
+            number: _case(f"{path}, line {number}", line)
             for number, line in enumerate(lines, start=1)
             if line.strip()
-        ]
+        }
         if not cases:
             raise BehaviourError(f"{path} has no cases. Write one a line, as JSON.")
-        return cls(name or path.stem, tuple(cases), metric)
+        if odd := _odd_names(cases):
+            raise BehaviourError(f"{path}: {'; '.join(odd)}. Name the same in every case.")
+        return cls(name or path.stem, tuple(cases.values()), metric)
 
     def _repr_html_(self) -> str:
         first = {case.label: case for case in reversed(self.cases)}
@@ -219,6 +233,36 @@ class Behaviour:
 
     def __repr__(self) -> str:
         return f"Behaviour({self.name}: {len(self.cases)} cases of {', '.join(self.labels)})"
+
+
+def _absent(cases: Iterable[Case]) -> str:
+    """Which combinations of two factors have no case, to go on with; nothing where no case names
+    two, or the cases name different ones."""
+    names = {tuple(sorted(case.factors)) for case in cases}
+    if len(names) != 1 or len(two := next(iter(names))) != 2:
+        return ""
+    there = {tuple(case.factors[name] for name in two) for case in cases}
+    lacking = [
+        " and ".join(name if on else f"not {name}" for name, on in zip(two, values, strict=True))
+        for values in product((False, True), repeat=2)
+        if values not in there
+    ]
+    return f"; no case is {', or '.join(lacking)}" if lacking else ""
+
+
+def _odd_names(cases: Mapping[int, Case]) -> list[str]:
+    """Lines whose factors or strata have other names than those of most lines."""
+    odd = []
+    for kind in ("factors", "strata"):
+        names = {number: tuple(sorted(getattr(case, kind))) for number, case in cases.items()}
+        usual = Counter(names.values()).most_common(1)[0][0]
+        if other := [number for number, own in names.items() if own != usual]:
+            more = f" (and {len(other) - 1} more lines have others)" if len(other) > 1 else ""
+            odd.append(
+                f"line {other[0]} has the {kind} {_listed(names[other[0]]) or 'none'}, most lines "
+                f"have {_listed(usual) or 'none'}{more}"
+            )
+    return odd
 
 
 def _plain(value: Any) -> Any:

@@ -12,6 +12,8 @@ effects are of the logit difference towards one side, otherwise the target would
 from __future__ import annotations
 
 import difflib
+import hashlib
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,13 +24,14 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from analysis.behaviour.cases import Behaviour
+from analysis.behaviour.cases import Behaviour, Case
 from circuits.algebra.bilinear import computing_dtype
 from circuits.errors import BehaviourError
 from circuits.model.model import Model
 from circuits.model.site import Site
 
 _AT_A_TIME = 256  # cases in a forward pass
+_HASH = 12  # characters of a case's hash
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +90,17 @@ class ModelCases:
             return None
         order = {number: place for place, number in enumerate(dict.fromkeys(numbers))}
         return torch.tensor([order[number] for number in numbers])
+
+    @cached_property
+    def hashes(self) -> tuple[str, ...]:
+        """A short hash of each case: of its tokens up to its position, and its answers."""
+        each = zip(self.tokens.tolist(), self.position.tolist(), self.answer.tolist(),
+                   self.side.tolist(), strict=True)  # fmt: skip
+        texts = (
+            json.dumps([row[: at + 1], *map(sorted, self.answers[number][:: int(side)])])
+            for row, at, number, side in each
+        )
+        return tuple(hashlib.sha256(text.encode()).hexdigest()[:_HASH] for text in texts)
 
     @property
     def tiles(self) -> list[Int64[Tensor, "case pos"]]:
@@ -224,6 +238,7 @@ def in_model(behaviour: Behaviour, model: Model) -> ModelCases:
     faults = _unknown(tokenizer, tokens, texts)
     known = _answers(behaviour, tokenizer, faults)
     position = _positions(behaviour, lengths.tolist(), faults)
+    faults += [] if faults else _alike(behaviour, tokens, position)
     if faults:
         raise BehaviourError(f"behaviour {behaviour.name!r}: {'; '.join(faults)}.")
     sides, sets, numbers = _sides(behaviour)
@@ -324,6 +339,24 @@ def _positions(behaviour: Behaviour, lengths: list[int], faults: list[str]) -> l
             f"many tokens, or leave out 'pair'"
         )
     return position
+
+
+def _alike(behaviour: Behaviour, tokens: Tensor, position: list[int]) -> list[str]:
+    """Cases that a model cannot tell apart: it does not see what follows their position."""
+    first: dict[tuple[int, ...], Case] = {}
+    pairs = []
+    for case, row, at in zip(behaviour.cases, tokens.tolist(), position, strict=True):
+        other = first.setdefault(tuple(row[: at + 1]), case)
+        if other is not case:
+            pairs.append((other, case))
+    if not pairs:
+        return []
+    one, other = pairs[0]
+    return [
+        f"{len(pairs)} cases have the same tokens up to their position as an earlier case, as "
+        f"{one.text!r:.160} and {other.text!r:.160}: they are one case to the model, and would "
+        f"count more than once; keep one of each"
+    ]
 
 
 def _sides(behaviour: Behaviour) -> tuple[list[float], list[Any], list[int]]:

@@ -23,9 +23,10 @@ def circuit_text(circuit: Circuit) -> str:
     tables = circuit.tables()
     outputs = tables["outputs"][["label", "effect", "share"]]
     outputs.columns = ["output", "effect on logits", "share"]
-    names = [" or ".join(map(str, some)) for some in tables["detectors"]["features"]]
-    detectors = tables["detectors"][["label", "features", "f1"]].assign(features=names)
-    detectors.columns = ["class", "features", "F1"]
+    names = [" or ".join(map(str, some)) or "none" for some in tables["detectors"]["features"]]
+    columns = ["label", "features", "f1", "baseline"]
+    detectors = tables["detectors"][columns].assign(features=names)
+    detectors.columns = ["class", "features", "F1", "F1 if always active"]
     pairs = f"{(n := len(circuit.interactions))} pair{'s' * (n != 1)}"
     return "\n\n".join(
         [
@@ -40,7 +41,8 @@ def circuit_text(circuit: Circuit) -> str:
             _titled("Classes, detected by output features above their thresholds", detectors),
             "contrast, elsewhere: logits that a pair adds to the margins of the affected classes, "
             "and of the others.\nz: its weight against turned features. F1: on held-out cases.\n"
-            f"The circuit was chosen on n = {evidence.n_cases} cases.",
+            f"The circuit was chosen on n = {evidence.n_cases} cases. Held-out half: "
+            f"{evidence.held_out_half}.",
         ]
     )
 
@@ -128,8 +130,9 @@ def validation_text(found: Validation) -> str:
         "an edit removes (95 % of bootstrap draws). side_effect: largest relative change of\n"
         "another class. faithfulness, kept: 1 for the model, 0 with the MLP's output at its mean\n"
         "left: of a stratum's margin, without the circuit (negative: the answer turns). size:\n"
-        "how much random pairs write, relative to the circuit; median, most, least: of what they\n"
-        "remove over the draws (negative: the margin grows), median_size: whichever the sign.\n"
+        "how much random pairs write, relative to the circuit; distinct: draws that differ;\n"
+        "median, most, least: of what they remove over the draws (negative: the margin grows),\n"
+        "median_size: whichever the sign.\n"
         "needed: pairs that carry 80 % of the contrast in every stratum; there: pairs of the basis."
         f"\nn = {found.n} cases, seed {found.seed}."
     )
@@ -165,6 +168,7 @@ def circuit_rows(circuit: Circuit) -> dict[str, Any]:
             "factors": list(evidence.factors),
             "affected": list(evidence.affected),
             "cases": evidence.n_cases,
+            "held-out half": evidence.held_out_half,
         }
     if circuit.proposal is not None:
         shares = asdict(circuit.proposal)

@@ -124,7 +124,7 @@ example: circuits find runs/stories --behaviour negation
   run_folder RUN              folder with model/ and saes/
   --behaviour NAME            negation, pronoun, but, or a JSONL file of cases
   --layer int                 (default: where most is computed)
-  --cases int PAIRS = 400     minimal pairs of a built-in behaviour
+  --cases int PAIRS           minimal pairs of a built-in behaviour (default: 400)
   --fresh-words flag          hold out pairs of other words than the circuit is chosen on
   --coverage float = 0.9      share of the contrast to carry
   --pairs int = 16            at most

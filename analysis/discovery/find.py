@@ -27,7 +27,7 @@ import torch
 
 from analysis.attribution.contrast import PairAccount, made_here
 from analysis.attribution.output_features import OutputFeatures
-from analysis.behaviour.bounds import COVERAGE, INHERITED, N_PAIRS, SHOWN
+from analysis.behaviour.bounds import COMPUTED, COVERAGE, INHERITED, N_PAIRS, SHOWN
 from analysis.behaviour.cases import Behaviour
 from analysis.behaviour.in_model import ModelCases, in_model
 from analysis.discovery.provenance import check_dictionaries, wanted_layers
@@ -36,7 +36,15 @@ from circuits.algebra.basis import Basis
 from circuits.algebra.interactions import Interactions
 from circuits.errors import BehaviourError, NotFoundError, TensorError, check_count
 from circuits.graph.circuit import Circuit
-from circuits.graph.records import BehaviourEvidence, Choice, Output, Shares, Source, Thresholds
+from circuits.graph.records import (
+    BehaviourEvidence,
+    Choice,
+    Detector,
+    Output,
+    Shares,
+    Source,
+    Thresholds,
+)
 from circuits.graph.significance import RotationNull, scored
 from circuits.model.model import Model
 from circuits.model.site import Site, mlp_sites
@@ -78,11 +86,7 @@ def find_circuit(
     at = account.layer_number
     out = dictionaries[mlp_sites(at)[1]]
     pairs = fewest_pairs(account, coverage, n_pairs)
-    if detection_cases is not None:
-        _check_classes(behaviour, detection_cases)
-    halves = (chosen, held_out) if detection_cases is None else detection_cases.halves()
-    likely, tested = (OutputFeatures(in_model(half, model), out) for half in halves)
-    detectors = likely.detectors(tested)
+    detectors = _detectors(model, out, behaviour, detection_cases or behaviour)
     through = OutputFeatures(cases, out)
     outputs = through.named(detectors)
     found, groups = factor_groups(account, pairs)
@@ -102,23 +106,59 @@ def find_circuit(
             _shares(account, pairs, through, outputs),
             Thresholds(coverage, n_pairs, shown),
             detectors,
+            cases.hashes,
+            chosen.other_words(held_out),
         ),
     )
 
 
 def verdict(circuit: Circuit) -> str:
-    """Whether the circuit computes its contrast, in a sentence."""
+    """Whether the circuit computes its contrast, in a sentence. An MLP may compute it by other
+    pairs than the circuit's, so both are asked."""
     if circuit.evidence is None:
         return "found without a behaviour: nothing is known of a contrast"
     if circuit.features and all(f.joint_effect is None for f in circuit.features):
         return "passed on, not computed: one factor makes it, which the MLP's input has already"
     shares = circuit.evidence.shares
-    both = f"computed {shares.computed:.2f}, inherited {shares.inherited:.2f}"
+    computed, inherited = (round(one, 2) + 0.0 for one in (shares.computed, shares.inherited))
+    both = f"computed {computed:.2f}, inherited {inherited:.2f}"
     if made_here(shares.computed, shares.inherited, shares.within):
+        own = _computed_by_pairs(circuit)
+        if own is None:
+            return f"the MLP computes the contrast ({both}), of these pairs it is not known"
+        if not own >= COMPUTED:
+            return (
+                f"the MLP computes the contrast ({both}), but not by these pairs: they compute "
+                f"{own:.0%} of what they add"
+            )
         return f"computed in this MLP ({both})"
     if shares.inherited > INHERITED:
         return f"inherited from attention or earlier layers, and only read here ({both})"
     return f"neither computed nor inherited alone ({both}, within the classes {shares.within:.2f})"
+
+
+def _computed_by_pairs(circuit: Circuit) -> float | None:
+    """Of what the circuit's pairs add to the contrast the share that they compute; 0 where they
+    add nothing to it, None where the circuit's file does not say (of older versions)."""
+    pairs = circuit.interactions
+    if any(pair.computed is None or pair.inherited is None for pair in pairs):
+        return None
+    computed, inherited = (
+        sum(getattr(pair, name) or 0.0 for pair in pairs) for name in ("computed", "inherited")
+    )
+    added = computed + inherited
+    return computed / added if added > 0 else 0.0
+
+
+def _detectors(
+    model: Model, out: Dictionary, behaviour: Behaviour, detection_cases: Behaviour
+) -> tuple[Detector, ...]:
+    """Output features that detect the classes, chosen on one half of some cases and measured on
+    the other."""
+    _check_classes(behaviour, detection_cases)
+    halves = detection_cases.halves()
+    likely, tested = (OutputFeatures(in_model(half, model), out) for half in halves)
+    return likely.detectors(tested)
 
 
 def _check_classes(other: Behaviour, one: Behaviour) -> None:

@@ -34,16 +34,23 @@ _ELSEWHERE = 1_000_000  # between the seeds of stories to train on and of those 
 
 
 def behaviour_of(
-    name: str, model: Model, n: int = N_CASES, seed: int = 0, *, fresh_words: bool = False
+    name: str, model: Model, n: int | None = None, seed: int = 0, *, fresh_words: bool = False
 ) -> Behaviour:
-    """A built-in behaviour by its name, or that of a JSONL file."""
+    """A built-in behaviour by its name, as ``n`` pairs (by default `N_CASES`), or that of a JSONL
+    file."""
     if name in BEHAVIOURS:
+        n = N_CASES if n is None else n
         return built_in_behaviour(name, model, n, seed=seed, fresh_words=fresh_words)
     path = Path(name)
     if fresh_words:
         raise RunError(
             f"fresh words are for built-in behaviours, and '{name}' is a file. Give every second "
             f"pair of its cases other words than the pair before it."
+        )
+    if n is not None:
+        raise RunError(
+            f"a number of cases ({n}) is for built-in behaviours, and '{name}' is a file, all of "
+            f"whose cases are used. Leave the number out, or name a file of fewer."
         )
     if path.suffix != ".jsonl" and not path.exists():
         raise RunError(
@@ -90,6 +97,16 @@ def run_find(
     made = [*_saved(run, circuit), behaviour.save(files.behaviour)]
     record(run.folder.path, f"circuit {circuit.name}", asdict(circuit.source), made)
     return circuit
+
+
+def replaced(run: Run, name: str) -> str | None:
+    """What `run_find` of a behaviour of this name removes, in a sentence; None: nothing."""
+    files = run.folder.circuit(name)
+    if not files.circuit.is_file():
+        return None
+    if not files.validation.is_file():
+        return f"replaces {name}"
+    return f"replaces {name}; its validation no longer fits and was removed"
 
 
 def run_propose(run: Run, *, layer: int = 0, n: int = 10, seed: int = 0) -> list[Circuit]:

@@ -25,6 +25,7 @@ from circuits.model.model import Model
 from circuits.storage.progress import progress
 
 _N_CANDIDATES = 4096  # pairs that random ones are chosen of
+_RANDOM = ["kind", "draw", "set", "there", "n_pairs", "size", "removed", "side_effect"]
 _TOGETHER = 0.05  # share of affected cases that such a pair must be active on
 
 
@@ -32,8 +33,12 @@ def random_pairs(
     harness: Harness, circuit: Circuit, terms: PairTerms, n_draws: int, seed: int
 ) -> pd.DataFrame:
     """Draws of pairs that are active together and not the circuit's: as many, any of them; and
-    as many as write as much together, each as likely as it writes much. ``size`` is how much the
-    draw writes on the affected cases, relative to the circuit."""
+    as many as write as much together (or half of what all such pairs write, where that is less:
+    all of them are but one draw), each as likely as it writes much.
+
+    ``size`` is how much the draw writes on the affected cases, relative to the circuit; ``set`` the
+    first draw of the same pairs, ``there`` how many pairs are drawn from.
+    """
     rng = np.random.default_rng(seed)
     pairs = PairAccount.of(harness.cases, harness.layer, harness.into).pairs
     own = {(pair.first, pair.second) for pair in circuit.interactions}
@@ -50,20 +55,23 @@ def random_pairs(
     inside = harness.cases.affected[harness.cases.label] > 0
     x = harness.x[inside.to(harness.x.device)]
     written = float(terms(x).norm(dim=1).mean())
-    rows = []
+    aim = min(written, float(candidates(x).norm(dim=1).mean()) / 2)
+    rows, first = [], dict[tuple[DrawKind, frozenset[int]], int]()
     for kind in DrawKind:
         title = f"random pairs, {str(kind).replace('_', ' ')}"
         for draw in progress(range(n_draws), title, "draw"):
             if kind is DrawKind.SAME_NUMBER:
                 chosen = rng.choice(len(free), len(terms), replace=False).tolist()
             else:
-                chosen = _as_much(rng, candidates, x, written)
-            some = candidates.subset(torch.tensor(chosen))
+                chosen = _as_much(rng, candidates, x, aim)
+            some = candidates.subset(torch.tensor(chosen, dtype=torch.int64))
             margins = harness.without(some)
             size = float(some(x).norm(dim=1).mean()) / max(written, 1e-12)
             removed = 1 - harness.affected(margins) / harness.base
-            rows.append((kind.value, draw, len(some), size, removed, harness.side_effect(margins)))
-    return pd.DataFrame(rows, columns=["kind", "draw", "n_pairs", "size", "removed", "side_effect"])
+            own_set = first.setdefault((kind, frozenset(chosen)), draw)
+            rows.append((kind.value, draw, own_set, len(free), len(some), size, removed,
+                         harness.side_effect(margins)))  # fmt: skip
+    return pd.DataFrame(rows, columns=_RANDOM)
 
 
 def _as_much(
@@ -72,7 +80,7 @@ def _as_much(
     x: Float[Tensor, "case model"],
     written: float,
 ) -> list[int]:
-    """Pairs one after another, until they write as much together on average."""
+    """Pairs one after another, until they together write so much on average."""
     products = candidates.products(x)
     sizes = (products.abs().mean(0) * candidates.sizes).double().cpu().numpy() + 1e-12
     order = rng.choice(len(sizes), len(sizes), replace=False, p=sizes / sizes.sum())

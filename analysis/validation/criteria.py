@@ -29,7 +29,7 @@ class Claim(Word):
 
     CAUSAL = "causal"  # the pairs carry the behaviour, in every stratum
     COMPUTED = "computed here"  # the contrast is made in this MLP, and was not in its input
-    SPECIFIC = "specific"  # other classes stay, and other pairs that are as loud do not do it
+    SPECIFIC = "specific"  # it is causal, other classes stay, other pairs as loud do not do it
 
 
 class Measure(Word):
@@ -105,12 +105,19 @@ class Criterion:
 
     @property
     def shortfall(self) -> str:
-        """What is wanted and what was measured."""
-        return f"{self.label}, measured {self._said(self.value)}"
+        """What was measured, and what was wanted."""
+        if self.value is None:
+            return f"{self.label}: not measured"
+        if self.name is Measure.CASES:
+            return (
+                f"{self.value:g} held-out cases of each class, and {self.wanted:g} are needed: "
+                f"write at least {2 * self.wanted:g} pairs"
+            )
+        said = _LABELS[self.name].format(self._said(self.value)).replace(" any ", " the worst ")
+        wanted = f"wanted: {str(self.direction).replace('_', ' ')} {self._said(self.wanted)}"
+        return f"{said[:-1]}; {wanted})" if said.endswith(")") else f"{said} ({wanted})"
 
-    def _said(self, value: float | None) -> str:
-        if value is None:
-            return "nothing"
+    def _said(self, value: float) -> str:
         return f"{value:g}" if self.name is Measure.CASES else f"{100 * value:.3g} %"
 
 
@@ -147,12 +154,14 @@ def measured(
     origins: pd.DataFrame,
     random: pd.DataFrame,
 ) -> tuple[Criterion, ...]:
-    """The criteria with their values; without other classes nothing is said of them."""
+    """The criteria with their values; without other classes nothing is said of them, and without
+    five different draws of pairs that write as much nothing of those."""
     judged = strata[strata["judged"]]
     inside, outside = judged[judged["affected"]], judged[~judged["affected"]]
     many = random[random["kind"] == DrawKind.SAME_NUMBER.value]
     loud = random[random["kind"] == DrawKind.SAME_SIZE.value]
-    each = loud["removed"] / loud["size"] / (whole.removed if whole.removed > 0 else math.nan)
+    enough = loud["set"].nunique() >= bounds.DRAWS and whole.removed > 0
+    each = loud["removed"] / loud["size"] / (whole.removed if enough else math.nan)
     known = origins.where(origins["contrast"] > 0)  # elsewhere it does not favour the answer
     values = {
         Measure.CASES: float(whole.n_least),

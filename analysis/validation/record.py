@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.behaviour.bounds import LEAST
-from analysis.validation.criteria import Claim, Criterion
+from analysis.behaviour.bounds import DRAWS, LEAST
+from analysis.behaviour.strata import WHOLE
+from analysis.validation.criteria import Claim, Criterion, Measure
 from analysis.validation.edits import DrawKind, EditKind, edit_label
 from analysis.validation.version_1 import of_version_1
 from circuits.errors import GraphError
@@ -23,6 +24,9 @@ from circuits.storage.files import read_json, write_json
 from circuits.storage.records import RecordError, record_of
 
 _SCHEMA, _VERSION = "bilinear-circuits/validation", 2
+_MOST = 4  # strata of a kind that are named
+_LOUD = (Measure.EQUAL, Measure.EQUAL_WORST)
+_NOT_CAUSAL = "a circuit that is not causal carries nothing to be specific about"
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +43,7 @@ class Validation:
     strata: pd.DataFrame  # a row a stratum: n, judged, margin, left, kept
     cases: pd.DataFrame  # a row a case: its margin, without the circuit, and with it alone
     origins: pd.DataFrame  # a row a frame: what of the contrast is computed, inherited, within
-    random: pd.DataFrame  # a row a draw of random pairs: kind, size, removed, side_effect
+    random: pd.DataFrame  # a row a draw of random pairs: kind, set, size, removed, side_effect
     bases: pd.DataFrame  # a row a basis: pairs needed for four fifths, effect of as many
     parts: pd.DataFrame  # a row a pair: faithfulness lost without it
     checks: pd.DataFrame  # a row a pair and output feature: predicted, measured, off_by
@@ -50,13 +54,25 @@ class Validation:
 
     @property
     def claims(self) -> dict[Claim, bool]:
-        """Of each claim whether all its criteria are met; none where strata were not measured, as
-        by 0.1."""
+        """Of each claim whether all its criteria are met, and of specific also those of causal: a
+        circuit that does nothing leaves everything else alone. None where strata were not measured,
+        as by 0.1."""
         if not len(self.strata):
             return {}
-        return {
+        met = {
             claim: all(one.met for one in self.criteria if one.claim in (claim, None))
             for claim in Claim
+        }
+        return met | {Claim.SPECIFIC: met[Claim.SPECIFIC] and met[Claim.CAUSAL]}
+
+    @property
+    def claims_in_words(self) -> dict[str, bool]:
+        """The claims, and in their name what was not tested: without other classes there are only
+        random pairs to be specific against."""
+        partly = self.claims.get(Claim.SPECIFIC, False) and bool(self.strata["affected"].all())
+        return {
+            f"{claim} (random pairs only)" if partly and claim is Claim.SPECIFIC else str(claim): on
+            for claim, on in self.claims.items()
         }
 
     @property
@@ -66,16 +82,33 @@ class Validation:
             return "nothing is claimed: it was validated by 0.1, so validate it again"
         if lacking := self._shortfall(None):
             return f"nothing can be claimed: {lacking}"
+        words = zip(self.claims, self.claims_in_words.items(), strict=True)
         said = [
-            str(claim) if holds else f"not {claim}: {self._shortfall(claim)}"
-            for claim, holds in self.claims.items()
+            name if holds else f"not {claim}: {self._shortfall(claim) or _NOT_CAUSAL}"
+            for claim, (name, holds) in words
         ]
-        no_others = bool(self.strata["affected"].all())
-        return "; ".join(said) + " (there are no other classes)" * no_others
+        return "; ".join(said)
 
     def _shortfall(self, claim: Claim | None) -> str:
+        why = self._too_few_draws
         return ", ".join(
-            one.shortfall for one in self.criteria if one.claim is claim and not one.met
+            f"{one.label}: not judged, {why}" if why and one.name in _LOUD else one.shortfall
+            for one in self.criteria
+            if one.claim is claim and not one.met
+        )
+
+    @property
+    def _too_few_draws(self) -> str:
+        """Why random pairs that write as much are not judged; nothing where they are."""
+        loud = self.drawn(DrawKind.SAME_SIZE)
+        n, distinct = int(loud["draws"]), int(loud["distinct"])
+        if distinct >= DRAWS or any(o.name in _LOUD and o.value is not None for o in self.criteria):
+            return ""
+        if n < DRAWS:
+            return f"{n} draws were made, and {DRAWS} are needed"
+        return (
+            f"the dictionary has only {loud['there']:.0f} such pairs, {distinct} of {n} draws "
+            f"differ, and {DRAWS} are needed"
         )
 
     def edit(self, kind: EditKind | str, target: str = "") -> pd.Series:
@@ -120,10 +153,42 @@ class Validation:
 
     @property
     def judged(self) -> str:
-        """How many strata of each kind have cases enough to be judged."""
+        """How many strata of each kind have cases enough to be judged; and in which of them the
+        contrast was judged to be computed, which takes as many of every class."""
         some = self.strata.groupby("kind", sort=False)["judged"].agg(["sum", "size"])
         counts = [f"{kind} {row['sum']} of {row['size']}" for kind, row in some.iterrows()]
-        return f"Judged, of {LEAST} cases or more: {', '.join(counts) or 'none'}."
+        said = f"Judged, of {LEAST} cases or more: {', '.join(counts) or 'none'}."
+        return f"{said} {self._judged_computed}" if len(self.origins) else said
+
+    @property
+    def _judged_computed(self) -> str:
+        judged = set(zip(self.origins["kind"], self.origins["value"], strict=True))
+        inside, outside, nowhere = ["all cases"], [], []
+        for kind, rows in self.strata.groupby("kind", sort=False):
+            if kind in WHOLE or str(kind).endswith(", class"):
+                continue
+            values = dict.fromkeys(rows["value"])
+            there = [value for value in values if (kind, value) in judged]
+            few = [(v, n) for v in values if v not in there and (n := self._least(str(kind), v))]
+            if there:
+                inside.append(f"{kind} {_listed(list(map(repr, there)))}")
+            if few:
+                each = _listed([f"{v!r} has {n} cases of a class" for v, n in few])
+                outside.append(f"{kind} ({each})")
+            elif not there:
+                nowhere.append(str(kind))
+        if nowhere:
+            outside.append(f"{', '.join(nowhere)} (none is in every class)")
+        return (
+            f"Computed here was judged, with {LEAST} or more of every class, for "
+            f"{'; '.join(inside)}{'; not for ' * bool(outside)}{', '.join(outside)}."
+        )
+
+    def _least(self, kind: str, value: str) -> int:
+        """Cases of the rarest class in a stratum; 0 where it is not in every class."""
+        labels = self.strata.loc[self.strata["kind"] == "class", "value"]
+        here = self.strata[self.strata["kind"] == f"{kind}, class"].set_index("value")["n"]
+        return int(here.reindex([f"{value}, {label}" for label in labels]).fillna(0).min())
 
     @property
     def explained(self) -> pd.Series:
@@ -147,9 +212,10 @@ class Validation:
 
     @property
     def random_table(self) -> pd.DataFrame:
-        """Of each kind of random pairs what its draws remove: draws, pairs, size; the median share
-        removed, the median of its size, the most and the least (where the margin grows)."""
-        table = self._draws.reset_index()
+        """Of each kind of random pairs what its draws remove: draws, how many of them are distinct,
+        pairs, size; the median share removed, the median of its size, the most and the least (where
+        the margin grows)."""
+        table = self._draws.reset_index().drop(columns="there")
         return table.assign(kind=table["kind"].str.replace("_", " "))
 
     def drawn(self, kind: DrawKind) -> pd.Series:
@@ -158,8 +224,12 @@ class Validation:
 
     @property
     def _draws(self) -> pd.DataFrame:
-        return self.random.groupby("kind", sort=False).agg(
-            draws=("removed", "size"), pairs=("n_pairs", "median"), size=("size", "mean"),
+        random = self.random
+        if "set" not in random:  # in older files
+            random = random.assign(set=random["draw"], there=0)
+        return random.groupby("kind", sort=False).agg(
+            draws=("removed", "size"), distinct=("set", "nunique"), there=("there", "max"),
+            pairs=("n_pairs", "median"), size=("size", "mean"),
             median=("removed", "median"),
             median_size=("removed", lambda removed: removed.abs().median()),
             most=("removed", "max"), least=("removed", "min"),
@@ -212,6 +282,12 @@ class Validation:
 
     def __repr__(self) -> str:
         return f"Validation({self.circuit}: {self.verdict}; n {self.n}, seed {self.seed})"
+
+
+def _listed(words: list[str]) -> str:
+    """Some words, and of many how many more there are."""
+    more = len(words) - _MOST
+    return ", ".join(words[:_MOST]) + (f" and {more} more" if more > 0 else "")
 
 
 def _labelled(table: pd.DataFrame) -> pd.DataFrame:

@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from analysis.behaviour.cases import Behaviour
-from analysis.behaviour.in_model import in_model
+from analysis.behaviour.in_model import ModelCases, in_model
 from analysis.discovery.provenance import layer_of_circuit
 from analysis.validation.bases import bases_table
 from analysis.validation.controls import random_pairs, text_effects, untrained_rows
@@ -32,7 +32,7 @@ from analysis.validation.harness import Harness, Swap
 from analysis.validation.pair_checks import checked_pairs
 from analysis.validation.record import Validation
 from circuits.corpus.documents import Corpus
-from circuits.errors import GraphError, check_count
+from circuits.errors import BehaviourError, GraphError, check_count
 from circuits.graph.circuit import Circuit
 from circuits.model.model import Model
 from circuits.model.site import Site, mlp_sites
@@ -55,11 +55,16 @@ def validate(
 ) -> Validation:
     """Edit the running model by a circuit, and measure what a behaviour makes of it.
 
-    Pass cases that the circuit was not found on. ``others`` are circuits of other behaviours, as
-    controls; ``text`` is where side effects are measured, by default nowhere.
+    Pass cases that the circuit was not found on: others are refused. ``others`` are circuits of
+    other behaviours, as controls; ``text`` is where side effects are measured, by default nowhere.
     """
     check_count("validate", n_draws, None, "n_draws")
     layer = layer_of_circuit(model, circuit, dictionaries)
+    if not circuit.interactions:
+        raise GraphError(
+            f"validate: circuit {circuit.name!r} has no pairs, so there is nothing to remove. Pass "
+            f"one with pairs, as find_circuit makes it."
+        )
     for other in others:
         if (at := layer_of_circuit(model, other, dictionaries)) != layer:
             raise GraphError(
@@ -68,6 +73,7 @@ def validate(
             )
     into = dictionaries[mlp_sites(layer)[0]].to(model.device)
     cases = in_model(behaviour, model)
+    _check_held_out(circuit, cases)
     harness = Harness(cases, layer, into, seed)
     terms = terms_of(model, layer, into, circuit.interactions)
     without = harness.without(terms)
@@ -90,6 +96,17 @@ def validate(
         len(cases),
         seed,
     )
+
+
+def _check_held_out(circuit: Circuit, cases: ModelCases) -> None:
+    """Refuse cases that the circuit was chosen on: it was chosen for what it does there."""
+    chosen_on = () if circuit.evidence is None else circuit.evidence.chosen_on
+    if n := len(set(chosen_on) & set(cases.hashes)):
+        raise BehaviourError(
+            f"validate: circuit {circuit.name!r} was chosen on {n} of these {len(cases)} cases, so "
+            f"they are no test of it. Pass the half that was held out, behaviour.halves()[1], or "
+            f"other cases."
+        )
 
 
 def _edit_table(
@@ -135,7 +152,7 @@ def _gates(circuit: Circuit, terms: PairTerms) -> list[tuple[str, PairTerms]]:
             if {group[pair.first], group[pair.second]} == ends
         ]
         names = [circuit.group_name(end) for end in (gate.first, gate.second)]
-        found.append((" & ".join(names), terms.subset(torch.tensor(chosen))))
+        found.append((" & ".join(names), terms.subset(torch.tensor(chosen, dtype=torch.int64))))
     return found
 
 

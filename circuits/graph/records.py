@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from circuits.storage.records import Word
+from circuits.storage.records import LATER, Word
 
 Metric = Literal["logit difference", "probability"]
 
@@ -93,12 +93,15 @@ class Group:
 
 @dataclass(frozen=True)
 class Detector:
-    """Output features that detect a class of a behaviour: any of them above its cut."""
+    """Output features that detect a class of a behaviour: any of them above its cut; none where no
+    feature does better than one that is always active."""
 
     label: str
     features: tuple[int, ...]
     cuts: tuple[float, ...]
     f1: float  # on held-out cases
+    # the F1 there of a feature that is always active; None in older files
+    baseline: float | None = field(default=None, metadata=LATER)
 
 
 @dataclass(frozen=True)
@@ -167,6 +170,17 @@ class BehaviourEvidence:
     shares: Shares
     thresholds: Thresholds
     detectors: tuple[Detector, ...] = ()
+    # hashes of those cases, so that none of them is validated on; none in older files
+    chosen_on: tuple[str, ...] = field(default=(), repr=False, metadata=LATER)
+    # strata of which the held-out half has no word in common with them; None: it is not known
+    other_words: tuple[str, ...] | None = field(default=None, metadata=LATER)
+
+    @property
+    def held_out_half(self) -> str:
+        """In what the held-out cases differ from those that the circuit was chosen on."""
+        if self.other_words is None:
+            return "not recorded"
+        return f"other words ({', '.join(self.other_words)})" if self.other_words else "other pairs"
 
 
 @dataclass(frozen=True)

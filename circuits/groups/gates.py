@@ -1,15 +1,14 @@
 """The gate that a pair of groups computes, from the signs and sizes of the blocks of the matrix.
 
 On features that are present or absent, ``a·b`` is AND. ``(a − b)² = a + b − 2ab`` is XOR: both
-groups with themselves one way, the cross block the other way, and all about as strong. So is a
+groups with themselves one way, the cross block the other way, and each of the three about as strong
+as the others (in ``a² + b² − 0.3ab`` they are not: it is largest where both are present). So is a
 checkerboard, ``(a − a')(b − b')``, where *not* is a feature of its own. A negative cross block
 inhibits if the groups' own blocks are weaker; a block of a group with itself is OR-like, ``(Σ
 fᵢ)²``: one feature suffices.
 """
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 import pandas as pd
@@ -67,9 +66,9 @@ def _gate(pair: tuple[int, int], strengths: dict[tuple[int, int], float]) -> str
     strength = strengths[pair]
     if i == j:
         return "OR" if strength > 0 else "NOR"
-    # (αa − βb)² has blocks of α², −αβ and β²
+    # (αa − βb)² has blocks of α², −αβ and β²; it is XOR where α and β are about as large
     selves = [-np.sign(strength) * strengths.get((one, one), 0.0) for one in pair]
-    if min(selves) > 0 and math.sqrt(selves[0] * selves[1]) >= _ALIKE * abs(strength):
+    if all(_alike(own, abs(strength)) for own in selves):
         return "XOR"
     if _on_checkerboard(i, j, strengths):
         return "XOR"

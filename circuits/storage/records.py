@@ -10,6 +10,10 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+LATER = {"later": True}
+"""Metadata of a field that files of the same schema, written before, may lack: its default is what
+they are read with."""
+
 
 class Word(str, Enum):
     """A base of enumerations that files and tables hold as text."""
@@ -27,12 +31,14 @@ def record_of(kind: type, value: Any, where: str) -> Any:
     types = _types(kind)
     if not isinstance(value, dict):
         raise RecordError(f"{where} is {value!r:.80}, not an object")
-    if set(value) != set(types):
+    later = {each.name for each in fields(kind) if each.metadata.get("later")}
+    missing, unknown = set(types) - set(value) - later, set(value) - set(types)
+    if missing or unknown:
         raise RecordError(
-            f"in {where}, missing {sorted(set(types) - set(value)) or 'nothing'}, unknown "
-            f"{sorted(set(value) - set(types)) or 'nothing'}"
+            f"in {where}, missing {sorted(missing) or 'nothing'}, unknown "
+            f"{sorted(unknown) or 'nothing'}"
         )
-    return kind(**{name: _read(types[name], value[name], name, where) for name in types})
+    return kind(**{name: _read(types[name], value[name], name, where) for name in value})
 
 
 def _read(wanted: Any, value: Any, name: str, where: str) -> Any:

@@ -137,7 +137,7 @@ def planted_dictionaries(kind: str = "computed", *, plain: bool = False) -> dict
     return {d.known_site("planted"): d for d in found}
 
 
-def planted_behaviour(n: int = 16, **fields) -> Behaviour:
+def planted_behaviour(n: int = 16, begins: str = "{child} said the {thing}", **fields) -> Behaviour:
     """As many of the 16 minimal pairs that have no text in common."""
     cases = []
     words = list(product(("cake", "film"), ("tom", "mia"), (0, 1), (0, 1)))
@@ -149,7 +149,7 @@ def planted_behaviour(n: int = 16, **fields) -> Behaviour:
             right = GLAD if negated != positive else SAD
             cases.append(
                 Case(
-                    f"{child} said the {thing} was {word} {adjective} so felt",
+                    f"{begins.format(child=child, thing=thing)} was {word} {adjective} so felt",
                     ("not " if negated else "") + ("good" if positive else "bad"),
                     right,
                     SAD if right == GLAD else GLAD,
@@ -158,6 +158,12 @@ def planted_behaviour(n: int = 16, **fields) -> Behaviour:
                 )
             )
     return Behaviour(**({"name": "negation", "cases": tuple(cases)} | fields))
+
+
+def unseen_behaviour(n: int = 16) -> Behaviour:
+    """The same in other texts, which nothing is found on: each class has as many cases as a stratum
+    needs."""
+    return planted_behaviour(n, "said {child} the {thing}")
 
 
 def sentiment(behaviour: Behaviour) -> Behaviour:

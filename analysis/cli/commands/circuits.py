@@ -21,7 +21,14 @@ from analysis.cli.commands.inputs import corpus_for, held_out, named_text, opene
 from analysis.cli.rank_text import curve_rows, curve_text
 from analysis.discovery.find import verdict
 from analysis.lowrank.circuit_rank import circuit_rank
-from analysis.runs.circuits import behaviour_of, run_find, run_propose, run_validate, story_cases
+from analysis.runs.circuits import (
+    behaviour_of,
+    replaced,
+    run_find,
+    run_propose,
+    run_validate,
+    story_cases,
+)
 from analysis.runs.layers import run_interactions, run_rank
 from analysis.runs.run import Run
 from circuits.errors import GraphError, NotFoundError, RunError
@@ -63,6 +70,7 @@ def find(options: Namespace) -> Answer:
         options.seed,
         fresh_words=options.fresh_words,
     )
+    before = replaced(run, behaviour.name)
     try:
         circuit = run_find(
             run,
@@ -73,24 +81,29 @@ def find(options: Namespace) -> Answer:
             n_pairs=options.pairs,
         )
     except NotFoundError as answer:
-        return Answer(str(answer), {"found": False, "why": str(answer)})
+        why = str(answer)
+        gone = "\n\nThe circuit of this name that was found before was removed." if before else ""
+        return Answer(f"{why}{gone}", {"found": False, "why": why, "replaced": before})
     file = str(run.folder.circuit(circuit.name).circuit)
     layers = by_layer(in_model(behaviour.halves()[0], run.model))
-    rows = {"found": True, "verdict": verdict(circuit), "file": file,
+    rows = {"found": True, "verdict": verdict(circuit), "file": file, "replaced": before,
             "layers": layers.to_dict("records")}  # fmt: skip
-    text = f"{circuit_text(circuit)}\n\n{layers_text(layers)}\n\n{file}"
+    parts = [circuit_text(circuit), layers_text(layers), before, file]
+    text = "\n\n".join(part for part in parts if part)
     return Answer(text, rows | circuit_rows(circuit))
 
 
 def validate(options: Namespace) -> Answer:
     """Whether circuits are the cause of their behaviours."""
     run = opened_run(options)
-    names = options.circuit or list(run.behaviours)
-    if not names:
-        raise RunError(
-            f"{run.folder} has no circuit of a behaviour. Find one: circuits find {run.folder} "
-            f"--behaviour negation"
-        )
+    there = list(run.behaviours)
+    names = options.circuit or there
+    unknown = [repr(name) for name in names if name not in run.behaviours]
+    if unknown or not names:
+        what = " ".join(["has no circuit of a behaviour", ", ".join(unknown)]).strip()
+        find_one = f"Find one: circuits find {run.folder} --behaviour negation"
+        known = f"Name one that it has: {', '.join(there)}" if there else find_one
+        raise RunError(f"{run.folder} {what}. {known}")
     text = held_out(options, run.model)
     found = [
         run_validate(run, name, text=text, n_draws=options.draws, seed=options.seed)

@@ -69,7 +69,7 @@ def _headline(found: Found, names: Mapping[str, str]) -> dict[str, Any]:
         "carried": percent(shares.carried if shares else None),
         "computed": two(shares.computed if shares else None),
         "inherited": two(shares.inherited if shares else None),
-        "claims": {str(claim): holds for claim, holds in found.claims.items()},
+        "claims": {} if validation is None else validation.claims_in_words,
         "proof": None if validation is None else validation.verdict,
     }
     if validation is not None:

@@ -90,6 +90,29 @@ def test_a_line_that_is_no_case_is_refused_by_its_number(tmp_path, line, said):
     assert said in refused(lambda: Behaviour.load(tmp_path / "cases.jsonl"))
 
 
+@pytest.mark.parametrize(
+    ("kind", "named", "said"),
+    [
+        ("factors", {"negatd": True, "positive": True},
+         "line 3 has the factors 'negatd', 'positive', most lines have 'negated', 'positive'"),
+        ("strata", {"chid": "tom"}, "line 3 has the strata 'chid', most lines have 'child'"),
+        ("strata", {}, "line 3 has the strata none, most lines have 'child'"),
+    ],
+)  # fmt: skip
+def test_a_name_that_other_lines_do_not_have_is_refused_by_its_line(tmp_path, kind, named, said):
+    cases = [replace(case, strata={"child": "tom"}) for case in planted_behaviour().cases]
+    path = planted_behaviour(cases=tuple(cases)).save(tmp_path / "cases.jsonl")
+    lines = path.read_text().splitlines()
+    lines[2] = json.dumps(json.loads(lines[2]) | {kind: named})
+    path.write_text("\n".join(lines))
+    assert refused(lambda: Behaviour.load(path)) == (
+        f"{path}: {said}. Name the same in every case."
+    )
+    lines[5] = json.dumps(json.loads(lines[5]) | {kind: named})
+    path.write_text("\n".join(lines))
+    assert f"{said} (and 1 more lines have others)" in refused(lambda: Behaviour.load(path))
+
+
 def test_files_without_cases_are_refused(tmp_path):
     assert "cannot be read" in refused(lambda: Behaviour.load(tmp_path / "none.jsonl"))
     assert "cannot be read" in refused(lambda: Behaviour.load(tmp_path))
@@ -130,6 +153,7 @@ def test_three_classes_are_refused():
     cases = [c for c in planted_behaviour().cases if c.label != "not bad"]
     said = refused(lambda: planted_behaviour(cases=tuple(cases)))
     assert "3 classes ('good', 'bad', 'not good'), where 2 or 2 x 2 can be set against" in said
+    assert said.endswith("against each other; no case is negated and not positive. Fix its cases.")
     assert "0 classes" in refused(lambda: Behaviour("none", ()))
 
 
@@ -245,6 +269,28 @@ def test_pairs_of_unequal_length_are_refused(model):
     assert len(in_model(planted_behaviour(cases=alone), model)) == 64
 
 
+@pytest.mark.parametrize(
+    "spelt",
+    [
+        {"text": "tom  said the cake was very good so felt"},
+        {"position": -1},
+        {"position": 9},
+        {"text": "tom said the cake was very good so felt glad", "position": 9},
+    ],
+)
+def test_cases_of_the_same_tokens_up_to_their_position_are_one(model, spelt):
+    """A second space is no other text to the tokenizer, nor the last token by its number, nor what
+    comes after it."""
+    cases = [replace(case, pair=None) for case in planted_behaviour().cases]
+    again = replace(cases[0], **spelt)
+    said = refused(lambda: in_model(planted_behaviour(cases=(*cases, again)), model))
+    assert said == (
+        "behaviour 'negation': 1 cases have the same tokens up to their position as an earlier "
+        f"case, as {cases[0].text!r} and {again.text!r}: they are one case to the model, and would "
+        "count more than once; keep one of each."
+    )
+
+
 @pytest.mark.parametrize("position", [0, 10, -10, 99])
 def test_a_position_out_of_range_is_refused(model, position):
     said = refused(lambda: in_model(changed(0, position=position), model))
@@ -339,7 +385,7 @@ def test_too_few_cases_for_two_halves_are_refused():
     assert refused(planted_behaviour(2).halves) == (
         "behaviour 'negation' has too few cases of 'good', 'bad', 'not good', 'not bad': a circuit "
         "is chosen on one half of the pairs and measured on the other, and each half needs two of "
-        "every class. Add cases."
+        "every class. Write at least 32 pairs: a claim needs 16 held-out cases of every class."
     )
 
 

@@ -84,6 +84,9 @@ def test_halves_of_fresh_words_share_none(name):
         words = [{case.strata[kind] for case in half.cases} for half in (one, other)]
         assert all(words)
         assert not words[0] & words[1]
+    assert set(one.other_words(other)) == set(one.cases[0].strata) - {"frame"}
+    one, other = built_in_behaviour(name, n=40).halves()
+    assert one.other_words(other) == ()
 
 
 def test_cases_of_unlike_strata_are_refused():

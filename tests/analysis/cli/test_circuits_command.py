@@ -94,6 +94,21 @@ def test_scripts_are_told_in_json(run, capsys):
     assert [row["contrast"] > 1 for row in answer["interactions"]] == [True, True]
 
 
+def test_how_the_held_out_half_differs_is_printed(run, capsys):
+    """Of every second pair the thing is another one."""
+    assert "Held-out half: other pairs." in find(capsys, run)
+    cases = [
+        replace(case, pair=2 * case.pair - 15 * (case.pair > 7),
+                strata={"thing": case.text.split()[3]})
+        for case in planted_behaviour().cases
+    ]  # fmt: skip
+    cases.sort(key=lambda case: case.pair)
+    planted_behaviour(cases=tuple(cases)).save(run / "negated or not.jsonl")
+    assert "Held-out half: other words (thing)." in find(capsys, run)
+    answer = json.loads(find(capsys, run, "--json"))
+    assert answer["source"]["held-out half"] == "other words (thing)"
+
+
 def test_finding_again_writes_the_same_bytes(run, capsys):
     find(capsys, run)
     before = {name: (run / "circuits" / name).read_bytes() for name in kept(run)}
@@ -106,8 +121,8 @@ def test_finding_again_writes_the_same_bytes(run, capsys):
 def test_a_found_circuit_is_validated_on_the_other_half(run, capsys):
     find(capsys, run)
     said = called(capsys, "validate", run, "--text", planted_text(run), "--draws", 2)
-    few = "nothing can be claimed: cases of each class: at least 16, measured 8"
-    assert said.startswith(f"negated or not: {few}\n")
+    few = "8 held-out cases of each class, and 16 are needed: write at least 32 pairs"
+    assert said.startswith(f"negated or not: nothing can be claimed: {few}\n")
     for words in ("remove the circuit", "control: untrained model", "same size",
                   "On other text, where no answer", "n = 32 cases, seed 0"):  # fmt: skip
         assert words in said
@@ -118,12 +133,21 @@ def test_a_found_circuit_is_validated_on_the_other_half(run, capsys):
         "validation of negated or not",
     ]
     answer = json.loads(
-        called(capsys, "validate", run, "--text", planted_text(run), "--draws", 2, "--json",
+        called(capsys, "validate", run, "--text", planted_text(run), "--draws", 5, "--json",
                "--circuit", "negated or not")
     )  # fmt: skip
     (one,) = answer["validations"]
     assert one["claims"] == dict.fromkeys(("causal", "computed here", "specific"), False)
     assert [row["met"] for row in one["criteria"]] == [False] + [True] * 11
+
+
+def test_a_circuit_that_is_not_there_is_refused_with_those_that_are(run, capsys):
+    find(capsys, run)
+    assert main(["validate", str(run), "--circuit", "nosuch", "--device", "cpu"]) == 2
+    assert capsys.readouterr().err == (
+        f"circuits validate: {run} has no circuit of a behaviour 'nosuch'. Name one that it has: "
+        "negated-or-not\n"
+    )
 
 
 def test_circuits_of_one_run_are_each_others_controls(run, capsys):
@@ -143,7 +167,9 @@ def test_what_was_found_before_and_is_not_any_more_is_removed(run, capsys):
     assert len(kept(run)) == 4
     cases = (replace(c, right=c.wrong, wrong=c.right) for c in planted_behaviour().cases)
     planted_behaviour(cases=tuple(cases)).save(run / "negated or not.jsonl")
-    assert find(capsys, run).startswith("not found: the model does not show this behaviour")
+    said = find(capsys, run)
+    assert said.startswith("not found: the model does not show this behaviour")
+    assert said.endswith("\n\nThe circuit of this name that was found before was removed.\n")
     assert kept(run) == []
     assert read_manifest(run) == []
 
@@ -165,8 +191,12 @@ def test_another_behaviour_of_the_same_file_name_is_refused(run, capsys):
 def test_a_circuit_found_anew_has_no_old_validation(run, capsys):
     find(capsys, run)
     called(capsys, "validate", run, "--text", planted_text(run), "--draws", 1)
-    find(capsys, run, "--pairs", 3)
+    said = find(capsys, run, "--pairs", 3)
+    wanted = "replaces negated or not; its validation no longer fits and was removed"
+    assert said.splitlines()[-3] == wanted
     assert kept(run) == NAMES
+    again = json.loads(find(capsys, run, "--json"))
+    assert again["replaced"] == "replaces negated or not"
     assert [entry["step"] for entry in read_manifest(run)] == ["circuit negated or not"]
 
 
@@ -179,7 +209,7 @@ def test_not_found_is_an_answer_and_exits_0(tmp_path, capsys):
     said = find(capsys, run)
     assert said.startswith("not found: the model does not show this behaviour")
     answer = json.loads(find(capsys, run, "--json"))
-    assert answer == {"found": False, "why": said.strip()}
+    assert answer == {"found": False, "why": said.strip(), "replaced": None}
     assert kept(run) == []
 
 
@@ -226,6 +256,11 @@ def test_proposals_are_printed_and_kept(run, capsys):
             "must lie between 0 and 1",
         ),
         (["find", "RUN", "--behaviour", "CASES", "--pairs", "0"], "n_pairs = 0. Ask for at least"),
+        (
+            ["find", "RUN", "--behaviour", "CASES", "--cases", "9"],
+            "a number of cases (9) is for bu",
+        ),
+        (["find", "RUN", "--behaviour", "CASES", "--fresh-words"], "fresh words are for built-in"),
         (["find", "RUN", "--layer", "4"], "no dictionaries of mlp_in and mlp_out for layer 4"),
         (["find", "RUN", "--proposals", "0"], "n = 0. Ask for at least 1"),
         (["find", "RUN/none", "--behaviour", "CASES"], "none: there is no such run. Make one"),

@@ -1,5 +1,6 @@
 """find_circuit on transformers whose circuits were put there by hand, and where there is none."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -77,12 +78,49 @@ def test_what_is_planted_in_the_mlp_is_computed_there(found):
         assert (pair.inherited, pair.elsewhere) == pytest.approx((0, 0), abs=1e-6)
 
 
+def with_parts(found: Circuit, computed: float | None, inherited: float | None) -> Circuit:
+    """The same circuit, each of its pairs with such parts."""
+    pairs = (replace(p, computed=computed, inherited=inherited) for p in found.interactions)
+    return replace(found, interactions=tuple(pairs))
+
+
+def test_a_circuit_of_other_pairs_than_those_that_compute_is_not_called_computed(found):
+    said = verdict(with_parts(found, 0.12, 0.88))
+    assert said == (
+        "the MLP computes the contrast (computed 1.00, inherited 0.00), but not by these pairs: "
+        "they compute 12% of what they add"
+    )
+    assert "they compute 0% of" in verdict(with_parts(found, 1.0, -1.0))  # they add nothing
+    assert verdict(with_parts(found, 0.6, 0.4)).startswith("computed in this MLP")
+
+
+def test_of_a_circuit_that_does_not_say_what_its_pairs_compute_only_the_mlp_is_judged(found):
+    assert verdict(with_parts(found, None, None)) == (
+        "the MLP computes the contrast (computed 1.00, inherited 0.00), of these pairs it is not "
+        "known"
+    )
+
+
 def test_the_classes_are_detected_by_their_own_output_features(found):
     assert {d.label: (d.features, d.f1) for d in found.detectors} == {
         "not good": ((1,), 1.0),
         "not bad": ((3,), 1.0),
     }
     assert {o.feature: o.share for o in found.outputs} == pytest.approx({1: 0.5, 3: 0.5}, rel=1e-5)
+
+
+def test_a_feature_that_is_always_active_detects_no_class(found):
+    """Of a class with a quarter of the cases it has an F1 of 0.4."""
+    assert [d.baseline for d in found.detectors] == pytest.approx([0.4, 0.4])
+    assert "F1 if always active" in circuit_text(found)
+    into, out = planted_dictionaries().values()
+    always = replace(out, encoder=torch.zeros_like(out.encoder),
+                     bias=torch.arange(out.n_feature, 0, -1).float())  # fmt: skip
+    again = find_circuit(planted_model(), {into.site: into, out.site: always}, planted_behaviour())
+    assert [(d.features, d.cuts, d.f1) for d in again.detectors] == [((), (), 0.0)] * 2
+    assert not any("good" in output.label or "bad" in output.label for output in again.outputs)
+    rows = circuit_text(again).split("above their thresholds\n")[1].splitlines()
+    assert rows[1].split() == ["not", "good", "none", "0", "0.4"]
 
 
 def test_features_record_the_effect_of_each_factor(found):
@@ -98,6 +136,36 @@ def test_features_record_the_effect_of_each_factor(found):
 
 def test_a_found_circuit_outlives_its_file(found, tmp_path):
     assert Circuit.load(found.save(tmp_path / "circuit.json")) == found
+
+
+def test_a_file_without_the_cases_that_it_was_chosen_on_is_read(found, tmp_path):
+    path = found.save(tmp_path / "circuit.json")
+    content = json.loads(path.read_text())
+    assert len(set(content["evidence"].pop("chosen_on"))) == found.evidence.n_cases == 32
+    assert content["evidence"].pop("other_words") == []
+    path.write_text(json.dumps(content))
+    again = Circuit.load(path)
+    assert again.evidence == replace(found.evidence, chosen_on=(), other_words=None)
+    assert again.evidence.held_out_half == "not recorded"
+
+
+def test_a_circuit_says_which_words_its_held_out_half_has_not_in_common():
+    """Of every second pair the thing is another one; child and negator are not."""
+    cases = []
+    for case in planted_behaviour().cases:
+        words = case.text.split()
+        cases.append(
+            replace(
+                case,
+                pair=2 * case.pair - 15 * (case.pair > 7),
+                strata={"negator": words[5], "thing": words[3], "child": words[0]},
+            )
+        )
+    cases.sort(key=lambda case: case.pair)
+    turned = planted_behaviour(cases=tuple(cases))
+    found = find_circuit(planted_model(), planted_dictionaries(), turned)
+    assert found.evidence.other_words == ("thing",)
+    assert found.evidence.held_out_half == "other words (thing)"
 
 
 def test_a_circuit_says_what_it_was_asked_for():

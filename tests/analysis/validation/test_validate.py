@@ -9,11 +9,13 @@ import pandas as pd
 import pytest
 import torch
 
+from analysis.attribution.contrast import PairAccount
 from analysis.behaviour.in_model import in_model
 from analysis.cli.circuit_text import validation_text
 from analysis.discovery.find import find_circuit
 from analysis.report.circuit.circuit_tables import validation_tables
 from analysis.validation import pair_checks
+from analysis.validation.controls import random_pairs
 from analysis.validation.criteria import (
     CRITERIA,
     Claim,
@@ -28,7 +30,7 @@ from analysis.validation.harness import Harness
 from analysis.validation.record import Validation
 from analysis.validation.validate import validate
 from circuits.corpus import open_corpus
-from circuits.errors import DictionaryError, FeatureRangeError, GraphError
+from circuits.errors import BehaviourError, DictionaryError, FeatureRangeError, GraphError
 from circuits.graph.circuit import Circuit
 from circuits.graph.records import Feature, Interaction, Source
 from circuits.model import Model, Site
@@ -41,12 +43,13 @@ from tests.support.planted_negation import (
     planted_dictionaries,
     planted_model,
     sentiment,
+    unseen_behaviour,
 )
 from tests.support.small_dictionaries import small_dictionary
 from tests.support.small_models import small_network, small_tokenizer
 
 HALVES = planted_behaviour().halves()
-CASES = planted_behaviour()  # each class has as many as a stratum needs
+CASES = unseen_behaviour()
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +59,7 @@ def circuit() -> Circuit:
 
 @pytest.fixture(scope="module")
 def proof(circuit) -> Validation:
-    return validate(planted_model(), circuit, CASES, planted_dictionaries(), n_draws=4)
+    return validate(planted_model(), circuit, CASES, planted_dictionaries(), n_draws=6)
 
 
 def with_pairs(circuit: Circuit, *pairs: tuple[int, int]) -> Circuit:
@@ -75,6 +78,24 @@ def test_the_planted_circuit_is_causal_computed_and_specific(proof):
     assert proof.verdict == "causal; computed here; specific"
     assert [one.met for one in proof.criteria] == [True] * 12
     assert proof.judged.startswith("Judged, of 16 cases or more: all 2 of 2, class 4 of 4")
+
+
+def test_what_was_judged_to_be_computed_is_said_by_its_strata(proof):
+    """That takes enough of every class: a frame of 15 has enough in all of them together, and a
+    word of one class has none of the others."""
+    labels = ("good", "bad", "not good", "not bad")
+    rows = [("class", label, 31) for label in labels]
+    for frame, n in (("looked", 16), ("felt", 15)):
+        rows += [("frame", frame, 2 * n)]
+        rows += [("frame, class", f"{frame}, {label}", n) for label in labels]
+    rows += [("adjective", word, 31) for word in ("nice", "awful")]
+    strata = pd.DataFrame(rows, columns=["kind", "value", "n"]).assign(judged=True)
+    origins = pd.DataFrame({"kind": ["all", "frame"], "value": ["all", "looked"]})
+    found = replace(proof, strata=strata, origins=origins)
+    assert found.judged.endswith(
+        " Computed here was judged, with 16 or more of every class, for all cases; frame 'looked'; "
+        "not for frame ('felt' has 15 cases of a class), adjective (none is in every class)."
+    )
 
 
 def test_removing_it_takes_all_and_leaves_the_other_classes_alone(proof):
@@ -121,7 +142,7 @@ def test_random_pairs_do_next_to_nothing(proof):
     """They write to directions that no answer reads, and only change what the last norm divides
     by."""
     assert set(proof.random["kind"]) == {"same_number", "same_size"}
-    assert len(proof.random) == 8
+    assert len(proof.random) == 12
     loud = proof.random["kind"] == "same_size"
     assert proof.random.loc[~loud, "removed"].abs().max() < 0.2
     assert proof.random.loc[loud, "removed"].max() < 0.2
@@ -153,8 +174,8 @@ def test_pairs_that_do_not_carry_the_behaviour_are_not_proven(circuit):
     wrong = with_pairs(circuit, (CAKE, TOM))
     found = validate(planted_model(), wrong, CASES, planted_dictionaries(), n_draws=2)
     assert found.claims == {Claim.CAUSAL: False, Claim.COMPUTED: False, Claim.SPECIFIC: False}
-    wanted = "removing the circuit removes at least 60 % of the margin, measured "
-    assert wanted in found.verdict.split("; ")[0]
+    assert found.verdict.startswith("not causal: removing the circuit removes ")
+    assert " % of the margin (wanted: at least 60 %), " in found.verdict.split("; ")[0]
     assert abs(found.edit(EditKind.REMOVE)["removed"]) < 0.1
 
 
@@ -373,6 +394,45 @@ def test_what_cannot_be_validated_is_refused(circuit):
         validate(model, circuit, HALVES[1], {other.site: other})
 
 
+def test_cases_that_the_circuit_was_chosen_on_are_no_test_of_it(circuit):
+    model, dictionaries = planted_model(), planted_dictionaries()
+    for behaviour, n in ((planted_behaviour(), 64), (HALVES[0], 32)):
+        with pytest.raises(BehaviourError) as refused:
+            validate(model, circuit, behaviour, dictionaries)
+        assert str(refused.value) == (
+            f"validate: circuit 'negation' was chosen on 32 of these {n} cases, so they are no "
+            "test of it. Pass the half that was held out, behaviour.halves()[1], or other cases."
+        )
+    spelt = [replace(c, text=c.text.replace(" ", "  "), position=-1) for c in HALVES[0].cases]
+    with pytest.raises(BehaviourError, match="chosen on 32 of these 32 cases"):
+        validate(model, circuit, replace(HALVES[0], cases=tuple(spelt)), dictionaries)
+
+
+def test_a_circuit_that_does_not_say_what_it_was_chosen_on_is_validated_on_any_case(circuit):
+    older = replace(circuit, evidence=replace(circuit.evidence, chosen_on=()))
+    proof = validate(planted_model(), older, HALVES[0], planted_dictionaries(), n_draws=1)
+    assert proof.n == 32
+
+
+def test_a_circuit_without_pairs_is_refused(circuit):
+    none = replace(circuit, interactions=(), gates=())
+    with pytest.raises(GraphError, match="'negation' has no pairs, so there is nothing to remove"):
+        validate(planted_model(), none, CASES, planted_dictionaries())
+
+
+def test_a_gate_without_pairs_and_a_control_without_pairs_change_nothing(circuit):
+    empty = replace(circuit.gates[0], first=0, second=0)
+    some = replace(circuit, gates=(*circuit.gates, empty))
+    none = replace(circuit, name="none", interactions=(), gates=())
+    found = validate(planted_model(), some, CASES, planted_dictionaries(), others=[none], n_draws=1)
+    name = circuit.group_name(0)
+    for row in (
+        found.edit(EditKind.REMOVE_GATE, f"{name} & {name}"),
+        found.edit(EditKind.OTHER_CIRCUIT, "none"),
+    ):
+        assert (row["n_pairs"], row["removed"], row["side_effect"]) == (0, 0, 0)
+
+
 def test_a_validation_leaves_no_trace_in_the_model(circuit):
     model = planted_model()
     tokens = in_model(HALVES[1], model).tokens
@@ -386,8 +446,11 @@ def test_a_handful_of_cases_proves_nothing():
     """Every other criterion may be met by so few; none of them says more than these did."""
     model, dictionaries = planted_model(), planted_dictionaries()
     circuit = find_circuit(model, dictionaries, planted_behaviour())
-    few = validate(model, circuit, planted_behaviour(3), dictionaries, n_draws=2)
-    assert few.verdict == "nothing can be claimed: cases of each class: at least 16, measured 3"
+    few = validate(model, circuit, unseen_behaviour(3), dictionaries, n_draws=2)
+    assert few.verdict == (
+        "nothing can be claimed: 3 held-out cases of each class, and 16 are needed: write at least "
+        "32 pairs"
+    )
     assert not any(few.claims.values())
 
 
@@ -397,7 +460,7 @@ def test_a_model_that_is_wrong_proves_nothing(circuit):
     wrong = replace(CASES, cases=cases)
     found = validate(planted_model(), circuit, wrong, planted_dictionaries(), n_draws=2)
     assert not any(found.claims.values())
-    assert "right cases of the model in each class: at least 75 %, measured 0 %" in found.verdict
+    assert "right cases of the model in each class: 0 % (wanted: at least 75 %)" in found.verdict
 
 
 def test_a_criterion_is_met_on_its_own_side():
@@ -426,8 +489,87 @@ def test_criteria_are_sentences():
         ("specific",
          "random pairs remove at most 33.3 % of what it does, for what they write (worst draw)"),
     ]  # fmt: skip
-    short = replace(CRITERIA[2], value=0.123456).shortfall
-    assert short == "removing the circuit removes at least 60 % of the margin, measured 12.3 %"
+
+
+def test_a_shortfall_says_what_was_measured_and_then_what_was_wanted():
+    short = [replace(one, value=0.123456).shortfall for one in CRITERIA]
+    assert short[2] == "removing the circuit removes 12.3 % of the margin (wanted: at least 60 %)"
+    assert short[3] == (
+        "removing it leaves 12.3 % of the margin in the worst stratum (wanted: at most 50 %)"
+    )
+    assert short[6].endswith(" was in the MLP's input, in the worst frame (wanted: at most 35 %)")
+    assert short[9].endswith("remove 12.3 % of the margin (median; wanted: at most 5 %)")
+    assert replace(CRITERIA[2], value=None).shortfall == f"{CRITERIA[2].label}: not measured"
+
+
+def test_what_carries_nothing_is_not_specific(proof):
+    """A handful of idle pairs leaves everything else alone, and so do others."""
+    idle = tuple(
+        replace(one, value=0.01) if one.name is Measure.REMOVED else one for one in proof.criteria
+    )
+    found = replace(proof, criteria=idle)
+    assert found.claims == {Claim.CAUSAL: False, Claim.COMPUTED: True, Claim.SPECIFIC: False}
+    assert found.verdict.endswith(
+        "; not specific: a circuit that is not causal carries nothing to be specific about"
+    )
+
+
+def test_without_other_classes_only_half_of_specific_is_said(proof):
+    alone = replace(proof, strata=proof.strata[proof.strata["affected"]])
+    assert alone.claims == dict.fromkeys(Claim, True)
+    assert alone.verdict == "causal; computed here; specific (random pairs only)"
+    assert list(alone.claims_in_words) == [
+        "causal",
+        "computed here",
+        "specific (random pairs only)",
+    ]
+    assert list(proof.claims_in_words) == ["causal", "computed here", "specific"]
+
+
+def all_but(circuit: Circuit, harness: Harness, n: int) -> Circuit:
+    """The circuit of all pairs that write anything and are active together, but so many."""
+    pairs = PairAccount.of(harness.cases, 0, harness.into).pairs
+    together = pairs[pairs["together"] >= 0.05]
+    ends = list(zip(together["first"].tolist(), together["second"].tolist(), strict=True))
+    sizes = terms_of(harness.model, 0, harness.into, with_pairs(circuit, *ends).interactions).sizes
+    loud = [end for end, size in zip(ends, sizes.tolist(), strict=True) if size > 0]
+    return with_pairs(circuit, *loud[:-n])
+
+
+def test_where_other_pairs_are_few_the_draws_still_differ(circuit):
+    """All that there is, ten times, is one draw."""
+    into = planted_dictionaries()[Site("mlp_in", 0)]
+    harness = Harness(in_model(CASES, planted_model()), 0, into, 0)
+    most = all_but(circuit, harness, 8)
+    terms = terms_of(harness.model, 0, into, most.interactions)
+    table = random_pairs(harness, most, terms, 10, 0)
+    loud = table[table["kind"] == "same_size"]
+    assert loud["set"].nunique() > 1
+    assert (loud["n_pairs"] < loud["there"]).all()
+
+
+@pytest.mark.parametrize(
+    ("sets", "why"),
+    [
+        ([0] * 10, "the dictionary has only 4 such pairs, 1 of 10 draws differ, and 5 are needed"),
+        ([0, 1], "2 draws were made, and 5 are needed"),
+    ],
+)
+def test_draws_that_are_all_alike_are_not_judged(proof, sets, why):
+    tables = tables_of({"all": 0.1}, [(0.0, 0.0)])
+    row = {"kind": "same_size", "there": 4, "n_pairs": 4, "size": 0.6, "removed": 0.0,
+           "side_effect": 0.0}  # fmt: skip
+    loud = pd.DataFrame([row | {"set": own, "draw": n} for n, own in enumerate(sets)])
+    many = loud.assign(kind="same_number")
+    random = pd.concat([many, loud], ignore_index=True)
+    criteria = measured(WHOLE, *tables[:2], random)
+    assert [one.name for one in criteria if one.value is None] == [
+        Measure.EQUAL, Measure.EQUAL_WORST,
+    ]  # fmt: skip
+    found = replace(proof, random=random, criteria=criteria)
+    assert not found.claims[Claim.SPECIFIC]
+    assert f"for what they write (median): not judged, {why}" in found.verdict
+    assert found.random_table["distinct"].tolist() == [len(set(sets))] * 2
 
 
 WHOLE = Whole(n_least=16, shown=1.0, removed=0.9, computed=1.0)
@@ -442,8 +584,8 @@ def tables_of(left: dict[str, float], shares: list[tuple[float, float]]) -> list
     strata.append(("all", "all", False, 64, True, 3.7, 1.0, 0.0))
     names = ["kind", "value", "affected", "n", "judged", "margin", "left", "kept"]
     origins = pd.DataFrame(shares, columns=["inherited", "within"]).assign(contrast=3.6)
-    random = [(kind, 0.0, 1.0) for kind in ("same_number", "same_size")]
-    draws = pd.DataFrame(random, columns=["kind", "removed", "size"])
+    random = [(kind, n, 0.0, 1.0) for kind in ("same_number", "same_size") for n in range(5)]
+    draws = pd.DataFrame(random, columns=["kind", "set", "removed", "size"])
     return [pd.DataFrame(strata, columns=names), origins, draws]
 
 

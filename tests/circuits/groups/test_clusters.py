@@ -57,10 +57,12 @@ def test_groups_and_gates_are_those_planted(name):
 @pytest.mark.parametrize(
     ("selves", "gate"),
     [((0.07, 0.007), "inhibition"), ((0.21, 0.0), "inhibition"), ((0.2, 0.2), "XOR"),
-     ((0.5, 0.1), "XOR"), ((-0.2, -0.2), "inhibition")],
+     ((0.5, 0.1), "XOR"), ((-0.2, -0.2), "inhibition"), ((1.4, 1.4), "inhibition"),
+     ((1.9, 0.03), "inhibition")],
 )  # fmt: skip
 def test_a_gate_is_named_by_the_sizes_of_its_blocks(selves, gate):
-    """(αa − βb)² has −αβ across for α² and β² in the blocks; with less in them, b inhibits a."""
+    """(αa − βb)² has −αβ across for α² and β² in the blocks; with less in them, b inhibits a, and
+    with much more in either the cross block changes little."""
     entries = {(0, 0): selves[0], (1, 1): selves[1], (0, 1): -0.21}
     matrix, group = blocks([3, 4], {pair: size for pair, size in entries.items() if size})
     table, _ = gate_table(matrix, group)

@@ -274,7 +274,7 @@ def test_results_show_their_numbers_in_a_notebook(inter):
 def test_a_validation_shows_its_criteria_and_edits():
     model, dictionaries, behaviour = planted_model(), planted_dictionaries(), planted_behaviour()
     found = find_circuit(model, dictionaries, behaviour)
-    validation = validate(model, found, behaviour, dictionaries, n_draws=2)
+    validation = validate(model, found, behaviour.halves()[1], dictionaries, n_draws=2)
     page = validation._repr_html_()
     assert_shows(page, validation.criteria_table)
     assert_shows(page, validation.edit_table)
