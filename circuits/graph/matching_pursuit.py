@@ -22,9 +22,10 @@ edges.
 
 The limit is the search, not the test: a pair has to stand out from the shadows of the others, by
 about the root of the number of entries per pair, ``d (d + 1) / 2 / pairs``. On planted gates with
-noise of a third of their norm it finds nearly all pairs from about 15 entries per pair, and of
-groups of two features also with 11; nearly all missed pairs would pass the test if named
-(``known_pairs``).
+noise of a third of their norm, in 64 dimensions and more and with more features than dimensions, it
+finds nearly all pairs from about 15 entries per pair, and of groups of two features also with 11;
+nearly all missed pairs would pass the test if named (``known_pairs``). In fewer dimensions, or with
+as many features as dimensions, it misses more.
 """
 
 from __future__ import annotations

@@ -125,8 +125,12 @@ def circuit_tables(circuit: Circuit, labels: Labels) -> list[Table]:
             features=[", ".join(map(str, d.features)) for d in circuit.detectors],
             cuts=[", ".join(f"{cut:.2f}" for cut in d.cuts) for d in circuit.detectors],
         )
-        caption = "Output features that detect a class, measured on held-out cases."
-        made.append(Table.of("detectors", caption, detectors, {"label": "class", "f1": "F1"}))
+        caption = (
+            "Output features that detect a class, measured on held-out cases, beside a feature "
+            "that is always active."
+        )
+        heads = {"label": "class", "f1": "F1", "baseline": "F1 if always active"}
+        made.append(Table.of("detectors", caption, detectors, heads))
     return made
 
 
@@ -186,12 +190,14 @@ def validation_tables(found: Validation) -> list[Table]:
                  found.edit_table, _EDIT_HEADS),
         Table.of("random", "Control: random pairs of features that are active together, instead "
                  "of the circuit's. Size: how much they write, relative to the circuit. Most, "
-                 f"least: of the effect removed; below 0 the margin grows; {n}.", random),
+                 "least: of the effect removed; below 0 the margin grows. There: pairs to draw "
+                 f"from. Distinct: different draws; of fewer than five nothing is judged; {n}.",
+                 random),
         Table.of("bases", "Control: other bases in place of the dictionary's features, searched in "
                  f"the same way on these cases. {_OF_BASES}", found.bases),
         Table.of("all-strata", "Every stratum.", found.strata),
-        Table.of("origins", "Computed or inherited, over all cases and in each frame.",
-                 found.origins),
+        Table.of("origins", "Computed or inherited, over all cases and in each frame "
+                 "with cases enough.", found.origins),
         Table.of("parts", "Faithfulness lost without each pair, when only the circuit is kept.",
                  found.parts),
         Table.of("checks", "Each pair checked by an intervention: the change of each output "

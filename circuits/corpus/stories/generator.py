@@ -4,7 +4,7 @@ What a character feels follows from the *effective* sentiment of the clause befo
 bad), so a model can only predict the reaction by combining a negator with an adjective: the
 behaviour whose circuits are studied. No exclamation mark or other cue goes with the sentiment:
 small models learn such a cue and nothing more. Text is words between spaces (``the cake was n't
-good so mia felt sad .``), one word one token.
+good so mia felt gloomy .``), one word one token.
 
 Documents are drawn in blocks of fixed size, each from its own random generator, so ``generate(7,
 8)`` draws a whole block; ask for many at once.
