@@ -95,4 +95,4 @@ def _on_checkerboard(i: int, j: int, strengths: dict[tuple[int, int], float]) ->
 
 
 def _alike(one: float, two: float) -> bool:
-    return one * two > 0 and min(abs(one), abs(two)) >= _ALIKE * max(abs(one), abs(two))
+    return bool(one * two > 0 and min(abs(one), abs(two)) >= _ALIKE * max(abs(one), abs(two)))
