@@ -105,10 +105,10 @@ def frames(
 def shared_spaces(white: Float[Tensor, "feature rank"]) -> Int[Tensor, " feature"]:
     """The shared space of each feature, numbered from 1; 0 where it has none.
 
-    ``white`` are the features in whitened coordinates. Small spaces are seen from two features
-    whose cosine is larger than any of so many random ones would be, large ones from squared cosines
-    that split the features in two. What is found is a shared space if it has fewer dimensions than
-    features, and fewer than the whole.
+    ``white`` are the features in whitened coordinates. Squared cosines that split them in two show
+    spaces of many features; those of few are seen from cosines larger than any of so many random
+    ones would be. What is found is a shared space if it has fewer dimensions than features, and
+    fewer than the whole.
     """
     n, rank = white.shape
     spaces = torch.zeros(n, dtype=torch.int64, device=white.device)
@@ -143,7 +143,8 @@ def _settle(
         some = ((inside >= needed * inside[some].median()) & (spaces == 0)).nonzero()[:, 0]
         if torch.equal(some, before):
             break
-    spaces[some] = next(names)
+    if len(some) >= _FEWEST:
+        spaces[some] = next(names)
 
 
 def _n_axes(values: Float[Tensor, " rank"], n: int) -> int | None:
@@ -154,13 +155,14 @@ def _n_axes(values: Float[Tensor, " rank"], n: int) -> int | None:
     if len(drops) and float(drops.max()) > _DROP:
         dimensions = float(drops.argmax()) + 2
     else:
-        dimensions = _dimensions(values)
+        dimensions = _dimensions(values.sum(), values.square().sum())
     small = 1.5 * dimensions <= n and dimensions <= most
     return math.ceil(dimensions) if small else None
 
 
-def _dimensions(values: Float[Tensor, " rank"]) -> float:
-    return float(values.sum() ** 2 / values.square().sum().clamp(min=1e-300))
+def _dimensions(total: Float[Tensor, ""], squares: Float[Tensor, ""]) -> float:
+    """How many equal eigenvalues would have this sum and this sum of squares."""
+    return float(total**2 / squares.clamp(min=1e-300))
 
 
 def _joined(unit: Float[Tensor, "feature rank"]) -> Iterator[Int[Tensor, " some"]]:
@@ -200,7 +202,7 @@ def _split(
     squares = squares - squares.mean(0) - squares.mean(1)[:, None] + squares.mean()
     values, vectors = torch.linalg.eigh(squares)
     gram = rows.mT @ rows
-    dimensions = float(gram.trace() ** 2 / gram.square().sum().clamp(min=1e-300))
+    dimensions = _dimensions(gram.trace(), gram.square().sum())
     edge = (1 + math.sqrt(len(sample) / max(dimensions * (dimensions + 1) / 2 - 1, 1.0))) ** 2
     if float(values[-1]) <= _BEYOND * edge:
         yield some

@@ -12,8 +12,8 @@ from the form's eigenvalues by the saddlepoint formula of Lugannani and Rice, wi
 the p-value.
 
 What is alike is itself found from the dictionary, and the p-values hold against features that turn
-within it. They are no bound against other forms: one that is shaped like the data's own covariance
-can still give discoveries in up to a tenth of outputs. And a pair tested against the whole form
+within it. They are no bound against other forms: those shaped like the data's own covariance can
+give discoveries in more outputs than the rate says. And a pair tested against the whole form
 may pass as the shadow of another (`scored`); ``significant_pairs`` tests it given the others.
 
 A direction that all features share is a block of its own, which cannot turn: it is no evidence for

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pandas as pd
 
-from analysis.behaviour.bounds import FIXED
+from analysis.behaviour.bounds import DRAWS, FIXED
 from analysis.report.circuit.labels import Labels
 from analysis.report.page import Table
 from analysis.runs.belonging import Found
@@ -190,9 +190,8 @@ def validation_tables(found: Validation) -> list[Table]:
                  found.edit_table, _EDIT_HEADS),
         Table.of("random", "Control: random pairs of features that are active together, instead "
                  "of the circuit's. Size: how much they write, relative to the circuit. Most, "
-                 "least: of the effect removed; below 0 the margin grows. There: pairs to draw "
-                 f"from. Distinct: different draws; of fewer than five nothing is judged; {n}.",
-                 random),
+                 "least: of the effect removed; below 0 the margin grows. Distinct: "
+                 f"different draws; of fewer than {DRAWS} nothing is judged; {n}.", random),
         Table.of("bases", "Control: other bases in place of the dictionary's features, searched in "
                  f"the same way on these cases. {_OF_BASES}", found.bases),
         Table.of("all-strata", "Every stratum.", found.strata),
