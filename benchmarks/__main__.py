@@ -10,7 +10,7 @@ lowrank: how well two eigenvectors stand in for features, by width and reader.
 circuits: circuits of three behaviours from ten seeds (--seeds 1000:1050), with their controls.
 pretrained: a pretrained gated model made bilinear, layer by layer (--model, --data TEXT).
 report: a large report: writing it, its size, opening it in Chromium.
-claims: what README's table says, beside what these print today (hours).
+claims: what README's table says, beside what these print today (hours; --folder, --data).
 demo: `circuits demo` for ten seeds (--seeds), first and second run: time, memory, answers.
 """
 
@@ -40,11 +40,13 @@ parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else
 parser.add_argument("--threads", type=int, default=2, help="processor threads (default 2)")
 parser.add_argument("--all-outputs", action="store_true", help="core, graphs: pairs of all outputs")
 parser.add_argument(
-    "--data", metavar="PATH", help="digits: images (default: scikit-learn's); pretrained: text"
+    "--data",
+    metavar="PATH",
+    help="digits: images (default: scikit-learn's); claims: mnist.npz; pretrained: text",
 )
 parser.add_argument("--model", metavar="FOLDER", help="pretrained: a model")
 parser.add_argument(
-    "--folder", help="circuits: where models and dictionaries are kept; shapes: a run"
+    "--folder", help="circuits, claims: where models and dictionaries are kept; shapes: a run"
 )
 parser.add_argument(
     "--seeds", metavar="FROM:TO", default="0:10", help="circuits, demo: the last is not included"
@@ -71,7 +73,7 @@ tables = {
     "graphs": lambda: graphs.run(options.device, options.all_outputs),
     "shapes": lambda: shapes.run(options.folder),
     "circuits": lambda: circuits.run(options.device, options.folder, seeds),
-    "claims": lambda: claims.run(),
+    "claims": lambda: claims.run(folder=options.folder, images=options.data),
     "demo": lambda: demo.run(options.device, seeds),
     "pretrained": lambda: pretrained.run(options.device, options.model, options.data),
     "report": lambda: report.run(options.device),

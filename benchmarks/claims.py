@@ -63,10 +63,22 @@ def claims(path: Path = ROOT / "docs" / "claims.toml") -> list[Claim]:
     return [Claim(**{k: tuple(v) if k in lists else v for k, v in row.items()}) for row in rows]
 
 
-def run(known: list[Claim] | None = None) -> str:
-    """The table of all claims; takes hours, for it runs every benchmark that one is about."""
+def run(
+    known: list[Claim] | None = None, folder: str | None = None, images: str | None = None
+) -> str:
+    """The table of all claims; takes hours, for it runs every benchmark that one is about.
+
+    ``folder`` is where `circuits` keeps its models, so that it resumes; ``images`` is the file that
+    the claims call by its name."""
     known = claims() if known is None else known
-    printed = {part: _printed(part) for part in dict.fromkeys(claim.part for claim in known)}
+    printed = {}
+    for part in dict.fromkeys(claim.part for claim in known):
+        command = part.split()
+        if folder is not None and command[0] == "circuits":
+            command += ["--folder", folder]
+        if images is not None:
+            command = [images if word == Path(images).name else word for word in command]
+        printed[part] = _printed(command)
     return table(list(_rows(known, printed)), ("claim", "command", "said", "printed", ""))
 
 
@@ -85,11 +97,11 @@ def _rows(known: list[Claim], printed: dict[str, str]) -> Iterator[tuple[str, ..
         )
 
 
-def _printed(part: str) -> str:
+def _printed(command: list[str]) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", *part.split()],
+        [sys.executable, "-m", "benchmarks", *command],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode:
-        return f"{part} failed: {done.stderr.strip().splitlines()[-1:]}"
+        return f"{command[0]} failed: {done.stderr.strip().splitlines()[-1:]}"
     return done.stdout

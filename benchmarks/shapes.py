@@ -8,6 +8,8 @@ spread evenly and in a space that features share; and forms without gates.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from analysis.runs.run import Run
@@ -17,6 +19,8 @@ from benchmarks.measure import machine, table
 from circuits import Basis
 
 SEEDS = 10
+SMALL = ((32, 256), (32, 64), (64, 64), (64, 128))
+"""Dimensions and features: few of both, and hardly more features than dimensions."""
 HEADER = ("features", "gates", "recall", "named", "strongest", "false", "false, shared noise",
           "any, no gates", "any, shared, no gates")  # fmt: skip
 
@@ -25,23 +29,27 @@ def run(folder: str | None = None) -> str:
     """The table, with a row for the dictionary of a run's MLP input; takes about five minutes."""
     rows = []
     for geometry in GEOMETRIES:
-        rows += _rows(geometry, geometry, None)
+        rows += _rows(geometry, Planted(geometry=geometry), None)
+    for d, n in SMALL:
+        rows += _rows(f"even, {n} of {d}", Planted(d, n), None)
     if folder is not None:
         own = Run(folder, device="cpu").interactions(0).inputs
-        rows += _rows(f"of a run ({own.n_feature} of {own.d_model})", "even", own)
-    head = f"{machine()}. d = 64, 512 features, seeds 0 to {SEEDS - 1}, q = 0.05, SNR 10."
+        rows += _rows(f"of a run ({own.n_feature} of {own.d_model})", Planted(), own)
+    head = (
+        f"{machine()}. 512 features of 64 dimensions where a row names none, seeds 0 to "
+        f"{SEEDS - 1}, q = 0.05, SNR 10."
+    )
     return f"{head}\n\n{table(rows, HEADER)}"
 
 
-def _rows(name: str, geometry: str, own: Basis | None) -> list[tuple[str, ...]]:
-    nothing = [f"{_nothing(geometry, noise, own):.2f}" for noise in ("even", "shared")]
+def _rows(name: str, sizes: Planted, own: Basis | None) -> list[tuple[str, ...]]:
+    nothing = [f"{_nothing(sizes, noise, own):.2f}" for noise in ("even", "shared")]
     rows = []
     for made_of in ("readers", "written"):
         even, shared, strongest = [], [], []
         for seed in range(SEEDS):
             for noise, scores in (("even", even), ("shared", shared)):
-                sizes = _sizes(geometry, noise, seed, 3, made_of)
-                inter, (truth,) = plant(sizes, own)
+                inter, (truth,) = plant(_sizes(sizes, noise, seed, 3, made_of), own)
                 scores.append(score(inter, 0, truth))
                 if noise == "even":
                     pairs = inter.without_constant.strongest(len(truth.weights), 0)
@@ -54,17 +62,19 @@ def _rows(name: str, geometry: str, own: Basis | None) -> list[tuple[str, ...]]:
     return rows
 
 
-def _sizes(geometry: str, noise: str, seed: int, n_gates: int, made_of: str = "written") -> Planted:
-    return Planted(
-        n_gates=n_gates, snr=10.0, largest=2, kinds=("AND",), geometry=geometry,
-        made_of=made_of, noise=noise, seed=seed,
+def _sizes(
+    sizes: Planted, noise: str, seed: int, n_gates: int, made_of: str = "written"
+) -> Planted:
+    return replace(
+        sizes, n_gates=n_gates, snr=10.0, largest=2, kinds=("AND",), made_of=made_of, noise=noise,
+        seed=seed,
     )  # fmt: skip
 
 
-def _nothing(geometry: str, noise: str, own: Basis | None) -> float:
+def _nothing(sizes: Planted, noise: str, own: Basis | None) -> float:
     """The share of forms without gates that have an edge."""
     found = []
     for seed in range(2 * SEEDS):
-        inter, _ = plant(_sizes(geometry, noise, seed, 0), own)
+        inter, _ = plant(_sizes(sizes, noise, seed, 0), own)
         found.append(score(inter, 0, Truth())["n_found"] > 0)
     return float(np.mean(found))
