@@ -68,6 +68,10 @@ class HubError(CircuitsError, OSError):
     """A name that is not a local path and that the hub does not answer for."""
 
 
+class MarkWarning(UserWarning):
+    """A file that was read although it is not as its step made it."""
+
+
 class DirectionWarning(UserWarning):
     """Dictionary rows that are zero or repeat another row."""
 

@@ -17,6 +17,16 @@ class Answer:
 
     text: str  # for people
     rows: object  # for scripts: what JSON can hold; a float that is not finite becomes null
+    status: int = 0  # that the command ends with
+
+    def marked(self, marks: list[str]) -> Answer:
+        """The same, with what is said of files that it was read from."""
+        if not marks:
+            return self
+        rows = {**self.rows, "marks": marks} if isinstance(self.rows, dict) else self.rows
+        return Answer(
+            "\n".join([self.text, "", *(f"note: {mark}" for mark in marks)]), rows, self.status
+        )
 
     def as_json(self) -> str:
         """One line of JSON."""

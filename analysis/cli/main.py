@@ -11,21 +11,26 @@ import io
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib import import_module
+from typing import Any
 
 from analysis.cli.answers import Answer
 from analysis.cli.options import parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit status is 0, 2 for bad input, 1 for a bug, 130 after Ctrl-C."""
+    """Run one command; the exit status is 0, 2 for bad input, 1 for a bug or a run that is not as
+    it was made, 130 after Ctrl-C."""
     options = parser().parse_args(arguments)
     try:
         with _only_the_answer_on_stdout(options.quiet):
             work = getattr(import_module("analysis.cli.commands"), function_name(options))
-            answer: Answer = work(options)
+            with _alone(options), _marks() as marks:
+                answer: Answer = work(options)
+        answer = answer.marked(marks)
         if options.json:
             print(answer.as_json())
         elif not options.quiet:
@@ -33,12 +38,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except BrokenPipeError:  # the reader closed the pipe: `circuits … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print(f"circuits {options.command}: interrupted", file=sys.stderr)
         return 130
     except Exception as error:  # noqa: BLE001 - the last place where one can be reported
         return _reported(options.command, error)
-    return 0
+    return answer.status
+
+
+@contextmanager
+def _alone(options: argparse.Namespace) -> Iterator[None]:
+    """While a command writes to a run, no other one does."""
+    folder = getattr(options, "run_folder", None) or getattr(options, "run", None)
+    if not hasattr(options, "no_wait") or folder is None:
+        yield
+        return
+    from circuits.storage.lock import locked
+
+    name = function_name(options).replace("_", " ")
+    with locked(folder, f"circuits {name}", wait=not options.no_wait):
+        yield
+
+
+@contextmanager
+def _marks() -> Iterator[list[str]]:
+    """What is said, while a command works, of files that are not as they were made; each once."""
+    from circuits.errors import MarkWarning
+
+    said: list[str] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", MarkWarning)
+        shown = warnings.showwarning
+
+        def show(message: Any, category: type[Warning], *where: Any) -> None:
+            if not issubclass(category, MarkWarning):
+                shown(message, category, *where)
+            elif str(message) not in said:
+                said.append(str(message))
+
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield said
 
 
 def function_name(options: argparse.Namespace) -> str:

@@ -18,6 +18,7 @@ _TEXT = f"""\
   --text PATH                 file, folder or hub data set (default: the built-in stories)
   --column                    the column of the text, if it is not called text
 {_DEVICE}"""
+_WAIT = "  --no-wait flag              fail at once if another command works in the run"
 _MODEL = """\
   model MODEL                 a run's or model's folder, or hub name
   --tokenizer FOLDER          folder or hub name, in place of the model's own"""
@@ -34,6 +35,7 @@ example: circuits demo runs/demo --seed 3
   run_folder RUN = runs/demo  folder of the run; made if it is not there
   --seed int = 0              of everything
 {_DEVICE}
+{_WAIT}
 
 gates: train one bilinear layer on logic gates and read them back from its weights
 Trains one bilinear layer on eight logic gates and reads each back from its interaction matrices,
@@ -54,6 +56,7 @@ example: circuits model train runs/stories --seed 3
   --steps int                 training steps (default: the plan's 700)
   --seed int                  of everything (default: the plan's 0)
 {_TEXT}
+{_WAIT}
 
 model info: layers, sizes, norm, activation, and where the hooks are
 Loads a model, checks that it is bilinear, and describes it.
@@ -87,6 +90,7 @@ example: circuits sae train runs/stories --sites mlp_in@0 mlp_out@0 --k 8
   --seed int                  of everything (default: the plan's 0)
   --log tensorboard|wandb     metrics go there as well
 {_TEXT}
+{_WAIT}
 
 sae info: sites, sizes, how they were trained, how often features are active
 Describes the dictionaries of a run, or one dictionary.
@@ -115,6 +119,7 @@ example: circuits interactions runs/stories --documents 2000
   --q float = 0.05            false discovery rate of the printed summary
   --seed int = 0              of the stories
 {_TEXT}
+{_WAIT}
 
 find: the circuit of a behaviour, or the most gate-like outputs of a layer
 Finds the pairs of input features that carry a behaviour's contrast, their groups and gates, and
@@ -131,6 +136,7 @@ example: circuits find runs/stories --behaviour negation
   --proposals int = 10        how many circuits to propose where no behaviour is given
   --seed int = 0              of the cases
 {_DEVICE}
+{_WAIT}
 
 validate: is a circuit the cause? exact edits of the model, with controls beside them
 Removes, keeps and patches the circuits that were found for behaviours, on held-out cases, beside
@@ -142,6 +148,7 @@ example: circuits validate runs/stories --circuit negation
   --draws int = 10            sets of random pairs, as controls, of each of two kinds
   --seed int = 0              of controls and text
 {_TEXT}
+{_WAIT}
 
 rank: how well the top eigenvectors stand in for each output feature
 Correlates every feature at mlp_out with its approximation by 1, 2, … eigenvectors, beside controls,
@@ -155,6 +162,7 @@ example: circuits rank runs/stories --reader pinv
   --min-active int TOKENS = 50  features active on fewer are not counted
   --seed int = 0              of text and controls
 {_TEXT}
+{_WAIT}
 
 report: pages that open from disk, with no network: circuits, features, ranks, layers
 Writes RUN/report/index.html and its files: all that the run's other commands made. Steps that are
@@ -165,6 +173,13 @@ example: circuits report runs/stories --single-file
   --out FOLDER                a new one, or a file's name (default: in RUN)
   --seed int = 0              of controls
 {_TEXT}
+{_WAIT}
+
+verify: is every file of a run as it was made?
+Compares each file of the run with the size and hash that its step noted, and lists those that were
+edited, damaged or removed with the command that makes them again.
+example: circuits verify runs/demo
+  run_folder RUN              folder of the run
 
 export: a circuit for Gephi, Cytoscape, circuit-tracer, Neuronpedia or pandas
 Writes a circuit's file in another tool's format.
@@ -203,6 +218,7 @@ files, or a hub data set (default: scikit-learn's digits)
   --seed int = 0              of everything
   --pictures either FILE      write eigenvectors as a PNG
   --run either RUN            keep it in this run, for a page of its report
+{_WAIT}
 
 completion: a script with which the shell completes commands, options and paths
 Prints a script for the shell. For bash and zsh put eval "$(circuits completion bash)" into

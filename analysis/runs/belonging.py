@@ -21,6 +21,7 @@ class Found:
     circuit: Circuit
     behaviour: Behaviour | None = None
     validation: Validation | None = None
+    marks: tuple[str, ...] = ()  # of its files that are not as a step made them
 
     @property
     def layer(self) -> int | None:

@@ -62,9 +62,14 @@ class CircuitFiles:
         """What the files are called."""
         return self.path.name
 
+    @property
+    def all(self) -> tuple[Path, ...]:
+        """All of them."""
+        return self.circuit, self.graph, self.behaviour, self.validation
+
     def remove(self) -> None:
         """Remove those that are there."""
-        for file in (self.circuit, self.graph, self.behaviour, self.validation):
+        for file in self.all:
             file.unlink(missing_ok=True)
 
 

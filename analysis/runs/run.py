@@ -7,9 +7,10 @@ another model than the one beside it. The report, the commands and `open_run` re
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
+from warnings import warn
 
 import pandas as pd
 
@@ -28,14 +29,14 @@ from analysis.validation.record import Validation
 from circuits.algebra.basis import Basis
 from circuits.algebra.interactions import Interactions
 from circuits.corpus.documents import Corpus, built_in, split_corpus
-from circuits.errors import CircuitsError, RunError, first_line
+from circuits.errors import CircuitsError, MarkWarning, RunError, first_line
 from circuits.graph.circuit import Circuit
 from circuits.graph.records import Metric
 from circuits.model.loading import load_model
 from circuits.model.model import Model
 from circuits.model.site import Site, mlp_sites
 from circuits.plotting.display import html_of, shown
-from circuits.storage.manifest import read_manifest
+from circuits.storage.manifest import State, made_in, read_manifest, state_of
 from sae.dictionary import Dictionary
 from sae.loading import load_dictionaries
 
@@ -68,6 +69,8 @@ class Run:
             raise RunError(
                 f"{self.folder}: there is no such run. Make one: circuits model train {self.folder}"
             )
+        self.marks: dict[str, str] = {}
+        """What is read although it is not as its step made it: what is said of each such file."""
         given = {"model": model, "dictionaries": dictionaries, "text": text}
         vars(self).update({name: value for name, value in given.items() if value is not None})
 
@@ -141,6 +144,7 @@ class Run:
     @property
     def images(self) -> ImageStudy | None:
         """The image case study, where there is one."""
+        self._check_recorded(self.folder.images, "digits --run")
         return ImageStudy.load(self.folder.path)
 
     @property
@@ -195,7 +199,7 @@ class Run:
 
     def _circuit(self, files: CircuitFiles) -> Circuit:
         """A circuit, refused if it is of another run; one made by hand may name no layer."""
-        circuit = Circuit.load(files.circuit)
+        circuit = self._known("find", Circuit.load, files.circuit)
         if circuit.source.layer is not None:
             again = f" --behaviour {circuit.name}" if files.behaviour.exists() else ""
             command = f"circuits find {self.folder}{again}"
@@ -219,10 +223,13 @@ class Run:
         if files.behaviour.exists():
             evidence = circuit.evidence
             metric: Metric = "logit difference" if evidence is None else evidence.metric
-            behaviour = Behaviour.load(files.behaviour, metric, name=circuit.name)
+            load = partial(Behaviour.load, metric=metric, name=circuit.name)
+            behaviour = self._known("find", load, files.behaviour)
         if validated and files.validation.exists():
-            validation = Validation.load(files.validation)
-        found = Found(files.stem, circuit, behaviour, validation)
+            validation = self._known("validate", Validation.load, files.validation)
+        names = [file.relative_to(self.folder.path).as_posix() for file in files.all]
+        marks = tuple(f"{name}: {self.marks[name]}" for name in names if name in self.marks)
+        found = Found(files.stem, circuit, behaviour, validation, marks)
         check_together(self.folder, files, found)
         return found
 
@@ -244,7 +251,14 @@ class Run:
                 f"{place} holds a checkpoint: its training is not finished. Let it finish: "
                 f"circuits {command} {self.folder}"
             )
+        self._check_recorded(place, command)
         return place
+
+    def _check_recorded(self, place: Path, command: str) -> None:
+        """Of a folder, the files that a step made."""
+        for file in made_in(self.folder.path, place):
+            if file.is_file():
+                self._known(command, lambda file: file, file)
 
     def _of_layer(
         self, layer: int, step: str, file: Callable[[int], Path], read: Callable[[Path], Read]
@@ -256,8 +270,10 @@ class Run:
                 f"{self.folder} has no {step} of layer {layer} (it has {there or 'none'}). Make "
                 f"it: circuits {step} {self.folder} --layer {layer}"
             )
+        table, summary = path.with_suffix(".parquet"), path.with_suffix(".json")
+        beside = [other for other in (table, summary) if other != path and other.exists()]
         try:
-            return read(path)
+            return self._known(step, read, path, *beside)
         except CircuitsError:
             raise
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -265,6 +281,29 @@ class Run:
                 f"{path}: cannot be read ({first_line(error)}). It was cut short or is another "
                 f"file: make it again: circuits {step} {self.folder}"
             ) from error
+
+    def _known(self, command: str, read: Callable[[Path], Read], *files: Path) -> Read:
+        """What is read from the first of some files; refused if one is damaged, and marked if one
+        was edited, or made by no step of this run."""
+        states = {file: state_of(self.folder.path, file) for file in files}
+        for file, (step, state) in states.items():
+            if state is State.DAMAGED:
+                raise RunError(
+                    f"{file} is damaged or another file: its bytes are not those that the step "
+                    f"'{step}' made. Make it again: circuits {command} {self.folder}"
+                )
+        value = read(files[0])
+        for file, (step, state) in states.items():
+            name = file.relative_to(self.folder.path).as_posix()
+            self.marks.pop(name, None)
+            if state is not State.SAME:
+                self.marks[name] = (
+                    f"edited since the step '{step}' made it: what it says was not measured so"
+                    if state is State.EDITED
+                    else "made by no step of this run: nothing says what it was measured on"
+                )
+                warn(f"{file}: {self.marks[name]}", MarkWarning, stacklevel=4)
+        return value
 
     def _made_of(self, step: str) -> dict[str, Any]:
         """The configuration of a step, where the manifest has one."""
@@ -309,6 +348,7 @@ class Run:
             return f"Run({place}): {error}"
         for step, command in steps.items():
             lines.append(f"  not made yet: {step} ({command.replace('RUN', place)})")
+        lines += [f"  {name}: {mark}" for name, mark in self.marks.items()]
         return "\n".join([f"Run({place})", *lines])
 
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from safetensors import SafetensorError
 
 from circuits.errors import CircuitsError
 
 PLAN, RESULT = "plan.json", "training.json"  # of a training run: written first, and at its end
+_OWNER = ".owner"
 
 
 @contextmanager
@@ -27,10 +30,10 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     ...     file.write_text("1 2 3")
     """
     path = Path(path)
-    with _staged(path) as folder:
-        yield folder / path.name
-        _as_any_file(folder)
-        os.replace(folder / path.name, path)
+    with _staged(path) as file:
+        yield file
+        _as_any_file(file)
+        os.replace(file, path)
 
 
 @contextmanager
@@ -38,6 +41,7 @@ def folder_written_whole(path: str | Path) -> Iterator[Path]:
     """A folder to fill: renamed to ``path``, which is new or empty, if the block succeeds."""
     path = Path(path)
     with _staged(path) as folder:
+        folder.mkdir()
         yield folder
         _as_any_file(folder)
         os.replace(folder, path)
@@ -45,7 +49,7 @@ def folder_written_whole(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def held(path: Path) -> Iterator[bool]:
-    """Whether this process alone has locked the file, for the length of the block."""
+    """Whether this block alone, of all threads and processes, has locked the file."""
     try:
         import fcntl
     except ImportError:  # Windows has no such lock
@@ -62,32 +66,50 @@ def held(path: Path) -> Iterator[bool]:
 
 @contextmanager
 def _staged(path: Path) -> Iterator[Path]:
-    """This process's own folder beside the path, where a library may write files beside its own.
+    """A path of the same name in a folder of this block's own beside it, where a library may write
+    files as well.
 
-    It is removed at the end; after a kill, by the next process that writes to the path."""
+    The folder is removed at the end; after a kill, by the next block that writes to the path. Its
+    owner holds a lock in it, because process numbers say nothing to another container or machine.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f".{path.name}.*.part"):
-        process = left.name.split(".")[-2]
-        if process.isdigit() and not _runs(int(process)):
-            shutil.rmtree(left, ignore_errors=True)
-    folder = path.with_name(f".{path.name}.{os.getpid()}.part")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
+    start = f".{path.name[:40]}"  # a name may be as long as names can be
+    for left in path.parent.glob(f"{glob.escape(start)}.*.part"):
+        _remove_left(left)
+    with ExitStack() as owned:
+        while True:
+            folder = path.with_name(f"{start}.{uuid4().hex[:16]}.part")
+            folder.mkdir()
+            try:
+                (folder / _OWNER).touch()
+                owned.enter_context(held(folder / _OWNER))
+            except FileNotFoundError:  # just removed, as if it had been left
+                continue
+            if (folder / _OWNER).exists():
+                break
+        try:
+            yield folder / path.name
+        except SafetensorError as error:  # what it raises when the disk is full
+            raise OSError(f"{path}: cannot be written ({error})") from error
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_left(folder: Path) -> None:
+    """Remove a folder whose owner was killed."""
     try:
-        yield folder
-    except SafetensorError as error:  # what it raises when the disk is full
-        raise OSError(f"{path}: cannot be written ({error})") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        with held(folder / _OWNER) as left:
+            if left:
+                shutil.rmtree(folder, ignore_errors=True)
+    except FileNotFoundError:  # killed before it was marked
+        with suppress(OSError):  # marked after all, or gone
+            folder.rmdir()
 
 
-def _as_any_file(folder: Path) -> None:
-    """Give every file the rights that a new one has here: safetensors lets only its owner read."""
-    new = folder / ".new"
-    new.touch()
-    rights = new.stat().st_mode
-    new.unlink()
-    for path in folder.rglob("*"):
+def _as_any_file(written: Path) -> None:
+    """Give files the rights that new ones have here: safetensors lets only their owner read."""
+    rights = written.with_name(_OWNER).stat().st_mode
+    for path in written.rglob("*") if written.is_dir() else [written]:
         if path.is_file():
             path.chmod(rights)
 
@@ -129,13 +151,3 @@ def content_hash(*paths: Path) -> str:
             while block := file.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
-
-
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True

@@ -18,6 +18,7 @@ from circuits.graph import records as rows
 from circuits.graph.circuit import Circuit
 from circuits.model import Model, Site, load_model
 from circuits.model.llama import write
+from circuits.storage.manifest import record
 from sae import Dictionary
 from sae.reading import readings
 from tests.support.small_dictionaries import small_dictionary
@@ -142,8 +143,11 @@ def small_run(folder: Path) -> Corpus:
     run = Run(folder, device="cpu", model=model)
     run_interactions(run, n=4, corpus=text, n_documents=10)
     found = circuit(model, run.dictionaries, HOSTILE[0])
-    found.save(folder / "circuits" / "hostile.json")
-    behaviour().save(folder / "circuits" / "hostile.behaviour.jsonl")
+    made = [
+        found.save(folder / "circuits" / "hostile.json"),
+        behaviour().save(folder / "circuits" / "hostile.behaviour.jsonl"),
+    ]
+    record(folder, "circuit hostile", {}, made)
     run_validate(run, "hostile", text=text, n_draws=2)
     proposed = replace(
         found,
@@ -152,7 +156,8 @@ def small_run(folder: Path) -> Corpus:
         evidence=None,
         proposal=rows.Proposal(0.9, 0.5),
     )
-    proposed.save(folder / "circuits" / "Ünsafe name!.json")
+    made = [proposed.save(folder / "circuits" / "Ünsafe name!.json")]
+    record(folder, "proposals of layer 0", {}, made)
     run_rank(run, corpus=text, n_documents=20, min_active=10)
     run_images(folder, open_images(), replace(QUICK, n_step=60))
     return text

@@ -11,7 +11,7 @@ _IN = {
     "model": ("model_train", "model_info", "model_generate"),
     "dictionaries": ("sae_train", "sae_info", "sae_quality"),
     "circuits": ("interactions", "find", "validate", "rank", "export"),
-    "pages": ("demo", "report"),
+    "pages": ("demo", "report", "verify"),
     "studies": ("gates", "calibrate", "digits"),
     "shell": ("completion",),
 }

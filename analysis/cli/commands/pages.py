@@ -7,7 +7,7 @@ import time
 from argparse import Namespace
 from pathlib import Path
 
-from analysis.cli.answers import Answer
+from analysis.cli.answers import Answer, aligned
 from analysis.cli.circuit_text import circuit_text, validation_text
 from analysis.cli.commands.inputs import named_text
 from analysis.cli.demo import run_demo
@@ -15,6 +15,8 @@ from analysis.discovery.find import verdict
 from analysis.report import write_report
 from analysis.runs.folder import RunFolder
 from analysis.runs.run import Run
+from analysis.runs.verification import verify as verified
+from circuits.storage.manifest import State
 
 
 def demo(options: Namespace) -> Answer:
@@ -45,6 +47,17 @@ def demo(options: Namespace) -> Answer:
     rows = {"run": str(folder), "circuits": verdicts, "proofs": proofs,
             "page": str(page), "seed": options.seed}  # fmt: skip
     return Answer("\n\n".join(parts), rows)
+
+
+def verify(options: Namespace) -> Answer:
+    """Whether a run's files are as they were made."""
+    table = verified(options.run_folder)
+    other = table[table["state"] != str(State.SAME)]
+    text = f"{len(table) - len(other)} of {len(table)} files are as they were made"
+    if len(other):
+        text += f"; the others:\n\n{aligned(other)}"
+    rows = {"files": table.to_dict("records"), "same": not len(other)}
+    return Answer(text, rows, status=int(len(other) > 0))
 
 
 def report(options: Namespace) -> Answer:

@@ -71,6 +71,7 @@ def circuit_page(
     by_class = [] if mechanism is None else mechanism.tables(labels)
     tests = [] if found.validation is None else validation_tables(found.validation)
     context = {
+        "marks": [shown(mark) for mark in found.marks],
         "name": shown(circuit.name),
         "verdict": verdict(circuit),
         "validation": None if found.validation is None else found.validation.verdict,

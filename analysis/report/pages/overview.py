@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -23,7 +22,7 @@ from analysis.runs.run import Run
 from analysis.validation.criteria import Claim
 from analysis.validation.edits import DrawKind, EditKind
 from circuits.plotting.display import number, percent, seen, shown, two
-from circuits.storage.files import content_hash
+from circuits.storage.manifest import State, states
 
 _HASH = 12  # characters that are shown
 _N_DOCUMENTS = 100  # that the quality of dictionaries is measured on
@@ -50,8 +49,9 @@ def overview(
         "model": [(key, shown(value)) for key, value in model],
         "dictionaries": dictionaries,
         "curves": [_curve_line(layer, curve) for layer, curve in run.curves.items()],
-        "manifest": [_step(run.folder.path, entry) for entry in run.manifest],
+        "manifest": _steps(run),
         "missing": run.missing,
+        "marks": [(shown(name), mark) for name, mark in sorted(run.marks.items())],
         "counted": _counted(run),
         "least": LEAST,
     }
@@ -71,6 +71,7 @@ def _headline(found: Found, names: Mapping[str, str]) -> dict[str, Any]:
         "inherited": two(shares.inherited if shares else None),
         "claims": {} if validation is None else validation.claims_in_words,
         "proof": None if validation is None else validation.verdict,
+        "marked": bool(found.marks),
     }
     if validation is not None:
         removed, kept = (validation.edit(kind) for kind in (EditKind.REMOVE, EditKind.KEEP))
@@ -170,8 +171,13 @@ def _curve_line(layer: int, curve: RankCurve) -> dict[str, Any]:
     }
 
 
-def _step(folder: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
-    """A step, and for each file that it made whether it has changed since."""
+def _steps(run: Run) -> list[dict[str, Any]]:
+    """The steps, and for each file that one made what became of it since."""
+    now = {name: state for name, (_, state) in states(run.folder.path).items()}
+    return [_step(entry, now) for entry in run.manifest]
+
+
+def _step(entry: Mapping[str, Any], now: Mapping[str, State]) -> dict[str, Any]:
     versions = entry.get("versions", {})
     made_of = json.dumps(entry.get("made_of", {}), indent=1, sort_keys=True)
     return {
@@ -179,13 +185,7 @@ def _step(folder: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
         "made_of": made_of,
         "versions": ", ".join(f"{name} {version}" for name, version in sorted(versions.items())),
         "made": [
-            (shown(name), str(value)[:_HASH], _since(folder / name, value))
-            for name, value in entry.get("made", {}).items()
+            (shown(name), known["sha256"][:_HASH], "" if now[name] is State.SAME else now[name])
+            for name, known in entry["made"].items()
         ],
     }
-
-
-def _since(file: Path, then: str) -> str:
-    if not file.is_file():
-        return "missing now"
-    return "" if content_hash(file) == then else "changed since"

@@ -1,0 +1,50 @@
+"""Every file of a run beside what its step noted of it, and the command that makes it again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.runs.folder import RunFolder
+from circuits.errors import RunError
+from circuits.storage.manifest import State, read_manifest, states
+
+_MAKES = {
+    "model": "model train {run}",
+    "saes": "sae train {run}",
+    "interactions": "interactions {run}",
+    "rank": "rank {run}",
+    "images": "digits --run {run}",
+    "circuit": "find {run} --behaviour {of}",
+    "proposals": "find {run}",
+    "validation": "validate {run} --circuit {of}",
+}
+"""The command of a step, by the first word of its name; what it is of is the rest."""
+
+
+def verify(run: str | Path) -> pd.DataFrame:
+    """A row for each file that a step made, or that lies among results and none made: its state
+    and, where that is not as it was made, the command that makes it again."""
+    folder = RunFolder(Path(run))
+    if not folder.path.is_dir():
+        raise RunError(f"{folder}: there is no such run. Make one: circuits model train {folder}")
+    if not read_manifest(folder.path):
+        raise RunError(
+            f"{folder} has no manifest.json, which notes what made each file, so nothing can be "
+            f"verified. Make the run with circuits, or restore the file."
+        )
+    known = states(folder.path)
+    for file in folder.results():
+        known.setdefault(file.relative_to(folder.path).as_posix(), ("", State.UNKNOWN))
+    rows = [
+        (name, step, str(state), "" if state is State.SAME else _command(folder, step))
+        for name, (step, state) in sorted(known.items())
+    ]
+    return pd.DataFrame(rows, columns=["file", "step", "state", "command"])
+
+
+def _command(folder: RunFolder, step: str) -> str:
+    kind, _, of = step.replace("/", " ", 1).partition(" ")
+    of = of.removeprefix("of ")
+    return f"circuits {_MAKES[kind]}".format(run=folder, of=of) if kind in _MAKES else ""

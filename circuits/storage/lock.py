@@ -1,0 +1,149 @@
+"""One command at a time in a run folder.
+
+The lock is the file ``.lock``, which says who holds it and since when. The system frees it when its
+process ends, however it ends, so one that was left by a kill is simply taken. Where a lock does not
+reach other machines, a holder there still keeps it: it touches the file every few seconds, and a
+lock of another machine counts as left once it was not touched for a minute.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from circuits.errors import RunError
+
+NAME = ".lock"
+_TOUCH = 15.0  # seconds between two touches
+_LEFT = 60.0  # after which a lock of another machine that nobody touches was left
+_LOOK = 0.2  # seconds between two looks at a lock that is held
+
+_mine = threading.local()  # the folders that this thread has locked
+
+
+@contextmanager
+def locked(folder: str | Path, doing: str, *, wait: bool = True) -> Iterator[None]:
+    """The folder is this thread's alone for the length of the block; a second lock of the same
+    thread is its first. ``doing`` is what others are told. Waits for another holder, with a line on
+    stderr, or without ``wait`` refuses.
+
+    A folder that was made only for its lock is removed at the end, if it is still empty.
+    """
+    folder = Path(folder)
+    key = str(folder.resolve())
+    held: set[str] = vars(_mine).setdefault("folders", set())
+    if key in held:
+        yield
+        return
+    made = _made(folder)
+    file = _taken(folder, doing, wait)
+    held.add(key)
+    done = threading.Event()
+    threading.Thread(target=_touch, args=(folder / NAME, done), daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
+        held.discard(key)
+        with suppress(OSError):
+            (folder / NAME).unlink()
+        os.close(file)  # which frees it
+        for path in made:
+            with suppress(OSError):  # it holds something
+                path.rmdir()
+
+
+def _made(folder: Path) -> list[Path]:
+    """Make the folder; those that were not there before, innermost first."""
+    new = []
+    for path in (folder, *folder.parents):
+        if path.exists():
+            break
+        new.append(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    return new
+
+
+def _taken(folder: Path, doing: str, wait: bool) -> int:
+    """The file's number, once the lock is ours."""
+    said = False
+    while True:
+        file, holder = _try(folder / NAME)
+        if file is not None:
+            about = {"doing": doing, "process": os.getpid(), "host": socket.gethostname(),
+                     "since": int(time.time())}  # fmt: skip
+            os.ftruncate(file, 0)
+            os.pwrite(file, json.dumps(about).encode(), 0)
+            return file
+        words = _in_words(holder)
+        if not wait:
+            raise RunError(
+                f"{folder}: {words} works there, and two at once would mix their files. Wait for "
+                f"it, or leave out --no-wait to wait here."
+            )
+        if not said:
+            sys.stderr.write(f"waiting for {words}, which works in {folder}\n")
+            said = True
+        time.sleep(_LOOK)
+
+
+def _try(path: Path) -> tuple[int | None, dict[str, Any]]:
+    """The locked file, or None and who holds it."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        free, there = _locks(file), _read(file)
+        if free and path.exists() and os.path.samestat(os.fstat(file), path.stat()):
+            age = time.time() - os.fstat(file).st_mtime
+            if there.get("host") in (None, socket.gethostname()) or age > _LEFT:
+                return file, {}
+    except FileNotFoundError:  # its holder has just ended
+        there = {}
+    os.close(file)
+    return None, there
+
+
+def _locks(file: int) -> bool:
+    try:
+        import fcntl
+    except ImportError:  # Windows has no such lock
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks: what the file says must do
+        return True
+    return True
+
+
+def _read(file: int) -> dict[str, Any]:
+    try:
+        about = json.loads(os.pread(file, 10_000, 0))
+    except ValueError:  # not written yet, or cut short
+        return {}
+    return about if isinstance(about, dict) else {}
+
+
+def _in_words(holder: dict[str, Any]) -> str:
+    try:
+        minutes = (time.time() - float(holder["since"])) / 60
+        return (
+            f"{holder['doing']} (process {holder['process']} on {holder['host']}, since "
+            f"{minutes:.0f} minutes)"
+        )
+    except (KeyError, TypeError, ValueError):
+        return "another command"
+
+
+def _touch(path: Path, done: threading.Event) -> None:
+    while not done.wait(_TOUCH):
+        with suppress(OSError):
+            os.utime(path)
