@@ -20,6 +20,9 @@ from typing import Any
 from analysis.cli.answers import Answer
 from analysis.cli.options import parser
 
+_MAKE_A_RUN = ("demo", "model train", "digits")
+"""Commands whose run need not be there."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0, 2 for bad input, 1 for a bug or a run that is not as
@@ -51,22 +54,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _alone(options: argparse.Namespace) -> Iterator[None]:
     """While a command writes to a run, no other one does."""
     folder = getattr(options, "run_folder", None) or getattr(options, "run", None)
-    if not hasattr(options, "no_wait") or folder is None:
+    name = function_name(options).replace("_", " ")
+    there = folder is not None and (name in _MAKE_A_RUN or os.path.isdir(folder))
+    if not there or not hasattr(options, "no_wait"):
         yield
         return
     from circuits.storage.lock import locked
 
-    name = function_name(options).replace("_", " ")
-    with locked(folder, f"circuits {name}", wait=not options.no_wait):
+    with locked(str(folder), f"circuits {name}", wait=not options.no_wait):
         yield
 
 
 @contextmanager
 def _marks() -> Iterator[list[str]]:
     """What is said, while a command works, of files that are not as they were made; each once."""
+    said: list[str] = []
+    if "circuits.errors" not in sys.modules:  # of a command that reads nothing
+        yield said
+        return
     from circuits.errors import MarkWarning
 
-    said: list[str] = []
     with warnings.catch_warnings():
         warnings.simplefilter("always", MarkWarning)
         shown = warnings.showwarning

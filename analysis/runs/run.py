@@ -36,7 +36,7 @@ from circuits.model.loading import load_model
 from circuits.model.model import Model
 from circuits.model.site import Site, mlp_sites
 from circuits.plotting.display import html_of, shown
-from circuits.storage.manifest import State, made_in, read_manifest, state_of
+from circuits.storage.manifest import State, made_in, read_manifest, state_of, states
 from sae.dictionary import Dictionary
 from sae.loading import load_dictionaries
 
@@ -195,6 +195,9 @@ class Run:
         """The same, read in full: whatever in it is damaged or of another run is refused."""
         self._check_dictionaries()
         _ = self.found, self.curves, self.tables, self.images
+        for name, (step, state) in states(self.folder.path).items():
+            if state is State.MISSING:
+                self.marks[name] = f"removed since the step '{step}' made it"
         return self
 
     def _circuit(self, files: CircuitFiles) -> Circuit:

@@ -24,7 +24,7 @@ from circuits.errors import RunError
 NAME = ".lock"
 _TOUCH = 15.0  # seconds between two touches
 _LEFT = 60.0  # after which a lock of another machine that nobody touches was left
-_LOOK = 0.2  # seconds between two looks at a lock that is held
+_LOOK = 0.2  # seconds between two looks at a lock that is held, after a few quicker ones
 
 _mine = threading.local()  # the folders that this thread has locked
 
@@ -43,8 +43,7 @@ def locked(folder: str | Path, doing: str, *, wait: bool = True) -> Iterator[Non
     if key in held:
         yield
         return
-    made = _made(folder)
-    file = _taken(folder, doing, wait)
+    file, made = _taken(folder, doing, wait)
     held.add(key)
     done = threading.Event()
     threading.Thread(target=_touch, args=(folder / NAME, done), daemon=True).start()
@@ -72,32 +71,37 @@ def _made(folder: Path) -> list[Path]:
     return new
 
 
-def _taken(folder: Path, doing: str, wait: bool) -> int:
-    """The file's number, once the lock is ours."""
-    said = False
+def _taken(folder: Path, doing: str, wait: bool) -> tuple[int, list[Path]]:
+    """The file's number, once the lock is ours, and the folders that were made for it."""
+    said, pause, made = False, 0.005, list[Path]()
     while True:
+        made += _made(folder)
         file, holder = _try(folder / NAME)
         if file is not None:
             about = {"doing": doing, "process": os.getpid(), "host": socket.gethostname(),
                      "since": int(time.time())}  # fmt: skip
             os.ftruncate(file, 0)
             os.pwrite(file, json.dumps(about).encode(), 0)
-            return file
+            return file, made
         words = _in_words(holder)
         if not wait:
             raise RunError(
                 f"{folder}: {words} works there, and two at once would mix their files. Wait for "
                 f"it, or leave out --no-wait to wait here."
             )
-        if not said:
+        if not said and pause > _LOOK / 4:
             sys.stderr.write(f"waiting for {words}, which works in {folder}\n")
             said = True
-        time.sleep(_LOOK)
+        time.sleep(pause)
+        pause = min(2 * pause, _LOOK)
 
 
 def _try(path: Path) -> tuple[int | None, dict[str, Any]]:
     """The locked file, or None and who holds it."""
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except FileNotFoundError:  # its holder had made the folder, and has removed it
+        return None, {}
     try:
         free, there = _locks(file), _read(file)
         if free and path.exists() and os.path.samestat(os.fstat(file), path.stat()):

@@ -2,11 +2,14 @@
 
 An existing shard is never made again; processes may share one folder by taking different ranges;
 and the merged table is the same file to the byte however the work was split. Shards carry a
-fingerprint of what they were made from: a folder never mixes two.
+fingerprint of what they were made from: a folder never mixes two; and a hash of their own content,
+so that a damaged one is refused, and made again once it is deleted.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -20,7 +23,7 @@ from circuits.storage.progress import progress
 
 OUTPUTS = 32
 """To a shard: what an interruption can lose."""
-_FINGERPRINT = b"circuits.fingerprint"
+_FINGERPRINT, _CONTENT = b"circuits.fingerprint", b"circuits.content"
 
 
 def make_shards(
@@ -69,7 +72,7 @@ def merge_shards(
         )
     parts, taken = [], set[int]()
     for file in files:  # two ranges may overlap; an output's rows are the same in either
-        part = pq.read_table(file).to_pandas()
+        part = _read(file)
         parts.append(part[part["output"].isin(set(outputs) - taken)])
         taken |= set(part["output"])
     table = pd.concat(parts, ignore_index=True)
@@ -94,9 +97,9 @@ def kept_table(
     if path is not None and path.is_file():
         try:
             if _fingerprint(path) == fingerprint:
-                return pq.read_table(path).to_pandas()
-        except (RunError, pa.ArrowException, OSError):
-            pass  # cut short: made again
+                return _read(path)
+        except RunError:
+            pass  # damaged: made again
     table = make()
     if path is not None:
         _write([table], path, fingerprint)
@@ -105,14 +108,36 @@ def kept_table(
 
 def _write(tables: Iterable[pd.DataFrame], path: Path, fingerprint: str) -> None:
     table = pa.Table.from_pandas(pd.concat(tables, ignore_index=True), preserve_index=False)
-    table = table.replace_schema_metadata({_FINGERPRINT: fingerprint.encode()})
+    about = {_FINGERPRINT: fingerprint.encode(), _CONTENT: _hash(table)}
     with written_whole(path) as temporary:
-        pq.write_table(table, temporary)
+        pq.write_table(table.replace_schema_metadata(about), temporary)
+
+
+def _read(path: Path) -> pd.DataFrame:
+    """The table of a file, refused if it is not the one that was written."""
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise RunError(f"{path} is not a readable Parquet file ({error}). Delete it.") from error
+    if (table.schema.metadata or {}).get(_CONTENT) != _hash(table):
+        raise RunError(
+            f"{path} is damaged: its rows are not those that were written. Delete it, and run the "
+            f"pass again: existing shards are kept."
+        )
+    return table.to_pandas()
+
+
+def _hash(table: pa.Table) -> bytes:
+    """Of the rows, however a file lays them out."""
+    digest = hashlib.sha256()
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        digest.update(json.dumps([name, column.to_pylist()]).encode())
+    return digest.hexdigest().encode()
 
 
 def _fingerprint(path: Path) -> str:
     try:
         metadata = pq.read_schema(path).metadata or {}
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise RunError(f"{path} is not a readable Parquet file ({error}). Delete it.") from error
     return metadata.get(_FINGERPRINT, b"").decode()

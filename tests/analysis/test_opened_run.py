@@ -165,6 +165,7 @@ def test_hostile_names_are_names_that_are_not_there(made, name):
     assert run.circuits.get(name, "other") == "other"
 
 
+@pytest.mark.filterwarnings("ignore::circuits.errors.MarkWarning")
 def test_a_circuit_is_known_by_its_name_and_by_its_files(folder):
     path = folder / "circuits" / "negation.json"
     content = json.loads(path.read_text())
@@ -178,6 +179,7 @@ def test_a_circuit_is_known_by_its_name_and_by_its_files(folder):
     assert "&lt;b&gt;⟨U+001B⟩" in run._repr_html_()
 
 
+@pytest.mark.filterwarnings("ignore::circuits.errors.MarkWarning")
 def test_files_of_another_run_are_refused(folder):
     path = folder / "circuits" / "negation.json"
     circuit = path.read_text()
@@ -210,6 +212,7 @@ def test_dictionaries_of_another_model_are_refused(folder):
             measure(Run(folder, device="cpu"))
 
 
+@pytest.mark.filterwarnings("ignore::circuits.errors.MarkWarning")
 def test_damaged_files_are_refused_as_the_commands_refuse_them(folder, capsys):
     (folder / "circuits" / "negation.json").write_text("{")
     with pytest.raises(CircuitsError) as refused:
@@ -218,9 +221,7 @@ def test_damaged_files_are_refused_as_the_commands_refuse_them(folder, capsys):
     assert capsys.readouterr().err == f"circuits rank: {refused.value}\n"
     table = folder / "interactions" / "layer-0.parquet"
     table.write_bytes(table.read_bytes()[:100])
-    with pytest.raises(
-        RunError, match=r"layer-0\.parquet: cannot be read .* circuits interactions"
-    ):
+    with pytest.raises(RunError, match=r"layer-0\.parquet is damaged .* circuits interactions"):
         open_run(folder, device="cpu").strongest(0)
     (folder / "rank" / "layer-x.json").write_text("{}")
     run = open_run(folder, device="cpu")

@@ -85,7 +85,10 @@ def begun(folder: Path) -> tuple[Model, Corpus]:
         found = [reading.activations[site] for reading in readings(model, text, [site])]
         centre = torch.cat(found).mean(0)
         fitted = replace(plain, offset=centre)
-        fitted.measured(iter(found)).save(folder / "saes" / site.hook_name)
+        saved = folder / "saes" / site.hook_name
+        fitted.measured(iter(found)).save(saved)
+        record(folder, f"saes/{site.hook_name}", {}, saved.iterdir())
+    record(folder, "model", {}, (folder / "model").iterdir())
     return model, text
 
 

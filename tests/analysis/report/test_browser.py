@@ -329,6 +329,7 @@ def test_keys_alone_reach_content_circuits_cards_and_the_order_of_a_table(opened
     assert page.locator("th[aria-sort=descending]").inner_text().startswith("kurtosis")
 
 
+@pytest.mark.filterwarnings("ignore::circuits.errors.MarkWarning")
 def test_a_circuit_of_sixty_pairs_is_drawn(opened, hostile_run, tmp_path):
     run, text = tmp_path / "run", hostile_run[1]
     shutil.copytree(hostile_run[0], run, ignore=shutil.ignore_patterns("report", "rank", "images"))

@@ -350,6 +350,7 @@ def test_a_run_that_lacks_its_first_steps_is_refused_with_their_command(tmp_path
         write_report(tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore::circuits.errors.MarkWarning")
 def test_files_that_are_half_written_newer_or_of_another_run_are_refused(hostile_run, tmp_path):
     run = copied(hostile_run, tmp_path)
     path = run / "circuits" / "hostile.json"
@@ -368,12 +369,12 @@ def test_files_that_are_half_written_newer_or_of_another_run_are_refused(hostile
     path.write_text(whole)
     table = run / "interactions" / "layer-0.parquet"
     table.write_bytes(table.read_bytes()[:100])
-    with pytest.raises(RunError, match=r"cut short .* make it again: circuits interactions"):
+    with pytest.raises(RunError, match=r"is damaged .* Make it again: circuits interactions"):
         write_report(run, device="cpu")
     table.unlink()
     curve = run / "rank" / "layer-0.parquet"
     curve.write_bytes(b"PAR1")
-    with pytest.raises(RunError, match=r"make it again: circuits rank"):
+    with pytest.raises(RunError, match=r"Make it again: circuits rank"):
         write_report(run, device="cpu")
     assert not (run / "report").exists()
 
@@ -399,6 +400,7 @@ def of_another_dictionary(data) -> None:
     entry["made_of"]["of"]["mlp_in@0"] = "0" * 64
 
 
+@pytest.mark.filterwarnings("ignore::circuits.errors.MarkWarning")
 @pytest.mark.parametrize(
     ("file", "change", "message"),
     [
@@ -426,6 +428,7 @@ def test_files_that_do_not_belong_together_are_refused(
         Run(run, hostile_run[1], "cpu").checked()
 
 
+@pytest.mark.filterwarnings("ignore::circuits.errors.MarkWarning")
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -443,6 +446,7 @@ def test_a_circuit_of_features_that_the_run_lacks_is_refused(
         Run(run, hostile_run[1], "cpu").checked()
 
 
+@pytest.mark.filterwarnings("ignore::circuits.errors.MarkWarning")
 def test_a_behaviours_circuit_without_pairs_says_so(hostile_run, tmp_path):
     run = copied(hostile_run, tmp_path)
     path = run / "circuits" / "hostile.json"
@@ -455,6 +459,7 @@ def test_a_behaviours_circuit_without_pairs_says_so(hostile_run, tmp_path):
     assert "All pairs together: +0.00" in text
 
 
+@pytest.mark.filterwarnings("ignore::circuits.errors.MarkWarning")
 def test_a_file_that_was_changed_since_its_step_is_marked(hostile_run, tmp_path):
     run = copied(hostile_run, tmp_path)
 
@@ -467,8 +472,8 @@ def test_a_file_that_was_changed_since_its_step_is_marked(hostile_run, tmp_path)
     path.write_text(path.read_text() + " ")
     (run / "rank" / "layer-0.json").unlink()
     assert {name: now for name, now in since().items() if now} == {
-        "circuits/hostile.validation.json": "changed since",
-        "rank/layer-0.json": "missing now",
+        "circuits/hostile.validation.json": "edited since",
+        "rank/layer-0.json": "missing",
     }
 
 
@@ -516,6 +521,7 @@ def test_circuits_of_behaviours_come_first(hostile_run):
     ]  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore::circuits.errors.MarkWarning")
 def test_a_circuit_by_hand_without_a_layer_is_drawn_all_the_same(hostile_run, tmp_path):
     run = copied(hostile_run, tmp_path)
     shutil.rmtree(run / "circuits")

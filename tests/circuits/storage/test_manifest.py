@@ -1,9 +1,12 @@
 import json
+import subprocess
+import sys
 
 import pytest
 
 from circuits.errors import RunError
-from circuits.storage.manifest import read_manifest, record
+from circuits.storage.manifest import State, read_manifest, record, state_of, states
+from tests.support import ROOT
 
 
 def made(run, name: str, content: str):
@@ -34,7 +37,13 @@ def test_the_same_run_has_the_same_manifest_wherever_it_lies(tmp_path):
 
 def test_a_manifest_that_cannot_be_read_is_named(tmp_path):
     assert read_manifest(tmp_path) == []
-    for content in ("{", "[1]", json.dumps([{"no": "step"}])):
+    step = {"step": "model", "made_of": {}, "versions": {}, "made": {}}
+    for content in (
+        "{", "[1]", "3", "[" * 100_000, json.dumps([{"no": "step"}]), json.dumps([step, step]),
+        json.dumps([step | {"made": {"../x": {"bytes": 1, "sha256": "0"}}}]),
+        json.dumps([step | {"made": {"/etc/x": {"bytes": 1, "sha256": "0"}}}]),
+        json.dumps([step | {"made": {"model/x": "0" * 64}}]), json.dumps([step | {"made": None}]),
+    ):  # fmt: skip
         (tmp_path / "manifest.json").write_text(content)
         with pytest.raises(RunError, match=r"manifest\.json: not a list of steps"):
             read_manifest(tmp_path)
@@ -47,3 +56,39 @@ def test_a_step_that_made_nothing_new_keeps_the_versions_that_made_it(tmp_path, 
     monkeypatch.setattr("circuits.storage.manifest.version", lambda _name: "99")
     record(tmp_path, "model", {"seed": 0}, [weights])
     assert (tmp_path / "manifest.json").read_bytes() == before
+
+
+def test_the_state_of_a_file_is_told_from_its_bytes(tmp_path):
+    text = made(tmp_path, "circuits/a.json", "{}")
+    table = made(tmp_path, "rank/layer-0.parquet", "abc")
+    record(tmp_path, "rank", {}, [text, table])
+    assert {state for _, state in states(tmp_path).values()} == {State.SAME}
+    text.write_text("[]")
+    table.write_text("abd")
+    assert states(tmp_path) == {
+        "circuits/a.json": ("rank", State.EDITED),
+        "rank/layer-0.parquet": ("rank", State.DAMAGED),
+    }
+    table.unlink()
+    assert state_of(tmp_path, table) == ("rank", State.MISSING)
+    assert state_of(tmp_path, made(tmp_path, "circuits/b.json", "{}")) == ("", State.UNKNOWN)
+
+
+RECORD = """
+import sys
+from pathlib import Path
+from circuits.storage.manifest import record
+run, name = Path(sys.argv[1]), sys.argv[2]
+for number in range(25):
+    (run / f"{name}-{number}").write_text(name)
+    record(run, f"{name} {number}", {}, [run / f"{name}-{number}"])
+"""
+
+
+def test_four_that_record_at_once_lose_no_entry(tmp_path):
+    started = [
+        subprocess.Popen([sys.executable, "-c", RECORD, str(tmp_path), name], cwd=ROOT)
+        for name in "abcd"
+    ]
+    assert [process.wait() for process in started] == [0] * 4
+    assert len(read_manifest(tmp_path)) == 100

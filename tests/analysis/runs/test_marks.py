@@ -1,0 +1,217 @@
+"""No file of a run is shown as it was made when it is not: each is refused, or marked."""
+
+import json
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis.report import report_of
+from analysis.runs.run import Run
+from analysis.runs.verification import verify
+from circuits.errors import CircuitsError, MarkWarning
+from circuits.storage.manifest import read_manifest
+from tests.support.commands import command
+
+
+@pytest.fixture
+def folder(hostile_run, tmp_path) -> Path:
+    ignored = shutil.ignore_patterns("report")
+    return Path(shutil.copytree(hostile_run[0], tmp_path / "run", ignore=ignored))
+
+
+def files_of(folder: Path) -> list[Path]:
+    """Those that a step made."""
+    return [folder / name for entry in read_manifest(folder) for name in entry["made"]]
+
+
+def seen(folder: Path) -> tuple[str, dict[str, str]]:
+    """Why a run is refused as it is read in full, or the marks of its files."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MarkWarning)
+        run = Run(folder, device="cpu")
+        try:
+            run.checked()
+        except CircuitsError as refused:
+            return str(refused), {}
+    return "", run.marks
+
+
+def turned(path: Path) -> None:
+    """A bit in its middle."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def longer(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"\n")
+
+
+EDITS: dict[str, Callable[[Path], None]] = {
+    "a turned bit": turned,
+    "cut short": cut,
+    "longer": longer,
+    "empty": lambda path: path.write_bytes(b""),
+    "removed": Path.unlink,
+}
+
+
+@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
+def test_an_edit_of_any_file_is_refused_or_marked(hostile_run, tmp_path, edit):
+    silent = []
+    for number, path in enumerate(files_of(hostile_run[0])):
+        folder = tmp_path / str(number)
+        shutil.copytree(hostile_run[0], folder, ignore=shutil.ignore_patterns("report"))
+        name = path.relative_to(hostile_run[0])
+        edit(folder / name)
+        refused, marks = seen(folder)
+        if not refused and str(name) not in marks:
+            silent.append(str(name))
+        shutil.rmtree(folder)
+    assert number > 20
+    assert silent == []
+
+
+def changed(path: Path, change: Callable[[dict], object]) -> None:
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def table_of_nothing(path: Path) -> None:
+    table = pd.read_parquet(path)
+    table.assign(**{name: float("nan") for name in table.select_dtypes("float")}).to_parquet(path)
+
+
+def other_features(path: Path) -> None:
+    pd.read_parquet(path).assign(first=9999).to_parquet(path)
+
+
+def exchanged(one: str, other: str) -> Callable[[Path], None]:
+    def exchange(folder: Path) -> None:
+        (folder / one).rename(folder / "aside")
+        (folder / other).rename(folder / one)
+        (folder / "aside").rename(folder / other)
+
+    return exchange
+
+
+def answers_exchanged(path: Path) -> None:
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        row["right"], row["wrong"] = row["wrong"], row["right"]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def halves_exchanged(path: Path) -> None:
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        row["pair"] ^= 1
+    rows.sort(key=lambda row: row["pair"])
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+CIRCUIT, CASES = "circuits/hostile.json", "circuits/hostile.behaviour.jsonl"
+PROOF, SAES = "circuits/hostile.validation.json", "saes/blocks.0.{}/stats.safetensors"
+HOOKS = ("ln2.hook_normalized", "hook_mlp_out")
+SWAPS: dict[str, Callable[[Path], None]] = {
+    "a contrast": lambda f: changed(
+        f / CIRCUIT, lambda c: c["interactions"][0].update(contrast=9.0)
+    ),
+    "a z": lambda f: changed(f / CIRCUIT, lambda c: c["interactions"][0].update(z=9.0)),
+    "every criterion met": lambda f: changed(
+        f / PROOF, lambda v: [each.update(value=each["wanted"]) for each in v["criteria"]]
+    ),
+    "right and wrong answers": lambda f: answers_exchanged(f / CASES),
+    "the halves of the cases": lambda f: halves_exchanged(f / CASES),
+    "features that are not there": lambda f: other_features(f / "interactions/layer-0.parquet"),
+    "a table of nothing": lambda f: table_of_nothing(f / "rank/layer-0.parquet"),
+    "a table for another": exchanged("rank/layer-0.parquet", "interactions/layer-0.parquet"),
+    "a norm's epsilon": lambda f: changed(
+        f / "model/config.json", lambda c: c.update(rms_norm_eps=0.1)
+    ),
+    "a manifest without steps": lambda f: (f / "manifest.json").write_text("[]"),
+    "no manifest": lambda f: (f / "manifest.json").unlink(),
+}
+
+
+@pytest.mark.parametrize("swap", SWAPS.values(), ids=SWAPS)
+def test_what_was_exchanged_is_refused_or_marked(folder, swap):
+    swap(folder)
+    refused, marks = seen(folder)
+    assert refused or marks
+
+
+def test_statistics_of_another_site_are_refused(folder):
+    one, other = (f.name for f in sorted((folder / "saes").iterdir()))
+    exchanged(f"saes/{one}/stats.safetensors", f"saes/{other}/stats.safetensors")(folder)
+    assert "stats.safetensors is damaged or another file" in seen(folder)[0]
+
+
+def edited(folder: Path) -> Path:
+    path = folder / PROOF
+    changed(path, lambda v: v.update(seed=v["seed"] + 1))
+    return path
+
+
+def test_a_mark_is_on_the_pages_in_python_and_in_the_commands(hostile_run, folder):
+    path = edited(folder)
+    with pytest.warns(MarkWarning, match=r"hostile\.validation\.json: edited since the step 'val"):
+        run = Run(folder, hostile_run[1], device="cpu").checked()
+    assert run.marks == {PROOF: run.marks[PROOF]}
+    assert f"{PROOF}: edited since the step" in repr(run)
+    pages = {page.name: page for page in report_of(run).pages}
+    assert pages["index"].context["marks"] == [(PROOF, run.marks[PROOF])]
+    assert pages["index"].context["headlines"][0]["marked"] is True
+    assert pages["circuit-hostile"].context["marks"][0].startswith(PROOF)
+    done = command("verify", str(folder))
+    assert done.returncode == 1
+    assert f"{PROOF}  validation of" in done.stdout
+    answer = json.loads(command("verify", str(folder), "--json").stdout)
+    assert not answer["same"]
+    path.unlink()
+    text = str(folder / "text.jsonl")
+    done = command("rank", str(folder), "--circuit", "hostile", "--text", text, "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    assert "note:" not in done.stdout
+    circuit = folder / CIRCUIT
+    circuit.write_text(circuit.read_text() + " ")
+    arguments = ["rank", str(folder), "--circuit", "hostile", "--text", text, "--device", "cpu"]
+    done = command(*arguments)
+    assert f"note: {circuit}: edited since the step" in done.stdout
+    (mark,) = json.loads(command(*arguments, "--json").stdout)["marks"]
+    assert mark.startswith(str(circuit))
+
+
+def test_verify_lists_every_file_and_the_command_that_makes_it_again(folder):
+    table = verify(folder).set_index("file")
+    assert set(table["state"]) == {"as it was made"}
+    assert set(table["command"]) == {""}
+    cut(folder / "rank" / "layer-0.parquet")
+    (folder / CASES).unlink()
+    (folder / "circuits" / "by-hand.json").write_text("{}")
+    other = verify(folder).set_index("file").query("state != 'as it was made'")
+    assert other.to_dict("index") == {
+        "circuits/by-hand.json": {"step": "", "state": "not of this run", "command": ""},
+        CASES: {
+            "step": "circuit hostile", "state": "missing",
+            "command": f"circuits find {folder} --behaviour hostile",
+        },
+        "rank/layer-0.parquet": {
+            "step": "rank", "state": "damaged", "command": f"circuits rank {folder}"
+        },
+    }  # fmt: skip
+
+
+def test_verify_refuses_what_is_no_run(tmp_path):
+    for folder, said in ((tmp_path / "none", "no such run"), (tmp_path, r"has no manifest\.json")):
+        with pytest.raises(CircuitsError, match=said):
+            verify(folder)

@@ -1,0 +1,113 @@
+"""One command at a time in a run, whoever holds the lock and however its holder ended."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from circuits.errors import RunError
+from circuits.storage.lock import NAME, locked
+from tests.support import ROOT
+
+HOLD = """
+import sys, time
+from circuits.storage.lock import locked
+with locked(sys.argv[1], "circuits find"):
+    print("held", flush=True)
+    time.sleep(float(sys.argv[2]))
+"""
+
+
+def holder(folder: Path, seconds: float) -> subprocess.Popen:
+    """A process that holds the lock from now on."""
+    program = [sys.executable, "-c", HOLD, str(folder), str(seconds)]
+    process = subprocess.Popen(program, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_a_second_command_is_told_who_works_there(tmp_path):
+    process = holder(tmp_path, 60)
+    try:
+        said = rf"circuits find \(process {process.pid} on {socket.gethostname()}, since 0 minutes"
+        with pytest.raises(RunError, match=said), locked(tmp_path, "circuits rank", wait=False):
+            pass
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_second_command_waits_with_a_line(tmp_path, capsys):
+    process = holder(tmp_path, 1)
+    with locked(tmp_path, "circuits rank"):
+        assert process.wait() == 0
+    assert capsys.readouterr().err.startswith("waiting for circuits find (process ")
+    process.communicate()
+
+
+def test_the_lock_of_a_killed_process_is_taken_at_once(tmp_path):
+    process = holder(tmp_path, 60)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert (tmp_path / NAME).exists()
+    with locked(tmp_path, "circuits rank", wait=False):
+        assert json.loads((tmp_path / NAME).read_text())["process"] == os.getpid()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_of_another_machine_holds_until_nobody_touches_it(tmp_path):
+    about = {"doing": "circuits find", "process": 1, "host": "elsewhere", "since": time.time()}
+    (tmp_path / NAME).write_text(json.dumps(about))
+    with pytest.raises(RunError, match="on elsewhere"), locked(tmp_path, "x", wait=False):
+        pass
+    os.utime(tmp_path / NAME, (0, time.time() - 100))
+    with locked(tmp_path, "circuits rank", wait=False):
+        pass
+
+
+def test_a_lock_within_a_lock_of_the_same_thread_is_the_same(tmp_path):
+    with locked(tmp_path, "circuits demo"), locked(tmp_path / ".", "circuits find", wait=False):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_threads_take_turns(tmp_path):
+    inside, most = [], []
+
+    def work() -> None:
+        for _ in range(5):
+            with locked(tmp_path / "run", "x"):
+                inside.append(1)
+                most.append(len(inside))
+                time.sleep(0.002)
+                inside.pop()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1] * 20
+
+
+def test_a_folder_that_was_made_for_the_lock_alone_does_not_stay(tmp_path):
+    with pytest.raises(ZeroDivisionError), locked(tmp_path / "a" / "run", "x"):
+        _ = 1 / 0
+    assert list(tmp_path.iterdir()) == []
+    with locked(tmp_path / "a" / "run", "x"):
+        (tmp_path / "a" / "run" / "kept").touch()
+    assert [path.name for path in (tmp_path / "a" / "run").iterdir()] == ["kept"]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", '{"since": "x"}', "\x00" * 50])
+def test_a_lock_that_says_nothing_is_taken(tmp_path, content):
+    (tmp_path / NAME).write_text(content)
+    with locked(tmp_path, "x", wait=False):
+        pass
