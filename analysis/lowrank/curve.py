@@ -22,6 +22,16 @@ from circuits.errors import DictionaryError
 from circuits.plotting.display import html_of
 from circuits.plotting.figure import Figure, side_by_side
 from circuits.storage.files import read_json, write_json, written_whole
+from circuits.storage.records import RecordError
+from circuits.storage.tables import (
+    COUNT,
+    NUMBER,
+    TEXT,
+    Kind,
+    checked_table,
+    read_table,
+    table_of_columns,
+)
 
 THRESHOLD = 0.75
 """Of the correlation, where one number has to summarise the curve over all thresholds."""
@@ -35,6 +45,13 @@ _ABOUT = {"site": str, "reader": str, "seed": int, "min_active": int, "n_token":
           "n_loss_documents": int}  # fmt: skip
 _SINCE_1 = ("correlation_by_sign", *(f"{of}_{control}" for control in Control
             for of in ("n_active", "correlation", "r2") if control.has_own_directions))  # fmt: skip
+_COLUMNS: dict[str, Kind] = {
+    "feature": COUNT, "n_active": COUNT, "rank": COUNT,
+    **dict.fromkeys(("effective_rank", "entropy_rank", "energy", "correlation", "low", "high",
+                     "r2", "correlation_all", "r2_all", "correlation_by_data", "r2_by_data",
+                     "correlation_rotated", "correlation_shuffled"), NUMBER),
+}  # fmt: skip
+_LOSS: dict[str, Kind] = {"replaced_by": TEXT, "loss": NUMBER}
 _CHANCE = 0.05  # above this p-value, features are not said to need fewer than controls
 _RESAMPLED = 1000  # times, for the intervals over features
 
@@ -265,9 +282,19 @@ class RankCurve:
             raise DictionaryError(
                 f"{table}: there is no such file beside {summary}. Make both again."
             )
-        loss = pd.DataFrame(content["loss"])
-        loss = loss.astype({name: str if name == "replaced_by" else float for name in loss})
-        known = pd.read_parquet(table)
+        try:
+            loss = checked_table(
+                table_of_columns(content["loss"], "loss"), _LOSS, "loss", others=NUMBER
+            )
+        except RecordError as fault:
+            raise DictionaryError(
+                f"{summary}: {fault}. Make it again: circuits rank RUN."
+            ) from fault
+        known = read_table(
+            table, _COLUMNS, DictionaryError, optional=dict.fromkeys(_SINCE_1, NUMBER)
+        )
+        if known.empty:
+            raise DictionaryError(f"{table}: it has no rows. Make it again: circuits rank RUN.")
         lacking = [name for name in _SINCE_1 if name not in known]  # in a file of schema 1
         return cls(known.assign(**dict.fromkeys(lacking, float("nan"))), loss, about)
 

@@ -23,13 +23,15 @@ from analysis.studies.images.training import ImagePlan
 from circuits.errors import ImageError, first_line
 from circuits.storage.files import read_json, write_json, written_whole
 from circuits.storage.manifest import record
+from circuits.storage.tables import COUNT, NUMBER, Kind, read_table
 
 _ABOUT = ("data", "n_train", "n_test", "label", "seed")
-_TABLES = {
-    "spectra": ["class", "rank", "value"],
-    "truncation": ["rank", "accuracy", "lost"],
-    "explanation": ["class", "rank", "adds"],
-}
+_TABLES: dict[str, dict[str, Kind]] = {
+    "spectra": {"class": COUNT, "rank": COUNT, "value": NUMBER, "share": NUMBER},
+    "truncation": {"rank": COUNT, "accuracy": NUMBER, "lost": NUMBER, "n": COUNT},
+    "explanation": {"class": COUNT, "rank": NUMBER, "value": NUMBER, "along": NUMBER,
+                    "adds": NUMBER},  # of rank -1: all the others
+}  # fmt: skip
 _PICTURES = ("eigenvectors", "image")
 
 
@@ -50,9 +52,10 @@ class ImageStudy:
             return None
         content = read_json(folder.image_study, ImageError)
         try:
-            tables = {name: pd.read_parquet(folder.image(f"{name}.parquet")) for name in _TABLES}
-            for name, columns in _TABLES.items():
-                _ = tables[name][columns]  # a KeyError where one is missing
+            tables = {
+                name: read_table(folder.image(f"{name}.parquet"), columns, ImageError)
+                for name, columns in _TABLES.items()
+            }
             pictures = {name: folder.image(f"{name}.png").read_bytes() for name in _PICTURES}
             about = {name: content["about"][name] for name in _ABOUT}
             return cls(about, dict(content["figures"]), tables, pictures)

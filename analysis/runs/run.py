@@ -37,12 +37,16 @@ from circuits.model.model import Model
 from circuits.model.site import Site, mlp_sites
 from circuits.plotting.display import html_of, shown
 from circuits.storage.manifest import State, made_in, read_manifest, state_of, states
+from circuits.storage.tables import COUNT, NUMBER, Kind, read_table
 from sae.dictionary import Dictionary
 from sae.loading import load_dictionaries
 
 Read = TypeVar("Read")
 _Reader = Literal["pinv", "encoder"]
 
+_PAIRS: dict[str, Kind] = {"output": COUNT, "first": COUNT, "second": COUNT, "weight": NUMBER,
+                           "z": NUMBER, "q": NUMBER}  # fmt: skip
+_WEIGHED: dict[str, Kind] = {"coactivation": NUMBER, "together": NUMBER, "data_weight": NUMBER}
 _FIND = "find {run} --behaviour {name}"
 
 
@@ -128,7 +132,16 @@ class Run:
 
     def strongest(self, layer: int) -> pd.DataFrame:
         """The strongest pairs of each output of a layer, as `circuits interactions` wrote them."""
-        table = self._of_layer(layer, "interactions", self.folder.interactions, pd.read_parquet)
+        read = partial(read_table, columns=_PAIRS, error=RunError, optional=_WEIGHED)
+        table = self._of_layer(layer, "interactions", self.folder.interactions, read)
+        sizes = [self.dictionaries[site].n_feature for site in mlp_sites(layer)]
+        limits = {"first": sizes[0], "second": sizes[0], "output": sizes[1] - 1}  # a constant
+        if beyond := [name for name, last in limits.items() if (table[name] > last).any()]:
+            raise RunError(
+                f"{self.folder.interactions(layer)} names features that the dictionaries of layer "
+                f"{layer} lack ({', '.join(beyond)}), so it is another run's. Make it again: "
+                f"circuits interactions {self.folder}"
+            )
         made_with = self._made_of("interactions").get("of", {})
         self._check_made_with(made_with, "interactions", "interactions")
         return table

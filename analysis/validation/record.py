@@ -22,6 +22,15 @@ from circuits.errors import GraphError
 from circuits.plotting.display import html_of, percent
 from circuits.storage.files import read_json, write_json
 from circuits.storage.records import RecordError, record_of
+from circuits.storage.tables import (
+    COUNT,
+    NUMBER,
+    TEXT,
+    TRUTH,
+    Kind,
+    checked_table,
+    table_of_columns,
+)
 
 _SCHEMA, _VERSION = "bilinear-circuits/validation", 2
 _MOST = 4  # strata of a kind that are named
@@ -312,8 +321,33 @@ def _values(content: dict[str, Any]) -> dict[str, Any]:
     return values | {"criteria": tuple(criteria)}
 
 
-def _table(name: str, columns: dict[str, list[Any]]) -> pd.DataFrame:
-    known = {name: [np.nan if x is None else x for x in column] for name, column in columns.items()}
-    if len({len(column) for column in known.values()}) > 1:
-        raise RecordError(f"{name} has columns of unequal length")
-    return pd.DataFrame(known)
+_MARGIN = {"contrast": NUMBER, "removed": NUMBER, "side_effect": NUMBER}
+_COLUMNS: dict[str, dict[str, Kind]] = {
+    "edits": {"kind": EditKind, "target": TEXT, **_MARGIN, "faithfulness": NUMBER},
+    "strata": {"kind": TEXT, "value": TEXT, "affected": TRUTH, "n": COUNT, "judged": TRUTH,
+               "margin": NUMBER, "left": NUMBER, "kept": NUMBER},
+    "cases": {"class": TEXT, "margin": NUMBER, "without": NUMBER, "alone": NUMBER},
+    "origins": {"kind": TEXT, "value": TEXT, "n": COUNT, "contrast": NUMBER, "computed": NUMBER,
+                "inherited": NUMBER, "within": NUMBER},
+    "random": {"kind": DrawKind, "draw": COUNT, "n_pairs": COUNT, "size": NUMBER,
+               "removed": NUMBER, "side_effect": NUMBER},
+    "bases": {"basis": TEXT, "there": COUNT, "needed": NUMBER, "n_pairs": COUNT,
+              "carried": NUMBER, "removed": NUMBER, "side_effect": NUMBER},
+    "parts": {"first": COUNT, "second": COUNT, "faithfulness_lost": NUMBER},
+    "checks": {"first": COUNT, "second": COUNT, "output": COUNT, "predicted": NUMBER,
+               "measured": NUMBER, "off_by": NUMBER},
+    "side_effects": {"kind": EditKind, "loss": NUMBER, "added": NUMBER, "kl": NUMBER,
+                     "n_token": COUNT},
+}  # fmt: skip
+_SINCE = {"random": {"set": COUNT, "there": COUNT}}  # not in older files
+_CLASSES = ("edits",)  # tables that have a column of numbers for each class as well
+
+
+def _table(name: str, columns: object) -> pd.DataFrame:
+    return checked_table(
+        table_of_columns(columns, name),
+        _COLUMNS[name],
+        name,
+        optional=_SINCE.get(name),
+        others=NUMBER if name in _CLASSES else None,
+    )

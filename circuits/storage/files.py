@@ -117,7 +117,7 @@ def _as_any_file(written: Path) -> None:
 def read_json(path: Path, error: type[CircuitsError]) -> dict[str, Any]:
     """The JSON object in a file; any fault is raised as the given error."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
     except FileNotFoundError:
         raise error(f"{path}: no such file.") from None
     except (ValueError, RecursionError) as fault:  # bad JSON or Unicode; nested too deeply
@@ -125,6 +125,10 @@ def read_json(path: Path, error: type[CircuitsError]) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise error(f"{path}: holds a JSON {type(content).__name__}, not an object.")
     return content
+
+
+def _no_number(word: str) -> None:
+    raise ValueError(f"{word} is not a number of JSON")
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
