@@ -111,7 +111,8 @@ def open_images(where: str | Path | None = None) -> ImageData:
 
 def _from_npz(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # opened here: numpy leaves a file that is no archive open
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise ValueError("one array, not an archive of them")
             missing = [key for key in _KEYS if key not in archive]
