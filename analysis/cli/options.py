@@ -163,6 +163,7 @@ example: circuits report runs/stories --single-file
   run_folder RUN              folder with model/ and saes/
   --single-file flag          one file, RUN/report.html, in place of a folder
   --out FOLDER                a new one, or a file's name (default: in RUN)
+  --force flag                overwrite what is there and is no report, or an edited one
   --seed int = 0              of controls
 {_TEXT}
 

@@ -62,10 +62,10 @@ class CircuitFiles:
         """What the files are called."""
         return self.path.name
 
-    def remove(self) -> None:
-        """Remove those that are there."""
-        for file in (self.circuit, self.graph, self.behaviour, self.validation):
-            file.unlink(missing_ok=True)
+    @property
+    def all(self) -> tuple[Path, ...]:
+        """Each of them."""
+        return self.circuit, self.graph, self.behaviour, self.validation
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,13 +34,16 @@ def written_whole(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def folder_written_whole(path: str | Path) -> Iterator[Path]:
-    """A folder to fill: renamed to ``path``, which is new or empty, if the block succeeds."""
+def folder_written_whole(
+    path: str | Path, put: Callable[[Path, Path], object] | None = None
+) -> Iterator[Path]:
+    """A folder to fill: renamed to ``path``, which is new or empty, if the block succeeds; or
+    ``put`` there, by a function of `replacing`."""
     path = Path(path)
     with _staged(path) as folder:
         yield folder
         _as_any_file(folder)
-        os.replace(folder, path)
+        (put or os.replace)(folder, path)
 
 
 @contextmanager

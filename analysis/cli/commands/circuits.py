@@ -22,8 +22,8 @@ from analysis.cli.rank_text import curve_rows, curve_text
 from analysis.discovery.find import verdict
 from analysis.lowrank.circuit_rank import circuit_rank
 from analysis.runs.circuits import (
+    Earlier,
     behaviour_of,
-    replaced,
     run_find,
     run_propose,
     run_validate,
@@ -70,7 +70,7 @@ def find(options: Namespace) -> Answer:
         options.seed,
         fresh_words=options.fresh_words,
     )
-    before = replaced(run, behaviour.name)
+    earlier = Earlier.of(run, behaviour.name)
     try:
         circuit = run_find(
             run,
@@ -81,10 +81,11 @@ def find(options: Namespace) -> Answer:
             n_pairs=options.pairs,
         )
     except NotFoundError as answer:
-        why = str(answer)
-        gone = "\n\nThe circuit of this name that was found before was removed." if before else ""
-        return Answer(f"{why}{gone}", {"found": False, "why": why, "replaced": before})
-    file = str(run.folder.circuit(circuit.name).circuit)
+        why, kept = str(answer), earlier.kept
+        text = f"{why}\n\n{kept}" if kept else why
+        return Answer(text, {"found": False, "why": why, "kept": kept})
+    before = earlier.replaced_by(circuit)
+    file = str(earlier.files.circuit)
     layers = by_layer(in_model(behaviour.halves()[0], run.model))
     rows = {"found": True, "verdict": verdict(circuit), "file": file, "replaced": before,
             "layers": layers.to_dict("records")}  # fmt: skip
