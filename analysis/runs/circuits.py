@@ -168,8 +168,14 @@ def run_validate(
 
 
 def _own_files(run: Run, name: str) -> CircuitFiles:
-    """The files for a circuit, refused where another's lie there: "a b" and "a-b" would share."""
+    """The files for a circuit, refused where another's lie there: "a b" and "a-b" would share, and
+    on some disks "A" and "a"."""
     files = run.folder.circuit(name)
+    if twin := run.folder.twin_of(files):
+        raise RunError(
+            f"{twin.circuit} is there, and {name!r} would have the same file on a disk that does "
+            f"not distinguish case. Rename the behaviour, or remove the file."
+        )
     try:
         there = Circuit.load(files.circuit).name if files.circuit.is_file() else name
     except GraphError:  # of an older version, or cut short: it is written anew
@@ -190,7 +196,8 @@ def _saved(run: Run, circuit: Circuit, behaviour: Behaviour | None = None) -> li
 
     def put(folder: Path, beside: Path) -> None:
         made = {file.name for file in folder.iterdir()}
-        if not all(_is_the_same(folder / name, beside.with_name(name)) for name in made):
+        measured = {files.circuit.name, files.behaviour.name} & made  # the graph is a picture
+        if not all(_is_the_same(folder / name, beside.with_name(name)) for name in measured):
             gone.extend(file.name for file in files.all if file.name not in made)
         put_files(folder, beside, gone)
 
