@@ -173,6 +173,7 @@ example: circuits export runs/stories/circuits/negation.json --format gexf
   circuit CIRCUIT             a circuit's .json
   --format graphml|gexf|attribution|tables = graphml  attribution: circuit-tracer's JSON
   --out FOLDER                (default: beside the circuit)
+  --force flag                overwrite files of other kinds
   --layer int                 attribution: of a circuit whose file names no layer
   --scan = bilinear           attribution: name of the model
 
@@ -203,6 +204,7 @@ example: circuits digits --data mnist.npz --pictures eigenvectors.png
 files, or a hub data set (default: scikit-learn's digits)
   --seed int = 0              of everything
   --pictures either FILE      write eigenvectors as a PNG
+  --force flag                overwrite a FILE that is no such picture
   --run either RUN            keep it in this run, for a page of its report
 
 completion: a script with which the shell completes commands, options and paths

@@ -162,7 +162,7 @@ def run_validate(
         n_draws=n_draws,
         seed=seed,
     )
-    made_of, made = {"n_draws": n_draws, "seed": seed}, [found.save(files.validation)]
+    made_of, made = {"n_draws": n_draws, "seed": seed}, [found.save(files.validation, force=True)]
     record(run.folder.path, f"validation of {circuit.name}", made_of, made)
     return found
 

@@ -12,7 +12,7 @@ import errno
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def check_file(
     """Refuse to write over a file whose first bytes are not those of the kind that we write."""
     path = Path(path)
     if path.is_dir():
-        raise error(f"{path} is a folder, and {kind} is a file. Name the file to write.")
+        raise error(f"{path} is a folder. Name a file, to which {kind} can be written.")
     if force or not path.exists():
         return
     with path.open("rb") as file:
@@ -42,6 +42,23 @@ def check_file(
             f"{path} is there already and is not {kind}, so it would be lost. Name another file, "
             f"or overwrite it: --force, in Python force=True."
         )
+
+
+def check_table(
+    path: str | Path, columns: Iterable[Hashable], error: type[CircuitsError], force: bool = False
+) -> None:
+    """Refuse to write over anything but a Parquet table that begins with these columns."""
+    wanted = [str(column) for column in columns]
+
+    def is_ours(_: bytes) -> bool:
+        from pyarrow import ArrowException, parquet
+
+        try:
+            return parquet.read_schema(path).names[: len(wanted)] == wanted
+        except (OSError, ArrowException):
+            return False
+
+    check_file(path, f"a table of {', '.join(wanted[:3])} …", is_ours, error, force)
 
 
 def put_files(folder: Path, beside: Path, gone: Iterable[str] = ()) -> None:

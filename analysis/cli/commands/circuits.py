@@ -36,6 +36,7 @@ from circuits.graph.circuit import Circuit
 from circuits.graph.export import attribution_query, write_attribution, write_graph
 from circuits.storage.files import read_json, written_whole
 from circuits.storage.progress import progress
+from circuits.storage.replacing import check_table
 from sae.reading import N_DOCUMENTS
 
 
@@ -156,18 +157,22 @@ def export(options: Namespace) -> Answer:
     written: dict[str, object] = {}
     if options.format == "attribution":
         folder = out / "attribution" if options.out is None else out
-        path = write_attribution(circuit, folder, _layer(options, circuit), options.scan)
+        layer = _layer(options, circuit)
+        path = write_attribution(circuit, folder, layer, options.scan, force=options.force)
         written["file"] = str(path)
         written["index"] = str(folder / "graph-metadata.json")
         written["address"] = attribution_query(read_json(path, GraphError))
     elif options.format == "tables":
-        for name, table in circuit.tables().items():
-            path = out / f"{source.stem}-{name}.parquet"
+        tables = {out / f"{source.stem}-{n}.parquet": (n, t) for n, t in circuit.tables().items()}
+        for path, (_, table) in tables.items():
+            check_table(path, table, GraphError, options.force)
+        for path, (name, table) in tables.items():
             with written_whole(path) as file:
                 table.to_parquet(file, index=False)
             written[name] = str(path)
     else:
-        written["file"] = str(write_graph(circuit, out / f"{source.stem}.{options.format}"))
+        path = out / f"{source.stem}.{options.format}"
+        written["file"] = str(write_graph(circuit, path, force=options.force))
     return fields_answer(written)
 
 
