@@ -32,9 +32,9 @@ bench: setup
 
 setup: $(STAMP)
 
-# Installs again only when a pin changes (`make lock` writes them again after a change of dependencies). The stamp is written last, so an
+# Installs again only when a pin or a dependency changes (`make lock` writes them again after a change of dependencies). The stamp is written last, so an
 # installation that failed half-way starts again.
-$(STAMP): constraints.txt
+$(STAMP): constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v <= (3, 13) else f"Python 3.10 to 3.13 is needed, {sys.executable} is {v[0]}.{v[1]}: make PYTHON=/path/to/python3.12 setup")'
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
