@@ -98,7 +98,7 @@ def put_folder(new: Path, old: Path, keep: Iterable[Path]) -> None:
     for path in keep:
         _take_over(old / path, new / path)
     shutil.copymode(old, new)
-    if not _exchanged(new, old):
+    if not exchanged(new, old):
         aside = _aside(old)
         os.replace(old, aside)
         try:
@@ -146,7 +146,7 @@ def _same(path: Path, other: Path) -> None:
         shutil.copy2(path, other, follow_symlinks=False)
 
 
-def _exchanged(one: Path, two: Path) -> bool:
+def exchanged(one: Path, two: Path) -> bool:
     """Exchange two folders in one step; False where the system or the disk cannot."""
     swap = 2  # RENAME_EXCHANGE on Linux, RENAME_SWAP on macOS
     paths = os.fsencode(one.absolute()), os.fsencode(two.absolute())

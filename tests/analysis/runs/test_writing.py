@@ -8,13 +8,12 @@ from analysis.cli.main import main
 from analysis.lowrank.curve import RankCurve
 from analysis.runs.layers import write_strongest
 from analysis.runs.run import Run
-from analysis.studies.images.model import ImageModel
 from analysis.studies.images.pictures import write_png
 from analysis.validation.record import Validation
 from circuits.errors import CircuitsError
 from circuits.graph.circuit import Circuit
-from tests.analysis.studies.test_images import random_model
 from tests.support.planted_negation import planted_behaviour
+from tests.support.small_images import random_model
 
 
 @pytest.fixture
@@ -22,7 +21,7 @@ def writers(hostile_run):
     """Everything that writes to a file that it is given, by the file's name."""
     run = Run(hostile_run[0], device="cpu")
     circuit, proof = run.circuits["hostile"], run.validations["hostile"]
-    model: ImageModel = random_model()
+    model = random_model()
     page = np.zeros((4, 4, 3), np.uint8)
     return {
         "circuit.json": circuit.save,

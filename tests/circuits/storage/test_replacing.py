@@ -24,11 +24,11 @@ class Disk:
     def __init__(self, monkeypatch, last: int, error: BaseException, once: bool = False):
         self.done, self.last, self.error, self.once = 0, last, error, once
         for name in self.NAMES:
-            monkeypatch.setattr(os, name, self._counted(getattr(os, name)))
-        monkeypatch.setattr(shutil, "rmtree", self._counted(shutil.rmtree))
-        monkeypatch.setattr(replacing, "_exchanged", self._counted(replacing._exchanged))
+            monkeypatch.setattr(os, name, self.counting_calls(getattr(os, name)))
+        monkeypatch.setattr(shutil, "rmtree", self.counting_calls(shutil.rmtree))
+        monkeypatch.setattr(replacing, "exchanged", self.counting_calls(replacing.exchanged))
 
-    def _counted(self, work):
+    def counting_calls(self, work):
         def counting(*given, **named):
             self.done += 1
             if self.done == self.last or (self.done > self.last and not self.once):
@@ -69,7 +69,7 @@ def test_a_folder_is_the_old_or_the_new_one_at_every_moment(
     tmp_path, monkeypatch, exchanges, kills
 ):
     if not exchanges:
-        monkeypatch.setattr(replacing, "_exchanged", lambda *_: False)
+        monkeypatch.setattr(replacing, "exchanged", lambda *_: False)
     for last in range(1, 40):
         out = tmp_path / str(last) / "out"
         written(out, OLD)
@@ -94,7 +94,7 @@ def test_a_folder_is_the_old_or_the_new_one_at_every_moment(
 @pytest.mark.parametrize("exchanges", [True, False])
 def test_the_rights_of_a_private_folder_stay(tmp_path, monkeypatch, exchanges):
     if not exchanges:
-        monkeypatch.setattr(replacing, "_exchanged", lambda *_: False)
+        monkeypatch.setattr(replacing, "exchanged", lambda *_: False)
     written(tmp_path / "out", OLD)
     (tmp_path / "out").chmod(0o700)
     replaced_folder(tmp_path / "out")
