@@ -2,7 +2,11 @@
 
 from typing import TYPE_CHECKING
 
-from circuits.lazy import lazy
+from bilinear_circuits import check_packages
+
+check_packages("circuits", "sae")
+
+from circuits.lazy import lazy  # noqa: E402
 
 if TYPE_CHECKING:
     from analysis import studies as studies

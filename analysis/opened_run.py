@@ -24,12 +24,17 @@ class OpenedRun(Run):
         return dictionaries
 
     def report(
-        self, out: str | Path | None = None, single_file: bool = False, *, seed: int = 0
+        self,
+        out: str | Path | None = None,
+        single_file: bool = False,
+        *,
+        seed: int = 0,
+        force: bool = False,
     ) -> Path:
         """Write the report from what is there now, and return its page: see `write_report`."""
         folder, model, dictionaries = self.folder.path, self.model, self.dictionaries
         now = Run(folder, self.text, self.device, model=model, dictionaries=dictionaries)
-        return write_report(now, out, single_file, seed=seed)
+        return write_report(now, out, single_file, seed=seed, force=force)
 
 
 def open_run(

@@ -6,15 +6,17 @@ import ast
 import sys
 from collections.abc import Callable
 from importlib import import_module
-from importlib.abc import InspectLoader
 from pkgutil import iter_modules
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:  # with what it imports itself, it would be a third of our import time
+    from importlib.abc import InspectLoader
 
 
 def lazy(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
     """A package's ``__getattr__``, ``__dir__`` and ``__all__``, for what it imports ``if
     TYPE_CHECKING``: so a name is written down once, where type checkers and editors read it too."""
-    source = cast(InspectLoader, sys.modules[package].__loader__).get_source(package)
+    source = cast("InspectLoader", sys.modules[package].__loader__).get_source(package)
     if source is None:
         raise ImportError(f"{package} has only compiled files; install it with its sources")
     blocks = [node.body for node in ast.parse(source).body if isinstance(node, ast.If)]

@@ -2,7 +2,11 @@
 
 from typing import TYPE_CHECKING
 
-from circuits.lazy import lazy
+from bilinear_circuits import check_packages
+
+check_packages("circuits")
+
+from circuits.lazy import lazy  # noqa: E402
 
 if TYPE_CHECKING:
     from sae.dictionary import Dictionary as Dictionary

@@ -24,6 +24,7 @@ from circuits.errors import BehaviourError
 from circuits.graph.records import Metric
 from circuits.plotting.display import html_of
 from circuits.storage.files import written_whole
+from circuits.storage.replacing import check_file
 
 _TEXT = ("text", lambda value: isinstance(value, str))
 _LIST = ("a list of words", lambda value: isinstance(value, list) and _all(value, str))
@@ -187,8 +188,10 @@ class Behaviour:
         ours, theirs = words
         return tuple(name for name in ours if name in theirs and not ours[name] & theirs[name])
 
-    def save(self, path: str | Path) -> Path:
-        """Write the cases as JSONL, one a line."""
+    def save(self, path: str | Path, *, force: bool = False) -> Path:
+        """Write the cases as JSONL, one a line; over a file that has none only with ``force``."""
+        start = b'{"text": '
+        check_file(path, "cases", lambda head: head.startswith(start), BehaviourError, force)
         given = ({key: _plain(getattr(case, key)) for key in _KEYS} for case in self.cases)
         rows = [{k: value for k, value in row.items() if value not in (None, {})} for row in given]
         with written_whole(path) as file:

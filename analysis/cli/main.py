@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -110,6 +111,16 @@ class _Nowhere(io.TextIOBase):
         return len(text)
 
 
+def _missing_package(error: ModuleNotFoundError) -> str | None:
+    """The package that an installation left out, by the name that pip knows; None for others."""
+    from importlib.metadata import requires
+
+    module = (error.name or "").split(".")[0].replace("_", "-")
+    package = {"sklearn": "scikit-learn"}.get(module, module)
+    wanted = (re.split("[^A-Za-z0-9_.-]", line)[0] for line in requires("bilinear-circuits") or [])
+    return package if package in wanted else None
+
+
 def _reported(command: str, error: Exception) -> int:
     """Print what went wrong: one line if the caller can put it right, or where the bug is."""
     from circuits.errors import CircuitsError, is_out_of_memory
@@ -119,6 +130,8 @@ def _reported(command: str, error: Exception) -> int:
         message = str(error)
     elif is_out_of_memory(error):
         message = f"not enough memory ({error}). Ask for less, or use a larger machine."
+    elif isinstance(error, ModuleNotFoundError) and (missing := _missing_package(error)):
+        message = f"this needs the package {missing}, which is not installed: pip install {missing}"
     elif isinstance(error, OSError):  # a place that cannot be read or written, a full disk
         message = f"{error}. Check the path and the disk."
     else:

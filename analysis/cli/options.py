@@ -171,6 +171,7 @@ example: circuits report runs/stories --single-file
   run_folder RUN              folder with model/ and saes/
   --single-file flag          one file, RUN/report.html, in place of a folder
   --out FOLDER                a new one, or a file's name (default: in RUN)
+  --force flag                overwrite what is there and is no report, or an edited one
   --seed int = 0              of controls
 {_TEXT}
 {_WAIT}
@@ -187,6 +188,7 @@ example: circuits export runs/stories/circuits/negation.json --format gexf
   circuit CIRCUIT             a circuit's .json
   --format graphml|gexf|attribution|tables = graphml  attribution: circuit-tracer's JSON
   --out FOLDER                (default: beside the circuit)
+  --force flag                overwrite files of other kinds
   --layer int                 attribution: of a circuit whose file names no layer
   --scan = bilinear           attribution: name of the model
 
@@ -217,6 +219,7 @@ example: circuits digits --data mnist.npz --pictures eigenvectors.png
 files, or a hub data set (default: scikit-learn's digits)
   --seed int = 0              of everything
   --pictures either FILE      write eigenvectors as a PNG
+  --force flag                overwrite a FILE that is no such picture
   --run either RUN            keep it in this run, for a page of its report
 {_WAIT}
 

@@ -23,6 +23,7 @@ from circuits.plotting.display import html_of
 from circuits.plotting.figure import Figure, side_by_side
 from circuits.storage.files import read_json, write_json, written_whole
 from circuits.storage.records import RecordError
+from circuits.storage.replacing import check_file, check_table
 from circuits.storage.tables import (
     COUNT,
     NUMBER,
@@ -245,9 +246,14 @@ class RankCurve:
             f"the dictionary's doing, the rest the layer's."
         )
 
-    def save(self, path: str | Path) -> Path:
-        """Write ``path``.parquet, the table, and ``path``.json, everything else, each whole."""
+    def save(self, path: str | Path, *, force: bool = False) -> Path:
+        """Write ``path``.parquet, the table, and ``path``.json, everything else, each whole; over
+        files of another kind only with ``force``."""
         table, summary = _files(path)
+        check_table(table, self.table, DictionaryError, force)
+        start = b'{\n  "schema": '
+        kind = "a rank curve"
+        check_file(summary, kind, lambda head: head.startswith(start), DictionaryError, force)
         with written_whole(table) as file:
             self.table.to_parquet(file, index=False)
         content = {

@@ -19,7 +19,8 @@ from analysis.report.pages.images import images_page
 from analysis.report.pages.layer import LayerTable, layer_page
 from analysis.report.pages.low_rank import low_rank_page
 from analysis.report.pages.overview import overview
-from analysis.report.writing import Report, check_target
+from analysis.report.target import check_target
+from analysis.report.writing import Report
 from analysis.runs.run import Run
 from circuits.corpus.documents import Corpus
 from circuits.storage.progress import progress
@@ -36,19 +37,23 @@ def write_report(
     text: Corpus | None = None,
     device: str | None = None,
     seed: int = 0,
+    force: bool = False,
 ) -> Path:
     """Write a run's report and return the page to open: ``RUN/report/index.html``, or with
     ``single_file`` the one file ``RUN/report.html``.
 
     ``run`` is its folder, or a `Run`; ``text`` is where examples are taken from,
     by default the built-in stories that training left out; ``seed`` is of the controls.
+    Only a report that is still as it was written is replaced, and other files beside its own are
+    kept; ``force`` overwrites.
     """
     known = (run if isinstance(run, Run) else Run(run, text, device)).checked()
     target = known.folder.report_file if single_file else known.folder.report
     target = target if out is None else Path(out)
-    check_target(target, single_file)
+    check_target(target, single_file, force)
     report = report_of(known, seed)
-    return report.write_file(target) if single_file else report.write_folder(target)
+    write = report.write_file if single_file else report.write_folder
+    return write(target, force)
 
 
 def report_of(run: Run, seed: int = 0) -> Report:

@@ -11,10 +11,9 @@ import base64
 import hashlib
 import json
 import math
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -23,11 +22,11 @@ import numpy as np
 import pandas as pd
 
 from analysis.report.page import Page
+from analysis.report.target import MARK, SCHEMA, check_target, others, signed
 from circuits.errors import RunError
 from circuits.storage.files import folder_written_whole, written_whole
+from circuits.storage.replacing import put_folder
 
-_MARK = "report.json"  # marks a folder as a report, which may be overwritten
-_VERSION = 1
 _DIGITS = 5  # of a number in the data
 _SCRIPTS = ("report.js", "figures.js", "tables.js", "graph.js", "features.js")
 
@@ -40,33 +39,41 @@ class Report:
     pages: list[Page]
     data: Mapping[str, Any]
 
-    def write_folder(self, out: Path) -> Path:
+    def write_folder(self, out: Path, force: bool = False) -> Path:
         """Write a folder, replacing an older report; the page to open."""
-        check_target(out, single_file=False)
-        aside = out.with_name(f".{out.name}.{os.getpid()}.old")
-        with folder_written_whole(out) as folder:
-            assets, data = folder / "assets", folder / "data"
-            assets.mkdir()
-            data.mkdir()
-            for name, content in _assets().items():
-                _write(assets / name, content)
-            for key, content in self._all_data().items():
-                _write(data / f"{key}.js", f"Report.put({script_json(key)},{content})\n")
-            for page in self.pages:
-                _write(folder / f"{page.name}.html", self._page(page))
-            _write(folder / _MARK, script_json({"schema": "bilinear-circuits/report",
-                                               "version": _VERSION}) + "\n")  # fmt: skip
-            if out.exists():
-                os.replace(out, aside)
-        shutil.rmtree(aside, ignore_errors=True)
+        check_target(out, single_file=False, force=force)
+        target = out.resolve()
+        contents = self._files()
+        listed = {name: _sha256(text) for name, text in contents.items()}
+        contents[MARK] = script_json({**SCHEMA, "files": listed}) + "\n"
+        keep = others(target)
+        if not force and (taken := sorted(contents.keys() & {path.as_posix() for path in keep})):
+            raise RunError(
+                f"{out} holds {taken[0]}, which is not of the report that is there and would be "
+                f"lost. Move it, or overwrite it: --force, in Python force=True."
+            )
+        kept = [path for path in keep if path.as_posix() not in contents]
+        with folder_written_whole(target, partial(put_folder, keep=kept)) as folder:
+            for name, text in contents.items():
+                (folder / name).parent.mkdir(exist_ok=True)
+                _write(folder / name, text)
         return out / "index.html"
 
-    def write_file(self, out: Path) -> Path:
+    def write_file(self, out: Path, force: bool = False) -> Path:
         """Write everything into one file."""
-        check_target(out, single_file=True)
+        check_target(out, single_file=True, force=force)
         with written_whole(out) as path:
-            _write(path, self._single())
+            _write(path, signed(self._single()))
         return out
+
+    def _files(self) -> dict[str, str]:
+        """The text of every file of the folder, by its path in it."""
+        assets = {f"assets/{name}": content for name, content in _assets().items()}
+        data = {
+            f"data/{key}.js": f"Report.put({script_json(key)},{content})\n"
+            for key, content in self._all_data().items()
+        }
+        return assets | data | {f"{page.name}.html": self._page(page) for page in self.pages}
 
     def _all_data(self) -> dict[str, str]:
         data = {page.name: page.content for page in self.pages} | dict(self.data)
@@ -101,30 +108,6 @@ class Report:
         return template.render(page=page, href=href, pages=self.pages, **page.context)
 
 
-def check_target(out: Path, single_file: bool) -> None:
-    """Refuse a place that holds something other than a report, or that is not writable, before
-    anything is computed."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if not os.access(out.parent, os.W_OK):
-        raise RunError(
-            f"{out.parent} is not writable, so no report can be saved there. Name another place "
-            f"with out (--out), or change the permissions."
-        )
-    if single_file:
-        if out.is_dir():
-            raise RunError(f"{out} is a folder. Name the file to write: {out / 'report.html'}")
-        return
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise RunError(f"{out} is a file, but a report is a folder. Name a new folder.")
-    if any(out.iterdir()) and not (out / _MARK).is_file():
-        raise RunError(
-            f"{out} is not empty and not a report (it has no {_MARK}), so its contents would be "
-            f"lost. Name a new or empty folder."
-        )
-
-
 def _environment() -> Any:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -155,6 +138,10 @@ def _policy(scripts: str) -> str:
 
 def _digest(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode()
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 def _write(path: Path, content: str) -> None:

@@ -6,7 +6,7 @@ cases are saved beside it.
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from analysis.behaviour.bounds import COVERAGE, N_PAIRS
@@ -20,11 +20,13 @@ from analysis.validation.record import Validation
 from analysis.validation.validate import validate
 from circuits.corpus.documents import Corpus, built_in
 from circuits.corpus.stories.prompts import BEHAVIOURS
-from circuits.errors import GraphError, NotFoundError, RunError
+from circuits.errors import GraphError, RunError
 from circuits.graph.circuit import Circuit
 from circuits.graph.export import write_graph
 from circuits.model.model import Model
+from circuits.storage.files import content_hash, folder_written_whole
 from circuits.storage.manifest import record, withdraw
+from circuits.storage.replacing import put_files
 
 N_CASES = 400
 """Minimal pairs of a built-in behaviour, half to choose on and half to validate on: every word is
@@ -79,34 +81,57 @@ def run_find(
     n_pairs: int = N_PAIRS,
     coverage: float = COVERAGE,
 ) -> Circuit:
-    """`find_circuit`, saved with its graph and cases; where none is found, an earlier one goes."""
-    files = _own_files(run, behaviour.name)
-    try:
-        circuit = find_circuit(
-            run.model,
-            run.dictionaries,
-            behaviour,
-            layer,
-            detection_cases=detection_cases,
-            coverage=coverage,
-            n_pairs=n_pairs,
-        )
-    except NotFoundError:
-        _forget(run, files)
-        raise
-    made = [*_saved(run, circuit), behaviour.save(files.behaviour)]
+    """`find_circuit`, saved with its graph and cases. Where none is found, what was there stays;
+    where the same is found again, so does its validation."""
+    _own_files(run, behaviour.name)  # refused before the search
+    circuit = find_circuit(
+        run.model,
+        run.dictionaries,
+        behaviour,
+        layer,
+        detection_cases=detection_cases,
+        coverage=coverage,
+        n_pairs=n_pairs,
+    )
+    made = _saved(run, circuit, behaviour)
     record(run.folder.path, f"circuit {circuit.name}", asdict(circuit.source), made)
     return circuit
 
 
-def replaced(run: Run, name: str) -> str | None:
-    """What `run_find` of a behaviour of this name removes, in a sentence; None: nothing."""
-    files = run.folder.circuit(name)
-    if not files.circuit.is_file():
-        return None
-    if not files.validation.is_file():
-        return f"replaces {name}"
-    return f"replaces {name}; its validation no longer fits and was removed"
+@dataclass(frozen=True)
+class Earlier:
+    """What a run had of a behaviour before it was searched for again."""
+
+    files: CircuitFiles
+    content: bytes | None  # of the circuit's file
+    validated: bool
+
+    @classmethod
+    def of(cls, run: Run, name: str) -> Earlier:
+        """What is there now."""
+        files = run.folder.circuit(name)
+        content = files.circuit.read_bytes() if files.circuit.is_file() else None
+        return cls(files, content, files.validation.is_file())
+
+    def replaced_by(self, circuit: Circuit) -> str | None:
+        """What became of it when the circuit was saved, in a sentence; None: nothing."""
+        if self.content is None:
+            return None
+        same = self.content == self.files.circuit.read_bytes()
+        what = f"{circuit.name} was found before, and is the same" if same else None
+        what = what or f"replaces {circuit.name}"
+        if not self.validated:
+            return what
+        if self.files.validation.is_file():
+            return f"{what}; its validation is kept"
+        return f"{what}; its validation no longer fits and was removed"
+
+    @property
+    def kept(self) -> str | None:
+        """That it is still there, in a sentence; None: nothing was."""
+        if self.content is None:
+            return None
+        return f"The circuit of this name that was found before is kept: {self.files.circuit}"
 
 
 def run_propose(run: Run, *, layer: int = 0, n: int = 10, seed: int = 0) -> list[Circuit]:
@@ -137,14 +162,20 @@ def run_validate(
         n_draws=n_draws,
         seed=seed,
     )
-    made_of, made = {"n_draws": n_draws, "seed": seed}, [found.save(files.validation)]
+    made_of, made = {"n_draws": n_draws, "seed": seed}, [found.save(files.validation, force=True)]
     record(run.folder.path, f"validation of {circuit.name}", made_of, made)
     return found
 
 
 def _own_files(run: Run, name: str) -> CircuitFiles:
-    """The files for a circuit, refused where another's lie there: "a b" and "a-b" would share."""
+    """The files for a circuit, refused where another's lie there: "a b" and "a-b" would share, and
+    on some disks "A" and "a"."""
     files = run.folder.circuit(name)
+    if twin := run.folder.twin_of(files):
+        raise RunError(
+            f"{twin.circuit} is there, and {name!r} would have the same file on a disk that does "
+            f"not distinguish case. Rename the behaviour, or remove the file."
+        )
     try:
         there = Circuit.load(files.circuit).name if files.circuit.is_file() else name
     except GraphError:  # of an older version, or cut short: it is written anew
@@ -157,12 +188,28 @@ def _own_files(run: Run, name: str) -> CircuitFiles:
     return files
 
 
-def _saved(run: Run, circuit: Circuit) -> list[Path]:
+def _saved(run: Run, circuit: Circuit, behaviour: Behaviour | None = None) -> list[Path]:
+    """Write the files of a circuit, all whole before one of them is put in place. Those of another
+    circuit of this name are removed, unless all is the same."""
     files = _own_files(run, circuit.name)
-    _forget(run, files)  # cases and a validation would be those of another circuit
-    return [circuit.save(files.circuit), write_graph(circuit, files.graph)]
+    gone: list[str] = []
+
+    def put(folder: Path, beside: Path) -> None:
+        made = {file.name for file in folder.iterdir()}
+        measured = {files.circuit.name, files.behaviour.name} & made  # the graph is a picture
+        if not all(_is_the_same(folder / name, beside.with_name(name)) for name in measured):
+            gone.extend(file.name for file in files.all if file.name not in made)
+        put_files(folder, beside, gone)
+
+    with folder_written_whole(files.path, put) as folder:
+        new = CircuitFiles(folder / files.stem)
+        made = [circuit.save(new.circuit), write_graph(circuit, new.graph)]
+        if behaviour is not None:
+            made.append(behaviour.save(new.behaviour))
+    if gone:
+        withdraw(run.folder.path, run.folder.circuits)
+    return [files.path.with_name(file.name) for file in made]
 
 
-def _forget(run: Run, files: CircuitFiles) -> None:
-    files.remove()
-    withdraw(run.folder.path, run.folder.circuits)
+def _is_the_same(file: Path, there: Path) -> bool:
+    return there.is_file() and content_hash(file) == content_hash(there)

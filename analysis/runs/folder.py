@@ -21,12 +21,14 @@ A circuit's files are named after its behaviour; hyphens replace what is no lett
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from circuits.corpus.stories.prompts import BEHAVIOURS
 from circuits.errors import ModelError, RunError
 from circuits.model.site import Site
 from circuits.plotting.display import shown
@@ -34,6 +36,9 @@ from sae.formats.folders import IN_RUN
 
 Read = TypeVar("Read")
 _VALIDATION = ".validation.json"
+_ENDINGS = re.compile(r"\.(validation|behaviour)$", re.IGNORECASE)
+_RESERVED = re.compile("con|prn|aux|nul|(com|lpt)[0-9¹²³]", re.IGNORECASE)
+_LONGEST = 120  # of a circuit's files: endings and temporary names come on top
 
 
 class _Place:
@@ -64,13 +69,8 @@ class CircuitFiles:
 
     @property
     def all(self) -> tuple[Path, ...]:
-        """All of them."""
+        """Each of them."""
         return self.circuit, self.graph, self.behaviour, self.validation
-
-    def remove(self) -> None:
-        """Remove those that are there."""
-        for file in self.all:
-            file.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,23 @@ class RunFolder:
         """The files of the circuit of a name."""
         if not (stem := _slug(name)):
             raise RunError(f"circuit {name!r} has no letter or digit to name a file by. Rename it.")
+        if len(stem.encode()) > _LONGEST:
+            raise RunError(
+                f"circuit {name!r:.60}: its name is longer than the {_LONGEST} bytes that files "
+                f"can be named by. Shorten it."
+            )
+        if _RESERVED.fullmatch(stem.split(".")[0]):
+            raise RunError(
+                f"circuit {name!r}: Windows has no files of this name, so the run could not be "
+                f"copied there. Rename it."
+            )
         return CircuitFiles(self.circuits / stem)
+
+    def twin_of(self, files: CircuitFiles) -> CircuitFiles | None:
+        """Those of another circuit that would be the same files on some disks."""
+        known = {_folded(other.stem): other for other in self.circuit_files()}
+        other = known.get(_folded(files.stem), files)
+        return None if other.stem == files.stem else other
 
     def circuit_files(self) -> list[CircuitFiles]:
         """Those of every circuit that is there."""
@@ -176,7 +192,13 @@ def in_training(folder: Path) -> bool:
 
 
 def _slug(name: str) -> str:
-    return re.sub(r"[^\w.+]+", "-", name).strip("-.")
+    stem = re.sub(r"[^\w.+]+", "-", unicodedata.normalize("NFC", name)).strip("-.")
+    return _ENDINGS.sub(r"-\1", stem)  # or the circuit's file would be another one's
+
+
+def _folded(stem: str) -> str:
+    """The same for names that one file has on some disks."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", stem).casefold())
 
 
 class NotInRunError(RunError, KeyError):
@@ -211,13 +233,22 @@ class ByName(Mapping, Generic[Read]):
         """The files of the circuit; refused where this one is not among them."""
         files = self.run.files_of(name) if isinstance(name, str) else None
         if files is None or not self._has(files):
-            name = shown(str(name))
-            command = self.command.format(run=self.run, name=name)
             raise NotInRunError(
-                f"{self.run} has no {self.kind} '{name}' (it has {self._names()}). Make it: "
-                f"circuits {command}"
+                f"{self.run} has no {self.kind} '{shown(str(name))}' (it has {self._names()}). "
+                f"{self._how_to_make(name, files)}"
             )
         return files
+
+    def _how_to_make(self, name: object, files: CircuitFiles | None) -> str:
+        """A command that works: one that makes what is missing, or one that makes another."""
+        if files is not None and files.behaviour.exists():
+            return f"Make it: circuits {self.command.format(run=self.run, name=files.stem)}"
+        if name in BEHAVIOURS:
+            return f"Make it: circuits find {self.run} --behaviour {name}"
+        return (
+            f"Name one that it has, or find one: circuits find {self.run} --behaviour "
+            f"{BEHAVIOURS[0]}, or a JSONL file of cases in place of {BEHAVIOURS[0]}"
+        )
 
     def __getitem__(self, name: str) -> Read:
         value = self.read(self.files(name))

@@ -87,7 +87,7 @@ def run_images(run: str | Path, data: ImageData, plan: ImagePlan) -> dict[str, A
     shown = {"eigenvectors": spectra.sheet(), "image": sheet([image.reshape(1, *shape)])}
     for name, page in shown.items():
         made.append(folder.image(f"{name}.png"))
-        write_png(page, made[-1])
+        write_png(page, made[-1], force=True)
     about = {"data": data.name, "n_train": len(data.train), "n_test": len(data.test)}
     about |= {"label": label, "seed": plan.seed}
     write_json(folder.image_study, {"about": about, "figures": row})

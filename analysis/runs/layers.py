@@ -29,6 +29,7 @@ from circuits.model.model import Model
 from circuits.model.site import Site, mlp_sites
 from circuits.storage.files import written_whole
 from circuits.storage.manifest import record
+from circuits.storage.replacing import check_table
 from sae.dictionary import Dictionary
 from sae.reading import N_DOCUMENTS, readings
 
@@ -69,7 +70,7 @@ def run_interactions(
         inter = run.interactions(layer, reader=reader)
         active = None if corpus is None else _activations(run.model, into, corpus, n_documents)
         made.append(run.folder.interactions(layer))
-        table = write_strongest(inter, made[-1], n, active)
+        table = write_strongest(inter, made[-1], n, active, force=True)
         n_control = min(inter.n_output, _CONTROL_OUTPUTS)
         control = Interactions(inter.layer, rotated(inter.inputs), inter.outputs)
         chance = scored_strongest(control, n, range(n_control))
@@ -85,12 +86,18 @@ def run_interactions(
 
 
 def write_strongest(
-    inter: Interactions, path: str | Path, n: int = 16, activations: Iterable[Batch] | None = None
+    inter: Interactions,
+    path: str | Path,
+    n: int = 16,
+    activations: Iterable[Batch] | None = None,
+    *,
+    force: bool = False,
 ) -> pd.DataFrame:
     """The ``n`` strongest pairs of each output, written to ``path`` (its shards to the folder of
     the same name): output, first, second, weight, z, q; with ``activations`` of the input features
-    also coactivation, together and data_weight."""
+    also coactivation, together and data_weight. Over another file only with ``force``."""
     path = Path(path)
+    check_table(path, ["output", "first", "second"], RunError, force)
     table = scored_strongest(inter, n, folder=path.with_suffix(""))
     if activations is not None:
         table = count_coactivation(activations, table, inter.inputs.n_feature).of(table)
@@ -127,7 +134,7 @@ def run_rank(
             folder=shards,
         )
         shutil.rmtree(shards, ignore_errors=True)
-        curves[layer].save(run.folder.rank(layer))
+        curves[layer].save(run.folder.rank(layer), force=True)
         made += [run.folder.rank(layer), run.folder.rank_summary(layer)]
     made_of = {f"layer {layer}": dict(curve.about) for layer, curve in curves.items()}
     record(run.folder.path, "rank", made_of, made)

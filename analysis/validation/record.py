@@ -22,6 +22,7 @@ from circuits.errors import GraphError
 from circuits.plotting.display import html_of, percent
 from circuits.storage.files import read_json, write_json
 from circuits.storage.records import RecordError, record_of
+from circuits.storage.replacing import check_file
 from circuits.storage.tables import (
     COUNT,
     NUMBER,
@@ -254,8 +255,12 @@ class Validation:
         ]
         return pd.DataFrame(rows, columns=["claim", "criterion", "value", "wanted", "met"])
 
-    def save(self, path: str | Path) -> Path:
-        """Write everything as one JSON file."""
+    def save(self, path: str | Path, *, force: bool = False) -> Path:
+        """Write everything as one JSON file; over a file that is no validation only with
+        ``force``."""
+        check_file(
+            path, "a validation", lambda head: _SCHEMA.encode() in head[:100], GraphError, force
+        )
         content = {  # a table as its columns, so that one without rows keeps its names
             name: value.to_dict("list") if isinstance(value, pd.DataFrame) else value
             for name, value in vars(self).items()

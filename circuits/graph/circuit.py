@@ -221,9 +221,9 @@ class Circuit:
             f"{'; of the contrast: ' + of_contrast if of_contrast else ''})"
         )
 
-    def save(self, path: str | Path) -> Path:
-        """Write the circuit as JSON."""
-        write_circuit(Path(path), self.name, asdict(self))
+    def save(self, path: str | Path, *, force: bool = False) -> Path:
+        """Write the circuit as JSON; over a file that is no circuit only with ``force``."""
+        write_circuit(Path(path), self.name, asdict(self), force)
         return Path(path)
 
     @classmethod

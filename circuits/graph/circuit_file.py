@@ -12,12 +12,14 @@ from circuits.errors import GraphError
 from circuits.graph.records import Choice
 from circuits.storage.files import read_json, written_whole
 from circuits.storage.records import RecordError, record_of
+from circuits.storage.replacing import check_file
 
 _SCHEMA, _VERSION = "bilinear-circuits/circuit", 3
 
 
-def write_circuit(path: Path, name: str, fields: Mapping[str, Any]) -> None:
-    """Write a circuit's fields."""
+def write_circuit(path: Path, name: str, fields: Mapping[str, Any], force: bool = False) -> None:
+    """Write a circuit's fields; over another file only with ``force``."""
+    check_file(path, "a circuit", lambda head: _SCHEMA.encode() in head[:100], GraphError, force)
     try:
         text = json.dumps(
             {"schema": _SCHEMA, "version": _VERSION, **fields}, indent=1, allow_nan=False

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -25,11 +26,15 @@ from circuits.errors import GraphError, first_line
 from circuits.graph.circuit import Circuit
 from circuits.graph.records import Feature, Output
 from circuits.storage.files import written_whole
+from circuits.storage.replacing import check_file
 
 _WRITERS = {".graphml": nx.write_graphml, ".gexf": nx.write_gexf}
 _READERS = {".graphml": nx.read_graphml, ".gexf": nx.read_gexf}
 # what XML 1.0 forbids, what parsers turn into something else, and the escape itself
 _UNSAFE = re.compile("[^ -[\\]-~\u00a0-\ud7ff\ue000-\ufdcf\ufdf0-\ufffd\U00010000-\U0010fffd]")
+_MARK = b"<!-- bilinear-circuits -->"  # in the second line: no other program keeps it there
+_INDEX = "graph-metadata"
+_LONGEST = 80  # characters of a circuit's name in that of its file
 _MOST_PINNED = 200  # the frontend's subgraph shows no more: the most influential
 
 
@@ -48,11 +53,16 @@ def unescape(text: str) -> str:
     )
 
 
-def write_graph(graph: nx.Graph | Circuit, path: str | Path) -> Path:
-    """Write GraphML or GEXF, by the ending of the path. Every node and edge attribute is kept."""
+def write_graph(graph: nx.Graph | Circuit, path: str | Path, *, force: bool = False) -> Path:
+    """Write GraphML or GEXF, by the ending of the path. Every node and edge attribute is kept.
+
+    A graph that another program wrote or saved again is not overwritten without ``force``."""
     path = Path(path)
     graph = graph.graph() if isinstance(graph, Circuit) else graph
     write = _WRITERS[_format(path)]
+    check_file(
+        path, "a graph that the toolkit wrote", lambda head: _MARK in head, GraphError, force
+    )
     safe = _translated(graph, escape)
     with written_whole(path) as file:
         try:
@@ -62,6 +72,8 @@ def write_graph(graph: nx.Graph | Circuit, path: str | Path) -> Path:
                 f"{path}: the format cannot hold this graph ({first_line(error)}). Attributes must "
                 f"be numbers or strings: change or delete those that are not."
             ) from error
+        start, rest = file.read_bytes().split(b"\n", 1)
+        file.write_bytes(b"\n".join((start, _MARK, rest)))
     return path
 
 
@@ -190,13 +202,19 @@ def _output_node(node_id: str, layer: str, output: Output) -> dict[str, Any]:
 
 
 def write_attribution(
-    circuit: Circuit, folder: str | Path, layer: int | None = None, scan: str = "bilinear"
+    circuit: Circuit,
+    folder: str | Path,
+    layer: int | None = None,
+    scan: str = "bilinear",
+    *,
+    force: bool = False,
 ) -> Path:
-    """Write ``{slug}.json`` into the folder, and list it in its ``graph-metadata.json``."""
+    """Write ``{slug}.json`` into the folder, and list it in its ``graph-metadata.json``. A file of
+    that name that is no attribution graph is not overwritten without ``force``."""
     folder = Path(folder)
     document = attribution(circuit, layer, scan)
     metadata = document["metadata"]
-    index = folder / "graph-metadata.json"
+    index = folder / f"{_INDEX}.json"
     listed: list[dict[str, Any]] = []
     if index.exists():
         try:
@@ -208,6 +226,9 @@ def write_attribution(
                 f"is made again at the next export."
             ) from error
     path = folder / f"{metadata['slug']}.json"
+    start = b'{"metadata": {"slug": "%s"' % metadata["slug"].encode()
+    kind = "an attribution graph of this circuit"
+    check_file(path, kind, lambda head: head.startswith(start), GraphError, force)
     for file, content in ((path, document), (index, {"graphs": [*listed, metadata]})):
         with written_whole(file) as part:
             part.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
@@ -281,5 +302,10 @@ def _supernodes(circuit: Circuit, layer: str) -> list[list[str]]:
 
 
 def _slug(name: str) -> str:
-    """A file name of harmless characters."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "circuit"
+    """A file name of harmless characters, with a hash of what they do not show: no two names share
+    one, and none is that of the index."""
+    plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    if plain.replace("-", " ") == name and len(plain) <= _LONGEST and plain != _INDEX:
+        return plain
+    digest = sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return f"{plain[:_LONGEST] or 'circuit'}-{digest}"

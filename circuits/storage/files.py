@@ -8,7 +8,8 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from circuits.errors import CircuitsError
 
 PLAN, RESULT = "plan.json", "training.json"  # of a training run: written first, and at its end
 _OWNER = ".owner"
+_OLD = 86_400.0  # seconds after which what lies aside was left, where there are no locks
 
 
 @contextmanager
@@ -37,31 +39,38 @@ def written_whole(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def folder_written_whole(path: str | Path) -> Iterator[Path]:
-    """A folder to fill: renamed to ``path``, which is new or empty, if the block succeeds."""
+def folder_written_whole(
+    path: str | Path, put: Callable[[Path, Path], object] | None = None
+) -> Iterator[Path]:
+    """A folder to fill: renamed to ``path``, which is new or empty, if the block succeeds; or
+    ``put`` there, by a function of `replacing`."""
     path = Path(path)
     with _staged(path) as folder:
         folder.mkdir()
         yield folder
         _as_any_file(folder)
-        os.replace(folder, path)
+        (put or os.replace)(folder, path)
 
 
 @contextmanager
 def held(path: Path) -> Iterator[bool]:
-    """Whether this block alone, of all threads and processes, has locked the file."""
+    """Whether this block alone, of all threads and processes, has locked the file; also where a
+    system has no locks."""
+    with path.open("rb") as file:
+        yield try_lock(file.fileno()) is not False
+
+
+def try_lock(file: int) -> bool | None:
+    """Whether an open file could be locked, until it is closed; None: there are no locks here."""
     try:
         import fcntl
-    except ImportError:  # Windows has no such lock
-        yield True
-        return
-    with path.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-            return
-        yield True
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):  # Windows; some network file systems
+        return None
+    return True
 
 
 @contextmanager
@@ -82,10 +91,10 @@ def _staged(path: Path) -> Iterator[Path]:
             folder.mkdir()
             try:
                 (folder / _OWNER).touch()
-                owned.enter_context(held(folder / _OWNER))
+                mine = owned.enter_context(held(folder / _OWNER))
             except FileNotFoundError:  # just removed, as if it had been left
                 continue
-            if (folder / _OWNER).exists():
+            if mine and (folder / _OWNER).exists():
                 break
         try:
             yield folder / path.name
@@ -98,8 +107,10 @@ def _staged(path: Path) -> Iterator[Path]:
 def _remove_left(folder: Path) -> None:
     """Remove a folder whose owner was killed."""
     try:
-        with held(folder / _OWNER) as left:
-            if left:
+        with (folder / _OWNER).open("rb") as file:
+            old = time.time() - os.fstat(file.fileno()).st_mtime > _OLD
+            left = try_lock(file.fileno())
+            if left or (left is None and old):
                 shutil.rmtree(folder, ignore_errors=True)
     except FileNotFoundError:  # killed before it was marked
         with suppress(OSError):  # marked after all, or gone

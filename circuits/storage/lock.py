@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from circuits.errors import RunError
+from circuits.storage.files import try_lock
 
 NAME = ".lock"
 _TOUCH = 15.0  # seconds between two touches
@@ -103,7 +104,7 @@ def _try(path: Path) -> tuple[int | None, dict[str, Any]]:
     except FileNotFoundError:  # its holder had made the folder, and has removed it
         return None, {}
     try:
-        free, there = _locks(file), _read(file)
+        free, there = try_lock(file) is not False, _read(file)
         if free and path.exists() and os.path.samestat(os.fstat(file), path.stat()):
             age = time.time() - os.fstat(file).st_mtime
             if there.get("host") in (None, socket.gethostname()) or age > _LEFT:
@@ -112,20 +113,6 @@ def _try(path: Path) -> tuple[int | None, dict[str, Any]]:
         there = {}
     os.close(file)
     return None, there
-
-
-def _locks(file: int) -> bool:
-    try:
-        import fcntl
-    except ImportError:  # Windows has no such lock
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks: what the file says must do
-        return True
-    return True
 
 
 def _read(file: int) -> dict[str, Any]:

@@ -131,7 +131,7 @@ def test_what_is_missing_is_refused_with_the_command_that_makes_it(tmp_path):
     wanted = {
         "circuits": (lambda: run.circuits["negation"], "find {} --behaviour negation"),
         "cases": (lambda: run.behaviours["negation"], "find {} --behaviour negation"),
-        "validation": (lambda: run.validations["negation"], "validate {} --circuit negation"),
+        "validation": (lambda: run.validations["negation"], "find {} --behaviour negation"),
         "table": (lambda: run.strongest(0), "interactions {} --layer 0"),
         "curve": (lambda: run.rank(3), "rank {} --layer 3"),
     }

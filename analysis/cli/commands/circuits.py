@@ -22,8 +22,8 @@ from analysis.cli.rank_text import curve_rows, curve_text
 from analysis.discovery.find import verdict
 from analysis.lowrank.circuit_rank import circuit_rank
 from analysis.runs.circuits import (
+    Earlier,
     behaviour_of,
-    replaced,
     run_find,
     run_propose,
     run_validate,
@@ -36,6 +36,7 @@ from circuits.graph.circuit import Circuit
 from circuits.graph.export import attribution_query, write_attribution, write_graph
 from circuits.storage.files import read_json, written_whole
 from circuits.storage.progress import progress
+from circuits.storage.replacing import check_table
 from sae.reading import N_DOCUMENTS
 
 
@@ -70,7 +71,7 @@ def find(options: Namespace) -> Answer:
         options.seed,
         fresh_words=options.fresh_words,
     )
-    before = replaced(run, behaviour.name)
+    earlier = Earlier.of(run, behaviour.name)
     try:
         circuit = run_find(
             run,
@@ -81,10 +82,11 @@ def find(options: Namespace) -> Answer:
             n_pairs=options.pairs,
         )
     except NotFoundError as answer:
-        why = str(answer)
-        gone = "\n\nThe circuit of this name that was found before was removed." if before else ""
-        return Answer(f"{why}{gone}", {"found": False, "why": why, "replaced": before})
-    file = str(run.folder.circuit(circuit.name).circuit)
+        why, kept = str(answer), earlier.kept
+        text = f"{why}\n\n{kept}" if kept else why
+        return Answer(text, {"found": False, "why": why, "kept": kept})
+    before = earlier.replaced_by(circuit)
+    file = str(earlier.files.circuit)
     layers = by_layer(in_model(behaviour.halves()[0], run.model))
     rows = {"found": True, "verdict": verdict(circuit), "file": file, "replaced": before,
             "layers": layers.to_dict("records")}  # fmt: skip
@@ -155,18 +157,22 @@ def export(options: Namespace) -> Answer:
     written: dict[str, object] = {}
     if options.format == "attribution":
         folder = out / "attribution" if options.out is None else out
-        path = write_attribution(circuit, folder, _layer(options, circuit), options.scan)
+        layer = _layer(options, circuit)
+        path = write_attribution(circuit, folder, layer, options.scan, force=options.force)
         written["file"] = str(path)
         written["index"] = str(folder / "graph-metadata.json")
         written["address"] = attribution_query(read_json(path, GraphError))
     elif options.format == "tables":
-        for name, table in circuit.tables().items():
-            path = out / f"{source.stem}-{name}.parquet"
+        tables = {out / f"{source.stem}-{n}.parquet": (n, t) for n, t in circuit.tables().items()}
+        for path, (_, table) in tables.items():
+            check_table(path, table, GraphError, options.force)
+        for path, (name, table) in tables.items():
             with written_whole(path) as file:
                 table.to_parquet(file, index=False)
             written[name] = str(path)
     else:
-        written["file"] = str(write_graph(circuit, out / f"{source.stem}.{options.format}"))
+        path = out / f"{source.stem}.{options.format}"
+        written["file"] = str(write_graph(circuit, path, force=options.force))
     return fields_answer(written)
 
 

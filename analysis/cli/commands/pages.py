@@ -63,7 +63,8 @@ def verify(options: Namespace) -> Answer:
 def report(options: Namespace) -> Answer:
     """A run's pages."""
     run = Run(options.run_folder, named_text(options), options.device).checked()
-    page = write_report(run, options.out, options.single_file, seed=options.seed)
+    how = {"seed": options.seed, "force": options.force}
+    page = write_report(run, options.out, options.single_file, **how)
     steps = run.missing.items()
     text = [f"not made yet: {s} ({c.replace('RUN', options.run_folder)})" for s, c in steps]
     rows = {"page": str(page), "missing": [{"step": s, "command": c} for s, c in steps]}

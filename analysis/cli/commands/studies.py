@@ -14,12 +14,12 @@ from analysis.runs.images import run_images
 from analysis.runs.run import Run
 from analysis.studies.images.data import open_images
 from analysis.studies.images.measurements import measure, plan_for
-from analysis.studies.images.pictures import write_png
+from analysis.studies.images.pictures import check_picture, write_png
 from analysis.studies.images.spectra import ClassSpectra
 from analysis.studies.logic_gates import gate_report
 from analysis.studies.planted import Planted
 from analysis.studies.planted import calibrate as calibrated
-from circuits.errors import ImageError, PlanError
+from circuits.errors import PlanError
 
 
 def gates(options: Namespace) -> Answer:
@@ -82,12 +82,13 @@ def digits(options: Namespace) -> Answer:
         row["folder"] = str(RunFolder(Path(options.run)).images)
     else:
         if pictures is not None:  # refused before the training
-            if Path(pictures).is_dir():
-                raise ImageError(f"{pictures} is a folder. Name a file, such as sheet.png.")
+            check_picture(pictures, options.force)
             Path(pictures).parent.mkdir(parents=True, exist_ok=True)
         row, model = measure(data, plan)
         if pictures is not None:
-            write_png(ClassSpectra.of(model).with_sign(data.train).sheet(), pictures)
+            write_png(
+                ClassSpectra.of(model).with_sign(data.train).sheet(), pictures, force=options.force
+            )
             row["pictures"] = pictures
     about = {"data": data.name, "n_train": len(data.train), "n_test": len(data.test)}
     about |= {"d_hidden": plan.d_hidden, **row, "seed": options.seed, "torch": torch.__version__}

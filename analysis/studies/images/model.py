@@ -22,6 +22,7 @@ from analysis.studies.images.data import Images
 from circuits.algebra.bilinear import BilinearLayer
 from circuits.errors import ImageError, ModelError, first_line
 from circuits.storage.files import written_whole
+from circuits.storage.replacing import check_file
 
 _AT_A_TIME = 4096  # images in one pass
 
@@ -117,8 +118,11 @@ class ImageModel:
         layers = tuple(layer.to(dtype) for layer in self.layers)
         return replace(self, layers=layers, head=self.head.to(dtype), head_bias=bias)
 
-    def save(self, path: str | Path) -> None:
-        """Write a safetensors file, whole or not at all."""
+    def save(self, path: str | Path, *, force: bool = False) -> None:
+        """Write a safetensors file, whole or not at all; over a file that is no such model only
+        with ``force``."""
+        kind = "a classifier of images"
+        check_file(path, kind, lambda head: b'"height"' in head, ImageError, force)
         tensors = {"head": self.head}
         if self.head_bias is not None:
             tensors["head_bias"] = self.head_bias

@@ -12,8 +12,10 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from analysis.studies.images.png import encoded
+from analysis.studies.images.png import MARK, encoded
+from circuits.errors import ImageError
 from circuits.storage.files import written_whole
+from circuits.storage.replacing import check_file
 
 _RED, _BLUE = (178, 24, 43), (33, 102, 172)
 _MARGIN = 2  # pixels of white around each picture
@@ -42,8 +44,17 @@ def sheet(rows: Sequence[Float[Tensor, "_ height width"]]) -> UInt8[np.ndarray, 
     return page
 
 
-def write_png(page: UInt8[np.ndarray, "tall wide 3"], path: str | Path) -> None:
+def check_picture(path: str | Path, force: bool = False) -> None:
+    """Refuse to write over anything but a picture of ours, unless with ``force``."""
+    kind = "a picture that the toolkit wrote"
+    check_file(path, kind, lambda head: MARK in head, ImageError, force)
+
+
+def write_png(
+    page: UInt8[np.ndarray, "tall wide 3"], path: str | Path, *, force: bool = False
+) -> None:
     """Write the page as a PNG file, whole or not at all."""
+    check_picture(path, force)
     with written_whole(path) as file:
         file.write_bytes(encoded(page))
 

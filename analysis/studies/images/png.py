@@ -13,6 +13,7 @@ from jaxtyping import UInt8
 from circuits.errors import ImageError, first_line
 
 _START = b"\x89PNG\r\n\x1a\n"
+MARK = b"Software\0bilinear-circuits"  # in every picture that is written here
 _CHANNELS = {0: 1, 2: 3}  # colour type: grey, red-green-blue
 _MOST = 2**26  # bytes that a picture may unpack to
 
@@ -24,7 +25,12 @@ def encoded(picture: UInt8[np.ndarray, "height width *channel"]) -> bytes:
     rows = np.zeros((height, 1 + width * _CHANNELS[colour]), np.uint8)
     rows[:, 1:] = picture.reshape(height, -1)
     header = struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0)
-    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), 9)), (b"IEND", b""))
+    parts = (
+        (b"IHDR", header),
+        (b"tEXt", MARK),
+        (b"IDAT", zlib.compress(rows.tobytes(), 9)),
+        (b"IEND", b""),
+    )
     return _START + b"".join(_chunk(*part) for part in parts)
 
 

@@ -1,6 +1,7 @@
 """`circuits find` and `circuits validate`: what they print, keep, forget and refuse."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from analysis.runs.run import Run
 from analysis.validation import record
 from analysis.validation.edits import EditKind
 from analysis.validation.record import Validation
+from circuits.errors import RunError
 from circuits.graph.circuit import Circuit
 from circuits.storage.manifest import read_manifest
 from tests.support.planted_negation import (
@@ -161,17 +163,111 @@ def test_circuits_of_one_run_are_each_others_controls(run, capsys):
     assert "control: circuit of few" not in said
 
 
-def test_what_was_found_before_and_is_not_any_more_is_removed(run, capsys):
+def whole(run: Path) -> dict[str, bytes]:
+    """The circuits' files, and the manifest."""
+    files = [*(run / "circuits").iterdir(), run / "manifest.json"]
+    return {file.name: file.read_bytes() for file in sorted(files)}
+
+
+def wrong_answers(run: Path) -> None:
+    """Of the cases in the run: nothing is found for them."""
+    cases = (replace(c, right=c.wrong, wrong=c.right) for c in planted_behaviour().cases)
+    planted_behaviour(cases=tuple(cases)).save(run / "negated or not.jsonl")
+
+
+def test_what_was_found_before_stays_where_nothing_is_found(run, capsys):
     find(capsys, run)
     called(capsys, "validate", run, "--text", planted_text(run), "--draws", 1)
     assert len(kept(run)) == 4
-    cases = (replace(c, right=c.wrong, wrong=c.right) for c in planted_behaviour().cases)
-    planted_behaviour(cases=tuple(cases)).save(run / "negated or not.jsonl")
+    before = whole(run)
+    wrong_answers(run)
     said = find(capsys, run)
     assert said.startswith("not found: the model does not show this behaviour")
-    assert said.endswith("\n\nThe circuit of this name that was found before was removed.\n")
-    assert kept(run) == []
-    assert read_manifest(run) == []
+    sentence = (
+        f"The circuit of this name that was found before is kept: "
+        f"{run}/circuits/negated-or-not.json"
+    )
+    assert said.endswith(f"\n\n{sentence}\n")
+    assert json.loads(find(capsys, run, "--json"))["kept"] == sentence
+    assert whole(run) == before
+    assert list(Run(run, device="cpu").validations) == ["negated-or-not"]
+
+
+def test_the_same_circuit_found_again_keeps_its_validation(run, capsys):
+    find(capsys, run)
+    called(capsys, "validate", run, "--text", planted_text(run), "--draws", 1)
+    before = whole(run)
+    (run / "circuits" / "negated-or-not.graphml").unlink()
+    said = find(capsys, run)
+    wanted = "negated or not was found before, and is the same; its validation is kept"
+    assert said.splitlines()[-3] == wanted
+    assert whole(run) == before
+
+
+def test_the_same_circuit_of_other_cases_has_no_old_validation(run, capsys):
+    find(capsys, run)
+    called(capsys, "validate", run, "--text", planted_text(run), "--draws", 1)
+    cases = run / "circuits" / "negated-or-not.behaviour.jsonl"
+    cases.write_text(cases.read_text().replace("\n", " \n", 1))
+    assert "its validation no longer fits and was removed" in find(capsys, run)
+    assert kept(run) == NAMES
+
+
+def test_a_full_disk_loses_neither_the_old_results_nor_the_new(run, capsys, monkeypatch):
+    """Each rename, link and removal fails once, and each file once as it is written."""
+    find(capsys, run)
+    called(capsys, "validate", run, "--text", planted_text(run), "--draws", 1)
+    old = {file.name: file.read_bytes() for file in (run / "circuits").iterdir()}
+    opened = Run(run, device="cpu")
+    circuit = replace(opened.circuits["negated or not"], energy=0.125)
+    behaviour = planted_behaviour(name="negated or not")
+    monkeypatch.setattr("analysis.runs.circuits.find_circuit", lambda *_, **__: circuit)
+    n_failed = 0
+    for last in range(1, 200):
+        shutil.rmtree(run / "circuits")
+        (run / "circuits").mkdir()
+        for name, content in old.items():
+            (run / "circuits" / name).write_bytes(content)
+        with monkeypatch.context() as patched:
+            done = fails_once(patched, last)
+            try:
+                run_find(opened, behaviour)
+            except OSError as error:
+                assert "disk" in str(error)  # noqa: PT017
+                n_failed += 1
+        there = [path for path in (run / "circuits").iterdir() if path.is_file()]
+        left = {file.name: file.read_bytes() for file in there}
+        found = {k: v for k, v in left.items() if k in old}
+        if found != old:
+            assert sorted(left) == NAMES, last
+            assert Circuit.load(run / "circuits" / NAMES[2]) == circuit
+        if len(done) < last:
+            break
+    else:
+        raise AssertionError("the last operation was not reached")
+    assert n_failed > 10
+    assert sorted(left) == NAMES
+
+
+def fails_once(patched, last: int) -> list[str]:
+    """Let one operation on files fail, the one of this number; what was done so far."""
+    done: list[str] = []
+
+    def counted(owner, name):
+        work = getattr(owner, name)
+
+        def counting(*given, **named):
+            done.append(name)
+            if len(done) == last:
+                raise OSError(28, "no space left on this disk")
+            return work(*given, **named)
+
+        patched.setattr(owner, name, counting)
+
+    for name in ("replace", "link", "unlink", "mkdir"):
+        counted(os, name)
+    counted(Path, "write_text")
+    return done
 
 
 def test_another_behaviour_of_the_same_file_name_is_refused(run, capsys):
@@ -188,6 +284,65 @@ def test_another_behaviour_of_the_same_file_name_is_refused(run, capsys):
     assert before == {name: (run / "circuits" / name).read_bytes() for name in kept(run)}
 
 
+def test_no_two_names_share_a_file(run, capsys):
+    """Names that differ in what files cannot hold, or in case, or that end as a file does."""
+    opened = Run(run, device="cpu")
+    for name in ("negated", "negated.validation", "否定", "代名詞", "négation", "x.behaviour"):
+        run_find(opened, planted_behaviour(name=name))
+        assert opened.circuits[name].name == name
+        run_validate(opened, name, n_draws=1)
+    assert sorted(opened.circuits) == sorted(
+        ["negated", "negated-validation", "否定", "代名詞", "négation", "x-behaviour"]
+    )
+    assert len(opened.validations) == 6
+    before = whole(run)
+    for name in ("Negated", "NEGATED", "negated-validation", "ne\u0301gation", "negated "):
+        with pytest.raises(RunError, match=r"Rename the behaviour, or remove the file\.$"):
+            run_find(opened, planted_behaviour(name=name))
+    assert whole(run) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("con", "Windows has no files of this name"),
+        ("NUL.a", "Windows has no files of this name"),
+        ("lpt1", "Windows has no files of this name"),
+        ("n" * 121, "longer than the 120 bytes"),
+        ("否" * 41, "longer than the 120 bytes"),
+        ("...", "no letter or digit"),
+    ],
+)
+def test_names_that_no_file_can_have_everywhere_are_refused(run, name, said):
+    with pytest.raises(RunError, match=said):
+        run_find(Run(run, device="cpu"), planted_behaviour(name=name))
+    assert kept(run) == []
+
+
+def test_a_long_name_can_be_saved(run):
+    opened = Run(run, device="cpu")
+    run_find(opened, planted_behaviour(name="否" * 40))
+    run_validate(opened, "否" * 40, n_draws=1)
+    assert list(opened.validations) == ["否" * 40]
+
+
+def test_what_is_not_there_is_refused_with_a_command_that_works(run, capsys):
+    opened = Run(run, device="cpu")
+    for there in (opened.circuits, opened.behaviours, opened.validations):
+        with pytest.raises(KeyError, match=r"'nosuch' \(it has none\).* --behaviour negation"):
+            there["nosuch"]
+        with pytest.raises(KeyError, match=r"Make it: circuits find \S+ --behaviour pronoun$"):
+            there["pronoun"]
+    find(capsys, run)
+    with pytest.raises(KeyError, match=r"Name one that it has, or find one"):
+        opened.validations["nosuch"]
+    with pytest.raises(KeyError, match=r"Make it: (.*)$") as refused:
+        opened.validations["negated or not"]
+    program, *words = str(refused.value).split("Make it: ")[1].split()
+    assert program == "circuits"
+    assert main([*words, "--device", "cpu", "--draws", "1", "--text", str(planted_text(run))]) == 0
+
+
 def test_a_circuit_found_anew_has_no_old_validation(run, capsys):
     find(capsys, run)
     called(capsys, "validate", run, "--text", planted_text(run), "--draws", 1)
@@ -197,6 +352,8 @@ def test_a_circuit_found_anew_has_no_old_validation(run, capsys):
     assert kept(run) == NAMES
     again = json.loads(find(capsys, run, "--json"))
     assert again["replaced"] == "replaces negated or not"
+    again = json.loads(find(capsys, run, "--json"))
+    assert again["replaced"] == "negated or not was found before, and is the same"
     assert [entry["step"] for entry in read_manifest(run)] == ["circuit negated or not"]
 
 
@@ -209,7 +366,7 @@ def test_not_found_is_an_answer_and_exits_0(tmp_path, capsys):
     said = find(capsys, run)
     assert said.startswith("not found: the model does not show this behaviour")
     answer = json.loads(find(capsys, run, "--json"))
-    assert answer == {"found": False, "why": said.strip(), "replaced": None}
+    assert answer == {"found": False, "why": said.strip(), "kept": None}
     assert kept(run) == []
 
 

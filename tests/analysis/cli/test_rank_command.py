@@ -67,8 +67,9 @@ def test_missing_things_are_one_line_and_exit_2(run, tmp_path, capsys):
         assert printed.count("\n") == 1
         return printed
 
-    assert "has no circuit 'and' (it has none). Make it: circuits find" in refused(
-        run, "--circuit", "and"
+    assert (
+        "has no circuit 'and' (it has none). Name one that it has, or find one: circuits find"
+        in refused(run, "--circuit", "and")
     )
     assert "no dictionaries of mlp_out for layer 1 (there are for [0])" in refused(
         run, "--layer", "1"

@@ -477,42 +477,6 @@ def test_a_file_that_was_changed_since_its_step_is_marked(hostile_run, tmp_path)
     }
 
 
-def test_a_report_replaces_a_report_and_nothing_else(hostile_run, tmp_path, capsys):
-    folder, text = hostile_run
-    mine = tmp_path / "mine"
-    mine.mkdir()
-    (mine / "thesis.tex").write_text("years of work")
-    with pytest.raises(RunError, match=r"is not empty and not a report .* would be lost"):
-        write_report(folder, mine, text=text, device="cpu")
-    with pytest.raises(RunError, match="is a file"):
-        write_report(folder, mine / "thesis.tex", text=text, device="cpu")
-    with pytest.raises(RunError, match="is a folder"):
-        write_report(folder, mine, single_file=True, text=text, device="cpu")
-    assert [path.name for path in mine.iterdir()] == ["thesis.tex"]
-    assert main(["report", str(folder), "--out", str(mine / "thesis.tex" / "under")]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("circuits report: ")
-    assert said.count("\n") == 1
-
-
-def test_an_older_report_gives_way_to_a_newer_one(hostile_run, tmp_path):
-    folder, text = hostile_run
-    report = tmp_path / "report"
-    shutil.copytree(folder / "report", report)
-    (report / "index.html").write_text("old")
-    (report / "stale.html").write_text("old")
-    write_report(folder, report, text=text, device="cpu")
-    assert "Overview" in (report / "index.html").read_text("utf-8")
-    assert not (report / "stale.html").exists()
-    assert [path.name for path in tmp_path.iterdir()] == ["report"]
-
-
-def test_a_place_without_the_right_to_write_is_refused_at_once(hostile_run, tmp_path, monkeypatch):
-    monkeypatch.setattr("analysis.report.writing.os.access", lambda *_: False)
-    with pytest.raises(RunError, match="is not writable"):
-        write_report(hostile_run[0], tmp_path / "out")
-
-
 def test_circuits_of_behaviours_come_first(hostile_run):
     folder, text = hostile_run
     assert list(Run(folder).behaviours) == ["hostile"]

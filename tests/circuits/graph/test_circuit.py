@@ -1,6 +1,7 @@
 """A circuit survives every format, with any label; files that are not whole are refused."""
 
 import json
+import re
 from dataclasses import FrozenInstanceError, asdict, replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis.studies.planted import Planted, plant
-from circuits.errors import CircuitsError
+from circuits.errors import CircuitsError, GraphError
 from circuits.graph import clusters, interaction_graph
 from circuits.graph.circuit import Circuit
 from circuits.graph.export import (
@@ -364,8 +365,47 @@ def test_the_attribution_graph_has_every_field(circuit, tmp_path):
     write_attribution(circuit, tmp_path)
     write_attribution(replace(circuit, name="../Other one!"), tmp_path)
     index = json.loads((tmp_path / "graph-metadata.json").read_text())
-    assert [one["slug"] for one in index["graphs"]] == ["output-0", "other-one"]
-    assert (tmp_path / "other-one.json").exists()
+    first, other = (one["slug"] for one in index["graphs"])
+    assert first == "output-0"
+    assert re.fullmatch("other-one-[0-9a-f]{8}", other)
+    assert (tmp_path / f"{other}.json").exists()
+
+
+def test_no_two_names_share_an_attribution_graph(circuit, tmp_path):
+    names = ["否定", "代名詞", "a b", "a-b", "A b", "a  b", "circuit", "graph metadata", "x" * 300,
+             "x" * 301, "\ud800"]  # fmt: skip
+    paths = [write_attribution(replace(circuit, name=name), tmp_path) for name in names]
+    assert len({path.name.lower() for path in paths}) == len(names)
+    index = json.loads((tmp_path / "graph-metadata.json").read_text())
+    assert [f"{one['slug']}.json" for one in index["graphs"]] == [path.name for path in paths]
+    assert paths[2].name == "a-b.json"
+
+
+def test_files_of_other_kinds_are_not_written_over(circuit, tmp_path):
+    """Nor a graph that another program saved, with its layout."""
+    thesis = tmp_path / "thesis.tex"
+    thesis.write_text("years of work")
+    with pytest.raises(GraphError, match="is not a circuit, so it would be lost"):
+        circuit.save(thesis)
+    write_attribution(circuit, tmp_path)
+    (tmp_path / "output-0.json").write_text("{}")
+    with pytest.raises(GraphError, match="is not an attribution graph of this circuit"):
+        write_attribution(circuit, tmp_path)
+    assert write_attribution(circuit, tmp_path, force=True) == tmp_path / "output-0.json"
+    for ending in ("graphml", "gexf"):
+        path = tmp_path / f"a.{ending}"
+        write_graph(circuit, path)
+        was = path.read_bytes()
+        write_graph(circuit, path)
+        assert path.read_bytes() == was
+        path.write_bytes(was.replace(b"<!-- bilinear-circuits -->", b""))
+        with pytest.raises(GraphError, match=r"is not a graph that .*force=True"):
+            write_graph(circuit, path)
+        write_graph(circuit, path, force=True)
+        assert path.read_bytes() == was
+    assert thesis.read_text() == "years of work"
+    circuit.save(thesis, force=True)
+    assert Circuit.load(circuit.save(thesis)) == circuit
 
 
 def test_links_into_an_interaction_add_up_to_the_link_out_of_it(circuit):

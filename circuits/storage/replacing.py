@@ -1,0 +1,163 @@
+"""What stands where something is to be written: replaced only if it is ours, and all at once.
+
+A file is ours if it is of the kind that is written there, a folder if it holds what its own list
+names. Anything else is refused unless the caller insists with ``force``. What is replaced is there
+until the new is in its place, also if the process is killed or the disk is full.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import shutil
+import sys
+from collections.abc import Callable, Hashable, Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from circuits.errors import CircuitsError
+
+_HEAD = 4096  # bytes in which a file says of what kind it is
+_NO_EXCHANGE = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM}
+
+
+def check_file(
+    path: str | Path,
+    kind: str,
+    is_ours: Callable[[bytes], bool],
+    error: type[CircuitsError],
+    force: bool = False,
+) -> None:
+    """Refuse to write over a file whose first bytes are not those of the kind that we write."""
+    path = Path(path)
+    if path.is_dir():
+        raise error(f"{path} is a folder. Name a file, to which {kind} can be written.")
+    if force or not path.exists():
+        return
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    if head and not is_ours(head):
+        raise error(
+            f"{path} is there already and is not {kind}, so it would be lost. Name another file, "
+            f"or overwrite it: --force, in Python force=True."
+        )
+
+
+def check_table(
+    path: str | Path, columns: Iterable[Hashable], error: type[CircuitsError], force: bool = False
+) -> None:
+    """Refuse to write over anything but a Parquet table that begins with these columns."""
+    wanted = [str(column) for column in columns]
+
+    def is_ours(_: bytes) -> bool:
+        from pyarrow import ArrowException, parquet
+
+        try:
+            return parquet.read_schema(path).names[: len(wanted)] == wanted
+        except (OSError, ArrowException):
+            return False
+
+    check_file(path, f"a table of {', '.join(wanted[:3])} …", is_ours, error, force)
+
+
+def put_files(folder: Path, beside: Path, gone: Iterable[str] = ()) -> None:
+    """Move every file of a folder to ``beside`` a path, and remove those called ``gone`` there; if
+    a step fails, all of them are as they were."""
+    into = beside.parent
+    names = sorted(file.name for file in folder.iterdir())
+    touched = [*names, *gone]
+    before = folder / ".before"
+    before.mkdir()
+    for name in touched:
+        if (into / name).exists():
+            _same(into / name, before / name)
+    try:
+        for name in names:
+            os.replace(folder / name, into / name)
+        for name in gone:
+            (into / name).unlink(missing_ok=True)
+    except BaseException:
+        for name in touched:
+            if (before / name).exists():
+                os.replace(before / name, into / name)
+            else:
+                (into / name).unlink(missing_ok=True)
+        raise
+
+
+def put_folder(new: Path, old: Path, keep: Iterable[Path]) -> None:
+    """Put a folder in the place of another one, of which it takes over what is in ``keep``.
+
+    ``new`` is the old folder afterwards, where the system can exchange two: then there is a whole
+    folder in place at every moment. Elsewhere `restore` puts back what a kill left aside.
+    """
+    if not old.exists():
+        os.replace(new, old)
+        return
+    for path in keep:
+        _take_over(old / path, new / path)
+    shutil.copymode(old, new)
+    if not exchanged(new, old):
+        aside = _aside(old)
+        os.replace(old, aside)
+        try:
+            os.replace(new, old)
+        except BaseException:
+            os.replace(aside, old)
+            raise
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def restore(folder: Path, is_ours: Callable[[Path], bool]) -> None:
+    """Undo a `put_folder` that was killed, or remove what it had still to remove."""
+    aside = _aside(folder)
+    if not aside.is_dir() or not is_ours(aside):
+        return
+    if folder.is_dir():
+        with suppress(OSError):  # not empty: the new one is in place
+            folder.rmdir()
+    if folder.exists():
+        shutil.rmtree(aside, ignore_errors=True)
+    else:
+        os.replace(aside, folder)
+
+
+def _aside(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.replaced")
+
+
+def _take_over(old: Path, new: Path) -> None:
+    new.parent.mkdir(parents=True, exist_ok=True)
+    if old.is_dir() and not old.is_symlink():
+        new.mkdir(exist_ok=True)
+        shutil.copymode(old, new)
+    else:
+        _same(old, new)
+
+
+def _same(path: Path, other: Path) -> None:
+    """The same file under another name, or a copy where a disk has no hard links."""
+    try:
+        os.link(path, other, follow_symlinks=False)
+    except FileExistsError:  # two names that are one on this disk
+        raise
+    except (OSError, NotImplementedError):
+        shutil.copy2(path, other, follow_symlinks=False)
+
+
+def exchanged(one: Path, two: Path) -> bool:
+    """Exchange two folders in one step; False where the system or the disk cannot."""
+    swap = 2  # RENAME_EXCHANGE on Linux, RENAME_SWAP on macOS
+    paths = os.fsencode(one.absolute()), os.fsencode(two.absolute())
+    try:
+        system = ctypes.CDLL(None, use_errno=True)
+        if sys.platform == "darwin":
+            failed = system.renamex_np(*paths, ctypes.c_uint(swap))
+        else:
+            failed = system.renameat2(-100, paths[0], -100, paths[1], ctypes.c_uint(swap))
+    except (OSError, AttributeError, TypeError):  # another system, or an old one
+        return False
+    if failed and (number := ctypes.get_errno()) not in _NO_EXCHANGE:
+        raise OSError(number, os.strerror(number), str(two))
+    return not failed

@@ -1,0 +1,87 @@
+"""What is written where a path is given: over a file of its own kind, and over no other."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.cli.main import main
+from analysis.lowrank.curve import RankCurve
+from analysis.runs.layers import write_strongest
+from analysis.runs.run import Run
+from analysis.studies.images.pictures import write_png
+from analysis.validation.record import Validation
+from circuits.errors import CircuitsError
+from circuits.graph.circuit import Circuit
+from tests.support.planted_negation import planted_behaviour
+from tests.support.small_images import random_model
+
+
+@pytest.fixture
+def writers(hostile_run):
+    """Everything that writes to a file that it is given, by the file's name."""
+    run = Run(hostile_run[0], device="cpu")
+    circuit, proof = run.circuits["hostile"], run.validations["hostile"]
+    model = random_model()
+    page = np.zeros((4, 4, 3), np.uint8)
+    return {
+        "circuit.json": circuit.save,
+        "validation.json": proof.save,
+        "cases.jsonl": planted_behaviour().save,
+        "rank.parquet": run.rank(0).save,
+        "rank.json": run.rank(0).save,
+        "model.safetensors": model.save,
+        "page.png": lambda path, **how: write_png(page, path, **how),
+        "pairs.parquet": lambda path, **how: write_strongest(run.interactions(0), path, 2, **how),
+    }
+
+
+def test_a_file_is_written_over_one_of_its_kind_and_no_other(writers, tmp_path):
+    kinds = {"circuit.json": Circuit, "validation.json": Validation, "rank.json": RankCurve}
+    for name, write in writers.items():
+        path = tmp_path / name.replace(".", "-") / name
+        path.parent.mkdir()
+        path.write_text("years of work")
+        with pytest.raises(CircuitsError, match=r"would be lost\. Name another.*force=True"):
+            write(path)
+        assert path.read_text() == "years of work"
+        assert [file.name for file in path.parent.iterdir()] == [name]
+        write(path, force=True)
+        write(path)
+        if name in kinds:
+            kinds[name].load(path)
+
+
+def test_exports_are_written_over_exports_and_no_other_file(hostile_run, tmp_path, capsys):
+    circuit = next(iter((hostile_run[0] / "circuits").glob("hostile.json")))
+    written = {
+        "graphml": "hostile.graphml",
+        "gexf": "hostile.gexf",
+        "tables": "hostile-interactions.parquet",
+    }
+    for kind, name in written.items():
+        given = ["export", str(circuit), "--format", kind, "--out", str(tmp_path / kind)]
+        path = tmp_path / kind / name
+        path.parent.mkdir()
+        if kind == "tables":
+            pd.DataFrame({"mine": [1]}).to_parquet(path)
+        else:
+            path.write_text("years of work")
+        was = path.read_bytes()
+        assert main(given) == 2
+        assert "would be lost" in capsys.readouterr().err
+        assert [file.name for file in path.parent.iterdir()] == [name]
+        assert path.read_bytes() == was
+        assert main([*given, "--force"]) == 0
+        assert main(given) == 0
+        capsys.readouterr()
+
+
+def test_a_photograph_is_not_replaced_by_pictures(tmp_path, capsys):
+    from analysis.studies.images.png import MARK, encoded
+
+    photograph = tmp_path / "photo.png"
+    photograph.write_bytes(encoded(np.zeros((3, 3), np.uint8)).replace(MARK, b"Software\0Camera"))
+    was = photograph.read_bytes()
+    assert main(["digits", "--pictures", str(photograph)]) == 2
+    assert "is not a picture that the toolkit wrote" in capsys.readouterr().err
+    assert photograph.read_bytes() == was

@@ -1,0 +1,157 @@
+"""What is replaced is there until the new is in its place, and only what is ours is replaced."""
+
+import os
+import shutil
+from functools import partial
+
+import pytest
+
+from circuits.errors import GraphError
+from circuits.storage import replacing
+from circuits.storage.files import folder_written_whole
+from circuits.storage.replacing import check_file, put_files, put_folder, restore
+
+
+class Killed(BaseException):
+    """The process ends here: after it, nothing is done on the disk."""
+
+
+class Disk:
+    """Every operation on files, counted; from one on, all of them fail."""
+
+    NAMES = ("replace", "rename", "link", "unlink", "rmdir", "mkdir")
+
+    def __init__(self, monkeypatch, last: int, error: BaseException, once: bool = False):
+        self.done, self.last, self.error, self.once = 0, last, error, once
+        for name in self.NAMES:
+            monkeypatch.setattr(os, name, self.counting_calls(getattr(os, name)))
+        monkeypatch.setattr(shutil, "rmtree", self.counting_calls(shutil.rmtree))
+        monkeypatch.setattr(replacing, "exchanged", self.counting_calls(replacing.exchanged))
+
+    def counting_calls(self, work):
+        def counting(*given, **named):
+            self.done += 1
+            if self.done == self.last or (self.done > self.last and not self.once):
+                raise self.error
+            return work(*given, **named)
+
+        return counting
+
+
+def contents(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.read_text()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+OLD = {"index": "old", "only old": "old", "mine/notes": "kept"}
+NEW = {"index": "new", "only new": "new", "mine/notes": "kept"}
+
+
+def written(folder, files):
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+
+def replaced_folder(out):
+    keep = [(out / name).relative_to(out) for name in ("mine", "mine/notes")]
+    put = (lambda new, old: put_folder(new, old, keep)) if out.exists() else None
+    with folder_written_whole(out, put) as folder:
+        written(folder, {"index": "new", "only new": "new"})
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
+@pytest.mark.parametrize("kills", [True, False])
+def test_a_folder_is_the_old_or_the_new_one_at_every_moment(
+    tmp_path, monkeypatch, exchanges, kills
+):
+    if not exchanges:
+        monkeypatch.setattr(replacing, "exchanged", lambda *_: False)
+    for last in range(1, 40):
+        out = tmp_path / str(last) / "out"
+        written(out, OLD)
+        with monkeypatch.context() as patched:
+            disk = Disk(patched, last, Killed() if kills else OSError("full"), once=not kills)
+            try:
+                replaced_folder(out)
+            except (Killed, OSError):
+                assert disk.done >= last
+        if exchanges or not kills:
+            assert contents(out) in (OLD, NEW), last
+        restore(out, lambda _: True)
+        assert contents(out) in (OLD, NEW), last
+        if disk.done < last:
+            break
+    else:
+        raise AssertionError("the last operation was not reached")
+    assert contents(out) == NEW
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
+def test_the_rights_of_a_private_folder_stay(tmp_path, monkeypatch, exchanges):
+    if not exchanges:
+        monkeypatch.setattr(replacing, "exchanged", lambda *_: False)
+    written(tmp_path / "out", OLD)
+    (tmp_path / "out").chmod(0o700)
+    replaced_folder(tmp_path / "out")
+    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_folder_aside_that_is_not_ours_is_left_alone(tmp_path):
+    aside = tmp_path / ".out.replaced"
+    written(aside, OLD)
+    restore(tmp_path / "out", lambda _: False)
+    assert contents(aside) == OLD
+
+
+def test_files_are_put_in_place_all_or_none(tmp_path, monkeypatch):
+    old, new = {"a": "1", "b": "1", "proof": "1"}, {"a": "2", "b": "2", "c": "2"}
+    for last in range(1, 40):
+        into = tmp_path / str(last)
+        written(into, old)
+        with monkeypatch.context() as patched:
+            disk = Disk(patched, last, OSError("full"), once=True)
+            try:
+                put = partial(put_files, gone=["proof"])
+                with folder_written_whole(into / "x", put) as folder:
+                    written(folder, new)
+            except OSError:
+                assert disk.done >= last
+        found = {name: text for name, text in contents(into).items() if "/" not in name}
+        assert found in (old, new), last
+        if disk.done < last:
+            break
+    assert contents(into) == new
+
+
+def test_files_without_hard_links_are_copied(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError("no hard links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    written(tmp_path / "out", OLD)
+    replaced_folder(tmp_path / "out")
+    assert contents(tmp_path / "out") == NEW
+
+
+def test_a_file_of_another_kind_is_not_written_over(tmp_path):
+    def check(**how):
+        check_file(tmp_path / "file", "a circuit", lambda head: head[:1] == b"{", GraphError, **how)
+
+    check()
+    (tmp_path / "file").touch()
+    check()
+    (tmp_path / "file").write_text("{}")
+    check()
+    (tmp_path / "file").write_text("years of work")
+    with pytest.raises(GraphError, match=r"is not a circuit, so it would be lost.*--force"):
+        check()
+    check(force=True)
+    (tmp_path / "file").unlink()
+    (tmp_path / "file").mkdir()
+    with pytest.raises(GraphError, match="is a folder"):
+        check(force=True)
