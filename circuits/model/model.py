@@ -32,7 +32,7 @@ _ROWS = 4096  # tokens whose logits a loss holds at a time
 
 
 # short names in published configurations, and the tokenizer on the hub that they stand for
-_TOKENIZERS = {"ts-4096": "tdooms/ts-tokenizer-4096"}
+_TOKENIZERS = {"ts-4096": "hub:tdooms/ts-tokenizer-4096"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -319,7 +319,7 @@ class Model:
             known = f" (the model names '{named}')" if named else ""
             raise ModelError(
                 f"{self.path}: there is no tokenizer in this folder, which {caller} needs. "
-                f"Load it with load_model(path, tokenizer=folder or hub name){known}."
+                f"Load it with load_model(path, tokenizer=folder or hub:owner/name){known}."
             )
         return self.tokenizer
 

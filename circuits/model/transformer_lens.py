@@ -28,6 +28,7 @@ def hooked(path: Path, network: Any, tokenizer: Any) -> Any:
         tokenizer=tokenizer,
         dtype=network.lm_head.weight.dtype,
         device=str(network.lm_head.weight.device),
+        trust_remote_code=False,
     )
     bridge.enable_compatibility_mode = _refusing_to_process(bridge.enable_compatibility_mode)
     bridge.process_weights = _refuse
