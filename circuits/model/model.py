@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from circuits.algebra.bilinear import BilinearLayer, computing_dtype
+from circuits.corpus.tokenizer import known_tokens, token_texts
 from circuits.errors import ModelError, check_count, check_index
 from circuits.model.llama import layer_of, write
 from circuits.model.site import POINTS, ReadAll, Site, as_sites, attach
@@ -88,6 +89,20 @@ class Model:
             digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
             digest.update(weight.cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
+
+    @cached_property
+    def known_tokens(self) -> Int64[Tensor, " known"]:
+        """The numbers that the tokenizer has a token for: an embedding may have more rows, which no
+        text uses. All of them where there is no tokenizer."""
+        known = range(self.n_token) if self.tokenizer is None else known_tokens(self.tokenizer)
+        return torch.tensor([*known], dtype=torch.int64, device=self.device)
+
+    def token_texts(self, tokens: Iterable[int]) -> list[str]:
+        """Each token as the tokenizer spells it, ``<id 517>`` where it has none, or its number
+        where there is no tokenizer."""
+        if self.tokenizer is None:
+            return [str(int(token)) for token in tokens]
+        return token_texts(self.tokenizer, tokens)
 
     def check_sites(self, sites: Site | str | Iterable[Site | str]) -> tuple[Site, ...]:
         """These sites, each once; refused if the model lacks one."""
@@ -212,7 +227,8 @@ class Model:
             keep = not self._replacing
             out = self.network(new, past_key_values=cache, use_cache=keep, logits_to_keep=1)
             cache = out.past_key_values if keep else None
-            chosen = _choose(out.logits[0, -1].float().cpu(), temperature, generator)
+            logits = out.logits[0, -1, self.known_tokens].float().cpu()
+            chosen = int(self.known_tokens[_choose(logits, temperature, generator)])
             if chosen == tokenizer.eos_token_id:
                 break
             tokens = torch.cat([tokens, tokens.new_tensor([[chosen]])], dim=1)

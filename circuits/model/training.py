@@ -17,7 +17,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from circuits.corpus.batches import Batch, BatchPlan, Position, batches
 from circuits.corpus.documents import BuiltInCorpus, Corpus, Tokenizer, split_corpus
-from circuits.corpus.tokenizer import tokenizer_hash, train_tokenizer
+from circuits.corpus.tokenizer import known_tokens, tokenizer_hash, train_tokenizer
 from circuits.errors import RunError
 from circuits.model.evaluation import HeldOut, exact_entropy, held_out_loss
 from circuits.model.llama import write
@@ -187,7 +187,7 @@ def new_network(plan: ModelPlan, tokenizer: Tokenizer) -> Any:
 
     shape = plan.shape
     config: Any = LlamaConfig(
-        vocab_size=len(tokenizer),
+        vocab_size=known_tokens(tokenizer)[-1] + 1,  # numbers may have gaps
         hidden_size=shape.d_model,
         intermediate_size=shape.width,
         num_hidden_layers=shape.n_layer,

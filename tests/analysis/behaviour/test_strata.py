@@ -1,5 +1,6 @@
 """Strata: which cases are judged together, and that none is hidden by another."""
 
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from analysis.behaviour.built_in import built_in_behaviour
 from analysis.behaviour.cases import Behaviour
 from analysis.behaviour.in_model import in_model
-from analysis.behaviour.strata import frames, means, strata
+from analysis.behaviour.strata import _kinds, frames, means, strata
 from circuits.errors import BehaviourError
 from tests.support.planted_negation import planted_behaviour, planted_model
 
@@ -108,3 +109,16 @@ def test_names_that_every_behaviour_has_are_refused(name):
     cases = tuple(replace(case, strata={name: "a"}) for case in behaviour.cases)
     with pytest.raises(BehaviourError, match=f"strata are called '{name}', which every behaviour"):
         replace(behaviour, cases=cases)
+
+
+def test_last_tokens_that_read_alike_are_strata_of_their_own():
+    model = planted_model()
+    words = deepcopy(model.tokenizer)
+    words.decode = lambda tokens: "�" if tokens[0] != words.convert_tokens_to_ids("so") else ""
+    cases = in_model(named_cases(), replace(model, tokenizer=words))
+    chosen = [0, 1, 2]
+    position = torch.tensor([1, 2, 3])
+    moved = replace(cases, position=torch.cat([position, cases.position[3:]]))
+    tokens = [int(cases.tokens[row, at]) for row, at in zip(chosen, [1, 2, 3], strict=True)]
+    assert len(set(tokens)) == 3
+    assert _kinds(moved, chosen)["last token"] == model.token_texts(tokens)
