@@ -7,7 +7,6 @@ bfloat16 rounds the MLP's output to three digits, too few for statements about t
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from copy import deepcopy
@@ -24,6 +23,7 @@ from torch.nn import functional
 from circuits.algebra.bilinear import BilinearLayer, computing_dtype
 from circuits.corpus.tokenizer import known_tokens, token_texts
 from circuits.errors import ModelError, check_count, check_index
+from circuits.model.identity import fingerprint
 from circuits.model.llama import layer_of, write
 from circuits.model.site import POINTS, ReadAll, Site, as_sites, attach
 from circuits.model.transformer_lens import hooked
@@ -83,12 +83,9 @@ class Model:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of the weights, by name, in the dtype in use."""
-        digest = hashlib.sha256()
-        for name, weight in sorted(self.network.state_dict().items()):
-            digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
-            digest.update(weight.cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        """A hash of what the model is: weights in the dtype in use, the fields of its configuration
+        that compute, and its tokenizer."""
+        return fingerprint(self.network, self.tokenizer)
 
     @cached_property
     def known_tokens(self) -> Int64[Tensor, " known"]:

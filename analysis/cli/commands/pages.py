@@ -9,12 +9,11 @@ from pathlib import Path
 
 from analysis.cli.answers import Answer
 from analysis.cli.circuit_text import circuit_text, validation_text
-from analysis.cli.commands.inputs import named_text
+from analysis.cli.commands.inputs import named_text, opened_run
 from analysis.cli.demo import run_demo
 from analysis.discovery.find import verdict
 from analysis.report import write_report
 from analysis.runs.folder import RunFolder
-from analysis.runs.run import Run
 
 
 def demo(options: Namespace) -> Answer:
@@ -49,7 +48,7 @@ def demo(options: Namespace) -> Answer:
 
 def report(options: Namespace) -> Answer:
     """A run's pages."""
-    run = Run(options.run_folder, named_text(options), options.device).checked()
+    run = opened_run(options, named_text(options)).checked()
     page = write_report(run, options.out, options.single_file, seed=options.seed)
     steps = run.missing.items()
     text = [f"not made yet: {s} ({c.replace('RUN', options.run_folder)})" for s, c in steps]
