@@ -84,7 +84,7 @@ def known_tokens(tokenizer: Tokenizer) -> list[int]:
 
 def token_texts(tokenizer: Tokenizer, tokens: Iterable[int]) -> list[str]:
     """Each token as the tokenizer spells it; ``<id 517>`` for a number that stands for none."""
-    numbers = [int(token) for token in tokens]
+    numbers = list(tokens)
     spelt = tokenizer.convert_ids_to_tokens(numbers)
     known = zip(numbers, spelt, strict=True)
     return [f"<id {number}>" if text is None else str(text) for number, text in known]

@@ -98,7 +98,7 @@ class Model:
         """Each token as the tokenizer spells it, ``<id 517>`` where it has none, or its number
         where there is no tokenizer."""
         if self.tokenizer is None:
-            return [str(int(token)) for token in tokens]
+            return [str(token) for token in tokens]
         return token_texts(self.tokenizer, tokens)
 
     def check_sites(self, sites: Site | str | Iterable[Site | str]) -> tuple[Site, ...]:

@@ -46,7 +46,7 @@ def logit_effects(
             found[-1].insert(1, "side", side)
     table = pd.concat(found).rename(columns={"other": "token_number"})
     table = table.sort_values(["feature", "side", "rank"], kind="stable", ignore_index=True)
-    table.insert(3, "token", model.token_texts(table["token_number"]))
+    table.insert(3, "token", model.token_texts(table["token_number"].tolist()))
     return table
 
 

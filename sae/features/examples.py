@@ -119,7 +119,8 @@ class _Best:
 
     def result(self, model: Model) -> Examples:
         used = np.setdiff1d(self._kept["tokens"], [-1])
-        words = dict(zip(used.tolist(), model.token_texts(used), strict=True))
+        numbers = used.tolist()
+        words = dict(zip(numbers, model.token_texts(numbers), strict=True))
         kept = dict(self._kept)
         kept["values"] = np.where(kept["document"] >= 0, kept["values"], 0).astype(np.float32)
         return Examples(features=self._features, words=words, **kept)

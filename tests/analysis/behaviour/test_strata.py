@@ -122,4 +122,4 @@ def test_last_tokens_that_read_alike_are_strata_of_their_own(read):
     tokens = moved.tokens[torch.arange(len(moved)), moved.position].unique()
     assert len(tokens) == 2
     found = {each.value for each in strata(moved) if each.kind == "last token"}
-    assert found == set(model.token_texts(tokens))
+    assert found == set(model.token_texts(tokens.tolist()))

@@ -56,7 +56,7 @@ def corpus(tmp_path):
 
 def test_a_number_without_a_token_is_shown_as_such(model):
     assert model.token_texts([5, 20, ADDED, N_ROW - 1]) == ["w5", "<id 20>", "brandnew", "<id 63>"]
-    assert token_texts(model.tokenizer, torch.tensor([4, 20])) == ["w4", "<id 20>"]
+    assert token_texts(model.tokenizer, [4, 20]) == ["w4", "<id 20>"]
     assert known_tokens(model.tokenizer) == [*range(20), *range(21, ADDED + 1)]
     assert model.known_tokens.tolist() == known_tokens(model.tokenizer)
 
