@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from pathlib import Path
 
-from analysis.discovery.provenance import check_dictionaries
 from analysis.report import write_report
 from analysis.runs.run import Run
 from circuits.corpus.documents import Corpus
-from circuits.model.site import Site
-from sae.dictionary import Dictionary
 
 
 class OpenedRun(Run):
     """A `Run` that can write its report."""
-
-    @cached_property
-    def dictionaries(self) -> dict[Site, Dictionary]:
-        """The dictionaries by site; those of another model are refused."""
-        dictionaries = super().dictionaries
-        check_dictionaries(self.model, dictionaries)
-        return dictionaries
 
     def report(
         self,

@@ -86,8 +86,10 @@ def made_bilinear(
     """Writes the bilinear model; the held-out losses before and after."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    network: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).to(device)
-    tokenizer: Any = AutoTokenizer.from_pretrained(model)
+    network: Any = AutoModelForCausalLM.from_pretrained(
+        model, dtype=torch.float32, trust_remote_code=False
+    ).to(device)
+    tokenizer: Any = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     before = _loss(network, held_out, tokenizer)
     fading = _Fading()

@@ -95,12 +95,27 @@ class Dictionary(Stored):
             return Basis.from_decoder(self.decoder, self.offset, least_squares=least_squares)
         raise BasisError(f"Dictionary.basis: no reader '{reader}'. Ask for 'pinv' or 'encoder'.")
 
+    @property
+    def trained_on(self) -> str | None:
+        """The hash of the model that it was trained on, where its files say."""
+        made_of = self.notes.get("activations")
+        model = made_of.get("model") if isinstance(made_of, dict) else None
+        return model if isinstance(model, str) else None
+
     def site_in(self, model: Model, needed_by: str) -> Site:
-        """Its site in a model; refused where the model has another width or no such layer."""
+        """Its site in a model; refused where it was trained on another model, or does not fit."""
         if self.d_model != model.d_model:
             raise DictionaryError(
                 f"{needed_by}: {self} is for activations of {self.d_model}, and the model's have "
                 f"{model.d_model}. Load the model that it was trained on."
+            )
+        trained_on = self.trained_on
+        if trained_on is not None and trained_on != model.fingerprint:
+            raise DictionaryError(
+                f"{needed_by}: {self} was trained on a model of hash {trained_on[:12]}…, and "
+                f"this one has {model.fingerprint[:12]}…, so it is of other weights, another "
+                f"configuration or tokenizer. Load the model that it was trained on, or train a "
+                f"dictionary of this one."
             )
         return model.check_sites(self.known_site(needed_by))[0]
 
@@ -113,7 +128,7 @@ class Dictionary(Stored):
             made = self.reconstruct(x)
             return made + (x.to(self.dtype) - made) if error else made
 
-        with model.replaced({self.known_site("Dictionary.spliced"): function}):
+        with model.replaced({self.site_in(model, "Dictionary.spliced"): function}):
             yield model
 
     def measured(self, activations: Iterable[Tensor]) -> Dictionary:

@@ -11,7 +11,7 @@ import torch
 from circuits.errors import DictionaryError
 from circuits.model.loading import chosen_device
 from circuits.model.site import Site
-from circuits.storage.hub import hub_place, model_folder
+from circuits.storage.hub import how_to_ask, hub_place, model_folder
 from sae.dictionary import Dictionary
 from sae.formats import folders
 
@@ -19,13 +19,16 @@ from sae.formats import folders
 def load_dictionary(
     path: str | Path, *, site: Site | str | None = None, device: torch.device | str | None = None
 ) -> Dictionary:
-    """The dictionary in a folder, local or on the hub (``owner/name/folder``), in any known layout.
+    """The dictionary in a folder, local or on the hub (``hub:owner/name/folder``), in any known
+    layout.
 
     ``site`` is where it was trained, if its files do not say so. Without ``device`` it goes to the
     GPU if there is one.
     """
-    place = None if isinstance(path, str) and Path(path).exists() else hub_place(path)
+    place = hub_place(path)
     folder = Path(path).expanduser() if place is None else model_folder(*place)
+    if not folder.exists():
+        raise DictionaryError(f"{folder}: no such folder. {how_to_ask(path)}")
     stored = folders.read(folder)
     given = Site.parse(site) if isinstance(site, str) else site
     parts = {**vars(stored), "site": given or stored.site}

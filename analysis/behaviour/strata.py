@@ -7,6 +7,7 @@ asked of every stratum with enough cases, and the worst one decides.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -95,6 +96,17 @@ def _kinds(cases: ModelCases, chosen: list[int]) -> dict[str, list[str]]:
         for kind in cases.behaviour.cases[0].strata
     }
     tokens = cases.tokens[chosen, cases.position[chosen]].tolist()
-    tokenizer = cases.model.words("strata")
-    known["last token"] = [tokenizer.decode([token]).strip() or repr(token) for token in tokens]
+    known["last token"] = _readable(cases, tokens)
     return known
+
+
+def _readable(cases: ModelCases, tokens: list[int]) -> list[str]:
+    """Each token as it reads in a text; as the tokenizer spells it where nothing is to be seen, or
+    where another of them reads the same, as two halves of characters do."""
+    tokenizer, unlike = cases.model.words("strata"), sorted(set(tokens))
+    read = {token: tokenizer.decode([token]).strip() for token in unlike}
+    shared = Counter(read.values())
+    for token, spelt in zip(unlike, cases.model.token_texts(unlike), strict=True):
+        if not read[token] or shared[read[token]] > 1:
+            read[token] = spelt
+    return [read[token] for token in tokens]

@@ -15,13 +15,13 @@ _Parser = argparse.ArgumentParser
 
 _DEVICE = "  --device                    cpu or cuda (default: a GPU where there is one)"
 _TEXT = f"""\
-  --text PATH                 file, folder or hub data set (default: the built-in stories)
+  --text PATH                 file, folder or hub:owner/name (default: the built-in stories)
   --column                    the column of the text, if it is not called text
 {_DEVICE}"""
 _WAIT = "  --no-wait flag              fail at once if another command works in the run"
 _MODEL = """\
-  model MODEL                 a run's or model's folder, or hub name
-  --tokenizer FOLDER          folder or hub name, in place of the model's own"""
+  model MODEL                 a run's or model's folder, or hub:owner/name
+  --tokenizer FOLDER          folder or hub:owner/name, in place of the model's own"""
 
 # A command's name and help, its description, an example, and, indented, its options: the name, a
 # type, choices or what the value is called, "..." where there may be several, and the default.
@@ -95,7 +95,7 @@ example: circuits sae train runs/stories --sites mlp_in@0 mlp_out@0 --k 8
 sae info: sites, sizes, how they were trained, how often features are active
 Describes the dictionaries of a run, or one dictionary.
 example: circuits sae info runs/stories
-  where RUN                   a run's or dictionary's folder, or hub name
+  where RUN                   a run's or dictionary's folder, or hub:owner/name/folder
 
 sae quality: what is lost with a dictionary in place of its site, with controls
 Measures every dictionary of a run on text it was not trained on: reconstruction, loss, and how
@@ -216,7 +216,7 @@ layer writes, and prints what was measured beside its control. Drops are shares 
 images.
 example: circuits digits --data mnist.npz --pictures eigenvectors.png
   --data PATH                 an .npz with x_train, y_train, x_test, y_test, a folder of IDX \
-files, or a hub data set (default: scikit-learn's digits)
+files, or hub:owner/name (default: scikit-learn's digits)
   --seed int = 0              of everything
   --pictures either FILE      write eigenvectors as a PNG
   --force flag                overwrite a FILE that is no such picture

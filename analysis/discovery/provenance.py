@@ -15,13 +15,11 @@ def check_dictionaries(model: Model, dictionaries: Mapping[Site, Dictionary]) ->
     """Refuse dictionaries that were trained on another model or elsewhere in it."""
     faults = []
     for site, dictionary in dictionaries.items():
-        made_of = dictionary.notes.get("activations")
-        trained_on = made_of.get("model") if isinstance(made_of, dict) else None
         if dictionary.site not in (None, site):
             faults.append(f"that of {site} was trained at {dictionary.site}")
         if dictionary.d_model != model.d_model:
             faults.append(f"{site} is for activations of {dictionary.d_model}, not {model.d_model}")
-        elif trained_on is not None and trained_on != model.fingerprint:
+        elif (trained_on := dictionary.trained_on) not in (None, model.fingerprint):
             faults.append(
                 f"{site} was trained on a model of hash {str(trained_on)[:12]}…, and this one has "
                 f"{model.fingerprint[:12]}…"

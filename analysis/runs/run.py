@@ -85,9 +85,11 @@ class Run:
 
     @cached_property
     def dictionaries(self) -> dict[Site, Dictionary]:
-        """The dictionaries by site, in the model's order."""
+        """The dictionaries by site, in the model's order; those of another model are refused."""
         self._check_dictionaries()
-        return load_dictionaries(self.folder.path, device=self.device)
+        dictionaries = load_dictionaries(self.folder.path, device=self.device)
+        check_dictionaries(self.model, dictionaries)
+        return dictionaries
 
     @cached_property
     def text(self) -> Corpus | None:
@@ -206,8 +208,7 @@ class Run:
 
     def checked(self) -> Run:
         """The same, read in full: whatever in it is damaged or of another run is refused."""
-        self._check_dictionaries()
-        _ = self.found, self.curves, self.tables, self.images
+        _ = self.dictionaries, self.found, self.curves, self.tables, self.images
         for name, (step, state) in states(self.folder.path).items():
             if state is State.MISSING:
                 self.marks[name] = f"removed since the step '{step}' made it"

@@ -2,7 +2,7 @@
 
 A `Corpus` is a numbered run of documents that gives the same text for the same number every time;
 shuffling and resuming build on that (``circuits.corpus.batches``). The network is used only for a
-name of the form ``owner/name`` that is not a path on this machine.
+name that is written ``hub:owner/name``.
 
 >>> built_in(seed=0).documents(0, 1)[0].split(" . ")[0]
 'one afternoon mia ran around the forest'
@@ -27,7 +27,7 @@ from circuits.corpus.stories.generator import BLOCK, Stories, StoryGenerator
 from circuits.corpus.stories.grammar import Grammar
 from circuits.errors import CorpusError
 from circuits.storage.files import content_hash
-from circuits.storage.hub import is_hub_name
+from circuits.storage.hub import how_to_ask, hub_name
 
 N_HELD_OUT = 2000
 """Documents at the start of a corpus that are held out: this many, or 5 % of a small corpus."""
@@ -263,28 +263,25 @@ def split_corpus(corpus: Corpus) -> tuple[Corpus, Corpus | None]:
 
 
 def open_corpus(where: str | Path, *, column: str | None = None, split: str = "train") -> Corpus:
-    """The documents of a file, a folder, a ``save_to_disk`` folder, or a data set of the hub.
+    """The documents of a file, a folder, a ``save_to_disk`` folder, or a data set of the hub, which
+    is written ``hub:owner/name``.
 
     Files are .txt (documents separated by ``<|endoftext|>`` or else by blank lines), .jsonl and
     .parquet (``column`` holds the text; without it ``text``, or the only column of strings).
     """
     if not str(where):
-        raise CorpusError("an empty path: name a file, a folder, or a data set of the hub.")
+        raise CorpusError("an empty path: name a file, a folder, or a data set: hub:owner/name.")
+    if (name := hub_name(where)) is not None:
+        revision, chosen, rows = hub_stream(name, column, split)
+        return HubCorpus(name, revision, split, chosen, rows)
     path = Path(where).expanduser()
     if is_saved(path):
         return TextCorpus(*read_saved(path, column, split))
-    if path.exists():
-        files = data_files(path)
-        texts, columns = read_texts(files, column, alone=not path.is_dir())
-        return TextCorpus(texts, files, columns)
-    if not is_hub_name(where):
-        raise CorpusError(
-            f"'{where}': no such file or folder, and not the form 'owner/name' of a data set on "
-            f"the Hugging Face hub. Check the path, or name the data set with its owner."
-        )
-    name = str(where)
-    revision, chosen, rows = hub_stream(name, column, split)
-    return HubCorpus(name, revision, split, chosen, rows)
+    if not path.exists():
+        raise CorpusError(f"'{where}': no such file or folder. {how_to_ask(where)}")
+    files = data_files(path)
+    texts, columns = read_texts(files, column, alone=not path.is_dir())
+    return TextCorpus(texts, files, columns)
 
 
 def _digest(*parts: object) -> str:

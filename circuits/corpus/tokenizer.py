@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from hashlib import sha256
 from itertools import takewhile
 from typing import Any, Literal
@@ -10,6 +11,8 @@ from typing import Any, Literal
 from circuits.corpus.documents import Corpus, Tokenizer
 from circuits.errors import CorpusError
 
+_NOT_SPLITTING = ("version", "truncation", "padding", "decoder")
+_SAMPLE = "It's 1,024 words:  don't  STOP\n\tnaïve 文字 <s>"  # where a tokenizer cannot be read
 _SPECIAL = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>", "unk_token": "<unk>"}
 
 
@@ -73,8 +76,29 @@ def _pieces(n_words: int) -> tuple[Any, Any]:
     )
 
 
+def known_tokens(tokenizer: Tokenizer) -> list[int]:
+    """The numbers that stand for a token, in order: a vocabulary may have gaps, and an embedding
+    more rows than it has tokens."""
+    return sorted(set(tokenizer.get_vocab().values()))
+
+
+def token_texts(tokenizer: Tokenizer, tokens: Iterable[int]) -> list[str]:
+    """Each token as the tokenizer spells it; ``<id 517>`` for a number that stands for none."""
+    numbers = list(tokens)
+    spelt = tokenizer.convert_ids_to_tokens(numbers)
+    known = zip(numbers, spelt, strict=True)
+    return [f"<id {number}>" if text is None else str(text) for number, text in known]
+
+
 def tokenizer_hash(tokenizer: Tokenizer) -> str:
-    """A hash of everything that decides how text is split, where the tokenizer can state it."""
+    """A hash of everything that decides which tokens a text becomes, where the tokenizer can state
+    it; how it was last asked to pad or cut, and how it joins tokens to text, does not count."""
     fast = getattr(tokenizer, "backend_tokenizer", None)
-    spelt = fast.to_str() if fast is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
-    return sha256(spelt.encode()).hexdigest()
+    if fast is not None:
+        stated = json.loads(fast.to_str())
+        decides = {name: part for name, part in stated.items() if name not in _NOT_SPLITTING}
+    else:
+        decides = {"vocabulary": tokenizer.get_vocab(), "sample": tokenizer(_SAMPLE)["input_ids"]}
+    marks = [getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "unk")]
+    decides |= {"marks": marks, "whole": bool(getattr(tokenizer, "split_special_tokens", False))}
+    return sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()

@@ -20,11 +20,14 @@ from torch import Tensor
 from circuits.algebra.bilinear import BilinearLayer
 from circuits.errors import ModelError
 from circuits.model.site import POINTS, Site, attach
-from circuits.model.weights import check_state
+from circuits.model.weights import check_state, refuse_code
 
 _LAYER = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 # unknown to some families' configurations: head_dim is read anyway, the others change nothing
 _HARMLESS = {"head_dim", "pretraining_tp", "transformers.js_config", "unsloth_version"}
+# how a layer is run, not what it computes; a name with a slash would fetch code from the hub
+_HOW_RUN = {f"{_}{part}_implementation" for _ in ("", "_") for part in ("attn", "experts")}
+_HOW_RUN |= {f"_{part}_implementation_internal" for part in ("attn", "experts")}
 _TWIN = {"silu": "SwiGLU", "gelu": "GEGLU", "relu": "ReGLU"}
 
 
@@ -53,12 +56,13 @@ def build(where: Path, config: Mapping[str, Any], state: dict[str, Tensor]) -> A
     """The network of a configuration with these weights, in float32 and without gradients."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    fields = dict(config)
+    fields = {name: value for name, value in config.items() if name not in _HOW_RUN}
     try:
         kind = fields.pop("model_type")
         parsed, known = AutoConfig.for_model(kind, **fields), AutoConfig.for_model(kind)
         with torch.random.fork_rng(devices=[]):  # the initial weights are replaced below
-            network: Any = AutoModelForCausalLM.from_config(parsed, dtype=torch.float32)
+            auto: Any = AutoModelForCausalLM  # untyped in transformers
+            network = auto.from_config(parsed, dtype=torch.float32, trust_remote_code=False)
     except Exception as error:  # each library raises its own kind
         raise ModelError(
             f"{where / 'config.json'}: transformers cannot build a language model from it "
@@ -214,9 +218,11 @@ def read_tokenizer(folder: Path, n_token: int, *, required: bool) -> Any | None:
         if required:
             raise ModelError(f"{folder}: holds no tokenizer ({', '.join(files)}).")
         return None
+    refuse_code(folder)
     try:
-        load: Any = AutoTokenizer.from_pretrained
-        tokenizer = load(str(folder), local_files_only=True)
+        auto: Any = AutoTokenizer  # untyped in transformers
+        where = str(folder)
+        tokenizer = auto.from_pretrained(where, local_files_only=True, trust_remote_code=False)
     except Exception as error:
         raise ModelError(
             f"{folder}: its tokenizer cannot be read ({_in_short(error)}). Save it again with "

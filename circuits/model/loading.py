@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 
-from circuits.errors import TensorError, first_line
+from circuits.errors import ModelError, TensorError, first_line
 from circuits.model.llama import build, check_activation, check_bilinear, read_tokenizer
 from circuits.model.model import Model
 from circuits.model.published import check_published, convert, is_published
 from circuits.model.weights import read_config, read_weights
-from circuits.storage.hub import is_hub_name, model_folder
+from circuits.storage.hub import how_to_ask, hub_place, model_folder
 
 
 def load_model(
@@ -22,11 +22,11 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
 ) -> Model:
-    """The model in a folder or of a hub name, in the Hugging Face Llama format or the layout of the
-    paper's checkpoints; refused if it is not bilinear.
+    """The model in a folder or on the hub (``hub:owner/name``), in the Hugging Face Llama format or
+    the layout of the paper's checkpoints; refused if it is not bilinear or needs code of its own.
 
-    ``tokenizer`` is a folder or hub name to use instead of the model's own. Without ``device`` the
-    model goes to the GPU where there is one.
+    ``tokenizer`` is a folder or ``hub:owner/name`` to use instead of the model's own. Without
+    ``device`` the model goes to the GPU where there is one.
     """
     folder = _local(path)
     config = read_config(folder)
@@ -87,4 +87,10 @@ def chosen_device(device: torch.device | str | None) -> torch.device:
 
 
 def _local(path: str | Path) -> Path:
-    return model_folder(str(path)) if is_hub_name(path) else Path(path).expanduser()
+    """The folder of a path, or of a name on the hub once it is fetched."""
+    if (place := hub_place(path)) is not None:
+        return model_folder(*place)
+    folder = Path(path).expanduser()
+    if not folder.exists():
+        raise ModelError(f"{folder}: no such folder. {how_to_ask(path)}")
+    return folder

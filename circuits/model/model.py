@@ -7,7 +7,6 @@ bfloat16 rounds the MLP's output to three digits, too few for statements about t
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from copy import deepcopy
@@ -22,7 +21,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from circuits.algebra.bilinear import BilinearLayer, computing_dtype
+from circuits.corpus.tokenizer import known_tokens, token_texts
 from circuits.errors import ModelError, check_count, check_index
+from circuits.model.identity import fingerprint
 from circuits.model.llama import layer_of, write
 from circuits.model.site import POINTS, ReadAll, Site, as_sites, attach
 from circuits.model.transformer_lens import hooked
@@ -32,7 +33,7 @@ _ROWS = 4096  # tokens whose logits a loss holds at a time
 
 
 # short names in published configurations, and the tokenizer on the hub that they stand for
-_TOKENIZERS = {"ts-4096": "tdooms/ts-tokenizer-4096"}
+_TOKENIZERS = {"ts-4096": "hub:tdooms/ts-tokenizer-4096"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,12 +83,23 @@ class Model:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of the weights, by name, in the dtype in use."""
-        digest = hashlib.sha256()
-        for name, weight in sorted(self.network.state_dict().items()):
-            digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
-            digest.update(weight.cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        """A hash of what the model is: weights in the dtype in use, the fields of its configuration
+        that compute, and its tokenizer."""
+        return fingerprint(self.network, self.tokenizer)
+
+    @cached_property
+    def known_tokens(self) -> Int64[Tensor, " known"]:
+        """The numbers that the tokenizer has a token for: an embedding may have more rows, which no
+        text uses. All of them where there is no tokenizer."""
+        known = range(self.n_token) if self.tokenizer is None else known_tokens(self.tokenizer)
+        return torch.tensor([*known], dtype=torch.int64, device=self.device)
+
+    def token_texts(self, tokens: Iterable[int]) -> list[str]:
+        """Each token as the tokenizer spells it, ``<id 517>`` where it has none, or its number
+        where there is no tokenizer."""
+        if self.tokenizer is None:
+            return [str(token) for token in tokens]
+        return token_texts(self.tokenizer, tokens)
 
     def check_sites(self, sites: Site | str | Iterable[Site | str]) -> tuple[Site, ...]:
         """These sites, each once; refused if the model lacks one."""
@@ -212,7 +224,8 @@ class Model:
             keep = not self._replacing
             out = self.network(new, past_key_values=cache, use_cache=keep, logits_to_keep=1)
             cache = out.past_key_values if keep else None
-            chosen = _choose(out.logits[0, -1].float().cpu(), temperature, generator)
+            logits = out.logits[0, -1, self.known_tokens].float().cpu()
+            chosen = int(self.known_tokens[_choose(logits, temperature, generator)])
             if chosen == tokenizer.eos_token_id:
                 break
             tokens = torch.cat([tokens, tokens.new_tensor([[chosen]])], dim=1)
@@ -319,7 +332,7 @@ class Model:
             known = f" (the model names '{named}')" if named else ""
             raise ModelError(
                 f"{self.path}: there is no tokenizer in this folder, which {caller} needs. "
-                f"Load it with load_model(path, tokenizer=folder or hub name){known}."
+                f"Load it with load_model(path, tokenizer=folder or hub:owner/name){known}."
             )
         return self.tokenizer
 

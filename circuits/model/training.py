@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,13 @@ from torch.nn.utils import clip_grad_norm_
 
 from circuits.corpus.batches import Batch, BatchPlan, Position, batches
 from circuits.corpus.documents import BuiltInCorpus, Corpus, Tokenizer, split_corpus
-from circuits.corpus.tokenizer import tokenizer_hash, train_tokenizer
+from circuits.corpus.tokenizer import known_tokens, tokenizer_hash, train_tokenizer
 from circuits.errors import RunError
 from circuits.model.evaluation import HeldOut, exact_entropy, held_out_loss
 from circuits.model.llama import write
 from circuits.model.loading import chosen_device
 from circuits.model.plan import ModelPlan
-from circuits.storage.files import PLAN, RESULT, read_json
+from circuits.storage.files import PLAN, RESULT, content_hash, read_json
 from circuits.storage.training_run import (
     METRICS,
     Row,
@@ -70,7 +69,8 @@ def train_model(
     """Train by a plan into a folder in the Hugging Face Llama format; an interrupted run resumes.
 
     Without a ``tokenizer`` one is made from the text: whole words for the built-in stories, pieces
-    of words for others. A finished run of the same plan and text is returned as it is.
+    of words for others. A finished run of the same plan and text is returned as it is, unless its
+    files are not those that it wrote: then it is trained anew.
     """
     out = Path(out)
     tokenizer = tokenizer or train_tokenizer(
@@ -82,7 +82,11 @@ def train_model(
         "tokenizer": tokenizer_hash(tokenizer),
     }
     files = RunFiles((out,), out / "checkpoint.safetensors", made_of)
-    if not files.finished:
+    finished = files.finished
+    if finished and not _as_written(out):
+        (out / RESULT).unlink()
+        finished = False
+    if not finished:
         ModelTraining(plan, corpus, tokenizer, device).run(files, checkpoint_every)
     return _trained(out)
 
@@ -178,7 +182,13 @@ class ModelTraining(TrainingRun):
             "held_out": measured and asdict(measured),
         }
         self.network.eval()
-        yield partial(write, self.network, self.tokenizer), result
+
+        def put(folder: Path) -> None:
+            write(self.network, self.tokenizer, folder)
+            written = sorted(path for path in folder.iterdir() if path.is_file())
+            result["files"] = {path.name: content_hash(path) for path in written}
+
+        yield put, result
 
 
 def new_network(plan: ModelPlan, tokenizer: Tokenizer) -> Any:
@@ -187,7 +197,7 @@ def new_network(plan: ModelPlan, tokenizer: Tokenizer) -> Any:
 
     shape = plan.shape
     config: Any = LlamaConfig(
-        vocab_size=len(tokenizer),
+        vocab_size=known_tokens(tokenizer)[-1] + 1,  # numbers may have gaps
         hidden_size=shape.d_model,
         intermediate_size=shape.width,
         num_hidden_layers=shape.n_layer,
@@ -218,6 +228,15 @@ def _ungate(mlp: Any, biases: bool) -> None:
     if not biases:
         mlp.gate_proj.bias.requires_grad_(False)
         mlp.down_proj.bias.requires_grad_(False)
+
+
+def _as_written(out: Path) -> bool:
+    """Whether the files of a finished run are there as its training wrote them."""
+    written = read_json(out / RESULT, RunError).get("files")
+    return isinstance(written, dict) and all(
+        (out / name).is_file() and content_hash(out / name) == hash_
+        for name, hash_ in written.items()
+    )
 
 
 def _trained(out: Path) -> Trained:

@@ -19,15 +19,16 @@ from circuits.model.llama import distance
 
 
 def hooked(path: Path, network: Any, tokenizer: Any) -> Any:
-    """A bridge over a copy of a model's network, checked on random tokens."""
+    """A bridge over copies of a model's network and tokenizer, checked on random tokens."""
     from transformer_lens.model_bridge import TransformerBridge
 
     bridge: Any = TransformerBridge.boot_transformers(
         str(path),
         hf_model=copy.deepcopy(network),
-        tokenizer=tokenizer,
+        tokenizer=copy.deepcopy(tokenizer),  # the bridge gives it marks that it lacks
         dtype=network.lm_head.weight.dtype,
         device=str(network.lm_head.weight.device),
+        trust_remote_code=False,
     )
     bridge.enable_compatibility_mode = _refusing_to_process(bridge.enable_compatibility_mode)
     bridge.process_weights = _refuse

@@ -1,5 +1,5 @@
 """A folder of weights and configuration: safetensors and JSON, and never a pickle (``.bin``,
-``.pt``), because opening one runs whatever code its author put there."""
+``.pt``) or Python of its own, because either would run whatever code its author put there."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from circuits.errors import ModelError, shorten
 from circuits.storage.files import read_json
 
+_CODE = ("auto_map", "custom_pipelines")  # fields that name Python files to import
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
@@ -22,11 +23,6 @@ def read_config(folder: Path) -> dict[str, Any]:
     if folder.is_file():
         _refuse_pickle(folder)
         raise ModelError(f"{folder}: a file. Pass the folder with its config.json and weights.")
-    if not folder.is_dir():
-        raise ModelError(
-            f"{folder}: no such folder, and not the form 'owner/name' of a model on the Hugging "
-            f"Face hub. Check the path."
-        )
     if not (folder / "config.json").exists():
         unfinished = all((folder / name).exists() for name in ("plan.json", "metrics.jsonl"))
         reason = (
@@ -37,7 +33,24 @@ def read_config(folder: Path) -> dict[str, Any]:
             "save_pretrained, train_model or a download wrote."
         )
         raise ModelError(f"{folder}: {reason}")
+    refuse_code(folder)
     return read_json(folder / "config.json", ModelError)
+
+
+def refuse_code(folder: Path) -> None:
+    """Refuse a folder whose configurations name code of its own, before a library reads them: it
+    would run that code, or ask whether it may."""
+    for path in sorted(folder.glob("*config*.json")):
+        parts: list[Any] = [read_json(path, ModelError)]
+        while parts:
+            part = parts.pop()
+            if isinstance(part, dict) and (named := [name for name in _CODE if part.get(name)]):
+                raise ModelError(
+                    f"{path}: field '{named[0]}' names code in this folder, which is never run, so "
+                    f"what it would compute is unknown. Save the model without it, in the Hugging "
+                    f"Face Llama format."
+                )
+            parts += part.values() if isinstance(part, dict) else []
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:

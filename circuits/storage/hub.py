@@ -1,5 +1,8 @@
-"""Names on the Hugging Face hub: looked up once in a thread, with a time-out of seconds, because
-the hub's client retries for minutes without a network, and a DNS look-up has no time-out."""
+"""Names on the Hugging Face hub, which is asked only for what is written ``hub:owner/name``.
+
+A name is looked up once in a thread, with a time-out of seconds, because the hub's client retries
+for minutes without a network, and a DNS look-up has no time-out.
+"""
 
 from __future__ import annotations
 
@@ -15,23 +18,38 @@ from circuits.errors import HubError, first_line
 HUB_SECONDS = 4.0
 """How long the hub may take to answer before a name is refused."""
 
+_PREFIX = "hub:"
 _PART = r"[\w-][\w.-]*"
 
 
-def is_hub_name(where: str | Path) -> bool:
-    """Whether this has the form ``owner/name`` and is not a path; the hub is not asked."""
-    return isinstance(where, str) and bool(
-        re.fullmatch(f"{_PART}/{_PART}", where) and not Path(where).exists()
-    )
-
-
 def hub_place(where: str | Path) -> tuple[str, str] | None:
-    """Name and inner folder of ``owner/name/folder/…``; None for a path, which anything below an
-    existing local folder is, even if it is mistyped."""
-    if not isinstance(where, str) or not re.fullmatch(f"{_PART}(/{_PART})+", where):
+    """Name and inner folder of ``hub:owner/name/folder/…``; None of anything else, which is a path
+    even where it does not exist. The hub is not asked."""
+    if not isinstance(where, str) or not where.startswith(_PREFIX):
         return None
-    owner, name, *inside = where.split("/")
-    return None if Path(owner).exists() else (f"{owner}/{name}", "/".join(inside))
+    named = where.removeprefix(_PREFIX)
+    if not re.fullmatch(f"{_PART}/{_PART}(/{_PART})*", named):
+        raise HubError(
+            f"'{where}' is not the name of something on the Hugging Face hub. Write hub:owner/name."
+        )
+    owner, name, *inside = named.split("/")
+    return f"{owner}/{name}", "/".join(inside)
+
+
+def hub_name(where: str | Path) -> str | None:
+    """Like `hub_place`, of what has no inner folders: ``owner/name``, or None of a path."""
+    name, inside = hub_place(where) or (None, "")
+    if inside:
+        raise HubError(f"'{where}' names a folder in '{name}', and only all of it can be read.")
+    return name
+
+
+def how_to_ask(where: str | Path) -> str:
+    """The end of a message that refuses a path which does not exist, with its hub name if it could
+    be one."""
+    if isinstance(where, str) and re.fullmatch(f"{_PART}(/{_PART})+", where):
+        return f"Check the path, or write {_PREFIX}{where} to ask the Hugging Face hub for it."
+    return "Check the path; a name on the Hugging Face hub is written hub:owner/name."
 
 
 def hub_revision(name: str, kind: Literal["model", "dataset"]) -> str:
@@ -54,9 +72,8 @@ def hub_revision(name: str, kind: Literal["model", "dataset"]) -> str:
         return str(answer["sha"])
     error = answer.get("error", TimeoutError(f"no answer in {HUB_SECONDS:g} seconds"))
     raise HubError(
-        f"'{name}' is not a file or folder here, and the Hugging Face hub cannot be asked for "
-        f"a {kind} of that name ({type(error).__name__}: {first_line(error)}). Without a network, "
-        f"pass a local copy."
+        f"the Hugging Face hub cannot be asked for a {kind} named '{name}' "
+        f"({type(error).__name__}: {first_line(error)}). Without a network, pass a local copy."
     ) from None
 
 

@@ -118,8 +118,8 @@ def card_tables(
     if dictionary.n_feature > 1:
         near = neighbours(dictionary, chosen, n=min(n, dictionary.n_feature - 1))
     effects = None
-    if model is not None and dictionary.known_site("card").point != "mlp_in":
-        effects = logit_effects(dictionary, model, chosen, n=min(n, model.n_token))
+    if model is not None and dictionary.site_in(model, "card").point != "mlp_in":
+        effects = logit_effects(dictionary, model, chosen, n=min(n, len(model.known_tokens)))
     if model is None or corpus is None:
         return CardTables(near, effects, None, 0)
     strongest = examples(

@@ -19,33 +19,34 @@ _TILE = 2**24  # numbers that are held at a time
 def logit_effects(
     dictionary: Dictionary, model: Model, features: Iterable[int] | None = None, n: int = 10
 ) -> pd.DataFrame:
-    """The tokens whose logits each feature raises and lowers most by its direct path.
+    """The tokens whose logits each feature raises and lowers most by its direct path; rows of the
+    embedding that stand for no token are left out.
 
     ``effect`` is the decoder row times the final norm's weight and the unembedding: without the
     norm's scale, which divides all effects at a token alike, and without what later layers add.
     """
-    site = dictionary.known_site("logit_effects")
+    site = dictionary.site_in(model, "logit_effects")
     if site.point == "mlp_in":
         raise ModelError(
             f"logit_effects: {site} is what an MLP reads, so its features have no direct path to a "
             f"logit. Use a dictionary of mlp_out or of the stream, or look at the MLP's "
             f"interactions between its features."
         )
-    n = check_count("logit_effects", n, model.n_token, "n")
+    known = model.known_tokens
+    n = check_count("logit_effects", n, len(known), "n")
     chosen = _chosen("logit_effects", dictionary, features)
-    reads = model.unembedding.to(dictionary.decoder)
+    reads = model.unembedding[known].to(dictionary.decoder)
     found = []
     for some in chosen.split(max(1, _TILE // len(reads))):
         effects = dictionary.decoder[some.to(dictionary.device)] @ reads.mT
         for side, sign in (("top", 1), ("bottom", -1)):
             tokens = (sign * effects).topk(n).indices
-            found.append(_rows(some, tokens.cpu(), effects.gather(1, tokens).cpu(), "effect"))
+            numbers, values = known[tokens.to(known.device)].cpu(), effects.gather(1, tokens).cpu()
+            found.append(_rows(some, numbers, values, "effect"))
             found[-1].insert(1, "side", side)
     table = pd.concat(found).rename(columns={"other": "token_number"})
     table = table.sort_values(["feature", "side", "rank"], kind="stable", ignore_index=True)
-    numbers, known = table["token_number"].tolist(), model.tokenizer
-    words = map(str, numbers) if known is None else known.convert_ids_to_tokens(numbers)
-    table.insert(3, "token", [*words])
+    table.insert(3, "token", model.token_texts(table["token_number"].tolist()))
     return table
 
 

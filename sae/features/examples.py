@@ -59,7 +59,7 @@ def examples(
 ) -> Examples:
     """For each feature (all of them unless named) its ``n`` strongest tokens in a corpus, with
     ``context`` tokens on both sides; the model reads rows of ``window`` tokens."""
-    site = dictionary.known_site("examples")
+    site = dictionary.site_in(model, "examples")
     n = check_count("examples", n, None, "n")
     chosen = range(dictionary.n_feature) if features is None else features
     listed = dict.fromkeys(check_indices("examples", chosen, dictionary.n_feature, "feature"))
@@ -119,8 +119,8 @@ class _Best:
 
     def result(self, model: Model) -> Examples:
         used = np.setdiff1d(self._kept["tokens"], [-1])
-        written = model.tokenizer.convert_ids_to_tokens(used.tolist())  # type: ignore[union-attr]
-        words = dict(zip(used.tolist(), written, strict=True))
+        numbers = used.tolist()
+        words = dict(zip(numbers, model.token_texts(numbers), strict=True))
         kept = dict(self._kept)
         kept["values"] = np.where(kept["document"] >= 0, kept["values"], 0).astype(np.float32)
         return Examples(features=self._features, words=words, **kept)

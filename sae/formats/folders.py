@@ -82,11 +82,7 @@ def is_dictionary(folder: Path) -> bool:
 def _layout(folder: Path) -> _Layout:
     """The layout of a folder, recognised by its files' names."""
     if not folder.is_dir():
-        reason = "a file: pass the folder it is in" if folder.exists() else "no such folder"
-        raise DictionaryError(
-            f"{folder}: {reason}, and not of the form 'owner/name/folder' of a dictionary on the "
-            f"Hugging Face hub. Check the path."
-        )
+        raise DictionaryError(f"{folder}: a file: pass the folder it is in.")
     names = {path.name for path in folder.iterdir()}
     if PLAN in names and RESULT not in names:
         raise DictionaryError(

@@ -72,10 +72,12 @@ def hostile_text(folder: Path, n: int = 40) -> Corpus:
     return open_corpus(path)
 
 
-def begun(folder: Path) -> tuple[Model, Corpus]:
-    """A run with a model and dictionaries alone, and the text that they were measured on."""
+def begun(folder: Path, n_spare: int = 0) -> tuple[Model, Corpus]:
+    """A run with a model and dictionaries alone, and the text that they were measured on; the
+    embedding has some spare rows that no token has."""
     (folder / "model").mkdir(parents=True)
-    write(small_network(), hostile_tokenizer(), folder / "model")
+    network = small_network(vocab_size=N_TOKEN + n_spare)
+    write(network, hostile_tokenizer(), folder / "model")
     model = load_model(folder / "model", device="cpu")
     text = hostile_text(folder)
     for seed, point in enumerate(("mlp_in", "mlp_out")):

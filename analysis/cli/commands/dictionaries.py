@@ -79,6 +79,7 @@ def _row(folder: Path, dictionary: Dictionary) -> dict[str, object]:
         "site": None if dictionary.site is None else str(dictionary.site),
         "features": dictionary.n_feature,
         "width": dictionary.d_model,
+        "trained_on": "not stated" if (of := dictionary.trained_on) is None else f"model {of[:12]}",
         "active": "by threshold" if dictionary.k is None else dictionary.k,
     }
     if (statistics := dictionary.statistics) is not None:

@@ -24,13 +24,11 @@ def planned(kind: Any, file: str | None, **given: object) -> Any:
     return replace(plan, **{name: value for name, value in given.items() if value is not None})
 
 
-def opened_run(options: Namespace) -> Run:
-    """The run with its dictionaries, and a note on those that were trained on another model."""
-    run = Run(options.run_folder, device=options.device)
-    own = run.model.fingerprint
-    for site, dictionary in run.dictionaries.items():
-        if dictionary.notes.get("activations", {}).get("model", own) != own:
-            print(f"note: {site} was trained on another model than this one", file=sys.stderr)
+def opened_run(options: Namespace, text: Corpus | None = None) -> Run:
+    """The run, whose dictionaries are loaded: those of another model are refused before any work.
+    (What does not say what it was trained on is taken as it is; `circuits sae info` lists that.)"""
+    run = Run(options.run_folder, text, options.device)
+    _ = run.dictionaries
     return run
 
 

@@ -9,12 +9,11 @@ from pathlib import Path
 
 from analysis.cli.answers import Answer, aligned
 from analysis.cli.circuit_text import circuit_text, validation_text
-from analysis.cli.commands.inputs import named_text
+from analysis.cli.commands.inputs import named_text, opened_run
 from analysis.cli.demo import run_demo
 from analysis.discovery.find import verdict
 from analysis.report import write_report
 from analysis.runs.folder import RunFolder
-from analysis.runs.run import Run
 from analysis.runs.verification import verify as verified
 from circuits.storage.manifest import State
 
@@ -62,7 +61,7 @@ def verify(options: Namespace) -> Answer:
 
 def report(options: Namespace) -> Answer:
     """A run's pages."""
-    run = Run(options.run_folder, named_text(options), options.device).checked()
+    run = opened_run(options, named_text(options)).checked()
     how = {"seed": options.seed, "force": options.force}
     page = write_report(run, options.out, options.single_file, **how)
     steps = run.missing.items()

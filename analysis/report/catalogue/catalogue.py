@@ -169,11 +169,9 @@ def _seen(found: Examples | None, n_feature: int) -> tuple[list[str], list[list[
 def _captions(run: Run, dictionary: Dictionary) -> Captions:
     if run.text is None:
         return Captions([Caption()] * dictionary.n_feature, 0)
-    tokenizer = run.model.words("captions")
     return Captions.fitted(
-        dictionary, run.model, run.text,
-        lambda token: shown(tokenizer.convert_ids_to_tokens(token)),
-    )  # fmt: skip
+        dictionary, run.model, run.text, lambda token: shown(run.model.token_texts([token])[0])
+    )
 
 
 def _examples(found: Examples, i: int, number: Mapping[int, int]) -> list[Any]:

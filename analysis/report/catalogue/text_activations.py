@@ -83,8 +83,7 @@ class TextActivations:
         reading = self.readings[number]
         counted = reading.counted[row].nonzero()[:, 0].tolist()
         around = [p for p in counted if abs(p - place) <= _CONTEXT]
-        tokens = reading.batch.tokens[row, around].tolist()
-        words = self.model.words("contexts").convert_ids_to_tokens(tokens)
+        words = self.model.token_texts(reading.batch.tokens[row, around].tolist())
         return {"tokens": [shown(word) for word in words], "place": around.index(place)}
 
     def pair(self, first: int, second: int, n: int = 4) -> tuple[float, list[dict[str, Any]]]:

@@ -94,7 +94,7 @@ def _ledger(
     second = rows["second"].where(rows["kind"] != "linear", constant)
     ends = map(frozenset, zip(rows["first"], second, strict=True))
     rows = rows.assign(**{"in circuit": [pair in circuit for pair in ends]})
-    words = model.words("a ledger").convert_ids_to_tokens(kept[1:].tolist())
+    words = model.token_texts(kept[1:].tolist())
     return {
         "label": seen(label),
         "case": case,

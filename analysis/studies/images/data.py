@@ -21,7 +21,7 @@ from torch import Tensor
 
 from analysis.studies.images.png import decoded
 from circuits.errors import ImageError, check_count, first_line, shorten
-from circuits.storage.hub import dataset_table, is_hub_name
+from circuits.storage.hub import dataset_table, how_to_ask, hub_name
 
 _KEYS = ("x_train", "y_train", "x_test", "y_test")  # of an .npz
 
@@ -87,7 +87,8 @@ class ImageData:
 
 
 def open_images(where: str | Path | None = None) -> ImageData:
-    """scikit-learn's digits, or the images of an ``.npz``, a folder of IDX files or a hub name."""
+    """scikit-learn's digits, or the images of an ``.npz``, a folder of IDX files, or of a data set
+    of the hub: ``hub:owner/name``."""
     if where is None:
         from sklearn.datasets import load_digits
 
@@ -96,16 +97,16 @@ def open_images(where: str | Path | None = None) -> ImageData:
         cut = len(x) * 4 // 5
         parts = {"x_train": x[:cut], "y_train": y[:cut], "x_test": x[cut:], "y_test": y[cut:]}
         return _checked("digits", parts)
+    if (name := hub_name(where)) is not None:
+        return _checked(name, _from_hub(name))
     path = Path(where).expanduser()
     if path.is_dir():
         return _checked(path.name, _from_idx(path))
     if path.is_file():
         return _checked(path.stem, _from_npz(path))
-    if is_hub_name(where):
-        return _checked(str(where), _from_hub(str(where)))
     raise ImageError(
-        f"'{where}': no such file or folder, and not the form 'owner/name' of a data set on the "
-        f"Hugging Face hub. Pass an .npz, a folder of IDX files, or such a name."
+        f"'{where}': no such file or folder, so there is no .npz and no IDX file to read. "
+        f"{how_to_ask(where)}"
     )
 
 

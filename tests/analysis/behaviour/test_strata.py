@@ -1,5 +1,6 @@
 """Strata: which cases are judged together, and that none is hidden by another."""
 
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -108,3 +109,17 @@ def test_names_that_every_behaviour_has_are_refused(name):
     cases = tuple(replace(case, strata={name: "a"}) for case in behaviour.cases)
     with pytest.raises(BehaviourError, match=f"strata are called '{name}', which every behaviour"):
         replace(behaviour, cases=cases)
+
+
+@pytest.mark.parametrize("read", ["", "\ufffd"])
+def test_last_tokens_that_read_alike_are_strata_of_their_own(read):
+    model = planted_model()
+    words = deepcopy(model.tokenizer)
+    words.decode = lambda _tokens: read
+    cases = in_model(named_cases(), replace(model, tokenizer=words))
+    earlier = cases.pair % 2 == 0  # half of the pairs are asked one token before the others
+    moved = replace(cases, position=cases.position - earlier.long())
+    tokens = moved.tokens[torch.arange(len(moved)), moved.position].unique()
+    assert len(tokens) == 2
+    found = {each.value for each in strata(moved) if each.kind == "last token"}
+    assert found == set(model.token_texts(tokens.tolist()))

@@ -362,23 +362,23 @@ def test_a_data_set_of_the_hub_is_its_pictures(monkeypatch):
     }
     monkeypatch.setattr("circuits.storage.hub.hub_revision", lambda name, kind: "abc")
     monkeypatch.setattr("datasets.load_dataset", lambda name, split, revision: splits[split])
-    data = open_images("owner/digits")
+    data = open_images("hub:owner/digits")
     wanted = torch.from_numpy(given["x_train"]).flatten(1).float() / 255
     assert torch.equal(data.train.pixels, wanted)
     assert data.test.labels.tolist() == given["y_test"].tolist()
     splits["train"] = hub_data(given["x_train"], given["y_train"], label="digit")
     with pytest.raises(ImageError, match="no column label; it has image, digit"):
-        open_images("owner/digits")
+        open_images("hub:owner/digits")
     splits["train"] = hub_data([np.zeros((2, 2), np.uint8), np.zeros((3, 2), np.uint8)], [0, 1])
     with pytest.raises(ImageError, match="images of sizes"):
-        open_images("owner/digits")
+        open_images("hub:owner/digits")
 
 
 def test_a_hub_that_does_not_answer_is_reported(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("circuits.storage.hub.HUB_SECONDS", 1.5)
-    with pytest.raises(HubError, match="'owner/digits' is not a file or folder here"):
-        open_images("owner/digits")
+    with pytest.raises(HubError, match="a dataset named 'owner/digits'"):
+        open_images("hub:owner/digits")
 
 
 def test_a_loss_that_diverges_is_reported(digits):

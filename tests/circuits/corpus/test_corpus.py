@@ -229,21 +229,25 @@ def test_a_hub_name_without_a_network_is_looked_up_once_and_refused(monkeypatch)
         raise OSError("no network")
 
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    with pytest.raises(HubError, match=r"not a file or folder here, and .* cannot be asked"):
-        open_corpus("owner/stories")
+    with pytest.raises(HubError, match=r"hub cannot be asked for a dataset named"):
+        open_corpus("hub:owner/stories")
     assert 1 <= len(looked_up) <= 2  # not again and again, as the hub's own client does
 
 
 def test_a_hub_that_never_answers_is_given_up_in_time(monkeypatch):
     said = r"TimeoutError: no answer in 1\.5 seconds"
     with hanging_hub(monkeypatch), pytest.raises(HubError, match=said):
-        open_corpus("owner/stories")
+        open_corpus("hub:owner/stories")
 
 
 def test_a_name_that_is_no_hub_name_never_asks_the_hub():
-    for name in ("stories.txt", "/no/such/file", "stories", "a/b/c"):
-        with pytest.raises(CorpusError, match="no such file or folder, and not the form"):
+    for name in ("stories.txt", "/no/such/file", "stories", "a/b", Path("hub:a/b")):
+        with pytest.raises(CorpusError, match=r"no such file or folder\. Check the path"):
             open_corpus(name)
+    with pytest.raises(CorpusError, match=r"or write hub:a/b to ask the Hugging Face hub for it"):
+        open_corpus("a/b")
+    with pytest.raises(HubError, match="names a folder in 'a/b', and only all of it can be read"):
+        open_corpus("hub:a/b/c")
 
 
 def test_a_stream_reads_forward_once_and_starts_over_to_go_back(monkeypatch):
@@ -252,7 +256,7 @@ def test_a_stream_reads_forward_once_and_starts_over_to_go_back(monkeypatch):
     rows = Dataset.from_dict({"id": list(range(9)), "text": [f"story {i}" for i in range(9)]})
     monkeypatch.setattr("circuits.corpus.readers.hub_revision", lambda _name, _kind: "abc")
     monkeypatch.setattr("datasets.load_dataset", lambda *_a, **_k: rows.to_iterable_dataset())
-    corpus = open_corpus("owner/stories")
+    corpus = open_corpus("hub:owner/stories")
     assert corpus.n_documents is None
     assert corpus.documents(0, 2) == ["story 0", "story 1"]
     assert corpus.documents(2, 4) == ["story 2", "story 3"]
@@ -262,7 +266,7 @@ def test_a_stream_reads_forward_once_and_starts_over_to_go_back(monkeypatch):
     assert corpus.part(2).documents(0, 1) == ["story 2"]
     rows = Dataset.from_dict({"text": ["a", None]})
     with pytest.raises(CorpusError, match="column 'text' has rows without text"):
-        open_corpus("owner/stories").documents(0, 2)
+        open_corpus("hub:owner/stories").documents(0, 2)
 
 
 # -- tokenizers ----------------------------------------------------------------------------------

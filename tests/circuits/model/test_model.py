@@ -333,7 +333,6 @@ def test_configurations_that_do_not_fit_the_weights_are_refused(folder, tmp_path
         ),
         "max_position_embeddings": (0, "max_position_embeddings is 0, so no row of tokens fits"),
         "atention_bias": (True, "unknown field atention_bias: LlamaConfig would ignore it"),
-        "auto_map": ({"AutoModel": "mine.Mine"}, "unknown field auto_map"),
     }
     for field, (value, said) in wrong.items():
         with pytest.raises(ModelError, match=said) as refused:
@@ -461,7 +460,7 @@ model.generate("w5 w6")
 model.hooked.run_with_cache(model.tokens("w5"))
 assert not looked_up
 try:
-    load_model("owner/name")
+    load_model("hub:owner/name")
 except HubError as error:
     print(len(looked_up), error)
 """
@@ -473,19 +472,39 @@ def test_everything_but_a_hub_name_works_without_a_network(folder):
     )
     n_looked_up, said = done.stdout.strip().split(" ", 1)
     assert 1 <= int(n_looked_up) <= 2  # not again and again, as the hub's own client does
-    assert "'owner/name' is not a file or folder here, and the Hugging Face hub cannot be" in said
+    assert "the Hugging Face hub cannot be asked for a model named 'owner/name' (" in said
 
 
 def test_a_hub_that_never_answers_is_given_up_in_time(monkeypatch):
     with hanging_hub(monkeypatch), pytest.raises(HubError, match=r"no answer in 1\.5 seconds"):
-        load_model("owner/name")
+        load_model("hub:owner/name")
 
 
 def test_a_path_is_never_looked_up_on_the_hub():
     assert issubclass(HubError, OSError)
-    for path in (Path("owner/name"), "/owner/name", "owner", "a/b/c"):
+    for path in (Path("owner/name"), "/owner/name", "owner", "owner/name", Path("hub:a/b")):
         with pytest.raises(ModelError, match="no such folder"):
             load_model(path)
+    with pytest.raises(ModelError, match=r"write hub:runs/stories to ask the Hugging Face hub"):
+        load_model("runs/stories")
+    for name in ("hub:", "hub:name", "hub:a/", "hub:../a", "hub:a/../b", "hub:/etc/passwd"):
+        with pytest.raises(HubError, match="not the name of something on the Hugging Face hub"):
+            load_model(name)
+
+
+def test_a_model_on_the_hub_is_read_from_its_download(folder, monkeypatch):
+    asked = []
+    monkeypatch.setattr("circuits.storage.hub.hub_revision", lambda _name, _kind: "abc")
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download", lambda *a, **k: asked.append((a, k)) or str(folder)
+    )
+    model = load_model("hub:owner/name", tokenizer="hub:owner/words", device="cpu")
+    assert model.path == folder
+    assert [(name, how["revision"]) for (name,), how in asked] == [
+        ("owner/name", "abc"),
+        ("owner/words", "abc"),
+    ]
+    assert not any("py" in kind or "bin" in kind for _, k in asked for kind in k["allow_patterns"])
 
 
 def test_the_bridge_is_not_made_of_a_model_that_is_replaced(folder):

@@ -75,7 +75,7 @@ def test_a_converted_model_saves_as_a_llama_model(tmp_path):
 
 def test_a_published_model_takes_a_tokenizer_from_elsewhere(tmp_path):
     folder = published_folder(tmp_path / "published")
-    with pytest.raises(ModelError, match=r"the model names 'tdooms/ts-tokenizer-4096'"):
+    with pytest.raises(ModelError, match=r"the model names 'hub:tdooms/ts-tokenizer-4096'"):
         load_model(folder, device="cpu").tokens("w5")
     small_tokenizer().save_pretrained(tmp_path / "words")
     model = load_model(folder, tokenizer=tmp_path / "words", device="cpu")

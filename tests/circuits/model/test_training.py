@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from contextlib import suppress
 from dataclasses import replace
@@ -11,7 +12,7 @@ from pathlib import Path
 import jaxtyping
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from circuits.corpus import built_in, open_corpus
 from circuits.corpus.batches import BatchPlan
@@ -476,3 +477,31 @@ def test_a_folder_beside_the_model_is_none_of_its_files(corpus, tmp_path):
     (tmp_path / "out" / "notes").mkdir()
     assert {path.name for path in trained.files} >= {"config.json", "model.safetensors"}
     assert all(path.is_file() for path in trained.files)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def exchanged(path: Path) -> None:
+    state = load_file(path)
+    save_file({name: weight + 1 for name, weight in state.items()}, path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("spoil", [Path.unlink, cut, exchanged])
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+def test_a_finished_run_whose_files_are_not_its_own_is_trained_anew(
+    spoil, name, unbroken, corpus, tmp_path
+):
+    if spoil is exchanged and name != "model.safetensors":
+        pytest.skip("only weights are exchanged")
+    folder = Path(shutil.copytree(unbroken.folder, tmp_path / "out"))
+    spoil(folder / name)
+    again = train_model(PLAN, corpus, folder, device="cpu")
+    assert replace(again, folder=unbroken.folder, seconds=unbroken.seconds) == unbroken
+    for path in unbroken.files:
+        assert (folder / path.name).read_bytes() == path.read_bytes()
+    assert metrics(folder) == metrics(unbroken.folder)
+    assert load_model(folder, device="cpu").fingerprint == (
+        load_model(unbroken.folder, device="cpu").fingerprint
+    )

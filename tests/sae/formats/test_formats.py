@@ -296,19 +296,21 @@ def test_a_name_on_the_hub_is_fetched_folder_by_folder(tmp_path, monkeypatch):
     monkeypatch.setattr("circuits.storage.hub.hub_revision", lambda _name, _kind: "abc")
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
     small_dictionary().save(tmp_path / "deep" / "folder")
-    found = load_dictionary("owner/scope/deep/folder", device="cpu")
+    found = load_dictionary("hub:owner/scope/deep/folder", device="cpu")
     assert found.site == Site("mlp_in", 0)
     assert (asked["name"], asked["revision"]) == ("owner/scope", "abc")
     assert "deep/folder/*.safetensors" in asked["allow_patterns"]
     assert not any(pattern.endswith((".pt", ".bin", ".py")) for pattern in asked["allow_patterns"])
     with pytest.raises(HubError, match="'owner/scope' on the hub has no folder 'other'"):
-        load_dictionary("owner/scope/other")
+        load_dictionary("hub:owner/scope/other")
 
 
 def test_a_mistyped_path_below_a_folder_is_not_asked_of_the_hub(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
-    with pytest.raises(DictionaryError, match="runs/stories/saes: no such folder, and not of the"):
+    with pytest.raises(
+        DictionaryError, match=r"runs/stories/saes: no such folder\. .* write hub:runs"
+    ):
         load_dictionary("runs/stories/saes")
 
 

@@ -493,8 +493,12 @@ def test_quality_says_when_the_model_or_the_text_are_not_what_they_should_be(
     text = tmp_path / "few.txt"
     text.write_text("\n\n".join(["the cake was good so mia felt happy ."] * 8))
     command = ["sae", "quality", str(tmp_path), "--json", "--text", str(text), "--device", "cpu"]
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert all(f"{site} was trained on a model of hash" in said for site in SITES)
+    shutil.rmtree(tmp_path / "model")
+    shutil.copytree(model_folder, tmp_path / "model")
     assert main(command) == 0
     printed = capsys.readouterr()
-    assert all(f"note: {site} was trained on another model" in printed.err for site in SITES)
     assert "too few documents to hold any out" in printed.err
     assert {row["n_documents"] for row in json.loads(printed.out).values()} <= set(range(1, 9))

@@ -1,0 +1,60 @@
+"""What makes a model the one that it is: its weights, the fields of its configuration that compute,
+and its tokenizer. The same model in another folder, or saved and loaded again, is the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import torch
+
+from circuits.corpus.tokenizer import tokenizer_hash
+
+# every other field counts, those of families not yet known among them
+_NOT_COMPUTING = {
+    # names, and how the model is stored or run
+    "architectures", "dtype", "torch_dtype", "transformers_version", "_name_or_path",
+    "name_or_path", "id2label", "label2id", "problem_type", "output_attentions",
+    "output_hidden_states",
+    "return_dict", "use_cache", "is_encoder_decoder", "chunk_size_feed_forward", "pretraining_tp",
+    "transformers.js_config", "unsloth_version",
+    # of training alone
+    "initializer_range", "attention_dropout", "hidden_dropout", "embd_pdrop", "resid_pdrop",
+    # the tokenizer's numbers count, these are copies for generation
+    "bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "decoder_start_token_id",
+}  # fmt: skip
+
+
+def fingerprint(network: Any, tokenizer: Any | None) -> str:
+    """A hash of the weights, by name and in the dtype in use, of what the configuration computes
+    with them, and of the tokenizer where there is one."""
+    words = None if tokenizer is None else tokenizer_hash(tokenizer)
+    stated = json.dumps([computing_fields(network.config), words], sort_keys=True, default=str)
+    digest = hashlib.sha256(stated.encode())
+    for name, weight in sorted(network.state_dict().items()):
+        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
+        digest.update(weight.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def computing_fields(config: Any) -> dict[str, Any]:
+    """The fields that decide what a network computes, where they are not their family's defaults:
+    a field that a later transformers adds is at its default in every model made before."""
+    default = type(config)().to_dict()
+    fields = {
+        name: _plain(value)
+        for name, value in config.to_dict().items()
+        if name not in _NOT_COMPUTING and value != default.get(name)
+    }
+    return {"model_type": config.model_type, **fields}
+
+
+def _plain(value: Any) -> Any:
+    """The same for 10000 and 10000.0, which a file may hold for one another."""
+    if isinstance(value, dict):
+        return {str(name): _plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return float(value) if whole else value
