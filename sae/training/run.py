@@ -21,12 +21,11 @@ from circuits.errors import DictionaryError
 from circuits.model.loading import chosen_device
 from circuits.model.model import Model
 from circuits.model.site import Site
+from circuits.storage.checkpoint import optimizer_state, restore_optimizer
 from circuits.storage.training_run import (
     Row,
     RunFiles,
     TrainingRun,
-    optimizer_state,
-    restore_optimizer,
 )
 from sae.dictionary import Dictionary
 from sae.formats.folders import write
@@ -91,7 +90,7 @@ def train_on(
 class DictionaryTraining(TrainingRun):
     """The autoencoders of several sites in training, and their place in the text."""
 
-    doing, shown = "training dictionaries", "fvu"
+    doing, shown, fault = "training dictionaries", "fvu", DictionaryError
     packages = ("torch", "bilinear-circuits")
     plan: TrainingPlan
 
@@ -190,11 +189,8 @@ class DictionaryTraining(TrainingRun):
         if not (finite and math.isfinite(row["loss"])):
             what, remedy = "the activations hold NaN or infinity", "Look at the model and its text."
             if finite:
-                what, remedy = "the loss is no longer finite", "Lower the learning rate."
-            kept = f"the checkpoint before it, {checkpoint}, is kept"
-            if not checkpoint.exists():
-                kept = "no checkpoint had been written yet"
-            raise DictionaryError(f"step {row['step']}, site {site}: {what}; {kept}. {remedy}")
+                what, remedy = "the loss is no longer finite", self.slower
+            self.stop(f"step {row['step']}, site {site}", what, remedy, checkpoint)
         if self._log is not None:
             self._log(str(site), row)
 

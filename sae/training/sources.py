@@ -152,12 +152,16 @@ class TensorActivations(Activations):
 
     @property
     def made_of(self) -> dict[str, Any]:
-        """A hash of the first item."""
+        """A hash of all items, which one pass over them computes."""
+        return {"tensors": self._hash}
+
+    @cached_property
+    def _hash(self) -> str:
         digest = hashlib.sha256()
-        for site, tensor in self._first.items():
+        for site, tensor in (pair for item in self._begun() for pair in item.items()):
             digest.update(f"{site} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-        return {"tensors": digest.hexdigest()}
+            digest.update(memoryview(tensor.detach().float().cpu().contiguous().numpy()))
+        return digest.hexdigest()
 
     def chunks(self, after: dict[str, int] | None = None) -> Iterator[Chunk]:
         """A chunk for each item, pass after pass."""
