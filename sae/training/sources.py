@@ -160,7 +160,7 @@ class TensorActivations(Activations):
         digest = hashlib.sha256()
         for site, tensor in (pair for item in self._begun() for pair in item.items()):
             digest.update(f"{site} {tuple(tensor.shape)}".encode())
-            digest.update(memoryview(tensor.detach().float().cpu().contiguous().numpy()))
+            digest.update(tensor.detach().float().cpu().contiguous().numpy().data)
         return digest.hexdigest()
 
     def chunks(self, after: dict[str, int] | None = None) -> Iterator[Chunk]:
