@@ -8,6 +8,7 @@ from pathlib import Path
 from analysis.discovery.provenance import check_dictionaries
 from analysis.report import write_report
 from analysis.runs.run import Run
+from circuits.arguments import checked
 from circuits.corpus.documents import Corpus
 from circuits.model.site import Site
 from sae.dictionary import Dictionary
@@ -32,6 +33,7 @@ class OpenedRun(Run):
         return write_report(now, out, single_file, seed=seed)
 
 
+@checked
 def open_run(
     folder: str | Path, *, text: Corpus | None = None, device: str | None = None
 ) -> OpenedRun:

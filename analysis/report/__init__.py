@@ -21,12 +21,14 @@ from analysis.report.pages.low_rank import low_rank_page
 from analysis.report.pages.overview import overview
 from analysis.report.writing import Report, check_target
 from analysis.runs.run import Run
+from circuits.arguments import checked
 from circuits.corpus.documents import Corpus
 from circuits.storage.progress import progress
 
 __all__ = ["report_of", "write_report"]
 
 
+@checked
 @torch.no_grad()
 def write_report(
     run: str | Path | Run,

@@ -22,7 +22,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from circuits.algebra.bilinear import BilinearLayer, computing_dtype
-from circuits.errors import ModelError, check_count, check_index
+from circuits.arguments import checked
+from circuits.errors import ModelError, check_count, check_index, check_width
 from circuits.model.llama import layer_of, write
 from circuits.model.site import POINTS, ReadAll, Site, as_sites, attach
 from circuits.model.transformer_lens import hooked
@@ -35,6 +36,7 @@ _ROWS = 4096  # tokens whose logits a loss holds at a time
 _TOKENIZERS = {"ts-4096": "tdooms/ts-tokenizer-4096"}
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Model:
     """A running bilinear transformer. Its weights never change, and its hooks leave no trace."""
@@ -119,6 +121,7 @@ class Model:
 
     def scale(self, resid_mid: Float[Tensor, "*batch model"]) -> Float[Tensor, "*batch"]:
         """What the norm before an MLP divides each token by: the root of its mean square."""
+        check_width("Model.scale", resid_mid, self.d_model, "activations")
         mean_square = resid_mid.to(computing_dtype(resid_mid)).square().mean(-1)
         return (mean_square + float(self.network.config.rms_norm_eps)).sqrt()
 
@@ -126,6 +129,8 @@ class Model:
         """Rows of tokens, with the tokenizer's own start, padded on the right."""
         tokenizer = self.words("Model.tokens")
         texts = [text] if isinstance(text, str) else list(text)
+        if not texts:
+            raise ModelError("Model.tokens: no texts were given. Pass at least one.")
         rows = tokenizer(texts, verbose=False)["input_ids"]
         longest = max((len(row) for row in rows), default=0)
         if longest == 0:
@@ -162,12 +167,18 @@ class Model:
     ) -> Float[Tensor, "batch token"]:
         """The logits after one token of each row; no others are computed."""
         tokens = self._checked(tokens)
+        if int(position.min()) < 0 or int(position.max()) >= tokens.shape[1]:
+            raise ModelError(
+                f"Model.logits_at: positions {int(position.min())} to {int(position.max())}, but "
+                f"rows have the positions 0 to {tokens.shape[1] - 1}. Pass one for each row."
+            )
         hidden = self.network.model(tokens, use_cache=False).last_hidden_state
         row = torch.arange(len(tokens), device=hidden.device)
         return self.network.lm_head(hidden[row, position.to(hidden.device)])
 
     def logits_of(self, stream: Float[Tensor, "*batch model"]) -> Float[Tensor, "*batch token"]:
         """The logits that the last residual stream gives."""
+        check_width("Model.logits_of", stream, self.d_model, "activations")
         return self.network.lm_head(self.network.model.norm(stream.to(self.dtype)))
 
     def loss(

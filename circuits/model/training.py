@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.utils import clip_grad_norm_
 
+from circuits.arguments import checked
 from circuits.corpus.batches import Batch, BatchPlan, Position, batches
 from circuits.corpus.documents import BuiltInCorpus, Corpus, Tokenizer, split_corpus
 from circuits.corpus.tokenizer import tokenizer_hash, train_tokenizer
-from circuits.errors import ModelError, RunError, number_faults
+from circuits.errors import ModelError, RunError, check_memory, number_faults
 from circuits.model.evaluation import HeldOut, exact_entropy, held_out_loss
 from circuits.model.llama import write
 from circuits.model.loading import chosen_device
@@ -57,6 +58,7 @@ class Trained:
         return self.n_tokens / self.seconds
 
 
+@checked
 def train_model(
     plan: ModelPlan,
     corpus: Corpus,
@@ -72,6 +74,7 @@ def train_model(
     of words for others. A finished run of the same plan and text is returned as it is.
     """
     out = Path(out)
+    check_memory("train_model", plan.shape.n_bytes, "Make the shape smaller.")
     tokenizer = tokenizer or train_tokenizer(
         split_corpus(corpus)[0], "word" if isinstance(corpus, BuiltInCorpus) else "bpe"
     )

@@ -16,8 +16,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from circuits.arguments import checked
 from circuits.corpus.documents import Corpus, split_corpus
-from circuits.errors import DictionaryError
+from circuits.errors import DictionaryError, check_memory
 from circuits.model.loading import chosen_device
 from circuits.model.model import Model
 from circuits.model.site import Site
@@ -44,6 +45,7 @@ Log = Callable[[str, dict[str, float | int]], None]
 """Called at every step with a site and a row of its metrics."""
 
 
+@checked
 def train_saes(
     model: Model,
     corpus: Corpus,
@@ -64,6 +66,7 @@ def train_saes(
     return train_on(source, plan, out, device=device, checkpoint_every=checkpoint_every, log=log)
 
 
+@checked
 def train_on(
     source: Activations,
     plan: TrainingPlan,
@@ -75,8 +78,10 @@ def train_on(
 ) -> dict[Site, Dictionary]:
     """Like `train_saes`, on activations from a cache or of one's own; the sites are theirs."""
     widths = source.widths
-    for site, width in widths.items():
-        plan.features_of(width, site.point)
+    n_bytes = 0
+    for site, width in widths.items():  # a buffer; two matrices, their gradients and moments
+        n_bytes += 4 * width * (plan.n_buffer + 8 * plan.features_of(width, site.point))
+    check_memory("train_on", n_bytes, "Make the plan's n_buffer or n_features smaller.")
     made_of = {"plan": plan.as_dict(), "activations": source.made_of}
     folders = {site: Path(out) / site.hook_name for site in widths}
     name = sha256(json.dumps([made_of, list(map(str, widths))]).encode()).hexdigest()[:8]
