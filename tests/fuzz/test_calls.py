@@ -13,7 +13,7 @@ import analysis
 import circuits
 import sae
 from circuits.errors import CircuitsError
-from tests.fuzz.calls import HUGE, World, allowed, wrong_values
+from tests.support.wrong_calls import HUGE, World, allowed, wrong_values
 
 N_CALLS = 1500
 SECONDS = 2.0

@@ -75,8 +75,8 @@ def test_integers_are_refused():
         )
     with refuses(
         TensorError,
-        "Basis: write is a list, not a torch tensor. "
-        "Convert it with torch.as_tensor(write, dtype=torch.float32).",
+        "Basis.from_decoder: decoder is a list, not a torch tensor. "
+        "Convert it with torch.as_tensor(decoder, dtype=torch.float32).",
     ):
         Basis.from_decoder([[1.0, 2.0]])
 

@@ -127,7 +127,7 @@ class World:
 
     def calls(self) -> list[Call]:
         """Every call with right arguments."""
-        return [*self._algebra(), *self._graphs(), *self._models(), *self._dictionaries(),
+        return [*self._algebra(), *self._graphs(), *self._models(), *self._saes(),
                 *self._analysis()]  # fmt: skip
 
     def _algebra(self) -> list[Call]:
@@ -222,7 +222,7 @@ class World:
             ("BuiltInCorpus.part", circuits.built_in(0, 50).part, {"start": 1, "stop": 5}),
         ]  # fmt: skip
 
-    def _dictionaries(self) -> list[Call]:
+    def _saes(self) -> list[Call]:
         out, model, corpus = self.out, self.model, self.corpus
         parts = {n: getattr(out, n) for n in ("encoder", "decoder", "bias", "offset", "k", "relu", "site")}  # fmt: skip
         stream = TensorActivations([self.read])
