@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from contextlib import contextmanager
 
+import jaxtyping
 import pytest
 import torch
 
@@ -22,6 +23,11 @@ SECONDS = 2.0
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> World:
     return World(tmp_path_factory.mktemp("calls"))
+
+
+@pytest.fixture(autouse=True)
+def _own_errors(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would speak first
 
 
 @contextmanager
