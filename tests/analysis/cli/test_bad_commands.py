@@ -72,7 +72,7 @@ def files(place: Path) -> set[str]:
         ("model train NEW --text AT/empty.txt", "empty.txt"),
         ("find RUN --behaviour AT/deep.json", "line 1 is not JSON"),
         ("find RUN --behaviour ../x", "behaviour '../x' is neither built in"),
-        ("find RUN --behaviour negation --coverage nan", "coverage nan must lie between 0 and 1"),
+        ("find RUN --behaviour negation --coverage nan", "coverage is nan, not a finite number"),
         ("interactions RUN --q nan", "q = nan must lie between 0 and 1"),
         ("interactions RUN --layer 99", "99"),
         ("validate RUN --circuit ../../../file", "has no circuit of a behaviour '../../../file'"),
