@@ -80,7 +80,7 @@ def files(place: Path) -> set[str]:
         ("export AT/deep.json", "deep.json: not readable JSON"),
         ("export AT/folder", "folder"),
         ("digits --pictures AT/folder", "folder is a folder. Name a file"),
-        ("sae train BARE --features 4611686018427387904", "not enough memory"),
+        ("sae train BARE --features 4611686018427387904", "GiB of memory, and this machine has"),
         ("calibrate --features 4611686018427387904 --seeds 1", "not enough memory"),
         ("report RUN --out AT/file", "file is a file, but a report is a folder"),
     ],
