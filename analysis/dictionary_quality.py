@@ -19,6 +19,7 @@ from torch import Tensor
 
 from circuits.algebra.basis import Basis
 from circuits.algebra.bilinear import with_constant
+from circuits.arguments import checked
 from circuits.corpus.documents import Corpus
 from circuits.model.model import Model
 from circuits.model.site import Site
@@ -31,6 +32,7 @@ _DENSE = 0.1  # a feature that is active on a larger share of tokens is dense
 _FEW = 2  # no correlation of so few tokens
 
 
+@checked
 @torch.no_grad()
 def quality(
     dictionary: Dictionary,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from analysis.report import write_report
 from analysis.runs.run import Run
+from circuits.arguments import checked
 from circuits.corpus.documents import Corpus
 
 
@@ -26,6 +27,7 @@ class OpenedRun(Run):
         return write_report(now, out, single_file, seed=seed, force=force)
 
 
+@checked
 def open_run(
     folder: str | Path, *, text: Corpus | None = None, device: str | None = None
 ) -> OpenedRun:

@@ -3,8 +3,10 @@ once. A message says what came, what it breaks, and what to do."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Mapping
+from math import prod
 from operator import index as index_of
 from typing import Any
 
@@ -14,6 +16,10 @@ from torch import Tensor
 
 class CircuitsError(Exception):
     """Something the caller can fix; the command prints it as one line."""
+
+
+class ArgumentError(CircuitsError, TypeError):
+    """An argument that is not the kind of thing a call takes."""
 
 
 class TensorError(CircuitsError, ValueError):
@@ -144,6 +150,48 @@ def _check_finite(owner: str, tensors: Mapping[str, Tensor]) -> None:
         raise TensorError(
             f"{owner}: " + "; ".join(faults) + ". Every result would be NaN: "
             "check where these weights were trained or loaded."
+        )
+
+
+def check_device(device: torch.device | str) -> torch.device:
+    """The device, refused if it cannot be used here."""
+    try:
+        chosen = torch.device(device)
+        torch.ones(1, device=chosen).item()  # the "meta" device has shapes but no values
+    except (RuntimeError, AssertionError, ImportError) as error:
+        raise TensorError(
+            f"device '{device}' cannot be used here ({first_line(error)}). Name cpu, or a GPU that "
+            f"torch.cuda.is_available() knows."
+        ) from error
+    return chosen
+
+
+def check_range(owner: str, dtype: torch.dtype, sizes: Mapping[str, float]) -> None:
+    """Refuse factors, given by their largest entry, whose product leaves the range of a dtype."""
+    product, known = prod(sizes.values()), torch.finfo(dtype)
+    if product <= known.max and (product >= known.tiny or not all(sizes.values())):
+        return
+    beyond = "too large" if product > known.max else "too small"
+    listed = ", ".join(f"{name} up to {size:.2g}" for name, size in sizes.items())
+    remedy = "Scale them, for example by dividing each by its largest entry."
+    if dtype != torch.float64:
+        remedy = "Compute in float64: .to(torch.float64)."
+    raise TensorError(
+        f"{owner}: the product of {listed} is {beyond} for {dtype}, so that results would be "
+        f"infinite or zero. {remedy}"
+    )
+
+
+def check_memory(owner: str, n_bytes: int, remedy: str) -> None:
+    """Refuse what needs more memory than this machine has."""
+    try:
+        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not known on every system
+        there = 2**42
+    if n_bytes > there:
+        raise PlanError(
+            f"{owner}: this needs at least {n_bytes / 2**30:,.0f} GiB of memory, and this machine "
+            f"has {there / 2**30:,.0f}. {remedy}"
         )
 
 

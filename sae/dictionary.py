@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.algebra.basis import Basis
+from circuits.arguments import checked_methods
 from circuits.errors import BasisError, DictionaryError, check_width
 from circuits.model.model import Model
 from circuits.model.site import Site
@@ -30,6 +31,7 @@ from sae.statistics import Statistics, statistics  # noqa: F401 - the same
 _TILE = 2**24  # scores that are held at a time
 
 
+@checked_methods
 @dataclass(frozen=True, eq=False, repr=False)
 class Dictionary(Stored):
     """Features of one site: how they are found in an activation and what they write to it."""
@@ -51,6 +53,7 @@ class Dictionary(Stored):
 
     def selected(self, scores: Float[Tensor, "row feature"]) -> Code:
         """The features that this dictionary's rule selects from any scores."""
+        check_width("Dictionary.selected", scores, self.n_feature, "scores")
         if self.k is None:
             assert self.threshold is not None  # one of the two is given
             chosen = scores > self.threshold
@@ -64,6 +67,7 @@ class Dictionary(Stored):
 
     def encode(self, x: Float[Tensor, "*batch model"]) -> Float[Tensor, "*batch feature"]:
         """The features of an activation, most of them zero; `active` gives a sparse code."""
+        check_width("Dictionary", x, self.d_model, "activations")
         return self.active(x.reshape(-1, x.shape[-1])).dense().view(*x.shape[:-1], self.n_feature)
 
     def decode(self, features: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch model"]:
@@ -73,6 +77,7 @@ class Dictionary(Stored):
 
     def reconstruct(self, x: Float[Tensor, "*batch model"]) -> Float[Tensor, "*batch model"]:
         """The activation as the active features reconstruct it."""
+        check_width("Dictionary", x, self.d_model, "activations")
         return self.decoded(self.active(x.reshape(-1, x.shape[-1]))).view(x.shape)
 
     def decoded(self, code: Code) -> Float[Tensor, "row model"]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from circuits.arguments import checked
 from circuits.errors import DictionaryError
 from circuits.model.loading import chosen_device
 from circuits.model.site import Site
@@ -16,6 +17,7 @@ from sae.dictionary import Dictionary
 from sae.formats import folders
 
 
+@checked
 def load_dictionary(
     path: str | Path, *, site: Site | str | None = None, device: torch.device | str | None = None
 ) -> Dictionary:
@@ -35,6 +37,7 @@ def load_dictionary(
     return Dictionary(**parts).to(chosen_device(device))
 
 
+@checked
 def load_dictionaries(
     run: str | Path, *, device: torch.device | str | None = None
 ) -> dict[Site, Dictionary]:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from circuits.arguments import checked
 from circuits.corpus.batches import Batch, BatchPlan, in_order
 from circuits.corpus.documents import Corpus
 from circuits.errors import check_count
@@ -21,6 +22,7 @@ from circuits.storage.progress import progress
 N_DOCUMENTS = 1000
 """The default number of documents."""
 
+_MOST_WINDOW = 2**20
 _WINDOW = 128  # tokens in a row, or fewer where the model takes fewer
 
 
@@ -57,6 +59,7 @@ class Reading:
             return float(model.loss(tokens, mask))
 
 
+@checked
 def readings(
     model: Model,
     corpus: Corpus,
@@ -67,6 +70,8 @@ def readings(
 ) -> Iterator[Reading]:
     """The first documents of a corpus, in rows of up to ``window`` tokens."""
     check_count("reading a corpus", n_documents, None, "n_documents")
+    if window is not None:
+        check_count("reading a corpus", window, _MOST_WINDOW, "window")
     words, sites = model.words("reading a corpus"), list(sites)
     plan = BatchPlan(window=min(_WINDOW, model.n_context) if window is None else window)
     batches = in_order(corpus, words, plan, n_documents)

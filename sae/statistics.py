@@ -17,7 +17,8 @@ from jaxtyping import Float, Int64
 from safetensors.torch import save_file
 from torch import Tensor
 
-from circuits.errors import DictionaryError
+from circuits.arguments import checked
+from circuits.errors import DictionaryError, check_index
 from circuits.model.weights import check_state, read_tensors
 from sae.sparse import Code
 
@@ -48,6 +49,7 @@ class FeatureStatistics:
         return min(0.0, self.minimum), max(0.0, self.maximum)
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Statistics:
     """Each feature's statistics over some tokens; zeros for a feature that was never active."""
@@ -68,6 +70,7 @@ class Statistics:
 
     def of(self, feature: int) -> FeatureStatistics:
         """One feature's statistics, as plain numbers."""
+        feature = check_index("Statistics.of", feature, len(self.n_active), "feature")
         names = ("n_active", "frequency", "mean", "minimum", "maximum", "histogram")
         values = {name: getattr(self, name)[feature].tolist() for name in names}
         return FeatureStatistics(n_token=int(self.n_token), **values)

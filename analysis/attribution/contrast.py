@@ -25,6 +25,7 @@ from torch import Tensor
 from analysis.behaviour.bounds import DIRECT, INHERITED, WITHIN
 from analysis.behaviour.in_model import ModelCases
 from circuits.algebra.bilinear import BilinearLayer
+from circuits.arguments import checked
 from sae.dictionary import Dictionary
 
 MOST_FEATURES = 2048  # whose pairs are all looked at: about a gigabyte
@@ -45,6 +46,7 @@ def made_here(computed: float, inherited: float, within: float) -> bool:
     return computed > 0 and abs(inherited) <= INHERITED and abs(within) <= WITHIN
 
 
+@checked
 def by_layer(cases: ModelCases) -> pd.DataFrame:
     """What the embedding and each layer's attention and MLP add to the contrast, directly.
 

@@ -21,7 +21,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from circuits.algebra.bilinear import BilinearLayer
-from circuits.errors import ModelError, check_index, check_width
+from circuits.arguments import checked
+from circuits.errors import ModelError, check_index, check_tensors, check_width
 from circuits.model.model import Model
 from circuits.model.site import Site
 from circuits.plotting.display import html_of
@@ -31,6 +32,7 @@ _INPUTS = ("mlp_in", "resid_mid")
 _OUTPUTS = ("mlp_out", "resid_post")
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Reader:
     """What is read of an MLP's output, or of the stream after it: ``direction · y + bias``."""
@@ -41,6 +43,7 @@ class Reader:
     name: str = "direction"
 
     def __post_init__(self) -> None:
+        check_tensors("Reader", {"direction": self.direction}, {"direction": "model"})
         if self.point not in _OUTPUTS:
             raise ModelError(
                 f"ledger: {self.name} reads {self.point}, which no MLP writes to. Read "
@@ -91,6 +94,7 @@ class Ledger:
         return f"Ledger({self.reader} {self.where}: {self.computed:.6g} = {sums})"
 
 
+@checked
 def ledger(
     model: Model,
     layer: int,

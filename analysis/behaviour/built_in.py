@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from analysis.behaviour.cases import Behaviour, Case
 from analysis.behaviour.in_model import single_tokens
+from circuits.arguments import checked
 from circuits.corpus.documents import built_in
 from circuits.corpus.stories.lexicon import Lexicon
 from circuits.corpus.stories.prompts import BEHAVIOURS, MinimalPair, minimal_pairs
@@ -13,6 +14,7 @@ from circuits.errors import BehaviourError, check_count
 from circuits.model.evaluation import CASES
 from circuits.model.model import Model
 
+_MOST = 100_000  # pairs
 _LABELS: dict[str, dict[tuple[bool, ...], str]] = {
     "negation": {
         (False, True): "good",
@@ -28,6 +30,7 @@ _SPLIT = ("positive", "negative", "negators", "intensifiers", "boys", "girls")
 _TWINS = (("positive", "negative"), ("glad", "sad"), ("cheers", "tears"))
 
 
+@checked
 def built_in_behaviour(
     name: str, model: Model | None = None, n: int = 400, *, seed: int = 0, fresh_words: bool = False
 ) -> Behaviour:
@@ -42,7 +45,7 @@ def built_in_behaviour(
             f"no behaviour '{name}' is built in; there are {', '.join(BEHAVIOURS)}. Write cases of "
             f"your own as JSONL and name the file."
         )
-    check_count("built_in_behaviour", n, None, "n")
+    check_count("built_in_behaviour", n, _MOST, "n")
     lexicon = (None if model is None else _known_lexicon(model)) or Lexicon()
     halves = _word_halves(lexicon) if fresh_words else (lexicon, lexicon)
     cases = []

@@ -20,6 +20,7 @@ from typing import Any, get_args
 import pandas as pd
 
 from analysis.behaviour.bounds import LEAST
+from circuits.arguments import checked
 from circuits.errors import BehaviourError
 from circuits.graph.records import Metric
 from circuits.plotting.display import html_of
@@ -46,6 +47,7 @@ _TAKEN = {
 }
 
 
+@checked
 @dataclass(frozen=True)
 class Case:
     """A text, and how it should and should not go on after a position of it."""
@@ -60,6 +62,7 @@ class Case:
     strata: Mapping[str, str] = field(default_factory=dict)  # its frame, its words: "name": "word"
 
 
+@checked
 @dataclass(frozen=True)
 class Behaviour:
     """Cases of every class, and what is measured of them.

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from analysis.behaviour.cases import Behaviour, Case
 from circuits.algebra.bilinear import computing_dtype
+from circuits.arguments import checked
 from circuits.errors import BehaviourError
 from circuits.model.model import Model
 from circuits.model.site import Site
@@ -229,6 +230,7 @@ class ModelCases:
         return self.class_means((margins > 0).float())
 
 
+@checked
 def in_model(behaviour: Behaviour, model: Model) -> ModelCases:
     """The cases in a model's tokens; refused with all that does not fit."""
     tokenizer = model.words(f"behaviour {behaviour.name!r}")

@@ -34,6 +34,7 @@ from analysis.discovery.provenance import check_dictionaries, wanted_layers
 from analysis.discovery.selection import factor_groups, fewest_pairs
 from circuits.algebra.basis import Basis
 from circuits.algebra.interactions import Interactions
+from circuits.arguments import checked
 from circuits.errors import BehaviourError, NotFoundError, TensorError, check_count
 from circuits.graph.circuit import Circuit
 from circuits.graph.records import (
@@ -52,6 +53,7 @@ from circuits.storage.progress import progress
 from sae.dictionary import Dictionary
 
 
+@checked
 def find_circuit(
     model: Model,
     dictionaries: Mapping[Site, Dictionary],

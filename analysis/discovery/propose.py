@@ -17,6 +17,7 @@ import pandas as pd
 from analysis.discovery.provenance import check_dictionaries, wanted_layers
 from circuits.algebra.interactions import Interactions
 from circuits.algebra.similarity import nearest_outputs
+from circuits.arguments import checked
 from circuits.errors import check_count
 from circuits.graph.build import interaction_graph
 from circuits.graph.circuit import Circuit
@@ -32,6 +33,7 @@ _ENERGY_RANK = 4  # eigenvectors whose share of the energy counts
 _MOST = 4096  # outputs that are ranked at once
 
 
+@checked
 def propose_circuits(
     model: Model,
     dictionaries: Mapping[Site, Dictionary],

@@ -25,7 +25,9 @@ from analysis.lowrank.sums import (
 )
 from circuits.algebra.bilinear import with_constant
 from circuits.algebra.interactions import Interactions
+from circuits.arguments import checked
 from circuits.corpus.documents import Corpus
+from circuits.errors import check_count
 from circuits.graph.circuit import Circuit
 from circuits.model.model import Model
 from circuits.model.site import Site, mlp_sites
@@ -47,6 +49,7 @@ class Approximation(Word):
     WHOLE_LAYER = "whole layer"  # the layer itself, as the feature reads it
 
 
+@checked
 @torch.no_grad()
 def circuit_rank(
     model: Model,
@@ -62,6 +65,8 @@ def circuit_rank(
 ) -> pd.DataFrame:
     """Rows: output, n_active, form (an `Approximation`), rank (0: all of it), correlation with its
     interval, r2; for outputs active on ``min_active`` tokens."""
+    check_count("circuit_rank", min_active, None, "min_active")
+    resampling = Resampling(n_bootstrap, seed)
     sites = mlp_sites(layer_of_circuit(model, circuit, dictionaries))
     into, out = (dictionaries[site].to(model.device) for site in sites)
     read = out.basis(reader, least_squares=reader == "pinv")
@@ -80,7 +85,6 @@ def circuit_rank(
     forms = _forms(
         inter, outputs, {Approximation.CIRCUIT: own, Approximation.RANDOM_PAIRS: drawn}, used
     )
-    resampling = Resampling(n_bootstrap, seed)
     tables = [
         _rows(name, on_active(form, tokens, resampling), outputs) for name, form in forms.items()
     ]

@@ -18,6 +18,7 @@ from scipy import stats
 
 from analysis.lowrank import plots
 from analysis.lowrank.sums import Control
+from circuits.arguments import checked
 from circuits.errors import DictionaryError
 from circuits.plotting.display import html_of
 from circuits.plotting.figure import Figure, side_by_side
@@ -57,6 +58,7 @@ _CHANCE = 0.05  # above this p-value, features are not said to need fewer than c
 _RESAMPLED = 1000  # times, for the intervals over features
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class RankCurve:
     """Correlation and R² of every feature with its approximation at every rank.
@@ -72,6 +74,15 @@ class RankCurve:
     table: pd.DataFrame
     loss: pd.DataFrame  # what truncation costs the model: see `truncation_loss`
     about: Mapping[str, Any]  # site, reader, counts, seed and so on
+
+    def __post_init__(self) -> None:
+        lacking = [name for name in ("feature", "rank", "n_active") if name not in self.table]
+        lacking += [name for name in ("min_active", "seed") if name not in self.about]
+        if lacking:
+            raise DictionaryError(
+                f"RankCurve: its table or 'about' lacks {', '.join(lacking)}. Make one with "
+                f"rank_curve, or read one with RankCurve.load."
+            )
 
     @property
     def ranks(self) -> list[int]:

@@ -46,6 +46,7 @@ from analysis.lowrank.sums import (
     on_all,
     totals_of,
 )
+from circuits.arguments import checked
 from circuits.corpus.documents import Corpus, built_in, split_corpus
 from circuits.errors import CorpusError, DictionaryError, DirectionWarning, check_count
 from circuits.model.loading import untrained
@@ -66,6 +67,7 @@ MIN_ACTIVE = 50
 _LOSS_DOCUMENTS = 200  # that the loss is measured on: each loss is a pass of the model
 
 
+@checked
 @torch.no_grad()
 def rank_curve(
     model: Model,
@@ -93,6 +95,7 @@ def rank_curve(
     """
     n_rank = check_count("rank_curve", n_rank, None, "n_rank")
     check_count("rank_curve", min_active, None, "min_active")
+    resampling = Resampling(n_bootstrap, seed)
     dictionary = _output_dictionary(model, dictionaries, layer).to(model.device)
     corpus = _held_out(model, seed) if corpus is None else corpus
     forms = LayerForms.of(model, dictionary, reader)
@@ -113,7 +116,7 @@ def rank_curve(
         path = None if folder is None else Path(folder) / f"{name}.parquet"
         return kept_table(path, json.dumps(settings, sort_keys=True), make)
 
-    table, by_size = _table(forms, tokens, totals, n_rank, Resampling(n_bootstrap, seed), keep)
+    table, by_size = _table(forms, tokens, totals, n_rank, resampling, keep)
     for other in _elsewhere(forms, corpus, n_rank, n_documents, seed, keep):
         table = table.merge(other, how="left")
     loss = truncation_loss(

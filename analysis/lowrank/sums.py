@@ -23,10 +23,13 @@ from torch.nn import functional
 
 from circuits.algebra.directions import random_orthonormal
 from circuits.algebra.spectrum import Spectrum
-from circuits.errors import TensorError
+from circuits.errors import TensorError, check_index
 from circuits.storage.records import Word
 from sae.reading import Reading
 from sae.sparse import Code
+
+MOST_REPLICATES = 100_000
+"""Of a bootstrap: each is a weight for every token."""
 
 _CHUNK = 2**14  # tokens that are processed together
 _TILE = 2**19  # squares that are held at a time, so that they stay in the cache
@@ -199,6 +202,9 @@ class Resampling:
 
     n: int
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_index("rank_curve", self.n, MOST_REPLICATES, "n_bootstrap")
 
     def weights(self, document: Int64[Tensor, " token"]) -> Float[Tensor, "token replicate"]:
         """A column of ones for the sample itself, then a column for each replicate."""

@@ -22,12 +22,14 @@ from analysis.report.pages.overview import overview
 from analysis.report.target import check_target
 from analysis.report.writing import Report
 from analysis.runs.run import Run
+from circuits.arguments import checked
 from circuits.corpus.documents import Corpus
 from circuits.storage.progress import progress
 
 __all__ = ["report_of", "write_report"]
 
 
+@checked
 @torch.no_grad()
 def write_report(
     run: str | Path | Run,

@@ -18,6 +18,7 @@ from analysis.behaviour.strata import WHOLE
 from analysis.validation.criteria import Claim, Criterion, Measure
 from analysis.validation.edits import DrawKind, EditKind, edit_label
 from analysis.validation.version_1 import of_version_1
+from circuits.arguments import checked
 from circuits.errors import GraphError
 from circuits.plotting.display import html_of, percent
 from circuits.storage.files import read_json, write_json
@@ -39,6 +40,7 @@ _LOUD = (Measure.EQUAL, Measure.EQUAL_WORST)
 _NOT_CAUSAL = "a circuit that is not causal carries nothing to be specific about"
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Validation:
     """What the edits did, each beside its controls.

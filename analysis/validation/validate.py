@@ -31,6 +31,7 @@ from analysis.validation.edits import EditKind, PairTerms, terms_of
 from analysis.validation.harness import Harness, Swap
 from analysis.validation.pair_checks import checked_pairs
 from analysis.validation.record import Validation
+from circuits.arguments import checked
 from circuits.corpus.documents import Corpus
 from circuits.errors import BehaviourError, GraphError, check_count
 from circuits.graph.circuit import Circuit
@@ -39,7 +40,11 @@ from circuits.model.site import Site, mlp_sites
 from circuits.storage.progress import progress
 from sae.dictionary import Dictionary
 
+MOST_DRAWS = 100_000
+"""Of random pairs: each is a pass of the model over all cases."""
 
+
+@checked
 @torch.no_grad()
 def validate(
     model: Model,
@@ -58,7 +63,8 @@ def validate(
     Pass cases that the circuit was not found on: others are refused. ``others`` are circuits of
     other behaviours, as controls; ``text`` is where side effects are measured, by default nowhere.
     """
-    check_count("validate", n_draws, None, "n_draws")
+    check_count("validate", n_draws, MOST_DRAWS, "n_draws")
+    check_count("validate", n_documents, None, "n_documents")
     layer = layer_of_circuit(model, circuit, dictionaries)
     if not circuit.interactions:
         raise GraphError(

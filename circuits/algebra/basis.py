@@ -31,13 +31,22 @@ from circuits.algebra.directions import (
     warn_of_directions,
     zero_rows,
 )
-from circuits.errors import BasisError, check_indices, check_tensors, check_width
+from circuits.arguments import check_argument, checked_methods
+from circuits.errors import (
+    BasisError,
+    check_count,
+    check_indices,
+    check_memory,
+    check_tensors,
+    check_width,
+)
 
 _Rows = Float[Tensor, "feature model"]
 _Point = Float[Tensor, " model"] | None
 _Levels = Float[Tensor, " feature"] | None
 
 
+@checked_methods
 class Basis:
     """A dictionary of features: how they write to an activation, how they are read from it.
 
@@ -65,6 +74,7 @@ class Basis:
         bias: _Levels = None,
         reader: str = "given",
     ) -> None:
+        check_argument("Basis", "read", read, _Rows)
         self._hold({"write": write, "read": read, "offset": offset, "bias": bias}, reader)
         warn_of_directions(self.write)
 
@@ -73,6 +83,7 @@ class Basis:
     ) -> None:
         """Check the parts and keep them; a missing reader is the pseudoinverse, made on use."""
         given = {name: part for name, part in parts.items() if part is not None}
+        check_argument("Basis", "write", given.get("write"), _Rows)
         axes = {"write": "feature model", "read": "feature model"}
         axes |= {"offset": "model", "bias": "feature"}
         check_tensors("Basis", given, axes)
@@ -134,6 +145,8 @@ class Basis:
         cls, d_model: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
     ) -> Basis:
         """The activation's own coordinates as features."""
+        d_model = check_count("Basis.identity", d_model, None, "d_model")
+        check_memory("Basis.identity", 4 * d_model**2, "Make d_model smaller.")
         return cls.orthonormal(torch.eye(d_model, dtype=dtype, device=device))
 
     @property

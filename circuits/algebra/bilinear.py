@@ -23,7 +23,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from circuits.errors import check_tensors, check_width
+from circuits.arguments import checked_methods
+from circuits.errors import check_range, check_tensors, check_width
 
 _AXES = {
     "left": "hidden model",
@@ -35,6 +36,7 @@ _AXES = {
 }
 
 
+@checked_methods
 @dataclass(frozen=True, eq=False, repr=False)
 class BilinearLayer:
     """``down @ ((left @ x + left_bias) * (right @ x + right_bias)) + down_bias``.
@@ -66,7 +68,8 @@ class BilinearLayer:
 
     def _tensors(self) -> dict[str, Tensor]:
         named = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: tensor for name, tensor in named.items() if tensor is not None}
+        wanted = ("left", "right", "down")  # None is refused as what is no tensor
+        return {name: t for name, t in named.items() if t is not None or name in wanted}
 
     @property
     def d_model(self) -> int:
@@ -164,6 +167,8 @@ class BilinearLayer:
         directions = direction.to(self.dtype).reshape(-1, self.d_out)
         # half of each, because the form and its mirror are added; halving rounds nothing
         gates = einsum(directions / 2, self.down, "batch out, out hidden -> batch hidden")
+        largest = {**self._largest, "down (along the direction)": float(gates.abs().max()) * 2}
+        check_range("BilinearLayer.interaction", self.dtype, largest)
         forms = left.new_empty(len(gates), d_input, d_input)
         scaled = _scratch("scaled", left.shape, left)
         product = _scratch("product", (d_input, d_input), left)
@@ -172,6 +177,11 @@ class BilinearLayer:
             torch.mm(scaled, right, out=product)
             torch.add(product, product.mT, out=form)
         return forms.reshape(*direction.shape[:-1], d_input, d_input)
+
+    @cached_property
+    def _largest(self) -> dict[str, float]:
+        factors = zip(("left", "right"), self.factors, strict=True)
+        return {name: float(factor.abs().max()) for name, factor in factors}
 
     @cached_property
     def pair_gram(self) -> Float[Tensor, "hidden hidden"]:

@@ -29,6 +29,7 @@ from circuits.algebra.bilinear import BilinearLayer, computing_dtype
 from circuits.algebra.directions import Span, span
 from circuits.algebra.pair_search import Search
 from circuits.algebra.spectrum import Spectrum, eigenpairs
+from circuits.arguments import checked_methods
 from circuits.errors import (
     BasisError,
     FeatureRangeError,
@@ -38,6 +39,7 @@ from circuits.errors import (
     check_devices,
     check_index,
     check_indices,
+    check_range,
     shorten,
 )
 from circuits.groups.clusters import clusters
@@ -50,6 +52,7 @@ ROWS = 512
 """Of the strips that a matrix is built in."""
 
 
+@checked_methods
 @dataclass(frozen=True, eq=False)
 class Interactions:
     """One layer, the features of its input and the features of its output."""
@@ -152,7 +155,14 @@ class Interactions:
 
     def form(self, output: int) -> Float[Tensor, "input input"]:
         """The output's form on the layer's own (lifted) input: ``matrix(o)`` in model space."""
-        return self.layer.interaction(self._direction(output))
+        form = self.layer.interaction(self._direction(output))
+        sizes = {"form": float(form.abs().max()), "features (squared)": self._largest**2}
+        check_range("Interactions", self.layer.dtype, sizes)
+        return form
+
+    @cached_property
+    def _largest(self) -> float:
+        return float(self.write.abs().max())
 
     def matrix(self, output: int) -> Float[Tensor, "in in"]:
         """Every pair of input features for one output: symmetric to the bit, the constant last."""
@@ -229,6 +239,7 @@ class Interactions:
 
     def ceilings(self, outputs: list[int]) -> list[float]:
         """Bounds that no |weight| of these outputs exceeds: ``2·matrix[i, j]² ≤ ‖matrix‖²``."""
+        outputs = check_indices("Interactions.ceilings", outputs, self.n_output, "output")
         gates = (self.outputs.read[outputs].double() @ self.layer.down.double()).abs()
         # energies are differences, so a bound on their rounding error is added
         terms = ((gates @ self.whitened.pair_gram.abs()) * gates).sum(1)
@@ -335,6 +346,7 @@ class Interactions:
         named = dict(given if isinstance(given, Mapping) else enumerate(given or ()))
         if self.has_constant:
             named.setdefault(self.n_input - 1, "constant")
+        features = check_indices("Interactions.labels", features, self.n_input, "feature")
         return {feature: str(named.get(feature, f"feature {feature}")) for feature in features}
 
     def __repr__(self) -> str:
@@ -351,6 +363,8 @@ class Interactions:
         if outputs is None:
             return list(range(self.n_output))
         try:
+            if isinstance(outputs, bool):
+                outputs = [outputs]  # which is refused as every boolean is
             named = [index_of(outputs)]  # type: ignore[arg-type]
         except TypeError:
             named = list(dict.fromkeys(outputs))  # type: ignore[arg-type]

@@ -21,8 +21,9 @@ from scipy.sparse.linalg import ArpackError, eigsh
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
-from circuits.algebra.bilinear import BilinearLayer
+from circuits.algebra.bilinear import BilinearLayer, computing_dtype
 from circuits.algebra.directions import random_orthonormal
+from circuits.arguments import checked
 from circuits.errors import (
     BasisError,
     FeatureRangeError,
@@ -34,6 +35,7 @@ from circuits.plotting.display import html_of
 from circuits.plotting.figure import spectrum_figure
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Spectrum:
     """Eigenpairs of a symmetric form, by falling |value|."""
@@ -42,6 +44,13 @@ class Spectrum:
     vectors: Float[Tensor, "rank axis"]  # orthonormal rows
     total_energy: float | None = None  # Σ λ² of all pairs; None: these are all
     has_constant: bool = False  # whether the last coordinate of `axis` is the constant 1
+
+    def __post_init__(self) -> None:
+        if len(self.vectors) > self.vectors.shape[1]:
+            raise TensorError(
+                f"Spectrum: {len(self.vectors)} vectors of size {self.vectors.shape[1]} cannot be "
+                f"orthonormal. Vectors are rows: pass vectors.mT."
+            )
 
     @property
     def _held_energy(self) -> float:
@@ -53,6 +62,7 @@ class Spectrum:
     ) -> Spectrum:
         """The spectrum of a symmetric matrix, or its first ``rank`` pairs."""
         check_tensors("Spectrum.of", {"form": form}, {"form": "i i"})
+        form = form.to(computing_dtype(form))
         asymmetry = float((form - form.mT).abs().max())
         if asymmetry > 1e-4 * float(form.abs().max()):
             raise TensorError(
@@ -101,6 +111,8 @@ class Spectrum:
     def activation(self, x: Float[Tensor, "*batch axis"]) -> Float[Tensor, "*batch rank"]:
         """What each eigenpair adds, ``λ (v · x)²``, for ``x`` with or without the constant 1."""
         width = self.vectors.shape[1]
+        if x.ndim == 0:
+            x = x[None]  # refused by its size below
         x = x.to(self.vectors.dtype)
         if self.has_constant and x.shape[-1] == width - 1:
             along = x @ self.vectors[:, :-1].mT + self.vectors[:, -1]
@@ -228,6 +240,7 @@ class HOSVD:
     outputs: Float[Tensor, "component out"]  # left singular vectors, as rows
 
 
+@checked
 def hosvd(layer: BilinearLayer) -> HOSVD:
     """The singular value decomposition of ``B`` as outputs x pairs, from an out x out matrix.
 

@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Int64
 
+from circuits.arguments import checked
 from circuits.corpus.readers import data_files, hub_stream, is_saved, read_saved, read_texts
 from circuits.corpus.stories.generator import BLOCK, Stories, StoryGenerator
 from circuits.corpus.stories.grammar import Grammar
@@ -42,6 +43,7 @@ _Encoder: TypeAlias = Callable[
 """Tokens of documents start to stop, one after the other, and where each begins (and ends)."""
 
 
+@checked
 class Corpus(ABC):
     """A numbered run of documents."""
 
@@ -123,6 +125,7 @@ class _Part(Corpus):
         return lambda start, stop: encode(*self._range(start, stop))
 
 
+@checked
 @dataclass(frozen=True)
 class BuiltInCorpus(Corpus):
     """The little stories of a seed as a corpus; `stories` gives them with their ground truth."""
@@ -186,6 +189,7 @@ class BuiltInCorpus(Corpus):
         return encode
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class TextCorpus(Corpus):
     """Documents from files, held in memory once (memory-mapped for a ``save_to_disk`` folder)."""
@@ -207,6 +211,7 @@ class TextCorpus(Corpus):
 
     def documents(self, start: int, stop: int) -> list[str]:
         """The texts of documents ``start`` to ``stop``."""
+        start = max(0, start)
         return self.texts.slice(start, max(stop - start, 0)).to_pylist()
 
 
@@ -246,6 +251,7 @@ class HubCorpus(Corpus):
         return texts
 
 
+@checked
 def built_in(seed: int = 0, n_documents: int = 1_000_000) -> BuiltInCorpus:
     """The little stories of a seed; two are now and then the same, because they are short."""
     if n_documents < 1:
@@ -262,6 +268,7 @@ def split_corpus(corpus: Corpus) -> tuple[Corpus, Corpus | None]:
     return corpus.part(n_held_out), corpus.part(0, n_held_out)
 
 
+@checked
 def open_corpus(where: str | Path, *, column: str | None = None, split: str = "train") -> Corpus:
     """The documents of a file, a folder, a ``save_to_disk`` folder, or a data set of the hub, which
     is written ``hub:owner/name``.

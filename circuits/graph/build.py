@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from circuits.algebra.interactions import Interactions
+from circuits.arguments import checked
 from circuits.errors import GraphError, check_count, check_index
 from circuits.graph.coactivation import Coactivation
 from circuits.graph.matching_pursuit import significant_pairs
@@ -20,6 +21,7 @@ Labels = Mapping[int, str] | Sequence[str] | None
 _MOST = 100_000  # edges of a graph by coverage: a picture of more shows nothing
 
 
+@checked
 def interaction_graph(
     inter: Interactions,
     output: int | None = None,

@@ -18,7 +18,8 @@ from typing import Any
 import networkx as nx
 import pandas as pd
 
-from circuits.errors import GraphError, shorten
+from circuits.arguments import checked
+from circuits.errors import GraphError, check_index, shorten
 from circuits.graph.circuit_figure import Drawing, circuit_figure
 from circuits.graph.circuit_file import read_circuit, write_circuit
 from circuits.graph.records import (
@@ -38,6 +39,7 @@ from circuits.groups.clusters import Clusters
 from circuits.plotting.display import html_of
 
 
+@checked
 @dataclass(frozen=True, repr=False)
 class Circuit:
     """An immutable subgraph of an output's interactions, and what is known of it: ``evidence`` of a
@@ -138,6 +140,7 @@ class Circuit:
 
     def label(self, feature: int) -> str:
         """What an input feature is called."""
+        feature = check_index("Circuit.label", feature, 2**63, "feature")
         labels = {known.feature: known.label for known in self.features}
         return labels.get(feature, f"feature {feature}")
 

@@ -22,9 +22,11 @@ from numbers import Real
 import networkx as nx
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from circuits.arguments import checked
 from circuits.errors import GraphError, TensorError, check_count, check_index
 from circuits.groups.description_length import Blocks
 from circuits.groups.gates import gate_table
@@ -40,6 +42,7 @@ from circuits.groups.proposals import (
 )
 
 _MOST = 1024  # nodes
+_MOST_RUNS = 100_000  # of a method, for the stability
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,13 +89,14 @@ class Clusters(Mapping[Hashable, int]):
         return dict(zip(self.nodes["node"], self.nodes["group"].tolist(), strict=True))
 
 
+@checked
 def clusters(
     graph: nx.Graph | Tensor | np.ndarray, seed: int = 0, n_resample: int = 10
 ) -> Clusters:
     """The groups of a signed graph (edge attribute ``weight``, or ``own`` where all edges have it;
     a pair's weight is twice its entry of the matrix) or of a symmetric matrix; they depend on the
     seed, not on the order of the nodes."""
-    check_count("clusters", n_resample, None, "n_resample")
+    check_count("clusters", n_resample, _MOST_RUNS, "n_resample")
     check_index("clusters", seed, 2**32, "seed")
     names, given = _matrix_of(graph)
     alive = np.flatnonzero((given != 0).any(1))
@@ -143,9 +147,10 @@ def _matrix_of(graph: nx.Graph | Tensor | np.ndarray) -> tuple[list[Hashable], M
             entry = float(weight) if i == j else float(weight) / 2
             matrix[place[i], place[j]] = matrix[place[j], place[i]] = entry
     else:
-        given = graph.detach().cpu().double() if isinstance(graph, Tensor) else graph
-        matrix = np.asarray(given)
-        if matrix.dtype.kind not in "fiub":
+        if isinstance(graph, Tensor) and not (graph.is_complex() or graph.dtype == torch.bool):
+            graph = graph.detach().cpu().double().numpy()
+        matrix = np.asarray(graph)
+        if matrix.dtype.kind not in "fiu":
             raise GraphError(
                 f"clusters: a {type(graph).__name__} was given, whose entries are not real "
                 f"numbers. Pass a networkx.Graph or a symmetric matrix."

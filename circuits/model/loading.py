@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from circuits.errors import ModelError, TensorError, first_line
+from circuits.arguments import checked
+from circuits.errors import ModelError, check_device
 from circuits.model.llama import build, check_activation, check_bilinear, read_tokenizer
 from circuits.model.model import Model
 from circuits.model.published import check_published, convert, is_published
@@ -15,6 +16,7 @@ from circuits.model.weights import read_config, read_weights
 from circuits.storage.hub import how_to_ask, hub_place, model_folder
 
 
+@checked
 def load_model(
     path: str | Path,
     *,
@@ -75,15 +77,7 @@ def chosen_device(device: torch.device | str | None) -> torch.device:
     """The device named, or else the GPU where there is one; refused if it cannot be used here."""
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-        torch.ones(1, device=chosen).item()  # the "meta" device has shapes but no values
-    except (RuntimeError, AssertionError, ImportError) as error:
-        raise TensorError(
-            f"device '{device}' cannot be used here ({first_line(error)}). Name cpu, or a GPU that "
-            f"torch.cuda.is_available() knows."
-        ) from error
-    return chosen
+    return check_device(device)
 
 
 def _local(path: str | Path) -> Path:

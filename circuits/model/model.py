@@ -21,8 +21,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from circuits.algebra.bilinear import BilinearLayer, computing_dtype
+from circuits.arguments import checked
 from circuits.corpus.tokenizer import known_tokens, token_texts
-from circuits.errors import ModelError, check_count, check_index
+from circuits.errors import ModelError, check_count, check_index, check_width
 from circuits.model.identity import fingerprint
 from circuits.model.llama import layer_of, write
 from circuits.model.site import POINTS, ReadAll, Site, as_sites, attach
@@ -30,12 +31,12 @@ from circuits.model.transformer_lens import hooked
 from circuits.storage.files import folder_written_whole
 
 _ROWS = 4096  # tokens whose logits a loss holds at a time
-
-
+_FACTORS = ("left", "right", "down")
 # short names in published configurations, and the tokenizer on the hub that they stand for
 _TOKENIZERS = {"ts-4096": "hub:tdooms/ts-tokenizer-4096"}
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Model:
     """A running bilinear transformer. Its weights never change, and its hooks leave no trace."""
@@ -131,6 +132,7 @@ class Model:
 
     def scale(self, resid_mid: Float[Tensor, "*batch model"]) -> Float[Tensor, "*batch"]:
         """What the norm before an MLP divides each token by: the root of its mean square."""
+        check_width("Model.scale", resid_mid, self.d_model, "activations")
         mean_square = resid_mid.to(computing_dtype(resid_mid)).square().mean(-1)
         return (mean_square + float(self.network.config.rms_norm_eps)).sqrt()
 
@@ -138,6 +140,8 @@ class Model:
         """Rows of tokens, with the tokenizer's own start, padded on the right."""
         tokenizer = self.words("Model.tokens")
         texts = [text] if isinstance(text, str) else list(text)
+        if not texts:
+            raise ModelError("Model.tokens: no texts were given. Pass at least one.")
         rows = tokenizer(texts, verbose=False)["input_ids"]
         longest = max((len(row) for row in rows), default=0)
         if longest == 0:
@@ -174,12 +178,18 @@ class Model:
     ) -> Float[Tensor, "batch token"]:
         """The logits after one token of each row; no others are computed."""
         tokens = self._checked(tokens)
+        if int(position.min()) < 0 or int(position.max()) >= tokens.shape[1]:
+            raise ModelError(
+                f"Model.logits_at: positions {int(position.min())} to {int(position.max())}, but "
+                f"rows have the positions 0 to {tokens.shape[1] - 1}. Pass one for each row."
+            )
         hidden = self.network.model(tokens, use_cache=False).last_hidden_state
         row = torch.arange(len(tokens), device=hidden.device)
         return self.network.lm_head(hidden[row, position.to(hidden.device)])
 
     def logits_of(self, stream: Float[Tensor, "*batch model"]) -> Float[Tensor, "*batch token"]:
         """The logits that the last residual stream gives."""
+        check_width("Model.logits_of", stream, self.d_model, "activations")
         return self.network.lm_head(self.network.model.norm(stream.to(self.dtype)))
 
     def loss(
@@ -311,9 +321,7 @@ class Model:
             "parameters": sum(weight.numel() for weight in self.network.parameters()),
             "norm": f"RMSNorm, eps {config.rms_norm_eps:g}",
             "activation": f"{config.hidden_act} (bilinear: checked on random input)",
-            "mlp_biases": [
-                n for n in ("left", "right", "down") if getattr(first, f"{n}_bias") is not None
-            ],
+            "mlp_biases": [n for n in _FACTORS if getattr(first, f"{n}_bias") is not None],
             "tied_head": bool(config.tie_word_embeddings),
             "tokenizer": None if self.tokenizer is None else type(self.tokenizer).__name__,
             "sites": {

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from circuits.arguments import checked_methods
 from circuits.corpus.batches import CHUNK
 from circuits.errors import PlanError, number_faults
 
@@ -51,7 +52,14 @@ class ModelShape:
         """Hidden units of the MLP: each kind has equally many weights."""
         return self.d_hidden if self.gated else 3 * self.d_hidden // 2
 
+    @property
+    def n_bytes(self) -> int:
+        """Memory that training takes at least: layers' weights, gradients and two moments."""
+        attention, mlp = 4 * self.d_model**2, (2 + self.gated) * self.d_model * self.width
+        return 16 * self.n_layer * (attention + mlp)
 
+
+@checked_methods
 @dataclass(frozen=True)
 class ModelPlan:
     """How a language model is trained: AdamW, warm-up and then a cosine down to 2 %."""

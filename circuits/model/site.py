@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
+from circuits.arguments import checked
 from circuits.errors import ModelError
 
 _HOOKS = {  # in the order in which a layer computes them
@@ -26,6 +27,7 @@ POINTS = tuple(_HOOKS)
 """The points of a layer, in the order in which it computes them."""
 
 
+@checked
 @dataclass(frozen=True)
 class Site:
     """A point of a layer, such as ``mlp_in@0``.

@@ -14,22 +14,22 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.utils import clip_grad_norm_
 
+from circuits.arguments import checked
 from circuits.corpus.batches import Batch, BatchPlan, Position, batches
 from circuits.corpus.documents import BuiltInCorpus, Corpus, Tokenizer, split_corpus
 from circuits.corpus.tokenizer import known_tokens, tokenizer_hash, train_tokenizer
-from circuits.errors import RunError
+from circuits.errors import ModelError, RunError, check_memory, number_faults
 from circuits.model.evaluation import HeldOut, exact_entropy, held_out_loss
 from circuits.model.llama import write
 from circuits.model.loading import chosen_device
 from circuits.model.plan import ModelPlan
+from circuits.storage.checkpoint import optimizer_state, restore_optimizer
 from circuits.storage.files import PLAN, RESULT, content_hash, read_json
 from circuits.storage.training_run import (
     METRICS,
     Row,
     RunFiles,
     TrainingRun,
-    optimizer_state,
-    restore_optimizer,
 )
 
 
@@ -57,6 +57,7 @@ class Trained:
         return self.n_tokens / self.seconds
 
 
+@checked
 def train_model(
     plan: ModelPlan,
     corpus: Corpus,
@@ -73,6 +74,7 @@ def train_model(
     files are not those that it wrote: then it is trained anew.
     """
     out = Path(out)
+    check_memory("train_model", plan.shape.n_bytes, "Make the shape smaller.")
     tokenizer = tokenizer or train_tokenizer(
         split_corpus(corpus)[0], "word" if isinstance(corpus, BuiltInCorpus) else "bpe"
     )
@@ -94,7 +96,8 @@ def train_model(
 class ModelTraining(TrainingRun):
     """A network in training: weights, optimizer, noise, and the position in the text."""
 
-    doing, shown = "training", "loss"
+    doing, shown, fault = "training", "loss", ModelError
+    slower = "Lower the plan's learning_rate, and train in a new folder."
     packages = ("torch", "transformers", "bilinear-circuits")
     plan: ModelPlan
 
@@ -169,11 +172,21 @@ class ModelTraining(TrainingRun):
         """The loss beside the floor that no model can go below."""
         return [{"loss": float(measured), "floor": self._floor}]
 
+    def check(self, row: Row, nth: int, checkpoint: Path) -> None:
+        """Stop before anything that is not finite is saved."""
+        if not math.isfinite(row["loss"]):
+            self.stop(f"step {row['step']}", "the loss is NaN or infinite", self.slower, checkpoint)
+
     def results(self) -> Iterator[tuple[Callable[[Path], None], dict[str, Any]]]:
         """The network with its tokenizer, and its loss on held-out text."""
         measured = None
         if self._held_out is not None:
             measured = held_out_loss(self.network, self._held_out, self.tokenizer, self._batch_plan)
+            if not math.isfinite(measured.loss):
+                raise ModelError(
+                    f"after step {self.step}, the last, the loss on held-out text is "
+                    f"{measured.loss}. {self.slower}"
+                )
         result = {
             "n_steps": self.step,
             "n_tokens": self.n_tokens,
@@ -241,9 +254,23 @@ def _as_written(out: Path) -> bool:
 
 def _trained(out: Path) -> Trained:
     result = read_json(out / RESULT, RunError)
-    held_out = result["held_out"] and HeldOut(**result["held_out"])
-    if held_out and held_out.reactions:  # null in the file: a case without a reaction
-        shares = {case: math.nan if x is None else x for case, x in held_out.reactions.items()}
-        held_out = replace(held_out, reactions=shares)
-    numbers = {name: result[name] for name in ("n_steps", "n_tokens", "n_parameters", "seconds")}
-    return Trained(out, **numbers, held_out=held_out)
+    try:
+        held_out = result["held_out"] and HeldOut(**result["held_out"])
+        if held_out and held_out.reactions:  # null in the file: a case without a reaction
+            shares = {case: math.nan if x is None else x for case, x in held_out.reactions.items()}
+            held_out = replace(held_out, reactions=shares)
+        counts = {name: result[name] for name in ("n_steps", "n_tokens", "n_parameters")}
+        seconds = result["seconds"]
+    except (LookupError, TypeError, AttributeError) as error:
+        raise _damaged(out, f"{type(error).__name__}: {error}") from error
+    if faults := number_faults({**counts, "seconds": seconds}, dict.fromkeys(counts, 0),
+                               {"seconds": 0}):  # fmt: skip
+        raise _damaged(out, "; ".join(faults))
+    return Trained(out, **counts, seconds=seconds, held_out=held_out)
+
+
+def _damaged(out: Path, what: str) -> RunError:
+    return RunError(
+        f"{out / RESULT}: does not say how a training ended ({what}). Remove it, and the same "
+        f"call trains again."
+    )

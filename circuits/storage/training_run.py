@@ -27,14 +27,18 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, final, runtime_checkable
+from typing import Any, ClassVar, NoReturn, Protocol, final, runtime_checkable
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from circuits.errors import PlanError, RunError
+from circuits.errors import CircuitsError, PlanError, RunError, shorten
+from circuits.storage.checkpoint import (
+    UNREADABLE,
+    read_checkpoint,
+    save_checkpoint,
+    unreadable,
+)
 from circuits.storage.files import (
     PLAN,
     RESULT,
@@ -49,7 +53,6 @@ from circuits.storage.progress import counted
 
 METRICS = "metrics.jsonl"
 
-_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 _FLUSH = 10  # steps between two writes of metrics: on a GPU, each waits for the steps before
 
 Row = dict[str, Any]
@@ -90,6 +93,8 @@ class TrainingRun(ABC):
     doing: ClassVar[str]  # on the progress bar
     shown: ClassVar[str]  # the metric on the progress bar
     packages: ClassVar[tuple[str, ...]]  # whose versions training.json notes
+    fault: ClassVar[type[CircuitsError]]  # raised when the numbers are lost
+    slower: ClassVar[str] = "Lower the learning rate."  # the remedy when weights are lost
 
     def __init__(self, plan: _Plan) -> None:
         self.plan = plan
@@ -148,45 +153,36 @@ class TrainingRun(ABC):
 
     @final
     def resume(self, files: RunFiles) -> None:
-        """Take up the state of the checkpoint; refused if it is another run's."""
-        path = files.checkpoint
+        """Take up the state of the checkpoint; refused if it is damaged or another run's."""
+        tensors, saved = read_checkpoint(files.checkpoint)
         try:
-            with safe_open(path, framework="pt") as file:
-                header = {name: json.loads(value) for name, value in file.metadata().items()}
-                _check_made_of(path, header["made_of"], files.made_of)
-                self.step, self.n_tokens = header["step"], header["n_tokens"]
-                self.seconds = header["seconds"]
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                self.restore(tensors, header["values"])
-        except (
-            SafetensorError,
-            OSError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            RuntimeError,
-        ) as error:
-            raise RunError(
-                f"{path}: not a readable checkpoint of this run ({error}). Remove it to start over."
-            ) from error
+            _check_made_of(files.checkpoint, saved["made_of"], files.made_of)
+            self.step, self.n_tokens = saved["step"], saved["n_tokens"]
+            self.seconds = saved["seconds"]
+            self.restore(tensors, saved["values"])
+        except RunError:
+            raise
+        except UNREADABLE as error:
+            raise unreadable(files.checkpoint, error) from error
+
+    @final
+    def stop(self, where: str, what: str, remedy: str, checkpoint: Path) -> NoReturn:
+        """End a training whose numbers are lost; what was saved before is kept."""
+        kept = f"the checkpoint before it, {checkpoint}, is kept"
+        if not checkpoint.exists():
+            kept = "no checkpoint had been written yet"
+        raise self.fault(f"{where}: {what}; {kept}. {remedy}")
 
     def _save(self, path: Path, made_of: Mapping[str, Any]) -> None:
-        """Write a checkpoint: tensors, and plain values as JSON in the file's header."""
         tensors, values = self.state()
+        floats = {name: t for name, t in tensors.items() if t.is_floating_point()}
+        lost = [name for name, t in floats.items() if not bool(torch.isfinite(t).all())]
+        if lost:
+            what = f"{shorten(lost, 2)} hold NaN or infinity"
+            self.stop(f"step {self.step}", what, self.slower, path)
         header = {"made_of": made_of, "values": values, "step": self.step}
         header |= {"n_tokens": self.n_tokens, "seconds": self.seconds}
-        try:
-            with written_whole(path) as file:
-                metadata = {name: json.dumps(value) for name, value in header.items()}
-                save_file({n: t.contiguous() for n, t in tensors.items()}, file, metadata=metadata)
-                with file.open("rb+") as written:
-                    os.fsync(written.fileno())
-        except OSError as error:
-            reason = error.__cause__ or error  # safetensors' own words, by way of `written_whole`
-            raise RunError(
-                f"{path}: cannot be written ({reason}). Free some space: the previous checkpoint "
-                f"is intact, and the same call resumes from it."
-            ) from error
+        save_checkpoint(path, tensors, header)
 
     def _train(
         self,
@@ -227,6 +223,8 @@ class TrainingRun(ABC):
                 bar.update(len(waiting))
                 waiting.clear()
                 if saving:
+                    for file in metrics:
+                        os.fsync(file.fileno())  # a checkpoint never stands beside fewer lines
                     self._save(files.checkpoint, files.made_of)
                 if stopped:
                     return
@@ -296,15 +294,19 @@ def _is_part(path: Path) -> bool:
 
 
 def _truncate_metrics(metrics: Path, step: int) -> None:
-    """Drop the lines after the checkpoint's step, and a line that a kill cut short."""
-    kept = []
-    if metrics.exists():
-        for line in metrics.read_text(encoding="utf-8").splitlines(keepends=True):
-            if not line.endswith("\n") or json.loads(line)["step"] > step:
-                break
-            kept.append(line)
+    """Keep the whole lines up to the checkpoint's step: a kill cuts a line short, and a power loss
+    leaves zeros or what was there before."""
+    lines = metrics.read_bytes().split(b"\n")[:-1] if metrics.exists() else []
     with written_whole(metrics) as file:
-        file.write_text("".join(kept), encoding="utf-8")
+        file.write_bytes(b"".join(line + b"\n" for line in lines if _is_row(line, step)))
+
+
+def _is_row(line: bytes, most: int) -> bool:
+    try:
+        step = json.loads(line)["step"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return False
+    return type(step) is int and 0 < step <= most
 
 
 @contextmanager
@@ -318,35 +320,6 @@ def _put_in_place(out: Path) -> Iterator[Path]:
     for name in written:
         os.replace(finished / name, out / name)
     finished.rmdir()
-
-
-def optimizer_state(
-    weights: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
-) -> dict[str, Tensor]:
-    """Weights by name, and the optimizer's moments of each."""
-    tensors = {}
-    for name, weight in weights.items():
-        tensors[f"weight/{name}"] = weight.detach()
-        for moment, value in optimizer.state.get(weight, {}).items():
-            tensors[f"{moment}/{name}"] = value
-    return tensors
-
-
-@torch.no_grad()
-def restore_optimizer(
-    weights: Mapping[str, Tensor],
-    optimizer: torch.optim.Optimizer,
-    tensors: Mapping[str, Tensor],
-) -> None:
-    """The way back from `optimizer_state`, in place."""
-    for name, weight in weights.items():
-        weight.copy_(tensors[f"weight/{name}"])
-        if f"step/{name}" in tensors:  # a weight that is not trained has no moments
-            optimizer.state[weight] = {
-                # a copy lies aligned in memory, as the optimizer's own would
-                moment: tensors[f"{moment}/{name}"].to(weight.device, copy=True)
-                for moment in _MOMENTS
-            }
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from html import escape
 import numpy as np
 import pandas as pd
 
+from circuits.arguments import checked
 from circuits.corpus.documents import Corpus
 from circuits.errors import DictionaryError, check_count, check_index
 from circuits.model.model import Model
@@ -128,6 +129,7 @@ def card_tables(
     return CardTables(near, effects, strongest, min(n_documents, corpus.n_documents or n_documents))
 
 
+@checked
 def card(
     dictionary: Dictionary,
     feature: int,

@@ -9,13 +9,15 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from circuits.errors import ModelError, check_count, check_indices
+from circuits.arguments import checked
+from circuits.errors import FeatureRangeError, ModelError, check_count, check_indices
 from circuits.model.model import Model
 from sae.dictionary import Dictionary
 
 _TILE = 2**24  # numbers that are held at a time
 
 
+@checked
 def logit_effects(
     dictionary: Dictionary, model: Model, features: Iterable[int] | None = None, n: int = 10
 ) -> pd.DataFrame:
@@ -75,7 +77,10 @@ def _chosen(
 ) -> Int64[Tensor, " chosen"]:
     if features is None:
         return torch.arange(dictionary.n_feature)
-    return torch.tensor(check_indices(needed_by, features, dictionary.n_feature, "feature")).long()
+    listed = check_indices(needed_by, features, dictionary.n_feature, "feature")
+    if not listed:
+        raise FeatureRangeError(f"{needed_by}: no features were named. Name one.")
+    return torch.tensor(listed)
 
 
 def _rows(

@@ -11,12 +11,15 @@ import pandas as pd
 import scipy.sparse
 from jaxtyping import Float, Int, Int64
 
+from circuits.arguments import checked
 from circuits.corpus.documents import Corpus
-from circuits.errors import check_count, check_indices
+from circuits.errors import FeatureRangeError, check_count, check_index, check_indices
 from circuits.model.model import Model
 from sae.dictionary import Dictionary
 from sae.reading import N_DOCUMENTS, Reading, readings
 from sae.sparse import Code
+
+_MOST = 10_000  # tokens of a feature
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +49,7 @@ class Examples:
         return pd.DataFrame(rows, columns=[*columns, "tokens", "activations", "place"])
 
 
+@checked
 def examples(
     dictionary: Dictionary,
     model: Model,
@@ -60,11 +64,14 @@ def examples(
     """For each feature (all of them unless named) its ``n`` strongest tokens in a corpus, with
     ``context`` tokens on both sides; the model reads rows of ``window`` tokens."""
     site = dictionary.site_in(model, "examples")
-    n = check_count("examples", n, None, "n")
+    n = check_count("examples", n, _MOST, "n")
     chosen = range(dictionary.n_feature) if features is None else features
     listed = dict.fromkeys(check_indices("examples", chosen, dictionary.n_feature, "feature"))
+    if not listed:
+        raise FeatureRangeError("examples: no features were named. Name one.")
+    context = check_index("examples", context, model.n_context, "context")
     dictionary = dictionary.to(model.device)
-    best = _Best(dictionary.n_feature, np.array([*listed], np.int64), n, max(0, context))
+    best = _Best(dictionary.n_feature, np.array([*listed], np.int64), n, context)
     for reading in readings(model, corpus, [site], n_documents=n_documents, window=window):
         best.look(reading, dictionary.active(reading.activations[site]))
     return best.result(model)

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.algebra.bilinear import computing_dtype
+from circuits.arguments import check_argument
 from circuits.errors import BasisError, ModelError, check_count, check_tensors
 from circuits.model.site import Site
 from sae.statistics import Statistics
@@ -40,6 +41,8 @@ class Stored:
     def __post_init__(self) -> None:
         given = self.weights()
         check_tensors("Dictionary", given, WEIGHTS)
+        check_argument("Dictionary", "relu", self.relu, bool)
+        check_argument("Dictionary", "site", self.site, Site | None)
         if (self.k is None) == (self.threshold is None):
             raise BasisError(
                 f"Dictionary: k is {self.k} and threshold is "
@@ -54,7 +57,8 @@ class Stored:
 
     def weights(self) -> dict[str, Tensor]:
         """Its tensors by name, without the threshold where there is none."""
-        return {name: w for name in WEIGHTS if (w := getattr(self, name)) is not None}
+        held = {name: getattr(self, name) for name in WEIGHTS}
+        return {n: w for n, w in held.items() if w is not None or n != "threshold"}
 
     @property
     def n_feature(self) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
+from circuits.arguments import checked_methods
 from circuits.errors import PlanError, number_faults
 from circuits.model.plan import check_fields, refuse_faults
 from sae.training.step import Activation
@@ -13,6 +14,7 @@ from sae.training.step import Activation
 _WARM_UP, _COOL_DOWN = 0.05, 0.2  # fractions of the steps in which the rate rises and falls
 
 
+@checked_methods
 @dataclass(frozen=True)
 class TrainingPlan:
     """How several sites' dictionaries are trained together."""

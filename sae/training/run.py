@@ -16,17 +16,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from circuits.arguments import checked
 from circuits.corpus.documents import Corpus, split_corpus
-from circuits.errors import DictionaryError
+from circuits.errors import DictionaryError, check_memory
 from circuits.model.loading import chosen_device
 from circuits.model.model import Model
 from circuits.model.site import Site
+from circuits.storage.checkpoint import optimizer_state, restore_optimizer
 from circuits.storage.training_run import (
     Row,
     RunFiles,
     TrainingRun,
-    optimizer_state,
-    restore_optimizer,
 )
 from sae.dictionary import Dictionary
 from sae.formats.folders import write
@@ -45,6 +45,7 @@ Log = Callable[[str, dict[str, float | int]], None]
 """Called at every step with a site and a row of its metrics."""
 
 
+@checked
 def train_saes(
     model: Model,
     corpus: Corpus,
@@ -65,6 +66,7 @@ def train_saes(
     return train_on(source, plan, out, device=device, checkpoint_every=checkpoint_every, log=log)
 
 
+@checked
 def train_on(
     source: Activations,
     plan: TrainingPlan,
@@ -76,8 +78,10 @@ def train_on(
 ) -> dict[Site, Dictionary]:
     """Like `train_saes`, on activations from a cache or of one's own; the sites are theirs."""
     widths = source.widths
-    for site, width in widths.items():
-        plan.features_of(width, site.point)
+    n_bytes = 0
+    for site, width in widths.items():  # a buffer; two matrices, their gradients and moments
+        n_bytes += 4 * width * (plan.n_buffer + 8 * plan.features_of(width, site.point))
+    check_memory("train_on", n_bytes, "Make the plan's n_buffer or n_features smaller.")
     made_of = {"plan": plan.as_dict(), "activations": source.made_of}
     folders = {site: Path(out) / site.hook_name for site in widths}
     name = sha256(json.dumps([made_of, list(map(str, widths))]).encode()).hexdigest()[:8]
@@ -91,7 +95,7 @@ def train_on(
 class DictionaryTraining(TrainingRun):
     """The autoencoders of several sites in training, and their place in the text."""
 
-    doing, shown = "training dictionaries", "fvu"
+    doing, shown, fault = "training dictionaries", "fvu", DictionaryError
     packages = ("torch", "bilinear-circuits")
     plan: TrainingPlan
 
@@ -190,11 +194,8 @@ class DictionaryTraining(TrainingRun):
         if not (finite and math.isfinite(row["loss"])):
             what, remedy = "the activations hold NaN or infinity", "Look at the model and its text."
             if finite:
-                what, remedy = "the loss is no longer finite", "Lower the learning rate."
-            kept = f"the checkpoint before it, {checkpoint}, is kept"
-            if not checkpoint.exists():
-                kept = "no checkpoint had been written yet"
-            raise DictionaryError(f"step {row['step']}, site {site}: {what}; {kept}. {remedy}")
+                what, remedy = "the loss is no longer finite", self.slower
+            self.stop(f"step {row['step']}, site {site}", what, remedy, checkpoint)
         if self._log is not None:
             self._log(str(site), row)
 

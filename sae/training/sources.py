@@ -4,6 +4,7 @@ A source gives chunks: for every site a tensor ``token model`` of the same token
 """
 
 import hashlib
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from circuits.arguments import checked
 from circuits.corpus.batches import BatchPlan, Position, batches
 from circuits.corpus.documents import Corpus
 from circuits.corpus.tokenizer import tokenizer_hash
@@ -107,6 +109,7 @@ class ModelActivations(Activations):
             yield Chunk(found, batch.after.as_dict())
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class TensorActivations(Activations):
     """Your own tensors ``token model``, or dicts with one such tensor for every site: a list, or a
@@ -152,12 +155,17 @@ class TensorActivations(Activations):
 
     @property
     def made_of(self) -> dict[str, Any]:
-        """A hash of the first item."""
+        """A hash of all items, which one pass over them computes."""
+        return {"tensors": self._hash}
+
+    @cached_property
+    def _hash(self) -> str:
         digest = hashlib.sha256()
-        for site, tensor in self._first.items():
+        assert self._first  # an empty pass is refused
+        for site, tensor in (pair for item in self._begun() for pair in item.items()):
             digest.update(f"{site} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-        return {"tensors": digest.hexdigest()}
+            digest.update(tensor.detach().float().cpu().contiguous().numpy().data)
+        return digest.hexdigest()
 
     def chunks(self, after: dict[str, int] | None = None) -> Iterator[Chunk]:
         """A chunk for each item, pass after pass."""
@@ -185,6 +193,7 @@ class TensorActivations(Activations):
                 )
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class CachedActivations(Activations):
     """Activations on disk, from `cache_activations`; parallel runs share one copy in memory."""
@@ -240,6 +249,7 @@ class CachedActivations(Activations):
             ) from error
 
 
+@checked
 def cache_activations(
     source: Activations, folder: str | Path, n_token: int, *, dtype: torch.dtype = torch.float32
 ) -> CachedActivations:
@@ -249,6 +259,13 @@ def cache_activations(
     if folder.exists():
         raise DictionaryError(f"{folder}: already exists. Name a new folder, or remove this one.")
     check_count("cache_activations", n_token, None, "n_token")
+    n_bytes = n_token * sum(source.widths.values()) * dtype.itemsize
+    there = next(path for path in folder.absolute().parents if path.exists())
+    if n_bytes > (free := shutil.disk_usage(there).free):
+        raise DictionaryError(
+            f"cache_activations: {n_token:,} tokens take {n_bytes / 2**30:,.1f} GiB, and {there} "
+            f"has {free / 2**30:,.1f} free. Ask for fewer, or for dtype=torch.bfloat16."
+        )
     shards: list[dict[str, Any]] = []
     pending: list[dict[Site, Tensor]] = []
     done = waiting = 0

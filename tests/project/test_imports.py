@@ -11,8 +11,8 @@ from tests.support.imports import Tree
 # CONTRIBUTING ("Where things live") says what stands in each; `name.py` is a single module
 ORDER = {
     "circuits": (
-        "lazy.py", "errors.py", "plotting", "groups", "storage", "algebra", "corpus", "graph",
-        "model",
+        "lazy.py", "errors.py", "arguments.py", "plotting", "groups", "storage", "algebra",
+        "corpus", "graph", "model",
     ),
     "sae": (
         "kernels.py", "sparse.py", "statistics.py", "formats", "dictionary.py", "loading.py",

@@ -15,6 +15,7 @@ from analysis.cli.circuit_text import circuit_text
 from analysis.discovery.find import find_circuit, verdict
 from analysis.discovery.selection import covering, kind_of, shares_of_strata
 from circuits.errors import (
+    ArgumentError,
     BehaviourError,
     DictionaryError,
     FeatureRangeError,
@@ -367,7 +368,9 @@ def test_what_cannot_be_asked_for_is_refused():
     model, dictionaries, behaviour = planted_model(), planted_dictionaries(), planted_behaviour()
     with pytest.raises(FeatureRangeError, match=r"n_pairs = 0\. Ask for at least 1"):
         find_circuit(model, dictionaries, behaviour, n_pairs=0)
-    for coverage in (0.0, 1.5, float("nan")):
+    with pytest.raises(ArgumentError, match="coverage is nan, not a finite number"):
+        find_circuit(model, dictionaries, behaviour, coverage=float("nan"))
+    for coverage in (0.0, 1.5):
         with pytest.raises(BehaviourError, match="must lie between 0 and 1"):
             find_circuit(model, dictionaries, behaviour, coverage=coverage)
     with pytest.raises(DictionaryError, match=r"for layer 3 \(there are for \[0\]\)"):

@@ -196,9 +196,12 @@ def test_a_file_that_is_cut_short_is_refused_and_nothing_half_written_is_left(ci
     path.write_text(path.read_text()[:100])
     with pytest.raises(CircuitsError, match="not readable JSON"):
         Circuit.load(path)
-    broken = replace(circuit, energy=float("nan"))
+    lost = replace(circuit.interactions[0], weight=float("nan"))
+    broken = replace(circuit, interactions=(lost, *circuit.interactions[1:]))
     with pytest.raises(CircuitsError, match="must be finite"):
         broken.save(tmp_path / "broken.json")
+    with pytest.raises(CircuitsError, match="energy is nan, not a finite number"):
+        replace(circuit, energy=float("nan"))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["circuit.json"]
 
 

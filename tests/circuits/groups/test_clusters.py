@@ -194,5 +194,5 @@ def test_what_has_no_groups_is_refused(given, said):
 
 
 def test_a_seed_that_is_none_is_refused():
-    with pytest.raises(CircuitsError, match="there is no seed -1"):
+    with pytest.raises(CircuitsError, match="seed = -1"):
         clusters(np.ones((3, 3)), seed=-1)

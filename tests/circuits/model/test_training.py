@@ -12,6 +12,7 @@ from pathlib import Path
 import jaxtyping
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from circuits.corpus import built_in, open_corpus
@@ -23,7 +24,7 @@ from circuits.model import ModelPlan, ModelShape, Trained, load_model, train_mod
 from circuits.model.evaluation import held_out_loss
 from circuits.model.plan import ACTIVATIONS
 from circuits.model.training import ModelTraining, new_network
-from circuits.storage import training_run as runs
+from circuits.storage import checkpoint as checkpoints
 from tests.support.kills import Moment, die_at, exit_code, moments
 from tests.support.signals import interrupt
 
@@ -271,15 +272,84 @@ def test_a_folder_never_holds_two_runs(unbroken, corpus, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
-def test_a_checkpoint_that_is_damaged_is_refused(corpus, tmp_path, monkeypatch):
-    whole = ModelTraining.learn
-    with monkeypatch.context() as patch:
+@pytest.fixture(scope="module")
+def broken_off(corpus, tmp_path_factory) -> Path:
+    """A run that stopped at step 4, with its checkpoint of that step."""
+    folder, whole = tmp_path_factory.mktemp("broken") / "out", ModelTraining.learn
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ModelTraining, "learn", lambda r, b: 1 / 0 if r.step == 4 else whole(r, b))
         with pytest.raises(ZeroDivisionError):
-            train_model(PLAN, corpus, tmp_path / "out", device="cpu", checkpoint_every=2)
-    checkpoint = tmp_path / "out" / "checkpoint.safetensors"
-    checkpoint.write_bytes(checkpoint.read_bytes()[:-9])
+            train_model(PLAN, corpus, folder, device="cpu", checkpoint_every=2)
+    return folder
+
+
+def rewritten(path: Path, change) -> None:
+    """The checkpoint with other tensors or header; its checksum stays as it is."""
+    with safe_open(path, framework="pt") as file:
+        header, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    change(tensors, header)
+    save_file(tensors, path, metadata=header)
+
+
+def flip(tensors, header):
+    tensors["weight/lm_head.weight"].view(torch.int32)[3, 5] ^= 1
+
+
+DAMAGES = {
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-9]),
+    "empty": lambda path: path.write_bytes(b""),
+    "junk": lambda path: path.write_bytes(b"\xff" * 4000),
+    "no header": lambda path: save_file({"a": torch.ones(2)}, path),
+    "one flipped bit": lambda path: rewritten(path, flip),
+    "another step": lambda path: rewritten(path, lambda t, h: h.update(step="3")),
+    "huge step": lambda path: rewritten(path, lambda t, h: h.update(step="9" * 5000)),
+    "junk values": lambda path: rewritten(path, lambda t, h: h.update(values="[" * 99_999)),
+    "no checksum": lambda path: rewritten(path, lambda t, h: h.pop("sha256")),
+    "a tensor less": lambda path: rewritten(path, lambda t, h: t.pop("noise")),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_checkpoint_that_is_damaged_is_refused(damage, broken_off, corpus, tmp_path):
+    shutil.copytree(broken_off, tmp_path / "out")
+    DAMAGES[damage](tmp_path / "out" / "checkpoint.safetensors")
     with pytest.raises(RunError, match=r"checkpoint.safetensors: not a readable checkpoint"):
+        train_model(PLAN, corpus, tmp_path / "out", device="cpu")
+
+
+@pytest.mark.parametrize(
+    "tail", [b"\0" * 4096, b'{"step": 3', b"\xff\xfe\n", b"[]\n7\n", b'{"step": 1e99}\n' * 2]
+)
+def test_junk_after_the_checkpoint_s_metrics_is_dropped(tail, broken_off, corpus, tmp_path):
+    shutil.copytree(broken_off, tmp_path / "out")
+    with (tmp_path / "out" / "metrics.jsonl").open("ab") as file:
+        file.write(tail)
+    train_model(PLAN, corpus, tmp_path / "out", device="cpu")
+    assert [row["step"] for row in metrics(tmp_path / "out")] == list(range(1, 31))
+
+
+@pytest.mark.parametrize(("rate", "n_steps"), [(1e30, 2), (1e30, 30), (1e300, 1), (1e300, 30)])
+def test_weights_that_are_lost_stop_the_training_and_are_no_model(rate, n_steps, corpus, tmp_path):
+    plan = replace(PLAN, learning_rate=rate, n_steps=n_steps, warm_up=0)
+    for _ in range(2):  # the same call says so again
+        with pytest.raises(ModelError, match=r"step \d+.*(NaN|nan|inf).*Lower the plan's learning"):
+            train_model(plan, corpus, tmp_path / "out", device="cpu")
+    assert not {"training.json", "model.safetensors"} & set(os.listdir(tmp_path / "out"))
+    with pytest.raises(ModelError):
+        load_model(tmp_path / "out", device="cpu")
+
+
+@pytest.mark.parametrize("name", ["training.json", "plan.json"])
+@pytest.mark.parametrize(
+    "content", ["{}", "[]", "", "\0" * 100, '{"plan": ' * 99_999, '{"n_steps": ' + "9" * 5000 + "}",
+                '{"held_out": {"a": 1}}', '{"held_out": 3, "n_steps": 1}', '{"n_steps": "7"}']
+)  # fmt: skip
+def test_notes_of_a_run_that_are_junk_are_refused_by_name(
+    name, content, unbroken, corpus, tmp_path
+):
+    shutil.copytree(unbroken.folder, tmp_path / "out")
+    (tmp_path / "out" / name).write_text(content)
+    with pytest.raises(RunError, match=name):
         train_model(PLAN, corpus, tmp_path / "out", device="cpu")
 
 
@@ -429,14 +499,14 @@ def test_a_full_disk_is_said_and_the_checkpoint_before_is_kept(
         raise OSError("No space left on device")
 
     saved = []
-    save = runs.save_file
+    save = checkpoints.save_file
 
     def second_is_full(*args, **options):
         saved.append(1)
         return (save if len(saved) == 1 else full)(*args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "save_file", second_is_full)
+        patch.setattr(checkpoints, "save_file", second_is_full)
         with pytest.raises(RunError, match=r"cannot be written \(No space left"):
             train_model(PLAN, corpus, tmp_path / "out", device="cpu", checkpoint_every=10)
     assert not list((tmp_path / "out").glob(".*.part"))

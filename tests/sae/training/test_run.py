@@ -18,7 +18,7 @@ from analysis.cli.main import main
 from circuits.corpus import built_in
 from circuits.errors import CorpusError, DictionaryError, ModelError, PlanError, RunError
 from circuits.model import ModelPlan, ModelShape, Site, load_model, train_model
-from circuits.storage import training_run as runs
+from circuits.storage import checkpoint as checkpoints
 from circuits.storage.training_run import RunFiles
 from sae import TensorActivations, TrainingPlan, load_dictionaries, train_on, train_saes
 from sae.formats import sae_lens
@@ -318,6 +318,22 @@ def test_a_loss_that_grows_beyond_all_bounds_stops(tmp_path):
         train_on(TensorActivations(x), plan, tmp_path / "saes", device="cpu")
 
 
+def test_a_finished_run_is_of_all_its_tensors_not_of_the_first_alone(tmp_path):
+    a, b, c = (normal(300, 8, seed=i, dtype=torch.float32) for i in range(3))
+    plan = replace(PLAN, n_features=16, n_tokens=600, n_buffer=300)
+    train_on(TensorActivations([a, b]), plan, tmp_path / "saes", device="cpu")
+    with pytest.raises(RunError, match="belongs to another run, which differs in activations"):
+        train_on(TensorActivations([a, c]), plan, tmp_path / "saes", device="cpu")
+
+
+def test_a_rate_that_loses_the_weights_at_the_last_step_leaves_no_dictionary(tmp_path):
+    x = normal(300, 8, dtype=torch.float32)
+    plan = replace(PLAN, n_features=16, n_tokens=200, n_buffer=300, learning_rate=1e300)
+    with pytest.raises(DictionaryError, match=r"step 1: weight/.*NaN or inf.* Lower the learning"):
+        train_on(TensorActivations([x]), plan, tmp_path / "saes", device="cpu")
+    assert not list((tmp_path / "saes").rglob("training.json"))
+
+
 def test_a_folder_never_holds_two_runs_and_the_field_that_differs_is_named(model, corpus, unbroken):
     with pytest.raises(RunError, match=r"differs in plan \(plan: \{'k': 4\}, now \{'k': 5\}\)"):
         train_saes(model, corpus, replace(PLAN, k=5), unbroken, device="cpu")
@@ -331,7 +347,7 @@ def test_a_folder_never_holds_two_runs_and_the_field_that_differs_is_named(model
 def test_a_full_disk_is_said_and_the_checkpoint_before_is_kept(
     model, corpus, unbroken, tmp_path, monkeypatch, full
 ):
-    save, calls = runs.save_file, []
+    save, calls = checkpoints.save_file, []
 
     def second_is_full(tensors, path, metadata=None):
         calls.append(path)
@@ -341,7 +357,7 @@ def test_a_full_disk_is_said_and_the_checkpoint_before_is_kept(
         save(tensors, path, metadata=metadata)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "save_file", second_is_full)
+        patch.setattr(checkpoints, "save_file", second_is_full)
         with pytest.raises(RunError) as refused:
             train_saes(model, corpus, PLAN, tmp_path / "out", device="cpu", checkpoint_every=5)
     (checkpoint,) = (tmp_path / "out").glob("checkpoint-*")
