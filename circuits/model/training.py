@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from circuits.model.llama import write
 from circuits.model.loading import chosen_device
 from circuits.model.plan import ModelPlan
 from circuits.storage.checkpoint import optimizer_state, restore_optimizer
-from circuits.storage.files import PLAN, RESULT, content_hash, read_json
+from circuits.storage.files import PLAN, RESULT, read_json
 from circuits.storage.training_run import (
     METRICS,
     Row,
@@ -84,11 +85,7 @@ def train_model(
         "tokenizer": tokenizer_hash(tokenizer),
     }
     files = RunFiles((out,), out / "checkpoint.safetensors", made_of)
-    finished = files.finished
-    if finished and not _as_written(out):
-        (out / RESULT).unlink()
-        finished = False
-    if not finished:
+    if not files.finished:
         ModelTraining(plan, corpus, tokenizer, device).run(files, checkpoint_every)
     return _trained(out)
 
@@ -196,12 +193,7 @@ class ModelTraining(TrainingRun):
         }
         self.network.eval()
 
-        def put(folder: Path) -> None:
-            write(self.network, self.tokenizer, folder)
-            written = sorted(path for path in folder.iterdir() if path.is_file())
-            result["files"] = {path.name: content_hash(path) for path in written}
-
-        yield put, result
+        yield partial(write, self.network, self.tokenizer), result
 
 
 def new_network(plan: ModelPlan, tokenizer: Tokenizer) -> Any:
@@ -241,15 +233,6 @@ def _ungate(mlp: Any, biases: bool) -> None:
     if not biases:
         mlp.gate_proj.bias.requires_grad_(False)
         mlp.down_proj.bias.requires_grad_(False)
-
-
-def _as_written(out: Path) -> bool:
-    """Whether the files of a finished run are there as its training wrote them."""
-    written = read_json(out / RESULT, RunError).get("files")
-    return isinstance(written, dict) and all(
-        (out / name).is_file() and content_hash(out / name) == hash_
-        for name, hash_ in written.items()
-    )
 
 
 def _trained(out: Path) -> Trained:

@@ -42,6 +42,7 @@ from circuits.storage.checkpoint import (
 from circuits.storage.files import (
     PLAN,
     RESULT,
+    content_hash,
     folder_written_whole,
     held,
     read_json,
@@ -69,10 +70,11 @@ class RunFiles:
 
     @property
     def finished(self) -> bool:
-        """Whether the run has ended; refused if a folder belongs to something else."""
+        """Whether the run has ended and its files are as it wrote them; refused if a folder
+        belongs to something else."""
         begun = [_is_run(folder, self.made_of) for folder in self.folders]
-        ended = all((folder / RESULT).exists() for folder in self.folders)
-        return all(begun) and ended and not self.checkpoint.exists()
+        ended = all(begun) and not self.checkpoint.exists()
+        return ended and all(map(_as_written, self.folders))
 
 
 @runtime_checkable
@@ -235,8 +237,21 @@ class TrainingRun(ABC):
         for folder, (write, result) in zip(files.folders, self.results(), strict=True):
             with _put_in_place(folder) as new:
                 write(new)
-            write_json(folder / RESULT, {**result, **files.made_of, "versions": versions})
+                written = {path.name: content_hash(path) for path in new.iterdir()}
+            about = {**files.made_of, "versions": versions, "files": written}
+            write_json(folder / RESULT, {**result, **about})
         files.checkpoint.unlink(missing_ok=True)
+
+
+def _as_written(folder: Path) -> bool:
+    """Whether the files of a finished run are there as its training wrote them."""
+    if not (folder / RESULT).exists():
+        return False
+    written = read_json(folder / RESULT, RunError).get("files")
+    return isinstance(written, dict) and all(
+        (folder / name).is_file() and content_hash(folder / name) == hash_
+        for name, hash_ in written.items()
+    )
 
 
 def _is_run(out: Path, made_of: Mapping[str, Any]) -> bool:

@@ -341,8 +341,9 @@ def test_weights_that_are_lost_stop_the_training_and_are_no_model(rate, n_steps,
 
 @pytest.mark.parametrize("name", ["training.json", "plan.json"])
 @pytest.mark.parametrize(
-    "content", ["{}", "[]", "", "\0" * 100, '{"plan": ' * 99_999, '{"n_steps": ' + "9" * 5000 + "}",
-                '{"held_out": {"a": 1}}', '{"held_out": 3, "n_steps": 1}', '{"n_steps": "7"}']
+    "content", ["[]", "", "\0" * 100, '{"plan": ' * 99_999, '{"n_steps": ' + "9" * 5000 + "}",
+                '{"files": {}, "held_out": {"a": 1}}', '{"files": {}, "n_steps": "7"}',
+                '{"files": {}, "held_out": 3, "n_steps": 1}']
 )  # fmt: skip
 def test_notes_of_a_run_that_are_junk_are_refused_by_name(
     name, content, unbroken, corpus, tmp_path

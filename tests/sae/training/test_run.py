@@ -146,6 +146,17 @@ def test_a_finished_run_is_not_trained_again(model, corpus, unbroken, monkeypatc
     assert [str(site) for site in again] == [*SITES]
 
 
+@pytest.mark.parametrize("name", ["sae_weights.safetensors", "cfg.json", "stats.safetensors"])
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_bytes(b"{")])
+def test_dictionaries_whose_files_are_not_as_they_were_written_are_trained_anew(
+    name, spoil, model, corpus, unbroken, tmp_path
+):
+    out = Path(shutil.copytree(unbroken, tmp_path / "out"))
+    spoil(next(out.rglob(name)))
+    train_saes(model, corpus, PLAN, out, device="cpu")
+    assert files(out) == files(unbroken)
+
+
 @pytest.mark.parametrize("activation", ["topk", "batchtopk"])
 @pytest.mark.parametrize("step", [1, 9, 23])
 def test_a_run_that_broke_off_ends_in_the_same_bits(
@@ -471,7 +482,7 @@ def test_loggers_get_each_step_and_keep_their_files_out_of_the_dictionaries(
     (folder / "metrics.jsonl").write_text("")  # a copy need not have it
     assert main(["sae", "info", str(tmp_path)]) == 0
     (folder / "sae_weights.safetensors").unlink()
-    assert main(command) == 2
+    assert main(["sae", "info", str(tmp_path)]) == 2
     assert "training finished here, but only cfg.json, metrics.jsonl" in capsys.readouterr().err
     (folder / "training.json").unlink()
     assert main(["sae", "info", str(tmp_path)]) == 2
