@@ -7,7 +7,7 @@ export OMP_WAIT_POLICY ?= PASSIVE# idle threads sleep: on a busy machine they wo
 WORKERS ?= logical# processes that share the tests: as many as cores, four at most; `make test WORKERS=0` uses none
 SPREAD = -n $(WORKERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-all check docs bench setup lock licences clean
+.PHONY: demo test test-all fuzz check docs bench setup lock licences clean
 
 demo: setup
 	$(BIN)/circuits demo
@@ -18,6 +18,10 @@ test: setup
 # The slow tests too, and every call's types and shapes are checked as they run.
 test-all: setup
 	$(BIN)/python -m pytest $(SPREAD) -m "" --jaxtyping-packages=circuits,sae,analysis,beartype.beartype
+
+# Files and calls changed at random, new ones each time; FUZZ is how many of each kind.
+fuzz: setup
+	FUZZ=$(or $(FUZZ),3000) $(BIN)/python -m pytest $(SPREAD) tests/fuzz
 
 check: setup
 	$(BIN)/ruff format --check .

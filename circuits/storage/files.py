@@ -128,18 +128,16 @@ def _as_any_file(written: Path) -> None:
 def read_json(path: Path, error: type[CircuitsError]) -> dict[str, Any]:
     """The JSON object in a file; any fault is raised as the given error."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise error(f"{path}: no such file.") from None
+    except OSError as fault:
+        raise error(f"{path}: cannot be read ({fault.strerror or fault}).") from fault
     except (ValueError, RecursionError) as fault:  # bad JSON or Unicode; nested too deeply
         raise error(f"{path}: not readable JSON ({fault}). Write the file again.") from fault
     if not isinstance(content, dict):
         raise error(f"{path}: holds a JSON {type(content).__name__}, not an object.")
     return content
-
-
-def _no_number(word: str) -> None:
-    raise ValueError(f"{word} is not a number of JSON")
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

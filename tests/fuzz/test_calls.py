@@ -1,9 +1,8 @@
 """A wrong argument of any public call ends in the toolkit's own error, at once."""
 
+import os
 import random
 import signal
-import sys
-from collections import Counter
 from contextlib import contextmanager
 
 import jaxtyping
@@ -16,8 +15,8 @@ import sae
 from circuits.errors import CircuitsError
 from tests.support.wrong_calls import HUGE, World, allowed, wrong_values
 
-N_CALLS = 1500
-SECONDS = 2.0
+N_CALLS = int(os.environ.get("FUZZ", "1500"))
+SECONDS = 20.0  # longer is a hang, on a busy machine, too
 
 
 @pytest.fixture(scope="module")
@@ -67,17 +66,14 @@ def wrong_calls(world: World):
                     yield call, name, wrong, function, {**right, name: wrong}
 
 
-def test_every_wrong_argument_ends_in_the_toolkit_s_own_error(world, capsys):
+def test_every_wrong_argument_ends_in_the_toolkit_s_own_error(world):
     every = list(wrong_calls(world))
     some = random.Random(0).sample(every, min(N_CALLS, len(every)))
-    ends, faults = Counter(), []
+    faults = []
     for call, name, wrong, function, arguments in some:
         found = outcome(function, arguments)
-        ends[found.split(":")[0]] += 1
         if found != "own" and not (wrong is HUGE and found == "accepted"):  # all that there is
             faults.append(f"{call}({name}={wrong!r:.60}): {found:.200}")
-    with capsys.disabled():
-        sys.stdout.write(f"\n{len(some)} of {len(every)} wrong calls: {dict(ends)}\n")
     assert not faults, "\n".join(faults)
 
 
