@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from functools import cached_property
 from operator import attrgetter
 
 import numpy as np
@@ -204,6 +205,14 @@ class _Fit:
         noise = noise.clamp(min=max(1e-3 * float(noise.max()), 1e-300))
         return self.atoms.unit / (noise / noise.max()).sqrt()[:, None]
 
+    @cached_property
+    def strongest_left(self) -> Int[Tensor, "pair two"]:
+        """Pairs that stand out most from the residual, a few at a time."""
+        search = Search(self.evenly().float(), None, 16 + len(self.pairs))
+        search.look(0, lambda: self.left.float(), math.inf)
+        pairs = torch.tensor(search.table()[["first", "second"]].to_numpy()).to(self.pairs)
+        return self.standing_out(pairs, self.null.n_pairs)
+
     @property
     def own(self) -> Float[Tensor, " pair"]:
         """What each pair's share alone adds to its weight."""
@@ -271,7 +280,7 @@ def _pursue(fit: _Fit, n_rounds: int = _ROUNDS) -> _Fit:
     for _ in range(n_rounds):
         if fit.noise <= fit.nothing:
             break
-        new = torch.cat([_strongest_left(fit), _completing(fit)])
+        new = torch.cat([fit.strongest_left, _completing(fit)])
         n = len(fit.atoms.unit)
         new = new[~torch.isin(new[:, 0] * n + new[:, 1], fit.pairs[:, 0] * n + fit.pairs[:, 1])]
         new = torch.unique(new, dim=0)
@@ -290,14 +299,6 @@ def _pursue(fit: _Fit, n_rounds: int = _ROUNDS) -> _Fit:
         else:
             in_vain += 1
     return best
-
-
-def _strongest_left(fit: _Fit) -> Int[Tensor, "pair two"]:
-    """Pairs that stand out most from the residual, a few at a time."""
-    search = Search(fit.evenly().float(), None, 16 + len(fit.pairs))
-    search.look(0, lambda: fit.left.float(), math.inf)
-    pairs = torch.tensor(search.table()[["first", "second"]].to_numpy()).to(fit.pairs)
-    return fit.standing_out(pairs, fit.null.n_pairs)
 
 
 def _completing(fit: _Fit) -> Int[Tensor, "pair two"]:
