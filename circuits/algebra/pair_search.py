@@ -239,6 +239,28 @@ def _nothing_seen(like: Tensor) -> _Seen:
     return index, index, bounds, bounds
 
 
+def reaching(
+    features: Float[Tensor, "feature input"], form: Float[Tensor, "input input"], bar: float
+) -> Iterator[Int[Tensor, "pair two"]]:
+    """The pairs of different features whose entry of ``features form featuresᵀ`` is ``bar`` or
+    more, and those that the form's own precision cannot separate from them, a few at a time."""
+    factors = Factors.of(features, form)
+    for rows, columns in tiles(len(features)):
+        if factors.bound(rows, columns) < bar:
+            continue
+        tile, absolute, share = factors.screened(rows, columns)
+        least = (bar / factors.scale - absolute) / (1 + share)
+        near = (row_maxima(tile.abs_()) >= least).nonzero()[:, 0]
+        if len(near):
+            some = near + rows.start
+            whole = (factors.left[some] @ factors.right[columns].mT).abs_()
+            row, column = (whole + factors.arithmetic >= bar / factors.scale).nonzero().unbind(1)
+            first, second = some[row], column + columns.start
+            pairs = torch.stack([first, second], dim=1)[first < second]
+            if len(pairs):
+                yield factors.order[pairs].sort(dim=1).values
+
+
 def scored(output: int, features: Tensor, form: Tensor, first: Tensor, second: Tensor) -> _Found:
     """The weights of some pairs in float64, each pair with its lower index first."""
     one, two = torch.minimum(first, second), torch.maximum(first, second)

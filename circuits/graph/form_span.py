@@ -29,7 +29,7 @@ _MOST = 128  # dimensions
 _HOLDS = 8  # dimensions, at least
 _STEEP = 1.5  # an eigenvalue is this much larger than the next one there
 _STRIP = 128  # rows whose cosines with all others are screened at once, in cache
-_FLAT = 8  # dimensions in which a tree finds near neighbours sooner than products do
+_FLAT = 9  # dimensions in which a tree finds near neighbours sooner than products do
 
 
 def features_in_span(
@@ -95,29 +95,35 @@ def _nearest(
 ) -> Int[Tensor, " some"]:
     """The rows that may be among the ``most`` of largest |cosine| with another, if it is at least
     ``least``: all that are, and those that rounding cannot separate from them."""
-    by = _largest_by_tree if rows.shape[1] <= _FLAT else _largest_by_screen
-    largest, error = by(rows, others, same, least)
+    if rows.shape[1] <= _FLAT:
+        largest, error = _largest_by_tree(rows, others, same, most, least)
+    else:
+        largest, error = _largest_by_screen(rows, others, same)
     lower, upper = largest * (1 - error) - error, largest * (1 + error) + error
     bar = float(lower.topk(min(most, len(rows))).values[-1])
     return (upper >= max(bar, least)).nonzero()[:, 0]
 
 
 def _largest_by_tree(
-    rows: Tensor, others: Tensor, same: bool, least: float
+    rows: Tensor, others: Tensor, same: bool, most: int, least: float
 ) -> tuple[Float[Tensor, " row"], float]:
-    """Each row's largest |cosine| where it is at least ``least``, else 0, and its error."""
+    """Each row's largest |cosine| where it is at least ``least`` and among the ``most`` largest,
+    else it may be 0; and its error."""
     points, tree = rows.double().cpu().numpy(), cKDTree(others.double().cpu().numpy())
     reach = math.sqrt(max(2 - 2 * least, 0)) + 1e-4
-    nearest = np.minimum(
-        tree.query(points, [2 if same else 1], distance_upper_bound=reach)[0],  # not itself
-        tree.query(-points, [1], distance_upper_bound=reach)[0],
-    )[:, 0]
+    for near in (0.7 * reach, reach):  # mostly there are enough
+        nearest = np.minimum(
+            tree.query(points, [2 if same else 1], distance_upper_bound=near)[0],  # not itself
+            tree.query(-points, [1], distance_upper_bound=near)[0],
+        )[:, 0]
+        if np.isfinite(nearest).sum() >= most:
+            break
     cosines = np.where(np.isfinite(nearest), 1 - nearest**2 / 2, 0.0)
     return torch.from_numpy(cosines).to(rows.device), 1e-6
 
 
 def _largest_by_screen(
-    rows: Tensor, others: Tensor, same: bool, least: float
+    rows: Tensor, others: Tensor, same: bool
 ) -> tuple[Float[Tensor, " row"], float]:
     """Each row's largest |cosine|, from products in the screen's precision, and its error."""
     screen = screen_dtype(rows)
