@@ -32,7 +32,7 @@ from sae.dictionary import Dictionary
 
 _OPPOSITE = -0.5  # forms of a smaller cosine are called opposite ends of one direction
 _ENERGY_RANK = 4  # eigenvectors whose share of the energy counts
-_MOST = 4096  # outputs that are ranked at once
+RANKED = 4096  # outputs, at most
 _STRIP = 64  # of which so many forms are held
 
 
@@ -80,7 +80,7 @@ def gate_likeness(inter: Interactions) -> pd.DataFrame:
     score (energy times size relative to the largest): an output of no weight computes nothing.
     """
     shares = []
-    reads = inter.outputs.read[:_MOST].split(_STRIP)
+    reads = inter.outputs.read[:RANKED].split(_STRIP)
     for strip in progress(reads, "outputs", "strip"):
         values = torch.linalg.eigvalsh(inter.whitened.interaction(strip)).double()
         squares = values.square().sort(dim=1, descending=True).values

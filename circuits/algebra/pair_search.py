@@ -27,7 +27,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 ROWS, COLUMNS = 512, 1024
-"""Of a tile: it stays in cache between its product and its search."""
+"""Of a tile: it stays in cache between its product and its search, and no scratch has more rows."""
 
 PENDING = 2**17
 """Pairs that may wait for their score: this bounds the memory."""

@@ -19,8 +19,7 @@ from scipy import special
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from circuits.algebra.directions import ROWS
-from circuits.algebra.pair_search import rounded, row_maxima, screen_dtype
+from circuits.algebra.pair_search import ROWS, rounded, row_maxima, screen_dtype
 from circuits.graph.frames import chance
 from circuits.graph.significance import Atoms, normal_of_cosine, sphere_tail
 
