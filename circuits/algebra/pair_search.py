@@ -93,13 +93,15 @@ class Search:
         slack = 2 * absolute
         on_diagonal = columns.start == rows.start
         if self._floor == -math.inf and tile.numel() >= self.n:
-            weights = _weights(tile, torch.arange(len(tile), device=tile.device), on_diagonal)
+            weights = weights_of_rows(
+                tile, torch.arange(len(tile), device=tile.device), on_diagonal
+            )
             best = float(weights.flatten().topk(self.n).values[-1])
             if best >= 0:  # else some of them were masked
                 self._floor = (best * (1 - share) - slack) * factors.scale
         passing = max((self._floor / factors.scale - slack) / (1 + share), 0.0)
         some = (2 * row_maxima(tile) >= passing).nonzero()[:, 0]
-        weights = _weights(tile, some, on_diagonal)
+        weights = weights_of_rows(tile, some, on_diagonal)
         where = (weights >= passing).nonzero()
         seen = weights[where[:, 0], where[:, 1]].double()
         lower, upper = seen * (1 - share) - slack, seen * (1 + share) + slack
@@ -216,7 +218,7 @@ def row_maxima(tile: Float[Tensor, "row column"]) -> Float[Tensor, " row"]:
     return tile.view(torch.int16).amax(1).view(torch.bfloat16).float()
 
 
-def _weights(
+def weights_of_rows(
     tile: Float[Tensor, "row column"], some: Int[Tensor, " some"], on_diagonal: bool
 ) -> Float[Tensor, "some column"]:
     """The |weights| in some rows of a tile: each pair once (its mirror is −1), squares once."""

@@ -27,7 +27,7 @@ _GAPS = 4  # places tried where the form's space may end
 _MOST = 128  # dimensions
 _HOLDS = 8  # dimensions, at least
 _STEEP = 1.5  # an eigenvalue is this much larger than the next one there
-_STRIP = 128  # rows whose cosines with all others are screened at once, in cache
+STRIP = 128  # rows whose cosines with all others are screened at once, in cache
 _FLAT = 9  # dimensions in which a tree finds near neighbours sooner than products do
 
 
@@ -64,8 +64,8 @@ def _nearest_line(
         for two, others in enumerate(of_space):
             alike = max(float((spread[one] * spread[two]).sum()), 1e-9)
             freedom = min(1 / alike, rest.shape[1]) - 1
-            least = _cosine_of_normal(chance(len(rest)), freedom) - 1e-4
-            near = rows_of[_nearest(rest[rows_of], rest[others], one == two, most, least)]
+            least = cosine_of_normal(chance(len(rest)), freedom) - 1e-4
+            near = rows_of[nearest_rows(rest[rows_of], rest[others], one == two, most, least)]
             for rows in near.split(ROWS):
                 cosines = (rest[rows] @ rest[others].mT).abs_()
                 if one == two:  # not with itself
@@ -77,7 +77,7 @@ def _nearest_line(
     return z
 
 
-def _cosine_of_normal(z: float, freedom: float) -> float:
+def cosine_of_normal(z: float, freedom: float) -> float:
     """The inverse of ``normal_of_cosine``; 1 where no cosine is surprising."""
     if freedom < 1:
         return 1.0
@@ -85,7 +85,7 @@ def _cosine_of_normal(z: float, freedom: float) -> float:
     return abs(t) / math.sqrt(freedom + t**2)
 
 
-def _nearest(
+def nearest_rows(
     rows: Float[Tensor, "row rank"],
     others: Float[Tensor, "other rank"],
     same: bool,
@@ -128,8 +128,8 @@ def _largest_by_screen(
     screen = screen_dtype(rows)
     left, right = rows.to(screen), others.to(screen)
     maxima = []
-    for start in range(0, len(rows), _STRIP):
-        cosines = (left[start : start + _STRIP] @ right.mT).abs_()
+    for start in range(0, len(rows), STRIP):
+        cosines = (left[start : start + STRIP] @ right.mT).abs_()
         if same:  # not with itself
             cosines.diagonal(start).zero_()
         maxima.append(row_maxima(cosines))

@@ -34,15 +34,15 @@ def small_tiles(request, monkeypatch):
     monkeypatch.setattr(form_span, "screen_dtype", lambda t: request.param or t.dtype)
     monkeypatch.setattr(pair_search, "ROWS", 16)
     monkeypatch.setattr(pair_search, "COLUMNS", 32)
-    monkeypatch.setattr(form_span, "_STRIP", 16)
+    monkeypatch.setattr(form_span, "STRIP", 16)
 
 
 def test_of_most_tiles_few_rows_are_looked_at(monkeypatch):
     inter, rows = random_inter(4096), []
-    weights = pair_search._weights
+    weights = pair_search.weights_of_rows
     monkeypatch.setattr(
         pair_search,
-        "_weights",
+        "weights_of_rows",
         lambda tile, some, on: rows.append(len(some)) or weights(tile, some, on),
     )
     inter.strongest(16, 0)
@@ -71,7 +71,8 @@ def test_pairs_that_stand_out_are_those_of_the_full_search(layer, monkeypatch):
     inter = random_inter(600) if layer == "random" else plant(Planted(64, 512, 3, 1.0))[0]
     outputs = range(min(inter.n_output, 12))
     fast = [significant_pairs(inter, output) for output in outputs]
-    monkeypatch.setattr(matching_pursuit._Fit, "_reaching", lambda *_: None)
+    too_many = torch.zeros(10_000, 2, dtype=torch.int64)
+    monkeypatch.setattr(matching_pursuit, "reaching", lambda *_: [too_many])
     for output, table in zip(outputs, fast, strict=True):
         pd.testing.assert_frame_equal(table, significant_pairs(inter, output))
 
@@ -88,13 +89,13 @@ def test_the_nearest_lines_are_those_of_brute_force(d, same, least):
         cosines.fill_diagonal_(0)
     largest = cosines.amax(1)
     wanted = {row for row in largest.argsort(descending=True)[:20].tolist() if largest[row] > least}
-    found = form_span._nearest(rows, others, same, 20, least).tolist()
+    found = form_span.nearest_rows(rows, others, same, 20, least).tolist()
     assert wanted <= set(found)
     assert d > 9 or len(found) <= 25
 
 
 def test_the_bar_of_near_lines_is_the_cosine_that_is_so_surprising():
-    z = form_span._cosine_of_normal(4.2, 6.5)
+    z = form_span.cosine_of_normal(4.2, 6.5)
     assert form_span.normal_of_cosine(torch.tensor([z]).numpy(), torch.tensor([6.5]).numpy()) == (
         pytest.approx(4.2, rel=1e-5)
     )
