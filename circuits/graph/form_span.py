@@ -63,7 +63,7 @@ def _nearest_line(
     for one, rows_of in enumerate(of_space):
         for two, others in enumerate(of_space):
             alike = max(float((spread[one] * spread[two]).sum()), 1e-9)
-            freedom = min(1 / alike, rest.shape[1]) - 1
+            freedom = float(min(1 / alike, rest.shape[1]) - 1)
             least = cosine_of_normal(chance(len(rest)), freedom) - 1e-4
             near = rows_of[nearest_rows(rest[rows_of], rest[others], one == two, most, least)]
             for rows in near.split(ROWS):
@@ -72,7 +72,7 @@ def _nearest_line(
                     cosines[rows[:, None] == others] = 0
                 largest = cosines.amax(1).double().clamp(max=1).cpu().numpy()
                 here = rows.cpu().numpy()
-                found = normal_of_cosine(largest, np.full(len(here), float(freedom)))
+                found = normal_of_cosine(largest, np.full(len(here), freedom))
                 z[here] = np.maximum(z[here], found)
     return z
 
