@@ -3,6 +3,7 @@
 core: the exact core. models: training and reading. twins: losses of models with other activations.
 seeds: the default model from ten seeds. saes: a training step of dictionaries against sae-lens.
 dictionaries: the default dictionaries from ten seeds. graphs: interaction graphs on planted layers.
+load: time and memory of every command's work at 1k, 4k and 16k features, beside the ideal rise.
 shapes: pairs found in dictionaries of every shape (--folder: and in a run's own).
 recovery: known features recovered, beside sae-lens. digits: the image case study (--data).
 digits-more: its widths and other decompositions. digits-settings: the effect of regularisation.
@@ -25,6 +26,7 @@ from benchmarks import (
     demo,
     digits,
     graphs,
+    load,
     lowrank,
     models,
     pretrained,
@@ -71,6 +73,7 @@ tables = {
     "digits-more": lambda: digits.widths_and_parts(options.data),
     "digits-settings": lambda: digits.settings(options.data),
     "graphs": lambda: graphs.run(options.device, options.all_outputs),
+    "load": lambda: load.run(),
     "shapes": lambda: shapes.run(options.folder),
     "circuits": lambda: circuits.run(options.device, options.folder, seeds),
     "claims": lambda: claims.run(folder=options.folder, images=options.data),

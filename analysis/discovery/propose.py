@@ -12,7 +12,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
 
+import numpy as np
 import pandas as pd
+import torch
 
 from analysis.discovery.provenance import check_dictionaries, wanted_layers
 from circuits.algebra.interactions import Interactions
@@ -30,7 +32,8 @@ from sae.dictionary import Dictionary
 
 _OPPOSITE = -0.5  # forms of a smaller cosine are called opposite ends of one direction
 _ENERGY_RANK = 4  # eigenvectors whose share of the energy counts
-_MOST = 4096  # outputs that are ranked at once
+RANKED = 4096  # outputs, at most
+_STRIP = 64  # of which so many forms are held
 
 
 @checked
@@ -76,11 +79,15 @@ def gate_likeness(inter: Interactions) -> pd.DataFrame:
     Columns: output, energy (share of the first four), size (norm of the form),
     score (energy times size relative to the largest): an output of no weight computes nothing.
     """
-    rows = []
-    for output in progress(range(min(inter.n_output, _MOST)), "outputs", "output"):
-        spectrum = inter.spectrum(output)
-        rows.append((output, spectrum.energy(min(_ENERGY_RANK, len(spectrum)))))
-    table = pd.DataFrame(rows, columns=["output", "energy"])
+    shares = []
+    reads = inter.outputs.read[:RANKED].split(_STRIP)
+    for strip in progress(reads, "outputs", "strip"):
+        values = torch.linalg.eigvalsh(inter.whitened.interaction(strip)).double()
+        squares = values.square().sort(dim=1, descending=True).values
+        total, held = squares.sum(1), squares[:, :_ENERGY_RANK].sum(1)
+        shares.append(torch.where(total > 0, held / total.clamp(min=1e-300), 1.0))
+    energy = torch.cat(shares).cpu().numpy()
+    table = pd.DataFrame({"output": np.arange(len(energy)), "energy": energy})
     sizes = inter.energies[: len(table)].sqrt().cpu().numpy()
     table["size"] = sizes
     table["score"] = table["energy"] * sizes / max(float(sizes.max()), 1e-300)

@@ -6,7 +6,8 @@ Tiles of it are multiplied, searched and dropped. Four things make this fast:
    are sorted by ``s``; a tile whose bound is below the n-th best pair so far is not multiplied.
    A form whose eigenvalues do not decay is not decomposed, since its bounds skip nothing.
 2. *Screen.* Where bfloat16 products are fast, tiles are multiplied in it. The error of an entry is
-   bounded by what rounding took from each row, so no entry that may belong is missed.
+   bounded by what rounding took from each row, so no entry that may belong is missed. Of a tile
+   only the rows are looked at whose largest entry may belong; soon there are few.
 3. *Score.* Entries that pass are computed again in float64 from the features and the form, so the
    result does not depend on tiles, screen and decomposition.
 4. The constant feature, one row that is often much larger than all others, is scored separately,
@@ -26,7 +27,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 ROWS, COLUMNS = 512, 1024
-"""Of a tile: it stays in cache between its product and its search."""
+"""Of a tile: it stays in cache between its product and its search, and no scratch has more rows."""
 
 PENDING = 2**17
 """Pairs that may wait for their score: this bounds the memory."""
@@ -65,14 +66,20 @@ class Search:
             self._keep(_constant_pairs(output, self.features, self.constant, given))
         given = given[: self.features.shape[1], : self.features.shape[1]]
         factors = Factors.of(self.features, given)
-        pending: list[_Seen] = []
+        seen, fresh = _nothing_seen(given), 0
         for rows, columns in tiles(len(self.features)):
             if 2 * factors.bound(rows, columns) >= self._floor:
                 self.visited += 1
-                pending.append(self._search_tile(factors, rows, columns))
-                if sum(len(first) for first, *_ in pending) > PENDING + 4 * self.n:
-                    pending = self._settle(output, factors, given, pending)
-        self._settle(output, factors, given, pending)
+                new = self._search_tile(factors, rows, columns)
+                fresh += len(new[0])
+                if len(new[0]):
+                    seen = _joined(seen, new)
+            if fresh > self.n:  # often enough for a high floor, rarely enough to cost little
+                seen, fresh = self._may_belong(seen), 0
+                if len(seen[0]) > PENDING + 4 * self.n:
+                    self._score(output, factors, given, seen)
+                    seen = _nothing_seen(given)
+        self._score(output, factors, given, self._may_belong(seen))
 
     def table(self) -> pd.DataFrame:
         """The pairs found, strongest first, ties by index."""
@@ -82,37 +89,39 @@ class Search:
     def _search_tile(self, factors: Factors, rows: slice, columns: slice) -> _Seen:
         """The pairs of a tile that may be among the best, and how strong they can be."""
         tile, absolute, share = factors.screened(rows, columns)
-        weights = tile.float().abs_().mul_(2)
-        if columns.start == rows.start:  # the tile on the diagonal: each pair once, squares once
-            square = weights[:, : weights.shape[0]]
-            square.diagonal().mul_(0.5)
-            square.masked_fill_(torch.ones_like(square, dtype=torch.bool).tril_(-1), -1)
+        tile.abs_()
         slack = 2 * absolute
-        if self._floor == -math.inf and weights.numel() >= self.n:
+        on_diagonal = columns.start == rows.start
+        if self._floor == -math.inf and tile.numel() >= self.n:
+            weights = weights_of_rows(
+                tile, torch.arange(len(tile), device=tile.device), on_diagonal
+            )
             best = float(weights.flatten().topk(self.n).values[-1])
             if best >= 0:  # else some of them were masked
                 self._floor = (best * (1 - share) - slack) * factors.scale
         passing = max((self._floor / factors.scale - slack) / (1 + share), 0.0)
+        some = (2 * row_maxima(tile) >= passing).nonzero()[:, 0]
+        weights = weights_of_rows(tile, some, on_diagonal)
         where = (weights >= passing).nonzero()
         seen = weights[where[:, 0], where[:, 1]].double()
         lower, upper = seen * (1 - share) - slack, seen * (1 + share) + slack
-        first, second = where[:, 0] + rows.start, where[:, 1] + columns.start
+        first, second = some[where[:, 0]] + rows.start, where[:, 1] + columns.start
         return first, second, lower * factors.scale, upper * factors.scale
 
-    def _settle(
-        self, output: int, factors: Factors, form: Tensor, pending: list[_Seen]
-    ) -> list[_Seen]:
-        """Score what is pending and keep the best; returns what is then pending: nothing."""
-        if pending:
-            first, second, lower, upper = map(torch.cat, zip(*pending, strict=True))
-            known = torch.from_numpy(np.abs(self._found[-1])).to(lower)
-            lower = torch.cat([lower, known])
-            if len(lower) >= self.n:
-                self._floor = max(self._floor, float(lower.topk(self.n).values[-1]))
-            kept = upper >= self._floor
-            ends = factors.order[first[kept]], factors.order[second[kept]]
+    def _may_belong(self, seen: _Seen) -> _Seen:
+        """Those that may still be among the best, given the bounds of all of them."""
+        first, second, lower, upper = seen
+        known = torch.from_numpy(np.abs(self._found[-1])).to(lower)
+        bounds = torch.cat([lower, known])
+        if len(bounds) >= self.n:
+            self._floor = max(self._floor, float(bounds.topk(self.n).values[-1]))
+        kept = upper >= self._floor
+        return first[kept], second[kept], lower[kept], upper[kept]
+
+    def _score(self, output: int, factors: Factors, form: Tensor, seen: _Seen) -> None:
+        if len(seen[0]):
+            ends = factors.order[seen[0]], factors.order[seen[1]]
             self._keep(scored(output, self.features, form, *ends))
-        return []
 
     def _keep(self, new: _Found) -> None:
         output, first, second, weight = map(np.concatenate, zip(self._found, new, strict=True))
@@ -160,18 +169,20 @@ class Factors:
         return cls(right * values.sign(), right, order, reach, reach, arithmetic, scale)
 
     def __post_init__(self) -> None:
-        """Round the factors to the screen's precision, and bound what that loses."""
+        """Round the factors to the screen's precision, and bound what that loses in each strip."""
         self.screen = screen_dtype(self.left)
         self.left_screen, self.right_screen = self.left.to(self.screen), self.right.to(self.screen)
-        self.right_size, self.right_lost = _rounded(self.right, self.right_screen)
-        if self.left_reach is self.right_reach:  # equal up to signs
-            self.left_size, self.left_lost = self.right_size, self.right_lost
-        else:
-            self.left_size, self.left_lost = _rounded(self.left, self.left_screen)
+        right = rounded(self.right, self.right_screen)
+        equal = self.left_reach is self.right_reach  # up to signs
+        left = right if equal else rounded(self.left, self.left_screen)
+        self._left, self._right = (
+            tuple(map(_strip_maxima, (reach, *rounded)))
+            for reach, rounded in ((self.left_reach, left), (self.right_reach, right))
+        )
 
     def bound(self, rows: slice, columns: slice) -> float:
         """No entry of this tile is larger."""
-        largest = float(self.left_reach[rows].max() * self.right_reach[columns].max())
+        largest = _largest(self._left[0], rows) * _largest(self._right[0], columns)
         return (largest * (1 + 1e-4) + self.arithmetic) * self.scale
 
     def screened(self, rows: slice, columns: slice) -> tuple[Tensor, float, float]:
@@ -180,13 +191,76 @@ class Factors:
         ``|x·y − x̃·ỹ| ≤ |x − x̃||y| + |x̃||y − ỹ|``, the rounding of the sum of products in the
         accumulator, the rounding of the result, and what making the factors has lost already.
         """
-        left, right = self.left_size[rows].max(), self.right_size[columns].max()
-        left_lost, right_lost = self.left_lost[rows].max(), self.right_lost[columns].max()
+        left, left_lost = (_largest(maxima, rows) for maxima in self._left[1:])
+        right, right_lost = (_largest(maxima, columns) for maxima in self._right[1:])
         accumulator = torch.promote_types(self.screen, torch.float32)
         summing = self.left.shape[1] * torch.finfo(accumulator).eps
         absolute = left_lost * right + (left + left_lost) * right_lost + 2 * summing * left * right
         tile = self.left_screen[rows] @ self.right_screen[columns].mT
-        return tile, float(absolute) + self.arithmetic, torch.finfo(self.screen).eps
+        return tile, absolute + self.arithmetic, torch.finfo(self.screen).eps
+
+
+def _strip_maxima(numbers: Float[Tensor, " in"]) -> list[float]:
+    """The largest of each ``ROWS``."""
+    return [float(strip.max()) for strip in numbers.split(ROWS)]
+
+
+def _largest(maxima: list[float], some: slice) -> float:
+    """Of the strips that these rows or columns lie in."""
+    return max(maxima[some.start // ROWS : -(-some.stop // ROWS)])
+
+
+def row_maxima(tile: Float[Tensor, "row column"]) -> Float[Tensor, " row"]:
+    """Of numbers that are not negative: as integers, bfloat16 numbers have the same order, and
+    their maximum is ten times as fast."""
+    if tile.dtype != torch.bfloat16:
+        return tile.amax(1)
+    return tile.view(torch.int16).amax(1).view(torch.bfloat16).float()
+
+
+def weights_of_rows(
+    tile: Float[Tensor, "row column"], some: Int[Tensor, " some"], on_diagonal: bool
+) -> Float[Tensor, "some column"]:
+    """The |weights| in some rows of a tile: each pair once (its mirror is −1), squares once."""
+    weights = tile[some].float().mul_(2)
+    if on_diagonal:
+        column = torch.arange(tile.shape[1], device=tile.device)
+        weights = torch.where(column == some[:, None], weights / 2, weights)
+        weights = torch.where(column < some[:, None], -1, weights)
+    return weights
+
+
+def _joined(one: _Seen, two: _Seen) -> _Seen:
+    first, second, lower, upper = map(torch.cat, zip(one, two, strict=True))
+    return first, second, lower, upper
+
+
+def _nothing_seen(like: Tensor) -> _Seen:
+    index = torch.zeros(0, dtype=torch.int64, device=like.device)
+    bounds = torch.zeros(0, dtype=torch.float64, device=like.device)
+    return index, index, bounds, bounds
+
+
+def reaching(
+    features: Float[Tensor, "feature input"], form: Float[Tensor, "input input"], bar: float
+) -> Iterator[Int[Tensor, "pair two"]]:
+    """The pairs of different features whose entry of ``features form featuresᵀ`` is ``bar`` or
+    more, and those that the form's own precision cannot separate from them, a few at a time."""
+    factors = Factors.of(features, form)
+    for rows, columns in tiles(len(features)):
+        if factors.bound(rows, columns) < bar:
+            continue
+        tile, absolute, share = factors.screened(rows, columns)
+        least = (bar / factors.scale - absolute) / (1 + share)
+        near = (row_maxima(tile.abs_()) >= least).nonzero()[:, 0]
+        if len(near):
+            some = near + rows.start
+            whole = (factors.left[some] @ factors.right[columns].mT).abs_()
+            row, column = (whole + factors.arithmetic >= bar / factors.scale).nonzero().unbind(1)
+            first, second = some[row], column + columns.start
+            pairs = torch.stack([first, second], dim=1)[first < second]
+            if len(pairs):
+                yield factors.order[pairs].sort(dim=1).values
 
 
 def scored(output: int, features: Tensor, form: Tensor, first: Tensor, second: Tensor) -> _Found:
@@ -240,7 +314,7 @@ def _power_of_two(tensor: Tensor) -> float:
     return 2.0 ** math.frexp(largest)[1] if largest > 0 else 1.0
 
 
-def _rounded(rows: Tensor, screened: Tensor) -> tuple[Tensor, Tensor]:
+def rounded(rows: Tensor, screened: Tensor) -> tuple[Tensor, Tensor]:
     """The length of each row, and of what rounding took from it."""
     lost = rows.new_zeros(len(rows))
     if screened.dtype != rows.dtype:

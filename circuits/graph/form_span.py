@@ -15,9 +15,11 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from scipy import special
+from scipy.spatial import cKDTree
 from torch import Tensor
 
-from circuits.algebra.directions import ROWS
+from circuits.algebra.pair_search import ROWS, rounded, row_maxima, screen_dtype
 from circuits.graph.frames import chance
 from circuits.graph.significance import Atoms, normal_of_cosine, sphere_tail
 
@@ -25,6 +27,8 @@ _GAPS = 4  # places tried where the form's space may end
 _MOST = 128  # dimensions
 _HOLDS = 8  # dimensions, at least
 _STEEP = 1.5  # an eigenvalue is this much larger than the next one there
+STRIP = 128  # rows whose cosines with all others are screened at once, in cache
+_FLAT = 9  # dimensions in which a tree finds near neighbours sooner than products do
 
 
 def features_in_span(
@@ -37,22 +41,21 @@ def features_in_span(
         return
     values, vectors = torch.linalg.eigh(form)
     values, order = values.abs().sort(descending=True)
-    rank = len(values)
     drops = values[1:-4] / values[2:-3].clamp(min=max(1e-12 * float(values[0]), 1e-300))
     steepest = np.argsort([-float(drop) for drop in drops], kind="stable")[:_GAPS].tolist()
     for end in (place + 2 for place in steepest if float(drops[place]) > _STEEP):
-        space = vectors[:, order[:end]]
-        rest = torch.nn.functional.normalize(atoms.unit - atoms.unit @ space @ space.mT, dim=1)
-        z = torch.from_numpy(_nearest_line(rest.float(), atoms.spaces, rank - end))
+        rest = torch.nn.functional.normalize(atoms.unit @ vectors[:, order[end:]], dim=1)
+        z = torch.from_numpy(_nearest_line(rest.float(), atoms.spaces, most))
         likely = z.argsort(descending=True, stable=True)[: int((z > chance(len(z))).sum())]
         yield likely[:most].sort().values.to(order)
 
 
 def _nearest_line(
-    rest: Float[Tensor, "feature rank"], spaces: Int[Tensor, " feature"], dimensions: int
+    rest: Float[Tensor, "feature rank"], spaces: Int[Tensor, " feature"], most: int
 ) -> Float[np.ndarray, " feature"]:
     """How surprising each feature's largest |cosine| with another is, as a normal value. How many
-    dimensions they have for it follows from how they spread, in each shared space on its own."""
+    dimensions they have for it follows from how they spread, in each shared space on its own. What
+    is not among the ``most`` likeliest, or is no more than chance, may be 0."""
     names = spaces.unique().tolist()
     of_space = [(spaces == name).nonzero()[:, 0] for name in names]
     spread = [rest[rows].mT @ rest[rows] / len(rows) for rows in of_space]
@@ -60,16 +63,81 @@ def _nearest_line(
     for one, rows_of in enumerate(of_space):
         for two, others in enumerate(of_space):
             alike = max(float((spread[one] * spread[two]).sum()), 1e-9)
-            freedom = min(1 / alike, dimensions) - 1
-            for rows in rows_of.split(ROWS):
+            freedom = float(min(1 / alike, rest.shape[1]) - 1)
+            least = cosine_of_normal(chance(len(rest)), freedom) - 1e-4
+            near = rows_of[nearest_rows(rest[rows_of], rest[others], one == two, most, least)]
+            for rows in near.split(ROWS):
                 cosines = (rest[rows] @ rest[others].mT).abs_()
                 if one == two:  # not with itself
                     cosines[rows[:, None] == others] = 0
                 largest = cosines.amax(1).double().clamp(max=1).cpu().numpy()
                 here = rows.cpu().numpy()
-                found = normal_of_cosine(largest, np.full(len(here), float(freedom)))
+                found = normal_of_cosine(largest, np.full(len(here), freedom))
                 z[here] = np.maximum(z[here], found)
     return z
+
+
+def cosine_of_normal(z: float, freedom: float) -> float:
+    """The inverse of ``normal_of_cosine``; 1 where no cosine is surprising."""
+    if freedom < 1:
+        return 1.0
+    t = float(special.stdtrit(freedom, special.ndtr(-z)))
+    return abs(t) / math.sqrt(freedom + t**2)
+
+
+def nearest_rows(
+    rows: Float[Tensor, "row rank"],
+    others: Float[Tensor, "other rank"],
+    same: bool,
+    most: int,
+    least: float,
+) -> Int[Tensor, " some"]:
+    """The rows that may be among the ``most`` of largest |cosine| with another, if it is at least
+    ``least``: all that are, and those that rounding cannot separate from them."""
+    if rows.shape[1] <= _FLAT:
+        largest, error = _largest_by_tree(rows, others, same, most, least)
+    else:
+        largest, error = _largest_by_screen(rows, others, same)
+    lower, upper = largest * (1 - error) - error, largest * (1 + error) + error
+    bar = float(lower.topk(min(most, len(rows))).values[-1])
+    return (upper >= max(bar, least)).nonzero()[:, 0]
+
+
+def _largest_by_tree(
+    rows: Tensor, others: Tensor, same: bool, most: int, least: float
+) -> tuple[Float[Tensor, " row"], float]:
+    """Each row's largest |cosine| where it is at least ``least`` and among the ``most`` largest,
+    else it may be 0; and its error."""
+    points, tree = rows.double().cpu().numpy(), cKDTree(others.double().cpu().numpy())
+    reach = math.sqrt(max(2 - 2 * least, 0)) + 1e-4
+    for near in (0.7 * reach, reach):  # mostly there are enough
+        nearest = np.minimum(
+            tree.query(points, [2 if same else 1], distance_upper_bound=near)[0],  # not itself
+            tree.query(-points, [1], distance_upper_bound=near)[0],
+        )[:, 0]
+        if np.isfinite(nearest).sum() >= most:
+            break
+    cosines = np.where(np.isfinite(nearest), 1 - nearest**2 / 2, 0.0)
+    return torch.from_numpy(cosines).to(rows.device), 1e-6
+
+
+def _largest_by_screen(
+    rows: Tensor, others: Tensor, same: bool
+) -> tuple[Float[Tensor, " row"], float]:
+    """Each row's largest |cosine|, from products in the screen's precision, and its error."""
+    screen = screen_dtype(rows)
+    left, right = rows.to(screen), others.to(screen)
+    maxima = []
+    for start in range(0, len(rows), STRIP):
+        cosines = (left[start : start + STRIP] @ right.mT).abs_()
+        if same:  # not with itself
+            cosines.diagonal(start).zero_()
+        maxima.append(row_maxima(cosines))
+    (_, left_lost), (_, right_lost) = rounded(rows, left), rounded(others, right)
+    lost = float(left_lost.max()), float(right_lost.max())
+    summing = 2 * rows.shape[1] * torch.finfo(torch.float32).eps
+    absolute = lost[0] + (1 + lost[0]) * lost[1] + 2 * summing
+    return torch.cat(maxima).double(), absolute + torch.finfo(screen).eps
 
 
 def turned_within(

@@ -20,7 +20,7 @@ from scipy import sparse, special
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from circuits.algebra.directions import ROWS
+from circuits.algebra.pair_search import ROWS
 
 _EVEN = 1.3  # directions turn into each other if their sizes differ by at most this factor
 _UNEVEN = 2.0  # or by this one, where there would be fewer than
