@@ -22,6 +22,7 @@ from analysis.discovery.provenance import (
     wanted_layers,
 )
 from analysis.lowrank.curve import RankCurve
+from analysis.runs.alone import manifest_of
 from analysis.runs.belonging import Found, check_together
 from analysis.runs.folder import ByName, CircuitFiles, NotInRunError, RunFolder, in_training
 from analysis.runs.images import ImageStudy
@@ -73,6 +74,9 @@ class Run:
             raise RunError(
                 f"{self.folder}: there is no such run. Make one: circuits model train {self.folder}"
             )
+        self.manifest_read = manifest_of(
+            self.folder.path
+        )  # what is read later fits it, or is newer
         self.marks: dict[str, str] = {}
         """What is read although it is not as its step made it: what is said of each such file."""
         given = {"model": model, "dictionaries": dictionaries, "text": text}

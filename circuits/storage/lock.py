@@ -21,6 +21,7 @@ from typing import Any
 
 from circuits.errors import RunError
 from circuits.storage.files import try_lock
+from circuits.storage.replacing import finish
 
 NAME = ".lock"
 _TOUCH = 15.0  # seconds between two touches
@@ -49,6 +50,7 @@ def locked(folder: str | Path, doing: str, *, wait: bool = True) -> Iterator[Non
     done = threading.Event()
     threading.Thread(target=_touch, args=(folder / NAME, done), daemon=True).start()
     try:
+        finish(folder)  # what a killed holder had decided
         yield
     finally:
         done.set()
