@@ -40,8 +40,8 @@ def locked(folder: str | Path, doing: str, *, wait: bool = True) -> Iterator[Non
     A folder that was made only for its lock is removed at the end, if it is still empty.
     """
     folder = Path(folder)
-    key = str(folder.resolve())
-    held: set[str] = vars(_mine).setdefault("folders", set())
+    key = (os.getpid(), folder.resolve())  # a forked process has the set, not the lock
+    held: set[tuple[int, Path]] = vars(_mine).setdefault("folders", set())
     if key in held:
         yield
         return

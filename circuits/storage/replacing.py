@@ -80,7 +80,10 @@ def put_files(new: Path, root: Path, gone: Iterable[str] = ()) -> None:
     (new / _GONE).write_text(json.dumps(sorted(gone)), encoding="utf-8")
     finish(root)
     os.replace(new, root / PLACING)
-    finish(root)
+    try:
+        finish(root)
+    except OSError:  # of an old and a new set mixed nothing is right, so once more
+        finish(root)
 
 
 def finish(root: Path) -> None:

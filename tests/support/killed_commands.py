@@ -4,37 +4,32 @@ Python reports each change before it is made. Where the change before was a file
 written, half of the file is cut off, as a kill during the writing would leave it.
 """
 
-import multiprocessing
 import os
 import signal
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+import time
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import pytest
 import torch
 
-from analysis.cli import commands
 from analysis.cli.commands import studies
 from tests.support.commands import command
 from tests.support.small_images import QUICK
 
 _CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.truncate", "os.chmod")
-
-assert commands.__all__  # imported by the server that all of these processes are forked from
-
-
-def quick_digits(_images: object) -> object:
-    """The plan of `circuits digits` here."""
-    return QUICK
+_LONGEST = 120  # seconds of a command
 
 
-def run_command(arguments: Sequence[str], delay: float = 0.0) -> tuple[int, str]:
+def run_command(arguments: Sequence[str]) -> tuple[int, str]:
     """A command as these tests run it; its exit status, and what it printed to stderr."""
-    studies.plan_for = quick_digits
     torch.set_num_threads(1)
-    threading.Event().wait(delay)
-    done = command(*arguments)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(studies, "plan_for", lambda _images: QUICK)
+        done = command(*arguments)
     return done.returncode, done.stderr
 
 
@@ -65,39 +60,47 @@ class _Killer:
         if event == "open":
             path, _, flags = given
             writes = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-            return bool(writes) and isinstance(path, str | Path) and self._inside(path)
-        return event in _CHANGES and (not os.path.isabs(given[0]) or self._inside(given[0]))
+            return bool(writes) and not isinstance(path, int) and self._inside(path)
+        if event not in _CHANGES:
+            return False
+        # a number is an open file; a bare name is one in an open folder, which is removed
+        return isinstance(given[0], int) or not os.path.isabs(given[0]) or self._inside(given[0])
 
     def _inside(self, path: str | Path) -> bool:
         return os.path.abspath(path).startswith(self.root)
 
 
-def _killed(root: Path, nth: int, arguments: Sequence[str]) -> None:
-    sys.addaudithook(_Killer(root, nth))
-    status, said = run_command(arguments)
-    sys.stderr.write(said)
-    sys.exit(status)
+def started(
+    arguments: Sequence[str], delay: float = 0.0, killer: Callable[[str, tuple], None] | None = None
+) -> int:
+    """A process, by its number, that is forked from this one and does a command after a delay. It
+    has what was imported here, so it costs little; nothing else is done in it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # threads here wait, and hold no lock
+        process = os.fork()
+    if process:
+        return process
+    status, said = 99, ""
+    try:
+        signal.alarm(_LONGEST)
+        if killer is not None:
+            sys.addaudithook(killer)
+        time.sleep(delay)
+        status, said = run_command(arguments)
+    except BaseException as error:  # noqa: BLE001 - no test may go on here
+        said = repr(error)
+    finally:
+        os.write(2, said.encode())
+        os._exit(status)
+
+
+def exit_status(process: int) -> int:
+    """Of a started command; minus the signal, if one killed it."""
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
 def killed_at(root: Path, nth: int, arguments: Sequence[str]) -> bool:
     """Whether a command was killed at its n-th change of a file below a folder, or ended well."""
-    process = _processes().Process(target=_killed, args=(root, nth, arguments))
-    process.start()
-    process.join()
-    assert process.exitcode in (0, -signal.SIGKILL), arguments
-    return process.exitcode != 0
-
-
-def _processes() -> multiprocessing.context.ForkServerContext:
-    processes = multiprocessing.get_context("forkserver")  # imports once for all of them
-    processes.set_forkserver_preload([__name__, "transformers.models.llama", "sklearn.cluster"])
-    return processes
-
-
-def tree(root: Path) -> Mapping[str, bytes]:
-    """Every file below a folder, and every folder as b""."""
-    return {
-        path.relative_to(root).as_posix() + "/" * path.is_dir():
-        b"" if path.is_dir() else path.read_bytes()
-        for path in sorted(root.rglob("*"))
-    }  # fmt: skip
+    status = exit_status(started(arguments, killer=_Killer(root, nth)))
+    assert status in (0, -signal.SIGKILL), (nth, arguments)
+    return status != 0

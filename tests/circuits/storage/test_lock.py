@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,19 @@ def test_a_lock_within_a_lock_of_the_same_thread_is_the_same(tmp_path):
     with locked(tmp_path, "circuits demo"), locked(tmp_path / ".", "circuits find", wait=False):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_forked_process_does_not_share_the_lock(tmp_path):
+    with locked(tmp_path, "circuits demo"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which only wait here
+        process = os.fork()
+        if not process:
+            try:
+                with locked(tmp_path, "circuits find", wait=False):
+                    os._exit(0)
+            except RunError:
+                os._exit(3)
+        assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 3
 
 
 def test_threads_take_turns(tmp_path):
