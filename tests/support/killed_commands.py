@@ -11,6 +11,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ def run_command(arguments: Sequence[str]) -> tuple[int, str]:
     """A command as these tests run it; its exit status, and what it printed to stderr."""
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(studies, "plan_for", lambda _images: QUICK)
+        patched.setattr(studies, "plan_for", lambda _images: replace(QUICK, n_step=60))
         done = command(*arguments)
     return done.returncode, done.stderr
 

@@ -134,11 +134,12 @@ def tree(place: Path) -> Mapping[str, bytes]:
 
 
 def _content(path: Path) -> bytes:
-    if path.name == "metrics.jsonl":
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
-    elif path.name == "training.json":
-        rows = [json.loads(path.read_text())]
-    else:
+    if path.name not in ("metrics.jsonl", "training.json"):
+        return path.read_bytes()
+    text = path.read_text()
+    try:
+        rows = [json.loads(line) for line in (text.splitlines() if "l" in path.suffix else [text])]
+    except ValueError:  # cut short
         return path.read_bytes()
     timed = ("seconds", "tokens_per_second")
     rows = [{name: row[name] for name in row if name not in timed} for row in rows]
