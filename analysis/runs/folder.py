@@ -193,9 +193,11 @@ def in_training(folder: Path) -> bool:
 
 
 def begun(folder: Path) -> bool:
-    """Whether a training that has not ended is in a folder, or in one inside it."""
+    """Whether a training that has not ended is in a folder, or in one inside it; also one that was
+    killed before its first file."""
     plans = [*folder.glob(PLAN), *folder.glob(f"*/{PLAN}")]
-    return any(not plan.with_name(RESULT).exists() for plan in plans)
+    whole = any(p.is_file() and p.parent.suffix != ".part" for p in folder.rglob("*"))
+    return not whole or any(not plan.with_name(RESULT).exists() for plan in plans)
 
 
 def _slug(name: str) -> str:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from circuits.errors import RunError
-from circuits.storage.files import try_lock
+from circuits.storage.files import remove_left, try_lock
 from circuits.storage.replacing import finish
 
 NAME = ".lock"
@@ -51,6 +51,7 @@ def locked(folder: str | Path, doing: str, *, wait: bool = True) -> Iterator[Non
     threading.Thread(target=_touch, args=(folder / NAME, done), daemon=True).start()
     try:
         finish(folder)  # what a killed holder had decided
+        remove_left(folder)
         yield
     finally:
         done.set()

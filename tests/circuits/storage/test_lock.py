@@ -125,3 +125,13 @@ def test_a_lock_that_says_nothing_is_taken(tmp_path, content):
     (tmp_path / NAME).write_text(content)
     with locked(tmp_path, "x", wait=False):
         pass
+
+
+def test_what_a_killed_command_left_anywhere_in_the_run_is_removed(tmp_path):
+    left = tmp_path / "statistics" / ".outputs.parquet.0123456789abcdef.part"
+    left.mkdir(parents=True)
+    (left / ".owner").touch()
+    (left.parent / ".mine.part").mkdir()
+    (left.parent / ".mine.part" / "notes").touch()
+    with locked(tmp_path, "circuits report"):
+        assert [path.name for path in left.parent.iterdir()] == [".mine.part"]
