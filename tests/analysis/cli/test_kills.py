@@ -12,7 +12,8 @@ from circuits.errors import RunError
 from tests.support.killed_commands import killed_at, run_command
 from tests.support.writing_commands import SCENES, arguments, prepared, tree
 
-_SHORT = ("metrics.jsonl", "plan.json", "training.json", "tokenizer.json")  # of a training, so far
+_SHORT = ("metrics.jsonl", "plan.json", "training.json", "tokenizer.json", "manifest.json")
+"""Files of a training, as far as it is; its dictionaries are noted one by one."""
 
 
 class Stage:
