@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from analysis.report import write_report
+from analysis.runs.alone import alone
 from analysis.runs.run import Run
 from circuits.arguments import checked
 from circuits.corpus.documents import Corpus
@@ -13,6 +14,7 @@ from circuits.corpus.documents import Corpus
 class OpenedRun(Run):
     """A `Run` that can write its report."""
 
+    @alone
     def report(
         self,
         out: str | Path | None = None,

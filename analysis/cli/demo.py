@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.report import write_report
+from analysis.runs.alone import alone
 from analysis.runs.circuits import behaviour_of, run_find, run_validate, story_cases
 from analysis.runs.folder import RunFolder
 from analysis.runs.layers import run_interactions, run_rank
@@ -37,6 +38,7 @@ _DOCUMENTS = 500  # that pairs are weighed by
 _Say = Callable[[str], None]
 
 
+@alone
 def run_demo(
     run: str | Path, seed: int = 0, device: str | None = None, say: _Say = print
 ) -> tuple[dict[str, Circuit | str], dict[str, Validation]]:

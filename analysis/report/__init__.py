@@ -21,6 +21,7 @@ from analysis.report.pages.low_rank import low_rank_page
 from analysis.report.pages.overview import overview
 from analysis.report.target import check_target
 from analysis.report.writing import Report
+from analysis.runs.alone import alone
 from analysis.runs.run import Run
 from circuits.arguments import checked
 from circuits.corpus.documents import Corpus
@@ -30,7 +31,6 @@ __all__ = ["report_of", "write_report"]
 
 
 @checked
-@torch.no_grad()
 def write_report(
     run: str | Path | Run,
     out: str | Path | None = None,
@@ -49,11 +49,17 @@ def write_report(
     Only a report that is still as it was written is replaced, and other files beside its own are
     kept; ``force`` overwrites.
     """
-    known = (run if isinstance(run, Run) else Run(run, text, device)).checked()
-    target = known.folder.report_file if single_file else known.folder.report
-    target = target if out is None else Path(out)
+    run = run if isinstance(run, Run) else Run(run, text, device)
+    return _write_report(run, None if out is None else Path(out), single_file, seed, force)
+
+
+@alone
+@torch.no_grad()
+def _write_report(run: Run, out: Path | None, single_file: bool, seed: int, force: bool) -> Path:
+    target = run.folder.report_file if single_file else run.folder.report
+    target = target if out is None else out
     check_target(target, single_file, force)
-    report = report_of(known, seed)
+    report = report_of(run.checked(), seed)
     write = report.write_file if single_file else report.write_folder
     return write(target, force)
 

@@ -14,6 +14,7 @@ from analysis.behaviour.built_in import built_in_behaviour, cases_from_stories
 from analysis.behaviour.cases import Behaviour
 from analysis.discovery.find import find_circuit
 from analysis.discovery.propose import propose_circuits
+from analysis.runs.alone import alone
 from analysis.runs.folder import CircuitFiles
 from analysis.runs.run import Run
 from analysis.validation.record import Validation
@@ -24,9 +25,8 @@ from circuits.errors import GraphError, RunError
 from circuits.graph.circuit import Circuit
 from circuits.graph.export import write_graph
 from circuits.model.model import Model
-from circuits.storage.files import content_hash, folder_written_whole
-from circuits.storage.manifest import record, withdraw
-from circuits.storage.replacing import put_files
+from circuits.storage.files import content_hash
+from circuits.storage.manifest import Making, step_written
 
 N_CASES = 400
 """Minimal pairs of a built-in behaviour, half to choose on and half to validate on: every word is
@@ -72,6 +72,7 @@ def story_cases(name: str, model: Model, seed: int = 0) -> Behaviour | None:
     return cases_from_stories(seed=elsewhere)
 
 
+@alone
 def run_find(
     run: Run,
     behaviour: Behaviour,
@@ -93,8 +94,9 @@ def run_find(
         coverage=coverage,
         n_pairs=n_pairs,
     )
-    made = _saved(run, circuit, behaviour)
-    record(run.folder.path, f"circuit {circuit.name}", asdict(circuit.source), made)
+    step = f"circuit {circuit.name}"
+    with step_written(run.folder.path, step, asdict(circuit.source)) as making:
+        _save(making, run, circuit, behaviour)
     return circuit
 
 
@@ -134,14 +136,18 @@ class Earlier:
         return f"The circuit of this name that was found before is kept: {self.files.circuit}"
 
 
+@alone
 def run_propose(run: Run, *, layer: int = 0, n: int = 10, seed: int = 0) -> list[Circuit]:
     """`propose_circuits`, each saved."""
     found = propose_circuits(run.model, run.dictionaries, layer, n, seed=seed)
-    files = [file for circuit in found for file in _saved(run, circuit)]
-    record(run.folder.path, f"proposals of layer {layer}", {"n": n, "seed": seed}, files)
+    made_of = {"n": n, "seed": seed}
+    with step_written(run.folder.path, f"proposals of layer {layer}", made_of) as making:
+        for circuit in found:
+            _save(making, run, circuit)
     return found
 
 
+@alone
 def run_validate(
     run: Run, name: str, *, text: Corpus | None = None, n_draws: int = 10, seed: int = 0
 ) -> Validation:
@@ -162,8 +168,9 @@ def run_validate(
         n_draws=n_draws,
         seed=seed,
     )
-    made_of, made = {"n_draws": n_draws, "seed": seed}, [found.save(files.validation, force=True)]
-    record(run.folder.path, f"validation of {circuit.name}", made_of, made)
+    made_of = {"n_draws": n_draws, "seed": seed}
+    with step_written(run.folder.path, f"validation of {circuit.name}", made_of) as making:
+        found.save(making.place(files.validation))
     return found
 
 
@@ -188,27 +195,19 @@ def _own_files(run: Run, name: str) -> CircuitFiles:
     return files
 
 
-def _saved(run: Run, circuit: Circuit, behaviour: Behaviour | None = None) -> list[Path]:
-    """Write the files of a circuit, all whole before one of them is put in place. Those of another
-    circuit of this name are removed, unless all is the same."""
+def _save(making: Making, run: Run, circuit: Circuit, behaviour: Behaviour | None = None) -> None:
+    """Write the files of a circuit. Those of another circuit of this name are removed, unless all
+    is the same."""
     files = _own_files(run, circuit.name)
-    gone: list[str] = []
-
-    def put(folder: Path, beside: Path) -> None:
-        made = {file.name for file in folder.iterdir()}
-        measured = {files.circuit.name, files.behaviour.name} & made  # the graph is a picture
-        if not all(_is_the_same(folder / name, beside.with_name(name)) for name in measured):
-            gone.extend(file.name for file in files.all if file.name not in made)
-        put_files(folder, beside, gone)
-
-    with folder_written_whole(files.path, put) as folder:
-        new = CircuitFiles(folder / files.stem)
-        made = [circuit.save(new.circuit), write_graph(circuit, new.graph)]
-        if behaviour is not None:
-            made.append(behaviour.save(new.behaviour))
-    if gone:
-        withdraw(run.folder.path, run.folder.circuits)
-    return [files.path.with_name(file.name) for file in made]
+    new = CircuitFiles(making.place(files.path))
+    made = [circuit.save(new.circuit), write_graph(circuit, new.graph)]
+    measured = {files.circuit: new.circuit}  # the graph is a picture
+    if behaviour is not None:
+        made.append(behaviour.save(new.behaviour))
+        measured[files.behaviour] = new.behaviour
+    if not all(_is_the_same(file, there) for there, file in measured.items()):
+        names = {file.name for file in made}
+        making.gone.extend(file for file in files.all if file.name not in names)
 
 
 def _is_the_same(file: Path, there: Path) -> bool:

@@ -32,6 +32,7 @@ from circuits.corpus.stories.prompts import BEHAVIOURS
 from circuits.errors import ModelError, RunError
 from circuits.model.site import Site
 from circuits.plotting.display import shown
+from circuits.storage.files import PLAN, RESULT
 from sae.formats.folders import IN_RUN
 
 Read = TypeVar("Read")
@@ -189,6 +190,14 @@ class RunFolder:
 def in_training(folder: Path) -> bool:
     """Whether a checkpoint is in a folder of something that is trained."""
     return any(folder.glob("checkpoint*.safetensors"))
+
+
+def begun(folder: Path) -> bool:
+    """Whether a training that has not ended is in a folder, or in one inside it; also one that was
+    killed before its first file."""
+    plans = [*folder.glob(PLAN), *folder.glob(f"*/{PLAN}")]
+    whole = any(p.is_file() and p.parent.suffix != ".part" for p in folder.rglob("*"))
+    return not whole or any(not plan.with_name(RESULT).exists() for plan in plans)
 
 
 def _slug(name: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.runs.alone import alone
 from analysis.runs.folder import RunFolder
 from analysis.studies.images.data import ImageData
 from analysis.studies.images.measurements import RANKS, measure
@@ -21,8 +22,8 @@ from analysis.studies.images.pictures import sheet, write_png
 from analysis.studies.images.spectra import ClassSpectra, explanation, truncation
 from analysis.studies.images.training import ImagePlan
 from circuits.errors import ImageError, first_line
-from circuits.storage.files import read_json, write_json, written_whole
-from circuits.storage.manifest import record
+from circuits.storage.files import read_json, write_json
+from circuits.storage.manifest import step_written
 from circuits.storage.tables import COUNT, NUMBER, Kind, read_table
 
 _ABOUT = ("data", "n_train", "n_test", "label", "seed")
@@ -66,6 +67,7 @@ class ImageStudy:
             ) from error
 
 
+@alone
 def run_images(run: str | Path, data: ImageData, plan: ImagePlan) -> dict[str, Any]:
     """Measure one seed, save it in ``RUN/images``, and return the measurements."""
     folder = RunFolder(Path(run))
@@ -78,18 +80,15 @@ def run_images(run: str | Path, data: ImageData, plan: ImagePlan) -> dict[str, A
         "truncation": truncation(spectra, data.test, RANKS),
         "explanation": explanation(spectra, image),
     }
-    made = [folder.image_study]
-    for name, table in tables.items():
-        made.append(folder.image(f"{name}.parquet"))
-        with written_whole(made[-1]) as file:
-            table.to_parquet(file, index=False)
     shape = spectra.pictures(0).shape[1:]
     shown = {"eigenvectors": spectra.sheet(), "image": sheet([image.reshape(1, *shape)])}
-    for name, page in shown.items():
-        made.append(folder.image(f"{name}.png"))
-        write_png(page, made[-1], force=True)
     about = {"data": data.name, "n_train": len(data.train), "n_test": len(data.test)}
     about |= {"label": label, "seed": plan.seed}
-    write_json(folder.image_study, {"about": about, "figures": row})
-    record(run, "images", about | {"n_step": plan.n_step, "d_hidden": plan.d_hidden}, made)
+    made_of = about | {"n_step": plan.n_step, "d_hidden": plan.d_hidden}
+    with step_written(folder.path, "images", made_of) as making:
+        for name, table in tables.items():
+            table.to_parquet(making.place(folder.image(f"{name}.parquet")), index=False)
+        for name, page in shown.items():
+            write_png(page, making.place(folder.image(f"{name}.png")))
+        write_json(making.place(folder.image_study), {"about": about, "figures": row})
     return row

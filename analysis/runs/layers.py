@@ -18,6 +18,7 @@ import torch
 from analysis.discovery.provenance import check_dictionaries, wanted_layers
 from analysis.lowrank.curve import RankCurve
 from analysis.lowrank.measure import MIN_ACTIVE, rank_curve
+from analysis.runs.alone import alone
 from analysis.runs.run import Run
 from circuits.algebra.basis import rotated
 from circuits.algebra.interactions import Interactions
@@ -28,7 +29,7 @@ from circuits.graph.significance import scored_strongest
 from circuits.model.model import Model
 from circuits.model.site import Site, mlp_sites
 from circuits.storage.files import written_whole
-from circuits.storage.manifest import record
+from circuits.storage.manifest import step_written
 from circuits.storage.replacing import check_table
 from sae.dictionary import Dictionary
 from sae.reading import N_DOCUMENTS, readings
@@ -36,6 +37,7 @@ from sae.reading import N_DOCUMENTS, readings
 _CONTROL_OUTPUTS = 256  # that the control measures
 
 
+@alone
 def run_interactions(
     run: Run,
     *,
@@ -62,26 +64,25 @@ def run_interactions(
         check_count("run_interactions", n_documents, None, "n_documents")
         read = {"corpus": corpus.fingerprint, "n_documents": n_documents}
     answer: dict[str, Any] = {}
-    made, hashes = [], {"model": run.model.fingerprint}
-    for layer in wanted_layers(run.model, run.dictionaries, layers):
-        sites = mlp_sites(layer)
-        hashes |= {str(site): run.dictionaries[site].fingerprint for site in sites}
-        into = run.dictionaries[sites[0]]
-        inter = run.interactions(layer, reader=reader)
-        active = None if corpus is None else _activations(run.model, into, corpus, n_documents)
-        made.append(run.folder.interactions(layer))
-        table = write_strongest(inter, made[-1], n, active, force=True)
-        n_control = min(inter.n_output, _CONTROL_OUTPUTS)
-        control = Interactions(inter.layer, rotated(inter.inputs), inter.outputs)
-        chance = scored_strongest(control, n, range(n_control))
-        answer[f"layer {layer}"] = {
-            "file": str(made[-1]),
-            "outputs": int(table["output"].nunique()),
-            f"with a pair at q {q:g}": _discoveries(table, q),
-            "the same, features rotated": f"{_discoveries(chance, q)} of {n_control}",
-        }
-    made_of = {"n": n, "reader": reader, **read, "of": hashes}
-    record(run.folder.path, "interactions", made_of, made)
+    made_of = {"n": n, "reader": reader, **read, "of": {"model": run.model.fingerprint}}
+    with step_written(run.folder.path, "interactions", made_of) as making:
+        for layer in wanted_layers(run.model, run.dictionaries, layers):
+            sites = mlp_sites(layer)
+            making.made_of["of"] |= {str(s): run.dictionaries[s].fingerprint for s in sites}
+            into, inter = run.dictionaries[sites[0]], run.interactions(layer, reader=reader)
+            active = None if corpus is None else _activations(run.model, into, corpus, n_documents)
+            file = run.folder.interactions(layer)
+            table = _strongest(inter, n, file.with_suffix(""), active)
+            table.to_parquet(making.place(file), index=False)
+            n_control = min(inter.n_output, _CONTROL_OUTPUTS)
+            control = Interactions(inter.layer, rotated(inter.inputs), inter.outputs)
+            chance = scored_strongest(control, n, range(n_control))
+            answer[f"layer {layer}"] = {
+                "file": str(file),
+                "outputs": int(table["output"].nunique()),
+                f"with a pair at q {q:g}": _discoveries(table, q),
+                "the same, features rotated": f"{_discoveries(chance, q)} of {n_control}",
+            }
     return answer
 
 
@@ -98,14 +99,22 @@ def write_strongest(
     also coactivation, together and data_weight. Over another file only with ``force``."""
     path = Path(path)
     check_table(path, ["output", "first", "second"], RunError, force)
-    table = scored_strongest(inter, n, folder=path.with_suffix(""))
-    if activations is not None:
-        table = count_coactivation(activations, table, inter.inputs.n_feature).of(table)
+    table = _strongest(inter, n, path.with_suffix(""), activations)
     with written_whole(path) as file:
         table.to_parquet(file, index=False)
     return table
 
 
+def _strongest(
+    inter: Interactions, n: int, shards: Path, activations: Iterable[Batch] | None
+) -> pd.DataFrame:
+    table = scored_strongest(inter, n, folder=shards)
+    if activations is not None:
+        table = count_coactivation(activations, table, inter.inputs.n_feature).of(table)
+    return table
+
+
+@alone
 def run_rank(
     run: Run,
     *,
@@ -120,24 +129,24 @@ def run_rank(
     the run; after an interruption the same call resumes. Without a corpus it is measured on the
     built-in stories that training holds out."""
     check_dictionaries(run.model, run.dictionaries)
-    curves, made = {}, []
-    for layer in wanted_layers(run.model, run.dictionaries, layers, ["mlp_out"]):
-        shards = run.folder.rank_shards(layer)
-        curves[layer] = rank_curve(
-            run.model,
-            run.dictionaries[Site("mlp_out", layer)],
-            corpus=corpus,
-            reader=reader,
-            n_documents=n_documents,
-            min_active=min_active,
-            seed=seed,
-            folder=shards,
-        )
-        shutil.rmtree(shards, ignore_errors=True)
-        curves[layer].save(run.folder.rank(layer), force=True)
-        made += [run.folder.rank(layer), run.folder.rank_summary(layer)]
-    made_of = {f"layer {layer}": dict(curve.about) for layer, curve in curves.items()}
-    record(run.folder.path, "rank", made_of, made)
+    curves: dict[int, RankCurve] = {}
+    with step_written(run.folder.path, "rank") as making:
+        for layer in wanted_layers(run.model, run.dictionaries, layers, ["mlp_out"]):
+            curve = rank_curve(
+                run.model,
+                run.dictionaries[Site("mlp_out", layer)],
+                corpus=corpus,
+                reader=reader,
+                n_documents=n_documents,
+                min_active=min_active,
+                seed=seed,
+                folder=run.folder.rank_shards(layer),
+            )
+            curve.save(making.place(run.folder.rank(layer)))
+            making.made_of[f"layer {layer}"] = dict(curve.about)
+            curves[layer] = curve
+    for layer in curves:
+        shutil.rmtree(run.folder.rank_shards(layer), ignore_errors=True)
     return curves
 
 

@@ -22,8 +22,9 @@ from analysis.discovery.provenance import (
     wanted_layers,
 )
 from analysis.lowrank.curve import RankCurve
+from analysis.runs.alone import manifest_of
 from analysis.runs.belonging import Found, check_together
-from analysis.runs.folder import ByName, CircuitFiles, NotInRunError, RunFolder, in_training
+from analysis.runs.folder import ByName, CircuitFiles, NotInRunError, RunFolder, begun, in_training
 from analysis.runs.images import ImageStudy
 from analysis.validation.record import Validation
 from circuits.algebra.basis import Basis
@@ -73,6 +74,9 @@ class Run:
             raise RunError(
                 f"{self.folder}: there is no such run. Make one: circuits model train {self.folder}"
             )
+        self.manifest_read = manifest_of(
+            self.folder.path
+        )  # what is read later fits it, or is newer
         self.marks: dict[str, str] = {}
         """What is read although it is not as its step made it: what is said of each such file."""
         given = {"model": model, "dictionaries": dictionaries, "text": text}
@@ -263,9 +267,9 @@ class Run:
             raise RunError(
                 f"{self.folder} has no folder '{name}'. Make it: circuits {command} {self.folder}"
             )
-        if in_training(place):
+        if in_training(place) or begun(place):
             raise RunError(
-                f"{place} holds a checkpoint: its training is not finished. Let it finish: "
+                f"{place}: its training is not finished. Let it finish: "
                 f"circuits {command} {self.folder}"
             )
         self._check_recorded(place, command)

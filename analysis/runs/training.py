@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from analysis.runs.alone import alone
 from analysis.runs.folder import RunFolder
 from circuits.corpus.documents import Corpus
 from circuits.model.model import Model
@@ -16,6 +17,7 @@ from sae.training.plan import TrainingPlan
 from sae.training.run import Log, train_saes
 
 
+@alone
 def run_model(
     run: str | Path, plan: ModelPlan, corpus: Corpus, device: str | None = None
 ) -> Trained:
@@ -25,6 +27,7 @@ def run_model(
     return trained
 
 
+@alone
 def run_saes(
     run: str | Path,
     model: Model,

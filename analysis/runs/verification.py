@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from analysis.runs.alone import manifest_of
 from analysis.runs.folder import RunFolder
 from circuits.errors import RunError
 from circuits.storage.manifest import State, read_manifest, states
@@ -29,6 +30,7 @@ def verify(run: str | Path) -> pd.DataFrame:
     folder = RunFolder(Path(run))
     if not folder.path.is_dir():
         raise RunError(f"{folder}: there is no such run. Make one: circuits model train {folder}")
+    manifest_of(folder.path)  # completes what a kill left
     if not read_manifest(folder.path):
         raise RunError(
             f"{folder} has no manifest.json, which notes what made each file, so nothing can be "

@@ -104,6 +104,13 @@ def _staged(path: Path) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def remove_left(folder: Path) -> None:
+    """Remove what killed processes left in or below a folder, also beside files that are whole and
+    that nobody writes again."""
+    for left in list(folder.rglob(".*.part")):
+        _remove_left(left)
+
+
 def _remove_left(folder: Path) -> None:
     """Remove a folder whose owner was killed."""
     try:

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from circuits.errors import RunError
-from circuits.storage.files import try_lock
+from circuits.storage.files import remove_left, try_lock
+from circuits.storage.replacing import finish
 
 NAME = ".lock"
 _TOUCH = 15.0  # seconds between two touches
@@ -39,8 +40,8 @@ def locked(folder: str | Path, doing: str, *, wait: bool = True) -> Iterator[Non
     A folder that was made only for its lock is removed at the end, if it is still empty.
     """
     folder = Path(folder)
-    key = str(folder.resolve())
-    held: set[str] = vars(_mine).setdefault("folders", set())
+    key = (os.getpid(), folder.resolve())  # a forked process has the set, not the lock
+    held: set[tuple[int, Path]] = vars(_mine).setdefault("folders", set())
     if key in held:
         yield
         return
@@ -49,6 +50,8 @@ def locked(folder: str | Path, doing: str, *, wait: bool = True) -> Iterator[Non
     done = threading.Event()
     threading.Thread(target=_touch, args=(folder / NAME, done), daemon=True).start()
     try:
+        finish(folder)  # what a killed holder had decided
+        remove_left(folder)
         yield
     finally:
         done.set()

@@ -8,15 +8,18 @@ edited by hand, and is then shown with a mark; anything else that differs is dam
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from circuits.errors import RunError
-from circuits.storage.files import content_hash, written_whole
+from circuits.storage.files import content_hash, folder_written_whole, written_whole
 from circuits.storage.lock import locked
 from circuits.storage.records import Word
+from circuits.storage.replacing import PLACING, put_files
 
 NAME = "manifest.json"
 _VERSIONS = ("bilinear-circuits", "torch", "transformers", "numpy")
@@ -33,37 +36,71 @@ class State(Word):
     UNKNOWN = "not of this run"
 
 
+@dataclass(frozen=True)
+class Making:
+    """A step whose files are written aside."""
+
+    run: Path
+    folder: Path  # as the run is to be
+    made_of: dict[str, Any]
+    gone: list[Path] = field(default_factory=list)  # in the run, which this step removes
+
+    def place(self, path: Path) -> Path:
+        """Where to write what is to have this path in the run."""
+        new = self.folder / path.relative_to(self.run)
+        new.parent.mkdir(parents=True, exist_ok=True)
+        return new
+
+
+@contextmanager
+def step_written(
+    run: str | Path, step: str, made_of: Mapping[str, Any] | None = None
+) -> Iterator[Making]:
+    """A step whose files are in the run, with their entry in the manifest, once the block succeeds:
+    all or none, also if the process is killed."""
+    run = Path(run)
+
+    def put(folder: Path, _: Path) -> None:
+        made = {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file()}
+        known = {name.as_posix(): _known_by(made[name]) for name in sorted(made)}
+        gone = {path.relative_to(run).as_posix() for path in making.gone if path.exists()}
+        entries = read_manifest(run)
+        kept = [entry for entry in entries if not gone & entry["made"].keys()]
+        if (noted := _noted(kept, step, making.made_of, known)) != entries:
+            (folder / NAME).write_text(_text(noted), encoding="utf-8")
+        put_files(folder, run, gone)
+
+    with locked(run, step), folder_written_whole(run / PLACING, put) as folder:
+        making = Making(run, folder, dict(made_of or {}))
+        yield making
+
+
 def record(run: str | Path, step: str, made_of: Mapping[str, Any], made: Iterable[Path]) -> None:
     """Add a finished step; an earlier entry of the same step is replaced in place."""
     run = Path(run)
+    known = {path.relative_to(run).as_posix(): _known_by(path) for path in sorted(made)}
+    with locked(run, f"the manifest of {step}"):
+        entries = read_manifest(run)
+        if (noted := _noted(entries, step, made_of, known)) != entries:
+            with written_whole(run / NAME) as file:
+                file.write_text(_text(noted), encoding="utf-8")
+
+
+def _noted(
+    entries: list[dict[str, Any]], step: str, made_of: Mapping[str, Any], made: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """The entries with that of a step; where it is the same, the versions that made it stay."""
     entry = {
         "step": step,
-        "made_of": dict(made_of),
+        "made_of": json.loads(json.dumps(dict(made_of))),  # as it is read again
         "versions": {name: version(name) for name in _VERSIONS},
-        "made": {path.relative_to(run).as_posix(): _known_by(path) for path in sorted(made)},
+        "made": dict(made),
     }
-    with locked(run, f"the manifest of {step}"):
-        by_step = {old["step"]: old for old in read_manifest(run)}
-        before = by_step.get(step, {})
-        if all(before.get(part) == entry[part] for part in ("made_of", "made")):
-            return  # nothing changed, so the versions that made it stay
+    by_step = {old["step"]: old for old in entries}
+    before = by_step.get(step, {})
+    if any(before.get(part) != entry[part] for part in ("made_of", "made")):
         by_step[step] = entry
-        _write(run, list(by_step.values()))
-
-
-def withdraw(run: str | Path, folder: Path) -> None:
-    """Remove the steps that made a file of this folder which no longer exists."""
-    run = Path(run)
-    inside = folder.relative_to(run)
-    with locked(run, "the manifest"):
-        entries = read_manifest(run)
-        kept = [
-            entry
-            for entry in entries
-            if all((run / m).exists() for m in entry["made"] if Path(m).parent == inside)
-        ]
-        if len(kept) < len(entries):
-            _write(run, kept)
+    return list(by_step.values())
 
 
 def states(run: str | Path) -> dict[str, tuple[str, State]]:
@@ -103,9 +140,8 @@ def _state(path: Path, known_by: dict[str, Any]) -> State:
     return State.EDITED if path.suffix in _TEXT else State.DAMAGED
 
 
-def _write(run: Path, entries: list[dict[str, Any]]) -> None:
-    with written_whole(run / NAME) as file:
-        file.write_text(json.dumps(entries, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+def _text(entries: list[dict[str, Any]]) -> str:
+    return json.dumps(entries, indent=2, sort_keys=True) + "\n"
 
 
 def read_manifest(run: str | Path) -> list[dict[str, Any]]:

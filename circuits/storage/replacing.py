@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import json
 import os
 import shutil
 import sys
@@ -18,6 +19,10 @@ from pathlib import Path
 
 from circuits.errors import CircuitsError
 
+PLACING = ".placing"
+"""The folder of files that are decided and not all in their places."""
+
+_GONE = ".gone"  # in that folder: the names to remove
 _HEAD = 4096  # bytes in which a file says of what kind it is
 _NO_EXCHANGE = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM}
 
@@ -61,29 +66,39 @@ def check_table(
     check_file(path, f"a table of {', '.join(wanted[:3])} …", is_ours, error, force)
 
 
-def put_files(folder: Path, beside: Path, gone: Iterable[str] = ()) -> None:
-    """Move every file of a folder to ``beside`` a path, and remove those called ``gone`` there; if
-    a step fails, all of them are as they were."""
-    into = beside.parent
-    names = sorted(file.name for file in folder.iterdir())
-    touched = [*names, *gone]
-    before = folder / ".before"
-    before.mkdir()
-    for name in touched:
-        if (into / name).exists():
-            _same(into / name, before / name)
+def put_files(new: Path, root: Path, gone: Iterable[str] = ()) -> None:
+    """Move every file in and below a folder to the same place below ``root``, and remove those
+    called ``gone`` there: all or none, since one rename decides, and `finish` completes what a kill
+    interrupts."""
+    names = [path.relative_to(new) for path in new.rglob("*") if path.is_file()]
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        if (root / name).is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(root / name))
+        if not os.access((root / name).parent, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(root / name))
+    (new / _GONE).write_text(json.dumps(sorted(gone)), encoding="utf-8")
+    finish(root)
+    os.replace(new, root / PLACING)
     try:
-        for name in names:
-            os.replace(folder / name, into / name)
-        for name in gone:
-            (into / name).unlink(missing_ok=True)
-    except BaseException:
-        for name in touched:
-            if (before / name).exists():
-                os.replace(before / name, into / name)
-            else:
-                (into / name).unlink(missing_ok=True)
-        raise
+        finish(root)
+    except OSError:  # of an old and a new set mixed nothing is right, so once more
+        finish(root)
+
+
+def finish(root: Path) -> None:
+    """Complete a `put_files` that was killed after it was decided."""
+    placing = root / PLACING
+    if not placing.is_dir():
+        return
+    if (placing / _GONE).exists():  # it is removed when all else is done
+        for name in json.loads((placing / _GONE).read_text(encoding="utf-8")):
+            (root / name).unlink(missing_ok=True)
+        for path in sorted(placing.rglob("*")):
+            name = path.relative_to(placing).as_posix()
+            if path.is_file() and name != _GONE:
+                os.replace(path, root / name)
+    shutil.rmtree(placing)
 
 
 def put_folder(new: Path, old: Path, keep: Iterable[Path]) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,19 @@ def test_a_lock_within_a_lock_of_the_same_thread_is_the_same(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_forked_process_does_not_share_the_lock(tmp_path):
+    with locked(tmp_path, "circuits demo"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which only wait here
+        process = os.fork()
+        if not process:
+            try:
+                with locked(tmp_path, "circuits find", wait=False):
+                    os._exit(0)
+            except RunError:
+                os._exit(3)
+        assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 3
+
+
 def test_threads_take_turns(tmp_path):
     inside, most = [], []
 
@@ -111,3 +125,13 @@ def test_a_lock_that_says_nothing_is_taken(tmp_path, content):
     (tmp_path / NAME).write_text(content)
     with locked(tmp_path, "x", wait=False):
         pass
+
+
+def test_what_a_killed_command_left_anywhere_in_the_run_is_removed(tmp_path):
+    left = tmp_path / "statistics" / ".outputs.parquet.0123456789abcdef.part"
+    left.mkdir(parents=True)
+    (left / ".owner").touch()
+    (left.parent / ".mine.part").mkdir()
+    (left.parent / ".mine.part" / "notes").touch()
+    with locked(tmp_path, "circuits report"):
+        assert [path.name for path in left.parent.iterdir()] == [".mine.part"]

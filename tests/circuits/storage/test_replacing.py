@@ -2,14 +2,14 @@
 
 import os
 import shutil
-from functools import partial
 
 import pytest
 
 from circuits.errors import GraphError
 from circuits.storage import replacing
 from circuits.storage.files import folder_written_whole
-from circuits.storage.replacing import check_file, put_files, put_folder, restore
+from circuits.storage.lock import locked
+from circuits.storage.replacing import PLACING, check_file, put_files, put_folder, restore
 
 
 class Killed(BaseException):
@@ -108,24 +108,40 @@ def test_a_folder_aside_that_is_not_ours_is_left_alone(tmp_path):
     assert contents(aside) == OLD
 
 
-def test_files_are_put_in_place_all_or_none(tmp_path, monkeypatch):
-    old, new = {"a": "1", "b": "1", "proof": "1"}, {"a": "2", "b": "2", "c": "2"}
+@pytest.mark.parametrize("kills", [True, False])
+def test_files_are_put_in_place_all_or_none(tmp_path, monkeypatch, kills):
+    old, new = {"a": "1", "b": "1", "in/proof": "1"}, {"a": "2", "b": "2", "in/new/c": "2"}
     for last in range(1, 40):
-        into = tmp_path / str(last)
-        written(into, old)
+        root = tmp_path / str(last)
+        written(root, old)
         with monkeypatch.context() as patched:
-            disk = Disk(patched, last, OSError("full"), once=True)
+            disk = Disk(patched, last, Killed() if kills else OSError("full"), once=not kills)
             try:
-                put = partial(put_files, gone=["proof"])
-                with folder_written_whole(into / "x", put) as folder:
+                put = lambda staged, _: put_files(staged, root, ["in/proof"])  # noqa: B023, E731
+                with folder_written_whole(root / PLACING, put) as folder:
                     written(folder, new)
-            except OSError:
+            except (Killed, OSError):
                 assert disk.done >= last
-        found = {name: text for name, text in contents(into).items() if "/" not in name}
+        with locked(root, "the next command"):
+            left = contents(root)
+        found = {name: text for name, text in left.items() if not name.startswith(".")}
         assert found in (old, new), last
+        with folder_written_whole(root / PLACING, put) as folder:
+            written(folder, new)
+        assert contents(root) == new, last
+        assert [path.name for path in sorted(root.iterdir())] == ["a", "b", "in"]
         if disk.done < last:
             break
-    assert contents(into) == new
+    else:
+        raise AssertionError("the last operation was not reached")
+
+
+def test_files_are_not_put_over_a_folder(tmp_path):
+    written(tmp_path / "root", {"a": "1", "b/mine": "1"})
+    written(tmp_path / "new", {"a": "2", "b": "2"})
+    with pytest.raises(IsADirectoryError):
+        put_files(tmp_path / "new", tmp_path / "root")
+    assert contents(tmp_path / "root") == {"a": "1", "b/mine": "1"}
 
 
 def test_files_without_hard_links_are_copied(tmp_path, monkeypatch):
