@@ -64,25 +64,26 @@ def run_interactions(
         check_count("run_interactions", n_documents, None, "n_documents")
         read = {"corpus": corpus.fingerprint, "n_documents": n_documents}
     answer: dict[str, Any] = {}
-    made_of = {"n": n, "reader": reader, **read, "of": {"model": run.model.fingerprint}}
-    with step_written(run.folder.path, "interactions", made_of) as making:
-        for layer in wanted_layers(run.model, run.dictionaries, layers):
-            sites = mlp_sites(layer)
-            making.made_of["of"] |= {str(s): run.dictionaries[s].fingerprint for s in sites}
-            into, inter = run.dictionaries[sites[0]], run.interactions(layer, reader=reader)
-            active = None if corpus is None else _activations(run.model, into, corpus, n_documents)
-            file = run.folder.interactions(layer)
-            table = _strongest(inter, n, file.with_suffix(""), active)
+    for layer in wanted_layers(run.model, run.dictionaries, layers):
+        sites = mlp_sites(layer)
+        hashes = {str(site): run.dictionaries[site].fingerprint for site in sites}
+        of = {"model": run.model.fingerprint, **hashes}
+        into, inter = run.dictionaries[sites[0]], run.interactions(layer, reader=reader)
+        active = None if corpus is None else _activations(run.model, into, corpus, n_documents)
+        file = run.folder.interactions(layer)
+        table = _strongest(inter, n, file.with_suffix(""), active)
+        made_of = {"n": n, "reader": reader, **read, "of": of}
+        with step_written(run.folder.path, f"interactions of layer {layer}", made_of) as making:
             table.to_parquet(making.place(file), index=False)
-            n_control = min(inter.n_output, _CONTROL_OUTPUTS)
-            control = Interactions(inter.layer, rotated(inter.inputs), inter.outputs)
-            chance = scored_strongest(control, n, range(n_control))
-            answer[f"layer {layer}"] = {
-                "file": str(file),
-                "outputs": int(table["output"].nunique()),
-                f"with a pair at q {q:g}": _discoveries(table, q),
-                "the same, features rotated": f"{_discoveries(chance, q)} of {n_control}",
-            }
+        n_control = min(inter.n_output, _CONTROL_OUTPUTS)
+        control = Interactions(inter.layer, rotated(inter.inputs), inter.outputs)
+        chance = scored_strongest(control, n, range(n_control))
+        answer[f"layer {layer}"] = {
+            "file": str(file),
+            "outputs": int(table["output"].nunique()),
+            f"with a pair at q {q:g}": _discoveries(table, q),
+            "the same, features rotated": f"{_discoveries(chance, q)} of {n_control}",
+        }
     return answer
 
 
@@ -130,23 +131,21 @@ def run_rank(
     built-in stories that training holds out."""
     check_dictionaries(run.model, run.dictionaries)
     curves: dict[int, RankCurve] = {}
-    with step_written(run.folder.path, "rank") as making:
-        for layer in wanted_layers(run.model, run.dictionaries, layers, ["mlp_out"]):
-            curve = rank_curve(
-                run.model,
-                run.dictionaries[Site("mlp_out", layer)],
-                corpus=corpus,
-                reader=reader,
-                n_documents=n_documents,
-                min_active=min_active,
-                seed=seed,
-                folder=run.folder.rank_shards(layer),
-            )
+    for layer in wanted_layers(run.model, run.dictionaries, layers, ["mlp_out"]):
+        shards = run.folder.rank_shards(layer)
+        curve = curves[layer] = rank_curve(
+            run.model,
+            run.dictionaries[Site("mlp_out", layer)],
+            corpus=corpus,
+            reader=reader,
+            n_documents=n_documents,
+            min_active=min_active,
+            seed=seed,
+            folder=shards,
+        )
+        with step_written(run.folder.path, f"rank of layer {layer}", curve.about) as making:
             curve.save(making.place(run.folder.rank(layer)))
-            making.made_of[f"layer {layer}"] = dict(curve.about)
-            curves[layer] = curve
-    for layer in curves:
-        shutil.rmtree(run.folder.rank_shards(layer), ignore_errors=True)
+        shutil.rmtree(shards, ignore_errors=True)
     return curves
 
 

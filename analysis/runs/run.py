@@ -148,8 +148,8 @@ class Run:
                 f"{layer} lack ({', '.join(beyond)}), so it is another run's. Make it again: "
                 f"circuits interactions {self.folder}"
             )
-        made_with = self._made_of("interactions").get("of", {})
-        self._check_made_with(made_with, "interactions", "interactions")
+        made_with = self._made_of(f"interactions of layer {layer}").get("of", {})
+        self._check_made_with(made_with, f"interactions/layer-{layer}", "interactions")
         return table
 
     def rank(self, layer: int) -> RankCurve:
@@ -196,10 +196,9 @@ class Run:
             layer: self.strongest(layer) for layer in self.folder.layers(self.folder.interactions)
         }
 
-    @property
-    def reader_of_interactions(self) -> str | None:
-        """How `circuits interactions` read the outputs, where the manifest says."""
-        reader = self._made_of("interactions").get("reader")
+    def reader_of_interactions(self, layer: int | None) -> str | None:
+        """How `circuits interactions` read the outputs of a layer, where the manifest says."""
+        reader = self._made_of(f"interactions of layer {layer}").get("reader")
         return reader if isinstance(reader, str) else None
 
     @property

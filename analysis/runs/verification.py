@@ -14,11 +14,11 @@ from circuits.storage.manifest import State, read_manifest, states
 _MAKES = {
     "model": "model train {run}",
     "saes": "sae train {run}",
-    "interactions": "interactions {run}",
-    "rank": "rank {run}",
+    "interactions": "interactions {run} --layer {of}",
+    "rank": "rank {run} --layer {of}",
     "images": "digits --run {run}",
     "circuit": "find {run} --behaviour {of}",
-    "proposals": "find {run}",
+    "proposals": "find {run} --layer {of}",
     "validation": "validate {run} --circuit {of}",
 }
 """The command of a step, by the first word of its name; what it is of is the rest."""
@@ -48,5 +48,5 @@ def verify(run: str | Path) -> pd.DataFrame:
 
 def _command(folder: RunFolder, step: str) -> str:
     kind, _, of = step.replace("/", " ", 1).partition(" ")
-    of = of.removeprefix("of ")
+    of = of.removeprefix("of ").removeprefix("layer ")
     return f"circuits {_MAKES[kind]}".format(run=folder, of=of) if kind in _MAKES else ""

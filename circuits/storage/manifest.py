@@ -57,7 +57,8 @@ def step_written(
     run: str | Path, step: str, made_of: Mapping[str, Any] | None = None
 ) -> Iterator[Making]:
     """A step whose files are in the run, with their entry in the manifest, once the block succeeds:
-    all or none, also if the process is killed."""
+    all or none, also if the process is killed. What the same step made before and makes no more is
+    removed, unless it was edited."""
     run = Path(run)
 
     def put(folder: Path, _: Path) -> None:
@@ -65,7 +66,13 @@ def step_written(
         known = {name.as_posix(): _known_by(made[name]) for name in sorted(made)}
         gone = {path.relative_to(run).as_posix() for path in making.gone if path.exists()}
         entries = read_manifest(run)
-        kept = [entry for entry in entries if not gone & entry["made"].keys()]
+        before = {entry["step"]: entry["made"] for entry in entries}.get(step, {})
+        gone |= {
+            name
+            for name in before.keys() - known.keys()
+            if _state(run / name, before[name]) is State.SAME
+        }
+        kept = [e for e in entries if e["step"] == step or not gone & e["made"].keys()]
         if (noted := _noted(kept, step, making.made_of, known)) != entries:
             (folder / NAME).write_text(_text(noted), encoding="utf-8")
         put_files(folder, run, gone)

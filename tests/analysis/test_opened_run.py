@@ -57,7 +57,8 @@ def test_everything_in_a_run_is_an_attribute(made):
         run.strongest(0), pd.read_parquet(made / "interactions" / "layer-0.parquet")
     )
     assert [entry["step"] for entry in run.manifest] == [
-        "interactions", "circuit negation", "validation of negation", "rank",
+        "interactions of layer 0", "circuit negation", "validation of negation",
+        "rank of layer 0",
     ]  # fmt: skip
     assert run.images is None
 

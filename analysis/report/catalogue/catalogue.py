@@ -152,9 +152,8 @@ def _catalogue(run: Run, site: Site, dictionary: Dictionary, uses: _Uses) -> Cat
             low, high = one.span
             card |= {"n_active": one.n_active, "histogram": one.histogram, "from": low, "to": high}
         cards.append(card)
-    return Catalogue(
-        site, dictionary, captions, cards, words, tables.n_documents, run.reader_of_interactions
-    )
+    reader = run.reader_of_interactions(site.layer)
+    return Catalogue(site, dictionary, captions, cards, words, tables.n_documents, reader)
 
 
 def _seen(found: Examples | None, n_feature: int) -> tuple[list[str], list[list[Any]]]:

@@ -114,7 +114,8 @@ def _outputs(run: Run, table: LayerTable, into: Catalogue, out: Catalogue) -> Ta
         count = known[known["q"] <= 0.05].groupby("output").size()
         listed["pairs at q 0.05"] = [int(count.get(o, 0)) for o in rows["output"]]
     caption = "Every output, read by encoder"
-    if known is not None and (reader := run.reader_of_interactions) not in (None, "encoder"):
+    reader = run.reader_of_interactions(table.layer)
+    if known is not None and reader not in (None, "encoder"):
         caption += f"; pairs at q 0.05, by {shown(reader)}"
     if known is not None:
         caption += (

@@ -1,6 +1,7 @@
 """Tables of a layer's strongest pairs: from its weights alone, and weighed by a text."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ import torch
 from analysis.cli.main import main
 from analysis.runs.layers import padded, run_interactions, write_strongest
 from analysis.runs.run import Run
+from analysis.runs.verification import verify
 from circuits.algebra.interactions import Interactions
 from circuits.corpus import built_in, open_corpus
 from circuits.corpus.batches import BatchPlan, in_order
@@ -149,3 +151,19 @@ def test_interactions_of_a_folder_without_a_model_is_one_line(tmp_path):
     wrong = command("interactions", str(tmp_path), "--documents", "-1")
     assert wrong.returncode == 2
     assert "'-1' is not a whole number from 0" in wrong.stderr
+
+
+def test_a_layer_that_is_made_again_leaves_what_is_known_of_the_others(run, tmp_path):
+    shutil.copytree(run / "model", tmp_path / "model")
+    sites = ("mlp_in@0", "mlp_out@0", "mlp_in@1", "mlp_out@1")
+    plan = TrainingPlan(sites, n_features=24, k=4, n_tokens=2000, n_batch=256, n_buffer=1000)
+    model, stories = load_model(tmp_path / "model", device="cpu"), built_in(1, 400)
+    train_saes(model, stories, plan, tmp_path / "saes", device="cpu")
+    opened = Run(tmp_path, device="cpu")
+    run_interactions(opened, n=2)
+    run_interactions(opened, n=2, layers=[1], corpus=stories, n_documents=20)
+    assert [len(opened.strongest(layer).columns) for layer in (0, 1)] == [6, 9]
+    assert opened.marks == {}
+    assert set(verify(tmp_path)["state"]) == {"as it was made"}
+    table = verify(tmp_path).set_index("file")["step"]
+    assert table["interactions/layer-0.parquet"] == "interactions of layer 0"

@@ -206,7 +206,8 @@ def test_verify_lists_every_file_and_the_command_that_makes_it_again(folder):
             "command": f"circuits find {folder} --behaviour hostile",
         },
         "rank/layer-0.parquet": {
-            "step": "rank", "state": "damaged", "command": f"circuits rank {folder}"
+            "step": "rank of layer 0", "state": "damaged",
+            "command": f"circuits rank {folder} --layer 0",
         },
     }  # fmt: skip
 

@@ -5,7 +5,14 @@ import sys
 import pytest
 
 from circuits.errors import RunError
-from circuits.storage.manifest import State, read_manifest, record, state_of, states
+from circuits.storage.manifest import (
+    State,
+    read_manifest,
+    record,
+    state_of,
+    states,
+    step_written,
+)
 from tests.support import ROOT
 
 
@@ -92,3 +99,15 @@ def test_four_that_record_at_once_lose_no_entry(tmp_path):
     ]
     assert [process.wait() for process in started] == [0] * 4
     assert len(read_manifest(tmp_path)) == 100
+
+
+def test_what_a_step_makes_no_more_is_removed_unless_it_was_edited(tmp_path):
+    for names in (("a", "b", "c"), ("c",)):
+        with step_written(tmp_path, "proposals") as making:
+            for name in names:
+                making.place(tmp_path / "circuits" / f"{name}.json").write_text(name)
+        if len(names) == 3:
+            made(tmp_path, "circuits/a.json", "edited")
+    assert sorted(path.name for path in (tmp_path / "circuits").iterdir()) == ["a.json", "c.json"]
+    assert states(tmp_path) == {"circuits/c.json": ("proposals", State.SAME)}
+    assert state_of(tmp_path, tmp_path / "circuits" / "a.json") == ("", State.UNKNOWN)
