@@ -64,13 +64,13 @@ class _Killer:
         if event == "open":
             path, _, flags = given
             writes = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-            return bool(writes) and not isinstance(path, int) and self._inside(path)
+            return bool(writes) and not isinstance(path, int) and self._is_below(path)
         if event not in _CHANGES:
             return False
         # a number is an open file; a bare name is one in an open folder, which is removed
-        return isinstance(given[0], int) or not os.path.isabs(given[0]) or self._inside(given[0])
+        return isinstance(given[0], int) or not os.path.isabs(given[0]) or self._is_below(given[0])
 
-    def _inside(self, path: str | Path) -> bool:
+    def _is_below(self, path: str | Path) -> bool:
         return os.path.abspath(path).startswith(self.root)
 
 

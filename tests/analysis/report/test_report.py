@@ -340,6 +340,7 @@ def test_a_run_that_lacks_its_first_steps_is_refused_with_their_command(tmp_path
     with pytest.raises(RunError, match=r"no folder 'model'\. Make it: circuits model train"):
         write_report(tmp_path)
     (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").touch()
     with pytest.raises(RunError, match=r"no folder 'saes'\. Make it: circuits sae train"):
         write_report(tmp_path)
     (tmp_path / "saes").mkdir()
