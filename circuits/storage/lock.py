@@ -42,7 +42,8 @@ def locked(folder: str | Path, doing: str, *, wait: bool = True) -> Iterator[Non
     folder = Path(folder)
     key = (os.getpid(), folder.resolve())  # a forked process has the set, not the lock
     held: set[tuple[int, Path]] = vars(_mine).setdefault("folders", set())
-    if key in held:
+    read_only = folder.is_dir() and not os.access(folder, os.W_OK)
+    if key in held or read_only:  # where nobody can write, nobody is in the way
         yield
         return
     file, made = _taken(folder, doing, wait)

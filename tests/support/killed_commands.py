@@ -13,13 +13,11 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from analysis.cli.commands import studies
-from analysis.studies.images import measurements
 from tests.support.commands import command
 from tests.support.small_images import QUICK
 
@@ -32,7 +30,6 @@ def run_command(arguments: Sequence[str]) -> tuple[int, str]:
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(studies, "plan_for", lambda _images: replace(QUICK, n_step=60))
-        patched.setattr(measurements, "time", SimpleNamespace(perf_counter=lambda: 0.0))
         done = command(*arguments)
     return done.returncode, done.stderr
 

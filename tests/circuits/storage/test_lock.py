@@ -135,3 +135,9 @@ def test_what_a_killed_command_left_anywhere_in_the_run_is_removed(tmp_path):
     (left.parent / ".mine.part" / "notes").touch()
     with locked(tmp_path, "circuits report"):
         assert [path.name for path in left.parent.iterdir()] == [".mine.part"]
+
+
+def test_a_folder_that_nobody_can_write_to_needs_no_lock(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with locked(tmp_path, "circuits report", wait=False):
+        assert list(tmp_path.iterdir()) == []
