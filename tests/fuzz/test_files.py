@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import numpy as np
 import pandas as pd
 import pytest
@@ -229,6 +230,11 @@ def written(path: Path, content: Any) -> bytes:
     if path.suffix == ".jsonl" and isinstance(content, list):
         return "".join(json.dumps(line) + "\n" for line in content).encode()
     return json.dumps(content).encode()
+
+
+@pytest.fixture(autouse=True)
+def _own_errors(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would speak first
 
 
 @pytest.fixture(scope="module")

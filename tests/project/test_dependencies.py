@@ -7,7 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
-from importlib.metadata import distribution, requires
+from importlib.metadata import distribution, requires, version
 from pathlib import Path
 
 import pytest
@@ -105,16 +105,18 @@ def bare(tmp_path_factory) -> Path:
     for requirement in map(Requirement, shlex.split(line)):
         name = canonicalize_name(requirement.name)
         needed |= {name: distribution(name), **licences().needed(name)}
-    own = distribution("bilinear-circuits")
-    for package in [*needed.values(), own]:
+    for package in needed.values():
         for file in package.files:
             top = Path(str(file)).parts[0]
-            source = Path(package.locate_file(top))
-            ours = package is own and not top.endswith(".dist-info")
-            if top not in ("..", "__pycache__") and not ours and not (site / top).exists():
-                (site / top).symlink_to(source)
+            if top not in ("..", "__pycache__") and not (site / top).exists():
+                (site / top).symlink_to(package.locate_file(top))
     for name in ("circuits", "sae", "analysis", "bilinear_circuits.py"):
         (site / name).symlink_to(ROOT / name)
+    own = site / "bilinear_circuits-0.dist-info"
+    own.mkdir()
+    (own / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: bilinear-circuits\nVersion: {version('bilinear-circuits')}\n"
+    )
     return site
 
 

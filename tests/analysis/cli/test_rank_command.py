@@ -46,7 +46,7 @@ def test_a_curve_is_printed_and_kept(run, capsys):
     loss = kept.loss.set_index("replaced_by")
     wanted = loss.loc["rank 2", ["loss", "chosen", "rotated"]] - loss.loc["sae", "loss"]
     assert [float(cell) for cell in table[2].split()[-3:]] == pytest.approx(list(wanted), rel=0.006)
-    assert read_manifest(run)[-1]["step"] == "rank"
+    assert read_manifest(run)[-1]["step"] == "rank of layer 0"
 
 
 def test_scripts_get_json(run, capsys):

@@ -646,12 +646,13 @@ def test_a_run_saves_and_records_its_curves(tmp_path, plain, corpus):
     run = Run(tmp_path, model=plain, dictionaries=given)
     curves = run_rank(run, **options)
     assert sorted(curves) == [0, 1]
-    assert [step["step"] for step in read_manifest(tmp_path)] == ["rank"]
-    step = read_manifest(tmp_path)[0]
-    assert sorted(step["made"]) == [
-        f"rank/layer-{i}.{kind}" for i in (0, 1) for kind in ("json", "parquet")
+    assert [step["step"] for step in read_manifest(tmp_path)] == [
+        "rank of layer 0",
+        "rank of layer 1",
     ]
-    assert step["made_of"]["layer 1"]["reader"] == "encoder"
+    for i, step in enumerate(read_manifest(tmp_path)):
+        assert sorted(step["made"]) == [f"rank/layer-{i}.{kind}" for kind in ("json", "parquet")]
+        assert step["made_of"]["reader"] == "encoder"
     again = RankCurve.load(tmp_path / "rank" / "layer-1")
     pd.testing.assert_frame_equal(again.table, curves[1].table)
     assert not again.table.equals(RankCurve.load(tmp_path / "rank" / "layer-0").table)

@@ -396,7 +396,7 @@ def of_another_model(data) -> None:
 
 
 def of_another_dictionary(data) -> None:
-    (entry,) = (each for each in data if each["step"] == "interactions")
+    (entry,) = (each for each in data if each["step"] == "interactions of layer 0")
     assert set(entry["made_of"]["of"]) == {"model", "mlp_in@0", "mlp_out@0"}
     entry["made_of"]["of"]["mlp_in@0"] = "0" * 64
 
@@ -416,7 +416,7 @@ def of_another_dictionary(data) -> None:
         ("rank/layer-0.json", of_another_model,
          r"layer-0 was made with another model than .*circuits rank"),
         ("manifest.json", of_another_dictionary,
-         r"interactions was made with another mlp_in@0 than .*circuits interactions"),
+         r"interactions/layer-0 was made with another mlp_in@0 than .*circuits interactions"),
     ],
 )  # fmt: skip
 def test_files_that_do_not_belong_together_are_refused(
