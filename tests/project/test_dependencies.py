@@ -7,7 +7,8 @@ import re
 import shlex
 import subprocess
 import sys
-from importlib.metadata import distribution, requires, version
+from importlib import metadata
+from importlib.metadata import distribution, requires
 from pathlib import Path
 
 import pytest
@@ -115,7 +116,7 @@ def bare(tmp_path_factory) -> Path:
     own = site / "bilinear_circuits-0.dist-info"
     own.mkdir()
     (own / "METADATA").write_text(
-        f"Metadata-Version: 2.1\nName: bilinear-circuits\nVersion: {version('bilinear-circuits')}\n"
+        f"Metadata-Version: 2.1\nName: bilinear-circuits\nVersion: {metadata.version('bilinear-circuits')}\n"
     )
     return site
 
