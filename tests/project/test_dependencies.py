@@ -115,9 +115,7 @@ def bare(tmp_path_factory) -> Path:
         (site / name).symlink_to(ROOT / name)
     own = site / "bilinear_circuits-0.dist-info"
     own.mkdir()
-    (own / "METADATA").write_text(
-        f"Metadata-Version: 2.1\nName: bilinear-circuits\nVersion: {metadata.version('bilinear-circuits')}\n"
-    )
+    (own / "METADATA").write_text(str(metadata.metadata("bilinear-circuits")))
     return site
 
 
