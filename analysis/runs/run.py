@@ -85,12 +85,16 @@ class Run:
     @cached_property
     def model(self) -> Model:
         """The model."""
-        return load_model(self._checked_model(), device=self.device)
+        place = self._model_place()
+        self._check_recorded(place, "model train")
+        return load_model(place, device=self.device)
 
     @cached_property
     def dictionaries(self) -> dict[Site, Dictionary]:
         """The dictionaries by site, in the model's order; those of another model are refused."""
-        self._check_dictionaries()
+        self._model_place()  # is missed first
+        place = self._trained(self.folder.dictionaries, "saes", "sae train")
+        self._check_recorded(place, "sae train")
         dictionaries = load_dictionaries(self.folder.path, device=self.device)
         check_dictionaries(self.model, dictionaries)
         return dictionaries
@@ -253,12 +257,8 @@ class Run:
         check_together(self.folder, files, found)
         return found
 
-    def _checked_model(self) -> Path:
+    def _model_place(self) -> Path:
         return self._trained(self.folder.model_place, "model", "model train")
-
-    def _check_dictionaries(self) -> None:
-        self._checked_model()  # is missed first
-        self._trained(self.folder.dictionaries, "saes", "sae train")
 
     def _trained(self, place: Path | None, name: str, command: str) -> Path:
         """The folder, refused where it is not there or its training is not finished."""
@@ -271,7 +271,6 @@ class Run:
                 f"{place}: its training is not finished. Let it finish: "
                 f"circuits {command} {self.folder}"
             )
-        self._check_recorded(place, command)
         return place
 
     def _check_recorded(self, place: Path, command: str) -> None:
@@ -318,9 +317,9 @@ class Run:
             self.marks.pop(name, None)
             if state is not State.SAME:
                 self.marks[name] = (
-                    f"edited since the step '{step}' made it: what it says was not measured so"
+                    f"edited after the step '{step}' made it: its numbers may not be those measured"
                     if state is State.EDITED
-                    else "made by no step of this run: nothing says what it was measured on"
+                    else "no step of this run made it: nothing records where its numbers are from"
                 )
                 warn(f"{file}: {self.marks[name]}", MarkWarning, stacklevel=4)
         return value

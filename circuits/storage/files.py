@@ -84,7 +84,8 @@ def _staged(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     start = f".{path.name[:40]}"  # a name may be as long as names can be
     for left in path.parent.glob(f"{glob.escape(start)}.*.part"):
-        _remove_left(left)
+        if left.is_dir():
+            _remove_left(left)
     with ExitStack() as owned:
         while True:
             folder = path.with_name(f"{start}.{uuid4().hex[:16]}.part")
@@ -108,7 +109,8 @@ def remove_left(folder: Path) -> None:
     """Remove what killed processes left in or below a folder, also beside files that are whole and
     that nobody writes again."""
     for left in list(folder.rglob(".*.part")):
-        _remove_left(left)
+        if left.is_dir():
+            _remove_left(left)
 
 
 def _remove_left(folder: Path) -> None:

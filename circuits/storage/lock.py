@@ -34,7 +34,7 @@ _mine = threading.local()  # the folders that this thread has locked
 @contextmanager
 def locked(folder: str | Path, doing: str, *, wait: bool = True) -> Iterator[None]:
     """The folder is this thread's alone for the length of the block; a second lock of the same
-    thread is its first. ``doing`` is what others are told. Waits for another holder, with a line on
+    thread is its first. ``doing`` is shown to others. Waits for another holder, with a line on
     stderr, or without ``wait`` refuses.
 
     A folder that was made only for its lock is removed at the end, if it is still empty.
@@ -131,7 +131,7 @@ def _in_words(holder: dict[str, Any]) -> str:
     try:
         minutes = (time.time() - float(holder["since"])) / 60
         return (
-            f"{holder['doing']} (process {holder['process']} on {holder['host']}, since "
+            f"{holder['doing']} (process {holder['process']} on {holder['host']}, for "
             f"{minutes:.0f} minutes)"
         )
     except (KeyError, TypeError, ValueError):

@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -157,8 +158,7 @@ def read_manifest(run: str | Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-        fault = _fault(entries)
+        entries, fault = _parsed(path.read_bytes())
     except (ValueError, RecursionError) as error:
         fault = type(error).__name__
     if fault:
@@ -167,6 +167,13 @@ def read_manifest(run: str | Path) -> list[dict[str, Any]]:
             f"again, or restore the file."
         )
     return list(entries)
+
+
+@lru_cache(maxsize=4)  # it is asked for each file of a run
+def _parsed(content: bytes) -> tuple[Any, str | None]:
+    """The entries, which nobody changes, and what is wrong with them."""
+    entries = json.loads(content.decode("utf-8"))
+    return entries, _fault(entries)
 
 
 def _fault(entries: object) -> str | None:

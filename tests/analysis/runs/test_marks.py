@@ -164,10 +164,10 @@ def edited(folder: Path) -> Path:
 
 def test_a_mark_is_on_the_pages_in_python_and_in_the_commands(hostile_run, folder):
     path = edited(folder)
-    with pytest.warns(MarkWarning, match=r"hostile\.validation\.json: edited since the step 'val"):
+    with pytest.warns(MarkWarning, match=r"hostile\.validation\.json: edited after the step 'val"):
         run = Run(folder, hostile_run[1], device="cpu").checked()
     assert run.marks == {PROOF: run.marks[PROOF]}
-    assert f"{PROOF}: edited since the step" in repr(run)
+    assert f"{PROOF}: edited after the step" in repr(run)
     pages = {page.name: page for page in report_of(run).pages}
     assert pages["index"].context["marks"] == [(PROOF, run.marks[PROOF])]
     assert pages["index"].context["headlines"][0]["marked"] is True
@@ -186,7 +186,7 @@ def test_a_mark_is_on_the_pages_in_python_and_in_the_commands(hostile_run, folde
     circuit.write_text(circuit.read_text() + " ")
     arguments = ["rank", str(folder), "--circuit", "hostile", "--text", text, "--device", "cpu"]
     done = command(*arguments)
-    assert f"note: {circuit}: edited since the step" in done.stdout
+    assert f"note: {circuit}: edited after the step" in done.stdout
     (mark,) = json.loads(command(*arguments, "--json").stdout)["marks"]
     assert mark.startswith(str(circuit))
 

@@ -14,6 +14,7 @@ from circuits.errors import RunError
 from circuits.storage.files import (
     folder_written_whole,
     read_json,
+    remove_left,
     without_nan,
     write_json,
     written_whole,
@@ -104,3 +105,9 @@ def test_a_folder_is_put_in_place_whole_or_not_at_all(tmp_path):
     with folder_written_whole(tmp_path / "out") as folder:
         (folder / "whole").touch()
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["whole"]
+
+
+def test_a_file_of_somebody_else_that_looks_like_one_left_stays(tmp_path):
+    (tmp_path / ".mine.part").write_text("kept")
+    remove_left(tmp_path)
+    assert (tmp_path / ".mine.part").read_text() == "kept"
