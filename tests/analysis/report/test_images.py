@@ -29,7 +29,10 @@ def test_a_study_is_saved_and_recorded(run):
     folder, row = run
     study = ImageStudy.load(folder)
     assert study is not None
-    assert study.measurements == json.loads(json.dumps(row))
+    unequal = {"training_seconds"}  # of two equal runs: it is printed, not saved
+    assert study.measurements == json.loads(
+        json.dumps({k: v for k, v in row.items() if k not in unequal})
+    )
     assert set(study.tables) == {"spectra", "truncation", "explanation"}
     (entry,) = read_manifest(folder)
     assert entry["step"] == "images"
