@@ -29,6 +29,8 @@ from torch import Tensor
 ROWS, COLUMNS = 512, 1024
 """Of a tile: it stays in cache between its product and its search, and no scratch has more rows."""
 
+_UNEVEN, _FAR = 1.2, 4.0  # the rest of an entry over its mean; deviations that few entries reach
+
 PENDING = 2**17
 """Pairs that may wait for their score: this bounds the memory."""
 
@@ -172,6 +174,8 @@ class Factors:
         """Round the factors to the screen's precision, and bound what that loses in each strip."""
         self.screen = screen_dtype(self.left)
         self.left_screen, self.right_screen = self.left.to(self.screen), self.right.to(self.screen)
+        # memory that is asked for anew for each tile would take longer than its product
+        self._scratch = self.left_screen.new_empty(ROWS * COLUMNS)
         right = rounded(self.right, self.right_screen)
         equal = self.left_reach is self.right_reach  # up to signs
         left = right if equal else rounded(self.left, self.left_screen)
@@ -186,17 +190,21 @@ class Factors:
         return (largest * (1 + 1e-4) + self.arithmetic) * self.scale
 
     def screened(self, rows: slice, columns: slice) -> tuple[Tensor, float, float]:
-        """The tile in the screen's dtype, and its entries' largest absolute and relative errors.
+        """The tile in the screen's dtype, until the next is asked for, and its entries' largest
+        absolute and relative errors.
 
         ``|x·y − x̃·ỹ| ≤ |x − x̃||y| + |x̃||y − ỹ|``, the rounding of the sum of products in the
         accumulator, the rounding of the result, and what making the factors has lost already.
         """
-        left, left_lost = (_largest(maxima, rows) for maxima in self._left[1:])
-        right, right_lost = (_largest(maxima, columns) for maxima in self._right[1:])
+        size, lost = (_largest(maxima, rows) for maxima in self._left[1:])
+        other, other_lost = (_largest(maxima, columns) for maxima in self._right[1:])
         accumulator = torch.promote_types(self.screen, torch.float32)
         summing = self.left.shape[1] * torch.finfo(accumulator).eps
-        absolute = left_lost * right + (left + left_lost) * right_lost + 2 * summing * left * right
-        tile = self.left_screen[rows] @ self.right_screen[columns].mT
+        absolute = lost * other + (size + lost) * other_lost + 2 * summing * size * other
+        left, right = self.left_screen[rows], self.right_screen[columns]
+        shape = len(left), len(right)
+        tile = self._scratch[: math.prod(shape)].view(shape)
+        torch.mm(left, right.mT, out=tile)
         return tile, absolute + self.arithmetic, torch.finfo(self.screen).eps
 
 
@@ -242,25 +250,106 @@ def _nothing_seen(like: Tensor) -> _Seen:
 
 
 def reaching(
-    features: Float[Tensor, "feature input"], form: Float[Tensor, "input input"], bar: float
+    features: Float[Tensor, "feature input"],
+    form: Float[Tensor, "input input"],
+    bar: float,
+    spare: Float[Tensor, " feature"] | None = None,
 ) -> Iterator[Int[Tensor, "pair two"]]:
     """The pairs of different features whose entry of ``features form featuresᵀ`` is ``bar`` or
-    more, and those that the form's own precision cannot separate from them, a few at a time."""
-    factors = Factors.of(features, form)
+    more, and those that the form's own precision cannot separate from them, a few at a time. With
+    ``spare``, all pairs whose entry and ``spare[i] spare[j]`` together are.
+
+    Few entries reach a high bar. So what all pairs are multiplied out for is only the part along
+    the first eigenvectors, and the rest is bounded: ``|Σ λ x y| ≤ t(x) t(y)``, ``t(x)² = Σ |λ| x²``.
+    """
+    scale = _power_of_two(form)
+    form, bar = form / scale, bar / scale
+    spare = features.new_zeros(len(features)) if spare is None else spare / scale**0.5
+    factors, rest = _leading(features, form, bar, spare)
+    yield from _reaching_in_tiles(features, form, bar, bar, spare, factors, rest)
+
+
+def reaching_by_change(
+    features: Float[Tensor, "feature input"],
+    form: Float[Tensor, "input input"],
+    bar: float,
+    change: Float[Tensor, "input input"],
+    least: float,
+) -> Iterator[Int[Tensor, "pair two"]]:
+    """The pairs that reach ``bar`` in the form, all of those whose entry of ``change`` is ``least``
+    or more: of a change along few directions, most tiles hold none."""
+    values, vectors = _eigh(change)
+    reach = (features @ (vectors * values.abs().sqrt())).norm(dim=1)
+    order = reach.argsort(descending=True, stable=True)
+    reach, right = reach[order], features[order]
+    lost = 16 * len(form) ** 0.5 * torch.finfo(form.dtype).eps
+    arithmetic = lost * float(right.norm(dim=1).max() ** 2 * (form.norm() + change.norm()))
+    factors = Factors(right @ form, right, order, reach, reach, arithmetic, 1.0)
+    none = torch.zeros_like(reach)
+    yield from _reaching_in_tiles(features, form, bar, least, none, factors, none)
+
+
+def _leading(
+    features: Tensor, form: Tensor, bar: float, spare: Float[Tensor, " feature"]
+) -> tuple[Factors, Float[Tensor, " in"]]:
+    """The part of the entries along as few eigenvectors as leave few pairs that may reach the bar,
+    and for each feature how much of the rest it may have, and of what is spare."""
+    values, vectors = _eigh(form)
+    strongest = values.abs().argsort(descending=True)
+    values, vectors = values[strongest], vectors[:, strongest]
+    whole = features @ (vectors * values.abs().sqrt())
+    squares = whole.square()
+    mean = squares.mean(0).double()
+    rest = mean.sum() - mean.cumsum(0) + spare.square().mean()
+    # of random features, entries so far out are one in ten thousand
+    enough = bar - _UNEVEN * rest >= _FAR * mean.square().cumsum(0).sqrt()
+    n = int(enough.int().argmax()) + 1 if enough.any() else len(values)
+    n = min(-(-n // 8) * 8, len(values))
+    own = (squares[:, n:].sum(1) + spare.square()).sqrt()
+    reach = (squares.sum(1) + spare.square()).sqrt()
+    order = (reach if _decays(form) else own).argsort(descending=True, stable=True)
+    right, reach = whole[order, :n], reach[order]
+    lost = 16 * len(form) ** 0.5 * torch.finfo(form.dtype).eps
+    arithmetic = lost * float(features.norm(dim=1).max() ** 2 * values.abs().max())
+    left = right * values[:n].sign()
+    return Factors(left, right, order, reach, reach, arithmetic, 1.0), own[order]
+
+
+def _reaching_in_tiles(
+    features: Tensor,
+    form: Tensor,
+    bar: float,
+    least: float,
+    spare: Float[Tensor, " feature"],
+    factors: Factors,
+    rest: Float[Tensor, " in"],
+) -> Iterator[Int[Tensor, "pair two"]]:
+    """Of tiles whose bound is ``least`` or more: the pairs that reach the bar, if the rest of an
+    entry is as large as it may be and then in full."""
+    def in_full(first: Tensor, second: Tensor) -> Int[Tensor, "pair two"]:
+        pairs = factors.order[torch.stack([first, second], dim=1)[first < second]]
+        one, two = pairs.unbind(1)
+        entries = ((features[one] @ form) * features[two]).sum(1).abs()
+        reached = entries + spare[one] * spare[two] + factors.arithmetic >= bar
+        return pairs[reached].sort(dim=1).values
+
+    most, waiting, n_waiting = _strip_maxima(rest), list[tuple[Tensor, Tensor]](), 0
     for rows, columns in tiles(len(features)):
-        if factors.bound(rows, columns) < bar:
+        if factors.bound(rows, columns) < least:
             continue
         tile, absolute, share = factors.screened(rows, columns)
-        least = (bar / factors.scale - absolute) / (1 + share)
-        near = (row_maxima(tile.abs_()) >= least).nonzero()[:, 0]
+        at_most = absolute + rest[rows] * _largest(most, columns)
+        passing = (bar * (1 - 1e-6) - at_most) / (1 + share)
+        near = (row_maxima(tile.abs_()) >= passing).nonzero()[:, 0]
         if len(near):
-            some = near + rows.start
-            whole = (factors.left[some] @ factors.right[columns].mT).abs_()
-            row, column = (whole + factors.arithmetic >= bar / factors.scale).nonzero().unbind(1)
-            first, second = some[row], column + columns.start
-            pairs = torch.stack([first, second], dim=1)[first < second]
-            if len(pairs):
-                yield factors.order[pairs].sort(dim=1).values
+            row, column = (tile[near] >= passing[near, None]).nonzero().unbind(1)
+            waiting.append((near[row] + rows.start, column + columns.start))
+            n_waiting += len(row)
+        if n_waiting > ROWS:
+            yield in_full(*map(torch.cat, zip(*waiting, strict=True)))
+            waiting, n_waiting = [], 0
+    if waiting:
+        yield in_full(*map(torch.cat, zip(*waiting, strict=True)))
 
 
 def scored(output: int, features: Tensor, form: Tensor, first: Tensor, second: Tensor) -> _Found:
