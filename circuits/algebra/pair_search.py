@@ -29,8 +29,6 @@ from torch import Tensor
 ROWS, COLUMNS = 512, 1024
 """Of a tile: it stays in cache between its product and its search, and no scratch has more rows."""
 
-_UNEVEN, _FAR = 1.2, 4.0  # the rest of an entry over its mean; deviations that few entries reach
-
 PENDING = 2**17
 """Pairs that may wait for their score: this bounds the memory."""
 
@@ -149,20 +147,20 @@ class Factors:
     def of(cls, write: Tensor, form: Tensor) -> Factors:
         """The factors of ``write form writeᵀ``."""
         # powers of two, so that nothing is rounded and no product leaves the screen's range
-        write_scale, form_scale = _power_of_two(write), _power_of_two(form)
+        write_scale, form_scale = power_of_two(write), power_of_two(form)
         scale = write_scale * write_scale * form_scale
         if write_scale != 1:
             write = write / write_scale
         if form_scale != 1:
             form = form / form_scale
         lost = 16 * len(form) ** 0.5 * torch.finfo(form.dtype).eps
-        if not _decays(form):
+        if not decays(form):
             left, right = write @ form, write
             order = torch.arange(len(write), device=write.device)
             reach, size = left.norm(dim=1), right.norm(dim=1)
             arithmetic = lost * float(size.max() ** 2 * form.norm())
             return cls(left, right, order, reach, size, arithmetic, scale)
-        values, vectors = _eigh(form)
+        values, vectors = eigenvectors(form)
         right = write @ (vectors * values.abs().sqrt())
         reach = right.norm(dim=1)
         arithmetic = lost * float(write.norm(dim=1).max() ** 2 * values.abs().max())
@@ -180,13 +178,13 @@ class Factors:
         equal = self.left_reach is self.right_reach  # up to signs
         left = right if equal else rounded(self.left, self.left_screen)
         self._left, self._right = (
-            tuple(map(_strip_maxima, (reach, *rounded)))
+            tuple(map(strip_maxima, (reach, *rounded)))
             for reach, rounded in ((self.left_reach, left), (self.right_reach, right))
         )
 
     def bound(self, rows: slice, columns: slice) -> float:
         """No entry of this tile is larger."""
-        largest = _largest(self._left[0], rows) * _largest(self._right[0], columns)
+        largest = largest_of(self._left[0], rows) * largest_of(self._right[0], columns)
         return (largest * (1 + 1e-4) + self.arithmetic) * self.scale
 
     def screened(self, rows: slice, columns: slice) -> tuple[Tensor, float, float]:
@@ -196,8 +194,8 @@ class Factors:
         ``|x·y − x̃·ỹ| ≤ |x − x̃||y| + |x̃||y − ỹ|``, the rounding of the sum of products in the
         accumulator, the rounding of the result, and what making the factors has lost already.
         """
-        size, lost = (_largest(maxima, rows) for maxima in self._left[1:])
-        other, other_lost = (_largest(maxima, columns) for maxima in self._right[1:])
+        size, lost = (largest_of(maxima, rows) for maxima in self._left[1:])
+        other, other_lost = (largest_of(maxima, columns) for maxima in self._right[1:])
         accumulator = torch.promote_types(self.screen, torch.float32)
         summing = self.left.shape[1] * torch.finfo(accumulator).eps
         absolute = lost * other + (size + lost) * other_lost + 2 * summing * size * other
@@ -208,12 +206,12 @@ class Factors:
         return tile, absolute + self.arithmetic, torch.finfo(self.screen).eps
 
 
-def _strip_maxima(numbers: Float[Tensor, " in"]) -> list[float]:
+def strip_maxima(numbers: Float[Tensor, " in"]) -> list[float]:
     """The largest of each ``ROWS``."""
     return [float(strip.max()) for strip in numbers.split(ROWS)]
 
 
-def _largest(maxima: list[float], some: slice) -> float:
+def largest_of(maxima: list[float], some: slice) -> float:
     """Of the strips that these rows or columns lie in."""
     return max(maxima[some.start // ROWS : -(-some.stop // ROWS)])
 
@@ -249,109 +247,6 @@ def _nothing_seen(like: Tensor) -> _Seen:
     return index, index, bounds, bounds
 
 
-def reaching(
-    features: Float[Tensor, "feature input"],
-    form: Float[Tensor, "input input"],
-    bar: float,
-    spare: Float[Tensor, " feature"] | None = None,
-) -> Iterator[Int[Tensor, "pair two"]]:
-    """The pairs of different features whose entry of ``features form featuresᵀ`` is ``bar`` or
-    more, and those that the form's own precision cannot separate from them, a few at a time. With
-    ``spare``, all pairs whose entry and ``spare[i] spare[j]`` together are.
-
-    Few entries reach a high bar. So what all pairs are multiplied out for is only the part along
-    the first eigenvectors, and the rest is bounded: ``|Σ λ x y| ≤ t(x) t(y)``, ``t(x)² = Σ |λ| x²``.
-    """
-    scale = _power_of_two(form)
-    form, bar = form / scale, bar / scale
-    spare = features.new_zeros(len(features)) if spare is None else spare / scale**0.5
-    factors, rest = _leading(features, form, bar, spare)
-    yield from _reaching_in_tiles(features, form, bar, bar, spare, factors, rest)
-
-
-def reaching_by_change(
-    features: Float[Tensor, "feature input"],
-    form: Float[Tensor, "input input"],
-    bar: float,
-    change: Float[Tensor, "input input"],
-    least: float,
-) -> Iterator[Int[Tensor, "pair two"]]:
-    """The pairs that reach ``bar`` in the form, all of those whose entry of ``change`` is ``least``
-    or more: of a change along few directions, most tiles hold none."""
-    values, vectors = _eigh(change)
-    reach = (features @ (vectors * values.abs().sqrt())).norm(dim=1)
-    order = reach.argsort(descending=True, stable=True)
-    reach, right = reach[order], features[order]
-    lost = 16 * len(form) ** 0.5 * torch.finfo(form.dtype).eps
-    arithmetic = lost * float(right.norm(dim=1).max() ** 2 * (form.norm() + change.norm()))
-    factors = Factors(right @ form, right, order, reach, reach, arithmetic, 1.0)
-    none = torch.zeros_like(reach)
-    yield from _reaching_in_tiles(features, form, bar, least, none, factors, none)
-
-
-def _leading(
-    features: Tensor, form: Tensor, bar: float, spare: Float[Tensor, " feature"]
-) -> tuple[Factors, Float[Tensor, " in"]]:
-    """The part of the entries along as few eigenvectors as leave few pairs that may reach the bar,
-    and for each feature how much of the rest it may have, and of what is spare."""
-    values, vectors = _eigh(form)
-    strongest = values.abs().argsort(descending=True)
-    values, vectors = values[strongest], vectors[:, strongest]
-    whole = features @ (vectors * values.abs().sqrt())
-    squares = whole.square()
-    mean = squares.mean(0).double()
-    rest = mean.sum() - mean.cumsum(0) + spare.square().mean()
-    # of random features, entries so far out are one in ten thousand
-    enough = bar - _UNEVEN * rest >= _FAR * mean.square().cumsum(0).sqrt()
-    n = int(enough.int().argmax()) + 1 if enough.any() else len(values)
-    n = min(-(-n // 8) * 8, len(values))
-    own = (squares[:, n:].sum(1) + spare.square()).sqrt()
-    reach = (squares.sum(1) + spare.square()).sqrt()
-    order = (reach if _decays(form) else own).argsort(descending=True, stable=True)
-    right, reach = whole[order, :n], reach[order]
-    lost = 16 * len(form) ** 0.5 * torch.finfo(form.dtype).eps
-    arithmetic = lost * float(features.norm(dim=1).max() ** 2 * values.abs().max())
-    left = right * values[:n].sign()
-    return Factors(left, right, order, reach, reach, arithmetic, 1.0), own[order]
-
-
-def _reaching_in_tiles(
-    features: Tensor,
-    form: Tensor,
-    bar: float,
-    least: float,
-    spare: Float[Tensor, " feature"],
-    factors: Factors,
-    rest: Float[Tensor, " in"],
-) -> Iterator[Int[Tensor, "pair two"]]:
-    """Of tiles whose bound is ``least`` or more: the pairs that reach the bar, if the rest of an
-    entry is as large as it may be and then in full."""
-    def in_full(first: Tensor, second: Tensor) -> Int[Tensor, "pair two"]:
-        pairs = factors.order[torch.stack([first, second], dim=1)[first < second]]
-        one, two = pairs.unbind(1)
-        entries = ((features[one] @ form) * features[two]).sum(1).abs()
-        reached = entries + spare[one] * spare[two] + factors.arithmetic >= bar
-        return pairs[reached].sort(dim=1).values
-
-    most, waiting, n_waiting = _strip_maxima(rest), list[tuple[Tensor, Tensor]](), 0
-    for rows, columns in tiles(len(features)):
-        if factors.bound(rows, columns) < least:
-            continue
-        tile, absolute, share = factors.screened(rows, columns)
-        at_most = absolute + rest[rows] * _largest(most, columns)
-        passing = (bar * (1 - 1e-6) - at_most) / (1 + share)
-        near = (row_maxima(tile.abs_()) >= passing).nonzero()[:, 0]
-        if len(near):
-            row, column = (tile[near] >= passing[near, None]).nonzero().unbind(1)
-            waiting.append((near[row] + rows.start, column + columns.start))
-            n_waiting += len(row)
-        if n_waiting > ROWS:
-            yield in_full(*map(torch.cat, zip(*waiting, strict=True)))
-            waiting, n_waiting = [], 0
-    if waiting:
-        yield in_full(*map(torch.cat, zip(*waiting, strict=True)))
-
-
 def scored(output: int, features: Tensor, form: Tensor, first: Tensor, second: Tensor) -> _Found:
     """The weights of some pairs in float64, each pair with its lower index first."""
     one, two = torch.minimum(first, second), torch.maximum(first, second)
@@ -377,7 +272,7 @@ def _constant_pairs(output: int, features: Tensor, constant: Tensor, form: Tenso
     return np.full_like(index, output), index, np.full_like(index, index[-1]), weight
 
 
-def _eigh(form: Float[Tensor, "d d"]) -> tuple[Tensor, Tensor]:
+def eigenvectors(form: Float[Tensor, "d d"]) -> tuple[Tensor, Tensor]:
     """In float64 where float32 does not converge, as of a form of exactly deficient rank."""
     try:
         values, vectors = torch.linalg.eigh(form)
@@ -386,7 +281,7 @@ def _eigh(form: Float[Tensor, "d d"]) -> tuple[Tensor, Tensor]:
     return values, vectors
 
 
-def _decays(form: Tensor) -> bool:
+def decays(form: Tensor) -> bool:
     """Whether a few eigenvalues dominate, so that the decomposition is worth its cost: ``(Σλ²)² /
     Σλ⁴``, which is near d/2 for a random form, estimated from images of a few random vectors."""
     generator = torch.Generator().manual_seed(0)
@@ -397,7 +292,7 @@ def _decays(form: Tensor) -> bool:
     return bool(squares**2 <= len(form) / 8 * fourths)
 
 
-def _power_of_two(tensor: Tensor) -> float:
+def power_of_two(tensor: Tensor) -> float:
     """A power of two near the largest entry."""
     largest = float(tensor.abs().max())
     return 2.0 ** math.frexp(largest)[1] if largest > 0 else 1.0
