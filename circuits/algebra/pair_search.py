@@ -26,6 +26,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from circuits.errors import largest
+
 ROWS, COLUMNS = 512, 1024
 """Of a tile: it stays in cache between its product and its search, and no scratch has more rows."""
 
@@ -147,7 +149,7 @@ class Factors:
     def of(cls, write: Tensor, form: Tensor) -> Factors:
         """The factors of ``write form writeᵀ``."""
         # powers of two, so that nothing is rounded and no product leaves the screen's range
-        write_scale, form_scale = _power_of_two(write), _power_of_two(form)
+        write_scale, form_scale = power_of_two(write), power_of_two(form)
         scale = write_scale * write_scale * form_scale
         if write_scale != 1:
             write = write / write_scale
@@ -182,8 +184,8 @@ class Factors:
 
     def bound(self, rows: slice, columns: slice) -> float:
         """No entry of this tile is larger."""
-        largest = _largest(self._left[0], rows) * _largest(self._right[0], columns)
-        return (largest * (1 + 1e-4) + self.arithmetic) * self.scale
+        most = _largest(self._left[0], rows) * _largest(self._right[0], columns)
+        return (most * (1 + 1e-4) + self.arithmetic) * self.scale
 
     def screened(self, rows: slice, columns: slice) -> tuple[Tensor, float, float]:
         """The tile in the screen's dtype, and its entries' largest absolute and relative errors.
@@ -308,10 +310,10 @@ def _decays(form: Tensor) -> bool:
     return bool(squares**2 <= len(form) / 8 * fourths)
 
 
-def _power_of_two(tensor: Tensor) -> float:
-    """A power of two near the largest entry."""
-    largest = float(tensor.abs().max())
-    return 2.0 ** math.frexp(largest)[1] if largest > 0 else 1.0
+def power_of_two(tensor: Tensor) -> float:
+    """A power of two near the largest entry, to divide by without rounding."""
+    size = largest(tensor)
+    return 2.0 ** min(math.frexp(size)[1], 1000) if size > 0 else 1.0
 
 
 def rounded(rows: Tensor, screened: Tensor) -> tuple[Tensor, Tensor]:

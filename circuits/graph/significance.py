@@ -37,6 +37,7 @@ from torch import Tensor
 
 from circuits.algebra.basis import Basis
 from circuits.algebra.interactions import Interactions
+from circuits.algebra.pair_search import power_of_two
 from circuits.graph.frames import Frame, frames, shared_spaces, turning
 
 _NEGLIGIBLE = 1e-280  # below this, z is computed without the p-value
@@ -120,6 +121,8 @@ class Atoms:
             taken = torch.bincount(first, minlength=len(taken))
             taken = taken + torch.bincount(second[first != second], minlength=len(taken))
             taken = (taken - 1).clamp(min=0)
+        unit = power_of_two(form)  # a common factor changes nothing but what is in range
+        form, share = form / unit, share / unit
         ends = [
             self.from_one_end(form, held, turned, share, taken[held])
             for held, turned in ((first, second), (second, first))
