@@ -9,10 +9,12 @@ from collections.abc import Iterable, Mapping
 from itertools import accumulate
 from operator import index as index_of
 from operator import mul
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+Item = TypeVar("Item")
 
 
 class CircuitsError(Exception):
@@ -227,6 +229,23 @@ def check_width(owner: str, x: Tensor, width: int, what: str) -> None:
             f"{owner}: {what} have shape {tuple(x.shape)}, but their last axis must have size "
             f"{width}. Check which site they were read from."
         )
+
+
+def check_rows(owner: str, given: Tensor, size: int, what: str) -> None:
+    """Refuse a tensor whose first axis does not have this size: one row for each of ``what``."""
+    if given.ndim == 0 or len(given) != size:
+        raise TensorError(
+            f"{owner}: a tensor of shape {tuple(given.shape)} was given where there are {size} "
+            f"{what}. Pass one row for each."
+        )
+
+
+def check_some(owner: str, several: Iterable[Item], what: str) -> list[Item]:
+    """These as a list; refused if there are none."""
+    listed = list(several)
+    if not listed:
+        raise ArgumentError(f"{owner}: no {what} were given. Pass at least one.")
+    return listed
 
 
 def check_count(owner: str, count: int, most: int | None, what: str) -> int:

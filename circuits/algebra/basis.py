@@ -32,7 +32,7 @@ from circuits.algebra.directions import (
     warn_of_directions,
     zero_rows,
 )
-from circuits.arguments import check_argument, checked_methods
+from circuits.arguments import check_argument, checked, checked_methods
 from circuits.errors import (
     BasisError,
     check_count,
@@ -313,6 +313,7 @@ class Basis:
         return f"Basis({self.n_feature} features of {self.d_model}, read by {self.reader}{offset})"
 
 
+@checked
 def rotated(basis: Basis, seed: int = 0) -> Basis:
     """A control: all features turned by one random rotation, so that norms and angles between them
     stay, and read by their pseudoinverse."""
@@ -322,6 +323,7 @@ def rotated(basis: Basis, seed: int = 0) -> Basis:
     return Basis.from_decoder(write, basis.offset, least_squares=True)
 
 
+@checked
 def shuffled(basis: Basis, seed: int = 0) -> Basis:
     """A control: each feature's coordinates shuffled on their own, read by their pseudoinverse."""
     generator = torch.Generator().manual_seed(seed)

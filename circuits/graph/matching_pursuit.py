@@ -43,6 +43,7 @@ from torch import Tensor
 
 from circuits.algebra.interactions import Interactions
 from circuits.algebra.pair_search import Search, power_of_two, reaching
+from circuits.arguments import checked
 from circuits.errors import GraphError, check_index, check_indices
 from circuits.graph.form_span import features_in_span, turned_within
 from circuits.graph.frames import chance
@@ -55,6 +56,7 @@ _LENGTH = attrgetter("length")
 _MOST = 1024  # pairs fitted at once: an output of more is hard to read, and the fit is slow
 
 
+@checked
 def significant_pairs(
     inter: Interactions, output: int, q: float = 0.05, null: RotationNull | None = None
 ) -> pd.DataFrame:
@@ -85,6 +87,7 @@ def significant_pairs(
     return _table(found, form)
 
 
+@checked
 def known_pairs(
     inter: Interactions,
     output: int,

@@ -38,6 +38,7 @@ from torch import Tensor
 from circuits.algebra.basis import Basis
 from circuits.algebra.interactions import Interactions
 from circuits.algebra.pair_search import power_of_two
+from circuits.arguments import checked
 from circuits.graph.frames import Frame, frames, shared_spaces, turning
 
 _NEGLIGIBLE = 1e-280  # below this, z is computed without the p-value
@@ -316,6 +317,7 @@ def q_values(z: Float[np.ndarray, " pair"], n_pairs: int) -> Float[np.ndarray, "
     return q
 
 
+@checked
 def scored_strongest(
     inter: Interactions,
     n: int,
