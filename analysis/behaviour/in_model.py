@@ -29,6 +29,7 @@ from circuits.algebra.bilinear import computing_dtype
 from circuits.arguments import checked, checked_methods
 from circuits.errors import BehaviourError, check_count, check_rows, check_width
 from circuits.model.model import Model
+from circuits.model.ranges import check_finite
 from circuits.model.site import Site
 
 _AT_A_TIME = 256  # cases in a forward pass
@@ -230,7 +231,7 @@ class ModelCases:
             sets = (values[rows][:, list(side)] for side in (one, other))
             a, b = (part.sum(1) if chances else part.mean(1) for part in sets)
             out[rows] = a - b
-        return out
+        return check_finite("ModelCases.difference", out)
 
     def margins(self, logits: Float[Tensor, "case token"] | None = None) -> Float[Tensor, " case"]:
         """The metric towards the right answer; by default of the model as it is now."""

@@ -208,7 +208,7 @@ class Walk:
         folder = RunFolder(self.world.folder).path / f"walk-{next(self.number)}"
         return folder if name == "folder" else folder.with_suffix(".json")
 
-    def _right(self, call: str, thing: Any) -> dict[str, Any]:
+    def right_for(self, call: str, thing: Any) -> dict[str, Any]:
         """Right arguments of every parameter that has no default, or that a name is known of."""
         own, right = self.of_one.get(call, {}), {}
         for name, parameter in inspect.signature(thing).parameters.items():
@@ -238,13 +238,13 @@ class Walk:
             if name not in known and not (
                 inspect.isclass(thing) and name in self.objects and name not in self.of_one
             ):
-                listed.append((name, thing, self._right(name, thing)))
+                listed.append((name, thing, self.right_for(name, thing)))
         for kind, owner in self.objects.items():
             for name, thing in members(type(owner)):
                 call = f"{kind}.{name}"
                 if not is_property(thing) and call not in known:
                     bound = _at_once(getattr(owner, name))
-                    listed.append((call, bound, self._right(call, bound)))
+                    listed.append((call, bound, self.right_for(call, bound)))
         return listed
 
     def names(self) -> set[str]:

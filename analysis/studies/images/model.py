@@ -66,10 +66,11 @@ class ImageModel:
     ) -> Float[Tensor, "*batch model"]:
         """The input of a layer, or of the head for ``layer = n_layer``."""
         check_index("ImageModel.before", layer, len(self.layers) + 1, "layer")
-        if pixels.ndim == 0 or pixels.shape[-1] != self.height * self.width:
+        n_pixel = pixels.shape[-1] if pixels.ndim else 0
+        if n_pixel != self.height * self.width:
             raise ImageError(
-                f"images of shape {tuple(pixels.shape[-1:])} were given to a model of "
-                f"{self.height} x {self.width}. Resize them, and flatten each to a row."
+                f"images of {n_pixel} pixels were given to a model of {self.height} x "
+                f"{self.width}. Resize them, and flatten each to a row."
             )
         x = pixels
         for one in self.layers[:layer]:
