@@ -72,19 +72,24 @@ def checked(thing: Thing) -> Thing:
     return made
 
 
+def checked_kinds(thing: Thing) -> Thing:
+    """The same as ``checked`` for a class of inner loops: what is in its tensors is not read."""
+    return _class(thing, ("__init__", "__call__"), read=False)
+
+
 def checked_methods(thing: Thing) -> Thing:
     """The same for a class whose constructor checks its parts itself, and names all faults."""
     return _class(thing, ("__call__",))
 
 
-def _class(thing: Any, dunder: tuple[str, ...]) -> Any:
+def _class(thing: Any, dunder: tuple[str, ...], read: bool = True) -> Any:
     for name, member in list(vars(thing).items()):
         inner = getattr(member, "__func__", member)  # of a class method
         if not inspect.isfunction(inner) or (name.startswith("_") and name not in dunder):
             continue
         own = name == "__init__" and hasattr(thing, "__dataclass_fields__")
         owner = thing.__name__ + ("" if name in dunder else f".{name}")
-        made = _wrapped(inner, owner, partial(_hints, thing if own else inner))
+        made = _wrapped(inner, owner, partial(_hints, thing if own else inner), read)
         kept = made if inner is member else type(member)(made)
         setattr(thing, name, kept)
     return thing
@@ -95,7 +100,9 @@ def _hints(thing: Any) -> dict[str, Any]:
     return get_type_hints(thing)
 
 
-def _wrapped(function: Any, owner: str, hints: Callable[[], dict[str, Any]]) -> Any:
+def _wrapped(
+    function: Any, owner: str, hints: Callable[[], dict[str, Any]], read: bool = True
+) -> Any:
     signature = inspect.signature(function)
     every = {p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD}
 
@@ -111,22 +118,30 @@ def _wrapped(function: Any, owner: str, hints: Callable[[], dict[str, Any]]) -> 
             if name not in known:
                 continue
             for label, each in value.items() if name in every else [(name, value)]:
-                check_argument(owner, label, each, known[name], axes)
+                check_argument(owner, label, each, known[name], axes, read)
         return function(*args, **kwargs)
 
     return call
 
 
 def check_argument(
-    owner: str, name: str, value: Any, hint: Any, axes: dict[str, tuple[str, int]] | None = None
+    owner: str,
+    name: str,
+    value: Any,
+    hint: Any,
+    axes: dict[str, tuple[str, int]] | None = None,
+    read: bool = True,
 ) -> None:
-    """Refuse a value that an annotation does not allow. ``axes`` are sizes known in this call."""
+    """Refuse a value that an annotation does not allow. ``axes`` are sizes known in this call;
+    ``read`` says whether NaN and infinity in a tensor are looked for."""
     if not _fits(value, hint):
         raise _refusal(owner, name, value, hint)
     if isinstance(value, Tensor):
         wanted = [one for one in _members(hint) if hasattr(one, "array_type")]
         if wanted and len(wanted) == len([one for one in _members(hint) if one is not type(None)]):
             _check_tensor(owner, name, value, wanted[0], {} if axes is None else axes)
+            if read:
+                _check_finite(owner, name, value)
     elif name == "seed" and value is not None and not 0 <= index_of(value) <= _MOST:
         raise FeatureRangeError(
             f"{owner}: seed = {value}. Pass a whole number from 0 to 2**63 - 1."
@@ -166,9 +181,9 @@ def _fits(value: Any, hint: Any) -> bool:
         return callable(value)
     if isinstance(origin, type):
         return _fits_collection(value, origin, inside)
-    if isinstance(hint, type) and not getattr(hint, "_is_protocol", False):
-        return isinstance(value, hint)
-    return True
+    if getattr(hint, "_is_protocol", False):
+        return all(hasattr(value, name) for name in vars(hint) if not name.startswith("_"))
+    return not isinstance(hint, type) or isinstance(value, hint)
 
 
 def _is_finite(value: Any) -> bool:
@@ -183,15 +198,27 @@ def _is_finite(value: Any) -> bool:
 def _fits_collection(value: Any, origin: Any, inside: tuple[Any, ...]) -> bool:
     if not isinstance(value, origin) or isinstance(value, str | bytes):
         return False
+    if hasattr(value, "columns"):  # a table is no collection of its columns' names
+        return False
+    if isinstance(value, Tensor) and not _fits_tensor(value, inside[0] if inside else Any):
+        return False
     if issubclass(origin, abc.Mapping):
         return all(_fits(key, inside[0]) and _fits(one, inside[1]) for key, one in value.items())
-    if isinstance(value, abc.Mapping):
-        return False
+    if isinstance(value, abc.Mapping):  # of pairs its keys, as of what is known of each pair
+        of_pairs = origin is abc.Iterable and inside and get_origin(inside[0]) is tuple
+        return bool(of_pairs) and all(_fits(key, inside[0]) for key in value)
     whole = isinstance(value, list | tuple | set | frozenset)  # an iterator gives its items once
     if not whole or not inside or inside[0] is int:  # indices are checked where they are used
         return True
     several = origin is not tuple or (len(inside) == 2 and inside[1] is Ellipsis)
     return not several or all(_fits(one, inside[0]) for one in value)
+
+
+def _fits_tensor(value: Tensor, item: Any) -> bool:
+    """Whether a tensor stands for several of these."""
+    if value.ndim == 0 or (item is int and value.is_floating_point()):
+        return False
+    return item in (int, float, Any, Tensor) or hasattr(item, "array_type")
 
 
 def _is_whole(value: Any) -> bool:
@@ -235,6 +262,9 @@ def _check_tensor(
                 f"{owner}: axis {word} must have one size, but is {known} in {who} and {size} in "
                 f"{name}. Pass tensors that belong together."
             )
+
+
+def _check_finite(owner: str, name: str, value: Tensor) -> None:
     finite = value.is_meta or not value.is_floating_point()
     if not finite and not bool(torch.isfinite(value.sum(dtype=torch.float64))):
         n = int((~torch.isfinite(value)).sum())

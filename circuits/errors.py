@@ -6,12 +6,15 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Mapping
-from math import prod
+from itertools import accumulate
 from operator import index as index_of
-from typing import Any
+from operator import mul
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+Item = TypeVar("Item")
 
 
 class CircuitsError(Exception):
@@ -166,20 +169,42 @@ def check_device(device: torch.device | str) -> torch.device:
     return chosen
 
 
-def check_range(owner: str, dtype: torch.dtype, sizes: Mapping[str, float]) -> None:
-    """Refuse factors, given by their largest entry, whose product leaves the range of a dtype."""
-    product, known = prod(sizes.values()), torch.finfo(dtype)
-    if product <= known.max and (product >= known.tiny or not all(sizes.values())):
+def check_range(
+    owner: str,
+    dtype: torch.dtype,
+    sizes: Mapping[str, float],
+    n_terms: int = 1,
+    beside: float = 0.0,
+) -> None:
+    """Refuse factors, given by their largest entry in the order they are multiplied in, that leave
+    the range of a dtype with any product, or with a sum of ``n_terms`` of them; or that lose digits
+    by being small, unless something larger is added to them: of size ``beside``."""
+    known = torch.finfo(dtype)
+    products = list(accumulate(sizes.values(), mul))
+    large = any(not product <= known.max for product in (*products, products[-1] * n_terms))
+    # numbers down to eps times the largest keep all of their digits
+    small = all(sizes.values()) and min(products[1:] or products) < known.tiny / known.eps
+    negligible = beside > 0 and products[-1] <= beside * known.eps
+    if not large and (not small or negligible):
         return
-    beyond = "too large" if product > known.max else "too small"
+    beyond = "too large" if large else "too small"
     listed = ", ".join(f"{name} up to {size:.2g}" for name, size in sizes.items())
+    listed = f"the product of {listed}" if len(sizes) > 1 else listed
     remedy = "Scale them, for example by dividing each by its largest entry."
     if dtype != torch.float64:
         remedy = "Compute in float64: .to(torch.float64)."
     raise TensorError(
-        f"{owner}: the product of {listed} is {beyond} for {dtype}, so that results would be "
-        f"infinite or zero. {remedy}"
+        f"{owner}: {listed} is {beyond} for {dtype}, so that results could be infinite or zero. "
+        f"{remedy}"
     )
+
+
+def largest(tensor: Tensor | None) -> float:
+    """The largest |entry|; 0 of none."""
+    if tensor is None or tensor.numel() == 0:
+        return 0.0
+    low, high = tensor.detach().aminmax()  # no copy of it
+    return max(-float(low), float(high))
 
 
 def check_memory(owner: str, n_bytes: int, remedy: str) -> None:
@@ -204,6 +229,23 @@ def check_width(owner: str, x: Tensor, width: int, what: str) -> None:
             f"{owner}: {what} have shape {tuple(x.shape)}, but their last axis must have size "
             f"{width}. Check which site they were read from."
         )
+
+
+def check_rows(owner: str, given: Tensor, size: int, what: str) -> None:
+    """Refuse a tensor whose first axis does not have this size: one row for each of ``what``."""
+    if given.ndim == 0 or len(given) != size:
+        raise TensorError(
+            f"{owner}: a tensor of shape {tuple(given.shape)} was given where there are {size} "
+            f"{what}. Pass one row for each."
+        )
+
+
+def check_some(owner: str, several: Iterable[Item], what: str) -> list[Item]:
+    """These as a list; refused if there are none."""
+    listed = list(several)
+    if not listed:
+        raise ArgumentError(f"{owner}: no {what} were given. Pass at least one.")
+    return listed
 
 
 def check_count(owner: str, count: int, most: int | None, what: str) -> int:

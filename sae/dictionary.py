@@ -19,7 +19,7 @@ from torch import Tensor
 
 from circuits.algebra.basis import Basis
 from circuits.arguments import checked_methods
-from circuits.errors import BasisError, DictionaryError, check_width
+from circuits.errors import BasisError, DictionaryError, check_range, check_width, largest
 from circuits.model.model import Model
 from circuits.model.site import Site
 from sae.formats import folders
@@ -44,7 +44,9 @@ class Dictionary(Stored):
     def preactivations(self, x: Float[Tensor, "*batch model"]) -> Float[Tensor, "*batch feature"]:
         """Each feature's score, before the selection."""
         check_width("Dictionary", x, self.d_model, "activations")
-        return (x.to(self.dtype) - self.offset) @ self._into + self.bias
+        x = x.to(self.dtype) - self.offset
+        self._check_range("Dictionary", {"activations": largest(x)}, "encoder", self.bias)
+        return x @ self._into + self.bias
 
     def active(self, x: Float[Tensor, "row model"]) -> Code:
         """The active features of each row, as a sparse code."""
@@ -73,7 +75,11 @@ class Dictionary(Stored):
     def decode(self, features: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch model"]:
         """The activation that these features write, offset included."""
         check_width("Dictionary.decode", features, self.n_feature, "features")
-        return features.to(self.dtype) @ self.decoder + self.offset
+        features = features.to(self.dtype)
+        self._check_range(
+            "Dictionary.decode", {"features": largest(features)}, "decoder", self.offset
+        )
+        return features @ self.decoder + self.offset
 
     def reconstruct(self, x: Float[Tensor, "*batch model"]) -> Float[Tensor, "*batch model"]:
         """The activation as the active features reconstruct it."""
@@ -82,7 +88,17 @@ class Dictionary(Stored):
 
     def decoded(self, code: Code) -> Float[Tensor, "row model"]:
         """The activation that each row of a code writes, offset included."""
+        given = {"values": largest(code.values)}
+        self._check_range("Dictionary.decoded", given, "decoder", self.offset)
         return code.times(self.decoder) + self.offset
+
+    def _check_range(self, owner: str, given: dict[str, float], side: str, added: Tensor) -> None:
+        sizes, n_terms = {**given, side: self._sizes[side]}, max(self.decoder.shape)
+        check_range(owner, self.dtype, sizes, n_terms, largest(added))
+
+    @cached_property
+    def _sizes(self) -> dict[str, float]:
+        return {side: largest(getattr(self, side)) for side in ("encoder", "decoder")}
 
     def error(self, x: Float[Tensor, "*batch model"]) -> Float[Tensor, "*batch model"]:
         """What the reconstruction misses: ``x = reconstruct(x) + error(x)``."""

@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from circuits.arguments import checked
+from circuits.arguments import checked, checked_methods
 from circuits.corpus.batches import Batch, BatchPlan, in_order
 from circuits.corpus.documents import Corpus
-from circuits.errors import check_count
+from circuits.errors import check_count, check_rows, check_width
 from circuits.model.model import Model
 from circuits.model.site import Site
 from circuits.storage.progress import progress
@@ -26,6 +26,7 @@ _MOST_WINDOW = 2**20
 _WINDOW = 128  # tokens in a row, or fewer where the model takes fewer
 
 
+@checked_methods
 @dataclass(frozen=True, eq=False)
 class Reading:
     """A batch and the model's activations at its tokens that count."""
@@ -46,6 +47,8 @@ class Reading:
         tokens, mask = self.batch.tokens, self.batch.mask
         if values is None:
             return float(model.loss(tokens, mask))
+        check_rows("Reading.loss", values, int(self.counted.sum()), "counted tokens")
+        check_width("Reading.loss", values, model.d_model, "values")
         here = self.counted.to(model.device)
         place = here.nonzero()[:, 1]
 

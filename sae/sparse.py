@@ -20,11 +20,15 @@ from jaxtyping import Bool, Float, Int32, Int64
 from torch import Tensor
 from torch.nn import functional
 
+from circuits.arguments import checked_kinds
+from circuits.errors import check_count, check_rows, check_some
+
 _FEW = 512  # shorter rows are not worth grouping
 _WORTH_NUMPY = 2**14  # numbers; from fewer, torch selects
 _WORTH_A_THREAD = 2**15  # numbers
 
 
+@checked_kinds
 @dataclass(frozen=True, eq=False)
 class Code:
     """A sparse matrix by rows: row r has the entries ``starts[r]`` to ``starts[r + 1]``."""
@@ -33,6 +37,9 @@ class Code:
     features: Int64[Tensor, " entry"]
     values: Float[Tensor, " entry"]
     n_feature: int
+
+    def __post_init__(self) -> None:
+        check_count("Code", self.n_feature, None, "n_feature")
 
     @classmethod
     def of_equal_rows(
@@ -53,6 +60,7 @@ class Code:
     @classmethod
     def joined(cls, codes: Sequence[Code]) -> Code:
         """The rows of some codes, one code after another."""
+        codes = check_some("Code.joined", codes, "codes")
         parts = zip(*((c.starts.diff(), c.features, c.values) for c in codes), strict=True)
         counts, features, values = map(torch.cat, parts)
         return cls.of_counts(counts, features, values, codes[0].n_feature)
@@ -87,6 +95,7 @@ class Code:
 
     def times(self, vectors: Float[Tensor, "feature model"]) -> Float[Tensor, "row model"]:
         """The sum of each row's features' vectors, weighted: ``dense() @ vectors``."""
+        check_rows("Code.times", vectors, self.n_feature, "features")
         # in a fixed order, so the same bits each time
         return functional.embedding_bag(
             self.features, vectors, self.starts, per_sample_weights=self.values, mode="sum",
@@ -97,6 +106,8 @@ class Code:
         self, rows: Float[Tensor, "row model"], vectors: Float[Tensor, "feature model"]
     ) -> Float[Tensor, " entry"]:
         """``rows @ vectorsᵀ`` at each entry: its row's vector times its feature's."""
+        check_rows("Code.products", rows, self.n_row, "rows")
+        check_rows("Code.products", vectors, self.n_feature, "features")
         if fused(rows):
             from sae.kernels import products
 

@@ -52,7 +52,7 @@ def by_layer(cases: ModelCases) -> pd.DataFrame:
 
     Columns: component, layer, contrast (mean margin over the affected classes), elsewhere (over the
     others), which sum to the model's own margins where the metric is a logit difference; and of an
-    MLP what share of its own contrast is computed, inherited and within the classes.
+    MLP (else NaN) what share of its own contrast is computed, inherited and within the classes.
     """
     parts = [("embedding", 0, "resid_pre@0")]
     layers = range(cases.model.n_layer)

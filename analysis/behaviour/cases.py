@@ -148,6 +148,11 @@ class Behaviour:
 
     def value_of(self, case: Case, factor: str) -> bool:
         """Whether a factor is present in a case."""
+        if case.factors and factor not in case.factors:
+            raise BehaviourError(
+                f"Behaviour.value_of: no factor {factor!r:.40}. Name one of "
+                f"{', '.join(case.factors)}."
+            )
         return case.factors[factor] if case.factors else case.label == factor
 
     @property

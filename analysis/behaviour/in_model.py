@@ -26,15 +26,18 @@ from torch import Tensor
 
 from analysis.behaviour.cases import Behaviour, Case
 from circuits.algebra.bilinear import computing_dtype
-from circuits.arguments import checked
-from circuits.errors import BehaviourError
+from circuits.arguments import checked, checked_methods
+from circuits.errors import BehaviourError, check_count, check_rows, check_width
 from circuits.model.model import Model
+from circuits.model.ranges import check_finite
 from circuits.model.site import Site
 
 _AT_A_TIME = 256  # cases in a forward pass
+_MOST_DRAWS = 10**7
 _HASH = 12  # characters of a case's hash
 
 
+@checked_methods
 @dataclass(frozen=True, eq=False)
 class ModelCases:
     """The cases of a behaviour in a model's tokens."""
@@ -74,6 +77,7 @@ class ModelCases:
 
     def listed(self, values: Float[Tensor, " class"]) -> str:
         """A value of each class, for a message."""
+        check_rows("ModelCases.listed", values, len(self.signs), "classes")
         pairs = zip(self.behaviour.labels, values.tolist(), strict=True)
         return ", ".join(f"{label} {value:.2f}" for label, value in pairs)
 
@@ -112,6 +116,7 @@ class ModelCases:
         self, values: Float[Tensor, "case ..."], among: Bool[Tensor, " case"] | None = None
     ) -> Float[Tensor, "class ..."]:
         """The mean over each class, or over its cases that are ``among`` some."""
+        check_rows("ModelCases", values, len(self), "cases")
         chosen = torch.ones_like(self.label, dtype=torch.bool) if among is None else among
         classes = range(len(self.signs))
         return torch.stack([values[(self.label == c) & chosen].mean(0) for c in classes])
@@ -127,6 +132,7 @@ class ModelCases:
     def weights(self, classes: Float[Tensor, " class"]) -> Float[Tensor, " case"]:
         """Of each case, so that a sum of values towards a side is the mean margin over some
         classes, each class alike; in float64, for such sums are of parts that cancel."""
+        check_rows("ModelCases.weights", classes, len(self.signs), "classes")
         counts, chosen = torch.bincount(self.label, minlength=len(classes)), classes.double()
         return self.side * (chosen / counts / chosen.sum())[self.label]
 
@@ -134,6 +140,8 @@ class ModelCases:
         self, values: Float[Tensor, " case"], n: int, seed: int
     ) -> Float[Tensor, "draw class"]:
         """Class means of bootstrap draws: of whole pairs, or of each class's cases."""
+        check_rows("ModelCases.resampled", values, len(self), "cases")
+        check_count("ModelCases.resampled", n, _MOST_DRAWS, "n")
         counts = self._drawn(n, seed)
         member = torch.nn.functional.one_hot(self.label, len(self.signs)).double()
         total = counts @ (member * values.double().cpu()[:, None])
@@ -170,6 +178,8 @@ class ModelCases:
         self, reads: Float[Tensor, "case model"]
     ) -> Iterator[tuple[Int64[Tensor, " row"], Float[Tensor, " model"], Float[Tensor, " row"]]]:
         """Of each pair of answer sets the cases, the direction they all read, and each length."""
+        check_rows("ModelCases.by_answers", reads, len(self), "cases")
+        check_width("ModelCases.by_answers", reads, self.model.d_model, "directions")
         for number in range(len(self.answers)):
             rows = (self.answer == number).nonzero()[:, 0]
             length = reads[rows].norm(dim=1)
@@ -211,6 +221,8 @@ class ModelCases:
 
     def difference(self, logits: Float[Tensor, "case token"]) -> Float[Tensor, " case"]:
         """The behaviour's metric, towards side +1."""
+        check_rows("ModelCases.difference", logits, len(self), "cases")
+        check_width("ModelCases.difference", logits, self.model.n_token, "logits")
         chances = self.behaviour.metric == "probability"
         values = logits.softmax(-1) if chances else logits
         out = values.new_empty(len(self))
@@ -219,7 +231,7 @@ class ModelCases:
             sets = (values[rows][:, list(side)] for side in (one, other))
             a, b = (part.sum(1) if chances else part.mean(1) for part in sets)
             out[rows] = a - b
-        return out
+        return check_finite("ModelCases.difference", out)
 
     def margins(self, logits: Float[Tensor, "case token"] | None = None) -> Float[Tensor, " case"]:
         """The metric towards the right answer; by default of the model as it is now."""

@@ -35,7 +35,7 @@ from analysis.discovery.selection import factor_groups, fewest_pairs
 from circuits.algebra.basis import Basis
 from circuits.algebra.interactions import Interactions
 from circuits.arguments import checked
-from circuits.errors import BehaviourError, NotFoundError, TensorError, check_count
+from circuits.errors import BehaviourError, NotFoundError, check_count
 from circuits.graph.circuit import Circuit
 from circuits.graph.records import (
     BehaviourEvidence,
@@ -175,11 +175,6 @@ def _check_classes(other: Behaviour, one: Behaviour) -> None:
 
 def _check_shown(cases: ModelCases, wanted: float) -> None:
     margins = cases.margins()
-    if not bool(margins.isfinite().all()):
-        raise TensorError(
-            f"find_circuit: what the model predicts after {int((~margins.isfinite()).sum())} of "
-            f"{len(cases)} cases is not finite. Look at where its weights were trained or loaded."
-        )
     right = cases.shown(margins)
     if bool((right >= wanted).all()):
         return

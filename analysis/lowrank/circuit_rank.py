@@ -64,7 +64,7 @@ def circuit_rank(
     seed: int = 0,
 ) -> pd.DataFrame:
     """Rows: output, n_active, form (an `Approximation`), rank (0: all of it), correlation with its
-    interval, r2; for outputs active on ``min_active`` tokens."""
+    interval, r2; for outputs active on ``min_active`` tokens. NaN where a form is constant."""
     check_count("circuit_rank", min_active, None, "min_active")
     resampling = Resampling(n_bootstrap, seed)
     sites = mlp_sites(layer_of_circuit(model, circuit, dictionaries))

@@ -134,7 +134,7 @@ class RankCurve:
     @property
     def mean(self) -> pd.DataFrame:
         """By rank: mean over features with its 95 % interval, quartiles, share above 0.75, R²,
-        energy, and the means and shares of the controls."""
+        energy, and the means and shares of the controls (NaN of a control that no feature has)."""
         return pd.DataFrame(self._mean_rows, index=pd.Index(self.ranks, name="rank"))
 
     @cached_property
@@ -173,7 +173,8 @@ class RankCurve:
 
     @property
     def nulls(self) -> pd.DataFrame:
-        """By control and rank: how many features, their median and mean, the share above 0.75."""
+        """By control and rank: how many features, their median and mean, the share above 0.75 (NaN
+        of none)."""
         rows = []
         for control in Control:
             for rank in self.ranks:

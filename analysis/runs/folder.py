@@ -108,6 +108,10 @@ class RunFolder:
         """The table of a layer's strongest pairs."""
         return self.path / "interactions" / f"layer-{layer}.parquet"
 
+    def interaction_shards(self, layer: int) -> Path:
+        """The folder of a table that is not finished."""
+        return self.path / "interactions" / f".layer-{layer}"
+
     def rank(self, layer: int) -> Path:
         """The table of a layer's rank curve."""
         return self.path / "rank" / f"layer-{layer}.parquet"
@@ -184,7 +188,7 @@ class RunFolder:
     def results(self) -> list[Path]:
         """All files that a report is made of."""
         folders = (self.interactions(0).parent, self.rank(0).parent)
-        layers = [file for folder in folders for file in folder.glob("*.*")]
+        layers = [file for folder in folders for file in folder.glob("[!.]*.*")]
         circuits = [file for files in self.circuit_files() for file in files.all if file.exists()]
         return sorted([*layers, *circuits])
 

@@ -1,8 +1,8 @@
 """What a run measures of each layer: the strongest interactions, and how far few eigenvectors go.
 
-Shards are left beside a file, so that the measurement resumes after an interruption. With data a
-second pass, over the corpus, counts how often each listed pair is active together. Rotated features
-are the control.
+Shards are kept until a file is finished, so that the measurement resumes after an interruption;
+other settings have shards of their own. With data a second pass, over the corpus, counts how often
+each listed pair is active together. Rotated features are the control.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ def run_interactions(
     ``corpus`` also the data weights.
 
     Returns for each layer the file, and how many outputs have a pair at ``q`` beside how many of
-    the first 256 do with the input features rotated.
+    the first 256 do with the input features rotated; where it replaces a table of other settings,
+    which.
     """
     if not 0 < q < 1:
         raise RunError(
@@ -71,10 +72,13 @@ def run_interactions(
         into, inter = run.dictionaries[sites[0]], run.interactions(layer, reader=reader)
         active = None if corpus is None else _activations(run.model, into, corpus, n_documents)
         file = run.folder.interactions(layer)
-        table = _strongest(inter, n, file.with_suffix(""), active)
+        table = _strongest(inter, n, run.folder.interaction_shards(layer), active)
         made_of = {"n": n, "reader": reader, **read, "of": of}
+        before = _made_before(run, f"interactions of layer {layer}")
         with step_written(run.folder.path, f"interactions of layer {layer}", made_of) as making:
             table.to_parquet(making.place(file), index=False)
+        for shards in (run.folder.interaction_shards(layer), file.with_suffix("")):  # or of 0.1
+            shutil.rmtree(shards, ignore_errors=True)
         n_control = min(inter.n_output, _CONTROL_OUTPUTS)
         control = Interactions(inter.layer, rotated(inter.inputs), inter.outputs)
         chance = scored_strongest(control, n, range(n_control))
@@ -83,8 +87,15 @@ def run_interactions(
             "outputs": int(table["output"].nunique()),
             f"with a pair at q {q:g}": _discoveries(table, q),
             "the same, features rotated": f"{_discoveries(chance, q)} of {n_control}",
+            **({"replaces": f"a table of n = {before['n']}"} if before.get("n", n) != n else {}),
         }
     return answer
+
+
+def _made_before(run: Run, step: str) -> dict[str, Any]:
+    """What the step was made of the last time."""
+    made: dict[str, Any] = {entry["step"]: entry["made_of"] for entry in run.manifest}.get(step, {})
+    return made
 
 
 def write_strongest(
@@ -95,21 +106,25 @@ def write_strongest(
     *,
     force: bool = False,
 ) -> pd.DataFrame:
-    """The ``n`` strongest pairs of each output, written to ``path`` (its shards to the folder of
-    the same name): output, first, second, weight, z, q; with ``activations`` of the input features
-    also coactivation, together and data_weight. Over another file only with ``force``."""
+    """The ``n`` strongest pairs of each output, written to ``path`` (until then its shards are in
+    a hidden folder beside it): output, first, second, weight, z, q; with ``activations`` of the
+    input features also coactivation, together and data_weight. Over another file only with
+    ``force``."""
     path = Path(path)
     check_table(path, ["output", "first", "second"], RunError, force)
-    table = _strongest(inter, n, path.with_suffix(""), activations)
+    shards = path.with_name(f".{path.stem}")
+    table = _strongest(inter, n, shards, activations)
     with written_whole(path) as file:
         table.to_parquet(file, index=False)
+    shutil.rmtree(shards, ignore_errors=True)
     return table
 
 
 def _strongest(
     inter: Interactions, n: int, shards: Path, activations: Iterable[Batch] | None
 ) -> pd.DataFrame:
-    table = scored_strongest(inter, n, folder=shards)
+    """The table; its shards are apart from those of other settings."""
+    table = scored_strongest(inter, n, folder=shards / f"{n}-{inter.fingerprint[:12]}")
     if activations is not None:
         table = count_coactivation(activations, table, inter.inputs.n_feature).of(table)
     return table

@@ -29,6 +29,7 @@ from analysis.runs.images import ImageStudy
 from analysis.validation.record import Validation
 from circuits.algebra.basis import Basis
 from circuits.algebra.interactions import Interactions
+from circuits.arguments import checked_methods
 from circuits.corpus.documents import Corpus, built_in, split_corpus
 from circuits.errors import CircuitsError, MarkWarning, RunError, first_line
 from circuits.graph.circuit import Circuit
@@ -51,6 +52,7 @@ _WEIGHED: dict[str, Kind] = {"coactivation": NUMBER, "together": NUMBER, "data_w
 _FIND = "find {run} --behaviour {name}"
 
 
+@checked_methods
 class Run:
     """Everything in a run folder.
 

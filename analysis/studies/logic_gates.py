@@ -18,9 +18,11 @@ from torch import Tensor
 
 from circuits.algebra.bilinear import BilinearLayer
 from circuits.algebra.spectrum import Spectrum
-from circuits.errors import TensorError
+from circuits.arguments import checked
+from circuits.errors import TensorError, check_count
 
 Gate = Callable[..., bool]
+_MOST_HIDDEN = 2**20  # hidden units of a toy
 
 GATES: Mapping[str, Gate] = {
     "a and b": lambda a, b, c: a and b,
@@ -34,6 +36,7 @@ GATES: Mapping[str, Gate] = {
 }
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class TruthTable:
     """Every input of ``n`` bits, and the answer of each gate."""
@@ -41,6 +44,14 @@ class TruthTable:
     names: tuple[str, ...]
     bits: Float[Tensor, "row bit"]
     answers: Float[Tensor, "row gate"]
+
+    def __post_init__(self) -> None:
+        if not self.names or self.bits.numel() == 0 or self.answers.shape[1] != len(self.names):
+            raise TensorError(
+                f"TruthTable: {len(self.names)} names, bits of shape {tuple(self.bits.shape)} and "
+                f"answers of shape {tuple(self.answers.shape)}. Pass at least one bit, and a "
+                f"column of answers for each name."
+            )
 
     @classmethod
     def of(cls, gates: Mapping[str, Gate], n_bit: int) -> TruthTable:
@@ -73,6 +84,7 @@ class TruthTable:
         return pd.DataFrame(coefficients.numpy(), index=_terms(n_bit), columns=self.names), error
 
 
+@checked
 def train_gates(table: TruthTable, d_hidden: int = 16, seed: int = 0) -> BilinearLayer:
     """One bilinear layer with biases, trained on every gate of the table: all rows at once, in
     float64, by L-BFGS, to about 1e-6."""
@@ -99,10 +111,12 @@ def train_gates(table: TruthTable, d_hidden: int = 16, seed: int = 0) -> Bilinea
     return BilinearLayer(**weights)
 
 
+@checked
 def random_layer(table: TruthTable, d_hidden: int = 16, seed: int = 0) -> BilinearLayer:
     """The layer before training: the control."""
     generator = torch.Generator().manual_seed(seed)
     n_bit, n_gate = table.bits.shape[1], table.answers.shape[1]
+    check_count("random_layer", d_hidden, _MOST_HIDDEN, "d_hidden")
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, dtype=torch.float64, generator=generator) / shape[-1] ** 0.5
@@ -117,8 +131,14 @@ def random_layer(table: TruthTable, d_hidden: int = 16, seed: int = 0) -> Biline
     )
 
 
+@checked
 def read_polynomials(layer: BilinearLayer, names: tuple[str, ...]) -> pd.DataFrame:
     """Each gate's polynomial, read from the layer's interaction matrices alone."""
+    if len(names) != layer.d_out:
+        raise TensorError(
+            f"read_polynomials: {len(names)} names for a layer of {layer.d_out} outputs. Pass one "
+            f"name for each."
+        )
     n_bit = layer.d_model
     columns = {}
     forms = layer.interaction(torch.eye(layer.d_out, dtype=layer.dtype))
@@ -131,6 +151,7 @@ def read_polynomials(layer: BilinearLayer, names: tuple[str, ...]) -> pd.DataFra
     return pd.DataFrame(columns, index=_terms(n_bit))
 
 
+@checked
 def gate_report(
     gates: Mapping[str, Gate] = GATES, n_bit: int = 3, seed: int = 0
 ) -> tuple[BilinearLayer, pd.DataFrame]:

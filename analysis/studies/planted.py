@@ -20,6 +20,7 @@ from analysis.studies.geometries import GEOMETRIES, directions, without_pairs
 from circuits.algebra.basis import Basis, rotated, shuffled
 from circuits.algebra.bilinear import BilinearLayer
 from circuits.algebra.interactions import Interactions
+from circuits.arguments import checked
 from circuits.errors import PlanError, check_count, number_faults
 from circuits.graph.build import interaction_graph
 from circuits.graph.matching_pursuit import known_pairs
@@ -92,6 +93,7 @@ class Truth:
     gates: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)  # kind, its groups
 
 
+@checked
 def plant(sizes: Planted, features: Basis | None = None) -> tuple[Interactions, list[Truth]]:
     """A layer with its dictionary, and the gates planted in each of its outputs. ``features`` are
     yours, in place of those that ``sizes`` describes."""
@@ -181,6 +183,7 @@ def _noise(sizes: Planted, generator: torch.Generator) -> Tensor:
     return noise / noise.norm()
 
 
+@checked
 def edge_scores(
     found: Iterable[tuple[int, int]], planted: Iterable[tuple[int, int]]
 ) -> dict[str, float]:
@@ -196,6 +199,7 @@ def edge_scores(
     }
 
 
+@checked
 def group_score(found: Clusters, planted: Sequence[Sequence[int]]) -> float:
     """The adjusted Rand index."""
     from sklearn.metrics import adjusted_rand_score
@@ -225,6 +229,7 @@ def _gates_named(found: Clusters, truth: Truth) -> float:
     return n_named / len(truth.gates) if truth.gates else 1.0
 
 
+@checked
 def score(inter: Interactions, output: int, truth: Truth, q: float = 0.05) -> dict[str, float]:
     """How well one output's graph and groups match those that were planted. ``named`` is the share
     of the planted pairs that pass the test if they are named: what no search can exceed."""
@@ -244,6 +249,7 @@ def score(inter: Interactions, output: int, truth: Truth, q: float = 0.05) -> di
     }
 
 
+@checked
 def calibrate(
     sizes: Planted,
     snrs: Sequence[float] = (1.0, 2.0, 3.0, 5.0),
@@ -255,7 +261,7 @@ def calibrate(
     space that features share, and the layer of the largest SNR with its dictionary rotated or its
     features shuffled. In them ``any``, the share of outputs with an edge, should be at most ``q``.
     ``features`` are a dictionary of yours."""
-    check_count("calibrate", n_seeds, None, "n_seeds")
+    check_count("calibrate", n_seeds, 10_000, "n_seeds")
     if not snrs:
         raise PlanError("calibrate: snrs is empty. Pass at least one, such as 3.")
     runs = [(snr, sizes.seed + seed) for snr in snrs for seed in range(n_seeds)]

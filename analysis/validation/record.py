@@ -136,7 +136,7 @@ class Validation:
 
     @property
     def edit_table(self) -> pd.DataFrame:
-        """The edits with labels, for people."""
+        """The edits with labels, for people; NaN where the behaviour is not shown."""
         return _labelled(self.edits).drop(columns="target")
 
     @property
@@ -147,7 +147,7 @@ class Validation:
     @property
     def worst_strata(self) -> pd.DataFrame:
         """Of each kind of stratum that is judged the one that loses least by removing the circuit,
-        and of other classes the one that changes most."""
+        and of other classes the one that changes most; NaN where the behaviour is not shown."""
         judged = self.strata[self.strata["judged"].astype(bool)]
         affected = judged["affected"].astype(bool)
         inside, outside = judged[affected], judged[~affected]
@@ -250,7 +250,7 @@ class Validation:
 
     @property
     def criteria_table(self) -> pd.DataFrame:
-        """The criteria with labels, for people."""
+        """The criteria with labels, for people; NaN where the behaviour is not shown."""
         rows = [
             (str(one.claim or "any"), one.label, one.value, one.wanted, one.met)
             for one in self.criteria

@@ -27,18 +27,21 @@ from circuits.algebra.directions import (
     pseudoinverse,
     random_orthonormal,
     repeated_rows,
+    row_norms,
     span,
     warn_of_directions,
     zero_rows,
 )
-from circuits.arguments import check_argument, checked_methods
+from circuits.arguments import check_argument, checked, checked_methods
 from circuits.errors import (
     BasisError,
     check_count,
     check_indices,
     check_memory,
+    check_range,
     check_tensors,
     check_width,
+    largest,
 )
 
 _Rows = Float[Tensor, "feature model"]
@@ -132,7 +135,7 @@ class Basis:
         basis = cls._of({"write": directions, "read": directions, "offset": offset}, "transpose")
         gram = basis.write @ basis.write.mT
         error = float((gram - torch.eye(len(gram)).to(gram)).abs().max())
-        if error > len(gram) ** 0.5 * 100 * torch.finfo(gram.dtype).eps:
+        if not error <= len(gram) ** 0.5 * 100 * torch.finfo(gram.dtype).eps:
             raise BasisError(
                 f"these {len(gram)} directions are not orthonormal: their inner products are off "
                 f"by up to {error:.2g}, so they are not their own reader. Orthonormalise them "
@@ -205,15 +208,29 @@ class Basis:
     def coordinates(self, x: Float[Tensor, "*batch model"]) -> Float[Tensor, "*batch feature"]:
         """How strongly each feature is present in an activation."""
         check_width("Basis.coordinates", x, self.d_model, "activations")
-        x = x.to(self.dtype)
-        features = (x if self.offset is None else x - self.offset) @ self.read.mT
+        x = x.to(self.dtype) if self.offset is None else x.to(self.dtype) - self.offset
+        self._check_range("Basis.coordinates", "activations", x, "read", self.bias)
+        features = x @ self.read.mT
         return features if self.bias is None else features + self.bias
 
     def compose(self, features: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch model"]:
         """The activation that these features write, with the offset."""
         check_width("Basis.compose", features, self.n_feature, "features")
-        x = features.to(self.dtype) @ self.write
+        features = features.to(self.dtype)
+        self._check_range("Basis.compose", "features", features, "write", self.offset)
+        x = features @ self.write
         return x if self.offset is None else x + self.offset
+
+    def _check_range(
+        self, owner: str, name: str, given: Tensor, side: str, added: Tensor | None
+    ) -> None:
+        if not given.is_meta:
+            sizes = {name: largest(given), side: self._sizes[side]}
+            check_range(owner, self.dtype, sizes, given.shape[-1], largest(added))
+
+    @cached_property
+    def _sizes(self) -> dict[str, float]:
+        return {"read": largest(self.read), "write": largest(self.write)}
 
     def without_offset(self) -> Basis:
         """The same features without the constant."""
@@ -249,10 +266,10 @@ class Basis:
         if self.reader == "transpose":
             return Basis.orthonormal(torch.linalg.qr(random.mT).Q.mT, self.offset)
         random = random / random.norm(dim=1, keepdim=True)
-        write = random * self.write.norm(dim=1, keepdim=True)
+        write = (random * row_norms(self.write)[:, None]).to(self.dtype)
         if self.reader == "pinv":
             return self._of({"write": write, "offset": self.offset}, "pinv", least_squares=True)
-        read = random * self.read.norm(dim=1, keepdim=True)
+        read = (random * row_norms(self.read)[:, None]).to(self.dtype)
         return self._of(self._parts | {"write": write, "read": read}, self.reader)
 
     def to(self, *args: Any, **kwargs: Any) -> Basis:
@@ -285,7 +302,7 @@ class Basis:
                 "n_zero": len(zero_rows(self.write)),
                 "n_repeated": len(repeated_rows(self.write)),
                 "n_unread": len(zero_rows(read)),
-                "offset_norm": 0.0 if self.offset is None else float(self.offset.norm()),
+                "offset_norm": 0.0 if self.offset is None else float(self.offset.double().norm()),
                 "seed": seed,
             },
             index=[0],
@@ -296,6 +313,7 @@ class Basis:
         return f"Basis({self.n_feature} features of {self.d_model}, read by {self.reader}{offset})"
 
 
+@checked
 def rotated(basis: Basis, seed: int = 0) -> Basis:
     """A control: all features turned by one random rotation, so that norms and angles between them
     stay, and read by their pseudoinverse."""
@@ -305,6 +323,7 @@ def rotated(basis: Basis, seed: int = 0) -> Basis:
     return Basis.from_decoder(write, basis.offset, least_squares=True)
 
 
+@checked
 def shuffled(basis: Basis, seed: int = 0) -> Basis:
     """A control: each feature's coordinates shuffled on their own, read by their pseudoinverse."""
     generator = torch.Generator().manual_seed(seed)

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from circuits.arguments import checked_methods
-from circuits.errors import check_range, check_tensors, check_width
+from circuits.errors import check_range, check_tensors, check_width, largest
 
 _AXES = {
     "left": "hidden model",
@@ -34,6 +34,7 @@ _AXES = {
     "right_bias": "hidden",
     "down_bias": "out",
 }
+_FACTORS = ("left", "right")
 
 
 @checked_methods
@@ -117,6 +118,7 @@ class BilinearLayer:
         """The layer's output."""
         check_width("BilinearLayer", x, self.d_model, "activations")
         x = x.to(self.dtype)
+        self._check_range(x)
         left, right = x @ self.left.mT, x @ self.right.mT
         if self.left_bias is not None:
             left = left + self.left_bias
@@ -124,6 +126,19 @@ class BilinearLayer:
             right = right + self.right_bias
         out = (left * right) @ self.down.mT
         return out if self.down_bias is None else out + self.down_bias
+
+    def _check_range(self, x: Tensor) -> None:
+        if x.is_meta or self.left.is_meta:
+            return
+        sizes, size = self._sizes, largest(x)
+        made = {}
+        for name in _FACTORS:
+            given, bias = {name: sizes[name], "activations": size}, sizes[f"{name}_bias"]
+            check_range("BilinearLayer", self.dtype, given, self.d_model, bias)
+            made[f"{name} part"] = max(sizes[name] * size, bias)
+        made["down"] = sizes["down"]
+        n_terms = self.d_hidden * self.d_model**2
+        check_range("BilinearLayer", self.dtype, made, n_terms, sizes["down_bias"])
 
     def lift(
         self, x: Float[Tensor, "*batch model"], constant: float = 1.0
@@ -167,8 +182,11 @@ class BilinearLayer:
         directions = direction.to(self.dtype).reshape(-1, self.d_out)
         # half of each, because the form and its mirror are added; halving rounds nothing
         gates = einsum(directions / 2, self.down, "batch out, out hidden -> batch hidden")
-        largest = {**self._largest, "down (along the direction)": float(gates.abs().max()) * 2}
-        check_range("BilinearLayer.interaction", self.dtype, largest)
+        along = {"direction": largest(directions), "down": self._sizes["down"]}
+        check_range("BilinearLayer.interaction", self.dtype, along, self.d_out)
+        sizes = {"down (along the direction)": largest(gates) * 2}
+        sizes |= {name: max(self._sizes[name], self._sizes[f"{name}_bias"]) for name in _FACTORS}
+        check_range("BilinearLayer.interaction", self.dtype, sizes, self.d_hidden)
         forms = left.new_empty(len(gates), d_input, d_input)
         scaled = _scratch("scaled", left.shape, left)
         product = _scratch("product", (d_input, d_input), left)
@@ -179,9 +197,9 @@ class BilinearLayer:
         return forms.reshape(*direction.shape[:-1], d_input, d_input)
 
     @cached_property
-    def _largest(self) -> dict[str, float]:
-        factors = zip(("left", "right"), self.factors, strict=True)
-        return {name: float(factor.abs().max()) for name, factor in factors}
+    def _sizes(self) -> dict[str, float]:
+        """The largest entry of each tensor; 0 of one that is not there."""
+        return {field.name: largest(getattr(self, field.name)) for field in fields(self)}
 
     @cached_property
     def pair_gram(self) -> Float[Tensor, "hidden hidden"]:
@@ -189,6 +207,9 @@ class BilinearLayer:
         and ``b``, ``a @ pair_gram @ b`` is the Frobenius inner product of two interaction matrices.
         In float64, because hidden units may cancel each other."""
         left, right = (factor.double() for factor in self.factors)
+        sizes = {"left": largest(left), "right": largest(right)}
+        sizes |= {f"{name} (again)": size for name, size in sizes.items()}
+        check_range("BilinearLayer.pair_gram", left.dtype, sizes, self.d_model**2)
         straight = (left @ left.mT) * (right @ right.mT)
         crossed = left @ right.mT
         return (straight + crossed * crossed.mT) / 2

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.errors import DirectionWarning, shorten
+from circuits.errors import DirectionWarning, check_range, largest, shorten
 
 ROWS = 4096
 """Directions handled at a time: bounds the memory of every pass over a dictionary."""
@@ -38,8 +38,7 @@ def span(write: Float[Tensor, "feature model"], size: float | None = None) -> Sp
         triangle = torch.linalg.qr(stacked, mode="r").R
     _, sizes, directions = torch.linalg.svd(triangle, full_matrices=False)
     noise = 4 * torch.finfo(write.dtype).eps * max(n_feature, d_model) ** 0.5
-    largest = float(sizes[0]) if size is None else size
-    rank = int((sizes > noise * largest).sum())
+    rank = int((sizes > noise * (float(sizes[0]) if size is None else size)).sum())
     return Span(sizes[:rank], directions[:rank])
 
 
@@ -55,12 +54,13 @@ def pseudoinverse(
         # a Newton step squares the error that is left
         projector = span.directions.mT @ span.directions
         read += read @ (projector - write.double().mT @ read)
+    check_range("Basis.read", write.dtype, {"read": largest(read)})
     return read.to(write.dtype)
 
 
 def zero_rows(rows: Float[Tensor, "feature model"]) -> list[int]:
     """Features whose direction is zero, up to rounding against the longest."""
-    norms = _norms(rows)
+    norms = row_norms(rows)
     return (norms <= torch.finfo(rows.dtype).eps * norms.max()).nonzero()[:, 0].tolist()
 
 
@@ -69,7 +69,7 @@ def repeated_rows(rows: Float[Tensor, "feature model"]) -> list[int]:
     equal shadows on a random line, so only neighbours on it are compared in full."""
     generator = torch.Generator().manual_seed(0)
     line = torch.randn(rows.shape[1], dtype=torch.float64, generator=generator).to(rows.device)
-    norms = _norms(rows)
+    norms = row_norms(rows)
     shadows = torch.cat([block.double() @ line for block in rows.split(ROWS)]) / norms
     order = torch.argsort(shadows, stable=True)
     order = order[(norms > torch.finfo(rows.dtype).eps * norms.max())[order]]
@@ -87,22 +87,24 @@ def repeated_rows(rows: Float[Tensor, "feature model"]) -> list[int]:
     return sorted(order[order != first[run]].tolist())
 
 
-def _norms(rows: Float[Tensor, "feature model"]) -> Float[Tensor, " feature"]:
+def row_norms(rows: Float[Tensor, "feature model"]) -> Float[Tensor, " feature"]:
+    """The length of each row, in float64: squares leave the range of float32 long before it."""
     return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
 
 
 def coherence(rows: Float[Tensor, "feature model"]) -> float:
     """The largest |cosine| between two different features; zero features are left out."""
-    norms = rows.norm(dim=1, keepdim=True)
-    unit = (rows / norms)[(norms > torch.finfo(rows.dtype).eps * norms.max())[:, 0]]
-    largest = 0.0
+    norms = row_norms(rows)
+    unit = (rows / norms[:, None]).to(rows.dtype)
+    unit = unit[norms > torch.finfo(rows.dtype).eps * norms.max()]
+    most = 0.0
     for start in range(0, len(unit), ROWS):
         for other in range(start, len(unit), ROWS):
             cosines = unit[start : start + ROWS] @ unit[other : other + ROWS].mT
             if other == start:
                 cosines.fill_diagonal_(0)
-            largest = max(largest, float(cosines.abs_().max()))
-    return largest
+            most = max(most, float(cosines.abs_().max()))
+    return most
 
 
 def warn_of_directions(write: Float[Tensor, "feature model"]) -> None:

@@ -40,6 +40,7 @@ from circuits.errors import (
     check_index,
     check_indices,
     check_range,
+    largest,
     shorten,
 )
 from circuits.groups.clusters import clusters
@@ -151,18 +152,22 @@ class Interactions:
         if self.outputs.offset is not None:
             level = level - self.outputs.offset
         own = 0.0 if self.outputs.bias is None else float(self.outputs.bias[output])
-        return float(read @ level) + own
+        return float(read.double() @ level.double()) + own
 
     def form(self, output: int) -> Float[Tensor, "input input"]:
         """The output's form on the layer's own (lifted) input: ``matrix(o)`` in model space."""
         form = self.layer.interaction(self._direction(output))
-        sizes = {"form": float(form.abs().max()), "features (squared)": self._largest**2}
-        check_range("Interactions", self.layer.dtype, sizes)
+        sizes = {
+            "form": largest(form),
+            "features": self._largest,
+            "features (again)": self._largest,
+        }
+        check_range("Interactions", self.layer.dtype, sizes, len(form) ** 2)
         return form
 
     @cached_property
     def _largest(self) -> float:
-        return float(self.write.abs().max())
+        return largest(self.write)
 
     def matrix(self, output: int) -> Float[Tensor, "in in"]:
         """Every pair of input features for one output: symmetric to the bit, the constant last."""
@@ -202,6 +207,8 @@ class Interactions:
             onto = onto.new_zeros(len(onto), 1)
         left, right = (factor.double() @ onto for factor in self.layer.factors)
         dtype = self.layer.dtype
+        for name, factor in (("left", left), ("right", right)):
+            check_range("Interactions", dtype, {f"{name} of the features": largest(factor)})
         return BilinearLayer(left.to(dtype), right.to(dtype), self.layer.down)
 
     @cached_property
@@ -235,6 +242,9 @@ class Interactions:
     def energies(self) -> Float[Tensor, " output"]:
         """The squared Frobenius norm of every output's ``matrix(o)``, without building it."""
         gates = self.outputs.read.double() @ self.layer.down.double()
+        sizes = {"gates": largest(gates), "inner products": largest(self.whitened.pair_gram)}
+        sizes["gates (again)"] = sizes["gates"]
+        check_range("Interactions.energies", gates.dtype, sizes, self.layer.d_hidden**2)
         return ((gates @ self.whitened.pair_gram) * gates).sum(1).clamp(min=0)
 
     def ceilings(self, outputs: list[int]) -> list[float]:

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.algebra.interactions import Interactions
-from circuits.algebra.pair_search import tiles
+from circuits.algebra.pair_search import power_of_two, tiles
 from circuits.errors import FeatureRangeError
 from circuits.storage.shards import make_shards, merge_shards
 
@@ -176,6 +176,7 @@ def _histogram(values: Tensor, unit: float) -> Int[Tensor, " bin"]:
 
 
 def _kurtosis(values: Tensor) -> float:
-    centred = values.double() - values.double().mean()
+    values = values.double() / power_of_two(values)  # fourth powers stay in range
+    centred = values - values.mean()
     variance = float(centred.square().mean())
     return float(centred.square().square().mean()) / variance**2 if variance > 0 else math.nan

@@ -26,6 +26,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from circuits.errors import largest
+
 ROWS, COLUMNS = 512, 1024
 """Of a tile: it stays in cache between its product and its search, and no scratch has more rows."""
 
@@ -184,8 +186,8 @@ class Factors:
 
     def bound(self, rows: slice, columns: slice) -> float:
         """No entry of this tile is larger."""
-        largest = largest_of(self._left[0], rows) * largest_of(self._right[0], columns)
-        return (largest * (1 + 1e-4) + self.arithmetic) * self.scale
+        most = largest_of(self._left[0], rows) * largest_of(self._right[0], columns)
+        return (most * (1 + 1e-4) + self.arithmetic) * self.scale
 
     def screened(self, rows: slice, columns: slice) -> tuple[Tensor, float, float]:
         """The tile in the screen's dtype, until the next is asked for, and its entries' largest
@@ -293,9 +295,9 @@ def decays(form: Tensor) -> bool:
 
 
 def power_of_two(tensor: Tensor) -> float:
-    """A power of two near the largest entry."""
-    largest = float(tensor.abs().max())
-    return 2.0 ** math.frexp(largest)[1] if largest > 0 else 1.0
+    """A power of two near the largest entry, to divide by without rounding."""
+    size = largest(tensor)
+    return 2.0 ** min(math.frexp(size)[1], 1000) if size > 0 else 1.0
 
 
 def rounded(rows: Tensor, screened: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,13 +23,16 @@ from torch import Tensor
 
 from circuits.algebra.bilinear import BilinearLayer, computing_dtype
 from circuits.algebra.directions import random_orthonormal
+from circuits.algebra.pair_search import power_of_two
 from circuits.arguments import checked
 from circuits.errors import (
     BasisError,
     FeatureRangeError,
     TensorError,
     check_count,
+    check_range,
     check_tensors,
+    largest,
 )
 from circuits.plotting.display import html_of
 from circuits.plotting.figure import spectrum_figure
@@ -54,7 +57,10 @@ class Spectrum:
 
     @property
     def _held_energy(self) -> float:
-        return float(self.values.double().square().sum())
+        values = self.values.double()
+        sizes = {"values": largest(values), "values (again)": largest(values)}
+        check_range("Spectrum", values.dtype, sizes, len(values))
+        return float(values.square().sum())
 
     @classmethod
     def of(
@@ -63,6 +69,7 @@ class Spectrum:
         """The spectrum of a symmetric matrix, or its first ``rank`` pairs."""
         check_tensors("Spectrum.of", {"form": form}, {"form": "i i"})
         form = form.to(computing_dtype(form))
+        check_range("Spectrum.of", form.dtype, {"form": largest(form)}, len(form))
         asymmetry = float((form - form.mT).abs().max())
         if asymmetry > 1e-4 * float(form.abs().max()):
             raise TensorError(
@@ -114,6 +121,10 @@ class Spectrum:
         if x.ndim == 0:
             x = x[None]  # refused by its size below
         x = x.to(self.vectors.dtype)
+        size = largest(x)
+        sizes = {"x": size, "x (again)": size, "values": largest(self.values)}
+        beside = sizes["values"] * largest(self.vectors[:, -1:]) ** 2 if self.has_constant else 0.0
+        check_range("Spectrum.activation", x.dtype, sizes, width**2, beside)
         if self.has_constant and x.shape[-1] == width - 1:
             along = x @ self.vectors[:, :-1].mT + self.vectors[:, -1]
         elif x.shape[-1] == width:
@@ -182,18 +193,26 @@ def eigenpairs(
     A few pairs of a large matrix come from Lanczos iterations, which are then checked: the residual
     of each pair, and whether a larger eigenvalue was missed. Else the whole matrix is decomposed.
     """
+    unit = power_of_two(form)  # so that no square leaves the range of the dtype
+    values, vectors, norm = _eigenpairs(form / unit, rank)
+    energy = None if norm is None else (norm * unit) * (norm * unit)
+    return values * unit, vectors, energy
+
+
+def _eigenpairs(form: Tensor, rank: int | None) -> tuple[Tensor, Tensor, float | None]:
+    """The same for a form of entries near 1, with the norm of the whole in place of its square."""
     size = len(form)
     kept = size if rank is None else check_count("spectrum", rank, size, "rank")
-    energy = None
+    norm = None
     if kept < size:
-        energy = float(torch.linalg.vector_norm(form, dtype=torch.float64)) ** 2
+        norm = float(torch.linalg.vector_norm(form, dtype=torch.float64))
     if size >= 128 and 8 * kept <= size and form.device.type == "cpu":
         found = lanczos(form, kept)
         if found is not None:
-            return *found, energy
+            return *found, norm
     values, vectors = torch.linalg.eigh(form)
     order = values.abs().argsort(descending=True, stable=True)[:kept]
-    return values[order], vectors.mT[order], energy
+    return values[order], vectors.mT[order], norm
 
 
 def lanczos(form: Tensor, rank: int) -> tuple[Tensor, Tensor] | None:
@@ -248,7 +267,12 @@ def hosvd(layer: BilinearLayer) -> HOSVD:
     lose half of the digits (values below 1e-8 of the first are noise and are left out).
     """
     exact = layer.to(torch.float64)
+    sizes = {"down": largest(exact.down), "inner products": largest(exact.pair_gram)}
+    sizes["down (again)"] = sizes["down"]
+    check_range("hosvd", torch.float64, sizes, layer.d_hidden**2)
     squares, outputs = torch.linalg.eigh(exact.down @ exact.pair_gram @ exact.down.mT)
     order = squares.argsort(descending=True, stable=True)
     order = order[squares[order] > 1e-16 * layer.d_out * squares.max()]
-    return HOSVD(squares[order].sqrt().to(layer.dtype), outputs.mT[order].to(layer.dtype))
+    values = squares[order].sqrt()
+    check_range("hosvd", layer.dtype, {"values": largest(values)})
+    return HOSVD(values.to(layer.dtype), outputs.mT[order].to(layer.dtype))

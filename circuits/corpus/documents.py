@@ -26,7 +26,7 @@ from circuits.arguments import checked
 from circuits.corpus.readers import data_files, hub_stream, is_saved, read_saved, read_texts
 from circuits.corpus.stories.generator import BLOCK, Stories, StoryGenerator
 from circuits.corpus.stories.grammar import Grammar
-from circuits.errors import CorpusError
+from circuits.errors import ArgumentError, CorpusError
 from circuits.storage.files import content_hash
 from circuits.storage.hub import how_to_ask, hub_name
 
@@ -68,6 +68,7 @@ class Corpus(ABC):
 
     def encoder(self, tokenizer: Tokenizer) -> _Encoder:
         """A function from a range of documents to their tokens, without special tokens."""
+        _check_tokenizer(tokenizer)
 
         def encode(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
             texts = self.documents(start, stop)
@@ -95,6 +96,7 @@ class Corpus(ABC):
         return _Part(self, start, stop)
 
 
+@checked
 @dataclass(frozen=True)
 class _Part(Corpus):
     whole: Corpus
@@ -166,6 +168,7 @@ class BuiltInCorpus(Corpus):
 
     def word_numbers(self, tokenizer: Tokenizer) -> Int64[np.ndarray, " word"] | None:
         """The token of each word of the stories, or None where words are not tokens one to one."""
+        _check_tokenizer(tokenizer)
         words = list(self.generator.grammar.words)
         table = tokenizer.convert_tokens_to_ids(words)
         unknown = {None, tokenizer.unk_token_id}
@@ -251,6 +254,14 @@ class HubCorpus(Corpus):
         return texts
 
 
+def _check_tokenizer(tokenizer: Tokenizer) -> None:
+    if not callable(tokenizer) or not hasattr(tokenizer, "convert_tokens_to_ids"):
+        raise ArgumentError(
+            f"Corpus: tokenizer is a {type(tokenizer).__name__}, not a tokenizer of transformers. "
+            f"Pass model.tokenizer."
+        )
+
+
 @checked
 def built_in(seed: int = 0, n_documents: int = 1_000_000) -> BuiltInCorpus:
     """The little stories of a seed; two are now and then the same, because they are short."""
@@ -259,6 +270,7 @@ def built_in(seed: int = 0, n_documents: int = 1_000_000) -> BuiltInCorpus:
     return BuiltInCorpus(StoryGenerator(seed, Grammar()), n_documents)
 
 
+@checked
 def split_corpus(corpus: Corpus) -> tuple[Corpus, Corpus | None]:
     """The parts to train on and to hold out; None is held out of fewer than 20 documents."""
     n_documents = corpus.n_documents

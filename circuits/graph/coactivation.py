@@ -17,7 +17,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from circuits.errors import FeatureRangeError, TensorError, check_count
+from circuits.arguments import checked
+from circuits.errors import FeatureRangeError, TensorError, check_count, check_memory
 
 LOOKUPS = 2**21
 """Pairs of active features looked up at a time: this bounds the memory."""
@@ -25,6 +26,7 @@ LOOKUPS = 2**21
 Batch = tuple[Int[Tensor, "token active"], Float[Tensor, "token active"]]
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Coactivation:
     """How often features and pairs are active, and the mean product of each pair."""
@@ -36,6 +38,11 @@ class Coactivation:
     def of(self, pairs: pd.DataFrame) -> pd.DataFrame:
         """The same pairs (first, second, weight, …) with coactivation, together, data_weight."""
         new = ["coactivation", "together", "data_weight"]
+        if missing := {"first", "second", "weight"} - {*pairs.columns}:
+            raise FeatureRangeError(
+                f"Coactivation: pairs have no column {' or '.join(sorted(missing))}. Pass a table "
+                f"of Interactions.strongest(n)."
+            )
         plain = pairs.drop(columns=new, errors="ignore")
         known = plain.merge(self.pairs, on=["first", "second"], how="left", validate="many_to_one")
         if known["coactivation"].isna().any():
@@ -46,6 +53,7 @@ class Coactivation:
         return known.assign(data_weight=known["weight"] * known["coactivation"])
 
 
+@checked
 def count_coactivation(
     activations: Iterable[Batch], pairs: pd.DataFrame, n_feature: int, constant: bool = False
 ) -> Coactivation:
@@ -57,6 +65,12 @@ def count_coactivation(
     """
     n_feature = check_count("count_coactivation", n_feature, None, "n_feature")
     size = n_feature + constant
+    check_memory("count_coactivation", 8 * size, "Pass the dictionary's number of features.")
+    if missing := {"first", "second"} - {*pairs.columns}:
+        raise FeatureRangeError(
+            f"count_coactivation: pairs have no column {' or '.join(sorted(missing))}. Pass a "
+            f"table of Interactions.strongest(n)."
+        )
     ends = np.sort(pairs[["first", "second"]].to_numpy(dtype=np.int64).reshape(-1, 2), axis=1)
     if len(ends) and not 0 <= ends.min() <= ends.max() < size:
         raise FeatureRangeError(
@@ -79,7 +93,9 @@ def count_coactivation(
         n = max(LOOKUPS // max(indices.shape[1] ** 2, 1), 1)
         for some, strengths in zip(indices.split(n), values.split(n), strict=True):
             _count(some, strengths, size, keys, together, products)
-    n = max(n_tokens, 1)
+    if n_tokens == 0:
+        raise TensorError("count_coactivation: there was no token to count. Pass some batches.")
+    n = n_tokens
     counted = pd.DataFrame(
         {
             "first": wanted // size,

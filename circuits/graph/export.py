@@ -22,7 +22,8 @@ from xml.etree.ElementTree import ParseError
 
 import networkx as nx
 
-from circuits.errors import GraphError, first_line
+from circuits.arguments import checked
+from circuits.errors import GraphError, first_line, shorten
 from circuits.graph.circuit import Circuit
 from circuits.graph.records import Feature, Output
 from circuits.storage.files import written_whole
@@ -53,6 +54,7 @@ def unescape(text: str) -> str:
     )
 
 
+@checked
 def write_graph(graph: nx.Graph | Circuit, path: str | Path, *, force: bool = False) -> Path:
     """Write GraphML or GEXF, by the ending of the path. Every node and edge attribute is kept.
 
@@ -77,6 +79,7 @@ def write_graph(graph: nx.Graph | Circuit, path: str | Path, *, force: bool = Fa
     return path
 
 
+@checked
 def read_graph(path: str | Path) -> nx.Graph:
     """Read what ``write_graph`` wrote; nodes are named by strings, as the formats do."""
     path = Path(path)
@@ -118,6 +121,7 @@ def _translated(graph: nx.Graph, translate: Any) -> nx.Graph:
     return copy
 
 
+@checked
 def attribution(
     circuit: Circuit, layer: int | None = None, scan: str = "bilinear"
 ) -> dict[str, Any]:
@@ -201,6 +205,7 @@ def _output_node(node_id: str, layer: str, output: Output) -> dict[str, Any]:
     return {**node, "jsNodeId": f"L_{output.feature}-1"}
 
 
+@checked
 def write_attribution(
     circuit: Circuit,
     folder: str | Path,
@@ -235,8 +240,14 @@ def write_attribution(
     return path
 
 
+@checked
 def attribution_query(document: dict[str, Any]) -> str:
     """The end of the frontend's address that opens this graph with its groups."""
+    if not {"qParams", "metadata"} <= document.keys():
+        raise GraphError(
+            f"attribution_query: a mapping with {shorten(map(str, document)) or 'nothing'} was "
+            f"given, not what attribution(circuit) makes. Pass that."
+        )
     params = document["qParams"]
     return "?" + urlencode(
         {

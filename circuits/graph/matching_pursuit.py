@@ -42,7 +42,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.algebra.interactions import Interactions
-from circuits.algebra.pair_search import Search
+from circuits.algebra.pair_search import Search, power_of_two
+from circuits.arguments import checked
 from circuits.errors import GraphError, check_index, check_indices
 from circuits.graph.form_span import features_in_span, turned_within
 from circuits.graph.frames import chance
@@ -56,6 +57,7 @@ _LENGTH = attrgetter("length")
 _MOST = 1024  # pairs fitted at once: an output of more is hard to read, and the fit is slow
 
 
+@checked
 def significant_pairs(
     inter: Interactions, output: int, q: float = 0.05, null: RotationNull | None = None
 ) -> pd.DataFrame:
@@ -86,6 +88,7 @@ def significant_pairs(
     return _table(found, form)
 
 
+@checked
 def known_pairs(
     inter: Interactions,
     output: int,
@@ -110,6 +113,7 @@ def known_pairs(
 
 def _of_both_kinds(null: RotationNull, form: Tensor, pairs: Tensor) -> list[_Fit]:
     """The form made of products of what features write, and of what reads them."""
+    form = form / power_of_two(form)  # its squares are in range
     inside, near = null.inside(form), near_pairs(null, form)
     return [
         _Fit(null, atoms, atoms.inside(inside), pairs, near)
@@ -119,7 +123,7 @@ def _of_both_kinds(null: RotationNull, form: Tensor, pairs: Tensor) -> list[_Fit
 
 def _table(fit: _Fit, form: Float[Tensor, "model model"]) -> pd.DataFrame:
     """Strongest pairs first."""
-    null = fit.null
+    null, unit = fit.null, power_of_two(form)
     first, second = fit.pairs.unbind(1)
     one, two = (null.white[end] * null.sizes for end in (first, second))
     dots = ((one @ null.inside(form)) * two).sum(1)
@@ -131,7 +135,7 @@ def _table(fit: _Fit, form: Float[Tensor, "model model"]) -> pd.DataFrame:
             "first": first.cpu().numpy(),
             "second": second.cpu().numpy(),
             "weight": weight,
-            "own": fit.own.cpu().numpy(),
+            "own": fit.own.cpu().numpy() * unit,
             "z": z,
             "q": q_values(z, null.n_pairs),
             "q_form": q_values(turned, null.n_pairs),
@@ -139,7 +143,7 @@ def _table(fit: _Fit, form: Float[Tensor, "model model"]) -> pd.DataFrame:
     )
     order = np.lexsort((table["second"], table["first"], -table["weight"].abs()))
     table = table.iloc[order].reset_index(drop=True)
-    whole = float(form.norm()) ** 2
+    whole = float((form / unit).norm()) ** 2
     built = float(fit.form.norm()) ** 2 - float(fit.left.norm()) ** 2
     table.attrs["explained"] = built / whole if whole > 0 else 0.0
     return table

@@ -37,6 +37,8 @@ from torch import Tensor
 
 from circuits.algebra.basis import Basis
 from circuits.algebra.interactions import Interactions
+from circuits.algebra.pair_search import power_of_two
+from circuits.arguments import checked
 from circuits.graph.frames import Frame, frames, shared_spaces, turning
 
 _NEGLIGIBLE = 1e-280  # below this, z is computed without the p-value
@@ -120,6 +122,8 @@ class Atoms:
             taken = torch.bincount(first, minlength=len(taken))
             taken = taken + torch.bincount(second[first != second], minlength=len(taken))
             taken = (taken - 1).clamp(min=0)
+        unit = power_of_two(form)  # a common factor changes nothing but what is in range
+        form, share = form / unit, share / unit
         ends = [
             self.from_one_end(form, held, turned, share, taken[held])
             for held, turned in ((first, second), (second, first))
@@ -324,6 +328,7 @@ def q_values(z: Float[np.ndarray, " pair"], n_pairs: int) -> Float[np.ndarray, "
     return q
 
 
+@checked
 def scored_strongest(
     inter: Interactions,
     n: int,

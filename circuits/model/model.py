@@ -23,10 +23,18 @@ from torch.nn import functional
 from circuits.algebra.bilinear import BilinearLayer, computing_dtype
 from circuits.arguments import checked
 from circuits.corpus.tokenizer import known_tokens, token_texts
-from circuits.errors import ModelError, check_count, check_index, check_width
+from circuits.errors import (
+    ModelError,
+    check_count,
+    check_index,
+    check_range,
+    check_width,
+    largest,
+)
 from circuits.model.identity import fingerprint
 from circuits.model.llama import layer_of, write
-from circuits.model.site import POINTS, ReadAll, Site, as_sites, attach
+from circuits.model.ranges import Ranges, check_finite, check_tokens
+from circuits.model.site import POINTS, ReadAll, Site, as_sites, attach, fitting
 from circuits.model.transformer_lens import hooked
 from circuits.storage.files import folder_written_whole
 
@@ -133,8 +141,11 @@ class Model:
     def scale(self, resid_mid: Float[Tensor, "*batch model"]) -> Float[Tensor, "*batch"]:
         """What the norm before an MLP divides each token by: the root of its mean square."""
         check_width("Model.scale", resid_mid, self.d_model, "activations")
-        mean_square = resid_mid.to(computing_dtype(resid_mid)).square().mean(-1)
-        return (mean_square + float(self.network.config.rms_norm_eps)).sqrt()
+        x, size = resid_mid.to(computing_dtype(resid_mid)), largest(resid_mid)
+        epsilon = float(self.network.config.rms_norm_eps)
+        sizes = {"activations": size, "activations (again)": size}
+        check_range("Model.scale", x.dtype, sizes, self.d_model, beside=epsilon)
+        return (x.square().mean(-1) + epsilon).sqrt()
 
     def tokens(self, text: str | Sequence[str]) -> Int64[Tensor, "batch pos"]:
         """Rows of tokens, with the tokenizer's own start, padded on the right."""
@@ -171,7 +182,9 @@ class Model:
 
     def logits(self, tokens: Int64[Tensor, "batch pos"]) -> Float[Tensor, "batch pos token"]:
         """The logits of the next token, after each token."""
-        return self.network(self._checked(tokens), use_cache=False).logits
+        with self._ranges.watched("Model.logits"):
+            logits = self.network(self._checked(tokens), use_cache=False).logits
+        return check_finite("Model.logits", logits)
 
     def logits_at(
         self, tokens: Int64[Tensor, "batch pos"], position: Int64[Tensor, " batch"]
@@ -183,14 +196,18 @@ class Model:
                 f"Model.logits_at: positions {int(position.min())} to {int(position.max())}, but "
                 f"rows have the positions 0 to {tokens.shape[1] - 1}. Pass one for each row."
             )
-        hidden = self.network.model(tokens, use_cache=False).last_hidden_state
+        with self._ranges.watched("Model.logits_at"):
+            hidden = self.network.model(tokens, use_cache=False).last_hidden_state
         row = torch.arange(len(tokens), device=hidden.device)
-        return self.network.lm_head(hidden[row, position.to(hidden.device)])
+        logits = self.network.lm_head(hidden[row, position.to(hidden.device)])
+        return check_finite("Model.logits_at", logits)
 
     def logits_of(self, stream: Float[Tensor, "*batch model"]) -> Float[Tensor, "*batch token"]:
         """The logits that the last residual stream gives."""
         check_width("Model.logits_of", stream, self.d_model, "activations")
-        return self.network.lm_head(self.network.model.norm(stream.to(self.dtype)))
+        with self._ranges.watched("Model.logits_of"):
+            last = self.network.model.norm(stream.to(self.dtype))
+        return check_finite("Model.logits_of", self.network.lm_head(last))
 
     def loss(
         self, tokens: Int64[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None = None
@@ -203,13 +220,14 @@ class Model:
             raise ModelError(
                 "Model.loss: there is no token to predict: each row needs at least two."
             )
-        hidden = self.network.model(tokens[:, :-1], use_cache=False).last_hidden_state[present]
+        with self._ranges.watched("Model.loss"):
+            hidden = self.network.model(tokens[:, :-1], use_cache=False).last_hidden_state[present]
         blocks = zip(hidden.split(_ROWS), tokens[:, 1:][present].split(_ROWS), strict=True)
         losses = [
             functional.cross_entropy(self.network.lm_head(x).float(), y, reduction="sum")
             for x, y in blocks
         ]
-        return torch.stack(losses).sum() / present.sum()
+        return check_finite("Model.loss", torch.stack(losses).sum() / present.sum())
 
     @torch.no_grad()
     def generate(
@@ -246,9 +264,11 @@ class Model:
     ) -> dict[Site, Float[Tensor, "batch pos model"]]:
         """The activations at some sites; the forward pass ends at the last of them."""
         wanted = self.check_sites(sites)
+        for site in wanted:
+            self._ranges.check_small(self.layer(site.layer), site)
         tokens, found = self._checked(tokens), {}
         last = max(wanted, key=lambda site: site.order)
-        with ExitStack() as hooks:
+        with self._ranges.watched("Model.read"), ExitStack() as hooks:
             for site in wanted:
 
                 def keep(activation: Tensor, site: Site = site) -> None:
@@ -259,7 +279,7 @@ class Model:
                 hooks.callback(attach(self.network, site, keep).remove)
             with suppress(ReadAll):
                 self.network.model(tokens, use_cache=False)
-        return {site: found[site] for site in wanted}
+        return {site: check_finite(f"Model.read of {site}", found[site]) for site in wanted}
 
     @contextmanager
     def replaced(
@@ -276,7 +296,7 @@ class Model:
         sites = {self._site(as_sites(site)[0]): given for site, given in functions.items()}
         with ExitStack() as hooks:
             for site, function in sites.items():
-                hooks.callback(attach(self.network, site, _fitting(site, function)).remove)
+                hooks.callback(attach(self.network, site, fitting(site, function)).remove)
                 self._replacing.append(site)
                 hooks.callback(self._replacing.remove, site)
             yield self
@@ -355,25 +375,12 @@ class Model:
         return site
 
     def _checked(self, tokens: Tensor) -> Tensor:
-        if tokens.ndim != 2 or tokens.is_floating_point():
-            raise ModelError(
-                f"tokens of shape {tuple(tokens.shape)} and {tokens.dtype}, not integers of shape "
-                f"(batch, pos). model.tokens(text) makes them."
-            )
-        n_pos = tokens.shape[1]
-        if n_pos > self.n_context:
-            raise ModelError(
-                f"rows of {n_pos} tokens, but {self.path} has a context of {self.n_context} "
-                f"(config.json, field 'max_position_embeddings'): later positions were never "
-                f"trained. Split the text into shorter rows."
-            )
-        if tokens.numel() == 0 or int(tokens.min()) < 0 or int(tokens.max()) >= self.n_token:
-            raise ModelError(
-                f"tokens of shape {tuple(tokens.shape)} must not be empty and must lie in 0 to "
-                f"{self.n_token - 1}, the rows of the embedding. Use this model's own tokenizer: "
-                f"model.tokens(text)."
-            )
+        check_tokens(tokens, self.n_token, self.n_context, self.path)
         return tokens.to(self.device)
+
+    @cached_property
+    def _ranges(self) -> Ranges:
+        return Ranges(self.network)
 
 
 def _choose(logits: Float[Tensor, " token"], temperature: float, generator: torch.Generator) -> int:
@@ -381,19 +388,3 @@ def _choose(logits: Float[Tensor, " token"], temperature: float, generator: torc
         return int(logits.argmax())
     chances = (logits / temperature).softmax(0)
     return int(torch.multinomial(chances, 1, generator=generator))
-
-
-def _fitting(site: Site, function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """The function, with a check of what it returns."""
-
-    def checked(activation: Tensor) -> Tensor:
-        new = function(activation)
-        if not isinstance(new, Tensor) or new.shape != activation.shape:
-            got = tuple(new.shape) if isinstance(new, Tensor) else type(new).__name__
-            raise ModelError(
-                f"replaced: the function at {site} returned {got}, where the activation has shape "
-                f"{tuple(activation.shape)}. Return a tensor of that shape."
-            )
-        return new.to(activation)
-
-    return checked

@@ -13,7 +13,7 @@ from typing import Any
 
 from circuits.arguments import checked_methods
 from circuits.corpus.batches import CHUNK
-from circuits.errors import PlanError, number_faults
+from circuits.errors import PlanError, check_index, number_faults
 
 ACTIVATIONS = ("linear", "silu", "gelu", "relu")
 """``linear`` is bilinear, ``silu`` is SwiGLU, ``gelu`` GEGLU, ``relu`` ReGLU."""
@@ -89,6 +89,7 @@ class ModelPlan:
 
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
+        check_index("ModelPlan.rate", step, self.n_steps + 1, "step")
         warm = min(1.0, (step + 1) / self.warm_up) if self.warm_up else 1.0
         cosine = 0.5 * (1 + math.cos(math.pi * step / self.n_steps))
         return self.learning_rate * max(0.02, warm * cosine)

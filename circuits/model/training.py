@@ -19,7 +19,7 @@ from circuits.arguments import checked
 from circuits.corpus.batches import Batch, BatchPlan, Position, batches
 from circuits.corpus.documents import BuiltInCorpus, Corpus, Tokenizer, split_corpus
 from circuits.corpus.tokenizer import known_tokens, tokenizer_hash, train_tokenizer
-from circuits.errors import ModelError, RunError, check_memory, number_faults
+from circuits.errors import ModelError, RunError, check_count, check_memory, number_faults
 from circuits.model.evaluation import HeldOut, exact_entropy, held_out_loss
 from circuits.model.llama import write
 from circuits.model.loading import chosen_device
@@ -75,6 +75,7 @@ def train_model(
     files are not those that it wrote: then it is trained anew.
     """
     out = Path(out)
+    check_count("train_model", checkpoint_every, None, "checkpoint_every")
     check_memory("train_model", plan.shape.n_bytes, "Make the shape smaller.")
     tokenizer = tokenizer or train_tokenizer(
         split_corpus(corpus)[0], "word" if isinstance(corpus, BuiltInCorpus) else "bpe"

@@ -32,7 +32,7 @@ from typing import Any, ClassVar, NoReturn, Protocol, final, runtime_checkable
 import torch
 from torch import Tensor
 
-from circuits.errors import CircuitsError, PlanError, RunError, shorten
+from circuits.errors import CircuitsError, RunError, shorten
 from circuits.storage.checkpoint import (
     UNREADABLE,
     read_checkpoint,
@@ -136,10 +136,6 @@ class TrainingRun(ABC):
     @final
     def run(self, files: RunFiles, checkpoint_every: int) -> None:
         """Train to the end, from the checkpoint where there is one."""
-        if checkpoint_every < 1:
-            raise PlanError(
-                f"checkpoint_every is {checkpoint_every}: save every step or less often."
-            )
         if files.checkpoint.exists():
             self.resume(files)
         else:

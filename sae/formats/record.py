@@ -87,6 +87,7 @@ class Stored:
 
     def known_site(self, needed_by: str) -> Site:
         """The site it was trained at; an error where that is unknown."""
+        check_argument("Dictionary.known_site", "needed_by", needed_by, str)
         if self.site is None:
             hook = self.notes.get("hook_name")
             named = f", and its hook '{hook}' is not one of our sites" if hook else ""

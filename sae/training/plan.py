@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
 from circuits.arguments import checked_methods
-from circuits.errors import PlanError, number_faults
+from circuits.errors import PlanError, check_index, number_faults
 from circuits.model.plan import check_fields, refuse_faults
 from sae.training.step import Activation
 
@@ -98,6 +98,7 @@ class TrainingPlan:
 
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
+        check_index("TrainingPlan.rate", step, self.n_steps + 1, "step")
         risen = (step + 1) / max(1, _WARM_UP * self.n_steps)
         left = (self.n_steps - step) / max(1, _COOL_DOWN * self.n_steps)
         return self.learning_rate * min(1.0, risen, left)

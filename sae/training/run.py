@@ -18,7 +18,7 @@ from torch import Tensor
 
 from circuits.arguments import checked
 from circuits.corpus.documents import Corpus, split_corpus
-from circuits.errors import DictionaryError, check_memory
+from circuits.errors import DictionaryError, check_count, check_memory
 from circuits.model.loading import chosen_device
 from circuits.model.model import Model
 from circuits.model.site import Site
@@ -77,6 +77,7 @@ def train_on(
     checkpoint_every: int = 100,
 ) -> dict[Site, Dictionary]:
     """Like `train_saes`, on activations from a cache or of one's own; the sites are theirs."""
+    check_count("train_on", checkpoint_every, None, "checkpoint_every")
     widths = source.widths
     n_bytes = 0
     for site, width in widths.items():  # a buffer; two matrices, their gradients and moments

@@ -98,7 +98,7 @@ MAY_BE_NONE = {
     "rank", "outputs", "features", "name", "corpus", "others", "device", "labels", "folder", "tokenizer",
     "offset", "bias", "left_bias", "right_bias", "down_bias", "column", "window", "mask", "layer of rank_curve",
     "model of card", "model of built_in_behaviour", "coverage", "n_edges", "text of validate",
-    "n_features", "outlier", "site", "shape",
+    "n_features", "outlier", "site", "shape", "null", "values of Reading.loss", "layer of OpenedRun.reader_of_interactions",
 }  # fmt: skip
 """Arguments that None leaves out."""
 
@@ -316,7 +316,15 @@ RIGHT: dict[str, tuple[Any, ...]] = {
     "n_bootstrap": (0,),
     "context": (0,),
     "out of write_report": (None,),
-}
+    "pairs of known_pairs": ([], (), {}),
+    "found of edge_scores": ([], (), {}), "planted of edge_scores": ([], (), {}), "planted of group_score": ([], ()),
+    "strengths of mask_curve": ({1},), "counts of component_truncation": ({1},), "ranks of truncation": ({1},),
+    "tokens of Model.token_texts": ([], (), {1}),
+    "sites of ModelCases.read_with_answers": ([], ()),  # of the answers alone
+    "layer of OpenedRun.reader_of_interactions": (5, -(10**6)),  # no step of it is in the manifest
+    "decays": ({1},), "noises": ({1},),
+    "step": (0,), "label of ClassSpectra.pictures": (0,),
+}  # fmt: skip
 """Odd values that are right all the same."""
 
 
@@ -325,7 +333,12 @@ ANY_OF_ITS_KIND = {
     "tokens of Model.mask",  # which looks for padding alone
     "direction of Reader",  # of another width than a model that it is not yet used with
     "loss of RankCurve",
-}
+    "strengths of mask_curve", "decays of regularisation", "noises of regularisation",
+    # what is in the tensors of an inner loop is not read
+    "features of Code.of_counts", "values of Code.of_counts", "counts of Code.of_counts",
+    "features of Code.of_equal_rows", "values of Code.of_equal_rows",
+    "rows of Code.products", "vectors of Code.products", "vectors of Code.times",
+}  # fmt: skip
 
 
 def allowed(call: str, name: str, value: Any) -> bool:

@@ -17,11 +17,13 @@ from analysis.studies.images.data import Images
 from analysis.studies.images.model import ImageModel, accuracy
 from circuits.algebra.bilinear import BilinearLayer
 from circuits.algebra.spectrum import HOSVD, hosvd
-from circuits.errors import check_count
+from circuits.arguments import checked
+from circuits.errors import NotFoundError, check_count, check_some
 
 _START_NOISE = 0.1  # relative to a factor, so that equal rows can separate
 
 
+@checked
 def component_truncation(
     model: ImageModel, images: Images, counts: Iterable[int], components: HOSVD | None = None
 ) -> pd.DataFrame:
@@ -38,7 +40,7 @@ def component_truncation(
     bias = torch.zeros(()) if model.last.down_bias is None else model.last.down_bias
     most = len(components.values)
     rows = []
-    for wanted in counts:
+    for wanted in check_some("component_truncation", counts, "counts"):
         count = min(check_count("component_truncation", wanted, None, "count"), most)
         found, control = (
             accuracy(model.read_out((hidden - bias) @ some.mT @ some + bias), images)
@@ -58,14 +60,20 @@ class SharedNeurons:
     start: float  # the same at the start
 
 
+@checked
 def shared_neurons(
     layer: BilinearLayer, rank: int, n_step: int = 100, seed: int = 0
 ) -> SharedNeurons:
     """The ``rank`` hidden units whose tensor is closest to the layer's by cosine, from the
     strongest eigenvectors of the layer's outputs, with a little noise."""
-    check_count("shared_neurons", rank, None, "rank")
+    # more units than pairs of inputs add nothing
+    most = layer.factors[0].shape[1] ** 2 * layer.d_out
+    check_count("shared_neurons", rank, most, "rank")
+    check_count("shared_neurons", n_step, None, "n_step")
     target = layer.to(torch.float64)
     energy = float(((target.down @ target.pair_gram) * target.down).sum())
+    if energy <= 0:
+        raise NotFoundError("shared_neurons: the layer computes zero, which no unit is close to.")
     start = _start(target, rank, torch.Generator().manual_seed(seed))
     factors = [start[0].requires_grad_(), start[1].requires_grad_()]
     optimizer = torch.optim.LBFGS(

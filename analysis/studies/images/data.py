@@ -20,12 +20,14 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from analysis.studies.images.png import decoded
-from circuits.errors import ImageError, check_count, first_line, shorten
+from circuits.arguments import checked
+from circuits.errors import ImageError, check_count, check_indices, check_some, first_line, shorten
 from circuits.storage.hub import dataset_table, how_to_ask, hub_name
 
 _KEYS = ("x_train", "y_train", "x_test", "y_test")  # of an .npz
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Images:
     """Images as rows of pixels, and the class of each."""
@@ -71,12 +73,15 @@ class Images:
 
     def of_classes(self, classes: Sequence[int]) -> Images:
         """The images of some classes; labels stay as they are."""
-        return self._at(torch.isin(self.labels, torch.tensor(list(classes))).nonzero()[:, 0])
+        listed = check_some("Images.of_classes", classes, "classes")
+        check_indices("Images.of_classes", listed, self.n_class, "class")
+        return self._at(torch.isin(self.labels, torch.tensor(listed)).nonzero()[:, 0])
 
     def _at(self, kept: Int64[Tensor, " kept"]) -> Images:
         return replace(self, pixels=self.pixels[kept], labels=self.labels[kept])
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class ImageData:
     """Training images and test images."""
@@ -86,6 +91,7 @@ class ImageData:
     test: Images
 
 
+@checked
 def open_images(where: str | Path | None = None) -> ImageData:
     """scikit-learn's digits, or the images of an ``.npz``, a folder of IDX files, or of a data set
     of the hub: ``hub:owner/name``."""

@@ -23,6 +23,7 @@ from analysis.studies.images.data import Images
 from analysis.studies.images.model import ImageModel, accuracy
 from circuits.algebra.basis import Basis
 from circuits.algebra.bilinear import BilinearLayer
+from circuits.arguments import checked
 from circuits.errors import DictionaryError
 from sae.dictionary import Dictionary
 from sae.training.plan import TrainingPlan
@@ -36,6 +37,7 @@ _CHUNK = 4096  # pairs at a time
 _CHUNKS = 16  # before the same pairs are drawn again
 
 
+@checked
 def train_dictionary(
     model: ImageModel, images: Images, plan: TrainingPlan = DICTIONARY
 ) -> Dictionary:
@@ -48,6 +50,7 @@ def train_dictionary(
     return _trained([model.before(images.pixels, len(model.layers))], fitting)
 
 
+@checked
 def train_on_pairs(layer: BilinearLayer, plan: TrainingPlan = DICTIONARY) -> Dictionary:
     """Features of the layer's output for single pairs of inputs, without any image; every output is
     a sum of these, ``Σ_ij x_i x_j B[:, i, j]``."""
@@ -79,6 +82,7 @@ def _trained(
     return next(iter(found.values()))
 
 
+@checked
 @torch.no_grad()
 def read_through(
     model: ImageModel, dictionary: Dictionary, images: Images, seed: int = 0
@@ -134,13 +138,15 @@ def read_through(
     return table.assign(recovered=recovered, n_live=int(live.sum()), n=len(images))
 
 
+@checked
 @torch.no_grad()
 def agreement(model: ImageModel, dictionary: Dictionary, images: Images) -> pd.DataFrame:
     """For each live feature the correlation of the pseudoinverse's value with the encoder's score.
 
     Over the images where the feature is ``active``, and over those where it is ``inactive`` (with
     the score that was not selected). ``size_inactive`` is the root mean square of the
-    pseudoinverse's values on the latter, over that on active images.
+    pseudoinverse's values on the latter, over that on active images. NaN where a correlation has
+    fewer than two images.
     """
     _check(model, dictionary)
     x = model.before(images.pixels, len(model.layers)).to(dictionary.dtype)

@@ -16,11 +16,13 @@ from torch import Tensor
 from analysis.studies.images.data import Images
 from analysis.studies.images.model import accuracy
 from analysis.studies.images.spectra import ClassSpectra
-from circuits.errors import ImageError, check_count
+from circuits.arguments import checked
+from circuits.errors import ImageError, check_count, check_some
 
 _N_EIGENVECTORS = 1  # of each class that a mask excites, or does not
 
 
+@checked
 def masks(spectra: ClassSpectra, n: int = _N_EIGENVECTORS) -> Float[Tensor, "class height width"]:
     """A picture of norm 1 for each class that pushes images towards it."""
     check_count("masks", n, None, "n")
@@ -43,6 +45,7 @@ def masks(spectra: ClassSpectra, n: int = _N_EIGENVECTORS) -> Float[Tensor, "cla
     return (found / norms).reshape(-1, model.height, model.width)
 
 
+@checked
 def mask_curve(
     spectra: ClassSpectra,
     images: Images,
@@ -56,6 +59,7 @@ def mask_curve(
     mask's class; ``…_control`` the same with the mask's own pixels in random order.
     """
     found = masks(spectra, n).flatten(1).to(images.pixels)
+    strengths = check_some("mask_curve", strengths, "strengths")
     generator = torch.Generator().manual_seed(seed)
     rows = []
     for label, mask in enumerate(found):

@@ -27,7 +27,8 @@ from analysis.studies.images.spectra import (
 )
 from analysis.studies.images.training import ImagePlan, train_classifier
 from circuits.algebra.spectrum import hosvd
-from circuits.errors import ImageError
+from circuits.arguments import checked
+from circuits.errors import ImageError, check_some
 from circuits.storage.progress import progress
 from sae.training.plan import TrainingPlan
 
@@ -39,6 +40,7 @@ _FEW = 10_000  # training images below which a small model is trained
 _EXPLAINED = 50  # images whose explanations are compared with the logits
 
 
+@checked
 def plan_for(images: Images) -> ImagePlan:
     """The plan for a data set: the default one, or a small one for few images."""
     if len(images) >= _FEW:
@@ -46,6 +48,7 @@ def plan_for(images: Images) -> ImagePlan:
     return ImagePlan(d_hidden=100, n_step=1000, n_batch=64, weight_decay=0.3)
 
 
+@checked
 def dictionary_plan_for(images: Images) -> TrainingPlan:
     """A hundred features for many images, fewer for few."""
     if len(images) >= _FEW:
@@ -124,6 +127,7 @@ def _explanation_error(spectra: ClassSpectra, images: Images) -> float:
     return float(largest / scale)
 
 
+@checked
 def matches(models: Sequence[ImageModel], n: int = 10) -> pd.DataFrame:
     """Similarity of each model's eigenvectors to the next one's, by rank: mean, standard deviation
     and the share above 0.8, beside the mean with another class's."""
@@ -141,11 +145,14 @@ def matches(models: Sequence[ImageModel], n: int = 10) -> pd.DataFrame:
     return by_rank.agg(**columns).reset_index()
 
 
+@checked
 def regularisation(
     data: ImageData, plan: ImagePlan, decays: Iterable[float], noises: Iterable[float]
 ) -> pd.DataFrame:
     """Models of every weight decay with every input noise: accuracy, effective rank, roughness. Of
     ``replace(data, train=data.train.take(1000))`` it shows what memorising looks like."""
+    decays = check_some("regularisation", decays, "decays")
+    noises = check_some("regularisation", noises, "noises")
     grid = [(decay, noise) for decay in decays for noise in noises]
     rows = []
     for decay, noise in progress(grid, "regularisation", "model"):

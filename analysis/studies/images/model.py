@@ -20,13 +20,15 @@ from torch.nn import functional
 
 from analysis.studies.images.data import Images
 from circuits.algebra.bilinear import BilinearLayer
-from circuits.errors import ImageError, ModelError, first_line
+from circuits.arguments import checked
+from circuits.errors import ImageError, ModelError, check_index, check_rows, check_width, first_line
 from circuits.storage.files import written_whole
 from circuits.storage.replacing import check_file
 
 _AT_A_TIME = 4096  # images in one pass
 
 
+@checked
 @dataclass(frozen=True, eq=False, repr=False)
 class ImageModel:
     """Pixels through bilinear layers to one logit for each class."""
@@ -63,9 +65,11 @@ class ImageModel:
         self, pixels: Float[Tensor, "*batch pixel"], layer: int
     ) -> Float[Tensor, "*batch model"]:
         """The input of a layer, or of the head for ``layer = n_layer``."""
-        if pixels.shape[-1] != self.height * self.width:
+        check_index("ImageModel.before", layer, len(self.layers) + 1, "layer")
+        n_pixel = pixels.shape[-1] if pixels.ndim else 0
+        if n_pixel != self.height * self.width:
             raise ImageError(
-                f"images of {pixels.shape[-1]} pixels were given to a model of {self.height} x "
+                f"images of {n_pixel} pixels were given to a model of {self.height} x "
                 f"{self.width}. Resize them, and flatten each to a row."
             )
         x = pixels
@@ -75,6 +79,7 @@ class ImageModel:
 
     def read_out(self, hidden: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch class"]:
         """The logits for an input of the head."""
+        check_width("ImageModel.read_out", hidden, self.head.shape[1], "inputs of the head")
         return functional.linear(hidden, self.head, self.head_bias)
 
     def __call__(self, pixels: Float[Tensor, "*batch pixel"]) -> Float[Tensor, "*batch class"]:
@@ -140,6 +145,7 @@ class ImageModel:
         return f"ImageModel({pixels} -> {sizes} products -> {self.n_class} classes)"
 
 
+@checked
 def load_image_model(path: str | Path) -> ImageModel:
     """A model that `ImageModel.save` wrote."""
     try:
@@ -159,6 +165,9 @@ def load_image_model(path: str | Path) -> ImageModel:
         ) from error
 
 
+@checked
 def accuracy(logits: Float[Tensor, "image class"], images: Images) -> float:
     """The share of images whose class has the largest logit."""
+    check_rows("accuracy", logits, len(images), "images")
+    check_width("accuracy", logits, images.n_class, "logits")
     return float((logits.argmax(1) == images.labels).double().mean())

@@ -13,7 +13,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from analysis.studies.images.png import MARK, encoded
-from circuits.errors import ImageError
+from circuits.arguments import checked
+from circuits.errors import ImageError, check_count, check_rows
 from circuits.storage.files import written_whole
 from circuits.storage.replacing import check_file
 
@@ -59,6 +60,7 @@ def write_png(
         file.write_bytes(encoded(page))
 
 
+@checked
 def figure(
     pictures: Float[Tensor, "picture height width"], titles: Sequence[str], wrap: int = 5
 ) -> Any:
@@ -66,6 +68,10 @@ def figure(
     from plotly.graph_objects import Heatmap
     from plotly.subplots import make_subplots
 
+    check_rows("figure", pictures, len(titles), "titles")
+    if pictures.numel() == 0:
+        raise ImageError(f"figure: pictures of shape {tuple(pictures.shape)}. Pass at least one.")
+    check_count("figure", wrap, None, "wrap")
     n_row = -(-len(pictures) // wrap)
     page = make_subplots(n_row, min(wrap, len(pictures)), subplot_titles=list(titles),
                          horizontal_spacing=0.02, vertical_spacing=0.25 / n_row)  # fmt: skip

@@ -10,6 +10,7 @@ import zlib
 import numpy as np
 from jaxtyping import UInt8
 
+from circuits.arguments import checked
 from circuits.errors import ImageError, first_line
 
 _START = b"\x89PNG\r\n\x1a\n"
@@ -18,6 +19,7 @@ _CHANNELS = {0: 1, 2: 3}  # colour type: grey, red-green-blue
 _MOST = 2**26  # bytes that a picture may unpack to
 
 
+@checked
 def encoded(picture: UInt8[np.ndarray, "height width *channel"]) -> bytes:
     """The bytes of a PNG file; grey without a last axis, coloured with one of size 3."""
     height, width = picture.shape[:2]

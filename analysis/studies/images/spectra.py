@@ -25,12 +25,14 @@ from analysis.studies.images.pictures import figure, sheet
 from analysis.studies.images.png import encoded
 from circuits.algebra.bilinear import BilinearLayer
 from circuits.algebra.spectrum import Spectrum
-from circuits.errors import ImageError, check_count, check_index
+from circuits.arguments import checked
+from circuits.errors import ImageError, check_count, check_index, check_some
 
 _MOST_EXCITED = 32  # images that decide an eigenvector's sign
 _AT_A_TIME = 2048  # images whose activations are held
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class ClassSpectra:
     """For each class the full spectrum of its form in the model's last layer."""
@@ -114,9 +116,10 @@ def _along(spectrum: Spectrum, x: Float[Tensor, "image model"]) -> Float[Tensor,
     return along + spectrum.vectors[:, -1] if spectrum.has_constant else along
 
 
+@checked
 def explanation(spectra: ClassSpectra, pixels: Float[Tensor, " pixel"]) -> pd.DataFrame:
     """What every eigenpair adds to one image's logits; the rows of a class sum to its logit. Rank
-    −1 is the constant, which no pixel changes."""
+    −1 is the constant, which no pixel changes; it has no value and no ``along`` (NaN)."""
     x = spectra.inputs(pixels[None])
     constants = spectra.model.class_constants
     rows = []
@@ -128,11 +131,14 @@ def explanation(spectra: ClassSpectra, pixels: Float[Tensor, " pixel"]) -> pd.Da
     return pd.concat(rows, ignore_index=True)
 
 
+@checked
 def explanation_figure(
     spectra: ClassSpectra, pixels: Float[Tensor, " pixel"], n_class: int = 2, n: int = 4
 ) -> Any:
     """An image beside the eigenvectors of the largest contributions to its largest logits."""
     table = explanation(spectra, pixels)
+    check_count("explanation_figure", n_class, None, "n_class")
+    check_count("explanation_figure", n, None, "n")
     logits = table.groupby("class")["adds"].sum().sort_values(ascending=False)
     image = pixels.reshape(1, spectra.model.height, spectra.model.width).double()
     pictures, titles = [], []
@@ -144,11 +150,13 @@ def explanation_figure(
     return figure(torch.cat(pictures), titles, wrap=n + 1)
 
 
+@checked
 def truncation(spectra: ClassSpectra, images: Images, ranks: Iterable[int]) -> pd.DataFrame:
     """Accuracy with the first eigenpairs of each class, by their number."""
     spectra.model.check_labels(images)
     most = len(spectra.spectra[0])  # every class has all of its eigenpairs
-    kept = [min(check_count("truncation", rank, None, "rank"), most) for rank in ranks]
+    kept = [min(check_count("truncation", rank, None, "rank"), most)
+            for rank in check_some("truncation", ranks, "ranks")]  # fmt: skip
     correct = torch.zeros(len(kept), dtype=torch.int64)
     constants = spectra.model.class_constants.double()
     for pixels, labels in zip(
@@ -163,8 +171,14 @@ def truncation(spectra: ClassSpectra, images: Images, ranks: Iterable[int]) -> p
     return table.assign(lost=full - table["accuracy"], n=len(images)).drop_duplicates("rank")
 
 
+@checked
 def rank_needed(curve: pd.DataFrame, most_lost: float = 0.01) -> int | None:
     """The fewest eigenpairs from which on a truncation curve loses no more than ``most_lost``."""
+    if missing := {"rank", "lost"} - {*curve.columns}:
+        raise ImageError(
+            f"rank_needed: the curve has no column {' or '.join(sorted(missing))}. Pass a table of "
+            f"truncation(spectra, images, ranks)."
+        )
     needed = None
     for rank, lost in zip(curve["rank"][::-1], curve["lost"][::-1], strict=True):
         if lost > most_lost:
@@ -198,6 +212,7 @@ def best_matches(first: ClassSpectra, second: ClassSpectra, n: int = 10) -> pd.D
     return pd.concat(rows, ignore_index=True)
 
 
+@checked
 def form_similarity(first: ImageModel, second: ImageModel) -> pd.DataFrame:
     """Cosines of the classes' quadratic forms, ``⟨Q, Q'⟩ / |Q||Q'|``, rows the first model's; from
     inner products of the layers' hidden units, without building the forms."""
@@ -233,10 +248,11 @@ def roughness(spectra: ClassSpectra, n: int = 10) -> float:
     return steps / squares if squares else 0.0
 
 
+@checked
 def first_sheet(models: Sequence[ClassSpectra]) -> UInt8[np.ndarray, "tall wide 3"]:
     """A row for each model: each class's strongest eigenvector for it, blank where none is."""
     rows = []
-    for spectra in models:
+    for spectra in check_some("first_sheet", models, "models"):
         found = []
         for label, spectrum in enumerate(spectra.spectra):
             pictures = spectra.pictures(label)

@@ -17,7 +17,8 @@ from torch.nn import functional
 from analysis.studies.images.data import Images
 from analysis.studies.images.model import ImageModel
 from circuits.algebra.bilinear import BilinearLayer
-from circuits.errors import ImageError, number_faults
+from circuits.arguments import checked
+from circuits.errors import ImageError, check_index, number_faults
 from circuits.model.plan import refuse_faults
 from circuits.storage.progress import counted
 
@@ -68,6 +69,7 @@ class ImagePlan:
 
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
+        check_index("ImagePlan.rate", step, self.n_step + 1, "step")
         risen = (step + 1) / max(1.0, _WARM_UP * self.n_step)
         return self.learning_rate * min(risen, (1 + math.cos(math.pi * step / self.n_step)) / 2)
 
@@ -78,6 +80,7 @@ class ImagePlan:
         return math.prod(1 - rate * self.weight_decay for rate in rates)
 
 
+@checked
 def train_classifier(images: Images, plan: ImagePlan = ImagePlan()) -> ImageModel:
     """Train a classifier; the same plan and images give the same model."""
     generator = torch.Generator().manual_seed(plan.seed)
@@ -91,7 +94,7 @@ def train_classifier(images: Images, plan: ImagePlan = ImagePlan()) -> ImageMode
         for step, chosen in enumerate(_batches(plan, len(images), generator)):
             optimizer.param_groups[0]["lr"] = plan.rate(step)
             with torch.autocast("cpu", torch.bfloat16, enabled=_has_bfloat16()):
-                logits = _forward(plan, weights, images.pixels[chosen], generator)
+                logits = _forward(plan, weights, images.pixels[chosen].float(), generator)
             loss = functional.cross_entropy(logits.float(), images.labels[chosen])
             optimizer.zero_grad()
             loss.backward()

@@ -18,7 +18,8 @@ from torch import Tensor
 from analysis.studies.images.data import Images
 from analysis.studies.images.model import ImageModel, accuracy
 from circuits.algebra.spectrum import Spectrum
-from circuits.errors import ImageError, check_count, check_index
+from circuits.arguments import checked
+from circuits.errors import ImageError, check_count, check_index, check_some
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +62,7 @@ class Branch:
         return pd.DataFrame(rows)
 
 
+@checked
 def tree(model: ImageModel, label: int, kept: Sequence[int]) -> Branch:
     """One class's tree; ``kept`` is the number of eigenpairs at a node, for each layer, last first.
     Keeping all everywhere is the model itself."""
@@ -94,11 +96,12 @@ def _grown(
     return Branch(spectrum, constant, below)
 
 
+@checked
 def tree_curve(model: ImageModel, images: Images, cuts: Sequence[Sequence[int]]) -> pd.DataFrame:
     """Accuracy of all classes' trees at several truncations, beside the model's."""
     full = accuracy(model.logits(images), images)
     rows = []
-    for kept in cuts:
+    for kept in check_some("tree_curve", cuts, "cuts"):
         trees = [tree(model, label, kept) for label in range(model.n_class)]
         logits = torch.stack([one(images.pixels.double()) for one in trees], dim=1)
         found = accuracy(logits, images)

@@ -19,8 +19,8 @@ from circuits.errors import (
     BehaviourError,
     DictionaryError,
     FeatureRangeError,
+    ModelError,
     NotFoundError,
-    TensorError,
 )
 from circuits.graph.circuit import Circuit
 from circuits.graph.records import Choice, Selection, Thresholds
@@ -399,7 +399,7 @@ def test_dictionaries_of_another_model_or_site_are_refused_by_name():
 def test_a_model_with_numbers_that_are_not_finite_is_refused_as_such():
     model = planted_model()
     model.network.lm_head.weight.data[WORDS.index("glad"), 0] = float("nan")
-    with pytest.raises(TensorError, match="what the model predicts after 32 of 32 cases"):
+    with pytest.raises(ModelError, match="logits_at: 32 of 800 numbers are NaN or infinite"):
         find_circuit(model, planted_dictionaries(), planted_behaviour())
 
 

@@ -117,13 +117,59 @@ def test_what_cannot_be_asked_of_a_run_is_refused(run, parts, tmp_path):
     wrong = {
         r"for layer 1 \(there are for \[0\]\)\. Train them": {"layers": [1]},
         r"for any layer \(there are for \[0\]\)": {"layers": []},
-        r"other settings.* or delete .*layer-0": {"n": 5},
         r"q = 2\.0 must lie between 0 and 1": {"q": 2.0},
         r"n_documents = -1\. Ask for at least 1": {"corpus": built_in(0), "n_documents": -1},
     }
     for message, settings in wrong.items():
         with pytest.raises(CircuitsError, match=message):
             run_interactions(own, **settings)
+
+
+def test_a_table_of_another_n_is_made_anew_and_no_shards_stay(run, capsys):
+    asked = ["interactions", str(run), "--device", "cpu", "--json", "--n"]
+    folder = run / "interactions"
+    found = {}
+    stale = folder / "layer-0" / "outputs-0000000-0000024.parquet"  # as 0.1 left them
+    for n in ("6", "5", "5", "6"):
+        if folder.exists():
+            stale.parent.mkdir()
+            stale.write_bytes(b"of another n")
+        assert main([*asked, n]) == 0
+        answer = json.loads(capsys.readouterr().out)["layer 0"]
+        table = pd.read_parquet(folder / "layer-0.parquet")
+        assert set(table.groupby("output").size()) == {int(n)}
+        assert [path.name for path in folder.iterdir()] == ["layer-0.parquet"]
+        found.setdefault(n, []).append((folder / "layer-0.parquet").read_bytes())
+    assert all(one == made[0] for made in found.values() for one in made)
+    assert answer["replaces"] == "a table of n = 5"
+
+
+def test_a_table_that_was_interrupted_resumes_beside_one_of_other_settings(tmp_path, monkeypatch):
+    inter = Interactions(small_layer(), basis(20), basis(70, seed=2))
+    path, looked = tmp_path / "layer-0.parquet", []
+    assert len(write_strongest(inter, path, n=3)) == 3 * 70
+    whole = write_strongest(inter, tmp_path / "whole.parquet", n=4)
+    form = Interactions.form
+
+    def stops(self, output):
+        if len(looked) == 100:  # each output is looked at twice: its pairs, and their z
+            raise KeyboardInterrupt
+        looked.append(output)
+        return form(self, output)
+
+    monkeypatch.setattr(Interactions, "form", stops)
+    with pytest.raises(KeyboardInterrupt):
+        write_strongest(inter, path, n=4)
+    monkeypatch.setattr(Interactions, "form", form)
+    assert len(pd.read_parquet(path)) == 3 * 70
+    assert list((tmp_path / ".layer-0").glob("4-*/outputs-*.parquet"))
+    resumed = []
+    monkeypatch.setattr(
+        Interactions, "form", lambda self, output: (resumed.append(output), form(self, output))[1]
+    )
+    pd.testing.assert_frame_equal(write_strongest(inter, path, n=4), whole)
+    assert set(resumed) == set(range(32, 70))
+    assert not (tmp_path / ".layer-0").exists()
 
 
 def test_the_stories_do_not_weigh_a_model_of_other_words(run, tmp_path, capsys):
