@@ -30,7 +30,7 @@ from analysis.runs.circuits import (
     story_cases,
 )
 from analysis.runs.layers import run_interactions, run_rank
-from analysis.runs.run import Run
+from analysis.runs.run import Run, circuit_at
 from circuits.errors import GraphError, NotFoundError, RunError
 from circuits.graph.circuit import Circuit
 from circuits.graph.export import attribution_query, write_attribution, write_graph
@@ -151,8 +151,7 @@ def _rank_of_circuit(options: Namespace, run: Run) -> Answer:
 
 def export(options: Namespace) -> Answer:
     """A circuit in another tool's format."""
-    circuit = Circuit.load(options.circuit)
-    source = Path(options.circuit)
+    circuit, source = circuit_at(options.circuit), Path(options.circuit)
     out = source.parent if options.out is None else Path(options.out)
     written: dict[str, object] = {}
     if options.format == "attribution":
