@@ -222,7 +222,7 @@ def _from_parquet(path: Path, column: str | None) -> tuple[pa.ChunkedArray, str]
         column = _choose_column(path, pq.read_schema(path), column)
         check_parquet(path, CorpusError, [column])
         texts = pq.read_table(path, columns=[column]).column(0)
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise CorpusError(
             f"{path}: not a readable Parquet file ({first_line(error)}). It may be cut "
             f"short: download or write it again."

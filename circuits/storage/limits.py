@@ -18,7 +18,9 @@ from circuits.errors import CircuitsError, machine_memory
 _UNPACKED = 2**28  # bytes that any file may unpack to
 _TIMES = 100  # its own size, that a larger one may
 _PIECE = 2**22
-_ROWS = 256
+_ROWS = 2**14  # at once: fewer would read the repeated texts more often
+_WIDTHS = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4, "INT64": 8, "DOUBLE": 8}
+_WIDEST = 16  # bytes of a value of Parquet's other types that are no texts
 
 
 def check_readable(path: Path, error: type[CircuitsError]) -> None:
@@ -84,19 +86,22 @@ def check_parquet(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    fields = [f for f in pq.read_schema(path) if columns is None or f.name in columns]
-    plain = [f for f in fields if pa.types.is_primitive(f.type)]
-    texts = [f.name for f in fields if f not in plain and not pa.types.is_nested(f.type)]
-    if len(plain) + len(texts) < len(fields):
-        raise error(f"{path}: has a column of lists or records. Write columns of plain values.")
+    types = {f.name: f.type for f in pq.read_schema(path) if columns is None or f.name in columns}
+    nested = [name for name, type_ in types.items() if pa.types.is_nested(type_)]
+    plain = [name for name, type_ in types.items() if pa.types.is_primitive(type_)]
+    texts = [name for name in types if name not in nested and name not in plain]
+    n_bytes = 0
     with pq.ParquetFile(path, read_dictionary=texts) as file:
-        about = file.metadata
-        n_bytes = about.num_rows * sum(f.type.bit_width for f in plain) // 8
-        check_unpacked(path, n_bytes, error)
-        for group in map(about.row_group, range(about.num_row_groups)):
-            chunks = map(group.column, range(group.num_columns))
-            stored = [c.total_uncompressed_size for c in chunks if c.path_in_schema in texts]
-            check_unpacked(path, sum(stored), error)
+        groups = map(file.metadata.row_group, range(file.metadata.num_row_groups))
+        for part in (group.column(i) for group in groups for i in range(group.num_columns)):
+            inside, name = part.path_in_schema.split(".")[0] in nested, part.path_in_schema
+            if inside and part.physical_type == "BYTE_ARRAY":
+                raise error(f"{path}: column {name!r:.80} holds lists of texts. Write plain texts.")
+            if name in texts:
+                check_unpacked(path, part.total_uncompressed_size, error)
+            elif inside or name in plain:
+                n_bytes += part.num_values * _WIDTHS.get(part.physical_type, _WIDEST)
+                check_unpacked(path, n_bytes, error)
         for batch in file.iter_batches(_ROWS, columns=texts) if texts else ():
             n_bytes += sum(map(_plain_size, batch.columns))
             check_unpacked(path, n_bytes, error)

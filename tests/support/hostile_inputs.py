@@ -12,6 +12,7 @@ import re
 import resource
 import subprocess
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -94,6 +95,7 @@ def _open_all(root: Path, first: int, tables: Sequence[str]) -> None:
     import torch
 
     inputs = inputs_of(tables)
+    tempfile.tempdir = str(root)
     for table in tables:  # all that is loaded late is there, and counts for no input
         import_module(table).warm_up(root / f"{table} {first}")
     torch.set_num_threads(1)
