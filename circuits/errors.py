@@ -207,13 +207,17 @@ def largest(tensor: Tensor | None) -> float:
     return max(-float(low), float(high))
 
 
+def machine_memory() -> int:
+    """Bytes of memory of this machine."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not known on every system
+        return 2**42
+
+
 def check_memory(owner: str, n_bytes: int, remedy: str) -> None:
     """Refuse what needs more memory than this machine has."""
-    try:
-        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # not known on every system
-        there = 2**42
-    if n_bytes > there:
+    if n_bytes > (there := machine_memory()):
         raise PlanError(
             f"{owner}: this needs at least {n_bytes / 2**30:,.0f} GiB of memory, and this machine "
             f"has {there / 2**30:,.0f}. {remedy}"

@@ -40,7 +40,10 @@ def pytest_addoption(parser):
     )
 
 
-LONGEST = ("test_notebooks.py", "test_browser.py", "test_training.py", "test_run.py")
+LONGEST = (
+    "test_notebooks.py", "test_browser.py", "test_training.py", "test_run.py",
+    "test_hostile_inputs.py",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(config, items):

@@ -25,6 +25,7 @@ from circuits.errors import BehaviourError
 from circuits.graph.records import Metric
 from circuits.plotting.display import html_of
 from circuits.storage.files import written_whole
+from circuits.storage.limits import check_readable
 from circuits.storage.replacing import check_file
 
 _TEXT = ("text", lambda value: isinstance(value, str))
@@ -213,6 +214,7 @@ class Behaviour:
         """The cases of a JSONL file: text, label, right, wrong, and where they have them factors,
         pair, position and strata. The behaviour is named after the file, or as given."""
         path = Path(path)
+        check_readable(path, BehaviourError)
         try:
             lines = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:

@@ -38,7 +38,7 @@ from circuits.model.loading import load_model
 from circuits.model.model import Model
 from circuits.model.site import Site, mlp_sites
 from circuits.plotting.display import html_of, shown
-from circuits.storage.manifest import State, made_in, read_manifest, state_of, states
+from circuits.storage.manifest import NAME, State, made_in, read_manifest, state_of, states
 from circuits.storage.tables import COUNT, NUMBER, Kind, read_table
 from sae.dictionary import Dictionary
 from sae.loading import load_dictionaries
@@ -373,6 +373,15 @@ class Run:
             lines.append(f"  not made yet: {step} ({command.replace('RUN', place)})")
         lines += [f"  {name}: {mark}" for name, mark in self.marks.items()]
         return "\n".join([f"Run({place})", *lines])
+
+
+def circuit_at(path: str | Path) -> Circuit:
+    """The circuit in a file; where that lies in a run, refused or marked as the run's own."""
+    path = Path(path).expanduser().absolute()
+    run = path.parent.parent
+    if path.parent != RunFolder(run).circuits or not (run / NAME).is_file():
+        return Circuit.load(path)
+    return Run(run)._known("find", Circuit.load, path)
 
 
 def _order(found: Found) -> tuple[bool, int, float, str]:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from circuits.errors import CorpusError, first_line
 from circuits.storage.hub import hub_revision
+from circuits.storage.limits import check_arrow, check_parquet, check_readable
 
 _END_OF_TEXT = "<|endoftext|>"
 _ENDINGS = (".txt", ".jsonl", ".parquet")
@@ -51,6 +52,7 @@ def read_texts(
     ``alone`` says that a single file was named."""
     chunks, columns = [], []
     for path in files:
+        check_readable(path, CorpusError)
         if path.suffix.lower() == ".txt":
             texts, chosen = _from_txt(path), None
         elif path.suffix.lower() == ".jsonl":
@@ -83,8 +85,15 @@ def read_saved(
     """The documents of a ``save_to_disk`` folder, its files, and the column of each."""
     from datasets import Dataset, DatasetDict, load_from_disk
 
+    for file in sorted(path.rglob("*")):
+        if not file.is_dir():
+            check_readable(file, CorpusError)
     try:
+        for file in path.rglob("*.arrow"):
+            check_arrow(file, CorpusError)
         saved: Dataset | DatasetDict = load_from_disk(str(path))
+    except CorpusError:
+        raise
     except Exception as error:  # datasets uses its JSON unchecked, so anything may be raised
         raise CorpusError(
             f"{path}: a save_to_disk folder that cannot be read ({first_line(error)}). Save it "
@@ -194,7 +203,7 @@ def _from_jsonl(path: Path, column: str | None) -> tuple[pa.ChunkedArray, str | 
 def _record(path: Path, number: int, line: str) -> dict[str, object]:
     try:
         record = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # bad JSON; a number of too many digits
         where = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
         raise CorpusError(
             f"{path}: line {number}: not JSON ({getattr(error, 'msg', error)}{where}). Each line "
@@ -211,8 +220,9 @@ def _record(path: Path, number: int, line: str) -> dict[str, object]:
 def _from_parquet(path: Path, column: str | None) -> tuple[pa.ChunkedArray, str]:
     try:
         column = _choose_column(path, pq.read_schema(path), column)
+        check_parquet(path, CorpusError, [column])
         texts = pq.read_table(path, columns=[column]).column(0)
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise CorpusError(
             f"{path}: not a readable Parquet file ({first_line(error)}). It may be cut "
             f"short: download or write it again."

@@ -21,6 +21,7 @@ from circuits.algebra.bilinear import BilinearLayer
 from circuits.errors import ModelError
 from circuits.model.site import POINTS, Site, attach
 from circuits.model.weights import check_state, refuse_code
+from circuits.storage.files import read_json
 
 _LAYER = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 # unknown to some families' configurations: head_dim is read anyway, the others change nothing
@@ -28,6 +29,9 @@ _HARMLESS = {"head_dim", "pretraining_tp", "transformers.js_config", "unsloth_ve
 # how a layer is run, not what it computes; a name with a slash would fetch code from the hub
 _HOW_RUN = {f"{_}{part}_implementation" for _ in ("", "_") for part in ("attn", "experts")}
 _HOW_RUN |= {f"_{part}_implementation_internal" for part in ("attn", "experts")}
+# where a tokenizer's files list tokens that were added; None: the whole file does
+_ADDED = {"tokenizer.json": "added_tokens", "tokenizer_config.json": "added_tokens_decoder",
+          "added_tokens.json": None}  # fmt: skip
 _TWIN = {"silu": "SwiGLU", "gelu": "GEGLU", "relu": "ReGLU"}
 
 
@@ -57,12 +61,20 @@ def build(where: Path, config: Mapping[str, Any], state: dict[str, Tensor]) -> A
     from transformers import AutoConfig, AutoModelForCausalLM
 
     fields = {name: value for name, value in config.items() if name not in _HOW_RUN}
+    auto: Any = AutoModelForCausalLM  # untyped in transformers
+
+    def built(device: str) -> Any:
+        # the initial weights are replaced below
+        with torch.random.fork_rng(devices=[]), torch.device(device):
+            return auto.from_config(parsed, dtype=torch.float32, trust_remote_code=False)
+
     try:
         kind = fields.pop("model_type")
         parsed, known = AutoConfig.for_model(kind, **fields), AutoConfig.for_model(kind)
-        with torch.random.fork_rng(devices=[]):  # the initial weights are replaced below
-            auto: Any = AutoModelForCausalLM  # untyped in transformers
-            network = auto.from_config(parsed, dtype=torch.float32, trust_remote_code=False)
+        _check_depth(where, fields, len(state))
+        network = built("meta")  # no memory is used for weights that the files do not hold
+    except ModelError:
+        raise
     except Exception as error:  # each library raises its own kind
         raise ModelError(
             f"{where / 'config.json'}: transformers cannot build a language model from it "
@@ -75,8 +87,20 @@ def build(where: Path, config: Mapping[str, Any], state: dict[str, Tensor]) -> A
     state = {k: v.float() for k, v in state.items() if not k.endswith("rotary_emb.inv_freq")}
     _settle_head(where, bool(parsed.tie_word_embeddings), state)
     check_state(where, state, {name: w.shape for name, w in network.state_dict().items()})
+    network = built("cpu")
     network.load_state_dict(state)
     return network.eval().requires_grad_(False)
+
+
+def _check_depth(where: Path, config: Mapping[str, Any], n_weight: int) -> None:
+    """Refuse more layers than there are weights, before each of them is made."""
+    for name in ("num_hidden_layers", "n_layer", "n_layers", "num_layers"):
+        n_layer = config.get(name)
+        if isinstance(n_layer, int) and n_layer > n_weight:
+            raise ModelError(
+                f"{where}: config.json says {name} {n_layer}, but the files hold only {n_weight} "
+                f"weights. They are not those of its config.json."
+            )
 
 
 def _check_fields(where: Path, parsed: Any, unknown: set[str]) -> None:
@@ -219,11 +243,15 @@ def read_tokenizer(folder: Path, n_token: int, *, required: bool) -> Any | None:
             raise ModelError(f"{folder}: holds no tokenizer ({', '.join(files)}).")
         return None
     refuse_code(folder)
+    _check_tokenizer_class(folder)
+    _check_added(folder, n_token)
     try:
         auto: Any = AutoTokenizer  # untyped in transformers
         where = str(folder)
         tokenizer = auto.from_pretrained(where, local_files_only=True, trust_remote_code=False)
-    except Exception as error:
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic of the tokenizers library is no Exception
         raise ModelError(
             f"{folder}: its tokenizer cannot be read ({_in_short(error)}). Save it again with "
             f"tokenizer.save_pretrained."
@@ -232,12 +260,42 @@ def read_tokenizer(folder: Path, n_token: int, *, required: bool) -> Any | None:
     if largest < 0:
         raise ModelError(f"{folder}: the vocabulary of its tokenizer is empty. Copy it again.")
     if largest >= n_token:
-        raise ModelError(
-            f"{folder}: the tokenizer's tokens go up to {largest}, but the embedding has {n_token} "
-            f"rows (config.json, field 'vocab_size'): it is another model's tokenizer. "
-            f"Pass the right one as load_model(path, tokenizer=folder)."
-        )
+        raise _other_tokenizer(folder, f"tokens go up to {largest}", n_token)
     return tokenizer
+
+
+def _other_tokenizer(folder: Path, what: str, n_token: int) -> ModelError:
+    return ModelError(
+        f"{folder}: the tokenizer's {what}, but the embedding has {n_token} "
+        f"rows (config.json, field 'vocab_size'): it is another model's tokenizer. "
+        f"Pass the right one as load_model(path, tokenizer=folder)."
+    )
+
+
+def _check_added(folder: Path, n_token: int) -> None:
+    """Refuse more added tokens than can have a row: they are read one by one, for minutes."""
+    for name, field in _ADDED.items():
+        if (path := folder / name).exists():
+            content = read_json(path, ModelError)
+            added = content.get(field, ()) if field else content
+            if isinstance(added, dict | list) and len(added) > n_token:
+                raise _other_tokenizer(folder, f"{name} adds {len(added)} tokens", n_token)
+
+
+def _check_tokenizer_class(folder: Path) -> None:
+    """Refuse the name of something else in transformers, which would be loaded from the folder."""
+    import transformers
+
+    for name in ("tokenizer_config.json", "config.json"):
+        path = folder / name
+        kind = read_json(path, ModelError).get("tokenizer_class") if path.exists() else None
+        found = getattr(transformers, kind, None) if isinstance(kind, str) else kind
+        base = transformers.PreTrainedTokenizerBase
+        if found is not None and not (isinstance(found, type) and issubclass(found, base)):
+            raise ModelError(
+                f"{path}: tokenizer_class is {kind!r:.40}, which is no tokenizer. Save it again "
+                f"with tokenizer.save_pretrained."
+            )
 
 
 def write(network: Any, tokenizer: Any | None, folder: Path) -> None:

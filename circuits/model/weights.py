@@ -13,8 +13,10 @@ from torch import Tensor
 
 from circuits.errors import ModelError, shorten
 from circuits.storage.files import read_json
+from circuits.storage.limits import check_readable
 
 _CODE = ("auto_map", "custom_pipelines")  # fields that name Python files to import
+_MOST = 2**16  # layers, heads, experts, labels
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
@@ -39,7 +41,10 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def refuse_code(folder: Path) -> None:
     """Refuse a folder whose configurations name code of its own, before a library reads them: it
-    would run that code, or ask whether it may."""
+    would run that code, or ask whether it may. So are files that it might read without end."""
+    for path in [*folder.iterdir(), *folder.glob("additional_chat_templates/*")]:
+        if not path.is_dir():
+            check_readable(path, ModelError)
     for path in sorted(folder.glob("*config*.json")):
         parts: list[Any] = [read_json(path, ModelError)]
         while parts:
@@ -50,7 +55,24 @@ def refuse_code(folder: Path) -> None:
                     f"what it would compute is unknown. Save the model without it, in the Hugging "
                     f"Face Llama format."
                 )
-            parts += part.values() if isinstance(part, dict) else []
+            _check_counts(path, part)
+            parts += _inside(part)
+
+
+def _inside(part: object) -> list[Any]:
+    """The values of a JSON object or list."""
+    return list(part.values()) if isinstance(part, dict) else part if isinstance(part, list) else []
+
+
+def _check_counts(where: Path, part: object) -> None:
+    """Refuse counts for which a library would make a list, or layers, until the memory is full."""
+    for name, value in part.items() if isinstance(part, dict) else ():
+        counts = name.startswith(("num_", "n_layer")) or name.endswith("_layers")
+        if counts and isinstance(value, int | float) and value > _MOST:
+            raise ModelError(
+                f"{where}: {name} is {value:.3g}, and no model has more than {_MOST:,}. The file "
+                f"is damaged or of something else: copy it again."
+            )
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
@@ -63,7 +85,13 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
             raise ModelError(
                 f"{index}: field 'weight_map' does not say which file holds which weights."
             )
-        files = [folder / name for name in sorted(set(shards.values()))]
+        names = sorted(set(shards.values()))
+        if beyond := [n for n in names if not n or not n.isprintable() or {*n} & {*"/\\:"}]:
+            raise ModelError(
+                f"{index}: field 'weight_map' names {beyond[0][:80]!r}, a file outside of this "
+                f"folder. Copy all shards into the folder, under plain names."
+            )
+        files = [folder / name for name in names]
     else:
         files = [path] if (path := folder / "model.safetensors").exists() else []
     if not files:
@@ -75,12 +103,19 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         )
     state: dict[str, Tensor] = {}
     for path in files:
-        state |= read_tensors(path)
+        part = read_tensors(path)
+        if twice := sorted(state.keys() & part.keys()):
+            raise ModelError(
+                f"{path}: holds {shorten(twice, 3)}, which an earlier shard holds too, so it is "
+                f"unknown which are the model's. Copy the whole folder again."
+            )
+        state |= part
     return state
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of one safetensors file."""
+    check_readable(path, ModelError)
     try:
         with safe_open(path, framework="pt") as file:
             # a copy: a tensor on a mapped file is not aligned, and changes with the file

@@ -18,6 +18,7 @@ from uuid import uuid4
 from safetensors import SafetensorError
 
 from circuits.errors import CircuitsError
+from circuits.storage.limits import check_readable
 
 PLAN, RESULT = "plan.json", "training.json"  # of a training run: written first, and at its end
 _OWNER = ".owner"
@@ -136,6 +137,7 @@ def _as_any_file(written: Path) -> None:
 
 def read_json(path: Path, error: type[CircuitsError]) -> dict[str, Any]:
     """The JSON object in a file; any fault is raised as the given error."""
+    check_readable(path, error)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -18,6 +18,7 @@ from typing import Any
 
 from circuits.errors import RunError
 from circuits.storage.files import content_hash, folder_written_whole, written_whole
+from circuits.storage.limits import check_readable
 from circuits.storage.lock import locked
 from circuits.storage.records import Word
 from circuits.storage.replacing import PLACING, put_files
@@ -157,6 +158,7 @@ def read_manifest(run: str | Path) -> list[dict[str, Any]]:
     path = Path(run) / NAME
     if not path.exists():
         return []
+    check_readable(path, RunError)
     try:
         entries, fault = _parsed(path.read_bytes())
     except (ValueError, RecursionError) as error:

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from circuits.errors import RunError, shorten
 from circuits.storage.files import written_whole
+from circuits.storage.limits import check_parquet, check_readable
 from circuits.storage.progress import progress
 
 OUTPUTS = 32
@@ -116,6 +117,7 @@ def _write(tables: Iterable[pd.DataFrame], path: Path, fingerprint: str) -> None
 def _read(path: Path) -> pd.DataFrame:
     """The table of a file, refused if it is not the one that was written."""
     try:
+        check_parquet(path, RunError)
         table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
         raise RunError(f"{path} is not a readable Parquet file ({error}). Delete it.") from error
@@ -136,6 +138,7 @@ def _hash(table: pa.Table) -> bytes:
 
 
 def _fingerprint(path: Path) -> str:
+    check_readable(path, RunError)
     try:
         metadata = pq.read_schema(path).metadata or {}
     except (pa.ArrowException, OSError) as error:

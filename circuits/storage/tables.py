@@ -15,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 
 from circuits.errors import CircuitsError, first_line
+from circuits.storage.limits import check_parquet, check_readable
 from circuits.storage.records import RecordError, Word
 
 COUNT = "whole numbers from 0"
@@ -36,10 +37,14 @@ def read_table(
     optional: Mapping[str, Kind] | None = None,
 ) -> pd.DataFrame:
     """The table in a Parquet file; any fault is raised as the given error."""
+    check_readable(path, error)
     try:
+        check_parquet(path, error)
         return checked_table(pd.read_parquet(path), columns, optional=optional)
     except FileNotFoundError:
         raise error(f"{path}: no such file.") from None
+    except CircuitsError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, MemoryError, pa.ArrowException) as fault:
         raise error(
             f"{path}: not the table that was written ({first_line(fault)}). It was cut short, "

@@ -15,6 +15,7 @@ from torch import Tensor
 from circuits.errors import DictionaryError
 from circuits.model.weights import read_tensors
 from circuits.storage.files import content_hash, read_json
+from circuits.storage.limits import check_readable
 from sae.formats.checks import Names, checked_count, refuse, site_of, write_config
 from sae.formats.record import Stored
 
@@ -25,6 +26,7 @@ def read(folder: Path) -> Stored:
     config = _of_version_six(read_json(where, DictionaryError))
     kind, d_model, n_feature = _checked_fields(where, config)
     file = folder / "sae_weights.safetensors"
+    check_readable(file, DictionaryError)
     wanted = config.get("weights_sha256")
     # weights of the right shapes can still belong to another dictionary
     if wanted is not None and file.exists() and content_hash(file) != wanted:

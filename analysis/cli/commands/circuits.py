@@ -32,7 +32,7 @@ from analysis.runs.circuits import (
 )
 from analysis.runs.folder import RunFolder
 from analysis.runs.layers import run_interactions, run_rank
-from analysis.runs.run import Run
+from analysis.runs.run import Run, circuit_at
 from circuits.errors import GraphError, NotFoundError, RunError
 from circuits.graph.circuit import Circuit
 from circuits.graph.export import attribution_query, write_attribution, write_graph
@@ -161,8 +161,7 @@ def export(options: Namespace) -> Answer:
 
 
 def _export(options: Namespace) -> Answer:
-    circuit = Circuit.load(options.circuit)
-    source = Path(options.circuit)
+    circuit, source = circuit_at(options.circuit), Path(options.circuit)
     out = source.parent if options.out is None else Path(options.out)
     written: dict[str, object] = {}
     if options.format == "attribution":

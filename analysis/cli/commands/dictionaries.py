@@ -95,10 +95,10 @@ def _row(folder: Path, dictionary: Dictionary) -> dict[str, object]:
 
 def _last_of(metrics: Path) -> dict[str, float]:
     """The last metrics of its training; a copy need not have them."""
-    lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else []
-    if not lines:
-        return {}
     try:
+        lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else []
+        if not lines:
+            return {}
         last = json.loads(lines[-1])
         return {"fvu": last["fvu"], "steps": last["step"]}
     except (ValueError, KeyError, TypeError, RecursionError) as error:

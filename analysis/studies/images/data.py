@@ -6,13 +6,12 @@ than with shuffled digits.
 
 from __future__ import annotations
 
-import gzip
 import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 import torch
@@ -23,6 +22,13 @@ from analysis.studies.images.png import decoded
 from circuits.arguments import checked
 from circuits.errors import ImageError, check_count, check_indices, check_some, first_line, shorten
 from circuits.storage.hub import dataset_table, how_to_ask, hub_name
+from circuits.storage.limits import check_readable, check_unpacked, gunzipped
+
+_UNREADABLE = (
+    ValueError, EOFError, BadZipFile, zlib.error, AttributeError, TypeError, MemoryError, OSError,
+    NotImplementedError, RuntimeError,
+)  # fmt: skip
+"""What a file of junk raises when it is read as an archive of arrays."""
 
 _KEYS = ("x_train", "y_train", "x_test", "y_test")  # of an .npz
 
@@ -117,7 +123,10 @@ def open_images(where: str | Path | None = None) -> ImageData:
 
 
 def _from_npz(path: Path) -> dict[str, np.ndarray]:
+    check_readable(path, ImageError)
     try:
+        with ZipFile(path) as packed:
+            check_unpacked(path, sum(part.file_size for part in packed.infolist()), ImageError)
         # opened here: numpy leaves a file that is no archive open
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             if not isinstance(archive, np.lib.npyio.NpzFile):
@@ -129,10 +138,13 @@ def _from_npz(path: Path) -> dict[str, np.ndarray]:
                     f"{', '.join(archive.files) or 'nothing'}. Save it with numpy.savez(path, "
                     f"{', '.join(f'{key}=…' for key in _KEYS)})."
                 )
-            return {key: archive[key] for key in _KEYS}
-    except (ValueError, EOFError, BadZipFile, zlib.error, AttributeError, TypeError) as error:
-        if isinstance(error, ImageError):
-            raise
+            arrays = {key: archive[key] for key in _KEYS}
+            if other := [key for key in _KEYS if not isinstance(arrays[key], np.ndarray)]:
+                raise ValueError(f"its {other[0]} is no array")
+            return arrays
+    except ImageError:
+        raise
+    except _UNREADABLE as error:
         raise ImageError(
             f"{path}: not a readable .npz ({first_line(error)}). Save plain arrays with "
             f"numpy.savez; pickled ones are never opened."
@@ -155,14 +167,17 @@ def _from_idx(folder: Path) -> dict[str, np.ndarray]:
 
 
 def _read_idx(path: Path) -> np.ndarray:
+    check_readable(path, ImageError)
     try:
-        content = path.read_bytes()
-        content = gzip.decompress(content) if path.suffix == ".gz" else content
+        packed = path.suffix == ".gz"
+        content = gunzipped(path, ImageError) if packed else path.read_bytes()
         zero, kind, n_axis = struct.unpack(">HBB", content[:4])
         if (zero, kind) != (0, 8):
             raise ValueError("its header is not that of a file of bytes")
         shape = struct.unpack(f">{n_axis}I", content[4 : 4 + 4 * n_axis])
         return np.frombuffer(content, np.uint8, offset=4 + 4 * n_axis).reshape(shape).copy()
+    except ImageError:
+        raise
     except (ValueError, struct.error, EOFError, zlib.error, OSError) as error:
         raise ImageError(
             f"{path}: not a readable IDX file ({first_line(error)}). Download it again."

@@ -192,6 +192,21 @@ def test_a_mark_is_on_the_pages_in_python_and_in_the_commands(hostile_run, folde
     assert mark.startswith(str(circuit))
 
 
+def test_an_exported_circuit_has_the_mark_of_its_file(folder, tmp_path, monkeypatch):
+    circuit, out = folder / CIRCUIT, str(tmp_path / "out")
+    said = f"{circuit}: edited after the step 'circuit hostile' made it"
+    assert "note:" not in command("export", str(circuit), "--out", out).stdout
+    circuit.write_text(circuit.read_text() + " ")
+    for form in ("graphml", "gexf", "tables", "attribution"):
+        assert f"note: {said}" in command("export", str(circuit), "--out", out, "--force",
+                                          "--format", form).stdout  # fmt: skip
+    monkeypatch.chdir(circuit.parent)
+    answer = json.loads(command("export", circuit.name, "--out", out, "--force", "--json").stdout)
+    assert answer["marks"][0].startswith(said)
+    copy = shutil.copy(circuit, tmp_path)
+    assert "note:" not in command("export", copy, "--out", out, "--force").stdout
+
+
 def test_verify_lists_every_file_and_the_command_that_makes_it_again(folder):
     table = verify(folder).set_index("file")
     assert set(table["state"]) == {"as it was made"}
