@@ -423,7 +423,7 @@ def test_a_plan_that_cannot_be_names_all_that_is_wrong_with_it(monkeypatch):
     said = r"n_batch is 1, .*k is 0, .*outlier is 0.5, .*activation is 'relu', .*sites are 'mlp_in"
     with pytest.raises(PlanError, match=said):
         TrainingPlan(k=0, n_batch=1, activation="relu", outlier=0.5, sites="mlp_in@0")
-    odd = {"sites": None, "normalise": "no", "learning_rate": True, "seed": 2**70}
+    odd = {"sites": None, "learning_rate": True, "seed": 2**70}
     for name, value in [*odd.items(), ("sites", {"mlp_in@0": 1})]:
         with pytest.raises(PlanError, match=rf"my.json: TrainingPlan: {name} (is|are) "):
             TrainingPlan.from_dict({name: value}, "my.json")
