@@ -49,6 +49,7 @@ def transcoder_table(
     corpus: Corpus,
     *,
     n_documents: int = N_DOCUMENTS,
+    window: int | None = None,
     n_explained: int = 500,
 ) -> pd.DataFrame:
     """A transcoder of an MLP beside autoencoders of its input and output with the layer between.
@@ -71,7 +72,7 @@ def transcoder_table(
     site = transcoder.site_in(model, "transcoder_table")
     layer = _between(transcoder, inputs, outputs, site, model)
     transcoder, inputs, outputs = (d.to(model.device) for d in (transcoder, inputs, outputs))
-    read = partial(_read, model, corpus, mlp_sites(site.layer), n_documents)
+    read = partial(_read, model, corpus, mlp_sites(site.layer), n_documents, window)
     first = _First(transcoder)
     for _, x, y in read():
         first.see(x, y)
@@ -175,7 +176,7 @@ def _between(
 
 def _read(
     model: Model, corpus: Corpus, sites: tuple[Site, Site], n_documents: int,
-    window: int | None = None,
+    window: int | None,
 ) -> Iterator[tuple[Reading, Tensor, Tensor]]:  # fmt: skip
     """Each batch with its counted tokens' activations at the site and at the target."""
     for reading in readings(model, corpus, sites, n_documents=n_documents, window=window):

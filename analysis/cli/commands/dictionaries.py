@@ -65,23 +65,26 @@ def sae_info(options: Namespace) -> Answer:
 
 
 def sae_quality(options: Namespace) -> Answer:
-    """How well each dictionary of a run stands in for its site."""
-    run = inputs.opened_run(options)
+    """How well each dictionary of a run stands in for its site, or a transcoder for its target."""
+    run = Run(options.run_folder, None, options.device)
+    # where there are transcoders alone, no autoencoder is missed
+    alone = run.transcoders and not run.folder.dictionaries.exists()
+    dictionaries = {} if alone else run.dictionaries
     corpus = inputs.held_out(options, run.model)
     how = {"n_documents": options.documents, "seed": options.seed}
     rows = [
         quality(dictionary, run.model, corpus, **how).assign(site=str(site))
-        for site, dictionary in progress(run.dictionaries.items(), "quality", "site")
+        for site, dictionary in progress(dictionaries.items(), "quality", "site")
     ]
     rows += [quality(each, run.model, corpus, **how) for each in run.transcoders.values()]
     table = pd.concat(rows).set_index("site")
     text, answer = [_shown(table.T)], table.to_dict("index")
     for transcoder in run.transcoders.values():
         into, out = mlp_sites(transcoder.read_site("sae quality").layer)
-        known = {into, out} <= set(run.dictionaries)
+        known = {into, out} <= set(dictionaries)
         if not known or (transcoder.site, transcoder.target) != (into, out):
             continue
-        pair = run.dictionaries[into], run.dictionaries[out]
+        pair = dictionaries[into], dictionaries[out]
         n = options.documents
         beside = transcoder_table(transcoder, *pair, run.model, corpus, n_documents=n)
         text += [_shown(beside), WHAT_IS_LOST]

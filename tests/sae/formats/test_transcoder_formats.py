@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 from functools import partial
 
+import jaxtyping
 import pytest
 import torch
 import yaml
@@ -261,7 +262,8 @@ def test_layouts_of_autoencoders_refuse_a_transcoder(layout, tmp_path):
         small_transcoder(relu=relu).save(tmp_path / "saved", layout)
 
 
-def test_what_a_transcoder_may_be_is_checked():
+def test_what_a_transcoder_may_be_is_checked(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would speak first
     refused = {
         "target mlp_in@0 is not computed after site mlp_in@0": {"target": Site("mlp_in", 0)},
         "target mlp_out@1 is not computed after site mlp_in@0": {"target": Site("mlp_out", 1)},
