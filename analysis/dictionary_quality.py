@@ -66,6 +66,17 @@ def quality(
     """
     if dictionary.target is not None:
         return transcoder_row(dictionary, model, corpus, n_documents, window, seed)
+    return _autoencoder_row(dictionary, model, corpus, n_documents, window, seed)
+
+
+def _autoencoder_row(
+    dictionary: Dictionary,
+    model: Model,
+    corpus: Corpus,
+    n_documents: int,
+    window: int | None,
+    seed: int,
+) -> pd.DataFrame:
     site = dictionary.site_in(model, "quality")
     dictionary = dictionary.to(model.device)
     read = partial(readings, model, corpus, [site], n_documents=n_documents, window=window)

@@ -84,27 +84,32 @@ def transcoder_table(
         "affine map": first.affine,
         "zero": lambda x, y: torch.zeros_like(y),
     }
-    losses, needed = _Losses(model, mlp_sites(site.layer)[1], ways), _Needed(n_explained)
+    losses, needed = _Losses(model, mlp_sites(site.layer)[1], ways), Needed(n_explained)
     for reading, x, y in read():
         losses.see(reading, x, y)
         needed.see(x, y, (transcoder, inputs, outputs), layer)
     table = losses.table(first.variance)
-    shown = {"transcoder": transcoder, "input and layer": inputs, "output": outputs}
-    columns: dict[str, dict[str, object]] = {
-        "n_feature": {name: str(each.n_feature) for name, each in shown.items()},
-        "k": {name: str(each.k or "threshold") for name, each in shown.items()},
-        "terms_90": {"transcoder": needed.median("features"), _PAIR: needed.median("pairs")},
-        "energy_90": {"transcoder": needed.median("written"), _PAIR: needed.median("outputs")},
-        "between": {"transcoder": "linear, no pairs", _PAIR: "pairs, exact"},
-    }
-    for name in ("n_feature", "k"):
-        columns[name][_PAIR] = f"{columns[name]['input and layer']} + {columns[name]['output']}"
+    columns = _described({"transcoder": transcoder, "input and layer": inputs, "output": outputs})
+    columns["terms_90"] = {"transcoder": needed.median("features"), _PAIR: needed.median("pairs")}
+    columns["energy_90"] = {"transcoder": needed.median("written"), _PAIR: needed.median("outputs")}
+    columns["between"] = {"transcoder": "linear, no pairs", _PAIR: "pairs, exact"}
     for name, values in columns.items():
         table[name] = pd.Series(values, dtype=object)
     return table.rename_axis("in place of the MLP").assign(n_token=first.n_token)
 
 
 _PAIR = "autoencoders and layer"
+
+
+def _described(shown: dict[str, Dictionary]) -> dict[str, dict[str, Any]]:
+    """How many features each row's dictionaries have, and how many are active."""
+    columns: dict[str, dict[str, Any]] = {
+        "n_feature": {name: str(each.n_feature) for name, each in shown.items()},
+        "k": {name: str(each.k or "threshold") for name, each in shown.items()},
+    }
+    for column in columns.values():
+        column[_PAIR] = f"{column['input and layer']} + {column['output']}"
+    return columns
 
 
 def transcoder_row(
@@ -260,20 +265,21 @@ class _Losses:
         return table
 
 
-class _Needed:
+class Needed:
     """How many terms make up most of what is written, on the first tokens."""
 
     def __init__(self, n_token: int) -> None:
         self._left = n_token
-        self._found: dict[str, list[int]] = {}
+        self.found: dict[str, list[int]] = {}
 
     def median(self, name: str) -> float:
         """NaN where nothing was active."""
-        return float(np.median(self._found[name])) if self._found.get(name) else float("nan")
+        return float(np.median(self.found[name])) if self.found.get(name) else float("nan")
 
     def see(
         self, x: Tensor, y: Tensor, dictionaries: tuple[Dictionary, ...], layer: BilinearLayer
     ) -> None:
+        """Count for some tokens, as far as the number wanted goes."""
         n = min(self._left, len(x))
         self._left -= n
         for into, out in zip(x[:n], y[:n], strict=True):
@@ -286,15 +292,16 @@ class _Needed:
         written, read = _written(transcoder, x), _written(inputs, x)
         code = outputs.active(y)
         reads = outputs.encoder[code.features[code.active]]
-        self._add("features", written @ reads.mT)
-        self._add("pairs", _pairs(layer, read, inputs.offset, reads))
+        self.add("features", written @ reads.mT)
+        self.add("pairs", pair_terms(layer, read, inputs.offset, reads))
         out = _written(outputs, layer(inputs.reconstruct(x)))
         for name, rows in (("written", written), ("outputs", out)):
             rows = rows[rows.square().sum(1).argsort(descending=True)]
             left = (rows.sum(0) - rows.cumsum(0)).square().sum(1)
             self._count(name, left[:, None], _OFF * rows.sum(0).square().sum()[None])
 
-    def _add(self, name: str, terms: Float[Tensor, "term read"]) -> None:
+    def add(self, name: str, terms: Float[Tensor, "term read"]) -> None:
+        """Count the terms of each reading."""
         terms = terms.gather(0, terms.abs().argsort(0, descending=True))
         left = (terms.sum(0) - terms.cumsum(0)).abs()
         self._count(name, left, _OFF * terms.sum(0).abs())
@@ -306,7 +313,7 @@ class _Needed:
         if len(left):
             within = left <= most
             within[-1] = True  # all of them, whatever is rounded
-            self._found.setdefault(name, []).extend((within.long().argmax(0) + 1).tolist())
+            self.found.setdefault(name, []).extend((within.long().argmax(0) + 1).tolist())
 
 
 def _written(
@@ -317,7 +324,7 @@ def _written(
     return code.values[code.active][:, None] * dictionary.decoder[code.features[code.active]]
 
 
-def _pairs(
+def pair_terms(
     layer: BilinearLayer,
     written: Float[Tensor, "active model"],
     offset: Float[Tensor, " model"],

@@ -9,10 +9,10 @@ import analysis
 import sae
 from analysis import quality, transcoder_table
 from analysis.discovery.provenance import check_dictionaries
-from analysis.transcoder_quality import _Needed, _pairs
+from analysis.transcoder_quality import Needed, pair_terms
 from circuits.errors import CircuitsError, DictionaryError
 from circuits.model import Site
-from tests.analysis.test_dictionary_quality import WINDOW, Oracle, corpus, tied  # noqa: F401
+from tests.support.dictionary_oracle import WINDOW, Oracle, tied
 from tests.support.small import normal
 from tests.support.small_dictionaries import (
     N_FEATURE,
@@ -20,8 +20,14 @@ from tests.support.small_dictionaries import (
     small_transcoder,
     some_activations,
 )
+from tests.support.small_models import small_corpus
 
 INTO, OUT = Site("mlp_in", 0), Site("mlp_out", 0)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return small_corpus(tmp_path_factory.mktemp("texts"), 80)
 
 
 def transcoder(**fields):
@@ -29,12 +35,12 @@ def transcoder(**fields):
     return small_transcoder(**{**parts, **fields}).to(torch.float64)
 
 
-def read(model, corpus):  # noqa: F811
+def read(model, corpus):
     """All counted tokens at the MLP's input and output."""
     return (Oracle(model, corpus, small_dictionary(site=site)).x for site in (INTO, OUT))
 
 
-def loss_with(model, corpus, function):  # noqa: F811
+def loss_with(model, corpus, function):
     """The model's loss with a function of the MLP's input in place of its output."""
     oracle, kept = Oracle(model, corpus, small_dictionary(site=OUT)), []
     with model.replaced({INTO: lambda x: kept.append(x) or x}):
@@ -43,7 +49,7 @@ def loss_with(model, corpus, function):  # noqa: F811
 
 @pytest.mark.parametrize("skip", [False, True])
 @pytest.mark.parametrize("kind", ["topk", "thresholds"])
-def test_a_transcoders_row_is_what_a_plain_loop_measures(kind, skip, plain, corpus):  # noqa: F811
+def test_a_transcoders_row_is_what_a_plain_loop_measures(kind, skip, plain, corpus):
     rule = {} if kind == "topk" else {"k": None, "threshold": torch.full((N_FEATURE,), 1.0)}
     one = transcoder(skip=skip, **rule)
     row = quality(one, plain, corpus, window=WINDOW).iloc[0]
@@ -76,7 +82,7 @@ def pair(**fields):
     )
 
 
-def test_the_table_is_what_each_way_gives_by_itself(plain, corpus):  # noqa: F811
+def test_the_table_is_what_each_way_gives_by_itself(plain, corpus):
     one, (inputs, outputs), layer = transcoder(), pair(), plain.layer(0)
     table = transcoder_table(one, inputs, outputs, plain, corpus, window=WINDOW, n_explained=40)
     x, y = read(plain, corpus)
@@ -105,7 +111,7 @@ def test_the_table_is_what_each_way_gives_by_itself(plain, corpus):  # noqa: F81
     }  # fmt: skip
 
 
-def test_the_pairs_add_up_to_what_the_layer_makes_of_the_inputs_features(plain, corpus):  # noqa: F811
+def test_the_pairs_add_up_to_what_the_layer_makes_of_the_inputs_features(plain, corpus):
     inputs, layer = tied(site=INTO, offset=normal(16, seed=5)), plain.layer(0)
     x, _ = read(plain, corpus)
     reads = normal(7, 16, seed=4)
@@ -113,7 +119,7 @@ def test_the_pairs_add_up_to_what_the_layer_makes_of_the_inputs_features(plain, 
         f = inputs.encode(token[None])[0]
         active = f.nonzero()[:, 0]
         written = f[active, None] * inputs.decoder[active]
-        terms = _pairs(layer, written, inputs.offset, reads)
+        terms = pair_terms(layer, written, inputs.offset, reads)
         assert len(terms) == len(active) * (len(active) + 3) // 2
         whole, still = layer(inputs.reconstruct(token[None])), layer(inputs.offset[None])
         torch.testing.assert_close(terms.sum(0), ((whole - still) @ reads.mT)[0])
@@ -124,15 +130,15 @@ def test_the_pairs_add_up_to_what_the_layer_makes_of_the_inputs_features(plain, 
 
 
 def test_terms_are_counted_until_a_tenth_is_left():
-    needed = _Needed(1)
-    needed._add("features", torch.tensor([[1.0, 5.0], [-8.0, 0.4], [1.0, 5.0], [2.0, 0.2]]))
+    needed = Needed(1)
+    needed.add("features", torch.tensor([[1.0, 5.0], [-8.0, 0.4], [1.0, 5.0], [2.0, 0.2]]))
     # −8+2 is −6 of −4 and so on: only with all four is −8, 2, 1, 1 within a tenth; 5+5 is at once
-    assert needed._found["features"] == [4, 2]
+    assert needed.found["features"] == [4, 2]
 
 
 def test_a_transcoder_in_the_models_place_is_its_reconstruction_and_with_its_error_nothing(
     plain,
-    corpus,  # noqa: F811
+    corpus,
 ):
     one = transcoder(skip=True)
     tokens = torch.tensor([[1, 5, 9, 4, 2]])
@@ -145,7 +151,7 @@ def test_a_transcoder_in_the_models_place_is_its_reconstruction_and_with_its_err
     torch.testing.assert_close(same, plain.logits(tokens))
 
 
-def test_what_reads_features_alone_takes_a_transcoder(plain, corpus):  # noqa: F811
+def test_what_reads_features_alone_takes_a_transcoder(plain, corpus):
     one = transcoder(skip=True)
     found = sae.examples(one, plain, corpus, [3], n=2).table()
     assert len(found) > 0
@@ -158,7 +164,7 @@ def test_what_reads_features_alone_takes_a_transcoder(plain, corpus):  # noqa: F
     assert int(one.measured([some_activations()]).statistics.n_token) == 200
 
 
-def refusing(one, other, model, corpus):  # noqa: F811
+def refusing(one, other, model, corpus):
     """Calls that need an autoencoder, with the names of what refuses."""
     both = {INTO: one, OUT: other}
     tokens = torch.tensor([1, 5, 9, 4, 2])
@@ -183,14 +189,14 @@ NEEDS = [*refusing(None, None, None, None)]
 def test_what_needs_an_autoencoder_refuses_a_transcoder_in_one_sentence(
     call,
     plain,
-    corpus,  # noqa: F811
+    corpus,
 ):
     with pytest.raises(CircuitsError, match="transcoder") as refused:
         refusing(transcoder(), tied(site=OUT), plain, corpus)[call]()
     assert "\n" not in str(refused.value)
 
 
-def test_a_table_of_dictionaries_that_are_not_of_one_mlp_is_refused(plain, corpus):  # noqa: F811
+def test_a_table_of_dictionaries_that_are_not_of_one_mlp_is_refused(plain, corpus):
     one, (inputs, outputs) = transcoder(), pair()
     stream = transcoder(site=Site("resid_pre", 0))
     for given in ((stream, inputs, outputs), (one, outputs, inputs), (inputs, inputs, outputs)):

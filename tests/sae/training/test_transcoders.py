@@ -14,9 +14,8 @@ from circuits.model import ModelPlan, ModelShape, Site, load_model, train_model
 from sae import TensorActivations, TrainingPlan, load_dictionaries, train_on, train_saes
 from sae.training.run import DictionaryTraining
 from sae.training.step import Coder
-from tests.sae.training.test_run import files
-from tests.sae.training.test_step import clipped
 from tests.support.small import generator, normal
+from tests.support.small_training import clipped, files
 
 INTO, OUT = Site("mlp_in", 0), Site("mlp_out", 0)
 PLAN = TrainingPlan(
