@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from analysis.lowrank.measure import rank_curve as rank_curve
     from analysis.opened_run import open_run as open_run
     from analysis.report import write_report as write_report
+    from analysis.transcoder_quality import transcoder_table as transcoder_table
     from analysis.validation.record import Validation as Validation
     from analysis.validation.validate import validate as validate
 

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from analysis.transcoder_quality import transcoder_row
 from circuits.algebra.basis import Basis
 from circuits.algebra.bilinear import with_constant
 from circuits.arguments import checked
@@ -59,7 +60,23 @@ def quality(
     selected. Medians over features, ``…_mean`` means, ``…_random`` with random directions.
     ``pinv_on_active`` gives TopK's features their pseudoinverse values, ``pinv_largest`` selects
     the largest of these. ``pinv_exact`` is False where the nearest pseudoinverse had to be used.
+
+    A *transcoder*'s row is of its target, with what it writes in the target's place; it has no
+    pseudoinverse, and in ``random`` each feature writes another's row.
     """
+    if dictionary.target is not None:
+        return transcoder_row(dictionary, model, corpus, n_documents, window, seed)
+    return _autoencoder_row(dictionary, model, corpus, n_documents, window, seed)
+
+
+def _autoencoder_row(
+    dictionary: Dictionary,
+    model: Model,
+    corpus: Corpus,
+    n_documents: int,
+    window: int | None,
+    seed: int,
+) -> pd.DataFrame:
     site = dictionary.site_in(model, "quality")
     dictionary = dictionary.to(model.device)
     read = partial(readings, model, corpus, [site], n_documents=n_documents, window=window)

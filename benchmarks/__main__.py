@@ -3,6 +3,7 @@
 core: the exact core. models: training and reading. twins: losses of models with other activations.
 seeds: the default model from ten seeds. saes: a training step of dictionaries against sae-lens.
 dictionaries: the default dictionaries from ten seeds. graphs: interaction graphs on planted layers.
+transcoders: one of an MLP beside autoencoders of its size: a step's speed, what it cannot show.
 load: time and memory of every command's work at 1k, 4k and 16k features, beside the ideal rise.
 shapes: pairs found in dictionaries of every shape (--folder: and in a run's own).
 recovery: known features recovered, beside sae-lens. digits: the image case study (--data).
@@ -68,6 +69,7 @@ tables = {
     "seeds": lambda: models.seed_table(options.device),
     "saes": lambda: saes.speed(options.device),
     "dictionaries": lambda: saes.seed_table(options.device),
+    "transcoders": lambda: saes.transcoders(options.device),
     "recovery": lambda: recovery.run(),
     "digits": lambda: digits.run(options.data),
     "digits-more": lambda: digits.widths_and_parts(options.data),

@@ -21,13 +21,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from analysis import quality
+from analysis import quality, transcoder_table
+from analysis.transcoder_quality import WHAT_IS_LOST
 from benchmarks.measure import extra_memory, gemm_peak, machine, table
 from circuits.corpus import built_in
 from circuits.corpus.documents import split_corpus
 from circuits.model import ModelPlan, load_model, train_model
+from circuits.model.site import mlp_sites
 from sae import TrainingPlan, train_saes
-from sae.training.mixer import Mixer
+from sae.training.mixer import Mixer, Place
 from sae.training.sources import ModelActivations
 from sae.training.step import Coder
 
@@ -211,6 +213,63 @@ def speed(device: str) -> str:
         more = [*together(Path(name), device), *held_memory(device)]
     steps = table(rows, head) + "\n\n" + table(more, ("run", "measured", "beside", "wanted"))
     return f"{machine()}, batches of {N_BATCH}, seed 0.\n\n" + steps
+
+
+def transcoders(device: str) -> str:
+    """A transcoder of the built-in model's MLP beside autoencoders of its size, and their steps."""
+    corpus = built_in(0)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        trained = train_model(ModelPlan(), corpus, folder / "model", device=device)
+        model = load_model(trained.folder, device=device)
+        into, out = mlp_sites(0)
+        plan = TrainingPlan(sites=(str(into), str(out)), n_features=2 * model.d_model)
+        pair = train_saes(model, corpus, plan, folder / "saes", device=device)
+        over = replace(plan, sites=(str(into),), target=out.point)
+        made = train_saes(model, corpus, over, folder / "transcoders", device=device)
+        held_out = split_corpus(corpus)[1]
+        found = transcoder_table(made[into], pair[into], pair[out], model, held_out)
+        source = ModelActivations(model, corpus, (into, out))
+        mixer = Mixer(source, plan.n_buffer, plan.n_batch, 0, None, device)
+        steps = _steps_of_both([mixer.buffer(Place())[site] for site in (into, out)], plan, device)
+    columns = ["fvu", "added", "recovered", "n_feature", "k", "terms_90", "energy_90", "between"]
+    rows = [
+        (str(name), *(_cell(row[column]) for column in columns)) for name, row in found.iterrows()
+    ]
+    n_token = int(found["n_token"].iloc[0])
+    return f"{machine()}, {n_token} held-out tokens, seed 0.\n\n" + "\n\n".join(
+        [table(rows, ("in place of the MLP", *columns)), WHAT_IS_LOST, steps]
+    )
+
+
+def _steps_of_both(buffers: list[Tensor], plan: TrainingPlan, device: str) -> str:
+    """Steps of an autoencoder of the input and of a transcoder, in turns."""
+    x, y = (each / each.square().mean().sqrt() for each in buffers)
+    made = [
+        Coder.start(
+            x.shape[1], 2 * x.shape[1], torch.Generator().manual_seed(0), at.mean(0), k=plan.k,
+            centre=None if at is x else x.mean(0),
+        )
+        for at in (x, y)
+    ]  # fmt: skip
+    made[0].fit_length(x[:N_BATCH])
+    made[1].fit_length(x[:N_BATCH], y[:N_BATCH])
+    taken: dict[str, list[float]] = {"autoencoder": [], "transcoder": []}
+    pairs = zip(x.split(plan.n_batch), y.split(plan.n_batch), strict=True)
+    for read, wanted in islice(cycle(pairs), 200):
+        taken["autoencoder"].append(timed(lambda b=read: made[0].step(b, RATE), device))
+        taken["transcoder"].append(timed(lambda b=read, w=wanted: made[1].step(b, RATE, w), device))
+    seconds = {name: sorted(times)[len(times) // 2] for name, times in taken.items()}
+    rates = [f"{plan.n_batch / each:.0f}" for each in seconds.values()]
+    ratio = f"{seconds['transcoder'] / seconds['autoencoder']:.2f}x"
+    return table([(*rates, ratio)], ("autoencoder, tokens/s", "transcoder", "time"))
+
+
+def _cell(value: object) -> str:
+    """A number at four digits; what a row does not have is a dash."""
+    if isinstance(value, str):
+        return value
+    return "-" if value != value else f"{value:.4g}"
 
 
 def seed_table(device: str, n_seeds: int = 10) -> str:

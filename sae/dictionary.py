@@ -2,6 +2,9 @@
 
 ``encode(x)`` is the ``k`` largest of ``(x − offset) encoderᵀ + bias``, cut at zero unless ``relu``
 is False, or those above a ``threshold``; ``decode(f)`` is ``f decoder + offset``.
+
+With a ``target`` it is a transcoder: it reads ``x encoderᵀ + bias`` at its site and writes at the
+target, where ``offset`` belongs. What needs an autoencoder refuses it.
 """
 
 from __future__ import annotations
@@ -44,7 +47,8 @@ class Dictionary(Stored):
     def preactivations(self, x: Float[Tensor, "*batch model"]) -> Float[Tensor, "*batch feature"]:
         """Each feature's score, before the selection."""
         check_width("Dictionary", x, self.d_model, "activations")
-        x = x.to(self.dtype) - self.offset
+        x = x.to(self.dtype)
+        x = x - self.offset if self.target is None else x
         self._check_range("Dictionary", {"activations": largest(x)}, "encoder", self.bias)
         return x @ self._into + self.bias
 
@@ -72,8 +76,9 @@ class Dictionary(Stored):
         check_width("Dictionary", x, self.d_model, "activations")
         return self.active(x.reshape(-1, x.shape[-1])).dense().view(*x.shape[:-1], self.n_feature)
 
-    def decode(self, features: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch model"]:
-        """The activation that these features write, offset included."""
+    def decode(self, features: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch target"]:
+        """The activation that these features write, offset included; without a transcoder's skip
+        connection, which is no function of features."""
         check_width("Dictionary.decode", features, self.n_feature, "features")
         features = features.to(self.dtype)
         self._check_range(
@@ -81,12 +86,16 @@ class Dictionary(Stored):
         )
         return features @ self.decoder + self.offset
 
-    def reconstruct(self, x: Float[Tensor, "*batch model"]) -> Float[Tensor, "*batch model"]:
-        """The activation as the active features reconstruct it."""
+    def reconstruct(self, x: Float[Tensor, "*batch model"]) -> Float[Tensor, "*batch target"]:
+        """The activation as the active features reconstruct it; for a transcoder its target's."""
         check_width("Dictionary", x, self.d_model, "activations")
-        return self.decoded(self.active(x.reshape(-1, x.shape[-1]))).view(x.shape)
+        rows = x.reshape(-1, x.shape[-1])
+        made = self.decoded(self.active(rows))
+        if self.skip is not None:
+            made = made + rows.to(self.dtype) @ self.skip.mT
+        return made.view(*x.shape[:-1], self.d_target)
 
-    def decoded(self, code: Code) -> Float[Tensor, "row model"]:
+    def decoded(self, code: Code) -> Float[Tensor, "row target"]:
         """The activation that each row of a code writes, offset included."""
         given = {"values": largest(code.values)}
         self._check_range("Dictionary.decoded", given, "decoder", self.offset)
@@ -102,6 +111,7 @@ class Dictionary(Stored):
 
     def error(self, x: Float[Tensor, "*batch model"]) -> Float[Tensor, "*batch model"]:
         """What the reconstruction misses: ``x = reconstruct(x) + error(x)``."""
+        self.check_autoencoder("Dictionary.error")
         return x.to(self.dtype) - self.reconstruct(x)
 
     def basis(
@@ -110,6 +120,7 @@ class Dictionary(Stored):
         """The features as directions, read by the decoder's pseudoinverse or by the encoder.
         ``least_squares`` accepts the nearest reader of a decoder that does not span the activation
         space."""
+        self.check_autoencoder("Dictionary.basis")
         if reader == "encoder":
             return Basis.from_encoder(self.decoder, self.encoder, self.offset, self.bias)
         if reader == "pinv":
@@ -124,10 +135,12 @@ class Dictionary(Stored):
         return model if isinstance(model, str) else None
 
     def site_in(self, model: Model, needed_by: str) -> Site:
-        """Its site in a model; refused where it was trained on another model, or does not fit."""
-        if self.d_model != model.d_model:
+        """The site that it reads in a model; refused where it was trained on another model, or
+        does not fit."""
+        if {self.d_model, self.d_target} != {model.d_model}:
+            width = self.d_model if self.d_model != model.d_model else self.d_target
             raise DictionaryError(
-                f"{needed_by}: {self} is for activations of {self.d_model}, and the model's have "
+                f"{needed_by}: {self} is for activations of {width}, and the model's have "
                 f"{model.d_model}. Load the model that it was trained on."
             )
         trained_on = self.trained_on
@@ -138,18 +151,28 @@ class Dictionary(Stored):
                 f"configuration or tokenizer. Load the model that it was trained on, or train a "
                 f"dictionary of this one."
             )
-        return model.check_sites(self.known_site(needed_by))[0]
+        return model.check_sites(self.read_site(needed_by))[0]
 
     @contextmanager
     def spliced(self, model: Model, *, error: bool = False) -> Iterator[Model]:
-        """Within the block the model computes with the reconstruction at the dictionary's site, and
-        with ``error`` with the reconstruction error too, so that nothing changes."""
+        """Within the block the model computes with the reconstruction at the dictionary's site (a
+        transcoder's: of its target), and with ``error`` with the reconstruction error too, so that
+        nothing changes."""
+        site = self.site_in(model, "Dictionary.spliced")
+        was_read: dict[Site, Tensor] = {}
 
-        def function(x: Tensor) -> Tensor:
-            made = self.reconstruct(x)
-            return made + (x.to(self.dtype) - made) if error else made
+        def keep(x: Tensor) -> Tensor:
+            was_read[site] = x
+            return x
 
-        with model.replaced({self.site_in(model, "Dictionary.spliced"): function}):
+        def function(y: Tensor) -> Tensor:
+            made = self.reconstruct(was_read.pop(site, y))
+            return made + (y.to(self.dtype) - made) if error else made
+
+        functions: dict[Site | str, Any] = {self.target or site: function}
+        if self.target is not None:
+            functions[site] = keep
+        with model.replaced(functions):
             yield model
 
     def measured(self, activations: Iterable[Tensor]) -> Dictionary:
@@ -162,21 +185,26 @@ class Dictionary(Stored):
 
         ``sae-lens`` holds every dictionary. ``published`` is the paper's layout (whose code expects
         a folder named like ``18-mlp-in-x8-k30``), ``sparsify`` and ``dictionary_learning`` those
-        projects'.
+        projects'. ``circuit_tracer`` adds a transcoder as one layer to that project's set.
         """
         return folders.save(self, folder, format)
 
     @property
     def sae_lens(self) -> Any:
-        """A new sae-lens object with these weights, a ``TopKSAE`` or a ``JumpReLUSAE``."""
+        """A new sae-lens object with these weights: a ``TopKSAE``, a ``JumpReLUSAE``, or of a
+        transcoder with thresholds a ``JumpReLUTranscoder``."""
         return as_sae_lens(self)
 
     @cached_property
     def fingerprint(self) -> str:
         """A hash of the weights and of the rule that makes a feature active."""
         digest = hashlib.sha256(f"{self.k} {self.relu}".encode())
+        if self.target is not None:
+            digest.update(f"to {self.target}".encode())
         for name in WEIGHTS:
             tensor = getattr(self, name)
+            if name == "skip" and tensor is None:
+                continue
             digest.update(f"{name} {None if tensor is None else tuple(tensor.shape)}".encode())
             if tensor is not None:
                 digest.update(tensor.float().cpu().contiguous().numpy().tobytes())

@@ -14,7 +14,7 @@ from circuits.model.loading import chosen_device
 from circuits.model.site import Site
 from circuits.storage.hub import how_to_ask, hub_place, model_folder
 from sae.dictionary import Dictionary
-from sae.formats import folders
+from sae.formats import circuit_tracer, folders
 
 
 @checked
@@ -22,7 +22,7 @@ def load_dictionary(
     path: str | Path, *, site: Site | str | None = None, device: torch.device | str | None = None
 ) -> Dictionary:
     """The dictionary in a folder, local or on the hub (``hub:owner/name/folder``), in any known
-    layout.
+    layout; of circuit-tracer's sets, one layer's file.
 
     ``site`` is where it was trained, if its files do not say so. Without ``device`` it goes to the
     GPU if there is one.
@@ -41,7 +41,8 @@ def load_dictionary(
 def load_dictionaries(
     run: str | Path, *, device: torch.device | str | None = None
 ) -> dict[Site, Dictionary]:
-    """All dictionaries of a run folder, or of its folder ``saes``, in the model's order."""
+    """All dictionaries of a run folder, or of its folder ``saes`` or ``transcoders``, or all layers
+    of circuit-tracer's set, in the model's order."""
     run = Path(run).expanduser()
     inside = run / folders.IN_RUN
     folder = inside if inside.exists() else run
@@ -49,11 +50,11 @@ def load_dictionaries(
         found_there = "is a file" if folder.exists() else "no such folder"
         raise DictionaryError(f"{folder}: {found_there}. Pass a run folder, or the saes in one.")
     found: dict[Site, Dictionary] = {}
-    for path in sorted(folder.iterdir()):
-        if not path.is_dir() or path.name.startswith(".") or path.name == "model":
+    for path in circuit_tracer.layers(folder) or sorted(filter(Path.is_dir, folder.iterdir())):
+        if path.name.startswith(".") or path.name == "model":
             continue
         dictionary = load_dictionary(path, device=device)
-        site = dictionary.known_site("load_dictionaries")
+        site = dictionary.read_site("load_dictionaries")
         if path.name.startswith("blocks.") and path.name != site.hook_name:
             raise DictionaryError(
                 f"{path}: holds a dictionary of {site}, whose folder is {site.hook_name}. The "

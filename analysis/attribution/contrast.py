@@ -134,6 +134,7 @@ class PairAccount:
     @classmethod
     def of(cls, cases: ModelCases, layer: int, dictionary: Dictionary) -> PairAccount:
         """Of a layer, by its direct path to the answers, in float64; made once for some cases."""
+        dictionary.check_autoencoder("PairAccount.of")
         known = (layer, dictionary.fingerprint)
         if known not in cases.kept:
             site = f"mlp_in@{layer}"

@@ -116,7 +116,7 @@ def _missing_package(error: ModuleNotFoundError) -> str | None:
     from importlib.metadata import requires
 
     module = (error.name or "").split(".")[0].replace("_", "-")
-    package = {"sklearn": "scikit-learn"}.get(module, module)
+    package = {"sklearn": "scikit-learn", "yaml": "pyyaml"}.get(module, module)
     wanted = (re.split("[^A-Za-z0-9_.-]", line)[0] for line in requires("bilinear-circuits") or [])
     return package if package in wanted else None
 

@@ -79,10 +79,12 @@ example: circuits sae train runs/stories
 
 sae train: train one for each of several sites, in one pass of the model
 Trains TopK dictionaries into RUN/saes/<hook name>, in sae-lens' format. After an interruption the
-same command resumes.
+same command resumes. With --target they are transcoders, in RUN/transcoders/<hook name>: features
+that read a site (mlp_in@0, unless named) and write the target of its layer.
 example: circuits sae train runs/stories --sites mlp_in@0 mlp_out@0 --k 8
   run_folder RUN              folder of the run, with its model
   --sites SITE ...            as mlp_in@0 mlp_out@0
+  --target POINT              transcoders that write there, as mlp_out
   --features int              of each (default: twice the site's width)
   --k int                     active on a token (default: the plan's 10)
   --tokens int                to train on (default: the plan's 1,000,000)
@@ -93,13 +95,13 @@ example: circuits sae train runs/stories --sites mlp_in@0 mlp_out@0 --k 8
 {_WAIT}
 
 sae info: sites, sizes, how they were trained, how often features are active
-Describes the dictionaries of a run, or one dictionary.
+Describes the dictionaries of a run and its transcoders, or one dictionary.
 example: circuits sae info runs/stories
   where RUN                   a run's or dictionary's folder, or hub:owner/name/folder
 
 sae quality: what is lost with a dictionary in place of its site, with controls
 Measures every dictionary of a run on text it was not trained on: reconstruction, loss, and how
-well the pseudoinverse reads it.
+well the pseudoinverse reads it. A transcoder is compared with what it replaces.
 example: circuits sae quality runs/stories --documents 500
   run_folder RUN              folder of the run
   --documents int = 1000      to measure on

@@ -17,6 +17,8 @@ def check_dictionaries(model: Model, dictionaries: Mapping[Site, Dictionary]) ->
     for site, dictionary in dictionaries.items():
         if dictionary.site not in (None, site):
             faults.append(f"that of {site} was trained at {dictionary.site}")
+        if dictionary.target is not None:
+            faults.append(f"that of {site} is a transcoder to {dictionary.target}")
         if dictionary.d_model != model.d_model:
             faults.append(f"{site} is for activations of {dictionary.d_model}, not {model.d_model}")
         elif (trained_on := dictionary.trained_on) not in (None, model.fingerprint):

@@ -52,9 +52,10 @@ def _forget_what_changed(run: Any) -> None:
     run.manifest_read = now
     gone = {"hashes", *_RESULTS}
     if _trained(then, "model") != _trained(now, "model"):
-        gone |= {"model", "dictionaries"}
-    if _trained(then, "saes") != _trained(now, "saes"):
-        gone.add("dictionaries")
+        gone |= {"model", "dictionaries", "transcoders"}
+    for step, name in (("saes", "dictionaries"), ("transcoders", "transcoders")):
+        if _trained(then, step) != _trained(now, step):
+            gone.add(name)
     for name in gone:
         vars(run).pop(name, None)
 

@@ -6,6 +6,7 @@
       manifest.json               what made what, with hashes
       model/                      a Hugging Face Llama folder
       saes/<hook name>/           one dictionary each
+      transcoders/<hook name>/    one transcoder each, named after what it reads
       interactions/layer-0.parquet
       circuits/<name>.json        beside it .graphml, .behaviour.jsonl and .validation.json
       rank/layer-0.parquet        beside it .json
@@ -82,6 +83,7 @@ class RunFolder:
 
     model = _Place("model")
     dictionaries = _Place(IN_RUN)
+    transcoders = _Place("transcoders")
     circuits = _Place("circuits")
     images = _Place("images")
     image_study = _Place("images/study.json")

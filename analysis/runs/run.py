@@ -102,6 +102,19 @@ class Run:
         return dictionaries
 
     @cached_property
+    def transcoders(self) -> dict[Site, Dictionary]:
+        """The transcoders by the site that they read; none where none were trained."""
+        if not self.folder.transcoders.exists():
+            return {}
+        again = "sae train --target mlp_out"
+        place = self._trained(self.folder.transcoders, "transcoders", again)
+        self._check_recorded(place, again)
+        found = load_dictionaries(place, device=self.device)
+        for transcoder in found.values():
+            transcoder.site_in(self.model, "a run's transcoders")  # of this model
+        return found
+
+    @cached_property
     def text(self) -> Corpus | None:
         """The text that examples are taken from."""
         stories, tokenizer = built_in(0), self.model.tokenizer

@@ -36,12 +36,15 @@ def run_saes(
     device: str | None = None,
     log: Log | None = None,
 ) -> dict[Site, Dictionary]:
-    """``RUN/saes/<hook name>``."""
+    """``RUN/saes/<hook name>``, or with a target ``RUN/transcoders/<hook name>``."""
     run_folder = RunFolder(Path(run))
-    trained = train_saes(model, corpus, plan, run_folder.dictionaries, device=device, log=log)
+    place = run_folder.dictionaries if plan.target is None else run_folder.transcoders
+    trained = train_saes(model, corpus, plan, place, device=device, log=log)
     for site, dictionary in trained.items():
-        folder = run_folder.dictionary(site)
+        folder = place / site.hook_name
         made = [folder / name for name in ("cfg.json", "sae_weights.safetensors")]
         made_of = {"plan": plan.as_dict(), "activations": dictionary.notes["activations"]}
-        record(run, f"saes/{site.hook_name}", made_of, [*made, folder / "stats.safetensors"])
+        record(
+            run, f"{place.name}/{site.hook_name}", made_of, [*made, folder / "stats.safetensors"]
+        )
     return trained

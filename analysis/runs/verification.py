@@ -16,6 +16,7 @@ from circuits.storage.replacing import PLACING
 _MAKES = {
     "model": "model train {run}",
     "saes": "sae train {run}",
+    "transcoders": "sae train {run} --target mlp_out --sites {of}",
     "interactions": "interactions {run} --layer {of}",
     "rank": "rank {run} --layer {of}",
     "images": "digits --run {run}",

@@ -119,7 +119,9 @@ def card_tables(
     if dictionary.n_feature > 1:
         near = neighbours(dictionary, chosen, n=min(n, dictionary.n_feature - 1))
     effects = None
-    if model is not None and dictionary.site_in(model, "card").point != "mlp_in":
+    if model is not None:
+        written = dictionary.target or dictionary.site_in(model, "card")
+    if model is not None and written.point != "mlp_in":
         effects = logit_effects(dictionary, model, chosen, n=min(n, len(model.known_tokens)))
     if model is None or corpus is None:
         return CardTables(near, effects, None, 0)

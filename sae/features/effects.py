@@ -26,8 +26,10 @@ def logit_effects(
 
     ``effect`` is the decoder row times the final norm's weight and the unembedding: without the
     norm's scale, which divides all effects at a token alike, and without what later layers add.
+    Features of a transcoder act from its target.
     """
     site = dictionary.site_in(model, "logit_effects")
+    site = dictionary.target or site
     if site.point == "mlp_in":
         raise ModelError(
             f"logit_effects: {site} is what an MLP reads, so its features have no direct path to a "

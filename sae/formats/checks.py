@@ -29,11 +29,12 @@ class Names:
         path: Path,
         state: Mapping[str, Tensor],
         config: str,
-        sizes: tuple[int, int],
+        sizes: tuple[int, ...],
         **further: tuple[int, ...],
     ) -> dict[str, Any]:
-        """The weights in a file's tensors, which must have these ``sizes`` (feature, model)."""
-        size = dict(zip(("feature", "model"), sizes, strict=True))
+        """The weights in a file's tensors, which must have these ``sizes`` (feature, model, and of
+        a transcoder target)."""
+        size = dict(zip(("feature", "model", "target"), (*sizes, sizes[1]), strict=False))
         wanted = dict(further)
         for part, name in self.names.items():
             shape = tuple(size[axis] for axis in WEIGHTS[part].split())
@@ -76,8 +77,16 @@ def refuse(where: Path, config: Mapping[str, Any], known: Collection[str], *faul
         )
 
 
-def refuse_layout(stored: Stored, layout: str, faults: list[str], any_rule: bool = False) -> None:
+def refuse_layout(
+    stored: Stored,
+    layout: str,
+    faults: list[str],
+    any_rule: bool = False,
+    transcoders: bool = False,
+) -> None:
     """Refuse to write in a layout that cannot represent the dictionary."""
+    if stored.target is not None and not transcoders:
+        faults = [*faults, f"it is a transcoder to {stored.target}, and this layout has none"]
     if stored.k is None and not any_rule:
         faults = [*faults, "its features have thresholds, and this layout has only top-k"]
     if faults:

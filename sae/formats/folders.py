@@ -11,7 +11,7 @@ from pathlib import Path
 
 from circuits.errors import DictionaryError, ModelError
 from circuits.storage.files import PLAN, RESULT, folder_written_whole, read_json
-from sae.formats import dictionary_learning, published, sae_lens, sparsify
+from sae.formats import circuit_tracer, dictionary_learning, published, sae_lens, sparsify
 from sae.formats.record import Stored
 from sae.statistics import Statistics
 
@@ -39,14 +39,16 @@ LAYOUTS = {
         "config.json", "ae.safetensors", dictionary_learning.read, dictionary_learning.write
     ),
 }
-"""By the names that `Dictionary.save` takes."""
+"""By the names that `Dictionary.save` takes; "circuit_tracer" is one more, of several to a
+folder."""
 
 
 def read(folder: Path) -> Stored:
     """A dictionary in any of the layouts, and its statistics if they are there."""
-    layout = _layout(folder)
     try:
-        stored = layout.read(folder)
+        if circuit_tracer.layers(folder if folder.is_dir() else folder.parent):
+            return circuit_tracer.read(folder)
+        stored = _layout(folder).read(folder)
         path = folder / _STATISTICS
         found = Statistics.read(path, stored.n_feature) if path.exists() else None
     except ModelError as error:  # raised for any folder of weights
@@ -55,8 +57,12 @@ def read(folder: Path) -> Stored:
 
 
 def save(stored: Stored, folder: str | Path, layout: str = "sae-lens") -> Path:
-    """A new folder of this dictionary and its statistics; whole or not at all."""
-    folder, known = Path(folder), ", ".join(LAYOUTS)
+    """A new folder of this dictionary and its statistics, whole or not at all; or one more layer
+    of circuit-tracer's set, without them."""
+    folder, known = Path(folder), ", ".join([*LAYOUTS, "circuit_tracer"])
+    if layout == "circuit_tracer":
+        circuit_tracer.add(stored, folder)
+        return folder
     if layout not in LAYOUTS:
         raise DictionaryError(f"Dictionary.save: no format '{layout}'. Choose one of {known}.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -76,7 +82,8 @@ def write(stored: Stored, folder: Path, layout: str = "sae-lens") -> None:
 def is_dictionary(folder: Path) -> bool:
     """Whether a folder holds one dictionary, rather than a run."""
     names = {path.name for path in folder.iterdir()}
-    return any(names & {layout.config, layout.weights} for layout in LAYOUTS.values())
+    one = any(names & {layout.config, layout.weights} for layout in LAYOUTS.values())
+    return one or len(circuit_tracer.layers(folder)) == 1
 
 
 def _layout(folder: Path) -> _Layout:

@@ -56,7 +56,7 @@ def read(folder: Path) -> Stored:
 
 def write(stored: Stored, folder: Path) -> None:
     """Write a dictionary that keeps negative values."""
-    site, expansion = stored.known_site("Dictionary.save"), stored.n_feature / stored.d_model
+    site, expansion = stored.read_site("Dictionary.save"), stored.n_feature / stored.d_model
     cut = "its negative values are cut at zero, and this layout keeps them"
     faults = [cut] if stored.relu else []
     if expansion % 1:

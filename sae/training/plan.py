@@ -9,6 +9,7 @@ from typing import Any, get_args
 from circuits.arguments import checked_methods
 from circuits.errors import PlanError, check_index, number_faults
 from circuits.model.plan import check_fields, refuse_faults
+from circuits.model.site import POINTS, Site, as_sites
 from sae.training.step import Activation
 
 _WARM_UP, _COOL_DOWN = 0.05, 0.2  # fractions of the steps in which the rate rises and falls
@@ -21,8 +22,12 @@ class TrainingPlan:
 
     sites: tuple[str, ...] = ("resid_mid@0", "mlp_in@0", "mlp_out@0")
     """Where, as ``point@layer``; one dictionary each."""
+    target: str | None = None
+    """Train transcoders: each site's features write this point of the same layer ("mlp_out"), and
+    the loss is there. None: autoencoders, which write what they read."""
     n_features: int | None = None
-    """Of each dictionary. None: twice the site's width; once at ``mlp_in``, where more split."""
+    """Of each dictionary. None: twice the width of what is written; once at ``mlp_in``, where
+    more split."""
     k: int = 10
     """Features active on a token (on average, where ``activation`` is "batchtopk")."""
     activation: Activation = "topk"
@@ -36,8 +41,6 @@ class TrainingPlan:
     """Of Adam; it rises over the first twentieth of the steps and decays over the last fifth."""
     auxiliary: float = 2.0
     """Weight of the loss that trains dead features on what the others leave; 0: none."""
-    normalise: bool = True
-    """Train on activations scaled to a mean square of one; saved weights undo the scale."""
     seed: int = 0
     """Of everything: the order of the text, the shuffling, the initial weights."""
     n_buffer: int = 2**16
@@ -52,17 +55,22 @@ class TrainingPlan:
             whole["n_features"] = 1
         if self.outlier is not None:
             least["outlier"] = 1
-        faults = number_faults(vars(self), whole, least, flags=["normalise"])
+        faults = number_faults(vars(self), whole, least)
         if self.activation not in get_args(Activation):
             faults.append(f"activation is {self.activation!r}, not one of {get_args(Activation)}")
         listed = self.sites and isinstance(self.sites, tuple)
         if not listed or not all(isinstance(site, str) for site in self.sites):
             faults.append(f"sites are {self.sites!r}, not a tuple of names such as 'mlp_in@0'")
+        if self.target is not None and self.target not in POINTS:
+            faults.append(f"target is {self.target!r}, not a point of a layer such as 'mlp_out'")
         if not faults and self.n_buffer < self.n_batch:
             faults.append(f"n_buffer {self.n_buffer} does not hold a batch of {self.n_batch}")
         refuse_faults("TrainingPlan", faults)
         if self.n_features is not None:
             self.features_of(self.n_features)
+        if self.target is not None:
+            for site in as_sites(self.sites):
+                self.target_of(site)
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any], where: str = "plan") -> TrainingPlan:
@@ -77,16 +85,29 @@ class TrainingPlan:
             raise PlanError(f"{where}: {error}") from None
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return {**asdict(self), "sites": list(self.sites)}
+        """Plain values, for JSON; without a target where there is none."""
+        target = {} if self.target is None else {"target": self.target}
+        fields = {name: value for name, value in asdict(self).items() if name != "target"}
+        return {**fields, "sites": list(self.sites), **target}
 
     @property
     def n_steps(self) -> int:
         """Number of steps for the plan's tokens."""
         return -(-self.n_tokens // self.n_batch)
 
+    def target_of(self, site: Site) -> Site:
+        """Where the dictionary that reads a site writes."""
+        target = site if self.target is None else Site(self.target, site.layer)
+        if self.target is not None and target.order <= site.order:
+            raise PlanError(
+                f"TrainingPlan: target {self.target} is not computed after {site}, so what is read "
+                f"there cannot predict it. Name earlier sites, such as sites=('mlp_in@0',) with "
+                f"target='mlp_out'."
+            )
+        return target
+
     def features_of(self, width: int, point: str | None = None) -> int:
-        """The number of features for a site of some width at some point of a layer."""
+        """The number of features that write at some point of a layer, of some width."""
         wide = width if point == "mlp_in" else 2 * width
         n_features = wide if self.n_features is None else self.n_features
         if self.k > n_features:

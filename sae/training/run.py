@@ -56,13 +56,16 @@ def train_saes(
     checkpoint_every: int = 100,
     log: Log | None = None,
 ) -> dict[Site, Dictionary]:
-    """Train a dictionary for each of the plan's sites into ``out/<hook name>``.
+    """Train a dictionary for each of the plan's sites into ``out/<hook name>``; with a target they
+    are transcoders, named after what they read.
 
     An interrupted run resumes; a finished one is returned as it is. The first documents are held
     out.
     """
     training, _ = split_corpus(corpus)
-    source = ModelActivations(model, training, model.check_sites(plan.sites), plan.seed)
+    read = model.check_sites(plan.sites)
+    targets = map(plan.target_of, read)
+    source = ModelActivations(model, training, model.check_sites([*read, *targets]), plan.seed)
     return train_on(source, plan, out, device=device, checkpoint_every=checkpoint_every, log=log)
 
 
@@ -76,15 +79,16 @@ def train_on(
     log: Log | None = None,
     checkpoint_every: int = 100,
 ) -> dict[Site, Dictionary]:
-    """Like `train_saes`, on activations from a cache or of one's own; the sites are theirs."""
+    """Like `train_saes`, on activations from a cache or of one's own; the sites are theirs, and
+    with a target those of other points, each beside the target of its layer."""
     check_count("train_on", checkpoint_every, None, "checkpoint_every")
-    widths = source.widths
-    n_bytes = 0
-    for site, width in widths.items():  # a buffer; two matrices, their gradients and moments
-        n_bytes += 4 * width * (plan.n_buffer + 8 * plan.features_of(width, site.point))
+    widths, targets = source.widths, _targets(source.widths, plan)
+    n_bytes = 4 * plan.n_buffer * sum(widths.values())
+    for site, target in targets.items():  # two matrices, their gradients and moments
+        n_bytes += 32 * widths[site] * plan.features_of(widths[site], target.point)
     check_memory("train_on", n_bytes, "Make the plan's n_buffer or n_features smaller.")
     made_of = {"plan": plan.as_dict(), "activations": source.made_of}
-    folders = {site: Path(out) / site.hook_name for site in widths}
+    folders = {site: Path(out) / site.hook_name for site in targets}
     name = sha256(json.dumps([made_of, list(map(str, widths))]).encode()).hexdigest()[:8]
     checkpoint = Path(out) / f"checkpoint-{name}.safetensors"
     files = RunFiles(tuple(folders.values()), checkpoint, made_of)
@@ -94,7 +98,8 @@ def train_on(
 
 
 class DictionaryTraining(TrainingRun):
-    """The autoencoders of several sites in training, and their place in the text."""
+    """The autoencoders, or transcoders, of several sites in training, and their place in the
+    text."""
 
     doing, shown, fault = "training dictionaries", "fvu", DictionaryError
     packages = ("torch", "bilinear-circuits")
@@ -109,6 +114,7 @@ class DictionaryTraining(TrainingRun):
     ) -> None:
         super().__init__(plan)
         self._source, self._log = source, log
+        self._targets = _targets(source.widths, plan)
         self._device = chosen_device(device)
         self._mixer = Mixer(
             source, plan.n_buffer, plan.n_batch, plan.seed, plan.outlier, self._device
@@ -120,7 +126,8 @@ class DictionaryTraining(TrainingRun):
 
     def begin(self) -> None:
         """Start every autoencoder from the first buffer."""
-        for site, x in self._mixer.buffer(self._place).items():
+        buffer = self._mixer.buffer(self._place)
+        for site, x in buffer.items():
             if not bool(torch.isfinite(x.sum())):
                 raise DictionaryError(
                     f"{site}: the first {len(x)} activations hold NaN or infinity, so nothing can "
@@ -128,20 +135,24 @@ class DictionaryTraining(TrainingRun):
                 )
             self._summaries[str(site)] = summary(x)
             mean_square = float(x.double().square().mean())
-            scale = mean_square**-0.5 if self.plan.normalise and mean_square > 0 else 1.0
-            self._add(site, x.shape[1], scale, middle(x) * scale)
-            self.coders[site].fit_length(x[:_AT_A_TIME] * scale)
+            self._scales[site] = mean_square**-0.5 if mean_square > 0 else 1.0
+        for site, target in self._targets.items():
+            x, y = (buffer[at][:_AT_A_TIME] * self._scales[at] for at in (site, target))
+            centres = [middle(buffer[at]) * self._scales[at] for at in (site, target)]
+            transcodes = target != site
+            self._add(site, centres[1], centres[0] if transcodes else None)
+            self.coders[site].fit_length(x, y if transcodes else None)
 
-    def _add(self, site: Site, width: int, scale: float, offset: Tensor) -> None:
-        plan = self.plan
+    def _add(self, site: Site, offset: Tensor, centre: Tensor | None) -> None:
+        plan, width = self.plan, len(offset)
         # each site has a start of its own, whichever others there are
         seed = int(sha256(f"{plan.seed} {site}".encode()).hexdigest()[:15], 16)
-        self._scales[site] = scale
         self.coders[site] = Coder.start(
             width,
-            plan.features_of(width, site.point),
+            plan.features_of(width, self._targets[site].point),
             torch.Generator().manual_seed(seed),
             offset,
+            centre=centre,
             k=plan.k,
             activation=plan.activation,
             auxiliary=plan.auxiliary,
@@ -155,15 +166,20 @@ class DictionaryTraining(TrainingRun):
             tensors |= optimizer_state(_named(site, coder.weights), coder.optimizer)
             tensors[f"tokens_since/{site}"] = coder.tokens_since
             tensors[f"threshold/{site}"] = coder.threshold
+            if coder.centre is not None:
+                tensors[f"centre/{site}"] = coder.centre
         scales = {str(site): scale for site, scale in self._scales.items()}
         place = vars(self._place)
         return tensors, {"place": place, "scales": scales, "summaries": self._summaries}
 
     def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """The way back from `state`."""
-        for site, width in self._source.widths.items():
-            offset = torch.zeros(width, device=self._device)
-            self._add(site, width, values["scales"][str(site)], offset)
+        widths = self._source.widths
+        self._scales = {site: values["scales"][str(site)] for site in widths}
+        for site, target in self._targets.items():
+            offset = torch.zeros(widths[site], device=self._device)
+            centre = None if target == site else tensors[f"centre/{site}"].to(offset)
+            self._add(site, offset, centre)
             coder = self.coders[site]
             restore_optimizer(_named(site, coder.weights), coder.optimizer, tensors)
             coder.tokens_since.copy_(tensors[f"tokens_since/{site}"])
@@ -179,9 +195,10 @@ class DictionaryTraining(TrainingRun):
         activations, self._place = batch
         rate = self.plan.rate(self.step)
         measured = {}
-        for site, x in activations.items():
-            scale = self._scales[site]
-            measured[site] = self.coders[site].step(x if scale == 1 else x * scale, rate)
+        for site, target in self._targets.items():
+            x = activations[site] * self._scales[site]
+            y = None if target == site else activations[target] * self._scales[target]
+            measured[site] = self.coders[site].step(x, rate, y)
         self.n_tokens += self.plan.n_batch
         return measured
 
@@ -220,8 +237,11 @@ class DictionaryTraining(TrainingRun):
 
     def dictionary(self, site: Site) -> Dictionary:
         """A site's autoencoder as it stands, for activations as the model has them."""
-        coder, scale, plan = self.coders[site], self._scales[site], self.plan
-        unit = coder.unit
+        coder, target, plan = self.coders[site], self._targets[site], self.plan
+        scale = self._scales[target]  # of what is written, and so of the features' values
+        unit, centre = coder.unit, coder.centre
+        encoder = unit.encoder if centre is None else unit.encoder * (self._scales[site] / scale)
+        bias = unit.bias if centre is None else unit.bias - unit.encoder @ centre
         together = plan.activation == "batchtopk"
         threshold = coder.settled_threshold(self.step).float().expand(coder.n_feature) / scale
         notes = {
@@ -231,16 +251,35 @@ class DictionaryTraining(TrainingRun):
             "activations": self._source.made_of,
         }
         return Dictionary(
-            unit.encoder,
+            encoder,
             unit.decoder,
-            unit.bias / scale,
+            bias / scale,
             coder.offset / scale,
             k=None if together else plan.k,
             threshold=threshold if together else None,
             relu=plan.activation != "signed_topk",
             site=site,
             notes=notes,
+            target=None if target == site else target,
         )
+
+
+def _targets(widths: dict[Site, int], plan: TrainingPlan) -> dict[Site, Site]:
+    """Where each dictionary reads, and where it writes."""
+    read = [site for site in widths if site.point != plan.target]
+    targets = {site: plan.target_of(site) for site in read}
+    faults = [
+        f"{site} has {widths[site]} dimensions, {target} {widths.get(target, 'is missing')}"
+        for site, target in targets.items()
+        if widths.get(target) != widths[site]
+    ]
+    if faults or not read:
+        raise DictionaryError(
+            f"train_on: {'; '.join(faults) or f'there is no other site than {plan.target}'}. A "
+            f"transcoder needs activations of the same tokens at a site and at its layer's target, "
+            f"of one width."
+        )
+    return targets
 
 
 def _named(site: Site, weights: dict[str, Tensor]) -> dict[str, Tensor]:

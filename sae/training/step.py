@@ -1,4 +1,4 @@
-"""One step of training a TopK autoencoder: exact gradients, computed for active entries only.
+"""One step of training a TopK autoencoder or transcoder: exact gradients, for active entries only.
 
 With ``z = (x − offset) encoderᵀ + bias``, ``f`` the k largest of ``z`` (cut at zero), and ``x̂ = f
 decoder + offset``, the loss is the mean of ``‖x̂ − x‖²``. It is differentiated by hand, because
@@ -9,6 +9,9 @@ others left over (AuxK); then Adam, after the gradient's norm is clipped to one.
 
 The decoder's rows write as if their length were one; their length scales what is read instead, as
 in sae-lens' step, which this equals to the last digits. `Coder.unit` is what is saved.
+
+A transcoder's ``x̂`` is compared with another activation ``y``, whose offset it learns; its input is
+centred by a fixed ``centre``, since a trained one would do what the bias does.
 
 On processors that multiply bfloat16 quickly, a few more than k are selected in bfloat16 and their
 values computed in float32; which entry is the k-th can differ where two are within rounding.
@@ -40,13 +43,14 @@ _THRESHOLD_RATE = 0.01  # of the running mean of the batches' thresholds
 
 @dataclass(eq=False)
 class Coder:
-    """The weights of an autoencoder in training, with their optimizer."""
+    """The weights of an autoencoder or transcoder in training, with their optimizer."""
 
     encoder: Float[Tensor, "feature model"]
     bias: Float[Tensor, " feature"]
     decoder: Float[Tensor, "feature model"]
-    offset: Float[Tensor, " model"]
+    offset: Float[Tensor, " model"]  # of what is written
     k: int
+    centre: Float[Tensor, " model"] | None = None  # of what a transcoder reads
     activation: Activation = "topk"
     auxiliary: float = 1.0
     dead_after: int = 10_000_000  # tokens
@@ -64,7 +68,7 @@ class Coder:
         on_gpu = fused(self.decoder)
         rate = torch.zeros((), device=device) if on_gpu else 0.0
         self.optimizer = torch.optim.Adam(weights, rate, fused=True, capturable=on_gpu)
-        self._recorded: dict[torch.Size, tuple[Any, Tensor, Measured]] = {}
+        self._recorded: dict[torch.Size, tuple[Any, Tensor, Tensor, Measured]] = {}
         self._n_plain = 0
 
     @property
@@ -99,13 +103,26 @@ class Coder:
         decoder = self.decoder / norms[:, None]
         return _Unit(self.encoder * norms[:, None], self.bias * norms, decoder, norms)
 
+    def centred(self, x: Float[Tensor, "token model"]) -> Float[Tensor, "token model"]:
+        """What the encoder multiplies."""
+        return x - (self.offset if self.centre is None else self.centre)
+
     @torch.no_grad()
-    def fit_length(self, x: Float[Tensor, "token model"]) -> None:
+    def fit_length(
+        self, x: Float[Tensor, "token model"], y: Float[Tensor, "token model"] | None = None
+    ) -> None:
         """Scale the encoder to reconstruct some tokens best: k random features that each read a
-        token in full would write it several times."""
-        centred, unit = x - self.offset, self.unit
-        written = self.encode(centred, unit).times(unit.decoder)
-        length = (written * centred).sum() / written.square().sum().clamp(min=1e-30)
+        token in full would write it several times. A transcoder's features first write what each
+        alone would write best."""
+        centred, unit = self.centred(x), self.unit
+        wanted = centred if y is None else y - self.offset
+        code = self.encode(centred, unit)
+        if y is not None:
+            best = code.by_feature.times(code.values, wanted)
+            size = torch.linalg.vector_norm(best, dim=1, keepdim=True)
+            self.decoder.copy_(torch.where(size > 0, best / size.clamp(min=1e-30), self.decoder))
+        written = code.times(self.decoder)
+        length = (written * wanted).sum() / written.square().sum().clamp(min=1e-30)
         if bool(length > 0):
             self.encoder *= length
 
@@ -124,9 +141,15 @@ class Coder:
         return (self.tokens_since > self.dead_after).nonzero()[:, 0]
 
     @torch.no_grad()
-    def step(self, x: Float[Tensor, "token model"], rate: float) -> Measured:
-        """Train on one batch; returns the loss, the fraction of variance unexplained, active
-        features a token (``l0``), whether the batch was finite, and the number of dead features."""
+    def step(
+        self,
+        x: Float[Tensor, "token model"],
+        rate: float,
+        y: Float[Tensor, "token model"] | None = None,
+    ) -> Measured:
+        """Train on one batch, a transcoder to write ``y``; returns the loss, the fraction of
+        variance unexplained, active features a token (``l0``), whether the batch was finite, and
+        the number of dead features."""
         (group,) = self.optimizer.param_groups
         if isinstance(group["lr"], Tensor):
             group["lr"].fill_(rate)
@@ -135,17 +158,21 @@ class Coder:
         dead = self.dead
         revived = dead if self.auxiliary else dead[:0]
         recorded = fused(x) and not len(revived) and self.activation != "batchtopk"
-        measured = self._graph_step(x, revived) if recorded else self._plain_step(x, revived)
+        y = x if y is None else y
+        measured = self._graph_step(x, y, revived) if recorded else self._plain_step(x, y, revived)
         return measured | {"n_dead": torch.tensor(len(dead))}
 
     def _plain_step(
-        self, x: Float[Tensor, "token model"], revived: Int64[Tensor, " dead"]
+        self,
+        x: Float[Tensor, "token model"],
+        y: Float[Tensor, "token model"],
+        revived: Int64[Tensor, " dead"],
     ) -> Measured:
-        centred, unit = x - self.offset, self.unit
+        centred, unit = self.centred(x), self.unit
         code = self.encode(centred, unit)
         if self.activation == "batchtopk" and len(code.values):
             self.threshold.lerp_(code.values.min().double(), _THRESHOLD_RATE)
-        error = code.times(unit.decoder) - centred
+        error = code.times(unit.decoder) - (centred if y is x else y - self.offset)
         summed = error.square().sum()
         self._gradients(unit, code, centred, error * (2 / len(x)))
         if len(revived):
@@ -157,26 +184,32 @@ class Coder:
         self._move()
         return {
             "loss": summed / len(x),
-            "fvu": summed / (x - x.mean(0)).square().sum(),
+            "fvu": summed / (y - y.mean(0)).square().sum(),
             "l0": counts.sum() / len(x),
-            "finite": torch.isfinite(x.sum()),
+            "finite": torch.isfinite(x.sum()) & torch.isfinite(y.sum()),
         }
 
     def _graph_step(
-        self, x: Float[Tensor, "token model"], none: Int64[Tensor, " dead"]
+        self,
+        x: Float[Tensor, "token model"],
+        y: Float[Tensor, "token model"],
+        none: Int64[Tensor, " dead"],
     ) -> Measured:
         """The same step as a CUDA graph: its kernels are too short to launch one by one."""
         if x.shape not in self._recorded:
             self._n_plain += 1
             if self._n_plain <= self.record_after:  # libraries and allocator warm up
-                return self._plain_step(x, none)
-            graph, held = torch.cuda.CUDAGraph(), x.clone()
+                return self._plain_step(x, y, none)
+            graph, read = torch.cuda.CUDAGraph(), x.clone()
+            wanted = read if y is x else y.clone()
             # another thread may be filling the next buffer
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                measured = self._plain_step(held, none)
-            self._recorded[x.shape] = graph, held, measured
-        graph, held, measured = self._recorded[x.shape]
-        held.copy_(x)
+                measured = self._plain_step(read, wanted, none)
+            self._recorded[x.shape] = graph, read, wanted, measured
+        graph, read, wanted, measured = self._recorded[x.shape]
+        read.copy_(x)
+        if wanted is not read:
+            wanted.copy_(y)
         graph.replay()
         return {name: number.clone() for name, number in measured.items()}
 
@@ -251,7 +284,9 @@ class Coder:
             encoder.copy_(by.times(of_values, centred))
             bias.copy_(by.times(of_values, ones)[:, 0])
             decoder.copy_(by.times(code.values, slope))
-        offset.copy_(slope.sum(0) - bias @ unit.encoder)
+        offset.copy_(slope.sum(0))
+        if self.centre is None:
+            offset -= bias @ unit.encoder
 
     def _add_auxiliary(
         self,
@@ -280,7 +315,8 @@ class Coder:
         *own, of_offset = self.gradients
         for gradient, part in zip(own, sums, strict=True):
             gradient[dead] += part
-        of_offset -= of_bias @ encoder
+        if self.centre is None:
+            of_offset -= of_bias @ encoder
 
     def _to_weights(self, unit: _Unit) -> None:
         """From the gradients of ``unit`` to those of the weights."""

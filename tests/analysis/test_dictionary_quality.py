@@ -3,64 +3,19 @@
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional
 
 from analysis import quality
 from circuits import Basis
-from circuits.corpus.batches import BatchPlan, in_order
 from circuits.errors import DictionaryError, ModelError
 from circuits.model import Site
+from tests.support.dictionary_oracle import WINDOW, Oracle, tied
 from tests.support.small_dictionaries import D_MODEL, small_dictionary, threshold_dictionary
 from tests.support.small_models import small_corpus
-
-WINDOW = 12
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     return small_corpus(tmp_path_factory.mktemp("texts"), 80)
-
-
-def tied(**fields):
-    """Read by its own rows, so that what it reconstructs has something to do with its input."""
-    rows = functional.normalize(small_dictionary(dtype=torch.float64).decoder, dim=1)
-    parts = {"encoder": rows, "decoder": rows, "offset": torch.zeros(D_MODEL)}
-    return small_dictionary(dtype=torch.float64, **{**parts, **fields})
-
-
-class Oracle:
-    """All tokens at once, dense."""
-
-    def __init__(self, model, corpus, dictionary):
-        self.model, self.site = model, dictionary.site
-        self.batches = list(in_order(corpus, model.tokenizer, BatchPlan(64, WINDOW), 1000))
-        with torch.no_grad():
-            self.x = torch.cat([self.counted(b, model.read(b.tokens, self.site)[self.site])
-                                for b in self.batches])  # fmt: skip
-
-    @staticmethod
-    def counted(batch, activation):
-        mask = batch.mask.clone()
-        mask[:, 0] = False
-        return activation[mask]
-
-    def loss(self, function):
-        """Mean nats a token with the site replaced everywhere but at <bos>."""
-
-        def replaced(x):
-            new = function(x.reshape(-1, D_MODEL)).view(x.shape)
-            return torch.cat([x[:, :1], new[:, 1:]], dim=1)
-
-        total, n = 0.0, 0
-        for batch in self.batches:
-            with torch.no_grad(), self.model.replaced({self.site: replaced}):
-                logits = self.model.logits(batch.tokens)[:, :-1]
-            losses = functional.cross_entropy(
-                logits.flatten(0, 1), batch.tokens[:, 1:].flatten(), reduction="none"
-            )
-            total += float(losses[batch.mask[:, 1:].flatten()].sum())
-            n += batch.n_predicted
-        return total / n
 
 
 def correlations(z, scores, chosen):

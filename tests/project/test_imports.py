@@ -20,7 +20,7 @@ ORDER = {
     ),
     "analysis": (
         "behaviour", "attribution", "discovery", "validation", "lowrank", "studies",
-        "dictionary_quality.py", "runs", "report", "opened_run.py", "cli",
+        "transcoder_quality.py", "dictionary_quality.py", "runs", "report", "opened_run.py", "cli",
     ),
 }  # fmt: skip
 PROJECT = Tree(ROOT, ORDER)

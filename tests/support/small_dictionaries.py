@@ -30,3 +30,19 @@ def threshold_dictionary(seed: int = 0, level: float = 2.0, **fields) -> Diction
 
 def some_activations(n_token: int = 200, seed: int = 7, dtype=torch.float32) -> Tensor:
     return 1.5 * normal(n_token, D_MODEL, seed=seed, dtype=dtype)
+
+
+def small_transcoder(seed: int = 0, *, skip: bool = False, d_target: int = D_MODEL, **fields):
+    """One of mlp_in@0 to mlp_out@0, with a skip connection if asked for."""
+    parts = {
+        "decoder": normal(N_FEATURE, d_target, seed=seed + 1, dtype=torch.float32),
+        "offset": normal(d_target, seed=seed + 3, dtype=torch.float32),
+        "target": Site("mlp_out", 0),
+        "skip": normal(d_target, D_MODEL, seed=seed + 5, dtype=torch.float32) if skip else None,
+    }
+    return small_dictionary(seed, **{**parts, **fields})
+
+
+def threshold_transcoder(seed: int = 0, **fields) -> Dictionary:
+    threshold = 2 + normal(N_FEATURE, seed=seed + 4, dtype=torch.float32).abs()
+    return small_transcoder(seed, **{"k": None, "threshold": threshold, **fields})

@@ -2,7 +2,7 @@
 """Right calls of every public function and method, and wrong values for each of their arguments."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ MAY_BE_NONE = {
     "rank", "outputs", "features", "name", "corpus", "others", "device", "labels", "folder", "tokenizer",
     "offset", "bias", "left_bias", "right_bias", "down_bias", "column", "window", "mask", "layer of rank_curve",
     "model of card", "model of built_in_behaviour", "coverage", "n_edges", "text of validate",
-    "n_features", "outlier", "site", "shape", "null", "values of Reading.loss", "layer of OpenedRun.reader_of_interactions",
+    "n_features", "outlier", "site", "shape", "target", "skip", "null", "values of Reading.loss", "layer of OpenedRun.reader_of_interactions",
 }  # fmt: skip
 """Arguments that None leaves out."""
 
@@ -281,6 +281,7 @@ class World:
             ("Reader.of", analysis.Reader.of, {"dictionary": out, "feature": 1}),
             ("ledger", analysis.ledger, {"model": model, "layer": 0, "inputs": self.into, "reader": reader, "tokens": self.tokens[0], "position": 1}),
             ("quality", analysis.quality, {"dictionary": out, "model": model, "corpus": corpus, "n_documents": 2, "window": 8, "seed": 0}),
+            ("transcoder_table", analysis.transcoder_table, {"transcoder": replace(self.into, target=Site("mlp_out", 0)), "inputs": self.into, "outputs": out, "model": model, "corpus": corpus, "n_documents": 2, "window": 8, "n_explained": 2}),
             ("find_circuit", analysis.find_circuit, {**known, "behaviour": behaviour, "layer": 0, "coverage": 0.5, "n_pairs": 4, "shown": 0.01}),
             ("propose_circuits", analysis.propose_circuits, {**known, "layer": 0, "n": 1, "reader": "encoder", "q": 0.05, "seed": 0}),
             ("rank_curve", analysis.rank_curve, {"model": model, "dictionaries": out, "layer": 0, "corpus": corpus, "reader": "encoder", "n_rank": 2, "n_documents": 4, "min_active": 1, "n_bootstrap": 2, "seed": 0}),

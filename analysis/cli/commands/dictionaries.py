@@ -14,7 +14,9 @@ from analysis.dictionary_quality import quality
 from analysis.runs.folder import RunFolder
 from analysis.runs.run import Run
 from analysis.runs.training import run_saes
+from analysis.transcoder_quality import WHAT_IS_LOST, transcoder_table
 from circuits.errors import DictionaryError
+from circuits.model.site import mlp_sites
 from circuits.storage.progress import progress
 from circuits.storage.training_run import METRICS
 from sae.dictionary import Dictionary
@@ -25,11 +27,15 @@ from sae.training.plan import TrainingPlan
 
 
 def sae_train(options: Namespace) -> Answer:
-    """Dictionaries in RUN/saes."""
+    """Dictionaries in RUN/saes, or transcoders in RUN/transcoders."""
+    sites = options.sites and tuple(options.sites)
+    if options.target is not None and options.plan is None:
+        sites = sites or ("mlp_in@0",)
     plan = inputs.planned(
         TrainingPlan,
         options.plan,
-        sites=options.sites and tuple(options.sites),
+        sites=sites,
+        target=options.target,
         n_features=options.features,
         k=options.k,
         n_tokens=options.tokens,
@@ -38,34 +44,56 @@ def sae_train(options: Namespace) -> Answer:
     run = Run(options.run_folder, device=options.device)
     corpus = inputs.corpus_for(options, run.model, plan.seed)
     log = None if options.log is None else log_to(options.log, run.folder.path)
-    with inputs.saved_when_interrupted(run.folder.dictionaries):
+    place = run.folder.dictionaries if plan.target is None else run.folder.transcoders
+    with inputs.saved_when_interrupted(place):
         trained = run_saes(run.folder.path, run.model, plan, corpus, options.device, log)
-    return _answer({run.folder.dictionary(site): each for site, each in trained.items()})
+    return _answer({place / site.hook_name: each for site, each in trained.items()})
 
 
 def sae_info(options: Namespace) -> Answer:
     """What the dictionaries of a run, or one dictionary, are."""
     where = Path(options.where)
     if where.is_dir() and not is_dictionary(where):
-        inside = RunFolder(where).dictionaries
-        folder = inside if inside.is_dir() else where
-        found = load_dictionaries(where, device="cpu")
-        return _answer({folder / site.hook_name: each for site, each in found.items()})
+        run = RunFolder(where)
+        places = [place for place in (run.dictionaries, run.transcoders) if place.is_dir()]
+        found: dict[Path, Dictionary] = {}
+        for place in places or [where]:
+            loaded = load_dictionaries(place, device="cpu")
+            found |= {place / site.hook_name: each for site, each in loaded.items()}
+        return _answer(found)
     return _answer({where: load_dictionary(options.where, device="cpu")})
 
 
 def sae_quality(options: Namespace) -> Answer:
-    """How well each dictionary of a run stands in for its site."""
-    run = inputs.opened_run(options)
+    """How well each dictionary of a run stands in for its site, or a transcoder for its target."""
+    run = Run(options.run_folder, None, options.device)
+    # where there are transcoders alone, no autoencoder is missed
+    alone = run.transcoders and not run.folder.dictionaries.exists()
+    dictionaries = {} if alone else run.dictionaries
     corpus = inputs.held_out(options, run.model)
     how = {"n_documents": options.documents, "seed": options.seed}
     rows = [
         quality(dictionary, run.model, corpus, **how).assign(site=str(site))
-        for site, dictionary in progress(run.dictionaries.items(), "quality", "site")
+        for site, dictionary in progress(dictionaries.items(), "quality", "site")
     ]
+    rows += [quality(each, run.model, corpus, **how) for each in run.transcoders.values()]
     table = pd.concat(rows).set_index("site")
-    text = table.T.to_string(float_format=lambda value: f"{value:.4g}")
-    return Answer(text, table.to_dict("index"))
+    text, answer = [_shown(table.T)], table.to_dict("index")
+    for transcoder in run.transcoders.values():
+        into, out = mlp_sites(transcoder.read_site("sae quality").layer)
+        known = {into, out} <= set(dictionaries)
+        if not known or (transcoder.site, transcoder.target) != (into, out):
+            continue
+        pair = dictionaries[into], dictionaries[out]
+        n = options.documents
+        beside = transcoder_table(transcoder, *pair, run.model, corpus, n_documents=n)
+        text += [_shown(beside), WHAT_IS_LOST]
+        answer[f"{into} to {out}"]["beside"] = beside.to_dict("index")
+    return Answer("\n\n".join(text), answer)
+
+
+def _shown(table: pd.DataFrame) -> str:
+    return table.to_string(float_format=lambda value: f"{value:.4g}")
 
 
 def _answer(dictionaries: dict[Path, Dictionary]) -> Answer:
@@ -77,6 +105,7 @@ def _row(folder: Path, dictionary: Dictionary) -> dict[str, object]:
     row: dict[str, object] = {
         "folder": str(folder),
         "site": None if dictionary.site is None else str(dictionary.site),
+        **({} if dictionary.target is None else {"target": str(dictionary.target)}),
         "features": dictionary.n_feature,
         "width": dictionary.d_model,
         "trained_on": "not stated" if (of := dictionary.trained_on) is None else f"model {of[:12]}",

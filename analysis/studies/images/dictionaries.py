@@ -172,6 +172,7 @@ def _correlation(first: Tensor, second: Tensor) -> float:
 
 
 def _check(model: ImageModel, dictionary: Dictionary) -> None:
+    dictionary.check_autoencoder("the image study")
     if dictionary.d_model != model.last.d_out:
         raise DictionaryError(
             f"{dictionary} is for activations of {dictionary.d_model}, but the model's last layer "

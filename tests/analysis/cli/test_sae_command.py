@@ -115,3 +115,42 @@ def test_metrics_go_where_they_are_asked_to(run, plan_file, monkeypatch, capsys)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     assert main([*command[:-1], "tensorboard"]) == 2
     assert "tensorboard is not installed" in capsys.readouterr().err
+
+
+def test_transcoders_are_trained_described_and_measured_beside_the_layer(run, plan_file, capsys):
+    sites = ["--sites", "mlp_in@0", "mlp_out@0"]
+    assert main(["sae", "train", run, *sites, *TRAIN, "--plan", plan_file]) == 0
+    transcode = ["sae", "train", run, "--sites", "mlp_in@0", "--target", "mlp_out"]
+    capsys.readouterr()
+    assert main([*transcode, *TRAIN, "--plan", plan_file, "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["site"], row["target"], row["steps"]) == ("mlp_in@0", "mlp_out@0", 24)
+    assert row["folder"] == f"{run}/transcoders/blocks.0.mlp.hook_in"
+    steps = {entry["step"] for entry in read_manifest(run)}
+    assert "transcoders/blocks.0.mlp.hook_in" in steps
+
+    assert main(["sae", "info", run, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[-1] == row
+
+    quality = ["sae", "quality", run, "--documents", "20", "--device", "cpu"]
+    assert main([*quality, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert set(rows) == {"mlp_in@0", "mlp_out@0", "mlp_in@0 to mlp_out@0"}
+    beside = rows["mlp_in@0 to mlp_out@0"]["beside"]
+    assert beside["transcoder"]["fvu"] == pytest.approx(rows["mlp_in@0 to mlp_out@0"]["fvu"])
+    assert main(quality) == 0
+    said = capsys.readouterr().out
+    assert "pairs, exact" in said
+    assert "Which pairs make a feature active is not in it" in said
+
+
+def test_target_alone_reads_the_first_layers_mlp(run, capsys):
+    few = ["--tokens", "2048", "--features", "20", "--k", "2"]
+    assert main(["sae", "train", run, "--target", "resid_post", *few, "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["site"], row["target"]) == ("mlp_in@0", "resid_post@0")
+    # a run of transcoders alone is measured without autoencoders
+    assert main(["sae", "quality", run, "--documents", "9", "--device", "cpu", "--json"]) == 0
+    assert set(json.loads(capsys.readouterr().out)) == {"mlp_in@0 to resid_post@0"}
+    assert main(["sae", "train", run, "--target", "resid_pre", *few]) == 2
+    assert "target resid_pre is not computed after mlp_in@0" in capsys.readouterr().err

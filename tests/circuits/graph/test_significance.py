@@ -286,5 +286,5 @@ def test_controls_keep_norms_and_only_rotation_keeps_angles():
 
 @pytest.mark.parametrize("q", [0.0, 1.0, -1.0, float("nan")])
 def test_an_invalid_rate_is_refused(q):
-    with pytest.raises(CircuitsError, match="not a (false-discovery rate|finite number)"):
+    with pytest.raises(CircuitsError, match=r"not a (false-discovery rate|finite number)"):
         significant_pairs(Interactions(small_layer(), basis(20), basis(9)), 0, q)

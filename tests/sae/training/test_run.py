@@ -26,6 +26,7 @@ from sae.training.run import DictionaryTraining
 from tests.support.kills import Moment, die_at, exit_code, moments
 from tests.support.signals import interrupt
 from tests.support.small import normal
+from tests.support.small_training import files
 
 SITES = ("resid_mid@0", "mlp_out@1")
 PLAN = TrainingPlan(
@@ -56,21 +57,6 @@ def unbroken(model, corpus, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("unbroken") / "saes"
     train_saes(model, corpus, PLAN, out, device="cpu")
     return out
-
-
-def files(out: Path) -> dict[str, object]:
-    """All that a run leaves: bytes, but for the numbers that say how fast it was."""
-    found: dict[str, object] = {}
-    for path in sorted(path for path in out.rglob("*") if path.is_file()):
-        name = str(path.relative_to(out))
-        if path.name == "metrics.jsonl":
-            rows = [json.loads(line) for line in path.read_text().splitlines()]
-            found[name] = [{k: v for k, v in r.items() if k != "tokens_per_second"} for r in rows]
-        elif path.name == "training.json":
-            found[name] = {k: v for k, v in json.loads(path.read_text()).items() if k != "seconds"}
-        else:
-            found[name] = path.read_bytes()
-    return found
 
 
 def test_a_folder_for_each_site_holds_the_fields_format(unbroken):
@@ -423,7 +409,7 @@ def test_a_plan_that_cannot_be_names_all_that_is_wrong_with_it(monkeypatch):
     said = r"n_batch is 1, .*k is 0, .*outlier is 0.5, .*activation is 'relu', .*sites are 'mlp_in"
     with pytest.raises(PlanError, match=said):
         TrainingPlan(k=0, n_batch=1, activation="relu", outlier=0.5, sites="mlp_in@0")
-    odd = {"sites": None, "normalise": "no", "learning_rate": True, "seed": 2**70}
+    odd = {"sites": None, "learning_rate": True, "seed": 2**70}
     for name, value in [*odd.items(), ("sites", {"mlp_in@0": 1})]:
         with pytest.raises(PlanError, match=rf"my.json: TrainingPlan: {name} (is|are) "):
             TrainingPlan.from_dict({name: value}, "my.json")

@@ -8,6 +8,7 @@ from sae.sparse import Code, strongest
 from sae.training import step
 from sae.training.step import Coder
 from tests.support.small import generator, normal
+from tests.support.small_training import clipped
 
 KINDS = ("topk", "signed_topk", "batchtopk")
 
@@ -47,12 +48,6 @@ def by_differentiation(coder: Coder, x: Tensor, dead: Tensor) -> tuple[Tensor, l
         total = loss + weight * left.square().sum(1).mean()
     total.backward()
     return loss.detach(), [weight.grad for weight in weights]
-
-
-def clipped(gradients: list[Tensor]) -> list[Tensor]:
-    """All scaled down together, to a norm of at most one."""
-    norm = torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()
-    return [gradient * (1 / (norm + 1e-6)).clamp(max=1) for gradient in gradients]
 
 
 @pytest.mark.parametrize("kind", KINDS)
