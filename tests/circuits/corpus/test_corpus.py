@@ -2,7 +2,7 @@
 
 import json
 import socket
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -457,7 +457,7 @@ def test_packed_rows_are_windows_of_the_documents_joined(marks, behind):
     mark = tokenizer.eos_token_id if behind else tokenizer.bos_token_id
     ids, offsets = corpus.encoder(tokenizer)(0, 400)
     joined = []
-    for begin, end in zip(offsets[:-1], offsets[1:], strict=True):
+    for begin, end in pairwise(offsets):
         document = ids[begin:end].tolist()
         joined += [*document, mark] if behind else [mark, *document]
     n_rows = len(joined) // 50
