@@ -166,13 +166,15 @@ def _from_txt(path: Path) -> pa.ChunkedArray:
 
 def _passages(text: str) -> Iterator[str]:
     """Running text cut into documents at blank lines, or at a line's end where there are none: a
-    paragraph alone has lost what came before it, which a language model would read."""
+    paragraph alone has lost what came before it, which a language model would read. A short text
+    is cut more finely, so that some of it can be held out."""
     passage, size = list[str](), 0
+    enough = min(_PASSAGE, len(text) // 100)
     for part in re.split(r"(\n[^\S\n]*\n\s*|\n)", text):
         passage.append(part)
         size += len(part)
         blank = part.count("\n") > 1
-        if size >= (_PASSAGE if blank else 4 * _PASSAGE) and part.startswith("\n"):
+        if size >= (enough if blank else 4 * _PASSAGE) and part.startswith("\n"):
             yield "".join(passage)
             passage, size = [], 0
     yield "".join(passage)

@@ -96,9 +96,9 @@ def test_a_folder_is_read_in_the_order_of_its_paths(tmp_path):
 
 def test_running_text_is_cut_at_blank_lines_into_long_passages(tmp_path):
     path = tmp_path / "running.txt"
-    paragraphs = [f"{n} " + "word " * (n % 90) for n in range(200)]
+    paragraphs = [f"{n} " + "word " * (n % 90) for n in range(1000)]
     path.write_text("\n \n".join(paragraphs), encoding="utf-8")
-    passages = open_corpus(path).documents(0, 99)
+    passages = open_corpus(path).documents(0, 999)
     assert [p.strip() for text in passages for p in text.split("\n \n")] == [
         p.strip() for p in paragraphs
     ]
@@ -109,7 +109,7 @@ def test_running_text_without_blank_lines_is_cut_at_the_end_of_lines(tmp_path):
     path = tmp_path / "lines.txt"
     lines = [f"{n} " + "word " * (n % 30) for n in range(900)]
     path.write_text("\n".join(lines), encoding="utf-8")
-    passages = open_corpus(path).documents(0, 99)
+    passages = open_corpus(path).documents(0, 999)
     assert len(passages) > 3
     cut = [line.strip() for text in passages for line in text.split("\n")]
     assert cut == [line.strip() for line in lines]
