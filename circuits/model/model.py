@@ -24,11 +24,11 @@ from circuits.algebra.bilinear import BilinearLayer, computing_dtype
 from circuits.arguments import checked
 from circuits.corpus.tokenizer import known_tokens, token_texts
 from circuits.errors import ModelError, check_count, check_index, check_width
-from circuits.model.identity import fingerprint
+from circuits.model.identity import TWIN, TwinLabel, fingerprint
 from circuits.model.llama import layer_of, write
-from circuits.model.site import POINTS, ReadAll, Site, as_sites, attach
+from circuits.model.site import POINTS, ReadAll, Site, as_sites, attach, fitting
 from circuits.model.transformer_lens import hooked
-from circuits.storage.files import folder_written_whole
+from circuits.storage.files import folder_written_whole, write_json
 
 _ROWS = 4096  # tokens whose logits a loss holds at a time
 _FACTORS = ("left", "right", "down")
@@ -45,6 +45,7 @@ class Model:
     tokenizer: Any | None  # transformers' tokenizer, where there is one
     path: Path
     wanted_tokenizer: str | None = None  # the name that a published model without one gives
+    label: TwinLabel | None = None  # whose bilinear twin it is, and at what price
     _replacing: list[Site] = field(default_factory=list, repr=False)
 
     @property
@@ -116,6 +117,11 @@ class Model:
         ``layer(i, fold_norm=True)(resid_mid / scale(resid_mid)[..., None]) == mlp_out``.
         """
         index = check_index("Model.layer", index, self.n_layer, "layer")
+        if (gate := self.network.config.hidden_act) != "linear":
+            raise ModelError(
+                f"{self.path}: its gate is {gate}, so no layer is bilinear. Make its twin first: "
+                f"bilinear_twin."
+            )
         block = self.network.model.layers[index]
         layer = layer_of(block.mlp)
         if not fold_norm:
@@ -276,7 +282,7 @@ class Model:
         sites = {self._site(as_sites(site)[0]): given for site, given in functions.items()}
         with ExitStack() as hooks:
             for site, function in sites.items():
-                hooks.callback(attach(self.network, site, _fitting(site, function)).remove)
+                hooks.callback(attach(self.network, site, fitting(site, function)).remove)
                 self._replacing.append(site)
                 hooks.callback(self._replacing.remove, site)
             yield self
@@ -304,11 +310,14 @@ class Model:
             raise ModelError(f"{folder}: exists already. Name a new folder, or remove this one.")
         with folder_written_whole(folder) as files:
             write(self.network, self.tokenizer, files)
+            if self.label is not None:
+                write_json(files / TWIN, self.label.as_dict())
         return folder
 
     def describe(self) -> dict[str, Any]:
         """Sizes, norm, activation and hooks, as plain values."""
         config, first = self.network.config, self.layer(0)
+        twin = {} if self.label is None else {"twin": self.label.as_dict()}
         return {
             "path": str(self.path),
             "architecture": type(self.network).__name__,
@@ -327,6 +336,7 @@ class Model:
             "sites": {
                 f"{point}@i": Site(point, 0).hook_name.replace(".0.", ".i.") for point in POINTS
             },
+            **twin,
         }
 
     def __repr__(self) -> str:
@@ -381,19 +391,3 @@ def _choose(logits: Float[Tensor, " token"], temperature: float, generator: torc
         return int(logits.argmax())
     chances = (logits / temperature).softmax(0)
     return int(torch.multinomial(chances, 1, generator=generator))
-
-
-def _fitting(site: Site, function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """The function, with a check of what it returns."""
-
-    def checked(activation: Tensor) -> Tensor:
-        new = function(activation)
-        if not isinstance(new, Tensor) or new.shape != activation.shape:
-            got = tuple(new.shape) if isinstance(new, Tensor) else type(new).__name__
-            raise ModelError(
-                f"replaced: the function at {site} returned {got}, where the activation has shape "
-                f"{tuple(activation.shape)}. Return a tensor of that shape."
-            )
-        return new.to(activation)
-
-    return checked

@@ -13,7 +13,7 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from circuits.corpus.batches import Batch, BatchPlan, Position, batches
-from circuits.corpus.documents import Corpus, Tokenizer, split_corpus
+from circuits.corpus.documents import Corpus, Tokenizer
 from circuits.errors import ModelError, PlanError
 from circuits.storage.checkpoint import optimizer_state, restore_optimizer
 from circuits.storage.training_run import Row, TrainingRun
@@ -60,6 +60,7 @@ class NetworkTraining(TrainingRun):
     """A network in training: its weights, its optimizer, and the position in the text."""
 
     doing, shown, fault = "training", "loss", ModelError
+    measures: ClassVar[tuple[str, ...]] = ("loss",)  # what `loss` gives, each in the metrics
     slower = "Lower the plan's learning_rate, and train in a new folder."
     packages = ("torch", "transformers", "bilinear-circuits")
     plan: Optimisation
@@ -69,7 +70,8 @@ class NetworkTraining(TrainingRun):
         plan: Optimisation,
         network: Any,
         tokenizer: Tokenizer,
-        corpus: Corpus,
+        text: Corpus,
+        held_out: Corpus | None,
         batch_plan: BatchPlan,
         precision: Precision = "auto",
         rows_at_once: int | None = None,
@@ -78,7 +80,7 @@ class NetworkTraining(TrainingRun):
         check_precision(precision, rows_at_once)
         self.tokenizer, self.network = tokenizer, network.train()
         self.device = network.lm_head.weight.device
-        self._text, self._held_out = split_corpus(corpus)
+        self._text, self._held_out = text, held_out
         self._batch_plan, self._rows_at_once = batch_plan, rows_at_once
         self._position = Position()  # in the text, where the next batch begins
         self._half = in_bfloat16(network, precision)
@@ -107,11 +109,12 @@ class NetworkTraining(TrainingRun):
     @abstractmethod
     def loss(
         self, tokens: Int64[Tensor, "batch pos"], asked: Bool[Tensor, "batch next"]
-    ) -> Float[Tensor, ""]:
-        """The mean loss over what is asked for, ``next`` being one position less than ``pos``."""
+    ) -> Float[Tensor, " measure"]:
+        """The mean loss over what is asked for (``next`` is one less than ``pos``), and whatever
+        else is measured."""
 
     def learn(self, batch: Batch) -> Tensor:
-        """One step; returns the batch's mean loss, which stays on the device."""
+        """One step; returns what was measured on the batch, which stays on the device."""
         for group in self._optimizer.param_groups:
             group["lr"] = self.plan.rate(self.step)
         self._optimizer.zero_grad(set_to_none=True)
@@ -122,20 +125,20 @@ class NetworkTraining(TrainingRun):
             if share == 0:
                 continue
             with torch.autocast(self.device.type, torch.bfloat16, self._half):
-                loss = self.loss(tokens.to(self.device), asked.to(self.device))
+                measured = self.loss(tokens.to(self.device), asked.to(self.device))
             if share < 1:
-                loss = loss * share
-            loss.backward()
-            total.append(loss.detach())
+                measured = measured * share
+            measured[0].backward()
+            total.append(measured.detach())
         clip_grad_norm_(self.network.parameters(), self.plan.clip)
         self._optimizer.step()
         self.n_tokens += batch.n_predicted
         self._position = batch.after
-        return total[0] if len(total) == 1 else torch.stack(total).sum()
+        return total[0] if len(total) == 1 else torch.stack(total).sum(0)
 
     def rows(self, measured: Tensor) -> list[Row]:
-        """The loss."""
-        return [{"loss": float(measured)}]
+        """What each step measured."""
+        return [dict(zip(self.measures, measured.tolist(), strict=True))]
 
     def check(self, row: Row, nth: int, checkpoint: Path) -> None:
         """Stop before anything that is not finite is saved."""

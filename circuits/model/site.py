@@ -134,3 +134,19 @@ def _in_place(x: Tensor, function: Callable[[Tensor], Tensor | None]) -> None:
     new = function(before)
     if new is not None:
         x.copy_(new)
+
+
+def fitting(site: Site, function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """The function, with a check of what it returns."""
+
+    def checked(activation: Tensor) -> Tensor:
+        new = function(activation)
+        if not isinstance(new, Tensor) or new.shape != activation.shape:
+            got = tuple(new.shape) if isinstance(new, Tensor) else type(new).__name__
+            raise ModelError(
+                f"replaced: the function at {site} returned {got}, where the activation has shape "
+                f"{tuple(activation.shape)}. Return a tensor of that shape."
+            )
+        return new.to(activation)
+
+    return checked

@@ -106,7 +106,10 @@ class ModelTraining(NetworkTraining):
     ) -> None:
         network = new_network(plan, tokenizer).to(chosen_device(device))
         batch_plan = BatchPlan(plan.n_rows, plan.window, plan.seed)
-        super().__init__(plan, network, tokenizer, corpus, batch_plan, precision, rows_at_once)
+        text, held_out = split_corpus(corpus)
+        super().__init__(
+            plan, network, tokenizer, text, held_out, batch_plan, precision, rows_at_once
+        )
         self._floor = exact_entropy(corpus, tokenizer)
         self._noise = torch.Generator(self.device).manual_seed(plan.seed)
         if plan.noise:
@@ -132,15 +135,15 @@ class ModelTraining(NetworkTraining):
 
     def loss(
         self, tokens: Int64[Tensor, "batch pos"], asked: Bool[Tensor, "batch next"]
-    ) -> Float[Tensor, ""]:
+    ) -> Float[Tensor, " measure"]:
         """Nats per token."""
         hidden = self.network.model(tokens[:, :-1], use_cache=False).last_hidden_state
         logits = self.network.lm_head(hidden[asked])  # padding costs no logits
-        return functional.cross_entropy(logits.float(), tokens[:, 1:][asked])
+        return functional.cross_entropy(logits.float(), tokens[:, 1:][asked])[None]
 
     def rows(self, measured: Tensor) -> list[Row]:
         """The loss beside the floor that no model can go below."""
-        return [{"loss": float(measured), "floor": self._floor}]
+        return [{**super().rows(measured)[0], "floor": self._floor}]
 
     def results(self) -> Iterator[tuple[Callable[[Path], None], dict[str, Any]]]:
         """The network with its tokenizer, and its loss on held-out text."""
