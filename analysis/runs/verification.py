@@ -12,7 +12,6 @@ from circuits.errors import RunError
 from circuits.storage.manifest import State, read_manifest, states
 
 _MAKES = {
-    "model": "model train {run}",
     "saes": "sae train {run}",
     "interactions": "interactions {run} --layer {of}",
     "rank": "rank {run} --layer {of}",
@@ -49,4 +48,6 @@ def verify(run: str | Path) -> pd.DataFrame:
 def _command(folder: RunFolder, step: str) -> str:
     kind, _, of = step.replace("/", " ", 1).partition(" ")
     of = of.removeprefix("of ").removeprefix("layer ")
+    if kind == "model":
+        return f"circuits {folder.model_command} {folder}"
     return f"circuits {_MAKES[kind]}".format(run=folder, of=of) if kind in _MAKES else ""

@@ -92,14 +92,16 @@ class NetworkTraining(TrainingRun):
         self._optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), fused=True)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Weights and moments; the position in the text, and in what precision it is trained."""
+        """Weights and moments; the position in the text, and how its steps are computed."""
         tensors = optimizer_state(dict(self.network.named_parameters()), self._optimizer)
-        return tensors, {"position": self._position.as_dict(), "bfloat16": self._half}
+        values = {"position": self._position.as_dict(), "bfloat16": self._half}
+        return tensors, {**values, "rows_at_once": self._rows_at_once}
 
     def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """The way back from `state`."""
         restore_optimizer(dict(self.network.named_parameters()), self._optimizer, tensors)
         self._position, self._half = Position(**values["position"]), bool(values["bfloat16"])
+        self._rows_at_once = values["rows_at_once"]
 
     def batches(self) -> Iterator[Batch]:
         """Batches of text; bad text is refused at once."""

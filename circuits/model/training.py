@@ -24,8 +24,8 @@ from circuits.model.llama import write
 from circuits.model.loading import chosen_device
 from circuits.model.network_training import NetworkTraining, Precision
 from circuits.model.plan import ModelPlan
-from circuits.storage.files import PLAN, RESULT, read_json
-from circuits.storage.training_run import METRICS, Row, RunFiles
+from circuits.storage.files import RESULT, read_json
+from circuits.storage.training_run import NOTES, Row, RunFiles
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,8 @@ class Trained:
     @property
     def files(self) -> list[Path]:
         """The model's own files, which the same run reproduces to the byte."""
-        notes = {PLAN, RESULT, METRICS}
         inside = (path for path in self.folder.iterdir() if path.is_file())
-        return [path for path in inside if path.name not in notes]
+        return [path for path in inside if path.name not in NOTES]
 
     @property
     def tokens_per_second(self) -> float:

@@ -1,6 +1,6 @@
 """The activation of a gate, faded until only its straight part is left.
 
-``silu(s · x) / s`` is SiLU at s = 1 and nears ``x / 2`` as s goes to 0; so do the other smooth gates
+``silu(s · x) / s`` is SiLU at s = 1 and nears ``x / 2`` as s goes to 0; so do other smooth gates
 that are 0 at 0. ReLU looks the same at every scale and a sigmoid is not 0 at 0, so both are mixed
 with their straight part instead: ``s · f(x) + (1 - s) · (slope · x + offset)``. In the end the
 gate's weights take up the slope, and its bias takes up the offset, which only a sigmoid has.

@@ -114,7 +114,6 @@ class _Sums:
             self._missed[index] += float(
                 (twin(*args).double().flatten(0, 1) - wanted).square().sum()
             )
-            total = torch.tensor([float(len(wanted))], dtype=torch.float64)
             moments = torch.stack([wanted.sum(0), wanted.square().sum(0)]).cpu()
             self._outputs[index] = self._outputs[index] + moments
 

@@ -34,15 +34,18 @@ from circuits.twin.gates import fading_gates, made_linear
 from circuits.twin.measurement import check_fits, measured
 from circuits.twin.original import load_original
 from circuits.twin.plan import TwinPlan
+from circuits.twin.writing import Joined
+from circuits.twin.writing import self_written as self_written_texts
 
 
 @checked
 def bilinear_twin(
     path: str | Path,
-    corpus: Corpus,
+    corpus: Corpus | None,
     plan: TwinPlan | None = None,
     out: str | Path = "twin",
     *,
+    self_written: int = 0,
     tokenizer: str | Path | None = None,
     device: torch.device | str | None = None,
     precision: Precision = "auto",
@@ -52,7 +55,8 @@ def bilinear_twin(
     """Train the bilinear twin of a gated model into a folder; an interrupted run resumes.
 
     ``path`` is a folder or ``hub:owner/name`` of a Llama-like model whose gate is SiLU, GELU, ReLU
-    or the like. What the twin cost is its ``label``.
+    or the like. It trains on the corpus, and on as many texts as are ``self_written`` by the
+    original, or on those alone. What the twin cost is its ``label``.
     """
     out, plan = Path(out), plan or TwinPlan()
     original = load_original(path, tokenizer=tokenizer, device=device)
@@ -61,18 +65,38 @@ def bilinear_twin(
             f"window is {plan.window}, but {path} has a context of {original.n_context}. Make the "
             f"window at most that."
         )
+    text, held_out = _texts(original, corpus, plan, self_written, out)
     made_of = {
         "plan": plan.as_dict(),
-        "corpus": corpus.fingerprint,
+        "corpus": text.fingerprint,
         "original": original.fingerprint,
     }
     if precision != "auto":
         made_of["precision"] = precision
     files = RunFiles((out,), out / "checkpoint.safetensors", made_of)
     if not files.finished:
-        training = TwinTraining(plan, original, corpus, precision, rows_at_once)
+        training = TwinTraining(plan, original, text, held_out, precision, rows_at_once)
         training.run(files, checkpoint_every)
     return load_model(out, device=device)
+
+
+def _texts(
+    original: Model, corpus: Corpus | None, plan: TwinPlan, n_written: int, out: Path
+) -> tuple[Corpus, Corpus]:
+    """What to train on, and what to measure on: of the text that was given, where one was."""
+    written = None
+    if n_written or corpus is None:
+        place = out.with_name(f"{out.name}-self-written.parquet")
+        written = self_written_texts(original, n_written, plan.window, place, plan.seed)
+    given = corpus or written
+    assert given is not None  # one of the two
+    text, held_out = split_corpus(given)
+    if held_out is None:
+        raise CorpusError(
+            f"{given.n_documents} documents are too few to hold any out, and what a twin costs is "
+            f"measured on text that it was not trained on. Give more text."
+        )
+    return (text if given is written or written is None else Joined(text, written)), held_out
 
 
 class TwinTraining(NetworkTraining):
@@ -85,16 +109,11 @@ class TwinTraining(NetworkTraining):
         self,
         plan: TwinPlan,
         original: Model,
-        corpus: Corpus,
+        text: Corpus,
+        held_out: Corpus,
         precision: Precision = "auto",
         rows_at_once: int | None = None,
     ) -> None:
-        text, held_out = split_corpus(corpus)
-        if held_out is None:
-            raise CorpusError(
-                f"{corpus.n_documents} documents are too few to hold any out, and what a twin "
-                f"costs is measured on text that it was not trained on. Give more text."
-            )
         self.original, self._unseen = original, held_out
         network = deepcopy(original.network)
         self._gates = fading_gates(network)
