@@ -84,8 +84,13 @@ def _texts(
     original: Model, corpus: Corpus | None, plan: TwinPlan, n_written: int, out: Path
 ) -> tuple[Corpus, Corpus]:
     """What to train on, and what to measure on: of the text that was given, where one was."""
+    if corpus is None and not n_written:
+        raise CorpusError(
+            "bilinear_twin: there is no text to train on. Pass a corpus of text like the model's "
+            "own, or let the original write some, as with self_written=2000."
+        )
     written = None
-    if n_written or corpus is None:
+    if n_written:
         place = out.with_name(f"{out.name}-self-written.parquet")
         written = self_written_texts(original, n_written, plan.window, place, plan.seed)
     given = corpus or written
@@ -138,6 +143,8 @@ class TwinTraining(NetworkTraining):
         plan, strengths = self.plan, self.plan.strengths(self.step, len(self._gates))
         for gate, strength in zip(self._gates, strengths, strict=True):
             gate.strength = strength
+        if self._outputs is not None:
+            self._outputs.clear()
         given, wanted = tokens[:, :-1], tokens[:, 1:][asked]
         logits = self.network(given, use_cache=False).logits
         with torch.no_grad():
@@ -185,9 +192,12 @@ class _Outputs:
         pairs = zip(taught, learned, strict=True)
         parts = [functional.mse_loss(x.float(), y.float()) / y.float().square().mean()
                  for y, x in pairs]  # fmt: skip
+        return torch.stack(parts).mean()
+
+    def clear(self) -> None:
+        """Forget what other passes left."""
         for seen in self._seen:
             seen.clear()
-        return torch.stack(parts).mean()
 
     def remove(self) -> None:
         """Leave both networks as they were."""

@@ -60,13 +60,13 @@ def _texts(original: Model, n_documents: int, window: int, seed: int) -> Iterato
     with counted(n_documents, "writing", "text") as bar:
         for first in range(0, n_documents, _ROWS):
             n_rows = min(_ROWS, n_documents - first)
-            for row in _drawn(original, n_rows, window, generator).tolist():
+            for row in drawn(original, n_rows, window, generator).tolist():
                 yield tokenizer.decode(row, skip_special_tokens=True).strip()
             bar.update(n_rows)
 
 
 @torch.no_grad()
-def _drawn(
+def drawn(
     original: Model, n_rows: int, window: int, generator: torch.Generator
 ) -> Int64[Tensor, "row pos"]:
     """Rows from the mark of a start to that of an end, which is repeated up to the longest."""
@@ -85,10 +85,10 @@ def _drawn(
         out = original.network(last, past_key_values=cache, use_cache=True)
         cache = out.past_key_values
         chances = out.logits[:, -1, known].float().softmax(-1).cpu()
-        drawn = known.cpu()[torch.multinomial(chances, 1, generator=generator)[:, 0]]
-        drawn = torch.where(ended, marks[-1], drawn)
-        tokens = torch.cat([tokens, drawn[:, None]], dim=1)
-        ended |= torch.isin(drawn, ends)
+        new = known.cpu()[torch.multinomial(chances, 1, generator=generator)[:, 0]]
+        new = torch.where(ended, marks[-1], new)
+        tokens = torch.cat([tokens, new[:, None]], dim=1)
+        ended |= torch.isin(new, ends)
         if bool(ended.all()):
             break
     return tokens

@@ -64,6 +64,15 @@ def small_folder(path: Path, kind: str = "llama", *, dtype=torch.float32, **fiel
     return path
 
 
+def small_original(corpus, path: Path, activation: str = "silu") -> Path:
+    """A gated model that has learned a little of a text."""
+    from circuits.model import ModelPlan, ModelShape, train_model
+
+    shape = ModelShape(d_model=16, d_hidden=24, n_layer=2, n_head=2, activation=activation)
+    plan = ModelPlan(shape, n_steps=60, n_rows=8, window=32, warm_up=5, learning_rate=1e-2)
+    return train_model(plan, corpus, path, device="cpu").folder
+
+
 def some_tokens(n_rows: int = 3, n_pos: int = 11, seed: int = 5) -> Tensor:
     drawn = torch.randint(4, N_TOKEN, (n_rows, n_pos), generator=generator(seed))
     drawn[:, 0] = 1
