@@ -135,8 +135,11 @@ class RankCurve:
     def mean(self) -> pd.DataFrame:
         """By rank: mean over features with its 95 % interval, quartiles, share above 0.75, R²,
         energy, and the means and shares of the controls."""
-        rows = [self._mean_row(rank) for rank in self.ranks]
-        return pd.DataFrame(rows, index=pd.Index(self.ranks, name="rank"))
+        return pd.DataFrame(self._mean_rows, index=pd.Index(self.ranks, name="rank"))
+
+    @cached_property
+    def _mean_rows(self) -> list[dict[str, float]]:
+        return [self._mean_row(rank) for rank in self.ranks]
 
     def _mean_row(self, rank: int) -> dict[str, float]:
         own = self.compared(rank)

@@ -191,8 +191,10 @@ class RunFolder:
 
     def results(self) -> list[Path]:
         """All files that a report is made of."""
-        folders = (self.interactions(0).parent, self.circuits, self.rank(0).parent)
-        return sorted(file for folder in folders for file in folder.glob("*.*"))
+        folders = (self.interactions(0).parent, self.rank(0).parent)
+        layers = [file for folder in folders for file in folder.glob("*.*")]
+        circuits = [file for files in self.circuit_files() for file in files.all if file.exists()]
+        return sorted([*layers, *circuits])
 
 
 def in_training(folder: Path) -> bool:

@@ -319,7 +319,9 @@ class Run:
                 self.marks[name] = (
                     f"edited after the step '{step}' made it: its numbers may not be those measured"
                     if state is State.EDITED
-                    else "no step of this run made it: nothing records where its numbers are from"
+                    else "no step of this run made it: nothing records where its numbers are from. "
+                    "Copy manifest.json from where the run was made, or make it again: "
+                    f"circuits {command} RUN"
                 )
                 warn(f"{file}: {self.marks[name]}", MarkWarning, stacklevel=4)
         return value

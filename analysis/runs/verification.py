@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -10,6 +11,7 @@ from analysis.runs.alone import manifest_of
 from analysis.runs.folder import RunFolder
 from circuits.errors import RunError
 from circuits.storage.manifest import State, read_manifest, states
+from circuits.storage.replacing import PLACING
 
 _MAKES = {
     "saes": "sae train {run}",
@@ -22,6 +24,8 @@ _MAKES = {
 }
 """The command of a step, by the first word of its name; what it is of is the rest."""
 
+_LOOKS, _PAUSE = 100, 0.02  # seconds between two looks at a run that is being written
+
 
 def verify(run: str | Path) -> pd.DataFrame:
     """A row for each file that a step made, or that lies among results and none made: its state
@@ -29,11 +33,20 @@ def verify(run: str | Path) -> pd.DataFrame:
     folder = RunFolder(Path(run))
     if not folder.path.is_dir():
         raise RunError(f"{folder}: there is no such run. Make one: circuits model train {folder}")
-    manifest_of(folder.path)  # completes what a kill left
+    for _ in range(_LOOKS):  # another command may put files in place just now
+        before = manifest_of(folder.path)  # completes what a kill left
+        table = _table(folder)
+        if not (folder.path / PLACING).is_dir() and manifest_of(folder.path) == before:
+            break
+        time.sleep(_PAUSE)
+    return table
+
+
+def _table(folder: RunFolder) -> pd.DataFrame:
     if not read_manifest(folder.path):
         raise RunError(
             f"{folder} has no manifest.json, which notes what made each file, so nothing can be "
-            f"verified. Make the run with circuits, or restore the file."
+            f"verified. Copy it from where the run was made, or make the run again in a new folder."
         )
     known = states(folder.path)
     for file in folder.results():

@@ -147,20 +147,20 @@ class Factors:
     def of(cls, write: Tensor, form: Tensor) -> Factors:
         """The factors of ``write form writeᵀ``."""
         # powers of two, so that nothing is rounded and no product leaves the screen's range
-        write_scale, form_scale = _power_of_two(write), _power_of_two(form)
+        write_scale, form_scale = power_of_two(write), power_of_two(form)
         scale = write_scale * write_scale * form_scale
         if write_scale != 1:
             write = write / write_scale
         if form_scale != 1:
             form = form / form_scale
         lost = 16 * len(form) ** 0.5 * torch.finfo(form.dtype).eps
-        if not _decays(form):
+        if not decays(form):
             left, right = write @ form, write
             order = torch.arange(len(write), device=write.device)
             reach, size = left.norm(dim=1), right.norm(dim=1)
             arithmetic = lost * float(size.max() ** 2 * form.norm())
             return cls(left, right, order, reach, size, arithmetic, scale)
-        values, vectors = _eigh(form)
+        values, vectors = eigenvectors(form)
         right = write @ (vectors * values.abs().sqrt())
         reach = right.norm(dim=1)
         arithmetic = lost * float(write.norm(dim=1).max() ** 2 * values.abs().max())
@@ -172,40 +172,46 @@ class Factors:
         """Round the factors to the screen's precision, and bound what that loses in each strip."""
         self.screen = screen_dtype(self.left)
         self.left_screen, self.right_screen = self.left.to(self.screen), self.right.to(self.screen)
+        # memory that is asked for anew for each tile would take longer than its product
+        self._scratch = self.left_screen.new_empty(ROWS * COLUMNS)
         right = rounded(self.right, self.right_screen)
         equal = self.left_reach is self.right_reach  # up to signs
         left = right if equal else rounded(self.left, self.left_screen)
         self._left, self._right = (
-            tuple(map(_strip_maxima, (reach, *rounded)))
+            tuple(map(strip_maxima, (reach, *rounded)))
             for reach, rounded in ((self.left_reach, left), (self.right_reach, right))
         )
 
     def bound(self, rows: slice, columns: slice) -> float:
         """No entry of this tile is larger."""
-        largest = _largest(self._left[0], rows) * _largest(self._right[0], columns)
+        largest = largest_of(self._left[0], rows) * largest_of(self._right[0], columns)
         return (largest * (1 + 1e-4) + self.arithmetic) * self.scale
 
     def screened(self, rows: slice, columns: slice) -> tuple[Tensor, float, float]:
-        """The tile in the screen's dtype, and its entries' largest absolute and relative errors.
+        """The tile in the screen's dtype, until the next is asked for, and its entries' largest
+        absolute and relative errors.
 
         ``|x·y − x̃·ỹ| ≤ |x − x̃||y| + |x̃||y − ỹ|``, the rounding of the sum of products in the
         accumulator, the rounding of the result, and what making the factors has lost already.
         """
-        left, left_lost = (_largest(maxima, rows) for maxima in self._left[1:])
-        right, right_lost = (_largest(maxima, columns) for maxima in self._right[1:])
+        size, lost = (largest_of(maxima, rows) for maxima in self._left[1:])
+        other, other_lost = (largest_of(maxima, columns) for maxima in self._right[1:])
         accumulator = torch.promote_types(self.screen, torch.float32)
         summing = self.left.shape[1] * torch.finfo(accumulator).eps
-        absolute = left_lost * right + (left + left_lost) * right_lost + 2 * summing * left * right
-        tile = self.left_screen[rows] @ self.right_screen[columns].mT
+        absolute = lost * other + (size + lost) * other_lost + 2 * summing * size * other
+        left, right = self.left_screen[rows], self.right_screen[columns]
+        shape = len(left), len(right)
+        tile = self._scratch[: math.prod(shape)].view(shape)
+        torch.mm(left, right.mT, out=tile)
         return tile, absolute + self.arithmetic, torch.finfo(self.screen).eps
 
 
-def _strip_maxima(numbers: Float[Tensor, " in"]) -> list[float]:
+def strip_maxima(numbers: Float[Tensor, " in"]) -> list[float]:
     """The largest of each ``ROWS``."""
     return [float(strip.max()) for strip in numbers.split(ROWS)]
 
 
-def _largest(maxima: list[float], some: slice) -> float:
+def largest_of(maxima: list[float], some: slice) -> float:
     """Of the strips that these rows or columns lie in."""
     return max(maxima[some.start // ROWS : -(-some.stop // ROWS)])
 
@@ -241,28 +247,6 @@ def _nothing_seen(like: Tensor) -> _Seen:
     return index, index, bounds, bounds
 
 
-def reaching(
-    features: Float[Tensor, "feature input"], form: Float[Tensor, "input input"], bar: float
-) -> Iterator[Int[Tensor, "pair two"]]:
-    """The pairs of different features whose entry of ``features form featuresᵀ`` is ``bar`` or
-    more, and those that the form's own precision cannot separate from them, a few at a time."""
-    factors = Factors.of(features, form)
-    for rows, columns in tiles(len(features)):
-        if factors.bound(rows, columns) < bar:
-            continue
-        tile, absolute, share = factors.screened(rows, columns)
-        least = (bar / factors.scale - absolute) / (1 + share)
-        near = (row_maxima(tile.abs_()) >= least).nonzero()[:, 0]
-        if len(near):
-            some = near + rows.start
-            whole = (factors.left[some] @ factors.right[columns].mT).abs_()
-            row, column = (whole + factors.arithmetic >= bar / factors.scale).nonzero().unbind(1)
-            first, second = some[row], column + columns.start
-            pairs = torch.stack([first, second], dim=1)[first < second]
-            if len(pairs):
-                yield factors.order[pairs].sort(dim=1).values
-
-
 def scored(output: int, features: Tensor, form: Tensor, first: Tensor, second: Tensor) -> _Found:
     """The weights of some pairs in float64, each pair with its lower index first."""
     one, two = torch.minimum(first, second), torch.maximum(first, second)
@@ -288,7 +272,7 @@ def _constant_pairs(output: int, features: Tensor, constant: Tensor, form: Tenso
     return np.full_like(index, output), index, np.full_like(index, index[-1]), weight
 
 
-def _eigh(form: Float[Tensor, "d d"]) -> tuple[Tensor, Tensor]:
+def eigenvectors(form: Float[Tensor, "d d"]) -> tuple[Tensor, Tensor]:
     """In float64 where float32 does not converge, as of a form of exactly deficient rank."""
     try:
         values, vectors = torch.linalg.eigh(form)
@@ -297,7 +281,7 @@ def _eigh(form: Float[Tensor, "d d"]) -> tuple[Tensor, Tensor]:
     return values, vectors
 
 
-def _decays(form: Tensor) -> bool:
+def decays(form: Tensor) -> bool:
     """Whether a few eigenvalues dominate, so that the decomposition is worth its cost: ``(Σλ²)² /
     Σλ⁴``, which is near d/2 for a random form, estimated from images of a few random vectors."""
     generator = torch.Generator().manual_seed(0)
@@ -308,7 +292,7 @@ def _decays(form: Tensor) -> bool:
     return bool(squares**2 <= len(form) / 8 * fourths)
 
 
-def _power_of_two(tensor: Tensor) -> float:
+def power_of_two(tensor: Tensor) -> float:
     """A power of two near the largest entry."""
     largest = float(tensor.abs().max())
     return 2.0 ** math.frexp(largest)[1] if largest > 0 else 1.0

@@ -42,10 +42,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.algebra.interactions import Interactions
-from circuits.algebra.pair_search import Search, reaching
+from circuits.algebra.pair_search import Search
 from circuits.errors import GraphError, check_index, check_indices
 from circuits.graph.form_span import features_in_span, turned_within
 from circuits.graph.frames import chance
+from circuits.graph.near_pairs import Near, lowest_entry, near_pairs, pairs_reaching
 from circuits.graph.significance import Atoms, RotationNull, q_values
 
 _ROUNDS = 60
@@ -109,9 +110,10 @@ def known_pairs(
 
 def _of_both_kinds(null: RotationNull, form: Tensor, pairs: Tensor) -> list[_Fit]:
     """The form made of products of what features write, and of what reads them."""
-    inside = null.inside(form)
+    inside, near = null.inside(form), near_pairs(null, form)
     return [
-        _Fit(null, atoms, atoms.inside(inside), pairs) for atoms in (null.written, null.readers)
+        _Fit(null, atoms, atoms.inside(inside), pairs, near)
+        for atoms in (null.written, null.readers)
     ]
 
 
@@ -152,8 +154,9 @@ class _Fit:
         atoms: Atoms,
         form: Float[Tensor, "rank rank"],
         pairs: Int[Tensor, "pair two"],
+        near: Near | None,
     ) -> None:
-        self.null, self.atoms, self.form, self.pairs = null, atoms, form, pairs
+        self.null, self.atoms, self.form, self.pairs, self.near = null, atoms, form, pairs, near
         self.n_numbers = len(form) * (len(form) + 1) // 2
         self.most = min(_MOST, self.n_numbers // 3)  # pairs
         one, two = atoms.unit[pairs[:, 0]], atoms.unit[pairs[:, 1]]
@@ -173,7 +176,7 @@ class _Fit:
         self.standing = self.share.abs() / (inverse.diagonal().sqrt() / size * self.noise_at(pairs))
 
     def with_pairs(self, pairs: Int[Tensor, "pair two"]) -> _Fit:
-        return _Fit(self.null, self.atoms, self.form, pairs)
+        return _Fit(self.null, self.atoms, self.form, pairs, self.near)
 
     @property
     def length(self) -> float:
@@ -220,12 +223,11 @@ class _Fit:
     def _reaching(self, unit: Tensor, left: Tensor, most: int) -> Tensor | None:
         """All pairs that may stand out, where these are the strongest and no more than ``most``, as
         in nearly every form without gates: found faster than the strongest whatever they are."""
-        noise = math.sqrt(float(self._noise_of_blocks.min()))
-        bar = chance(self.null.n_pairs) * noise * (1 - 1e-5)
-        if not bar > 0 or float(((unit @ left) * unit).sum(1).abs().max()) >= bar:
+        bar = lowest_entry(math.sqrt(float(self._noise_of_blocks.min())), self.null.n_pairs)
+        if not bar > 0 or float(((unit @ left) * unit).sum(1).abs().max()) >= bar * math.sqrt(2):
             return None  # a feature with itself
-        few = self.pairs[:0]
-        for pairs in reaching(unit, left, bar / math.sqrt(2)):  # at a right angle; else more
+        few, change = self.pairs[:0], self.form.float() - left
+        for pairs in pairs_reaching(self.near, unit, left, bar, change):
             few = torch.cat([few, pairs])
             if len(few) > (most if self.atoms.parts.shape[1] == 1 else 0):
                 return None

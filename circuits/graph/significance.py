@@ -60,10 +60,10 @@ class Atoms:
         self.length = length.clamp(min=1e-12 * float(length.max()) if len(length) else None)
         self.unit = rows / self.length[:, None]
         self.spaces, self.frames = spaces, frames(white, sizes, spaces)
-        self._blocks = [(name, frame.axes[block]) for name, frame in enumerate(self.frames)
+        self.blocks = [(name, frame.axes[block]) for name, frame in enumerate(self.frames)
                         for block in frame.broad]  # fmt: skip
         columns = [(self.unit @ axes.mT).square().sum(1) * (spaces == name)
-                   for name, axes in self._blocks]  # fmt: skip
+                   for name, axes in self.blocks]  # fmt: skip
         parts = torch.stack(columns, 1) if columns else rows.new_ones(len(rows), 1)
         # how much of each feature is in each block of its space's directions
         self.parts: Float[Tensor, "feature block"] = parts / parts.sum(1, keepdim=True).clamp(
@@ -82,11 +82,11 @@ class Atoms:
     ) -> Float[Tensor, "block block"]:
         """The squared residual per dimension between every two blocks, where these were fitted;
         where so many were that any form would be, that of the form itself."""
-        if len(self._blocks) <= 1:
+        if len(self.blocks) <= 1:
             n_numbers = len(left) * (len(left) + 1) // 2
             return (left.square().sum() / max(n_numbers - len(pairs), 1)).reshape(1, 1)
-        widths = torch.tensor([len(axes) for _, axes in self._blocks]).to(left)
-        axes = torch.cat([axes for _, axes in self._blocks])
+        widths = torch.tensor([len(axes) for _, axes in self.blocks]).to(left)
+        axes = torch.cat([axes for _, axes in self.blocks])
         owner = torch.repeat_interleave(torch.arange(len(widths)), widths.long().cpu()).to(pairs)
 
         def norms(of: Float[Tensor, "rank rank"]) -> Float[Tensor, "block block"]:
@@ -233,6 +233,17 @@ class RotationNull:
     def readers(self) -> Atoms:
         """The rows of the pseudoinverse."""
         return Atoms(self.white, 1 / self.sizes, self.spaces)
+
+    @cached_property
+    def between(self) -> tuple[Float[Tensor, "feature rank"], Float[Tensor, " rank"]]:
+        """Rows and a factor for each direction: no entry of a form between ``written`` units is
+        larger than between these rows, nor one between units of ``readers`` than between the rows
+        times the factors."""
+        unit, sizes = self.written.unit, self.sizes[self.written.directions]
+        length = (unit / sizes.square()).norm(dim=1)
+        middle = length.median()
+        longer = (middle / length.clamp(min=1e-12 * float(middle))).clamp(min=1)
+        return (unit * longer[:, None]).float(), 1 / sizes.square() / middle
 
     def inside(self, form: Float[Tensor, "model model"]) -> Float[Tensor, "rank rank"]:
         """A form within what the features span."""

@@ -1,13 +1,16 @@
 """One command at a time in a run folder.
 
 The lock is the file ``.lock``, which says who holds it and since when. The system frees it when its
-process ends, however it ends, so one that was left by a kill is simply taken. Where a lock does not
-reach other machines, a holder there still keeps it: it touches the file every few seconds, and a
-lock of another machine counts as left once it was not touched for a minute.
+process ends, however it ends, so one that was left by a kill is simply taken. On a file system
+without locks, Linux excludes other processes of the same machine by a socket's name, which is freed
+likewise. Where a lock does not reach other machines, a holder there still keeps it: it touches the
+file every few seconds, and a lock of another machine counts as left once it was not touched for a
+minute.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -15,7 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +49,7 @@ def locked(folder: str | Path, doing: str, *, wait: bool = True) -> Iterator[Non
     if key in held or read_only:  # where nobody can write, nobody is in the way
         yield
         return
-    file, made = _taken(folder, doing, wait)
+    lock, made = _taken(folder, doing, wait)
     held.add(key)
     done = threading.Event()
     threading.Thread(target=_touch, args=(folder / NAME, done), daemon=True).start()
@@ -59,7 +62,7 @@ def locked(folder: str | Path, doing: str, *, wait: bool = True) -> Iterator[Non
         held.discard(key)
         with suppress(OSError):
             (folder / NAME).unlink()
-        os.close(file)  # which frees it
+        lock.close()  # which frees it
         for path in made:
             with suppress(OSError):  # it holds something
                 path.rmdir()
@@ -76,18 +79,16 @@ def _made(folder: Path) -> list[Path]:
     return new
 
 
-def _taken(folder: Path, doing: str, wait: bool) -> tuple[int, list[Path]]:
-    """The file's number, once the lock is ours, and the folders that were made for it."""
+def _taken(folder: Path, doing: str, wait: bool) -> tuple[ExitStack, list[Path]]:
+    """What frees the lock, once it is ours, and the folders that were made for it."""
     said, pause, made = False, 0.005, list[Path]()
     while True:
         made += _made(folder)
-        file, holder = _try(folder / NAME)
-        if file is not None:
-            about = {"doing": doing, "process": os.getpid(), "host": socket.gethostname(),
-                     "since": int(time.time())}  # fmt: skip
-            os.ftruncate(file, 0)
-            os.pwrite(file, json.dumps(about).encode(), 0)
-            return file, made
+        about = {"doing": doing, "process": os.getpid(), "host": socket.gethostname(),
+                 "since": int(time.time())}  # fmt: skip
+        lock, holder = _try(folder / NAME, about)
+        if lock is not None:
+            return lock, made
         words = _in_words(holder)
         if not wait:
             raise RunError(
@@ -101,22 +102,41 @@ def _taken(folder: Path, doing: str, wait: bool) -> tuple[int, list[Path]]:
         pause = min(2 * pause, _LOOK)
 
 
-def _try(path: Path) -> tuple[int | None, dict[str, Any]]:
-    """The locked file, or None and who holds it."""
+def _try(path: Path, about: dict[str, Any]) -> tuple[ExitStack | None, dict[str, Any]]:
+    """The lock, with ``about`` us in its file, or None and who holds it."""
     try:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except FileNotFoundError:  # its holder had made the folder, and has removed it
         return None, {}
-    try:
-        free, there = try_lock(file) is not False, _read(file)
-        if free and path.exists() and os.path.samestat(os.fstat(file), path.stat()):
-            age = time.time() - os.fstat(file).st_mtime
-            if there.get("host") in (None, socket.gethostname()) or age > _LEFT:
-                return file, {}
-    except FileNotFoundError:  # its holder has just ended
-        there = {}
-    os.close(file)
+    with ExitStack() as lock:
+        lock.callback(os.close, file)
+        try:
+            free, there = try_lock(file), _read(file)
+            if free is None:  # there are no locks here
+                free = _try_name(path, lock)
+            if free and path.exists() and os.path.samestat(os.fstat(file), path.stat()):
+                age = time.time() - os.fstat(file).st_mtime
+                if there.get("host") in (None, about["host"]) or age > _LEFT:
+                    os.ftruncate(file, 0)
+                    os.pwrite(file, json.dumps(about).encode(), 0)
+                    return lock.pop_all(), {}
+        except FileNotFoundError:  # its holder has just ended
+            there = {}
     return None, there
+
+
+def _try_name(path: Path, lock: ExitStack) -> bool:
+    """Whether no other process of this machine has the name of the file's folder, which is ours
+    until the lock is freed; also where a system has no such names."""
+    if sys.platform != "linux":
+        return True
+    folder = path.parent.stat()
+    name = lock.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+    try:
+        name.bind(f"\0circuits {folder.st_dev} {folder.st_ino}")  # no file: the system knows it
+    except OSError as error:
+        return error.errno != errno.EADDRINUSE
+    return True
 
 
 def _read(file: int) -> dict[str, Any]:

@@ -163,8 +163,8 @@ def read_manifest(run: str | Path) -> list[dict[str, Any]]:
         fault = type(error).__name__
     if fault:
         raise RunError(
-            f"{path}: not a list of steps ({fault}). It was changed or cut short: make the run "
-            f"again, or restore the file."
+            f"{path}: not a list of steps ({fault}). It was changed, cut short or written by "
+            f"version 0.1: restore the file, or make the run again in a new folder."
         )
     return list(entries)
 

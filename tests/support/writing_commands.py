@@ -77,8 +77,29 @@ WRITING = {
     "report": _REPORT,
     "report in a file": f"{_REPORT} --single-file",
     "digits": _DIGITS,
+    **{
+        f"export as {kind}": f"export RUN/circuits/negation.json --format {kind}"
+        for kind in ("graphml", "gexf", "attribution", "tables")
+    },
 }
-"""Those that write to one run."""
+"""Those that write to a run with a circuit."""
+
+BEGINNING = {
+    "sae train": Scene(_SAES, begins="model"),
+    "model train": Scene(_MODEL, begins="empty"),
+}
+"""Those that make what others need."""
+
+READING = {
+    "verify": "verify RUN",
+    "rank of a circuit": f"{_RANK} --circuit negation",
+    "sae info": "sae info RUN",
+    "sae quality": "sae quality RUN --text IN/text.txt --documents 9 --device cpu",
+    "model info": "model info RUN",
+    "model generate": "model generate RUN good --tokens 2 --device cpu",
+    "calibrate": "calibrate RUN --snr 3 --seeds 1 --gates 1",
+}
+"""Those that read a run and leave it as it is."""
 
 
 def arguments(command: str, place: Path) -> list[str]:
@@ -101,8 +122,8 @@ def prepared(scene: Scene, place: Path) -> None:
     if scene.begins == "empty":
         shutil.rmtree(place / "run")
     for command in scene.before:
-        status, said = run_command(arguments(command, place))
-        assert status == 0, said
+        done = run_command(arguments(command, place))
+        assert done.returncode == 0, done.stderr
 
 
 def _write_inputs(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,14 @@ from analysis.runs.circuits import (
     run_validate,
     story_cases,
 )
+from analysis.runs.folder import RunFolder
 from analysis.runs.layers import run_interactions, run_rank
 from analysis.runs.run import Run
 from circuits.errors import GraphError, NotFoundError, RunError
 from circuits.graph.circuit import Circuit
 from circuits.graph.export import attribution_query, write_attribution, write_graph
 from circuits.storage.files import read_json, written_whole
+from circuits.storage.lock import locked
 from circuits.storage.progress import progress
 from circuits.storage.replacing import check_table
 from sae.reading import N_DOCUMENTS
@@ -150,7 +153,14 @@ def _rank_of_circuit(options: Namespace, run: Run) -> Answer:
 
 
 def export(options: Namespace) -> Answer:
-    """A circuit in another tool's format."""
+    """A circuit in another tool's format; no other command works in a run while it is put there."""
+    beside = Path(options.circuit).absolute().parent
+    inside = options.out is None and beside == RunFolder(beside.parent).circuits and beside.is_dir()
+    with locked(beside.parent, "circuits export") if inside else nullcontext():
+        return _export(options)
+
+
+def _export(options: Namespace) -> Answer:
     circuit = Circuit.load(options.circuit)
     source = Path(options.circuit)
     out = source.parent if options.out is None else Path(options.out)

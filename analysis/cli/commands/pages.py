@@ -17,6 +17,11 @@ from analysis.runs.folder import RunFolder
 from analysis.runs.verification import verify as verified
 from circuits.storage.manifest import State
 
+_NOT_LISTED = (
+    "manifest.json does not list it. If it was copied from another run, make it here or remove it; "
+    "if a whole run was copied, copy its manifest.json."
+)
+
 
 def demo(options: Namespace) -> Answer:
     """Everything at once, into one run folder."""
@@ -55,6 +60,8 @@ def verify(options: Namespace) -> Answer:
     text = f"{len(table) - len(other)} of {len(table)} files are as they were made"
     if len(other):
         text += f"; the others:\n\n{aligned(other)}"
+        if (other["state"] == str(State.UNKNOWN)).any():
+            text += f"\n\n{State.UNKNOWN}: {_NOT_LISTED}"
     rows = {"files": table.to_dict("records"), "same": not len(other)}
     return Answer(text, rows, status=int(len(other) > 0))
 

@@ -1,82 +1,158 @@
-"""Two commands at once in one run end as if one had run after the other."""
+"""Two commands at once in one run end, and answer, as if one had run after the other.
+
+All commands that read or write a run are paired, also each with itself; but not two that only read,
+since each of these is shown to leave the run as it is. `circuits demo` does the steps of the others
+under one lock, and is left out.
+"""
 
 import random
 import shutil
 from collections.abc import Mapping
+from functools import cached_property
 from itertools import combinations_with_replacement
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
+from analysis.cli.options import parser, with_all_below
 from circuits.storage.lock import locked
-from tests.support.killed_commands import exit_status, run_command, started
-from tests.support.writing_commands import WRITING, Scene, arguments, prepared, tree
+from tests.support.killed_commands import exit_status, started
+from tests.support.writing_commands import (
+    BEGINNING,
+    READING,
+    WRITING,
+    Scene,
+    arguments,
+    prepared,
+    tree,
+)
 
-PAIRS = list(combinations_with_replacement(sorted(WRITING), 2))
+FOUND = Scene("", ("find RUN --behaviour IN/negation.jsonl --device cpu",))
+COMMANDS = {**WRITING, **READING, **{name: scene.command for name, scene in BEGINNING.items()}}
+PAIRS = [
+    *combinations_with_replacement(sorted(WRITING), 2),
+    *((name, other) for name in WRITING for other in READING),
+    *((name, other) for name in BEGINNING for other in COMMANDS),
+]
+ELSEWHERE = {"demo", "gates", "completion"}
+"""Of these the first does what others do; the other two know no run."""
 DELAYS = (0.0, 0.03, 0.15)  # seconds that the second one starts later
 
-_Result = tuple[tuple[int, ...], Mapping[str, bytes]]
+
+class Ended(NamedTuple):
+    """How a command ended: its exit status, and what a reader answered."""
+
+    status: int
+    answer: str
+
+
+_Result = tuple[tuple[Ended, Ended], Mapping[str, bytes]]
 
 
 class Place:
-    """A run with a circuit in it, made anew for each try."""
+    """A run, made anew for each try."""
 
-    def __init__(self, folder: Path) -> None:
-        self.place, self.kept = folder / "place", folder / "kept"
-        prepared(Scene("", ("find RUN --behaviour IN/negation.jsonl --device cpu",)), self.place)
-        shutil.copytree(self.place, self.kept)
+    def __init__(self, scene: Scene, folder: Path) -> None:
+        self.folder, self.place = folder, folder / "place"
+        prepared(scene, self.place)
+        shutil.copytree(self.place, folder / "kept" / "none")
+        self.alone: dict[str, Ended] = {}
 
-    def anew(self) -> None:
+    @cached_property
+    def before(self) -> Mapping[str, bytes]:
+        """Its files."""
+        return tree(self.folder / "kept" / "none")
+
+    def anew(self, after: str = "none") -> None:
+        """As it was kept, before any command or after one."""
         shutil.rmtree(self.place)
-        shutil.copytree(self.kept, self.place)
+        shutil.copytree(self.folder / "kept" / after, self.place)
+
+    def start(self, name: str, delay: float = 0.0, nth: int = 0) -> int:
+        """A process that does a command."""
+        answer = self.folder / f"{nth}.txt"
+        answer.write_text("")
+        return started(arguments(COMMANDS[name], self.place), delay, answer=answer)
+
+    def end(self, name: str, process: int, nth: int = 0) -> Ended:
+        """How it ended."""
+        status = exit_status(process)
+        said = (self.folder / f"{nth}.txt").read_text()
+        return Ended(status, said if name in READING else "")
+
+    def after(self, name: str) -> Ended:
+        """How a command ends that runs alone; the files after it are kept."""
+        if name not in self.alone:
+            self.anew()
+            self.alone[name] = self.end(name, self.start(name))
+            shutil.copytree(self.place, self.folder / "kept" / name)
+        return self.alone[name]
 
     def one_by_one(self, first: str, second: str) -> _Result:
-        self.anew()
-        done = {}
-        for name in (first, second):
-            done[name] = run_command(arguments(WRITING[name], self.place))[0]
-        return (done[first], done[second]), tree(self.place)
+        one = self.after(first)
+        self.anew(first)
+        return (one, self.end(second, self.start(second))), tree(self.place)
 
     def at_once(self, first: str, second: str, delay: float) -> _Result:
         self.anew()
-        later = started(arguments(WRITING[second], self.place), delay)
-        process = started(arguments(WRITING[first], self.place))
-        return (exit_status(process), exit_status(later)), tree(self.place)
+        later = self.start(second, delay, 1)
+        process = self.start(first)
+        return (self.end(first, process), self.end(second, later, 1)), tree(self.place)
 
     def check(self, first: str, second: str, delays: tuple[float, ...]) -> None:
         there, (back, other) = self.one_by_one(first, second), self.one_by_one(second, first)
         orders = [there, (back[::-1], other)]
-        assert all(status == 0 for statuses, _ in orders for status in statuses)
+        assert all(99 > each.status >= 0 != 1 for ends, _ in orders for each in ends)
         for delay in delays:
-            statuses, files = found = self.at_once(first, second, delay)
+            ends, files = found = self.at_once(first, second, delay)
             differing = [
                 [name for name in files.keys() | known.keys() if files.get(name) != known.get(name)]
                 for _, known in orders
             ]
-            assert found in orders, (first, second, delay, statuses, differing)
+            assert found in orders, (first, second, delay, ends, differing)
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Place:
-    return Place(tmp_path_factory.mktemp("pairs"))
+def places(tmp_path_factory) -> Mapping[str, Place]:
+    scenes = {"found": FOUND, **BEGINNING}
+    return {name: Place(scenes[name], tmp_path_factory.mktemp("pairs")) for name in scenes}
+
+
+@pytest.fixture(scope="module")
+def place(places) -> Place:
+    return places["found"]
+
+
+def test_every_command_is_paired_or_knows_no_run():
+    asked = {each.prog.removeprefix("circuits ") for each in with_all_below(parser())}
+    paired = {" ".join(command.split(" RUN")[0].split()[:2]) for command in COMMANDS.values()}
+    paired = {name if name in asked else name.split()[0] for name in paired}
+    assert asked - {"circuits", "model", "sae"} == paired | ELSEWHERE
 
 
 def test_two_commands_at_once_end_as_if_one_came_after_the_other(place):
-    for first, second in random.Random(0).sample(PAIRS, 3):
+    pairs = [(first, second) for first, second in PAIRS if first in WRITING]
+    for first, second in random.Random(0).sample(pairs, 3):
         place.check(first, second, DELAYS[:1])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("first", "second"), PAIRS)
-def test_every_two_commands_at_once_end_as_if_one_came_after_the_other(first, second, place):
-    place.check(first, second, DELAYS)
+def test_every_two_commands_at_once_end_as_if_one_came_after_the_other(first, second, places):
+    places.get(first, places["found"]).check(first, second, DELAYS)
 
 
-@pytest.mark.parametrize("name", sorted(WRITING))
+@pytest.mark.parametrize("name", sorted(READING))
+def test_a_command_that_reads_leaves_the_run_as_it_is(name, place):
+    place.after(name)
+    assert tree(place.folder / "kept" / name) == place.before
+
+
+@pytest.mark.parametrize("name", sorted(name for name in WRITING if "export" not in name))
 def test_a_command_that_may_not_wait_is_refused_at_once(name, place):
     place.anew()
-    before = tree(place.place)
     with locked(place.place / "run", "circuits demo"):
         process = started([*arguments(WRITING[name], place.place), "--no-wait"])
         assert exit_status(process) == 2
-    assert tree(place.place) == before
+    assert tree(place.place) == place.before

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from analysis.report import report_of
+from analysis.runs import verification
 from analysis.runs.run import Run
 from analysis.runs.verification import verify
 from circuits.errors import CircuitsError, MarkWarning
@@ -210,6 +211,45 @@ def test_verify_lists_every_file_and_the_command_that_makes_it_again(folder):
             "command": f"circuits rank {folder} --layer 0",
         },
     }  # fmt: skip
+
+
+def test_verify_says_what_to_do_with_a_file_that_no_step_made(folder):
+    assert "manifest.json" not in command("verify", str(folder)).stdout
+    (folder / "circuits" / "by-hand.json").write_text("{}")
+    done = command("verify", str(folder))
+    assert done.returncode == 1
+    assert "not of this run: manifest.json does not list it. If it was copied" in done.stdout
+
+
+def test_a_run_without_its_manifest_says_how_to_get_one(folder):
+    (folder / "manifest.json").unlink()
+    said = command("verify", str(folder)).stderr
+    assert "Copy it from where the run was made, or make the run again in a new folder." in said
+    _, marks = seen(folder)
+    assert marks[CIRCUIT].endswith("or make it again: circuits find RUN")
+
+
+def test_verify_looks_again_where_files_are_put_in_place_meanwhile(folder, monkeypatch):
+    kept, manifest = (folder / CIRCUIT).read_bytes(), (folder / "manifest.json").read_bytes()
+    (folder / CIRCUIT).write_bytes(kept + b" ")
+    (folder / "manifest.json").write_bytes(manifest + b" ")  # of the moment before
+    found = verification.states(folder)
+
+    def states(run: Path) -> object:
+        monkeypatch.undo()
+        (folder / CIRCUIT).write_bytes(kept)
+        (folder / "manifest.json").write_bytes(manifest)
+        return found
+
+    monkeypatch.setattr(verification, "states", states)
+    assert set(verify(folder)["state"]) == {"as it was made"}
+
+
+def test_an_exported_circuit_is_no_file_of_the_run(folder):
+    for kind in ("gexf", "tables"):
+        done = command("export", str(folder / CIRCUIT), "--format", kind)
+        assert done.returncode == 0, done.stderr
+    assert set(verify(folder)["state"]) == {"as it was made"}
 
 
 def test_verify_refuses_what_is_no_run(tmp_path):

@@ -10,9 +10,11 @@ from analysis.discovery.propose import gate_likeness
 from analysis.studies.planted import Planted, plant
 from circuits import Basis, BilinearLayer, Interactions
 from circuits.algebra import pair_search
+from circuits.algebra.reaching import reaching, reaching_by_change
 from circuits.graph import form_span, matching_pursuit
 from circuits.graph.matching_pursuit import significant_pairs
-from circuits.graph.significance import scored_strongest
+from circuits.graph.near_pairs import lowest_entry, near_pairs, pairs_reaching
+from circuits.graph.significance import RotationNull, scored_strongest
 from tests.support.small import normal
 
 SCREENS = [None, torch.bfloat16]
@@ -60,9 +62,7 @@ def test_the_pairs_that_reach_a_bar_are_those_of_brute_force(decay, most):
     form = turn @ torch.diag(values) @ turn.mT
     entries = (features @ form @ features.mT).abs().triu(1)
     bar = float(entries.flatten().sort(descending=True).values[most : most + 2].mean())
-    found = [
-        tuple(pair) for some in pair_search.reaching(features, form, bar) for pair in some.tolist()
-    ]
+    found = [tuple(pair) for some in reaching(features, form, bar) for pair in some.tolist()]
     assert sorted(found) == [tuple(pair) for pair in (entries >= bar).nonzero().tolist()]
 
 
@@ -72,9 +72,91 @@ def test_pairs_that_stand_out_are_those_of_the_full_search(layer, monkeypatch):
     outputs = range(min(inter.n_output, 12))
     fast = [significant_pairs(inter, output) for output in outputs]
     too_many = torch.zeros(10_000, 2, dtype=torch.int64)
-    monkeypatch.setattr(matching_pursuit, "reaching", lambda *_: [too_many])
+    monkeypatch.setattr(matching_pursuit, "pairs_reaching", lambda *_: [too_many])
     for output, table in zip(outputs, fast, strict=True):
         pd.testing.assert_frame_equal(table, significant_pairs(inter, output))
+
+
+@pytest.mark.usefixtures("small_tiles")
+@pytest.mark.parametrize("spread", [0.0, 1.0])
+def test_a_bar_that_few_reach_is_searched_along_the_first_eigenvectors(spread, monkeypatch):
+    """Which are fewer than all, and what may be spare is added to each entry."""
+    features, widths, d = unit_rows(300, 64), [], 64
+    values = torch.arange(1.0, d + 1) ** -0.7 * torch.tensor([1.0, -1.0]).repeat(d // 2)
+    turn = torch.linalg.qr(normal(d, d, seed=9)).Q.float()
+    form = turn @ torch.diag(values) @ turn.mT
+    spare = spread * features[:, 0].abs()
+    entries = ((features @ form @ features.mT).abs() + spare[:, None] * spare).triu(1)
+    bar = float(entries.flatten().sort(descending=True).values[6:8].mean())
+    screened = pair_search.Factors.screened
+    monkeypatch.setattr(
+        pair_search.Factors,
+        "screened",
+        lambda self, *tile: widths.append(self.left.shape[1]) or screened(self, *tile),
+    )
+    found = [tuple(pair) for some in reaching(features, form, bar, spare) for pair in some.tolist()]
+    assert sorted(found) == [tuple(pair) for pair in (entries >= bar).nonzero().tolist()]
+    assert max(widths) < d
+
+
+@pytest.mark.usefixtures("small_tiles")
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
+def test_pairs_that_a_change_lets_reach_a_bar_are_among_those_of_brute_force(size):
+    features, d = unit_rows(70, 24), 24
+    form, (one, two) = size * normal(d, d, seed=9).float(), features[[3, 8]]
+    form = form + form.mT
+    change = size * (torch.outer(one, two) + torch.outer(two, one))
+    entries, changed = ((features @ of @ features.mT).abs().triu(1) for of in (form, change))
+    bar, least = float(entries.quantile(0.9)), 0.2 * size
+    found = reaching_by_change(features, form, bar, change, least)
+    found = [tuple(pair) for some in found for pair in some.tolist()]
+    reached = {tuple(pair) for pair in (entries >= bar).nonzero().tolist()}
+    needed = {tuple(pair) for pair in ((entries >= bar) & (changed >= least)).nonzero().tolist()}
+    assert len(found) == len(set(found))
+    assert needed
+    assert needed <= set(found) <= reached
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layer", ["planted", "random"])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_one_search_for_both_kinds_of_atoms_finds_what_each_alone_finds(layer, seed, monkeypatch):
+    planted = plant(Planted(64, 4096, 3, 1.0, seed=seed))[0]
+    inter = random_inter(4096) if layer == "random" else planted
+    outputs = range(4 * seed, 4 * seed + 4) if layer == "random" else range(1)
+    fast = [significant_pairs(inter, output) for output in outputs]
+    monkeypatch.setattr(matching_pursuit, "near_pairs", lambda *_: None)
+    for output, table in zip(outputs, fast, strict=True):
+        pd.testing.assert_frame_equal(table, significant_pairs(inter, output))
+
+
+@pytest.mark.parametrize("kind", ["written", "readers"])
+@pytest.mark.parametrize("scale", [1e-3, 1.0])
+def test_pairs_near_the_bar_answer_for_every_later_residual(kind, scale):
+    """Also where a fit made others reach it: here the shadows of a product that it took away."""
+    inter = random_inter(4096)
+    null = RotationNull.of(inter.inputs)
+    atoms, whole = getattr(null, kind), scale * inter.form(5).double()
+    near, form = near_pairs(null, whole), atoms.inside(null.inside(whole))
+    assert near is not None
+    one, two = atoms.unit[[10, 2000]]
+    bar = lowest_entry(float(form.norm()) / len(form) * 2**0.5, null.n_pairs)
+    for size in (0.0, 0.5, 4.0):
+        change = size * bar * (torch.outer(one, two) + torch.outer(two, one))
+        unit, left, change = atoms.unit.float(), (form - change).float(), change.float()
+        entries = (unit @ left @ unit.mT).abs_().triu_(1)
+        wanted, close = (
+            {tuple(pair) for pair in (entries >= least).nonzero().tolist()}
+            for least in (bar, 0.998 * bar)  # what float32 cannot separate may be found too
+        )
+        found = [
+            tuple(pair)
+            for some in pairs_reaching(near, unit, left, bar, change)
+            for pair in some.tolist()
+        ]
+        assert len(found) == len(set(found))
+        assert wanted <= set(found) <= close
+    assert len(wanted) > 100
 
 
 @pytest.mark.usefixtures("small_tiles")

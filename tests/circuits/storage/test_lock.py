@@ -1,5 +1,7 @@
 """One command at a time in a run, whoever holds the lock and however its holder ended."""
 
+import errno
+import fcntl
 import json
 import os
 import signal
@@ -9,6 +11,7 @@ import sys
 import threading
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -80,16 +83,9 @@ def test_a_lock_within_a_lock_of_the_same_thread_is_the_same(tmp_path):
 
 
 def test_a_forked_process_does_not_share_the_lock(tmp_path):
-    with locked(tmp_path, "circuits demo"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which only wait here
-        process = os.fork()
-        if not process:
-            try:
-                with locked(tmp_path, "circuits find", wait=False):
-                    os._exit(0)
-            except RunError:
-                os._exit(3)
-        assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 3
+    with locked(tmp_path, "circuits demo"):
+        process = forked(lambda: count_up(tmp_path, tmp_path / "none", 1, wait=False))
+        assert ended(process) == 3
 
 
 def test_threads_take_turns(tmp_path):
@@ -118,6 +114,74 @@ def test_a_folder_that_was_made_for_the_lock_alone_does_not_stay(tmp_path):
     with locked(tmp_path / "a" / "run", "x"):
         (tmp_path / "a" / "run" / "kept").touch()
     assert [path.name for path in (tmp_path / "a" / "run").iterdir()] == ["kept"]
+
+
+@pytest.fixture
+def without_locks(monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems need locks of the file system")
+@pytest.mark.usefixtures("without_locks")
+class TestWithoutLocks:
+    """A file system whose locks do not work."""
+
+    def test_processes_of_one_machine_take_turns(self, tmp_path):
+        counted = tmp_path / "counted"
+        counted.write_text("0")
+        processes = [forked(lambda: count_up(tmp_path, counted, 20)) for _ in range(4)]
+        assert [ended(process) for process in processes] == [0] * 4
+        assert counted.read_text() == "80"
+
+    def test_a_second_process_is_refused_at_once(self, tmp_path):
+        with locked(tmp_path, "circuits demo"):
+            process = forked(lambda: count_up(tmp_path, tmp_path / "none", 1, wait=False))
+            assert ended(process) == 3
+        assert list(tmp_path.iterdir()) == []
+
+    def test_the_lock_of_a_killed_process_is_taken_at_once(self, tmp_path):
+        def die() -> None:
+            with locked(tmp_path, "circuits find"):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        assert ended(forked(die)) == -signal.SIGKILL
+        assert (tmp_path / NAME).exists()
+        with locked(tmp_path, "circuits rank", wait=False):
+            assert json.loads((tmp_path / NAME).read_text())["process"] == os.getpid()
+
+    def test_threads_take_turns(self, tmp_path):
+        test_threads_take_turns(tmp_path)
+
+
+def count_up(folder: Path, counted: Path, n: int, wait: bool = True) -> None:
+    """Count in a file, which loses some where two do so at once."""
+    for _ in range(n):
+        with locked(folder, "x", wait=wait):
+            number = int(counted.read_text())
+            time.sleep(0.001)
+            counted.write_text(str(number + 1))
+
+
+def forked(work: Callable[[], None]) -> int:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which only wait here
+        process = os.fork()
+    if not process:
+        try:
+            work()
+            os._exit(0)
+        except RunError:
+            os._exit(3)
+        finally:
+            os._exit(4)
+    return process
+
+
+def ended(process: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", '{"since": "x"}', "\x00" * 50])
