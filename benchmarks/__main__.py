@@ -46,7 +46,8 @@ parser.add_argument("--all-outputs", action="store_true", help="core, graphs: pa
 parser.add_argument(
     "--data",
     metavar="PATH",
-    help="digits: images (default: scikit-learn's); claims: mnist.npz; pretrained, twins-real: text",
+    help="digits: images (default: scikit-learn's); claims: mnist.npz; pretrained, twins-real: "
+    "text",
 )
 parser.add_argument("--model", metavar="FOLDER", help="pretrained, twins-real: a model")
 parser.add_argument(
