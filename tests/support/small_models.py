@@ -73,6 +73,21 @@ def small_original(corpus, path: Path, activation: str = "silu") -> Path:
     return train_model(plan, corpus, path, device="cpu").folder
 
 
+def gated_folder(path: Path) -> Path:
+    """A gated model that knows of a text just that no word in it is a mark."""
+    from circuits.model.llama import write
+
+    network = small_network(hidden_act="silu")
+    with torch.no_grad():
+        network.model.embed_tokens.weight[:, 0] = 20.0
+        network.lm_head.weight *= 0.1
+        network.lm_head.weight[:, 0] = 0.0
+        network.lm_head.weight[:4, 0] = -5.0
+    path.mkdir(parents=True)
+    write(network, small_tokenizer(), path)
+    return path
+
+
 def some_tokens(n_rows: int = 3, n_pos: int = 11, seed: int = 5) -> Tensor:
     drawn = torch.randint(4, N_TOKEN, (n_rows, n_pos), generator=generator(seed))
     drawn[:, 0] = 1
