@@ -27,5 +27,7 @@ if TYPE_CHECKING:
     from analysis.transcoder_quality import transcoder_table as transcoder_table
     from analysis.validation.record import Validation as Validation
     from analysis.validation.validate import validate as validate
+    from circuits.twin.plan import TwinPlan as TwinPlan
+    from circuits.twin.training import bilinear_twin as bilinear_twin
 
 __getattr__, __dir__, __all__ = lazy(__name__)

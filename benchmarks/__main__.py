@@ -11,6 +11,7 @@ digits-more: its widths and other decompositions. digits-settings: the effect of
 lowrank: how well two eigenvectors stand in for features, by width and reader.
 circuits: circuits of three behaviours from ten seeds (--seeds 1000:1050), with their controls.
 pretrained: a pretrained gated model made bilinear, layer by layer (--model, --data TEXT).
+twins-real: what a pretrained model's twin loses, and other ways (--model, --data, --folder).
 report: a large report: writing it, its size, opening it in Chromium.
 claims: what README's table says, beside what these print today (hours; --folder, --data).
 demo: `circuits demo` for ten seeds (--seeds), first and second run: time, memory, answers.
@@ -35,6 +36,7 @@ from benchmarks import (
     report,
     saes,
     shapes,
+    twins_real,
 )
 
 parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
@@ -45,9 +47,10 @@ parser.add_argument("--all-outputs", action="store_true", help="core, graphs: pa
 parser.add_argument(
     "--data",
     metavar="PATH",
-    help="digits: images (default: scikit-learn's); claims: mnist.npz; pretrained: text",
+    help="digits: images (default: scikit-learn's); claims: mnist.npz; pretrained, twins-real: "
+    "text",
 )
-parser.add_argument("--model", metavar="FOLDER", help="pretrained: a model")
+parser.add_argument("--model", metavar="FOLDER", help="pretrained, twins-real: a model")
 parser.add_argument(
     "--folder", help="circuits, claims: where models and dictionaries are kept; shapes: a run"
 )
@@ -81,6 +84,9 @@ tables = {
     "claims": lambda: claims.run(folder=options.folder, images=options.data),
     "demo": lambda: demo.run(options.device, seeds),
     "pretrained": lambda: pretrained.run(options.device, options.model, options.data),
+    "twins-real": lambda: twins_real.run(
+        options.device, options.model, options.data, options.folder, seeds
+    ),
     "report": lambda: report.run(options.device),
     "lowrank": lambda: lowrank.run(options.device),
 }

@@ -1,21 +1,17 @@
 """A pretrained gated model made bilinear, layer by layer: what the weights alone show of it.
 
-The gate's SiLU is turned into the identity while the model trains on, ``x * sigmoid(b x)`` with b
-from 1 to 0, and the half that remains goes into the weights. Then one dictionary before and one
-after every MLP; outputs with a significant pair, beside features turned at random; proposals; and
-low rank, beside directions that are no features.
+Its bilinear twin is trained; then one dictionary before and one after every MLP; outputs with a
+significant pair, beside features turned at random; proposals; and low rank, beside directions that
+are no features.
 """
 
 from __future__ import annotations
 
-import math
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn import functional
 
 from analysis import propose_circuits, rank_curve
 from analysis.lowrank.curve import RankCurve
@@ -23,32 +19,20 @@ from benchmarks.measure import machine, table
 from circuits import Interactions
 from circuits.algebra.basis import rotated
 from circuits.corpus import open_corpus
-from circuits.corpus.batches import BatchPlan, batches
-from circuits.corpus.documents import Corpus, split_corpus
+from circuits.corpus.documents import split_corpus
 from circuits.graph.matching_pursuit import significant_pairs
 from circuits.graph.significance import RotationNull
-from circuits.model import Model, Site, load_model
-from circuits.model.llama import write
+from circuits.model import Model, Site
 from circuits.model.site import mlp_sites
+from circuits.twin.plan import TwinPlan
+from circuits.twin.training import bilinear_twin
 from sae import Dictionary, TrainingPlan, train_saes
 
-N_STEPS = 800
-_FADES = 0.6  # share of the steps in which the gate's SiLU fades
-_RATE = 2e-3
-PLAN = BatchPlan(n_rows=32, window=256)
+PLAN = TwinPlan(n_steps=800)
 N_FEATURES, K, N_TOKENS = 512, 12, 2_000_000
 N_PROPOSALS = 10
 _DOCUMENTS = 1000  # held out, that low rank and losses are measured on
 Q = 0.05
-
-
-class _Fading(torch.nn.Module):
-    """``x * sigmoid(b x)``: SiLU at b = 1, half the identity at b = 0."""
-
-    b = 1.0
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * torch.sigmoid(self.b * x)
 
 
 def run(device: str, model: str | None, text: str | None) -> str:
@@ -57,10 +41,10 @@ def run(device: str, model: str | None, text: str | None) -> str:
         raise SystemExit("pretrained: name a model and its text: --model FOLDER --data TEXT")
     corpus = open_corpus(text)
     train, held_out = split_corpus(corpus)
+    held_out = held_out or train
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        losses = made_bilinear(Path(model), train, held_out or train, folder / "twin", device)
-        twin = load_model(folder / "twin", device=device)
+        twin = bilinear_twin(model, corpus, PLAN, folder / "twin", device=device)
         sites = [site for layer in range(twin.n_layer) for site in mlp_sites(layer)]
         plan = TrainingPlan(
             sites=tuple(map(str, sites)), n_features=N_FEATURES, k=K, n_tokens=N_TOKENS
@@ -72,64 +56,15 @@ def run(device: str, model: str | None, text: str | None) -> str:
                                             n_documents=_DOCUMENTS))
             for layer in range(twin.n_layer) for reader in ("encoder", "pinv")
         ]  # fmt: skip
+    label = twin.label
+    assert label is not None  # it is a twin
     head = (
-        f"{machine()}, seed 0. {twin.n_layer} layers, width {twin.d_model}; {N_STEPS} steps of "
-        f"{PLAN.n_rows} rows of {PLAN.window}; {N_FEATURES} features, k = {K}, {N_TOKENS} tokens. "
-        f"Loss on held-out text: {losses[0]:.3f} as it came, {losses[1]:.3f} bilinear."
+        f"{machine()}, seed 0. {twin.n_layer} layers, width {twin.d_model}; {PLAN.n_steps} steps "
+        f"of {PLAN.n_rows} rows of {PLAN.window}; {N_FEATURES} features, k = {K}, {N_TOKENS} "
+        f"tokens. Loss on held-out text: {label.original_loss:.3f} as it came, {label.loss:.3f} "
+        f"bilinear."
     )
     return "\n\n".join([head, table(rows, _HEAD), table(ranks, _RANK_HEAD)])
-
-
-def made_bilinear(
-    model: Path, train: Corpus, held_out: Corpus, out: Path, device: str
-) -> tuple[float, float]:
-    """Writes the bilinear model; the held-out losses before and after."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    network: Any = AutoModelForCausalLM.from_pretrained(
-        model, dtype=torch.float32, trust_remote_code=False
-    ).to(device)
-    tokenizer: Any = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    before = _loss(network, held_out, tokenizer)
-    fading = _Fading()
-    for block in network.model.layers:
-        block.mlp.act_fn = fading
-    optimizer = torch.optim.AdamW(network.parameters(), lr=_RATE, betas=(0.9, 0.95))
-    for step, batch in zip(range(N_STEPS), batches(train, tokenizer, PLAN), strict=False):
-        fading.b = max(0.0, 1 - step / (_FADES * N_STEPS))
-        warm, done = min(1.0, (step + 1) / 50), step / N_STEPS
-        for group in optimizer.param_groups:
-            group["lr"] = _RATE * warm * 0.5 * (1 + math.cos(math.pi * done))
-        loss = _loss_of(network, batch.tokens.to(device), batch.mask.to(device))
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-    fading.b = 0.0
-    after = _loss(network, held_out, tokenizer)
-    with torch.no_grad():
-        for block in network.model.layers:
-            block.mlp.up_proj.weight /= 2
-    network.config.hidden_act = "linear"
-    out.mkdir()
-    write(network, tokenizer, out)
-    return before, after
-
-
-def _loss_of(network: Any, tokens: Tensor, mask: Tensor) -> Tensor:
-    logits = network(tokens[:, :-1], use_cache=False).logits
-    return functional.cross_entropy(logits[mask[:, 1:]], tokens[:, 1:][mask[:, 1:]])
-
-
-@torch.no_grad()
-def _loss(network: Any, corpus: Corpus, tokenizer: Any) -> float:
-    total = n = 0.0
-    for _, batch in zip(range(20), batches(corpus, tokenizer, PLAN), strict=False):
-        tokens, mask = (each.to(network.device) for each in (batch.tokens, batch.mask))
-        total += float(_loss_of(network, tokens, mask)) * batch.n_predicted
-        n += batch.n_predicted
-    return total / n
 
 
 _HEAD = ("layer", "outputs with a significant pair", "the features turned", "pairs of those",

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from circuits.arguments import checked
 from circuits.errors import DictionaryError, check_index
-from circuits.model.weights import check_state, read_tensors
+from circuits.model.formats.weights import check_state, read_tensors
 from sae.sparse import Code
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)

@@ -19,6 +19,9 @@ _TEXT = f"""\
   --column                    the column of the text, if it is not called text
 {_DEVICE}"""
 _WAIT = "  --no-wait flag              fail at once if another command works in the run"
+_PRECISION = """\
+  --precision auto|float32|bfloat16 = auto  of matrix products (auto: bfloat16 where it is faster)
+  --rows-at-once int          rows of a step that are computed together, to save memory"""
 _MODEL = """\
   model MODEL                 a run's or model's folder, or hub:owner/name
   --tokenizer FOLDER          folder or hub:owner/name, in place of the model's own"""
@@ -43,8 +46,9 @@ with an untrained layer as the control.
 example: circuits gates --seed 3 --json
   --seed int = 0              of the layer's initial weights
 
-model: train a bilinear transformer, describe one, or generate text
-Trains a bilinear transformer, describes one, or generates text with one.
+model: train a bilinear transformer or make one of a gated model, describe it, generate text
+Trains a bilinear transformer, makes one of a pretrained gated model, describes one, or generates
+text with one.
 example: circuits model train runs/stories
 
 model train: train one, on the built-in stories or on text of your own
@@ -55,7 +59,26 @@ example: circuits model train runs/stories --seed 3
   --plan FILE                 JSON with the fields of a ModelPlan
   --steps int                 training steps (default: the plan's 700)
   --seed int                  of everything (default: the plan's 0)
+{_PRECISION}
 {_TEXT}
+{_WAIT}
+
+model twin: make a gated model (SwiGLU, GEGLU, ReGLU) bilinear, and say what that cost
+Trains a pretrained gated model on, in RUN/model, while its gates fade to a straight line: its
+bilinear twin, with the loss of both on held-out text. After an interruption the same command
+resumes.
+example: circuits model twin path/to/llama runs/twin --text stories.txt
+  original MODEL              folder or hub:owner/name of a Llama, Mistral or Qwen2
+  run_folder RUN              folder of the run; made if it is not there
+  --text PATH                 file, folder or hub:owner/name of text like the model's own
+  --column                    the column of the text, if it is not called text
+  --self-written int N        and texts that the original writes (without --text: 2000)
+  --plan FILE                 JSON with the fields of a TwinPlan
+  --steps int                 training steps (default: the plan's 2000)
+  --seed int                  of everything (default: the plan's 0)
+  --tokenizer FOLDER          folder or hub:owner/name, in place of the model's own
+{_PRECISION}
+{_DEVICE}
 {_WAIT}
 
 model info: layers, sizes, norm, activation, and where the hooks are

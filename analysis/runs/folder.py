@@ -4,7 +4,7 @@
 
     RUN/
       manifest.json               what made what, with hashes
-      model/                      a Hugging Face Llama folder
+      model/                      a Hugging Face Llama folder; of a twin, with twin.json
       saes/<hook name>/           one dictionary each
       transcoders/<hook name>/    one transcoder each, named after what it reads
       interactions/layer-0.parquet
@@ -101,6 +101,14 @@ class RunFolder:
         if self.model.is_dir():
             return self.model
         return self.path if (self.path / "config.json").is_file() else None
+
+    @property
+    def model_command(self) -> str:
+        """The command that makes, or made, the model."""
+        with suppress(OSError, UnicodeDecodeError):
+            if '"original": ' in (self.model / PLAN).read_text(encoding="utf-8"):
+                return "model twin MODEL"
+        return "model train"
 
     def dictionary(self, site: Site) -> Path:
         """The folder of one dictionary."""

@@ -88,7 +88,7 @@ class Run:
     def model(self) -> Model:
         """The model."""
         place = self._model_place()
-        self._check_recorded(place, "model train")
+        self._check_recorded(place, self.folder.model_command)
         return load_model(place, device=self.device)
 
     @cached_property
@@ -273,7 +273,7 @@ class Run:
         return found
 
     def _model_place(self) -> Path:
-        return self._trained(self.folder.model_place, "model", "model train")
+        return self._trained(self.folder.model_place, "model", self.folder.model_command)
 
     def _trained(self, place: Path | None, name: str, command: str) -> Path:
         """The folder, refused where it is not there or its training is not finished."""

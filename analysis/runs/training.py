@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from analysis.runs.alone import alone
 from analysis.runs.folder import RunFolder
@@ -12,6 +13,9 @@ from circuits.model.plan import ModelPlan
 from circuits.model.site import Site
 from circuits.model.training import Trained, train_model
 from circuits.storage.manifest import record
+from circuits.storage.training_run import NOTES
+from circuits.twin.plan import TwinPlan
+from circuits.twin.training import bilinear_twin
 from sae.dictionary import Dictionary
 from sae.training.plan import TrainingPlan
 from sae.training.run import Log, train_saes
@@ -19,12 +23,27 @@ from sae.training.run import Log, train_saes
 
 @alone
 def run_model(
-    run: str | Path, plan: ModelPlan, corpus: Corpus, device: str | None = None
+    run: str | Path, plan: ModelPlan, corpus: Corpus, device: str | None = None, **how: Any
 ) -> Trained:
-    """``RUN/model``."""
-    trained = train_model(plan, corpus, RunFolder(Path(run)).model, device=device)
+    """``RUN/model``; ``how`` is handed to `train_model`."""
+    trained = train_model(plan, corpus, RunFolder(Path(run)).model, device=device, **how)
     record(run, "model", {"plan": plan.as_dict(), "corpus": corpus.fingerprint}, trained.files)
     return trained
+
+
+@alone
+def run_twin(
+    run: str | Path, path: str | Path, corpus: Corpus | None, plan: TwinPlan, **how: Any
+) -> Model:
+    """``RUN/model``, the bilinear twin of a gated model; ``how`` is handed to `bilinear_twin`."""
+    folder = RunFolder(Path(run)).model
+    twin = bilinear_twin(path, corpus, plan, folder, **how)
+    assert twin.label is not None  # it has just been written
+    made_of = {"plan": plan.as_dict(), "corpus": corpus and corpus.fingerprint}
+    made_of |= {"original": twin.label.original_fingerprint}
+    made = [file for file in folder.iterdir() if file.is_file() and file.name not in NOTES]
+    record(run, "model", made_of, made)
+    return twin
 
 
 @alone

@@ -14,7 +14,6 @@ from circuits.storage.manifest import State, read_manifest, states
 from circuits.storage.replacing import PLACING
 
 _MAKES = {
-    "model": "model train {run}",
     "saes": "sae train {run}",
     "transcoders": "sae train {run} --target mlp_out --sites {of}",
     "interactions": "interactions {run} --layer {of}",
@@ -63,4 +62,6 @@ def _table(folder: RunFolder) -> pd.DataFrame:
 def _command(folder: RunFolder, step: str) -> str:
     kind, _, of = step.replace("/", " ", 1).partition(" ")
     of = of.removeprefix("of ").removeprefix("layer ")
+    if kind == "model":
+        return f"circuits {folder.model_command} {folder}"
     return f"circuits {_MAKES[kind]}".format(run=folder, of=of) if kind in _MAKES else ""

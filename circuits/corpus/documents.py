@@ -285,8 +285,9 @@ def open_corpus(where: str | Path, *, column: str | None = None, split: str = "t
     """The documents of a file, a folder, a ``save_to_disk`` folder, or a data set of the hub, which
     is written ``hub:owner/name``.
 
-    Files are .txt (documents separated by ``<|endoftext|>`` or else by blank lines), .jsonl and
-    .parquet (``column`` holds the text; without it ``text``, or the only column of strings).
+    Files are .txt (documents separated by ``<|endoftext|>``; without it a file is one running text,
+    cut at blank lines into documents of about 2,000 characters, or into about 100 of them), .jsonl
+    and .parquet (``column`` holds the text; without it ``text``, or the only column of strings).
     """
     if not str(where):
         raise CorpusError("an empty path: name a file, a folder, or a data set: hub:owner/name.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from circuits.storage.hub import hub_revision
 from circuits.storage.limits import check_arrow, check_parquet, check_readable
 
 _END_OF_TEXT = "<|endoftext|>"
+_PASSAGE = 2000  # characters of running text that make a document
 _ENDINGS = (".txt", ".jsonl", ".parquet")
 _CODE = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".joblib", ".npy", ".npz")
 
@@ -67,7 +68,7 @@ def read_texts(
     if len(documents) == 1 and "\n" not in documents[0].as_py():
         raise CorpusError(
             f"{name}: one document of one line, too little to learn from. Separate the documents "
-            f"of a .txt file by '{_END_OF_TEXT}' or by blank lines."
+            f"of a .txt file by '{_END_OF_TEXT}'."
         )
     return documents, tuple(columns)
 
@@ -168,8 +169,24 @@ def _choose_column(name: Path | str, schema: pa.Schema, column: str | None) -> s
 
 def _from_txt(path: Path) -> pa.ChunkedArray:
     text = _decoded(path)
-    parts = text.split(_END_OF_TEXT) if _END_OF_TEXT in text else re.split(r"\n[^\S\n]*\n", text)
+    parts = text.split(_END_OF_TEXT) if _END_OF_TEXT in text else _passages(text)
     return _chunked([part.strip() for part in parts if part.strip()])
+
+
+def _passages(text: str) -> Iterator[str]:
+    """Running text cut into documents at blank lines, or at a line's end where there are none: a
+    paragraph alone has lost what came before it, which a language model would read. A short text
+    is cut more finely, so that some of it can be held out."""
+    passage, size = list[str](), 0
+    enough = min(_PASSAGE, len(text) // 100)
+    for part in re.split(r"(\n[^\S\n]*\n\s*|\n)", text):
+        passage.append(part)
+        size += len(part)
+        blank = part.count("\n") > 1
+        if size >= (enough if blank else 4 * _PASSAGE) and part.startswith("\n"):
+            yield "".join(passage)
+            passage, size = [], 0
+    yield "".join(passage)
 
 
 def _from_jsonl(path: Path, column: str | None) -> tuple[pa.ChunkedArray, str | None]:

@@ -1,15 +1,24 @@
 """What makes a model the one that it is: its weights, the fields of its configuration that compute,
-and its tokenizer. The same model in another folder, or saved and loaded again, is the same."""
+and its tokenizer. The same model in another folder, or saved and loaded again, is the same. A model
+that was made from another one carries a label that says so, and at what price."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from circuits.corpus.tokenizer import tokenizer_hash
+from circuits.errors import ModelError
+from circuits.storage.files import read_json
+from circuits.storage.records import RecordError, record_of
+
+TWIN = "twin.json"
+"""The file of a twin's label, beside its weights."""
 
 # every other field counts, those of families not yet known among them
 _NOT_COMPUTING = {
@@ -58,3 +67,46 @@ def _plain(value: Any) -> Any:
         return [_plain(part) for part in value]
     whole = isinstance(value, int) and not isinstance(value, bool)
     return float(value) if whole else value
+
+
+@dataclass(frozen=True)
+class TwinLabel:
+    """Whose bilinear twin a model is, and what it lost: nats a token, on the same held-out text."""
+
+    original: str  # the name of the original's folder
+    original_fingerprint: str
+    activation: str  # of the original's gates
+    original_loss: float
+    loss: float  # of the twin
+    removed_loss: float  # the control: of the original with its gates simply removed
+    gap_error: float | None  # standard error of the difference of the first two, over rows
+    kl: float  # from the original's answers to the twin's, nats a token
+    agreement: float  # share of tokens at which both have the same first answer
+    mlp_fvu: tuple[float, ...]  # by layer: of the original's MLP output, on the same inputs
+    n_held_out: int  # tokens that all this was measured on
+    tokens: int  # that the twin was trained on
+    seed: int
+    versions: str
+
+    @property
+    def gap(self) -> float:
+        """The price: how much worse the twin predicts, in nats a token."""
+        return self.loss - self.original_loss
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def read(cls, folder: Path) -> TwinLabel | None:
+        """The label in a model's folder, if it has one."""
+        path = folder / TWIN
+        if not path.exists():
+            return None
+        try:
+            return record_of(cls, read_json(path, ModelError), "the label")
+        except RecordError as error:
+            raise ModelError(
+                f"{path}: not the label of a twin ({error}). Copy the file again, or remove it: "
+                f"the model works without."
+            ) from error

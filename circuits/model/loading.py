@@ -9,10 +9,11 @@ import torch
 
 from circuits.arguments import checked
 from circuits.errors import ModelError, check_device
-from circuits.model.llama import build, check_activation, check_bilinear, read_tokenizer
+from circuits.model.formats.llama import build, check_activation, check_bilinear, read_tokenizer
+from circuits.model.formats.published import check_published, convert, is_published
+from circuits.model.formats.weights import read_config, read_weights
+from circuits.model.identity import TwinLabel
 from circuits.model.model import Model
-from circuits.model.published import check_published, convert, is_published
-from circuits.model.weights import read_config, read_weights
 from circuits.storage.hub import how_to_ask, hub_place, model_folder
 
 
@@ -30,7 +31,7 @@ def load_model(
     ``tokenizer`` is a folder or ``hub:owner/name`` to use instead of the model's own. Without
     ``device`` the model goes to the GPU where there is one.
     """
-    folder = _local(path)
+    folder = local_folder(path)
     config = read_config(folder)
     if is_published(config):
         check_published(folder / "config.json", config)
@@ -41,13 +42,13 @@ def load_model(
         check_activation(folder / "config.json", config)
         state = read_weights(folder)
     network = build(folder, config, state)
-    words_at = folder if tokenizer is None else _local(tokenizer)
+    words_at = folder if tokenizer is None else local_folder(tokenizer)
     words = read_tokenizer(words_at, network.config.vocab_size, required=tokenizer is not None)
     network = network.to(chosen_device(device))
     for weight in network.parameters():  # weights alone: rotary angles stay in float32
         weight.data = weight.data.to(dtype)
     check_bilinear(folder, network)
-    return Model(network, words, folder, short_name)
+    return Model(network, words, folder, short_name, TwinLabel.read(folder))
 
 
 def untrained(model: Model, seed: int = 0) -> Model:
@@ -80,7 +81,7 @@ def chosen_device(device: torch.device | str | None) -> torch.device:
     return check_device(device)
 
 
-def _local(path: str | Path) -> Path:
+def local_folder(path: str | Path) -> Path:
     """The folder of a path, or of a name on the hub once it is fetched."""
     if (place := hub_place(path)) is not None:
         return model_folder(*place)

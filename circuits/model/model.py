@@ -31,12 +31,12 @@ from circuits.errors import (
     check_width,
     largest,
 )
-from circuits.model.identity import fingerprint
-from circuits.model.llama import layer_of, write
+from circuits.model.formats.llama import layer_of, write
+from circuits.model.identity import TWIN, TwinLabel, fingerprint
 from circuits.model.ranges import Ranges, check_finite, check_tokens
 from circuits.model.site import POINTS, ReadAll, Site, as_sites, attach, fitting
 from circuits.model.transformer_lens import hooked
-from circuits.storage.files import folder_written_whole
+from circuits.storage.files import folder_written_whole, write_json
 
 _ROWS = 4096  # tokens whose logits a loss holds at a time
 _FACTORS = ("left", "right", "down")
@@ -53,6 +53,7 @@ class Model:
     tokenizer: Any | None  # transformers' tokenizer, where there is one
     path: Path
     wanted_tokenizer: str | None = None  # the name that a published model without one gives
+    label: TwinLabel | None = None  # whose bilinear twin it is, and at what price
     _replacing: list[Site] = field(default_factory=list, repr=False)
 
     @property
@@ -124,6 +125,11 @@ class Model:
         ``layer(i, fold_norm=True)(resid_mid / scale(resid_mid)[..., None]) == mlp_out``.
         """
         index = check_index("Model.layer", index, self.n_layer, "layer")
+        if (gate := self.network.config.hidden_act) != "linear":
+            raise ModelError(
+                f"{self.path}: its gate is {gate}, so no layer is bilinear. Make its twin first: "
+                f"bilinear_twin."
+            )
         block = self.network.model.layers[index]
         layer = layer_of(block.mlp)
         if not fold_norm:
@@ -324,11 +330,14 @@ class Model:
             raise ModelError(f"{folder}: exists already. Name a new folder, or remove this one.")
         with folder_written_whole(folder) as files:
             write(self.network, self.tokenizer, files)
+            if self.label is not None:
+                write_json(files / TWIN, self.label.as_dict())
         return folder
 
     def describe(self) -> dict[str, Any]:
         """Sizes, norm, activation and hooks, as plain values."""
         config, first = self.network.config, self.layer(0)
+        twin = {} if self.label is None else {"twin": self.label.as_dict()}
         return {
             "path": str(self.path),
             "architecture": type(self.network).__name__,
@@ -347,6 +356,7 @@ class Model:
             "sites": {
                 f"{point}@i": Site(point, 0).hook_name.replace(".0.", ".i.") for point in POINTS
             },
+            **twin,
         }
 
     def __repr__(self) -> str:

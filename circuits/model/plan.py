@@ -90,9 +90,7 @@ class ModelPlan:
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
         check_index("ModelPlan.rate", step, self.n_steps + 1, "step")
-        warm = min(1.0, (step + 1) / self.warm_up) if self.warm_up else 1.0
-        cosine = 0.5 * (1 + math.cos(math.pi * step / self.n_steps))
-        return self.learning_rate * max(0.02, warm * cosine)
+        return cosine_rate(self.learning_rate, self.warm_up, self.n_steps, step)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON; `from_dict` is the way back."""
@@ -110,6 +108,13 @@ class ModelPlan:
             return cls(**{**plan, "shape": ModelShape(**shape)})
         except PlanError as error:
             raise PlanError(f"{where}: {error}") from None
+
+
+def cosine_rate(peak: float, warm_up: int, n_steps: int, step: int) -> float:
+    """Up to the peak in a straight line, then a cosine down to 2 % of it."""
+    warm = min(1.0, (step + 1) / warm_up) if warm_up else 1.0
+    cosine = 0.5 * (1 + math.cos(math.pi * step / n_steps))
+    return peak * max(0.02, warm * cosine)
 
 
 def check_fields(where: str, kind: type, given: Mapping[str, Any], prefix: str = "") -> None:

@@ -6,32 +6,26 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn import functional
-from torch.nn.utils import clip_grad_norm_
 
 from circuits.arguments import checked
-from circuits.corpus.batches import Batch, BatchPlan, Position, batches
+from circuits.corpus.batches import BatchPlan
 from circuits.corpus.documents import BuiltInCorpus, Corpus, Tokenizer, split_corpus
 from circuits.corpus.tokenizer import known_tokens, tokenizer_hash, train_tokenizer
 from circuits.errors import ModelError, RunError, check_count, check_memory, number_faults
 from circuits.model.evaluation import HeldOut, exact_entropy, held_out_loss
-from circuits.model.llama import write
+from circuits.model.formats.llama import write
 from circuits.model.loading import chosen_device
+from circuits.model.network_training import NetworkTraining, Precision
 from circuits.model.plan import ModelPlan
-from circuits.storage.checkpoint import optimizer_state, restore_optimizer
-from circuits.storage.files import PLAN, RESULT, read_json
-from circuits.storage.training_run import (
-    METRICS,
-    Row,
-    RunFiles,
-    TrainingRun,
-)
+from circuits.storage.files import RESULT, read_json
+from circuits.storage.training_run import NOTES, Row, RunFiles
 
 
 @dataclass(frozen=True)
@@ -48,9 +42,8 @@ class Trained:
     @property
     def files(self) -> list[Path]:
         """The model's own files, which the same run reproduces to the byte."""
-        notes = {PLAN, RESULT, METRICS}
         inside = (path for path in self.folder.iterdir() if path.is_file())
-        return [path for path in inside if path.name not in notes]
+        return [path for path in inside if path.name not in NOTES]
 
     @property
     def tokens_per_second(self) -> float:
@@ -66,13 +59,16 @@ def train_model(
     *,
     tokenizer: Tokenizer | None = None,
     device: torch.device | str | None = None,
+    precision: Precision = "auto",
+    rows_at_once: int | None = None,
     checkpoint_every: int = 100,
 ) -> Trained:
     """Train by a plan into a folder in the Hugging Face Llama format; an interrupted run resumes.
 
     Without a ``tokenizer`` one is made from the text: whole words for the built-in stories, pieces
     of words for others. A finished run of the same plan and text is returned as it is, unless its
-    files are not those that it wrote: then it is trained anew.
+    files are not those that it wrote: then it is trained anew. ``rows_at_once`` splits each step's
+    batch, to save memory: its gradients are summed.
     """
     out = Path(out)
     check_count("train_model", checkpoint_every, None, "checkpoint_every")
@@ -85,18 +81,18 @@ def train_model(
         "corpus": corpus.fingerprint,
         "tokenizer": tokenizer_hash(tokenizer),
     }
+    if precision != "auto":
+        made_of["precision"] = precision
     files = RunFiles((out,), out / "checkpoint.safetensors", made_of)
     if not files.finished:
-        ModelTraining(plan, corpus, tokenizer, device).run(files, checkpoint_every)
+        training = ModelTraining(plan, corpus, tokenizer, device, precision, rows_at_once)
+        training.run(files, checkpoint_every)
     return _trained(out)
 
 
-class ModelTraining(TrainingRun):
-    """A network in training: weights, optimizer, noise, and the position in the text."""
+class ModelTraining(NetworkTraining):
+    """A new network in training, with noise on its MLPs' inputs where the plan has some."""
 
-    doing, shown, fault = "training", "loss", ModelError
-    slower = "Lower the plan's learning_rate, and train in a new folder."
-    packages = ("torch", "transformers", "bilinear-circuits")
     plan: ModelPlan
 
     def __init__(
@@ -105,20 +101,16 @@ class ModelTraining(TrainingRun):
         corpus: Corpus,
         tokenizer: Tokenizer,
         device: torch.device | str | None = None,
+        precision: Precision = "auto",
+        rows_at_once: int | None = None,
     ) -> None:
-        super().__init__(plan)
-        self.tokenizer, self.device = tokenizer, chosen_device(device)
-        self._text, self._held_out = split_corpus(corpus)
+        network = new_network(plan, tokenizer).to(chosen_device(device))
+        batch_plan = BatchPlan(plan.n_rows, plan.window, plan.seed)
+        text, held_out = split_corpus(corpus)
+        super().__init__(
+            plan, network, tokenizer, text, held_out, batch_plan, precision, rows_at_once
+        )
         self._floor = exact_entropy(corpus, tokenizer)
-        self._batch_plan = BatchPlan(plan.n_rows, plan.window, plan.seed)
-        self._position = Position()  # in the text, where the next batch begins
-        self.network = new_network(plan, tokenizer).to(self.device).train()
-        weights = [w for w in self.network.parameters() if w.requires_grad]
-        groups = [
-            {"params": [w for w in weights if w.ndim > 1], "weight_decay": plan.weight_decay},
-            {"params": [w for w in weights if w.ndim < 2], "weight_decay": 0.0},
-        ]
-        self._optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), fused=True)
         self._noise = torch.Generator(self.device).manual_seed(plan.seed)
         if plan.noise:
             for block in self.network.model.layers:
@@ -132,48 +124,26 @@ class ModelTraining(TrainingRun):
         return (x + self.plan.noise * drawn,)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Weights, moments and noise; the position in the text."""
-        weights = dict(self.network.named_parameters())
-        tensors = {"noise": self._noise.get_state(), **optimizer_state(weights, self._optimizer)}
-        return tensors, self._position.as_dict()
+        """The noise too."""
+        tensors, values = super().state()
+        return {"noise": self._noise.get_state(), **tensors}, values
 
     def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """The way back from `state`."""
-        restore_optimizer(dict(self.network.named_parameters()), self._optimizer, tensors)
+        super().restore(tensors, values)
         self._noise.set_state(tensors["noise"].clone())
-        self._position = Position(**values)
 
-    def batches(self) -> Iterator[Batch]:
-        """Batches of text; bad text is refused at once."""
-        text = batches(self._text, self.tokenizer, self._batch_plan, self._position)
-        return chain([next(text)], text)
-
-    def learn(self, batch: Batch) -> Tensor:
-        """One step; returns the batch's mean loss, which stays on the device."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = self.plan.rate(self.step)
-        tokens = batch.tokens.to(self.device, non_blocking=True)
-        mask = batch.mask[:, 1:].to(self.device, non_blocking=True)
-        with torch.autocast(self.device.type, torch.bfloat16, self.device.type == "cuda"):
-            hidden = self.network.model(tokens[:, :-1], use_cache=False).last_hidden_state
-            logits = self.network.lm_head(hidden[mask])  # padding costs no logits
-        loss = functional.cross_entropy(logits.float(), tokens[:, 1:][mask])
-        self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        clip_grad_norm_(self.network.parameters(), self.plan.clip)
-        self._optimizer.step()
-        self.n_tokens += batch.n_predicted
-        self._position = batch.after
-        return loss.detach()
+    def loss(
+        self, tokens: Int64[Tensor, "batch pos"], asked: Bool[Tensor, "batch next"]
+    ) -> Float[Tensor, " measure"]:
+        """Nats per token."""
+        hidden = self.network.model(tokens[:, :-1], use_cache=False).last_hidden_state
+        logits = self.network.lm_head(hidden[asked])  # padding costs no logits
+        return functional.cross_entropy(logits.float(), tokens[:, 1:][asked])[None]
 
     def rows(self, measured: Tensor) -> list[Row]:
         """The loss beside the floor that no model can go below."""
-        return [{"loss": float(measured), "floor": self._floor}]
-
-    def check(self, row: Row, nth: int, checkpoint: Path) -> None:
-        """Stop before anything that is not finite is saved."""
-        if not math.isfinite(row["loss"]):
-            self.stop(f"step {row['step']}", "the loss is NaN or infinite", self.slower, checkpoint)
+        return [{**super().rows(measured)[0], "floor": self._floor}]
 
     def results(self) -> Iterator[tuple[Callable[[Path], None], dict[str, Any]]]:
         """The network with its tokenizer, and its loss on held-out text."""
@@ -185,13 +155,7 @@ class ModelTraining(TrainingRun):
                     f"after step {self.step}, the last, the loss on held-out text is "
                     f"{measured.loss}. {self.slower}"
                 )
-        result = {
-            "n_steps": self.step,
-            "n_tokens": self.n_tokens,
-            "n_parameters": sum(w.numel() for w in self.network.parameters() if w.requires_grad),
-            "seconds": self.seconds,
-            "held_out": measured and asdict(measured),
-        }
+        result = {**self.ended(), "held_out": measured and asdict(measured)}
         self.network.eval()
 
         yield partial(write, self.network, self.tokenizer), result

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from circuits.errors import ModelError
-from circuits.model.llama import distance
+from circuits.model.formats.llama import distance
 
 
 def hooked(path: Path, network: Any, tokenizer: Any) -> Any:

@@ -54,6 +54,9 @@ from circuits.storage.progress import counted
 
 METRICS = "metrics.jsonl"
 
+NOTES = frozenset({PLAN, RESULT, METRICS})
+"""Files that say how a training went, and when: two equal runs may differ in them."""
+
 _FLUSH = 10  # steps between two writes of metrics: on a GPU, each waits for the steps before
 
 Row = dict[str, Any]

@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from circuits.errors import DictionaryError, ModelError, first_line
+from circuits.model.formats.weights import check_state
 from circuits.model.site import Site
-from circuits.model.weights import check_state
 from sae.formats.record import WEIGHTS, Stored
 
 _MODULES = {"": "resid_post", ".mlp": "mlp_out", ".self_attn": "attn_out"}

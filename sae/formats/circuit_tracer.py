@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from circuits.errors import DictionaryError, first_line
-from circuits.model.weights import read_tensors
+from circuits.model.formats.weights import read_tensors
 from circuits.storage.files import written_whole
 from sae.formats.checks import Names, checked_count, refuse_layout, site_of
 from sae.formats.record import Stored

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from circuits.errors import DictionaryError
-from circuits.model.weights import read_tensors
+from circuits.model.formats.weights import read_tensors
 from circuits.storage.files import content_hash, read_json
 from circuits.storage.limits import check_readable
 from sae.formats.checks import Names, checked_count, refuse, site_of, write_config

@@ -5,7 +5,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from circuits.errors import DictionaryError
-from circuits.model.weights import read_tensors
+from circuits.model.formats.weights import read_tensors
 from circuits.storage.files import read_json
 from sae.formats.checks import Names, checked_count, refuse, refuse_layout, site_of, write_config
 from sae.formats.record import Stored

@@ -57,10 +57,34 @@ def small_network(kind: str = "llama", seed: int = 0, **fields):
 
 
 def small_folder(path: Path, kind: str = "llama", *, dtype=torch.float32, **fields) -> Path:
-    from circuits.model.llama import write
+    from circuits.model.formats.llama import write
 
     path.mkdir(parents=True, exist_ok=True)
     write(small_network(kind, **fields).to(dtype), small_tokenizer(), path)
+    return path
+
+
+def small_original(corpus, path: Path, activation: str = "silu") -> Path:
+    """A gated model that has learned a little of a text."""
+    from circuits.model import ModelPlan, ModelShape, train_model
+
+    shape = ModelShape(d_model=16, d_hidden=24, n_layer=2, n_head=2, activation=activation)
+    plan = ModelPlan(shape, n_steps=60, n_rows=8, window=32, warm_up=5, learning_rate=1e-2)
+    return train_model(plan, corpus, path, device="cpu").folder
+
+
+def gated_folder(path: Path) -> Path:
+    """A gated model that knows of a text just that no word in it is a mark."""
+    from circuits.model.formats.llama import write
+
+    network = small_network(hidden_act="silu")
+    with torch.no_grad():
+        network.model.embed_tokens.weight[:, 0] = 20.0
+        network.lm_head.weight *= 0.1
+        network.lm_head.weight[:, 0] = 0.0
+        network.lm_head.weight[:4, 0] = -5.0
+    path.mkdir(parents=True)
+    write(network, small_tokenizer(), path)
     return path
 
 

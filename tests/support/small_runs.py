@@ -17,7 +17,7 @@ from circuits.corpus import Corpus, open_corpus
 from circuits.graph import records as rows
 from circuits.graph.circuit import Circuit
 from circuits.model import Model, Site, load_model
-from circuits.model.llama import write
+from circuits.model.formats.llama import write
 from circuits.storage.manifest import record
 from sae import Dictionary
 from sae.reading import readings

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from circuits.model.plan import ModelPlan, ModelShape
+from circuits.twin.plan import TwinPlan
 from tests.support.killed_commands import run_command
 from tests.support.planted_negation import planted_behaviour, planted_run, planted_text
+from tests.support.small_models import gated_folder, small_corpus
 from tests.support.small_runs import hostile_text
 
 _FIND = "find RUN --behaviour IN/negation.jsonl --device cpu"
@@ -25,6 +27,7 @@ _REPORT = "report RUN --text IN/text.txt --device cpu"
 _DIGITS = "digits --run RUN"
 _SAES = "sae train RUN --text IN/long.txt --plan IN/saes.json --device cpu"
 _MODEL = "model train RUN --text IN/text.jsonl --plan IN/model.json --device cpu"
+_TWIN = "model twin IN/gated RUN --text IN/words --plan IN/twin.json --self-written 40 --device cpu"
 _EXPORT = "export RUN/circuits/negation.json --out OUT --format"
 
 
@@ -59,6 +62,7 @@ SCENES = {
     "digits again": Scene(f"{_DIGITS} --seed 1", (_DIGITS,)),
     "sae train": Scene(_SAES, begins="model"),
     "model train": Scene(_MODEL, begins="empty"),
+    "model twin": Scene(_TWIN, begins="empty"),
     **{
         f"export as {kind}": Scene(f"{_EXPORT} {kind}", (_FIND,))
         for kind in ("graphml", "gexf", "attribution", "tables")
@@ -87,6 +91,7 @@ WRITING = {
 BEGINNING = {
     "sae train": Scene(_SAES, begins="model"),
     "model train": Scene(_MODEL, begins="empty"),
+    "model twin": Scene(_TWIN, begins="empty"),
 }
 """Those that make what others need."""
 
@@ -142,6 +147,11 @@ def _write_inputs(folder: Path) -> None:
     plan |= {"n_buffer": 1000, "k": 3}
     (folder / "saes.json").write_text(json.dumps(plan))
     shape = ModelShape(d_model=8, d_hidden=8, n_layer=1, n_head=1)
+    gated_folder(folder / "gated")
+    (folder / "words").mkdir()
+    small_corpus(folder / "words", 100)
+    twin = TwinPlan(n_steps=6, n_rows=2, window=16)
+    (folder / "twin.json").write_text(json.dumps(twin.as_dict()))
     (folder / "model.json").write_text(json.dumps(asdict(ModelPlan(shape, n_steps=12, n_rows=4))))
 
 

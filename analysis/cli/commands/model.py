@@ -1,18 +1,22 @@
-"""`circuits model train|info|generate`."""
+"""`circuits model train|twin|info|generate`."""
 
 from __future__ import annotations
 
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 from analysis.cli.answers import Answer, fields_answer
 from analysis.cli.commands.inputs import named_text, planned, saved_when_interrupted
 from analysis.runs.folder import RunFolder
-from analysis.runs.training import run_model
+from analysis.runs.training import run_model, run_twin
 from circuits.corpus.documents import built_in
 from circuits.model.loading import load_model
 from circuits.model.model import Model
 from circuits.model.plan import ModelPlan
+from circuits.twin.plan import TwinPlan
+
+_SELF_WRITTEN = 2000  # texts, where no other text is given
 
 
 def model_train(options: Namespace) -> Answer:
@@ -20,7 +24,9 @@ def model_train(options: Namespace) -> Answer:
     plan = planned(ModelPlan, options.plan, n_steps=options.steps, seed=options.seed)
     corpus = named_text(options) or built_in(plan.seed)
     with saved_when_interrupted(RunFolder(Path(options.run_folder)).model):
-        trained = run_model(options.run_folder, plan, corpus, options.device)
+        trained = run_model(
+            options.run_folder, plan, corpus, options.device, **_arithmetic(options)
+        )
     fields: dict[str, object] = {
         "folder": str(trained.folder),
         "parameters": trained.n_parameters,
@@ -32,6 +38,25 @@ def model_train(options: Namespace) -> Answer:
         fields |= {"held_out_loss": trained.held_out.loss, "gap": trained.held_out.gap}
         fields |= {"reactions_right": trained.held_out.reactions, "n": trained.held_out.n_reactions}
     return fields_answer({**fields, "seed": plan.seed})
+
+
+def model_twin(options: Namespace) -> Answer:
+    """The bilinear twin of a gated model, in RUN/model."""
+    plan = planned(TwinPlan, options.plan, n_steps=options.steps, seed=options.seed)
+    corpus, folder = named_text(options), RunFolder(Path(options.run_folder)).model
+    n_written = options.self_written or (0 if corpus else _SELF_WRITTEN)
+    how = {"tokenizer": options.tokenizer, "device": options.device, "self_written": n_written}
+    with saved_when_interrupted(folder):
+        twin = run_twin(
+            options.run_folder, options.original, corpus, plan, **how, **_arithmetic(options)
+        )
+    label = twin.label
+    assert label is not None  # it has just been written
+    return fields_answer({"folder": str(twin.path), "gap": label.gap, **label.as_dict()})
+
+
+def _arithmetic(options: Namespace) -> dict[str, Any]:
+    return {"precision": options.precision, "rows_at_once": options.rows_at_once}
 
 
 def model_info(options: Namespace) -> Answer:

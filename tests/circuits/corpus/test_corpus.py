@@ -2,7 +2,7 @@
 
 import json
 import socket
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ from circuits.errors import CorpusError, HubError
 from tests.support.hub import hanging_hub
 
 LEXICON = built_in().generator.grammar.lexicon
+ALL_MARKS = {f"{name}_token": f"<{name}>" for name in ("bos", "eos", "pad", "unk")}
 TEXTS = ["once there was a frog .", "it sat\n\nby a pond .", "the end ."]
 
 
@@ -93,10 +94,25 @@ def test_a_folder_is_read_in_the_order_of_its_paths(tmp_path):
     assert open_corpus(tmp_path).documents(0, 9) == TEXTS * 3
 
 
-def test_blank_lines_part_documents_only_where_no_mark_does(tmp_path):
+def test_running_text_is_cut_at_blank_lines_into_long_passages(tmp_path):
+    path = tmp_path / "running.txt"
+    paragraphs = [f"{n} " + "word " * (n % 90) for n in range(1000)]
+    path.write_text("\n \n".join(paragraphs), encoding="utf-8")
+    passages = open_corpus(path).documents(0, 999)
+    assert [p.strip() for text in passages for p in text.split("\n \n")] == [
+        p.strip() for p in paragraphs
+    ]
+    assert all(2000 - 90 * 5 < len(text) < 2000 + 90 * 5 + 10 for text in passages[:-1])
+
+
+def test_running_text_without_blank_lines_is_cut_at_the_end_of_lines(tmp_path):
     path = tmp_path / "lines.txt"
-    path.write_text("one\nstory\n \t\nand\n\n\nanother\n", encoding="utf-8")
-    assert open_corpus(path).documents(0, 9) == ["one\nstory", "and", "another"]
+    lines = [f"{n} " + "word " * (n % 30) for n in range(900)]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    passages = open_corpus(path).documents(0, 999)
+    assert len(passages) > 3
+    cut = [line.strip() for text in passages for line in text.split("\n")]
+    assert cut == [line.strip() for line in lines]
 
 
 def test_a_column_can_be_named_and_a_split_chosen(tmp_path):
@@ -409,13 +425,52 @@ def test_too_few_documents_bad_plans_and_bad_parts_are_refused(tokenizer):
         built_in(n_documents=0)
 
 
-def test_a_tokenizer_without_marks_is_refused_with_their_names():
+def with_marks(**marks):
     from transformers import PreTrainedTokenizerFast
 
     whole = train_tokenizer(built_in(), n_documents=10)
-    bare = PreTrainedTokenizerFast(tokenizer_object=whole.backend_tokenizer, eos_token="<eos>")
-    with pytest.raises(CorpusError, match="without bos_token and pad_token"):
-        next(batches(built_in(), bare, BatchPlan()))
+    return PreTrainedTokenizerFast(tokenizer_object=whole.backend_tokenizer, **marks)
+
+
+def test_a_tokenizer_without_marks_is_refused_with_their_names():
+    with pytest.raises(CorpusError, match="without bos_token and eos_token"):
+        next(batches(built_in(), with_marks(pad_token="<pad>"), BatchPlan()))
+
+
+@pytest.mark.parametrize("marks", [{"eos_token": "<eos>"}, {"bos_token": "<eos>"}])
+def test_the_only_mark_of_a_tokenizer_stands_at_both_ends_and_pads(marks):
+    bare = with_marks(**marks)
+    (mark,) = (n for n in (bare.bos_token_id, bare.eos_token_id) if n is not None)
+    batch = next(batches(built_in(), bare, BatchPlan(n_rows=8)))
+    whole = next(batches(built_in(), with_marks(**ALL_MARKS), BatchPlan(n_rows=8)))
+    assert torch.equal(batch.mask, whole.mask)
+    inner = batch.mask & (torch.arange(batch.mask.shape[1]) > 0)
+    inner &= batch.mask.cumsum(1) < batch.mask.sum(1, keepdim=True)
+    assert torch.equal(batch.tokens[inner], whole.tokens[inner])
+    assert set(batch.tokens[~inner].tolist()) == {mark}
+
+
+@pytest.mark.parametrize(("marks", "behind"), [(ALL_MARKS, False), ({"eos_token": "<eos>"}, True)])
+def test_packed_rows_are_windows_of_the_documents_joined(marks, behind):
+    corpus, tokenizer = built_in().part(0, 400), with_marks(**marks)
+    plan = BatchPlan(n_rows=4, window=50, packed=True)
+    mark = tokenizer.eos_token_id if behind else tokenizer.bos_token_id
+    ids, offsets = corpus.encoder(tokenizer)(0, 400)
+    joined = []
+    for begin, end in pairwise(offsets):
+        document = ids[begin:end].tolist()
+        joined += [*document, mark] if behind else [mark, *document]
+    n_rows = len(joined) // 50
+    found = list(in_order(corpus, tokenizer, plan, 400))
+    rows = torch.cat([batch.tokens for batch in found])
+    assert rows.tolist() == torch.tensor(joined[: 50 * n_rows]).view(-1, 50).tolist()
+    assert torch.equal(torch.cat([batch.mask for batch in found]), rows != mark)
+    names = {(int(d), int(n)) for b in found for d, n in zip(b.document, b.nth, strict=True)}
+    assert len(names) == n_rows
+    trained_on = [
+        next(batches(corpus, tokenizer, plan, Position(epoch))).tokens for epoch in (0, 1)
+    ]
+    assert not torch.equal(*trained_on)
 
 
 def test_the_stories_of_a_batch_come_with_their_truth(tokenizer):

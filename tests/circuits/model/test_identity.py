@@ -10,7 +10,7 @@ import torch
 from circuits.corpus import built_in
 from circuits.corpus.tokenizer import tokenizer_hash, train_tokenizer
 from circuits.model import Model, load_model
-from circuits.model.llama import write
+from circuits.model.formats.llama import write
 from tests.support.small_models import (
     published_folder,
     small_corpus,

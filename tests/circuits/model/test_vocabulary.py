@@ -8,7 +8,7 @@ import torch
 from circuits.corpus.batches import BatchPlan, in_order
 from circuits.corpus.tokenizer import known_tokens, token_texts
 from circuits.model import ModelPlan, ModelShape, Site, load_model, train_model
-from circuits.model.llama import write
+from circuits.model.formats.llama import write
 from sae import card, logit_effects
 from sae.features.examples import examples
 from tests.support.small_dictionaries import small_dictionary

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from circuits.algebra.bilinear import BilinearLayer
 from circuits.errors import ModelError
+from circuits.model.formats.weights import check_state, refuse_code
 from circuits.model.site import POINTS, Site, attach
-from circuits.model.weights import check_state, refuse_code
 from circuits.storage.files import read_json
 
 _LAYER = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
@@ -51,8 +51,8 @@ def check_activation(where: Path, config: Mapping[str, Any]) -> None:
         twin = f", which makes it {_TWIN[name]}" if name in _TWIN else ""
         raise ModelError(
             f"{where}: {field} is {name}{twin}: this MLP is not bilinear, so it has no exact "
-            f"interactions. Load a model with hidden_act 'linear', or train one: train_model, with "
-            f"activation 'linear', on the same text."
+            f"interactions. Make its bilinear twin: circuits model twin {where.parent} RUN --text "
+            f"TEXT (from Python: bilinear_twin)."
         )
 
 
@@ -179,12 +179,14 @@ def check_bilinear(where: Path, network: Any) -> None:
                 f"(relative error {error:.2g} on random input); its activation is "
                 f"{type(activation).__name__}. Load a model with hidden_act 'linear'."
             )
-    _check_stream(where, network, generator)
+    check_stream(where, network)
 
 
-def _check_stream(where: Path, network: Any, generator: torch.Generator) -> None:
+@torch.no_grad()
+def check_stream(where: Path, network: Any) -> None:
     """Check that sites add up to the stream, norms follow their weights, and the head is plain."""
     config, embed = network.config, network.get_input_embeddings().weight
+    generator = torch.Generator().manual_seed(0)
     n_pos = min(8, int(config.max_position_embeddings))
     tokens = torch.randint(len(embed), (2, n_pos), generator=generator).to(embed.device)
     sites = [Site(point, i) for i in range(len(network.model.layers)) for point in POINTS]

@@ -1,0 +1,82 @@
+"""How a gated model is made bilinear: a small configuration, kept as JSON beside the twin."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+from circuits.arguments import checked_methods
+from circuits.corpus.batches import CHUNK
+from circuits.errors import PlanError, number_faults
+from circuits.model.plan import check_fields, cosine_rate, refuse_faults
+
+ORDERS = ("together", "last first")
+"""Whether all layers' gates fade at once, or one layer after another from the last."""
+
+
+@checked_methods
+@dataclass(frozen=True)
+class TwinPlan:
+    """Gates fade in a first part of the steps; the rest finetunes the bilinear model."""
+
+    n_steps: int = 2000  # training steps, each on one batch
+    fade: float = 0.6  # share of the steps over which gates fade; 0 removes them at once
+    order: str = "together"  # of the layers whose gates fade: one of ``ORDERS``
+    distilled: float = 1.0  # share of the loss that is the divergence from the original's answers
+    matched: float = 0.0  # weight of the distance of each MLP's output from the original's
+    only_mlps: bool = False  # train the MLPs alone, and freeze everything else
+    n_rows: int = 32  # rows in a batch
+    window: int = 256  # tokens in a row, at most the model's context
+    learning_rate: float = 2e-3  # the peak, reached at the end of the warm-up
+    seed: int = 0  # decides the order of the text
+
+    warm_up: ClassVar[int] = 50
+    weight_decay: ClassVar[float] = 0.0
+    clip: ClassVar[float] = 1.0
+
+    def __post_init__(self) -> None:
+        whole = {"n_steps": 1, "n_rows": 1, "window": 3, "seed": 0}
+        least = {"fade": 0, "distilled": 0, "matched": 0}
+        faults = number_faults(
+            vars(self), whole, least, above_zero=("learning_rate",), flags=("only_mlps",)
+        )
+        if not faults:
+            faults += [
+                f"{name} is {value}, more than the whole"
+                for name in ("fade", "distilled")
+                if (value := getattr(self, name)) > 1
+            ]
+        if self.order not in ORDERS:
+            faults.append(f"order '{self.order}' is not one of {', '.join(ORDERS)}")
+        if not faults and self.n_rows > CHUNK:
+            faults.append(f"n_rows is {self.n_rows}, more than {CHUNK}")
+        refuse_faults("TwinPlan", faults)
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        return cosine_rate(self.learning_rate, self.warm_up, self.n_steps, step)
+
+    def strengths(self, step: int, n_layer: int) -> list[float]:
+        """How much of each layer's gate is left at a step, from 1 to 0."""
+        if self.fade == 0:
+            return [0.0] * n_layer
+        faded = min(1.0, step / (self.fade * self.n_steps))
+        if self.order == "together":
+            return [1 - faded] * n_layer
+        # each layer has an equal part of the time, the last layer the first part
+        turns = [n_layer - 1 - layer for layer in range(n_layer)]
+        return [min(1.0, max(0.0, 1 - (faded * n_layer - turn))) for turn in turns]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON; `from_dict` is the way back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, given: Mapping[str, Any], where: str = "plan") -> TwinPlan:
+        """The plan with these fields, the others at their defaults; unknown ones are refused."""
+        check_fields(where, cls, given)
+        try:
+            return cls(**given)
+        except PlanError as error:
+            raise PlanError(f"{where}: {error}") from None

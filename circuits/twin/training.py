@@ -1,0 +1,205 @@
+"""Train a gated model on until its gates are gone: its bilinear twin, with the price on a label.
+
+1. the original's gates fade to their straight part while a copy of it trains
+   (`circuits.twin.gates`), taught by the original's own answers
+2. what is left of the gates goes into the weights, and the copy is a model that every tool for
+   bilinear models takes
+3. it is measured beside the original and beside the original with its gates simply removed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+from torch.nn import functional
+
+from circuits.arguments import checked
+from circuits.corpus.batches import BatchPlan
+from circuits.corpus.documents import Corpus, split_corpus
+from circuits.errors import CorpusError, PlanError
+from circuits.model.formats.llama import write
+from circuits.model.identity import TWIN
+from circuits.model.loading import load_model
+from circuits.model.model import Model
+from circuits.model.network_training import NetworkTraining, Precision
+from circuits.storage.files import write_json
+from circuits.storage.training_run import RunFiles
+from circuits.twin.gates import fading_gates, made_linear
+from circuits.twin.measurement import check_fits, measured
+from circuits.twin.original import load_original
+from circuits.twin.plan import TwinPlan
+from circuits.twin.writing import Joined
+from circuits.twin.writing import self_written as self_written_texts
+
+
+@checked
+def bilinear_twin(
+    path: str | Path,
+    corpus: Corpus | None,
+    plan: TwinPlan | None = None,
+    out: str | Path = "twin",
+    *,
+    self_written: int = 0,
+    tokenizer: str | Path | None = None,
+    device: torch.device | str | None = None,
+    precision: Precision = "auto",
+    rows_at_once: int | None = None,
+    checkpoint_every: int = 100,
+) -> Model:
+    """Train the bilinear twin of a gated model into a folder; an interrupted run resumes.
+
+    ``path`` is a folder or ``hub:owner/name`` of a Llama-like model whose gate is SiLU, GELU, ReLU
+    or the like. It trains on the corpus, and on as many texts as are ``self_written`` by the
+    original, or on those alone. What the twin cost is its ``label``.
+    """
+    out, plan = Path(out), plan or TwinPlan()
+    original = load_original(path, tokenizer=tokenizer, device=device)
+    if plan.window > original.n_context:
+        raise PlanError(
+            f"window is {plan.window}, but {path} has a context of {original.n_context}. Make the "
+            f"window at most that."
+        )
+    text, held_out = _texts(original, corpus, plan, self_written, out)
+    made_of = {
+        "plan": plan.as_dict(),
+        "corpus": text.fingerprint,
+        "original": original.fingerprint,
+    }
+    if precision != "auto":
+        made_of["precision"] = precision
+    files = RunFiles((out,), out / "checkpoint.safetensors", made_of)
+    if not files.finished:
+        training = TwinTraining(plan, original, text, held_out, precision, rows_at_once)
+        training.run(files, checkpoint_every)
+    return load_model(out, device=device)
+
+
+def _texts(
+    original: Model, corpus: Corpus | None, plan: TwinPlan, n_written: int, out: Path
+) -> tuple[Corpus, Corpus]:
+    """What to train on, and what to measure on: of the text that was given, where one was."""
+    if corpus is None and not n_written:
+        raise CorpusError(
+            "bilinear_twin: there is no text to train on. Pass a corpus of text like the model's "
+            "own, or let the original write some, as with self_written=2000."
+        )
+    written = None
+    if n_written:
+        place = out.with_name(f"{out.name}-self-written.parquet")
+        written = self_written_texts(original, n_written, plan.window, place, plan.seed)
+    given = corpus or written
+    assert given is not None  # one of the two
+    text, held_out = split_corpus(given)
+    if held_out is None:
+        raise CorpusError(
+            f"{given.n_documents} documents are too few to hold any out, and what a twin costs is "
+            f"measured on text that it was not trained on. Give more text."
+        )
+    return (text if given is written or written is None else Joined(text, written)), held_out
+
+
+class TwinTraining(NetworkTraining):
+    """A copy of the original in training, while its gates fade."""
+
+    measures: ClassVar = ("loss", "nats", "kl")
+    plan: TwinPlan
+
+    def __init__(
+        self,
+        plan: TwinPlan,
+        original: Model,
+        text: Corpus,
+        held_out: Corpus,
+        precision: Precision = "auto",
+        rows_at_once: int | None = None,
+    ) -> None:
+        self.original, self._unseen = original, held_out
+        network = deepcopy(original.network)
+        self._gates = fading_gates(network)
+        network.requires_grad_(not plan.only_mlps)
+        for block in network.model.layers:
+            block.mlp.requires_grad_(True)
+        self._outputs = _Outputs(original.network, network) if plan.matched else None
+        batch_plan = BatchPlan(plan.n_rows, plan.window, plan.seed, packed=True)
+        super().__init__(
+            plan, network, original.tokenizer, text, held_out, batch_plan, precision, rows_at_once
+        )
+
+    def begin(self) -> None:
+        """Refuse a text that the original itself cannot read."""
+        check_fits(self.original, self._unseen, self._batch_plan)
+
+    def loss(
+        self, tokens: Int64[Tensor, "batch pos"], asked: Bool[Tensor, "batch next"]
+    ) -> Float[Tensor, " measure"]:
+        """What is minimised: the divergence from the original's answers, nats per token, and the
+        distance of the MLPs' outputs, each by its weight; then the first two alone."""
+        plan, strengths = self.plan, self.plan.strengths(self.step, len(self._gates))
+        for gate, strength in zip(self._gates, strengths, strict=True):
+            gate.strength = strength
+        if self._outputs is not None:
+            self._outputs.clear()
+        given, wanted = tokens[:, :-1], tokens[:, 1:][asked]
+        logits = self.network(given, use_cache=False).logits
+        with torch.no_grad():
+            taught = self.original.network(given, use_cache=False).logits
+        answers = logits.float().log_softmax(-1).flatten(0, 1)
+        taught = taught.float().log_softmax(-1).flatten(0, 1)
+        # marks between documents are answered as the original does, and are no part of the loss
+        kl = functional.kl_div(answers, taught, reduction="batchmean", log_target=True)
+        nats = functional.nll_loss(answers[asked.flatten()], wanted)
+        loss = plan.distilled * kl + (1 - plan.distilled) * nats
+        if self._outputs is not None:
+            loss = loss + plan.matched * self._outputs.distance()
+        return torch.stack([loss, nats.detach(), kl.detach()])
+
+    def results(self) -> Iterator[tuple[Callable[[Path], None], dict[str, Any]]]:
+        """The twin with its tokenizer and its label."""
+        if self._outputs is not None:
+            self._outputs.remove()
+        network = self.network.eval().requires_grad_(False)
+        made_linear(network)
+        about = {"tokens": self.n_tokens, "seed": self.plan.seed}
+        label = measured(self.original, network, self._unseen, self._batch_plan, about)
+
+        def write_twin(folder: Path) -> None:
+            write(network, self.tokenizer, folder)
+            write_json(folder / TWIN, label.as_dict())
+
+        yield write_twin, {**self.ended(), "twin": label.as_dict()}
+
+
+class _Outputs:
+    """The outputs of both networks' MLPs in one forward pass each."""
+
+    def __init__(self, *networks: Any) -> None:
+        self._seen: tuple[list[Tensor], ...] = tuple([] for _ in networks)
+        self._handles = [
+            block.mlp.register_forward_hook(lambda _m, _a, out, seen=seen: seen.append(out))
+            for network, seen in zip(networks, self._seen, strict=True)
+            for block in network.model.layers
+        ]
+
+    def distance(self) -> Tensor:
+        """The mean squared distance, relative to the original's mean square, over the layers."""
+        taught, learned = self._seen
+        pairs = zip(taught, learned, strict=True)
+        parts = [functional.mse_loss(x.float(), y.float()) / y.float().square().mean()
+                 for y, x in pairs]  # fmt: skip
+        return torch.stack(parts).mean()
+
+    def clear(self) -> None:
+        """Forget what other passes left."""
+        for seen in self._seen:
+            seen.clear()
+
+    def remove(self) -> None:
+        """Leave both networks as they were."""
+        for handle in self._handles:
+            handle.remove()

@@ -1,0 +1,51 @@
+"""`circuits model twin`: from a gated folder to a run that every other command takes."""
+
+import json
+
+import pytest
+
+from tests.support.commands import command
+from tests.support.small_models import gated_folder, small_corpus
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("twin")
+    gated_folder(folder / "gated")
+    small_corpus(folder, 200)
+    (folder / "plan.json").write_text('{"n_steps": 5, "n_rows": 2, "window": 16}')
+    return folder
+
+
+def twin(place, run, *more):
+    words = ("--text", str(place / "texts.txt"), "--plan", str(place / "plan.json"))
+    return command(
+        "model", "twin", str(place / "gated"), str(run), *words, "--device", "cpu", "--json", *more
+    )
+
+
+def test_a_twin_is_made_described_and_verified(place):
+    made = twin(place, place / "run")
+    assert made.returncode == 0, made.stderr
+    label = json.loads(made.stdout)
+    assert label["gap"] == label["loss"] - label["original_loss"]
+    info = json.loads(command("model", "info", str(place / "run"), "--json").stdout)
+    wanted = {"original_loss", "loss", "removed_loss", "kl", "agreement", "tokens"}
+    assert wanted <= set(info["twin"])
+    assert info["twin"]["original"] == "gated"
+    assert json.loads(twin(place, place / "run").stdout) == label
+    assert command("verify", str(place / "run")).returncode == 0
+    with (place / "run" / "model" / "model.safetensors").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\x7f")
+    assert "circuits model twin MODEL" in command("verify", str(place / "run")).stdout
+    assert json.loads(twin(place, place / "run").stdout) == label  # made anew
+    assert command("verify", str(place / "run")).returncode == 0
+
+
+def test_without_text_the_original_writes_it(place, tmp_path):
+    plan = str(place / "plan.json")
+    words = ("--plan", plan, "--self-written", "100", "--device", "cpu")
+    done = command("model", "twin", str(place / "gated"), str(tmp_path / "run"), *words)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "model-self-written.parquet").exists()

@@ -1,0 +1,80 @@
+"""An original writes text to train its twin on: the same each time, from its own chances."""
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from circuits.corpus import built_in
+from circuits.errors import CorpusError
+from circuits.twin.original import load_original
+from circuits.twin.plan import TwinPlan
+from circuits.twin.training import bilinear_twin
+from circuits.twin.writing import Joined, drawn, self_written
+from tests.support.small_models import small_corpus, small_original
+
+
+@pytest.fixture(scope="module")
+def gated(tmp_path_factory):
+    corpus = built_in(seed=1, n_documents=400)
+    return small_original(corpus, tmp_path_factory.mktemp("gated") / "llama")
+
+
+def test_the_same_texts_are_written_and_kept(gated, tmp_path):
+    original = load_original(gated, device="cpu")
+    places = [tmp_path / f"{n}.parquet" for n in range(3)]
+    first, again = (self_written(original, 300, 16, place, 0) for place in places[:2])
+    assert places[0].read_bytes() == places[1].read_bytes()
+    assert first.fingerprint == again.fingerprint
+    texts = first.documents(0, 1000)
+    assert len(texts) == len(set(texts)) > 250
+    before = places[0].stat().st_mtime_ns
+    self_written(original, 300, 16, places[0], 0)
+    assert places[0].stat().st_mtime_ns == before
+    other = self_written(original, 300, 16, places[2], 1)
+    assert other.fingerprint != first.fingerprint
+    self_written(original, 200, 16, places[0], 0)
+    assert pq.read_table(places[0]).num_rows <= 200
+
+
+def test_texts_are_drawn_from_the_original_s_chances(gated):
+    original = load_original(gated, device="cpu")
+    rows = drawn(original, 20_000, 3, torch.Generator().manual_seed(0))
+    chances = original.logits(torch.tensor([[rows[0, 0].item()]]))[0, -1].softmax(-1)
+    share = torch.bincount(rows[:, 1], minlength=len(chances)) / len(rows)
+    assert float((share - chances).abs().max()) < 4 * (0.25 / len(rows)) ** 0.5
+    first = int(share.argmax())
+    after = rows[rows[:, 1] == first, 2]
+    chances = original.logits(torch.tensor([[rows[0, 0].item(), first]]))[0, -1].softmax(-1)
+    share = torch.bincount(after, minlength=len(chances)) / len(after)
+    assert float((share - chances).abs().max()) < 4 * (0.25 / len(after)) ** 0.5
+
+
+def test_an_original_that_repeats_itself_is_refused(gated, tmp_path):
+    with pytest.raises(CorpusError, match=r"of 4000 texts that it wrote only \d+ are different"):
+        self_written(load_original(gated, device="cpu"), 4000, 2, tmp_path / "x.parquet", 0)
+    assert not (tmp_path / "x.parquet").exists()
+
+
+def test_a_twin_trains_on_what_its_original_wrote(gated, tmp_path):
+    plan = TwinPlan(n_steps=2, n_rows=2, window=16)
+    twin = bilinear_twin(gated, None, plan, tmp_path / "out", self_written=200, device="cpu")
+    assert twin.label.n_held_out > 0
+    corpus = built_in(seed=2, n_documents=200)
+    both = bilinear_twin(gated, corpus, plan, tmp_path / "two", self_written=200, device="cpu")
+    only = bilinear_twin(gated, corpus, plan, tmp_path / "three", device="cpu")
+    assert both.label.original_loss == only.label.original_loss  # on the text that was given
+    assert both.label.loss != only.label.loss
+    with pytest.raises(CorpusError, match="there is no text to train on"):
+        bilinear_twin(gated, None, plan, tmp_path / "four", self_written=0)
+
+
+def test_two_corpora_joined_are_one_after_the_other(tmp_path):
+    (tmp_path / "a").mkdir()
+    one, two = small_corpus(tmp_path / "a", 7), small_corpus(tmp_path, 5, ragged=False)
+    both, all_ = Joined(one, two), [*one.documents(0, 99), *two.documents(0, 99)]
+    assert both.n_documents == 12
+    for start in range(13):
+        for stop in range(start, 14):
+            assert both.documents(start, stop) == all_[start:stop]
+    assert both.part(3, 9).documents(0, 99) == all_[3:9]
+    assert both.fingerprint != Joined(two, one).fingerprint
