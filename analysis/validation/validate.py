@@ -10,11 +10,13 @@
 3. Side effects: loss and KL on text, where no answer of the behaviour is due.
 4. Each pair alone: what it should change of each output feature, against a second difference of
    the model's MLP with the two features removed from its *input*.
+5. Of a twin, where its original is given: the circuit's features, removed from both models.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pandas as pd
 import torch
@@ -29,6 +31,7 @@ from analysis.validation.controls import random_pairs, text_effects, untrained_r
 from analysis.validation.criteria import measured
 from analysis.validation.edits import EditKind, PairTerms, terms_of
 from analysis.validation.harness import Harness, Swap
+from analysis.validation.original import check_original, feature_rows, original_of
 from analysis.validation.pair_checks import checked_pairs
 from analysis.validation.record import Validation
 from circuits.arguments import checked
@@ -57,11 +60,14 @@ def validate(
     n_documents: int = 100,
     n_draws: int = 10,
     seed: int = 0,
+    original: Model | str | Path | None = None,
 ) -> Validation:
     """Edit the running model by a circuit, and measure what a behaviour makes of it.
 
     Pass cases that the circuit was not found on: others are refused. ``others`` are circuits of
     other behaviours, as controls; ``text`` is where side effects are measured, by default nowhere.
+    ``original``, of a twin, is the gated model that it was made of, or its path: the circuit's
+    features are removed there too.
     """
     check_count("validate", n_draws, MOST_DRAWS, "n_draws")
     check_count("validate", n_documents, None, "n_documents")
@@ -80,16 +86,24 @@ def validate(
     into = dictionaries[mlp_sites(layer)[0]].to(model.device)
     cases = in_model(behaviour, model)
     _check_held_out(circuit, cases)
+    if original is not None:
+        original = original_of(model, original)
+        check_original(original, cases)
     harness = Harness(cases, layer, into, seed)
     terms = terms_of(model, layer, into, circuit.interactions)
     without = harness.without(terms)
     kept = harness.swapped(_keeping(harness, terms))
+    edits = _edit_table(harness, circuit, terms, others, without, kept)
+    if original is not None:
+        rows = feature_rows(harness, circuit, original, n_draws)
+        edits = pd.concat([edits.assign(n_features=0), pd.DataFrame(rows)], ignore_index=True)
+        edits.insert(3, "n_features", edits.pop("n_features"))
     strata, origins = harness.strata_table(without, kept), harness.origins_table()
     random = random_pairs(harness, circuit, terms, n_draws, seed)
     return Validation(
         circuit.name,
         behaviour.name,
-        _edit_table(harness, circuit, terms, others, without, kept),
+        edits,
         strata,
         harness.case_table(without, kept),
         origins,
