@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from analysis.behaviour.in_model import ModelCases
@@ -38,9 +39,11 @@ def original_of(model: Model, original: Model | str | Path) -> Model:
     return load_original(original, tokenizer=model.path, device=model.device)
 
 
-def check_original(original: Model, cases: ModelCases) -> None:
-    """Refuse a model that is not the one the twin was made of, or that reads other tokens."""
+def checked_original(original: Model | str | Path, cases: ModelCases) -> Model:
+    """`original_of` the cases' model; refused where it is not the one that the twin was made of,
+    or reads other tokens."""
     model = cases.model
+    original = original_of(model, original)
     label, words = model.label, original.words("validate")
     assert label is not None  # of `original_of`
     texts = [case.text for case in cases.behaviour.cases]
@@ -58,13 +61,14 @@ def check_original(original: Model, cases: ModelCases) -> None:
             f"twin of {label.original} with {label.original_fingerprint[:12]}…, so this says "
             f"nothing of that. Pass the original that the twin was made of."
         )
+    return original
 
 
-def feature_rows(
-    harness: Harness, circuit: Circuit, original: Model, n_draws: int
-) -> list[dict[str, Any]]:
-    """The circuit's features removed from the twin and from its original, each beside the draw of
-    as many other features that removes most there."""
+def with_features(
+    edits: pd.DataFrame, harness: Harness, circuit: Circuit, original: Model, n_draws: int
+) -> pd.DataFrame:
+    """The edits, and the circuit's features removed from the twin and from its original, each
+    beside the draw of as many other features that removes most there."""
     label = harness.model.label
     assert label is not None  # of `original_of`
     own = features_of(circuit, harness.into.n_feature)
@@ -76,10 +80,13 @@ def feature_rows(
     name = f"{label.original}, {label.activation} gates"
     plain = there.row(EditKind.ORIGINAL, there.plain, 0, name) | {"n_features": 0}
     kinds = (EditKind.ORIGINAL_FEATURES, EditKind.ORIGINAL_OTHER_FEATURES)
-    return [
+    rows = [
         *_removed(harness, own, draws, EditKind.FEATURES, EditKind.OTHER_FEATURES),
         *not_shown(there, [plain, *_removed(there, own, draws, *kinds)]),
     ]
+    table = pd.concat([edits.assign(n_features=0), pd.DataFrame(rows)], ignore_index=True)
+    table.insert(table.columns.get_loc("n_pairs") + 1, "n_features", table.pop("n_features"))
+    return table
 
 
 def features_of(circuit: Circuit, constant: int) -> list[int]:

@@ -31,7 +31,7 @@ from analysis.validation.controls import random_pairs, text_effects, untrained_r
 from analysis.validation.criteria import measured
 from analysis.validation.edits import EditKind, PairTerms, terms_of
 from analysis.validation.harness import Harness, Swap
-from analysis.validation.original import check_original, feature_rows, original_of
+from analysis.validation.original import checked_original, with_features
 from analysis.validation.pair_checks import checked_pairs
 from analysis.validation.record import Validation
 from circuits.arguments import checked
@@ -78,26 +78,18 @@ def validate(
             f"one with pairs, as find_circuit makes it."
         )
     for other in others:
-        if (at := layer_of_circuit(model, other, dictionaries)) != layer:
-            raise GraphError(
-                f"validate: circuit {other.name!r} is of layer {at}, {circuit.name!r} of layer "
-                f"{layer}. As controls pass circuits of the same layer."
-            )
+        _check_layer(other, circuit, layer_of_circuit(model, other, dictionaries))
     into = dictionaries[mlp_sites(layer)[0]].to(model.device)
     cases = in_model(behaviour, model)
     _check_held_out(circuit, cases)
-    if original is not None:
-        original = original_of(model, original)
-        check_original(original, cases)
+    gated = None if original is None else checked_original(original, cases)
     harness = Harness(cases, layer, into, seed)
     terms = terms_of(model, layer, into, circuit.interactions)
     without = harness.without(terms)
     kept = harness.swapped(_keeping(harness, terms))
     edits = _edit_table(harness, circuit, terms, others, without, kept)
-    if original is not None:
-        rows = feature_rows(harness, circuit, original, n_draws)
-        edits = pd.concat([edits.assign(n_features=0), pd.DataFrame(rows)], ignore_index=True)
-        edits.insert(3, "n_features", edits.pop("n_features"))
+    if gated is not None:
+        edits = with_features(edits, harness, circuit, gated, n_draws)
     strata, origins = harness.strata_table(without, kept), harness.origins_table()
     random = random_pairs(harness, circuit, terms, n_draws, seed)
     return Validation(
@@ -116,6 +108,14 @@ def validate(
         len(cases),
         seed,
     )
+
+
+def _check_layer(other: Circuit, circuit: Circuit, at: int) -> None:
+    if at != circuit.source.layer:
+        raise GraphError(
+            f"validate: circuit {other.name!r} is of layer {at}, {circuit.name!r} of layer "
+            f"{circuit.source.layer}. As controls pass circuits of the same layer."
+        )
 
 
 def _check_held_out(circuit: Circuit, cases: ModelCases) -> None:

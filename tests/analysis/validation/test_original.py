@@ -17,7 +17,7 @@ from analysis.cli.main import main
 from analysis.discovery.find import find_circuit
 from analysis.validation.edits import EditKind
 from analysis.validation.harness import Harness
-from analysis.validation.original import check_original, features_of, original_of
+from analysis.validation.original import checked_original, features_of
 from analysis.validation.record import Validation
 from analysis.validation.validate import validate
 from circuits.corpus import built_in
@@ -219,8 +219,7 @@ def test_a_trained_twin_knows_its_original_by_its_path(tmp_path):
         TwinPlan(n_steps=2, n_rows=4, window=16),
     )
     twin = bilinear_twin(path, corpus, plan, tmp_path / "out", device="cpu")
-    original = original_of(twin, path)
-    check_original(original, in_model(built_in_behaviour("negation", twin, 4), twin))
+    original = checked_original(path, in_model(built_in_behaviour("negation", twin, 4), twin))
     assert original.fingerprint == twin.label.original_fingerprint
 
 
