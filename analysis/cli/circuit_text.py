@@ -115,6 +115,7 @@ def validation_text(found: Validation) -> str:
         found.judged,
         found.case_by_case,
         aligned(edits.dropna(axis=1, how="all")),
+        *([found.in_original] if found.in_original else []),
         _titled(
             "Random pairs that are active together, in place of the circuit's", found.random_table
         ),
@@ -151,7 +152,8 @@ def validation_rows(found: Validation) -> dict[str, Any]:
     criteria = [asdict(one) | {"criterion": one.label, "met": one.met} for one in found.criteria]
     claims = {str(claim): holds for claim, holds in found.claims.items()}
     return {"circuit": found.circuit, "claims": claims, "verdict": found.verdict, "n": found.n,
-            "seed": found.seed, "criteria": criteria, **tables}  # fmt: skip
+            "seed": found.seed, "criteria": criteria, "in_original": found.in_original,
+            **tables}  # fmt: skip
 
 
 def circuit_rows(circuit: Circuit) -> dict[str, Any]:

@@ -171,6 +171,7 @@ example: circuits validate runs/stories --circuit negation
   run_folder RUN              folder with circuits/
   --circuit NAME repeatable   only this one (repeatable; default: all found for behaviours)
   --draws int = 10            sets of random pairs, as controls, of each of two kinds
+  --original MODEL            of a twin: its gated original, whose same features are removed too
   --seed int = 0              of controls and text
 {_TEXT}
 {_WAIT}

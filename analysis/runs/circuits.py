@@ -149,7 +149,13 @@ def run_propose(run: Run, *, layer: int = 0, n: int = 10, seed: int = 0) -> list
 
 @alone
 def run_validate(
-    run: Run, name: str, *, text: Corpus | None = None, n_draws: int = 10, seed: int = 0
+    run: Run,
+    name: str,
+    *,
+    text: Corpus | None = None,
+    n_draws: int = 10,
+    seed: int = 0,
+    original: Model | None = None,
 ) -> Validation:
     """`validate` of a circuit that `run_find` saved, on its held-out cases, saved beside it; the
     controls are the circuits of other behaviours in the same layer and input features."""
@@ -167,8 +173,11 @@ def run_validate(
         text=text,
         n_draws=n_draws,
         seed=seed,
+        original=original,
     )
-    made_of = {"n_draws": n_draws, "seed": seed}
+    made_of: dict[str, object] = {"n_draws": n_draws, "seed": seed}
+    if original is not None:
+        made_of["original"] = original.fingerprint
     with step_written(run.folder.path, f"validation of {circuit.name}", made_of) as making:
         found.save(making.place(files.validation))
     return found

@@ -26,7 +26,8 @@ from circuits.storage.progress import progress
 
 _N_CANDIDATES = 4096  # pairs that random ones are chosen of
 _RANDOM = ["kind", "draw", "set", "there", "n_pairs", "size", "removed", "side_effect"]
-_TOGETHER = 0.05  # share of affected cases that such a pair must be active on
+TOGETHER = 0.05
+"""Share of the affected cases that pairs and features of controls must be active on."""
 
 
 def random_pairs(
@@ -43,7 +44,7 @@ def random_pairs(
     pairs = PairAccount.of(harness.cases, harness.layer, harness.into).pairs
     own = {(pair.first, pair.second) for pair in circuit.interactions}
     named = list(zip(pairs["first"].tolist(), pairs["second"].tolist(), strict=True))
-    free = [n for n, t in enumerate(pairs["together"]) if t >= _TOGETHER and named[n] not in own]
+    free = [n for n, t in enumerate(pairs["together"]) if t >= TOGETHER and named[n] not in own]
     if len(free) > _N_CANDIDATES:
         free = sorted(rng.choice(free, _N_CANDIDATES, replace=False).tolist())
     if len(free) < len(terms):
@@ -103,7 +104,12 @@ def untrained_rows(harness: Harness, terms: PairTerms) -> list[dict[str, Any]]:
         control.row(EditKind.UNTRAINED, control.plain, 0),
         control.row(EditKind.UNTRAINED_REMOVE, control.without(same), len(same)),
     ]
-    if bool((cases.shown(control.plain) < SHOWN).any()):  # shares of what is not there are noise
+    return not_shown(control, rows)
+
+
+def not_shown(harness: Harness, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows, without shares where the model does not show the behaviour: they would be noise."""
+    if bool((harness.cases.shown(harness.plain) < SHOWN).any()):
         shares = ("removed", "low", "high", "side_effect", "faithfulness")
         rows = [row | dict.fromkeys(shares, float("nan")) for row in rows]
     return rows

@@ -36,6 +36,11 @@ class EditKind(Word):
     OTHER_CIRCUIT = "other_circuit"
     UNTRAINED = "untrained"
     UNTRAINED_REMOVE = "untrained_remove"
+    FEATURES = "features"  # of a twin; what follows needs its original
+    OTHER_FEATURES = "other_features"
+    ORIGINAL = "original"
+    ORIGINAL_FEATURES = "original_features"
+    ORIGINAL_OTHER_FEATURES = "original_other_features"
 
 
 class DrawKind(Word):
@@ -55,11 +60,18 @@ _EDITS = {
     EditKind.OTHER_CIRCUIT: "control: circuit of {}",
     EditKind.UNTRAINED: "control: untrained model",
     EditKind.UNTRAINED_REMOVE: "control: untrained model, circuit removed",
+    EditKind.FEATURES: "remove the circuit's features",
+    EditKind.OTHER_FEATURES: "control: as many other features, the draw that removes most",
+    EditKind.ORIGINAL: "original ({}): none",
+    EditKind.ORIGINAL_FEATURES: "original: remove the same features",
+    EditKind.ORIGINAL_OTHER_FEATURES: (
+        "control: original, as many other features, the draw that removes most"
+    ),
 }
 
 
 def edit_label(kind: str, target: str = "") -> str:
-    """An edit in words; ``target`` names the gate or the other circuit."""
+    """An edit in words; ``target`` names the gate, the other circuit or the original."""
     return _EDITS[EditKind(kind)].replace("{}", target)
 
 

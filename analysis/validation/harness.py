@@ -8,7 +8,7 @@ needed.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Any
 
@@ -81,6 +81,26 @@ class Harness:
             return y - (terms.products_of(next(codes)) @ terms.written).view(y.shape)
 
         return self.everywhere(change)
+
+    def without_features(self, features: list[int]) -> Float[Tensor, " case"]:
+        """Margins with what some features write removed from the MLP's input, at every token but
+        the first. This needs no bilinear layer."""
+        codes = iter(self.codes)
+
+        def change(x: Tensor) -> Tensor:
+            new = x - self._written(next(codes), features).view(x.shape).to(x)
+            return new if self.is_last else torch.cat([x[:, :1], new[:, 1:]], dim=1)
+
+        if self.is_last:
+            mlp = self.model.network.model.layers[self.layer].mlp
+            return self._answered(mlp(change(self.x).to(self.model.dtype)))
+        with self.model.replaced({mlp_sites(self.layer)[0]: change}):
+            return self.cases.margins()
+
+    def _written(self, code: Code, features: list[int]) -> Float[Tensor, "row model"]:
+        """What some features of a code write."""
+        chosen = torch.isin(code.features, torch.tensor(features).to(code.features))
+        return replace(code, values=code.values * chosen).times(self.into.decoder)
 
     @cached_property
     def codes(self) -> list[Code]:

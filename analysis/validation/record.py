@@ -125,7 +125,9 @@ class Validation:
 
     def edit(self, kind: EditKind | str, target: str = "") -> pd.Series:
         """The row of an edit, such as "remove"; ``target`` names the gate or the other circuit."""
-        rows = self.edits[(self.edits["kind"] == str(kind)) & (self.edits["target"] == target)]
+        rows = self.edits[self.edits["kind"] == str(kind)]
+        if target or kind != EditKind.ORIGINAL:  # there is but one, under its name
+            rows = rows[rows["target"] == target]
         if not len(rows):
             there = ", ".join(dict.fromkeys(self.edits["kind"]))
             raise GraphError(
@@ -220,6 +222,24 @@ class Validation:
         return (
             f"Case by case the circuit explains {middle} of a margin in the median, {first} to "
             f"{third} in the middle half of the affected cases, {low} to {high} in nine of ten."
+        )
+
+    @property
+    def in_original(self) -> str:
+        """What the circuit's features carry in a twin's original; empty where none was given."""
+        if EditKind.ORIGINAL.value not in set(self.edits["kind"]):
+            return ""
+        plain, twin = self.edit(EditKind.ORIGINAL), self.edit(EditKind.FEATURES)
+        where, n = plain["target"], int(twin["n_features"])
+        if np.isnan(plain["removed"]):
+            return f"The original ({where}) does not show the behaviour, so nothing is lost there."
+        kinds = (EditKind.ORIGINAL_FEATURES, EditKind.FEATURES,
+                 EditKind.ORIGINAL_OTHER_FEATURES, EditKind.OTHER_FEATURES)  # fmt: skip
+        own, in_twin, other, other_in_twin = (percent(self.edit(k)["removed"]) for k in kinds)
+        return (
+            f"In the original ({where}) the same {n} feature{'s' * (n != 1)} carr"
+            f"{'y' if n != 1 else 'ies'} {own} of the margin (twin {in_twin}); as many other "
+            f"features at most {other} (twin {other_in_twin})."
         )
 
     @property

@@ -10,11 +10,13 @@
 3. Side effects: loss and KL on text, where no answer of the behaviour is due.
 4. Each pair alone: what it should change of each output feature, against a second difference of
    the model's MLP with the two features removed from its *input*.
+5. Of a twin, where its original is given: the circuit's features, removed from both models.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pandas as pd
 import torch
@@ -29,6 +31,7 @@ from analysis.validation.controls import random_pairs, text_effects, untrained_r
 from analysis.validation.criteria import measured
 from analysis.validation.edits import EditKind, PairTerms, terms_of
 from analysis.validation.harness import Harness, Swap
+from analysis.validation.original import checked_original, with_features
 from analysis.validation.pair_checks import checked_pairs
 from analysis.validation.record import Validation
 from circuits.arguments import checked
@@ -57,11 +60,14 @@ def validate(
     n_documents: int = 100,
     n_draws: int = 10,
     seed: int = 0,
+    original: Model | str | Path | None = None,
 ) -> Validation:
     """Edit the running model by a circuit, and measure what a behaviour makes of it.
 
     Pass cases that the circuit was not found on: others are refused. ``others`` are circuits of
     other behaviours, as controls; ``text`` is where side effects are measured, by default nowhere.
+    ``original``, of a twin, is the gated model that it was made of, or its path: the circuit's
+    features are removed there too.
     """
     check_count("validate", n_draws, MOST_DRAWS, "n_draws")
     check_count("validate", n_documents, None, "n_documents")
@@ -72,24 +78,24 @@ def validate(
             f"one with pairs, as find_circuit makes it."
         )
     for other in others:
-        if (at := layer_of_circuit(model, other, dictionaries)) != layer:
-            raise GraphError(
-                f"validate: circuit {other.name!r} is of layer {at}, {circuit.name!r} of layer "
-                f"{layer}. As controls pass circuits of the same layer."
-            )
+        _check_layer(other, circuit, layer_of_circuit(model, other, dictionaries))
     into = dictionaries[mlp_sites(layer)[0]].to(model.device)
     cases = in_model(behaviour, model)
     _check_held_out(circuit, cases)
+    gated = None if original is None else checked_original(original, cases)
     harness = Harness(cases, layer, into, seed)
     terms = terms_of(model, layer, into, circuit.interactions)
     without = harness.without(terms)
     kept = harness.swapped(_keeping(harness, terms))
+    edits = _edit_table(harness, circuit, terms, others, without, kept)
+    if gated is not None:
+        edits = with_features(edits, harness, circuit, gated, n_draws)
     strata, origins = harness.strata_table(without, kept), harness.origins_table()
     random = random_pairs(harness, circuit, terms, n_draws, seed)
     return Validation(
         circuit.name,
         behaviour.name,
-        _edit_table(harness, circuit, terms, others, without, kept),
+        edits,
         strata,
         harness.case_table(without, kept),
         origins,
@@ -102,6 +108,14 @@ def validate(
         len(cases),
         seed,
     )
+
+
+def _check_layer(other: Circuit, circuit: Circuit, at: int) -> None:
+    if at != circuit.source.layer:
+        raise GraphError(
+            f"validate: circuit {other.name!r} is of layer {at}, {circuit.name!r} of layer "
+            f"{circuit.source.layer}. As controls pass circuits of the same layer."
+        )
 
 
 def _check_held_out(circuit: Circuit, cases: ModelCases) -> None:

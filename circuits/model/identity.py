@@ -93,6 +93,14 @@ class TwinLabel:
         """The price: how much worse the twin predicts, in nats a token."""
         return self.loss - self.original_loss
 
+    @property
+    def in_words(self) -> str:
+        """Whose twin, and the price."""
+        return (
+            f"bilinear twin of {self.original} ({self.activation} gates), loss {self.gap:+.3f} "
+            f"nats a token"
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return asdict(self)

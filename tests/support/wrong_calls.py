@@ -97,7 +97,7 @@ def wrong_values(name: str, value: Any) -> Iterator[Any]:
 MAY_BE_NONE = {
     "rank", "outputs", "features", "name", "corpus", "others", "device", "labels", "folder", "tokenizer",
     "offset", "bias", "left_bias", "right_bias", "down_bias", "column", "window", "mask", "layer of rank_curve",
-    "model of card", "model of built_in_behaviour", "coverage", "n_edges", "text of validate",
+    "model of card", "model of built_in_behaviour", "coverage", "n_edges", "text of validate", "original",
     "n_features", "outlier", "site", "shape", "target", "skip", "null", "values of Reading.loss", "layer of OpenedRun.reader_of_interactions",
 }  # fmt: skip
 """Arguments that None leaves out."""

@@ -33,6 +33,7 @@ from analysis.runs.circuits import (
 from analysis.runs.folder import RunFolder
 from analysis.runs.layers import run_interactions, run_rank
 from analysis.runs.run import Run, circuit_at
+from analysis.validation.original import original_of
 from circuits.errors import GraphError, NotFoundError, RunError
 from circuits.graph.circuit import Circuit
 from circuits.graph.export import attribution_query, write_attribution, write_graph
@@ -65,8 +66,9 @@ def find(options: Namespace) -> Answer:
     run = opened_run(options)
     if options.behaviour is None:
         found = run_propose(run, layer=options.layer or 0, n=options.proposals, seed=options.seed)
-        text = f"{proposals_text(found)}\n\n{run.folder.circuits}"
-        return Answer(text, {"proposals": [circuit_rows(circuit) for circuit in found]})
+        parts = [proposals_text(found), *_twin_text(run), str(run.folder.circuits)]
+        proposals = {"proposals": [circuit_rows(circuit) for circuit in found]}
+        return Answer("\n\n".join(parts), proposals | _twin_rows(run))
     behaviour = behaviour_of(
         options.behaviour,
         run.model,
@@ -91,11 +93,22 @@ def find(options: Namespace) -> Answer:
     before = earlier.replaced_by(circuit)
     file = str(earlier.files.circuit)
     layers = by_layer(in_model(behaviour.halves()[0], run.model))
-    rows = {"found": True, "verdict": verdict(circuit), "file": file, "replaced": before,
-            "layers": layers.to_dict("records")}  # fmt: skip
-    parts = [circuit_text(circuit), layers_text(layers), before, file]
+    rows: dict[str, Any] = {"found": True, "verdict": verdict(circuit), "file": file,
+                            "replaced": before, "layers": layers.to_dict("records")}  # fmt: skip
+    parts = [circuit_text(circuit), layers_text(layers), *_twin_text(run), before or "", file]
     text = "\n\n".join(part for part in parts if part)
-    return Answer(text, rows | circuit_rows(circuit))
+    return Answer(text, rows | circuit_rows(circuit) | _twin_rows(run))
+
+
+def _twin_text(run: Run) -> list[str]:
+    """Whose twin the model is, if it is one."""
+    label = run.model.label
+    return [] if label is None else [f"The model is the {label.in_words}."]
+
+
+def _twin_rows(run: Run) -> dict[str, Any]:
+    label = run.model.label
+    return {} if label is None else {"twin": label.as_dict()}
 
 
 def validate(options: Namespace) -> Answer:
@@ -109,9 +122,11 @@ def validate(options: Namespace) -> Answer:
         find_one = f"Find one: circuits find {run.folder} --behaviour negation"
         known = f"Name one that it has: {', '.join(there)}" if there else find_one
         raise RunError(f"{run.folder} {what}. {known}")
+    original = None if options.original is None else original_of(run.model, options.original)
+    how: dict[str, Any] = {"n_draws": options.draws, "seed": options.seed, "original": original}
     text = held_out(options, run.model)
     found = [
-        run_validate(run, name, text=text, n_draws=options.draws, seed=options.seed)
+        run_validate(run, name, text=text, **how)
         for name in progress(names, "validating", "circuit")
     ]
     rows = {"validations": [validation_rows(each) for each in found]}

@@ -75,7 +75,7 @@ def circuit_page(
         "name": shown(circuit.name),
         "verdict": verdict(circuit),
         "validation": None if found.validation is None else found.validation.verdict,
-        "facts": facts(found),
+        "facts": facts(found, run.model.label),
         "sentences": [] if mechanism is not None else proposal_sentences(found, labels),
         "mechanism": None if mechanism is None else _described(mechanism, labels),
         "removal": removal_effect(found),

@@ -13,6 +13,7 @@ from analysis.runs.belonging import Found
 from analysis.validation.bases import ENOUGH
 from analysis.validation.record import Validation
 from circuits.graph.circuit import Circuit
+from circuits.model.identity import TwinLabel
 from circuits.plotting.display import percent, seen, shown
 
 _MOST_PAIRS = 4  # that sentences describe
@@ -32,14 +33,18 @@ _OF_BASES = (
     f"(n_pairs): carried, their share in the worst stratum; removed and side effect, by removing "
     f"them."
 )
+_OF_FEATURES = (
+    " Features are removed from the MLP's input, at every token but the first, and with them all "
+    "pairs that they are in: a gated model has no pairs to remove."
+)
 _EDIT_HEADS = {
     "n_pairs": "pairs", "removed": "effect removed", "low": "removed, low", "high": "removed, high",
-    "side_effect": "side effect", "faithfulness": "effect kept",
+    "side_effect": "side effect", "faithfulness": "effect kept", "n_features": "features",
 }  # fmt: skip
 
 
-def facts(found: Found) -> list[tuple[str, str]]:
-    """Sizes and counts."""
+def facts(found: Found, twin: TwinLabel | None) -> list[tuple[str, str]]:
+    """Sizes and counts, and whose twin the model is."""
     circuit = found.circuit
     rows = [
         ("layer", "unknown" if circuit.source.layer is None else str(circuit.source.layer)),
@@ -54,6 +59,8 @@ def facts(found: Found) -> list[tuple[str, str]]:
         rows.append(("seed", str(found.validation.seed)))
     if circuit.explained is not None:
         rows.append(("share of the form explained", f"{circuit.explained:.2f}"))
+    if twin is not None:
+        rows.append(("model", twin.in_words))
     return [(key, seen(value)) for key, value in rows]
 
 
@@ -186,7 +193,8 @@ def validation_tables(found: Validation) -> list[Table]:
                  "the affected classes, in logits. Effect removed: share of the contrast that the "
                  "edit removes (low to high: 95 % bootstrap interval). Side effect: largest "
                  "relative change in another class. Control, circuit of …: other circuits of this "
-                 f"run removed, for comparison; no criterion uses them; {n}.",
+                 f"run removed, for comparison; no criterion uses them; {n}."
+                 f"{_OF_FEATURES * bool(found.in_original)}",
                  found.edit_table, _EDIT_HEADS),
         Table.of("random", "Control: random pairs of features that are active together, instead "
                  "of the circuit's. Size: how much they write, relative to the circuit. Most, "

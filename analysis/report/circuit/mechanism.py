@@ -23,7 +23,7 @@ from analysis.runs.belonging import Found
 from analysis.runs.run import Run
 from analysis.validation.edits import DrawKind, EditKind
 from circuits.model.site import Site
-from circuits.plotting.display import number, percent, shown, two
+from circuits.plotting.display import number, percent, seen, shown, two
 
 _LEAST = 0.15  # share of what a class's pairs add, below which a pair is not described
 _MOST = 3  # pairs described per class
@@ -243,6 +243,7 @@ def removal_effect(found: Found) -> dict[str, Any] | None:
         "loud": [percent(float(loud[name])) for name in ("median", "least", "most")],
         "draws": int(many["draws"]),
         "case_by_case": found.validation.case_by_case,
+        "in_original": seen(found.validation.in_original),
         "n": found.validation.n,
         "seed": found.validation.seed,
     }
