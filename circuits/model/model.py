@@ -271,7 +271,7 @@ class Model:
         """The activations at some sites; the forward pass ends at the last of them."""
         wanted = self.check_sites(sites)
         for site in wanted:
-            self._ranges.check_small(self.layer(site.layer), site)
+            self._ranges.check_small(site)
         tokens, found = self._checked(tokens), {}
         last = max(wanted, key=lambda site: site.order)
         with self._ranges.watched("Model.read"), ExitStack() as hooks:

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from circuits.algebra.bilinear import BilinearLayer
 from circuits.errors import ModelError, check_range, largest
+from circuits.model.formats.llama import layer_of
 from circuits.model.site import Site
 
 _MOST = torch.finfo(torch.float32).max  # norms and attention compute in float32
@@ -73,12 +73,13 @@ class Ranges:
             most = max(most, size)
         return most
 
-    def check_small(self, layer: BilinearLayer, site: Site) -> None:
+    def check_small(self, site: Site) -> None:
         """Refuse to read what weights make that are so small that their product is zero."""
         if site in self._looked_at:
             return
         block, sizes, beside = self.network.model.layers[site.layer], {}, 0.0
         if site.point == "mlp_out":
+            layer = layer_of(block.mlp)  # of a gated model too, whose product is no larger
             norm = largest(block.post_attention_layernorm.weight) * layer.d_model**0.5
             for name, bias in (("left", layer.left_bias), ("right", layer.right_bias)):
                 sizes[name] = max(norm * largest(getattr(layer, name)), largest(bias))

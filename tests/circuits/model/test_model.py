@@ -307,7 +307,7 @@ def test_an_activation_that_only_claims_to_be_linear_is_found_out(folder, monkey
 def test_another_activation_is_refused_by_name(activation, said, tmp_path):
     with pytest.raises(ModelError, match=said) as refused:
         load_model(small_folder(tmp_path, hidden_act=activation))
-    assert "train_model" in str(refused.value)
+    assert "circuits model twin" in str(refused.value)
 
 
 def edited(folder: Path, copy: Path, **fields) -> Path:
