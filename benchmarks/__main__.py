@@ -15,6 +15,7 @@ twins-real: what a pretrained model's twin loses, and other ways (--model, --dat
 report: a large report: writing it, its size, opening it in Chromium.
 claims: what README's table says, beside what these print today (hours; --folder, --data).
 demo: `circuits demo` for ten seeds (--seeds), first and second run: time, memory, answers.
+checking: what hashing and checking take of `circuits demo`.
 """
 
 import argparse
@@ -83,6 +84,7 @@ tables = {
     "circuits": lambda: circuits.run(options.device, options.folder, seeds),
     "claims": lambda: claims.run(folder=options.folder, images=options.data),
     "demo": lambda: demo.run(options.device, seeds),
+    "checking": lambda: demo.checking(options.device),
     "pretrained": lambda: pretrained.run(options.device, options.model, options.data),
     "twins-real": lambda: twins_real.run(
         options.device, options.model, options.data, options.folder, seeds
