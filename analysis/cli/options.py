@@ -74,6 +74,7 @@ example: circuits model twin path/to/llama runs/twin --text stories.txt
   --column                    the column of the text, if it is not called text
   --self-written int N        and texts that the original writes (without --text: 2000)
   --plan FILE                 JSON with the fields of a TwinPlan
+  --remove-norms flag         fade the norms into fixed scales as well
   --steps int                 training steps (default: the plan's 2000)
   --seed int                  of everything (default: the plan's 0)
   --tokenizer FOLDER          folder or hub:owner/name, in place of the model's own

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from circuits.corpus.tokenizer import tokenizer_hash
 from circuits.errors import ModelError
 from circuits.storage.files import read_json
-from circuits.storage.records import RecordError, record_of
+from circuits.storage.records import LATER, RecordError, record_of
 
 TWIN = "twin.json"
 """The file of a twin's label, beside its weights."""
@@ -87,6 +87,7 @@ class TwinLabel:
     tokens: int  # that the twin was trained on
     seed: int
     versions: str
+    norms_removed: bool = field(default=False, metadata=LATER)  # whether its norms are fixed scales
 
     @property
     def gap(self) -> float:

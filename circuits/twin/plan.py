@@ -26,6 +26,7 @@ class TwinPlan:
     distilled: float = 1.0  # share of the loss that is the divergence from the original's answers
     matched: float = 0.0  # weight of the distance of each MLP's output from the original's
     only_mlps: bool = False  # train the MLPs alone, and freeze everything else
+    remove_norms: bool = False  # fade norms into fixed scales too, one by one, after the gates
     n_rows: int = 32  # rows in a batch
     window: int = 256  # tokens in a row, at most the model's context
     learning_rate: float = 2e-3  # the peak, reached at the end of the warm-up
@@ -39,7 +40,11 @@ class TwinPlan:
         whole = {"n_steps": 1, "n_rows": 1, "window": 3, "seed": 0}
         least = {"fade": 0, "distilled": 0, "matched": 0}
         faults = number_faults(
-            vars(self), whole, least, above_zero=("learning_rate",), flags=("only_mlps",)
+            vars(self),
+            whole,
+            least,
+            above_zero=("learning_rate",),
+            flags=("only_mlps", "remove_norms"),
         )
         if not faults:
             faults += [
@@ -59,14 +64,24 @@ class TwinPlan:
 
     def strengths(self, step: int, n_layer: int) -> list[float]:
         """How much of each layer's gate is left at a step, from 1 to 0."""
-        if self.fade == 0:
-            return [0.0] * n_layer
-        faded = min(1.0, step / (self.fade * self.n_steps))
+        faded = self._faded(step, 0.0, 0.5 if self.remove_norms else 1.0)
         if self.order == "together":
             return [1 - faded] * n_layer
-        # each layer has an equal part of the time, the last layer the first part
-        turns = [n_layer - 1 - layer for layer in range(n_layer)]
-        return [min(1.0, max(0.0, 1 - (faded * n_layer - turn))) for turn in turns]
+        return _in_turns(faded, n_layer)[::-1]
+
+    def norm_strengths(self, step: int, n_norm: int) -> list[float]:
+        """How much of each norm is left at a step: they fade in order, in the second half of the
+        part in which things fade."""
+        if not self.remove_norms:
+            return [1.0] * n_norm
+        return _in_turns(self._faded(step, 0.5, 1.0), n_norm)
+
+    def _faded(self, step: int, begin: float, end: float) -> float:
+        """How far a step is from the begin to the end of a share of the fading part."""
+        if self.fade == 0:
+            return 1.0
+        done = step / (self.fade * self.n_steps)
+        return min(1.0, max(0.0, (done - begin) / (end - begin)))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON; `from_dict` is the way back."""
@@ -80,3 +95,8 @@ class TwinPlan:
             return cls(**given)
         except PlanError as error:
             raise PlanError(f"{where}: {error}") from None
+
+
+def _in_turns(faded: float, n: int) -> list[float]:
+    """What is left of each of ``n`` things that fade one after another, each for as long."""
+    return [min(1.0, max(0.0, 1 - (faded * n - turn))) for turn in range(n)]

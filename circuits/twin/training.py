@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from copy import deepcopy
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from circuits.arguments import checked
-from circuits.corpus.batches import BatchPlan
+from circuits.corpus.batches import BatchPlan, in_order
 from circuits.corpus.documents import Corpus, split_corpus
 from circuits.errors import CorpusError, PlanError
 from circuits.model.formats.llama import write
@@ -32,10 +33,14 @@ from circuits.storage.files import write_json
 from circuits.storage.training_run import RunFiles
 from circuits.twin.gates import fading_gates, made_linear
 from circuits.twin.measurement import check_fits, measured
+from circuits.twin.norms import fading_norms, fit_constants, made_fixed
 from circuits.twin.original import load_original
 from circuits.twin.plan import TwinPlan
 from circuits.twin.writing import Joined
 from circuits.twin.writing import self_written as self_written_texts
+
+_BATCHES = 8  # of text, that the scales of norms are fitted on
+_DOCUMENTS = 2000  # at most
 
 
 @checked
@@ -122,6 +127,7 @@ class TwinTraining(NetworkTraining):
         self.original, self._unseen = original, held_out
         network = deepcopy(original.network)
         self._gates = fading_gates(network)
+        self._norms = fading_norms(network) if plan.remove_norms else []
         network.requires_grad_(not plan.only_mlps)
         for block in network.model.layers:
             block.mlp.requires_grad_(True)
@@ -134,6 +140,23 @@ class TwinTraining(NetworkTraining):
     def begin(self) -> None:
         """Refuse a text that the original itself cannot read."""
         check_fits(self.original, self._unseen, self._batch_plan)
+        if self._norms:
+            text = in_order(self._text, self.tokenizer, self._batch_plan, _DOCUMENTS)
+            fit_constants(
+                self.network, self._norms,
+                [batch.tokens.to(self.device) for batch in islice(text, _BATCHES)],
+            )  # fmt: skip
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What norms fade to, too."""
+        tensors, values = super().state()
+        return tensors, {**values, "constants": [norm.constant for norm in self._norms]}
+
+    def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        """The way back from `state`."""
+        super().restore(tensors, values)
+        for norm, constant in zip(self._norms, values["constants"], strict=True):
+            norm.constant = constant
 
     def loss(
         self, tokens: Int64[Tensor, "batch pos"], asked: Bool[Tensor, "batch next"]
@@ -143,6 +166,9 @@ class TwinTraining(NetworkTraining):
         plan, strengths = self.plan, self.plan.strengths(self.step, len(self._gates))
         for gate, strength in zip(self._gates, strengths, strict=True):
             gate.strength = strength
+        left = plan.norm_strengths(self.step, len(self._norms))
+        for norm, strength in zip(self._norms, left, strict=True):
+            norm.strength = strength
         if self._outputs is not None:
             self._outputs.clear()
         given, wanted = tokens[:, :-1], tokens[:, 1:][asked]
@@ -165,7 +191,11 @@ class TwinTraining(NetworkTraining):
             self._outputs.remove()
         network = self.network.eval().requires_grad_(False)
         made_linear(network)
+        for norm in self._norms:
+            norm.strength = 0.0
+        made_fixed(network, self._norms)
         about = {"tokens": self.n_tokens, "seed": self.plan.seed}
+        about["norms_removed"] = self.plan.remove_norms
         label = measured(self.original, network, self._unseen, self._batch_plan, about)
 
         def write_twin(folder: Path) -> None:

@@ -42,7 +42,8 @@ def model_train(options: Namespace) -> Answer:
 
 def model_twin(options: Namespace) -> Answer:
     """The bilinear twin of a gated model, in RUN/model."""
-    plan = planned(TwinPlan, options.plan, n_steps=options.steps, seed=options.seed)
+    plan = planned(TwinPlan, options.plan, n_steps=options.steps, seed=options.seed,
+                   remove_norms=options.remove_norms or None)  # fmt: skip
     corpus, folder = named_text(options), RunFolder(Path(options.run_folder)).model
     n_written = options.self_written or (0 if corpus else _SELF_WRITTEN)
     how = {"tokenizer": options.tokenizer, "device": options.device, "self_written": n_written}
