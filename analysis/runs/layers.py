@@ -7,7 +7,6 @@ each listed pair is active together. Rotated features are the control.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +30,7 @@ from circuits.model.site import Site, mlp_sites
 from circuits.storage.files import written_whole
 from circuits.storage.manifest import step_written
 from circuits.storage.replacing import check_table
+from circuits.storage.shards import remove_shards
 from sae.dictionary import Dictionary
 from sae.reading import N_DOCUMENTS, readings
 
@@ -78,7 +78,7 @@ def run_interactions(
         with step_written(run.folder.path, f"interactions of layer {layer}", made_of) as making:
             table.to_parquet(making.place(file), index=False)
         for shards in (run.folder.interaction_shards(layer), file.with_suffix("")):  # or of 0.1
-            shutil.rmtree(shards, ignore_errors=True)
+            remove_shards(shards)
         n_control = min(inter.n_output, _CONTROL_OUTPUTS)
         control = Interactions(inter.layer, rotated(inter.inputs), inter.outputs)
         chance = scored_strongest(control, n, range(n_control))
@@ -116,7 +116,7 @@ def write_strongest(
     table = _strongest(inter, n, shards, activations)
     with written_whole(path) as file:
         table.to_parquet(file, index=False)
-    shutil.rmtree(shards, ignore_errors=True)
+    remove_shards(shards)
     return table
 
 
@@ -160,7 +160,7 @@ def run_rank(
         )
         with step_written(run.folder.path, f"rank of layer {layer}", curve.about) as making:
             curve.save(making.place(run.folder.rank(layer)))
-        shutil.rmtree(shards, ignore_errors=True)
+        remove_shards(shards)
     return curves
 
 

@@ -15,7 +15,7 @@ from circuits.model.training import Trained, train_model
 from circuits.storage.manifest import record
 from circuits.storage.training_run import NOTES
 from circuits.twin.plan import TwinPlan
-from circuits.twin.training import bilinear_twin
+from circuits.twin.training import bilinear_twin, self_written_place
 from sae.dictionary import Dictionary
 from sae.training.plan import TrainingPlan
 from sae.training.run import Log, train_saes
@@ -41,7 +41,10 @@ def run_twin(
     assert twin.label is not None  # it has just been written
     made_of = {"plan": plan.as_dict(), "corpus": corpus and corpus.fingerprint}
     made_of |= {"original": twin.label.original_fingerprint}
+    made_of |= {"self_written": how.get("self_written", 0)}
     made = [file for file in folder.iterdir() if file.is_file() and file.name not in NOTES]
+    if (written := self_written_place(folder)).is_file() and how.get("self_written"):
+        made.append(written)
     record(run, "model", made_of, made)
     return twin
 

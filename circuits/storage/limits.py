@@ -115,7 +115,13 @@ def _plain_size(column: Any) -> int:
     texts, repeats = column, isinstance(column, pa.DictionaryArray)
     if repeats:
         texts = column.dictionary
-    if not (pa.types.is_large_string(texts.type) or pa.types.is_string(texts.type)):
+    kinds = (
+        pa.types.is_large_string,
+        pa.types.is_string,
+        pa.types.is_binary,
+        pa.types.is_large_binary,
+    )
+    if not any(is_kind(texts.type) for is_kind in kinds):
         return int(column.nbytes)
     lengths = pc.binary_length(texts)
     lengths = lengths.take(column.indices) if repeats else lengths

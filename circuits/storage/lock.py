@@ -14,6 +14,7 @@ import errno
 import json
 import os
 import socket
+import stat
 import sys
 import threading
 import time
@@ -29,6 +30,7 @@ from circuits.storage.replacing import finish
 NAME = ".lock"
 _TOUCH = 15.0  # seconds between two touches
 _LEFT = 60.0  # after which a lock of another machine that nobody touches was left
+_AHEAD = 3600.0  # a clock may be; a lock that was touched later than that was not
 _LOOK = 0.2  # seconds between two looks at a lock that is held, after a few quicker ones
 
 _mine = threading.local()  # the folders that this thread has locked
@@ -105,24 +107,38 @@ def _taken(folder: Path, doing: str, wait: bool) -> tuple[ExitStack, list[Path]]
 def _try(path: Path, about: dict[str, Any]) -> tuple[ExitStack | None, dict[str, Any]]:
     """The lock, with ``about`` us in its file, or None and who holds it."""
     try:
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        plain = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # no link, no FIFO
+        file = os.open(path, os.O_RDWR | os.O_CREAT | plain, 0o666)
     except FileNotFoundError:  # its holder had made the folder, and has removed it
         return None, {}
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):
+            raise _not_a_lock(path) from error
+        raise
     with ExitStack() as lock:
         lock.callback(os.close, file)
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            raise _not_a_lock(path)
         try:
             free, there = try_lock(file), _read(file)
             if free is None:  # there are no locks here
                 free = _try_name(path, lock)
             if free and path.exists() and os.path.samestat(os.fstat(file), path.stat()):
                 age = time.time() - os.fstat(file).st_mtime
-                if there.get("host") in (None, about["host"]) or age > _LEFT:
+                if there.get("host") in (None, about["host"]) or not -_AHEAD < age < _LEFT:
                     os.ftruncate(file, 0)
                     os.pwrite(file, json.dumps(about).encode(), 0)
                     return lock.pop_all(), {}
         except FileNotFoundError:  # its holder has just ended
             there = {}
     return None, there
+
+
+def _not_a_lock(path: Path) -> RunError:
+    return RunError(
+        f"{path}: a link, FIFO or device, where the lock of this folder is to be: what it leads to "
+        f"would be written over. Remove it."
+    )
 
 
 def _try_name(path: Path, lock: ExitStack) -> bool:
@@ -142,7 +158,7 @@ def _try_name(path: Path, lock: ExitStack) -> bool:
 def _read(file: int) -> dict[str, Any]:
     try:
         about = json.loads(os.pread(file, 10_000, 0))
-    except ValueError:  # not written yet, or cut short
+    except (ValueError, RecursionError):  # not written yet, cut short, or nobody's
         return {}
     return about if isinstance(about, dict) else {}
 

@@ -17,7 +17,8 @@ from collections.abc import Callable, Hashable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from circuits.errors import CircuitsError
+from circuits.errors import CircuitsError, RunError
+from circuits.storage.limits import check_readable
 
 PLACING = ".placing"
 """The folder of files that are decided and not all in their places."""
@@ -40,6 +41,7 @@ def check_file(
         raise error(f"{path} is a folder. Name a file, to which {kind} can be written.")
     if force or not path.exists():
         return
+    check_readable(path, error)
     with path.open("rb") as file:
         head = file.read(_HEAD)
     if head and not is_ours(head):
@@ -70,13 +72,14 @@ def put_files(new: Path, root: Path, gone: Iterable[str] = ()) -> None:
     """Move every file in and below a folder to the same place below ``root``, and remove those
     called ``gone`` there: all or none, since one rename decides, and `finish` completes what a kill
     interrupts."""
-    names = [path.relative_to(new) for path in new.rglob("*") if path.is_file()]
+    names, gone = [path.relative_to(new) for path in new.rglob("*") if path.is_file()], list(gone)
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         if (root / name).is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(root / name))
         if not os.access((root / name).parent, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(root / name))
+    _check_inside(root, [*map(str, names), *gone])
     (new / _GONE).write_text(json.dumps(sorted(gone)), encoding="utf-8")
     finish(root)
     os.replace(new, root / PLACING)
@@ -89,16 +92,44 @@ def put_files(new: Path, root: Path, gone: Iterable[str] = ()) -> None:
 def finish(root: Path) -> None:
     """Complete a `put_files` that was killed after it was decided."""
     placing = root / PLACING
-    if not placing.is_dir():
+    if not placing.is_dir() or placing.is_symlink():
         return
     if (placing / _GONE).exists():  # it is removed when all else is done
-        for name in json.loads((placing / _GONE).read_text(encoding="utf-8")):
+        gone = _gone(placing)
+        there = [path.relative_to(placing) for path in sorted(placing.rglob("*")) if path.is_file()]
+        names = [name.as_posix() for name in there if name.as_posix() != _GONE]
+        _check_inside(root, [*gone, *names])
+        for name in gone:
             (root / name).unlink(missing_ok=True)
-        for path in sorted(placing.rglob("*")):
-            name = path.relative_to(placing).as_posix()
-            if path.is_file() and name != _GONE:
-                os.replace(path, root / name)
+        for name in names:
+            os.replace(placing / name, root / name)
     shutil.rmtree(placing)
+
+
+def _gone(placing: Path) -> list[str]:
+    """The names to remove, as `put_files` wrote them."""
+    try:
+        names = json.loads((placing / _GONE).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        names = None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise RunError(
+            f"{placing / _GONE}: not a list of names, so it is not what a killed command left "
+            f"here. Remove {placing}."
+        )
+    return names
+
+
+def _check_inside(root: Path, names: Iterable[str]) -> None:
+    """Refuse names that lead out of a folder, by ``..`` or by a link in it."""
+    inside = root.resolve()
+    for name in names:
+        parent = (root / name).parent.resolve()
+        if Path(name).is_absolute() or not (parent == inside or inside in parent.parents):
+            raise RunError(
+                f"{root / name}: leads out of {root}, where no file is written or removed. Remove "
+                f"{root / PLACING}, or put a folder in place of the link."
+            )
 
 
 def put_folder(new: Path, old: Path, keep: Iterable[Path]) -> None:

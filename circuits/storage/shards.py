@@ -11,16 +11,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from circuits.errors import RunError, shorten
+from circuits.errors import CircuitsError, RunError, shorten
 from circuits.storage.files import written_whole
 from circuits.storage.limits import check_parquet, check_readable
 from circuits.storage.progress import progress
+from circuits.storage.replacing import check_file
 
 OUTPUTS = 32
 """To a shard: what an interruption can lose."""
@@ -89,6 +91,17 @@ def merge_shards(
     return table
 
 
+def remove_shards(folder: Path) -> None:
+    """Remove the shards in a folder and in those within it, and what is empty then, no more."""
+    for path in sorted(folder.rglob("*.parquet")):
+        if path.match("outputs-*.parquet") or _is_kept(path):
+            path.unlink(missing_ok=True)
+    for inside in sorted([folder, *folder.rglob("*")], reverse=True):
+        if inside.is_dir() and not inside.is_symlink():
+            with suppress(OSError):  # it holds something
+                inside.rmdir()
+
+
 def kept_table(
     path: Path | None, fingerprint: str, make: Callable[[], pd.DataFrame]
 ) -> pd.DataFrame:
@@ -105,6 +118,19 @@ def kept_table(
     if path is not None:
         _write([table], path, fingerprint)
     return table
+
+
+def check_kept(path: Path, what: str, error: type[CircuitsError]) -> None:
+    """Refuse a file in the place of a kept table that is none."""
+    check_file(path, what, lambda _: _is_kept(path), error)
+
+
+def _is_kept(path: Path) -> bool:
+    """Whether a file is a table that was made here."""
+    try:
+        return path.is_file() and _FINGERPRINT in (pq.read_schema(path).metadata or {})
+    except (OSError, pa.ArrowException):
+        return False
 
 
 def _write(tables: Iterable[pd.DataFrame], path: Path, fingerprint: str) -> None:

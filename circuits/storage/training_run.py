@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 import signal
 import threading
@@ -304,7 +305,7 @@ def _claimed(files: RunFiles) -> Iterator[None]:
 
 
 def _is_part(path: Path) -> bool:
-    return path.name.startswith(".") and path.name.endswith(".part")
+    return re.fullmatch(r"\..*\.[0-9a-f]{16}\.part", path.name) is not None
 
 
 def _truncate_metrics(metrics: Path, step: int) -> None:
@@ -326,7 +327,7 @@ def _is_row(line: bytes, most: int) -> bool:
 @contextmanager
 def _put_in_place(out: Path) -> Iterator[Path]:
     """A folder to fill; at the end each of its files takes its place in ``out``."""
-    finished = out / "finished"
+    finished = out / ".finished"
     shutil.rmtree(finished, ignore_errors=True)  # of a run that was killed just here
     with folder_written_whole(finished) as files:
         yield files

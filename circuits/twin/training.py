@@ -96,7 +96,7 @@ def _texts(
         )
     written = None
     if n_written:
-        place = out.with_name(f"{out.name}-self-written.parquet")
+        place = self_written_place(out)
         written = self_written_texts(original, n_written, plan.window, place, plan.seed)
     given = corpus or written
     assert given is not None  # one of the two
@@ -107,6 +107,11 @@ def _texts(
             f"measured on text that it was not trained on. Give more text."
         )
     return (text if given is written or written is None else Joined(text, written)), held_out
+
+
+def self_written_place(out: Path) -> Path:
+    """Where the texts that the original wrote for a twin are kept: beside its folder."""
+    return out.with_name(f"{out.name}-self-written.parquet")
 
 
 class TwinTraining(NetworkTraining):

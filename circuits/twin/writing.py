@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import pandas as pd
 import torch
 from jaxtyping import Int64
 from torch import Tensor
@@ -21,37 +20,29 @@ from torch import Tensor
 from circuits.corpus.documents import Corpus, open_corpus
 from circuits.errors import CorpusError, check_count
 from circuits.model.model import Model
-from circuits.storage.files import written_whole
 from circuits.storage.progress import counted
+from circuits.storage.shards import check_kept, kept_table
 
 _ROWS = 128  # texts that are written side by side
-_MADE_OF = b"made_of"
 
 
 def self_written(original: Model, n_documents: int, window: int, place: Path, seed: int) -> Corpus:
     """Different texts of at most ``window`` tokens, drawn from the original's own chances."""
     check_count("self_written", n_documents, None, "self-written texts")
     made_of = {"original": original.fingerprint, "n": n_documents, "window": window, "seed": seed}
-    stated = json.dumps(made_of).encode()
-    if not _holds(place, stated):
+
+    def write() -> pd.DataFrame:
         texts = dict.fromkeys(_texts(original, n_documents, window, seed))
         if len(texts) < n_documents // 2:
             raise CorpusError(
                 f"{original.path}: of {n_documents} texts that it wrote only {len(texts)} are "
                 f"different, too few to learn from. Give text of your own with --text."
             )
-        table = pa.table({"text": pa.array(texts, type=pa.large_string())})
-        with written_whole(place) as file:
-            pq.write_table(table.replace_schema_metadata({_MADE_OF: stated}), file)
+        return pd.DataFrame({"text": list(texts)})
+
+    check_kept(place, "texts that an original wrote", CorpusError)
+    kept_table(place, json.dumps(made_of), write)
     return open_corpus(place)
-
-
-def _holds(place: Path, stated: bytes) -> bool:
-    """Whether the file holds the texts that are wanted."""
-    try:
-        return (pq.read_schema(place).metadata or {}).get(_MADE_OF) == stated
-    except (OSError, pa.ArrowInvalid):
-        return False
 
 
 def _texts(original: Model, n_documents: int, window: int, seed: int) -> Iterator[str]:

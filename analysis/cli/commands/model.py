@@ -9,6 +9,7 @@ from typing import Any
 from analysis.cli.answers import Answer, fields_answer
 from analysis.cli.commands.inputs import named_text, planned, saved_when_interrupted
 from analysis.runs.folder import RunFolder
+from analysis.runs.run import Run
 from analysis.runs.training import run_model, run_twin
 from circuits.corpus.documents import built_in
 from circuits.model.loading import load_model
@@ -74,5 +75,7 @@ def model_generate(options: Namespace) -> Answer:
 
 def _loaded(options: Namespace, device: str | None = None) -> Model:
     """The model that was named, or that of the run."""
-    folder = RunFolder(Path(options.model)).model_place or options.model
-    return load_model(folder, tokenizer=options.tokenizer, device=device)
+    run = RunFolder(Path(options.model))
+    if run.model.is_dir() and options.tokenizer is None:
+        return Run(run.path, device=device).model  # known by its manifest
+    return load_model(run.model_place or options.model, tokenizer=options.tokenizer, device=device)

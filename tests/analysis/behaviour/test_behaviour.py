@@ -115,7 +115,7 @@ def test_a_name_that_other_lines_do_not_have_is_refused_by_its_line(tmp_path, ki
 
 def test_files_without_cases_are_refused(tmp_path):
     assert "cannot be read" in refused(lambda: Behaviour.load(tmp_path / "none.jsonl"))
-    assert "cannot be read" in refused(lambda: Behaviour.load(tmp_path))
+    assert "not a regular file (a folder)" in refused(lambda: Behaviour.load(tmp_path))
     (tmp_path / "bytes.jsonl").write_bytes(b"\xff\xfe\x00")
     assert "cannot be read" in refused(lambda: Behaviour.load(tmp_path / "bytes.jsonl"))
     (tmp_path / "empty.jsonl").write_text("\n\n")

@@ -70,7 +70,7 @@ def files(place: Path) -> set[str]:
         ("interactions RUN --column text", "--column text names a part of a text, and no text"),
         ("report RUN --column text", "--column text names a part of a text, and no text"),
         ("model train NEW --text AT/empty.txt", "empty.txt"),
-        ("model twin RUN NEW", "this model is bilinear already, so it is its own twin"),
+        ("model twin RUN/model NEW", "RUN/model: no such folder"),
         ("model twin NOTHING NEW", "NOTHING: no such folder"),
         ("model twin RUN/model NEW --plan AT/deep.json", "not readable JSON"),
         ("find RUN --behaviour AT/deep.json", "line 1 is not JSON"),

@@ -405,7 +405,7 @@ def test_proposals_are_printed_and_kept(run, capsys):
     [
         (["find", "RUN", "--behaviour", "irony"], "behaviour 'irony' is neither built in (negatio"),
         (["find", "RUN", "--behaviour", "RUN/none.jsonl"], "none.jsonl cannot be read"),
-        (["find", "RUN", "--behaviour", "RUN"], "cannot be read"),
+        (["find", "RUN", "--behaviour", "RUN"], "not a regular file (a folder)"),
         (["find", "RUN", "--behaviour", "negation"], "fewer than two of the words for"),
         (["find", "RUN", "--behaviour", "CASES", "--layer", "4"], "no dictionaries of mlp_in and"),
         (

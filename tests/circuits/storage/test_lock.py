@@ -205,3 +205,26 @@ def test_a_folder_that_nobody_can_write_to_needs_no_lock(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda *_: False)
     with locked(tmp_path, "circuits report", wait=False):
         assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_that_is_a_link_or_a_fifo_is_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    for name, make in (
+        ("linked", lambda path: path.symlink_to(tmp_path / "notes.txt")),
+        ("fifo", os.mkfifo),
+    ):
+        (tmp_path / name).mkdir()
+        make(tmp_path / name / ".lock")
+        with pytest.raises(RunError, match="a link, FIFO or device"), locked(tmp_path / name, "x"):
+            pass
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_lock_without_sense_is_taken(tmp_path):
+    (tmp_path / ".lock").write_text("[" * 9999)
+    with locked(tmp_path, "x", wait=False):
+        pass
+    (tmp_path / ".lock").write_text('{"host": "elsewhere"}')
+    os.utime(tmp_path / ".lock", (2e9, 2e9))  # in the future
+    with locked(tmp_path, "x", wait=False):
+        pass

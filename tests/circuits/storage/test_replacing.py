@@ -5,11 +5,18 @@ import shutil
 
 import pytest
 
-from circuits.errors import GraphError
+from circuits.errors import GraphError, RunError
 from circuits.storage import replacing
 from circuits.storage.files import folder_written_whole
 from circuits.storage.lock import locked
-from circuits.storage.replacing import PLACING, check_file, put_files, put_folder, restore
+from circuits.storage.replacing import (
+    PLACING,
+    check_file,
+    finish,
+    put_files,
+    put_folder,
+    restore,
+)
 
 
 class Killed(BaseException):
@@ -171,3 +178,30 @@ def test_a_file_of_another_kind_is_not_written_over(tmp_path):
     (tmp_path / "file").mkdir()
     with pytest.raises(GraphError, match="is a folder"):
         check(force=True)
+
+
+@pytest.mark.parametrize(
+    "gone", ['["../home/thesis.txt"]', '["/nowhere/thesis.txt"]', '{"a": 1', "[1]"]
+)
+def test_a_folder_that_was_not_left_by_us_removes_nothing(gone, tmp_path):
+    run, home = tmp_path / "run", tmp_path / "home"
+    home.mkdir()
+    (home / "thesis.txt").write_text("years of work")
+    (run / ".placing").mkdir(parents=True)
+    (run / ".placing" / ".gone").write_text(gone)
+    with pytest.raises(RunError, match="Remove "):
+        finish(run)
+    assert (home / "thesis.txt").read_text() == "years of work"
+
+
+def test_nothing_is_placed_through_a_link_out_of_the_folder(tmp_path):
+    run, home = tmp_path / "run", tmp_path / "home"
+    home.mkdir()
+    (home / "keep.txt").write_text("mine")
+    (run / ".placing" / "circuits").mkdir(parents=True)
+    (run / ".placing" / ".gone").write_text("[]")
+    (run / ".placing" / "circuits" / "keep.txt").write_text("not mine")
+    (run / "circuits").symlink_to(home)
+    with pytest.raises(RunError, match="leads out of"):
+        finish(run)
+    assert (home / "keep.txt").read_text() == "mine"

@@ -1,5 +1,7 @@
 """An original writes text to train its twin on: the same each time, from its own chances."""
 
+import os
+
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -47,6 +49,23 @@ def test_texts_are_drawn_from_the_original_s_chances(gated):
     chances = original.logits(torch.tensor([[rows[0, 0].item(), first]]))[0, -1].softmax(-1)
     share = torch.bincount(after, minlength=len(chances)) / len(after)
     assert float((share - chances).abs().max()) < 4 * (0.25 / len(after)) ** 0.5
+
+
+def test_texts_that_are_not_those_that_were_written_are_never_taken(gated, tmp_path):
+    original, place = load_original(gated, device="cpu"), tmp_path / "x.parquet"
+    first = self_written(original, 100, 16, place, 0).fingerprint
+    table = pq.read_table(place)
+    other = table.set_column(0, "text", [["something else"] * table.num_rows])
+    pq.write_table(other.replace_schema_metadata(table.schema.metadata), place)
+    assert self_written(original, 100, 16, place, 0).fingerprint == first
+    place.write_text("my own data")
+    with pytest.raises(CorpusError, match="is not texts that an original wrote"):
+        self_written(original, 100, 16, place, 0)
+    assert place.read_text() == "my own data"
+    place.unlink()
+    os.mkfifo(place)
+    with pytest.raises(CorpusError, match="not a regular file"):
+        self_written(original, 100, 16, place, 0)
 
 
 def test_an_original_that_repeats_itself_is_refused(gated, tmp_path):
