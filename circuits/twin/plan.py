@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from circuits.arguments import checked_methods
 from circuits.corpus.batches import CHUNK
-from circuits.errors import PlanError, number_faults
+from circuits.errors import PlanError, check_count, check_index, number_faults
 from circuits.model.plan import check_fields, cosine_rate, refuse_faults
 
 ORDERS = ("together", "last first")
@@ -60,10 +60,13 @@ class TwinPlan:
 
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
+        check_index("TwinPlan.rate", step, self.n_steps + 1, "step")
         return cosine_rate(self.learning_rate, self.warm_up, self.n_steps, step)
 
     def strengths(self, step: int, n_layer: int) -> list[float]:
         """How much of each layer's gate is left at a step, from 1 to 0."""
+        check_count("TwinPlan.strengths", n_layer, None, "n_layer")
+        check_index("TwinPlan.strengths", step, self.n_steps + 1, "step")
         faded = self._faded(step, 0.0, 0.5 if self.remove_norms else 1.0)
         if self.order == "together":
             return [1 - faded] * n_layer
@@ -72,6 +75,7 @@ class TwinPlan:
     def norm_strengths(self, step: int, n_norm: int) -> list[float]:
         """How much of each norm is left at a step: they fade in order, in the second half of the
         part in which things fade."""
+        check_index("TwinPlan.norm_strengths", step, self.n_steps + 1, "step")
         if not self.remove_norms:
             return [1.0] * n_norm
         return _in_turns(self._faded(step, 0.5, 1.0), n_norm)

@@ -123,6 +123,7 @@ class Stored:
 
     def check_autoencoder(self, needed_by: str) -> None:
         """Refuse a transcoder where what is read must be what is written."""
+        check_argument("Dictionary.check_autoencoder", "needed_by", needed_by, str)
         if self.target is not None:
             raise DictionaryError(
                 f"{needed_by}: {self} is a transcoder, which writes {self.target} and does not "
@@ -132,12 +133,12 @@ class Stored:
     def known_site(self, needed_by: str) -> Site:
         """The site that an autoencoder was trained at; an error where that is unknown, or where
         this is a transcoder."""
-        check_argument("Dictionary.known_site", "needed_by", needed_by, str)
         self.check_autoencoder(needed_by)
         return self.read_site(needed_by)
 
     def read_site(self, needed_by: str) -> Site:
         """The site whose activation it reads; an error where that is unknown."""
+        check_argument("Dictionary.read_site", "needed_by", needed_by, str)
         if self.site is None:
             hook = self.notes.get("hook_name")
             named = f", and its hook '{hook}' is not one of our sites" if hook else ""

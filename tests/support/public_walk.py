@@ -176,7 +176,7 @@ class Walk:
             w.layer, w.basis, w.inter, w.spectrum, w.found, w.circuit, w.model, w.corpus,
             circuits.built_in(0, 50), w.corpus.part(0, 5), w.plan, w.plan.shape, out, out.statistics,
             out.statistics.of(1), self.active, stream, sae.cache_activations(stream, w.folder / "walk-cache", 4),
-            sae.TrainingPlan(), w.behaviour, w.behaviour.cases[0], self.cases, self.reader,
+            sae.TrainingPlan(), analysis.TwinPlan(), w.behaviour, w.behaviour.cases[0], self.cases, self.reader,
             analysis.ledger(w.model, 0, w.into, analysis.Reader(w.read[0]), w.tokens[0], 1),
             self.curve, self.validation, w.whole, w.whole.circuits, self.data, self.sets, self.image_model,
             self.spectra, images.ImagePlan(), self.truth_table, self.sizes, self.truths[0], self.counted,
@@ -201,7 +201,7 @@ class Walk:
             "rank": 2, "ranks": [1, 2], "reader": self.reader, "seed": 0, "sizes": self.sizes, "spectra": self.spectra,
             "start": 0, "stop": 2, "table": self.truth_table, "tokenizer": w.model.tokenizer, "truth": self.truths[0],
             "vectors": w.out.decoder, "rows": w.read, "classes": [1, 2], "dtype": torch.float64, "plan": images.ImagePlan(),
-            "step": 1, "pixels": self.data.pixels, "kind": "whole", "control": None, "values": normal(4), "x": w.read,
+            "step": 1, "n_norm": 3, "n_layer": 2, "pixels": self.data.pixels, "kind": "whole", "control": None, "values": normal(4), "x": w.read,
         }  # fmt: skip
 
     def _fresh(self, name: str) -> Any:

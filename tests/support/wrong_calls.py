@@ -196,6 +196,13 @@ class World:
             ("ModelShape", ModelShape, shape),
             ("ModelPlan", ModelPlan, vars(self.plan)),
             ("ModelPlan.from_dict", ModelPlan.from_dict, {"given": {"n_steps": 3}}),
+            ("TwinPlan", analysis.TwinPlan, vars(analysis.TwinPlan())),
+            ("TwinPlan.from_dict", analysis.TwinPlan.from_dict, {"given": {"n_steps": 3}}),
+            ("bilinear_twin", analysis.bilinear_twin, {
+                "path": self.folder / "gated", "corpus": self.corpus, "self_written": 4, "plan": analysis.TwinPlan(n_steps=1),
+                "out": self.folder / "twin", "device": "cpu", "checkpoint_every": 5, "precision": "auto",
+                "rows_at_once": 2,
+            }),
             ("train_model", circuits.train_model, {**training, "device": "cpu", "checkpoint_every": 5}),
             ("Site", Site, {"point": "mlp_in", "layer": 0}),
             ("Site.parse", Site.parse, {"text": "mlp_in@0"}),
@@ -235,6 +242,9 @@ class World:
         }
         folder = self.folder / "run" / "saes" / "blocks.0.hook_mlp_out"
         return [
+            ("Dictionary.check_autoencoder", out.check_autoencoder, {"needed_by": "it"}),
+            ("Dictionary.read_site", out.read_site, {"needed_by": "it"}),
+            ("TrainingPlan.target_of", plan.target_of, {"site": Site("mlp_in", 0)}),
             ("Dictionary", Dictionary, parts),
             *((f"Dictionary.{name}", getattr(out, name), {"x": self.read})
               for name in ("preactivations", "active", "encode", "reconstruct", "error")),
