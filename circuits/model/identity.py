@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ import torch
 
 from circuits.corpus.tokenizer import tokenizer_hash
 from circuits.errors import ModelError
-from circuits.storage.files import read_json
+from circuits.storage.files import content_hash, read_json, write_json
 from circuits.storage.records import LATER, RecordError, record_of
 
+WEIGHTS = "model.safetensors"
 TWIN = "twin.json"
 """The file of a twin's label, beside its weights."""
 
@@ -87,6 +88,7 @@ class TwinLabel:
     tokens: int  # that the twin was trained on
     seed: int
     versions: str
+    weights: str = ""  # hash of the file that it is the label of; set when both are written
     norms_removed: bool = field(default=False, metadata=LATER)  # whether its norms are fixed scales
 
     @property
@@ -106,16 +108,27 @@ class TwinLabel:
         """Plain values, for JSON."""
         return asdict(self)
 
+    def write(self, folder: Path) -> None:
+        """Put the label beside the weights that it is of."""
+        label = replace(self, weights=content_hash(folder / WEIGHTS))
+        write_json(folder / TWIN, label.as_dict())
+
     @classmethod
     def read(cls, folder: Path) -> TwinLabel | None:
-        """The label in a model's folder, if it has one."""
+        """The label in a model's folder, if it has one; refused beside other weights."""
         path = folder / TWIN
         if not path.exists():
             return None
         try:
-            return record_of(cls, read_json(path, ModelError), "the label")
+            label: TwinLabel = record_of(cls, read_json(path, ModelError), "the label")
         except RecordError as error:
             raise ModelError(
                 f"{path}: not the label of a twin ({error}). Copy the file again, or remove it: "
                 f"the model works without."
             ) from error
+        if content_hash(folder / WEIGHTS) != label.weights:
+            raise ModelError(
+                f"{path}: the label of other weights than those beside it, so what it says is not "
+                f"of this model. Copy both again, or remove it: the model works without."
+            )
+        return label

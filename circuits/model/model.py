@@ -32,11 +32,11 @@ from circuits.errors import (
     largest,
 )
 from circuits.model.formats.llama import layer_of, write
-from circuits.model.identity import TWIN, TwinLabel, fingerprint
+from circuits.model.identity import TwinLabel, fingerprint
 from circuits.model.ranges import Ranges, check_finite, check_tokens
 from circuits.model.site import POINTS, ReadAll, Site, as_sites, attach, fitting
 from circuits.model.transformer_lens import hooked
-from circuits.storage.files import folder_written_whole, write_json
+from circuits.storage.files import folder_written_whole
 
 _ROWS = 4096  # tokens whose logits a loss holds at a time
 _FACTORS = ("left", "right", "down")
@@ -331,7 +331,7 @@ class Model:
         with folder_written_whole(folder) as files:
             write(self.network, self.tokenizer, files)
             if self.label is not None:
-                write_json(files / TWIN, self.label.as_dict())
+                self.label.write(files)
         return folder
 
     def describe(self) -> dict[str, Any]:

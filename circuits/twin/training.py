@@ -25,11 +25,9 @@ from circuits.corpus.batches import BatchPlan, in_order
 from circuits.corpus.documents import Corpus, split_corpus
 from circuits.errors import CorpusError, PlanError
 from circuits.model.formats.llama import write
-from circuits.model.identity import TWIN
 from circuits.model.loading import load_model
 from circuits.model.model import Model
 from circuits.model.network_training import NetworkTraining, Precision
-from circuits.storage.files import write_json
 from circuits.storage.training_run import RunFiles
 from circuits.twin.gates import fading_gates, made_linear
 from circuits.twin.measurement import check_fits, measured
@@ -205,9 +203,9 @@ class TwinTraining(NetworkTraining):
 
         def write_twin(folder: Path) -> None:
             write(network, self.tokenizer, folder)
-            write_json(folder / TWIN, label.as_dict())
+            label.write(folder)
 
-        yield write_twin, {**self.ended(), "twin": label.as_dict()}
+        yield write_twin, self.ended()
 
 
 class _Outputs:

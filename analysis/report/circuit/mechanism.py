@@ -243,7 +243,7 @@ def removal_effect(found: Found) -> dict[str, Any] | None:
         "loud": [percent(float(loud[name])) for name in ("median", "least", "most")],
         "draws": int(many["draws"]),
         "case_by_case": found.validation.case_by_case,
-        "in_original": seen(found.validation.in_original),
+        "in_original": found.validation.in_original and seen(found.validation.in_original),
         "n": found.validation.n,
         "seed": found.validation.seed,
     }

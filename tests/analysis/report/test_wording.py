@@ -73,3 +73,8 @@ def test_the_size_of_a_pair_by_class_and_in_the_picture_are_brought_together(cir
 )
 def test_the_tables_of_a_validation_say_how_their_numbers_are_made(circuit, said):
     assert said in circuit
+
+
+def test_no_page_says_that_a_text_is_empty(circuit, overview):
+    """What an empty text is shown as: a sentence that is not there is left out."""
+    assert "⟨empty⟩" not in circuit + overview

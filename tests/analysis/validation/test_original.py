@@ -24,8 +24,7 @@ from circuits.corpus import built_in
 from circuits.errors import GraphError, ModelError
 from circuits.graph.records import Feature, Interaction
 from circuits.model import Model
-from circuits.model.identity import TWIN, TwinLabel
-from circuits.storage.files import write_json
+from circuits.model.identity import TwinLabel
 from circuits.storage.manifest import read_manifest
 from circuits.twin.original import load_original
 from circuits.twin.plan import TwinPlan
@@ -229,7 +228,7 @@ def run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     planted_behaviour().save(planted_run(folder / "run") / "cases.jsonl")
     original = load_original(gated().save(folder / "gated"), device="cpu")
-    write_json(folder / "run" / "model" / TWIN, label_of(original).as_dict())
+    label_of(original).write(folder / "run" / "model")
     return folder / "run"
 
 

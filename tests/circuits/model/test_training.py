@@ -474,7 +474,7 @@ def test_a_refused_run_leaves_nothing_and_can_be_mended(corpus, tmp_path):
 
 
 def test_a_kill_before_the_plan_was_written_does_not_claim_the_folder(corpus, tmp_path):
-    (tmp_path / "out" / ".plan.json.999999999.part").mkdir(parents=True)
+    (tmp_path / "out" / ".plan.json.0123456789abcdef.part").mkdir(parents=True)
     train_model(PLAN, corpus, tmp_path / "out", device="cpu")
     assert not list((tmp_path / "out").glob(".*.part"))
 

@@ -128,11 +128,18 @@ def test_the_label_is_what_both_networks_say_on_held_out_text(twin, gated, corpu
 
 
 def test_a_label_stays_with_its_twin(twin, tmp_path):
-    assert load_model(twin.save(tmp_path / "copy")).label == twin.label
+    copied = load_model(twin.save(tmp_path / "copy")).label
+    assert replace(copied, weights="") == replace(twin.label, weights="")
     assert twin.describe()["twin"]["loss"] == twin.label.loss
     (tmp_path / "copy" / "twin.json").write_text('{"loss": 1}')
     with pytest.raises(ModelError, match="not the label of a twin"):
         load_model(tmp_path / "copy")
+    other = small_folder(tmp_path / "other")
+    shutil.copy(twin.path / "twin.json", other)
+    with pytest.raises(ModelError, match="the label of other weights than those beside it"):
+        load_model(other)
+    assert twin.in_dtype(torch.float64).save(tmp_path / "wide")
+    assert load_model(tmp_path / "wide").label.loss == twin.label.loss
 
 
 def test_an_original_runs_and_is_edited_but_has_no_layer(gated):
