@@ -88,7 +88,7 @@ class Run:
     def model(self) -> Model:
         """The model."""
         place = self._model_place()
-        self._check_recorded(place, self.folder.model_command)
+        self.check_recorded(place, self.folder.model_command)
         return load_model(place, device=self.device)
 
     @cached_property
@@ -96,7 +96,7 @@ class Run:
         """The dictionaries by site, in the model's order; those of another model are refused."""
         self._model_place()  # is missed first
         place = self._trained(self.folder.dictionaries, "saes", "sae train")
-        self._check_recorded(place, "sae train")
+        self.check_recorded(place, "sae train")
         dictionaries = load_dictionaries(self.folder.path, device=self.device)
         check_dictionaries(self.model, dictionaries)
         return dictionaries
@@ -108,7 +108,7 @@ class Run:
             return {}
         again = "sae train --target mlp_out"
         place = self._trained(self.folder.transcoders, "transcoders", again)
-        self._check_recorded(place, again)
+        self.check_recorded(place, again)
         found = load_dictionaries(place, device=self.device)
         for transcoder in found.values():
             transcoder.site_in(self.model, "a run's transcoders")  # of this model
@@ -182,7 +182,7 @@ class Run:
     @property
     def images(self) -> ImageStudy | None:
         """The image case study, where there is one."""
-        self._check_recorded(self.folder.images, "digits --run")
+        self.check_recorded(self.folder.images, "digits --run")
         return ImageStudy.load(self.folder.path)
 
     @property
@@ -288,7 +288,7 @@ class Run:
             )
         return place
 
-    def _check_recorded(self, place: Path, command: str) -> None:
+    def check_recorded(self, place: Path, command: str) -> None:
         """Of a folder, the files that a step made."""
         for file in made_in(self.folder.path, place):
             if file.is_file():

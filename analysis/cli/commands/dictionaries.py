@@ -56,6 +56,8 @@ def sae_info(options: Namespace) -> Answer:
     if where.is_dir() and not is_dictionary(where):
         run = RunFolder(where)
         places = [place for place in (run.dictionaries, run.transcoders) if place.is_dir()]
+        for place in places:  # known by their manifest
+            Run(where, device="cpu").check_recorded(place, "sae train")
         found: dict[Path, Dictionary] = {}
         for place in places or [where]:
             loaded = load_dictionaries(place, device="cpu")

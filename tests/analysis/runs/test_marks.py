@@ -157,6 +157,19 @@ def test_statistics_of_another_site_are_refused(folder):
     assert "stats.safetensors is damaged or another file" in seen(folder)[0]
 
 
+def test_commands_that_describe_a_part_of_a_run_know_its_files(folder):
+    (site, *_) = sorted((folder / "saes").iterdir())
+    turned(site / "stats.safetensors")
+    done = command("sae", "info", str(folder))
+    assert done.returncode == 2
+    assert "stats.safetensors is damaged or another file" in done.stderr
+    turned(folder / "model" / "model.safetensors")
+    for words in (["info", str(folder)], ["generate", str(folder), "<b>good", "--tokens", "1"]):
+        done = command("model", *words)
+        assert done.returncode == 2
+        assert "model.safetensors is damaged or another file" in done.stderr
+
+
 def edited(folder: Path) -> Path:
     path = folder / PROOF
     changed(path, lambda v: v.update(seed=v["seed"] + 1))
