@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from itertools import islice
@@ -23,7 +24,7 @@ from torch.nn import functional
 from circuits.arguments import checked
 from circuits.corpus.batches import BatchPlan, in_order
 from circuits.corpus.documents import Corpus, split_corpus
-from circuits.errors import CorpusError, PlanError
+from circuits.errors import CorpusError, ModelError, PlanError
 from circuits.model.formats.llama import write
 from circuits.model.loading import load_model
 from circuits.model.model import Model
@@ -200,6 +201,11 @@ class TwinTraining(NetworkTraining):
         about = {"tokens": self.n_tokens, "seed": self.plan.seed}
         about["norms_removed"] = self.plan.remove_norms
         label = measured(self.original, network, self._unseen, self._batch_plan, about)
+        if not math.isfinite(label.loss):
+            raise ModelError(
+                f"after step {self.step}, the last, the twin's loss on held-out text is "
+                f"{label.loss}. {self.slower}"
+            )
 
         def write_twin(folder: Path) -> None:
             write(network, self.tokenizer, folder)

@@ -35,10 +35,10 @@ class Stage:
         self.kinds = changes(self.place, self.words, folder / "changes")
         self.after = tree(self.place)
 
-    def anew(self, whence: Path) -> None:
+    def anew(self, source: Path) -> None:
         """The place as it was kept, or as a kill left it."""
         shutil.rmtree(self.place)
-        shutil.copytree(whence, self.place)
+        shutil.copytree(source, self.place)
 
     def kill(self, nth: int) -> None:
         """Kill the command at its n-th change, and run it again."""

@@ -294,3 +294,11 @@ def test_a_folder_of_another_original_and_a_wrong_plan_are_refused(twin, gated, 
     for fields in ({"fade": 1.5}, {"order": "first"}, {"n_rows": 10**6}, {"distilled": -1.0}):
         with pytest.raises(PlanError):
             TwinPlan(**fields)
+
+
+def test_a_twin_whose_loss_is_lost_is_not_written(gated, corpus, tmp_path, monkeypatch):
+    whole = training.measured
+    monkeypatch.setattr(training, "measured", lambda *given: replace(whole(*given), loss=math.nan))
+    with pytest.raises(ModelError, match=r"loss on held-out text is nan.*learning_rate"):
+        bilinear_twin(gated, corpus, replace(PLAN, n_steps=2), tmp_path / "out", device="cpu")
+    assert not (tmp_path / "out" / "model.safetensors").exists()
