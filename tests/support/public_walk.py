@@ -123,6 +123,7 @@ class Walk:
             "matches": {"models": [self.image_model, random_model(seed=3)]},
             "Validation.drawn": {"kind": next(iter(DrawKind))}, "Validation.edit": {"kind": "none"},
             **{f"OpenedRun.{name}": {"layer": 0} for name in ("interactions", "rank", "strongest", "reader_of_interactions")},
+            "OpenedRun.check_recorded": {"place": world.whole.folder.model, "command": "model train"},
             "Statistics.read": {"path": self.world.folder / "none"},
             "ClassSpectra.inputs": {"pixels": self.data.pixels.double()},
         }  # fmt: skip
