@@ -6,11 +6,13 @@ progress. The twins are one plan with other activations, all of them with equall
 
 from __future__ import annotations
 
+import statistics
 import tempfile
 import time
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import get_args
 
 import torch
 from torch.nn import functional
@@ -20,7 +22,8 @@ from circuits.corpus import built_in
 from circuits.corpus.batches import CHUNK, BatchPlan, batches
 from circuits.corpus.tokenizer import train_tokenizer
 from circuits.model import Model, ModelPlan, ModelShape, load_model, train_model
-from circuits.model.training import new_network
+from circuits.model.network_training import Precision, bfloat16_gain
+from circuits.model.training import ModelTraining, new_network
 
 TWINS = {
     "bilinear": ("linear", True),
@@ -168,6 +171,42 @@ def speed(device: str) -> str:
         model = load_model(folder / "deep", device=device)
         rows = [throughput(device, folder), *reading(model, device), generating()]
     return f"{machine()}.\n\n" + table(rows, ("what", "time", "ratio", "wanted"))
+
+
+def precisions(device: str, n_steps: int = 240) -> str:
+    """A wide model trained in bfloat16 beside float32: speed in turns, and both curves."""
+    plan = ModelPlan(ModelShape(4, 256, 1024, 4), n_steps, n_rows=32, window=256)
+    text = built_in(0)
+    tokenizer = train_tokenizer(text.part(2000))
+    both = {
+        precision: ModelTraining(plan, text, tokenizer, device, precision)
+        for precision in get_args(Precision)[1:]
+    }
+    streams = {name: training.batches() for name, training in both.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in both}
+    curves: dict[str, list[float]] = {name: [] for name in both}
+    for _ in range(n_steps):
+        for name, training in both.items():
+            batch, start = next(streams[name]), time.perf_counter()
+            curves[name].append(float(training.learn(batch)[0]))
+            seconds[name].append(time.perf_counter() - start)
+            training.step += 1
+    taken = {name: statistics.median(times) for name, times in seconds.items()}
+    means = {name: torch.tensor(curve).view(-1, 20).mean(1) for name, curve in curves.items()}
+    apart = (means["float32"] - means["bfloat16"]).abs()
+    rows = [
+        (name, f"{taken[name] * 1e3:.0f} ms", f"{taken['float32'] / taken[name]:.2f}x",
+         f"{means[name][-1]:.4f}", f"{apart.max():.4f}" if name == "bfloat16" else "")
+        for name in both
+    ]  # fmt: skip
+    head = ("precision", "a step", "speed", "loss of the last 20 steps", "curves at most apart")
+    about = (
+        f"{machine()}. {plan.shape.n_layer} layers, width {plan.shape.d_model}, hidden "
+        f"{plan.shape.d_hidden}; {n_steps} steps of {plan.n_rows} rows of {plan.window}, in turns, "
+        f"seed 0; curves are means of 20 steps. Products alone: "
+        f"{bfloat16_gain(plan.shape.d_model, plan.shape.d_hidden):.1f}x."
+    )
+    return f"{about}\n\n" + table(rows, head)
 
 
 def losses(device: str, n_steps: int = 700) -> str:

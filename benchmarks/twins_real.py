@@ -57,7 +57,7 @@ _HEAD = ("way", "seed", "loss", "gap", "KL", "top-1 agreement", "tokens", "minut
 
 
 def run(device: str, model: str | None, data: str | None, folder: str | None, seeds: range) -> str:
-    """The table of ways; trained twins stay in ``folder``, and those there are taken as they are."""
+    """The table of ways; twins stay in ``folder``, and those there are taken as they are."""
     if model is None or data is None:
         raise SystemExit("twins-real: name a model and a folder of text: --model FOLDER --data DIR")
     text, original = Path(data), load_original(model, device=device)
