@@ -10,7 +10,8 @@ recovery: known features recovered, beside sae-lens. digits: the image case stud
 digits-more: its widths and other decompositions. digits-settings: the effect of regularisation.
 lowrank: how well two eigenvectors stand in for features, by width and reader.
 circuits: circuits of three behaviours from ten seeds (--seeds 1000:1050), with their controls.
-pretrained: a pretrained gated model made bilinear, layer by layer (--model, --data TEXT).
+precision: a wide model trained in bfloat16 beside float32.
+pretrained: a pretrained gated model made bilinear, layer by layer (--model, --data, --folder).
 twins-real: what a pretrained model's twin loses, and other ways (--model, --data, --folder).
 report: a large report: writing it, its size, opening it in Chromium.
 claims: what README's table says, beside what these print today (hours; --folder, --data).
@@ -69,6 +70,7 @@ torch.set_num_threads(options.threads)
 tables = {
     "core": lambda: core.run(options.device, options.all_outputs),
     "models": lambda: models.speed(options.device),
+    "precision": lambda: models.precisions(options.device),
     "twins": lambda: models.losses(options.device),
     "seeds": lambda: models.seed_table(options.device),
     "saes": lambda: saes.speed(options.device),
@@ -85,7 +87,9 @@ tables = {
     "claims": lambda: claims.run(folder=options.folder, images=options.data),
     "demo": lambda: demo.run(options.device, seeds),
     "checking": lambda: demo.checking(options.device),
-    "pretrained": lambda: pretrained.run(options.device, options.model, options.data),
+    "pretrained": lambda: pretrained.run(
+        options.device, options.model, options.data, options.folder
+    ),
     "twins-real": lambda: twins_real.run(
         options.device, options.model, options.data, options.folder, seeds
     ),

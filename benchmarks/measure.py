@@ -89,3 +89,10 @@ def table(rows: list[tuple[str, ...]], header: tuple[str, ...]) -> str:
     """Rows as a Markdown table."""
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+def cell(value: object) -> str:
+    """A number at four digits; what a row does not have is a dash."""
+    if isinstance(value, str):
+        return value
+    return "-" if value != value else f"{value:.4g}"

@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from analysis import quality, transcoder_table
 from analysis.transcoder_quality import WHAT_IS_LOST
-from benchmarks.measure import extra_memory, gemm_peak, machine, table
+from benchmarks.measure import cell, extra_memory, gemm_peak, machine, table
 from circuits.corpus import built_in
 from circuits.corpus.documents import split_corpus
 from circuits.model import ModelPlan, load_model, train_model
@@ -234,7 +234,7 @@ def transcoders(device: str) -> str:
         steps = _steps_of_both([mixer.buffer(Place())[site] for site in (into, out)], plan, device)
     columns = ["fvu", "added", "recovered", "n_feature", "k", "terms_90", "energy_90", "between"]
     rows = [
-        (str(name), *(_cell(row[column]) for column in columns)) for name, row in found.iterrows()
+        (str(name), *(cell(row[column]) for column in columns)) for name, row in found.iterrows()
     ]
     n_token = int(found["n_token"].iloc[0])
     return f"{machine()}, {n_token} held-out tokens, seed 0.\n\n" + "\n\n".join(
@@ -263,13 +263,6 @@ def _steps_of_both(buffers: list[Tensor], plan: TrainingPlan, device: str) -> st
     rates = [f"{plan.n_batch / each:.0f}" for each in seconds.values()]
     ratio = f"{seconds['transcoder'] / seconds['autoencoder']:.2f}x"
     return table([(*rates, ratio)], ("autoencoder, tokens/s", "transcoder", "time"))
-
-
-def _cell(value: object) -> str:
-    """A number at four digits; what a row does not have is a dash."""
-    if isinstance(value, str):
-        return value
-    return "-" if value != value else f"{value:.4g}"
 
 
 def seed_table(device: str, n_seeds: int = 10) -> str:
