@@ -10,7 +10,7 @@ import torch
 
 from circuits.arguments import checked
 from circuits.errors import DictionaryError
-from circuits.model.loading import chosen_device
+from circuits.model.loading import chosen_device, ready_folder
 from circuits.model.site import Site
 from circuits.storage.hub import how_to_ask, hub_place, model_folder
 from sae.dictionary import Dictionary
@@ -42,8 +42,11 @@ def load_dictionaries(
     run: str | Path, *, device: torch.device | str | None = None
 ) -> dict[Site, Dictionary]:
     """All dictionaries of a run folder, or of its folder ``saes`` or ``transcoders``, or all layers
-    of circuit-tracer's set, in the model's order."""
-    run = Path(run).expanduser()
+    of circuit-tracer's set, in the model's order; or those of a model that comes with this package,
+    by its name."""
+    named, run = run, Path(run).expanduser()
+    if not run.exists():
+        run = ready_folder(named) or run
     inside = run / folders.IN_RUN
     folder = inside if inside.exists() else run
     if not folder.is_dir():

@@ -21,7 +21,7 @@ from typing import Any
 from analysis.cli.answers import Answer
 from analysis.cli.options import parser
 
-_MAKE_A_RUN = ("demo", "model train", "model twin", "digits")
+_MAKE_A_RUN = ("demo", "model train", "model twin", "model ready", "digits")
 """Commands whose run need not be there."""
 
 

@@ -82,6 +82,13 @@ example: circuits model twin path/to/llama runs/twin --text stories.txt
 {_DEVICE}
 {_WAIT}
 
+model ready: a real model that comes with this package, with its dictionaries, in a new run
+Copies the model to RUN/model, its dictionaries to RUN/saes, and some text for it to RUN/text.
+example: circuits model ready stories260K-bilinear runs/real
+  name NAME                   stories260K-bilinear
+  run_folder RUN              folder of the run; made if it is not there
+{_WAIT}
+
 model info: layers, sizes, norm, activation, and where the hooks are
 Loads a model, checks that it is bilinear, and describes it.
 example: circuits model info runs/stories

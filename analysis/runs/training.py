@@ -8,10 +8,13 @@ from typing import Any
 from analysis.runs.alone import alone
 from analysis.runs.folder import RunFolder
 from circuits.corpus.documents import Corpus
+from circuits.errors import RunError
+from circuits.model.loading import ready_folder, ready_models
 from circuits.model.model import Model
 from circuits.model.plan import ModelPlan
 from circuits.model.site import Site
 from circuits.model.training import Trained, train_model
+from circuits.storage.files import content_hash, folder_written_whole
 from circuits.storage.manifest import record
 from circuits.storage.training_run import NOTES
 from circuits.twin.plan import TwinPlan
@@ -47,6 +50,45 @@ def run_twin(
         made.append(written)
     record(run, "model", made_of, made)
     return twin
+
+
+@alone
+def run_ready(run: str | Path, name: str) -> RunFolder:
+    """``RUN/model``, ``RUN/saes`` and ``RUN/text``: copies of a model that comes with this package.
+
+    What is there already stays if it is the same, and is refused if it is something else.
+    """
+    ready, folder = ready_folder(name), RunFolder(Path(run))
+    if ready is None:
+        raise RunError(
+            f"'{name}' is no model that comes with this package: {', '.join(ready_models())}."
+        )
+    origin = RunFolder(ready)
+    for place in (origin.model, origin.dictionaries, ready / "text"):
+        _copied(place, folder.path / place.name)
+    made = [file for file in folder.model.iterdir() if file.name not in NOTES]
+    record(run, "model", {"ready": name}, made)
+    for place in folder.dictionaries.iterdir():
+        made = [file for file in place.iterdir() if file.name not in NOTES]
+        record(run, f"{folder.dictionaries.name}/{place.name}", {"ready": name}, made)
+    return folder
+
+
+def _copied(origin: Path, place: Path) -> None:
+    """Put a copy of a folder there, unless there is one."""
+    files = {file.relative_to(origin): file for file in origin.rglob("*") if file.is_file()}
+    if place.exists():
+        if any(_differ(file, place / name) for name, file in files.items()):
+            raise RunError(f"{place}: there is something else already. Name a new folder.")
+        return
+    with folder_written_whole(place) as new:
+        for name, file in files.items():
+            (new / name).parent.mkdir(parents=True, exist_ok=True)
+            (new / name).write_bytes(file.read_bytes())
+
+
+def _differ(file: Path, other: Path) -> bool:
+    return not other.is_file() or content_hash(file) != content_hash(other)
 
 
 @alone

@@ -16,6 +16,8 @@ from circuits.model.identity import TwinLabel
 from circuits.model.model import Model
 from circuits.storage.hub import how_to_ask, hub_place, model_folder
 
+_READY = Path(__file__).with_name("ready")
+
 
 @checked
 def load_model(
@@ -27,6 +29,7 @@ def load_model(
 ) -> Model:
     """The model in a folder or on the hub (``hub:owner/name``), in the Hugging Face Llama format or
     the layout of the paper's checkpoints; refused if it is not bilinear or needs code of its own.
+    A name of `ready_models` is the one that comes with this package.
 
     ``tokenizer`` is a folder or ``hub:owner/name`` to use instead of the model's own. Without
     ``device`` the model goes to the GPU where there is one.
@@ -86,6 +89,18 @@ def local_folder(path: str | Path) -> Path:
     if (place := hub_place(path)) is not None:
         return model_folder(*place)
     folder = Path(path).expanduser()
-    if not folder.exists():
-        raise ModelError(f"{folder}: no such folder. {how_to_ask(path)}")
-    return folder
+    if folder.exists():
+        return folder
+    if (ready := ready_folder(path)) is not None:
+        return ready / "model"
+    raise ModelError(f"{folder}: no such folder. {how_to_ask(path)}")
+
+
+def ready_models() -> list[str]:
+    """Names of the models that come with this package, for `load_model` and `load_dictionaries`."""
+    return sorted(folder.name for folder in _READY.iterdir() if folder.is_dir())
+
+
+def ready_folder(name: str | Path) -> Path | None:
+    """The run folder of a model that comes with this package; None if there is none of the name."""
+    return _READY / str(name) if str(name) in ready_models() else None

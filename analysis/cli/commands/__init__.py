@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Any
 
 _IN = {
-    "model": ("model_train", "model_twin", "model_info", "model_generate"),
+    "model": ("model_train", "model_twin", "model_ready", "model_info", "model_generate"),
     "dictionaries": ("sae_train", "sae_info", "sae_quality"),
     "circuits": ("interactions", "find", "validate", "rank", "export"),
     "pages": ("demo", "report", "verify"),

@@ -1,4 +1,4 @@
-"""`circuits model train|twin|info|generate`."""
+"""`circuits model train|twin|ready|info|generate`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from analysis.cli.answers import Answer, fields_answer
 from analysis.cli.commands.inputs import named_text, planned, saved_when_interrupted
 from analysis.runs.folder import RunFolder
 from analysis.runs.run import Run
-from analysis.runs.training import run_model, run_twin
+from analysis.runs.training import run_model, run_ready, run_twin
 from circuits.corpus.documents import built_in
 from circuits.model.loading import load_model
 from circuits.model.model import Model
@@ -55,6 +55,20 @@ def model_twin(options: Namespace) -> Answer:
     label = twin.label
     assert label is not None  # it has just been written
     return fields_answer({"folder": str(twin.path), "gap": label.gap, **label.as_dict()})
+
+
+def model_ready(options: Namespace) -> Answer:
+    """A model that comes with this package, with its dictionaries, in a run of its own."""
+    folder = run_ready(options.run_folder, options.name)
+    model = load_model(folder.model, device="cpu")
+    return fields_answer({
+        "model": str(folder.model),
+        "layers": model.n_layer,
+        "dictionaries": str(folder.dictionaries),
+        "text": f"{folder.path / 'text'}",
+        "next": f"circuits interactions {folder} --text {folder.path / 'text'}",
+        **({} if model.label is None else model.label.as_dict()),
+    })  # fmt: skip
 
 
 def _arithmetic(options: Namespace) -> dict[str, Any]:
