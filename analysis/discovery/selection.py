@@ -149,7 +149,7 @@ def kind_of(cases: ModelCases, effects: Float[np.ndarray, " effect"], names: lis
     """
     row = effects[1:]
     largest = int(np.abs(row).argmax())
-    if abs(row[largest]) <= 1e-9:
+    if abs(row[largest]) <= 1e-9 * abs(effects[0]):  # a feature's scale is arbitrary
         return "constant"
     if abs(row[largest]) < _MOVED * abs(effects[0]):
         return "in every class"
