@@ -55,6 +55,10 @@ from circuits.storage.progress import counted
 
 METRICS = "metrics.jsonl"
 
+METRICS_HASH = "metrics_sha256"
+"""Of the metrics of a finished training, in its ``training.json``: speeds differ from run to run,
+so no manifest lists them."""
+
 NOTES = frozenset({PLAN, RESULT, METRICS})
 """Files that say how a training went, and when: two equal runs may differ in them."""
 
@@ -239,6 +243,7 @@ class TrainingRun(ABC):
                 write(new)
                 written = {path.name: content_hash(path) for path in new.iterdir()}
             about = {**files.made_of, "versions": versions, "files": written}
+            about[METRICS_HASH] = content_hash(folder / METRICS)
             write_json(folder / RESULT, {**result, **about})
         files.checkpoint.unlink(missing_ok=True)
 
