@@ -17,7 +17,7 @@ from analysis.runs.folder import RunFolder
 from analysis.runs.run import Run
 from analysis.runs.training import run_saes
 from analysis.transcoder_quality import WHAT_IS_LOST, transcoder_table
-from circuits.errors import DictionaryError, MarkWarning
+from circuits.errors import DictionaryError, MarkWarning, PlanError
 from circuits.model.site import mlp_sites
 from circuits.storage.files import RESULT, content_hash, read_json
 from circuits.storage.progress import progress
@@ -26,14 +26,15 @@ from sae.dictionary import Dictionary
 from sae.formats.folders import is_dictionary
 from sae.loading import load_dictionaries, load_dictionary
 from sae.training.loggers import log_to
-from sae.training.plan import TrainingPlan
+from sae.training.plan import TRANSCODED, TrainingPlan
 
 
 def sae_train(options: Namespace) -> Answer:
     """Dictionaries in RUN/saes, or transcoders in RUN/transcoders."""
     sites = options.sites and tuple(options.sites)
-    if options.target is not None and options.plan is None:
-        sites = sites or ("mlp_in@0",)
+    named = {} if options.plan is None else read_json(Path(options.plan), PlanError)
+    if options.target is not None and "sites" not in named:
+        sites = sites or TRANSCODED
     plan = inputs.planned(
         TrainingPlan,
         options.plan,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -181,3 +182,14 @@ def test_metrics_that_were_edited_are_shown_with_a_mark(run, plan_file, capsys):
     (folder / "plan.json").unlink()
     assert main(["sae", "info", str(folder)]) == 0
     assert f"note: {metrics}: no training.json is beside it" in capsys.readouterr().out
+
+
+def test_transcoders_read_mlp_in_unless_sites_are_named(run, plan_file, capsys):
+    in_plan = json.loads(Path(plan_file).read_text()) | {"target": "mlp_out"}
+    (Path(run) / "with-target.json").write_text(json.dumps(in_plan))
+    train, target = ["sae", "train", run, *TRAIN, "--json"], ["--target", "mlp_out"]
+    for extra in (target, [*target, "--plan", plan_file], ["--plan", f"{run}/with-target.json"]):
+        assert main([*train, *extra]) == 0, capsys.readouterr().err
+        (row,) = json.loads(capsys.readouterr().out)
+        assert (row["site"], row["target"]) == ("mlp_in@0", "mlp_out@0")
+        shutil.rmtree(f"{run}/transcoders")
