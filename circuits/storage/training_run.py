@@ -273,22 +273,25 @@ def _is_run(out: Path, made_of: Mapping[str, Any]) -> bool:
 
 
 def _check_made_of(where: Path, kept: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    """Refuse a run that was made of something else, naming what differs."""
-    differing = [name for name in given if kept.get(name) != given[name]]
-    if differing:
-        listed = "; ".join(_difference(n, kept.get(n), given[n]) for n in differing)
+    """Refuse a run that was made of something else, naming each value that differs."""
+    if differing := _differing(kept, given):
         raise RunError(
-            f"{where}: belongs to another run, which differs in {', '.join(differing)} ({listed}). "
-            f"Use another folder, or remove this one."
+            f"{where}: belongs to another run, which differs in {', '.join(differing)}. Give the "
+            f"same options and text as then to resume or reuse that run, or use another folder."
         )
 
 
-def _difference(name: str, kept: Any, given: Any) -> str:
-    """Of two records, only the fields that differ."""
-    if isinstance(kept, dict) and isinstance(given, dict):
-        fields = [field for field in given if kept.get(field) != given[field]]
-        kept, given = ({f: record.get(f) for f in fields} for record in (kept, given))
-    return f"{name}: {kept!r:.300}, now {given!r:.300}"
+def _differing(kept: Mapping[str, Any], given: Mapping[str, Any], inside: str = "") -> list[str]:
+    """The values in which two records differ, each with both."""
+    found = []
+    for name in [*given, *(name for name in kept if name not in given)]:
+        one, other = kept.get(name), given.get(name)
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            found += _differing(one, other, f"{inside}{name}.")
+        elif one != other:
+            then, now = ("not given" if v is None else f"{v!r:.80}" for v in (one, other))
+            found.append(f"{inside}{name} ({then}, now {now})")
+    return found
 
 
 @contextmanager
