@@ -36,7 +36,7 @@ from circuits.graph.circuit import Circuit
 from circuits.graph.records import Metric
 from circuits.model.loading import load_model
 from circuits.model.model import Model
-from circuits.model.site import Site, mlp_sites
+from circuits.model.site import POINTS, Site, mlp_sites
 from circuits.plotting.display import html_of, shown
 from circuits.storage.manifest import NAME, State, made_in, read_manifest, state_of, states
 from circuits.storage.tables import COUNT, NUMBER, Kind, read_table
@@ -106,7 +106,9 @@ class Run:
         """The transcoders by the site that they read; none where none were trained."""
         if not self.folder.transcoders.exists():
             return {}
-        again = "sae train --target mlp_out"
+        made = [e["made_of"].get("plan") for e in self.manifest if "transcoders/" in e["step"]]
+        target = next((p.get("target") for p in made if isinstance(p, dict)), None)
+        again = f"sae train --target {target if target in POINTS else 'mlp_out'}"
         place = self._trained(self.folder.transcoders, "transcoders", again)
         self.check_recorded(place, again)
         found = load_dictionaries(place, device=self.device)

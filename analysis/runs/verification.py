@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from analysis.runs.alone import manifest_of
 from analysis.runs.folder import RunFolder
+from analysis.runs.training import sae_options
 from circuits.errors import RunError
 from circuits.storage.manifest import State, read_manifest, states
 from circuits.storage.replacing import PLACING
 
 _MAKES = {
-    "saes": "sae train {run}",
-    "transcoders": "sae train {run} --target mlp_out --sites {of}",
     "interactions": "interactions {run} --layer {of}",
     "rank": "rank {run} --layer {of}",
     "images": "digits --run {run}",
@@ -50,18 +51,23 @@ def _table(folder: RunFolder) -> pd.DataFrame:
             f"verified. Copy it from where the run was made, or make the run again in a new folder."
         )
     known = states(folder.path)
+    made_of = {entry["step"]: entry["made_of"] for entry in read_manifest(folder.path)}
     for file in folder.results():
         known.setdefault(file.relative_to(folder.path).as_posix(), ("", State.UNKNOWN))
     rows = [
-        (name, step, str(state), "" if state is State.SAME else _command(folder, step))
+        (name, step, str(state), "" if state is State.SAME else _command(folder, step, made_of))
         for name, (step, state) in sorted(known.items())
     ]
     return pd.DataFrame(rows, columns=["file", "step", "state", "command"])
 
 
-def _command(folder: RunFolder, step: str) -> str:
+def _command(folder: RunFolder, step: str, made_of: Mapping[str, Any]) -> str:
     kind, _, of = step.replace("/", " ", 1).partition(" ")
     of = of.removeprefix("of ").removeprefix("layer ")
     if kind == "model":
         return f"circuits {folder.model_command} {folder}"
+    if kind in (folder.dictionaries.name, folder.transcoders.name):
+        plan = made_of[step].get("plan")
+        options = sae_options(plan, transcoders=kind == folder.transcoders.name)
+        return " ".join([f"circuits sae train {folder}", *options])
     return f"circuits {_MAKES[kind]}".format(run=folder, of=of) if kind in _MAKES else ""

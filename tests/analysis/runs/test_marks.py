@@ -14,7 +14,8 @@ from analysis.runs import verification
 from analysis.runs.run import Run
 from analysis.runs.verification import verify
 from circuits.errors import CircuitsError, MarkWarning
-from circuits.storage.manifest import read_manifest
+from circuits.storage.manifest import read_manifest, record
+from sae import TrainingPlan
 from tests.support.commands import command
 
 
@@ -239,6 +240,47 @@ def test_verify_lists_every_file_and_the_command_that_makes_it_again(folder):
             "command": f"circuits rank {folder} --layer 0",
         },
     }  # fmt: skip
+
+
+def made_by(folder: Path, step: str, plan: object) -> str:
+    """The command that verify gives for a dictionary of this step and plan that was removed."""
+    path = folder / step / "cfg.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("{}")
+    record(folder, step, {"plan": plan}, [path])
+    path.unlink()
+    table = verify(folder).set_index("file")
+    return table.loc[f"{step}/cfg.json", "command"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "plan", "options"),
+    [
+        ("saes", TrainingPlan(), ""),
+        ("saes", TrainingPlan(("mlp_in@1", "mlp_out@1")), " --sites mlp_in@1 mlp_out@1"),
+        ("saes", TrainingPlan(n_features=40, k=4, n_tokens=6000, seed=3),
+         " --features 40 --k 4 --tokens 6000 --seed 3"),
+        ("saes", TrainingPlan(n_batch=512), " --plan FILE"),
+        ("transcoders", TrainingPlan(("mlp_in@0",), "mlp_out"), " --target mlp_out"),
+        ("transcoders", TrainingPlan(("mlp_in@1",), "resid_post", k=3),
+         " --sites mlp_in@1 --target resid_post --k 3"),
+        ("saes", "a plan", ""),
+        ("transcoders", {"sites": ["\x1b[2J"]}, " --target mlp_out"),
+    ],
+)  # fmt: skip
+def test_verify_gives_the_command_that_trained_a_dictionary(folder, kind, plan, options):
+    noted = plan.as_dict() if isinstance(plan, TrainingPlan) else plan
+    said = made_by(folder, f"{kind}/blocks.1.hook_resid_pre", noted)
+    assert said == f"circuits sae train {folder}{options}"
+
+
+def test_a_run_names_the_target_of_transcoders_that_are_not_finished(folder):
+    step = "transcoders/blocks.0.ln2.hook_normalized"
+    made_by(folder, step, TrainingPlan(("mlp_in@0",), "resid_post").as_dict())
+    for name in ("cfg.json", "plan.json"):  # begun, but not finished
+        (folder / step / name).write_text("{}")
+    with pytest.raises(CircuitsError, match="circuits sae train --target resid_post"):
+        _ = Run(folder, device="cpu").transcoders
 
 
 def test_verify_says_what_to_do_with_a_file_that_no_step_made(folder):
