@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from analysis.runs.alone import manifest_of
-from analysis.runs.folder import RunFolder
+from analysis.runs.folder import RunFolder, in_training
 from analysis.runs.training import sae_options
 from circuits.errors import RunError
-from circuits.storage.manifest import State, read_manifest, states
+from circuits.storage.manifest import NAME, State, read_manifest, states
 from circuits.storage.replacing import PLACING
+from circuits.storage.training_run import NOTES
 
 _MAKES = {
     "interactions": "interactions {run} --layer {of}",
@@ -25,6 +26,8 @@ _MAKES = {
     "validation": "validate {run} --circuit {of}",
 }
 """The command of a step, by the first word of its name; what it is of is the rest."""
+
+_KEPT = ("statistics", "events", "wandb")  # folders of a report and of loggers
 
 _LOOKS, _PAUSE = 100, 0.02  # seconds between two looks at a run that is being written
 
@@ -42,6 +45,23 @@ def verify(run: str | Path) -> pd.DataFrame:
             break
         time.sleep(_PAUSE)
     return table
+
+
+def not_made_here(run: str | Path, listed: Iterable[str]) -> list[str]:
+    """The files in a run that are not listed and that no command keeps for itself: the user's own,
+    exports among them."""
+    folder, known = RunFolder(Path(run)), {*listed, NAME}
+    kept = [folder.report, folder.report_file, folder.demo, *map(folder.path.joinpath, _KEPT)]
+    return sorted(
+        name
+        for path in folder.path.rglob("*")
+        if path.is_file()
+        and (name := path.relative_to(folder.path).as_posix()) not in known
+        and not any(part.startswith(".") for part in Path(name).parts)
+        and not any(place == path or place in path.parents for place in kept)
+        and path.name not in NOTES
+        and not (in_training(path.parent) and path.name.startswith("checkpoint"))
+    )
 
 
 def _table(folder: RunFolder) -> pd.DataFrame:

@@ -291,6 +291,23 @@ def test_verify_says_what_to_do_with_a_file_that_no_step_made(folder):
     assert "not of this run: manifest.json does not list it. If it was copied" in done.stdout
 
 
+def test_verify_lists_files_of_ones_own_in_one_line_and_does_not_fail(folder):
+    (folder / "text.jsonl").unlink()
+    assert "not made here" not in command("verify", str(folder)).stdout
+    for name in ("notes.md", "circuits/picture.png", "circuits/x.gexf", ".hidden",
+                 "report/index.html", "saes/blocks.0.hook_mlp_out/plan.json"):  # fmt: skip
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("mine")
+    done = command("verify", str(folder))
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.splitlines()[-1] == (
+        "not made here, and not checked: circuits/picture.png, circuits/x.gexf, notes.md"
+    )
+    answer = json.loads(command("verify", str(folder), "--json").stdout)
+    assert answer["same"]
+    assert answer["not_made_here"] == ["circuits/picture.png", "circuits/x.gexf", "notes.md"]
+
+
 def test_a_run_without_its_manifest_says_how_to_get_one(folder):
     (folder / "manifest.json").unlink()
     said = command("verify", str(folder)).stderr
