@@ -119,10 +119,14 @@ class Run:
     @cached_property
     def text(self) -> Corpus | None:
         """The text that examples are taken from."""
-        stories, tokenizer = built_in(0), self.model.tokenizer
-        if tokenizer is None or stories.word_numbers(tokenizer) is None:
-            return None
-        return split_corpus(stories)[1]
+        return split_corpus(built_in(0))[1] if self.knows_stories else None
+
+    @cached_property
+    def knows_stories(self) -> bool:
+        """Whether the model knows the words of the built-in stories, and so the behaviours that
+        they teach."""
+        tokenizer = self.model.tokenizer
+        return tokenizer is not None and built_in(0).word_numbers(tokenizer) is not None
 
     @property
     def layers(self) -> list[int]:
@@ -226,6 +230,10 @@ class Run:
     def missing(self) -> dict[str, str]:
         """The command of each step that was not made yet, with RUN for the folder."""
         steps = _missing(self.folder, self.layers)
+        if not self.knows_stories:
+            steps = {
+                step: words.replace("negation", "CASES.jsonl") for step, words in steps.items()
+            }
         if self.text is None:
             steps["examples in text"] = "circuits report RUN --text PATH"
         return steps
