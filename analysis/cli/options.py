@@ -135,7 +135,7 @@ example: circuits sae quality runs/stories --documents 500
 
 interactions: the strongest pairs of features of every output, with their significance
 Writes RUN/interactions/layer-<i>.parquet: each output's strongest pairs of input features with
-weight, z and q against turned features, and with --documents what they add on data. After an
+weight, z and q against rotated features, and with --documents what they add on data. After an
 interruption the same command resumes.
 example: circuits interactions runs/stories --documents 2000
   run_folder RUN              folder with model/ and saes/

@@ -85,7 +85,7 @@ def shares_of_strata(
 ) -> Float[np.ndarray, "part stratum"]:
     """Of what a layer adds in each stratum of the affected classes, the share of each part: those
     of a complete basis sum to one. The first stratum is all of them; strata to which the layer adds
-    next to nothing, where there is nothing to carry, are left out."""
+    almost nothing, so that there is nothing to carry, are left out."""
     judged = [each for each in strata(cases) if each.judged]
     whole = means(totals, judged)
     enough = whole > bounds.DIRECT * whole[0].clamp(min=0)
