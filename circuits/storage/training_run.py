@@ -274,7 +274,8 @@ def _is_run(out: Path, made_of: Mapping[str, Any]) -> bool:
 
 def _check_made_of(where: Path, kept: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     """Refuse a run that was made of something else, naming each value that differs."""
-    if differing := _differing(kept, given):
+    # what is not given now, such as a precision, the run keeps
+    if differing := _differing({name: kept.get(name) for name in given}, given):
         raise RunError(
             f"{where}: belongs to another run, which differs in {', '.join(differing)}. Give the "
             f"same options and text as then to resume or reuse that run, or use another folder."

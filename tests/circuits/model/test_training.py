@@ -273,9 +273,11 @@ def test_a_folder_never_holds_two_runs(unbroken, corpus, tmp_path):
     with pytest.raises(RunError, match=r"which differs in corpus \('.*', now '.*'\)\. Give"):
         train_model(PLAN, built_in(seed=2, n_documents=400), unbroken.folder)
     begun = json.loads(plan.read_text())
-    plan.write_text(json.dumps({**begun, "precision": "bfloat16"}))
-    with pytest.raises(RunError, match=r"in precision \('bfloat16', now not given\)"):
+    plan.write_text(json.dumps({**begun, "plan": {**begun["plan"], "normalise": True}}))
+    with pytest.raises(RunError, match=r"in plan\.normalise \(True, now not given\)"):
         train_model(PLAN, corpus, unbroken.folder)
+    plan.write_text(json.dumps({**begun, "precision": "float32"}))
+    train_model(PLAN, corpus, unbroken.folder)  # what is not given, a run keeps
     plan.write_text(json.dumps(begun))
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(RunError, match="is not a training run"):
