@@ -20,6 +20,7 @@ from torch import Tensor
 from analysis.transcoder_quality import transcoder_row
 from circuits.algebra.basis import Basis
 from circuits.algebra.bilinear import with_constant
+from circuits.algebra.directions import row_norms
 from circuits.arguments import checked
 from circuits.corpus.documents import Corpus
 from circuits.model.model import Model
@@ -119,13 +120,15 @@ def _replacements(
     """What the site's activation is replaced with, by name."""
     silent = torch.zeros_like(dictionary.bias)
     plain = replace(dictionary, bias=silent, k=k, threshold=None, statistics=None)
-    norms = random.write.square().sum(1, keepdim=True).clamp(min=1e-30)
+    # in float64: squares leave the range of float32 long before the norms do
+    norms = row_norms(random.write)[:, None]
+    reads = (random.write / norms.square()).nan_to_num(0.0).to(random.write)
     return {
         "sae": dictionary.reconstruct,
         "with_error": lambda x: (made := dictionary.reconstruct(x)) + (x - made),
         "zero": torch.zeros_like,
         "mean": lambda x: mean.expand_as(x),
-        "random": replace(plain, encoder=random.write / norms, decoder=random.write).reconstruct,
+        "random": replace(plain, encoder=reads, decoder=random.write).reconstruct,
         "pinv_on_active": partial(_on_active, dictionary, reader.read),
         "pinv_largest": replace(plain, encoder=reader.read).reconstruct,
     }

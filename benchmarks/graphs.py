@@ -57,7 +57,7 @@ def run(device: str = "cpu", all_outputs: bool = False) -> str:
     ]
     head = (
         f"{machine()}. SNR: norm of the gates' form over that of the noise's. Each cell: edge F1 / "
-        f"group ARI / share of gates named rightly, at q = 0.05; means over n layers."
+        f"group ARI / share of gates named correctly, at q = 0.05; means over n layers."
     )
     return f"{head}\n\n{table(curves, CURVE)}\n\n{table(rows, HEADER)}"
 

@@ -27,6 +27,7 @@ from torch import Tensor
 from analysis.behaviour.cases import Behaviour, Case
 from circuits.algebra.bilinear import computing_dtype
 from circuits.arguments import checked, checked_methods
+from circuits.corpus.tokenizer import unknown_words
 from circuits.errors import BehaviourError, check_count, check_rows, check_width
 from circuits.model.model import Model
 from circuits.model.ranges import check_finite
@@ -292,8 +293,7 @@ def _unknown(tokenizer: Any, tokens: Tensor, texts: list[str]) -> list[str]:
     if unknown is None or not bool((tokens == unknown).any()):
         return []
     rows = (tokens == unknown).any(1).nonzero()[:, 0].tolist()
-    words = {word for row in rows for word in texts[row].split()}
-    lost = [word for word in sorted(words) if tokenizer(word)["input_ids"][-1] == unknown]
+    lost = sorted({word for row in rows for word in unknown_words(tokenizer, texts[row])})
     return [f"{len(rows)} texts have words that the model does not know ({_suggested(tokenizer, lost)})"]  # fmt: skip  # noqa: E501
 
 

@@ -51,13 +51,21 @@ def lined(fields: Mapping[str, object]) -> str:
     width = max(map(len, fields))
     lines = []
     for name, value in fields.items():
-        if value is None or value == []:
-            value = "none"
-        parts = [f"{k}: {v}" for k, v in value.items()] if isinstance(value, dict) else [value]
+        parts = [value]
+        if isinstance(value, dict):
+            parts = [f"{k}: {v if isinstance(v, float) else _one(v)}" for k, v in value.items()]
         for first, part in zip([name, *[""] * len(parts)], parts, strict=False):
-            shown = f"{part:.4f}" if isinstance(part, float) else part
-            lines.append(f"{first.replace('_', ' '):{width}}  {shown}")
+            lines.append(f"{first.replace('_', ' '):{width}}  {_one(part)}")
     return "\n".join(lines)
+
+
+def _one(value: object) -> str:
+    """A value in a line: a float with four digits, several values with commas between them."""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_one, value)) or "none"
+    if value is None:
+        return "none"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 def aligned(table: Any) -> str:

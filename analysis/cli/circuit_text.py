@@ -40,7 +40,7 @@ def circuit_text(circuit: Circuit) -> str:
             _titled("Output features that the contrast goes through", outputs),
             _titled("Classes, detected by output features above their thresholds", detectors),
             "contrast, elsewhere: logits that a pair adds to the margins of the affected classes, "
-            "and of the others.\nz: its weight against turned features. F1: on held-out cases.\n"
+            "and of the others.\nz: its weight against rotated features. F1: on held-out cases.\n"
             f"The circuit was chosen on n = {evidence.n_cases} cases. Held-out half: "
             f"{evidence.held_out_half}.",
         ]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from difflib import get_close_matches
 from importlib.metadata import version
 from typing import Any, NoReturn
 
@@ -141,7 +142,7 @@ example: circuits sae quality runs/stories --documents 500
 
 interactions: the strongest pairs of features of every output, with their significance
 Writes RUN/interactions/layer-<i>.parquet: each output's strongest pairs of input features with
-weight, z and q against turned features, and with --documents what they add on data. After an
+weight, z and q against rotated features, and with --documents what they add on data. After an
 interruption the same command resumes.
 example: circuits interactions runs/stories --documents 2000
   run_folder RUN              folder with model/ and saes/
@@ -272,6 +273,16 @@ class _OneLine(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print the message and where the help is; the exit status is 2."""
         self.exit(2, f"{self.prog}: {message}. All options: {self.prog} --help\n")
+
+    def parse_known_args(self, *given: Any, **named: Any) -> Any:
+        """Refuse unknown arguments here, where it is known whose options these could be."""
+        found, unknown = super().parse_known_args(*given, **named)
+        if unknown:
+            near = get_close_matches(unknown[0].split("=")[0], self._option_string_actions, 1, 0.8)
+            meant = f". Did you mean {near[0]}?" if near else "."
+            self.exit(2, f"{self.prog}: unrecognized arguments: {' '.join(unknown)}{meant} "
+                         f"All options: {self.prog} --help\n")  # fmt: skip
+        return found, unknown
 
 
 def parser() -> _Parser:

@@ -85,7 +85,7 @@ def shares_of_strata(
 ) -> Float[np.ndarray, "part stratum"]:
     """Of what a layer adds in each stratum of the affected classes, the share of each part: those
     of a complete basis sum to one. The first stratum is all of them; strata to which the layer adds
-    next to nothing, where there is nothing to carry, are left out."""
+    almost nothing, so that there is nothing to carry, are left out."""
     judged = [each for each in strata(cases) if each.judged]
     whole = means(totals, judged)
     enough = whole > bounds.DIRECT * whole[0].clamp(min=0)
@@ -149,7 +149,7 @@ def kind_of(cases: ModelCases, effects: Float[np.ndarray, " effect"], names: lis
     """
     row = effects[1:]
     largest = int(np.abs(row).argmax())
-    if abs(row[largest]) <= 1e-9:
+    if abs(row[largest]) <= 1e-9 * abs(effects[0]):  # a feature's scale is arbitrary
         return "constant"
     if abs(row[largest]) < _MOVED * abs(effects[0]):
         return "in every class"

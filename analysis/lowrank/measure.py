@@ -10,8 +10,8 @@ rank and yet needs fewer eigenvectors to come close to it: always read a rank be
 
 A form of few eigenvectors need not come from the dictionary. Any direction of the same layer has a
 form, so the controls that matter most are random directions in the *same* model, and the outputs
-of random tokens, with as many active on a token. And correlation forgives a wrong scale: R² and the
-rank at which it reaches nine tenths do not.
+of random tokens, with as many active on a token. Correlation ignores a wrong scale; R², and the
+rank at which it reaches nine tenths, do not.
 """
 
 import json

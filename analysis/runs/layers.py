@@ -27,9 +27,7 @@ from circuits.graph.coactivation import Batch, count_coactivation
 from circuits.graph.significance import scored_strongest
 from circuits.model.model import Model
 from circuits.model.site import Site, mlp_sites
-from circuits.storage.files import written_whole
 from circuits.storage.manifest import step_written
-from circuits.storage.replacing import check_table
 from circuits.storage.shards import remove_shards
 from sae.dictionary import Dictionary
 from sae.reading import N_DOCUMENTS, readings
@@ -96,28 +94,6 @@ def _made_before(run: Run, step: str) -> dict[str, Any]:
     """What the step was made of the last time."""
     made: dict[str, Any] = {entry["step"]: entry["made_of"] for entry in run.manifest}.get(step, {})
     return made
-
-
-def write_strongest(
-    inter: Interactions,
-    path: str | Path,
-    n: int = 16,
-    activations: Iterable[Batch] | None = None,
-    *,
-    force: bool = False,
-) -> pd.DataFrame:
-    """The ``n`` strongest pairs of each output, written to ``path`` (until then its shards are in
-    a hidden folder beside it): output, first, second, weight, z, q; with ``activations`` of the
-    input features also coactivation, together and data_weight. Over another file only with
-    ``force``."""
-    path = Path(path)
-    check_table(path, ["output", "first", "second"], RunError, force)
-    shards = path.with_name(f".{path.stem}")
-    table = _strongest(inter, n, shards, activations)
-    with written_whole(path) as file:
-        table.to_parquet(file, index=False)
-    remove_shards(shards)
-    return table
 
 
 def _strongest(

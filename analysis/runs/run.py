@@ -36,7 +36,7 @@ from circuits.graph.circuit import Circuit
 from circuits.graph.records import Metric
 from circuits.model.loading import load_model
 from circuits.model.model import Model
-from circuits.model.site import Site, mlp_sites
+from circuits.model.site import POINTS, Site, mlp_sites
 from circuits.plotting.display import html_of, shown
 from circuits.storage.manifest import NAME, State, made_in, read_manifest, state_of, states
 from circuits.storage.tables import COUNT, NUMBER, Kind, read_table
@@ -106,7 +106,9 @@ class Run:
         """The transcoders by the site that they read; none where none were trained."""
         if not self.folder.transcoders.exists():
             return {}
-        again = "sae train --target mlp_out"
+        made = [e["made_of"].get("plan") for e in self.manifest if "transcoders/" in e["step"]]
+        target = next((p.get("target") for p in made if isinstance(p, dict)), None)
+        again = f"sae train --target {target if target in POINTS else 'mlp_out'}"
         place = self._trained(self.folder.transcoders, "transcoders", again)
         self.check_recorded(place, again)
         found = load_dictionaries(place, device=self.device)
@@ -117,10 +119,14 @@ class Run:
     @cached_property
     def text(self) -> Corpus | None:
         """The text that examples are taken from."""
-        stories, tokenizer = built_in(0), self.model.tokenizer
-        if tokenizer is None or stories.word_numbers(tokenizer) is None:
-            return None
-        return split_corpus(stories)[1]
+        return split_corpus(built_in(0))[1] if self.knows_stories else None
+
+    @cached_property
+    def knows_stories(self) -> bool:
+        """Whether the model knows the words of the built-in stories, and so the behaviours that
+        they teach."""
+        tokenizer = self.model.tokenizer
+        return tokenizer is not None and built_in(0).word_numbers(tokenizer) is not None
 
     @property
     def layers(self) -> list[int]:
@@ -224,6 +230,10 @@ class Run:
     def missing(self) -> dict[str, str]:
         """The command of each step that was not made yet, with RUN for the folder."""
         steps = _missing(self.folder, self.layers)
+        if not self.knows_stories:
+            steps = {
+                step: words.replace("negation", "CASES.jsonl") for step, words in steps.items()
+            }
         if self.text is None:
             steps["examples in text"] = "circuits report RUN --text PATH"
         return steps

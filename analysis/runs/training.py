@@ -8,11 +8,11 @@ from typing import Any
 from analysis.runs.alone import alone
 from analysis.runs.folder import RunFolder
 from circuits.corpus.documents import Corpus
-from circuits.errors import RunError
+from circuits.errors import CircuitsError, RunError
 from circuits.model.loading import ready_folder, ready_models
 from circuits.model.model import Model
 from circuits.model.plan import ModelPlan
-from circuits.model.site import Site
+from circuits.model.site import Site, as_sites
 from circuits.model.training import Trained, train_model
 from circuits.storage.files import content_hash, folder_written_whole
 from circuits.storage.manifest import record
@@ -20,8 +20,11 @@ from circuits.storage.training_run import NOTES
 from circuits.twin.plan import TwinPlan
 from circuits.twin.training import bilinear_twin, self_written_place
 from sae.dictionary import Dictionary
-from sae.training.plan import TrainingPlan
+from sae.training.plan import TRANSCODED, TrainingPlan
 from sae.training.run import Log, train_saes
+
+_OPTIONS = {"n_features": "features", "k": "k", "n_tokens": "tokens", "seed": "seed"}
+"""Of `circuits sae train`, by the field of the plan that each sets."""
 
 
 @alone
@@ -112,3 +115,21 @@ def run_saes(
             run, f"{place.name}/{site.hook_name}", made_of, [*made, folder / "stats.safetensors"]
         )
     return trained
+
+
+def sae_options(plan: Any, *, transcoders: bool) -> list[str]:
+    """The options of `circuits sae train` that give a plan, as a manifest notes it; of a plan that
+    cannot be read, whether it was of transcoders."""
+    try:
+        known = TrainingPlan.from_dict(plan)
+        sites = tuple(map(str, as_sites(known.sites)))
+    except CircuitsError:
+        return ["--target", "mlp_out"] * transcoders
+    default = TrainingPlan(sites=TrainingPlan.sites if known.target is None else TRANSCODED)
+    options = [] if sites == default.sites else ["--sites", *sites]
+    options += [] if known.target is None else ["--target", known.target]
+    theirs, ours = known.as_dict(), default.as_dict()
+    differing = [name for name in ours if name != "sites" and theirs[name] != ours[name]]
+    for name in _OPTIONS:
+        options += [f"--{_OPTIONS[name]}", str(theirs[name])] if name in differing else []
+    return [*options, "--plan", "FILE"] if set(differing) - _OPTIONS.keys() else options

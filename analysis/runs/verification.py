@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from analysis.runs.alone import manifest_of
-from analysis.runs.folder import RunFolder
+from analysis.runs.folder import RunFolder, in_training
+from analysis.runs.training import sae_options
 from circuits.errors import RunError
-from circuits.storage.manifest import State, read_manifest, states
+from circuits.storage.manifest import NAME, State, read_manifest, states
 from circuits.storage.replacing import PLACING
+from circuits.storage.training_run import NOTES
 
 _MAKES = {
-    "saes": "sae train {run}",
-    "transcoders": "sae train {run} --target mlp_out --sites {of}",
     "interactions": "interactions {run} --layer {of}",
     "rank": "rank {run} --layer {of}",
     "images": "digits --run {run}",
@@ -24,6 +26,8 @@ _MAKES = {
     "validation": "validate {run} --circuit {of}",
 }
 """The command of a step, by the first word of its name; what it is of is the rest."""
+
+_KEPT = ("statistics", "events", "wandb")  # folders of a report and of loggers
 
 _LOOKS, _PAUSE = 100, 0.02  # seconds between two looks at a run that is being written
 
@@ -43,6 +47,23 @@ def verify(run: str | Path) -> pd.DataFrame:
     return table
 
 
+def not_made_here(run: str | Path, listed: Iterable[str]) -> list[str]:
+    """The files in a run that are not listed and that no command keeps for itself: the user's own,
+    exports among them."""
+    folder, known = RunFolder(Path(run)), {*listed, NAME}
+    kept = [folder.report, folder.report_file, folder.demo, *map(folder.path.joinpath, _KEPT)]
+    return sorted(
+        name
+        for path in folder.path.rglob("*")
+        if path.is_file()
+        and (name := path.relative_to(folder.path).as_posix()) not in known
+        and not any(part.startswith(".") for part in Path(name).parts)
+        and not any(place == path or place in path.parents for place in kept)
+        and path.name not in NOTES
+        and not (in_training(path.parent) and path.name.startswith("checkpoint"))
+    )
+
+
 def _table(folder: RunFolder) -> pd.DataFrame:
     if not read_manifest(folder.path):
         raise RunError(
@@ -50,18 +71,23 @@ def _table(folder: RunFolder) -> pd.DataFrame:
             f"verified. Copy it from where the run was made, or make the run again in a new folder."
         )
     known = states(folder.path)
+    made_of = {entry["step"]: entry["made_of"] for entry in read_manifest(folder.path)}
     for file in folder.results():
         known.setdefault(file.relative_to(folder.path).as_posix(), ("", State.UNKNOWN))
     rows = [
-        (name, step, str(state), "" if state is State.SAME else _command(folder, step))
+        (name, step, str(state), "" if state is State.SAME else _command(folder, step, made_of))
         for name, (step, state) in sorted(known.items())
     ]
     return pd.DataFrame(rows, columns=["file", "step", "state", "command"])
 
 
-def _command(folder: RunFolder, step: str) -> str:
+def _command(folder: RunFolder, step: str, made_of: Mapping[str, Any]) -> str:
     kind, _, of = step.replace("/", " ", 1).partition(" ")
     of = of.removeprefix("of ").removeprefix("layer ")
     if kind == "model":
         return f"circuits {folder.model_command} {folder}"
+    if kind in (folder.dictionaries.name, folder.transcoders.name):
+        plan = made_of[step].get("plan")
+        options = sae_options(plan, transcoders=kind == folder.transcoders.name)
+        return " ".join([f"circuits sae train {folder}", *options])
     return f"circuits {_MAKES[kind]}".format(run=folder, of=of) if kind in _MAKES else ""

@@ -90,6 +90,12 @@ def token_texts(tokenizer: Tokenizer, tokens: Iterable[int]) -> list[str]:
     return [f"<id {number}>" if text is None else str(text) for number, text in known]
 
 
+def unknown_words(tokenizer: Any, text: str) -> list[str]:
+    """The words of a text that a tokenizer has no token for, each once."""
+    words, unknown = dict.fromkeys(text.split()), tokenizer.unk_token_id
+    return [word for word in words if unknown in tokenizer(word, verbose=False)["input_ids"]]
+
+
 def tokenizer_hash(tokenizer: Tokenizer) -> str:
     """A hash of everything that decides which tokens a text becomes, where the tokenizer can state
     it; how it was last asked to pad or cut, and how it joins tokens to text, does not count."""

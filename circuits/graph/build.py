@@ -115,8 +115,8 @@ def _chosen_pairs(inter: Interactions, output: int | None, way: str, level: Any)
         pairs = significant_pairs(inter, output, level, null)
         if not len(pairs):
             pairs.attrs["empty"] = (
-                f"none of {null.n_pairs} pairs stands out from features turned at random among "
-                f"their like at a false-discovery rate of {level}"
+                f"none of {null.n_pairs} pairs stands out from similar features rotated at "
+                f"random, at a false-discovery rate of {level}"
             )
         return pairs
     if way == "coverage":

@@ -38,6 +38,8 @@ from circuits.graph.records import (
 from circuits.groups.clusters import Clusters
 from circuits.plotting.display import html_of
 
+_LARGEST = 1e150  # of a circuit's numbers: the squares of a few are finite
+
 
 @checked
 @dataclass(frozen=True, repr=False)
@@ -81,6 +83,20 @@ class Circuit:
                 f"circuit {self.name!r}: {'; '.join(faults)}. List every feature once, with its "
                 f"group, and every pair once."
             )
+        self._check_sizes()
+
+    def _check_sizes(self) -> None:
+        rows = {"a feature": self.features, "a pair": self.interactions, "a gate": self.gates,
+                "an output": self.outputs}  # fmt: skip
+        for kind, some in rows.items():
+            for name, value in ((n, v) for row in some for n, v in vars(row).items()):
+                # of NaN and infinity it is said where they are used
+                if isinstance(value, float) and _LARGEST < abs(value) < math.inf:
+                    raise GraphError(
+                        f"circuit {self.name!r}: the {name} of {kind} is {value:.3g}: numbers "
+                        f"above {_LARGEST:.0e} cannot be squared or added up. Look at where it was "
+                        f"computed, or make the circuit again."
+                    )
 
     @classmethod
     def of(
@@ -114,7 +130,7 @@ class Circuit:
             outputs = (Output(int(about["output"]), label),)
         features, pairs = _features(graph, found), _pairs(graph)
         # each pair's entries of the matrix, squared
-        squares = sum(p.weight**2 / (1 if p.first == p.second else 2) for p in pairs)
+        squares = sum(p.weight * p.weight / (1 if p.first == p.second else 2) for p in pairs)
         energy = squares / about["total_energy"] if about["total_energy"] > 0 else 0.0
         whole = math.isclose(energy, about["energy"], rel_tol=1e-9, abs_tol=1e-300)
         method, seed = (None, None) if found is None else (found.method, found.seed)

@@ -132,11 +132,13 @@ def attribution(
         layer = circuit.source.layer or 0
     if layer < 0:
         raise GraphError(f"attribution: there is no layer {layer}; they count from 0.")
-    if broken := [pair for pair in circuit.interactions if not math.isfinite(pair.weight)]:
-        raise GraphError(
-            f"attribution: the weight of pair {broken[0].first}, {broken[0].second} is "
-            f"{broken[0].weight}, which no viewer draws. Look at where it was computed."
-        )
+    for pair in circuit.interactions:
+        for name, number in (("weight", pair.weight), ("data_weight", pair.data_weight or 0.0)):
+            if not math.isfinite(number):
+                raise GraphError(
+                    f"attribution: the {name} of pair {pair.first}, {pair.second} is {number}, "
+                    f"which no viewer draws. Look at where it was computed."
+                )
     nodes, links = _nodes_and_links(circuit, layer)
     pinned = sorted(nodes, key=lambda node: node["influence"])[:_MOST_PINNED]
     tokens = ["input features", "output feature"]
@@ -220,24 +222,31 @@ def write_attribution(
     document = attribution(circuit, layer, scan)
     metadata = document["metadata"]
     index = folder / f"{_INDEX}.json"
-    listed: list[dict[str, Any]] = []
-    if index.exists():
-        try:
-            listed = list(json.loads(index.read_text(encoding="utf-8"))["graphs"])
-            listed = [one for one in listed if one["slug"] != metadata["slug"]]
-        except (ValueError, KeyError, TypeError) as error:
-            raise GraphError(
-                f"{index} lists no graphs ({type(error).__name__}). Restore it, or delete it: it "
-                f"is made again at the next export."
-            ) from error
+    listing = _listing(index, metadata)
     path = folder / f"{metadata['slug']}.json"
     start = b'{"metadata": {"slug": "%s"' % metadata["slug"].encode()
     kind = "an attribution graph of this circuit"
     check_file(path, kind, lambda head: head.startswith(start), GraphError, force)
-    for file, content in ((path, document), (index, {"graphs": [*listed, metadata]})):
+    for file, content in ((path, document), (index, listing)):
         with written_whole(file) as part:
-            part.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
+            part.write_text(json.dumps(content) + "\n", encoding="utf-8")
     return path
+
+
+def _listing(index: Path, metadata: dict[str, Any]) -> dict[str, Any]:
+    """What the index is to hold: this graph in the place that it had, all else as it is."""
+    if not index.exists():
+        return {"graphs": [metadata]}
+    try:
+        content = json.loads(index.read_text(encoding="utf-8"))
+        others = [metadata if one.get("slug") == metadata["slug"] else one
+                  for one in content["graphs"]]  # fmt: skip
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise GraphError(
+            f"{index} lists no graphs ({type(error).__name__}). Restore it, or delete it: it is "
+            f"made again at the next export."
+        ) from error
+    return {**content, "graphs": others if metadata in others else [*others, metadata]}
 
 
 @checked

@@ -2,9 +2,9 @@
 
 A pair of features can only be called special against features of its own kind. Where eighty
 features lie in eight dimensions, any form in those dimensions gives large weights to many of their
-pairs, and none of these pairs is special. So features are turned only among their like: those of a
-*shared space* within it, and in each space only those directions into each other along which the
-features are about equally large.
+pairs, and none of these pairs is special. So only similar features are rotated into each other:
+those of a *shared space* within it, and in each space only directions along which the features are
+about equally large.
 """
 
 from __future__ import annotations

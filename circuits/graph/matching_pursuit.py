@@ -65,8 +65,8 @@ def significant_pairs(
     and q_form, strongest first.
 
     ``weight`` is the pair's in ``matrix(output)``, ``own`` what it would be without the shadows of
-    the other pairs; ``z`` and ``q`` are given those others, against features turned among their
-    like. ``q_form`` is against the form turned within the space that holds it, which is stricter
+    the other pairs; ``z`` and ``q`` are given those others, against similar features rotated at
+    random. ``q_form`` is against the form turned within the space that holds it, which is stricter
     where the form has few dimensions and sees little in noise: no pair is dropped for it.
     ``null`` is ``RotationNull.of(inter.inputs)``. ``.attrs["explained"]`` is the share of the
     form's squared norm that the pairs build together.

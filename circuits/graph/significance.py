@@ -1,8 +1,8 @@
 """Is a pair's weight more than chance? Exact p-values, and control of false discoveries.
 
-The null: features are turned at random among their like (``circuits.graph.frames``), so that what
-they share stays: their norms, the small spaces that some of them lie in, and how much they vary
-along each direction. The distribution of a pair's weight is then known without sampling: hold one
+The null: similar features are rotated at random (``circuits.graph.frames``), so that what they
+share stays: their norms, the small spaces that some of them lie in, and how much they vary along
+each direction. The distribution of a pair's weight is then known without sampling: hold one
 feature still and turn the rest about it; in each block of directions the other's cosine with what
 the layer makes of the first follows Student's t. The blocks' normal values are added, each weighted
 by what it can tell. The test is made from both ends and the larger p-value counts, because a
@@ -11,10 +11,11 @@ own end. A feature's pair with itself is a quadratic form of one random directio
 from the form's eigenvalues by the saddlepoint formula of Lugannani and Rice, within a quarter of
 the p-value.
 
-What is alike is itself found from the dictionary, and the p-values hold against features that turn
-within it. They are no bound against other forms: those shaped like the data's own covariance can
-give discoveries in more outputs than the rate says. And a pair tested against the whole form
-may pass as the shadow of another (`scored`); ``significant_pairs`` tests it given the others.
+Which features are similar is itself found from the dictionary, and the p-values hold against
+features that rotate within what was found. They are no bound against other forms: those shaped like
+the data's own covariance can give discoveries in more outputs than the rate says. And a pair tested
+against the whole form may pass as the shadow of another (`scored`); ``significant_pairs`` tests it
+given the others.
 
 A direction that all features share is a block of its own, which cannot turn: it is no evidence for
 any pair of them. The constant's linear terms are neither tested nor counted.

@@ -33,7 +33,7 @@ from circuits.errors import (
 )
 from circuits.model.formats.llama import layer_of, write
 from circuits.model.identity import TwinLabel, fingerprint
-from circuits.model.ranges import Ranges, check_finite, check_tokens
+from circuits.model.ranges import Ranges, check_finite, check_prompt, check_tokens
 from circuits.model.site import POINTS, ReadAll, Site, as_sites, attach, fitting
 from circuits.model.transformer_lens import hooked
 from circuits.storage.files import folder_written_whole
@@ -247,11 +247,7 @@ class Model:
         check_count("Model.generate", n_token, None, "n_token")
         generator = torch.Generator().manual_seed(seed)
         tokens = self._checked(self.tokens(prompt))
-        if tokens.shape[1] == self.n_context or tokenizer.unk_token_id in tokens[0].tolist():
-            raise ModelError(
-                f"Model.generate: the prompt {prompt!r:.80} fills the context of {self.n_context} "
-                f"tokens, or has words that the model does not know. Pass a shorter or simpler one."
-            )
+        check_prompt(tokenizer, prompt, tokens[0].tolist(), self.n_context)
         n_prompt, cache = tokens.shape[1], None
         for _ in range(min(n_token, self.n_context - n_prompt)):
             new = tokens if cache is None else tokens[:, -1:]

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from circuits.errors import ModelError, check_range, largest
+from circuits.corpus.tokenizer import unknown_words
+from circuits.errors import ModelError, check_range, largest, shorten
 from circuits.model.formats.llama import layer_of
 from circuits.model.site import Site
 
@@ -128,4 +129,20 @@ def check_tokens(tokens: Tensor, n_token: int, n_context: int, path: Path) -> No
             f"tokens of shape {tuple(tokens.shape)} must not be empty and must lie in 0 to "
             f"{n_token - 1}, the rows of the embedding. Use this model's own tokenizer: "
             f"model.tokens(text)."
+        )
+
+
+def check_prompt(tokenizer: Any, prompt: str, tokens: list[int], n_context: int) -> None:
+    """Refuse to continue what has unknown words, or leaves no place for another token."""
+    if tokenizer.unk_token_id in tokens:
+        words = unknown_words(tokenizer, prompt) or [prompt]
+        raise ModelError(
+            f"Model.generate: the model does not know the words "
+            f"{shorten(f'{word!r:.40}' for word in words)} of the prompt. Leave them out, or use "
+            f"words of the text that it was trained on."
+        )
+    if len(tokens) == n_context:
+        raise ModelError(
+            f"Model.generate: the prompt {prompt!r:.40} has {len(tokens)} tokens and fills the "
+            f"model's context, so nothing can follow. Pass a shorter one."
         )

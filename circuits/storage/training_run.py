@@ -55,6 +55,10 @@ from circuits.storage.progress import counted
 
 METRICS = "metrics.jsonl"
 
+METRICS_HASH = "metrics_sha256"
+"""Of the metrics of a finished training, in its ``training.json``: speeds differ from run to run,
+so no manifest lists them."""
+
 NOTES = frozenset({PLAN, RESULT, METRICS})
 """Files that say how a training went, and when: two equal runs may differ in them."""
 
@@ -239,6 +243,7 @@ class TrainingRun(ABC):
                 write(new)
                 written = {path.name: content_hash(path) for path in new.iterdir()}
             about = {**files.made_of, "versions": versions, "files": written}
+            about[METRICS_HASH] = content_hash(folder / METRICS)
             write_json(folder / RESULT, {**result, **about})
         files.checkpoint.unlink(missing_ok=True)
 
@@ -268,22 +273,26 @@ def _is_run(out: Path, made_of: Mapping[str, Any]) -> bool:
 
 
 def _check_made_of(where: Path, kept: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    """Refuse a run that was made of something else, naming what differs."""
-    differing = [name for name in given if kept.get(name) != given[name]]
-    if differing:
-        listed = "; ".join(_difference(n, kept.get(n), given[n]) for n in differing)
+    """Refuse a run that was made of something else, naming each value that differs."""
+    # what is not given now, such as a precision, the run keeps
+    if differing := _differing({name: kept.get(name) for name in given}, given):
         raise RunError(
-            f"{where}: belongs to another run, which differs in {', '.join(differing)} ({listed}). "
-            f"Use another folder, or remove this one."
+            f"{where}: belongs to another run, which differs in {', '.join(differing)}. Give the "
+            f"same options and text as then to resume or reuse that run, or use another folder."
         )
 
 
-def _difference(name: str, kept: Any, given: Any) -> str:
-    """Of two records, only the fields that differ."""
-    if isinstance(kept, dict) and isinstance(given, dict):
-        fields = [field for field in given if kept.get(field) != given[field]]
-        kept, given = ({f: record.get(f) for f in fields} for record in (kept, given))
-    return f"{name}: {kept!r:.300}, now {given!r:.300}"
+def _differing(kept: Mapping[str, Any], given: Mapping[str, Any], inside: str = "") -> list[str]:
+    """The values in which two records differ, each with both."""
+    found = []
+    for name in [*given, *(name for name in kept if name not in given)]:
+        one, other = kept.get(name), given.get(name)
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            found += _differing(one, other, f"{inside}{name}.")
+        elif one != other:
+            then, now = ("not given" if v is None else f"{v!r:.80}" for v in (one, other))
+            found.append(f"{inside}{name} ({then}, now {now})")
+    return found
 
 
 @contextmanager

@@ -14,6 +14,9 @@ from sae.training.step import Activation
 
 _WARM_UP, _COOL_DOWN = 0.05, 0.2  # fractions of the steps in which the rate rises and falls
 
+TRANSCODED = ("mlp_in@0",)
+"""The sites that transcoders read where none are named."""
+
 
 @checked_methods
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ class TrainingPlan:
     def from_dict(cls, given: Mapping[str, Any], where: str = "plan") -> TrainingPlan:
         """A plan from its fields; unknown ones are errors."""
         check_fields(where, cls, given)
-        sites = given.get("sites", cls.sites)
+        sites = given.get("sites", cls.sites if given.get("target") is None else TRANSCODED)
         sites = (sites,) if isinstance(sites, str) else sites
         sites = tuple(sites) if isinstance(sites, list) else sites
         try:

@@ -9,7 +9,12 @@ from circuits import Basis
 from circuits.errors import DictionaryError, ModelError
 from circuits.model import Site
 from tests.support.dictionary_oracle import WINDOW, Oracle, tied
-from tests.support.small_dictionaries import D_MODEL, small_dictionary, threshold_dictionary
+from tests.support.small_dictionaries import (
+    D_MODEL,
+    of_features_scaled,
+    small_dictionary,
+    threshold_dictionary,
+)
 from tests.support.small_models import small_corpus
 
 
@@ -132,6 +137,14 @@ def test_the_random_control_has_the_dictionarys_shape_and_norms(plain, corpus):
     lost = (made @ random - oracle.x).square().sum()
     lost /= (oracle.x - oracle.x.mean(0)).square().sum()
     assert row["fvu_random"] == pytest.approx(float(lost), rel=1e-5)
+
+
+@pytest.mark.parametrize("power", [-67, -30, 30, 67])
+def test_the_scale_of_a_dictionarys_features_changes_no_number(plain, corpus, power):
+    dictionary = tied().to(torch.float32)
+    scaled = of_features_scaled(dictionary, 2.0**power)
+    rows = [quality(one, plain, corpus, window=WINDOW) for one in (dictionary, scaled)]
+    assert rows[0].equals(rows[1])
 
 
 def test_a_dictionary_of_another_model_or_of_no_site_is_refused(plain, corpus):

@@ -124,6 +124,8 @@ def test_what_is_missing_is_shown_with_the_command_that_makes_it(tmp_path):
     for command in ("interactions", "find", "rank"):
         assert f"(circuits {command} {tmp_path / 'run'}" in shown
     assert "circuits interactions RUN" in run._repr_html_()
+    # its model does not know the words of the stories
+    assert run.missing["circuits of a behaviour"] == "circuits find RUN --behaviour CASES.jsonl"
 
 
 def test_what_is_missing_is_refused_with_the_command_that_makes_it(tmp_path):

@@ -1,5 +1,7 @@
 """Random dictionaries, and activations for them."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -46,3 +48,13 @@ def small_transcoder(seed: int = 0, *, skip: bool = False, d_target: int = D_MOD
 def threshold_transcoder(seed: int = 0, **fields) -> Dictionary:
     threshold = 2 + normal(N_FEATURE, seed=seed + 4, dtype=torch.float32).abs()
     return small_transcoder(seed, **{"k": None, "threshold": threshold, **fields})
+
+
+def of_features_scaled(dictionary: Dictionary, scale: float) -> Dictionary:
+    """The same reconstructions: features write so much more and are so much less active."""
+    return replace(
+        dictionary,
+        encoder=dictionary.encoder / scale,
+        bias=dictionary.bias / scale,
+        decoder=dictionary.decoder * scale,
+    )

@@ -16,7 +16,8 @@ def files(out: Path) -> dict[str, object]:
             rows = [json.loads(line) for line in path.read_text().splitlines()]
             found[name] = [{k: v for k, v in r.items() if k != "tokens_per_second"} for r in rows]
         elif path.name == "training.json":
-            found[name] = {k: v for k, v in json.loads(path.read_text()).items() if k != "seconds"}
+            rows = json.loads(path.read_text()).items()
+            found[name] = {k: v for k, v in rows if k not in ("seconds", "metrics_sha256")}
         else:
             found[name] = path.read_bytes()
     return found

@@ -120,6 +120,12 @@ def validate(options: Namespace) -> Answer:
     if unknown or not names:
         what = " ".join(["has no circuit of a behaviour", ", ".join(unknown)]).strip()
         find_one = f"Find one: circuits find {run.folder} --behaviour negation"
+        if not run.knows_stories:
+            find_one = (
+                "Its model does not know the words of the built-in behaviours: write cases of your "
+                "own as JSON lines (text, label, right, wrong), then circuits find "
+                f"{run.folder} --behaviour CASES.jsonl"
+            )
         known = f"Name one that it has: {', '.join(there)}" if there else find_one
         raise RunError(f"{run.folder} {what}. {known}")
     original = None if options.original is None else original_of(run.model, options.original)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
+from warnings import warn
 
 import pandas as pd
 
@@ -15,22 +17,24 @@ from analysis.runs.folder import RunFolder
 from analysis.runs.run import Run
 from analysis.runs.training import run_saes
 from analysis.transcoder_quality import WHAT_IS_LOST, transcoder_table
-from circuits.errors import DictionaryError
+from circuits.errors import DictionaryError, MarkWarning, PlanError
 from circuits.model.site import mlp_sites
+from circuits.storage.files import RESULT, content_hash, read_json
 from circuits.storage.progress import progress
-from circuits.storage.training_run import METRICS
+from circuits.storage.training_run import METRICS, METRICS_HASH
 from sae.dictionary import Dictionary
 from sae.formats.folders import is_dictionary
 from sae.loading import load_dictionaries, load_dictionary
 from sae.training.loggers import log_to
-from sae.training.plan import TrainingPlan
+from sae.training.plan import TRANSCODED, TrainingPlan
 
 
 def sae_train(options: Namespace) -> Answer:
     """Dictionaries in RUN/saes, or transcoders in RUN/transcoders."""
     sites = options.sites and tuple(options.sites)
-    if options.target is not None and options.plan is None:
-        sites = sites or ("mlp_in@0",)
+    named = {} if options.plan is None else read_json(Path(options.plan), PlanError)
+    if options.target is not None and "sites" not in named:
+        sites = sites or TRANSCODED
     plan = inputs.planned(
         TrainingPlan,
         options.plan,
@@ -99,12 +103,17 @@ def _shown(table: pd.DataFrame) -> str:
 
 
 def _answer(dictionaries: dict[Path, Dictionary]) -> Answer:
-    rows = [_row(folder, dictionary) for folder, dictionary in dictionaries.items()]
-    return Answer("\n\n".join(map(lined, rows)), rows)
+    rows = {folder: _row(folder, dictionary) for folder, dictionary in dictionaries.items()}
+    text = "\n\n".join(map(lined, rows.values()))
+    for folder, row in rows.items():
+        if "fvu" in row and (mark := _mark_of(folder)):
+            row["marks"] = [f"{folder / METRICS}: {mark}"]
+            warn(row["marks"][0], MarkWarning, stacklevel=1)  # a note below the text
+    return Answer(text, [*rows.values()])
 
 
-def _row(folder: Path, dictionary: Dictionary) -> dict[str, object]:
-    row: dict[str, object] = {
+def _row(folder: Path, dictionary: Dictionary) -> dict[str, Any]:
+    row: dict[str, Any] = {
         "folder": str(folder),
         "site": None if dictionary.site is None else str(dictionary.site),
         **({} if dictionary.target is None else {"target": str(dictionary.target)}),
@@ -122,6 +131,18 @@ def _row(folder: Path, dictionary: Dictionary) -> dict[str, object]:
             "tokens_measured": int(statistics.n_token),
         }
     return row | _last_of(folder / METRICS)
+
+
+def _mark_of(folder: Path) -> str | None:
+    """What is said of metrics that are not known to be those of the training in their folder."""
+    if not (folder / RESULT).is_file():
+        return f"no {RESULT} is beside it: nothing records where its numbers are from"
+    known = read_json(folder / RESULT, DictionaryError).get(METRICS_HASH)
+    if known is None:
+        return "its training did not note its hash: an edit of its numbers would not be seen"
+    if known != content_hash(folder / METRICS):
+        return "edited after its training: its numbers may not be those measured"
+    return None
 
 
 def _last_of(metrics: Path) -> dict[str, float]:

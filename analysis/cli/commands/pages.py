@@ -14,7 +14,10 @@ from analysis.cli.demo import run_demo
 from analysis.discovery.find import verdict
 from analysis.report import write_report
 from analysis.runs.folder import RunFolder
+from analysis.runs.verification import not_made_here
 from analysis.runs.verification import verify as verified
+from circuits.errors import shorten
+from circuits.plotting.display import shown
 from circuits.storage.manifest import State
 
 _NOT_LISTED = (
@@ -62,7 +65,9 @@ def verify(options: Namespace) -> Answer:
         text += f"; the others:\n\n{aligned(other)}"
         if (other["state"] == str(State.UNKNOWN)).any():
             text += f"\n\n{State.UNKNOWN}: {_NOT_LISTED}"
-    rows = {"files": table.to_dict("records"), "same": not len(other)}
+    if own := not_made_here(options.run_folder, table["file"]):
+        text += f"\n\nnot made here, and not checked: {shorten(map(shown, own))}"
+    rows = {"files": table.to_dict("records"), "same": not len(other), "not_made_here": own}
     return Answer(text, rows, status=int(len(other) > 0))
 
 

@@ -213,7 +213,7 @@ const Graph = {
     const make = Report.make;
     const names = { weight: "weight", data_weight: "data weight (mean on text)", contrast: "added to the contrast, logits (mean over the affected classes)",
       elsewhere: "added in other classes, logits", computed: "over all classes: computed, logits", inherited: "over all classes: inherited, logits",
-      z: "z against turned features", q: "q", own: "weight without similar pairs",
+      z: "z against rotated features", q: "q", own: "weight without similar pairs",
       together: "share with both active", coactivation: "mean product" };
     const rows = Object.entries(names).map(([key, name]) => [name, pair.known[key]]);
     const label = (f) => {

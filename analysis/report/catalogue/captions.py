@@ -146,7 +146,9 @@ def _correlation(
     share = n / len(activation)
     together = total / len(activation) - share * activation.mean()
     spread = np.sqrt(share * (1 - share)) * activation.std()
-    return np.divide(together, spread, out=np.zeros_like(together), where=spread > 1e-12)
+    return np.divide(
+        together, spread, out=np.zeros_like(together), where=spread > 1e-12 * activation.max()
+    )
 
 
 def _caption(

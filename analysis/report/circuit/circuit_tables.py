@@ -148,7 +148,7 @@ def _standing(circuit: Circuit) -> str:
         return ""
     n_out = sum(q <= _RATE for q in tested)
     return (
-        f" z, q: the weight beside those of features turned at random in the space that they "
+        f" z, q: the weight beside those of features rotated at random in the space that they "
         f"share. {n_out} of {len(tested)} pairs stand out from that (q of {_RATE} or less). "
         f"Whether a pair is causal is another question: the edits answer it."
     )

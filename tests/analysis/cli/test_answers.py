@@ -47,3 +47,15 @@ def test_fields_stand_below_each_other_and_what_is_not_there_is_none():
         "right     good: 1.0",
         "          bad: 0.5",
     ]
+
+
+def test_a_value_for_each_layer_stands_without_brackets():
+    fields = {"biases": ["left", "right"], "none_of": (), "mlp_fvu": (0.12345678, 0.5),
+              "twin": {"mlp_fvu": (0.12345678, 0.5), "n": 3}}  # fmt: skip
+    assert fields_answer(fields).text.splitlines() == [
+        "biases   left, right",
+        "none of  none",
+        "mlp fvu  0.1235, 0.5000",
+        "twin     mlp_fvu: 0.1235, 0.5000",
+        "         n: 3",
+    ]

@@ -421,7 +421,12 @@ def test_proposals_are_printed_and_kept(run, capsys):
         (["find", "RUN", "--layer", "4"], "no dictionaries of mlp_in and mlp_out for layer 4"),
         (["find", "RUN", "--proposals", "0"], "n = 0. Ask for at least 1"),
         (["find", "RUN/none", "--behaviour", "CASES"], "none: there is no such run. Make one"),
-        (["validate", "RUN"], "has no circuit of a behaviour. Find one: circuits find"),
+        (
+            ["validate", "RUN"],
+            "has no circuit of a behaviour. Its model does not know the words of the built-in "
+            "behaviours: write cases of your own as JSON lines (text, label, right, wrong), then "
+            "circuits find RUN --behaviour CASES.jsonl",
+        ),
         (["validate", "RUN", "--circuit", "x", "--text", "RUN/text.txt"], "no circuit of a behavi"),
     ],
 )
@@ -435,7 +440,7 @@ def test_bad_input_is_one_line_and_exit_2(run, capsys, arguments, said):
     answer = capsys.readouterr()
     assert answer.err.startswith(f"circuits {arguments[0]}: ")
     assert answer.err.count("\n") == 1
-    assert said in answer.err
+    assert said.replace("RUN", str(run)) in answer.err
     assert answer.out == ""
     assert kept(run) == []
 

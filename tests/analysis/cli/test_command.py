@@ -145,6 +145,22 @@ def test_words_that_are_no_command_are_one_line(capsys, words, said):
     assert "--help" in answer.err
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("find x --behavior negation", "circuits find: unrecognized arguments: --behavior "
+         "negation. Did you mean --behaviour? All options: circuits find --help\n"),
+        ("sae train x --feature-count=3", "circuits sae train: unrecognized arguments: "
+         "--feature-count=3. All options: circuits sae train --help\n"),
+        ("--jsn gates", "circuits: unrecognized arguments: --jsn. All options: circuits --help\n"),
+    ],
+)  # fmt: skip
+def test_an_unknown_option_is_answered_with_one_of_its_command(capsys, words, said):
+    with pytest.raises(SystemExit):
+        main(words.split())
+    assert capsys.readouterr().err == said
+
+
 def test_a_function_answers_and_main_prints():
     """Every command that the parser knows has a function, and there is no function without one."""
     asked = set()

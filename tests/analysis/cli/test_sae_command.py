@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -154,3 +156,40 @@ def test_target_alone_reads_the_first_layers_mlp(run, capsys):
     assert set(json.loads(capsys.readouterr().out)) == {"mlp_in@0 to resid_post@0"}
     assert main(["sae", "train", run, "--target", "resid_pre", *few]) == 2
     assert "target resid_pre is not computed after mlp_in@0" in capsys.readouterr().err
+
+
+def test_metrics_that_were_edited_are_shown_with_a_mark(run, plan_file, capsys):
+    assert main(["sae", "train", run, *SITES, *TRAIN, "--plan", plan_file]) == 0
+    assert "note:" not in capsys.readouterr().out
+    folder = Path(run) / "saes" / "blocks.1.hook_mlp_out"
+    metrics, result = folder / "metrics.jsonl", folder / "training.json"
+    metrics.write_text(metrics.read_text() + '{"step": 24, "fvu": 0.01}\n')
+    assert main(["sae", "info", run]) == 0
+    said = capsys.readouterr().out
+    assert f"note: {metrics}: edited after its training: its numbers may not be those mea" in said
+    assert main(["sae", "info", run, "--json"]) == 0
+    first, second = json.loads(capsys.readouterr().out)
+    assert "marks" not in first
+    assert (second["fvu"], len(second["marks"])) == (0.01, 1)
+    assert second["marks"][0].startswith(f"{metrics}: edited after")
+
+    known = json.loads(result.read_text())
+    del known["metrics_sha256"]  # of an older version
+    result.write_text(json.dumps(known))
+    assert main(["sae", "info", str(folder)]) == 0
+    assert f"note: {metrics}: its training did not note its hash" in capsys.readouterr().out
+    result.unlink()
+    (folder / "plan.json").unlink()
+    assert main(["sae", "info", str(folder)]) == 0
+    assert f"note: {metrics}: no training.json is beside it" in capsys.readouterr().out
+
+
+def test_transcoders_read_mlp_in_unless_sites_are_named(run, plan_file, capsys):
+    in_plan = json.loads(Path(plan_file).read_text()) | {"target": "mlp_out"}
+    (Path(run) / "with-target.json").write_text(json.dumps(in_plan))
+    train, target = ["sae", "train", run, *TRAIN, "--json"], ["--target", "mlp_out"]
+    for extra in (target, [*target, "--plan", plan_file], ["--plan", f"{run}/with-target.json"]):
+        assert main([*train, *extra]) == 0, capsys.readouterr().err
+        (row,) = json.loads(capsys.readouterr().out)
+        assert (row["site"], row["target"]) == ("mlp_in@0", "mlp_out@0")
+        shutil.rmtree(f"{run}/transcoders")

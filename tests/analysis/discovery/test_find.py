@@ -38,6 +38,7 @@ from tests.support.planted_negation import (
     planted_model,
     sentiment,
 )
+from tests.support.small_dictionaries import of_features_scaled
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +78,19 @@ def test_what_is_planted_in_the_mlp_is_computed_there(found):
         # of the mean over four classes, where contrast is over the two that are affected
         assert pair.computed == pytest.approx(pair.contrast / 2)
         assert (pair.inherited, pair.elsewhere) == pytest.approx((0, 0), abs=1e-6)
+
+
+@pytest.mark.parametrize("power", [-100, -67, -30, 30, 67, 100])
+def test_the_scale_of_a_dictionarys_features_changes_no_gate_and_no_share(found, power):
+    scaled = {site: of_features_scaled(one, 2.0**power)
+              for site, one in planted_dictionaries().items()}  # fmt: skip
+    again = find_circuit(planted_model(), scaled, planted_behaviour())
+    assert pairs_of(again) == pairs_of(found)
+    assert gates_of(again) == gates_of(found)
+    assert again.evidence.shares == found.evidence.shares
+    assert [f.label for f in again.features] == [f.label for f in found.features]
+    weights = [[p.weight for p in one.interactions] for one in (again, found)]
+    assert weights[0] == [weight * 4.0**power for weight in weights[1]]
 
 
 def with_parts(found: Circuit, computed: float | None, inherited: float | None) -> Circuit:

@@ -72,3 +72,9 @@ def test_a_feature_that_is_never_or_always_active_has_no_caption():
     always = caption(np.ones(len(TEXT)))
     assert (always.text, always.correlation) == ("", 0)
     assert always.kind == ""
+
+
+@pytest.mark.parametrize("power", [-100, -67, 67, 100])
+def test_the_scale_of_an_activation_changes_no_caption(power):
+    activation = stands(3, 1, 1) * 2.0
+    assert caption(activation * 2.0**power) == caption(activation)

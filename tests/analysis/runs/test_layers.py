@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partialmethod
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from analysis.cli.main import main
-from analysis.runs.layers import padded, run_interactions, write_strongest
+from analysis.runs.layers import padded, run_interactions
 from analysis.runs.run import Run
 from analysis.runs.verification import verify
 from circuits.algebra.interactions import Interactions
@@ -20,7 +21,6 @@ from circuits.model import ModelPlan, ModelShape, Site, load_model, train_model
 from circuits.storage.manifest import read_manifest
 from sae import TrainingPlan, load_dictionaries, train_saes
 from tests.support.commands import command
-from tests.support.small import basis, small_layer
 from tests.support.small_dictionaries import small_dictionary
 from tests.support.small_models import small_folder
 
@@ -64,15 +64,17 @@ def dense(corpus, model, dictionary) -> np.ndarray:
     return torch.cat(rows).double().numpy()
 
 
-def test_a_layers_table_has_weights_data_weights_z_and_q(tmp_path):
-    layer = small_layer(biases="left")
-    inter = Interactions(layer, basis(20, offset=True), basis(9, seed=2))
-    path = tmp_path / "layer-0.parquet"
-    plain = write_strongest(inter, path, n=5)
-    pd.testing.assert_frame_equal(pd.read_parquet(path), plain)
+def table_of(run: Run) -> pd.DataFrame:
+    return pd.read_parquet(run.folder.interactions(0))
+
+
+def test_a_layers_table_has_weights_data_weights_z_and_q(parts, tmp_path):
+    own = Run(tmp_path, model=parts[0], dictionaries=parts[1])
+    run_interactions(own, n=5)
+    plain = table_of(own)
     assert list(plain) == ["output", "first", "second", "weight", "z", "q"]
-    active = [(torch.tensor([[1, 2, 3]]), torch.tensor([[1.0, 2.0, 0.5]]))]
-    table = write_strongest(inter, path, n=5, activations=active)
+    run_interactions(own, n=5, corpus=built_in(0), n_documents=N_DOCUMENTS)
+    table = table_of(own)
     assert list(table)[-3:] == ["coactivation", "together", "data_weight"]
     pd.testing.assert_frame_equal(table[list(plain)], plain)
 
@@ -144,32 +146,41 @@ def test_a_table_of_another_n_is_made_anew_and_no_shards_stay(run, capsys):
     assert answer["replaces"] == "a table of n = 5"
 
 
-def test_a_table_that_was_interrupted_resumes_beside_one_of_other_settings(tmp_path, monkeypatch):
-    inter = Interactions(small_layer(), basis(20), basis(70, seed=2))
-    path, looked = tmp_path / "layer-0.parquet", []
-    assert len(write_strongest(inter, path, n=3)) == 3 * 70
-    whole = write_strongest(inter, tmp_path / "whole.parquet", n=4)
-    form = Interactions.form
+def test_a_table_that_was_interrupted_resumes_beside_one_of_other_settings(
+    parts, tmp_path, monkeypatch
+):
+    into, out = (small_dictionary(seed, n_feature=n, site=Site(point, 0), offset=torch.zeros(16))
+                 for seed, n, point in ((1, 20, "mlp_in"), (2, 70, "mlp_out")))  # fmt: skip
+    for name in ("own", "other"):
+        (tmp_path / name).mkdir()
+    own, other = (
+        Run(tmp_path / name, model=parts[0], dictionaries={into.site: into, out.site: out})
+        for name in ("own", "other")
+    )
+    run_interactions(own, n=3)
+    run_interactions(other, n=4)
+    form, looked = Interactions.form, []
 
-    def stops(self, output):
-        if len(looked) == 100:  # each output is looked at twice: its pairs, and their z
-            raise KeyboardInterrupt
-        looked.append(output)
+    def watched(self, output, most=None):
+        if torch.equal(self.inputs.write, into.decoder):  # not the control, which is rotated
+            if len(looked) == most:
+                raise KeyboardInterrupt
+            looked.append(output)
         return form(self, output)
 
-    monkeypatch.setattr(Interactions, "form", stops)
+    # each output is looked at twice: its pairs, and their z
+    monkeypatch.setattr(Interactions, "form", partialmethod(watched, most=100))
     with pytest.raises(KeyboardInterrupt):
-        write_strongest(inter, path, n=4)
-    monkeypatch.setattr(Interactions, "form", form)
-    assert len(pd.read_parquet(path)) == 3 * 70
-    assert list((tmp_path / ".layer-0").glob("4-*/outputs-*.parquet"))
-    resumed = []
-    monkeypatch.setattr(
-        Interactions, "form", lambda self, output: (resumed.append(output), form(self, output))[1]
-    )
-    pd.testing.assert_frame_equal(write_strongest(inter, path, n=4), whole)
-    assert set(resumed) == set(range(32, 70))
-    assert not (tmp_path / ".layer-0").exists()
+        run_interactions(own, n=4)
+    assert len(table_of(own)) == 3 * 70
+    shards = own.folder.interaction_shards(0)
+    assert list(shards.glob("4-*/outputs-*.parquet"))
+    looked.clear()
+    monkeypatch.setattr(Interactions, "form", watched)
+    run_interactions(own, n=4)
+    pd.testing.assert_frame_equal(table_of(own), table_of(other))
+    assert set(looked) == set(range(32, 70))
+    assert not shards.exists()
 
 
 def test_the_stories_do_not_weigh_a_model_of_other_words(run, tmp_path, capsys):

@@ -14,7 +14,8 @@ from analysis.runs import verification
 from analysis.runs.run import Run
 from analysis.runs.verification import verify
 from circuits.errors import CircuitsError, MarkWarning
-from circuits.storage.manifest import read_manifest
+from circuits.storage.manifest import read_manifest, record
+from sae import TrainingPlan
 from tests.support.commands import command
 
 
@@ -241,12 +242,70 @@ def test_verify_lists_every_file_and_the_command_that_makes_it_again(folder):
     }  # fmt: skip
 
 
+def made_by(folder: Path, step: str, plan: object) -> str:
+    """The command that verify gives for a dictionary of this step and plan that was removed."""
+    path = folder / step / "cfg.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("{}")
+    record(folder, step, {"plan": plan}, [path])
+    path.unlink()
+    table = verify(folder).set_index("file")
+    return table.loc[f"{step}/cfg.json", "command"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "plan", "options"),
+    [
+        ("saes", TrainingPlan(), ""),
+        ("saes", TrainingPlan(("mlp_in@1", "mlp_out@1")), " --sites mlp_in@1 mlp_out@1"),
+        ("saes", TrainingPlan(n_features=40, k=4, n_tokens=6000, seed=3),
+         " --features 40 --k 4 --tokens 6000 --seed 3"),
+        ("saes", TrainingPlan(n_batch=512), " --plan FILE"),
+        ("transcoders", TrainingPlan(("mlp_in@0",), "mlp_out"), " --target mlp_out"),
+        ("transcoders", TrainingPlan(("mlp_in@1",), "resid_post", k=3),
+         " --sites mlp_in@1 --target resid_post --k 3"),
+        ("saes", "a plan", ""),
+        ("transcoders", {"sites": ["\x1b[2J"]}, " --target mlp_out"),
+    ],
+)  # fmt: skip
+def test_verify_gives_the_command_that_trained_a_dictionary(folder, kind, plan, options):
+    noted = plan.as_dict() if isinstance(plan, TrainingPlan) else plan
+    said = made_by(folder, f"{kind}/blocks.1.hook_resid_pre", noted)
+    assert said == f"circuits sae train {folder}{options}"
+
+
+def test_a_run_names_the_target_of_transcoders_that_are_not_finished(folder):
+    step = "transcoders/blocks.0.ln2.hook_normalized"
+    made_by(folder, step, TrainingPlan(("mlp_in@0",), "resid_post").as_dict())
+    for name in ("cfg.json", "plan.json"):  # begun, but not finished
+        (folder / step / name).write_text("{}")
+    with pytest.raises(CircuitsError, match="circuits sae train --target resid_post"):
+        _ = Run(folder, device="cpu").transcoders
+
+
 def test_verify_says_what_to_do_with_a_file_that_no_step_made(folder):
     assert "manifest.json" not in command("verify", str(folder)).stdout
     (folder / "circuits" / "by-hand.json").write_text("{}")
     done = command("verify", str(folder))
     assert done.returncode == 1
     assert "not of this run: manifest.json does not list it. If it was copied" in done.stdout
+
+
+def test_verify_lists_files_of_ones_own_in_one_line_and_does_not_fail(folder):
+    (folder / "text.jsonl").unlink()
+    assert "not made here" not in command("verify", str(folder)).stdout
+    for name in ("notes.md", "circuits/picture.png", "circuits/x.gexf", ".hidden",
+                 "report/index.html", "saes/blocks.0.hook_mlp_out/plan.json"):  # fmt: skip
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("mine")
+    done = command("verify", str(folder))
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.splitlines()[-1] == (
+        "not made here, and not checked: circuits/picture.png, circuits/x.gexf, notes.md"
+    )
+    answer = json.loads(command("verify", str(folder), "--json").stdout)
+    assert answer["same"]
+    assert answer["not_made_here"] == ["circuits/picture.png", "circuits/x.gexf", "notes.md"]
 
 
 def test_a_run_without_its_manifest_says_how_to_get_one(folder):

@@ -6,7 +6,6 @@ import pytest
 
 from analysis.cli.main import main
 from analysis.lowrank.curve import RankCurve
-from analysis.runs.layers import write_strongest
 from analysis.runs.run import Run
 from analysis.studies.images.pictures import write_png
 from analysis.validation.record import Validation
@@ -31,7 +30,6 @@ def writers(hostile_run):
         "rank.json": run.rank(0).save,
         "model.safetensors": model.save,
         "page.png": lambda path, **how: write_png(page, path, **how),
-        "pairs.parquet": lambda path, **how: write_strongest(run.interactions(0), path, 2, **how),
     }
 
 

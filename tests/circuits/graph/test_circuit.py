@@ -223,6 +223,39 @@ def test_a_weight_that_is_not_a_number_is_refused(circuit, tmp_path, weight):
         Circuit.load(path)
 
 
+@pytest.mark.parametrize(
+    ("rows", "name", "said"),
+    [
+        ("interactions", "weight", "the weight of a pair is 1e+308"),
+        ("interactions", "data_weight", "the data_weight of a pair is 1e+308"),
+        ("interactions", "contrast", "the contrast of a pair is 1e+308"),
+        ("gates", "weight", "the weight of a gate is 1e+308"),
+        ("features", "loading", "the loading of a feature is 1e+308"),
+        ("outputs", "effect", "the effect of an output is 1e+308"),
+    ],
+)
+def test_a_number_whose_sums_leave_float64_is_refused_as_it_is_read(
+    circuit, tmp_path, rows, name, said
+):
+    path = circuit.save(tmp_path / "circuit.json")
+    content = json.loads(path.read_text())
+    content[rows][0][name] = 1e308
+    path.write_text(json.dumps(content))
+    with pytest.raises(GraphError) as refused:
+        Circuit.load(path)
+    assert str(refused.value) == (
+        f"{path}: circuit 'output 0': {said}: numbers above 1e+150 cannot be squared or added up. "
+        f"Look at where it was computed, or make the circuit again."
+    )
+
+
+def test_a_graph_of_such_weights_makes_no_circuit():
+    graph = interaction_graph(small(), 3, n_edges=3)
+    nx.set_edge_attributes(graph, 1e308, "weight")
+    with pytest.raises(CircuitsError, match=r"inf|1e\+308"):
+        Circuit.of(graph)
+
+
 def test_part_of_a_graph_is_part_of_a_circuit():
     inter = small()
     graph = interaction_graph(inter, 3, n_edges=30)
@@ -447,9 +480,11 @@ def test_the_most_influential_nodes_are_pinned_where_there_are_too_many():
 def test_no_graph_is_written_of_a_layer_or_a_weight_that_is_none(circuit, tmp_path):
     with pytest.raises(CircuitsError, match="there is no layer -1"):
         write_attribution(circuit, tmp_path, layer=-1)
-    pairs = (Interaction(0, 0, float("nan")),)
-    with pytest.raises(CircuitsError, match="the weight of pair 0, 0 is nan"):
-        write_attribution(Circuit("x", (Output(0, "x"),), (Feature(0, "a"),), pairs), tmp_path)
+    nan = float("nan")
+    for name, fields in (("weight", {"weight": nan}), ("data_weight", {"data_weight": nan})):
+        pairs = (Interaction(0, 0, **{"weight": 1.0, **fields}),)
+        with pytest.raises(CircuitsError, match=f"the {name} of pair 0, 0 is nan"):
+            write_attribution(Circuit("x", (Output(0, "x"),), (Feature(0, "a"),), pairs), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -465,6 +500,18 @@ def test_hostile_labels_keep_the_attribution_graph_valid(tmp_path):
     for label in HOSTILE:
         circuit = labelled(label, "other")
         validate(json.loads(write_attribution(circuit, tmp_path).read_text()))
+
+
+def test_an_index_of_another_program_keeps_what_it_holds(circuit, tmp_path):
+    index = tmp_path / "graph-metadata.json"
+    theirs = {"slug": "theirs", "scan": "gemma", "more": {"a": 1}}
+    index.write_text(json.dumps({"title": "mine", "graphs": [theirs, {"id": 3}], "n": [1]}))
+    for _ in range(2):
+        path = write_attribution(circuit, tmp_path)
+    ours = json.loads(path.read_text())["metadata"]
+    assert json.loads(index.read_text()) == {
+        "title": "mine", "graphs": [theirs, {"id": 3}, ours], "n": [1],
+    }  # fmt: skip
 
 
 def test_a_broken_index_is_refused(circuit, tmp_path):

@@ -520,8 +520,14 @@ def test_what_cannot_be_generated_from_is_refused(model):
     for how in ({"temperature": float("nan")}, {"temperature": -1.0}, {"n_token": -5}):
         with pytest.raises(CircuitsError, match=r"Model\.generate"):
             model.generate("w4", **how)
-    with pytest.raises(ModelError, match="does not know"):
-        model.generate("hello w4")
+    with pytest.raises(ModelError) as refused:
+        model.generate("hello w4 there hello")
+    assert str(refused.value) == (
+        "Model.generate: the model does not know the words 'hello', 'there' of the prompt. Leave "
+        "them out, or use words of the text that it was trained on."
+    )
+    with pytest.raises(ModelError, match=r"the prompt 'w4 w4 .* has 32 tokens and fills the model"):
+        model.generate("w4 " * 31)
 
 
 def test_a_device_that_is_not_there_is_refused(folder):

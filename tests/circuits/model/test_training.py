@@ -262,10 +262,23 @@ def test_the_held_out_loss_is_the_model_s_own(unbroken, corpus):
 
 
 def test_a_folder_never_holds_two_runs(unbroken, corpus, tmp_path):
-    with pytest.raises(RunError, match=r"plan.json: belongs to another run, .* differs in plan"):
-        train_model(ModelPlan(SMALL, n_steps=31), corpus, unbroken.folder)
-    with pytest.raises(RunError, match="differs in corpus"):
+    plan = unbroken.folder / "plan.json"
+    with pytest.raises(RunError) as refused:
+        train_model(replace(PLAN, n_steps=31, seed=4), corpus, unbroken.folder)
+    assert str(refused.value) == (
+        f"{plan}: belongs to another run, which differs in plan.n_steps ({PLAN.n_steps}, now 31), "
+        f"plan.seed ({PLAN.seed}, now 4). Give the same options and text as then to resume or "
+        f"reuse that run, or use another folder."
+    )
+    with pytest.raises(RunError, match=r"which differs in corpus \('.*', now '.*'\)\. Give"):
         train_model(PLAN, built_in(seed=2, n_documents=400), unbroken.folder)
+    begun = json.loads(plan.read_text())
+    plan.write_text(json.dumps({**begun, "plan": {**begun["plan"], "normalise": True}}))
+    with pytest.raises(RunError, match=r"in plan\.normalise \(True, now not given\)"):
+        train_model(PLAN, corpus, unbroken.folder)
+    plan.write_text(json.dumps({**begun, "precision": "float32"}))
+    train_model(PLAN, corpus, unbroken.folder)  # what is not given, a run keeps
+    plan.write_text(json.dumps(begun))
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(RunError, match="is not a training run"):
         train_model(PLAN, corpus, tmp_path)

@@ -332,7 +332,7 @@ def test_a_rate_that_loses_the_weights_at_the_last_step_leaves_no_dictionary(tmp
 
 
 def test_a_folder_never_holds_two_runs_and_the_field_that_differs_is_named(model, corpus, unbroken):
-    with pytest.raises(RunError, match=r"differs in plan \(plan: \{'k': 4\}, now \{'k': 5\}\)"):
+    with pytest.raises(RunError, match=r"differs in plan\.k \(4, now 5\)"):
         train_saes(model, corpus, replace(PLAN, k=5), unbroken, device="cpu")
     with pytest.raises(RunError, match=r"differs in activations.*'corpus'"):
         train_saes(model, built_in(2, 400), PLAN, unbroken, device="cpu")
@@ -493,7 +493,7 @@ def test_a_folder_that_another_run_took_meanwhile_is_refused(tmp_path, monkeypat
             train_on(TensorActivations(x), replace(plan, k=5), tmp_path, device="cpu")
 
     monkeypatch.setattr(DictionaryTraining, "begin", slowly)
-    with pytest.raises(RunError, match=r"differs in plan \(plan: \{'k': 5\}, now \{'k': 4\}\)"):
+    with pytest.raises(RunError, match=r"differs in plan\.k \(5, now 4\)"):
         train_on(TensorActivations(x), plan, tmp_path, device="cpu")
 
 
