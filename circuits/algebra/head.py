@@ -102,17 +102,44 @@ class Head:
         The key is at position ``at``. A distance's matrix is the same at every ``at``, except that
         the model rounds its rotary angles to float32.
         """
-        at = check_index("Head.looks", at, self.n_position, "position")
-        if not isinstance(distance, int) or not 0 <= distance < self.n_position - at:
-            raise FeatureRangeError(
-                f"Head.looks: distance = {distance!r:.40} from a key at position {at}. Ask for 0 "
-                f"to {self.n_position - 1 - at}: a head looks back, within the model's context."
-            )
         query = self._read("looks", inputs_query, self.query, self.query_bias)
         key = self._read("looks", inputs_key, self.key, self.key_bias)
-        left = self.scaling * self._rotated(query[0], torch.tensor([at + distance]))
-        right = self._rotated(key[0], torch.tensor([at]))
+        left, right = self._apart("looks", query[0], key[0], distance, at)
         return CrossInteractions(left, right, query[1], key[1], ("query", "key"))
+
+    def terms(
+        self,
+        query_parts: Float[Tensor, "query_part model"],
+        key_parts: Float[Tensor, "key_part model"],
+        distance: int,
+        *,
+        at: int = 0,
+    ) -> Float[Tensor, "query_term key_term"]:
+        """What each pair of parts of two tokens' streams (over their scales) adds to a score; the
+        head's biases, where it has them, are the last row and column."""
+        sides = []
+        for parts, factor, bias in (
+            (query_parts, self.query, self.query_bias),
+            (key_parts, self.key, self.key_bias),
+        ):
+            check_width("Head.terms", parts, self.d_model, "parts")
+            read = parts.to(factor) @ factor.mT
+            sides.append(read if bias is None else torch.cat([read, bias[None]]))
+        left, right = self._apart("terms", sides[0], sides[1], distance, at)
+        return left @ right.mT
+
+    def _apart(
+        self, method: str, query: Tensor, key: Tensor, distance: int, at: int
+    ) -> tuple[Tensor, Tensor]:
+        """Queries and keys turned to their positions, whose products are scores."""
+        at = check_index(f"Head.{method}", at, self.n_position, "position")
+        if isinstance(distance, bool) or not 0 <= distance < self.n_position - at:
+            raise FeatureRangeError(
+                f"Head.{method}: distance = {distance!r:.40} from a key at position {at}. Ask for "
+                f"0 to {self.n_position - 1 - at}: a head looks back, within the model's context."
+            )
+        query = self.scaling * self._rotated(query, torch.tensor([at + distance]))
+        return query, self._rotated(key, torch.tensor([at]))
 
     def carries(self, inputs: Basis, outputs: Basis) -> CrossInteractions:
         """What the head moves: how much of each output feature is read where it writes, for one of

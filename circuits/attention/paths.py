@@ -121,7 +121,7 @@ class TextPaths:
         self,
         vectors: Float[Tensor, "writer model"],
         written: Site | str,
-        position: int | Int64[Tensor, " writer"],
+        position: int | Int64[Tensor, " one_each"],
         read: Site | str,
         at: int | None = None,
     ) -> Float[Tensor, "writer pos model"] | Float[Tensor, "writer model"]:

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from circuits.algebra.head import Head
@@ -143,6 +144,29 @@ def eager(network: Any) -> Iterator[None]:
         yield
     finally:
         network.config._attn_implementation = before
+
+
+@torch.no_grad()
+def scores_of_run(
+    network: Any, tokens: Int64[Tensor, "batch pos"], layer: int
+) -> Float[Tensor, "batch head query_pos key_pos"]:
+    """The scores of a layer's heads as the network computes them, before the mask: products of its
+    projections, rotated by its own function."""
+    attention, seen = network.model.layers[layer].self_attn, dict[str, Tensor]()
+    with ExitStack() as hooks:
+        for name in ("q_proj", "k_proj"):
+
+            def keep(_module: Any, _args: Any, out: Tensor, name: str = name) -> None:
+                seen[name] = out.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+
+            hooks.callback(getattr(attention, name).register_forward_hook(keep).remove)
+        network.model(tokens, use_cache=False)
+    positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
+    angles = network.model.rotary_emb(seen["q_proj"], positions)
+    rotate = import_module(type(attention).__module__).apply_rotary_pos_emb
+    query, key = rotate(seen["q_proj"], seen["k_proj"], *angles)
+    key = key.repeat_interleave(attention.num_key_value_groups, dim=1)
+    return query @ key.mT * attention.scaling
 
 
 @contextmanager

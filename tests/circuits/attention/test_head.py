@@ -7,7 +7,7 @@ import torch
 from circuits import Basis, interaction_graph
 from circuits.algebra.cross import CrossInteractions
 from circuits.errors import BasisError, FeatureRangeError, ModelError, TensorError
-from circuits.model.formats.heads import watched_patterns
+from circuits.model.formats.heads import scores_of_run, watched_patterns
 from circuits.model.site import Site
 from tests.support.small import basis, normal, relative_error
 from tests.support.small_models import some_tokens
@@ -15,28 +15,7 @@ from tests.support.small_networks import KINDS, exact_norms, small_model
 
 
 def scores_of_the_run(model, tokens, layer):
-    """The products of queries and keys as the network computes them, from its projections."""
-    attention = model.network.model.layers[layer].self_attn
-    seen = {}
-    handles = [
-        getattr(attention, name).register_forward_hook(
-            lambda _m, _a, out, name=name: seen.update({name: out})
-        )
-        for name in ("q_proj", "k_proj")
-    ]
-    model.logits(tokens)
-    for handle in handles:
-        handle.remove()
-    from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, repeat_kv
-
-    query, key = (
-        part.view(*part.shape[:2], -1, attention.head_dim).transpose(1, 2)
-        for part in (seen["q_proj"], seen["k_proj"])
-    )
-    angles = model.network.model.rotary_emb(query, torch.arange(tokens.shape[1])[None])
-    query, key = apply_rotary_pos_emb(query, key, *angles)
-    key = repeat_kv(key, attention.num_key_value_groups)
-    return (query @ key.mT * attention.scaling)[0]
+    return scores_of_run(model.network, tokens, layer)[0]
 
 
 def stream(model, tokens, layer):
@@ -75,24 +54,33 @@ def test_a_score_is_the_sum_of_pairs_of_features_and_of_what_they_miss(kind):
     strengths = [b.coordinates(stream_at) for b in (queries, keys)]
     missed = [stream_at - b.compose(z) for b, z in zip((queries, keys), strengths, strict=True)]
     for query, key in ((5, 5), (5, 4), (9, 2), (10, 0)):
-        sides = []
-        for b, z, error, at in zip((queries, keys), strengths, missed, (query, key), strict=True):
-            write = torch.cat([b.write, error[at][None]])  # the error is a feature like any other
-            whole = Basis(write, write, b.offset)
-            one = torch.ones(1, dtype=torch.float64)
-            sides.append((whole, torch.cat([z[at], one, one]) / scale[at]))
-        (left, from_query), (right, from_key) = sides
-        has_bias = model.head(layer, 0).query_bias is not None
-        if has_bias:
-            one = torch.ones(1, dtype=torch.float64)
-            from_query, from_key = (torch.cat([z, one]) for z in (from_query, from_key))
-        for head in range(model.n_head):
-            looks = model.head(layer, head).looks(left, right, query - key, at=key)
-            terms = from_query[:, None] * looks.matrix() * from_key
-            largest = terms.abs().max()
-            assert (terms.sum() - wanted[head, query, key]).abs() / largest < 1e-9
+        at = (query, key)
+        for number in range(model.n_head):
+            head = model.head(layer, number)
+            looks = head.looks(queries, keys, query - key, at=key)
+            # features and the offset over the token's scale, and the bias as it is
+            given = [
+                torch.cat([z[i], torch.ones(1, dtype=z.dtype)]) / scale[i]
+                for z, i in zip(strengths, at, strict=True)
+            ]
+            if head.query_bias is not None:
+                given = [torch.cat([z, torch.ones(1, dtype=z.dtype)]) for z in given]
+            terms = given[0][:, None] * looks.matrix() * given[1]
+            whole, error = zip(
+                *(
+                    (stream_at[i] / scale[i], e[i] / scale[i])
+                    for e, i in zip(missed, at, strict=True)
+                ),
+                strict=True,
+            )
+            # what the query's error sees of the whole key, and the query's features of the key's
+            left = head.terms(error[0][None], whole[1][None], query - key, at=key)[0].sum()
+            made = torch.stack([whole[0] - error[0]])
+            right = head.terms(made, error[1][None], query - key, at=key)[:, 0].sum()
+            total = terms.sum() + left + right
+            assert (total - wanted[number, query, key]).abs() / terms.abs().max() < 1e-9
             # a distance alone, as far as angles in float32 go
-            anywhere = model.head(layer, head).looks(left, right, query - key).matrix()
+            anywhere = head.looks(queries, keys, query - key).matrix()
             assert relative_error(anywhere, looks.matrix()) < 1e-5
 
 
