@@ -18,7 +18,7 @@ from torch import Tensor
 from circuits.algebra.basis import Basis
 from circuits.algebra.bilinear import computing_dtype
 from circuits.algebra.cross import CrossInteractions
-from circuits.arguments import checked_methods
+from circuits.arguments import checked
 from circuits.errors import (
     FeatureRangeError,
     check_devices,
@@ -42,7 +42,7 @@ _AXES = {
 }
 
 
-@checked_methods
+@checked
 @dataclass(frozen=True, eq=False, repr=False)
 class Head:
     """``score[t, u] = scaling · (R_t (query x_t + query_bias)) · (R_u (key x_u + key_bias))`` and,

@@ -1,5 +1,6 @@
 """A head's scores and what it moves, feature by feature, are those of the running model."""
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -179,6 +180,23 @@ def test_the_strongest_pairs_are_those_of_the_dense_matrix(dtype, n):
     places = found["first"].to_numpy() * cross.shape[1] + found["second"].to_numpy()
     assert sorted(places) == sorted(order.tolist())
     assert found["first_label"][0] == f"r{found['first'][0]}"
+
+
+@pytest.mark.parametrize("n", [1, 40, 400])
+@pytest.mark.parametrize("rank", [1, 2])
+def test_equal_pairs_of_many_tiles_are_found_in_order_of_their_numbers(n, rank, monkeypatch):
+    monkeypatch.setattr("circuits.algebra.cross.ROWS", 16)
+    monkeypatch.setattr("circuits.algebra.cross.COLUMNS", 32)
+    whole = crossed(120, 300, rank)
+    left, right = (side.round() for side in (whole.left, whole.right))  # many are equal
+    cross = CrossInteractions(left, right, whole.left_labels, whole.right_labels)
+    dense = (left @ right.mT).numpy()
+    order = np.argsort(-np.abs(dense).ravel(), kind="stable")[:n]
+    first, second = np.unravel_index(order, dense.shape)
+    found = cross.strongest(n)
+    assert list(found["first"]) == list(first)
+    assert list(found["second"]) == list(second)
+    assert list(found["weight"]) == list(dense[first, second])
 
 
 def test_all_pairs_are_found_where_more_are_asked_for():
