@@ -29,7 +29,7 @@ from circuits.model.formats.llama import distance
 from circuits.model.model import Model
 from circuits.model.site import Site, as_sites
 
-_NUMBERS = 2**24
+_NUMBERS = 2**22
 """Of the streams that are carried at a time: this bounds the memory."""
 
 
@@ -140,7 +140,7 @@ class TextPaths:
         first = min(int(places.min()), n - 1) if len(places) else 0
         rows = max(1, _NUMBERS // (n * vectors.shape[1]))
         made = [
-            self._carried(some.to(self._dtype), where - first, first, (source, target), _site(read))
+            self._carried(some.to(self._like), where - first, first, (source, target), _site(read))
             for some, where in zip(vectors.split(rows), places.split(rows), strict=True)
         ]
         if at is not None:
@@ -185,7 +185,7 @@ class TextPaths:
             end = self._stages(None, site)[1]
             wanted = [one for one in wanted if (stage(one) or 0) <= end]
         at = {one: self._stages(one, site) for one in check_some("pull", wanted, "sites")}
-        x = directions.to(self._dtype)
+        x = directions.to(self._like)
         if site.point == "mlp_in":
             layer = self._layers[site.layer]
             x = x * layer.mlp_norm / layer.mlp_scale[position]
@@ -241,8 +241,9 @@ class TextPaths:
         )
 
     @property
-    def _dtype(self) -> torch.dtype:
-        return self._layers[0].value.dtype
+    def _like(self) -> Tensor:
+        """Of the dtype and on the device of everything here."""
+        return self._layers[0].value
 
     def _stages(self, written: Site | None, read: Site) -> tuple[int, int]:
         """From where to where along the stream; refused where nothing leads there."""

@@ -1,5 +1,7 @@
 """What is written anywhere in a text reaches a later MLP as the running model computes it."""
 
+import re
+
 import pytest
 import torch
 
@@ -8,6 +10,7 @@ from circuits.attention import text_paths, upstream_basis
 from circuits.errors import ModelError
 from circuits.model.formats.heads import eager
 from circuits.model.site import Site
+from tests.support import ROOT
 from tests.support.small import basis, normal, relative_error
 from tests.support.small_models import some_tokens
 from tests.support.small_networks import KINDS, exact_norms, small_model
@@ -59,6 +62,24 @@ def test_an_mlps_input_in_float32_is_the_sum_of_what_was_written_before(kind, n_
     terms = torch.stack([*terms.values()], dim=1)
     error = terms.sum((1, 2)) - directions @ wanted[7]
     assert error.abs().max() / terms.abs().max() < 1e-4
+
+
+OTHERS = {
+    "a sliding window": {"kind": "mistral", "sliding_window": 4},
+    "scaled angles": {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}},
+    "a gated model": {"hidden_act": "silu"},
+}
+
+
+@pytest.mark.parametrize("fields", OTHERS.values(), ids=OTHERS)
+def test_an_mlps_input_is_a_sum_with(fields):
+    model = exact_norms(small_model(**fields))
+    paths, directions = text_paths(model, TOKENS), normal(3, model.d_model)
+    terms = torch.stack([*terms_of(paths, directions, "mlp_in@1", 9).values()], dim=1)
+    error = terms.sum((1, 2)) - directions @ read(model, "mlp_in@1")[9]
+    assert error.abs().max() / terms.abs().max() < 1e-9
+    if "sliding_window" in fields:
+        assert not paths.pattern(0)[:, 9, :6].any()
 
 
 @pytest.mark.parametrize("n_layer", DEPTHS)
@@ -231,6 +252,20 @@ def test_places_between_which_nothing_leads_are_refused():
         paths.carry(vectors, "resid_pre@0", torch.tensor([1, 2]), "mlp_in@1")
     with pytest.raises(ModelError, match="not behind a layer's attention"):
         paths.by_head(vectors[0], "resid_pre@1", 0)
+
+
+def test_the_guides_chapter_runs():
+    chapter = (ROOT / "docs/guide.md").read_text(encoding="utf-8")
+    chapter = chapter.split("## Where attention looks")[1].split("\n## ")[0]
+    code = "".join(re.findall(r"^```python\n(.*?)^```", chapter, re.MULTILINE | re.DOTALL))
+    code = code.replace('load_model("runs/stories/model")', "small")
+    known = {"small": small_model(), "vectors": normal(2, 32), "directions": normal(3, 32),
+             "features_out": basis(40, 32)}  # fmt: skip
+    exec(code, known)
+    paths, pulled = known["paths"], known["pulled"]
+    sums = sum((paths.written[site] * pulled[site]).sum((1, 2)) for site in pulled)
+    x = known["small"].read(known["text"][None], "mlp_in@1")[Site("mlp_in", 1)][0, 7]
+    torch.testing.assert_close(sums, known["directions"] @ x, rtol=1e-4, atol=1e-4)
 
 
 # --- without a text ---
