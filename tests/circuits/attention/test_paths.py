@@ -198,30 +198,31 @@ def test_the_last_step_by_head_adds_up_to_what_is_read(kind):
     assert set(table[table["kind"] == "head"]["position"]) == set(range(7))
 
 
-def test_edits_of_a_writer_change_a_later_input_as_its_paths_say():
-    """Patterns and scales held fixed by an edit too small to move them to the second order."""
-    model = exact_norms(small_model())
-    paths, vector = text_paths(model, TOKENS), normal(1, 32)
-    first = paths.carry(vector, "mlp_out@0", 5, "resid_mid@1")[0]
-    size = 1e-5
+def test_an_edit_of_a_writer_moves_later_inputs_as_its_paths_say():
+    """Where no pattern and no scale depends on the data, by any amount; later MLPs are held."""
+    model = exact_norms(small_model(n_layer=3, rms_norm_eps=1e30))
+    for name, weight in model.network.named_parameters():
+        if "norm" in name:
+            weight.mul_(1e15)
+        elif "q_proj" in name:
+            weight.zero_()
+    for block in model.network.model.layers:
+        for norm in (block.input_layernorm, block.post_attention_layernorm):
+            norm.forward = lambda x, norm=norm: norm.weight * x / 1e15
+    vector, held = normal(1, 32), read(model, "mlp_out@1")[None]
 
-    def pushed(sign):
-        def function(x):
-            x = x.clone()
-            x[0, 5] += sign * size * vector[0]
-            return x
+    def edited(x):
+        x = x.clone()
+        x[0, 5] += 3 * vector[0]
+        return x
 
-        with model.replaced({"mlp_out@0": function}):
-            return read(model, "resid_mid@1")
-
-    moved = (pushed(1) - pushed(-1)) / (2 * size)
-    # later positions move their patterns and scales as well; earlier ones do not move
-    assert not moved[:5].any()
-    assert not first[:5].any()
-    model.network.model.layers[1].self_attn.o_proj.weight.zero_()
-    stream = text_paths(exact_norms(small_model()), TOKENS).through([])
-    alone = stream.carry(vector, "mlp_out@0", 5, "resid_mid@1")[0]
-    torch.testing.assert_close((pushed(1) - pushed(-1)) / (2 * size), alone, rtol=1e-6, atol=1e-6)
+    paths = text_paths(model, TOKENS)
+    before = read(model, "mlp_in@2")
+    with model.replaced({"mlp_out@0": edited, "mlp_out@1": lambda _: held}):
+        moved = read(model, "mlp_in@2") - before
+    wanted = 3 * paths.carry(vector, "mlp_out@0", 5, "mlp_in@2")[0]
+    assert wanted[6:].any(-1).all()
+    assert relative_error(moved, wanted) < 1e-9
 
 
 def test_a_run_in_which_attention_is_replaced_has_no_paths():
