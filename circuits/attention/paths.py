@@ -29,7 +29,7 @@ from circuits.model.formats.llama import distance
 from circuits.model.model import Model
 from circuits.model.site import Site, as_sites
 
-_NUMBERS = 2**22
+NUMBERS = 2**22
 """Of the streams that are carried at a time: this bounds the memory."""
 
 
@@ -138,7 +138,7 @@ class TextPaths:
         if at is not None:
             at = check_index("TextPaths.carry", at, n, "position")
         first = min(int(places.min()), n - 1) if len(places) else 0
-        rows = max(1, _NUMBERS // (n * vectors.shape[1]))
+        rows = max(1, NUMBERS // (n * vectors.shape[1]))
         made = [
             self._carried(some.to(self._like), where - first, first, (source, target), _site(read))
             for some, where in zip(vectors.split(rows), places.split(rows), strict=True)
@@ -191,7 +191,7 @@ class TextPaths:
             x = x * layer.mlp_norm / layer.mlp_scale[position]
         n = self.n_position
         made = {one: x.new_zeros(len(x), n, x.shape[1]) for one in at}
-        rows = max(1, _NUMBERS // (n * x.shape[1]))
+        rows = max(1, NUMBERS // (n * x.shape[1]))
         end, start = next(iter(at.values()))[1], min(source for source, _ in at.values())
         for begin in range(0, len(x), rows):
             some = x[begin : begin + rows]

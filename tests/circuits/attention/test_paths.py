@@ -143,7 +143,7 @@ def test_few_vectors_at_a_time_give_the_same(monkeypatch):
     vectors = normal(7, 32)
     carried = paths.carry(vectors, "resid_pre@0", 2, "mlp_in@2")
     pulled = paths.pull(vectors, "mlp_in@2", 8)
-    monkeypatch.setattr("circuits.attention.paths._NUMBERS", 1)
+    monkeypatch.setattr("circuits.attention.paths.NUMBERS", 1)
     torch.testing.assert_close(paths.carry(vectors, "resid_pre@0", 2, "mlp_in@2"), carried)
     for site, again in paths.pull(vectors, "mlp_in@2", 8).items():
         torch.testing.assert_close(again, pulled[site])
