@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from analysis.attribution.contrast import by_layer as by_layer
     from analysis.attribution.ledger import Reader as Reader
     from analysis.attribution.ledger import ledger as ledger
+    from analysis.attribution.scores import score_ledger as score_ledger
     from analysis.behaviour.built_in import built_in_behaviour as built_in_behaviour
     from analysis.behaviour.cases import Behaviour as Behaviour
     from analysis.behaviour.in_model import in_model as in_model

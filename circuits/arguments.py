@@ -52,6 +52,8 @@ _MADE_BY = {
     "Interactions": "Interactions(layer, inputs, outputs)",
     "Basis": "Basis.from_decoder(decoder)",
     "BilinearLayer": "model.layer(0)",
+    "Head": "model.head(0, 0)",
+    "Vocabulary": "load_model(folder)",
     "Spectrum": "Interactions.spectrum(output)",
     "Site": 'Site.parse("mlp_in@0")',
     "Clusters": "clusters(graph)",

@@ -10,10 +10,10 @@ Only *outputs* are read: a rank-deficient decoder is refused only where its read
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import FrozenInstanceError
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import pandas as pd
 import torch
@@ -49,6 +49,22 @@ _Point = Float[Tensor, " model"] | None
 _Levels = Float[Tensor, " feature"] | None
 
 
+@runtime_checkable
+class Vocabulary(Protocol):
+    """What `Basis.of_tokens` reads of a `Model`."""
+
+    @property
+    def embedding(self) -> Float[Tensor, "token model"]:
+        """What each token writes to the first residual stream."""
+
+    @property
+    def unembedding(self) -> Float[Tensor, "token model"]:
+        """What reads each token's logit."""
+
+    def token_texts(self, tokens: Iterable[int]) -> list[str]:
+        """Each token as the tokenizer spells it."""
+
+
 @checked_methods
 class Basis:
     """A dictionary of features: how they write to an activation, how they are read from it.
@@ -65,6 +81,7 @@ class Basis:
     offset: _Point  # what an activation is with no feature present
     bias: _Levels  # what is read of each feature where nothing is present
     reader: str  # how `read` was made: "pinv", "encoder", "transpose" or the caller's name for it
+    labels: tuple[str, ...] | None  # what tables and graphs call each feature
     _least_squares: bool  # whether a reader that is not exact is accepted
     _whole: Basis | None  # what this is a subset of
     _kept: list[int]
@@ -91,7 +108,7 @@ class Basis:
         axes |= {"offset": "model", "bias": "feature"}
         check_tensors("Basis", given, axes)
         dtype = computing_dtype(*given.values())
-        held: dict[str, Any] = dict.fromkeys(("offset", "bias"))
+        held: dict[str, Any] = dict.fromkeys(("offset", "bias", "labels"))
         held |= {name: part.detach().to(dtype) for name, part in given.items()}
         held |= {"reader": reader, "_least_squares": least_squares, "_whole": None, "_kept": []}
         vars(self).update(held)
@@ -151,6 +168,34 @@ class Basis:
         d_model = check_count("Basis.identity", d_model, None, "d_model")
         check_memory("Basis.identity", 4 * d_model**2, "Make d_model smaller.")
         return cls.orthonormal(torch.eye(d_model, dtype=dtype, device=device))
+
+    @classmethod
+    def of_tokens(cls, model: Vocabulary) -> Basis:
+        """The tokens as features, labelled by their texts: they write their embedding, and are read
+        by the unembedding (norm weight included), which gives logits of a stream over its scale."""
+        embedding = model.embedding
+        parts = {"write": embedding, "read": model.unembedding, "offset": None, "bias": None}
+        tokens = cls._of(parts, "unembedding")  # unused rows of an embedding are often equal
+        return tokens.labelled(model.token_texts(range(len(embedding))))
+
+    def labelled(self, labels: Sequence[str]) -> Basis:
+        """The same basis, whose features have these names in tables and graphs."""
+        if isinstance(labels, str) or len(labels) != self.n_feature:
+            raise BasisError(
+                f"Basis.labelled: {len(labels)} labels for {self.n_feature} features. Pass a list "
+                f"with one text for each."
+            )
+        if self._whole is not None:
+            basis = self._whole.subset(self._kept)
+        else:
+            basis = self._of(self._parts, self.reader, self._least_squares)
+        vars(basis).update(labels=tuple(map(str, labels)))
+        return basis
+
+    def _like(self, basis: Basis) -> Basis:
+        """A basis made of the same features, with their labels."""
+        vars(basis).update(labels=self.labels)
+        return basis
 
     @property
     def n_feature(self) -> int:
@@ -235,8 +280,9 @@ class Basis:
     def without_offset(self) -> Basis:
         """The same features without the constant."""
         if self._whole is not None:
-            return self._whole.without_offset().subset(self._kept)
-        return self._of(self._parts | {"offset": None}, self.reader, self._least_squares)
+            return self._like(self._whole.without_offset().subset(self._kept))
+        parts = self._parts | {"offset": None}
+        return self._like(self._of(parts, self.reader, self._least_squares))
 
     def subset(self, features: Sequence[int] | Tensor) -> Basis:
         """Some of the features, each read as in the whole (an error where that has no reader)."""
@@ -252,7 +298,8 @@ class Basis:
         bias = None if self.bias is None else self.bias[kept]
         parts = {"write": self.write[kept], "offset": self.offset, "bias": bias}
         part = self._of(parts, f"{self.reader} of {self.n_feature}")
-        vars(part).update(_whole=self, _kept=kept)
+        labels = None if self.labels is None else tuple(self.labels[feature] for feature in kept)
+        vars(part).update(_whole=self, _kept=kept, labels=labels)
         return part
 
     def control(self, seed: int = 0) -> Basis:
@@ -275,12 +322,12 @@ class Basis:
     def to(self, *args: Any, **kwargs: Any) -> Basis:
         """The same basis on another device or in another dtype, as ``Tensor.to`` does it."""
         if self._whole is not None:
-            return self._whole.to(*args, **kwargs).subset(self._kept)
+            return self._like(self._whole.to(*args, **kwargs).subset(self._kept))
         parts = {
             name: None if part is None else part.to(*args, **kwargs)
             for name, part in self._parts.items()
         }
-        return self._of(parts, self.reader, self._least_squares)
+        return self._like(self._of(parts, self.reader, self._least_squares))
 
     def report(self, seed: int = 0) -> pd.DataFrame:
         """One row of properties: ``identity_error`` is the Frobenius norm of ``writeᵀ read − 1``,

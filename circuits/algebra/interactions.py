@@ -352,8 +352,10 @@ class Interactions:
     def labels(
         self, features: Iterable[int], given: Mapping[int, str] | Sequence[str] | None = None
     ) -> dict[int, str]:
-        """Input feature → its label, from those given by number or in their order."""
-        named = dict(given if isinstance(given, Mapping) else enumerate(given or ()))
+        """Input feature → its label, from those given by number or in their order, or the basis'
+        own."""
+        named = dict(enumerate(self.inputs.labels or ()))
+        named |= given if isinstance(given, Mapping) else dict(enumerate(given or ()))
         if self.has_constant:
             named.setdefault(self.n_input - 1, "constant")
         features = check_indices("Interactions.labels", features, self.n_input, "feature")

@@ -77,7 +77,7 @@ def interaction_graph(
     nodes = _nodes(inter, pairs, labels, coactivation)
     edges = pairs if coactivation is None else coactivation.of(pairs)
     if output is None:
-        return _layer_graph(nodes, edges, about, output_labels)
+        return _layer_graph(nodes, edges, about, output_labels or inter.outputs.labels)
     graph = nx.Graph(output=output, **about)
     graph.add_nodes_from(nodes.items())
     graph.add_edges_from((row["first"], row["second"], known) for row, known in _rows(edges))

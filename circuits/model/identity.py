@@ -14,6 +14,7 @@ import torch
 
 from circuits.corpus.tokenizer import tokenizer_hash
 from circuits.errors import ModelError
+from circuits.model.site import POINTS, Site
 from circuits.storage.files import content_hash, read_json, write_json
 from circuits.storage.records import LATER, RecordError, record_of
 
@@ -58,6 +59,31 @@ def computing_fields(config: Any) -> dict[str, Any]:
         if name not in _NOT_COMPUTING and value != default.get(name)
     }
     return {"model_type": config.model_type, **fields}
+
+
+def described(model: Any) -> dict[str, Any]:
+    """Sizes, norm, activation and hooks of a `Model`, as plain values."""
+    config, first = model.network.config, model.layer(0)
+    twin = {} if model.label is None else {"twin": model.label.as_dict()}
+    factors = ("left", "right", "down")
+    return {
+        "path": str(model.path),
+        "architecture": type(model.network).__name__,
+        "layers": model.n_layer,
+        "d_model": model.d_model,
+        "d_hidden": model.d_hidden,
+        "heads": model.n_head,
+        "context": model.n_context,
+        "vocabulary": model.n_token,
+        "parameters": sum(weight.numel() for weight in model.network.parameters()),
+        "norm": f"RMSNorm, eps {config.rms_norm_eps:g}",
+        "activation": f"{config.hidden_act} (bilinear: checked on random input)",
+        "mlp_biases": [name for name in factors if getattr(first, f"{name}_bias") is not None],
+        "tied_head": bool(config.tie_word_embeddings),
+        "tokenizer": None if model.tokenizer is None else type(model.tokenizer).__name__,
+        "sites": {f"{point}@i": Site(point, 0).hook_name.replace(".0.", ".i.") for point in POINTS},
+        **twin,
+    }
 
 
 def _plain(value: Any) -> Any:

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from circuits.algebra.bilinear import BilinearLayer, computing_dtype
+from circuits.algebra.head import Head
 from circuits.arguments import checked
 from circuits.corpus.tokenizer import known_tokens, token_texts
 from circuits.errors import (
@@ -31,15 +32,16 @@ from circuits.errors import (
     check_width,
     largest,
 )
+from circuits.model.formats.heads import Heads
 from circuits.model.formats.llama import layer_of, write
-from circuits.model.identity import TwinLabel, fingerprint
+from circuits.model.generation import continued
+from circuits.model.identity import TwinLabel, described, fingerprint
 from circuits.model.ranges import Ranges, check_finite, check_prompt, check_tokens
 from circuits.model.site import POINTS, ReadAll, Site, as_sites, attach, fitting
 from circuits.model.transformer_lens import hooked
 from circuits.storage.files import folder_written_whole
 
 _ROWS = 4096  # tokens whose logits a loss holds at a time
-_FACTORS = ("left", "right", "down")
 # short names in published configurations, and the tokenizer on the hub that they stand for
 _TOKENIZERS = {"ts-4096": "hub:tdooms/ts-tokenizer-4096"}
 
@@ -65,6 +67,11 @@ class Model:
     def d_model(self) -> int:
         """Width of the residual stream."""
         return int(self.network.config.hidden_size)
+
+    @property
+    def n_head(self) -> int:
+        """Number of attention heads in each layer."""
+        return int(self.network.config.num_attention_heads)
 
     @property
     def d_hidden(self) -> int:
@@ -138,6 +145,23 @@ class Model:
         biases = (layer.left_bias, layer.right_bias, layer.down_bias)
         return BilinearLayer(layer.left * weight, layer.right * weight, layer.down, *biases)
 
+    def head(self, layer: int, head: int) -> Head:
+        """An attention head, as a function of the stream before the norm divided by its `scale`.
+
+        The model's own attention is compared with its heads when one of a layer is first asked for.
+        """
+        layer = check_index("Model.head", layer, self.n_layer, "layer")
+        return self._heads.of(layer)[check_index("Model.head", head, self.n_head, "head")]
+
+    @cached_property
+    def _heads(self) -> Heads:
+        return Heads(self.network, self.path)
+
+    @property
+    def embedding(self) -> Float[Tensor, "token model"]:
+        """What each token writes to the first residual stream."""
+        return self.network.get_input_embeddings().weight.detach()
+
     @property
     def unembedding(self) -> Float[Tensor, "token model"]:
         """Rows that read each token's logit from the last stream divided by its `scale`."""
@@ -145,7 +169,8 @@ class Model:
         return network.lm_head.weight.detach() * network.model.norm.weight.detach()
 
     def scale(self, resid_mid: Float[Tensor, "*batch model"]) -> Float[Tensor, "*batch"]:
-        """What the norm before an MLP divides each token by: the root of its mean square."""
+        """What the norm before an MLP divides each token by: the root of its mean square. The norm
+        before attention does the same to ``resid_pre``."""
         check_width("Model.scale", resid_mid, self.d_model, "activations")
         x, size = resid_mid.to(computing_dtype(resid_mid)), largest(resid_mid)
         epsilon = float(self.network.config.rms_norm_eps)
@@ -248,17 +273,17 @@ class Model:
         generator = torch.Generator().manual_seed(seed)
         tokens = self._checked(self.tokens(prompt))
         check_prompt(tokenizer, prompt, tokens[0].tolist(), self.n_context)
-        n_prompt, cache = tokens.shape[1], None
-        for _ in range(min(n_token, self.n_context - n_prompt)):
-            new = tokens if cache is None else tokens[:, -1:]
-            keep = not self._replacing
-            out = self.network(new, past_key_values=cache, use_cache=keep, logits_to_keep=1)
-            cache = out.past_key_values if keep else None
-            logits = out.logits[0, -1, self.known_tokens].float().cpu()
-            chosen = int(self.known_tokens[_choose(logits, temperature, generator)])
-            if chosen == tokenizer.eos_token_id:
-                break
-            tokens = torch.cat([tokens, tokens.new_tensor([[chosen]])], dim=1)
+        n_token = min(n_token, self.n_context - tokens.shape[1])
+        tokens = continued(
+            self.network,
+            tokens,
+            n_token,
+            among=self.known_tokens,
+            end=tokenizer.eos_token_id,
+            temperature=temperature,
+            generator=generator,
+            keep=not self._replacing,
+        )
         return str(tokenizer.decode(tokens[0], skip_special_tokens=True))
 
     def read(
@@ -332,28 +357,7 @@ class Model:
 
     def describe(self) -> dict[str, Any]:
         """Sizes, norm, activation and hooks, as plain values."""
-        config, first = self.network.config, self.layer(0)
-        twin = {} if self.label is None else {"twin": self.label.as_dict()}
-        return {
-            "path": str(self.path),
-            "architecture": type(self.network).__name__,
-            "layers": self.n_layer,
-            "d_model": self.d_model,
-            "d_hidden": self.d_hidden,
-            "heads": config.num_attention_heads,
-            "context": self.n_context,
-            "vocabulary": self.n_token,
-            "parameters": sum(weight.numel() for weight in self.network.parameters()),
-            "norm": f"RMSNorm, eps {config.rms_norm_eps:g}",
-            "activation": f"{config.hidden_act} (bilinear: checked on random input)",
-            "mlp_biases": [n for n in _FACTORS if getattr(first, f"{n}_bias") is not None],
-            "tied_head": bool(config.tie_word_embeddings),
-            "tokenizer": None if self.tokenizer is None else type(self.tokenizer).__name__,
-            "sites": {
-                f"{point}@i": Site(point, 0).hook_name.replace(".0.", ".i.") for point in POINTS
-            },
-            **twin,
-        }
+        return described(self)
 
     def __repr__(self) -> str:
         sizes = f"{self.n_layer} layers, width {self.d_model}, hidden {self.d_hidden}"
@@ -387,10 +391,3 @@ class Model:
     @cached_property
     def _ranges(self) -> Ranges:
         return Ranges(self.network)
-
-
-def _choose(logits: Float[Tensor, " token"], temperature: float, generator: torch.Generator) -> int:
-    if temperature == 0:
-        return int(logits.argmax())
-    chances = (logits / temperature).softmax(0)
-    return int(torch.multinomial(chances, 1, generator=generator))

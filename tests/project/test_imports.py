@@ -12,7 +12,7 @@ from tests.support.imports import Tree
 ORDER = {
     "circuits": (
         "lazy.py", "errors.py", "arguments.py", "plotting", "groups", "storage", "algebra",
-        "corpus", "graph", "model", "twin",
+        "corpus", "graph", "model", "attention", "twin",
     ),
     "sae": (
         "kernels.py", "sparse.py", "statistics.py", "formats", "dictionary.py", "loading.py",

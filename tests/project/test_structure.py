@@ -63,7 +63,7 @@ def test_importing_the_packages_loads_no_library():
 
 def test_loading_every_public_name_loads_nothing_heavy():
     """Libraries of models, of their training and of figures wait for a call that needs them."""
-    names = "circuits sae analysis circuits.graph circuits.model circuits.corpus"
+    names = "circuits sae analysis circuits.graph circuits.model circuits.corpus circuits.attention"
     loaded = loaded_by(
         f"from importlib import import_module\nfor package in {names.split()}:\n"
         "    module = import_module(package)\n"

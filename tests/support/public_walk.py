@@ -19,13 +19,13 @@ import sae
 from analysis.runs.folder import RunFolder
 from analysis.studies import images, logic_gates, planted
 from analysis.validation.edits import DrawKind
-from circuits import corpus, graph, model
+from circuits import attention, corpus, graph, model
 from tests.support.small import normal
 from tests.support.small_images import few, random_model
 from tests.support.wrong_calls import Call, World
 
 PACKAGES: tuple[ModuleType, ...] = (
-    circuits, graph, model, corpus, sae, analysis, analysis.studies, images, logic_gates, planted,
+    circuits, graph, model, corpus, attention, sae, analysis, analysis.studies, images, logic_gates, planted,
 )  # fmt: skip
 OURS = ("circuits", "sae", "analysis")
 
@@ -80,7 +80,7 @@ class Walk:
         self.objects = {type(thing).__name__: thing for thing in self._objects()}
         self.given = self._given()
         self.of_one = {
-            "BilinearLayer.to": {"args": torch.float64}, "Basis.to": {"args": torch.float64},
+            "BilinearLayer.to": {"args": torch.float64}, "Head.to": {"args": torch.float64}, "Basis.to": {"args": torch.float64},
             "figure": {"pictures": normal(2, 3, 3), "titles": ["a", "b"]},
             "png": {"picture": np.zeros((3, 3), np.uint8)},
             "explanation": {"pixels": self.data.pixels[0].float()},
@@ -174,7 +174,8 @@ class Walk:
         )
         shared = images.shared_neurons(w.layer, 2, 2)
         return [
-            w.layer, w.basis, w.inter, w.spectrum, w.found, w.circuit, w.model, w.corpus,
+            w.layer, w.basis, w.inter, w.spectrum, w.head, w.paths, w.head.looks(w.stream, w.stream, 1),
+            w.head.looks(w.stream, w.stream, 1).spectrum(), w.found, w.circuit, w.model, w.corpus,
             circuits.built_in(0, 50), w.corpus.part(0, 5), w.plan, w.plan.shape, out, out.statistics,
             out.statistics.of(1), self.active, stream, sae.cache_activations(stream, w.folder / "walk-cache", 4),
             sae.TrainingPlan(), analysis.TwinPlan(), w.behaviour, w.behaviour.cases[0], self.cases, self.reader,

@@ -14,6 +14,7 @@ import analysis
 import circuits
 import sae
 from circuits import Basis, BilinearLayer, Circuit, Interactions, ModelPlan, Site, Spectrum
+from circuits.attention import CrossInteractions, Head, text_paths, upstream_basis
 from circuits.model import ModelShape
 from sae import Dictionary, TensorActivations, TrainingPlan
 from tests.support import small_runs
@@ -49,7 +50,9 @@ WRONG: dict[str, tuple[Any, ...]] = {
     ),
 }  # fmt: skip
 SEVERAL = ("outputs", "features", "sites", "cases", "tensors", "others")
-INDEX = ("output", "feature", "layer", "index", "position", "group", "document")
+INDEX = (
+    "output", "feature", "layer", "index", "position", "group", "document", "head", "query", "key", "at", "distance",
+)  # fmt: skip
 CHOICE = ("reader", "space", "metric", "activation", "point", "of", "format", "kind")
 TEXT = ("text", "prompt", "name", "caller", "needed_by", "label")
 
@@ -99,6 +102,7 @@ MAY_BE_NONE = {
     "offset", "bias", "left_bias", "right_bias", "down_bias", "column", "window", "mask", "layer of rank_curve",
     "model of card", "model of built_in_behaviour", "coverage", "n_edges", "text of validate", "original",
     "n_features", "outlier", "site", "shape", "target", "skip", "null", "values of Reading.loss", "layer of OpenedRun.reader_of_interactions",
+    "at of TextPaths.carry", "written of TextPaths.pull",
 }  # fmt: skip
 """Arguments that None leaves out."""
 
@@ -123,12 +127,61 @@ class World:
         self.x, self.plan = normal(5, 8, seed=3), ModelPlan()
         self.tokens = self.model.tokens("w20 w21 w22")
         self.read = normal(4, 16, dtype=torch.float32)
+        self.head, self.paths = self.model.head(0, 0), text_paths(self.model, self.tokens[0])
+        self.stream = Basis.from_decoder(normal(20, 16, dtype=torch.float32))
         self.whole = analysis.open_run(self.folder / "run", text=self.corpus, device="cpu")
 
     def calls(self) -> list[Call]:
         """Every call with right arguments."""
-        return [*self._algebra(), *self._graphs(), *self._models(), *self._saes(),
-                *self._analysis()]  # fmt: skip
+        return [*self._algebra(), *self._graphs(), *self._models(), *self._attention(),
+                *self._saes(), *self._analysis()]  # fmt: skip
+
+    def _attention(self) -> list[Call]:
+        head, paths, tokens = self.head, self.paths, self.tokens[0]
+        factors = {
+            n: getattr(head, n)
+            for n in ("query", "key", "value", "output", "cosine", "sine", "scaling", "name")
+        }
+        one = self.stream
+        looks = head.looks(one, one, 1)
+        sides = {
+            n: getattr(looks, n) for n in ("left", "right", "left_labels", "right_labels", "names")
+        }
+        vectors = {
+            "vectors": self.read,
+            "written": "resid_pre@0",
+            "position": 1,
+            "read": "mlp_in@1",
+            "at": 2,
+        }
+        back = {
+            "directions": self.read,
+            "read": "mlp_in@1",
+            "position": 1,
+            "written": ["resid_pre@0"],
+        }
+        return [
+            ("Basis.of_tokens", Basis.of_tokens, {"model": self.model}),
+            ("Basis.labelled", self.basis.labelled, {"labels": [f"f{i}" for i in range(20)]}),
+            ("Model.head", self.model.head, {"layer": 0, "head": 1}),
+            ("Head", Head, factors),
+            ("Head.looks", head.looks, {"inputs_query": one, "inputs_key": one, "distance": 1, "at": 1}),
+            ("Head.terms", head.terms, {"query_parts": self.read, "key_parts": self.read, "distance": 1, "at": 1}),
+            ("Head.carries", head.carries, {"inputs": one, "outputs": one}),
+            ("Head.scores", head.scores, {"x": self.read}),
+            ("Head.moved", head.moved, {"x": self.read}),
+            ("CrossInteractions", CrossInteractions, sides),
+            ("CrossInteractions.strongest", looks.strongest, {"n": 3}),
+            ("CrossInteractions.spectrum", looks.spectrum, {"rank": 2}),
+            ("SingularSpectrum.energy", looks.spectrum().energy, {"rank": 2}),
+            ("text_paths", text_paths, {"model": self.model, "tokens": tokens}),
+            ("TextPaths.pattern", paths.pattern, {"layer": 1}),
+            ("TextPaths.through", paths.through, {"heads": [(0, 1)]}),
+            ("TextPaths.carry", paths.carry, vectors),
+            ("TextPaths.pull", paths.pull, back),
+            ("TextPaths.by_head", paths.by_head, {"direction": self.read[0], "read": "mlp_in@1", "position": 1}),
+            ("upstream_basis", upstream_basis, {"model": self.model, "bases": {"resid_pre@0": one}, "layer": 1, "paths": 1}),
+        ]  # fmt: skip
 
     def _algebra(self) -> list[Call]:
         layer, one, inter, spectrum = self.layer, self.basis, self.inter, self.spectrum
@@ -290,6 +343,7 @@ class World:
             ("Reader", analysis.Reader, {"direction": self.read[0], "bias": 0.5, "point": "mlp_out", "name": "one"}),
             ("Reader.of", analysis.Reader.of, {"dictionary": out, "feature": 1}),
             ("ledger", analysis.ledger, {"model": model, "layer": 0, "inputs": self.into, "reader": reader, "tokens": self.tokens[0], "position": 1}),
+            ("score_ledger", analysis.score_ledger, {"model": model, "layer": 0, "head": 1, "inputs": replace(self.into, site=Site("resid_pre", 0)), "tokens": self.tokens[0], "query": 2, "key": 1}),
             ("quality", analysis.quality, {"dictionary": out, "model": model, "corpus": corpus, "n_documents": 2, "window": 8, "seed": 0}),
             ("transcoder_table", analysis.transcoder_table, {"transcoder": replace(self.into, target=Site("mlp_out", 0)), "inputs": self.into, "outputs": out, "model": model, "corpus": corpus, "n_documents": 2, "window": 8, "n_explained": 2}),
             ("find_circuit", analysis.find_circuit, {**known, "behaviour": behaviour, "layer": 0, "coverage": 0.5, "n_pairs": 4, "shown": 0.01}),
@@ -311,7 +365,8 @@ RIGHT: dict[str, tuple[Any, ...]] = {
     "given of Interactions.labels": (None, []),
     "labels": ([],),
     "rank of Spectrum.truncate": (0,),
-    "rank of Spectrum.energy": (0,),
+    "rank of Spectrum.energy": (0,), "rank of SingularSpectrum.energy": (0,),
+    "heads of TextPaths.through": ([], (), {}), "paths of upstream_basis": (0,),
     "output of interaction_graph by number": (None,),
     "found of Circuit.of": (None,),
     "feature of Circuit.label": (HUGE,),
