@@ -115,6 +115,8 @@ class TwinLabel:
     seed: int
     versions: str
     weights: str = ""  # hash of the file that it is the label of; set when both are written
+    # by layer, where each MLP was fitted alone first: what it missed then
+    fitted_fvu: tuple[float, ...] | None = field(default=None, metadata=LATER)
     norms_removed: bool = field(default=False, metadata=LATER)  # whether its norms are fixed scales
 
     @property

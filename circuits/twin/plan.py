@@ -14,19 +14,23 @@ from circuits.model.plan import check_fields, cosine_rate, refuse_faults
 ORDERS = ("together", "last first")
 """Whether all layers' gates fade at once, or one layer after another from the last."""
 
+_NORMS = 0.6  # of the steps without gates: those in which norms fade
+
 
 @checked_methods
 @dataclass(frozen=True)
 class TwinPlan:
-    """Gates fade in a first part of the steps; the rest finetunes the bilinear model."""
+    """Each MLP's stand-in without a gate is fitted alone, and then the whole model is trained; or
+    gates fade in a first part of the steps."""
 
     n_steps: int = 2000  # training steps, each on one batch
-    fade: float = 0.6  # share of the steps over which gates fade; 0 removes them at once
+    fit: int = 300  # steps in which each MLP is fitted alone before, unless gates fade
+    fade: float = 0.0  # share of the steps over which gates fade; 0 removes them at once
     order: str = "together"  # of the layers whose gates fade: one of ``ORDERS``
-    distilled: float = 1.0  # share of the loss that is the divergence from the original's answers
+    distilled: float = 0.9  # share of the loss that is the divergence from the original's answers
     matched: float = 0.0  # weight of the distance of each MLP's output from the original's
     only_mlps: bool = False  # train the MLPs alone, and freeze everything else
-    remove_norms: bool = False  # fade norms into fixed scales too, one by one, after the gates
+    remove_norms: bool = False  # fade norms into fixed scales too, one by one, once gates are gone
     n_rows: int = 32  # rows in a batch
     window: int = 256  # tokens in a row, at most the model's context
     learning_rate: float = 2e-3  # the peak, reached at the end of the warm-up
@@ -37,7 +41,7 @@ class TwinPlan:
     clip: ClassVar[float] = 1.0
 
     def __post_init__(self) -> None:
-        whole = {"n_steps": 1, "n_rows": 1, "window": 3, "seed": 0}
+        whole = {"n_steps": 1, "fit": 0, "n_rows": 1, "window": 3, "seed": 0}
         least = {"fade": 0, "distilled": 0, "matched": 0}
         faults = number_faults(
             vars(self),
@@ -52,6 +56,11 @@ class TwinPlan:
                 for name in ("fade", "distilled")
                 if (value := getattr(self, name)) > 1
             ]
+        if not faults and self.fade and self.fit:
+            faults.append(
+                f"fade is {self.fade} and fit is {self.fit}: gates that fade start as they are, "
+                f"and MLPs that were fitted have none. Set one of them to 0"
+            )
         if self.order not in ORDERS:
             faults.append(f"order '{self.order}' is not one of {', '.join(ORDERS)}")
         if not faults and self.n_rows > CHUNK:
@@ -67,25 +76,25 @@ class TwinPlan:
         """How much of each layer's gate is left at a step, from 1 to 0."""
         check_count("TwinPlan.strengths", n_layer, None, "n_layer")
         check_index("TwinPlan.strengths", step, self.n_steps + 1, "step")
-        faded = self._faded(step, 0.0, 0.5 if self.remove_norms else 1.0)
+        faded = self._done(step, 0.0, self.fade)
         if self.order == "together":
             return [1 - faded] * n_layer
         return _in_turns(faded, n_layer)[::-1]
 
     def norm_strengths(self, step: int, n_norm: int) -> list[float]:
-        """How much of each norm is left at a step: they fade in order, in the second half of the
-        part in which things fade."""
+        """How much of each norm is left at a step: they fade in order, in the first 60 % of the
+        steps that are left when gates are gone."""
         check_index("TwinPlan.norm_strengths", step, self.n_steps + 1, "step")
         if not self.remove_norms:
             return [1.0] * n_norm
-        return _in_turns(self._faded(step, 0.5, 1.0), n_norm)
+        until = self.fade + _NORMS * (1 - self.fade)
+        return _in_turns(self._done(step, self.fade, until), n_norm)
 
-    def _faded(self, step: int, begin: float, end: float) -> float:
-        """How far a step is from the begin to the end of a share of the fading part."""
-        if self.fade == 0:
+    def _done(self, step: int, begin: float, end: float) -> float:
+        """How far a step is from one share of the steps to another."""
+        if begin >= end:
             return 1.0
-        done = step / (self.fade * self.n_steps)
-        return min(1.0, max(0.0, (done - begin) / (end - begin)))
+        return min(1.0, max(0.0, (step / self.n_steps - begin) / (end - begin)))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON; `from_dict` is the way back."""

@@ -1,17 +1,21 @@
 """Train a gated model on until its gates are gone: its bilinear twin, with the price on a label.
 
-1. the original's gates fade to their straight part while a copy of it trains
-   (`circuits.twin.gates`), taught by the original's own answers
-2. what is left of the gates goes into the weights, and the copy is a model that every tool for
+1. in a copy of the original each MLP, with a straight line in place of its gate, is fitted alone
+   to what the original's MLP gives (`circuits.twin.fitting`); or gates fade to that line while the
+   copy trains (`circuits.twin.gates`)
+2. the copy trains, taught by the original's own answers
+3. what is left of the gates goes into the weights, and the copy is a model that every tool for
    bilinear models takes
-3. it is measured beside the original and beside the original with its gates simply removed
+4. it is measured beside the original and beside the original with its gates simply removed
 """
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from copy import deepcopy
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from circuits.arguments import checked
-from circuits.corpus.batches import BatchPlan, in_order
+from circuits.corpus.batches import Batch, BatchPlan, batches, in_order
 from circuits.corpus.documents import Corpus, split_corpus
 from circuits.errors import CorpusError, ModelError, PlanError
 from circuits.model.formats.llama import write
@@ -30,6 +34,7 @@ from circuits.model.loading import load_model
 from circuits.model.model import Model
 from circuits.model.network_training import NetworkTraining, Precision
 from circuits.storage.training_run import RunFiles
+from circuits.twin.fitting import fit_layers
 from circuits.twin.gates import fading_gates, made_linear
 from circuits.twin.measurement import check_fits, measured
 from circuits.twin.norms import fading_norms, fit_constants, made_fixed
@@ -132,6 +137,7 @@ class TwinTraining(NetworkTraining):
         network = deepcopy(original.network)
         self._gates = fading_gates(network)
         self._norms = fading_norms(network) if plan.remove_norms else []
+        self._fitted: tuple[float, ...] | None = None  # what each fitted MLP misses
         network.requires_grad_(not plan.only_mlps)
         for block in network.model.layers:
             block.mlp.requires_grad_(True)
@@ -142,8 +148,16 @@ class TwinTraining(NetworkTraining):
         )
 
     def begin(self) -> None:
-        """Refuse a text that the original itself cannot read."""
+        """Refuse a text that the original itself cannot read; fit each MLP alone."""
         check_fits(self.original, self._unseen, self._batch_plan)
+        if self.plan.fit:
+            began = time.perf_counter()
+            self._set_strengths()
+            self._fitted = fit_layers(
+                self.original.network, self.network, self._fresh(), self.plan.fit
+            )
+            self.n_tokens += self.plan.fit * self.plan.n_rows * (self.plan.window - 1)
+            self.seconds += time.perf_counter() - began
         if self._norms:
             text = in_order(self._text, self.tokenizer, self._batch_plan, _DOCUMENTS)
             fit_constants(
@@ -152,27 +166,25 @@ class TwinTraining(NetworkTraining):
             )  # fmt: skip
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """What norms fade to, too."""
+        """What norms fade to, and how near fitted MLPs came, too."""
         tensors, values = super().state()
-        return tensors, {**values, "constants": [norm.constant for norm in self._norms]}
+        values |= {"constants": [norm.constant for norm in self._norms], "fitted": self._fitted}
+        return tensors, values
 
     def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """The way back from `state`."""
         super().restore(tensors, values)
         for norm, constant in zip(self._norms, values["constants"], strict=True):
             norm.constant = constant
+        self._fitted = None if values["fitted"] is None else tuple(values["fitted"])
 
     def loss(
         self, tokens: Int64[Tensor, "batch pos"], asked: Bool[Tensor, "batch next"]
     ) -> Float[Tensor, " measure"]:
         """What is minimised: the divergence from the original's answers, nats per token, and the
         distance of the MLPs' outputs, each by its weight; then the first two alone."""
-        plan, strengths = self.plan, self.plan.strengths(self.step, len(self._gates))
-        for gate, strength in zip(self._gates, strengths, strict=True):
-            gate.strength = strength
-        left = plan.norm_strengths(self.step, len(self._norms))
-        for norm, strength in zip(self._norms, left, strict=True):
-            norm.strength = strength
+        plan = self.plan
+        self._set_strengths()
         if self._outputs is not None:
             self._outputs.clear()
         given, wanted = tokens[:, :-1], tokens[:, 1:][asked]
@@ -189,6 +201,19 @@ class TwinTraining(NetworkTraining):
             loss = loss + plan.matched * self._outputs.distance()
         return torch.stack([loss, nats.detach(), kl.detach()])
 
+    def _set_strengths(self) -> None:
+        """How much is left of each gate and norm at this step."""
+        plan, gates, norms = self.plan, self._gates, self._norms
+        for gate, strength in zip(gates, plan.strengths(self.step, len(gates)), strict=True):
+            gate.strength = strength
+        for norm, strength in zip(norms, plan.norm_strengths(self.step, len(norms)), strict=True):
+            norm.strength = strength
+
+    def _fresh(self) -> Iterator[Batch]:
+        """The training text from its beginning, in another order."""
+        plan = replace(self._batch_plan, seed=self._batch_plan.seed + 1)
+        return batches(self._text, self.tokenizer, plan)
+
     def results(self) -> Iterator[tuple[Callable[[Path], None], dict[str, Any]]]:
         """The twin with its tokenizer and its label."""
         if self._outputs is not None:
@@ -198,8 +223,8 @@ class TwinTraining(NetworkTraining):
         for norm in self._norms:
             norm.strength = 0.0
         made_fixed(network, self._norms)
-        about = {"tokens": self.n_tokens, "seed": self.plan.seed}
-        about["norms_removed"] = self.plan.remove_norms
+        about: dict[str, Any] = {"tokens": self.n_tokens, "seed": self.plan.seed}
+        about |= {"norms_removed": self.plan.remove_norms, "fitted_fvu": self._fitted}
         label = measured(self.original, network, self._unseen, self._batch_plan, about)
         if not math.isfinite(label.loss):
             raise ModelError(

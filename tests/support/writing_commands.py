@@ -150,7 +150,7 @@ def _write_inputs(folder: Path) -> None:
     gated_folder(folder / "gated")
     (folder / "words").mkdir()
     small_corpus(folder / "words", 100)
-    twin = TwinPlan(n_steps=6, n_rows=2, window=16)
+    twin = TwinPlan(n_steps=6, fit=4, n_rows=2, window=16)
     (folder / "twin.json").write_text(json.dumps(twin.as_dict()))
     (folder / "model.json").write_text(json.dumps(asdict(ModelPlan(shape, n_steps=12, n_rows=4))))
 

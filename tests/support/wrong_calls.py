@@ -252,7 +252,7 @@ class World:
             ("TwinPlan", analysis.TwinPlan, vars(analysis.TwinPlan())),
             ("TwinPlan.from_dict", analysis.TwinPlan.from_dict, {"given": {"n_steps": 3}}),
             ("bilinear_twin", analysis.bilinear_twin, {
-                "path": self.folder / "gated", "corpus": self.corpus, "self_written": 4, "plan": analysis.TwinPlan(n_steps=1),
+                "path": self.folder / "gated", "corpus": self.corpus, "self_written": 4, "plan": analysis.TwinPlan(n_steps=1, fit=1),
                 "out": self.folder / "twin", "device": "cpu", "checkpoint_every": 5, "precision": "auto",
                 "rows_at_once": 2,
             }),

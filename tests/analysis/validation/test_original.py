@@ -215,7 +215,7 @@ def test_a_trained_twin_knows_its_original_by_its_path(tmp_path):
     corpus = built_in(seed=1, n_documents=400)
     path, plan = (
         small_original(corpus, tmp_path / "llama"),
-        TwinPlan(n_steps=2, n_rows=4, window=16),
+        TwinPlan(n_steps=2, fit=2, n_rows=4, window=16),
     )
     twin = bilinear_twin(path, corpus, plan, tmp_path / "out", device="cpu")
     original = checked_original(path, in_model(built_in_behaviour("negation", twin, 4), twin))

@@ -97,11 +97,14 @@ def test_a_twin_without_norms_resumes_in_the_same_bits(twin, gated, corpus, tmp_
 
 
 def test_norms_fade_one_after_another_once_the_gates_are_gone():
-    plan = TwinPlan(n_steps=100, fade=0.8, remove_norms=True)
-    assert plan.strengths(20, 2) == [0.5, 0.5]
-    assert plan.norm_strengths(40, 4) == [1, 1, 1, 1]
-    assert plan.strengths(40, 2) == [0, 0]
-    assert plan.norm_strengths(55, 4) == pytest.approx([0, 0.5, 1, 1])
+    plan = TwinPlan(n_steps=100, fit=0, fade=0.5, remove_norms=True)
+    assert plan.strengths(25, 2) == [0.5, 0.5]
+    assert plan.norm_strengths(50, 4) == [1, 1, 1, 1]
+    assert plan.strengths(50, 2) == [0, 0]
+    assert plan.norm_strengths(65, 4) == pytest.approx([0, 0, 1, 1])
     assert plan.norm_strengths(80, 4) == [0, 0, 0, 0]
-    assert replace(plan, fade=0.0).norm_strengths(0, 2) == [0, 0]
+    fitted = replace(plan, fade=0.0)
+    assert fitted.norm_strengths(0, 2) == [1, 1]
+    assert fitted.norm_strengths(15, 2) == pytest.approx([0.5, 1])
+    assert fitted.norm_strengths(60, 2) == [0, 0]
     assert TwinPlan().norm_strengths(99, 2) == [1, 1]

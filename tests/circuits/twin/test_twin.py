@@ -24,7 +24,8 @@ from tests.support.signals import interrupt
 from tests.support.small_models import small_corpus, small_folder, small_original
 
 TEXT = "the cake was not good so mia felt"
-PLAN = TwinPlan(n_steps=20, n_rows=4, window=16, seed=3, learning_rate=5e-3)
+PLAN = TwinPlan(n_steps=20, fit=10, n_rows=4, window=16, seed=3, learning_rate=5e-3)
+FADED = replace(PLAN, fit=0, fade=0.6)
 
 
 @pytest.fixture(scope="module")
@@ -66,12 +67,31 @@ def metrics(folder: Path) -> list[dict]:
 def test_training_brings_a_twin_nearer_to_its_original(twin, gated, corpus, tmp_path):
     rows = metrics(twin.path)
     assert [row["step"] for row in rows] == [*range(1, 21)]
-    assert rows[0]["kl"] == pytest.approx(0.0, abs=1e-6)  # its gates are whole
-    assert twin.label.kl > 0
-    at_once = replace(PLAN, fade=0.0, n_steps=60, learning_rate=2e-3)
+    faded = bilinear_twin(gated, corpus, FADED, tmp_path / "faded", device="cpu")
+    assert metrics(faded.path)[0]["kl"] == pytest.approx(0.0, abs=1e-6)  # its gates are whole
+    assert faded.label.kl > 0
+    assert faded.label.fitted_fvu is None
+    at_once = replace(PLAN, fit=0, n_steps=60, learning_rate=2e-3)
     rows = metrics(bilinear_twin(gated, corpus, at_once, tmp_path / "out", device="cpu").path)
     kl = [row["kl"] for row in rows]
     assert sum(kl[-10:]) < sum(kl[:10]) / 2
+
+
+def test_fitted_layers_are_nearer_to_the_original_s_and_the_label_says_how_near(
+    gated, corpus, tmp_path
+):
+    first, made = {}, {}
+    for fit in (0, 60):
+        plan = replace(PLAN, n_steps=1, fit=fit, learning_rate=1e-9)
+        out = tmp_path / str(fit)
+        made[fit] = bilinear_twin(gated, corpus, plan, out, device="cpu").label
+        first[fit] = metrics(out)[0]["kl"]
+    assert first[60] < first[0] / 2
+    assert made[0].fitted_fvu is None
+    # on another batch than the label's own, which is held out
+    assert made[60].fitted_fvu == pytest.approx(made[60].mlp_fvu, rel=0.5)
+    assert max(made[60].mlp_fvu) < min(made[0].mlp_fvu)
+    assert made[60].tokens == made[0].tokens + 60 * PLAN.n_rows * (PLAN.window - 1)
 
 
 @pytest.mark.parametrize(
@@ -198,8 +218,8 @@ def test_a_twin_that_is_killed_ten_times_ends_in_the_same_bits(gated, corpus, tm
 
 @pytest.mark.parametrize(
     "change",
-    [{"order": "last first"}, {"distilled": 0.0}, {"distilled": 0.5, "matched": 1.0},
-     {"only_mlps": True}, {"fade": 0.0}],
+    [{"fit": 0, "fade": 0.6, "order": "last first"}, {"distilled": 0.0},
+     {"distilled": 0.5, "matched": 1.0}, {"only_mlps": True}, {"fit": 0}],
     ids=str,
 )  # fmt: skip
 def test_each_way_of_training_ends_in_a_twin(change, gated, corpus, tmp_path):
@@ -212,7 +232,8 @@ def test_each_way_of_training_ends_in_a_twin(change, gated, corpus, tmp_path):
 
 
 def test_gates_fade_together_or_from_the_last_layer():
-    together, after = TwinPlan(n_steps=100, fade=0.5), TwinPlan(n_steps=100, order="last first")
+    together = TwinPlan(n_steps=100, fit=0, fade=0.5)
+    after = replace(together, fade=0.6, order="last first")
     assert together.strengths(0, 2) == [1, 1]
     assert together.strengths(25, 2) == [0.5, 0.5]
     assert together.strengths(50, 2) == together.strengths(99, 2) == [0, 0]
@@ -291,6 +312,8 @@ def test_a_folder_of_another_original_and_a_wrong_plan_are_refused(twin, gated, 
         bilinear_twin(other, corpus, PLAN, twin.path)
     with pytest.raises(PlanError, match=r"window is 64, but .* has a context of 32"):
         bilinear_twin(gated, corpus, TwinPlan(window=64), tmp_path / "out")
+    with pytest.raises(PlanError, match=r"fade is 0.5 and fit is 300: .* Set one of them to 0"):
+        TwinPlan(fade=0.5)
     for fields in ({"fade": 1.5}, {"order": "first"}, {"n_rows": 10**6}, {"distilled": -1.0}):
         with pytest.raises(PlanError):
             TwinPlan(**fields)
