@@ -1,0 +1,68 @@
+"""The network of a polynomial transformer: transformers' Llama with another attention."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import LlamaForCausalLM
+from transformers.models.llama.modeling_llama import rotate_half
+
+
+class PolynomialAttention(nn.Module):
+    """One head whose scores are products of two, ``(q₁·k₁)(q₂·k₂) / d_head``, with no softmax."""
+
+    def __init__(self, config: Any, index: int) -> None:
+        super().__init__()
+        self.layer_idx, self.head_dim = index, config.head_dim
+        for name in ("q1", "k1", "q2", "k2", "v"):
+            linear = nn.Linear(config.hidden_size, config.head_dim, bias=False)
+            self.add_module(f"{name}_proj", linear)
+        self.o_proj = nn.Linear(config.head_dim, config.hidden_size, bias=False)
+
+    def forward(
+        self,
+        hidden_states: Float[Tensor, "batch pos model"],
+        position_embeddings: tuple[Tensor, Tensor],
+        past_key_values: Any = None,
+        **_: Any,
+    ) -> tuple[Tensor, Tensor]:
+        """What the head adds to the stream, and its scores."""
+        queries, keys = self.sides(hidden_states, position_embeddings)
+        values = self.v_proj(hidden_states)
+        if past_key_values is not None:
+            both, values = past_key_values.update(
+                torch.cat(keys, -1)[:, None], values[:, None], self.layer_idx
+            )
+            keys, values = both[:, 0].split(self.head_dim, -1), values[:, 0]
+        scores = self.scores(queries, keys)
+        return self.o_proj(scores @ values), scores
+
+    def sides(
+        self, x: Float[Tensor, "batch pos model"], turns: tuple[Tensor, Tensor]
+    ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Both queries and both keys, turned by their positions."""
+        cos, sin = turns
+        q1, q2, k1, k2 = (
+            y * cos + rotate_half(y) * sin
+            for y in (getattr(self, f"{name}_proj")(x) for name in ("q1", "q2", "k1", "k2"))
+        )
+        return (q1, q2), (k1, k2)
+
+    def scores(
+        self, queries: tuple[Tensor, ...], keys: tuple[Tensor, ...]
+    ) -> Float[Tensor, "batch query key"]:
+        """How much of each earlier value, and of its own, a position takes; queries are last."""
+        one, two = (q @ k.mT for q, k in zip(queries, keys, strict=True))
+        return (one * two / self.head_dim).tril(one.shape[2] - one.shape[1])
+
+
+class PolynomialTransformer(LlamaForCausalLM):
+    """Llama's layers with this attention."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        for index, block in enumerate(self.model.layers):
+            block.self_attn = PolynomialAttention(config, index)
