@@ -15,8 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-EPSILON = 1e12
-"""Of norms that are only a scale: the mean square of an activation is nothing beside it."""
+from circuits.model.formats.llama import FIXED
 
 
 class FadingNorm(nn.Module):
@@ -77,6 +76,6 @@ def made_fixed(network: Any, norms: list[FadingNorm]) -> None:
     if not norms:
         return
     for norm in norms:
-        norm.weight *= norm.constant * math.sqrt(EPSILON)
-        norm.epsilon, norm.strength = EPSILON, 1.0
-    network.config.rms_norm_eps = EPSILON
+        norm.weight *= norm.constant * math.sqrt(FIXED)
+        norm.epsilon, norm.strength = FIXED, 1.0
+    network.config.rms_norm_eps = FIXED

@@ -118,8 +118,9 @@ def published_weights(config: dict) -> dict[str, Tensor]:
         shapes |= {f"{layer}mlp.w.weight": (2 * h, d), f"{layer}mlp.p.weight": (d, h)}
         if config["bias"]:
             shapes |= {f"{layer}mlp.w.bias": (2 * h,), f"{layer}mlp.p.bias": (d,)}
+    size = 0.4 if config["normalization"] is True else 0.2  # without norms, layers multiply sizes
     weights = {
-        name: 0.4 * normal(*shape, seed=i, dtype=torch.float32)
+        name: size * normal(*shape, seed=i, dtype=torch.float32)
         for i, (name, shape) in enumerate(shapes.items())
     }
     half = config["d_model"] // config["n_head"] // 2

@@ -32,6 +32,9 @@ _HOW_RUN |= {f"_{part}_implementation_internal" for part in ("attn", "experts")}
 # where a tokenizer's files list tokens that were added; None: the whole file does
 _ADDED = {"tokenizer.json": "added_tokens", "tokenizer_config.json": "added_tokens_decoder",
           "added_tokens.json": None}  # fmt: skip
+FIXED = 1e12
+"""The epsilon of a norm that is only a scale: the mean square of an activation is nothing beside
+it, so that every token is divided by the same 1e6, which the norm's weight takes back."""
 _TWIN = {"silu": "SwiGLU", "gelu": "GEGLU", "relu": "ReGLU"}
 
 

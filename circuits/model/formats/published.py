@@ -1,7 +1,8 @@
 """Language models in the layout of the paper's own checkpoints, as Hugging Face Llama models.
 
 The conversion is exact: weights are renamed and split, and the attention output's factor ``1 /
-sqrt(2 · n_layer)`` is multiplied into its weight. Norms there have no weights (here: ones).
+sqrt(2 · n_layer)`` is multiplied into its weight. Norms there have no weights (here: ones). Where
+``normalization`` is off, norms here divide by a constant and multiply by it again (`FIXED`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from circuits.errors import ModelError, number_faults
+from circuits.model.formats.llama import FIXED
 
 _SIZES = ("n_head", "n_layer", "n_ctx", "d_model", "d_hidden")
 _KNOWN = {*_SIZES, "bilinear", "gate", "bias", "normalization", "tokenizer", "repo"}
@@ -27,19 +29,18 @@ def is_published(config: Mapping[str, Any]) -> bool:
 def check_published(where: Path, config: Mapping[str, Any]) -> None:
     """Refuse what cannot be converted exactly, naming every field."""
     faults = [f"unknown field '{name}'" for name in config if name not in _KNOWN]
-    faults += number_faults({"bias": False, **config}, dict.fromkeys(_SIZES, 1), flags=["bias"])
+    flags = {"bias": False, "normalization": True}
+    faults += number_faults({**flags, **config}, dict.fromkeys(_SIZES, 1), flags=[*flags])
     if config.get("bilinear") is not True:
         faults.append(f"bilinear is {config.get('bilinear')!r}: its MLP is not bilinear")
     if config.get("gate") is not None:
         faults.append(f"gate is {config['gate']!r}: an activation on one factor, so not bilinear")
-    if config.get("normalization", True) is not True:
-        faults.append("normalization is off: a Llama model always has its norms")
     if not faults and config["d_model"] % config["n_head"]:
         faults.append(f"d_model {config['d_model']} cannot be split into {config['n_head']} heads")
     if faults:
         raise ModelError(
-            f"{where}: " + "; ".join(faults) + ". Only a bilinear model with norms can be "
-            "converted without change."
+            f"{where}: " + "; ".join(faults) + ". Only a bilinear model can be converted "
+            "without change."
         )
 
 
@@ -67,7 +68,7 @@ def convert(
         "model.embed_tokens.weight": embed,
         "lm_head.weight": take("lm_head.weight", n_token, d),
     }
-    ones = torch.ones(d)
+    ones = torch.full((d,), 1.0 if config.get("normalization", True) else FIXED**0.5)
     state["model.norm.weight"] = ones
     for layer in range(config["n_layer"]):
         old, new = f"transformer.h.{layer}.", f"model.layers.{layer}."
@@ -107,7 +108,7 @@ def _llama_config(config: Mapping[str, Any], n_token: int) -> dict[str, Any]:
         "max_position_embeddings": config["n_ctx"],
         "hidden_act": "linear",
         "mlp_bias": bool(config.get("bias")),
-        "rms_norm_eps": 1e-8,
+        "rms_norm_eps": 1e-8 if config.get("normalization", True) else FIXED,
         "rope_theta": 10000.0,
         "tie_word_embeddings": False,
         # not stated in published configurations

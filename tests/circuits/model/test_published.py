@@ -27,7 +27,7 @@ def rotated(x: torch.Tensor, inv_freq: torch.Tensor) -> torch.Tensor:
     return x * cos + torch.cat([-second, first], dim=-1) * sin
 
 
-def norm(x: torch.Tensor) -> torch.Tensor:
+def root_mean_square(x: torch.Tensor) -> torch.Tensor:
     return x / (x.square().mean(-1, keepdim=True) + 1e-8).sqrt()
 
 
@@ -35,6 +35,7 @@ def reference(weights: dict, config: dict, tokens: torch.Tensor) -> torch.Tensor
     """The forward pass, from the description of the layout alone; in float64."""
     w = {name: tensor.double() for name, tensor in weights.items()}
     n_pos, n_head = tokens.shape[1], config["n_head"]
+    norm = root_mean_square if config["normalization"] else lambda x: x
     ahead = torch.ones(n_pos, n_pos).triu(1).bool()
     x = w["transformer.wte.weight"][tokens]
     for i in range(config["n_layer"]):
@@ -51,11 +52,15 @@ def reference(weights: dict, config: dict, tokens: torch.Tensor) -> torch.Tensor
     return norm(x) @ w["lm_head.weight"].mT
 
 
+@pytest.mark.parametrize("normalization", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("n_layer", [1, 3])
-def test_a_published_model_gives_the_logits_of_its_description(bias, n_layer, tmp_path):
-    model = load_model(published_folder(tmp_path, bias=bias, n_layer=n_layer), device="cpu")
-    config = {**PUBLISHED, "bias": bias, "n_layer": n_layer}
+def test_a_published_model_gives_the_logits_of_its_description(
+    bias, n_layer, normalization, tmp_path
+):
+    fields = {"bias": bias, "n_layer": n_layer, "normalization": normalization}
+    model = load_model(published_folder(tmp_path, **fields), device="cpu")
+    config = {**PUBLISHED, **fields}
     tokens = some_tokens(4, 20)
     wanted = reference(published_weights(config), config, tokens)
     assert relative_error(model.logits(tokens), wanted) < 1e-5
@@ -86,7 +91,7 @@ def test_a_published_model_takes_a_tokenizer_from_elsewhere(tmp_path):
 REFUSED = {
     "bilinear": (False, "bilinear is False: its MLP is not bilinear"),
     "gate": ("silu", "gate is 'silu': an activation on one factor"),
-    "normalization": (False, "normalization is off"),
+    "normalization": ("off", "normalization is 'off', not true or false"),
     "n_head": (3, "d_model 16 cannot be split into 3 heads"),
     "d_model": ("16", "d_model is '16', not a whole number of at least 1"),
     "bias": ("false", "bias is 'false', not true or false"),
