@@ -31,7 +31,7 @@ from circuits.errors import (
     check_width,
     largest,
 )
-from circuits.model.formats.llama import layer_of, write
+from circuits.model.formats.llama import layer_of, norm_in_words, write
 from circuits.model.identity import TwinLabel, fingerprint
 from circuits.model.ranges import Ranges, check_finite, check_tokens
 from circuits.model.site import POINTS, ReadAll, Site, as_sites, attach, fitting
@@ -348,7 +348,7 @@ class Model:
             "context": self.n_context,
             "vocabulary": self.n_token,
             "parameters": sum(weight.numel() for weight in self.network.parameters()),
-            "norm": f"RMSNorm, eps {config.rms_norm_eps:g}",
+            "norm": norm_in_words(config.rms_norm_eps),
             "activation": f"{config.hidden_act} (bilinear: checked on random input)",
             "mlp_biases": [n for n in _FACTORS if getattr(first, f"{n}_bias") is not None],
             "tied_head": bool(config.tie_word_embeddings),

@@ -62,8 +62,11 @@ class Ranges:
 
     @cached_property
     def _scores(self) -> float:
-        """No product of a query and a key is larger."""
+        """No product of a query and a key is larger. Without a softmax, what is infinite stays so
+        to the end and is seen there."""
         most = 0.0
+        if not hasattr(self.network.model.layers[0].self_attn, "q_proj"):
+            return most
         for block in self.network.model.layers:
             width = block.input_layernorm.weight.numel()
             read = largest(block.input_layernorm.weight) * width**1.5  # of an entry of either

@@ -20,6 +20,11 @@ from circuits.model.formats.llama import distance
 
 def hooked(path: Path, network: Any, tokenizer: Any) -> Any:
     """A bridge over copies of a model's network and tokenizer, checked on random tokens."""
+    if not hasattr(network.model.layers[0].self_attn, "q_proj"):
+        raise ModelError(
+            f"{path}: TransformerLens has no attention without a softmax. Use model.read and "
+            f"model.replaced, which run the model itself."
+        )
     from transformer_lens.model_bridge import TransformerBridge
 
     bridge: Any = TransformerBridge.boot_transformers(

@@ -1,8 +1,8 @@
 """Transformers that are polynomials: bilinear MLPs, and attention without a softmax.
 
-A score is the product of two, ``(q₁·k₁)(q₂·k₂) / d_head``, and a key after the query has none. Before
-each part stands a scale of each channel, or an RMSNorm without weights, which is no polynomial. There
-are no biases, and one head in a layer.
+A score is the product of two, ``(q₁·k₁)(q₂·k₂) / d_head``, and a key after the query has none.
+Before each part stands a scale of each channel, or an RMSNorm without weights, which is no
+polynomial. There are no biases, and one head in a layer.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from circuits.errors import ModelError, number_faults
+from circuits.model.formats.llama import FIXED
 from circuits.model.formats.weights import check_state
 from circuits.storage.files import write_json
 
@@ -25,9 +26,6 @@ _KNOWN = {*_SIZES, *_OF_TRAINING, "rope_base", "norm_type"}
 _ATTENTION = ("q1", "k1", "q2", "k2", "v", "o")
 _MLP = {"w_m": "gate", "w_n": "up", "w_proj": "down"}
 _NORMS = {"norm_attn": "input_layernorm", "norm_mlp": "post_attention_layernorm"}
-FIXED = 1e12
-"""The epsilon of a norm that only scales: the mean square of an activation is nothing beside it."""
-
 _RMS = float(torch.finfo(torch.float32).eps)  # torch's own, where none is stated
 
 
@@ -106,7 +104,8 @@ def _names(sizes: Mapping[str, Any]) -> list[tuple[str, str, float]]:
 
 def _shapes(sizes: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     d, head, hidden = sizes["d_model"], sizes["d_head"], sizes["d_mlp"]
-    by_part = {f"{part}_proj": (head, d) for part in _ATTENTION} | {"o_proj": (d, head)}
+    by_part: dict[str, tuple[int, ...]] = {f"{part}_proj": (head, d) for part in _ATTENTION}
+    by_part["o_proj"] = (d, head)
     by_part |= {"w_m": (hidden, d), "w_n": (hidden, d), "w_proj": (d, hidden), "scale": (d,)}
     by_part |= dict.fromkeys(("embed", "unembed"), (sizes["vocab_size"], d))
 

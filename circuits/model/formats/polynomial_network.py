@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,16 +12,20 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 from transformers.models.llama.modeling_llama import rotate_half
 
+from circuits.model.formats.llama import FIXED
+from circuits.model.formats.polynomial import write
+
 
 class PolynomialAttention(nn.Module):
     """One head whose scores are products of two, ``(q₁·k₁)(q₂·k₂) / d_head``, with no softmax."""
 
     def __init__(self, config: Any, index: int) -> None:
         super().__init__()
-        self.layer_idx, self.head_dim = index, config.head_dim
-        for name in ("q1", "k1", "q2", "k2", "v"):
+        self.layer_idx, self.head_dim = index, int(config.head_dim)
+        for name in ("q1", "k1", "q2", "k2"):
             linear = nn.Linear(config.hidden_size, config.head_dim, bias=False)
             self.add_module(f"{name}_proj", linear)
+        self.v_proj = nn.Linear(config.hidden_size, config.head_dim, bias=False)
         self.o_proj = nn.Linear(config.head_dim, config.hidden_size, bias=False)
 
     def forward(
@@ -59,10 +65,32 @@ class PolynomialAttention(nn.Module):
         return (one * two / self.head_dim).tril(one.shape[2] - one.shape[1])
 
 
+class Scale(nn.Module):
+    """A scale of each channel, or an RMSNorm, in the activation's own dtype."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(config.hidden_size))
+        self.epsilon = config.rms_norm_eps
+
+    def forward(self, x: Float[Tensor, "*batch model"]) -> Float[Tensor, "*batch model"]:
+        """The activation, scaled."""
+        if self.epsilon == FIXED:
+            return x * (self.weight / math.sqrt(FIXED))
+        return self.weight * (x * (x.square().mean(-1, keepdim=True) + self.epsilon).rsqrt())
+
+
 class PolynomialTransformer(LlamaForCausalLM):
-    """Llama's layers with this attention."""
+    """Llama's layers with this attention and these norms."""
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         for index, block in enumerate(self.model.layers):
             block.self_attn = PolynomialAttention(config, index)
+            block.input_layernorm = Scale(config)
+            block.post_attention_layernorm = Scale(config)
+        self.model.norm = Scale(config)
+
+    def write_layout(self, folder: Path) -> None:
+        """Fill a folder as this one was read from."""
+        write(self, folder)
