@@ -42,6 +42,7 @@ from benchmarks import (
     shapes,
     twins_real,
 )
+from circuits.errors import CircuitsError
 
 parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
 parser.add_argument("parts", nargs="*", help="parts of the above (default: core models)")
@@ -106,4 +107,7 @@ unknown = set(options.parts) - set(tables)
 if unknown:
     parser.error(f"no part {', '.join(sorted(unknown))}; the parts are {', '.join(tables)}")
 for part in options.parts or ["core", "models"]:
-    print(tables[part]() + "\n" * (not options.json), flush=True)
+    try:
+        print(tables[part]() + "\n" * (not options.json), flush=True)
+    except CircuitsError as error:
+        parser.exit(2, f"{error}\n")

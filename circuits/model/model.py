@@ -31,7 +31,7 @@ from circuits.errors import (
     check_width,
     largest,
 )
-from circuits.model.formats.llama import layer_of, norm_in_words, write
+from circuits.model.formats.llama import layer_of, parts_in_words, write
 from circuits.model.identity import TwinLabel, fingerprint
 from circuits.model.ranges import Ranges, check_finite, check_tokens
 from circuits.model.site import POINTS, ReadAll, Site, as_sites, attach, fitting
@@ -321,7 +321,7 @@ class Model:
                 f"Model.hooked: {', '.join(map(str, self._replacing))} is replaced at the moment, "
                 f"and the bridge is made once. Ask for model.hooked before the block."
             )
-        return hooked(self.path, self.network, self.words("Model.hooked"))
+        return hooked(self.path, self.network, lambda: self.words("Model.hooked"))
 
     def save(self, folder: str | Path) -> Path:
         """Write the Hugging Face folder of this model and its tokenizer; whole or not at all."""
@@ -348,7 +348,7 @@ class Model:
             "context": self.n_context,
             "vocabulary": self.n_token,
             "parameters": sum(weight.numel() for weight in self.network.parameters()),
-            "norm": norm_in_words(config.rms_norm_eps),
+            **parts_in_words(self.network),
             "activation": f"{config.hidden_act} (bilinear: checked on random input)",
             "mlp_biases": [n for n in _FACTORS if getattr(first, f"{n}_bias") is not None],
             "tied_head": bool(config.tie_word_embeddings),

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from circuits.errors import ModelError, check_range, largest
-from circuits.model.formats.llama import layer_of
+from circuits.model.formats.llama import has_softmax, layer_of
 from circuits.model.site import Site
 
 _MOST = torch.finfo(torch.float32).max  # norms and attention compute in float32
@@ -65,7 +65,7 @@ class Ranges:
         """No product of a query and a key is larger. Without a softmax, what is infinite stays so
         to the end and is seen there."""
         most = 0.0
-        if not hasattr(self.network.model.layers[0].self_attn, "q_proj"):
+        if not has_softmax(self.network):
             return most
         for block in self.network.model.layers:
             width = block.input_layernorm.weight.numel()

@@ -20,9 +20,17 @@ from analysis.studies.rules.known import KnownRules
 from analysis.studies.rules.paths import OTHER, SplitPass, check_is_polynomial
 from analysis.studies.rules.removal import first_answers
 from circuits.arguments import checked
-from circuits.errors import NotFoundError, check_count, check_index, check_indices, check_some
+from circuits.errors import (
+    FeatureRangeError,
+    NotFoundError,
+    check_count,
+    check_index,
+    check_indices,
+    check_some,
+)
 from circuits.model.model import Model
 
+_FAR = (3, 6, 10, 20)
 _BACK = 9  # distances that looking back is compared over
 
 
@@ -43,13 +51,14 @@ class Induction:
 def find_induction(
     model: Model,
     tokens: Sequence[int] | None = None,
-    distances: Sequence[int] = (3, 6, 10, 20),
+    distances: Sequence[int] | None = None,
     n: int = 2000,
     seed: int = 0,
 ) -> Induction:
     """Induction among ``tokens`` (all), in float64. Looking back: ``n`` pairs of tokens, up to 8
     apart. A match: a token, the one after it and, so far behind the first, the same token again or
-    a different one; the score is from the last to the one after the first."""
+    a different one; the score is from the last to the one after the first. ``distances``: those of
+    3, 6, 10 and 20 that fit."""
     owner = "find_induction"
     check_is_polynomial(owner, model)
     check_count(owner, n, None, "n")
@@ -57,8 +66,13 @@ def find_induction(
     everything = range(model.n_token) if tokens is None else tokens
     listed = check_some(owner, everything, "tokens")
     known = sorted(set(check_indices(owner, listed, model.n_token, "token")))
-    far = check_some(owner, distances, "distances")
+    usual = [distance for distance in _FAR if distance < model.n_context]
+    far = check_some(owner, usual if distances is None else distances, "distances")
     far = [check_count(owner, one, model.n_context - 1, "distance") for one in far]
+    if min(far) < 2:
+        raise FeatureRangeError(
+            f"{owner}: distance 1 leaves no place for the token after the first. Pass 2 or more."
+        )
     generator, exact = torch.Generator().manual_seed(seed), model.in_dtype(torch.float64)
     if len(known) < 2:
         raise NotFoundError(f"{owner}: one token alone has no other to differ from. Pass two.")
@@ -66,7 +80,7 @@ def find_induction(
     other = (drawn[0] + 1 + drawn[2] % (len(known) - 1)) % len(known)  # never the first again
     drawn = torch.tensor(known)[torch.stack([drawn[0], drawn[1], other])]
     back = pd.DataFrame(_looking_back(exact, drawn[0], drawn[1]))
-    match, copied = _matching(exact, drawn, [max(2, one) for one in far])
+    match, copied = _matching(exact, drawn, far)
     return Induction(*_named(back, match), back, match, copied)
 
 

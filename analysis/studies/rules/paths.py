@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuits.errors import ArgumentError, ModelError
-from circuits.model.formats.llama import FIXED
+from circuits.model.formats.llama import FIXED, has_softmax
 from circuits.model.model import Model
 
 FIRST, SECOND, OTHER, ALONE = "first token", "second token", "other tokens", "the token"
@@ -190,8 +190,7 @@ class SplitPass:
 
 def check_is_polynomial(owner: str, model: Model) -> None:
     """Refuse a model that is not a polynomial."""
-    attention = model.network.model.layers[0].self_attn
-    softmax = not hasattr(attention, "q1_proj")
+    softmax = has_softmax(model.network)
     if softmax or model.network.config.rms_norm_eps < FIXED:
         raise ModelError(
             f"{owner}: {model.path} has {'a softmax' if softmax else 'an RMSNorm'}, so it is not a "

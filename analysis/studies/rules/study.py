@@ -108,8 +108,7 @@ def study_rules(model: Model, known: KnownRules, n_draws: int = 5, seed: int = 0
     )
     special = kinds.get("special", ())
     usual = [token for token in range(model.n_token) if token not in special]
-    far = [distance for distance in (3, 6, 10, 20) if distance < model.n_context]
-    induction = find_induction(model, usual, far, seed=seed)
+    induction = find_induction(model, usual, seed=seed)
     return RuleStudy(
         pairs, table, verbs, paths,
         skip_removal(model, known, paths["path"].tolist(), n_draws, seed), induction,

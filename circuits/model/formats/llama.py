@@ -159,9 +159,18 @@ def layer_of(mlp: Any) -> BilinearLayer:
     return BilinearLayer(left.weight, right.weight, down.weight, left.bias, right.bias, down.bias)
 
 
-def norm_in_words(epsilon: float) -> str:
-    """What a norm of this epsilon does."""
-    return "none: fixed scales" if epsilon >= FIXED else f"RMSNorm, eps {epsilon:g}"
+def has_softmax(network: Any) -> bool:
+    """Whether scores of a query and a key pass a softmax; without, there are two queries."""
+    return hasattr(network.model.layers[0].self_attn, "q_proj")
+
+
+def parts_in_words(network: Any) -> dict[str, str]:
+    """What a network's attention and norms compute."""
+    epsilon = network.config.rms_norm_eps
+    return {
+        "attention": "softmax" if has_softmax(network) else "bilinear, no softmax",
+        "norm": "none: fixed scales" if epsilon >= FIXED else f"RMSNorm, eps {epsilon:g}",
+    }
 
 
 @torch.no_grad()
