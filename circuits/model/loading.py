@@ -9,8 +9,8 @@ import torch
 
 from circuits.arguments import checked
 from circuits.errors import ModelError, check_device
-from circuits.model.formats import polynomial
 from circuits.model.formats.llama import build, check_activation, check_bilinear, read_tokenizer
+from circuits.model.formats.polynomial import is_polynomial
 from circuits.model.formats.published import check_published, convert, is_published
 from circuits.model.formats.weights import read_config, read_weights
 from circuits.model.identity import TwinLabel
@@ -38,8 +38,10 @@ def load_model(
     """
     folder = local_folder(path)
     config, short_name = read_config(folder), None
-    if polynomial.is_polynomial(config):
-        network = polynomial.load(folder, config, read_weights(folder))
+    if is_polynomial(config):
+        from circuits.model.formats.polynomial_network import load
+
+        network = load(folder, config, read_weights(folder))
     elif is_published(config):
         check_published(folder / "config.json", config)
         short_name = config.get("tokenizer")

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from analysis.studies.rules.known import KnownRules
 from analysis.studies.rules.paths import OTHER, SplitPass, check_is_polynomial
-from analysis.studies.rules.removal import first_answers
+from analysis.studies.rules.removal import MOST_DRAWS, first_answers
 from circuits.arguments import checked
 from circuits.errors import (
     FeatureRangeError,
@@ -30,6 +30,7 @@ from circuits.errors import (
 )
 from circuits.model.model import Model
 
+_MOST_PAIRS = 10**6
 _FAR = (3, 6, 10, 20)
 _BACK = 9  # distances that looking back is compared over
 
@@ -61,7 +62,7 @@ def find_induction(
     3, 6, 10 and 20 that fit."""
     owner = "find_induction"
     check_is_polynomial(owner, model)
-    check_count(owner, n, None, "n")
+    check_count(owner, n, _MOST_PAIRS, "n")
     check_index(owner, seed, 2**63, "seed")
     everything = range(model.n_token) if tokens is None else tokens
     listed = check_some(owner, everything, "tokens")
@@ -148,7 +149,7 @@ def induction_removal(
     first head to the token before, or those of the second to tokens after an earlier occurrence.
     Controls cut as many scores of the same head: to a token farther back, or at the places of
     another row's matches; and the same scores of the other head."""
-    check_count("induction_removal", n_draws, None, "n_draws")
+    check_count("induction_removal", n_draws, MOST_DRAWS, "n_draws")
     tokens, generator = known.tokens, torch.Generator().manual_seed(seed)
     n_row, n_pos = tokens.shape
     one_back = _at_distance(n_row, n_pos, 1)

@@ -20,7 +20,14 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from circuits.arguments import checked
-from circuits.errors import ArgumentError, CorpusError, check_count, first_line, shorten
+from circuits.errors import (
+    ArgumentError,
+    CorpusError,
+    TensorError,
+    check_count,
+    first_line,
+    shorten,
+)
 from circuits.storage.files import read_json
 from circuits.storage.limits import check_readable, check_unpacked
 
@@ -45,6 +52,11 @@ class KnownRules:
 
     def top_1(self, answers: Int64[Tensor, "row pos"]) -> dict[str, float]:
         """How often an answer, given after each token, is the next token; by its rule."""
+        if answers.shape != self.tokens.shape:
+            raise TensorError(
+                f"KnownRules.top_1: answers of shape {tuple(answers.shape)} for tokens of shape "
+                f"{tuple(self.tokens.shape)}. Pass one after each token."
+            )
         right = answers[:, :-1] == self.tokens[:, 1:]
         return {
             name: float(right[self.rule[:, 1:] == number].double().mean())

@@ -25,10 +25,18 @@ from analysis.studies.rules.paths import (
     check_is_polynomial,
 )
 from circuits.arguments import checked
-from circuits.errors import ArgumentError, TensorError, check_count, check_index, check_indices
+from circuits.errors import (
+    ArgumentError,
+    TensorError,
+    check_count,
+    check_index,
+    check_indices,
+    check_some,
+)
 from circuits.model.model import Model
 from circuits.model.ranges import check_tokens
 
+MOST_DRAWS = 1000  # of a control
 _ROWS = 128
 _Cuts = Mapping[int, Bool[Tensor, "batch query key"]]
 
@@ -84,11 +92,12 @@ def skip_removal(
     """How often the first answer is right, by rule, without the paths that make the skip rules;
     one more is removed in each row. Then as many paths chosen at random: the same of other tokens
     (``random tokens``), and others of the same tokens (``random paths``)."""
-    check_count("skip_removal", n_draws, None, "n_draws")
+    check_count("skip_removal", n_draws, MOST_DRAWS, "n_draws")
+    paths = check_some("skip_removal", paths, "paths")
     first, second = (sorted(set(known.skip[name])) for name in ("first", "second"))
     rows: list[tuple[str, str, list[int], list[int], list[Path]]]
     rows = [("intact", "", first, second, [])]
-    rows += [("paths", str(paths[n - 1]), first, second, [*paths[:n]])
+    rows += [("paths", str(paths[n - 1]), first, second, paths[:n])
              for n in range(1, len(paths) + 1)]  # fmt: skip
     generator = torch.Generator().manual_seed(seed)
     others = [one for one in range(model.n_token) if one not in {*first, *second}]
@@ -103,7 +112,7 @@ def skip_removal(
         order = torch.randperm(len(others), generator=generator).tolist()
         drawn = [others[i] for i in order]
         rows.append(("random tokens", f"draw {draw}", drawn[: len(first)],
-                     drawn[len(first) : len(first) + len(second)], [*paths]))  # fmt: skip
+                     drawn[len(first) : len(first) + len(second)], paths))  # fmt: skip
     for draw in range(n_draws):
         order = torch.randperm(len(unnamed), generator=generator).tolist()[: len(paths)]
         rows.append(

@@ -16,9 +16,9 @@ from analysis.studies.rules.effects import (
 )
 from analysis.studies.rules.induction import Induction, find_induction, induction_removal
 from analysis.studies.rules.known import BY_RULE, KnownRules
-from analysis.studies.rules.removal import skip_removal
+from analysis.studies.rules.removal import MOST_DRAWS, skip_removal
 from circuits.arguments import checked
-from circuits.errors import CorpusError
+from circuits.errors import CorpusError, check_count
 from circuits.model.model import Model
 
 FARTHEST = 11
@@ -88,6 +88,7 @@ def study_rules(model: Model, known: KnownRules, n_draws: int = 5, seed: int = 0
     """Skip rules, bigrams and induction from the weights alone; then the removal of each, with
     ``n_draws`` random controls of every kind."""
     kinds = known.kinds
+    check_count("study_rules", n_draws, MOST_DRAWS, "n_draws")
     if not model.n_context > FARTHEST:
         raise CorpusError(
             f"study_rules: a context of {model.n_context} tokens holds no pair {FARTHEST} apart, "

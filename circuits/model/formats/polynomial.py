@@ -35,17 +35,14 @@ def is_polynomial(config: Mapping[str, Any]) -> bool:
     return isinstance(inside, Mapping) and "d_mlp" in inside and "model_type" not in config
 
 
-def load(folder: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Any:
-    """The network, in float32 and without gradients."""
-    from circuits.model.formats.polynomial_network import PolynomialTransformer
-
+def checked_sizes(
+    folder: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor]
+) -> dict[str, Any]:
+    """The sizes in a configuration; refused if the weights do not fit them."""
     sizes = dict(config["model"])
     check_polynomial(folder / "config.json", sizes)
     check_state(folder, dict(weights), _shapes(sizes))
-    with torch.random.fork_rng(devices=[]):  # the initial weights are replaced below
-        network = PolynomialTransformer(_llama_config(sizes))
-    network.load_state_dict(dict(_renamed(sizes, {k: v.float() for k, v in weights.items()})))
-    return network.eval().requires_grad_(False)
+    return sizes
 
 
 def check_polynomial(where: Path, sizes: Mapping[str, Any]) -> None:
@@ -116,7 +113,8 @@ def _shapes(sizes: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     return {old: shape(old) for old, _, _ in _names(sizes)}
 
 
-def _renamed(sizes: Mapping[str, Any], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def renamed(sizes: Mapping[str, Any], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The network's own weights, of those of this layout."""
     state = {new: weights[old] * factor for old, new, factor in _names(sizes)}
     if sizes.get("norm_type", "channel") == "rms":
         ones = torch.ones(sizes["d_model"])
@@ -126,7 +124,8 @@ def _renamed(sizes: Mapping[str, Any], weights: Mapping[str, Tensor]) -> dict[st
     return state
 
 
-def _llama_config(sizes: Mapping[str, Any]) -> Any:
+def llama_config(sizes: Mapping[str, Any]) -> Any:
+    """The configuration of a network of these sizes."""
     from transformers import LlamaConfig
 
     return LlamaConfig(

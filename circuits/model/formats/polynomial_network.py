@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,16 @@ from transformers import LlamaForCausalLM
 from transformers.models.llama.modeling_llama import rotate_half
 
 from circuits.model.formats.llama import FIXED
-from circuits.model.formats.polynomial import write
+from circuits.model.formats.polynomial import checked_sizes, llama_config, renamed, write
+
+
+def load(folder: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Any:
+    """The network of a folder, in float32 and without gradients."""
+    sizes = checked_sizes(folder, config, weights)
+    with torch.random.fork_rng(devices=[]):  # the initial weights are replaced below
+        network = PolynomialTransformer(llama_config(sizes))
+    network.load_state_dict(renamed(sizes, {k: v.float() for k, v in weights.items()}))
+    return network.eval().requires_grad_(False)
 
 
 class PolynomialAttention(nn.Module):
