@@ -38,7 +38,7 @@ from circuits.model.ranges import check_tokens
 
 MOST_DRAWS = 1000  # of a control
 _ROWS = 128
-_Cuts = Mapping[int, Bool[Tensor, "batch query key"]]
+_Cuts = Mapping[int, Bool[Tensor, "row query key"]]
 
 
 @checked
@@ -49,7 +49,7 @@ def logits_without(
     first: Sequence[int] = (),
     second: Sequence[int] = (),
     paths: Sequence[Path] = (),
-    cut: Mapping[int, Bool[Tensor, "batch query key"]] | None = None,
+    cut: Mapping[int, Bool[Tensor, "_ query key"]] | None = None,
 ) -> Float[Tensor, "batch pos token"]:
     """The logits of the running model without these paths: of the tokens ``first`` and ``second``
     wherever they stand. ``cut`` sets scores of a layer's head to zero where it is True."""
