@@ -20,7 +20,7 @@ _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem }
 table { border-collapse: collapse; font-size: 13px; margin: .5rem 0 1.5rem }
 th, td { padding: 2px 8px; text-align: right; border-bottom: 1px solid #8884 }
-th { font-weight: 600 } td.text, th.text { text-align: left }
+th { font-weight: 600 }
 .maps { display: flex; flex-wrap: wrap; gap: 1.5rem } .maps td { border: 0; min-width: 1.6rem }
 .rule { outline: 2px solid #222; outline-offset: -2px }
 """
