@@ -16,6 +16,7 @@ twins-real: what a pretrained model's twin loses, and other ways (--model, --dat
 report: a large report: writing it, its size, opening it in Chromium.
 claims: what README's table says, beside what these print today (hours; --folder, --data).
 demo: `circuits demo` for ten seeds (--seeds), first and second run: time, memory, answers.
+rules: rules read from a polynomial transformer's weights, and removed (--data: a folder; --json).
 checking: what hashing and checking take of `circuits demo`.
 """
 
@@ -36,10 +37,12 @@ from benchmarks import (
     pretrained,
     recovery,
     report,
+    rules,
     saes,
     shapes,
     twins_real,
 )
+from circuits.errors import CircuitsError
 
 parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
 parser.add_argument("parts", nargs="*", help="parts of the above (default: core models)")
@@ -50,7 +53,7 @@ parser.add_argument(
     "--data",
     metavar="PATH",
     help="digits: images (default: scikit-learn's); claims: mnist.npz; pretrained, twins-real: "
-    "text",
+    "text; rules: a model's folder with its rules (default: a small one written by hand)",
 )
 parser.add_argument("--model", metavar="FOLDER", help="pretrained, twins-real: a model")
 parser.add_argument(
@@ -59,7 +62,10 @@ parser.add_argument(
 parser.add_argument(
     "--seeds", metavar="FROM:TO", default="0:10", help="circuits, demo: the last is not included"
 )
+parser.add_argument("--json", action="store_true", help="rules: one JSON object, nothing else")
 options = parser.parse_args()
+if options.json and options.parts != ["rules"]:
+    parser.error("--json: only the part rules prints JSON, so ask for that part alone")
 try:
     first, last = map(int, options.seeds.split(":"))
     seeds = range(first, last)
@@ -93,6 +99,7 @@ tables = {
     "twins-real": lambda: twins_real.run(
         options.device, options.model, options.data, options.folder, seeds
     ),
+    "rules": lambda: rules.run(options.data, options.json),
     "report": lambda: report.run(options.device),
     "lowrank": lambda: lowrank.run(options.device),
 }
@@ -100,4 +107,7 @@ unknown = set(options.parts) - set(tables)
 if unknown:
     parser.error(f"no part {', '.join(sorted(unknown))}; the parts are {', '.join(tables)}")
 for part in options.parts or ["core", "models"]:
-    print(tables[part]() + "\n", flush=True)
+    try:
+        print(tables[part]() + "\n" * (not options.json), flush=True)
+    except CircuitsError as error:
+        parser.exit(2, f"{error}\n")

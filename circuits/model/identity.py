@@ -14,6 +14,7 @@ import torch
 
 from circuits.corpus.tokenizer import tokenizer_hash
 from circuits.errors import ModelError
+from circuits.model.formats.llama import parts_in_words
 from circuits.model.site import POINTS, Site
 from circuits.storage.files import content_hash, read_json, write_json
 from circuits.storage.records import LATER, RecordError, record_of
@@ -76,7 +77,7 @@ def described(model: Any) -> dict[str, Any]:
         "context": model.n_context,
         "vocabulary": model.n_token,
         "parameters": sum(weight.numel() for weight in model.network.parameters()),
-        "norm": f"RMSNorm, eps {config.rms_norm_eps:g}",
+        **parts_in_words(model.network),
         "activation": f"{config.hidden_act} (bilinear: checked on random input)",
         "mlp_biases": [name for name in factors if getattr(first, f"{name}_bias") is not None],
         "tied_head": bool(config.tie_word_embeddings),

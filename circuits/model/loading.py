@@ -10,6 +10,7 @@ import torch
 from circuits.arguments import checked
 from circuits.errors import ModelError, check_device
 from circuits.model.formats.llama import build, check_activation, check_bilinear, read_tokenizer
+from circuits.model.formats.polynomial import is_polynomial
 from circuits.model.formats.published import check_published, convert, is_published
 from circuits.model.formats.weights import read_config, read_weights
 from circuits.model.identity import TwinLabel
@@ -27,24 +28,27 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
 ) -> Model:
-    """The model in a folder or on the hub (``hub:owner/name``), in the Hugging Face Llama format or
-    the layout of the paper's checkpoints; refused if it is not bilinear or needs code of its own.
+    """The model in a folder or on the hub (``hub:owner/name``), in the Hugging Face Llama format,
+    the layout of the paper's checkpoints or that of transformers that are polynomials; refused if
+    it is not bilinear or needs code of its own.
     A name of `ready_models` is the one that comes with this package.
 
     ``tokenizer`` is a folder or ``hub:owner/name`` to use instead of the model's own. Without
     ``device`` the model goes to the GPU where there is one.
     """
     folder = local_folder(path)
-    config = read_config(folder)
-    if is_published(config):
+    config, short_name = read_config(folder), None
+    if is_polynomial(config):
+        from circuits.model.formats.polynomial_network import load
+
+        network = load(folder, config, read_weights(folder))
+    elif is_published(config):
         check_published(folder / "config.json", config)
         short_name = config.get("tokenizer")
-        config, state = convert(folder, config, read_weights(folder))
+        network = build(folder, *convert(folder, config, read_weights(folder)))
     else:
-        short_name = None
         check_activation(folder / "config.json", config)
-        state = read_weights(folder)
-    network = build(folder, config, state)
+        network = build(folder, config, read_weights(folder))
     words_at = folder if tokenizer is None else local_folder(tokenizer)
     words = read_tokenizer(words_at, network.config.vocab_size, required=tokenizer is not None)
     network = network.to(chosen_device(device))

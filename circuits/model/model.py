@@ -342,7 +342,7 @@ class Model:
                 f"Model.hooked: {', '.join(map(str, self._replacing))} is replaced at the moment, "
                 f"and the bridge is made once. Ask for model.hooked before the block."
             )
-        return hooked(self.path, self.network, self.words("Model.hooked"))
+        return hooked(self.path, self.network, lambda: self.words("Model.hooked"))
 
     def save(self, folder: str | Path) -> Path:
         """Write the Hugging Face folder of this model and its tokenizer; whole or not at all."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from circuits.corpus.tokenizer import unknown_words
 from circuits.errors import ModelError, check_range, largest, shorten
-from circuits.model.formats.llama import layer_of
+from circuits.model.formats.llama import has_softmax, layer_of
 from circuits.model.site import Site
 
 _MOST = torch.finfo(torch.float32).max  # norms and attention compute in float32
@@ -63,8 +63,11 @@ class Ranges:
 
     @cached_property
     def _scores(self) -> float:
-        """No product of a query and a key is larger."""
+        """No product of a query and a key is larger. Without a softmax, what is infinite stays so
+        to the end and is seen there."""
         most = 0.0
+        if not has_softmax(self.network):
+            return most
         for block in self.network.model.layers:
             width = block.input_layernorm.weight.numel()
             read = largest(block.input_layernorm.weight) * width**1.5  # of an entry of either

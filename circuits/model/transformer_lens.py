@@ -15,11 +15,17 @@ from typing import Any
 import torch
 
 from circuits.errors import ModelError
-from circuits.model.formats.llama import distance
+from circuits.model.formats.llama import distance, has_softmax
 
 
-def hooked(path: Path, network: Any, tokenizer: Any) -> Any:
+def hooked(path: Path, network: Any, tokenizer_of: Callable[[], Any]) -> Any:
     """A bridge over copies of a model's network and tokenizer, checked on random tokens."""
+    if not has_softmax(network):
+        raise ModelError(
+            f"{path}: TransformerLens has no attention without a softmax. Use model.read and "
+            f"model.replaced, which run the model itself."
+        )
+    tokenizer = tokenizer_of()
     from transformer_lens.model_bridge import TransformerBridge
 
     bridge: Any = TransformerBridge.boot_transformers(

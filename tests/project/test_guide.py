@@ -95,3 +95,16 @@ def test_the_reader_that_the_guide_names_for_rank_is_not_the_default(capsys):
 def test_where_a_shadow_may_pass_is_said_where_the_test_is_offered():
     assert "against the whole form" in " ".join(str(interaction_graph.__doc__).split())
     assert "test each pair against the *whole* form" in GUIDE
+
+
+def test_the_chapter_on_rules_runs_as_it_stands(tmp_path, monkeypatch):
+    chapter = GUIDE.split("## From token to token in a polynomial transformer")[1].split("\n## ")[0]
+    (snippet,) = re.findall(r"```python\n(.*?)```", chapter, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(snippet, names)
+    assert [str(path) for path in names["paths"]["path"]] == [
+        re.search(r"left: (mlp 1: .*)\n", snippet)[1]
+    ]
+    assert (names["induction"].looks_back, names["induction"].matches) == (0, 2)
+    assert (tmp_path / "rules.html").exists()

@@ -17,7 +17,7 @@ import analysis
 import circuits
 import sae
 from analysis.runs.folder import RunFolder
-from analysis.studies import images, logic_gates, planted
+from analysis.studies import images, logic_gates, planted, rules
 from analysis.validation.edits import DrawKind
 from circuits import attention, corpus, graph, model
 from tests.support.small import normal
@@ -25,7 +25,7 @@ from tests.support.small_images import few, random_model
 from tests.support.wrong_calls import Call, World
 
 PACKAGES: tuple[ModuleType, ...] = (
-    circuits, graph, model, corpus, attention, sae, analysis, analysis.studies, images, logic_gates, planted,
+    circuits, graph, model, corpus, attention, sae, analysis, analysis.studies, images, logic_gates, planted, rules,
 )  # fmt: skip
 OURS = ("circuits", "sae", "analysis")
 
@@ -125,6 +125,18 @@ class Walk:
             **{f"OpenedRun.{name}": {"layer": 0} for name in ("interactions", "rank", "strongest", "reader_of_interactions")},
             "OpenedRun.check_recorded": {"place": world.whole.folder.model, "command": "model train"},
             "Statistics.read": {"path": self.world.folder / "none"},
+            "pair_effects": {**self.of_rules, "first": [11, 12], "second": [15], "distances": [2]},
+            "single_effects": {"model": self.polynomial, "tokens": [1, 2]},
+            "explaining_paths": {**self.of_rules, "rules": self.rules.skip, "answers": self.rules.kinds["connective"], "enough": 0.5},
+            "path_neurons": {**self.of_rules, "gate": self.effects_path, "rules": self.rules.skip, "answers": self.rules.kinds["connective"], "distance": 2},
+            "find_induction": {**self.of_rules, "n": 20}, "load_known_rules": {"folder": self.rule_folder, "n_token": self.polynomial.n_token},
+            "logits_without": {**self.of_rules, "tokens": self.rules.tokens[:2], "first": [11, 12], "second": [15], "paths": [self.effects_path]},
+            "skip_removal": {**self.of_rules, "known": self.rules, "paths": [self.effects_path], "n_draws": 1},
+            "induction_removal": {**self.of_rules, "known": self.rules, "found": self.rule_study.induction, "n_draws": 1},
+            "study_rules": {**self.of_rules, "known": self.rules, "n_draws": 1}, "write_page": {"study": self.rule_study},
+            "write_example": {"noise": 0.0}, "KnownRules.top_1": {"answers": self.rules.tokens},
+            "KnownRules.is_skip_rule": {"table": self.rules.skip}, "KnownRules.skip_scores": {"table": self.rules.skip},
+            "Effects.shares": {"rules": self.rules.skip}, "Effects.sum_of": {"rules": self.rules.skip},
             "ClassSpectra.inputs": {"pixels": self.data.pixels.double()},
         }  # fmt: skip
 
@@ -164,6 +176,12 @@ class Walk:
             self.data,
             sae.TrainingPlan(("mlp_out@0",), n_features=8, k=2, n_tokens=64, n_batch=8, n_buffer=8),
         )
+        self.rule_folder = rules.write_example(w.folder / "walk-rules")
+        self.polynomial = circuits.load_model(self.rule_folder, device="cpu")
+        self.rules = rules.load_known_rules(self.rule_folder, self.polynomial.n_token)
+        self.rule_study = rules.study_rules(self.polynomial, self.rules, n_draws=1)
+        self.effects_path = self.rule_study.paths["path"][0]
+        self.of_rules = {"model": self.polynomial}
         stream = sae.TensorActivations([w.read], "mlp_in@0")
         self.cases = analysis.in_model(w.behaviour, w.model)
         self.margins = self.cases.margins()
@@ -186,6 +204,7 @@ class Walk:
             next(sae.readings(w.model, w.corpus, [circuits.Site("mlp_in", 0)], n_documents=2, window=8)),
             sae.examples(out, w.model, w.corpus, [1], n=2, context=2, n_documents=2), next(stream.chunks()),
             circuits.built_in(0, 50).stories(0, 3), self.curve.figures()[0],
+            self.rules, self.rule_study, self.rule_study.pairs, self.rule_study.induction,
             model.Trained(w.folder / "run" / "model", 1, 10, 5, 0.5, None),
         ]  # fmt: skip
 

@@ -138,6 +138,46 @@ def published_folder(path: Path, **fields) -> Path:
     return path
 
 
+POLYNOMIAL = {
+    "vocab_size": N_TOKEN,
+    "seq_len": 20,
+    "d_model": 16,
+    "d_head": 6,
+    "d_mlp": 24,
+    "n_layers": 2,
+    "rope_base": 100.0,
+    "norm_type": "channel",
+}
+
+
+def polynomial_weights(sizes: dict, seed: int = 0) -> dict[str, Tensor]:
+    d, head, hidden = sizes["d_model"], sizes["d_head"], sizes["d_mlp"]
+    shapes = {"embed.weight": (N_TOKEN, d), "unembed.weight": (N_TOKEN, d)}
+    scales = ["final_norm.scale"]
+    for i in range(sizes["n_layers"]):
+        at = f"blocks.{i}."
+        shapes |= {f"{at}attn.{n}_proj.weight": (head, d) for n in ("q1", "k1", "q2", "k2", "v")}
+        shapes |= {f"{at}attn.o_proj.weight": (d, head), f"{at}mlp.w_proj.weight": (d, hidden)}
+        shapes |= {f"{at}mlp.{name}.weight": (hidden, d) for name in ("w_m", "w_n")}
+        scales += [f"{at}norm_attn.scale", f"{at}norm_mlp.scale"]
+    weights = {
+        name: 0.3 * normal(*shape, seed=seed + i, dtype=torch.float32)
+        for i, (name, shape) in enumerate(shapes.items())
+    }
+    if sizes.get("norm_type", "channel") == "channel":
+        for i, name in enumerate(scales):
+            weights[name] = 1 + 0.3 * normal(d, seed=seed + 100 + i, dtype=torch.float32)
+    return weights
+
+
+def polynomial_folder(path: Path, seed: int = 0, **fields) -> Path:
+    path.mkdir(parents=True, exist_ok=True)
+    sizes = {**POLYNOMIAL, **fields}
+    (path / "config.json").write_text(json.dumps({"model": sizes}))
+    save_file(polynomial_weights(sizes, seed), path / "model.safetensors")
+    return path
+
+
 def small_corpus(folder: Path, n_document: int = 60, longest: int = 25, *, ragged: bool = True):
     """Documents of random words, of one to ``longest`` words each unless all are that long."""
     drawn = torch.randint(4, N_TOKEN, (n_document, longest), generator=generator(3)).tolist()

@@ -389,6 +389,8 @@ RIGHT: dict[str, tuple[Any, ...]] = {
     "sites of ModelCases.read_with_answers": ([], ()),  # of the answers alone
     "layer of OpenedRun.reader_of_interactions": (5, -(10**6)),  # no step of it is in the manifest
     "decays": ({1},), "noises": ({1},),
+    "first of logits_without": ([], ()), "second of logits_without": ([], ()),
+    "paths of logits_without": ([], ()),  # nothing is removed
     "step": (0,), "label of ClassSpectra.pictures": (0,),
 }  # fmt: skip
 """Odd values that are right all the same."""
@@ -399,6 +401,7 @@ ANY_OF_ITS_KIND = {
     "tokens of Model.mask",  # which looks for padding alone
     "direction of Reader",  # of another width than a model that it is not yet used with
     "loss of RankCurve",
+    "answers of KnownRules.top_1",  # a token that there is not is a wrong answer
     "strengths of mask_curve", "decays of regularisation", "noises of regularisation",
     # what is in the tensors of an inner loop is not read
     "features of Code.of_counts", "values of Code.of_counts", "counts of Code.of_counts",

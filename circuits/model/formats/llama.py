@@ -159,6 +159,20 @@ def layer_of(mlp: Any) -> BilinearLayer:
     return BilinearLayer(left.weight, right.weight, down.weight, left.bias, right.bias, down.bias)
 
 
+def has_softmax(network: Any) -> bool:
+    """Whether scores of a query and a key pass a softmax; without, there are two queries."""
+    return hasattr(network.model.layers[0].self_attn, "q_proj")
+
+
+def parts_in_words(network: Any) -> dict[str, str]:
+    """What a network's attention and norms compute."""
+    epsilon = network.config.rms_norm_eps
+    return {
+        "attention": "softmax" if has_softmax(network) else "bilinear, no softmax",
+        "norm": "none: fixed scales" if epsilon >= FIXED else f"RMSNorm, eps {epsilon:g}",
+    }
+
+
 @torch.no_grad()
 def check_bilinear(where: Path, network: Any) -> None:
     """Run the network on random input: does each layer compute what Llama's would, bilinearly?"""
@@ -304,7 +318,11 @@ def _check_tokenizer_class(folder: Path) -> None:
 
 
 def write(network: Any, tokenizer: Any | None, folder: Path) -> None:
-    """Fill a folder as ``save_pretrained`` would, without its progress bar."""
+    """Fill a folder as ``save_pretrained`` would, without its progress bar; a network of another
+    layout writes its own."""
+    if (write_layout := getattr(network, "write_layout", None)) is not None:
+        write_layout(folder)
+        return
     network.config.architectures = [type(network).__name__]
     network.config.dtype = network.dtype
     network.config.save_pretrained(folder)
