@@ -19,40 +19,30 @@ from torch.nn import functional
 
 from benchmarks.measure import machine, table
 from circuits.corpus import open_corpus
-from circuits.corpus.batches import BatchPlan, batches
 from circuits.corpus.documents import Corpus, split_corpus
 from circuits.errors import RunError
 from circuits.model import ModelPlan, ModelShape, load_model, train_model
 from circuits.model.model import Model
-from circuits.model.plan import cosine_rate
-from circuits.model.site import mlp_sites
 from circuits.storage.files import read_json
-from circuits.storage.training_run import RunFiles
 from circuits.twin.original import load_original
 from circuits.twin.plan import TwinPlan
 from circuits.twin.training import TwinTraining, bilinear_twin
 
 _CHARACTERS, _WINDOW = 300_000, 256
-MAIN = {
-    "faded": TwinPlan(),
-    "removed at once": TwinPlan(fade=0.0),
-    "faded, then norms faded": TwinPlan(remove_norms=True),
-}
-"""Ways as long as the default; the first of them for every seed."""
-
-_SHORT = TwinPlan(n_steps=500)
+_SHORT = TwinPlan(n_steps=500, distilled=1.0)
 SHORT = {
-    "short: faded": _SHORT,
-    "short: faded, last layer first": replace(_SHORT, order="last first"),
-    "short: faded, half from the text": replace(_SHORT, distilled=0.5),
-    "short: faded, from the text alone": replace(_SHORT, distilled=0.0),
-    "short: faded, MLPs alone": replace(_SHORT, only_mlps=True),
-    "short: faded, MLPs' outputs matched": replace(_SHORT, matched=1.0),
-    "short: removed at once": replace(_SHORT, fade=0.0),
+    "short: fitted": _SHORT,
+    "short: removed at once": replace(_SHORT, fit=0),
+    "short: faded": replace(_SHORT, fit=0, fade=0.6),
+    "short: faded, last layer first": replace(_SHORT, fit=0, fade=0.6, order="last first"),
+    "short: fitted, MLPs alone": replace(_SHORT, only_mlps=True),
+    "short: fitted, outputs matched": replace(_SHORT, matched=1.0),
+    "short: fitted, a tenth from the text": replace(_SHORT, distilled=0.9),
+    "short: the same, norms faded": replace(_SHORT, distilled=0.9, remove_norms=True),
+    "short: fitted, half from the text": replace(_SHORT, distilled=0.5),
 }
-"""A quarter as long, beside each other."""
+"""A quarter as long as the default, from the original's answers alone unless it says else."""
 
-FIT_STEPS, _FIT_ROWS = 600, 4096  # of a layer's stand-in, each on so many positions
 _HEAD = ("way", "seed", "loss", "gap", "KL", "top-1 agreement", "tokens", "minutes", "FVU by layer")
 
 
@@ -79,24 +69,22 @@ def run(device: str, model: str | None, data: str | None, folder: str | None, se
         out = where / "-".join([*re.findall(r"[a-z0-9]+", way.lower()), str(plan.seed)])
         return add(way, plan.seed, bilinear_twin(model, corpus, plan, out, device=device))
 
-    first = trained("faded", MAIN["faded"])
-    for way, plan in (MAIN | SHORT).items():
-        for seed in seeds if way == "faded" else seeds[:1]:
-            if (way, seed) != ("faded", 0):
-                trained(way, replace(plan, seed=seed))
-    start, fitted = _from_fitted_layers(
-        original, corpus, where / "short-from-fitted-layers", device
-    )
-    add("short: from fitted layers", 0, fitted)
-    add("from scratch", 0, _from_scratch(original, corpus, where / "from-scratch", device))
-    removed = first.label.removed_loss if first.label else float("nan")
+    twins = [trained("the default", replace(TwinPlan(), seed=seed)) for seed in seeds]
+    for way, plan in SHORT.items():
+        trained(way, plan)
+    add("short: from scratch", 0, _from_scratch(original, corpus, where / "from-scratch", device))
+    whole = _trained_on(original, corpus)
+    found = _measured(original, whole, windows)
+    rows.append(("short: the original, half from the text", "0", *_losses(loss, found), "", "", ""))
+    label = twins[0].label
+    assert label is not None  # it is a twin
     head = (
         f"{machine()}. {Path(model).name}: {original.n_layer} layers, width {original.d_model}; "
         f"{windows.numel()} tokens of validation text. The original with its gates removed and no "
-        f"training: {removed:.3f}, on the held-out text. Each layer alone, fitted in {FIT_STEPS} "
-        f"steps to its own inputs and outputs: FVU {' '.join(f'{each:.2f}' for each in start)}."
+        f"training: {label.removed_loss:.3f}, on the held-out text. Each layer's stand-in, fitted "
+        f"alone, misses {' '.join(f'{each:.2f}' for each in label.fitted_fvu or ())}."
     )
-    return "\n\n".join([head, table(rows, _HEAD), first.generate("Once upon a time", 80)])
+    return "\n\n".join([head, table(rows, _HEAD), twins[0].generate("Once upon a time", 80)])
 
 
 def _windows(original: Model, file: Path) -> torch.Tensor:
@@ -123,59 +111,45 @@ def _measured(original: Model, twin: Model, windows: torch.Tensor) -> tuple[floa
 
 
 def _row(way: str, seed: int, original: float, twin: Model, found: Any) -> tuple[str, ...]:
-    loss, kl, agreement = found
     ended = read_json(twin.path / "training.json", RunError)
     fvu = " ".join(f"{each:.2f}" for each in twin.label.mlp_fvu) if twin.label else ""
     tokens, minutes = ended["n_tokens"], ended["seconds"] / 60
-    return (way, str(seed), f"{loss:.3f}", f"{loss - original:+.3f}", f"{kl:.3f}",
-            f"{agreement:.1%}", f"{tokens / 1e6:.1f} M", f"{minutes:.0f}", fvu)  # fmt: skip
+    return (way, str(seed), *_losses(original, found), f"{tokens / 1e6:.1f} M", f"{minutes:.0f}",
+            fvu)  # fmt: skip
+
+
+def _losses(original: float, found: Any) -> tuple[str, ...]:
+    loss, kl, agreement = found
+    return f"{loss:.3f}", f"{loss - original:+.3f}", f"{kl:.3f}", f"{agreement:.1%}"
 
 
 def _from_scratch(original: Model, corpus: Corpus, out: Path, device: str) -> Model:
     """A new bilinear model of the same sizes, with as many steps of as many tokens."""
-    config, plan = original.network.config, TwinPlan()
+    config = original.network.config
     shape = ModelShape(
         n_layer=original.n_layer, d_model=original.d_model, d_hidden=original.d_hidden,
         n_head=config.num_attention_heads, tied_head=bool(config.tie_word_embeddings),
     )  # fmt: skip
-    new = ModelPlan(shape, plan.n_steps, plan.n_rows, plan.window)
-    trained = train_model(new, corpus, out, tokenizer=original.tokenizer, device=device)
+    plan = ModelPlan(shape, _SHORT.n_steps, _SHORT.n_rows, _SHORT.window)
+    trained = train_model(plan, corpus, out, tokenizer=original.tokenizer, device=device)
     return load_model(trained.folder, device=device)
 
 
-def _from_fitted_layers(
-    original: Model, corpus: Corpus, out: Path, device: str
-) -> tuple[list[float], Model]:
-    """Each MLP is first fitted alone, without a gate, to the original's outputs on its inputs; then
-    the whole is trained without gates. The share that each stand-in misses, and the model."""
-    plan = replace(_SHORT, fade=0.0)
+def _trained_on(original: Model, corpus: Corpus) -> Model:
+    """The control for what the text itself teaches: the original with its gates, trained on."""
     text, held_out = split_corpus(corpus)
     assert held_out is not None  # there is enough text
+    plan = replace(_SHORT, fit=0, fade=1.0, distilled=0.5)
     training = TwinTraining(plan, original, text, held_out)
-    files = RunFiles((out,), out / "checkpoint.safetensors", {"start": FIT_STEPS})
-    missed = [_fit(original, training.network, text, layer) for layer in range(original.n_layer)]
-    if not files.finished:
-        training.run(files, 100)
-    return missed, load_model(out, device=device)
+    training.plan = _Whole(**plan.as_dict())
+    for batch in islice(training.batches(), plan.n_steps):
+        training.learn(batch)
+        training.step += 1
+    return replace(original, network=training.network.eval())
 
 
-def _fit(original: Model, network: Any, corpus: Corpus, layer: int) -> float:
-    """Fit one MLP of a network to the original's, and say what it misses on other text."""
-    mlp = network.model.layers[layer].mlp
-    gate, at = mlp.act_fn, mlp_sites(layer)
-    gate.strength = 0.0
-    optimizer = torch.optim.AdamW(mlp.parameters(), lr=3e-3, weight_decay=0.0)
-    text = batches(corpus, original.tokenizer, BatchPlan(32, _WINDOW, packed=True))
-    values = [original.read(batch.tokens.to(original.device), at) for batch in islice(text, 41)]
-    taken = [torch.cat([read[site].flatten(0, 1) for read in values[:40]]) for site in at]
-    x, y = taken
-    generator = torch.Generator().manual_seed(0)
-    for step in range(FIT_STEPS):
-        optimizer.param_groups[0]["lr"] = cosine_rate(3e-3, 50, FIT_STEPS, step)
-        rows = torch.randint(len(x), (_FIT_ROWS,), generator=generator)
-        optimizer.zero_grad()
-        functional.mse_loss(mlp(x[rows]), y[rows]).backward()
-        optimizer.step()
-    x, y = (values[40][site].flatten(0, 1) for site in at)
-    with torch.no_grad():
-        return float((mlp(x) - y).square().sum() / (y - y.mean(0)).square().sum())
+class _Whole(TwinPlan):
+    """A plan in which gates stay."""
+
+    def strengths(self, step: int, n_layer: int) -> list[float]:
+        return [1.0] * n_layer
