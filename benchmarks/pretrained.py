@@ -32,9 +32,9 @@ from circuits.model.site import mlp_sites
 from circuits.twin.training import bilinear_twin
 from sae import Dictionary, TrainingPlan, train_saes
 
-N_FEATURES, K, N_TOKENS = 512, 12, 4_000_000
+N_FEATURES, K, N_TOKENS = 512, 12, 2_000_000
 N_PROPOSALS = 10
-_DOCUMENTS = 500  # held out, that everything is measured on
+_DOCUMENTS = 300  # held out, that everything is measured on
 Q = 0.05
 PUBLISHED = 0.69  # of output features, in a model of the paper: correlation above .75 with two
 
