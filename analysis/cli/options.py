@@ -65,9 +65,9 @@ example: circuits model train runs/stories --seed 3
 {_WAIT}
 
 model twin: make a gated model (SwiGLU, GEGLU, ReGLU) bilinear, and say what that cost
-Trains a pretrained gated model on, in RUN/model, while its gates fade to a straight line: its
-bilinear twin, with the loss of both on held-out text. After an interruption the same command
-resumes.
+Replaces the gates of a pretrained model by straight lines, fits each MLP alone and trains the whole
+on, in RUN/model: its bilinear twin, with the loss of both on held-out text. After an interruption
+the same command resumes.
 example: circuits model twin path/to/llama runs/twin --text stories.txt
   original MODEL              folder or hub:owner/name of a Llama, Mistral or Qwen2
   run_folder RUN              folder of the run; made if it is not there

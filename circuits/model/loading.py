@@ -97,7 +97,10 @@ def local_folder(path: str | Path) -> Path:
         return folder
     if (ready := ready_folder(path)) is not None:
         return ready / "model"
-    raise ModelError(f"{folder}: no such folder. {how_to_ask(path)}")
+    raise ModelError(
+        f"{folder}: no such folder. {how_to_ask(path)} What comes with this package: "
+        f"{', '.join(ready_models())}."
+    )
 
 
 def ready_models() -> list[str]:

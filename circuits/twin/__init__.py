@@ -1,1 +1,1 @@
-"""A gated model made bilinear: its gates fade while it trains on, and a label says the price."""
+"""A gated model made bilinear: MLPs fitted without gates, training, a label with the price."""

@@ -88,9 +88,9 @@ def test_fitted_layers_are_nearer_to_the_original_s_and_the_label_says_how_near(
         first[fit] = metrics(out)[0]["kl"]
     assert first[60] < first[0] / 2
     assert made[0].fitted_fvu is None
-    # on another batch than the label's own, which is held out
-    assert made[60].fitted_fvu == pytest.approx(made[60].mlp_fvu, rel=0.5)
-    assert max(made[60].mlp_fvu) < min(made[0].mlp_fvu)
+    # on another batch than the label's other numbers, which are of held-out text
+    for near in (made[60].fitted_fvu, made[60].mlp_fvu):
+        assert all(fitted < cut / 5 for fitted, cut in zip(near, made[0].mlp_fvu, strict=True))
     assert made[60].tokens == made[0].tokens + 60 * PLAN.n_rows * (PLAN.window - 1)
 
 
