@@ -64,7 +64,7 @@ class TrainingPlan:
         listed = self.sites and isinstance(self.sites, tuple)
         if not listed or not all(isinstance(site, str) for site in self.sites):
             faults.append(f"sites are {self.sites!r}, not a tuple of names such as 'mlp_in@0'")
-        if self.target is not None and self.target not in POINTS:
+        if self.target is not None and not (isinstance(self.target, str) and self.target in POINTS):
             faults.append(f"target is {self.target!r}, not a point of a layer such as 'mlp_out'")
         if not faults and self.n_buffer < self.n_batch:
             faults.append(f"n_buffer {self.n_buffer} does not hold a batch of {self.n_batch}")
