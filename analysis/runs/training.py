@@ -82,7 +82,10 @@ def _copied(origin: Path, place: Path) -> None:
     files = {file.relative_to(origin): file for file in origin.rglob("*") if file.is_file()}
     if place.exists():
         if any(_differ(file, place / name) for name, file in files.items()):
-            raise RunError(f"{place}: there is something else already. Name a new folder.")
+            raise RunError(
+                f"{place}: its files are other ones than those that come with this package. Name a "
+                f"new folder, or remove this one."
+            )
         return
     with folder_written_whole(place) as new:
         for name, file in files.items():

@@ -28,6 +28,7 @@ _DIGITS = "digits --run RUN"
 _SAES = "sae train RUN --text IN/long.txt --plan IN/saes.json --device cpu"
 _MODEL = "model train RUN --text IN/text.jsonl --plan IN/model.json --device cpu"
 _TWIN = "model twin IN/gated RUN --text IN/words --plan IN/twin.json --self-written 40 --device cpu"
+_READY = "model ready stories260K-bilinear RUN"
 _EXPORT = "export RUN/circuits/negation.json --out OUT --format"
 
 
@@ -63,6 +64,7 @@ SCENES = {
     "sae train": Scene(_SAES, begins="model"),
     "model train": Scene(_MODEL, begins="empty"),
     "model twin": Scene(_TWIN, begins="empty"),
+    "model ready": Scene(_READY, begins="empty"),
     **{
         f"export as {kind}": Scene(f"{_EXPORT} {kind}", (_FIND,))
         for kind in ("graphml", "gexf", "attribution", "tables")
@@ -92,6 +94,7 @@ BEGINNING = {
     "sae train": Scene(_SAES, begins="model"),
     "model train": Scene(_MODEL, begins="empty"),
     "model twin": Scene(_TWIN, begins="empty"),
+    "model ready": Scene(_READY, begins="empty"),
 }
 """Those that make what others need."""
 

@@ -49,3 +49,25 @@ def test_without_text_the_original_writes_it(place, tmp_path):
     done = command("model", "twin", str(place / "gated"), str(tmp_path / "run"), *words)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "model-self-written.parquet").exists()
+
+
+def test_a_model_that_comes_with_the_package_makes_a_run_in_which_the_other_commands_work(tmp_path):
+    run, name = tmp_path / "run", "stories260K-bilinear"
+    for _ in range(2):  # what is there already stays
+        made = command("model", "ready", name, str(run), "--json")
+        assert made.returncode == 0, made.stderr
+    answer = json.loads(made.stdout)
+    assert answer["layers"] == 5
+    assert answer["original"] == "stories260K"
+    assert command("verify", str(run)).returncode == 0
+    words = ("--layer", "2", "--n", "2", "--documents", "3", "--text", answer["text"])
+    done = command("interactions", str(run), *words, "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    (run / "model" / "config.json").write_text("{}")
+    done = command("model", "ready", name, str(run))
+    assert done.returncode == 2
+    assert "its files are other ones than those that come with this package" in done.stderr
+    done = command("model", "ready", "stories15M", str(tmp_path / "other"))
+    assert done.returncode == 2
+    assert f"no model that comes with this package: {name}" in done.stderr
+    assert not (tmp_path / "other").exists()
