@@ -71,7 +71,7 @@ def test_training_brings_a_twin_nearer_to_its_original(twin, gated, corpus, tmp_
     assert metrics(faded.path)[0]["kl"] == pytest.approx(0.0, abs=1e-6)  # its gates are whole
     assert faded.label.kl > 0
     assert faded.label.fitted_fvu is None
-    at_once = replace(PLAN, fit=0, n_steps=60, learning_rate=2e-3)
+    at_once = replace(PLAN, fit=0, distilled=1.0, n_steps=60, learning_rate=2e-3)
     rows = metrics(bilinear_twin(gated, corpus, at_once, tmp_path / "out", device="cpu").path)
     kl = [row["kl"] for row in rows]
     assert sum(kl[-10:]) < sum(kl[:10]) / 2
