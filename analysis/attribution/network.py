@@ -16,11 +16,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import networkx as nx
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Int64
+from scipy.cluster.hierarchy import fcluster, linkage
 from torch import Tensor
 
 from analysis.attribution.influence import Influence, features_of, influence
@@ -31,12 +31,12 @@ from analysis.behaviour.in_model import single_tokens
 from circuits.arguments import checked
 from circuits.corpus.tokenizer import unknown_words
 from circuits.errors import DictionaryError, ModelError, check_count, shorten
-from circuits.groups.clusters import clusters
 from circuits.model.model import Model
 from circuits.model.site import Site
 from sae.dictionary import Dictionary
 
-N_NODES, N_GATES, N_FOLLOWED = 200, 500, 256
+N_NODES, N_GATES, N_FOLLOWED = 200, 500, 512
+_ALIKE = 0.7  # mean cosine of what the nodes of a group add to others
 _LEAST = 0.005  # of what a node reads, in sizes: smaller edges go into its rest
 
 
@@ -88,7 +88,7 @@ def attribution_graph(
     return AttributionGraph(
         text,
         tuple(model.token_texts(tokens.tolist())),
-        traced.nodes(gates),
+        traced.nodes(gates, edges),
         gates.drop(columns="weight"),
         edges,
         layers,
@@ -308,9 +308,7 @@ class _Traced:
             tables.append(pd.DataFrame(columns))
         return pd.concat(tables, ignore_index=True)
 
-    def _pair_gates(
-        self, number: int, form: np.ndarray, level: float, most: int
-    ) -> pd.DataFrame:
+    def _pair_gates(self, number: int, form: np.ndarray, level: float, most: int) -> pd.DataFrame:
         """The strongest gates of one feature, and the sum of its others."""
         n = len(self.numbers)
         first, second = np.triu_indices(len(form))
@@ -371,17 +369,23 @@ class _Traced:
             rest = np.delete(values[row], self.numbers[shown]).sum()
             yield "rest", node, float(rest), "", 0.0
 
-    def nodes(self, gates: pd.DataFrame) -> pd.DataFrame:
+    def nodes(self, gates: pd.DataFrame, edges: pd.DataFrame) -> pd.DataFrame:
         """The kept nodes, those of most influence first after the targets."""
         writers, n = self.flow.writers, len(self.targets)
         at = self.reads.position
-        table = writers.table.iloc[self.numbers].drop(columns="empty").assign(
-            node=[self.names[number] for number in self.numbers.tolist()],
-            influence=self.flow.of[self.numbers],
+        table = (
+            writers.table.iloc[self.numbers]
+            .drop(columns="empty")
+            .assign(
+                node=[self.names[number] for number in self.numbers.tolist()],
+                influence=self.flow.of[self.numbers],
+            )
         )
         values = (self.reads.directions @ writers.last[at]).tolist()
         tops = {"kind": "logit", "layer": writers.model.n_layer, "position": at, "feature": -1}
-        top = pd.DataFrame({**tops, "value": values, "node": list(self.targets), "influence": 1 / n})
+        top = pd.DataFrame(
+            {**tops, "value": values, "node": list(self.targets), "influence": 1 / n}
+        )
         table = table.sort_values("influence", ascending=False, kind="stable")
         made = pd.concat([top, table], ignore_index=True)
         texts = writers.model.token_texts(writers.paths.tokens.tolist())
@@ -390,17 +394,25 @@ class _Traced:
         largest = sizes.groupby(gates["node"]).max()
         off = (made["node"].map(sums) - made["value"]).abs() / made["node"].map(largest)
         made["off_by"] = off
-        made["group"] = _groups(made["node"], gates)
+        made["group"] = _groups(list(made["node"]), edges)
         order = ["node", "kind", "layer", "position", "token", "feature", "value", "influence"]
         return made[[*order, "group", "off_by"]]
 
 
-def _groups(nodes: pd.Series, gates: pd.DataFrame) -> list[int]:
-    """Nodes that have the same partners, to the same effect, in the gates; −1 without any."""
-    graph = nx.Graph()
-    for gate in gates[gates["kind"].isin(("pair", "square"))].itertuples():
-        weight = gate.weight * (1.0 if gate.value >= 0 else -1.0)
-        before = graph.get_edge_data(gate.first, gate.second, {"weight": 0.0})["weight"]
-        graph.add_edge(gate.first, gate.second, weight=before + weight)
-    found = clusters(graph, n_resample=1) if len(graph) > 2 else {}
-    return [int(found.get(node, -1)) for node in nodes]
+def _groups(nodes: Sequence[str], edges: pd.DataFrame) -> list[int]:
+    """Nodes that add to the same nodes in the same proportions, sign and all; −1: alone."""
+    place = {node: number for number, node in enumerate(nodes)}
+    inside = edges[edges["source"].isin(place)]
+    adds = np.zeros((len(nodes), len(nodes)))
+    adds[inside["source"].map(place), inside["node"].map(place)] = inside["value"]
+    adds /= np.maximum(np.abs(adds).max(0), 1e-300)  # every reader counts alike
+    some = np.flatnonzero((adds != 0).any(1))
+    group = np.full(len(nodes), -1)
+    if len(some) > 1:
+        tree = linkage(adds[some], "average", metric="cosine")
+        found = fcluster(tree, 1 - _ALIKE, "distance")
+        _, first, members = np.unique(found, return_index=True, return_counts=True)
+        several = [found[at] for at in np.sort(first[members > 1])]
+        numbers = {label: number for number, label in enumerate(several)}
+        group[some] = [numbers.get(label, -1) for label in found]
+    return [int(number) for number in group]

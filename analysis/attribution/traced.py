@@ -50,18 +50,17 @@ class AttributionGraph:
     def graph(self) -> nx.DiGraph:
         """The graph with gates as nodes: a pair's two nodes lead to it, and it to what it makes."""
         made = nx.DiGraph(text=self.text, **self.kept, **self.shares)
-        for row in self.nodes.drop(columns="node").assign(name=self.nodes["node"]).itertuples():
-            about = {k: v for k, v in row._asdict().items() if k not in ("Index", "name")}
-            made.add_node(row.name, **about)
-        ways = {(e.source, e.node): e.way for e in self.edges.itertuples()}
-        for number, gate in enumerate(self.gates.itertuples()):
-            causes = [end for end in dict.fromkeys((gate.first, gate.second)) if end]
-            name = f"gate {number}"
-            made.add_node(name, kind=f"gate: {gate.kind}", value=gate.value)
-            made.add_edge(name, gate.node, weight=gate.value)
+        for about in self.nodes.to_dict("records"):
+            made.add_node(about["node"], **{str(k): v for k, v in about.items() if k != "node"})
+        ways = {(e["source"], e["node"]): e["way"] for e in self.edges.to_dict("records")}
+        for number, gate in enumerate(self.gates.to_dict("records")):
+            causes = [end for end in dict.fromkeys((gate["first"], gate["second"])) if end]
+            name, value = f"gate {number}", gate["value"]
+            made.add_node(name, kind=f"gate: {gate['kind']}", value=value)
+            made.add_edge(name, gate["node"], weight=value)
             for cause in causes:
-                way = ways.get((cause, gate.node), "")
-                made.add_edge(cause, name, weight=gate.value / len(causes), way=way)
+                way = ways.get((cause, gate["node"]), "")
+                made.add_edge(cause, name, weight=value / len(causes), way=way)
         return made
 
     def as_dict(self) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from circuits.algebra.bilinear import BilinearLayer
 from circuits.attention.paths import TextPaths, text_paths
+from circuits.model.formats.heads import eager
 from circuits.model.model import Model
 from circuits.model.site import Site
 from sae.dictionary import Dictionary
@@ -78,7 +79,9 @@ class Writers:
         sites = [Site("mlp_in", layer) for layer in range(model.n_layer)]
         end = Site("resid_post", model.n_layer - 1)
         dtype = paths.written[Site("resid_pre", 0)].dtype
-        found = {s: x[0].to(dtype) for s, x in model.read(tokens[None], [*sites, end]).items()}
+        with eager(model.network):  # as the paths were read
+            read = model.read(tokens[None], [*sites, end])
+        found = {site: x[0].to(dtype) for site, x in read.items()}
         blocks, tables, first = {}, [], 0
         for site, written in paths.written.items():
             of_mlp = dictionaries.get(site.layer) if site.point == "mlp_out" else None
@@ -125,9 +128,7 @@ class Writers:
         level = dictionary.bias[features].to(encoder) - encoder @ dictionary.offset.to(encoder)
         return level if layer_.down_bias is None else level + encoder @ layer_.down_bias
 
-    def features(
-        self, layer: int, position: int, features: Int64[Tensor, " reader"]
-    ) -> Readings:
+    def features(self, layer: int, position: int, features: Int64[Tensor, " reader"]) -> Readings:
         """Active features of a layer's MLP, as Shapley reads their quadratic forms ``x̂ᵀQx̂``: along
         ``Q x̂``, which gives each piece its square and half of each of its pairs."""
         layer_ = self.layer(layer)
