@@ -118,6 +118,11 @@ def _by_layer(
                 f"can be split in one way only. Pass one of them."
             )
         found[site.layer] = dictionary
+    if not found:
+        raise DictionaryError(
+            "attribution_graph: no dictionary of mlp_out was given, so no MLP can be traced "
+            "through. Train some, with the sites mlp_out@0, mlp_out@1 and so on."
+        )
     notes = []
     for layer in range(model.n_layer):
         if layer not in found:

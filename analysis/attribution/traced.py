@@ -10,6 +10,7 @@ from typing import Any
 import networkx as nx
 import pandas as pd
 
+from circuits.arguments import checked_methods
 from circuits.graph.export import write_graph
 from circuits.plotting.display import html_of
 from circuits.storage.files import write_json
@@ -18,6 +19,7 @@ _FORMAT = "bilinear-circuits attribution graph"
 _TABLES = ("nodes", "gates", "edges", "layers")
 
 
+@checked_methods
 @dataclass(frozen=True, eq=False, repr=False)
 class AttributionGraph:
     """From the answers' logits to the tokens of one text, made by `attribution_graph`.

@@ -261,6 +261,7 @@ def test_what_is_wrong_is_refused_in_one_line():
         ({"targets": ["zebra"]}, ModelError, "'zebra' must be a single known token"),
         ({"targets": ["w8"], "against": ["w8"]}, ModelError, "'w8' against itself"),
         ({"dictionaries": [*both, both[0]]}, DictionaryError, "two dictionaries of mlp_out@0"),
+        ({"dictionaries": []}, DictionaryError, "no dictionary of mlp_out was given"),
         ({"dictionaries": [small_transcoder()]}, DictionaryError, "activations of 16"),
         ({"n_nodes": 1}, ModelError, "1 nodes do not lead from 'logit"),
         ({"n_gates": 0}, FeatureRangeError, "n_gates"),
