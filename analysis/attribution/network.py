@@ -60,7 +60,9 @@ def attribution_graph(
     check_count("attribution_graph", n_followed, None, "n_followed")
     chosen, notes = _by_layer(model, dictionaries)
     tokens = _tokens(model, text)
-    names, answers, less = _answers(model, text, tokens, targets, against)
+    words, answers, less = _answers(model, text, tokens, targets, against)
+    less_what = f" less {', '.join(against)}" if against else ""
+    names = [f"logit {word}{less_what}" for word in words]
     writers = Writers.of(model, chosen, tokens)
     last = len(tokens) - 1
     reads = writers.logits(answers, less, last)
@@ -74,7 +76,7 @@ def attribution_graph(
     about = {
         "model": model.fingerprint,
         "dictionaries": {f"mlp_out@{i}": d.fingerprint for i, d in chosen.items()},
-        "targets": names,
+        "targets": words,
         "against": list(against),
         "n_nodes": n_nodes,
         "n_gates": n_gates,
@@ -159,7 +161,7 @@ def _answers(
     targets: Sequence[str] | None,
     against: Sequence[str],
 ) -> tuple[list[str], Int64[Tensor, " target"], Tensor | None]:
-    """The targets' names and tokens, and the mixture of logits that is subtracted."""
+    """The targets as words and tokens, and the mixture of logits that is subtracted."""
     tokenizer = model.words("attribution_graph")
     wanted = list(targets or ())
     known = single_tokens(tokenizer, text, [*wanted, *against])
@@ -184,8 +186,8 @@ def _answers(
                 f"attribution_graph: {wanted[0]!r} against itself is always 0. Name other words "
                 f"with against."
             )
-    names = [f"logit {word}" for word in dict.fromkeys(wanted)]
-    return names, torch.tensor(numbers, device=model.device), less
+    words = list(dict.fromkeys(wanted))
+    return words, torch.tensor(numbers, device=model.device), less
 
 
 def _check_ledger(writers: Writers, reads: Readings, answers: Tensor, less: Tensor | None) -> None:

@@ -38,8 +38,7 @@ def run_trace(
 
 def trace_options(made_of: Mapping[str, Any], name: str) -> str:
     """The rest of the command that makes a trace again, from what the manifest says of it."""
-    targets = [str(target).removeprefix("logit ") for target in made_of.get("targets", ())]
-    words = [str(made_of.get("text", "TEXT")), "--targets", *targets]
+    words = [str(made_of.get("text", "TEXT")), "--targets", *map(str, made_of.get("targets", ()))]
     if against := made_of.get("against"):
         words += ["--against", *map(str, against)]
     for option in ("nodes", "gates", "followed"):

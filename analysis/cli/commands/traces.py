@@ -32,6 +32,7 @@ def _text(found: AttributionGraph) -> str:
     """For a person: how much is kept, where influence ends, the strongest nodes and gates."""
     kept = found.kept
     ends = ", ".join(f"{kind} {share:.1%}" for kind, share in found.shares.items() if share)
+    targets = ", ".join(found.nodes["node"][found.nodes["kind"] == "logit"])
     off_by = found.nodes["off_by"].max()
     named = found.gates[found.gates["kind"] != "rest"]
     nodes = ["node", "token", "value", "influence", "group"]
@@ -39,7 +40,7 @@ def _text(found: AttributionGraph) -> str:
     return "\n\n".join(
         [
             f"{len(found.nodes)} nodes hold {kept['influence of nodes']:.0%} of the influence on "
-            f"{', '.join(found.about['targets'])};\n{kept['through nodes alone']:.0%} of it flows "
+            f"{targets};\n{kept['through nodes alone']:.0%} of it flows "
             f"to where it ends through these nodes alone. {len(named)} gates hold "
             f"{kept['influence of gates']:.0%}\nof what the nodes read.\nIt ends at: {ends}.",
             f"Of the influence, at each layer's MLP\n{aligned(found.layers)}",

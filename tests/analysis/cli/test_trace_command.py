@@ -22,7 +22,7 @@ def run(tmp_path):
 def test_the_planted_gate_is_found_and_kept(run, capsys):
     assert main(["trace", str(run), TEXT, *ASKED, "--name", "one"]) == 0
     printed = capsys.readouterr().out
-    assert "hold 100% of the influence on logit sad" in printed
+    assert "hold 100% of the influence on logit sad less glad;" in printed
     assert printed.splitlines()[-1] == str(run / "traces" / "one.json")
     kept = json.loads((run / "traces" / "one.json").read_text())
     assert kept["tokens"] == ["<bos>", *TEXT.split()]
@@ -33,7 +33,7 @@ def test_the_planted_gate_is_found_and_kept(run, capsys):
     }
     assert ("good", "not") in pairs or ("not", "good") in pairs
     graph = read_graph(run / "traces" / "one.graphml")
-    assert "logit sad" in graph
+    assert "logit sad less glad" in graph
 
 
 def test_scripts_get_the_graph_and_verify_the_command_that_made_it(run, capsys):
@@ -58,7 +58,7 @@ def test_scripts_get_the_graph_and_verify_the_command_that_made_it(run, capsys):
         (("the zebra felt",), "does not know 'zebra'"),
         ((TEXT, "--targets", "zebra"), "'zebra' must be a single known token"),
         ((TEXT, *ASKED, "--nodes", "1"), "Allow more nodes"),
-        (("good", *ASKED), "nothing in the run adds to 'logit sad'"),
+        (("good", *ASKED), "nothing in the run adds to 'logit sad less glad'"),
         ((TEXT, *ASKED, "--name", "con"), "no file can have this name"),
     ],
 )
