@@ -55,9 +55,9 @@ def attribution_graph(
     ``n_gates`` are kept; in each layer ``n_followed`` features are traced further back. A layer
     without a dictionary of ``mlp_out`` has its MLP as one node at each position, traced no further.
     """
-    check_count("attribution_graph", n_nodes, None, "n_nodes")
-    check_count("attribution_graph", n_gates, None, "n_gates")
-    check_count("attribution_graph", n_followed, None, "n_followed")
+    budgets = {"n_nodes": n_nodes, "n_gates": n_gates, "n_followed": n_followed}
+    for what, budget in budgets.items():
+        check_count("attribution_graph", budget, None, what)
     chosen, notes = _by_layer(model, dictionaries)
     tokens = _tokens(model, text)
     words, answers, less = _answers(model, text, tokens, targets, against)
@@ -78,9 +78,7 @@ def attribution_graph(
         "dictionaries": {f"mlp_out@{i}": d.fingerprint for i, d in chosen.items()},
         "targets": words,
         "against": list(against),
-        "n_nodes": n_nodes,
-        "n_gates": n_gates,
-        "n_followed": n_followed,
+        **budgets,
     }
     return AttributionGraph(
         text,

@@ -11,11 +11,17 @@ import networkx as nx
 import pandas as pd
 
 from circuits.arguments import checked_methods
-from circuits.graph.export import write_graph
+from circuits.graph.export import (
+    attribution_document,
+    attribution_node,
+    write_attribution_document,
+    write_graph,
+)
 from circuits.plotting.display import html_of
 from circuits.storage.files import write_json
 
 _FORMAT = "bilinear-circuits attribution graph"
+_TYPES = {"token": "embedding", "error": "mlp reconstruction error", "logit": "logit"}
 _TABLES = ("nodes", "gates", "edges", "layers")
 
 
@@ -88,6 +94,54 @@ class AttributionGraph:
         write_json(path, self.as_dict())
         return path
 
+    def attribution(self, scan: str = "bilinear") -> dict[str, Any]:
+        """What circuit-tracer's frontend and Neuronpedia read, with gates as nodes between those
+        that they join."""
+        graph, ids, nodes, places = self.graph(), {}, [], {}
+        for name, about in graph.nodes(data=True):
+            effect = next(iter(graph.successors(name)), name)
+            places[name] = about if "layer" in about else graph.nodes[effect]
+        ranks = _rank_shares({name: self._size(graph, name) for name in graph})
+        for number, (name, about) in enumerate(graph.nodes(data=True)):
+            is_gate, place = about["kind"].startswith("gate"), places[name]
+            before_mlp = place["kind"] == "token" or name.startswith("attention bias")
+            height = 2 * place["layer"] + (0 if before_mlp else 2 - is_gate)
+            layer, at = str(height), max(int(place["position"]), 0)
+            ids[name] = f"{layer}_{number}_{at}"
+            label = about["kind"] if is_gate else f"{name} {about['token']}".strip()
+            node = attribution_node(
+                ids[name], number, layer, at, label, ranks[name], number, about["value"]
+            )
+            node["feature_type"] = _TYPES.get(about["kind"], node["feature_type"])
+            if about["kind"] == "logit":
+                spoken = name.removeprefix("logit ").replace('"', "'")
+                node |= {"is_target_logit": True, "token_prob": 1.0,
+                         "clerp": f'Output "{spoken}" (p=1.000)'}  # fmt: skip
+            nodes.append(node)
+        links = [
+            {"source": ids[one], "target": ids[other], "weight": weight}
+            for one, other, weight in graph.edges(data="weight")
+        ]
+        members = self.nodes[self.nodes["group"] >= 0].groupby("group")["node"]
+        groups = [[f"group {n}", *(ids[name] for name in names)] for n, names in members]
+        words = list(self.tokens)
+        return attribution_document(self.text, words, nodes, links, groups, scan)
+
+    def write_attribution(
+        self, folder: str | Path, scan: str = "bilinear", *, force: bool = False
+    ) -> Path:
+        """Write that into a folder, and list it in the folder's ``graph-metadata.json``."""
+        return write_attribution_document(self.attribution(scan), folder, force=force)
+
+    def _size(self, graph: nx.DiGraph, name: str) -> float:
+        """The influence of a node, or a gate's part of that of its node."""
+        about = graph.nodes[name]
+        if "influence" in about:
+            return float(about["influence"])
+        (effect,) = graph.successors(name)
+        gates = [abs(weight) for *_, weight in graph.in_edges(effect, data="weight")]
+        return graph.nodes[effect]["influence"] * abs(about["value"]) / max(sum(gates), 1e-300)
+
     def _repr_html_(self) -> str:
         return html_of(repr(self), nodes=self.nodes.head(20), gates=self.gates.head(20))
 
@@ -96,3 +150,12 @@ class AttributionGraph:
             f"AttributionGraph({len(self.nodes)} nodes, {len(self.gates)} gates of "
             f"{len(self.tokens)} tokens: {self.kept['influence of nodes']:.0%} of the influence)"
         )
+
+
+def _rank_shares(sizes: Mapping[str, float]) -> dict[str, float]:
+    """What share of all is held by those at least as large: small is important."""
+    total, held, shares = sum(sizes.values()) or 1.0, 0.0, {}
+    for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
+        held += sizes[name]
+        shares[name] = min(held / total, 1.0)
+    return shares

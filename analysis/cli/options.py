@@ -212,6 +212,8 @@ example: circuits trace runs/stories 'the cake was not good so mia felt' --targe
   --gates int = 500           of most influence, to keep
   --followed int = 512        features of each layer that are traced further back
   --name                      of the files (default: from the text)
+  --attribution FOLDER        write circuit-tracer's JSON there as well
+  --force flag                overwrite files of other kinds in that folder
 {_DEVICE}
 {_WAIT}
 

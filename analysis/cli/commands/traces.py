@@ -25,7 +25,12 @@ def trace(options: Namespace) -> Answer:
         n_gates=options.gates,
         n_followed=options.followed,
     )
-    return Answer(f"{_text(found)}\n\n{file}", {"file": str(file), **found.as_dict()})
+    files = [str(file)]
+    if options.attribution is not None:
+        path = found.write_attribution(options.attribution, force=options.force)
+        files.append(str(path))
+    rows = {"file": files[0], "attribution": files[1:], **found.as_dict()}
+    return Answer("\n\n".join([_text(found), "\n".join(files)]), rows)
 
 
 def _text(found: AttributionGraph) -> str:

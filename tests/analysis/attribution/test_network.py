@@ -288,3 +288,23 @@ def test_the_graph_has_gates_as_nodes_and_is_kept_in_two_files(tmp_path):
     kept = read_graph(path.with_suffix(".graphml"))
     assert set(kept) == set(made)
     assert set(kept.edges) == set(made.edges)
+
+
+def test_other_tools_get_the_graph_with_gates_as_nodes(tmp_path):
+    graph = traced("llama with biases", targets=["w8"], n_nodes=30)
+    document = json.loads(graph.write_attribution(tmp_path).read_text())
+    nodes = {node["node_id"]: node for node in document["nodes"]}
+    assert len(nodes) == 30 + len(graph.gates)
+    assert document["metadata"]["prompt_tokens"] == list(graph.tokens)
+    (logit,) = (node for node in nodes.values() if node["feature_type"] == "logit")
+    into = [link for link in document["links"] if link["target"] == logit["node_id"]]
+    total = graph.nodes["value"][0]
+    assert sum(link["weight"] for link in into) == pytest.approx(total)
+    for link in document["links"]:  # a cause lies below its gate, and that below what it makes
+        below, above = nodes[link["source"]], nodes[link["target"]]
+        assert int(below["layer"]) < int(above["layer"])
+        assert below["ctx_idx"] <= above["ctx_idx"]
+    kinds = {node["feature_type"] for node in nodes.values()}
+    assert kinds == {"logit", "embedding", "mlp reconstruction error", "cross layer transcoder"}
+    listed = json.loads((tmp_path / "graph-metadata.json").read_text())["graphs"]
+    assert [one["slug"] for one in listed] == [document["metadata"]["slug"]]

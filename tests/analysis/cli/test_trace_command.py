@@ -20,10 +20,12 @@ def run(tmp_path):
 
 
 def test_the_planted_gate_is_found_and_kept(run, capsys):
-    assert main(["trace", str(run), TEXT, *ASKED, "--name", "one"]) == 0
+    out = run.parent / "out"
+    assert main(["trace", str(run), TEXT, *ASKED, "--name", "one", "--attribution", str(out)]) == 0
     printed = capsys.readouterr().out
+    assert (out / "graph-metadata.json").exists()
     assert "hold 100% of the influence on logit sad less glad;" in printed
-    assert printed.splitlines()[-1] == str(run / "traces" / "one.json")
+    assert printed.splitlines()[-2] == str(run / "traces" / "one.json")
     kept = json.loads((run / "traces" / "one.json").read_text())
     assert kept["tokens"] == ["<bos>", *TEXT.split()]
     pairs = {
