@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from analysis.attribution.contrast import by_layer as by_layer
     from analysis.attribution.ledger import Reader as Reader
     from analysis.attribution.ledger import ledger as ledger
+    from analysis.attribution.network import attribution_graph as attribution_graph
     from analysis.attribution.scores import score_ledger as score_ledger
     from analysis.behaviour.built_in import built_in_behaviour as built_in_behaviour
     from analysis.behaviour.cases import Behaviour as Behaviour

@@ -199,6 +199,24 @@ example: circuits rank runs/stories --reader pinv
 {_TEXT}
 {_WAIT}
 
+trace: how one text's answer is made, from its logit through every layer to the tokens
+Traces the logits after a text back through the features of every layer's mlp_out dictionary, and
+writes the nodes and gates of most influence to RUN/traces/<name>.json and .graphml. Each node's
+gates sum to its value.
+example: circuits trace runs/stories 'the cake was not good so mia felt' --targets sad
+  run_folder RUN              folder with model/ and saes/
+  prompt TEXT                 the text, whose next token is explained
+  --targets WORD ...          single tokens that may follow (default: the likeliest)
+  --against WORD ...          whose mean logit is subtracted from each target's
+  --nodes int = 200           of most influence, to keep
+  --gates int = 500           of most influence, to keep
+  --followed int = 512        features of each layer that are traced further back
+  --name                      of the files (default: from the text)
+  --attribution FOLDER        write circuit-tracer's JSON there as well
+  --force flag                overwrite files of other kinds in that folder
+{_DEVICE}
+{_WAIT}
+
 report: pages that open from disk, with no network: circuits, features, ranks, layers
 Writes RUN/report/index.html and its files: all that the run's other commands made. Steps that are
 missing are listed with the command that makes them.

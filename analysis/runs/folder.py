@@ -9,6 +9,7 @@
       transcoders/<hook name>/    one transcoder each, named after what it reads
       interactions/layer-0.parquet
       circuits/<name>.json        beside it .graphml, .behaviour.jsonl and .validation.json
+      traces/<name>.json          one text through the network; beside it .graphml
       rank/layer-0.parquet        beside it .json
       images/                     the image case study
       statistics/                 of the outputs of a layer, in shards, for its page
@@ -121,6 +122,16 @@ class RunFolder:
     def interaction_shards(self, layer: int) -> Path:
         """The folder of a table that is not finished."""
         return self.path / "interactions" / f".layer-{layer}"
+
+    def trace(self, name: str) -> Path:
+        """The attribution graph of a text, by its name."""
+        stem = _slug(name)
+        if not stem or len(stem.encode()) > _LONGEST or _RESERVED.fullmatch(stem.split(".")[0]):
+            raise RunError(
+                f"trace {name!r:.60}: no file can have this name everywhere. Take letters or "
+                f"digits, at most {_LONGEST} bytes of them."
+            )
+        return self.path / "traces" / f"{stem}.json"
 
     def rank(self, layer: int) -> Path:
         """The table of a layer's rank curve."""

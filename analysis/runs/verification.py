@@ -11,6 +11,7 @@ import pandas as pd
 
 from analysis.runs.alone import manifest_of
 from analysis.runs.folder import RunFolder, in_training
+from analysis.runs.traces import trace_options
 from analysis.runs.training import sae_options
 from circuits.errors import RunError
 from circuits.storage.manifest import NAME, State, read_manifest, states
@@ -90,4 +91,6 @@ def _command(folder: RunFolder, step: str, made_of: Mapping[str, Any]) -> str:
         plan = made_of[step].get("plan")
         options = sae_options(plan, transcoders=kind == folder.transcoders.name)
         return " ".join([f"circuits sae train {folder}", *options])
+    if kind == "trace":
+        return f"circuits trace {folder} {trace_options(made_of[step], of)}"
     return f"circuits {_MAKES[kind]}".format(run=folder, of=of) if kind in _MAKES else ""

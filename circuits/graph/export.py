@@ -140,11 +140,24 @@ def attribution(
                     f"which no viewer draws. Look at where it was computed."
                 )
     nodes, links = _nodes_and_links(circuit, layer)
-    pinned = sorted(nodes, key=lambda node: node["influence"])[:_MOST_PINNED]
     tokens = ["input features", "output feature"]
+    groups = _supernodes(circuit, str(layer))
+    return attribution_document(circuit.name, tokens, nodes, links, groups, scan)
+
+
+def attribution_document(
+    name: str,
+    tokens: list[str],
+    nodes: list[dict[str, Any]],
+    links: list[dict[str, Any]],
+    groups: list[list[str]],
+    scan: str,
+) -> dict[str, Any]:
+    """The file of nodes and links (`attribution_node`) on some tokens."""
+    pinned = sorted(nodes, key=lambda node: node["influence"])[:_MOST_PINNED]
     return {
         "metadata": {
-            "slug": _slug(circuit.name),
+            "slug": _slug(name),
             "scan": scan,
             "transcoder_list": [],
             "prompt_tokens": tokens,
@@ -154,7 +167,7 @@ def attribution(
         },
         "qParams": {
             "pinnedIds": [node["node_id"] for node in pinned],
-            "supernodes": _supernodes(circuit, str(layer)),
+            "supernodes": groups,
             "linkType": "both",
             "clickedId": "",
             "sg_pos": "",
@@ -180,7 +193,7 @@ def _nodes_and_links(
     pair_rank, feature_rank = _rank_shares(sizes), _rank_shares(of_feature)
     labels = {feature.feature: feature.label for feature in circuit.features}
     nodes = [
-        _node(f"{below}_{i}_0", _cantor(layer, i), below, 0, label, feature_rank[i], i)
+        attribution_node(f"{below}_{i}_0", _cantor(layer, i), below, 0, label, feature_rank[i], i)
         for i, label in labels.items()
     ]
     links = []
@@ -192,7 +205,7 @@ def _nodes_and_links(
         name, number = f"{labels[first]} × {labels[second]}", _cantor(layer + 1, place)
         node = f"{between}_{place}_1"
         rank = pair_rank[first, second]
-        nodes.append(_node(node, number, between, 1, name, rank, place, activation=size))
+        nodes.append(attribution_node(node, number, between, 1, name, rank, place, activation=size))
         causes = sorted({first, second})
         links += [_link(f"{below}_{end}_0", node, size / len(causes)) for end in causes]
         links.append(_link(node, target, size))
@@ -202,7 +215,9 @@ def _nodes_and_links(
 def _output_node(node_id: str, layer: str, output: Output) -> dict[str, Any]:
     """The frontend wants a logit, and splits its name at quotes and at "(p=": they are replaced."""
     spoken = re.sub(r'"|\(p=', "'", output.label)
-    node = _node(node_id, output.feature, layer, 1, f'Output "{spoken}" (p=1.000)', 0.0, 0)
+    node = attribution_node(
+        node_id, output.feature, layer, 1, f'Output "{spoken}" (p=1.000)', 0.0, 0
+    )
     node |= {"feature_type": "logit", "is_target_logit": True, "token_prob": 1.0}
     return {**node, "jsNodeId": f"L_{output.feature}-1"}
 
@@ -218,9 +233,15 @@ def write_attribution(
 ) -> Path:
     """Write ``{slug}.json`` into the folder, and list it in its ``graph-metadata.json``. A file of
     that name that is no attribution graph is not overwritten without ``force``."""
-    folder = Path(folder)
     document = attribution(circuit, layer, scan)
-    metadata = document["metadata"]
+    return write_attribution_document(document, folder, force=force)
+
+
+def write_attribution_document(
+    document: dict[str, Any], folder: str | Path, *, force: bool = False
+) -> Path:
+    """The same for a document that is made already."""
+    folder, metadata = Path(folder), document["metadata"]
     index = folder / f"{_INDEX}.json"
     listing = _listing(index, metadata)
     path = folder / f"{metadata['slug']}.json"
@@ -267,10 +288,12 @@ def attribution_query(document: dict[str, Any]) -> str:
     )
 
 
-def _node(
+def attribution_node(
     node_id: str, feature: int, layer: str, position: int, label: str, influence: float,
     place: int, activation: float | None = None,
 ) -> dict[str, Any]:  # fmt: skip
+    """A node as the frontend reads it. ``influence``: the share of all that is held by nodes at
+    least as large, so small is important."""
     return {
         "node_id": node_id,
         "feature": feature,

@@ -198,6 +198,7 @@ class Walk:
             out.statistics.of(1), self.active, stream, sae.cache_activations(stream, w.folder / "walk-cache", 4),
             sae.TrainingPlan(), analysis.TwinPlan(), w.behaviour, w.behaviour.cases[0], self.cases, self.reader,
             analysis.ledger(w.model, 0, w.into, analysis.Reader(w.read[0]), w.tokens[0], 1),
+            analysis.attribution_graph(w.model, w.dictionaries, "w20 w21 w22"),
             self.curve, self.validation, w.whole, w.whole.circuits, self.data, self.sets, self.image_model,
             self.spectra, images.ImagePlan(), self.truth_table, self.sizes, self.truths[0], self.counted,
             circuits.hosvd(w.layer), images.tree.tree(self.image_model, 1, [2]), shared, circuits.Site("mlp_in", 0),

@@ -23,6 +23,7 @@ _INTERACTIONS = (
     "interactions RUN --n 3 --reader encoder --documents 9 --text IN/text.txt --device cpu"
 )
 _RANK = "rank RUN --text IN/text.txt --documents 9 --min-active 2 --device cpu"
+_TRACE = "trace RUN TEXT --targets glad --against sad --nodes 9 --gates 9 --name one --device cpu"
 _REPORT = "report RUN --text IN/text.txt --device cpu"
 _DIGITS = "digits --run RUN"
 _SAES = "sae train RUN --text IN/long.txt --plan IN/saes.json --device cpu"
@@ -53,6 +54,8 @@ SCENES = {
     "interactions again": Scene(_INTERACTIONS.replace("9", "8"), (_INTERACTIONS,)),
     "rank": Scene(_RANK),
     "rank again": Scene(f"{_RANK} --seed 1", (_RANK,)),
+    "trace": Scene(_TRACE),
+    "trace again": Scene(_TRACE.replace("9", "8"), (_TRACE,)),
     "report": Scene(_REPORT, (_FIND,)),
     "report again": Scene(f"{_REPORT} --seed 1", (_FIND, _REPORT, _VALIDATE)),
     "report in a file": Scene(f"{_REPORT} --single-file", (_FIND,)),
@@ -80,6 +83,7 @@ WRITING = {
     "validate": _VALIDATE,
     "interactions": _INTERACTIONS,
     "rank": _RANK,
+    "trace": _TRACE,
     "report": _REPORT,
     "report in a file": f"{_REPORT} --single-file",
     "digits": _DIGITS,
@@ -113,6 +117,7 @@ READING = {
 def arguments(command: str, place: Path) -> list[str]:
     """The words of a command whose run is in a place."""
     known = {"RUN": place / "run", "IN": place / "in", "OUT": place / "out"}
+    known["TEXT"] = Path("the cake was not good so tom felt")
     words = []
     for word in command.split():
         first, *rest = word.split("/")

@@ -12,6 +12,7 @@ _IN = {
     "dictionaries": ("sae_train", "sae_info", "sae_quality"),
     "circuits": ("interactions", "find", "validate", "rank", "export"),
     "pages": ("demo", "report", "verify"),
+    "traces": ("trace",),
     "studies": ("gates", "calibrate", "digits"),
     "shell": ("completion",),
 }
