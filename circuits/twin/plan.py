@@ -84,9 +84,8 @@ class TwinPlan:
     def norm_strengths(self, step: int, n_norm: int) -> list[float]:
         """How much of each norm is left at a step: they fade in order, in the first 60 % of the
         steps that are left when gates are gone."""
+        check_count("TwinPlan.norm_strengths", n_norm, None, "n_norm")
         check_index("TwinPlan.norm_strengths", step, self.n_steps + 1, "step")
-        if n_norm:
-            check_count("TwinPlan.norm_strengths", n_norm, None, "n_norm")
         if not self.remove_norms:
             return [1.0] * n_norm
         until = self.fade + _NORMS * (1 - self.fade)

@@ -154,7 +154,7 @@ class TwinTraining(NetworkTraining):
             began = time.perf_counter()
             self._set_strengths()
             self._fitted = fit_layers(
-                self.original.network, self.network, self._fresh(), self.plan.fit
+                self.original.network, self.network, self._in_another_order(), self.plan.fit
             )
             self.n_tokens += self.plan.fit * self.plan.n_rows * (self.plan.window - 1)
             self.seconds += time.perf_counter() - began
@@ -206,8 +206,10 @@ class TwinTraining(NetworkTraining):
         plan, gates, norms = self.plan, self._gates, self._norms
         for gate, strength in zip(gates, plan.strengths(self.step, len(gates)), strict=True):
             gate.strength = strength
-        for norm, strength in zip(norms, plan.norm_strengths(self.step, len(norms)), strict=True):
-            norm.strength = strength
+        if norms:
+            left = plan.norm_strengths(self.step, len(norms))
+            for norm, strength in zip(norms, left, strict=True):
+                norm.strength = strength
 
     def _fresh(self) -> Iterator[Batch]:
         """The training text from its beginning, in another order."""
