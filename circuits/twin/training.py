@@ -211,7 +211,7 @@ class TwinTraining(NetworkTraining):
             for norm, strength in zip(norms, left, strict=True):
                 norm.strength = strength
 
-    def _fresh(self) -> Iterator[Batch]:
+    def _in_another_order(self) -> Iterator[Batch]:
         """The training text from its beginning, in another order."""
         plan = replace(self._batch_plan, seed=self._batch_plan.seed + 1)
         return batches(self._text, self.tokenizer, plan)
