@@ -94,7 +94,7 @@ class Stage:
     def is_passing(self, name: str) -> bool:
         """Whether a file is one that a command at work has for a while."""
         parts = Path(name).parts
-        training = self.words[1] in ("train", "twin") and (
+        training = self.words[1] in ("train", "twin", "ready") and (
             "finished" in parts or parts[-1] in _SHORT or parts[-1].startswith("checkpoint")
         )
         return training or any(part.startswith(".") for part in parts)
