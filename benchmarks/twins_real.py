@@ -30,7 +30,8 @@ from circuits.twin.training import TwinTraining, bilinear_twin
 
 _CHARACTERS, _WINDOW = 300_000, 256
 _SHORT = TwinPlan(n_steps=500, distilled=1.0)
-SHORT = {
+OTHERS = {
+    "faded, from the answers alone": TwinPlan(fit=0, fade=0.6, distilled=1.0),
     "short: fitted": _SHORT,
     "short: removed at once": replace(_SHORT, fit=0),
     "short: faded": replace(_SHORT, fit=0, fade=0.6),
@@ -41,7 +42,8 @@ SHORT = {
     "short: the same, norms faded": replace(_SHORT, distilled=0.9, remove_norms=True),
     "short: fitted, half from the text": replace(_SHORT, distilled=0.5),
 }
-"""A quarter as long as the default, from the original's answers alone unless it says else."""
+"""As long as the default, and a quarter of it; from the original's answers alone unless it says
+else."""
 
 _HEAD = ("way", "seed", "loss", "gap", "KL", "top-1 agreement", "tokens", "minutes", "FVU by layer")
 
@@ -70,7 +72,7 @@ def run(device: str, model: str | None, data: str | None, folder: str | None, se
         return add(way, plan.seed, bilinear_twin(model, corpus, plan, out, device=device))
 
     twins = [trained("the default", replace(TwinPlan(), seed=seed)) for seed in seeds]
-    for way, plan in SHORT.items():
+    for way, plan in OTHERS.items():
         trained(way, plan)
     add("short: from scratch", 0, _from_scratch(original, corpus, where / "from-scratch", device))
     whole = _trained_on(original, corpus)

@@ -122,7 +122,8 @@ class TwinLabel:
 
     @property
     def gap(self) -> float:
-        """The price: how much worse the twin predicts, in nats a token."""
+        """How much worse the twin predicts, in nats a token; below 0 where it learned the text that
+        it trained on. How far it is from its original is ``kl``."""
         return self.loss - self.original_loss
 
     @property
