@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from analysis.attribution.contrast import PairAccount
+from analysis.attribution.flow_pairs import FlowPairs
 from analysis.behaviour import bounds
 from analysis.behaviour.in_model import ModelCases
 from analysis.behaviour.strata import means, strata
@@ -117,7 +118,9 @@ def covering(
     return chosen
 
 
-def factor_groups(account: PairAccount, pairs: pd.DataFrame) -> tuple[Clusters, tuple[Group, ...]]:
+def factor_groups(
+    account: PairAccount | FlowPairs, pairs: pd.DataFrame
+) -> tuple[Clusters, tuple[Group, ...]]:
     """The pairs' features in groups of one effect, with the gates between them."""
     used = sorted(set(pairs["first"]) | set(pairs["second"]))
     effects = account.effects.set_index("feature").loc[used]
