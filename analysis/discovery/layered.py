@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import networkx as nx
 import numpy as np
@@ -16,14 +17,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from analysis.attribution.flow import Flow
-from analysis.attribution.flow_pairs import FlowPairs
+from analysis.attribution.pair_terms import PairTerms
 from analysis.behaviour import bounds
 from analysis.behaviour.cases import Behaviour
 from analysis.behaviour.in_model import ModelCases
 from analysis.discovery.provenance import wanted_layers
 from analysis.discovery.selection import factor_groups, fewest
-from analysis.validation.edits import PairTerms
+from analysis.flow.flow import Flow
+from analysis.flow.pairs import FlowPairs
 from circuits.arguments import checked_methods
 from circuits.errors import GraphError, NotFoundError
 from circuits.graph.circuit import Circuit
@@ -58,8 +59,8 @@ class LayeredCircuit:
     several heads it counts for each."""
 
     def __post_init__(self) -> None:
-        layers = [stage.source.layer for stage in self.stages]
-        if not layers or None in layers or sorted(set(layers)) != layers:
+        layers = [-1 if (n := stage.source.layer) is None else n for stage in self.stages]
+        if not layers or -1 in layers or sorted(set(layers)) != layers:
             raise GraphError(
                 f"circuit {self.name!r}: stages of layers {layers}. List one circuit of each "
                 f"layer, in order."
@@ -174,7 +175,9 @@ def _stage(
         _graph(pairs, found, {f: groups[g].name for f, g in clusters.items()}, thresholds),
         clusters,
         f"{behaviour.name}, layer {layer}",
-        source=Source(cases.model.fingerprint, layer, pairs.dictionary.fingerprint, out.fingerprint),
+        source=Source(
+            cases.model.fingerprint, layer, pairs.dictionary.fingerprint, out.fingerprint
+        ),
         outputs=outputs,
         groups=groups,
         evidence=BehaviourEvidence(
@@ -185,7 +188,7 @@ def _stage(
 
 
 def _graph(
-    pairs: FlowPairs, found: pd.DataFrame, kinds: Mapping[int, str], thresholds: Thresholds
+    pairs: FlowPairs, found: pd.DataFrame, kinds: Mapping[Any, str], thresholds: Thresholds
 ) -> nx.Graph:
     every = pairs.pairs
     halved = np.where(every["first"] == every["second"], 1.0, 0.5)

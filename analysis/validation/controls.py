@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from analysis.attribution.contrast import PairAccount
+from analysis.attribution.pair_terms import PairTerms
 from analysis.behaviour.bounds import SHOWN, TOGETHER
 from analysis.behaviour.in_model import ModelCases, in_model
-from analysis.validation.edits import DrawKind, EditKind, PairTerms, edited, removing
+from analysis.validation.edits import DrawKind, EditKind, edited, removing
 from analysis.validation.harness import Harness
 from circuits.corpus.batches import BatchPlan, in_order
 from circuits.corpus.documents import Corpus

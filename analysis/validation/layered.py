@@ -7,7 +7,7 @@ network really runs, where attention may look elsewhere. Claims are of the free 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,18 +18,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from analysis.attribution.flow import Flow, aligned
-from analysis.attribution.flow_pairs import FlowPairs
+from analysis.attribution.pair_terms import PairTerms
 from analysis.behaviour import bounds
 from analysis.behaviour.in_model import ModelCases, in_model
 from analysis.behaviour.strata import strata
 from analysis.discovery.layered import LayeredCircuit
+from analysis.flow.flow import Flow, aligned
+from analysis.flow.pairs import FlowPairs
+from analysis.flow.prediction import Prediction
 from analysis.validation.controls import as_much
 from analysis.validation.criteria import CRITERIA, Claim, Criterion, Measure
-from analysis.validation.edits import Change, DrawKind, EditKind, PairTerms, edited, removing
+from analysis.validation.edits import Change, DrawKind, EditKind, edited, removing
 from circuits.arguments import checked_methods
 from circuits.attention.frozen_run import frozen
-from circuits.attention.paths import text_paths
 from circuits.errors import GraphError
 from circuits.model.loading import untrained
 from circuits.model.model import Model
@@ -57,8 +58,8 @@ class LayeredValidation:
     edits: pd.DataFrame
     """kind, target, n_pairs, frozen and free: the share of the affected classes' margin that the
     edit removes; side_effect and frozen_side_effect: the largest relative change of another class;
-    predicted: of a single pair, the frozen share from the weights; off_by: the largest difference of
-    a case's predicted margin from its measured one, relative to the largest margin."""
+    predicted: of a single pair, the frozen share from the weights; off_by: the largest difference
+    of a case's predicted margin from its measured one, relative to the largest margin."""
     strata: pd.DataFrame  # a row a stratum: margin, left, kept, of the free network
     random: pd.DataFrame  # a row a draw: kind, draw, size, frozen, free
     criteria: tuple[Criterion, ...]
@@ -161,9 +162,9 @@ class _Editor:
 
     def margins(self, changes: Changes, *, free: bool = True) -> Float[Tensor, " case"]:
         """Of the network with some MLPs' outputs changed."""
-        with nullcontext() if free else frozen(self.model, self.cases.tiles):
-            with _all_edited(self.model, changes()):
-                return self.cases.margins()
+        held = nullcontext() if free else frozen(self.model, self.cases.tiles)
+        with held, _all_edited(self.model, changes()):
+            return self.cases.margins()
 
     def row(
         self, kind: EditKind, changes: Changes, n_pairs: int, target: str = "", **more: Any
@@ -188,23 +189,23 @@ class _Editor:
 
     def keeping(self) -> Mapping[int, Change]:
         """All but the circuit at its mean over the cases, token by token from the answer back."""
-        return {
-            layer: self._counted(
-                lambda x, y, rows, layer=layer: (
-                    self._rest(layer)[rows].to(y) + self.terms[layer](x).to(y)
-                )
-            )
-            for layer in self.terms
-        }
+
+        def kept(layer: int) -> Change:
+            into, out = (self.seen[site] for site in mlp_sites(layer))
+            terms = self.terms[layer]
+            rest = self._mean(out - terms(into).to(out))
+            return self._counted(lambda x, y, rows: rest[rows] + terms(x).to(y))
+
+        return {layer: kept(layer) for layer in self.terms}
 
     def mean(self) -> Mapping[int, Change]:
         """The outputs of the circuit's layers at their mean."""
-        return {
-            layer: self._counted(
-                lambda x, y, rows, layer=layer: self._mean(self.seen[mlp_sites(layer)[1]])[rows]
-            )
-            for layer in self.terms
-        }
+
+        def at_mean(layer: int) -> Change:
+            mean = self._mean(self.seen[mlp_sites(layer)[1]])
+            return self._counted(lambda x, y, rows: mean[rows])
+
+        return {layer: at_mean(layer) for layer in self.terms}
 
     def patched(self) -> Mapping[int, Change]:
         """What the circuit's pairs wrote in the case of the same minimal pair that asks for the
@@ -232,10 +233,6 @@ class _Editor:
 
         return change
 
-    def _rest(self, layer: int) -> Float[Tensor, "case pos model"]:
-        into, out = (self.seen[site] for site in mlp_sites(layer))
-        return self._mean(out - self.terms[layer](into).to(out))
-
     def _mean(self, values: Float[Tensor, "case pos model"]) -> Float[Tensor, "case pos model"]:
         """At each token the mean over the classes of the tokens that are as far from the answer."""
         back = aligned(self.cases, values.cpu())
@@ -251,7 +248,7 @@ class _Editor:
         """Each pair alone, removed and predicted."""
         classes = range(len(self.cases.signs))
         some = torch.cat([(self.cases.label == c).nonzero()[:_N_PREDICTED, 0] for c in classes])
-        predicted = _Prediction(self.cases, some.tolist())
+        predicted = Prediction(self.cases, some.tolist())
         rows = []
         for layer, number in progress(
             [(layer, n) for layer, terms in self.terms.items() for n in range(len(terms))],
@@ -363,51 +360,6 @@ class _Editor:
             for one in CRITERIA
             if one.name in _MEASURES and (len(outside) or one.name is not Measure.SIDE_EFFECT)
         )
-
-
-class _Prediction:
-    """What single edits do to some cases' margins, from the weights: with patterns and scales of
-    each text as data, through later MLPs exactly."""
-
-    def __init__(self, cases: ModelCases, some: Sequence[int]) -> None:
-        self.cases, self.some = cases, list(some)
-        self.model = model = cases.model.in_dtype(torch.float64)
-        lengths = model.mask(cases.tokens).sum(1)
-        self.paths = [text_paths(model, cases.tokens[row, : int(lengths[row])]) for row in some]
-        sites = [Site("mlp_in", layer) for layer in range(model.n_layer)]
-        end = Site("resid_post", model.n_layer - 1)
-        self.read = [
-            {s: x[0] for s, x in model.read(p.tokens[None], [*sites, end]).items()}
-            for p in self.paths
-        ]
-        self.reads = cases.directions().double()
-        self.end = end
-
-    def without(self, layer: int, terms: PairTerms) -> Float[Tensor, " case"]:
-        """The change of each margin where some pairs of a layer are removed."""
-        return torch.stack([self._one(n, row, layer, terms) for n, row in enumerate(self.some)])
-
-    def _one(self, number: int, row: int, layer: int, terms: PairTerms) -> Float[Tensor, ""]:
-        paths, read = self.paths[number], self.read[number]
-        positions = torch.arange(paths.n_position)
-        lost = -terms(read[Site("mlp_in", layer)].to(terms.written)).double()
-        lost[0] = 0  # a text's first token is left alone
-        changed = {layer: lost}
-
-        def arrives(site: Site) -> Tensor:
-            return torch.stack([
-                paths.carry(delta, Site("mlp_out", at), positions, site).sum(0)
-                for at, delta in changed.items()
-            ]).sum(0)  # fmt: skip
-
-        for later in range(layer + 1, self.model.n_layer):
-            bilinear = self.model.layer(later).to(torch.float64)
-            x = read[Site("mlp_in", later)]
-            changed[later] = bilinear(x + arrives(Site("mlp_in", later))) - bilinear(x)
-        at = int(self.cases.position[row])
-        scale = self.model.scale(read[self.end][at])
-        made = arrives(self.end)[at] @ self.reads[row] / scale
-        return self.cases.side[row] * made
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -70,15 +71,23 @@ def frozen(
         hooks.callback(decoder.register_forward_pre_hook(choose, with_kwargs=True).remove)
         for index, block in enumerate(decoder.layers):
             cut = sorted({head for layer, head in closed if layer == index})
-            hook = _looking(lambda index=index: now[0].patterns[index], cut)
+            hook = _looking(partial(_pattern, now, index), cut)
             attention = block.self_attn
             hooks.callback(
                 attention.register_forward_hook(hook, prepend=True, with_kwargs=True).remove
             )
         for number, norm in enumerate(_norms(model)):
-            divided = _dividing(lambda number=number: now[0].scales[number])
+            divided = _dividing(partial(_scale, now, number))
             hooks.callback(norm.register_forward_hook(divided, prepend=True).remove)
         yield model
+
+
+def _pattern(now: list[_Run], layer: int) -> Tensor:
+    return now[0].patterns[layer]
+
+
+def _scale(now: list[_Run], number: int) -> Tensor:
+    return now[0].scales[number]
 
 
 def _key(rows: Tensor) -> tuple[tuple[int, ...], bytes]:

@@ -12,8 +12,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from analysis.attribution.contrast import Origins
-from analysis.attribution.flow import Flow, aligned
 from analysis.behaviour.in_model import ModelCases
+from analysis.flow.flow import Flow, aligned
 from circuits.algebra.bilinear import BilinearLayer
 from sae.dictionary import Dictionary
 from sae.sparse import Code

@@ -2,18 +2,18 @@
 
 With attention patterns and norm scales of each case as data, the logit difference is a polynomial
 of what was written before. An MLP's pairs share what it adds, half to each of the two, so that the
-contrast flows back through later MLPs without a loss: what the embeddings pass on (and biases, where
-a model has them) is all of it again. An MLP's part is what flows through it, which holds what it
-passes on: the parts of two layers overlap.
+contrast flows back through later MLPs without a loss: what the embeddings pass on (and biases,
+where a model has them) is all of it again. An MLP's part is what flows through it, which holds what
+it passes on: the parts of two layers overlap.
 
 Classes are compared token by token, counted back from the answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from jaxtyping import Float
@@ -119,10 +119,10 @@ def _swept_tile(
         seen[:] = [x.detach().clone().requires_grad_()]
         return seen[0]
 
-    functions = {Site("resid_pre", 0): begin}
+    functions: dict[Site | str, Callable[[Tensor], Tensor]] = {Site("resid_pre", 0): begin}
     for layer in layers:
-        functions[Site("mlp_in", layer)] = lambda x, layer=layer: halved(layer, x)
-        functions[Site("mlp_out", layer)] = lambda y, layer=layer: y + added[layer].requires_grad_()
+        functions[Site("mlp_in", layer)] = partial(halved, layer)
+        functions[Site("mlp_out", layer)] = added[layer].requires_grad_().add
     with torch.enable_grad(), model.replaced(functions):
         stream = model.network.model(rows.to(model.device), use_cache=False).last_hidden_state
         at = stream[torch.arange(len(rows)), position.to(model.device)]
