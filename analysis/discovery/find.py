@@ -112,27 +112,38 @@ def find_circuit(
             f"find_circuit: coverage {coverage} must lie between 0 and 1: it is a share. Try 0.9."
         )
     check_dictionaries(model, dictionaries)
+    if across and (layer is not None or detection_cases is not None):
+        raise BehaviourError(
+            "find_circuit: layer and detection_cases are for a circuit of one layer. Leave them "
+            "out, or across."
+        )
+    thresholds = Thresholds(coverage, n_pairs, shown)
     chosen, held_out = behaviour.halves()
     cases = in_model(chosen, model)
     _check_shown(cases, shown)
     if across:
-        if layer is not None or detection_cases is not None:
-            raise BehaviourError(
-                "find_circuit: layer and detection_cases are for a circuit of one layer. Leave "
-                "them out, or across."
-            )
-        thresholds = Thresholds(coverage, n_pairs, shown)
-        return layered_circuit(cases, chosen, held_out, dictionaries, thresholds)
+        return layered_circuit(cases, held_out, dictionaries, thresholds)
     account = _best_account(cases, dictionaries, layer)
-    at = account.layer_number
+    return _one_layer(account, held_out, dictionaries, detection_cases or behaviour, thresholds)
+
+
+def _one_layer(
+    account: PairAccount,
+    held_out: Behaviour,
+    dictionaries: Mapping[Site, Dictionary],
+    detection_cases: Behaviour,
+    thresholds: Thresholds,
+) -> Circuit:
+    cases, at = account.cases, account.layer_number
+    behaviour, model = cases.behaviour, cases.model
     out = dictionaries[mlp_sites(at)[1]]
-    pairs = fewest_pairs(account, coverage, n_pairs)
-    detectors = _detectors(model, out, behaviour, detection_cases or behaviour)
+    pairs = fewest_pairs(account, thresholds.coverage, thresholds.n_pairs)
+    detectors = _detectors(model, out, behaviour, detection_cases)
     through = OutputFeatures(cases, out)
     outputs = through.named(detectors)
     found, groups = factor_groups(account, pairs)
     return Circuit.of(
-        _graph(account, pairs, coverage, {f: groups[g].name for f, g in found.items()}),
+        _graph(account, pairs, thresholds.coverage, {f: groups[g].name for f, g in found.items()}),
         found,
         behaviour.name,
         source=Source(model.fingerprint, at, account.dictionary.fingerprint, out.fingerprint),
@@ -145,10 +156,10 @@ def find_circuit(
             behaviour.affected,
             len(cases),
             _shares(account, pairs, through, outputs),
-            Thresholds(coverage, n_pairs, shown),
+            thresholds,
             detectors,
             cases.hashes,
-            chosen.other_words(held_out),
+            behaviour.other_words(held_out),
         ),
     )
 

@@ -108,7 +108,6 @@ class LayeredCircuit:
 
 def layered_circuit(
     cases: ModelCases,
-    chosen: Behaviour,
     held_out: Behaviour,
     dictionaries: Mapping[Site, Dictionary],
     thresholds: Thresholds,
@@ -130,12 +129,13 @@ def layered_circuit(
             refused.append(f"{len(found)} pairs carry {carried:.0%} of layer {layer}")
             continue
         out = dictionaries[mlp_sites(layer)[1]]
-        stages.append(_stage(pairs, found, out, total, whole, chosen, held_out, thresholds))
+        stages.append(_stage(pairs, found, out, (total, whole), held_out, thresholds))
     if not stages:
         raise NotFoundError(
-            f"not found: {'; '.join(refused)}. No few pairs of features make {chosen.name!r}."
+            f"not found: {'; '.join(refused)}. A layer has a part in {cases.behaviour.name!r} where "
+            f"{bounds.DIRECT:.0%} of its margin flows through, and few pairs carry half of that."
         )
-    return LayeredCircuit(chosen.name, tuple(stages), _ways(flow, stages, dictionaries))
+    return LayeredCircuit(cases.behaviour.name, tuple(stages), _ways(flow, stages, dictionaries))
 
 
 def _fewest(pairs: FlowPairs, thresholds: Thresholds) -> pd.DataFrame:
@@ -152,12 +152,11 @@ def _stage(
     pairs: FlowPairs,
     found: pd.DataFrame,
     out: Dictionary,
-    total: float,
-    whole: float,
-    chosen: Behaviour,
+    flows: tuple[float, float],  # through this layer, and in all
     held_out: Behaviour,
     thresholds: Thresholds,
 ) -> Circuit:
+    total, whole = flows
     cases, layer, origins = pairs.cases, pairs.layer_number, pairs.origins
     clusters, groups = factor_groups(pairs, found)
     outputs, through = _outputs(pairs, out, total)
@@ -182,7 +181,7 @@ def _stage(
         groups=groups,
         evidence=BehaviourEvidence(
             behaviour.name, behaviour.metric, behaviour.factors, behaviour.affected, len(cases),
-            shares, thresholds, (), cases.hashes, chosen.other_words(held_out),
+            shares, thresholds, (), cases.hashes, behaviour.other_words(held_out),
         ),
     )  # fmt: skip
 

@@ -6,7 +6,8 @@ contrast flows back through later MLPs without a loss: what the embeddings pass 
 where a model has them) is all of it again. An MLP's part is what flows through it, which holds what
 it passes on: the parts of two layers overlap.
 
-Classes are compared token by token, counted back from the answer.
+Classes are compared token by token, counted back from the answer, in cases of one shape: of one
+frame, where cases name theirs, and one length.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from analysis.behaviour.in_model import ModelCases
@@ -67,6 +68,16 @@ class Flow:
         """The part of each MLP's reads that comes through any of some heads, as (layer, head)."""
         others = _swept(self.cases, self.model, heads)[1]
         return tuple(read - without for read, without in zip(self.reads, others, strict=True))
+
+
+def shapes(cases: ModelCases) -> list[Int64[Tensor, " case"]]:
+    """The cases of each frame and length, whose tokens can be set against each other."""
+    found: dict[tuple[str | None, int], list[int]] = {}
+    for number, (case, at) in enumerate(
+        zip(cases.behaviour.cases, cases.position.tolist(), strict=True)
+    ):
+        found.setdefault((case.strata.get("frame"), at), []).append(number)
+    return [torch.tensor(rows) for _, rows in sorted(found.items(), key=lambda kind: str(kind[0]))]
 
 
 def aligned(

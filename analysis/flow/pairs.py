@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from analysis.attribution.contrast import Origins
 from analysis.behaviour.in_model import ModelCases
-from analysis.flow.flow import Flow, aligned
+from analysis.flow.flow import Flow, aligned, shapes
 from circuits.algebra.bilinear import BilinearLayer
 from sae.dictionary import Dictionary
 from sae.sparse import Code
@@ -156,27 +157,21 @@ class FlowPairs:
     @cached_property
     def origins(self) -> Origins:
         """Of the target effect that flows through this MLP: what it computes of both factors, what
-        its input had already, and the rest: of the spread within classes, or made later, by what
-        reads it. Tokens are compared that are as far from the answer."""
-        return self.origins_among(None)
-
-    def origins_among(self, among: Tensor | None) -> Origins:
-        """The same among some of the cases."""
+        its input had already, and the rest: of the spread within the classes, or made later, by
+        what reads it. Tokens are compared within `shapes`; a shape that lacks a class has no
+        effects, and counts for the rest."""
         cases, target = self.cases, self.cases.target
-        x, reads = (aligned(self.cases, part[self.layer_number])
-                    for part in (self.flow.inputs, self.flow.reads))  # fmt: skip
+        x, reads = (self._back(part) for part in (self.flow.inputs, self.flow.reads))
+        total = cases.effects((reads * self.layer(x)).sum((1, 2)))[target]
         left, right = self.layer.factors
-        lifted = self.layer.lift(x)
-        total = cases.effects((reads * self.layer(x)).sum((1, 2)), among)[target]
-        effects = cases.effects(lifted, among)  # effect offset input
-        gates = cases.effects(reads, among)[0] @ self.layer.down  # offset hidden
-        one, other = effects @ left.mT, effects @ right.mT
-        crossed = einsum(one, other, gates, "a at h, b at h, at h -> a b")
-        inherited = crossed[0, target] + crossed[target, 0]
-        computed = sum(
-            (crossed[a, a ^ target] for a in range(1, len(effects)) if a != target),
-            crossed.new_zeros(()),
-        )
+        computed = inherited = total.new_zeros(())
+        for effects, gates, share in self._effects(self.layer.lift(x)):
+            one, other = effects @ left.mT, effects @ right.mT
+            crossed = einsum(one, other, gates, "a at h, b at h, at h -> a b")
+            inherited = inherited + share * (crossed[0, target] + crossed[target, 0])
+            for a in range(1, len(effects)):
+                if a != target:
+                    computed = computed + share * crossed[a, a ^ target]
         if not total:
             return Origins(0.0, 0.0, 0.0, 0.0)
         made, held = float(computed / total), float(inherited / total)
@@ -187,32 +182,51 @@ class FlowPairs:
         input already, in logits."""
         cases, target = self.cases, self.cases.target
         used = sorted(set(pairs["first"]) | set(pairs["second"]))
-        code, n_pos = self.code, cases.tokens.shape[1]
-        column = torch.full((self.dictionary.n_feature + 2,), -1)
+        column = torch.full((self.dictionary.n_feature + 1,), -1)
         column[used] = torch.arange(len(used))
-        at = column[code.features.long()]
-        values = torch.zeros(len(cases), n_pos, len(used), dtype=torch.float64)
-        case, position = self.tokens[code.rows[at >= 0]].mT
-        values[case, position, at[at >= 0]] = code.values[at >= 0].double()
-        if (place := int(column[self.dictionary.n_feature])) >= 0:
-            values[self.tokens[:, 0], self.tokens[:, 1], place] = 1
-        effects = cases.effects(aligned(self.cases, values))  # effect offset feature
-        reads = cases.effects(aligned(self.cases, self.flow.reads[self.layer_number]))[0]
-        gates = reads @ self.layer.down
         i, j = (column[torch.tensor(pairs[end].to_numpy())] for end in ("first", "second"))
         left, right = (self.written[used] @ factor.mT for factor in self.layer.factors)
         both = left[i] * right[j] + left[j] * right[i]
-        form = gates @ torch.where((i == j)[:, None], both / 2, both).mT  # offset pair
+        both = torch.where((i == j)[:, None], both / 2, both)
+        made = held = torch.zeros(len(i), dtype=torch.float64)
+        for effects, gates, share in self._effects(aligned(cases, self._values_of(used))):
+            form = share * gates @ both.mT  # offset pair
+            first, second = effects[:, :, i], effects[:, :, j]
+            held = held + (form * (first[0] * second[target] + first[target] * second[0])).sum(0)
+            for a in range(1, len(effects)):
+                if a != target:
+                    made = made + (form * first[a] * second[a ^ target]).sum(0)
         sign = 1.0 if float(cases.effects(cases.side)[target]) > 0 else -1.0
+        return sign * torch.stack([made, held], dim=1)
 
-        def crossed(a: int, b: int) -> Tensor:
-            return (form * effects[a][:, i] * effects[b][:, j]).sum(0)
+    def _values_of(self, used: list[int]) -> Float[Tensor, "case pos feature"]:
+        """How active some features are at each token; the constant is 1."""
+        code, shape = self.code, self.cases.tokens.shape
+        values = torch.zeros(*shape, len(used), dtype=torch.float64)
+        column = torch.full((self.dictionary.n_feature + 1,), -1)
+        column[used] = torch.arange(len(used))
+        at = column[code.features.long()]
+        case, position = self.tokens[code.rows[at >= 0]].mT
+        values[case, position, at[at >= 0]] = code.values[at >= 0].double()
+        if (place := int(column[-1])) >= 0:
+            values[self.tokens[:, 0], self.tokens[:, 1], place] = 1
+        return values
 
-        made = sum(
-            (crossed(a, a ^ target) for a in range(1, len(effects)) if a != target),
-            torch.zeros(len(i), dtype=torch.float64),
-        )
-        return sign * torch.stack([made, crossed(0, target) + crossed(target, 0)], dim=1)
+    def _back(self, parts: tuple[Tensor, ...]) -> Float[Tensor, "case at model"]:
+        return aligned(self.cases, parts[self.layer_number])
+
+    def _effects(
+        self, back: Float[Tensor, "case at width"]
+    ) -> Iterator[tuple[Tensor, Tensor, float]]:
+        """Of each shape that has all classes: the effects of some values, what each product of the
+        MLP's adds on average, and the share of the cases."""
+        cases, reads = self.cases, self._back(self.flow.reads)
+        for rows in shapes(cases):
+            among = torch.zeros(len(cases), dtype=torch.bool)
+            among[rows] = True
+            if len(cases.label[rows].unique()) == len(cases.signs):
+                gates = cases.effects(reads, among)[0] @ self.layer.down
+                yield cases.effects(back, among), gates, len(rows) / len(cases)
 
     def active_together(self, share: float) -> list[tuple[int, int]]:
         """The pairs that are active at a token of this share of the affected cases or more."""

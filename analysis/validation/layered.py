@@ -23,7 +23,7 @@ from analysis.behaviour import bounds
 from analysis.behaviour.in_model import ModelCases, in_model
 from analysis.behaviour.strata import strata
 from analysis.discovery.layered import LayeredCircuit
-from analysis.flow.flow import Flow, aligned
+from analysis.flow.flow import Flow, aligned, shapes
 from analysis.flow.pairs import FlowPairs
 from analysis.flow.prediction import Prediction
 from analysis.validation.controls import as_much
@@ -234,12 +234,14 @@ class _Editor:
         return change
 
     def _mean(self, values: Float[Tensor, "case pos model"]) -> Float[Tensor, "case pos model"]:
-        """At each token the mean over the classes of the tokens that are as far from the answer."""
+        """At each token the mean over the cases of its shape, each class alike."""
         back = aligned(self.cases, values.cpu())
-        there = aligned(self.cases, torch.ones(*values.shape[:2], 1))
-        total, n = (self.cases.class_means(part).mean(0) for part in (back, there))
-        mean = total / n.clamp(min=1e-9)
-        return self._unaligned(mean.expand(len(values), -1, -1)).to(values)
+        mean = torch.zeros_like(back)
+        for rows in shapes(self.cases):
+            labels = self.cases.label[rows]
+            each = [back[rows[labels == label]].mean(0) for label in labels.unique()]
+            mean[rows] = torch.stack(each).mean(0)
+        return self._unaligned(mean).to(values)
 
     def _unaligned(self, back: Float[Tensor, "case at width"]) -> Float[Tensor, "case pos width"]:
         return aligned(self.cases, back)  # the same turn again

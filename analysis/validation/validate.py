@@ -105,22 +105,9 @@ def validate(
     check_count("validate", n_draws, MOST_DRAWS, "n_draws")
     check_count("validate", n_documents, None, "n_documents")
     if isinstance(circuit, LayeredCircuit):
-        if others or text is not None or original is not None:
-            raise GraphError(
-                f"validate: {circuit.name!r} goes through several layers, so others, text and "
-                f"original are not for it. Leave them out, or pass one of its stages."
-            )
-        for stage in circuit.stages:
-            layer_of_circuit(model, stage, dictionaries)
-        cases = in_model(behaviour, model)
-        _check_held_out(circuit.stages[0], cases)
-        return validate_layered(cases, circuit, dictionaries, n_draws, seed)
-    layer = layer_of_circuit(model, circuit, dictionaries)
-    if not circuit.interactions:
-        raise GraphError(
-            f"validate: circuit {circuit.name!r} has no pairs, so there is nothing to remove. Pass "
-            f"one with pairs, as find_circuit makes it."
-        )
+        lone = bool(others) or text is not None or original is not None
+        return _of_layers(model, circuit, behaviour, dictionaries, n_draws, seed, lone=lone)
+    layer = _layer_with_pairs(model, circuit, dictionaries)
     for other in others:
         _check_layer(other, circuit, layer_of_circuit(model, other, dictionaries))
     into = dictionaries[mlp_sites(layer)[0]].to(model.device)
@@ -152,6 +139,40 @@ def validate(
         len(cases),
         seed,
     )
+
+
+def _layer_with_pairs(
+    model: Model, circuit: Circuit, dictionaries: Mapping[Site, Dictionary]
+) -> int:
+    layer = layer_of_circuit(model, circuit, dictionaries)
+    if not circuit.interactions:
+        raise GraphError(
+            f"validate: circuit {circuit.name!r} has no pairs, so there is nothing to remove. Pass "
+            f"one with pairs, as find_circuit makes it."
+        )
+    return layer
+
+
+def _of_layers(
+    model: Model,
+    circuit: LayeredCircuit,
+    behaviour: Behaviour,
+    dictionaries: Mapping[Site, Dictionary],
+    n_draws: int,
+    seed: int,
+    *,
+    lone: bool,
+) -> LayeredValidation:
+    if lone:
+        raise GraphError(
+            f"validate: {circuit.name!r} goes through several layers, so others, text and original "
+            f"are not for it. Leave them out, or pass one of its stages."
+        )
+    for stage in circuit.stages:
+        layer_of_circuit(model, stage, dictionaries)
+    cases = in_model(behaviour, model)
+    _check_held_out(circuit.stages[0], cases)
+    return validate_layered(cases, circuit, dictionaries, n_draws, seed)
 
 
 def _check_layer(other: Circuit, circuit: Circuit, at: int) -> None:

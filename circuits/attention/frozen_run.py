@@ -7,8 +7,8 @@ what attention looks at and what the norms divide by.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from circuits.arguments import checked
-from circuits.errors import ModelError, check_memory, check_some
+from circuits.errors import ModelError, check_index, check_memory, check_some
 from circuits.model.formats.heads import watched_patterns
 from circuits.model.model import Model
 
@@ -35,13 +35,12 @@ class _Run:
 
 
 @checked
-@contextmanager
 def frozen(
     model: Model,
     tokens: Int64[Tensor, "batch pos"] | Iterable[Int64[Tensor, "batch pos"]],
     *,
     closed: Collection[tuple[int, int]] = (),
-) -> Iterator[Model]:
+) -> AbstractContextManager[Model]:
     """Within the block every pass over these tokens (or one of several batches of them) takes its
     patterns and scales from the model's run before the block; other tokens are refused.
 
@@ -52,9 +51,20 @@ def frozen(
     """
     batches = [tokens] if isinstance(tokens, Tensor) else list(tokens)
     check_some("frozen", batches, "batches of tokens")
-    n_pattern = sum(len(rows) * rows.shape[1] ** 2 for rows in batches)
+    heads = {
+        (check_index("frozen", layer, model.n_layer, "layer"),
+         check_index("frozen", head, model.n_head, "head"))
+        for layer, head in closed
+    }  # fmt: skip
+    n_pattern = sum(rows.numel() * rows.shape[-1] for rows in batches)
     check_memory("frozen", 4 * model.n_layer * model.n_head * n_pattern, _REMEDY)
-    runs = {_key(rows): _recorded(model, rows) for rows in batches}
+    return _held(model, {_key(rows): _recorded(model, rows) for rows in batches}, heads)
+
+
+@contextmanager
+def _held(
+    model: Model, runs: Mapping[Any, _Run], closed: Collection[tuple[int, int]]
+) -> Iterator[Model]:
     now: list[_Run] = []
 
     def choose(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -68,11 +78,12 @@ def frozen(
 
     with ExitStack() as hooks:
         decoder = model.network.model
-        hooks.callback(decoder.register_forward_pre_hook(choose, with_kwargs=True).remove)
+        hooks.callback(
+            decoder.register_forward_pre_hook(choose, prepend=True, with_kwargs=True).remove
+        )
         for index, block in enumerate(decoder.layers):
-            cut = sorted({head for layer, head in closed if layer == index})
-            hook = _looking(partial(_pattern, now, index), cut)
-            attention = block.self_attn
+            cut = sorted(head for layer, head in closed if layer == index)
+            hook, attention = _looking(partial(_pattern, now, index), cut), block.self_attn
             hooks.callback(
                 attention.register_forward_hook(hook, prepend=True, with_kwargs=True).remove
             )
