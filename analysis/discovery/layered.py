@@ -132,7 +132,7 @@ def layered_circuit(
         stages.append(_stage(pairs, found, out, (total, whole), held_out, thresholds))
     if not stages:
         raise NotFoundError(
-            f"not found: {'; '.join(refused)}. A layer has a part in {cases.behaviour.name!r} where "
+            f"not found: {'; '.join(refused)}. A layer has part in {cases.behaviour.name!r} where "
             f"{bounds.DIRECT:.0%} of its margin flows through, and few pairs carry half of that."
         )
     return LayeredCircuit(cases.behaviour.name, tuple(stages), _ways(flow, stages, dictionaries))

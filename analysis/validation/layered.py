@@ -58,8 +58,9 @@ class LayeredValidation:
     edits: pd.DataFrame
     """kind, target, n_pairs, frozen and free: the share of the affected classes' margin that the
     edit removes; side_effect and frozen_side_effect: the largest relative change of another class;
-    predicted: of a single pair, the frozen share from the weights; off_by: the largest difference
-    of a case's predicted margin from its measured one, relative to the largest margin."""
+    predicted and measured: of a single pair, the frozen share from the weights and from the run, of
+    a few cases of each class; off_by: the largest difference of both in any of these cases,
+    relative to the largest margin."""
     strata: pd.DataFrame  # a row a stratum: margin, left, kept, of the free network
     random: pd.DataFrame  # a row a draw: kind, draw, size, frozen, free
     criteria: tuple[Criterion, ...]
@@ -179,8 +180,7 @@ class _Editor:
             "free": 1 - self.affected(freely) / self.base,
             "frozen_side_effect": self.side_effect(held),
             "side_effect": self.side_effect(freely),
-            "predicted": float("nan"),
-            "off_by": float("nan"),
+            **dict.fromkeys(("predicted", "measured", "off_by"), float("nan")),
         } | more
 
     def without(self, terms: Terms) -> Changes:
@@ -263,10 +263,13 @@ class _Editor:
             lost = predicted.without(layer, one)
             measured = margins[some] - self.plain[some]
             off_by = float((lost - measured).abs().max() / self.plain.abs().max())
-            share = -float((self._weights(some) * lost).sum()) / self.base
+            foretold, seen = (
+                -float((self._weights(some) * change).sum()) / self.base
+                for change in (lost, measured)
+            )
             pair = f"{int(one.first)} & {int(one.second)} in layer {layer}"
-            rows.append(self.row(EditKind.REMOVE_GATE, changes, 1, pair, predicted=share,
-                                 off_by=off_by))  # fmt: skip
+            rows.append(self.row(EditKind.REMOVE_GATE, changes, 1, pair, predicted=foretold,
+                                 measured=seen, off_by=off_by))  # fmt: skip
         return rows
 
     def _weights(self, some: Tensor) -> Float[Tensor, " some"]:

@@ -91,7 +91,7 @@ def test_removing_it_removes_the_behaviour_and_every_pair_does_what_was_predicte
     pairs = edits[edits["kind"] == "remove_gate"]
     assert len(pairs) == 4
     assert (pairs["off_by"] < 1e-4).all()
-    assert pairs["predicted"].to_numpy() == pytest.approx(pairs["frozen"].to_numpy(), abs=1e-4)
+    assert pairs["predicted"].to_numpy() == pytest.approx(pairs["measured"].to_numpy(), abs=1e-4)
     assert (pairs["predicted"] > 0.4).all()
     patched = edits[edits["kind"] == "patch"].iloc[0]
     assert patched["free"] == pytest.approx(2, abs=1e-3)  # every answer turns round
