@@ -62,6 +62,9 @@ SIDE_EFFECT = 0.25
 AT_RANDOM = 0.05
 """Share that as many random pairs may remove, of either sign, in the median."""
 
+TOGETHER = 0.05
+"""Share of the affected cases that pairs and features of controls must be active on."""
+
 DRAWS = 5
 """Different draws of random pairs that write as much, below which they are not judged."""
 

@@ -18,7 +18,7 @@ features of step 4 are those through which most of it goes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, overload
 
 import networkx as nx
 import numpy as np
@@ -30,6 +30,7 @@ from analysis.attribution.output_features import OutputFeatures
 from analysis.behaviour.bounds import COMPUTED, COVERAGE, INHERITED, N_PAIRS, SHOWN
 from analysis.behaviour.cases import Behaviour
 from analysis.behaviour.in_model import ModelCases, in_model
+from analysis.discovery.layered import LayeredCircuit, layered_circuit
 from analysis.discovery.provenance import check_dictionaries, wanted_layers
 from analysis.discovery.selection import factor_groups, fewest_pairs
 from circuits.algebra.basis import Basis
@@ -53,6 +54,34 @@ from circuits.storage.progress import progress
 from sae.dictionary import Dictionary
 
 
+@overload
+def find_circuit(
+    model: Model,
+    dictionaries: Mapping[Site, Dictionary],
+    behaviour: Behaviour,
+    layer: int | None = None,
+    *,
+    across: Literal[False] = False,
+    detection_cases: Behaviour | None = None,
+    coverage: float = COVERAGE,
+    n_pairs: int = N_PAIRS,
+    shown: float = SHOWN,
+) -> Circuit: ...
+
+
+@overload
+def find_circuit(
+    model: Model,
+    dictionaries: Mapping[Site, Dictionary],
+    behaviour: Behaviour,
+    *,
+    across: Literal[True],
+    coverage: float = COVERAGE,
+    n_pairs: int = N_PAIRS,
+    shown: float = SHOWN,
+) -> LayeredCircuit: ...
+
+
 @checked
 def find_circuit(
     model: Model,
@@ -60,12 +89,14 @@ def find_circuit(
     behaviour: Behaviour,
     layer: int | None = None,
     *,
+    across: bool = False,
     detection_cases: Behaviour | None = None,
     coverage: float = COVERAGE,
     n_pairs: int = N_PAIRS,
     shown: float = SHOWN,
-) -> Circuit:
-    """The circuit of a behaviour, chosen on every other pair of its cases.
+) -> Circuit | LayeredCircuit:
+    """The circuit of a behaviour, chosen on every other pair of its cases: of one layer, or
+    ``across`` all that have a part in it.
 
     ``detection_cases`` are cases of the same classes on which output features that detect a class
     are chosen; by default the behaviour's own. Minimal pairs are much alike, running text is not.
@@ -81,19 +112,38 @@ def find_circuit(
             f"find_circuit: coverage {coverage} must lie between 0 and 1: it is a share. Try 0.9."
         )
     check_dictionaries(model, dictionaries)
+    if across and (layer is not None or detection_cases is not None):
+        raise BehaviourError(
+            "find_circuit: layer and detection_cases are for a circuit of one layer. Leave them "
+            "out, or across."
+        )
+    thresholds = Thresholds(coverage, n_pairs, shown)
     chosen, held_out = behaviour.halves()
     cases = in_model(chosen, model)
     _check_shown(cases, shown)
+    if across:
+        return layered_circuit(cases, held_out, dictionaries, thresholds)
     account = _best_account(cases, dictionaries, layer)
-    at = account.layer_number
+    return _one_layer(account, held_out, dictionaries, detection_cases or behaviour, thresholds)
+
+
+def _one_layer(
+    account: PairAccount,
+    held_out: Behaviour,
+    dictionaries: Mapping[Site, Dictionary],
+    detection_cases: Behaviour,
+    thresholds: Thresholds,
+) -> Circuit:
+    cases, at = account.cases, account.layer_number
+    behaviour, model = cases.behaviour, cases.model
     out = dictionaries[mlp_sites(at)[1]]
-    pairs = fewest_pairs(account, coverage, n_pairs)
-    detectors = _detectors(model, out, behaviour, detection_cases or behaviour)
+    pairs = fewest_pairs(account, thresholds.coverage, thresholds.n_pairs)
+    detectors = _detectors(model, out, behaviour, detection_cases)
     through = OutputFeatures(cases, out)
     outputs = through.named(detectors)
     found, groups = factor_groups(account, pairs)
     return Circuit.of(
-        _graph(account, pairs, coverage, {f: groups[g].name for f, g in found.items()}),
+        _graph(account, pairs, thresholds.coverage, {f: groups[g].name for f, g in found.items()}),
         found,
         behaviour.name,
         source=Source(model.fingerprint, at, account.dictionary.fingerprint, out.fingerprint),
@@ -106,10 +156,10 @@ def find_circuit(
             behaviour.affected,
             len(cases),
             _shares(account, pairs, through, outputs),
-            Thresholds(coverage, n_pairs, shown),
+            thresholds,
             detectors,
             cases.hashes,
-            chosen.other_words(held_out),
+            behaviour.other_words(held_out),
         ),
     )
 

@@ -12,6 +12,7 @@ from analysis.attribution.contrast import PairAccount
 from analysis.behaviour import bounds
 from analysis.behaviour.in_model import ModelCases
 from analysis.behaviour.strata import means, strata
+from analysis.flow.pairs import FlowPairs
 from circuits.errors import NotFoundError
 from circuits.graph.records import Group
 from circuits.groups.clusters import Clusters
@@ -117,7 +118,9 @@ def covering(
     return chosen
 
 
-def factor_groups(account: PairAccount, pairs: pd.DataFrame) -> tuple[Clusters, tuple[Group, ...]]:
+def factor_groups(
+    account: PairAccount | FlowPairs, pairs: pd.DataFrame
+) -> tuple[Clusters, tuple[Group, ...]]:
     """The pairs' features in groups of one effect, with the gates between them."""
     used = sorted(set(pairs["first"]) | set(pairs["second"]))
     effects = account.effects.set_index("feature").loc[used]

@@ -15,9 +15,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from analysis.attribution.contrast import PairAccount
+from analysis.attribution.pair_terms import PairTerms
 from analysis.behaviour import bounds
 from analysis.discovery.selection import covering, fewest, shares_of_strata, sought_pairs
-from analysis.validation.edits import Change, PairTerms, removing
+from analysis.validation.edits import Change, removing
 from analysis.validation.harness import Harness
 from sae.dictionary import Dictionary
 

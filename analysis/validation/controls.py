@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from analysis.attribution.contrast import PairAccount
-from analysis.behaviour.bounds import SHOWN
+from analysis.attribution.pair_terms import PairTerms
+from analysis.behaviour.bounds import SHOWN, TOGETHER
 from analysis.behaviour.in_model import ModelCases, in_model
-from analysis.validation.edits import DrawKind, EditKind, PairTerms, edited, removing
+from analysis.validation.edits import DrawKind, EditKind, edited, removing
 from analysis.validation.harness import Harness
 from circuits.corpus.batches import BatchPlan, in_order
 from circuits.corpus.documents import Corpus
@@ -26,8 +27,6 @@ from circuits.storage.progress import progress
 
 _N_CANDIDATES = 4096  # pairs that random ones are chosen of
 _RANDOM = ["kind", "draw", "set", "there", "n_pairs", "size", "removed", "side_effect"]
-TOGETHER = 0.05
-"""Share of the affected cases that pairs and features of controls must be active on."""
 
 
 def random_pairs(
@@ -64,7 +63,7 @@ def random_pairs(
             if kind is DrawKind.SAME_NUMBER:
                 chosen = rng.choice(len(free), len(terms), replace=False).tolist()
             else:
-                chosen = _as_much(rng, candidates, x, aim)
+                chosen = as_much(rng, candidates, x, aim)
             some = candidates.subset(torch.tensor(chosen, dtype=torch.int64))
             margins = harness.without(some)
             size = float(some(x).norm(dim=1).mean()) / max(written, 1e-12)
@@ -75,7 +74,7 @@ def random_pairs(
     return pd.DataFrame(rows, columns=_RANDOM)
 
 
-def _as_much(
+def as_much(
     rng: np.random.Generator,
     candidates: PairTerms,
     x: Float[Tensor, "case model"],

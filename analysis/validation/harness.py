@@ -18,10 +18,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from analysis.attribution.contrast import PairAccount
+from analysis.attribution.pair_terms import PairTerms
 from analysis.behaviour.in_model import ModelCases
 from analysis.behaviour.strata import frames, strata
 from analysis.validation.criteria import Whole
-from analysis.validation.edits import Change, EditKind, PairTerms, edited
+from analysis.validation.edits import Change, EditKind, edited
 from circuits.algebra.bilinear import computing_dtype
 from circuits.graph.circuit import Circuit
 from circuits.model.site import Site, mlp_sites

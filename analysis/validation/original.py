@@ -15,8 +15,9 @@ import numpy as np
 import pandas as pd
 import torch
 
+from analysis.behaviour.bounds import TOGETHER
 from analysis.behaviour.in_model import ModelCases
-from analysis.validation.controls import TOGETHER, not_shown
+from analysis.validation.controls import not_shown
 from analysis.validation.edits import EditKind
 from analysis.validation.harness import Harness
 from circuits.errors import GraphError, ModelError

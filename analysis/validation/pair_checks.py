@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from analysis.validation.edits import terms_of
+from analysis.attribution.pair_terms import terms_of
 from analysis.validation.harness import Harness
 from circuits.graph.circuit import Circuit
 from circuits.graph.records import Interaction

@@ -17,20 +17,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import overload
 
 import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from analysis.attribution.pair_terms import PairTerms, terms_of
 from analysis.behaviour.cases import Behaviour
 from analysis.behaviour.in_model import ModelCases, in_model
+from analysis.discovery.layered import LayeredCircuit
 from analysis.discovery.provenance import layer_of_circuit
 from analysis.validation.bases import bases_table
 from analysis.validation.controls import random_pairs, text_effects, untrained_rows
 from analysis.validation.criteria import measured
-from analysis.validation.edits import EditKind, PairTerms, terms_of
+from analysis.validation.edits import EditKind
 from analysis.validation.harness import Harness, Swap
+from analysis.validation.layered import LayeredValidation, validate_layered
 from analysis.validation.original import checked_original, with_features
 from analysis.validation.pair_checks import checked_pairs
 from analysis.validation.record import Validation
@@ -47,8 +51,7 @@ MOST_DRAWS = 100_000
 """Of random pairs: each is a pass of the model over all cases."""
 
 
-@checked
-@torch.no_grad()
+@overload
 def validate(
     model: Model,
     circuit: Circuit,
@@ -61,22 +64,50 @@ def validate(
     n_draws: int = 10,
     seed: int = 0,
     original: Model | str | Path | None = None,
-) -> Validation:
+) -> Validation: ...
+
+
+@overload
+def validate(
+    model: Model,
+    circuit: LayeredCircuit,
+    behaviour: Behaviour,
+    dictionaries: Mapping[Site, Dictionary],
+    *,
+    n_draws: int = 10,
+    seed: int = 0,
+) -> LayeredValidation: ...
+
+
+@checked
+@torch.no_grad()
+def validate(
+    model: Model,
+    circuit: Circuit | LayeredCircuit,
+    behaviour: Behaviour,
+    dictionaries: Mapping[Site, Dictionary],
+    *,
+    others: Sequence[Circuit] = (),
+    text: Corpus | None = None,
+    n_documents: int = 100,
+    n_draws: int = 10,
+    seed: int = 0,
+    original: Model | str | Path | None = None,
+) -> Validation | LayeredValidation:
     """Edit the running model by a circuit, and measure what a behaviour makes of it.
 
     Pass cases that the circuit was not found on: others are refused. ``others`` are circuits of
     other behaviours, as controls; ``text`` is where side effects are measured, by default nowhere.
     ``original``, of a twin, is the gated model that it was made of, or its path: the circuit's
-    features are removed there too.
+    features are removed there too. A circuit through several layers is edited with attention as
+    it was and free; ``others``, ``text`` and ``original`` are for circuits of one layer.
     """
     check_count("validate", n_draws, MOST_DRAWS, "n_draws")
     check_count("validate", n_documents, None, "n_documents")
-    layer = layer_of_circuit(model, circuit, dictionaries)
-    if not circuit.interactions:
-        raise GraphError(
-            f"validate: circuit {circuit.name!r} has no pairs, so there is nothing to remove. Pass "
-            f"one with pairs, as find_circuit makes it."
-        )
+    if isinstance(circuit, LayeredCircuit):
+        lone = bool(others) or text is not None or original is not None
+        return _of_layers(model, circuit, behaviour, dictionaries, n_draws, seed, lone=lone)
+    layer = _layer_with_pairs(model, circuit, dictionaries)
     for other in others:
         _check_layer(other, circuit, layer_of_circuit(model, other, dictionaries))
     into = dictionaries[mlp_sites(layer)[0]].to(model.device)
@@ -108,6 +139,40 @@ def validate(
         len(cases),
         seed,
     )
+
+
+def _layer_with_pairs(
+    model: Model, circuit: Circuit, dictionaries: Mapping[Site, Dictionary]
+) -> int:
+    layer = layer_of_circuit(model, circuit, dictionaries)
+    if not circuit.interactions:
+        raise GraphError(
+            f"validate: circuit {circuit.name!r} has no pairs, so there is nothing to remove. Pass "
+            f"one with pairs, as find_circuit makes it."
+        )
+    return layer
+
+
+def _of_layers(
+    model: Model,
+    circuit: LayeredCircuit,
+    behaviour: Behaviour,
+    dictionaries: Mapping[Site, Dictionary],
+    n_draws: int,
+    seed: int,
+    *,
+    lone: bool,
+) -> LayeredValidation:
+    if lone:
+        raise GraphError(
+            f"validate: {circuit.name!r} goes through several layers, so others, text and original "
+            f"are not for it. Leave them out, or pass one of its stages."
+        )
+    for stage in circuit.stages:
+        layer_of_circuit(model, stage, dictionaries)
+    cases = in_model(behaviour, model)
+    _check_held_out(circuit.stages[0], cases)
+    return validate_layered(cases, circuit, dictionaries, n_draws, seed)
 
 
 def _check_layer(other: Circuit, circuit: Circuit, at: int) -> None:

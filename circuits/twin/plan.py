@@ -14,6 +14,7 @@ from circuits.model.plan import check_fields, cosine_rate, refuse_faults
 ORDERS = ("together", "last first")
 """Whether all layers' gates fade at once, or one layer after another from the last."""
 
+_MOST = 100_000  # layers or norms
 _NORMS = 0.6  # of the steps without gates: those in which norms fade
 
 
@@ -74,7 +75,7 @@ class TwinPlan:
 
     def strengths(self, step: int, n_layer: int) -> list[float]:
         """How much of each layer's gate is left at a step, from 1 to 0."""
-        check_count("TwinPlan.strengths", n_layer, None, "n_layer")
+        check_count("TwinPlan.strengths", n_layer, _MOST, "n_layer")
         check_index("TwinPlan.strengths", step, self.n_steps + 1, "step")
         faded = self._done(step, 0.0, self.fade)
         if self.order == "together":
@@ -84,7 +85,7 @@ class TwinPlan:
     def norm_strengths(self, step: int, n_norm: int) -> list[float]:
         """How much of each norm is left at a step: they fade in order, in the first 60 % of the
         steps that are left when gates are gone."""
-        check_count("TwinPlan.norm_strengths", n_norm, None, "n_norm")
+        check_count("TwinPlan.norm_strengths", n_norm, _MOST, "n_norm")
         check_index("TwinPlan.norm_strengths", step, self.n_steps + 1, "step")
         if not self.remove_norms:
             return [1.0] * n_norm

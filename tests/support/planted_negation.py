@@ -3,8 +3,9 @@
 One head attends to all tokens alike and carries what a word is (negator or intensifier, good or
 bad, which thing, which child) to directions of their own. In the *computed* model the MLP
 multiplies negator by adjective and writes the answer. In the *inherited* one its first MLP writes
-that product to a direction that no answer reads, and the second only multiplies it with a
-constant. In the *read* one the answers read the adjective itself: the MLP has no part in them.
+that product to a direction that no answer reads, and the second only multiplies it with a constant;
+the *moved* one does the same, but a head of the second layer has to carry the product to where it
+is multiplied. In the *read* one the answers read the adjective itself: the MLP has no part in them.
 """
 
 from dataclasses import replace
@@ -25,10 +26,11 @@ KINDS = {
     "good": (1, 1), "nice": (1, 1), "bad": (1, -1), "awful": (1, -1),
     "cake": (2, 1), "film": (2, -1), "tom": (3, 1), "mia": (3, -1),
 }  # fmt: skip
-PLAIN, XOR, FELT, ANSWER, NEGATED, OTHER = 8, 9, 12, 13, 14, 15
+PLAIN, XOR, MOVED, FELT, ANSWER, NEGATED, OTHER = 8, 9, 10, 12, 13, 14, 15
 GLAD, SAD = ("glad", "happy"), ("sad", "upset")
 FILLERS = ("said", "the", "was", "so", *GLAD, *SAD)
 WORDS = ("<pad>", "<bos>", "<eos>", "<unk>", *KINDS, *FILLERS, "felt")
+TWO_LAYERS = ("inherited", "moved")
 N_POS = 10  # of each text, with the token that begins it
 
 NEGATOR, INTENSIFIER, GOOD, BAD, CAKE, FILM, TOM, MIA, FELT_FEATURE = range(9)
@@ -57,7 +59,7 @@ def planted_network(kind: str = "computed"):
 
     config = LlamaConfig(
         vocab_size=len(WORDS), hidden_size=D_MODEL, intermediate_size=4,
-        num_hidden_layers=2 if kind == "inherited" else 1, num_attention_heads=1,
+        num_hidden_layers=2 if kind in TWO_LAYERS else 1, num_attention_heads=1,
         num_key_value_heads=1, head_dim=4, max_position_embeddings=32, hidden_act="linear",
         tie_word_embeddings=False, pad_token_id=0, bos_token_id=1, eos_token_id=2,
     )  # fmt: skip
@@ -72,13 +74,18 @@ def planted_network(kind: str = "computed"):
         for axis in range(4):  # an embedding is scaled by sqrt(d) = 4, a word counts one in ten
             first.self_attn.v_proj.weight[axis, axis] = 1
             first.self_attn.o_proj.weight[axis + 4, axis] = N_POS / 4
-        writes = XOR if kind == "inherited" else ANSWER
+        writes = XOR if kind in TWO_LAYERS else ANSWER
         if kind != "read":
             plant(first.mlp, 0, 4, 5, unit(writes, -1))
         plant(first.mlp, 1, 4, FELT, unit(NEGATED))
         plant(first.mlp, 2, 6, 7, unit(OTHER))
-        if kind == "inherited":
-            plant(network.model.layers[1].mlp, 0, XOR, FELT, unit(ANSWER))
+        if kind in TWO_LAYERS:
+            last, read = network.model.layers[1], XOR
+            if kind == "moved":
+                read = MOVED
+                last.self_attn.v_proj.weight[0, XOR] = 1
+                last.self_attn.o_proj.weight[MOVED, 0] = 3
+            plant(last.mlp, 0, read, FELT, unit(ANSWER))
         for sign, words in ((1, GLAD), (-1, SAD)):
             for word in words:
                 read = unit(5 if kind == "read" else ANSWER, sign)
@@ -125,10 +132,11 @@ def planted_dictionaries(kind: str = "computed", *, plain: bool = False) -> dict
     """Of the last layer. Its second MLP is given the classes as features of their own, or, where
     ``plain`` is asked for, the product and what is negated as separate features."""
     layer, rows, k = 0, input_rows(), 5
-    if kind == "inherited":
-        alone = [unit(axis, sign) for axis in (XOR, NEGATED) for sign in (1, -1)]
+    if kind in TWO_LAYERS:
+        product = XOR if kind == "inherited" else MOVED
+        alone = [unit(axis, sign) for axis in (product, NEGATED) for sign in (1, -1)]
         layer, k = 1, 8
-        rows += [*(alone if plain else classes_of(XOR)), unit(OTHER), unit(OTHER, -1)]
+        rows += [*(alone if plain else classes_of(product)), unit(OTHER), unit(OTHER, -1)]
     out = [*classes_of(ANSWER), unit(OTHER), unit(OTHER, -1), unit(ANSWER), unit(ANSWER, -1)]
     found = (
         dictionary_of(rows, k, f"mlp_in@{layer}"),

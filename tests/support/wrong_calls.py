@@ -14,7 +14,7 @@ import analysis
 import circuits
 import sae
 from circuits import Basis, BilinearLayer, Circuit, Interactions, ModelPlan, Site, Spectrum
-from circuits.attention import CrossInteractions, Head, text_paths, upstream_basis
+from circuits.attention import CrossInteractions, Head, frozen, text_paths, upstream_basis
 from circuits.model import ModelShape
 from sae import Dictionary, TensorActivations, TrainingPlan
 from tests.support import small_runs
@@ -174,6 +174,7 @@ class World:
             ("CrossInteractions.strongest", looks.strongest, {"n": 3}),
             ("CrossInteractions.spectrum", looks.spectrum, {"rank": 2}),
             ("SingularSpectrum.energy", looks.spectrum().energy, {"rank": 2}),
+            ("frozen", lambda **given: frozen(**given).__enter__(), {"model": self.model, "tokens": self.tokens, "closed": [(0, 1)]}),
             ("text_paths", text_paths, {"model": self.model, "tokens": tokens}),
             ("TextPaths.pattern", paths.pattern, {"layer": 1}),
             ("TextPaths.through", paths.through, {"heads": [(0, 1)]}),

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis.attribution.contrast import PairAccount
+from analysis.attribution.pair_terms import terms_of
 from analysis.behaviour.in_model import in_model
 from analysis.cli.main import main
 from analysis.report import report_of, write_report
@@ -23,7 +24,6 @@ from analysis.report.circuit.circuit_form import CircuitForm
 from analysis.report.page import names_of
 from analysis.report.writing import brief, script_json
 from analysis.runs.run import Run
-from analysis.validation.edits import terms_of
 from analysis.validation.record import Validation
 from circuits.algebra.interactions import Interactions
 from circuits.errors import GraphError, RunError

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from analysis.validation.edits import PairTerms, edited, removing
+from analysis.attribution.pair_terms import PairTerms
+from analysis.validation.edits import edited, removing
 from circuits.errors import ModelError
 from circuits.model import Model, Site
 from sae import Dictionary

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from analysis.attribution.contrast import PairAccount
+from analysis.attribution.pair_terms import PairTerms, terms_of
 from analysis.behaviour.in_model import in_model
 from analysis.cli.circuit_text import validation_text
 from analysis.discovery.find import find_circuit
@@ -25,7 +26,7 @@ from analysis.validation.criteria import (
     Whole,
     measured,
 )
-from analysis.validation.edits import EditKind, PairTerms, edited, removing, terms_of
+from analysis.validation.edits import EditKind, edited, removing
 from analysis.validation.harness import Harness
 from analysis.validation.record import Validation
 from analysis.validation.validate import validate

@@ -1,0 +1,275 @@
+"""A circuit through several layers: for each MLP that makes the contrast, its pairs; and the heads
+that carry what they write to later MLPs and the answers.
+
+A layer has a part where a tenth of the contrast or more flows through it, by all ways to the
+answers (`Flow`). Its pairs are chosen as those of one layer are: few first, in every stratum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import networkx as nx
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from analysis.attribution.pair_terms import PairTerms
+from analysis.behaviour import bounds
+from analysis.behaviour.cases import Behaviour
+from analysis.behaviour.in_model import ModelCases
+from analysis.discovery.provenance import wanted_layers
+from analysis.discovery.selection import factor_groups, fewest
+from analysis.flow.flow import Flow
+from analysis.flow.pairs import FlowPairs
+from circuits.arguments import checked_methods
+from circuits.errors import GraphError, NotFoundError
+from circuits.graph.circuit import Circuit
+from circuits.graph.records import (
+    BehaviourEvidence,
+    Choice,
+    Output,
+    Shares,
+    Source,
+    Thresholds,
+)
+from circuits.model.site import Site, mlp_sites
+from circuits.plotting.display import html_of
+from circuits.storage.progress import progress
+from sae.dictionary import Dictionary
+
+_N_SOUGHT = 4096  # pairs that are looked at, those that add most
+_N_OUTPUTS = 8  # of each layer
+_ENOUGH = 0.9  # of what flows through a layer, by its outputs
+
+
+@checked_methods
+@dataclass(frozen=True, eq=False, repr=False)
+class LayeredCircuit:
+    """The circuits of some layers that make one contrast together, first layer first."""
+
+    name: str
+    stages: tuple[Circuit, ...]
+    ways: pd.DataFrame
+    """layer, way, contrast, share: what the pairs of a layer add to the contrast by way of each
+    head, named as ``1.3`` (layer and head), and by ``no head`` at all. Where a way leads through
+    several heads it counts for each."""
+
+    def __post_init__(self) -> None:
+        layers = [-1 if (n := stage.source.layer) is None else n for stage in self.stages]
+        if not layers or -1 in layers or sorted(set(layers)) != layers:
+            raise GraphError(
+                f"circuit {self.name!r}: stages of layers {layers}. List one circuit of each "
+                f"layer, in order."
+            )
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Of its stages."""
+        return tuple(int(stage.source.layer or 0) for stage in self.stages)
+
+    def stage(self, layer: int) -> Circuit:
+        """The circuit of a layer."""
+        if layer not in self.layers:
+            raise GraphError(
+                f"circuit {self.name!r} has no part in layer {layer!r}. Ask for one of "
+                f"{', '.join(map(str, self.layers))}."
+            )
+        return self.stages[self.layers.index(layer)]
+
+    @property
+    def shares(self) -> pd.DataFrame:
+        """Of each layer: what share of the contrast flows through it (``direct``), how much of that
+        its pairs carry, what they compute, what was in the input already."""
+        rows = []
+        for layer, stage in zip(self.layers, self.stages, strict=True):
+            assert stage.evidence is not None  # of a behaviour
+            shares = stage.evidence.shares
+            rows.append({
+                "layer": layer, "pairs": len(stage.interactions), "flows_through": shares.direct,
+                "carried": shares.carried, "computed": shares.computed,
+                "inherited": shares.inherited, "rest": shares.within, "error": shares.error,
+            })  # fmt: skip
+        return pd.DataFrame(rows)
+
+    def _repr_html_(self) -> str:
+        return html_of(repr(self), layers=self.shares, ways=self.ways)
+
+    def __repr__(self) -> str:
+        parts = ", ".join(
+            f"{len(stage.interactions)} pairs in layer {layer}"
+            for layer, stage in zip(self.layers, self.stages, strict=True)
+        )
+        return f"LayeredCircuit({self.name}: {parts})"
+
+
+def layered_circuit(
+    cases: ModelCases,
+    held_out: Behaviour,
+    dictionaries: Mapping[Site, Dictionary],
+    thresholds: Thresholds,
+) -> LayeredCircuit:
+    """The circuit of all layers that have dictionaries and through which the contrast flows."""
+    flow = Flow.of(cases)
+    weights = cases.weights(cases.affected)
+    whole = float((weights * flow.difference).sum())
+    stages, refused = list[Circuit](), list[str]()
+    for layer in progress(wanted_layers(cases.model, dictionaries, None), "pairs", "layer"):
+        total = float((weights * cases.side * flow.totals[layer]).sum())
+        if not total > bounds.DIRECT * whole > 0:
+            refused.append(f"{total:.2f} of {whole:.2f} logits flow through layer {layer}")
+            continue
+        pairs = FlowPairs(flow, layer, dictionaries[mlp_sites(layer)[0]])
+        found = _fewest(pairs, thresholds)
+        carried = float(found["contrast"].sum()) / total
+        if carried < bounds.CARRIED:
+            refused.append(f"{len(found)} pairs carry {carried:.0%} of layer {layer}")
+            continue
+        out = dictionaries[mlp_sites(layer)[1]]
+        stages.append(_stage(pairs, found, out, (total, whole), held_out, thresholds))
+    if not stages:
+        raise NotFoundError(
+            f"not found: {'; '.join(refused)}. A layer has part in {cases.behaviour.name!r} where "
+            f"{bounds.DIRECT:.0%} of its margin flows through, and few pairs carry half of that."
+        )
+    return LayeredCircuit(cases.behaviour.name, tuple(stages), _ways(flow, stages, dictionaries))
+
+
+def _fewest(pairs: FlowPairs, thresholds: Thresholds) -> pd.DataFrame:
+    cases = pairs.cases
+    most = pairs.pairs[list(cases.behaviour.affected)].max(axis=1)
+    sought = pairs.pairs[most > 0].head(_N_SOUGHT).sort_values("number", ignore_index=True)
+    added = pairs.added(torch.tensor(sought["number"].to_numpy()))
+    totals = pairs.flow.totals[pairs.layer_number]
+    places = fewest(cases, added, totals, thresholds.coverage, thresholds.n_pairs)
+    return sought.iloc[places].sort_values("contrast", ascending=False, ignore_index=True)
+
+
+def _stage(
+    pairs: FlowPairs,
+    found: pd.DataFrame,
+    out: Dictionary,
+    flows: tuple[float, float],  # through this layer, and in all
+    held_out: Behaviour,
+    thresholds: Thresholds,
+) -> Circuit:
+    total, whole = flows
+    cases, layer, origins = pairs.cases, pairs.layer_number, pairs.origins
+    clusters, groups = factor_groups(pairs, found)
+    outputs, through = _outputs(pairs, out, total)
+    shares = Shares(
+        carried=float(found["contrast"].sum()) / total,
+        computed=origins.computed,
+        inherited=origins.inherited,
+        within=origins.within,
+        error=1 - float(pairs.pairs["contrast"].sum()) / total,
+        direct=total / whole,
+        through_outputs=through,
+    )
+    behaviour = cases.behaviour
+    return Circuit.of(
+        _graph(pairs, found, {f: groups[g].name for f, g in clusters.items()}, thresholds),
+        clusters,
+        f"{behaviour.name}, layer {layer}",
+        source=Source(
+            cases.model.fingerprint, layer, pairs.dictionary.fingerprint, out.fingerprint
+        ),
+        outputs=outputs,
+        groups=groups,
+        evidence=BehaviourEvidence(
+            behaviour.name, behaviour.metric, behaviour.factors, behaviour.affected, len(cases),
+            shares, thresholds, (), cases.hashes, behaviour.other_words(held_out),
+        ),
+    )  # fmt: skip
+
+
+def _graph(
+    pairs: FlowPairs, found: pd.DataFrame, kinds: Mapping[Any, str], thresholds: Thresholds
+) -> nx.Graph:
+    every = pairs.pairs
+    halved = np.where(every["first"] == every["second"], 1.0, 0.5)
+    energy = pd.Series(every["weight"].to_numpy() ** 2 * halved, index=every["number"])
+    held = float(energy.loc[found["number"]].sum())
+    whole = float(energy.sum())
+    graph = nx.Graph(chosen=Choice.CONTRAST, level=thresholds.coverage, total_energy=whole,
+                     energy=held / whole if whole else 0.0)  # fmt: skip
+    n_feature, counts = pairs.dictionary.n_feature, pairs.dictionary.statistics
+    columns = ("mean", "first_effect", "second_effect", "joint_effect")
+    effects = pairs.effects.set_index("feature")
+    for feature in sorted(set(found["first"]) | set(found["second"])):
+        values = dict(zip(columns, effects.loc[feature].tolist(), strict=False))
+        if counts is not None and feature < n_feature:
+            values["frequency"] = float(counts.frequency[feature])
+        label = "constant" if feature == n_feature else f"feature {feature} ({kinds[feature]})"
+        graph.add_node(feature, feature=feature, label=label, **values)
+    split = pairs.computed(found).tolist()
+    for row, (made, held_before) in zip(found.to_dict("records"), split, strict=True):
+        known = {name: float(row[name]) for name in ("weight", "contrast", "elsewhere")}
+        graph.add_edge(row["first"], row["second"], **known, computed=made, inherited=held_before)
+    return graph
+
+
+def _outputs(pairs: FlowPairs, out: Dictionary, total: float) -> tuple[tuple[Output, ...], float]:
+    """The output features that most of the layer's flow goes through, and their share of it."""
+    cases, (case, at) = pairs.cases, pairs.tokens.mT
+    y = pairs.layer(pairs.flow.inputs[pairs.layer_number][case, at])
+    reads = pairs.flow.reads[pairs.layer_number][case, at]
+    code = out.to("cpu").active(y.to(out.dtype))
+    effects = (reads[code.rows] * out.decoder.cpu().double()[code.features.long()]).sum(1)
+    weights = cases.weights(cases.affected)[case][code.rows]
+    through, active = (
+        torch.zeros(out.n_feature, dtype=torch.float64).index_add_(0, code.features.long(), each)
+        for each in (weights * effects * code.values.double(), weights.abs() * code.values.double())
+    )
+    shares = through / total
+    order = shares.argsort(descending=True, stable=True)[:_N_OUTPUTS].tolist()
+    enough = int((shares[order].cumsum(0) < _ENOUGH).sum()) + 1
+    chosen = [feature for feature in order[:enough] if shares[feature] > 0] or order[:1]
+    outputs = tuple(
+        Output(
+            feature,
+            f"feature {feature}",
+            float(through[feature] / active[feature]) if active[feature] else 0.0,
+            float(shares[feature]),
+        )
+        for feature in chosen
+    )
+    return outputs, float(shares[chosen].sum())
+
+
+def _ways(
+    flow: Flow, stages: list[Circuit], dictionaries: Mapping[Site, Dictionary]
+) -> pd.DataFrame:
+    """What the pairs of each stage add to the contrast by each head."""
+    cases, model = flow.cases, flow.model
+    weights = cases.weights(cases.affected)
+    wrote = {}
+    for stage in stages:
+        layer = int(stage.source.layer or 0)
+        ends = [(pair.first, pair.second) for pair in stage.interactions]
+        terms = PairTerms.of(model, layer, dictionaries[mlp_sites(layer)[0]].to("cpu"), ends)
+        written = terms(flow.inputs[layer]).double()
+        written[:, 0] = 0  # nothing of a text's first token is a circuit's
+        wrote[layer] = written
+
+    def adds(reads: tuple[Tensor, ...], layer: int) -> float:
+        return float((weights * (reads[layer] * wrote[layer]).sum((1, 2))).sum())
+
+    rows = []
+    total = {layer: adds(flow.reads, layer) for layer in wrote}
+    first = min(wrote)
+    heads = [(at, head) for at in range(first + 1, model.n_layer) for head in range(model.n_head)]
+    by_any = flow.by_way_of(heads)
+    for layer in wrote:
+        rows.append((layer, "no head", total[layer] - adds(by_any, layer)))
+    for at, head in progress(heads, "ways", "head"):
+        reads = flow.by_way_of([(at, head)])
+        rows += [(layer, f"{at}.{head}", adds(reads, layer)) for layer in wrote if layer < at]
+    by_heads = pd.DataFrame(rows, columns=["layer", "way", "contrast"])
+    by_heads["share"] = by_heads["contrast"] / by_heads["layer"].map(total)
+    return by_heads.sort_values(
+        ["layer", "share"], ascending=[True, False], kind="stable", ignore_index=True
+    )

@@ -1,0 +1,1 @@
+"""How a behaviour's contrast flows through every layer of a model, exactly."""

@@ -1,0 +1,151 @@
+"""A model whose attention patterns and norm scales are those of its own run, whatever is edited.
+
+What is left between its MLPs is linear, so an edit of an MLP has an effect that follows from the
+weights exactly. Beside the same edit of the free model it says how much of an effect goes through
+what attention looks at and what the norms divide by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from einops import einsum
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from circuits.arguments import checked
+from circuits.errors import ModelError, check_index, check_memory, check_some
+from circuits.model.formats.heads import watched_patterns
+from circuits.model.model import Model
+
+_REMEDY = "Pass fewer rows, or shorter ones."
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """What one run looked at and divided by."""
+
+    patterns: tuple[Float[Tensor, "batch head query_pos key_pos"], ...]
+    scales: tuple[Float[Tensor, "batch pos 1"], ...]  # of each norm, in order
+
+
+@checked
+def frozen(
+    model: Model,
+    tokens: Int64[Tensor, "batch pos"] | Iterable[Int64[Tensor, "batch pos"]],
+    *,
+    closed: Collection[tuple[int, int]] = (),
+) -> AbstractContextManager[Model]:
+    """Within the block every pass over these tokens (or one of several batches of them) takes its
+    patterns and scales from the model's run before the block; other tokens are refused.
+
+    ``closed`` heads, as (layer, head), pass on values but no gradients.
+
+    >>> with frozen(model, tokens), model.replaced({"mlp_out@0": edit}):  # doctest: +SKIP
+    ...     model.logits(tokens)
+    """
+    batches = [tokens] if isinstance(tokens, Tensor) else list(tokens)
+    check_some("frozen", batches, "batches of tokens")
+    heads = {
+        (check_index("frozen", layer, model.n_layer, "layer"),
+         check_index("frozen", head, model.n_head, "head"))
+        for layer, head in closed
+    }  # fmt: skip
+    n_pattern = sum(rows.numel() * rows.shape[-1] for rows in batches)
+    check_memory("frozen", 4 * model.n_layer * model.n_head * n_pattern, _REMEDY)
+    return _held(model, {_key(rows): _recorded(model, rows) for rows in batches}, heads)
+
+
+@contextmanager
+def _held(
+    model: Model, runs: Mapping[Any, _Run], closed: Collection[tuple[int, int]]
+) -> Iterator[Model]:
+    now: list[_Run] = []
+
+    def choose(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        rows = args[0] if args else kwargs["input_ids"]
+        if _key(rows) not in runs:
+            raise ModelError(
+                f"frozen: a pass over {tuple(rows.shape)} tokens that were not given, so their "
+                f"patterns are not known. Pass every batch that is run within the block."
+            )
+        now[:] = [runs[_key(rows)]]
+
+    with ExitStack() as hooks:
+        decoder = model.network.model
+        hooks.callback(
+            decoder.register_forward_pre_hook(choose, prepend=True, with_kwargs=True).remove
+        )
+        for index, block in enumerate(decoder.layers):
+            cut = sorted(head for layer, head in closed if layer == index)
+            hook, attention = _looking(partial(_pattern, now, index), cut), block.self_attn
+            hooks.callback(
+                attention.register_forward_hook(hook, prepend=True, with_kwargs=True).remove
+            )
+        for number, norm in enumerate(_norms(model)):
+            divided = _dividing(partial(_scale, now, number))
+            hooks.callback(norm.register_forward_hook(divided, prepend=True).remove)
+        yield model
+
+
+def _pattern(now: list[_Run], layer: int) -> Tensor:
+    return now[0].patterns[layer]
+
+
+def _scale(now: list[_Run], number: int) -> Tensor:
+    return now[0].scales[number]
+
+
+def _key(rows: Tensor) -> tuple[tuple[int, ...], bytes]:
+    return tuple(rows.shape), rows.cpu().numpy().tobytes()
+
+
+def _norms(model: Model) -> list[Any]:
+    decoder = model.network.model
+    each = ((block.input_layernorm, block.post_attention_layernorm) for block in decoder.layers)
+    return [*(norm for both in each for norm in both), decoder.norm]
+
+
+@torch.no_grad()
+def _recorded(model: Model, rows: Int64[Tensor, "batch pos"]) -> _Run:
+    scales = list[Tensor]()
+
+    def keep(_module: Any, args: tuple[Any, ...]) -> None:
+        scales.append(model.scale(args[0])[..., None])
+
+    with ExitStack() as hooks, watched_patterns(model.network) as patterns:
+        for norm in _norms(model):
+            hooks.callback(norm.register_forward_pre_hook(keep).remove)
+        model.logits_at(rows, torch.zeros(len(rows), dtype=torch.int64))
+    one_head = (p[:, None] if p.ndim == 3 else p for p in patterns)
+    return _Run(tuple(one_head), tuple(scales))
+
+
+def _looking(pattern: Callable[[], Tensor], cut: list[int]) -> Callable[..., Any]:
+    def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
+        x, looks = args[0] if args else kwargs["hidden_states"], pattern()
+        n_head = looks.shape[1]
+        width = module.o_proj.in_features // n_head
+        value = module.v_proj(x).unflatten(-1, (-1, width))
+        value = value.repeat_interleave(n_head // value.shape[2], dim=2)
+        looks = looks.to(value)
+        mixed = einsum(looks, value, "batch head t u, batch u head inner -> batch t head inner")
+        if cut:
+            mixed = mixed.clone()
+            mixed[:, :, cut] = mixed[:, :, cut].detach()
+        return module.o_proj(mixed.flatten(-2)), *out[1:]
+
+    return hook
+
+
+def _dividing(scale: Callable[[], Tensor]) -> Callable[..., Tensor]:
+    def hook(module: Any, args: tuple[Any, ...], _out: Tensor) -> Tensor:
+        x = args[0]
+        return module.weight * (x / scale().to(x))
+
+    return hook
