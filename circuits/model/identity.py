@@ -129,9 +129,11 @@ class TwinLabel:
     @property
     def in_words(self) -> str:
         """Whose twin, and the price."""
+        norms = ", norms removed" if self.norms_removed else ""
         return (
-            f"bilinear twin of {self.original} ({self.activation} gates), loss {self.gap:+.3f} "
-            f"nats a token"
+            f"bilinear twin of {self.original} ({self.activation} gates{norms}): loss "
+            f"{self.loss:.3f} nats a token, the original's {self.original_loss:.3f}, KL "
+            f"{self.kl:.3f}"
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -156,7 +158,8 @@ class TwinLabel:
                 f"{path}: not the label of a twin ({error}). Copy the file again, or remove it: "
                 f"the model works without."
             ) from error
-        if content_hash(folder / WEIGHTS) != label.weights:
+        weights = folder / WEIGHTS  # in one file: in parts they are not as the twin was written
+        if not weights.is_file() or content_hash(weights) != label.weights:
             raise ModelError(
                 f"{path}: the label of other weights than those beside it, so what it says is not "
                 f"of this model. Copy both again, or remove it: the model works without."

@@ -54,6 +54,11 @@ def load_model(
     network = network.to(chosen_device(device))
     for weight in network.parameters():  # weights alone: rotary angles stay in float32
         weight.data = weight.data.to(dtype)
+        if not bool(weight.isfinite().all()):
+            raise ModelError(
+                f"{folder}: its weights go beyond what {dtype} can hold. Load it in float32 or "
+                f"bfloat16."
+            )
     check_bilinear(folder, network)
     return Model(network, words, folder, short_name, TwinLabel.read(folder))
 

@@ -102,6 +102,17 @@ def model_folder(name: str, inside: str = "") -> Path:
     return folder
 
 
+def name_of(folder: Path) -> str:
+    """``owner/name`` of a folder that was fetched from the hub, and the name of any other one."""
+    folder = folder.resolve()
+    for inner in (folder, *folder.parents):
+        # the cache of the hub's client: models--owner--name/snapshots/<commit>
+        if inner.parent.name == "snapshots" and inner.parent.parent.name.startswith("models--"):
+            owner_and_name = inner.parent.parent.name.removeprefix("models--").replace("--", "/")
+            return "/".join([owner_and_name, *folder.relative_to(inner).parts])
+    return folder.name
+
+
 def _fetched(name: str, inside: str) -> Path:
     from huggingface_hub import snapshot_download
 

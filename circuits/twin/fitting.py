@@ -41,9 +41,14 @@ def fit_layers(
 def _missed(mlps: list[Any], seen: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
     """The squared error of each, over the variance of what it should give."""
     return [
-        (mlp(given) - wanted).square().sum() / (wanted - wanted.mean(0)).square().sum()
+        (mlp(given) - wanted).square().sum() / above_zero((wanted - wanted.mean(0)).square().sum())
         for mlp, (given, wanted) in zip(mlps, seen, strict=True)
     ]
+
+
+def above_zero(size: Tensor) -> Tensor:
+    """What an error is divided by: 1 where the size is 0, as of an MLP that gives nothing."""
+    return size.where(size > 0, 1.0)
 
 
 @torch.no_grad()

@@ -9,7 +9,6 @@ import math
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,17 +20,20 @@ from circuits.corpus.documents import Corpus
 from circuits.errors import CorpusError
 from circuits.model.identity import TwinLabel
 from circuits.model.model import Model
+from circuits.storage.hub import name_of
 from circuits.storage.progress import counted
+from circuits.twin.fitting import above_zero
 from circuits.twin.gates import made_linear
 
 _TOKENS = 100_000  # held-out tokens that are measured, where there are as many
+_FIRST_LOOK = 30_000  # of them, on which the original is tried before anything is trained
 _PACKAGES = ("torch", "transformers", "bilinear-circuits")
 
 
 def check_fits(original: Model, held_out: Corpus, plan: BatchPlan) -> None:
     """Refuse a text on which the original does worse than a guess among all tokens."""
     total = n = 0.0
-    for batch in _some(held_out, original.tokenizer, plan, 4 * plan.n_rows * plan.window):
+    for batch in _some(held_out, original.tokenizer, plan, _FIRST_LOOK):
         total += float(original.loss(batch.tokens, batch.mask)) * batch.n_predicted
         n += batch.n_predicted
     guess = math.log(len(original.known_tokens))
@@ -71,7 +73,7 @@ def measured(
         for handle in handles:
             handle.remove()
     return TwinLabel(
-        original=Path(original.path).name,
+        original=name_of(original.path),
         original_fingerprint=original.fingerprint,
         activation=str(original.network.config.hidden_act),
         **sums.means(),
@@ -149,4 +151,5 @@ class _Sums:
 
     def _fvu(self, index: int) -> float:
         total, squares = self._outputs[index]
-        return float(self._missed[index] / (squares - total.square() / self._n_given).sum())
+        variance = above_zero((squares - total.square() / self._n_given).sum())
+        return float(self._missed[index] / variance)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from circuits.errors import ModelError
 from circuits.model.formats.llama import FIXED
 
 
@@ -36,7 +37,8 @@ class FadingNorm(nn.Module):
 
 
 def fading_norms(network: Any) -> list[FadingNorm]:
-    """Put a fading norm in place of each of a network's, in the order in which they are used."""
+    """Put a fading norm in place of each of a network's, in the order in which they are used;
+    refused where there are others, because all norms of a Llama share one epsilon."""
     norms = []
     for block in network.model.layers:
         for name in ("input_layernorm", "post_attention_layernorm"):
@@ -44,6 +46,16 @@ def fading_norms(network: Any) -> list[FadingNorm]:
             setattr(block, name, norms[-1])
     norms.append(FadingNorm(network.model.norm))
     network.model.norm = norms[-1]
+    others = [
+        name
+        for name, module in network.named_modules()
+        if "Norm" in type(module).__name__ and not isinstance(module, FadingNorm)
+    ]
+    if others:
+        raise ModelError(
+            f"remove_norms: {type(network).__name__} has norms within its layers' parts, such as "
+            f"{others[0]}, which cannot be written as fixed scales. Keep the norms of this model."
+        )
     return norms
 
 
@@ -61,7 +73,7 @@ def fit_constants(network: Any, norms: list[FadingNorm], batches: Iterable[Tenso
         handles.append(norm.register_forward_pre_hook(add))
     try:
         for tokens in batches:
-            network(tokens, use_cache=False)
+            network.model(tokens, use_cache=False)  # without logits
             n += tokens.numel()
     finally:
         for handle in handles:

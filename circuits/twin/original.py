@@ -10,7 +10,8 @@ import torch
 
 from circuits.errors import ModelError
 from circuits.model.formats.llama import build, check_stream, read_tokenizer
-from circuits.model.formats.published import is_published
+from circuits.model.formats.polynomial import is_polynomial
+from circuits.model.formats.published import check_published, is_published
 from circuits.model.formats.weights import read_config, read_weights
 from circuits.model.loading import chosen_device, local_folder
 from circuits.model.model import Model
@@ -41,7 +42,9 @@ def load_original(
 def check_gated(where: Path, config: Mapping[str, Any]) -> None:
     """Refuse, before any weight is read, what has no bilinear twin."""
     kind = config.get("model_type")
-    if is_published(config) or config.get("hidden_act") == "linear":
+    if is_published(config):
+        check_published(where, config)
+    if is_published(config) or is_polynomial(config) or config.get("hidden_act") == "linear":
         raise ModelError(
             f"{where}: this model is bilinear already, so it is its own twin and there is nothing "
             f"to do. Load it with load_model, or name it to any other command."

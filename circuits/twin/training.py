@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from circuits.arguments import checked
-from circuits.corpus.batches import Batch, BatchPlan, batches, in_order
+from circuits.corpus.batches import CHUNK, Batch, BatchPlan, batches, in_order
 from circuits.corpus.documents import Corpus, split_corpus
 from circuits.errors import CorpusError, ModelError, PlanError
 from circuits.model.formats.llama import write
@@ -34,7 +34,7 @@ from circuits.model.loading import load_model
 from circuits.model.model import Model
 from circuits.model.network_training import NetworkTraining, Precision
 from circuits.storage.training_run import RunFiles
-from circuits.twin.fitting import fit_layers
+from circuits.twin.fitting import above_zero, fit_layers
 from circuits.twin.gates import fading_gates, made_linear
 from circuits.twin.measurement import check_fits, measured
 from circuits.twin.norms import fading_norms, fit_constants, made_fixed
@@ -72,7 +72,7 @@ def bilinear_twin(
     if plan.window > original.n_context:
         raise PlanError(
             f"window is {plan.window}, but {path} has a context of {original.n_context}. Make the "
-            f"window at most that."
+            f'plan\'s window at most that: --plan FILE with {{"window": {original.n_context}}}.'
         )
     text, held_out = _texts(original, corpus, plan, self_written, out)
     made_of = {
@@ -110,7 +110,7 @@ def _texts(
             f"{given.n_documents} documents are too few to hold any out, and what a twin costs is "
             f"measured on text that it was not trained on. Give more text."
         )
-    return (text if given is written or written is None else Joined(text, written)), held_out
+    return (text if given is written or written is None else Joined(written, text)), held_out
 
 
 def self_written_place(out: Path) -> Path:
@@ -146,10 +146,11 @@ class TwinTraining(NetworkTraining):
         super().__init__(
             plan, network, original.tokenizer, text, held_out, batch_plan, precision, rows_at_once
         )
+        network.eval()  # without dropout, whose draws no seed decides
 
     def begin(self) -> None:
         """Refuse a text that the original itself cannot read; fit each MLP alone."""
-        check_fits(self.original, self._unseen, self._batch_plan)
+        check_fits(self.original, self._unseen, self._rows_measured)
         if self.plan.fit:
             began = time.perf_counter()
             self._set_strengths()
@@ -216,6 +217,12 @@ class TwinTraining(NetworkTraining):
         plan = replace(self._batch_plan, seed=self._batch_plan.seed + 1)
         return batches(self._text, self.tokenizer, plan)
 
+    @property
+    def _rows_measured(self) -> BatchPlan:
+        """As many rows of held-out text at a time as a training step computes together."""
+        n_rows = min(self._batch_plan.n_rows, self._rows_at_once or CHUNK)
+        return replace(self._batch_plan, n_rows=n_rows)
+
     def results(self) -> Iterator[tuple[Callable[[Path], None], dict[str, Any]]]:
         """The twin with its tokenizer and its label."""
         if self._outputs is not None:
@@ -227,7 +234,7 @@ class TwinTraining(NetworkTraining):
         made_fixed(network, self._norms)
         about: dict[str, Any] = {"tokens": self.n_tokens, "seed": self.plan.seed}
         about |= {"norms_removed": self.plan.remove_norms, "fitted_fvu": self._fitted}
-        label = measured(self.original, network, self._unseen, self._batch_plan, about)
+        label = measured(self.original, network, self._unseen, self._rows_measured, about)
         if not math.isfinite(label.loss):
             raise ModelError(
                 f"after step {self.step}, the last, the twin's loss on held-out text is "
@@ -256,7 +263,7 @@ class _Outputs:
         """The mean squared distance, relative to the original's mean square, over the layers."""
         taught, learned = self._seen
         pairs = zip(taught, learned, strict=True)
-        parts = [functional.mse_loss(x.float(), y.float()) / y.float().square().mean()
+        parts = [functional.mse_loss(x.float(), y.float()) / above_zero(y.float().square().mean())
                  for y, x in pairs]  # fmt: skip
         return torch.stack(parts).mean()
 

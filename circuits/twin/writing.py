@@ -87,16 +87,22 @@ def drawn(
 
 @dataclass(frozen=True, eq=False)
 class Joined(Corpus):
-    """The documents of two corpora whose numbers are known, one after the other."""
+    """The documents of two corpora one after the other; of the first the number is known."""
 
     first: Corpus
     second: Corpus
 
     @property
     def n_documents(self) -> int | None:
-        """How many both hold."""
-        n = [self.first.n_documents, self.second.n_documents]
-        return None if None in n else sum(each or 0 for each in n)
+        """How many both hold; None where the second has no known end."""
+        n = self.second.n_documents
+        return None if n is None else self._n_first + n
+
+    @property
+    def _n_first(self) -> int:
+        n = self.first.n_documents
+        assert n is not None  # whoever joins them looked
+        return n
 
     @property
     def fingerprint(self) -> str:
@@ -105,7 +111,7 @@ class Joined(Corpus):
 
     def documents(self, start: int, stop: int) -> list[str]:
         """The texts of documents ``start`` to ``stop``."""
-        n_first = self.first.n_documents or 0
+        n_first = self._n_first
         own = self.first.documents(start, min(stop, n_first)) if start < n_first else []
         if stop <= n_first:
             return own

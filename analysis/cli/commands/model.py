@@ -46,7 +46,9 @@ def model_twin(options: Namespace) -> Answer:
     plan = planned(TwinPlan, options.plan, n_steps=options.steps, seed=options.seed,
                    remove_norms=options.remove_norms or None)  # fmt: skip
     corpus, folder = named_text(options), RunFolder(Path(options.run_folder)).model
-    n_written = options.self_written or (0 if corpus else _SELF_WRITTEN)
+    n_written = options.self_written
+    if n_written is None:
+        n_written = 0 if corpus else _SELF_WRITTEN
     how = {"tokenizer": options.tokenizer, "device": options.device, "self_written": n_written}
     with saved_when_interrupted(folder):
         twin = run_twin(

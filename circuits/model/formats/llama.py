@@ -51,11 +51,11 @@ def check_activation(where: Path, config: Mapping[str, Any]) -> None:
     if wrong or not found:
         # Llama's default, where the field is missing, is SiLU
         field, name = next(iter(wrong.items())) if wrong else ("hidden_act", "silu (the default)")
-        twin = f", which makes it {_TWIN[name]}" if name in _TWIN else ""
+        kind = f", {_TWIN[name]} where there is a gate" if name in _TWIN else ""
         raise ModelError(
-            f"{where}: {field} is {name}{twin}: this MLP is not bilinear, so it has no exact "
-            f"interactions. Make its bilinear twin: circuits model twin {where.parent} RUN --text "
-            f"TEXT (from Python: bilinear_twin)."
+            f"{where}: {field} is {name}{kind}: this MLP is not bilinear, so it has no exact "
+            f"interactions. If it is gated, make its bilinear twin: circuits model twin "
+            f"{where.parent} RUN --text TEXT (from Python: bilinear_twin)."
         )
 
 
@@ -87,7 +87,9 @@ def build(where: Path, config: Mapping[str, Any], state: dict[str, Tensor]) -> A
     # a field that the family does not know is kept as an attribute and ignored
     unknown = {name for name in fields if hasattr(parsed, name) and not hasattr(known, name)}
     _check_fields(where / "config.json", parsed, unknown - _HARMLESS)
-    state = {k: v.float() for k, v in state.items() if not k.endswith("rotary_emb.inv_freq")}
+    state = {k: v for k, v in state.items() if not k.endswith("rotary_emb.inv_freq")}
+    _check_floats(where, state)
+    state = {name: weight.float() for name, weight in state.items()}
     _settle_head(where, bool(parsed.tie_word_embeddings), state)
     check_state(where, state, {name: w.shape for name, w in network.state_dict().items()})
     network = built("cpu")
@@ -121,6 +123,15 @@ def _check_fields(where: Path, parsed: Any, unknown: set[str]) -> None:
         )
 
 
+def _check_floats(where: Path, state: Mapping[str, Tensor]) -> None:
+    if whole := [name for name, weight in state.items() if not weight.is_floating_point()]:
+        raise ModelError(
+            f"{where}: {whole[0]} holds whole numbers ({state[whole[0]].dtype}): the weights are "
+            f"quantised, and their scales are unknown. Save the model without: model.dequantize(), "
+            f"then model.save_pretrained."
+        )
+
+
 def _settle_head(where: Path, tied: bool, state: dict[str, Tensor]) -> None:
     """Check tie_word_embeddings against the weights."""
     head, embed = "lm_head.weight", "model.embed_tokens.weight"
@@ -141,10 +152,19 @@ def _settle_head(where: Path, tied: bool, state: dict[str, Tensor]) -> None:
 def _check_layout(where: Path, network: Any) -> None:
     layers = getattr(getattr(network, "model", None), "layers", None)
     if layers is None:
-        raise ModelError(f"{where}: {type(network).__name__} does not have Llama's layout.")
+        raise ModelError(
+            f"{where}: {type(network).__name__} does not have Llama's layout. If its MLPs are "
+            f"gated, convert the weights to the Llama format."
+        )
     for layer in layers:
         parts = {name for name, _ in layer.named_children()}
         factors = {name for name, _ in layer.mlp.named_children()} if "mlp" in parts else set()
+        if not any("gate" in part for part in parts | factors):
+            raise ModelError(
+                f"{where}: the MLP of {type(layer).__name__} has no gate "
+                f"({', '.join(sorted(factors)) or 'none of its own'}): there is no second factor "
+                f"to multiply with. Pass a gated model, such as Llama, Mistral or Qwen2."
+            )
         if parts != _LAYER or not {"gate_proj", "up_proj", "down_proj"} <= factors:
             raise ModelError(
                 f"{where}: {type(layer).__name__} has parts {', '.join(sorted(parts | factors))}, "

@@ -49,6 +49,10 @@ def test_without_text_the_original_writes_it(place, tmp_path):
     done = command("model", "twin", str(place / "gated"), str(tmp_path / "run"), *words)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "model-self-written.parquet").exists()
+    words = ("--plan", plan, "--self-written", "0", "--device", "cpu")
+    none = command("model", "twin", str(place / "gated"), str(tmp_path / "none"), *words)
+    assert none.returncode == 2
+    assert "there is no text to train on" in none.stderr
 
 
 def test_a_model_that_comes_with_the_package_makes_a_run_in_which_the_other_commands_work(tmp_path):

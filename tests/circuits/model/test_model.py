@@ -302,7 +302,11 @@ def test_an_activation_that_only_claims_to_be_linear_is_found_out(folder, monkey
 
 @pytest.mark.parametrize(
     ("activation", "said"),
-    [("silu", "silu, which makes it SwiGLU"), ("gelu", "GEGLU"), ("tanh", "hidden_act is tanh")],
+    [
+        ("silu", "silu, SwiGLU where there is a gate"),
+        ("gelu", "GEGLU"),
+        ("tanh", "hidden_act is tanh"),
+    ],
 )
 def test_another_activation_is_refused_by_name(activation, said, tmp_path):
     with pytest.raises(ModelError, match=said) as refused:

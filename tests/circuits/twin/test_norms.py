@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from circuits.corpus import built_in
+from circuits.errors import ModelError
 from circuits.model import load_model
 from circuits.twin.norms import FadingNorm, fading_norms, fit_constants, made_fixed
 from circuits.twin.plan import TwinPlan
@@ -94,6 +95,17 @@ def test_a_twin_without_norms_resumes_in_the_same_bits(twin, gated, corpus, tmp_
     weights = (train().path / "model.safetensors").read_bytes()
     assert weights == (twin.path / "model.safetensors").read_bytes()
     assert load_model(tmp_path / "out").label == twin.label
+
+
+def test_norms_that_cannot_be_written_as_fixed_scales_are_refused():
+    with pytest.raises(ModelError, match=r"remove_norms: Qwen3.* such as .*\.q_norm"):
+        fading_norms(small_network("qwen3", hidden_act="silu"))
+
+
+def test_float16_which_cannot_hold_a_fixed_scale_s_weights_is_refused(twin):
+    with pytest.raises(ModelError, match=r"beyond what torch.float16 can hold"):
+        load_model(twin.path, dtype=torch.float16, device="cpu")
+    load_model(twin.path, dtype=torch.bfloat16, device="cpu")
 
 
 def test_norms_fade_one_after_another_once_the_gates_are_gone():

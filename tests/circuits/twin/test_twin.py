@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from circuits.corpus import built_in
 from circuits.corpus.batches import BatchPlan, in_order
@@ -158,6 +159,11 @@ def test_a_label_stays_with_its_twin(twin, tmp_path):
     shutil.copy(twin.path / "twin.json", other)
     with pytest.raises(ModelError, match="the label of other weights than those beside it"):
         load_model(other)
+    (other / "model.safetensors").rename(other / "part.safetensors")
+    parts = {"weight_map": dict.fromkeys(load_file(other / "part.safetensors"), "part.safetensors")}
+    (other / "model.safetensors.index.json").write_text(json.dumps(parts))
+    with pytest.raises(ModelError, match="the label of other weights than those beside it"):
+        load_model(other)
     assert twin.in_dtype(torch.float64).save(tmp_path / "wide")
     assert load_model(tmp_path / "wide").label.loss == twin.label.loss
 
@@ -254,6 +260,43 @@ def test_rows_in_parts_give_the_gradient_of_the_whole(gated, corpus, tmp_path):
     assert losses[0] != losses[1]
 
 
+def test_no_more_rows_at_once_are_computed_or_measured_than_asked_for(
+    gated, corpus, tmp_path, monkeypatch
+):
+    from transformers import LlamaForCausalLM
+
+    seen, forward = [], LlamaForCausalLM.forward
+
+    def counted(self, input_ids, **options):
+        seen.append(len(input_ids))
+        return forward(self, input_ids, **options)
+
+    plan = replace(PLAN, n_steps=1, remove_norms=True)
+    monkeypatch.setattr(LlamaForCausalLM, "forward", counted)
+    bilinear_twin(gated, corpus, plan, tmp_path / "out", device="cpu", rows_at_once=2)
+    assert max(seen) == 2
+
+
+def test_dropout_of_the_original_is_not_trained_with(twin, gated, corpus, tmp_path):
+    dropping = shutil.copytree(gated, tmp_path / "dropping")
+    config = json.loads((gated / "config.json").read_text())
+    (dropping / "config.json").write_text(json.dumps({**config, "attention_dropout": 0.5}))
+    same = bilinear_twin(dropping, corpus, PLAN, tmp_path / "out", device="cpu")
+    assert weights(same.path) == weights(twin.path)
+
+
+@pytest.mark.parametrize("matched", [0.0, 1.0])
+def test_a_layer_that_gives_nothing_is_fitted_too(matched, gated, corpus, tmp_path):
+    idle = shutil.copytree(gated, tmp_path / "idle")
+    state = load_file(idle / "model.safetensors")
+    state["model.layers.1.mlp.down_proj.weight"].zero_()
+    save_file(state, idle / "model.safetensors")
+    plan = replace(PLAN, n_steps=3, matched=matched)
+    label = bilinear_twin(idle, corpus, plan, tmp_path / "out", device="cpu").label
+    assert label.fitted_fvu[1] == 0.0
+    assert all(math.isfinite(missed) for missed in label.mlp_fvu)
+
+
 def test_precision_is_noted_and_kept_by_a_run_that_resumes(gated, corpus, tmp_path, monkeypatch):
     plan = replace(PLAN, n_steps=6)
 
@@ -310,7 +353,9 @@ def test_a_folder_of_another_original_and_a_wrong_plan_are_refused(twin, gated, 
     (other / "config.json").write_text(json.dumps({**config, "hidden_act": "gelu"}))
     with pytest.raises(RunError, match="belongs to another run, which differs in original"):
         bilinear_twin(other, corpus, PLAN, twin.path)
-    with pytest.raises(PlanError, match=r"window is 64, but .* has a context of 32"):
+    with pytest.raises(
+        PlanError, match=r"window is 64, but .* has a context of 32.*{.window.: 32}"
+    ):
         bilinear_twin(gated, corpus, TwinPlan(window=64), tmp_path / "out")
     with pytest.raises(PlanError, match=r"fade is 0.5 and fit is 300: .* Set one of them to 0"):
         TwinPlan(fade=0.5)

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from circuits.corpus import built_in
+from circuits.corpus.documents import Corpus
 from circuits.errors import CorpusError
+from circuits.twin import training
 from circuits.twin.original import load_original
 from circuits.twin.plan import TwinPlan
 from circuits.twin.training import bilinear_twin
@@ -87,9 +89,29 @@ def test_a_twin_trains_on_what_its_original_wrote(gated, tmp_path):
         bilinear_twin(gated, None, plan, tmp_path / "four", self_written=0)
 
 
+class Endless(Corpus):
+    """A stream, of which no one knows how long it is."""
+
+    n_documents, fingerprint = None, "endless"
+
+    def documents(self, start: int, stop: int) -> list[str]:
+        return [f"text {n}" for n in range(start, stop)]
+
+
+def test_a_stream_is_trained_on_beside_what_the_original_wrote(gated, tmp_path):
+    original, plan = load_original(gated, device="cpu"), TwinPlan(n_steps=2, n_rows=2, window=16)
+    text, held_out = training._texts(original, Endless(), plan, 100, tmp_path / "out")
+    written = pq.read_table(tmp_path / "out-self-written.parquet").num_rows
+    assert text.documents(0, written + 2)[written:] == ["text 2000", "text 2001"]
+    assert held_out.documents(0, 1) == ["text 0"]
+
+
 def test_two_corpora_joined_are_one_after_the_other(tmp_path):
     (tmp_path / "a").mkdir()
     one, two = small_corpus(tmp_path / "a", 7), small_corpus(tmp_path, 5, ragged=False)
+    endless = Joined(one, Endless())
+    assert endless.n_documents is None
+    assert endless.documents(5, 9) == [*one.documents(5, 7), "text 0", "text 1"]
     both, all_ = Joined(one, two), [*one.documents(0, 99), *two.documents(0, 99)]
     assert both.n_documents == 12
     for start in range(13):
