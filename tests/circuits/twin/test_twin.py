@@ -102,13 +102,32 @@ def test_fitted_layers_are_nearer_to_the_original_s_and_the_label_says_how_near(
 def test_other_families_and_gates_have_twins_too(kind, act, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "check_fits", lambda *_: None)  # random weights know no text
     corpus = small_corpus(tmp_path, 200)
-    path = small_folder(tmp_path / "gated", kind, hidden_act=act)
-    words = small_folder(tmp_path / "words")  # transformers has a tokenizer of its own for Qwen2
+    path = small_folder(tmp_path / "gated", kind, hidden_act=act, vocab_size=300)
+    if kind == "qwen2":  # transformers reads it with a tokenizer of its own
+        byte_tokenizer().save_pretrained(path)
     plan = replace(PLAN, n_steps=2)
-    twin = bilinear_twin(path, corpus, plan, tmp_path / "out", tokenizer=words, device="cpu")
+    twin = bilinear_twin(path, corpus, plan, tmp_path / "out", device="cpu")
     assert twin.network.config.model_type == kind
     assert twin.label.activation == act
     assert math.isfinite(twin.label.loss)
+
+
+def byte_tokenizer():
+    from tokenizers.pre_tokenizers import ByteLevel
+    from transformers import Qwen2Tokenizer
+
+    letters = {letter: number for number, letter in enumerate(sorted(ByteLevel.alphabet()))}
+    return Qwen2Tokenizer(vocab=letters, merges=[])
+
+
+def test_a_tokenizer_that_the_originals_config_turns_into_another_is_refused(tmp_path):
+    path, words = small_folder(tmp_path / "gated", "qwen2", hidden_act="silu"), tmp_path / "words"
+    small_folder(words)
+    with pytest.raises(ModelError, match="is a Qwen2Tokenizer and gives other tokens"):
+        load_original(path, tokenizer=words, device="cpu")
+    byte_tokenizer().save_pretrained(words)
+    wide = small_folder(tmp_path / "wide", "qwen2", hidden_act="silu", vocab_size=300)
+    assert load_original(wide, tokenizer=words, device="cpu").tokenizer("w1")["input_ids"]
 
 
 def test_the_label_is_what_both_networks_say_on_held_out_text(twin, gated, corpus):
