@@ -19,6 +19,7 @@ from torch import Tensor
 
 from analysis.attribution.influence import Influence, features_of
 from analysis.attribution.node_gates import Carried
+from analysis.attribution.removal import removal_effects
 from analysis.attribution.writers import Readings
 
 _ALIKE = 0.7  # mean cosine of what the nodes of a group add to others
@@ -153,12 +154,14 @@ class KeptNodes:
         """The kept nodes, those of most influence first after the targets."""
         writers, n = self.flow.writers, len(self.targets)
         at = self.reads.position
+        effects = removal_effects(writers, self.reads, self.numbers).mean(0)
         table = (
             writers.table.iloc[self.numbers]
             .drop(columns="empty")
             .assign(
                 node=[self.names[number] for number in self.numbers.tolist()],
                 influence=self.flow.of[self.numbers],
+                effect=effects.double().cpu().numpy(),
             )
         )
         values = (self.reads.directions @ writers.last[at]).tolist()
@@ -176,7 +179,7 @@ class KeptNodes:
         made["off_by"] = off
         made["group"] = _groups(list(made["node"]), edges)
         order = ["node", "kind", "layer", "position", "token", "feature", "value", "influence"]
-        return made[[*order, "group", "off_by"]]
+        return made[[*order, "effect", "group", "off_by"]]
 
 
 def _groups(nodes: Sequence[str], edges: pd.DataFrame) -> list[int]:

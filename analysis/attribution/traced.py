@@ -37,8 +37,10 @@ class AttributionGraph:
     text: str
     tokens: tuple[str, ...]
     nodes: pd.DataFrame
-    """node, kind, layer, position, token, feature, value, influence, group, off_by. ``off_by``: the
-    difference of the gates' sum to the value, relative to the largest gate."""
+    """node, kind, layer, position, token, feature, value, influence, effect, group, off_by.
+    ``effect``: what the targets' mean loses without what the node writes, exact with this run's
+    patterns and scales. ``off_by``: the difference of the gates' sum to the value, relative to the
+    largest gate."""
     gates: pd.DataFrame
     """node, kind, first, second, value: a ``pair`` of nodes, a ``square``, ``linear`` (a node with
     the layer's constant, or in a logit), ``constant``, or ``rest``."""

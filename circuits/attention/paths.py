@@ -117,6 +117,29 @@ class TextPaths:
             layers.append(replace(layer, pattern=layer.pattern * mask[:, None, None]))
         return replace(self, _layers=tuple(layers))
 
+    def attended(
+        self, change: Float[Tensor, "batch pos model"], layer: int
+    ) -> Float[Tensor, "batch pos model"]:
+        """What a layer's attention adds for a stream before it, or for a change of one; its biases
+        are written, so they are no part of it."""
+        return self._layer("attended", change, layer).moved(change.to(self._like))
+
+    def normed(
+        self, change: Float[Tensor, "batch pos model"], layer: int
+    ) -> Float[Tensor, "batch pos model"]:
+        """A stream before a layer's MLP, or a change of one, as the MLP reads it."""
+        made = self._layer("normed", change, layer)
+        return change.to(self._like) * made.mlp_norm / made.mlp_scale[:, None]
+
+    def _layer(self, method: str, change: Tensor, layer: int) -> _Layer:
+        self._check_vectors(method, change)
+        if change.shape[-2] != self.n_position:
+            raise ModelError(
+                f"TextPaths.{method}: streams of {change.shape[-2]} positions of a text of "
+                f"{self.n_position} tokens. Pass all positions."
+            )
+        return self._layers[check_index(f"TextPaths.{method}", layer, len(self._layers), "layer")]
+
     def carry(
         self,
         vectors: Float[Tensor, "writer model"],

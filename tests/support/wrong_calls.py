@@ -128,6 +128,7 @@ class World:
         self.tokens = self.model.tokens("w20 w21 w22")
         self.read = normal(4, 16, dtype=torch.float32)
         self.head, self.paths = self.model.head(0, 0), text_paths(self.model, self.tokens[0])
+        self.changed = normal(2, self.paths.n_position, 16, dtype=torch.float32)
         self.stream = Basis.from_decoder(normal(20, 16, dtype=torch.float32))
         self.whole = analysis.open_run(self.folder / "run", text=self.corpus, device="cpu")
 
@@ -178,6 +179,8 @@ class World:
             ("text_paths", text_paths, {"model": self.model, "tokens": tokens}),
             ("TextPaths.pattern", paths.pattern, {"layer": 1}),
             ("TextPaths.through", paths.through, {"heads": [(0, 1)]}),
+            ("TextPaths.attended", paths.attended, {"change": self.changed, "layer": 1}),
+            ("TextPaths.normed", paths.normed, {"change": self.changed, "layer": 1}),
             ("TextPaths.carry", paths.carry, vectors),
             ("TextPaths.pull", paths.pull, back),
             ("TextPaths.by_head", paths.by_head, {"direction": self.read[0], "read": "mlp_in@1", "position": 1}),

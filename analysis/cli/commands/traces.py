@@ -40,7 +40,7 @@ def _text(found: AttributionGraph) -> str:
     targets = ", ".join(found.nodes["node"][found.nodes["kind"] == "logit"])
     off_by = found.nodes["off_by"].max()
     named = found.gates[found.gates["kind"] != "rest"]
-    nodes = ["node", "token", "value", "influence", "group"]
+    nodes = ["node", "token", "value", "influence", "effect", "group"]
     columns = ["node", "kind", "first", "second", "value"]
     return "\n\n".join(
         [
@@ -53,9 +53,10 @@ def _text(found: AttributionGraph) -> str:
             f"Gates of most influence\n{aligned(named[columns].head(_MOST_ROWS))}",
             *(f"note: {note}." for note in found.notes),
             "influence: split at each node by the size of what it reads; a pair counts half for "
-            "either of its nodes.\nvalue: a logit, or a feature's activation; a gate's part of its "
-            "node's. error share: of the influence at\nthe MLP, what ends at the dictionary's "
-            f"error. Every node's gates sum to its value, off by at most {off_by:.1e}\nof the "
-            "largest. Attention patterns and norm scales are this run's.",
+            "either of its nodes.\neffect: what the targets' mean loses without the node, with "
+            "these patterns and scales.\nvalue: a logit, or a feature's activation; a gate's part "
+            "of its node's. error share: of the influence at\nthe MLP, what ends at the "
+            "dictionary's error. Every node's gates sum to its value, off by at most "
+            f"{off_by:.1e}\nof the largest. Attention patterns and norm scales are this run's.",
         ]
     )

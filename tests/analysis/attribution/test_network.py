@@ -165,29 +165,32 @@ def fixed_norms(model):
     for name, weight in model.network.named_parameters():
         if "q_proj" in name:
             weight.zero_()
-    for block in model.network.model.layers:
-        for norm in (block.input_layernorm, block.post_attention_layernorm):
-            norm.forward = lambda x, norm=norm: norm.weight * x / 1e15
+    decoder = model.network.model
+    pairs = [(block.input_layernorm, block.post_attention_layernorm) for block in decoder.layers]
+    for norm in (*(norm for pair in pairs for norm in pair), decoder.norm):
+        norm.forward = lambda x, norm=norm: norm.weight * x / 1e15
     return model
 
 
-def frozen_model():
-    model = exact_norms(small_model("llama with biases", rms_norm_eps=1e30))
+def frozen_model(n_layer: int = 2):
+    model = exact_norms(small_model("llama with biases", n_layer=n_layer, rms_norm_eps=1e30))
     for name, weight in model.network.named_parameters():
         if "layernorm" in name or name.endswith("model.norm.weight"):
             weight.mul_(1e15)
+        if "down_proj.weight" in name:
+            weight.mul_(0.1)  # nothing else keeps the stream from growing
     return fixed_norms(model)
 
 
-def without(model, layer: int, position: int, written):
-    """In a block: a piece of what an MLP wrote is taken away."""
+def without(model, layer: int, position: int, written, point: str = "mlp_out"):
+    """In a block: a piece of what an MLP, or another part, wrote is taken away."""
 
     def edited(y):
         y = y.clone()
         y[0, position] -= written
         return y
 
-    return model.replaced({f"mlp_out@{layer}": edited})
+    return model.replaced({f"{point}@{layer}": edited})
 
 
 def test_taking_a_piece_away_changes_a_feature_by_its_gates():
@@ -227,6 +230,36 @@ def test_taking_a_piece_of_the_last_layer_away_changes_the_logit_by_its_edge():
             edited = model.read(tokens, end)[end][0, -1]
         change = float((edited - stream) @ read)
         assert change == pytest.approx(-edges[node.node, "logit w8"], rel=1e-6)
+
+
+def test_the_effect_of_a_node_is_what_the_targets_lose_without_it():
+    model = frozen_model(3)
+    dictionaries = [dictionary(layer) for layer in range(3)]
+    graph = attribution_graph(model, dictionaries, TEXT, ["w8", "w9"], against=["w12"], **ALL)
+    tokens, known = model.tokens(TEXT), dict(enumerate(dictionaries))
+    writers = Writers.of(model, known, tokens[0])
+    numbers = {writers.name(n): n for n in range(len(writers))}
+
+    def target():
+        logits = model.logits(tokens)[0, -1]
+        return float(logits[[8, 9]].mean() - logits[12])
+
+    before, kinds = target(), set()
+    nodes = graph.nodes[graph.nodes["kind"] != "logit"]
+    for node in (
+        nodes.groupby(["kind", "layer"]).sample(3, replace=True, random_state=0).itertuples()
+    ):
+        if node.node.startswith("constant"):
+            assert node.effect != node.effect  # written by nothing
+            continue
+        ((site, _, written, _),) = writers.vectors(torch.tensor([numbers[node.node]]).numpy())
+        with without(model, site.layer, node.position, written[0], site.point):
+            lost = before - target()
+        assert node.effect == pytest.approx(lost, rel=1e-6, abs=1e-9 * abs(before))
+        kinds.add((node.kind, site.point))
+    assert kinds == {("token", "resid_pre"), ("feature", "mlp_out"), ("error", "mlp_out"),
+                     ("bias", "mlp_out"), ("bias", "attn_out")}  # fmt: skip
+    assert graph.nodes["effect"][:2].isna().all()
 
 
 def test_a_layer_without_a_dictionary_of_its_output_is_shown_whole():
