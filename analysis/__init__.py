@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from analysis.attribution.ledger import ledger as ledger
     from analysis.attribution.network import attribution_graph as attribution_graph
     from analysis.attribution.scores import score_ledger as score_ledger
+    from analysis.attribution.traced import AttributionGraph as AttributionGraph
     from analysis.behaviour.built_in import built_in_behaviour as built_in_behaviour
     from analysis.behaviour.cases import Behaviour as Behaviour
     from analysis.behaviour.in_model import in_model as in_model

@@ -16,6 +16,7 @@ twins-real: what a pretrained model's twin loses, and other ways (--model, --dat
 report: a large report: writing it, its size, opening it in Chromium.
 claims: what README's table says, beside what these print today (hours; --folder, --data).
 demo: `circuits demo` for ten seeds (--seeds), first and second run: time, memory, answers.
+traces: what removing one node does, predicted by a trace and by gradients (--model, --data).
 rules: rules read from a polynomial transformer's weights, and removed (--data: a folder; --json).
 checking: what hashing and checking take of `circuits demo`.
 """
@@ -40,6 +41,7 @@ from benchmarks import (
     rules,
     saes,
     shapes,
+    traces,
     twins_real,
 )
 from circuits.errors import CircuitsError
@@ -52,10 +54,11 @@ parser.add_argument("--all-outputs", action="store_true", help="core, graphs: pa
 parser.add_argument(
     "--data",
     metavar="PATH",
-    help="digits: images (default: scikit-learn's); claims: mnist.npz; pretrained, twins-real: "
-    "text; rules: a model's folder with its rules (default: a small one written by hand)",
+    help="digits: images (default: scikit-learn's); claims: mnist.npz; pretrained, traces, "
+    "twins-real: text; rules: a model's folder with its rules (default: a small one written by "
+    "hand)",
 )
-parser.add_argument("--model", metavar="FOLDER", help="pretrained, twins-real: a model")
+parser.add_argument("--model", metavar="FOLDER", help="pretrained, traces, twins-real: a model")
 parser.add_argument(
     "--folder", help="circuits, claims: where models and dictionaries are kept; shapes: a run"
 )
@@ -99,6 +102,7 @@ tables = {
     "twins-real": lambda: twins_real.run(
         options.device, options.model, options.data, options.folder, seeds
     ),
+    "traces": lambda: traces.run(options.device, options.model, options.data),
     "rules": lambda: rules.run(options.data, options.json),
     "report": lambda: report.run(options.device),
     "lowrank": lambda: lowrank.run(options.device),

@@ -103,8 +103,8 @@ class KeptNodes:
         others[order] = False
         names = [self.names[i] for i in self.numbers.tolist()] + [""]
         firsts, seconds = first[order], second[order]
-        kinds = np.where(firsts == seconds, "square", np.where(seconds == n, "linear", "pair"))
-        kinds[firsts == n] = "constant"
+        kinds = np.where(seconds == n, "linear", np.where(firsts == seconds, "square", "pair"))
+        kinds = np.where(firsts == n, "constant", kinds)  # of two constants
         columns: dict[str, Any] = {
             "node": self.names[number],
             "kind": [*kinds.tolist(), "constant", "rest"],

@@ -24,7 +24,7 @@ from analysis.attribution.influence import Influence, influence
 from analysis.attribution.kept_nodes import KeptNodes
 from analysis.attribution.traced import AttributionGraph
 from analysis.attribution.writers import Readings, Writers
-from analysis.behaviour.in_model import single_tokens
+from analysis.behaviour.in_model import single_tokens, word_pieces
 from circuits.arguments import checked
 from circuits.corpus.tokenizer import unknown_words
 from circuits.errors import DictionaryError, ModelError, check_count, shorten
@@ -163,12 +163,18 @@ def _answers(
     tokenizer = model.words("attribution_graph")
     wanted = list(targets or ())
     known = single_tokens(tokenizer, text, [*wanted, *against])
-    if lost := [word for word in (*wanted, *against) if word not in known]:
-        raise ModelError(
-            f"attribution_graph: {shorten(map(repr, lost))} must be a single known token after the "
-            f"text. Take another word, or its first piece."
-        )
-    numbers = [known[word] for word in dict.fromkeys(wanted)]
+    for word in (*wanted, *against):
+        if word not in known:
+            pieces = word_pieces(tokenizer, text, word)
+            cut = f" (it is {len(pieces)}: {' '.join(pieces)})" if len(pieces) > 1 else ""
+            raise ModelError(
+                f"attribution_graph: {word!r} must be a single known token after the text{cut}. "
+                f"Take another word, or its first piece."
+            )
+    of_token: dict[int, str] = {}
+    for word in wanted:
+        of_token.setdefault(known[word], word)  # a word may be named twice, with its mark
+    wanted, numbers = list(of_token.values()), list(of_token)
     if not wanted:
         last = torch.tensor([len(tokens) - 1])
         logits = model.logits_at(tokens[None], last)[0]
@@ -179,13 +185,12 @@ def _answers(
         less = torch.zeros(model.n_token, device=model.device)
         for word in against:
             less[known[word]] += 1 / len(against)
-        if set(against) == {wanted[0]}:
+        if {known[word] for word in against} == {numbers[0]}:
             raise ModelError(
                 f"attribution_graph: {wanted[0]!r} against itself is always 0. Name other words "
                 f"with against."
             )
-    words = list(dict.fromkeys(wanted))
-    return words, torch.tensor(numbers, device=model.device), less
+    return wanted, torch.tensor(numbers, device=model.device), less
 
 
 def _check_ledger(writers: Writers, reads: Readings, answers: Tensor, less: Tensor | None) -> None:

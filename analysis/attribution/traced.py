@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,9 @@ from typing import Any
 import networkx as nx
 import pandas as pd
 
+from analysis.attribution.writers import KINDS
 from circuits.arguments import checked_methods
+from circuits.errors import GraphError, shorten
 from circuits.graph.export import (
     attribution_document,
     attribution_node,
@@ -18,11 +20,27 @@ from circuits.graph.export import (
     write_graph,
 )
 from circuits.plotting.display import html_of
-from circuits.storage.files import write_json
+from circuits.storage.files import read_json, write_json
+from circuits.storage.records import RecordError
+from circuits.storage.tables import COUNT, NUMBER, TEXT, Kind, checked_table, table_of_columns
 
 _FORMAT = "bilinear-circuits attribution graph"
 _TYPES = {"token": "embedding", "error": "mlp reconstruction error", "logit": "logit"}
-_TABLES = ("nodes", "gates", "edges", "layers")
+_COLUMNS: dict[str, dict[str, Kind]] = {
+    "nodes": {"node": TEXT, "kind": TEXT, "layer": COUNT, "position": NUMBER, "token": TEXT,
+              "feature": NUMBER, "value": NUMBER, "influence": NUMBER, "effect": NUMBER,
+              "group": NUMBER, "off_by": NUMBER},
+    "gates": {"node": TEXT, "kind": TEXT, "first": TEXT, "second": TEXT, "value": NUMBER},
+    "edges": {"source": TEXT, "node": TEXT, "value": NUMBER, "way": TEXT, "way_value": NUMBER},
+    "layers": {"layer": COUNT, "features": NUMBER, "error": NUMBER, "bias": NUMBER,
+               "whole MLP": NUMBER, "not followed": NUMBER, "error share": NUMBER},
+}  # fmt: skip
+_MAY_LACK = ("effect", "off_by")  # numbers of some nodes
+_GATES = ("pair", "square", "linear", "constant", "rest")
+_ENDS = ("token", "error", "bias", "whole MLP", "not followed")
+_KEPT = ("influence of nodes", "through nodes alone", "influence of gates")
+_ABOUT = {"model": str, "dictionaries": dict, "targets": list, "against": list, "n_nodes": int,
+          "n_gates": int, "n_followed": int}  # fmt: skip
 
 
 @checked_methods
@@ -75,7 +93,7 @@ class AttributionGraph:
 
     def as_dict(self) -> dict[str, Any]:
         """What its file holds."""
-        tables = {name: getattr(self, name).to_dict("records") for name in _TABLES}
+        tables = {name: getattr(self, name).to_dict("records") for name in _COLUMNS}
         return {
             "format": _FORMAT,
             "version": 1,
@@ -95,6 +113,22 @@ class AttributionGraph:
         write_graph(self.graph(), path.with_suffix(".graphml"))
         write_json(path, self.as_dict())
         return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> AttributionGraph:
+        """Read what `save` wrote."""
+        content = read_json(Path(path), GraphError)
+        if content.pop("format", None) != _FORMAT or content.pop("version", None) != 1:
+            raise GraphError(
+                f"{path} is not an attribution graph of this version. Make it: circuits trace RUN "
+                f"TEXT."
+            )
+        try:
+            return cls(**_read(content))
+        except RecordError as error:
+            raise GraphError(
+                f"{path} is not whole: {error}. Make it again: circuits trace RUN TEXT."
+            ) from error
 
     def attribution(self, scan: str = "bilinear") -> dict[str, Any]:
         """What circuit-tracer's frontend and Neuronpedia read, with gates as nodes between those
@@ -161,3 +195,103 @@ def _rank_shares(sizes: Mapping[str, float]) -> dict[str, float]:
         held += sizes[name]
         shares[name] = min(held / total, 1.0)
     return shares
+
+
+def _read(content: dict[str, Any]) -> dict[str, Any]:
+    """The parts of a graph from its file; refused where one could not have been written."""
+    wanted = ("text", "tokens", "shares", "kept", "notes", "about", *_COLUMNS)
+    _check_names("the graph", content, wanted)
+    if not isinstance(content["text"], str):
+        raise RecordError("text is not text")
+    shares, kept = (
+        _numbers(what, content[what], names) for what, names in (("shares", _ENDS), ("kept", _KEPT))
+    )
+    tables = {name: _table(name, content[name]) for name in _COLUMNS}
+    tokens = _words("tokens", content["tokens"])
+    _check_places(tables["nodes"], len(tokens))
+    _check_ends(tables)
+    return {
+        "text": content["text"],
+        "tokens": tokens,
+        **tables,
+        "shares": shares,
+        "kept": kept,
+        "notes": _words("notes", content["notes"]),
+        "about": _checked_about(content["about"]),
+    }
+
+
+def _check_names(what: str, found: object, wanted: Sequence[str]) -> None:
+    if not isinstance(found, dict):
+        raise RecordError(f"{what} is not an object")
+    lacking, unknown = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
+    if lacking or unknown:
+        raise RecordError(
+            f"in {what}, missing {lacking or 'nothing'}, unknown {shorten(unknown) or 'nothing'}"
+        )
+
+
+def _numbers(what: str, found: Any, names: Sequence[str]) -> dict[str, float]:
+    _check_names(what, found, names)
+    table = checked_table(
+        table_of_columns({name: [found[name]] for name in names}, what),
+        dict.fromkeys(names, NUMBER),
+        what,
+    )
+    if table.isna().any(axis=None):
+        raise RecordError(f"{what} lacks a number")
+    return {name: float(table[name].iloc[0]) for name in names}
+
+
+def _words(what: str, found: Any) -> tuple[str, ...]:
+    if not isinstance(found, list) or not all(isinstance(word, str) for word in found):
+        raise RecordError(f"{what} is not a list of text")
+    return tuple(found)
+
+
+def _checked_about(about: Any) -> dict[str, Any]:
+    _check_names("about", about, list(_ABOUT))
+    if wrong := [name for name, kind in _ABOUT.items() if type(about[name]) is not kind]:
+        raise RecordError(f"in about, {', '.join(wrong)} cannot be {about[wrong[0]]!r:.40}")
+    _words("dictionaries", [*about["dictionaries"].values()])
+    return {**about, **{name: list(_words(name, about[name])) for name in ("targets", "against")}}
+
+
+def _table(name: str, rows: Any) -> pd.DataFrame:
+    """A table from its rows."""
+    columns = _COLUMNS[name]
+    if not isinstance(rows, list):
+        raise RecordError(f"{name} is not a list of rows")
+    for number, row in enumerate(rows):
+        _check_names(f"row {number} of {name}", row, list(columns))
+    by_column = {column: [row[column] for row in rows] for column in columns}
+    table = checked_table(table_of_columns(by_column, name), columns, name)
+    for column, kind in columns.items():
+        if kind is NUMBER and column not in _MAY_LACK and table[column].isna().any():
+            raise RecordError(f"{name} lacks a number of {column}")
+    return table
+
+
+def _check_places(nodes: pd.DataFrame, n_token: int) -> None:
+    """Refuse nodes that are nowhere in the text, or of no kind."""
+    for column, end in (("position", n_token), ("feature", None), ("group", None)):
+        values = nodes[column].to_numpy(float)
+        if (values < -1).any() or (values % 1 != 0).any() or (end and (values >= end).any()):
+            raise RecordError(f"nodes: {column} does not hold whole numbers from -1 in range")
+    names = nodes["node"]
+    if names.duplicated().any() or names.str.startswith("gate ").any() or "" in set(names):
+        raise RecordError("nodes: each needs a name of its own, which no gate could have")
+    if not set(nodes["kind"]) <= {*KINDS, "logit"}:
+        raise RecordError(f"nodes: a kind is none of {', '.join(KINDS)}, logit")
+
+
+def _check_ends(tables: Mapping[str, pd.DataFrame]) -> None:
+    """Refuse gates and edges of nodes that there are not."""
+    names, gates, edges = set(tables["nodes"]["node"]), tables["gates"], tables["edges"]
+    ends = {*gates["node"], *edges["node"], *gates["first"], *gates["second"], *edges["source"]}
+    if unknown := sorted(ends - names - {"", "rest"}):
+        raise RecordError(f"gates or edges name {shorten(unknown)}, which is no node")
+    if not {*gates["node"], *edges["node"]} <= names:
+        raise RecordError("gates or edges lead to no node")
+    if not set(gates["kind"]) <= set(_GATES):
+        raise RecordError(f"gates: a kind is none of {', '.join(_GATES)}")

@@ -27,7 +27,7 @@ from torch import Tensor
 from analysis.behaviour.cases import Behaviour, Case
 from circuits.algebra.bilinear import computing_dtype
 from circuits.arguments import checked, checked_methods
-from circuits.corpus.tokenizer import unknown_words
+from circuits.corpus.tokenizer import token_texts, unknown_words
 from circuits.errors import BehaviourError, check_count, check_rows, check_width
 from circuits.model.model import Model
 from circuits.model.ranges import check_finite
@@ -36,6 +36,7 @@ from circuits.model.site import Site
 _AT_A_TIME = 256  # cases in a forward pass
 _MOST_DRAWS = 10**7
 _HASH = 12  # characters of a case's hash
+_MARKS = "Ġ▁"  # of a space before a token, as tokenizers spell it
 
 
 @checked_methods
@@ -278,14 +279,30 @@ def in_model(behaviour: Behaviour, model: Model) -> ModelCases:
 
 
 def single_tokens(tokenizer: Any, before: str, words: Iterable[str]) -> dict[str, int]:
-    """The words that are a single token after a text, with that token."""
+    """The words that are a single token after a text, with that token. A word may begin with the
+    mark that a tokenizer writes for the space before it."""
     head = tokenizer(before, verbose=False)["input_ids"]
     found = {}
     for word in dict.fromkeys(words):
-        whole = tokenizer(f"{before} {word}", verbose=False)["input_ids"]
-        if whole[:-1] == head and whole[-1] != tokenizer.unk_token_id:
-            found[word] = whole[-1]
+        for spoken in dict.fromkeys((word, _unmarked(word))):
+            whole = tokenizer(f"{before} {spoken}", verbose=False)["input_ids"]
+            if whole[:-1] == head and whole[-1] != tokenizer.unk_token_id:
+                found[word] = whole[-1]
+                break
     return found
+
+
+def _unmarked(word: str) -> str:
+    return word[1:] if len(word) > 1 and word[0] in _MARKS else word
+
+
+def word_pieces(tokenizer: Any, before: str, word: str) -> list[str]:
+    """What a word after a text is cut into; empty where the text itself would be cut otherwise, or
+    a piece is unknown."""
+    head = tokenizer(before, verbose=False)["input_ids"]
+    whole = tokenizer(f"{before} {_unmarked(word)}", verbose=False)["input_ids"]
+    known = whole[: len(head)] == head and tokenizer.unk_token_id not in whole[len(head) :]
+    return token_texts(tokenizer, whole[len(head) :]) if known else []
 
 
 def _unknown(tokenizer: Any, tokens: Tensor, texts: list[str]) -> list[str]:
@@ -319,7 +336,7 @@ def _answers(behaviour: Behaviour, tokenizer: Any, faults: list[str]) -> dict[st
 
 def _suggested(tokenizer: Any, words: list[str]) -> str:
     """The words, the first few with the nearest that the tokenizer has."""
-    plain = {token.lstrip("Ġ▁") for token in tokenizer.get_vocab()}
+    plain = {token.lstrip(_MARKS) for token in tokenizer.get_vocab()}
     suggested = []
     for place, word in enumerate(words):
         near = difflib.get_close_matches(word, plain, n=3, cutoff=0.5) if place < 8 else []

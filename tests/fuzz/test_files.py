@@ -21,6 +21,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from analysis import attribution_graph
+from analysis.attribution.traced import AttributionGraph
 from analysis.behaviour.cases import Behaviour
 from analysis.cli.demo import StepMemory
 from analysis.lowrank.curve import RankCurve
@@ -37,6 +39,7 @@ from circuits.model import ModelPlan, load_model
 from circuits.storage.files import read_json
 from sae import TrainingPlan, load_dictionary
 from tests.support.commands import command
+from tests.support.planted_path import ANSWER, TEXT, planted_path
 
 TRIES = int(os.environ.get("FUZZ", "0"))
 A_FEW = settings(
@@ -145,6 +148,10 @@ def inside(n_folders: int, read: Callable[[Path], Any]) -> Callable[[Path], Any]
     return lambda path: read(path.parents[n_folders - 1])
 
 
+def trace_read(path: Path) -> None:
+    AttributionGraph.load(path).attribution()
+
+
 def demo_read(path: Path) -> None:
     memory = StepMemory(RunFolder(path.parent), 0, print)
     memory.holds("interactions", [path])
@@ -194,6 +201,7 @@ def made(folder: Path) -> dict[Path, Callable[[Path], Any]]:
     pd.DataFrame(rows).to_parquet(folder / "text.parquet")
     (folder / "model.json").write_text(json.dumps(ModelPlan().as_dict()))
     (folder / "saes.json").write_text(json.dumps(TrainingPlan(sites=("mlp_in@0",)).as_dict()))
+    attribution_graph(*planted_path(), TEXT, [ANSWER]).save(folder / "trace.json")
     (folder / "demo.json").write_text(json.dumps({"rank": {"inputs": "0", "files": "1"}}))
     return {
         folder / "images.npz": open_images,
@@ -203,6 +211,7 @@ def made(folder: Path) -> dict[Path, Callable[[Path], Any]]:
         folder / "model.json": plan_of(ModelPlan),
         folder / "saes.json": plan_of(TrainingPlan),
         folder / "demo.json": demo_read,
+        folder / "trace.json": trace_read,
     }
 
 
@@ -249,7 +258,7 @@ def readers(hostile_run, tmp_path_factory) -> dict[str, tuple[Path, Callable[[Pa
 
 
 NAMES = [*OF_A_RUN, "images.npz", "text.jsonl", "text.txt", "text.parquet", "model.json",
-         "saes.json", "demo.json"]  # fmt: skip
+         "saes.json", "demo.json", "trace.json"]  # fmt: skip
 JSON = [name for name in NAMES if name.endswith((".json", ".jsonl"))]
 
 

@@ -349,6 +349,7 @@ class World:
             ("ledger", analysis.ledger, {"model": model, "layer": 0, "inputs": self.into, "reader": reader, "tokens": self.tokens[0], "position": 1}),
             ("score_ledger", analysis.score_ledger, {"model": model, "layer": 0, "head": 1, "inputs": replace(self.into, site=Site("resid_pre", 0)), "tokens": self.tokens[0], "query": 2, "key": 1}),
             ("attribution_graph", analysis.attribution_graph, {**known, "text": "w20 w21 w22", "n_nodes": 20, "n_gates": 9, "n_followed": 4}),
+            ("AttributionGraph.load", analysis.AttributionGraph.load, {"path": self.folder / "none.json"}),
             ("quality", analysis.quality, {"dictionary": out, "model": model, "corpus": corpus, "n_documents": 2, "window": 8, "seed": 0}),
             ("transcoder_table", analysis.transcoder_table, {"transcoder": replace(self.into, target=Site("mlp_out", 0)), "inputs": self.into, "outputs": out, "model": model, "corpus": corpus, "n_documents": 2, "window": 8, "n_explained": 2}),
             ("find_circuit", analysis.find_circuit, {**known, "behaviour": behaviour, "layer": 0, "coverage": 0.5, "n_pairs": 4, "shown": 0.01}),

@@ -2,18 +2,23 @@
 
 import json
 from dataclasses import replace
+from functools import cache
 from itertools import pairwise
 
 import networkx as nx
+import pandas as pd
 import pytest
 import torch
 
 from analysis import attribution_graph
 from analysis.attribution.node_gates import Carried
+from analysis.attribution.traced import AttributionGraph
 from analysis.attribution.writers import Writers
-from circuits.errors import DictionaryError, FeatureRangeError, ModelError
+from analysis.behaviour.in_model import single_tokens
+from circuits.errors import DictionaryError, FeatureRangeError, GraphError, ModelError
 from circuits.graph import read_graph
-from circuits.model import Site
+from circuits.model import Site, load_model
+from sae import load_dictionaries
 from tests.support.small import normal
 from tests.support.small_dictionaries import small_dictionary, small_transcoder
 from tests.support.small_networks import KINDS, exact_norms, small_model
@@ -305,6 +310,23 @@ def test_what_is_wrong_is_refused_in_one_line():
         assert "\n" not in str(caught.value)
 
 
+def test_words_are_taken_with_the_mark_of_their_space_and_without():
+    model = load_model("stories260K-bilinear", device="cpu")
+    text, words = "Once upon a time there was a girl named", ("Lily", "\u2581Lily", "\u0120Lily")
+    dictionaries = load_dictionaries("stories260K-bilinear", device="cpu")
+    token = model.tokenizer.convert_tokens_to_ids("\u2581Lily")
+    assert single_tokens(model.tokenizer, text, words) == dict.fromkeys(words, token)
+    graph = attribution_graph(model, dictionaries, text, words, n_nodes=20, n_followed=9)
+    assert (graph.nodes["kind"] == "logit").sum() == 1
+    said = r"'elephant' must be a single known token after the text \(it is \d: "
+    for word in ("elephant", "\u2581elephant"):
+        with pytest.raises(ModelError, match=said.replace("elephant", word)) as caught:
+            attribution_graph(model, dictionaries, text, [word])
+        assert "\n" not in str(caught.value)
+    with pytest.raises(ModelError, match="against itself"):
+        attribution_graph(model, dictionaries, text, ["Lily"], against=["\u2581Lily"])
+
+
 def test_the_graph_has_gates_as_nodes_and_is_kept_in_two_files(tmp_path):
     graph = traced(targets=["w8"], n_nodes=30)
     made = graph.graph()
@@ -321,6 +343,66 @@ def test_the_graph_has_gates_as_nodes_and_is_kept_in_two_files(tmp_path):
     kept = read_graph(path.with_suffix(".graphml"))
     assert set(kept) == set(made)
     assert set(kept.edges) == set(made.edges)
+
+
+def test_a_graph_is_read_as_it_was_saved(tmp_path):
+    model, dictionaries = parts("llama with biases")
+    for known in (dictionaries, dictionaries[1:]):
+        graph = attribution_graph(model, known, TEXT, ["w8"], against=["w9"], n_nodes=30)
+        assert "constant" in set(graph.gates["kind"])
+        read = AttributionGraph.load(graph.save(tmp_path / "one.json"))
+        for table in ("nodes", "gates", "edges", "layers"):
+            pd.testing.assert_frame_equal(getattr(read, table), getattr(graph, table))
+        for field in ("text", "tokens", "shares", "kept", "notes", "about"):
+            assert getattr(read, field) == getattr(graph, field)
+        assert read.attribution() == graph.attribution()
+
+
+WRONG = {
+    "another format": (("version",), 2, "not an attribution graph of this version"),
+    "an unknown field": (("more",), 1, "unknown more"),
+    "text that is a list": (("text",), ["w8"], "text is not text"),
+    "a share that is text": (("shares", "token"), "much", "'token' does not hold numbers"),
+    "a share that is null": (("shares", "token"), None, "shares lacks a number"),
+    "another share": (("kept", "more"), 1, "in kept, .*unknown more"),
+    "a token that is a number": (("tokens", 0), 1, "tokens is not a list of text"),
+    "a kind of node": (("nodes", 2, "kind"), "idea", "a kind is none of"),
+    "a node twice": (("nodes", 2, "node"), "token @0", "a name of its own"),
+    "a node after the text": (("nodes", 2, "position"), 99, "position does not hold"),
+    "a part of a position": (("nodes", 2, "position"), 0.5, "position does not hold"),
+    "a node without influence": (("nodes", 2, "influence"), None, "lacks a number of influence"),
+    "a row that lacks a column": (("gates", 1), {"node": "token @0"}, "row 1 of gates, missing"),
+    "a gate of no node": (("gates", 1, "first"), "f99 L0 @1", "name f99 L0 @1, which is no node"),
+    "an edge to nowhere": (("edges", 0, "node"), "rest", "lead to no node"),
+    "a budget that is text": (("about", "n_gates"), "9", "n_gates cannot be '9'"),
+    "a table that is an object": (("layers",), {}, "layers is not a list of rows"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("where", "value", "said"), WRONG.values(), ids=WRONG)
+def test_a_changed_file_is_refused_in_one_line(tmp_path, where, value, said):
+    path = _saved(tmp_path)
+    content = json.loads(path.read_text())
+    *above, last = where
+    holder = content
+    for step in above:
+        holder = holder[step]
+    holder[last] = value
+    path.write_text(json.dumps(content))
+    with pytest.raises(GraphError, match=said) as caught:
+        AttributionGraph.load(path)
+    assert str(caught.value).startswith(str(path))
+    assert "circuits trace RUN TEXT" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@cache
+def _one_graph():
+    return traced(targets=["w8"], n_nodes=12, n_gates=20)
+
+
+def _saved(folder):
+    return _one_graph().save(folder / "one.json")
 
 
 def test_other_tools_get_the_graph_with_gates_as_nodes(tmp_path):
