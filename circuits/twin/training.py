@@ -74,7 +74,7 @@ def bilinear_twin(
             f"window is {plan.window}, but {path} has a context of {original.n_context}. Make the "
             f'plan\'s window at most that: --plan FILE with {{"window": {original.n_context}}}.'
         )
-    text, held_out = _texts(original, corpus, plan, self_written, out)
+    text, held_out = training_text(original, corpus, plan, self_written, out)
     made_of = {
         "plan": plan.as_dict(),
         "corpus": text.fingerprint,
@@ -89,7 +89,7 @@ def bilinear_twin(
     return load_model(out, device=device)
 
 
-def _texts(
+def training_text(
     original: Model, corpus: Corpus | None, plan: TwinPlan, n_written: int, out: Path
 ) -> tuple[Corpus, Corpus]:
     """What to train on, and what to measure on: of the text that was given, where one was."""

@@ -100,7 +100,7 @@ class Endless(Corpus):
 
 def test_a_stream_is_trained_on_beside_what_the_original_wrote(gated, tmp_path):
     original, plan = load_original(gated, device="cpu"), TwinPlan(n_steps=2, n_rows=2, window=16)
-    text, held_out = training._texts(original, Endless(), plan, 100, tmp_path / "out")
+    text, held_out = training.training_text(original, Endless(), plan, 100, tmp_path / "out")
     written = pq.read_table(tmp_path / "out-self-written.parquet").num_rows
     assert text.documents(0, written + 2)[written:] == ["text 2000", "text 2001"]
     assert held_out.documents(0, 1) == ["text 0"]
