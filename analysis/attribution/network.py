@@ -102,14 +102,12 @@ def attribution_graph(
 def _by_layer(
     model: Model, dictionaries: Mapping[Site, Dictionary] | Sequence[Dictionary]
 ) -> tuple[dict[int, Dictionary], list[str]]:
-    """The dictionaries of mlp_out by layer, and what is to be said of the other layers."""
+    """The dictionaries of mlp_out by layer, and what is to be said of layers without one."""
     given = dictionaries.values() if isinstance(dictionaries, Mapping) else dictionaries
     found: dict[int, Dictionary] = {}
-    others: dict[int, list[str]] = {}
     for dictionary in given:
         site = dictionary.site_in(model, "attribution_graph")
         if site.point != "mlp_out":
-            others.setdefault(site.layer, []).append(str(site))
             continue
         dictionary.check_autoencoder("attribution_graph")
         if site.layer in found:
@@ -123,15 +121,19 @@ def _by_layer(
             "attribution_graph: no dictionary of mlp_out was given, so no MLP can be traced "
             "through. Train some, with the sites mlp_out@0, mlp_out@1 and so on."
         )
-    notes = []
-    for layer in range(model.n_layer):
-        if layer not in found:
-            there = f"it has those of {', '.join(others[layer])}" if layer in others else "none"
-            notes.append(
-                f"layer {layer} has no dictionary of mlp_out@{layer} ({there}): its MLP is one "
-                f"node at each position, and is traced no further back"
-            )
-    return found, notes
+    without = [layer for layer in range(model.n_layer) if layer not in found]
+    return found, [_whole_mlps(without)] if without else []
+
+
+def _whole_mlps(layers: Sequence[int]) -> str:
+    """What is said of layers without a dictionary, and the command that trains what they lack."""
+    sites = " ".join(f"mlp_out@{layer}" for layer in layers)
+    which = f"layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))}"
+    return (
+        f"no dictionary of mlp_out in {which}: the MLP there is one node at each position, and is "
+        f"traced no further back. Train what is missing: circuits sae train RUN --sites {sites} "
+        f"(with the --text that the model was trained on, if that is not the built-in stories)"
+    )
 
 
 def _tokens(model: Model, text: str) -> Int64[Tensor, " pos"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from analysis.behaviour.cases import Behaviour, Case
+from analysis.behaviour.cases import JSON_LINES, Behaviour, Case
 from analysis.behaviour.in_model import single_tokens
 from circuits.arguments import checked
 from circuits.corpus.documents import built_in
@@ -25,9 +25,16 @@ _LABELS: dict[str, dict[tuple[bool, ...], str]] = {
     "pronoun": {(False,): "boy", (True,): "girl"},
     "but": {(True,): "good, but", (False,): "bad, but"},
 }
-_MATTER = ("positive", "negative", "negators", "intensifiers", "glad", "sad", "cheers", "tears")
+_MATTER = {
+    "negation": (
+        *("positive", "negative", "negators", "intensifiers"),
+        *("glad", "sad", "cheers", "tears"),
+    ),
+    "pronoun": ("boys", "girls", "positive", "negative"),
+    "but": ("positive", "negative"),
+}
 _SPLIT = ("positive", "negative", "negators", "intensifiers", "boys", "girls")
-_TWINS = (("positive", "negative"), ("glad", "sad"), ("cheers", "tears"))
+_TWINS = (("boys", "girls"), ("positive", "negative"), ("glad", "sad"), ("cheers", "tears"))
 
 
 @checked
@@ -46,7 +53,7 @@ def built_in_behaviour(
             f"your own as JSONL and name the file."
         )
     check_count("built_in_behaviour", n, _MOST, "n")
-    lexicon = (None if model is None else _known_lexicon(model)) or Lexicon()
+    lexicon = (None if model is None else _known_lexicon(model, name)) or Lexicon()
     halves = _word_halves(lexicon) if fresh_words else (lexicon, lexicon)
     cases = []
     for number, pair in enumerate(_different(name, n, seed, halves)):
@@ -107,22 +114,23 @@ def _word_halves(lexicon: Lexicon) -> tuple[Lexicon, Lexicon]:
     return replace(lexicon, **one), replace(lexicon, **other)
 
 
-def _known_lexicon(model: Model) -> Lexicon | None:
-    """The stories' words that matter, as far as a tokenizer has each as one token."""
-    tokenizer, plain = model.words("words"), Lexicon()
-    words = sorted({word for name in _MATTER for word in getattr(plain, name)})
+def _known_lexicon(model: Model, behaviour: str) -> Lexicon | None:
+    """The stories' words that matter to a behaviour, as far as a tokenizer has each as one
+    token."""
+    tokenizer, plain, matter = model.words("words"), Lexicon(), _MATTER[behaviour]
+    words = sorted({word for name in matter for word in getattr(plain, name)})
     known = single_tokens(tokenizer, "the cake was", words)
     if len(known) == len(words):
         return None
-    kept = {name: [w for w in getattr(plain, name) if w in known] for name in _MATTER}
-    for one, other in _TWINS:
+    kept = {name: [w for w in getattr(plain, name) if w in known] for name in matter}
+    for one, other in (each for each in _TWINS if {*each} <= {*matter}):
         least = min(len(kept[one]), len(kept[other]))
         kept[one], kept[other] = kept[one][:least], kept[other][:least]
     if short := [name for name, found in kept.items() if len(found) < 2]:
         raise BehaviourError(
-            f"{model.path}: its tokenizer has fewer than two of the words for "
-            f"{', '.join(short)} as single tokens (of "
-            f"{', '.join(map(repr, getattr(plain, short[0])))}). Write cases "
-            f"with words that it has, as JSONL."
+            f"{model.path}: the built-in '{behaviour}' is of the stories' words, and its tokenizer "
+            f"has fewer than two of those for {', '.join(short)} as single tokens (of "
+            f"{', '.join(map(repr, getattr(plain, short[0])))}). Write cases of words that it has "
+            f"as {JSON_LINES}, then: circuits find RUN --behaviour CASES.jsonl"
         )
     return Lexicon(**{name: tuple(found) for name, found in kept.items()})

@@ -47,6 +47,11 @@ _TAKEN = {
     *("edit", "kind", "target", "n_pairs", "removed", "low", "high", "side_effect", "faithfulness"),
 }
 
+JSON_LINES = (
+    "JSON lines (text, label, right, wrong; docs/guide.md describes them under 'Cases of your own')"
+)
+"""What a file of cases is, in the words of a message."""
+
 
 @checked
 @dataclass(frozen=True)

@@ -76,10 +76,15 @@ def layers_text(layers: pd.DataFrame) -> str:
     return _titled(title, layers)
 
 
-def proposals_text(circuits: Sequence[Circuit]) -> str:
+def proposals_text(circuits: Sequence[Circuit], layer: int) -> str:
     """One line a proposal."""
     if not circuits:
-        return "no output of this layer has a significant pair: there is nothing to propose"
+        return (
+            f"no output of layer {layer} has a significant pair: there is nothing to propose.\n"
+            "In models of real text few outputs have any. What to try: another layer (--layer), "
+            "a behaviour,\nwhose circuit needs no significant pairs (--behaviour), or a dictionary "
+            "that misses less\n(circuits sae quality RUN; fvu is the share that it misses)."
+        )
     rows = [
         {
             "circuit": circuit.name,

@@ -117,7 +117,7 @@ example: circuits sae train runs/stories --sites mlp_in@0 mlp_out@0 --k 8
   run_folder RUN              folder of the run, with its model
   --sites SITE ...            as mlp_in@0 mlp_out@0
   --target POINT              transcoders that write there, as mlp_out
-  --features int              of each (default: twice the site's width)
+  --features int              of each (default: twice the site's width; at mlp_in once)
   --k int                     active on a token (default: the plan's 10)
   --tokens int                to train on (default: the plan's 1,000,000)
   --plan FILE                 JSON with the fields of a TrainingPlan

@@ -55,9 +55,12 @@ def wanted_layers(
     absent = [layer for layer in wanted if layer not in there]
     if absent or not wanted:
         missing = f"layer {', '.join(map(str, absent))}" if absent else "any layer"
+        real = [layer for layer in absent if layer < model.n_layer]
+        sites = [f"{point}@{layer}" for layer in real for point in points]
+        options = " ".join(["", "--sites", *sites]) if sites else ""
         raise DictionaryError(
             f"there are no dictionaries of {' and '.join(points)} for {missing} (there are for "
-            f"{there or 'none'}). Train them: circuits sae train RUN"
+            f"{there or 'none'}). Train them: circuits sae train RUN{options}"
         )
     return wanted
 

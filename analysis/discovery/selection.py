@@ -26,25 +26,42 @@ _ALIKE = 0.8  # of a feature's largest effect, that all must have where it is a 
 def fewest_pairs(account: PairAccount, coverage: float, n_pairs: int) -> pd.DataFrame:
     """Pairs that together carry the share of what the MLP does in each stratum of the affected
     classes (`strata`), few first."""
-    behaviour, total, whole = account.cases.behaviour, account.totals.mlp, account.margin
+    _check_added(account)
+    total, name = account.totals.mlp, account.cases.behaviour.name
     sought = sought_pairs(account)
     added = account.added_to_cases(sought)
     found = sought.iloc[fewest(account.cases, added, account.case_totals, coverage, n_pairs)]
-    share = float(found["contrast"].sum()) / total if total > 0 else 0.0
-    if total <= bounds.DIRECT * whole or share < bounds.CARRIED:
+    share = float(found["contrast"].sum()) / total
+    if share < bounds.CARRIED:
         raise NotFoundError(
-            f"not found: the MLP adds {total:.2f} of the {whole:.2f} logits of "
-            f"{behaviour.name!r} directly, and {len(found)} pairs carry {share:.0%} of that. No "
-            f"few pairs of features make this behaviour."
+            f"not found: in layer {account.layer_number}, the best {len(found)} pairs of features "
+            f"together carry {share:.0%} of the {total:.2f} logits that the MLP adds to {name!r}, "
+            f"and a circuit needs {bounds.CARRIED:.0%}. Allow more pairs (--pairs), or train a "
+            f"dictionary of {account.dictionary.site} with more features."
         )
     missed = account.totals.error / total
     if abs(missed) > bounds.MISSED:
         raise NotFoundError(
             f"not found: the dictionary of {account.dictionary.site} misses too much. Terms "
-            f"with its error are {missed:+.0%} of what the MLP adds to {behaviour.name!r}, so its "
+            f"with its error are {missed:+.0%} of what the MLP adds to {name!r}, so its "
             f"pairs say little. Train a better one, with more features or more of them active."
         )
     return found.sort_values("contrast", ascending=False, ignore_index=True)
+
+
+def _check_added(account: PairAccount) -> None:
+    """Refuse a layer that adds too little for any pairs of it to be a circuit of the behaviour."""
+    total, whole = account.totals.mlp, account.margin
+    if total <= bounds.DIRECT * whole or total <= 0:
+        share = f" ({total / whole:.0%})" if whole > 0 else ""
+        raise NotFoundError(
+            f"not found: in layer {account.layer_number}, the MLP adds {total:.2f} of the "
+            f"{whole:.2f} logits of {account.cases.behaviour.name!r} directly{share}, and a "
+            f"circuit needs more than {bounds.DIRECT:.0%}: the rest comes from attention or other "
+            f"layers, or goes through them. Ask for another layer (--layer), train dictionaries of "
+            f"other layers, or follow it through all of them: find_circuit(…, across=True) in "
+            f"Python, circuits trace for one text."
+        )
 
 
 def sought_pairs(account: PairAccount) -> pd.DataFrame:

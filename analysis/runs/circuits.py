@@ -11,7 +11,7 @@ from pathlib import Path
 
 from analysis.behaviour.bounds import COVERAGE, N_PAIRS
 from analysis.behaviour.built_in import built_in_behaviour, cases_from_stories
-from analysis.behaviour.cases import Behaviour
+from analysis.behaviour.cases import JSON_LINES, Behaviour
 from analysis.discovery.find import find_circuit
 from analysis.discovery.propose import propose_circuits
 from analysis.runs.alone import alone
@@ -57,7 +57,7 @@ def behaviour_of(
     if path.suffix != ".jsonl" and not path.exists():
         raise RunError(
             f"behaviour '{name}' is neither built in ({', '.join(BEHAVIOURS)}) nor a file. Name "
-            f"one of these, or a JSONL file of cases."
+            f"one of these, or a file of {JSON_LINES}."
         )
     return Behaviour.load(path)
 

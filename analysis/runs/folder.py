@@ -133,6 +133,10 @@ class RunFolder:
             )
         return self.path / "traces" / f"{stem}.json"
 
+    def traces(self) -> list[Path]:
+        """The attribution graphs that are there."""
+        return sorted((self.path / "traces").glob("*.json"))
+
     def rank(self, layer: int) -> Path:
         """The table of a layer's rank curve."""
         return self.path / "rank" / f"layer-{layer}.parquet"

@@ -26,6 +26,7 @@ from analysis.runs.alone import manifest_of
 from analysis.runs.belonging import Found, check_together
 from analysis.runs.folder import ByName, CircuitFiles, NotInRunError, RunFolder, begun, in_training
 from analysis.runs.images import ImageStudy
+from analysis.runs.missing import TRACE, missing_steps, seems_to_know_stories
 from analysis.validation.record import Validation
 from circuits.algebra.basis import Basis
 from circuits.algebra.interactions import Interactions
@@ -229,11 +230,7 @@ class Run:
     @property
     def missing(self) -> dict[str, str]:
         """The command of each step that was not made yet, with RUN for the folder."""
-        steps = _missing(self.folder, self.layers)
-        if not self.knows_stories:
-            steps = {
-                step: words.replace("negation", "CASES.jsonl") for step, words in steps.items()
-            }
+        steps = missing_steps(self.folder, self.layers, stories=self.knows_stories)
         if self.text is None:
             steps["examples in text"] = "circuits report RUN --text PATH"
         return steps
@@ -364,6 +361,7 @@ class Run:
             "interactions": [f"layer {layer}" for layer in folder.layers(folder.interactions)],
             "circuits": list(self.circuits),
             "validations": list(self.validations),
+            "traces": [file.stem for file in folder.traces()] or [f"none ({TRACE})"],
             "rank": [f"layer {layer}" for layer in folder.layers(folder.rank_summary)],
             "images": [folder.images.name] * folder.image_study.exists(),
             "report": [p.name for p in (folder.report_page, folder.report_file) if p.exists()],
@@ -374,7 +372,8 @@ class Run:
     def _missing_here(self) -> dict[str, str]:
         """`missing` as far as it can be seen without loading anything."""
         sites = set(self.folder.sites())
-        return _missing(self.folder, [s.layer for s in sites if set(mlp_sites(s.layer)) <= sites])
+        layers = [site.layer for site in sites if set(mlp_sites(site.layer)) <= sites]
+        return missing_steps(self.folder, layers, stories=seems_to_know_stories(self.folder))
 
     def _repr_html_(self) -> str:
         try:
@@ -411,19 +410,3 @@ def _order(found: Found) -> tuple[bool, int, float, str]:
     evidence = found.circuit.evidence
     computed = 0.0 if evidence is None else evidence.shares.computed
     return found.behaviour is None, -sum(found.claims.values()), -computed, found.stem
-
-
-def _missing(folder: RunFolder, layers: list[int]) -> dict[str, str]:
-    steps = {} if folder.model_place else {"a model": "circuits model train RUN"}
-    behaved = [files for files in folder.circuit_files() if files.behaviour.exists()]
-    if not layers:
-        steps["dictionaries before and after an MLP"] = "circuits sae train RUN"
-    if set(layers) - set(folder.layers(folder.interactions)):
-        steps["interactions of every output"] = "circuits interactions RUN"
-    if not behaved:
-        steps["circuits of a behaviour"] = "circuits find RUN --behaviour negation"
-    if unproven := [files.stem for files in behaved if not files.validation.exists()]:
-        steps[f"validation of {', '.join(unproven)}"] = "circuits validate RUN"
-    if not folder.layers(folder.rank_summary):
-        steps["low rank"] = "circuits rank RUN"
-    return steps

@@ -97,6 +97,13 @@ def _plain(value: Any) -> Any:
     return float(value) if whole else value
 
 
+_FAR = 0.25  # of the control's cost: beyond it a twin's distance is remarked on; a heuristic
+
+
+def _shares(values: tuple[float, ...]) -> str:
+    return ", ".join(f"{value:.4f}" for value in values)
+
+
 @dataclass(frozen=True)
 class TwinLabel:
     """Whose bilinear twin a model is, and what it lost: nats a token, on the same held-out text."""
@@ -135,6 +142,44 @@ class TwinLabel:
             f"{self.loss:.3f} nats a token, the original's {self.original_loss:.3f}, KL "
             f"{self.kl:.3f}"
         )
+
+    @property
+    def figures(self) -> dict[str, str]:
+        """What it says, for people: by the names of the fields."""
+        error = "" if self.gap_error is None else f" ± {self.gap_error:.4f}"
+        fitted = {} if self.fitted_fvu is None else {"fitted fvu": _shares(self.fitted_fvu)}
+        return {
+            "original": f"{self.original} ({self.activation} gates)",
+            "loss": f"{self.loss:.4f}",
+            "original loss": f"{self.original_loss:.4f}",
+            "gap": f"{self.gap:+.4f}{error}",
+            "kl": f"{self.kl:.4f}",
+            "agreement": f"{self.agreement:.4f}",
+            "removed loss": f"{self.removed_loss:.4f}",
+            "mlp fvu": _shares(self.mlp_fvu),
+            **fitted,
+            "norms removed": "yes" if self.norms_removed else "no",
+            "measured on": f"{self.n_held_out:,} held-out tokens",
+            "trained on": f"{self.tokens:,} tokens, seed {self.seed}",
+            "versions": self.versions,
+        }
+
+    @property
+    def doubts(self) -> list[str]:
+        """What of it says that the twin may be too far from its original, each in a sentence."""
+        found = []
+        if worse := [str(layer) for layer, missed in enumerate(self.mlp_fvu) if missed > 1]:
+            found.append(
+                f"mlp fvu is above 1 in layer {', '.join(worse)}: on the original's inputs the "
+                f"twin's MLP is further from the original's than a constant would be"
+            )
+        cost = self.removed_loss - self.original_loss
+        if max(self.kl, self.gap) > _FAR * cost:
+            found.append(
+                f"kl or gap is more than {_FAR:.0%} of what removing the gates costs without any "
+                f"training ({cost:.2f} nats): train longer, or on text more like the original's"
+            )
+        return found
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

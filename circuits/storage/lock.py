@@ -167,8 +167,8 @@ def _in_words(holder: dict[str, Any]) -> str:
     try:
         minutes = (time.time() - float(holder["since"])) / 60
         return (
-            f"{holder['doing']} (process {holder['process']} on {holder['host']}, for "
-            f"{minutes:.0f} minutes)"
+            f"{holder['doing']} (process {holder['process']} on {holder['host']}, begun "
+            f"{minutes:.0f} minutes ago)"
         )
     except (KeyError, TypeError, ValueError):
         return "another command"

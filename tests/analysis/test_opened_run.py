@@ -103,6 +103,7 @@ def test_nothing_is_loaded_to_show_what_there_is(made, monkeypatch):
         "  interactions  layer 0",
         "  circuits      negation",
         "  validations   negation",
+        "  traces        none (circuits trace RUN TEXT)",
         "  rank          layer 0",
         "  images        none",
         "  report        none",
@@ -124,7 +125,10 @@ def test_what_is_missing_is_shown_with_the_command_that_makes_it(tmp_path):
     for command in ("interactions", "find", "rank"):
         assert f"(circuits {command} {tmp_path / 'run'}" in shown
     assert "circuits interactions RUN" in run._repr_html_()
-    # its model does not know the words of the stories
+    # its model does not know the words of the stories: seen by its files alone, and loaded
+    assert f"(circuits find {tmp_path / 'run'} --behaviour CASES.jsonl)" in shown
+    assert f"(circuits rank {tmp_path / 'run'} --text PATH)" in shown
+    assert run.missing["low rank"] == "circuits rank RUN --text PATH"
     assert run.missing["circuits of a behaviour"] == "circuits find RUN --behaviour CASES.jsonl"
 
 

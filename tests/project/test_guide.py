@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from analysis.behaviour.bounds import LEAST
+from analysis.behaviour.bounds import LEAST, SHOWN
 from analysis.behaviour.cases import Behaviour, Case
+from analysis.behaviour.in_model import in_model
 from analysis.cli.main import main
+from analysis.cli.options import parser, with_all_below
 from circuits.graph import interaction_graph
+from circuits.model import load_model
 
 GUIDE = (Path(__file__).parents[2] / "docs/guide.md").read_text(encoding="utf-8")
 SECTION = GUIDE.split("### Cases of your own")[1].split("\n## ")[0]
@@ -82,6 +85,27 @@ def test_so_many_pairs_are_enough_for_a_claim(tmp_path, n_pairs, enough):
               for label in held_out.labels}  # fmt: skip
     assert (min(counts.values()) >= LEAST) is enough
     assert f"so write {2 * LEAST} pairs" in " ".join(SECTION.split())
+
+
+def test_the_script_for_a_real_model_writes_cases_that_it_shows(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    section = GUIDE.split("### From the twin to a report")[1]
+    exec(re.findall(r"```python\n(.*?)```", section, re.DOTALL)[0], {})
+    held_out = Behaviour.load("cases.jsonl").halves()[1]
+    assert min(
+        sum(case.label == label for case in held_out.cases) for label in held_out.labels
+    ) >= (LEAST)
+    cases = in_model(held_out, load_model("stories260K-bilinear", device="cpu"))
+    assert bool((cases.shown(cases.margins()) >= SHOWN).all())
+
+
+def test_the_table_of_all_commands_has_all():
+    table = GUIDE.split("## All commands")[1].split("\n## ")[0]
+    rows = [set(re.findall(r"\w+", row.split(" | ")[0])) for row in table.splitlines()]
+    for each in with_all_below(parser()):
+        words = each.prog.split()[1:]
+        if each._subparsers is None:
+            assert any(set(words) <= row for row in rows), words
 
 
 def test_the_reader_that_the_guide_names_for_rank_is_not_the_default(capsys):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.attribution.contrast import by_layer
+from analysis.behaviour.cases import JSON_LINES
 from analysis.behaviour.in_model import in_model
 from analysis.cli.answers import Answer, fields_answer, table_answer
 from analysis.cli.circuit_text import (
@@ -65,8 +66,10 @@ def find(options: Namespace) -> Answer:
     """The circuit of a behaviour, or proposals from the weights alone."""
     run = opened_run(options)
     if options.behaviour is None:
-        found = run_propose(run, layer=options.layer or 0, n=options.proposals, seed=options.seed)
-        parts = [proposals_text(found), *_twin_text(run), str(run.folder.circuits)]
+        layer = options.layer or 0
+        found = run_propose(run, layer=layer, n=options.proposals, seed=options.seed)
+        files = [str(run.folder.circuits)] if found else []
+        parts = [proposals_text(found, layer), *_twin_text(run), *files]
         proposals = {"proposals": [circuit_rows(circuit) for circuit in found]}
         return Answer("\n\n".join(parts), proposals | _twin_rows(run))
     behaviour = behaviour_of(
@@ -123,8 +126,7 @@ def validate(options: Namespace) -> Answer:
         if not run.knows_stories:
             find_one = (
                 "Its model does not know the words of the built-in behaviours: write cases of your "
-                "own as JSON lines (text, label, right, wrong), then circuits find "
-                f"{run.folder} --behaviour CASES.jsonl"
+                f"own as {JSON_LINES}, then: circuits find {run.folder} --behaviour CASES.jsonl"
             )
         known = f"Name one that it has: {', '.join(there)}" if there else find_one
         raise RunError(f"{run.folder} {what}. {known}")

@@ -28,6 +28,19 @@ from sae.loading import load_dictionaries, load_dictionary
 from sae.training.loggers import log_to
 from sae.training.plan import TRANSCODED, TrainingPlan
 
+_QUALITY = """\
+fvu: squared error over the variance (explained_variance: 1 less that, without a constant error).
+l0: active features a token; dead, dense: shares of features that are never active, and that are
+active on over a tenth of tokens. loss_…: nats a token, of the model as it is (clean) and with the
+site replaced: by the reconstruction (sae; with its error it is clean again), zero, its mean, as
+many random directions, or the pseudoinverse's values for the selected features (pinv_on_active) or
+for those that it selects itself (pinv_largest). added: sae less clean. recovered: 1 is the clean
+model, 0 the site set to zero; below 0 is worse than that (_from_mean: 0 is its mean). fvu_…,
+recovered_…: of these replacements. pinv_active, pinv_inactive: median correlation of the
+pseudoinverse's values with the activations where a feature is active, and with its scores elsewhere
+(_mean: the mean; _random: of random directions; _n: features that count); pinv_exact: whether the
+pseudoinverse reads exactly. Good: recovered near 1, far above recovered_random, and few dead."""
+
 
 def sae_train(options: Namespace) -> Answer:
     """Dictionaries in RUN/saes, or transcoders in RUN/transcoders."""
@@ -84,7 +97,7 @@ def sae_quality(options: Namespace) -> Answer:
     ]
     rows += [quality(each, run.model, corpus, **how) for each in run.transcoders.values()]
     table = pd.concat(rows).set_index("site")
-    text, answer = [_shown(table.T)], table.to_dict("index")
+    text, answer = [_shown(table.T), _QUALITY], table.to_dict("index")
     for transcoder in run.transcoders.values():
         into, out = mlp_sites(transcoder.read_site("sae quality").layer)
         known = {into, out} <= set(dictionaries)

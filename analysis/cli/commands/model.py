@@ -6,18 +6,25 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from analysis.cli.answers import Answer, fields_answer
+from analysis.cli.answers import Answer, fields_answer, lined
 from analysis.cli.commands.inputs import named_text, planned, saved_when_interrupted
 from analysis.runs.folder import RunFolder
 from analysis.runs.run import Run
 from analysis.runs.training import run_model, run_ready, run_twin
 from circuits.corpus.documents import built_in
+from circuits.model.identity import TwinLabel
 from circuits.model.loading import load_model
 from circuits.model.model import Model
 from circuits.model.plan import ModelPlan
 from circuits.twin.plan import TwinPlan
 
 _SELF_WRITTEN = 2000  # texts, where no other text is given
+_LABEL = """\
+loss, original loss: nats a token on held-out text; gap: the first less the second, ± its standard
+error. kl: from the original's answers to the twin's, in nats; agreement: share of tokens at which
+both have the same first answer. removed loss: the control, the original with its gates removed and
+nothing trained. mlp fvu: by layer, what the twin's MLP misses of the original's output on the same
+inputs (0: nothing, 1: as much as a constant); fitted fvu: the same when it was fitted alone."""
 
 
 def model_train(options: Namespace) -> Answer:
@@ -56,21 +63,31 @@ def model_twin(options: Namespace) -> Answer:
         )
     label = twin.label
     assert label is not None  # it has just been written
-    return fields_answer({"folder": str(twin.path), "gap": label.gap, **label.as_dict()})
+    rows = {"folder": str(twin.path), "gap": label.gap, **label.as_dict()}
+    return Answer(_with_label({"folder": str(twin.path)}, label), rows)
 
 
 def model_ready(options: Namespace) -> Answer:
     """A model that comes with this package, with its dictionaries, in a run of its own."""
     folder = run_ready(options.run_folder, options.name)
     model = load_model(folder.model, device="cpu")
-    return fields_answer({
+    fields: dict[str, object] = {
         "model": str(folder.model),
         "layers": model.n_layer,
         "dictionaries": str(folder.dictionaries),
         "text": f"{folder.path / 'text'}",
         "next": f"circuits interactions {folder} --text {folder.path / 'text'}",
-        **({} if model.label is None else model.label.as_dict()),
-    })  # fmt: skip
+    }
+    label = {} if model.label is None else model.label.as_dict()
+    return Answer(_with_label(fields, model.label), {**fields, **label})
+
+
+def _with_label(fields: dict[str, object], label: TwinLabel | None) -> str:
+    """The lines of some fields and, where the model is a twin, of its label, explained."""
+    if label is None:
+        return lined(fields)
+    doubts = [f"note: {doubt}" for doubt in label.doubts]
+    return "\n".join([lined({**fields, **label.figures}), "", _LABEL, *doubts])
 
 
 def _arithmetic(options: Namespace) -> dict[str, Any]:
@@ -79,7 +96,10 @@ def _arithmetic(options: Namespace) -> dict[str, Any]:
 
 def model_info(options: Namespace) -> Answer:
     """A model's layers, sizes and hooks."""
-    return fields_answer(_loaded(options).describe())
+    model = _loaded(options)
+    fields = model.describe()
+    shown = {name: value for name, value in fields.items() if name != "twin"}
+    return Answer(_with_label(shown, model.label), fields)
 
 
 def model_generate(options: Namespace) -> Answer:

@@ -21,6 +21,7 @@ from analysis.report.circuit.labels import Labels
 from analysis.report.circuit.mechanism import Mechanism, removal_effect
 from analysis.report.page import Page
 from analysis.runs.belonging import Found
+from analysis.runs.missing import command_for
 from analysis.runs.run import Run
 from circuits.graph.circuit import Circuit
 from circuits.graph.circuit_figure import picture
@@ -88,7 +89,8 @@ def circuit_page(
         "is_behaviour": found.behaviour is not None,
         "classes": _classes(found),
         "n_left_out": len(circuit.interactions) - len(drawn["edges"]),
-        "command": "circuits validate RUN",
+        "command": command_for("validate", run.knows_stories),
+        "find": command_for("find", run.knows_stories),
     }
     return Page(name, shown(circuit.name), "circuit.html.j2", context, figures,
                 [*tables, *tests, *by_class], data)  # fmt: skip

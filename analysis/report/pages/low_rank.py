@@ -8,6 +8,7 @@ from typing import Any
 from analysis.lowrank.curve import THRESHOLD
 from analysis.lowrank.sums import Control
 from analysis.report.page import Page
+from analysis.runs.missing import command_for
 from analysis.runs.run import Run
 from circuits.plotting.display import number, percent
 from circuits.plotting.figure import Figure
@@ -37,5 +38,5 @@ def low_rank_page(run: Run) -> Page:
                        "reader": _READERS.get(curve.about["reader"], curve.about["reader"]),
                        "controls": [(each.value, summary[f"share_above_{each}"])
                                     for each in Control]})  # fmt: skip
-    context: dict[str, Any] = {"layers": layers, "command": "circuits rank RUN"}
+    context: dict[str, Any] = {"layers": layers, "command": command_for("rank", run.knows_stories)}
     return Page("rank", "Low rank", "low_rank.html.j2", context, figures)

@@ -18,13 +18,16 @@ from analysis.lowrank.curve import RankCurve
 from analysis.report.circuit.mechanism import Mechanism
 from analysis.report.page import Page, Table
 from analysis.runs.belonging import Found
+from analysis.runs.missing import TRACE, command_for
 from analysis.runs.run import Run
 from analysis.validation.criteria import Claim
 from analysis.validation.edits import DrawKind, EditKind
+from circuits.model.identity import TwinLabel
 from circuits.plotting.display import number, percent, seen, shown, two
 from circuits.storage.manifest import State, states
 
 _HASH = 12  # characters that are shown
+_ELSEWHERE = ("original", "versions")  # of a twin's label: in words above it, below each step
 _N_DOCUMENTS = 100  # that the quality of dictionaries is measured on
 
 
@@ -50,12 +53,23 @@ def overview(
         "dictionaries": dictionaries,
         "curves": [_curve_line(layer, curve) for layer, curve in run.curves.items()],
         "manifest": _steps(run),
+        "twin": None if run.model.label is None else _twin(run.model.label),
         "missing": run.missing,
+        "find": command_for("find", run.knows_stories),
+        "rank": command_for("rank", run.knows_stories),
+        "traces": [shown(file.stem) for file in run.folder.traces()],
+        "trace": TRACE,
         "marks": [(shown(name), mark) for name, mark in sorted(run.marks.items())],
         "counted": _counted(run),
         "least": LEAST,
     }
     return Page("index", "Overview", "overview.html.j2", context, tables=[dictionaries])
+
+
+def _twin(label: TwinLabel) -> dict[str, Any]:
+    """Whose twin the model is, and its label: what the twin lost."""
+    lost = {name: value for name, value in label.figures.items() if name not in _ELSEWHERE}
+    return {"original": shown(label.figures["original"]), "lost": lost, "doubts": label.doubts}
 
 
 def _headline(found: Found, names: Mapping[str, str]) -> dict[str, Any]:

@@ -273,8 +273,8 @@ def test_a_layer_without_a_dictionary_of_its_output_is_shown_whole():
     for given in ([second], [elsewhere, second]):
         graph = attribution_graph(model, given, TEXT, **ALL)
         (note,) = graph.notes
-        assert note.startswith("layer 0 has no dictionary of mlp_out@0 (")
-        assert ("mlp_in@0" in note) == (elsewhere in given)
+        assert note.startswith("no dictionary of mlp_out in layer 0: ")
+        assert "circuits sae train RUN --sites mlp_out@0 (" in note
         shown = graph.nodes[graph.nodes["layer"] == 0]
         assert set(shown["kind"]) == {"token", "whole MLP"}
         assert graph.shares["whole MLP"] > 0

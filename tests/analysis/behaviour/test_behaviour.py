@@ -446,8 +446,13 @@ def test_a_pair_that_is_drawn_twice_counts_once():
 def test_a_tokenizer_of_few_words_is_asked_with_those():
     model = planted_model()
     said = refused(lambda: built_in_behaviour("negation", model, 8))
-    assert said.startswith("computed: its tokenizer has fewer than two of the words for ")
-    assert said.endswith("Write cases with words that it has, as JSONL.")
+    assert said.startswith("computed: the built-in 'negation' is of the stories' words, and its ")
+    assert "fewer than two of those for positive, negative" in said
+    assert "docs/guide.md describes them under 'Cases of your own'" in said
+    said = refused(lambda: built_in_behaviour("pronoun", model, 8))
+    assert "the built-in 'pronoun' " in said
+    assert "fewer than two of those for boys, girls" in said
+    assert "glad" not in said
 
 
 @pytest.fixture(scope="module")

@@ -362,7 +362,7 @@ def test_not_found_is_an_answer_and_exits_0(tmp_path, capsys):
     write_run(run, "read")
     sentiment(planted_behaviour()).save(run / "sentiment.jsonl")
     said = called(capsys, "find", run, "--behaviour", run / "sentiment.jsonl")
-    assert said.startswith("not found: the MLP adds 0.00 of the ")
+    assert said.startswith("not found: in layer 0, the MLP adds 0.00 of the ")
     said = find(capsys, run)
     assert said.startswith("not found: the model does not show this behaviour")
     answer = json.loads(find(capsys, run, "--json"))
@@ -406,7 +406,7 @@ def test_proposals_are_printed_and_kept(run, capsys):
         (["find", "RUN", "--behaviour", "irony"], "behaviour 'irony' is neither built in (negatio"),
         (["find", "RUN", "--behaviour", "RUN/none.jsonl"], "none.jsonl cannot be read"),
         (["find", "RUN", "--behaviour", "RUN"], "not a regular file (a folder)"),
-        (["find", "RUN", "--behaviour", "negation"], "fewer than two of the words for"),
+        (["find", "RUN", "--behaviour", "negation"], "fewer than two of those for"),
         (["find", "RUN", "--behaviour", "CASES", "--layer", "4"], "no dictionaries of mlp_in and"),
         (
             ["find", "RUN", "--behaviour", "CASES", "--coverage", "2"],

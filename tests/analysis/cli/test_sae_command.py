@@ -54,7 +54,11 @@ def test_training_telling_and_measuring(run, plan_file, capsys):
     assert set(rows) == {"resid_mid@0", "mlp_out@1"}
     assert rows["mlp_out@1"]["l0"] == pytest.approx(4, abs=0.1)
     assert main(quality) == 0
-    assert "pinv_active" in capsys.readouterr().out
+    table, note = capsys.readouterr().out.split("\n\n", 1)
+    assert "pinv_active" in table
+    for name in ("fvu", "l0", "dead", "dense", "added", "recovered", "pinv_on_active",
+                 "pinv_largest", "pinv_exact", "pinv_active"):  # fmt: skip
+        assert name in note
 
 
 def test_what_is_wrong_is_one_line_and_exit_2(run, plan_file, capsys, tmp_path):

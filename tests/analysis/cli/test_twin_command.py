@@ -1,9 +1,13 @@
 """`circuits model twin`: from a gated folder to a run that every other command takes."""
 
 import json
+import re
+from dataclasses import replace
 
 import pytest
 
+from analysis.cli.commands.model import _with_label
+from circuits.model.identity import TwinLabel
 from tests.support.commands import command
 from tests.support.small_models import gated_folder, small_corpus
 
@@ -33,6 +37,9 @@ def test_a_twin_is_made_described_and_verified(place):
     wanted = {"original_loss", "loss", "removed_loss", "kl", "agreement", "tokens"}
     assert wanted <= set(info["twin"])
     assert info["twin"]["original"] == "gated"
+    said = command("model", "info", str(place / "run")).stdout
+    assert f"loss           {label['loss']:.4f}\n" in said
+    assert "original_loss" not in said
     assert json.loads(twin(place, place / "run").stdout) == label
     assert command("verify", str(place / "run")).returncode == 0
     with (place / "run" / "model" / "model.safetensors").open("r+b") as file:
@@ -41,6 +48,25 @@ def test_a_twin_is_made_described_and_verified(place):
     assert "circuits model twin MODEL" in command("verify", str(place / "run")).stdout
     assert json.loads(twin(place, place / "run").stdout) == label  # made anew
     assert command("verify", str(place / "run")).returncode == 0
+
+
+def test_a_label_is_explained_and_a_bad_one_is_remarked_on():
+    label = TwinLabel(
+        "gated", "0", "silu", original_loss=1.0, loss=1.125, removed_loss=3.0, gap_error=0.01,
+        kl=0.25, agreement=0.9, mlp_fvu=(0.1, 0.5), n_held_out=4321, tokens=98765, seed=0,
+        versions="",
+    )  # fmt: skip
+    lines = _with_label({"folder": "run"}, label).splitlines()
+    assert "gap            +0.1250 ± 0.0100" in lines
+    assert "mlp fvu        0.1000, 0.5000" in lines
+    assert not any("_" in line or line.startswith("note: ") for line in lines)
+    explained = " ".join(lines)
+    for name in ("loss", "original loss", "gap", "kl", "agreement", "removed loss", "mlp fvu"):
+        assert re.search(rf"\b{name}(, original loss)?: ", explained)
+    far = replace(label, mlp_fvu=(0.1, 1.5), kl=0.6)
+    notes = [line for line in _with_label({}, far).splitlines() if line.startswith("note: ")]
+    assert "mlp fvu is above 1 in layer 1:" in notes[0]
+    assert "more than 25% of what removing the gates costs" in notes[1]
 
 
 def test_without_text_the_original_writes_it(place, tmp_path):

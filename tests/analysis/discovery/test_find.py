@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from analysis.attribution.contrast import PairAccount
+from analysis.behaviour import bounds
 from analysis.behaviour.bounds import SHOWN
 from analysis.behaviour.in_model import in_model
 from analysis.behaviour.strata import strata
@@ -295,8 +296,19 @@ def test_a_model_that_learned_nothing_shows_no_circuit():
 def test_a_contrast_that_no_mlp_makes_is_not_found():
     behaviour = sentiment(planted_behaviour())
     assert bool((in_model(behaviour, planted_model("read")).margins() > 1).all())
-    with pytest.raises(NotFoundError, match=r"the MLP adds 0\.00 of the 1\.\d\d logits"):
+    with pytest.raises(
+        NotFoundError,
+        match=r"in layer 0, the MLP adds 0\.00 of the 1\.\d\d logits .*needs more than 10%",
+    ):
         find_circuit(planted_model("read"), planted_dictionaries(), behaviour)
+
+
+def test_few_pairs_that_carry_too_little_are_named_as_the_reason(monkeypatch):
+    model, dictionaries = planted_model(), planted_dictionaries()
+    monkeypatch.setattr(bounds, "CARRIED", 0.9)
+    why = r"in layer 0, the best 1 pairs .* carry \d\d% of the .* and a circuit needs 90%\. Allow"
+    with pytest.raises(NotFoundError, match=why):
+        find_circuit(model, dictionaries, planted_behaviour(), n_pairs=1)
 
 
 def test_two_plain_classes_without_pairs_or_factors_are_enough():
@@ -443,7 +455,7 @@ def test_the_gate_on_right_cases_can_be_passed_by():
     plain = {site: replace(each, notes={}) for site, each in planted_dictionaries().items()}
     with pytest.raises(NotFoundError, match="does not show this behaviour"):
         find_circuit(model, plain, planted_behaviour())
-    with pytest.raises(NotFoundError, match="No few pairs of features make this behaviour"):
+    with pytest.raises(NotFoundError, match=r"in layer 0, .* and a circuit needs"):
         find_circuit(model, plain, planted_behaviour(), shown=0.0)
 
 

@@ -68,14 +68,16 @@ def test_opposite_ends_of_a_direction_are_named_together(proposals):
 def test_a_layer_that_learned_nothing_has_no_proposals():
     found = propose_circuits(untrained(planted_model(), 0), planted_dictionaries())
     assert found == []
-    assert "there is nothing to propose" in proposals_text(found)
+    said = proposals_text(found, 0)
+    assert said.startswith("no output of layer 0 has a significant pair: there is nothing to pro")
+    assert "circuits sae quality RUN" in said
 
 
 def test_as_many_are_proposed_as_are_asked_for(proposals):
     found = propose_circuits(planted_model(), planted_dictionaries(), n=3)
     assert len(found) == 3
     assert all(circuit == proposals[circuit.outputs[0].feature] for circuit in found)
-    assert proposals_text(found).count("layer 0 output") == 3
+    assert proposals_text(found, 0).count("layer 0 output") == 3
 
 
 def test_outputs_are_ranked_by_energy_and_size():

@@ -31,6 +31,7 @@ from circuits.graph.circuit import Circuit
 from circuits.graph.circuit_figure import picture
 from circuits.graph.records import Feature, Gate, Interaction, Output
 from circuits.model import Site
+from circuits.model.identity import TwinLabel
 from circuits.model.site import mlp_sites
 from circuits.plotting.display import MOST, shown
 from tests.support.reports import page_data
@@ -320,12 +321,33 @@ def test_what_was_not_made_is_named_with_its_command(tmp_path, capsys):
         assert f"(circuits {command} {folder}" in said
     assert said.splitlines()[-1] == str(folder / "report" / "index.html")
     overview = pages(folder / "report")["index.html"].text
-    assert "circuits find RUN --behaviour negation" in overview
+    assert overview.count("circuits find RUN --behaviour CASES.jsonl") == 2
+    assert "negation" not in overview.split("How to read it")[0]
+    assert "circuits trace RUN TEXT explains a text's answer" in overview
     assert str(tmp_path) not in overview
-    assert "circuits rank RUN makes it" in pages(folder / "report")["rank.html"].text
+    assert "circuits rank RUN --text PATH makes it" in pages(folder / "report")["rank.html"].text
     assert main(["report", str(folder), "--device", "cpu", "--json"]) == 0
     as_json = json.loads(capsys.readouterr().out)
     assert [each["command"].split()[1] for each in as_json["missing"]] == commands
+
+
+def test_the_report_of_a_twin_says_first_whose_twin_it_is_and_what_it_lost(tmp_path):
+    begun(tmp_path / "run")
+    label = TwinLabel(
+        "<b>gated", "0", "silu", original_loss=1.5, loss=1.375, removed_loss=5.25, gap_error=0.01,
+        kl=0.0625, agreement=0.88, mlp_fvu=(0.25,), n_held_out=4321, tokens=98765, seed=0,
+        versions="",
+    )  # fmt: skip
+    label.write(tmp_path / "run" / "model")
+    run = Run(tmp_path / "run", device="cpu")
+    write_report(run)
+    whole = write_report(run, single_file=True).read_text()
+    first = pages(tmp_path / "run" / "report")["index.html"].text.split("Missing")[0]
+    for said in ("bilinear twin of the gated model <b>gated (silu gates)", "1.3750", "1.5000",
+                 "-0.1250 ± 0.0100", "0.0625", "0.8800", "5.2500", "0.2500", "98,765 tokens",
+                 "4,321 held-out tokens"):  # fmt: skip
+        assert said in first
+    assert "bilinear twin of the gated model &lt;b&gt;gated (silu gates)" in whole
 
 
 def copied(hostile_run, tmp_path) -> Path:

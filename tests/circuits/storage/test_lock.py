@@ -40,7 +40,9 @@ def holder(folder: Path, seconds: float) -> subprocess.Popen:
 def test_a_second_command_is_told_who_works_there(tmp_path):
     process = holder(tmp_path, 60)
     try:
-        said = rf"circuits find \(process {process.pid} on {socket.gethostname()}, for 0 minutes"
+        said = (
+            rf"circuits find \(process {process.pid} on {socket.gethostname()}, begun 0 minutes ago"
+        )
         with pytest.raises(RunError, match=said), locked(tmp_path, "circuits rank", wait=False):
             pass
     finally:
