@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from analysis.attribution.contrast import PairAccount
 from analysis.behaviour.in_model import in_model
 from analysis.cli.main import main
+from analysis.html.page import names_of
+from analysis.html.writing import brief, script_json
 from analysis.report import report_of, write_report
 from analysis.report.catalogue.text_activations import TextActivations
 from analysis.report.circuit.circuit_form import CircuitForm
-from analysis.report.page import names_of
-from analysis.report.writing import brief, script_json
 from analysis.runs.run import Run
 from analysis.validation.edits import terms_of
 from analysis.validation.record import Validation

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.report.page import Page
-from analysis.report.target import MARK, SCHEMA, check_target, others, signed
+from analysis.html.page import Page
+from analysis.html.target import MARK, SCHEMA, check_target, others, signed
 from circuits.errors import RunError
 from circuits.storage.files import folder_written_whole, written_whole
 from circuits.storage.replacing import put_folder
@@ -113,7 +113,7 @@ def _environment() -> Any:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     return Environment(
-        loader=PackageLoader("analysis.report"),
+        loader=PackageLoader("analysis.html"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -124,7 +124,7 @@ def _environment() -> Any:
 def _assets() -> dict[str, str]:
     from plotly.offline import get_plotlyjs
 
-    folder = files("analysis.report") / "assets"
+    folder = files("analysis.html") / "assets"
     own = {name: (folder / name).read_text(encoding="utf-8") for name in ("style.css", *_SCRIPTS)}
     return {**own, "plotly.js": get_plotlyjs()}
 
