@@ -10,6 +10,8 @@ from typing import Any
 import networkx as nx
 import pandas as pd
 
+from analysis.attribution.page.trace_page import trace_page
+from analysis.html.writing import Report
 from circuits.arguments import checked_methods
 from circuits.graph.export import (
     attribution_document,
@@ -37,8 +39,11 @@ class AttributionGraph:
     text: str
     tokens: tuple[str, ...]
     nodes: pd.DataFrame
-    """node, kind, layer, position, token, feature, value, influence, group, off_by. ``off_by``: the
-    difference of the gates' sum to the value, relative to the largest gate."""
+    """node, kind, layer, position, token, feature, value, influence, net, kept, promotes, group,
+    off_by. ``net``: how much of the influence raises the targets, less how much lowers them;
+    ``kept``: how much of what the node reads its gates here hold; ``promotes``: tokens that a
+    feature raises most by its direct path; ``off_by``: the difference of the gates' sum to the
+    value, relative to the largest gate."""
     gates: pd.DataFrame
     """node, kind, first, second, value: a ``pair`` of nodes, a ``square``, ``linear`` (a node with
     the layer's constant, or in a logit), ``constant``, or ``rest``."""
@@ -132,6 +137,12 @@ class AttributionGraph:
     ) -> Path:
         """Write that into a folder, and list it in the folder's ``graph-metadata.json``."""
         return write_attribution_document(self.attribution(scan), folder, force=force)
+
+    def write_report(self, path: str | Path, *, force: bool = False) -> Path:
+        """Write one HTML page that opens anywhere, with no network: the picture of the graph, and
+        the ledger of each node beside it."""
+        report = Report("Bilinear circuits", [trace_page(self.as_dict())], {})
+        return report.write_file(Path(path), force)
 
     def _size(self, graph: nx.DiGraph, name: str) -> float:
         """The influence of a node, or a gate's part of that of its node."""

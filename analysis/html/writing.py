@@ -28,7 +28,7 @@ from circuits.storage.files import folder_written_whole, written_whole
 from circuits.storage.replacing import put_folder
 
 _DIGITS = 5  # of a number in the data
-_SCRIPTS = ("report.js", "figures.js", "tables.js", "graph.js", "features.js")
+_SCRIPTS = ("report.js", "figures.js", "tables.js", "graph.js", "features.js", "trace.js")
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,8 +95,10 @@ class Report:
 
         assets = _assets()
         scripts = "\n".join(assets[name] for name in _SCRIPTS)
-        plotly = assets["plotly.js"].replace("</script", "<\\/script").replace("<!--", "<\\!--")
-        hashes = " ".join(f"'sha256-{_digest(text)}'" for text in (scripts, plotly))
+        plotly = None
+        if any(page.figures for page in self.pages):
+            plotly = assets["plotly.js"].replace("</script", "<\\/script").replace("<!--", "<\\!--")
+        hashes = " ".join(f"'sha256-{_digest(text)}'" for text in (scripts, plotly) if text)
         return _environment().get_template("single.html.j2").render(
             title=self.title, pages=self.pages, href=href, scripts=scripts, plotly=plotly,
             style=assets["style.css"], policy=_policy(hashes), data=self._all_data(),
