@@ -73,6 +73,7 @@ def test_a_report_has_these_files_and_its_links_lead_to_them(hostile_run):
     assert titles[2:] == ["Features", "Images", "Overview", "Layer 0", "Low rank"]
     assert {path.name for path in (report / "assets").iterdir()} == {
         "style.css", "plotly.js", "report.js", "figures.js", "tables.js", "graph.js", "features.js",
+        "trace.js",
     }  # fmt: skip
     for page in found.values():
         links = [a["href"] for a in page.of("a")] + [o["value"] for o in page.of("option")]
