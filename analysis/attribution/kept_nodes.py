@@ -195,12 +195,12 @@ class KeptNodes:
         """The tokens whose logits each feature raises most by its direct path, as it is here."""
         writers = self.flow.writers
         n = min(_N_PROMOTED, len(writers.model.known_tokens))
-        found: dict[tuple[int, int, str], str] = {}
+        found = {}
         for layer, rows in nodes[nodes["kind"] == "feature"].groupby("layer"):
             dictionary = writers.dictionaries[int(layer)]
             table = logit_effects(dictionary, writers.model, sorted(set(rows["feature"])), n)
             for (feature, side), tokens in table.groupby(["feature", "side"])["token"]:
-                found[int(layer), int(feature), side] = " ".join(tokens)
+                found[layer, feature, side] = " ".join(tokens)
         sides = np.where(nodes["value"] < 0, "bottom", "top")
         places = zip(nodes["layer"], nodes["feature"], sides, strict=True)
         return [found.get(place, "") for place in places]

@@ -20,7 +20,8 @@ _WIDTH, _HEIGHT = 800.0, 500.0  # of the picture, which may be larger
 _MARGIN, _GAP = 74.0, 3.0
 _RADII = 3.0, 12.0  # of the smallest and the largest node
 _LETTER, _PILL = 6.8, 26.0
-_LABELS = {False: 26.0, True: 72.0}  # height of the tokens, if they are turned
+_NARROW = 12.0  # column
+_LABELS = {False: 26.0, True: 76.0}  # height of the tokens, if they are turned
 _N_FLOW = 90  # edges that are drawn behind everything
 
 
@@ -90,7 +91,7 @@ def _widths(
     cells: Mapping[tuple[int, int], list[int]], radii: np.ndarray, words: Sequence[str]
 ) -> tuple[list[float], bool]:
     """Of each column, the constants' first; and whether tokens must be turned to fit."""
-    needed = [0.0 if not any(at == 0 for _, at in cells) else 24.0, *(15.0 for _ in words)]
+    needed = [0.0 if not any(at == 0 for _, at in cells) else 24.0, *(_NARROW for _ in words)]
     for (_, at), numbers in cells.items():
         sizes = 2 * radii[numbers] + _GAP
         needed[at] = max(

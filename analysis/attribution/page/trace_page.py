@@ -37,8 +37,9 @@ def trace_page(content: Mapping[str, Any]) -> Page:
     for end in ("first", "second"):
         gates[end] = gates[end].map(number).fillna(-1).astype(int)
     tables = _tables(content)
+    title = _title(content["about"])
     context = {
-        "title": _title(content["about"]),
+        "title": title,
         "text": seen(content["text"]),
         "notes": [seen(note) for note in content["notes"]],
         "facts": _facts(content),
@@ -53,7 +54,7 @@ def trace_page(content: Mapping[str, Any]) -> Page:
         "gates": _rows(gates, len(nodes), ("kind", "first", "second", "value"), nodes["value"]),
         "edges": _rows(edges, len(nodes), ("source", "way", "way_value", "value"), nodes["value"]),
     }}  # fmt: skip
-    return Page("trace", context["title"], "trace.html.j2", context, tables=tables, data=data)
+    return Page("trace", title, "trace.html.j2", context, tables=tables, data=data)
 
 
 def _label(about: Mapping[str, Any], tokens: Sequence[str]) -> str:
@@ -107,7 +108,7 @@ def _rows(
         )
         total, largest = float(rows["value"].sum()), float(rows["value"].abs().max())
         off_by = abs(total - values[node])
-        found[node] = {
+        found[int(rows["node"].iloc[0])] = {
             "rows": order[list(columns)].to_numpy(dtype=object).tolist(),
             "total": total,
             "difference": off_by,

@@ -20,7 +20,7 @@ const Trace = {
     const make = Report.make, { width, height, rows } = this.picture;
     const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, role: "group",
       "aria-label": "Nodes from the answer down to the tokens" });
-    svg.style.minWidth = Math.max(640, 0.72 * width) + "px";
+    svg.style.minWidth = Math.max(640, 0.66 * width) + "px";
     svg.style.maxWidth = 1.3 * width + "px";
     rows.forEach((row, level) => svg.append(this.row(row, level, rows.length)));
     for (const token of this.picture.tokens) svg.append(this.token(token));
@@ -60,7 +60,7 @@ const Trace = {
   token({ x, y, text }) {
     const turned = this.picture.turned;
     return Report.make("text", { x, y: y + 4, class: turned ? "word turned" : "word",
-      transform: turned ? `rotate(-52 ${x} ${y})` : null }, text);
+      transform: turned ? `rotate(-64 ${x} ${y})` : null }, text);
   },
 
   percent(share) {
