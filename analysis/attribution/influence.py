@@ -32,8 +32,13 @@ class Followed:
     @property
     def shares(self) -> Float[Tensor, "node writer"]:
         """Of each node's influence, what each piece gets."""
-        sizes = self.contributions.abs()
-        return sizes / sizes.sum(1, keepdim=True).clamp_min(torch.finfo(sizes.dtype).tiny)
+        return self.signed.abs()
+
+    @property
+    def signed(self) -> Float[Tensor, "node writer"]:
+        """The same with the sign of what each piece adds."""
+        sizes = self.contributions.abs().sum(1, keepdim=True)
+        return self.contributions / sizes.clamp_min(torch.finfo(sizes.dtype).tiny)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +62,19 @@ class Influence:
     def ends(self) -> Bool[np.ndarray, " writer"]:
         """Which pieces are not followed further back because nothing is known of them."""
         return (self.writers.table["kind"] != "feature").to_numpy()
+
+    @property
+    def net(self) -> Float[np.ndarray, " writer"]:
+        """Influence with its sign: how much of it raises the targets, less how much lowers them.
+        What lowers a feature's activation passes on the opposite of that feature's own."""
+        signs = torch.as_tensor(np.sign(self.writers.table["value"].to_numpy()))
+        top = Followed(np.arange(len(self.targets)), self.targets).signed.double().cpu()
+        arrived = top.mean(0)
+        for layer in sorted(self.layers, reverse=True):
+            numbers = torch.as_tensor(self.layers[layer].numbers)
+            passed = arrived[numbers] * signs[numbers]
+            arrived = arrived + self.layers[layer].signed.double().cpu().mT @ passed
+        return arrived.numpy()
 
     def through(self, kept: Bool[np.ndarray, " writer"]) -> Float[np.ndarray, " writer"]:
         """The influence that reaches each piece by way of kept ones alone."""

@@ -21,7 +21,9 @@ from analysis.attribution.influence import Influence, features_of
 from analysis.attribution.node_gates import Carried
 from analysis.attribution.removal import removal_effects
 from analysis.attribution.writers import Readings
+from sae.features.effects import logit_effects
 
+_N_PROMOTED = 3  # tokens of each feature
 _ALIKE = 0.7  # mean cosine of what the nodes of a group add to others
 _LEAST = 0.005  # of what a node reads, in sizes: smaller edges go into its rest
 
@@ -162,12 +164,19 @@ class KeptNodes:
                 node=[self.names[number] for number in self.numbers.tolist()],
                 influence=self.flow.of[self.numbers],
                 effect=effects.double().cpu().numpy(),
+                net=self.flow.net[self.numbers],
             )
         )
         values = (self.reads.directions @ writers.last[at]).tolist()
         tops = {"kind": "logit", "layer": writers.model.n_layer, "position": at, "feature": -1}
         top = pd.DataFrame(
-            {**tops, "value": values, "node": list(self.targets), "influence": 1 / n}
+            {
+                **tops,
+                "value": values,
+                "node": list(self.targets),
+                "influence": 1 / n,
+                "net": 1 / n,
+            }
         )
         table = table.sort_values("influence", ascending=False, kind="stable")
         made = pd.concat([top, table], ignore_index=True)
@@ -177,9 +186,27 @@ class KeptNodes:
         largest = sizes.groupby(gates["node"]).max()
         off = (made["node"].map(sums) - made["value"]).abs() / made["node"].map(largest)
         made["off_by"] = off
+        weights = gates["weight"].groupby(gates["node"]).sum()
+        named = gates["weight"].where(gates["kind"] != "rest", 0.0).groupby(gates["node"]).sum()
+        made["kept"] = made["node"].map(named / weights)
         made["group"] = _groups(list(made["node"]), edges)
         order = ["node", "kind", "layer", "position", "token", "feature", "value", "influence"]
-        return made[[*order, "effect", "group", "off_by"]]
+        made["promotes"] = self._promotes(made)
+        return made[[*order, "effect", "net", "kept", "promotes", "group", "off_by"]]
+
+    def _promotes(self, nodes: pd.DataFrame) -> list[str]:
+        """The tokens whose logits each feature raises most by its direct path, as it is here."""
+        writers = self.flow.writers
+        n = min(_N_PROMOTED, len(writers.model.known_tokens))
+        found = {}
+        for layer, rows in nodes[nodes["kind"] == "feature"].groupby("layer"):
+            dictionary = writers.dictionaries[int(layer)]
+            table = logit_effects(dictionary, writers.model, sorted(set(rows["feature"])), n)
+            for (feature, side), tokens in table.groupby(["feature", "side"])["token"]:
+                found[layer, feature, side] = " ".join(tokens)
+        sides = np.where(nodes["value"] < 0, "bottom", "top")
+        places = zip(nodes["layer"], nodes["feature"], sides, strict=True)
+        return [found.get(place, "") for place in places]
 
 
 def _groups(nodes: Sequence[str], edges: pd.DataFrame) -> list[int]:

@@ -10,7 +10,9 @@ from typing import Any
 import networkx as nx
 import pandas as pd
 
+from analysis.attribution.page.trace_page import trace_page
 from analysis.attribution.writers import KINDS
+from analysis.html.writing import Report
 from circuits.arguments import checked_methods
 from circuits.errors import GraphError, shorten
 from circuits.graph.export import (
@@ -29,7 +31,7 @@ _TYPES = {"token": "embedding", "error": "mlp reconstruction error", "logit": "l
 _COLUMNS: dict[str, dict[str, Kind]] = {
     "nodes": {"node": TEXT, "kind": TEXT, "layer": COUNT, "position": NUMBER, "token": TEXT,
               "feature": NUMBER, "value": NUMBER, "influence": NUMBER, "effect": NUMBER,
-              "group": NUMBER, "off_by": NUMBER},
+              "net": NUMBER, "kept": NUMBER, "promotes": TEXT, "group": NUMBER, "off_by": NUMBER},
     "gates": {"node": TEXT, "kind": TEXT, "first": TEXT, "second": TEXT, "value": NUMBER},
     "edges": {"source": TEXT, "node": TEXT, "value": NUMBER, "way": TEXT, "way_value": NUMBER},
     "layers": {"layer": COUNT, "features": NUMBER, "error": NUMBER, "bias": NUMBER,
@@ -55,10 +57,12 @@ class AttributionGraph:
     text: str
     tokens: tuple[str, ...]
     nodes: pd.DataFrame
-    """node, kind, layer, position, token, feature, value, influence, effect, group, off_by.
-    ``effect``: what the targets' mean loses without what the node writes, exact with this run's
-    patterns and scales. ``off_by``: the difference of the gates' sum to the value, relative to the
-    largest gate."""
+    """node, kind, layer, position, token, feature, value, influence, effect, net, kept, promotes,
+    group, off_by. ``effect``: what the targets' mean loses without what the node writes, exact with
+    this run's patterns and scales. ``net``: how much of the influence raises the targets, less how
+    much lowers them; ``kept``: how much of what the node reads its gates here hold; ``promotes``:
+    tokens that a feature raises most by its direct path; ``off_by``: the difference of the gates'
+    sum to the value, relative to the largest gate."""
     gates: pd.DataFrame
     """node, kind, first, second, value: a ``pair`` of nodes, a ``square``, ``linear`` (a node with
     the layer's constant, or in a logit), ``constant``, or ``rest``."""
@@ -168,6 +172,12 @@ class AttributionGraph:
     ) -> Path:
         """Write that into a folder, and list it in the folder's ``graph-metadata.json``."""
         return write_attribution_document(self.attribution(scan), folder, force=force)
+
+    def write_report(self, path: str | Path, *, force: bool = False) -> Path:
+        """Write one HTML page that opens anywhere, with no network: the picture of the graph, and
+        the ledger of each node beside it."""
+        report = Report("Bilinear circuits", [trace_page(self.as_dict())], {})
+        return report.write_file(Path(path), force)
 
     def _size(self, graph: nx.DiGraph, name: str) -> float:
         """The influence of a node, or a gate's part of that of its node."""

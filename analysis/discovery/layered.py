@@ -17,14 +17,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from analysis.attribution.flow.flow import Flow
+from analysis.attribution.flow.pairs import FlowPairs
 from analysis.attribution.pair_terms import PairTerms
 from analysis.behaviour import bounds
 from analysis.behaviour.cases import Behaviour
 from analysis.behaviour.in_model import ModelCases
 from analysis.discovery.provenance import wanted_layers
 from analysis.discovery.selection import factor_groups, fewest
-from analysis.flow.flow import Flow
-from analysis.flow.pairs import FlowPairs
 from circuits.arguments import checked_methods
 from circuits.errors import GraphError, NotFoundError
 from circuits.graph.circuit import Circuit

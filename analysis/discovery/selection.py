@@ -9,10 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from analysis.attribution.contrast import PairAccount
+from analysis.attribution.flow.pairs import FlowPairs
 from analysis.behaviour import bounds
 from analysis.behaviour.in_model import ModelCases
 from analysis.behaviour.strata import means, strata
-from analysis.flow.pairs import FlowPairs
 from circuits.errors import NotFoundError
 from circuits.graph.records import Group
 from circuits.groups.clusters import Clusters

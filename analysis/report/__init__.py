@@ -10,17 +10,17 @@ from pathlib import Path
 
 import torch
 
+from analysis.html.page import names_of
+from analysis.html.target import check_target
+from analysis.html.writing import Report
 from analysis.report.catalogue.catalogue import catalogues, features_page
 from analysis.report.catalogue.text_activations import TextActivations
 from analysis.report.circuit.circuit_page import circuit_page
 from analysis.report.circuit.mechanism import Mechanism
-from analysis.report.page import names_of
 from analysis.report.pages.images import images_page
 from analysis.report.pages.layer import LayerTable, layer_page
 from analysis.report.pages.low_rank import low_rank_page
 from analysis.report.pages.overview import overview
-from analysis.report.target import check_target
-from analysis.report.writing import Report
 from analysis.runs.alone import alone
 from analysis.runs.run import Run
 from circuits.arguments import checked

@@ -9,7 +9,7 @@
       transcoders/<hook name>/    one transcoder each, named after what it reads
       interactions/layer-0.parquet
       circuits/<name>.json        beside it .graphml, .behaviour.jsonl and .validation.json
-      traces/<name>.json          one text through the network; beside it .graphml
+      traces/<name>.json          one text through the network; beside it .graphml and .html
       rank/layer-0.parquet        beside it .json
       images/                     the image case study
       statistics/                 of the outputs of a layer, in shards, for its page

@@ -18,14 +18,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from analysis.attribution.flow.flow import Flow, aligned, shapes
+from analysis.attribution.flow.pairs import FlowPairs
+from analysis.attribution.flow.prediction import Prediction
 from analysis.attribution.pair_terms import PairTerms
 from analysis.behaviour import bounds
 from analysis.behaviour.in_model import ModelCases, in_model
 from analysis.behaviour.strata import strata
 from analysis.discovery.layered import LayeredCircuit
-from analysis.flow.flow import Flow, aligned, shapes
-from analysis.flow.pairs import FlowPairs
-from analysis.flow.prediction import Prediction
 from analysis.validation.controls import as_much
 from analysis.validation.criteria import CRITERIA, Claim, Criterion, Measure
 from analysis.validation.edits import Change, DrawKind, EditKind, edited, removing

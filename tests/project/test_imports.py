@@ -19,7 +19,7 @@ ORDER = {
         "reading.py", "training", "features",
     ),
     "analysis": (
-        "behaviour", "attribution", "flow", "discovery", "validation", "lowrank", "studies",
+        "html", "behaviour", "attribution", "discovery", "validation", "lowrank", "studies",
         "transcoder_quality.py", "dictionary_quality.py", "runs", "report", "opened_run.py", "cli",
     ),
 }  # fmt: skip

@@ -7,7 +7,7 @@ from argparse import Namespace
 from analysis.attribution.traced import AttributionGraph
 from analysis.cli.answers import Answer, aligned
 from analysis.cli.commands.inputs import opened_run
-from analysis.runs.traces import run_trace
+from analysis.runs.traces import PAGE, run_trace
 
 _MOST_ROWS = 16
 
@@ -25,12 +25,13 @@ def trace(options: Namespace) -> Answer:
         n_gates=options.gates,
         n_followed=options.followed,
     )
+    page = str(file.with_suffix(PAGE))
     files = [str(file)]
     if options.attribution is not None:
         path = found.write_attribution(options.attribution, force=options.force)
         files.append(str(path))
-    rows = {"file": files[0], "attribution": files[1:], **found.as_dict()}
-    return Answer("\n\n".join([_text(found), "\n".join(files)]), rows)
+    rows = {"file": files[0], "page": page, "attribution": files[1:], **found.as_dict()}
+    return Answer("\n\n".join([_text(found), "\n".join([*files, page])]), rows)
 
 
 def _text(found: AttributionGraph) -> str:
@@ -40,7 +41,7 @@ def _text(found: AttributionGraph) -> str:
     targets = ", ".join(found.nodes["node"][found.nodes["kind"] == "logit"])
     off_by = found.nodes["off_by"].max()
     named = found.gates[found.gates["kind"] != "rest"]
-    nodes = ["node", "token", "value", "influence", "effect", "group"]
+    nodes = ["node", "token", "value", "influence", "effect", "promotes"]
     columns = ["node", "kind", "first", "second", "value"]
     return "\n\n".join(
         [

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from analysis.html.page import Page
 from analysis.report.catalogue.captions import Caption, Captions
-from analysis.report.page import Page
 from analysis.runs.run import Run
 from circuits.model.site import Site
 from circuits.plotting.display import shown

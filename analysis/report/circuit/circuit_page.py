@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from analysis.discovery.find import verdict
+from analysis.html.page import Page
 from analysis.report.catalogue.catalogue import Catalogue
 from analysis.report.catalogue.text_activations import TextActivations
 from analysis.report.circuit.circuit_form import CircuitForm
@@ -19,7 +20,6 @@ from analysis.report.circuit.example_ledgers import example_ledgers
 from analysis.report.circuit.form_figures import form_figures
 from analysis.report.circuit.labels import Labels
 from analysis.report.circuit.mechanism import Mechanism, removal_effect
-from analysis.report.page import Page
 from analysis.runs.belonging import Found
 from analysis.runs.missing import command_for
 from analysis.runs.run import Run

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pandas as pd
 
 from analysis.behaviour.bounds import DRAWS, FIXED
+from analysis.html.page import Table
 from analysis.report.circuit.labels import Labels
-from analysis.report.page import Table
 from analysis.runs.belonging import Found
 from analysis.validation.bases import ENOUGH
 from analysis.validation.record import Validation

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from analysis.attribution.contrast import PairAccount
 from analysis.behaviour.in_model import ModelCases, in_model
+from analysis.html.page import Table
 from analysis.report.circuit.labels import Labels
-from analysis.report.page import Table
 from analysis.runs.belonging import Found
 from analysis.runs.run import Run
 from analysis.validation.edits import DrawKind, EditKind

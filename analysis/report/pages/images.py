@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.report.page import Page, Table
+from analysis.html.page import Page, Table
 from analysis.runs.images import ImageStudy
 from circuits.plotting.figure import BLUE, GREY, ORANGE, Figure, axes, line, points
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from analysis.html.page import Page, Table
 from analysis.report.catalogue.catalogue import Catalogue
-from analysis.report.page import Page, Table
 from analysis.runs.run import Run
 from circuits.algebra.interactions import Interactions
 from circuits.algebra.output_statistics import BINS, histogram_edges, output_statistics

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from analysis.html.page import Page
 from analysis.lowrank.curve import THRESHOLD
 from analysis.lowrank.sums import Control
-from analysis.report.page import Page
 from analysis.runs.missing import command_for
 from analysis.runs.run import Run
 from circuits.plotting.display import number, percent

@@ -14,9 +14,9 @@ import pandas as pd
 from analysis.behaviour.bounds import LEAST
 from analysis.dictionary_quality import quality
 from analysis.discovery.find import verdict
+from analysis.html.page import Page, Table
 from analysis.lowrank.curve import RankCurve
 from analysis.report.circuit.mechanism import Mechanism
-from analysis.report.page import Page, Table
 from analysis.runs.belonging import Found
 from analysis.runs.missing import TRACE, command_for
 from analysis.runs.run import Run

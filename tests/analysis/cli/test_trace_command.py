@@ -25,7 +25,10 @@ def test_the_planted_gate_is_found_and_kept(run, capsys):
     printed = capsys.readouterr().out
     assert (out / "graph-metadata.json").exists()
     assert "hold 100% of the influence on logit sad less glad;" in printed
-    assert printed.splitlines()[-2] == str(run / "traces" / "one.json")
+    lines = printed.splitlines()
+    assert [lines[-3], lines[-1]] == [
+        str(run / "traces" / f"one.{kind}") for kind in ("json", "html")
+    ]
     kept = json.loads((run / "traces" / "one.json").read_text())
     assert kept["tokens"] == ["<bos>", *TEXT.split()]
     pairs = {

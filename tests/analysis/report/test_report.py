@@ -18,11 +18,11 @@ from analysis.attribution.contrast import PairAccount
 from analysis.attribution.pair_terms import terms_of
 from analysis.behaviour.in_model import in_model
 from analysis.cli.main import main
+from analysis.html.page import names_of
+from analysis.html.writing import brief, script_json
 from analysis.report import report_of, write_report
 from analysis.report.catalogue.text_activations import TextActivations
 from analysis.report.circuit.circuit_form import CircuitForm
-from analysis.report.page import names_of
-from analysis.report.writing import brief, script_json
 from analysis.runs.run import Run
 from analysis.validation.record import Validation
 from circuits.algebra.interactions import Interactions
@@ -74,6 +74,7 @@ def test_a_report_has_these_files_and_its_links_lead_to_them(hostile_run):
     assert titles[2:] == ["Features", "Images", "Overview", "Layer 0", "Low rank"]
     assert {path.name for path in (report / "assets").iterdir()} == {
         "style.css", "plotly.js", "report.js", "figures.js", "tables.js", "graph.js", "features.js",
+        "trace.js",
     }  # fmt: skip
     for page in found.values():
         links = [a["href"] for a in page.of("a")] + [o["value"] for o in page.of("option")]

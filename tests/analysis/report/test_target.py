@@ -136,6 +136,6 @@ def test_a_report_through_a_link_goes_where_the_link_points(hostile_run, report)
 
 
 def test_a_place_without_the_right_to_write_is_refused_at_once(hostile_run, tmp_path, monkeypatch):
-    monkeypatch.setattr("analysis.report.target.os.access", lambda *_: False)
+    monkeypatch.setattr("analysis.html.target.os.access", lambda *_: False)
     with pytest.raises(RunError, match="is not writable"):
         write_report(hostile_run[0], tmp_path / "out")

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from analysis.attribution.flow.flow import Flow, aligned
+from analysis.attribution.flow.pairs import FlowPairs
+from analysis.attribution.flow.prediction import Prediction
 from analysis.attribution.pair_terms import PairTerms
 from analysis.behaviour.in_model import in_model
-from analysis.flow.flow import Flow, aligned
-from analysis.flow.pairs import FlowPairs
-from analysis.flow.prediction import Prediction
 from analysis.validation.edits import edited, removing
 from circuits.attention import frozen
 from circuits.model.site import Site

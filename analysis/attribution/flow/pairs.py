@@ -13,8 +13,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from analysis.attribution.contrast import Origins
+from analysis.attribution.flow.flow import Flow, aligned, shapes
 from analysis.behaviour.in_model import ModelCases
-from analysis.flow.flow import Flow, aligned, shapes
 from circuits.algebra.bilinear import BilinearLayer
 from sae.dictionary import Dictionary
 from sae.sparse import Code

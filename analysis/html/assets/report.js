@@ -72,7 +72,7 @@ const Report = {
   number(value, digits) {
     if (value === null || value === undefined) return "";
     if (Number.isInteger(value)) return value.toLocaleString("en");
-    return Number(value.toPrecision(digits || 3)).toString().replace("-", "−");
+    return Number(value.toPrecision(digits || 3)).toString().replaceAll("-", "−");
   },
 
   href(page, rest) {
@@ -99,6 +99,7 @@ const Report = {
     Tables.start(main);
     Graph.start(main, content);
     Features.start(main, content);
+    Trace.start(main, content);
     main.dataset.ready = "yes";
   },
 
@@ -107,7 +108,8 @@ const Report = {
     const main = document.getElementById("content");
     if (location.hash === "#content") return;
     const asked = this.hash().split("/")[1];
-    const wanted = document.getElementById("page-" + asked) ? asked : "index";
+    const wanted = document.getElementById("page-" + asked) ? asked
+      : document.querySelector("template").id.slice("page-".length);
     if (main.dataset.page === wanted) { Features.opened(); return; }
     const template = document.getElementById("page-" + wanted);
     main.replaceChildren(template.content.cloneNode(true));

@@ -21,14 +21,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.report.page import Page
-from analysis.report.target import MARK, SCHEMA, check_target, others, signed
+from analysis.html.page import Page
+from analysis.html.target import MARK, SCHEMA, check_target, others, signed
 from circuits.errors import RunError
 from circuits.storage.files import folder_written_whole, written_whole
 from circuits.storage.replacing import put_folder
 
 _DIGITS = 5  # of a number in the data
-_SCRIPTS = ("report.js", "figures.js", "tables.js", "graph.js", "features.js")
+_SCRIPTS = ("report.js", "figures.js", "tables.js", "graph.js", "features.js", "trace.js")
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,8 +95,10 @@ class Report:
 
         assets = _assets()
         scripts = "\n".join(assets[name] for name in _SCRIPTS)
-        plotly = assets["plotly.js"].replace("</script", "<\\/script").replace("<!--", "<\\!--")
-        hashes = " ".join(f"'sha256-{_digest(text)}'" for text in (scripts, plotly))
+        plotly = None
+        if any(page.figures for page in self.pages):
+            plotly = assets["plotly.js"].replace("</script", "<\\/script").replace("<!--", "<\\!--")
+        hashes = " ".join(f"'sha256-{_digest(text)}'" for text in (scripts, plotly) if text)
         return _environment().get_template("single.html.j2").render(
             title=self.title, pages=self.pages, href=href, scripts=scripts, plotly=plotly,
             style=assets["style.css"], policy=_policy(hashes), data=self._all_data(),
@@ -113,7 +115,7 @@ def _environment() -> Any:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     return Environment(
-        loader=PackageLoader("analysis.report"),
+        loader=PackageLoader("analysis.html"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -124,7 +126,7 @@ def _environment() -> Any:
 def _assets() -> dict[str, str]:
     from plotly.offline import get_plotlyjs
 
-    folder = files("analysis.report") / "assets"
+    folder = files("analysis.html") / "assets"
     own = {name: (folder / name).read_text(encoding="utf-8") for name in ("style.css", *_SCRIPTS)}
     return {**own, "plotly.js": get_plotlyjs()}
 

@@ -1,0 +1,1 @@
+"""The page of an attribution graph: its picture, and each node's ledger beside it."""
