@@ -27,7 +27,7 @@ from torch import Tensor
 from analysis.behaviour.cases import Behaviour, Case
 from circuits.algebra.bilinear import computing_dtype
 from circuits.arguments import checked, checked_methods
-from circuits.corpus.tokenizer import unknown_words
+from circuits.corpus.tokenizer import check_whole, unknown_words
 from circuits.errors import BehaviourError, check_count, check_rows, check_width
 from circuits.model.model import Model
 from circuits.model.ranges import check_finite
@@ -279,6 +279,8 @@ def in_model(behaviour: Behaviour, model: Model) -> ModelCases:
 
 def single_tokens(tokenizer: Any, before: str, words: Iterable[str]) -> dict[str, int]:
     """The words that are a single token after a text, with that token."""
+    words = list(words)
+    check_whole("a word after a text", [before, *words])
     head = tokenizer(before, verbose=False)["input_ids"]
     found = {}
     for word in dict.fromkeys(words):
