@@ -200,6 +200,8 @@ def _is_finite(value: Any) -> bool:
 def _fits_collection(value: Any, origin: Any, inside: tuple[Any, ...]) -> bool:
     if not isinstance(value, origin) or isinstance(value, str | bytes):
         return False
+    if origin is tuple and Ellipsis not in inside and 0 < len(inside) != len(value):
+        return False
     if hasattr(value, "columns"):  # a table is no collection of its columns' names
         return False
     if isinstance(value, Tensor) and not _fits_tensor(value, inside[0] if inside else Any):

@@ -24,6 +24,7 @@ from circuits.graph.export import (
 from circuits.plotting.display import html_of
 from circuits.storage.files import read_json, write_json
 from circuits.storage.records import RecordError
+from circuits.storage.replacing import check_file
 from circuits.storage.tables import COUNT, NUMBER, TEXT, Kind, checked_table, table_of_columns
 
 _FORMAT = "bilinear-circuits attribution graph"
@@ -110,11 +111,14 @@ class AttributionGraph:
             **tables,
         }
 
-    def save(self, path: str | Path) -> Path:
-        """Write it as JSON, with the networkx graph beside it as ``.graphml``."""
+    def save(self, path: str | Path, *, force: bool = False) -> Path:
+        """Write it as JSON, with the networkx graph beside it as ``.graphml``; over files of other
+        kinds only with ``force``."""
         path = Path(path)
+        kind = "an attribution graph of the toolkit"
+        check_file(path, kind, lambda head: _FORMAT.encode() in head[:100], GraphError, force)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_graph(self.graph(), path.with_suffix(".graphml"))
+        write_graph(self.graph(), path.with_suffix(".graphml"), force=force)
         write_json(path, self.as_dict())
         return path
 
@@ -164,8 +168,10 @@ class AttributionGraph:
         ]
         members = self.nodes[self.nodes["group"] >= 0].groupby("group")["node"]
         groups = [[f"group {n}", *(ids[name] for name in names)] for n, names in members]
-        words = list(self.tokens)
-        return attribution_document(self.text, words, nodes, links, groups, scan)
+        words, asked = list(self.tokens), [n for n in self.nodes["node"] if n.startswith("logit ")]
+        return attribution_document(
+            " ".join([self.text, *sorted(asked)]), words, nodes, links, groups, scan
+        )
 
     def write_attribution(
         self, folder: str | Path, scan: str = "bilinear", *, force: bool = False

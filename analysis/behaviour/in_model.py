@@ -27,7 +27,7 @@ from torch import Tensor
 from analysis.behaviour.cases import Behaviour, Case
 from circuits.algebra.bilinear import computing_dtype
 from circuits.arguments import checked, checked_methods
-from circuits.corpus.tokenizer import token_texts, unknown_words
+from circuits.corpus.tokenizer import check_whole, token_texts, unknown_words
 from circuits.errors import BehaviourError, check_count, check_rows, check_width
 from circuits.model.model import Model
 from circuits.model.ranges import check_finite
@@ -281,6 +281,8 @@ def in_model(behaviour: Behaviour, model: Model) -> ModelCases:
 def single_tokens(tokenizer: Any, before: str, words: Iterable[str]) -> dict[str, int]:
     """The words that are a single token after a text, with that token. A word may begin with the
     mark that a tokenizer writes for the space before it."""
+    words = list(words)
+    check_whole("a word after a text", [before, *words])
     head = tokenizer(before, verbose=False)["input_ids"]
     found = {}
     for word in dict.fromkeys(words):

@@ -21,6 +21,7 @@ from typing import Any
 from analysis.cli.answers import Answer
 from analysis.cli.options import parser
 
+_ACTIVE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _MAKE_A_RUN = ("demo", "model train", "model twin", "model ready", "digits")
 """Commands whose run need not be there."""
 
@@ -35,10 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with _alone(options), _marks() as marks:
                 answer: Answer = work(options)
         answer = answer.marked(marks)
+        if isinstance(sys.stdout, io.TextIOWrapper):  # its encoding may lack a character
+            sys.stdout.reconfigure(errors="backslashreplace")
         if options.json:
             print(answer.as_json())
         elif not options.quiet:
-            print(answer.text)
+            print(_inert(answer.text))
         sys.stdout.flush()
     except BrokenPipeError:  # the reader closed the pipe: `circuits … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -111,6 +114,11 @@ class _Nowhere(io.TextIOBase):
         return len(text)
 
 
+def _inert(text: str) -> str:
+    """Text in which nothing commands the terminal, turns a line or is half a character."""
+    return _ACTIVE.sub(lambda found: f"⟨U+{ord(found[0]):04X}⟩", text)
+
+
 def _missing_package(error: ModuleNotFoundError) -> str | None:
     """The package that an installation left out, by the name that pip knows; None for others."""
     from importlib.metadata import requires
@@ -141,5 +149,5 @@ def _reported(command: str, error: Exception) -> int:
             "above and the command that you gave."
         )
         status = 1
-    print(f"circuits {command}: {' '.join(message.splitlines())}", file=sys.stderr)
+    print(f"circuits {command}: {_inert(' '.join(message.splitlines()))}", file=sys.stderr)
     return status

@@ -22,11 +22,14 @@ A circuit's files are named after its behaviour; hyphens replace what is no lett
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -35,12 +38,14 @@ from circuits.errors import ModelError, RunError
 from circuits.model.site import Site
 from circuits.plotting.display import shown
 from circuits.storage.files import PLAN, RESULT
+from circuits.storage.manifest import NAME, read_manifest
 from sae.formats.folders import IN_RUN
 
 Read = TypeVar("Read")
 _VALIDATION = ".validation.json"
 _ENDINGS = re.compile(r"\.(validation|behaviour)$", re.IGNORECASE)
 _RESERVED = re.compile("con|prn|aux|nul|(com|lpt)[0-9¹²³]", re.IGNORECASE)
+_SHOWN = 40  # characters of a text in the name of its files
 _LONGEST = 120  # of a circuit's files: endings and temporary names come on top
 
 
@@ -111,6 +116,13 @@ class RunFolder:
                 return "model twin MODEL"
         return "model train"
 
+    def command_of(self, step: str, otherwise: str) -> str:
+        """The command that makes a step's files again: of a model that came with the package, and
+        of its dictionaries, that which copied them."""
+        made_of = {e["step"]: e["made_of"] for e in read_manifest(self.path)}.get(step, {})
+        name = made_of.get("ready")
+        return otherwise if name is None else f"model ready {shlex.quote(str(name))}"
+
     def dictionary(self, site: Site) -> Path:
         """The folder of one dictionary."""
         return self.dictionaries / site.hook_name
@@ -123,9 +135,13 @@ class RunFolder:
         """The folder of a table that is not finished."""
         return self.path / "interactions" / f".layer-{layer}"
 
-    def trace(self, name: str) -> Path:
-        """The attribution graph of a text, by its name."""
+    def trace(self, name: str, *asked: str) -> Path:
+        """The attribution graph of a text, by its name or by all that was asked, name first: no two
+        share a file."""
         stem = _slug(name)
+        if asked or stem not in ("", name):
+            digest = sha256(json.dumps([name, *asked]).encode()).hexdigest()[:8]
+            stem = "-".join(filter(None, (_slug(name[:_SHOWN]), digest)))
         if not stem or len(stem.encode()) > _LONGEST or _RESERVED.fullmatch(stem.split(".")[0]):
             raise RunError(
                 f"trace {name!r:.60}: no file can have this name everywhere. Take letters or "
@@ -175,8 +191,8 @@ class RunFolder:
 
     def twin_of(self, files: CircuitFiles) -> CircuitFiles | None:
         """Those of another circuit that would be the same files on some disks."""
-        known = {_folded(other.stem): other for other in self.circuit_files()}
-        other = known.get(_folded(files.stem), files)
+        known = {folded(other.stem): other for other in self.circuit_files()}
+        other = known.get(folded(files.stem), files)
         return None if other.stem == files.stem else other
 
     def circuit_files(self) -> list[CircuitFiles]:
@@ -218,6 +234,11 @@ class RunFolder:
         return sorted([*layers, *circuits])
 
 
+def run_above(place: Path) -> Path | None:
+    """The run that a model's or a dictionary's folder lies in."""
+    return next((run for run in [*place.parents][:2] if (run / NAME).is_file()), None)
+
+
 def in_training(folder: Path) -> bool:
     """Whether a checkpoint is in a folder of something that is trained."""
     return any(folder.glob("checkpoint*.safetensors"))
@@ -236,7 +257,7 @@ def _slug(name: str) -> str:
     return _ENDINGS.sub(r"-\1", stem)  # or the circuit's file would be another one's
 
 
-def _folded(stem: str) -> str:
+def folded(stem: str) -> str:
     """The same for names that one file has on some disks."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", stem).casefold())
 

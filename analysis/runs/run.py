@@ -331,7 +331,8 @@ class Run:
             if state is State.DAMAGED:
                 raise RunError(
                     f"{file} is damaged or another file: its bytes are not those that the step "
-                    f"'{step}' made. Make it again: circuits {command} {self.folder}"
+                    f"'{step}' made. Make it again: circuits "
+                    f"{self.folder.command_of(step, command)} {self.folder}"
                 )
         value = read(files[0])
         for file, (step, state) in states.items():

@@ -6,18 +6,18 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from analysis.attribution.network import attribution_graph
 from analysis.attribution.traced import AttributionGraph
 from analysis.runs.alone import alone
+from analysis.runs.folder import folded
 from analysis.runs.run import Run
+from circuits.errors import RunError
 from circuits.storage.manifest import step_written
 
 PAGE = ".html"  # what the name of a trace's page ends in
-_LONGEST = 40  # characters of a text in the name of its files
 
 
 @alone
@@ -32,7 +32,9 @@ def run_trace(
 ) -> tuple[AttributionGraph, Path]:
     """`attribution_graph` of a text, and its file in the run, beside its page: of the same name, a
     new one. The page also says which files of the model and its dictionaries were edited."""
-    file = run.folder.trace(_name(text, targets, against) if name is None else name)
+    asked = () if name is not None else (*(targets or ()), "", *against)
+    file = run.folder.trace(text if name is None else name, *asked)
+    _check_alone(file)
     found = attribution_graph(run.model, run.dictionaries, text, targets, against=against, **budget)
     noted = replace(found, notes=(*found.notes, *_marks(run)))
     made_of: dict[str, Any] = {"text": text, **found.about}
@@ -44,9 +46,10 @@ def run_trace(
 
 def trace_options(made_of: Mapping[str, Any], name: str) -> str:
     """The rest of the command that makes a trace again, from what the manifest says of it."""
-    words = [str(made_of.get("text", "TEXT")), "--targets", *map(str, made_of.get("targets", ()))]
-    if against := made_of.get("against"):
-        words += ["--against", *map(str, against)]
+    words = [str(made_of.get("text", "TEXT"))]
+    for option in ("targets", "against"):
+        if isinstance(given := made_of.get(option), list) and given:
+            words += [f"--{option}", *map(str, given)]
     for option in ("nodes", "gates", "followed"):
         words += [f"--{option}", str(made_of.get(f"n_{option}"))]
     return shlex.join([*words, "--name", name])
@@ -62,7 +65,11 @@ def _marks(run: Run) -> list[str]:
     ]
 
 
-def _name(text: str, targets: Sequence[str] | None, against: Sequence[str]) -> str:
-    """The beginning of the text, and a hash of all that it is asked about."""
-    digest = sha256("\n".join([text, *(targets or ()), "", *against]).encode()).hexdigest()
-    return f"{text[:_LONGEST]} {digest[:8]}"
+def _check_alone(file: Path) -> None:
+    """Refuse a name that would be another's file on some disks."""
+    for other in file.parent.glob("*.json"):
+        if other.stem != file.stem and folded(other.stem) == folded(file.stem):
+            raise RunError(
+                f"{other} is there, and {file.stem!r} would have the same file on a disk that does "
+                f"not distinguish case. Give another name."
+            )

@@ -14,8 +14,8 @@ from circuits.model.model import Model
 from circuits.model.plan import ModelPlan
 from circuits.model.site import Site, as_sites
 from circuits.model.training import Trained, train_model
-from circuits.storage.files import content_hash, folder_written_whole
-from circuits.storage.manifest import record
+from circuits.storage.files import content_hash, folder_written_whole, written_whole
+from circuits.storage.manifest import read_manifest, record
 from circuits.storage.training_run import NOTES
 from circuits.twin.plan import TwinPlan
 from circuits.twin.training import bilinear_twin, self_written_place
@@ -68,24 +68,32 @@ def run_ready(run: str | Path, name: str) -> RunFolder:
         )
     origin = RunFolder(ready)
     for place in (origin.model, origin.dictionaries, ready / "text"):
-        _copied(place, folder.path / place.name)
-    made = [file for file in folder.model.iterdir() if file.name not in NOTES]
-    record(run, "model", {"ready": name}, made)
-    for place in folder.dictionaries.iterdir():
-        made = [file for file in place.iterdir() if file.name not in NOTES]
-        record(run, f"{folder.dictionaries.name}/{place.name}", {"ready": name}, made)
+        _copied(place, folder.path / place.name, folder.path)
+    steps = {"model": origin.model}
+    steps |= {f"{origin.dictionaries.name}/{p.name}": p for p in origin.dictionaries.iterdir()}
+    for step, place in steps.items():
+        made = [folder.path / step / file.name for file in place.iterdir()]
+        record(run, step, {"ready": name}, made)
     return folder
 
 
-def _copied(origin: Path, place: Path) -> None:
-    """Put a copy of a folder there, unless there is one."""
+def _copied(origin: Path, place: Path, run: Path) -> None:
+    """Put a copy of a folder there, unless there is one; of one that was noted in the run, files
+    that are not as they were are made anew."""
     files = {file.relative_to(origin): file for file in origin.rglob("*") if file.is_file()}
     if place.exists():
-        if any(_differ(file, place / name) for name, file in files.items()):
+        ours = [e["made"] for e in read_manifest(run) if "ready" in e["made_of"]]
+        known = {run / name for made in ours for name in made}
+        other = [name for name, file in files.items() if _differ(file, place / name)]
+        if not {place / name for name in other} <= known:
             raise RunError(
                 f"{place}: its files are other ones than those that come with this package. Name a "
                 f"new folder, or remove this one."
             )
+        for name in other:
+            (place / name).parent.mkdir(exist_ok=True)
+            with written_whole(place / name) as file:
+                file.write_bytes(files[name].read_bytes())
         return
     with folder_written_whole(place) as new:
         for name, file in files.items():

@@ -83,6 +83,8 @@ def _table(folder: RunFolder) -> pd.DataFrame:
 
 
 def _command(folder: RunFolder, step: str, made_of: Mapping[str, Any]) -> str:
+    if again := folder.command_of(step, ""):
+        return f"circuits {again} {folder}"
     kind, _, of = step.replace("/", " ", 1).partition(" ")
     of = of.removeprefix("of ").removeprefix("layer ")
     if kind == "model":

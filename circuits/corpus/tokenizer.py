@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from hashlib import sha256
 from itertools import takewhile
@@ -88,6 +89,17 @@ def token_texts(tokenizer: Tokenizer, tokens: Iterable[int]) -> list[str]:
     spelt = tokenizer.convert_ids_to_tokens(numbers)
     known = zip(numbers, spelt, strict=True)
     return [f"<id {number}>" if text is None else str(text) for number, text in known]
+
+
+def check_whole(owner: str, texts: Iterable[str]) -> None:
+    """Refuse texts with half a character in them: a shell's bytes that are no UTF-8 become such
+    halves, and JSON can spell them, but no tokenizer reads them."""
+    for text in texts:
+        if lone := re.search("[\ud800-\udfff]", text):
+            raise CorpusError(
+                f"{owner}: {text!a:.60} holds {lone[0]!a}, half of a character, so it is not text. "
+                f"Remove it, or write the text in UTF-8."
+            )
 
 
 def unknown_words(tokenizer: Any, text: str) -> list[str]:

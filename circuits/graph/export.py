@@ -27,6 +27,7 @@ from circuits.errors import GraphError, first_line, shorten
 from circuits.graph.circuit import Circuit
 from circuits.graph.records import Feature, Output
 from circuits.storage.files import written_whole
+from circuits.storage.limits import check_readable
 from circuits.storage.replacing import check_file
 
 _WRITERS = {".graphml": nx.write_graphml, ".gexf": nx.write_gexf}
@@ -258,6 +259,7 @@ def _listing(index: Path, metadata: dict[str, Any]) -> dict[str, Any]:
     """What the index is to hold: this graph in the place that it had, all else as it is."""
     if not index.exists():
         return {"graphs": [metadata]}
+    check_readable(index, GraphError)
     try:
         content = json.loads(index.read_text(encoding="utf-8"))
         others = [metadata if one.get("slug") == metadata["slug"] else one

@@ -185,6 +185,20 @@ class TwinLabel:
         """Plain values, for JSON."""
         return asdict(self)
 
+    def _check(self) -> None:
+        """Refuse numbers that no measurement gives."""
+        fvu = (*self.mlp_fvu, *(self.fitted_fvu or ()))
+        sizes = (self.original_loss, self.loss, self.removed_loss, self.gap_error or 0.0, *fvu)
+        within = {
+            "a loss or an error below 0": min(sizes) >= 0,
+            f"an agreement of {self.agreement:.4g}": 0 <= self.agreement <= 1,
+            f"a divergence of {self.kl:.4g}": self.kl > -1e-6,
+            "a count that is none": all(0 <= n < 2**63 for n in (self.tokens, self.n_held_out)),
+            "errors of other layers": len(fvu) in (len(self.mlp_fvu), 2 * len(self.mlp_fvu)),
+        }
+        if wrong := [what for what, fits in within.items() if not fits]:
+            raise RecordError(f"it states {', '.join(wrong)}")
+
     def write(self, folder: Path) -> None:
         """Put the label beside the weights that it is of."""
         label = replace(self, weights=content_hash(folder / WEIGHTS))
@@ -198,6 +212,7 @@ class TwinLabel:
             return None
         try:
             label: TwinLabel = record_of(cls, read_json(path, ModelError), "the label")
+            label._check()
         except RecordError as error:
             raise ModelError(
                 f"{path}: not the label of a twin ({error}). Copy the file again, or remove it: "

@@ -36,6 +36,8 @@ def load_model(
     ``tokenizer`` is a folder or ``hub:owner/name`` to use instead of the model's own. Without
     ``device`` the model goes to the GPU where there is one.
     """
+    if not dtype.is_floating_point:
+        raise ModelError(f"load_model: a model of {dtype} computes nothing. Pass torch.float32.")
     folder = local_folder(path)
     config, short_name = read_config(folder), None
     if is_polynomial(config):

@@ -23,7 +23,7 @@ from torch.nn import functional
 from circuits.algebra.bilinear import BilinearLayer, computing_dtype
 from circuits.algebra.head import Head
 from circuits.arguments import checked
-from circuits.corpus.tokenizer import known_tokens, token_texts
+from circuits.corpus.tokenizer import check_whole, known_tokens, token_texts
 from circuits.errors import (
     ModelError,
     check_count,
@@ -184,6 +184,7 @@ class Model:
         texts = [text] if isinstance(text, str) else list(text)
         if not texts:
             raise ModelError("Model.tokens: no texts were given. Pass at least one.")
+        check_whole("Model.tokens", texts)
         rows = tokenizer(texts, verbose=False)["input_ids"]
         longest = max((len(row) for row in rows), default=0)
         if longest == 0:

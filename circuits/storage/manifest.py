@@ -21,7 +21,7 @@ from circuits.storage.files import content_hash, folder_written_whole, written_w
 from circuits.storage.limits import check_readable
 from circuits.storage.lock import locked
 from circuits.storage.records import Word
-from circuits.storage.replacing import PLACING, put_files
+from circuits.storage.replacing import PLACING, put_files, same_kind
 
 NAME = "manifest.json"
 _VERSIONS = ("bilinear-circuits", "torch", "transformers", "numpy")
@@ -68,6 +68,7 @@ def step_written(
         known = {name.as_posix(): _known_by(made[name]) for name in sorted(made)}
         gone = {path.relative_to(run).as_posix() for path in making.gone if path.exists()}
         entries = read_manifest(run)
+        _check_not_lost(run, made, entries)
         before = {entry["step"]: entry["made"] for entry in entries}.get(step, {})
         gone |= {
             name
@@ -82,6 +83,20 @@ def step_written(
     with locked(run, step), folder_written_whole(run / PLACING, put) as folder:
         making = Making(run, folder, dict(made_of or {}))
         yield making
+
+
+def _check_not_lost(
+    run: Path, made: Mapping[Path, Path], entries: Iterable[Mapping[str, Any]]
+) -> None:
+    """Refuse to put files over those that no step made and that are of another kind."""
+    ours = {name for entry in entries for name in entry["made"]}
+    for name, new in made.items():
+        old = run / name
+        if name.as_posix() not in ours and old.is_file() and not same_kind(new, old):
+            raise RunError(
+                f"{old} is there already, no step of this run made it, and it is of another kind "
+                f"than what is to be written there, so it would be lost. Move or rename it."
+            )
 
 
 def record(run: str | Path, step: str, made_of: Mapping[str, Any], made: Iterable[Path]) -> None:

@@ -11,6 +11,7 @@ import ctypes
 import errno
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Hashable, Iterable
@@ -24,6 +25,9 @@ PLACING = ".placing"
 """The folder of files that are decided and not all in their places."""
 
 _GONE = ".gone"  # in that folder: the names to remove
+_KEY = re.compile(rb'\s*\{\s*"((schema|format)":\s*"[^"]*|[^"]*)"')
+"""How an object of ours begins: with its schema, or a key."""
+
 _HEAD = 4096  # bytes in which a file says of what kind it is
 _NO_EXCHANGE = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM}
 
@@ -66,6 +70,28 @@ def check_table(
             return False
 
     check_file(path, f"a table of {', '.join(wanted[:3])} …", is_ours, error, force)
+
+
+def same_kind(new: Path, old: Path) -> bool:
+    """Whether a file, unless it is empty, is of the kind of a new one: a table with the same
+    columns, or text that begins with the same schema, key or mark."""
+    if old.stat().st_size == 0:
+        return True
+    if new.suffix != ".parquet":
+        return _beginning(new) == _beginning(old)
+    from pyarrow import ArrowException, parquet
+
+    try:
+        return bool(parquet.read_schema(new).names == parquet.read_schema(old).names)
+    except (OSError, ArrowException):
+        return False
+
+
+def _beginning(path: Path) -> bytes:
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    key = _KEY.match(head)
+    return b"".join(key[0].split()) if key else b"\n".join(head.splitlines()[:2])
 
 
 def put_files(new: Path, root: Path, gone: Iterable[str] = ()) -> None:

@@ -70,6 +70,7 @@ def sae_train(options: Namespace) -> Answer:
 def sae_info(options: Namespace) -> Answer:
     """What the dictionaries of a run, or one dictionary, are."""
     where = Path(options.where)
+    inputs.check_in_its_run(options.where, "sae train")
     if where.is_dir() and not is_dictionary(where):
         run = RunFolder(where)
         places = [place for place in (run.dictionaries, run.transcoders) if place.is_dir()]

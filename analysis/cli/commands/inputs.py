@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from analysis.runs.folder import in_training
+from analysis.runs.folder import in_training, run_above
 from analysis.runs.run import Run
 from circuits.corpus.documents import Corpus, built_in, open_corpus, split_corpus
 from circuits.errors import CorpusError, PlanError
@@ -30,6 +30,14 @@ def opened_run(options: Namespace, text: Corpus | None = None) -> Run:
     run = Run(options.run_folder, text, options.device)
     _ = run.dictionaries
     return run
+
+
+def check_in_its_run(place: str, command: str) -> None:
+    """Refuse or mark what is damaged or edited in the folder of a model or a dictionary, where it
+    lies in a run that knows it."""
+    folder = Path(place).expanduser().resolve()
+    if (run := run_above(folder)) is not None:
+        Run(run).check_recorded(folder, command)
 
 
 def named_text(options: Namespace) -> Corpus | None:

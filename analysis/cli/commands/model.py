@@ -7,7 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from analysis.cli.answers import Answer, fields_answer, lined
-from analysis.cli.commands.inputs import named_text, planned, saved_when_interrupted
+from analysis.cli.commands.inputs import (
+    check_in_its_run,
+    named_text,
+    planned,
+    saved_when_interrupted,
+)
 from analysis.runs.folder import RunFolder
 from analysis.runs.run import Run
 from analysis.runs.training import run_model, run_ready, run_twin
@@ -114,4 +119,5 @@ def _loaded(options: Namespace, device: str | None = None) -> Model:
     run = RunFolder(Path(options.model))
     if run.model.is_dir() and options.tokenizer is None:
         return Run(run.path, device=device).model  # known by its manifest
+    check_in_its_run(str(run.model_place or options.model), "model train")
     return load_model(run.model_place or options.model, tokenizer=options.tokenizer, device=device)

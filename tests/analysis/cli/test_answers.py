@@ -59,3 +59,19 @@ def test_a_value_for_each_layer_stands_without_brackets():
         "twin     mlp_fvu: 0.1235, 0.5000",
         "         n: 3",
     ]
+
+
+def test_a_character_that_the_output_lacks_is_spelt_out(monkeypatch):
+    import io
+    import sys
+
+    from analysis.cli.main import main
+
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(
+        "analysis.cli.commands.model_info", lambda options: Answer("▁word", {}), raising=False
+    )
+    assert main(["model", "info", "anything"]) == 0
+    out.seek(0)
+    assert out.read().strip() == "\\u2581word"

@@ -5,7 +5,10 @@ import shlex
 
 import pytest
 
+from analysis.attribution.network import attribution_graph
 from analysis.cli.main import main
+from analysis.runs.run import Run
+from circuits.errors import GraphError
 from circuits.graph import read_graph
 from circuits.model import Site
 from tests.support.planted_negation import planted_run
@@ -82,3 +85,48 @@ def test_a_run_without_a_dictionary_of_an_mlps_output_is_refused(run, capsys):
     folder.rmdir()
     assert main(["trace", str(run), TEXT, *ASKED]) == 2
     assert "no dictionary of mlp_out was given" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("ending", [".json", ".graphml"])
+def test_a_file_of_ones_own_in_the_place_of_a_trace_is_kept(run, capsys, ending):
+    mine = (run / "traces" / "one").with_suffix(ending)
+    mine.parent.mkdir()
+    mine.write_text('{"years": "of work"}')
+    assert main(["trace", str(run), TEXT, *ASKED, "--name", "one"]) == 2
+    assert "would be lost" in capsys.readouterr().err
+    assert mine.read_text() == '{"years": "of work"}'
+    assert [file.name for file in mine.parent.iterdir()] == [mine.name]
+
+
+def test_no_two_traces_share_a_file(run, capsys):
+    for name in ("a b", "a-b", "a_b", "a\nb"):
+        assert main(["trace", str(run), TEXT, *ASKED, "--name", name]) == 0
+    assert len(list((run / "traces").glob("*.json"))) == 4
+    assert main(["trace", str(run), TEXT, *ASKED, "--name", "A-B"]) == 2
+    assert "would have the same file" in capsys.readouterr().err
+
+
+def test_saving_a_graph_keeps_what_is_no_graph(run, tmp_path):
+    found = attribution_graph(*_loaded(run), TEXT, ["sad"])
+    path = tmp_path / "notes.json"
+    path.write_text("years of work")
+    with pytest.raises(GraphError, match="would be lost"):
+        found.save(path)
+    assert path.read_text() == "years of work"
+    found.save(path, force=True)
+    assert found.save(path) == path
+
+
+def test_a_manifest_with_junk_in_a_trace_is_still_verified(run, capsys):
+    assert main(["trace", str(run), TEXT, *ASKED, "--name", "one"]) == 0
+    entries = json.loads((run / "manifest.json").read_text())
+    entries[-1]["made_of"] |= {"targets": 5, "against": "x", "text": None}
+    (run / "manifest.json").write_text(json.dumps(entries))
+    (run / "traces" / "one.json").write_text("{}")
+    assert main(["verify", str(run)]) == 1
+    assert "circuits trace" in capsys.readouterr().out
+
+
+def _loaded(folder):
+    run = Run(folder, device="cpu")
+    return run.model, run.dictionaries

@@ -111,3 +111,36 @@ def test_what_a_step_makes_no_more_is_removed_unless_it_was_edited(tmp_path):
     assert sorted(path.name for path in (tmp_path / "circuits").iterdir()) == ["a.json", "c.json"]
     assert states(tmp_path) == {"circuits/c.json": ("proposals", State.SAME)}
     assert state_of(tmp_path, tmp_path / "circuits" / "a.json") == ("", State.UNKNOWN)
+
+
+@pytest.mark.parametrize(
+    ("name", "mine", "ours"),
+    [
+        ("circuits/one.json", "years of work", '{"schema": "ours", "version": 1}'),
+        ("circuits/one.json", '{"thesis": 1}', '{"schema": "ours", "version": 1}'),
+        ("circuits/one.json", '{"schema": "mine"}', '{"schema": "ours", "version": 1}'),
+        ("circuits/one.graphml", "<xml>\nmine", "<xml>\n<!-- ours -->"),
+        ("rank/one.parquet", "years of work", ""),
+    ],
+)
+def test_a_step_is_not_put_over_a_file_of_another_kind_that_no_step_made(
+    tmp_path, name, mine, ours
+):
+    path = made(tmp_path, name, mine)
+    with (
+        pytest.raises(RunError, match="would be lost"),
+        step_written(tmp_path, "circuit one") as making,
+    ):
+        making.place(path).write_text(ours)
+    assert path.read_text() == mine
+    assert [file for file in tmp_path.rglob("*") if file.is_file()] == [path]
+
+
+def test_a_step_is_put_over_its_own_file_in_any_state_and_over_one_of_its_kind(tmp_path):
+    path = made(tmp_path, "circuits/one.json", '{ "schema":"ours", "version": 0}')
+    for before in (None, "edited", ""):
+        if before is not None:
+            path.write_text(before)
+        with step_written(tmp_path, "circuit one") as making:
+            making.place(path).write_text('{"schema": "ours", "version": 1}')
+        assert json.loads(path.read_text())["version"] == 1

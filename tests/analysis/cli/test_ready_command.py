@@ -1,0 +1,101 @@
+"""`circuits model ready`: the user's files stay the user's, and what is damaged is made anew; a
+folder that lies in a run is known by the run, also where it is named by itself."""
+
+import json
+
+import pytest
+
+from analysis.cli.main import main
+
+NAME = "stories260K-bilinear"
+
+
+@pytest.fixture
+def run(tmp_path, capsys):
+    assert main(["model", "ready", NAME, str(tmp_path / "run")]) == 0
+    capsys.readouterr()
+    return tmp_path / "run"
+
+
+def flipped(path):
+    content = bytearray(path.read_bytes())
+    content[-50] ^= 64
+    path.write_bytes(content)
+
+
+def test_what_the_user_put_beside_a_ready_model_is_not_of_the_run(run):
+    before = (run / "manifest.json").read_bytes()
+    (run / "model" / "plots").mkdir()
+    (run / "model" / "notes.txt").write_text("mine")
+    (run / "saes" / "notes.txt").write_text("mine")
+    (run / "saes" / "other").mkdir()
+    assert main(["model", "ready", NAME, str(run)]) == 0
+    assert (run / "manifest.json").read_bytes() == before
+    assert (run / "saes" / "notes.txt").read_text() == "mine"
+
+
+def test_damaged_files_name_the_command_that_makes_them_anew(run, capsys):
+    files = [run / "model" / "model.safetensors",
+             run / "saes" / "blocks.0.hook_mlp_out" / "stats.safetensors"]  # fmt: skip
+    was = [file.read_bytes() for file in files]
+    for file in files:
+        flipped(file)
+    again = f"circuits model ready {NAME} {run}"
+    assert main(["model", "info", str(run)]) == 2
+    assert again in capsys.readouterr().err
+    assert main(["verify", str(run), "--json"]) == 1
+    rows = json.loads(capsys.readouterr().out)["files"]
+    assert {row["command"] for row in rows if row["state"] != "as it was made"} == {again}
+    assert main(again.split()[1:]) == 0
+    assert [file.read_bytes() for file in files] == was
+    assert main(["verify", str(run)]) == 0
+
+
+def test_a_folder_in_a_run_is_refused_or_marked_by_its_own_path_too(run, capsys):
+    flipped(run / "saes" / "blocks.0.hook_mlp_out" / "stats.safetensors")
+    for place in ("saes", "saes/blocks.0.hook_mlp_out"):
+        assert main(["sae", "info", str(run / place)]) == 2
+        assert "is damaged or another file" in capsys.readouterr().err
+    label = run / "model" / "twin.json"
+    label.write_text(json.dumps(json.loads(label.read_text()) | {"loss": 1.5}))
+    assert main(["model", "info", str(run / "model")]) == 0
+    assert "edited after the step 'model' made it" in capsys.readouterr().out
+    flipped(run / "model" / "model.safetensors")
+    assert main(["model", "info", str(run / "model")]) == 2
+    assert "is damaged or another file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"agreement": 40.0},
+        {"n_held_out": -3},
+        {"loss": -1e300},
+        {"seed": 10**400, "tokens": 10**400},
+        {"mlp_fvu": [0.5] * 3},
+        {"kl": -1.0},
+    ],
+)
+def test_a_label_with_numbers_that_nothing_measures_is_refused(run, capsys, changed):
+    label = run / "model" / "twin.json"
+    label.write_text(json.dumps(json.loads(label.read_text()) | changed))
+    assert main(["model", "info", str(run)]) == 2
+    assert "not the label of a twin" in capsys.readouterr().err
+
+
+def test_a_label_without_its_weights_is_refused_in_our_words(run, capsys):
+    (run / "model" / "model.safetensors").rename(run / "model" / "other.safetensors")
+    (run / "manifest.json").unlink()
+    assert main(["model", "info", str(run / "model")]) == 2
+    assert "Errno" not in capsys.readouterr().err
+
+
+def test_half_a_character_is_refused_and_a_terminal_is_not_commanded(run, capsys):
+    for asked in (["generate", str(run), "\udcff x"],):
+        assert main(["model", *asked, "--tokens", "1"]) == 2
+        assert "half of a character" in capsys.readouterr().err
+    label = run / "model" / "twin.json"
+    words = "\x1b[2J\u202ex \ud800"
+    label.write_text(json.dumps(json.loads(label.read_text()) | {"original": words}))
+    assert main(["model", "info", str(run)]) == 0
+    assert "⟨U+001B⟩[2J⟨U+202E⟩x ⟨U+D800⟩" in capsys.readouterr().out
