@@ -38,7 +38,7 @@ _COLUMNS: dict[str, dict[str, Kind]] = {
     "layers": {"layer": COUNT, "features": NUMBER, "error": NUMBER, "bias": NUMBER,
                "whole MLP": NUMBER, "not followed": NUMBER, "error share": NUMBER},
 }  # fmt: skip
-_MAY_LACK = ("effect", "off_by")  # numbers of some nodes
+_MAY_LACK = ("effect", "kept", "off_by")  # numbers of some nodes
 _GATES = ("pair", "square", "linear", "constant", "rest")
 _ENDS = ("token", "error", "bias", "whole MLP", "not followed")
 _KEPT = ("influence of nodes", "through nodes alone", "influence of gates")

@@ -69,7 +69,7 @@ def model_twin(options: Namespace) -> Answer:
     label = twin.label
     assert label is not None  # it has just been written
     rows = {"folder": str(twin.path), "gap": label.gap, **label.as_dict()}
-    return Answer(_with_label({"folder": str(twin.path)}, label), rows)
+    return Answer(with_label({"folder": str(twin.path)}, label), rows)
 
 
 def model_ready(options: Namespace) -> Answer:
@@ -84,10 +84,10 @@ def model_ready(options: Namespace) -> Answer:
         "next": f"circuits interactions {folder} --text {folder.path / 'text'}",
     }
     label = {} if model.label is None else model.label.as_dict()
-    return Answer(_with_label(fields, model.label), {**fields, **label})
+    return Answer(with_label(fields, model.label), {**fields, **label})
 
 
-def _with_label(fields: dict[str, object], label: TwinLabel | None) -> str:
+def with_label(fields: dict[str, object], label: TwinLabel | None) -> str:
     """The lines of some fields and, where the model is a twin, of its label, explained."""
     if label is None:
         return lined(fields)
@@ -104,7 +104,7 @@ def model_info(options: Namespace) -> Answer:
     model = _loaded(options)
     fields = model.describe()
     shown = {name: value for name, value in fields.items() if name != "twin"}
-    return Answer(_with_label(shown, model.label), fields)
+    return Answer(with_label(shown, model.label), fields)
 
 
 def model_generate(options: Namespace) -> Answer:

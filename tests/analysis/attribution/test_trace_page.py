@@ -16,12 +16,12 @@ from analysis.html.writing import script_json
 from circuits.errors import RunError
 from circuits.model import Site
 from circuits.storage.manifest import record
-from tests.analysis.attribution.test_network import ALL, traced
 from tests.support import ROOT
 from tests.support.planted_negation import planted_run
 from tests.support.small_dictionaries import small_dictionary
 from tests.support.small_models import small_network
 from tests.support.small_runs import HOSTILE, hostile_tokenizer
+from tests.support.small_traces import ALL, traced
 
 CHROMIUM = next(
     (p for p in map(Path, ("/usr/bin/chromium", "/usr/bin/chromium-browser")) if p.exists()), None

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from analysis.cli.commands.model import _with_label
+from analysis.cli.commands.model import with_label
 from circuits.model.identity import TwinLabel
 from tests.support.commands import command
 from tests.support.small_models import gated_folder, small_corpus
@@ -56,7 +56,7 @@ def test_a_label_is_explained_and_a_bad_one_is_remarked_on():
         kl=0.25, agreement=0.9, mlp_fvu=(0.1, 0.5), n_held_out=4321, tokens=98765, seed=0,
         versions="",
     )  # fmt: skip
-    lines = _with_label({"folder": "run"}, label).splitlines()
+    lines = with_label({"folder": "run"}, label).splitlines()
     assert "gap            +0.1250 ± 0.0100" in lines
     assert "mlp fvu        0.1000, 0.5000" in lines
     assert not any("_" in line or line.startswith("note: ") for line in lines)
@@ -64,7 +64,7 @@ def test_a_label_is_explained_and_a_bad_one_is_remarked_on():
     for name in ("loss", "original loss", "gap", "kl", "agreement", "removed loss", "mlp fvu"):
         assert re.search(rf"\b{name}(, original loss)?: ", explained)
     far = replace(label, mlp_fvu=(0.1, 1.5), kl=0.6)
-    notes = [line for line in _with_label({}, far).splitlines() if line.startswith("note: ")]
+    notes = [line for line in with_label({}, far).splitlines() if line.startswith("note: ")]
     assert "mlp fvu is above 1 in layer 1:" in notes[0]
     assert "more than 25% of what removing the gates costs" in notes[1]
 
