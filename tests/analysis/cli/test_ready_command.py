@@ -4,6 +4,7 @@ folder that lies in a run is known by the run, also where it is named by itself.
 import json
 
 import pytest
+from safetensors import safe_open
 
 from analysis.cli.main import main
 
@@ -15,6 +16,11 @@ def run(tmp_path, capsys):
     assert main(["model", "ready", NAME, str(tmp_path / "run")]) == 0
     capsys.readouterr()
     return tmp_path / "run"
+
+
+def weight_names(path):
+    with safe_open(path, "pt") as file:
+        return list(file.keys())
 
 
 def flipped(path):
@@ -84,10 +90,16 @@ def test_a_label_with_numbers_that_nothing_measures_is_refused(run, capsys, chan
 
 
 def test_a_label_without_its_weights_is_refused_in_our_words(run, capsys):
-    (run / "model" / "model.safetensors").rename(run / "model" / "other.safetensors")
+    shard = "model-00001-of-00001.safetensors"
+    (run / "model" / "model.safetensors").rename(run / "model" / shard)
+    index = {
+        "metadata": {},
+        "weight_map": dict.fromkeys(weight_names(run / "model" / shard), shard),
+    }
+    (run / "model" / "model.safetensors.index.json").write_text(json.dumps(index))
     (run / "manifest.json").unlink()
     assert main(["model", "info", str(run / "model")]) == 2
-    assert "Errno" not in capsys.readouterr().err
+    assert "the label of other weights" in capsys.readouterr().err
 
 
 def test_half_a_character_is_refused_and_a_terminal_is_not_commanded(run, capsys):

@@ -1,6 +1,7 @@
 """`circuits trace` finds a planted gate in one text, keeps the graph, and refuses in one line."""
 
 import json
+import os
 import shlex
 
 import pytest
@@ -130,3 +131,17 @@ def test_a_manifest_with_junk_in_a_trace_is_still_verified(run, capsys):
 def _loaded(folder):
     run = Run(folder, device="cpu")
     return run.model, run.dictionaries
+
+
+def test_other_answers_of_a_text_are_other_attribution_graphs_and_an_index_may_not_wait(
+    run, capsys
+):
+    out = run.parent / "out"
+    for target in ("sad", "glad"):
+        asked = ("--targets", target, "--device", "cpu", "--attribution", str(out))
+        assert main(["trace", str(run), TEXT, *asked]) == 0
+    assert len(list(out.glob("*.json"))) == 3
+    (out / "graph-metadata.json").unlink()
+    os.mkfifo(out / "graph-metadata.json")
+    assert main(["trace", str(run), TEXT, *asked]) == 2
+    assert "not a regular file" in capsys.readouterr().err

@@ -7,7 +7,7 @@ import torch
 
 from circuits import Basis, Interactions, interaction_graph
 from circuits.attention import text_paths, upstream_basis
-from circuits.errors import ModelError
+from circuits.errors import ArgumentError, ModelError
 from circuits.model.formats.heads import eager
 from circuits.model.site import Site
 from tests.support import ROOT
@@ -342,3 +342,13 @@ def test_interactions_and_graphs_work_on_an_upstream_basis():
 def test_paths_that_do_not_lead_to_the_layer_are_refused(sites, paths, said):
     with pytest.raises(ModelError, match=said):
         upstream_basis(small_model(), {sites: basis(40, 32)}, 1, paths=paths)
+
+
+def test_a_head_that_is_no_pair_of_layer_and_head_is_refused_in_our_words():
+    model = small_model()
+    paths, bases = text_paths(model, TOKENS), {"resid_pre@0": Basis.of_tokens(model)}
+    for wrong in [(0,)], [(0, 0, 0)]:
+        with pytest.raises(ArgumentError, match="heads is a list"):
+            paths.through(wrong)
+        with pytest.raises(ArgumentError, match="paths is a list"):
+            upstream_basis(model, bases, 1, paths=[wrong])
