@@ -93,8 +93,14 @@ def test_a_model_that_comes_with_the_package_makes_a_run_in_which_the_other_comm
     words = ("--layer", "2", "--n", "2", "--documents", "3", "--text", answer["text"])
     done = command("interactions", str(run), *words, "--device", "cpu")
     assert done.returncode == 0, done.stderr
-    (run / "model" / "config.json").write_text("{}")
-    done = command("model", "ready", name, str(run))
+    config = run / "model" / "config.json"
+    (own := tmp_path / "own" / "model").mkdir(parents=True)
+    (own / "config.json").write_text("{}")
+    before = config.read_bytes()
+    config.write_text("{}")
+    assert command("model", "ready", name, str(run)).returncode == 0
+    assert config.read_bytes() == before  # it is damaged, and made anew
+    done = command("model", "ready", name, str(own.parent))
     assert done.returncode == 2
     assert "its files are other ones than those that come with this package" in done.stderr
     done = command("model", "ready", "stories15M", str(tmp_path / "other"))
