@@ -32,7 +32,7 @@ from circuits.model.site import mlp_sites
 from circuits.twin.training import bilinear_twin
 from sae import Dictionary, TrainingPlan, train_saes
 
-N_FEATURES, K, N_TOKENS = 512, 12, 2_000_000
+N_FEATURES, K, N_TOKENS = 1024, 16, 2_000_000
 N_PROPOSALS = 10
 _DOCUMENTS = 300  # held out, that everything is measured on
 Q = 0.05

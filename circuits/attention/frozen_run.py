@@ -37,7 +37,7 @@ class _Run:
 @checked
 def frozen(
     model: Model,
-    tokens: Int64[Tensor, "batch pos"] | Iterable[Int64[Tensor, "batch pos"]],
+    tokens: Int64[Tensor, "batch pos"] | Iterable[Tensor],
     *,
     closed: Collection[tuple[int, int]] = (),
 ) -> AbstractContextManager[Model]:

@@ -424,7 +424,8 @@ def test_proposals_are_printed_and_kept(run, capsys):
         (
             ["validate", "RUN"],
             "has no circuit of a behaviour. Its model does not know the words of the built-in "
-            "behaviours: write cases of your own as JSON lines (text, label, right, wrong), then "
+            "behaviours: write cases of your own as JSON lines (text, label, right, wrong; "
+            "docs/guide.md describes them under 'Cases of your own'), then: "
             "circuits find RUN --behaviour CASES.jsonl",
         ),
         (["validate", "RUN", "--circuit", "x", "--text", "RUN/text.txt"], "no circuit of a behavi"),
