@@ -32,7 +32,7 @@ from analysis.behaviour.cases import Behaviour
 from analysis.behaviour.in_model import ModelCases, in_model
 from analysis.discovery.layered import LayeredCircuit, layered_circuit
 from analysis.discovery.provenance import check_dictionaries, wanted_layers
-from analysis.discovery.selection import factor_groups, fewest_pairs
+from analysis.discovery.selection import add_features, factor_groups, fewest_pairs
 from circuits.algebra.basis import Basis
 from circuits.algebra.interactions import Interactions
 from circuits.arguments import checked
@@ -257,15 +257,7 @@ def _graph(
     held = float((pairs["weight"].to_numpy() ** 2 * halved).sum())
     graph = nx.Graph(chosen=Choice.CONTRAST, level=coverage, total_energy=total,
                      energy=held / total)  # fmt: skip
-    n_feature, counts = account.dictionary.n_feature, account.dictionary.statistics
-    effects = account.effects.set_index("feature")
-    columns = ("mean", "first_effect", "second_effect", "joint_effect")
-    for feature in sorted(set(pairs["first"]) | set(pairs["second"])):
-        values = dict(zip(columns, effects.loc[feature].tolist(), strict=False))
-        if counts is not None and feature < n_feature:
-            values["frequency"] = float(counts.frequency[feature])
-        label = "constant" if feature == n_feature else f"feature {feature} ({kinds[feature]})"
-        graph.add_node(feature, feature=feature, label=label, **values)
+    add_features(graph, account, pairs, kinds)
     scores = _significance(account, pairs)
     split = account.computed(pairs).tolist()
     for row, (made, held_before) in zip(pairs.to_dict("records"), split, strict=True):

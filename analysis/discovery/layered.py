@@ -24,7 +24,7 @@ from analysis.behaviour import bounds
 from analysis.behaviour.cases import Behaviour
 from analysis.behaviour.in_model import ModelCases
 from analysis.discovery.provenance import wanted_layers
-from analysis.discovery.selection import factor_groups, fewest
+from analysis.discovery.selection import add_features, factor_groups, fewest
 from circuits.arguments import checked_methods
 from circuits.errors import GraphError, NotFoundError
 from circuits.graph.circuit import Circuit
@@ -196,15 +196,7 @@ def _graph(
     whole = float(energy.sum())
     graph = nx.Graph(chosen=Choice.CONTRAST, level=thresholds.coverage, total_energy=whole,
                      energy=held / whole if whole else 0.0)  # fmt: skip
-    n_feature, counts = pairs.dictionary.n_feature, pairs.dictionary.statistics
-    columns = ("mean", "first_effect", "second_effect", "joint_effect")
-    effects = pairs.effects.set_index("feature")
-    for feature in sorted(set(found["first"]) | set(found["second"])):
-        values = dict(zip(columns, effects.loc[feature].tolist(), strict=False))
-        if counts is not None and feature < n_feature:
-            values["frequency"] = float(counts.frequency[feature])
-        label = "constant" if feature == n_feature else f"feature {feature} ({kinds[feature]})"
-        graph.add_node(feature, feature=feature, label=label, **values)
+    add_features(graph, pairs, found, kinds)
     split = pairs.computed(found).tolist()
     for row, (made, held_before) in zip(found.to_dict("records"), split, strict=True):
         known = {name: float(row[name]) for name in ("weight", "contrast", "elsewhere")}

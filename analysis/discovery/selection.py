@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+import networkx as nx
 import numpy as np
 import pandas as pd
 import torch
@@ -149,6 +153,24 @@ def factor_groups(
     nodes = pd.DataFrame({"node": used, "group": group, "loading": loading, "stability": np.nan})
     found = Clusters(nodes, gates, "effects of factors", {}, 0)
     return found, tuple(Group(n, name, effect=name) for n, name in enumerate(ordered))
+
+
+def add_features(
+    graph: nx.Graph,
+    account: PairAccount | FlowPairs,
+    pairs: pd.DataFrame,
+    kinds: Mapping[Any, str],
+) -> None:
+    """Add the pairs' features to a graph, with their effects and their kind in the label."""
+    n_feature, counts = account.dictionary.n_feature, account.dictionary.statistics
+    effects = account.effects.set_index("feature")
+    columns = ("mean", "first_effect", "second_effect", "joint_effect")
+    for feature in sorted(set(pairs["first"]) | set(pairs["second"])):
+        values = dict(zip(columns, effects.loc[feature].tolist(), strict=False))
+        if counts is not None and feature < n_feature:
+            values["frequency"] = float(counts.frequency[feature])
+        label = "constant" if feature == n_feature else f"feature {feature} ({kinds[feature]})"
+        graph.add_node(feature, feature=feature, label=label, **values)
 
 
 def _matrix(used: list[int], pairs: pd.DataFrame) -> Float[np.ndarray, "feature feature"]:

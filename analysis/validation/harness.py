@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from analysis.attribution.contrast import PairAccount
@@ -231,3 +231,15 @@ class Harness:
             "faithfulness": (contrast - self.floor) / spread if spread else float("nan"),
             **{label: float(mean) for label, mean in zip(labels, means, strict=True)},
         }
+
+
+def counterparts(cases: ModelCases) -> Int64[Tensor, " case"]:
+    """For each case that of the same minimal pair which asks for the other answer, and differs in
+    nothing but the last factor where there are two; itself where there is none."""
+    assert cases.pair is not None  # the caller has looked
+    behaviour, places = cases.behaviour, []
+    for case, side in zip(behaviour.cases, cases.side.tolist(), strict=True):
+        alike = [behaviour.value_of(case, factor) for factor in behaviour.factors[:-1]]
+        places.append((side, case.pair, *alike))
+    number = {place: n for n, place in enumerate(places)}
+    return torch.tensor([number.get((-s, *rest), n) for n, (s, *rest) in enumerate(places)])

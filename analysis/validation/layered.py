@@ -29,6 +29,7 @@ from analysis.discovery.layered import LayeredCircuit
 from analysis.validation.controls import as_much
 from analysis.validation.criteria import CRITERIA, Claim, Criterion, Measure
 from analysis.validation.edits import Change, DrawKind, EditKind, edited, removing
+from analysis.validation.harness import counterparts
 from circuits.arguments import checked_methods
 from circuits.attention.frozen_run import frozen
 from circuits.errors import GraphError
@@ -210,7 +211,7 @@ class _Editor:
     def patched(self) -> Mapping[int, Change]:
         """What the circuit's pairs wrote in the case of the same minimal pair that asks for the
         other answer, token by token from the answer back."""
-        source = _counterparts(self.cases)
+        source = counterparts(self.cases)
 
         def swapped(layer: int) -> Change:
             given = self.terms[layer](self.seen[mlp_sites(layer)[0]])
@@ -289,9 +290,10 @@ class _Editor:
                     float(margins[each.rows].mean())
                     for margins in (self.plain, without, kept, floor)
                 )
+                there = plain > 0 if affected else plain != 0
                 share = (alone - low) / (plain - low) if plain > low else float("nan")
                 rows.append((each.kind, each.value, affected, len(each.rows), each.judged, plain,
-                             left / plain if plain > 0 else float("nan"), share))  # fmt: skip
+                             left / plain if there else float("nan"), share))  # fmt: skip
         names = ["kind", "value", "affected", "n", "judged", "margin", "left", "kept"]
         return pd.DataFrame(rows, columns=names)
 
@@ -373,17 +375,6 @@ def _all_edited(model: Model, changes: Mapping[int, Change]) -> Iterator[None]:
         for layer, change in changes.items():
             edits.enter_context(edited(model, layer, change))
         yield
-
-
-def _counterparts(cases: ModelCases) -> Tensor:
-    """For each case the number of that of the same minimal pair which asks for the other answer."""
-    assert cases.pair is not None  # the caller has looked
-    behaviour, places = cases.behaviour, []
-    for case, side in zip(behaviour.cases, cases.side.tolist(), strict=True):
-        alike = [behaviour.value_of(case, factor) for factor in behaviour.factors[:-1]]
-        places.append((side, case.pair, *alike))
-    number = {place: n for n, place in enumerate(places)}
-    return torch.tensor([number.get((-s, *rest), n) for n, (s, *rest) in enumerate(places)])
 
 
 def _untrained(

@@ -33,7 +33,7 @@ from analysis.validation.bases import bases_table
 from analysis.validation.controls import random_pairs, text_effects, untrained_rows
 from analysis.validation.criteria import measured
 from analysis.validation.edits import EditKind
-from analysis.validation.harness import Harness, Swap
+from analysis.validation.harness import Harness, Swap, counterparts
 from analysis.validation.layered import LayeredValidation, validate_layered
 from analysis.validation.original import checked_original, with_features
 from analysis.validation.pair_checks import checked_pairs
@@ -247,14 +247,9 @@ def _patched(harness: Harness, terms: PairTerms) -> Swap | None:
     cases = harness.cases
     if cases.pair is None:
         return None
-    behaviour, places = cases.behaviour, []
-    for case, side in zip(behaviour.cases, cases.side.tolist(), strict=True):
-        alike = [behaviour.value_of(case, factor) for factor in behaviour.factors[:-1]]
-        places.append((side, case.pair, *alike))
-    number = {place: n for n, place in enumerate(places)}
-    source = [number.get((-side, *rest), n) for n, (side, *rest) in enumerate(places)]
+    source = counterparts(cases)
     given = terms(harness.x)
-    swapped = given[torch.tensor(source).to(given.device)]
+    swapped = given[source.to(given.device)]
     return lambda x, y, rows: y - given[rows] + swapped[rows]
 
 
