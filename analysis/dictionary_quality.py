@@ -6,9 +6,9 @@ trained on ``<bos>``, and the loss would measure that one activation.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -17,35 +17,39 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from analysis.transcoder_quality import transcoder_row
+from analysis.quality_sums import ActiveCounts, SplicedLosses, Way, share
+from analysis.transcoder_quality import TranscoderMeasure
 from circuits.algebra.basis import Basis
 from circuits.algebra.bilinear import with_constant
 from circuits.algebra.directions import row_norms
 from circuits.arguments import checked
 from circuits.corpus.documents import Corpus
+from circuits.errors import DictionaryError, check_some
 from circuits.model.model import Model
-from circuits.model.site import Site
 from sae.dictionary import Dictionary
 from sae.reading import N_DOCUMENTS, Reading, readings
 from sae.sparse import Code
-from sae.statistics import statistics
 
-_DENSE = 0.1  # a feature that is active on a larger share of tokens is dense
+ERROR = 0.002
+"""The default standard error of what is recovered."""
+
 _FEW = 2  # no correlation of so few tokens
 
 
 @checked
 @torch.no_grad()
 def quality(
-    dictionary: Dictionary,
+    dictionaries: Dictionary | Iterable[Dictionary],
     model: Model,
     corpus: Corpus,
     *,
     n_documents: int = N_DOCUMENTS,
     window: int | None = None,
+    error: float = ERROR,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """One row; losses in nats a predicted token, over the first documents of a corpus.
+    """A row for each dictionary; losses in nats a predicted token, over the first documents of a
+    corpus, until the standard error of what is recovered is at most ``error`` (0: over all).
 
     *Reconstruction*: ``fvu`` is the squared error over the variance, ``explained_variance`` 1 minus
     the error's variance over it (a constant error does not count), ``l0`` active features a token,
@@ -54,7 +58,8 @@ def quality(
     *Loss*: ``clean``, ``sae`` (with the reconstruction), ``with_error`` (equal to clean), ``zero``
     and ``mean`` (ablations; the one that loses less is the stricter control), ``random`` (with as
     many random directions). ``recovered`` is where sae lies from zero (0) to clean (1),
-    ``recovered_from_mean`` the same from mean, ``added`` is sae less clean.
+    ``recovered_error`` its standard error over documents, ``recovered_from_mean`` the same from
+    mean, ``added`` is sae less clean.
 
     *Pseudoinverse*: ``pinv_active`` is the correlation of ``D⁺x`` with TopK's activations over the
     tokens where a feature is active; ``pinv_inactive`` over the others with the score that was not
@@ -65,65 +70,104 @@ def quality(
     A *transcoder*'s row is of its target, with what it writes in the target's place; it has no
     pseudoinverse, and in ``random`` each feature writes another's row.
     """
-    if dictionary.target is not None:
-        return transcoder_row(dictionary, model, corpus, n_documents, window, seed)
-    return _autoencoder_row(dictionary, model, corpus, n_documents, window, seed)
-
-
-def _autoencoder_row(
-    dictionary: Dictionary,
-    model: Model,
-    corpus: Corpus,
-    n_documents: int,
-    window: int | None,
-    seed: int,
-) -> pd.DataFrame:
-    site = dictionary.site_in(model, "quality")
-    dictionary = dictionary.to(model.device)
-    read = partial(readings, model, corpus, [site], n_documents=n_documents, window=window)
-    moments = _Moments(dictionary)
-    found = statistics(moments.seen(reading.activations[site]) for reading in read())
-    l0 = float(found.n_active.sum()) / int(found.n_token)
-    k = dictionary.k or min(max(1, round(l0)), dictionary.n_feature)
-    reader = dictionary.basis(least_squares=True)
-    random = reader.control(seed)
-    replacements = _replacements(dictionary, reader, random, k, moments.mean)
-    losses = _Losses(model, site, replacements)
-    pinv, control = (_Correlations(dictionary, basis.read) for basis in (reader, random))
+    if not 0 <= error < 1:
+        raise DictionaryError(f"quality: error {error}. Pass 0 or more, and less than 1.")
+    several = [dictionaries] if isinstance(dictionaries, Dictionary) else list(dictionaries)
+    check_some("quality", several, "dictionaries")
+    measures: list[_AutoencoderMeasure | TranscoderMeasure] = [
+        (_AutoencoderMeasure if one.target is None else TranscoderMeasure)(one, model, seed)
+        for one in several
+    ]
+    n_documents = min(n_documents, corpus.n_documents or n_documents)
+    sites = list({site for each in measures for site in each.sites})
+    read = partial(readings, model, corpus, sites, n_documents=n_documents, window=window)
     for reading in read():
-        x = reading.activations[site].to(dictionary.dtype)
-        code = dictionary.active(x)
-        pinv.see(x, code)
-        control.see(x, code)
-        losses.see(reading, x)
-    row: dict[str, Any] = {
-        "site": str(site),
-        "n_feature": dictionary.n_feature,
-        "k": dictionary.k,
-        **moments.row(),
-        "l0": l0,
-        "dead": float((found.n_active == 0).double().mean()),
-        "dense": float((found.frequency > _DENSE).double().mean()),
-        **losses.row(moments),
-        "pinv_exact": len(reader.span.sizes) == dictionary.d_model,
-        **pinv.row(moments, control),
-        "n_token": int(found.n_token),
-        "n_documents": min(n_documents, corpus.n_documents or n_documents),
-        "seed": seed,
-    }
-    return pd.DataFrame(row, index=[0])
+        for each in measures:
+            each.look(reading)
+    open_ones = measures
+    for reading in read():
+        clean = reading.losses()
+        for each in open_ones:
+            each.see(reading, clean)
+        open_ones = [each for each in open_ones if not each.losses.error("sae") <= error]
+        if not open_ones:
+            break
+    rows = [each.row() | {"n_documents": n_documents, "seed": seed} for each in measures]
+    return pd.DataFrame(rows)
+
+
+class _AutoencoderMeasure:
+    """Two passes: of moments and counts, then of correlations and losses."""
+
+    def __init__(self, dictionary: Dictionary, model: Model, seed: int) -> None:
+        self.site = dictionary.site_in(model, "quality")
+        self.sites = (self.site,)
+        self._dictionary = dictionary = dictionary.to(model.device)
+        self._moments, self._counts = _Moments(dictionary), ActiveCounts(dictionary.n_feature)
+        self._reader = dictionary.basis(least_squares=True)
+        self._random = self._reader.control(seed)
+        self._pinv, self._control = (
+            _Correlations(dictionary, basis.read) for basis in (self._reader, self._random)
+        )
+
+    def look(self, reading: Reading) -> None:
+        """A batch of the first pass."""
+        x = reading.activations[self.site].to(self._dictionary.dtype)
+        code = self._moments.seen(x)
+        self._counts.see(code)
+        self._pinv.see(x, code)
+        self._control.see(x, code)
+
+    @cached_property
+    def losses(self) -> SplicedLosses:
+        """Of what takes the site's place, which the first pass tells."""
+        dictionary = self._dictionary
+        k = dictionary.k or min(max(1, round(self._counts.row()["l0"])), dictionary.n_feature)
+        ways = _replacements(dictionary, self._reader, self._random, k, self._moments.mean)
+        return SplicedLosses(self.site, ways)
+
+    def see(self, reading: Reading, clean: Tensor) -> None:
+        """A batch of the second pass."""
+        x = reading.activations[self.site].to(self._dictionary.dtype)
+        self.losses.see(reading, clean, x, x)
+
+    def row(self) -> dict[str, Any]:
+        """The columns of `quality`, but for what all rows share."""
+        table = self.losses.table()
+        loss = table["loss"]
+        row: dict[str, Any] = {
+            "site": str(self.site),
+            "n_feature": self._dictionary.n_feature,
+            "k": self._dictionary.k,
+            **self._moments.row(),
+            **self._counts.row(),
+            **{f"loss_{name}": loss[name] for name in ("clean", *loss.index[:-1])},
+            "added": table["added"]["sae"],
+            "recovered": table["recovered"]["sae"],
+            "recovered_error": self.losses.error("sae"),
+            "recovered_from_mean": share(loss["mean"] - loss["sae"], loss["mean"] - loss["clean"]),
+            "n_predicted": self.losses.n_predicted,
+        }
+        for name in ("random", "pinv_on_active", "pinv_largest"):
+            row[f"fvu_{name}"] = table["fvu"][name]
+            row[f"recovered_{name}"] = table["recovered"][name]
+        return row | {
+            "pinv_exact": len(self._reader.span.sizes) == self._dictionary.d_model,
+            **self._pinv.row(self._moments, self._control),
+            "n_token": self._counts.n_token,
+        }
 
 
 def _replacements(
     dictionary: Dictionary, reader: Basis, random: Basis, k: int, mean: Float[Tensor, " model"]
-) -> dict[str, Callable[[Tensor], Tensor]]:
+) -> dict[str, Way]:
     """What the site's activation is replaced with, by name."""
     silent = torch.zeros_like(dictionary.bias)
     plain = replace(dictionary, bias=silent, k=k, threshold=None, statistics=None)
     # in float64: squares leave the range of float32 long before the norms do
     norms = row_norms(random.write)[:, None]
     reads = (random.write / norms.square()).nan_to_num(0.0).to(random.write)
-    return {
+    made: dict[str, Callable[[Tensor], Tensor]] = {
         "sae": dictionary.reconstruct,
         "with_error": lambda x: (made := dictionary.reconstruct(x)) + (x - made),
         "zero": torch.zeros_like,
@@ -132,6 +176,12 @@ def _replacements(
         "pinv_on_active": partial(_on_active, dictionary, reader.read),
         "pinv_largest": replace(plain, encoder=reader.read).reconstruct,
     }
+    return {name: partial(_alone, function) for name, function in made.items()}
+
+
+def _alone(function: Callable[[Tensor], Tensor], x: Tensor, _y: Tensor) -> Tensor:
+    """Of what is read alone: an autoencoder's site is its target."""
+    return function(x)
 
 
 class _Moments:
@@ -175,8 +225,8 @@ class _Moments:
     def row(self) -> dict[str, float]:
         biased = float(self._errors.square().sum()) / self.n_token
         return {
-            "fvu": _share(float(self._error), self.variance),
-            "explained_variance": 1 - _share(float(self._error) - biased, self.variance),
+            "fvu": share(float(self._error), self.variance),
+            "explained_variance": 1 - share(float(self._error) - biased, self.variance),
         }
 
 
@@ -229,46 +279,6 @@ def _correlation(sums: Float[np.ndarray, "6 feature"]) -> Float[np.ndarray, " fe
         return np.where((n > _FEW) & ~constant, (zs - z * s / n) / np.sqrt(spread), np.nan)
 
 
-class _Losses:
-    """The model's loss with the site unchanged and with each replacement."""
-
-    def __init__(
-        self, model: Model, site: Site, replacements: dict[str, Callable[[Tensor], Tensor]]
-    ) -> None:
-        self._model, self._site, self._replacements = model, site, replacements
-        self._sums = dict.fromkeys(("clean", *replacements), 0.0)
-        self._errors = dict.fromkeys(("random", "pinv_on_active", "pinv_largest"), 0.0)
-        self._n_predicted = 0
-
-    def see(self, reading: Reading, x: Float[Tensor, "token model"]) -> None:
-        n = reading.batch.n_predicted
-        self._n_predicted += n
-        self._sums["clean"] += n * reading.loss(self._model, self._site, None)
-        for name, make in self._replacements.items():
-            made = make(x)
-            self._sums[name] += n * reading.loss(self._model, self._site, made)
-            if name in self._errors:
-                self._errors[name] += float((made - x).double().square().sum())
-
-    def row(self, moments: _Moments) -> dict[str, float]:
-        loss = {name: total / self._n_predicted for name, total in self._sums.items()}
-
-        def recovered(name: str, control: str = "zero") -> float:
-            return _share(loss[control] - loss[name], loss[control] - loss["clean"])
-
-        row = {f"loss_{name}": value for name, value in loss.items()}
-        row |= {
-            "added": loss["sae"] - loss["clean"],
-            "recovered": recovered("sae"),
-            "recovered_from_mean": recovered("sae", "mean"),
-            "n_predicted": self._n_predicted,
-        }
-        for name, error in self._errors.items():
-            row[f"fvu_{name}"] = _share(error, moments.variance)
-            row[f"recovered_{name}"] = recovered(name)
-        return row
-
-
 def _on_active(
     dictionary: Dictionary, read: Float[Tensor, "feature model"], x: Float[Tensor, "token model"]
 ) -> Float[Tensor, "token model"]:
@@ -276,11 +286,6 @@ def _on_active(
     code = dictionary.active(x)
     values = code.products(x - dictionary.offset, read) * code.active
     return dictionary.decoded(replace(code, values=values))
-
-
-def _share(part: float, whole: float) -> float:
-    """NaN where the whole is zero."""
-    return part / whole if whole != 0 else float("nan")
 
 
 def _over(summary: Callable[[np.ndarray], Any], values: np.ndarray) -> float:

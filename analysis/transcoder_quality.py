@@ -6,7 +6,7 @@ pairs of features. The first token of each row counts in nothing and is never re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from analysis.quality_sums import ActiveCounts, SplicedLosses, Way, share
 from circuits.algebra.bilinear import BilinearLayer, with_constant
 from circuits.arguments import checked
 from circuits.corpus.documents import Corpus
@@ -25,18 +26,13 @@ from circuits.model.model import Model
 from circuits.model.site import Site, mlp_sites
 from sae.dictionary import Dictionary
 from sae.reading import N_DOCUMENTS, Reading, readings
-from sae.statistics import Statistics, statistics
 
 WHAT_IS_LOST = (
     "Between what a transcoder's features read and what they write everything is linear: read row, "
     "gate, write row. Which pairs make a feature active is not in it; a bilinear layer between two "
     "autoencoders has these pairs, exactly."
 )
-_DENSE = 0.1  # a feature that is active on a larger share of tokens is dense
 _OFF = 0.1  # what may be missing where 90 % are reached
-
-Way = Callable[[Tensor, Tensor], Tensor]
-"""What takes the target's place, made from the activations at the site and at the target."""
 
 
 @checked
@@ -84,11 +80,11 @@ def transcoder_table(
         "affine map": first.affine,
         "zero": lambda x, y: torch.zeros_like(y),
     }
-    losses, needed = _Losses(model, mlp_sites(site.layer)[1], ways), Needed(n_explained)
+    losses, needed = SplicedLosses(mlp_sites(site.layer)[1], ways), Needed(n_explained)
     for reading, x, y in read():
-        losses.see(reading, x, y)
+        losses.see(reading, reading.losses(), x, y)
         needed.see(x, y, (transcoder, inputs, outputs), layer)
-    table = losses.table(first.variance)
+    table = losses.table()
     columns = _described({"transcoder": transcoder, "input and layer": inputs, "output": outputs})
     columns["terms_90"] = {"transcoder": needed.median("features"), _PAIR: needed.median("pairs")}
     columns["energy_90"] = {"transcoder": needed.median("written"), _PAIR: needed.median("outputs")}
@@ -112,54 +108,62 @@ def _described(shown: dict[str, Dictionary]) -> dict[str, dict[str, Any]]:
     return columns
 
 
-def transcoder_row(
-    transcoder: Dictionary, model: Model, corpus: Corpus, n_documents: int, window: int | None,
-    seed: int,
-) -> pd.DataFrame:  # fmt: skip
-    """The columns of `quality` that a transcoder has: of its target, with it in the target's place.
-    In ``random`` each feature writes another feature's row."""
-    site = transcoder.site_in(model, "quality")
-    assert transcoder.target is not None  # the caller looked
-    (target,) = model.check_sites(transcoder.target)
-    transcoder = transcoder.to(model.device)
-    read = partial(_read, model, corpus, (site, target), n_documents, window)
-    first = _First(transcoder)
-    found: Statistics = statistics(first.see(x, y) for _, x, y in read())
-    draw = torch.randperm(transcoder.n_feature, generator=torch.Generator().manual_seed(seed))
-    shuffled = replace(transcoder, decoder=transcoder.decoder[draw.to(transcoder.device)])
-    ways: dict[str, Way] = {
-        "sae": lambda x, y: transcoder.reconstruct(x),
-        "with_error": lambda x, y: (made := transcoder.reconstruct(x)) + (y - made),
-        "zero": lambda x, y: torch.zeros_like(y),
-        "mean": lambda x, y: first.mean.expand_as(y),
-        "random": lambda x, y: shuffled.reconstruct(x),
-    }
-    losses = _Losses(model, target, ways)
-    for reading, x, y in read():
-        losses.see(reading, x, y)
-    table = losses.table(first.variance)
-    loss = table["loss"]
-    row: dict[str, Any] = {
-        "site": f"{site} to {target}",
-        "n_feature": transcoder.n_feature,
-        "k": transcoder.k,
-        "fvu": table["fvu"]["sae"],
-        "explained_variance": 1 - table["fvu"]["sae"] + losses.biased("sae") / first.variance,
-        "l0": float(found.n_active.sum()) / int(found.n_token),
-        "dead": float((found.n_active == 0).double().mean()),
-        "dense": float((found.frequency > _DENSE).double().mean()),
-        **{f"loss_{name}": value for name, value in loss.items()},
-        "added": table["added"]["sae"],
-        "recovered": table["recovered"]["sae"],
-        "recovered_from_mean": _share(loss["mean"] - loss["sae"], loss["mean"] - loss["clean"]),
-        "n_predicted": losses.n_predicted,
-        "fvu_random": table["fvu"]["random"],
-        "recovered_random": table["recovered"]["random"],
-        "n_token": int(found.n_token),
-        "n_documents": min(n_documents, corpus.n_documents or n_documents),
-        "seed": seed,
-    }
-    return pd.DataFrame(row, index=[0])
+class TranscoderMeasure:
+    """A transcoder's row of `quality`: of its target, with it in the target's place. In ``random``
+    each feature writes another feature's row."""
+
+    def __init__(self, transcoder: Dictionary, model: Model, seed: int) -> None:
+        assert transcoder.target is not None  # the caller looked
+        self.site = transcoder.site_in(model, "quality")
+        (self.target,) = model.check_sites(transcoder.target)
+        self._transcoder = transcoder = transcoder.to(model.device)
+        self.sites = (self.site, self.target)
+        self._first, self._counts = _First(transcoder), ActiveCounts(transcoder.n_feature)
+        draw = torch.randperm(transcoder.n_feature, generator=torch.Generator().manual_seed(seed))
+        shuffled = replace(transcoder, decoder=transcoder.decoder[draw.to(transcoder.device)])
+        self.losses = SplicedLosses(
+            self.target,
+            {
+                "sae": lambda x, y: transcoder.reconstruct(x),
+                "with_error": lambda x, y: (made := transcoder.reconstruct(x)) + (y - made),
+                "zero": lambda x, y: torch.zeros_like(y),
+                "mean": lambda x, y: self._first.mean.expand_as(y),
+                "random": lambda x, y: shuffled.reconstruct(x),
+            },
+        )
+
+    def look(self, reading: Reading) -> None:
+        """A batch of the first pass: sums of squares, and counts."""
+        self._counts.see(self._first.see(*self._both(reading)))
+
+    def see(self, reading: Reading, clean: Tensor) -> None:
+        """A batch of the second pass: losses."""
+        self.losses.see(reading, clean, *self._both(reading))
+
+    def _both(self, reading: Reading) -> tuple[Tensor, Tensor]:
+        return reading.activations[self.site], reading.activations[self.target]
+
+    def row(self) -> dict[str, Any]:
+        """The columns of `quality` that a transcoder has."""
+        table = self.losses.table()
+        loss = table["loss"]
+        return {
+            "site": f"{self.site} to {self.target}",
+            "n_feature": self._transcoder.n_feature,
+            "k": self._transcoder.k,
+            "fvu": table["fvu"]["sae"],
+            "explained_variance": 1 - table["fvu"]["sae"] + self.losses.constant("sae"),
+            **self._counts.row(),
+            **{f"loss_{name}": value for name, value in loss.items()},
+            "added": table["added"]["sae"],
+            "recovered": table["recovered"]["sae"],
+            "recovered_error": self.losses.error("sae"),
+            "recovered_from_mean": share(loss["mean"] - loss["sae"], loss["mean"] - loss["clean"]),
+            "n_predicted": self.losses.n_predicted,
+            "fvu_random": table["fvu"]["random"],
+            "recovered_random": table["recovered"]["random"],
+            "n_token": self._first.n_token,
+        }
 
 
 def _between(
@@ -190,7 +194,7 @@ def _read(
 
 
 class _First:
-    """A first pass: the target's mean and variance, and its best affine map."""
+    """A first pass: the target's mean, and its best affine map."""
 
     def __init__(self, transcoder: Dictionary) -> None:
         self._transcoder = transcoder
@@ -198,14 +202,12 @@ class _First:
         like: Any = {"dtype": torch.float64, "device": transcoder.device}
         self._second = torch.zeros(wide[0], wide[0], **like)
         self._across = torch.zeros(wide, **like)
-        self._squares = torch.zeros((), **like)
 
     def see(self, x: Float[Tensor, "token model"], y: Float[Tensor, "token target"]) -> Any:
         """Add some tokens; returns their active features."""
         lifted, y = with_constant(x.double()), y.double()
         self._second += lifted.mT @ lifted
         self._across += lifted.mT @ y
-        self._squares += y.square().sum()
         return self._transcoder.active(x)
 
     @property
@@ -216,11 +218,6 @@ class _First:
     def mean(self) -> Float[Tensor, " target"]:
         return (self._across[-1] / self.n_token).to(self._transcoder.dtype)
 
-    @property
-    def variance(self) -> float:
-        """Summed over tokens and dimensions."""
-        return float(self._squares - self._across[-1].square().sum() / self.n_token)
-
     def affine(self, x: Float[Tensor, "token model"], y: Tensor) -> Float[Tensor, "token target"]:
         """The least-squares map of these tokens."""
         # a ridge of rounding's size: directions that no token has are left out
@@ -229,40 +226,6 @@ class _First:
         )
         solved = torch.linalg.solve(self._second + ridge, self._across)
         return (with_constant(x.double()) @ solved).to(y)
-
-
-class _Losses:
-    """The model's loss with the target as it is and with each replacement, and their errors."""
-
-    def __init__(self, model: Model, target: Site, ways: dict[str, Way]) -> None:
-        self._model, self._target, self._ways = model, target, ways
-        self._loss = dict.fromkeys((*ways, "clean"), 0.0)
-        self._error = dict.fromkeys((*ways, "clean"), 0.0)
-        self._errors: dict[str, Tensor] = {}
-        self.n_predicted = self._n_token = 0
-
-    def see(self, reading: Reading, x: Tensor, y: Tensor) -> None:
-        n = reading.batch.n_predicted
-        self.n_predicted, self._n_token = self.n_predicted + n, self._n_token + len(y)
-        self._loss["clean"] += n * reading.loss(self._model, self._target, None)
-        for name, way in self._ways.items():
-            made = way(x, y)
-            self._loss[name] += n * reading.loss(self._model, self._target, made)
-            error = (y - made).double()
-            self._error[name] += float(error.square().sum())
-            self._errors[name] = self._errors.get(name, 0) + error.sum(0)
-
-    def biased(self, name: str) -> float:
-        """The squares of a constant error, summed over tokens and dimensions."""
-        return float(self._errors[name].square().sum()) / self._n_token
-
-    def table(self, variance: float) -> pd.DataFrame:
-        loss = pd.Series(self._loss) / self.n_predicted
-        table = pd.DataFrame({"fvu": pd.Series(self._error) / variance, "loss": loss})
-        table["added"] = loss - loss["clean"]
-        zero, whole = loss["zero"], loss["zero"] - loss["clean"]
-        table["recovered"] = [_share(zero - each, whole) for each in loss]
-        return table
 
 
 class Needed:
@@ -340,8 +303,3 @@ def pair_terms(
     first, second = torch.triu_indices(len(parts), len(parts), device=parts.device)[:, :-1]
     halved = torch.where(first == second, 0.5, 1.0).to(forms)
     return forms[first, second] * halved[:, None]
-
-
-def _share(part: float, whole: float) -> float:
-    """NaN where the whole is zero."""
-    return part / whole if whole != 0 else float("nan")

@@ -5,7 +5,7 @@ the same in every row and far from all others, so it would dominate what is meas
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -16,7 +16,7 @@ from circuits.corpus.batches import Batch, BatchPlan, in_order
 from circuits.corpus.documents import Corpus
 from circuits.errors import check_count, check_rows, check_width
 from circuits.model.model import Model
-from circuits.model.site import Site
+from circuits.model.site import Site, begun_at
 from circuits.storage.progress import progress
 
 N_DOCUMENTS = 1000
@@ -31,10 +31,12 @@ _WINDOW = 128  # tokens in a row, or fewer where the model takes fewer
 class Reading:
     """A batch and the model's activations at its tokens that count."""
 
+    model: Model
     batch: Batch
     window: int  # documents are cut into rows of at most this length
     counted: Bool[Tensor, "batch pos"]
     activations: dict[Site, Float[Tensor, "token model"]]  # of the counted tokens, row by row
+    _streams: dict[int, Tensor] = field(default_factory=dict, repr=False)
 
     @property
     def position(self) -> Int64[Tensor, " token"]:
@@ -42,13 +44,17 @@ class Reading:
         row, place = self.counted.nonzero(as_tuple=True)
         return self.batch.nth[row] * (self.window - 1) + place - 1
 
-    def loss(self, model: Model, site: Site, values: Float[Tensor, "token model"] | None) -> float:
-        """The model's loss with these values at the site's counted tokens; None: as it is."""
-        tokens, mask = self.batch.tokens, self.batch.mask
-        if values is None:
-            return float(model.loss(tokens, mask))
-        check_rows("Reading.loss", values, int(self.counted.sum()), "counted tokens")
-        check_width("Reading.loss", values, model.d_model, "values")
+    def losses(
+        self,
+        site: Site | None = None,
+        values: Float[Tensor, "token model"] | None = None,
+    ) -> Float[Tensor, " batch"]:
+        """The nats of each row, with these values at the site's counted tokens; None: as it is."""
+        model, tokens, mask = self.model, self.batch.tokens, self.batch.mask
+        if site is None or values is None:
+            return model.losses(tokens, mask)
+        check_rows("Reading.losses", values, int(self.counted.sum()), "counted tokens")
+        check_width("Reading.losses", values, model.d_model, "values")
         here = self.counted.to(model.device)
         place = here.nonzero()[:, 1]
 
@@ -58,8 +64,16 @@ class Reading:
             new[here[:, : x.shape[1]]] = values[place < x.shape[1]].to(x)
             return new
 
-        with model.replaced({site: replaced}):
-            return float(model.loss(tokens, mask))
+        stream = self._stream(site.layer)
+        with begun_at(model.network, site.layer, stream), model.replaced({site: replaced}):
+            return model.losses(tokens, mask)
+
+    def _stream(self, layer: int) -> Float[Tensor, "batch pos model"]:
+        """Before a layer, of all tokens that predict one; computed once."""
+        if layer not in self._streams:
+            site = Site("resid_pre", layer)
+            self._streams[layer] = self.model.read(self.batch.tokens[:, :-1], site)[site]
+        return self._streams[layer]
 
 
 @checked
@@ -79,7 +93,7 @@ def readings(
     plan = BatchPlan(window=min(_WINDOW, model.n_context) if window is None else window)
     batches = in_order(corpus, words, plan, n_documents)
     for batch in progress(batches, "reading", "batch"):
-        yield Reading(batch, plan.window, *read_counted(model, batch, sites))
+        yield Reading(model, batch, plan.window, *read_counted(model, batch, sites))
 
 
 @torch.no_grad()

@@ -58,12 +58,12 @@ def truncation_loss(
     sums: dict[tuple[str, str], float] = {}
     n_predicted = 0
     for reading, x in inputs:
-        n = reading.batch.n_predicted
-        n_predicted += n
+        n_predicted += reading.batch.n_predicted
         for name, values in _replacements(
             dictionary, (forms, random), reading.activations[site], x, ranks
         ):
-            sums[name] = sums.get(name, 0.0) + n * reading.loss(model, site, values)
+            nats = reading.losses(site, values)
+            sums[name] = sums.get(name, 0.0) + float(nats.double().sum())
     losses = {name: total / n_predicted for name, total in sums.items()}
     clean, zero = losses[Replacement.CLEAN, "loss"], losses[Replacement.ZERO, "loss"]
     table = pd.DataFrame({"loss": pd.Series(losses)}).unstack(1)["loss"]

@@ -66,10 +66,10 @@ def run_ready(run: str | Path, name: str) -> RunFolder:
         raise RunError(
             f"'{name}' is no model that comes with this package: {', '.join(ready_models())}."
         )
-    origin = RunFolder(ready)
-    for place in (origin.model, origin.dictionaries, ready / "text"):
+    origin, text = RunFolder(ready), ready / "text"
+    for place in (origin.model, origin.dictionaries, text):
         _copied(place, folder.path / place.name, folder.path)
-    steps = {"model": origin.model}
+    steps = {"model": origin.model, text.name: text}
     steps |= {f"{origin.dictionaries.name}/{p.name}": p for p in origin.dictionaries.iterdir()}
     for step, place in steps.items():
         made = [folder.path / step / file.name for file in place.iterdir()]

@@ -22,6 +22,7 @@ from circuits.arguments import checked
 from circuits.errors import ModelError, check_index, check_memory, check_some
 from circuits.model.formats.heads import watched_patterns
 from circuits.model.model import Model
+from circuits.model.ranges import check_tokens
 
 _REMEDY = "Pass fewer rows, or shorter ones."
 
@@ -51,6 +52,8 @@ def frozen(
     """
     batches = [tokens] if isinstance(tokens, Tensor) else list(tokens)
     check_some("frozen", batches, "batches of tokens")
+    for rows in batches:
+        check_tokens(rows, model.n_token, model.n_context, model.path)
     heads = {
         (check_index("frozen", layer, model.n_layer, "layer"),
          check_index("frozen", head, model.n_head, "head"))

@@ -17,7 +17,8 @@ from circuits.model.identity import TwinLabel
 from circuits.model.model import Model
 from circuits.storage.hub import how_to_ask, hub_place, model_folder
 
-_READY = Path(__file__).with_name("ready")
+READY = Path(__file__).with_name("ready")
+"""Where the models are that come with this package."""
 
 
 @checked
@@ -112,9 +113,9 @@ def local_folder(path: str | Path) -> Path:
 
 def ready_models() -> list[str]:
     """Names of the models that come with this package, for `load_model` and `load_dictionaries`."""
-    return sorted(folder.name for folder in _READY.iterdir() if folder.is_dir())
+    return sorted(folder.name for folder in READY.iterdir() if folder.is_dir())
 
 
 def ready_folder(name: str | Path) -> Path | None:
     """The run folder of a model that comes with this package; None if there is none of the name."""
-    return _READY / str(name) if str(name) in ready_models() else None
+    return READY / str(name) if str(name) in ready_models() else None

@@ -246,20 +246,26 @@ class Model:
     ) -> Float[Tensor, ""]:
         """Mean nats per token, but for the first of each row and padding. Pass the batch's own
         ``mask`` where padding and the end of a text are the same token."""
-        tokens = self._checked(tokens)
-        present = (self.mask(tokens) if mask is None else mask.to(self.device))[:, 1:]
-        if not bool(present.any()):
-            raise ModelError(
-                "Model.loss: there is no token to predict: each row needs at least two."
-            )
+        return self.losses(tokens, mask).sum() / self._asked(tokens, mask).sum()
+
+    def losses(
+        self, tokens: Int64[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None = None
+    ) -> Float[Tensor, " batch"]:
+        """The nats of each row's tokens together, but for its first and padding."""
+        tokens, asked = self._checked(tokens), self._asked(tokens, mask)
+        if not bool(asked.any()):
+            raise ModelError("Model.loss: no token to predict: each row needs at least two.")
         with self._ranges.watched("Model.loss"):
-            hidden = self.network.model(tokens[:, :-1], use_cache=False).last_hidden_state[present]
-        blocks = zip(hidden.split(_ROWS), tokens[:, 1:][present].split(_ROWS), strict=True)
-        losses = [
-            functional.cross_entropy(self.network.lm_head(x).float(), y, reduction="sum")
-            for x, y in blocks
-        ]
-        return check_finite("Model.loss", torch.stack(losses).sum() / present.sum())
+            hidden = self.network.model(tokens[:, :-1], use_cache=False).last_hidden_state[asked]
+        blocks = zip(hidden.split(_ROWS), tokens[:, 1:][asked].split(_ROWS), strict=True)
+        logits = ((self.network.lm_head(x).float(), y) for x, y in blocks)
+        nats = torch.cat([functional.cross_entropy(*each, reduction="none") for each in logits])
+        rows = nats.new_zeros(len(tokens)).index_add(0, asked.nonzero()[:, 0], nats)
+        return check_finite("Model.loss", rows)
+
+    def _asked(self, tokens: Tensor, mask: Tensor | None) -> Bool[Tensor, "batch pos"]:
+        """Which tokens behind the first are predicted."""
+        return (self.mask(self._checked(tokens)) if mask is None else mask.to(self.device))[:, 1:]
 
     @torch.no_grad()
     def generate(

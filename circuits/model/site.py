@@ -4,7 +4,8 @@ before the MLP's norm, ``mlp_in`` the MLP's input *after* the norm and its weigh
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -150,3 +151,23 @@ def fitting(site: Site, function: Callable[[Tensor], Tensor]) -> Callable[[Tenso
         return new.to(activation)
 
     return checked
+
+
+@contextmanager
+def begun_at(network: Any, layer: int, stream: Tensor) -> Iterator[None]:
+    """Within the block every pass begins at a layer, with this residual stream before it: earlier
+    layers are not computed."""
+    blocks = network.model.layers[:layer]
+    hook = attach(network, Site("resid_pre", layer), lambda _: stream)
+    for block in blocks:
+        block.forward = _passed_on
+    try:
+        yield
+    finally:
+        hook.remove()
+        for block in blocks:
+            del block.forward
+
+
+def _passed_on(hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
+    return hidden_states

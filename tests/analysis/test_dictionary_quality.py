@@ -8,11 +8,13 @@ from analysis import quality
 from circuits import Basis
 from circuits.errors import DictionaryError, ModelError
 from circuits.model import Site
+from sae.reading import readings
 from tests.support.dictionary_oracle import WINDOW, Oracle, tied
 from tests.support.small_dictionaries import (
     D_MODEL,
     of_features_scaled,
     small_dictionary,
+    small_transcoder,
     threshold_dictionary,
 )
 from tests.support.small_models import small_corpus
@@ -41,7 +43,7 @@ def test_quality_is_what_a_plain_loop_measures(kind, plain, corpus):
         "thresholds": lambda: tied(k=None, threshold=torch.full((48,), 0.4)),
         "deficient": lambda: small_dictionary(n_feature=10, dtype=torch.float64, k=3),
     }[kind]()
-    row = quality(dictionary, plain, corpus, window=WINDOW).iloc[0]
+    row = quality(dictionary, plain, corpus, window=WINDOW, error=0).iloc[0]
     oracle = Oracle(plain, corpus, dictionary)
     x, f = oracle.x, dictionary.encode(oracle.x)
     error = x - (f @ dictionary.decoder + dictionary.offset)
@@ -108,7 +110,7 @@ def test_a_dictionary_that_reconstructs_everything_loses_nothing(plain, corpus):
         encoder=torch.cat([eye, -eye]), decoder=torch.cat([eye, -eye]), k=D_MODEL,
         bias=torch.zeros(2 * D_MODEL), offset=torch.zeros(D_MODEL),
     )  # fmt: skip
-    row = quality(exact, plain, corpus, window=WINDOW).iloc[0]
+    row = quality(exact, plain, corpus, window=WINDOW, error=0).iloc[0]
     assert row["fvu"] == pytest.approx(0, abs=1e-20)
     assert row["explained_variance"] == pytest.approx(1)
     assert row["recovered"] == pytest.approx(1)
@@ -116,7 +118,9 @@ def test_a_dictionary_that_reconstructs_everything_loses_nothing(plain, corpus):
 
 
 def test_every_number_has_its_control_from_the_seed(plain, corpus):
-    first, same, other = (quality(tied(), plain, corpus, window=WINDOW, seed=s) for s in (5, 5, 6))
+    first, same, other = (
+        quality(tied(), plain, corpus, window=WINDOW, error=0, seed=s) for s in (5, 5, 6)
+    )
     assert first.equals(same)
     differing = {name for name in first if not first[name].equals(other[name])}
     assert differing == {
@@ -129,7 +133,7 @@ def test_every_number_has_its_control_from_the_seed(plain, corpus):
 
 def test_the_random_control_has_the_dictionarys_shape_and_norms(plain, corpus):
     dictionary = tied()
-    row = quality(dictionary, plain, corpus, window=WINDOW, seed=4).iloc[0]
+    row = quality(dictionary, plain, corpus, window=WINDOW, error=0, seed=4).iloc[0]
     random = Basis.from_decoder(dictionary.decoder, dictionary.offset).control(4).write
     oracle = Oracle(plain, corpus, dictionary)
     kept = (oracle.x @ random.mT).topk(5)  # of rows of length one
@@ -143,7 +147,7 @@ def test_the_random_control_has_the_dictionarys_shape_and_norms(plain, corpus):
 def test_the_scale_of_a_dictionarys_features_changes_no_number(plain, corpus, power):
     dictionary = tied().to(torch.float32)
     scaled = of_features_scaled(dictionary, 2.0**power)
-    rows = [quality(one, plain, corpus, window=WINDOW) for one in (dictionary, scaled)]
+    rows = [quality(one, plain, corpus, window=WINDOW, error=0) for one in (dictionary, scaled)]
     assert rows[0].equals(rows[1])
 
 
@@ -163,3 +167,48 @@ def test_a_dictionary_of_another_model_or_of_no_site_is_refused(plain, corpus):
         ModelError, match=r"quality: the site that this dictionary was trained at is unknown"
     ):
         quality(tied(site=None), plain, corpus)
+
+
+def test_several_dictionaries_are_measured_in_one_pass_as_each_alone(plain, corpus):
+    several = [tied(), small_transcoder().to(torch.float64), tied(site=Site("mlp_out", 1))]
+    passes = []
+    with plain.replaced({"mlp_in@0": lambda x: passes.append(1) or x}):
+        table = quality(several, plain, corpus, window=WINDOW, error=0)
+        together = len(passes)
+        passes.clear()
+        alone = [quality(one, plain, corpus, window=WINDOW, error=0) for one in several]
+    for (_, row), one in zip(table.iterrows(), alone, strict=True):
+        for name in one:
+            assert row[name] == pytest.approx(one[name].iloc[0], nan_ok=True), name
+    assert together < len(passes)
+
+
+def test_the_loss_is_read_until_its_error_is_small_enough(plain, tmp_path):
+    corpus = small_corpus(tmp_path, 300)
+    whole, some = (
+        quality(tied(), plain, corpus, window=WINDOW, error=error).iloc[0] for error in (0, 0.9)
+    )
+    assert some["recovered_error"] <= 0.9
+    assert some["n_predicted"] < whole["n_predicted"]
+    assert some["n_token"] == whole["n_token"]
+    assert some["fvu"] == whole["fvu"]
+    few = quality(tied(), plain, corpus, window=WINDOW, n_documents=20, error=0.9).iloc[0]
+    assert np.isnan(few["recovered_error"])  # of so few documents none is known
+    with pytest.raises(DictionaryError, match=r"error -1.*0 or more"):
+        quality(tied(), plain, corpus, error=-1)
+
+
+def test_the_error_of_what_is_recovered_is_that_of_leaving_out_each_document(plain, corpus):
+    batch = [reading for reading in readings(plain, corpus, [tied().site], window=WINDOW)]
+    n_document = len(torch.cat([reading.batch.document for reading in batch]).unique())
+    nats = torch.zeros(3, n_document, dtype=torch.float64)
+    for reading in batch:
+        x = reading.activations[tied().site]
+        made = [reading.losses(tied().site, y) for y in (0 * x, tied().reconstruct(x))]
+        for kind, rows in enumerate((reading.losses(), *made)):
+            nats[kind].index_add_(0, reading.batch.document, rows.double())
+    left = nats.sum(1, keepdim=True) - nats  # clean, zero, sae
+    without = (left[1] - left[2]) / (left[1] - left[0])
+    wanted = float(without.std() * (n_document - 1) / n_document**0.5)
+    row = quality(tied(), plain, corpus, window=WINDOW, error=0).iloc[0]
+    assert row["recovered_error"] == pytest.approx(wanted, rel=0.05)

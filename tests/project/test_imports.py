@@ -20,7 +20,8 @@ ORDER = {
     ),
     "analysis": (
         "html", "behaviour", "attribution", "discovery", "validation", "lowrank", "studies",
-        "transcoder_quality.py", "dictionary_quality.py", "runs", "report", "opened_run.py", "cli",
+        "quality_sums.py", "transcoder_quality.py", "dictionary_quality.py", "runs", "report",
+        "opened_run.py", "cli",
     ),
 }  # fmt: skip
 PROJECT = Tree(ROOT, ORDER)

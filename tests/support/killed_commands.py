@@ -5,11 +5,13 @@ Python reports each change before it is made. Where the change before was a file
 written, half of the file is cut off, as a kill during the writing would leave it.
 """
 
+import atexit
 import os
 import re
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 import warnings
@@ -25,7 +27,9 @@ from analysis.cli.commands import studies
 from analysis.studies.images import measurements
 from analysis.studies.images.data import ImageData, open_images
 from analysis.studies.images.dictionaries import DICTIONARY
+from circuits.model import loading
 from tests.support.commands import Done, command
+from tests.support.planted_negation import planted_run, planted_text
 from tests.support.small_images import QUICK
 
 _CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.truncate", "os.chmod")
@@ -43,6 +47,7 @@ def run_command(arguments: Sequence[str]) -> Done:
             (studies, "open_images", _few_images),
             (studies, "plan_for", lambda _images: replace(QUICK, n_step=60)),
             (measurements, "dictionary_plan_for", lambda _images: _DICTIONARY),
+            (loading, "READY", small_ready()),
         ):
             patched.setattr(module, name, small)
         return command(*arguments)
@@ -52,6 +57,17 @@ def run_command(arguments: Sequence[str]) -> Done:
 def _few_images(_: str | None) -> ImageData:
     digits = open_images()
     return replace(digits, train=digits.train.take(200), test=digits.test.take(12))
+
+
+@cache
+def small_ready() -> Path:
+    """A folder with one ready model, which is small; the processes forked from here have it too."""
+    place = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, place)
+    run = planted_run(place / "stories260K-bilinear")
+    (run / "text").mkdir()
+    planted_text(run / "text")
+    return place
 
 
 class _Changes:

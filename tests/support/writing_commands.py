@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from circuits.model.plan import ModelPlan, ModelShape
 from circuits.twin.plan import TwinPlan
-from tests.support.killed_commands import run_command
+from tests.support.killed_commands import run_command, small_ready
 from tests.support.planted_negation import planted_behaviour, planted_run, planted_text
 from tests.support.small_models import gated_folder, small_corpus
 from tests.support.small_runs import hostile_text
@@ -127,6 +127,7 @@ def arguments(command: str, place: Path) -> list[str]:
 
 def prepared(scene: Scene, place: Path) -> None:
     """All that a scene begins with, made anew in a place."""
+    small_ready()  # before any process is forked
     shutil.rmtree(place, ignore_errors=True)
     _write_inputs(place / "in")
     planted_run(place / "run")

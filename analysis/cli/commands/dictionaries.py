@@ -20,7 +20,6 @@ from analysis.transcoder_quality import WHAT_IS_LOST, transcoder_table
 from circuits.errors import DictionaryError, MarkWarning, PlanError
 from circuits.model.site import mlp_sites
 from circuits.storage.files import RESULT, content_hash, read_json
-from circuits.storage.progress import progress
 from circuits.storage.training_run import METRICS, METRICS_HASH
 from sae.dictionary import Dictionary
 from sae.formats.folders import is_dictionary
@@ -92,12 +91,8 @@ def sae_quality(options: Namespace) -> Answer:
     dictionaries = {} if alone else run.dictionaries
     corpus = inputs.held_out(options, run.model)
     how = {"n_documents": options.documents, "seed": options.seed}
-    rows = [
-        quality(dictionary, run.model, corpus, **how).assign(site=str(site))
-        for site, dictionary in progress(dictionaries.items(), "quality", "site")
-    ]
-    rows += [quality(each, run.model, corpus, **how) for each in run.transcoders.values()]
-    table = pd.concat(rows).set_index("site")
+    several = [*dictionaries.values(), *run.transcoders.values()]
+    table = quality(several, run.model, corpus, **how).set_index("site")
     text, answer = [_shown(table.T), _QUALITY], table.to_dict("index")
     for transcoder in run.transcoders.values():
         into, out = mlp_sites(transcoder.read_site("sae quality").layer)

@@ -127,14 +127,15 @@ def _proposal(found: Found, names: Mapping[str, str]) -> dict[str, Any]:
 
 def _dictionaries(run: Run, seed: int) -> Table:
     """The quality of each, on text that training left out; without a text only its statistics."""
-    rows = []
-    for site, dictionary in run.dictionaries.items():
+    rows, measured = [], pd.DataFrame()
+    if run.text is not None:
+        measured = quality(
+            run.dictionaries.values(), run.model, run.text, n_documents=_N_DOCUMENTS, seed=seed
+        )
+    for place, (site, dictionary) in enumerate(run.dictionaries.items()):
         row: dict[str, Any] = {"site": str(site), "features": dictionary.n_feature}
-        if run.text is not None:
-            found = quality(
-                dictionary, run.model, run.text, n_documents=_N_DOCUMENTS, seed=seed
-            ).iloc[0]
-            row |= {name: found[column] for name, column in _QUALITY.items()}
+        if len(measured):
+            row |= {name: measured[column].iloc[place] for name, column in _QUALITY.items()}
         elif dictionary.statistics is not None:
             frequency = dictionary.statistics.frequency
             row |= {
@@ -156,7 +157,7 @@ def _dictionaries(run: Run, seed: int) -> Table:
 _QUALITY = {
     "active on a token": "l0", "never active": "dead", "unexplained": "fvu",
     "unexplained, random": "fvu_random", "loss recovered": "recovered",
-    "recovered, random": "recovered_random", "n tokens": "n_token",
+    "± error": "recovered_error", "recovered, random": "recovered_random", "n tokens": "n_token",
 }  # fmt: skip
 
 

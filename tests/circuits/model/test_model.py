@@ -12,7 +12,7 @@ import torch
 
 from circuits.errors import CircuitsError, HubError, ModelError, TensorError
 from circuits.model import Model, Site, load_model
-from circuits.model.site import POINTS
+from circuits.model.site import POINTS, begun_at
 from tests.support.hub import hanging_hub
 from tests.support.small import normal, relative_error
 from tests.support.small_models import (
@@ -210,6 +210,28 @@ def test_padding_counts_in_no_loss(model):
     torch.testing.assert_close(model.loss(both), apart)
     mask = torch.ones_like(both, dtype=torch.bool)
     assert not torch.allclose(model.loss(both, mask), apart)
+
+
+def test_the_losses_of_rows_sum_to_the_loss(model):
+    both = model.tokens(["w5 w6 w7 w8", "w9 w10"])
+    apart = [4 * model.loss(model.tokens("w5 w6 w7 w8")), 2 * model.loss(model.tokens("w9 w10"))]
+    torch.testing.assert_close(model.losses(both), torch.stack(apart))
+    torch.testing.assert_close(model.losses(both).sum() / 6, model.loss(both))
+
+
+def test_a_pass_that_begins_at_a_layer_computes_nothing_before_it(model):
+    tokens = some_tokens()
+    stream = model.read(tokens, "resid_pre@1")[Site("resid_pre", 1)]
+    whole, seen = model.logits(tokens), []
+    with model.replaced({"mlp_out@0": lambda x: seen.append(x) or x, "mlp_in@1": lambda x: 2 * x}):
+        changed = model.logits(tokens)
+        assert len(seen) == 1
+        with begun_at(model.network, 1, stream):
+            assert torch.equal(model.logits(tokens), changed)
+    assert len(seen) == 1
+    with begun_at(model.network, 1, 2 * stream):
+        assert not torch.allclose(model.logits(tokens), whole)
+    assert torch.equal(model.logits(tokens), whole)
 
 
 def test_the_loss_is_that_of_the_logits(model):
