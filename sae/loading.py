@@ -13,6 +13,8 @@ from circuits.errors import DictionaryError
 from circuits.model.loading import chosen_device, ready_folder
 from circuits.model.site import Site
 from circuits.storage.hub import how_to_ask, hub_place, model_folder
+from circuits.storage.limits import is_there
+from circuits.storage.manifest import check_made
 from sae.dictionary import Dictionary
 from sae.formats import circuit_tracer, folders
 
@@ -29,8 +31,16 @@ def load_dictionary(
     """
     place = hub_place(path)
     folder = Path(path).expanduser() if place is None else model_folder(*place)
-    if not folder.exists():
+    if not is_there(folder, DictionaryError):
         raise DictionaryError(f"{folder}: no such folder. {how_to_ask(path)}")
+    check_made(folder)
+    return dictionary_in(folder, site, device)
+
+
+def dictionary_in(
+    folder: Path, site: Site | str | None = None, device: torch.device | str | None = None
+) -> Dictionary:
+    """The dictionary in a folder, whatever a run knows of its files."""
     stored = folders.read(folder)
     given = Site.parse(site) if isinstance(site, str) else site
     parts = {**vars(stored), "site": given or stored.site}
@@ -45,7 +55,7 @@ def load_dictionaries(
     of circuit-tracer's set, in the model's order; or those of a model that comes with this package,
     by its name."""
     named, run = run, Path(run).expanduser()
-    if not run.exists():
+    if not is_there(run, DictionaryError):
         run = ready_folder(named) or run
     inside = run / folders.IN_RUN
     folder = inside if inside.exists() else run

@@ -26,7 +26,7 @@ from circuits.graph.circuit import Circuit
 from circuits.graph.export import write_graph
 from circuits.model.model import Model
 from circuits.storage.files import content_hash
-from circuits.storage.manifest import Making, step_written
+from circuits.storage.manifest import Making, state_of, step_written
 
 N_CASES = 400
 """Minimal pairs of a built-in behaviour, half to choose on and half to validate on: every word is
@@ -162,8 +162,7 @@ def run_validate(
     files, (_, held_out) = run.behaviours.files(name), run.behaviours[name].halves()
     circuit = run.circuits[name]
     place = circuit.source.layer, circuit.source.inputs
-    others = [run.behaviours.files(each) for each in run.behaviours if each != files.stem]
-    controls = [Circuit.load(other.circuit) for other in others]
+    controls = [run.circuits[each] for each in run.behaviours if each != files.stem]
     found = validate(
         run.model,
         circuit,
@@ -216,7 +215,13 @@ def _save(making: Making, run: Run, circuit: Circuit, behaviour: Behaviour | Non
         measured[files.behaviour] = new.behaviour
     if not all(_is_the_same(file, there) for there, file in measured.items()):
         names = {file.name for file in made}
-        making.gone.extend(file for file in files.all if file.name not in names)
+        gone = [file for file in files.all if file.name not in names and file.is_file()]
+        if others := [file for file in gone if not state_of(run.folder.path, file)[0]]:
+            raise RunError(
+                f"{others[0]} is of the circuit that is to be replaced, and no step of this run "
+                f"made it, so it would be lost. Move it elsewhere, and repeat this."
+            )
+        making.gone.extend(gone)
 
 
 def _is_the_same(file: Path, there: Path) -> bool:

@@ -39,7 +39,16 @@ from circuits.model.loading import load_model
 from circuits.model.model import Model
 from circuits.model.site import POINTS, Site, mlp_sites
 from circuits.plotting.display import html_of, shown
-from circuits.storage.manifest import NAME, State, made_in, read_manifest, state_of, states
+from circuits.storage.limits import is_there
+from circuits.storage.manifest import (
+    NAME,
+    State,
+    edited,
+    made_in,
+    read_manifest,
+    state_of,
+    states,
+)
 from circuits.storage.tables import COUNT, NUMBER, Kind, read_table
 from sae.dictionary import Dictionary
 from sae.loading import load_dictionaries
@@ -73,7 +82,7 @@ class Run:
     ) -> None:
         self.folder = RunFolder(Path(folder).expanduser())
         self.device = device
-        if not self.folder.path.is_dir():
+        if not (is_there(self.folder.path, RunError) and self.folder.path.is_dir()):
             raise RunError(
                 f"{self.folder}: there is no such run. Make one: circuits model train {self.folder}"
             )
@@ -174,8 +183,9 @@ class Run:
                 f"{layer} lack ({', '.join(beyond)}), so it is another run's. Make it again: "
                 f"circuits interactions {self.folder}"
             )
-        made_with = self._made_of(f"interactions of layer {layer}").get("of", {})
-        self._check_made_with(made_with, f"interactions/layer-{layer}", "interactions")
+        made_with = self._made_of(f"interactions of layer {layer}").get("of")
+        known = made_with if isinstance(made_with, dict) else {}
+        self._check_made_with(known, f"interactions/layer-{layer}", "interactions")
         return table
 
     def rank(self, layer: int) -> RankCurve:
@@ -340,7 +350,7 @@ class Run:
             self.marks.pop(name, None)
             if state is not State.SAME:
                 self.marks[name] = (
-                    f"edited after the step '{step}' made it: its numbers may not be those measured"
+                    edited(step)
                     if state is State.EDITED
                     else "no step of this run made it: nothing records where its numbers are from. "
                     "Copy manifest.json from where the run was made, or make it again: "

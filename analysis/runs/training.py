@@ -16,7 +16,7 @@ from circuits.model.site import Site, as_sites
 from circuits.model.training import Trained, train_model
 from circuits.storage.files import content_hash, folder_written_whole, written_whole
 from circuits.storage.manifest import read_manifest, record
-from circuits.storage.training_run import NOTES
+from circuits.storage.training_run import trained_files
 from circuits.twin.plan import TwinPlan
 from circuits.twin.training import bilinear_twin, self_written_place
 from sae.dictionary import Dictionary
@@ -48,7 +48,7 @@ def run_twin(
     made_of = {"plan": plan.as_dict(), "corpus": corpus and corpus.fingerprint}
     made_of |= {"original": twin.label.original_fingerprint}
     made_of |= {"self_written": how.get("self_written", 0)}
-    made = [file for file in folder.iterdir() if file.is_file() and file.name not in NOTES]
+    made = trained_files(folder)
     if (written := self_written_place(folder)).is_file() and how.get("self_written"):
         made.append(written)
     record(run, "model", made_of, made)
@@ -119,12 +119,9 @@ def run_saes(
     place = run_folder.dictionaries if plan.target is None else run_folder.transcoders
     trained = train_saes(model, corpus, plan, place, device=device, log=log)
     for site, dictionary in trained.items():
-        folder = place / site.hook_name
-        made = [folder / name for name in ("cfg.json", "sae_weights.safetensors")]
         made_of = {"plan": plan.as_dict(), "activations": dictionary.notes["activations"]}
-        record(
-            run, f"{place.name}/{site.hook_name}", made_of, [*made, folder / "stats.safetensors"]
-        )
+        made = trained_files(place / site.hook_name)
+        record(run, f"{place.name}/{site.hook_name}", made_of, made)
     return trained
 
 

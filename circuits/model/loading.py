@@ -16,6 +16,8 @@ from circuits.model.formats.weights import read_config, read_weights
 from circuits.model.identity import TwinLabel
 from circuits.model.model import Model
 from circuits.storage.hub import how_to_ask, hub_place, model_folder
+from circuits.storage.limits import is_there
+from circuits.storage.manifest import check_made
 
 READY = Path(__file__).with_name("ready")
 """Where the models are that come with this package."""
@@ -40,6 +42,17 @@ def load_model(
     if not dtype.is_floating_point:
         raise ModelError(f"load_model: a model of {dtype} computes nothing. Pass torch.float32.")
     folder = local_folder(path)
+    check_made(folder)
+    return model_in(folder, tokenizer, dtype, device)
+
+
+def model_in(
+    folder: Path,
+    tokenizer: str | Path | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
+) -> Model:
+    """The model in a folder, whatever a run knows of its files."""
     config, short_name = read_config(folder), None
     if is_polynomial(config):
         from circuits.model.formats.polynomial_network import load
@@ -101,7 +114,7 @@ def local_folder(path: str | Path) -> Path:
     if (place := hub_place(path)) is not None:
         return model_folder(*place)
     folder = Path(path).expanduser()
-    if folder.exists():
+    if is_there(folder, ModelError):
         return folder
     if (ready := ready_folder(path)) is not None:
         return ready / "model"

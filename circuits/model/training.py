@@ -25,7 +25,7 @@ from circuits.model.loading import chosen_device
 from circuits.model.network_training import NetworkTraining, Precision
 from circuits.model.plan import ModelPlan
 from circuits.storage.files import RESULT, read_json
-from circuits.storage.training_run import NOTES, Row, RunFiles
+from circuits.storage.training_run import Row, RunFiles, trained_files
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,7 @@ class Trained:
     @property
     def files(self) -> list[Path]:
         """The model's own files, which the same run reproduces to the byte."""
-        inside = (path for path in self.folder.iterdir() if path.is_file())
-        return [path for path in inside if path.name not in NOTES]
+        return trained_files(self.folder)
 
     @property
     def tokens_per_second(self) -> float:

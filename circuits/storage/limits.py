@@ -44,6 +44,16 @@ def check_readable(path: Path, error: type[CircuitsError]) -> None:
         )
 
 
+def is_there(path: Path, error: type[CircuitsError]) -> bool:
+    """Whether anything has this path; refused if nothing can have it, such as a name that is too
+    long."""
+    try:
+        return path.exists()
+    except (OSError, ValueError) as fault:
+        told = getattr(fault, "strerror", None) or fault
+        raise error(f"{str(path)[:80]}…: cannot be a path here ({told}).") from fault
+
+
 def _kind(mode: int) -> str:
     kinds = {"a folder": stat.S_ISDIR, "a FIFO": stat.S_ISFIFO, "a socket": stat.S_ISSOCK}
     return next((kind for kind, is_one in kinds.items() if is_one(mode)), "a device")

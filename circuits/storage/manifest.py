@@ -15,8 +15,9 @@ from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from warnings import warn
 
-from circuits.errors import RunError
+from circuits.errors import MarkWarning, RunError
 from circuits.storage.files import content_hash, folder_written_whole, written_whole
 from circuits.storage.limits import check_readable
 from circuits.storage.lock import locked
@@ -149,6 +150,29 @@ def made_in(run: str | Path, folder: Path) -> list[Path]:
     """The files in a folder of the run, or below it, that a step made."""
     names = [name for entry in read_manifest(run) for name in entry["made"]]
     return [path for path in (Path(run) / name for name in names) if folder in path.parents]
+
+
+def check_made(folder: Path) -> None:
+    """Of a folder in a run, or in a folder of one: refuse it if a file that a step made is damaged,
+    and warn of those that were edited."""
+    runs = [above for above in list(folder.parents)[:2] if (above / NAME).is_file()]
+    if not runs:
+        return
+    for file in made_in(runs[0], folder):
+        step, state = state_of(runs[0], file)
+        if state is State.DAMAGED:
+            raise RunError(
+                f"{file} is damaged or another file: its bytes are not those that the step "
+                f"'{step}' of {runs[0]} made. Make it again there; to load it as it is, copy its "
+                f"folder to a place outside the run."
+            )
+        if state is State.EDITED:
+            warn(f"{file}: {edited(step)}", MarkWarning, stacklevel=4)
+
+
+def edited(step: str) -> str:
+    """What is said of a file that was edited."""
+    return f"edited after the step '{step}' made it: its numbers may not be those measured"
 
 
 def _known_by(path: Path) -> dict[str, Any]:

@@ -259,6 +259,11 @@ def _as_written(folder: Path) -> bool:
     )
 
 
+def trained_files(folder: Path) -> list[Path]:
+    """The files that a finished run put in a folder, which the same run reproduces to the byte."""
+    return [folder / name for name in sorted(read_json(folder / RESULT, RunError)["files"])]
+
+
 def _is_run(out: Path, made_of: Mapping[str, Any]) -> bool:
     """Whether the folder is this run's already; refused if it is something else's."""
     if (out / PLAN).exists():

@@ -30,7 +30,7 @@ from circuits.corpus.batches import CHUNK, Batch, BatchPlan, batches, in_order
 from circuits.corpus.documents import Corpus, split_corpus
 from circuits.errors import CorpusError, ModelError, PlanError
 from circuits.model.formats.llama import write
-from circuits.model.loading import load_model
+from circuits.model.loading import model_in
 from circuits.model.model import Model
 from circuits.model.network_training import NetworkTraining, Precision
 from circuits.storage.training_run import RunFiles
@@ -86,7 +86,7 @@ def bilinear_twin(
     if not files.finished:
         training = TwinTraining(plan, original, text, held_out, precision, rows_at_once)
         training.run(files, checkpoint_every)
-    return load_model(out, device=device)
+    return model_in(out, device=device)
 
 
 def training_text(

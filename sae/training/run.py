@@ -30,7 +30,7 @@ from circuits.storage.training_run import (
 )
 from sae.dictionary import Dictionary
 from sae.formats.folders import write
-from sae.loading import load_dictionary
+from sae.loading import dictionary_in
 from sae.training.mixer import Mixer, Place, summary
 from sae.training.plan import TrainingPlan
 from sae.training.sources import Activations, ModelActivations
@@ -94,7 +94,7 @@ def train_on(
     files = RunFiles(tuple(folders.values()), checkpoint, made_of)
     if not files.finished:
         DictionaryTraining(source, plan, device, log).run(files, checkpoint_every)
-    return {site: load_dictionary(folder, device=device) for site, folder in folders.items()}
+    return {site: dictionary_in(folder, device=device) for site, folder in folders.items()}
 
 
 class DictionaryTraining(TrainingRun):

@@ -213,11 +213,24 @@ def test_the_same_circuit_of_other_cases_has_no_old_validation(run, capsys):
     assert kept(run) == NAMES
 
 
+def test_a_validation_that_no_step_made_is_not_removed(run, capsys):
+    find(capsys, run)
+    proof = run / "circuits" / "negated-or-not.validation.json"
+    proof.write_text('{"mine": 1}')
+    before = whole(run)
+    words = ["find", run, "--behaviour", run / "negated or not.jsonl", "--pairs", 3]
+    assert main(list(map(str, words))) == 2
+    said = capsys.readouterr().err
+    assert f"{proof} is of the circuit that is to be replaced, and no step of this run" in said
+    assert whole(run) == before
+
+
 def test_a_full_disk_loses_neither_the_old_results_nor_the_new(run, capsys, monkeypatch):
     """Each rename, link and removal fails once, and each file once as it is written."""
     find(capsys, run)
     called(capsys, "validate", run, "--text", planted_text(run), "--draws", 1)
     old = {file.name: file.read_bytes() for file in (run / "circuits").iterdir()}
+    noted = (run / "manifest.json").read_bytes()
     opened = Run(run, device="cpu")
     circuit = replace(opened.circuits["negated or not"], energy=0.125)
     behaviour = planted_behaviour(name="negated or not")
@@ -228,6 +241,7 @@ def test_a_full_disk_loses_neither_the_old_results_nor_the_new(run, capsys, monk
         (run / "circuits").mkdir()
         for name, content in old.items():
             (run / "circuits" / name).write_bytes(content)
+        (run / "manifest.json").write_bytes(noted)
         with monkeypatch.context() as patched:
             done = fails_once(patched, last)
             try:

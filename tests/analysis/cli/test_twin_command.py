@@ -50,6 +50,13 @@ def test_a_twin_is_made_described_and_verified(place):
     assert command("verify", str(place / "run")).returncode == 0
 
 
+def test_a_file_of_ones_own_beside_a_twin_is_none_of_the_run_s(place):
+    assert twin(place, place / "noted").returncode == 0
+    (place / "noted" / "model" / "notes.txt").write_text("mine")
+    assert twin(place, place / "noted").returncode == 0  # finished, and noted again
+    assert "notes.txt" not in (place / "noted" / "manifest.json").read_text()
+
+
 def test_a_label_is_explained_and_a_bad_one_is_remarked_on():
     label = TwinLabel(
         "gated", "0", "silu", original_loss=1.0, loss=1.125, removed_loss=3.0, gap_error=0.01,

@@ -14,8 +14,9 @@ from analysis.runs import verification
 from analysis.runs.run import Run
 from analysis.runs.verification import verify
 from circuits.errors import CircuitsError, MarkWarning
+from circuits.model import load_model
 from circuits.storage.manifest import read_manifest, record
-from sae import TrainingPlan
+from sae import TrainingPlan, load_dictionaries, load_dictionary
 from tests.support.commands import command
 
 
@@ -169,6 +170,40 @@ def test_commands_that_describe_a_part_of_a_run_know_its_files(folder):
         done = command("model", *words)
         assert done.returncode == 2
         assert "model.safetensors is damaged or another file" in done.stderr
+
+
+def test_python_s_loaders_know_the_files_of_a_run(folder):
+    (site, *_) = sorted((folder / "saes").iterdir())
+    load_model(folder / "model", device="cpu")
+    load_dictionary(site, device="cpu")
+    config = (folder / "model" / "config.json").read_text()
+    (folder / "model" / "config.json").write_text(f"{config}\n")
+    with pytest.warns(MarkWarning, match=r"config\.json: edited after the step 'model' made it"):
+        load_model(folder / "model", device="cpu")
+    (folder / "model" / "config.json").write_text(config)
+    turned(folder / "model" / "model.safetensors")
+    turned(site / "stats.safetensors")
+    with pytest.raises(CircuitsError, match=r"model\.safetensors is damaged or another file"):
+        load_model(folder / "model", device="cpu")
+    for load in (load_dictionary, load_dictionaries):
+        with pytest.raises(CircuitsError, match=r"stats\.safetensors is damaged or another file"):
+            load(site if load is load_dictionary else folder, device="cpu")
+    shutil.copytree(folder / "model", folder.parent / "elsewhere")
+    load_model(folder.parent / "elsewhere", device="cpu")
+
+
+@pytest.mark.parametrize("load", [load_model, load_dictionary, load_dictionaries, Run])
+def test_a_name_that_nothing_can_have_is_refused(load):
+    with pytest.raises(CircuitsError, match=r"aaa…: cannot be a path here \(File name too long\)"):
+        load("a" * 5000)
+
+
+def test_an_edit_that_says_nothing_of_dictionaries_is_read_over(folder):
+    entries = json.loads((folder / "manifest.json").read_text())
+    entry = next(each for each in entries if each["step"].startswith("interactions"))
+    entry["made_of"]["of"] = 5
+    (folder / "manifest.json").write_text(json.dumps(entries))
+    assert seen(folder)[0] == ""
 
 
 def edited(folder: Path) -> Path:
