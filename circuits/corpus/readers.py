@@ -64,6 +64,11 @@ def read_texts(
         columns.append(chosen)
     documents = pa.chunked_array(chunks, type=pa.large_string())
     name = files[0] if alone else files[0].parent
+    if column is not None and not any(columns):
+        raise CorpusError(
+            f"{name}: a column '{column}' was named, but plain text has none. Leave it out, or "
+            f"name a file with columns: .jsonl or .parquet."
+        )
     _check_some_text(name, documents)
     if len(documents) == 1 and "\n" not in documents[0].as_py():
         raise CorpusError(

@@ -190,6 +190,15 @@ def test_tables_without_text_are_refused_with_their_columns(tmp_path):
         open_corpus(tmp_path / "folder")
 
 
+def test_a_column_of_plain_text_is_refused(tmp_path):
+    (tmp_path / "a.txt").write_text("one\ntwo\nthree")
+    with pytest.raises(CorpusError, match="a column 'body' was named, but plain text has none"):
+        open_corpus(tmp_path / "a.txt", column="body")
+    (tmp_path / "b.jsonl").write_text('{"body": "four"}\n{"body": "five"}')
+    mixed = open_corpus(tmp_path, column="body")
+    assert [each.strip() for each in mixed.documents(0, 9)][-2:] == ["four", "five"]
+
+
 def test_a_parquet_file_whose_bytes_are_no_text_is_refused(tmp_path):
     raw = pa.array([b"caf\xe9", b"tea"]).view(pa.string())
     pq.write_table(pa.table({"story": raw}), tmp_path / "latin.parquet")
