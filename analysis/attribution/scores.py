@@ -30,9 +30,12 @@ def score_ledger(
     tokens: Int64[Tensor, " pos"],
     query: int,
     key: int,
+    *,
+    form: int = 0,
 ) -> Ledger:
     """The account of a head's score, before the softmax, of one row of tokens: of the token at
-    ``query`` looking at the one at ``key``.
+    ``query`` looking at the one at ``key``. Where a pattern is the product of two scores, ``form``
+    says of which.
 
     ``inputs`` are features of the stream before the layer's attention: ``resid_pre`` of it, or
     ``resid_post`` of the layer before. Kinds of rows: ``pair``, a feature of the query and one of
@@ -52,14 +55,14 @@ def score_ledger(
     stream = model.read(tokens[None], here)[here][0].double()
     sides = [_parts(model, inputs, stream[position]) for position in (query, key)]
     (queries, first), (keys, second) = sides
-    terms = made.terms(queries, keys, query - key, at=key)
+    terms = made.terms(queries, keys, query - key, at=key, form=form)
     if made.query_bias is not None or made.key_bias is not None:
         terms = _with_biases(terms, made.query_bias is not None, made.key_bias is not None)
     rows = list(_rows(terms.tolist(), first, second))
     table = pd.DataFrame(rows, columns=["kind", "first", "second", "value"])
     table = table.sort_values("value", key=abs, ascending=False, kind="stable", ignore_index=True)
     scores = scores_of_run(model.network, tokens[None].to(model.device), layer)
-    computed = float(scores[0, head, query, key])
+    computed = float(scores[0, head if made.n_form == 1 else form, query, key])
     return Ledger(table, computed, f"score of {made.name}", f"of token {query} at token {key}")
 
 

@@ -21,6 +21,7 @@ from circuits.algebra.cross import CrossInteractions
 from circuits.arguments import checked
 from circuits.errors import (
     FeatureRangeError,
+    TensorError,
     check_devices,
     check_index,
     check_range,
@@ -39,6 +40,8 @@ _AXES = {
     "query_bias": "inner",
     "key_bias": "inner",
     "value_bias": "inner",
+    "second_query": "inner model",
+    "second_key": "inner model",
 }
 
 
@@ -48,6 +51,9 @@ class Head:
     """``score[t, u] = scaling · (R_t (query x_t + query_bias)) · (R_u (key x_u + key_bias))`` and,
     with ``pattern = softmax(score)``, ``out[t] = Σ_u pattern[t, u] · output (value x_u +
     value_bias)``, where ``x`` is the stream divided by its scale and ``R_t`` rotates to position t.
+
+    A head of a polynomial transformer has a second query and key, and its pattern is the product of
+    both scores, without a softmax.
     """
 
     query: Float[Tensor, "inner model"]
@@ -60,9 +66,13 @@ class Head:
     query_bias: Float[Tensor, " inner"] | None = None
     key_bias: Float[Tensor, " inner"] | None = None
     value_bias: Float[Tensor, " inner"] | None = None
+    second_query: Float[Tensor, "inner model"] | None = None
+    second_key: Float[Tensor, "inner model"] | None = None
     name: str = "head"
 
     def __post_init__(self) -> None:
+        if (self.second_query is None) != (self.second_key is None):
+            raise TensorError("Head: one of second_query and second_key alone. Pass both, or none.")
         given = self._tensors()
         check_tensors("Head", given, _AXES)
         dtype = computing_dtype(*given.values())
@@ -84,6 +94,11 @@ class Head:
         return self.query.shape[0]
 
     @property
+    def n_form(self) -> int:
+        """Of how many scores the pattern is made: of one, by a softmax, or of two, multiplied."""
+        return 1 if self.second_query is None else 2
+
+    @property
     def n_position(self) -> int:
         """How many positions the rotary angles are known for: the model's context."""
         return len(self.cosine)
@@ -94,16 +109,19 @@ class Head:
         return Head(**moved, scaling=self.scaling, name=self.name)
 
     def looks(
-        self, inputs_query: Basis, inputs_key: Basis, distance: int, *, at: int = 0
+        self, inputs_query: Basis, inputs_key: Basis, distance: int, *, at: int = 0, form: int = 0
     ) -> CrossInteractions:
         """What each pair of a query feature and a key feature ``distance`` positions before it adds
-        to the score, for features of ``resid_pre`` divided by their tokens' scales.
+        to the score, for features of ``resid_pre`` divided by their tokens' scales; of the second
+        score, where there are two, with ``form=1``.
 
         The key is at position ``at``. A distance's matrix is the same at every ``at``, except that
         the model rounds its rotary angles to float32.
         """
-        query = self._read("looks", inputs_query, self.query, self.query_bias)
-        key = self._read("looks", inputs_key, self.key, self.key_bias)
+        factors = self._forms[check_index("Head.looks", form, self.n_form, "form")]
+        (own_query, query_bias), (own_key, key_bias) = factors
+        query = self._read("looks", inputs_query, own_query, query_bias)
+        key = self._read("looks", inputs_key, own_key, key_bias)
         left, right = self._apart("looks", query[0], key[0], distance, at)
         return CrossInteractions(left, right, query[1], key[1], ("query", "key"))
 
@@ -114,19 +132,27 @@ class Head:
         distance: int,
         *,
         at: int = 0,
+        form: int = 0,
     ) -> Float[Tensor, "query_term key_term"]:
-        """What each pair of parts of two tokens' streams (over their scales) adds to a score; the
-        head's biases, where it has them, are the last row and column."""
+        """What each pair of parts of two tokens' streams (over their scales) adds to a score, of
+        two the one of this ``form``; the head's biases, where it has them, are the last row and
+        column."""
+        factors = self._forms[check_index("Head.terms", form, self.n_form, "form")]
         sides = []
-        for parts, factor, bias in (
-            (query_parts, self.query, self.query_bias),
-            (key_parts, self.key, self.key_bias),
-        ):
+        for parts, (factor, bias) in zip((query_parts, key_parts), factors, strict=True):
             check_width("Head.terms", parts, self.d_model, "parts")
             read = parts.to(factor) @ factor.mT
             sides.append(read if bias is None else torch.cat([read, bias[None]]))
         left, right = self._apart("terms", sides[0], sides[1], distance, at)
         return left @ right.mT
+
+    @property
+    def _forms(self) -> list[tuple[tuple[Tensor, Tensor | None], tuple[Tensor, Tensor | None]]]:
+        """Of each score, the factor and the bias of its query and of its key."""
+        forms = [((self.query, self.query_bias), (self.key, self.key_bias))]
+        if self.second_query is None or self.second_key is None:
+            return forms
+        return [*forms, ((self.second_query, None), (self.second_key, None))]
 
     def _apart(
         self, method: str, query: Tensor, key: Tensor, distance: int, at: int
@@ -154,15 +180,16 @@ class Head:
         self, x: Float[Tensor, "*batch pos model"]
     ) -> Float[Tensor, "*batch query_pos key_pos"]:
         """The score of every pair of positions, before the causal mask and the softmax, for rows of
-        the stream divided by its scale, from position 0."""
+        the stream divided by its scale, from position 0; of two, their product."""
         self._check_stream("scores", x)
-        x = x.to(self.query)
-        query, key = x @ self.query.mT, x @ self.key.mT
-        query = query if self.query_bias is None else query + self.query_bias
-        key = key if self.key_bias is None else key + self.key_bias
-        positions = torch.arange(x.shape[-2])
-        query, key = (self._rotated(part, positions) for part in (query, key))
-        return self.scaling * query @ key.mT
+        x, positions, found = x.to(self.query), torch.arange(x.shape[-2]), list[Tensor]()
+        for form in self._forms:
+            sides = (
+                x @ factor.mT if bias is None else x @ factor.mT + bias for factor, bias in form
+            )
+            query, key = (self._rotated(side, positions) for side in sides)
+            found.append(self.scaling * query @ key.mT)
+        return found[0] if self.n_form == 1 else found[0] * found[1]
 
     def moved(self, x: Float[Tensor, "*batch model"]) -> Float[Tensor, "*batch model"]:
         """What the head adds where it looks, with pattern 1, at stream over scale ``x``."""

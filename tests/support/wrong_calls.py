@@ -51,7 +51,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
 }  # fmt: skip
 SEVERAL = ("outputs", "features", "sites", "cases", "tensors", "others")
 INDEX = (
-    "output", "feature", "layer", "index", "position", "group", "document", "head", "query", "key", "at", "distance",
+    "output", "feature", "layer", "index", "position", "group", "document", "head", "query", "key", "at", "distance", "form",
 )  # fmt: skip
 CHOICE = ("reader", "space", "metric", "activation", "point", "of", "format", "kind")
 TEXT = ("text", "prompt", "name", "caller", "needed_by", "label")
@@ -166,8 +166,8 @@ class World:
             ("Basis.labelled", self.basis.labelled, {"labels": [f"f{i}" for i in range(20)]}),
             ("Model.head", self.model.head, {"layer": 0, "head": 1}),
             ("Head", Head, factors),
-            ("Head.looks", head.looks, {"inputs_query": one, "inputs_key": one, "distance": 1, "at": 1}),
-            ("Head.terms", head.terms, {"query_parts": self.read, "key_parts": self.read, "distance": 1, "at": 1}),
+            ("Head.looks", head.looks, {"inputs_query": one, "inputs_key": one, "distance": 1, "at": 1, "form": 0}),
+            ("Head.terms", head.terms, {"query_parts": self.read, "key_parts": self.read, "distance": 1, "at": 1, "form": 0}),
             ("Head.carries", head.carries, {"inputs": one, "outputs": one}),
             ("Head.scores", head.scores, {"x": self.read}),
             ("Head.moved", head.moved, {"x": self.read}),
@@ -348,7 +348,7 @@ class World:
             ("Reader", analysis.Reader, {"direction": self.read[0], "bias": 0.5, "point": "mlp_out", "name": "one"}),
             ("Reader.of", analysis.Reader.of, {"dictionary": out, "feature": 1}),
             ("ledger", analysis.ledger, {"model": model, "layer": 0, "inputs": self.into, "reader": reader, "tokens": self.tokens[0], "position": 1}),
-            ("score_ledger", analysis.score_ledger, {"model": model, "layer": 0, "head": 1, "inputs": replace(self.into, site=Site("resid_pre", 0)), "tokens": self.tokens[0], "query": 2, "key": 1}),
+            ("score_ledger", analysis.score_ledger, {"model": model, "layer": 0, "head": 1, "inputs": replace(self.into, site=Site("resid_pre", 0)), "tokens": self.tokens[0], "query": 2, "key": 1, "form": 0}),
             ("attribution_graph", analysis.attribution_graph, {**known, "text": "w20 w21 w22", "n_nodes": 20, "n_gates": 9, "n_followed": 4}),
             ("AttributionGraph.load", analysis.AttributionGraph.load, {"path": self.folder / "none.json"}),
             ("quality", analysis.quality, {"dictionaries": out, "error": 0.5, "model": model, "corpus": corpus, "n_documents": 2, "window": 8, "seed": 0}),

@@ -22,6 +22,12 @@ from circuits.errors import ModelError
 from circuits.model.formats.llama import distance
 
 _FACTORS = ("q_proj", "k_proj", "v_proj", "o_proj")
+_LLAMA = "transformers.models.llama.modeling_llama"
+_OF_TWO = {
+    "query": "q1_proj", "key": "k1_proj", "second_query": "q2_proj", "second_key": "k2_proj",
+    "value": "v_proj",
+}  # fmt: skip
+"""Of a head whose pattern is the product of two scores."""
 
 
 class Heads:
@@ -34,15 +40,19 @@ class Heads:
     def of(self, layer: int) -> list[Head]:
         """The heads of a layer, checked when they are first asked for."""
         if layer not in self._known:
-            self._refuse(layer)
-            heads = self._heads(layer)
+            parts = {
+                name for name, _ in self.network.model.layers[layer].self_attn.named_children()
+            }
+            if parts == {*_OF_TWO.values(), "o_proj"}:
+                heads = [self._of_two_scores(layer)]
+            else:
+                self._refuse(layer, parts)
+                heads = self._heads(layer)
             self._check(layer, heads)
             self._known[layer] = heads
         return self._known[layer]
 
-    def _refuse(self, layer: int) -> None:
-        attention = self.network.model.layers[layer].self_attn
-        parts = {name for name, _ in attention.named_children()}
+    def _refuse(self, layer: int, parts: set[str]) -> None:
         if other := sorted(parts - set(_FACTORS)):
             raise ModelError(
                 f"{self.where}: attention of layer {layer} has {', '.join(other)}, so its scores "
@@ -102,6 +112,16 @@ class Heads:
             heads.append(Head(**own, scaling=float(attention.scaling), name=name))
         return heads
 
+    def _of_two_scores(self, layer: int) -> Head:
+        block = self.network.model.layers[layer]
+        attention, norm = block.self_attn, block.input_layernorm.weight
+        cosine, sine = self._rotary
+        own = {name: getattr(attention, part).weight * norm for name, part in _OF_TWO.items()}
+        return Head(
+            **own, output=attention.o_proj.weight, cosine=cosine, sine=sine,
+            scaling=attention.head_dim**-0.5, name=f"head {layer}.0",
+        )  # fmt: skip
+
     @torch.no_grad()
     def _check(self, layer: int, heads: list[Head]) -> None:
         """Compare a layer's attention with its heads on random input, each looking everywhere."""
@@ -118,11 +138,14 @@ class Heads:
                 attention_mask=None,
             )
         x = x / (x.square().mean(-1, keepdim=True) + float(config.rms_norm_eps)).sqrt()
-        scores = torch.stack([head.scores(x[0]) for head in heads]).log_softmax(-1)
-        sure = pattern[0] > 1e-6
-        error = distance(pattern[0].log()[sure], scores[sure])
+        scores = torch.stack([head.scores(x[0]) for head in heads])
+        if heads[0].n_form == 1:
+            sure = pattern[0] > 1e-6
+            error = distance(pattern[0].log()[sure], scores.log_softmax(-1)[sure])
+        else:
+            error = distance(pattern[0], scores[0].tril())
         made = torch.zeros_like(scores[0] @ x[0].to(scores))
-        for head, looks in zip(heads, pattern[0], strict=True):
+        for head, looks in zip(heads, pattern[0] if pattern.ndim > 3 else pattern, strict=True):
             made += looks.to(made) @ head.moved(x[0])
         bias = block.self_attn.o_proj.bias
         error = max(error, distance(out[0], made if bias is None else made + bias))
@@ -149,22 +172,28 @@ def eager(network: Any) -> Iterator[None]:
 @torch.no_grad()
 def scores_of_run(
     network: Any, tokens: Int64[Tensor, "batch pos"], layer: int
-) -> Float[Tensor, "batch head query_pos key_pos"]:
+) -> Float[Tensor, "batch head_or_form query_pos key_pos"]:
     """The scores of a layer's heads as the network computes them, before the mask: products of its
-    projections, rotated by its own function."""
+    projections, rotated by its own function. Of a head with two scores, both."""
     attention, seen = network.model.layers[layer].self_attn, dict[str, Tensor]()
+    two = hasattr(attention, "q1_proj")
+    names = [f"{side}{form}_proj" for side in "qk" for form in ((1, 2) if two else ("",))]
     with ExitStack() as hooks:
-        for name in ("q_proj", "k_proj"):
+        for name in names:
 
             def keep(_module: Any, _args: Any, out: Tensor, name: str = name) -> None:
                 seen[name] = out.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
 
             hooks.callback(getattr(attention, name).register_forward_hook(keep).remove)
         network.model(tokens, use_cache=False)
+    half = len(names) // 2
+    query, key = (torch.cat([seen[n] for n in part], 1) for part in (names[:half], names[half:]))
     positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
-    angles = network.model.rotary_emb(seen["q_proj"], positions)
-    rotate = import_module(type(attention).__module__).apply_rotary_pos_emb
-    query, key = rotate(seen["q_proj"], seen["k_proj"], *angles)
+    angles = network.model.rotary_emb(query, positions)
+    home = _LLAMA if two else type(attention).__module__
+    query, key = import_module(home).apply_rotary_pos_emb(query, key, *angles)
+    if two:
+        return query @ key.mT / attention.head_dim**0.5
     key = key.repeat_interleave(attention.num_key_value_groups, dim=1)
     return query @ key.mT * attention.scaling
 

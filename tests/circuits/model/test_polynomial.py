@@ -6,11 +6,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from analysis import score_ledger
 from analysis.cli.main import main
-from circuits.errors import ModelError
-from circuits.model import load_model
+from circuits import Basis
+from circuits.errors import FeatureRangeError, ModelError
+from circuits.model import Site, load_model
+from circuits.model.formats.heads import scores_of_run, watched_patterns
 from circuits.model.loading import untrained
-from tests.support.small import relative_error
+from tests.support.small import normal, relative_error
+from tests.support.small_dictionaries import small_dictionary
 from tests.support.small_models import (
     N_TOKEN,
     POLYNOMIAL,
@@ -179,3 +183,43 @@ def test_without_weights_nothing_is_loaded(folder):
     (folder / "model.safetensors").unlink()
     with pytest.raises(ModelError, match=r"holds no model\.safetensors"):
         load_model(folder, device="cpu")
+
+
+@KINDS
+def test_a_pattern_is_the_product_of_what_two_pairs_of_features_add(norm_type, tmp_path):
+    model = load_model(polynomial_folder(tmp_path, norm_type=norm_type), dtype=torch.float64)
+    tokens, width = some_tokens(1), model.d_model
+    for layer in range(model.n_layer):
+        site, head = Site("resid_pre", layer), model.head(layer, 0)
+        assert head.n_form == 2
+        x = model.read(tokens, site)[site][0]
+        x = x / model.scale(x)[:, None]
+        with watched_patterns(model.network) as patterns:
+            model.logits(tokens)
+        assert relative_error(head.scores(x).tril(), patterns[layer][0]) < 1e-12
+        features = Basis.from_decoder(torch.eye(width, dtype=torch.float64))
+        apart = [head.looks(features, features, 3, at=2, form=form).matrix() for form in (0, 1)]
+        one, two = (x[5] @ form @ x[2] for form in apart)
+        assert abs(float(one * two - patterns[layer][0, 5, 2])) < 1e-12 * float(abs(one * two))
+        both = scores_of_run(model.network, tokens, layer)[0]
+        torch.testing.assert_close(both[:, 5, 2], torch.stack([one, two]))
+        moved = patterns[layer][0] @ head.moved(x)
+        out = model.read(tokens, f"attn_out@{layer}")[Site("attn_out", layer)]
+        assert relative_error(moved, out[0]) < 1e-12
+    with pytest.raises(FeatureRangeError, match="there is no form 2; they run from 0 to 1"):
+        head.looks(features, features, 3, form=2)
+
+
+def test_a_score_of_two_has_an_account_of_each(tmp_path):
+    model = load_model(polynomial_folder(tmp_path), dtype=torch.float64)
+    wide = {
+        name: normal(40, model.d_model, seed=5, dtype=torch.float64)
+        for name in ("encoder", "decoder")
+    }
+    zeros = {"bias": torch.zeros(40).double(), "offset": torch.ones(model.d_model).double()}
+    features = small_dictionary(**wide, **zeros, site=Site("resid_pre", 1), dtype=torch.float64)
+    tokens = some_tokens(1)[0]
+    made = [score_ledger(model, 1, 0, features, tokens, 5, 2, form=form) for form in (0, 1)]
+    wanted = scores_of_run(model.network, tokens[None], 1)[0, :, 5, 2]
+    for ledger, value in zip(made, wanted, strict=True):
+        assert ledger.computed == pytest.approx(float(value), rel=1e-9)
