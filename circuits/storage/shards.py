@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,6 +28,7 @@ from circuits.storage.replacing import check_file
 OUTPUTS = 32
 """To a shard: what an interruption can lose."""
 _FINGERPRINT, _CONTENT = b"circuits.fingerprint", b"circuits.content"
+_LISTS = b"circuits.lists"  # the names of columns that held lists, as JSON
 
 
 def make_shards(
@@ -134,8 +136,14 @@ def _is_kept(path: Path) -> bool:
 
 
 def _write(tables: Iterable[pd.DataFrame], path: Path, fingerprint: str) -> None:
-    table = pa.Table.from_pandas(pd.concat(tables, ignore_index=True), preserve_index=False)
+    """Lists are written as JSON: of a column of lists, no one can tell how much it unpacks to."""
+    whole = pd.concat(tables, ignore_index=True)
+    lists = [name for name in whole if len(whole) and isinstance(whole[name].iloc[0], list)]
+    for name in lists:
+        whole[name] = whole[name].map(json.dumps)
+    table = pa.Table.from_pandas(whole, preserve_index=False)
     about = {_FINGERPRINT: fingerprint.encode(), _CONTENT: _hash(table)}
+    about[_LISTS] = json.dumps(lists).encode()
     with written_whole(path) as temporary:
         pq.write_table(table.replace_schema_metadata(about), temporary)
 
@@ -147,12 +155,19 @@ def _read(path: Path) -> pd.DataFrame:
         table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
         raise RunError(f"{path} is not a readable Parquet file ({error}). Delete it.") from error
-    if (table.schema.metadata or {}).get(_CONTENT) != _hash(table):
+    about = table.schema.metadata or {}
+    try:
+        if about.get(_CONTENT) != _hash(table):
+            raise ValueError
+        found = table.to_pandas()
+        for name in json.loads(about.get(_LISTS, b"[]")):
+            found[name] = found[name].map(lambda text: np.array(json.loads(text)))
+    except (ValueError, TypeError, KeyError) as error:
         raise RunError(
             f"{path} is damaged: its rows are not those that were written. Delete it, and run the "
             f"pass again: existing shards are kept."
-        )
-    return table.to_pandas()
+        ) from error
+    return found
 
 
 def _hash(table: pa.Table) -> bytes:

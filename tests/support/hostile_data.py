@@ -318,10 +318,10 @@ READERS: dict[str, Callable[[Path], object]] = {
 TABLES: dict[str, Hostile] = {
     "a table: 1 GB of zeros": Hostile(same_number, table, PACKED),
     "a table: lists of 1 GB": Hostile(
-        lambda f: parquet(pa.table({"text": [np.zeros(2**20)]}), 2**7)(f), table, PACKED
+        lambda f: parquet(pa.table({"text": [np.zeros(2**20)]}), 2**7)(f), table, "holds lists"
     ),
     "a table: lists of texts": Hostile(
-        parquet(pa.table({"text": [["x"] * 2**10] * 64})), table, "lists of texts"
+        parquet(pa.table({"text": [["x"] * 2**10] * 64})), table, "holds lists"
     ),
     "a table: an index of 2 ** 62": Hostile(
         parquet(pa.table({"text": [0.0]}).replace_schema_metadata({"pandas": INDEX})), table, None

@@ -1,8 +1,11 @@
-"""Shards are removed one by one: what else lies beside them stays."""
+"""Shards are removed one by one, and what else lies beside them stays; tables come back as made."""
 
 import pandas as pd
+import pytest
 
+from circuits.errors import RunError
 from circuits.storage.shards import kept_table, make_shards, remove_shards
+from circuits.storage.tables import read_table
 
 
 def test_removing_shards_leaves_what_is_not_one(tmp_path):
@@ -16,3 +19,18 @@ def test_removing_shards_leaves_what_is_not_one(tmp_path):
     pd.DataFrame({"a": [1]}).to_parquet(folder / "mine.parquet")
     remove_shards(folder)
     assert {path.name for path in folder.iterdir()} == {"notes.txt", "mine.parquet"}
+
+
+def test_lists_are_kept_as_texts_and_read_as_lists(tmp_path):
+    path, made = tmp_path / "kept.parquet", pd.DataFrame({"a": [1, 2], "n": [[1, 2], [3, 4]]})
+    kept_table(path, "f", lambda: made)
+    assert pd.read_parquet(path)["n"].tolist() == ["[1, 2]", "[3, 4]"]
+    again = kept_table(path, "f", lambda: pd.DataFrame())
+    assert [row.tolist() for row in again["n"]] == [[1, 2], [3, 4]]
+
+
+def test_a_column_of_lists_is_refused_whatever_it_unpacks_to(tmp_path):
+    path = tmp_path / "lists.parquet"
+    pd.DataFrame({"a": [[0] * 10**6]}).to_parquet(path)
+    with pytest.raises(RunError, match=r"lists\.parquet: column 'a' holds lists\. Write plain"):
+        read_table(path, {}, RunError)
