@@ -371,10 +371,13 @@ _CLASSES = ("edits",)  # tables that have a column of numbers for each class as 
 
 
 def _table(name: str, columns: object) -> pd.DataFrame:
+    since = _SINCE.get(name, {})
+    if isinstance(columns, dict) and 0 < len(since.keys() & columns.keys()) < len(since):
+        raise RecordError(f"{name} has only some of the columns {', '.join(since)}")
     return checked_table(
         table_of_columns(columns, name),
         _COLUMNS[name],
         name,
-        optional=_SINCE.get(name),
+        optional=since or None,
         others=NUMBER if name in _CLASSES else None,
     )

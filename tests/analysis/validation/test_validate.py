@@ -350,6 +350,7 @@ def test_what_is_not_known_is_null_in_the_file(proof, tmp_path):
         ({"schema": "other"}, "is not a validation of this version"),
         ({"more": 1}, r"is not whole: missing nothing, unknown \['more'\]"),
         ({"edits": 5}, "is not whole: edits"),
+        ({"random": {"set": []}}, "is not whole: random has only some of the columns set, there"),
         ({"n": "many"}, "is not whole: n"),
         ({"parts": {"first": [1], "second": []}}, "parts has columns of unequal length"),
         ({"criteria": [{"name": "removed"}]}, "is not whole: in criteria, missing"),
