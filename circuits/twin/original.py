@@ -91,7 +91,7 @@ def check_gated(where: Path, config: Mapping[str, Any]) -> None:
             f"gated model, such as Llama, Mistral or Qwen2."
         )
     activation = config.get("hidden_act") or config.get("hidden_activation") or "silu"
-    if activation not in GATES:
+    if str(activation) not in GATES:
         raise ModelError(
             f"{where}: hidden_act is {activation!r:.40}, which is not one of the gates that fade: "
             f"{', '.join(GATES)}."

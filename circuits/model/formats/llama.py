@@ -51,6 +51,7 @@ def check_activation(where: Path, config: Mapping[str, Any]) -> None:
     if wrong or not found:
         # Llama's default, where the field is missing, is SiLU
         field, name = next(iter(wrong.items())) if wrong else ("hidden_act", "silu (the default)")
+        name = f"{name!s:.40}"  # of any type
         kind = f", {_TWIN[name]} where there is a gate" if name in _TWIN else ""
         raise ModelError(
             f"{where}: {field} is {name}{kind}: this MLP is not bilinear, so it has no exact "

@@ -13,6 +13,7 @@ import torch
 from circuits.errors import CircuitsError, HubError, ModelError, TensorError
 from circuits.model import Model, Site, load_model
 from circuits.model.site import POINTS, begun_at
+from circuits.twin.original import load_original
 from tests.support.hub import hanging_hub
 from tests.support.small import normal, relative_error
 from tests.support.small_models import (
@@ -343,6 +344,15 @@ def edited(folder: Path, copy: Path, **fields) -> Path:
         config.pop(name) if value is None else config.update({name: value})
     (copy / "config.json").write_text(json.dumps(config))
     return copy
+
+
+@pytest.mark.parametrize("activation", [["silu"], {"a": 1}, 7, "x" * 5000])
+def test_an_activation_that_is_no_name_is_refused(activation, folder, tmp_path):
+    place = edited(folder, tmp_path / "edited", hidden_act=activation)
+    for load in (load_model, load_original):
+        with pytest.raises(ModelError, match="hidden_act is ") as refused:
+            load(place)
+        assert len(str(refused.value)) < 400
 
 
 def test_configurations_that_do_not_fit_the_weights_are_refused(folder, tmp_path):
