@@ -1,5 +1,5 @@
 """Sums over tokens that the quality of a dictionary is made of: the model's loss with a site's
-activation replaced, by document, so that it has an error; and how often features are active."""
+activation replaced, by row of text, so that it has an error; and how often features are active."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Way = Callable[[Tensor, Tensor], Tensor]
 
 _DENSE = 0.1  # a feature that is active on a larger share of tokens is dense
 _DENSE = 0.1  # a feature that is active on a larger share of tokens is dense
-_FEW = 32  # documents, of which no error is taken for known
+_FEW = 32  # rows, of which no error is taken for known
 
 
 class SplicedLosses:
@@ -28,7 +28,7 @@ class SplicedLosses:
 
     def __init__(self, site: Site, ways: Mapping[str, Way]) -> None:
         self._site, self._ways = site, ways
-        self._nats: list[Float[np.ndarray, "document way"]] = []
+        self._nats: list[Float[np.ndarray, "row way"]] = []
         self._missed = dict.fromkeys((*ways, "clean"), 0.0)
         self._errors: dict[str, Tensor] = {}
         self._sum: Tensor | float = 0.0  # of the site's activation, and of its squares
@@ -49,11 +49,7 @@ class SplicedLosses:
             error = (y - made).double()
             self._missed[name] += float(error.square().sum())
             self._errors[name] = self._errors.get(name, 0) + error.sum(0)
-        document = reading.batch.document.numpy()
-        _, which = np.unique(document, return_inverse=True)
-        self._nats.append(
-            np.stack([np.bincount(which, row.double().cpu().numpy()) for row in rows], 1)
-        )
+        self._nats.append(torch.stack(rows, 1).double().cpu().numpy())
 
     @property
     def variance(self) -> float:
@@ -78,7 +74,7 @@ class SplicedLosses:
         return table
 
     def error(self, name: str) -> float:
-        """The standard error of what a way recovers, over documents; NaN for too few of them."""
+        """The standard error of what a way recovers, over rows; NaN for too few of them."""
         nats = np.concatenate(self._nats)
         if len(nats) < _FEW:
             return float("nan")

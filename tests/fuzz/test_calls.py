@@ -146,7 +146,7 @@ MAY_BE_NAN = {
     "circuit_rank": "a form that is constant over the tokens has no correlation",
     "agreement": "a feature may be active on one image alone",
     "Figure.drawn": "a gap in a line",
-    "quality": "of fewer than 32 documents no standard error is known",
+    "quality": "of fewer than 32 rows no standard error is known",
     "explanation": "the constant has no eigenvalue",
     "RankCurve.mean": "a control that was not made for any feature",
     "RankCurve.nulls": "a control that was not made for any feature",

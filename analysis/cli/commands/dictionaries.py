@@ -34,11 +34,12 @@ active on over a tenth of tokens. loss_…: nats a token, of the model as it is 
 site replaced: by the reconstruction (sae; with its error it is clean again), zero, its mean, as
 many random directions, or the pseudoinverse's values for the selected features (pinv_on_active) or
 for those that it selects itself (pinv_largest). added: sae less clean. recovered: 1 is the clean
-model, 0 the site set to zero; below 0 is worse than that (_from_mean: 0 is its mean). fvu_…,
-recovered_…: of these replacements. pinv_active, pinv_inactive: median correlation of the
-pseudoinverse's values with the activations where a feature is active, and with its scores elsewhere
-(_mean: the mean; _random: of random directions; _n: features that count); pinv_exact: whether the
-pseudoinverse reads exactly. Good: recovered near 1, far above recovered_random, and few dead."""
+model, 0 the site set to zero; below 0 is worse than that (_from_mean: 0 is its mean; _error: the
+standard error, over rows of text). fvu_…, recovered_…: of these replacements. pinv_active,
+pinv_inactive: median correlation of the pseudoinverse's values with the activations where a feature
+is active, and with its scores elsewhere (_mean: the mean; _random: of random directions; _n:
+features that count); pinv_exact: whether the pseudoinverse reads
+exactly. Good: recovered near 1, far above recovered_random, and few dead."""
 
 
 def sae_train(options: Namespace) -> Answer:
