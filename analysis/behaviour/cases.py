@@ -221,7 +221,8 @@ class Behaviour:
         path = Path(path)
         check_readable(path, BehaviourError)
         try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
+            # not splitlines(): that also breaks at separators which JSON allows inside a string
+            lines = path.read_text(encoding="utf-8-sig").split("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise BehaviourError(f"{path} cannot be read ({error}). Name a JSONL file.") from error
         cases = {

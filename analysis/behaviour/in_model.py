@@ -333,6 +333,16 @@ def _answers(behaviour: Behaviour, tokenizer: Any, faults: list[str]) -> dict[st
             f"answers must be single tokens, and {_suggested(tokenizer, lost)} "
             f"{'is' if len(lost) == 1 else 'are'} not; take others, or the first piece of each"
         )
+        return known
+    for answers in dict.fromkeys((*case.right, *case.wrong) for case in behaviour.cases):
+        tokens = [known[word] for word in answers]
+        if same := [word for word in answers if tokens.count(known[word]) > 1]:
+            alike = [word for word in same if known[word] == known[same[0]]]
+            faults.append(
+                f"the answers {' and '.join(map(repr, alike))} are one token, which would count "
+                f"more than once, or for and against; keep one of them"
+            )
+            break
     return known
 
 

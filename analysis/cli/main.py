@@ -29,6 +29,7 @@ _MAKE_A_RUN = ("demo", "model train", "model twin", "model ready", "digits")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0, 2 for bad input, 1 for a bug or a run that is not as
     it was made, 130 after Ctrl-C."""
+    _open_streams()
     options = parser().parse_args(arguments)
     try:
         with _only_the_answer_on_stdout(options.quiet):
@@ -36,22 +37,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with _alone(options), _marks() as marks:
                 answer: Answer = work(options)
         answer = answer.marked(marks)
-        if isinstance(sys.stdout, io.TextIOWrapper):  # its encoding may lack a character
-            sys.stdout.reconfigure(errors="backslashreplace")
-        if options.json:
-            print(answer.as_json())
-        elif not options.quiet:
-            print(_inert(answer.text))
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader closed the pipe: `circuits … | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        _print(answer, options)
     except KeyboardInterrupt:
         print(f"circuits {options.command}: interrupted", file=sys.stderr)
         return 130
     except Exception as error:  # noqa: BLE001 - the last place where one can be reported
         return _reported(options.command, error)
     return answer.status
+
+
+def _open_streams() -> None:
+    """Put the null device in the place of a stream that was closed (``>&-``): else the next file
+    that is opened gets its number, and with it what a library prints there."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            try:
+                os.fstat(number)
+            except OSError:  # free, and the lowest that is
+                os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+
+
+def _print(answer: Answer, options: argparse.Namespace) -> None:
+    """The answer, to a reader who may have had enough: `circuits … | head`."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # its encoding may lack a character
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        if options.json:
+            print(answer.as_json())
+        elif not options.quiet:
+            print(_inert(answer.text))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager

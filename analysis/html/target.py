@@ -13,6 +13,7 @@ from pathlib import Path
 
 from circuits.errors import RunError
 from circuits.storage.files import content_hash, read_json
+from circuits.storage.limits import check_replaceable
 from circuits.storage.replacing import restore
 
 MARK = "report.json"
@@ -25,6 +26,8 @@ _FORCE = "Name another place, or overwrite it: --force, in Python force=True."
 def check_target(out: Path, single_file: bool, force: bool = False) -> None:
     """Refuse a place that holds something other than a report, or that is not writable, before
     anything is computed."""
+    if not out.resolve().name:
+        raise RunError(f"{out} is the root of a disk, where no report can be put. Name a folder.")
     out.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(out.parent, os.W_OK):
         raise RunError(
@@ -34,6 +37,7 @@ def check_target(out: Path, single_file: bool, force: bool = False) -> None:
     if single_file:
         if out.is_dir():
             raise RunError(f"{out} is a folder. Name the file to write: {out / 'report.html'}")
+        check_replaceable(out, RunError)
         if not force and out.exists() and out.stat().st_size and not _is_as_signed(out):
             raise RunError(
                 f"{out} is not a report as it was written, so its contents would be lost. {_FORCE}"

@@ -62,7 +62,7 @@ class Report:
     def write_file(self, out: Path, force: bool = False) -> Path:
         """Write everything into one file."""
         check_target(out, single_file=True, force=force)
-        with written_whole(out) as path:
+        with written_whole(out.resolve()) as path:  # as a folder: a link stays one
             _write(path, signed(self._single()))
         return out
 

@@ -294,11 +294,14 @@ class ByName(Mapping, Generic[Read]):
         """The files of the circuit; refused where this one is not among them."""
         files = self.run.files_of(name) if isinstance(name, str) else None
         if files is None or not self._has(files):
-            raise NotInRunError(
-                f"{self.run} has no {self.kind} '{shown(str(name))}' (it has {self._names()}). "
-                f"{self._how_to_make(name, files)}"
-            )
+            raise self._missing(name, files)
         return files
+
+    def _missing(self, name: object, files: CircuitFiles | None) -> NotInRunError:
+        return NotInRunError(
+            f"{self.run} has no {self.kind} '{shown(str(name))}' (it has {self._names()}). "
+            f"{self._how_to_make(name, files)}"
+        )
 
     def _how_to_make(self, name: object, files: CircuitFiles | None) -> str:
         """A command that works: one that makes what is missing, or one that makes another."""
@@ -313,7 +316,8 @@ class ByName(Mapping, Generic[Read]):
 
     def __getitem__(self, name: str) -> Read:
         value = self.read(self.files(name))
-        assert value is not None  # its file is there
+        if value is None:  # its file was there: it has just been moved or removed
+            raise self._missing(name, None)
         return value
 
     def _ipython_key_completions_(self) -> list[str]:

@@ -42,6 +42,19 @@ def check_readable(path: Path, error: type[CircuitsError]) -> None:
         )
 
 
+def check_replaceable(path: Path, error: type[CircuitsError]) -> None:
+    """Refuse to put a file in the place of a FIFO, a device or a link of the system's own, such as
+    /dev/stdout: it would be gone for every program."""
+    try:
+        mode, link = path.stat().st_mode, path.is_symlink()
+    except (OSError, ValueError):  # not there, or not to be reached: for the writer to report
+        return
+    system = link and path.absolute().parts[:2] in (("/", "dev"), ("/", "proc"))
+    if system or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        what = "a link of the system" if system else _kind(mode)
+        raise error(f"{path}: {what}, which a new file would take the place of. Name a file.")
+
+
 def is_there(path: Path, error: type[CircuitsError]) -> bool:
     """Whether anything has this path; refused if nothing can have it, such as a name that is too
     long."""

@@ -28,6 +28,7 @@ from circuits.storage.files import remove_left, try_lock
 from circuits.storage.replacing import finish
 
 NAME = ".lock"
+_BEGINS = (b"{", b"[", b"\0", b"")  # JSON, or what a power loss leaves; else it is no lock
 _TOUCH = 15.0  # seconds between two touches
 _LEFT = 60.0  # after which a lock of another machine that nobody touches was left
 _AHEAD = 3600.0  # a clock may be; a lock that was touched later than that was not
@@ -62,9 +63,7 @@ def locked(folder: str | Path, doing: str, *, wait: bool = True) -> Iterator[Non
     finally:
         done.set()
         held.discard(key)
-        with suppress(OSError):
-            (folder / NAME).unlink()
-        lock.close()  # which frees it
+        lock.close()  # which removes its file and frees it
         for path in made:
             with suppress(OSError):  # it holds something
                 path.rmdir()
@@ -117,7 +116,8 @@ def _try(path: Path, about: dict[str, Any]) -> tuple[ExitStack | None, dict[str,
         raise
     with ExitStack() as lock:
         lock.callback(os.close, file)
-        if not stat.S_ISREG(os.fstat(file).st_mode):
+        found = os.fstat(file)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
             raise _not_a_lock(path)
         try:
             free, there = try_lock(file), _read(file)
@@ -126,6 +126,9 @@ def _try(path: Path, about: dict[str, Any]) -> tuple[ExitStack | None, dict[str,
             if free and path.exists() and os.path.samestat(os.fstat(file), path.stat()):
                 age = time.time() - os.fstat(file).st_mtime
                 if there.get("host") in (None, about["host"]) or not -_AHEAD < age < _LEFT:
+                    if os.pread(file, 1, 0) not in _BEGINS:
+                        raise _not_a_lock(path)
+                    lock.callback(_remove, path, file)  # also if the disk is full now
                     os.ftruncate(file, 0)
                     os.pwrite(file, json.dumps(about).encode(), 0)
                     return lock.pop_all(), {}
@@ -134,10 +137,17 @@ def _try(path: Path, about: dict[str, Any]) -> tuple[ExitStack | None, dict[str,
     return None, there
 
 
+def _remove(path: Path, file: int) -> None:
+    """Remove the lock's file, unless the folder was moved and another one has its place."""
+    with suppress(OSError):
+        if os.path.samestat(os.fstat(file), path.stat()):
+            path.unlink()
+
+
 def _not_a_lock(path: Path) -> RunError:
     return RunError(
-        f"{path}: a link, FIFO or device, where the lock of this folder is to be: what it leads to "
-        f"would be written over. Remove it."
+        f"{path}: a link, FIFO, device or another program's file, where the lock of this folder is "
+        f"to be: what it holds or leads to would be lost. Move or remove it."
     )
 
 

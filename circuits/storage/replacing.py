@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from circuits.errors import CircuitsError, RunError
-from circuits.storage.limits import check_readable
+from circuits.storage.limits import check_readable, check_replaceable
 
 PLACING = ".placing"
 """The folder of files that are decided and not all in their places."""
@@ -43,6 +43,7 @@ def check_file(
     path = Path(path)
     if path.is_dir():
         raise error(f"{path} is a folder. Name a file, to which {kind} can be written.")
+    check_replaceable(path, error)
     if force or not path.exists():
         return
     check_readable(path, error)

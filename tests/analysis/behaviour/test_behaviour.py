@@ -208,6 +208,13 @@ def test_a_file_with_a_mark_of_its_encoding_is_read(tmp_path):
     assert Behaviour.load(path) == planted_behaviour()
 
 
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85"])
+def test_separators_of_lines_that_json_allows_in_a_string_are_read(tmp_path, separator):
+    path = planted_behaviour().save(tmp_path / "negation.jsonl")
+    path.write_text(path.read_text().replace("tom said", f"tom{separator}said"), "utf-8")
+    assert Behaviour.load(path).cases[0].text.startswith(f"tom{separator}said the")
+
+
 def test_a_text_without_tokens_is_refused(model):
     said = refused(lambda: in_model(changed(3, text="", pair=None), model))
     assert "'' has no token that an answer could follow" in said
@@ -251,6 +258,16 @@ def test_words_that_are_no_tokens_are_all_listed_with_suggestions(model):
     assert "'gladly' (it has glad" in said
     assert all(repr(word) in said for word in answers)
     assert "take others, or the first piece of each" in said
+
+
+@pytest.mark.parametrize(
+    "alike",
+    [{"wrong": ("sad", " happy")}, {"right": ("happy", "happy")}, {"right": ("happy ", "happy")}],
+)
+def test_answers_of_one_token_are_refused(model, alike):
+    said = refused(lambda: in_model(changed(0, pair=None, **alike), model))
+    assert "are one token, which would count more than once, or for and against" in said
+    assert "'happy' and" in said or "and 'happy'" in said
 
 
 def test_texts_of_unknown_words_are_refused(model):

@@ -1,6 +1,7 @@
 """The `circuits` command itself: what reaches which stream, when a bar shows, and how it ends."""
 
 import contextlib
+import errno
 import fcntl
 import io
 import json
@@ -260,6 +261,27 @@ def test_ctrl_c_while_everything_is_imported_is_no_traceback(monkeypatch, capsys
     monkeypatch.setattr(sys.modules["analysis.cli.main"], "import_module", interrupted)
     assert main(["gates"]) == 130
     assert capsys.readouterr().err == "circuits gates: interrupted\n"
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_is_as_one_that_nobody_reads(closed):
+    """Not a traceback, and no file gets its number: a library's output would be in that file."""
+    program = (
+        "import sys; from analysis.cli.main import main; status = main(['completion', 'bash']); "
+        "sys.exit(status or 10 * (open(sys.executable).fileno() < 3))"
+    )
+    line = f'exec "$0" -c "$1" {closed}'
+    done = subprocess.run(
+        ["sh", "-c", line, sys.executable, program], capture_output=True, text=True, cwd=ROOT
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_work_that_ends_early_is_no_success(gates, capsys):
+    """A progress bar may go to a pipe that is closed: `circuits … 2>&1 >file | head`."""
+    gates(failing(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))))
+    assert main(["gates"]) == 2
+    assert capsys.readouterr().err.startswith("circuits gates: [Errno 32] Broken pipe")
 
 
 def test_the_command_runs_as_a_module_too():

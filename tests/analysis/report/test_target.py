@@ -1,6 +1,7 @@
 """A report is written only where nothing else is lost."""
 
 import json
+import os
 import shutil
 from hashlib import sha256
 from pathlib import Path
@@ -133,6 +134,28 @@ def test_a_report_through_a_link_goes_where_the_link_points(hostile_run, report)
     again(hostile_run, link)
     assert link.is_symlink()
     assert contents_of(report) == contents_of(hostile_run[0] / "report")
+
+
+def test_one_file_through_a_link_goes_where_the_link_points(hostile_run, tmp_path):
+    (tmp_path / "link.html").symlink_to(tmp_path / "page.html")
+    again(hostile_run, tmp_path / "link.html", single_file=True)
+    assert (tmp_path / "link.html").is_symlink()
+    assert (tmp_path / "page.html").read_text("utf-8").startswith("<!DOCTYPE html>")
+
+
+def test_the_root_is_no_place_for_a_report(hostile_run):
+    for single_file in (False, True):
+        with pytest.raises(RunError, match=r"root of a disk|is a folder"):
+            again(hostile_run, Path("/"), single_file=single_file)
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_no_report_takes_the_place_of_a_fifo(hostile_run, tmp_path, force):
+    """Nor of a device: /dev/null would be gone for every program."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(RunError, match="which a new file would take the place of"):
+        again(hostile_run, tmp_path / "pipe", single_file=True, force=force)
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_a_place_without_the_right_to_write_is_refused_at_once(hostile_run, tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """What is written where a path is given: over a file of its own kind, and over no other."""
 
+import os
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -47,6 +49,16 @@ def test_a_file_is_written_over_one_of_its_kind_and_no_other(writers, tmp_path):
         write(path)
         if name in kinds:
             kinds[name].load(path)
+
+
+def test_no_file_takes_the_place_of_a_fifo(writers, tmp_path):
+    for name, write in writers.items():
+        path = tmp_path / name.replace(".", "-") / name
+        path.parent.mkdir()
+        os.mkfifo(path)
+        with pytest.raises(CircuitsError, match="FIFO"):
+            write(path, force=True)
+        assert path.is_fifo()
 
 
 def test_exports_are_written_over_exports_and_no_other_file(hostile_run, tmp_path, capsys):

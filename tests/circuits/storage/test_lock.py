@@ -217,9 +217,46 @@ def test_a_lock_that_is_a_link_or_a_fifo_is_refused(tmp_path):
     ):
         (tmp_path / name).mkdir()
         make(tmp_path / name / ".lock")
-        with pytest.raises(RunError, match="a link, FIFO or device"), locked(tmp_path / name, "x"):
+        with pytest.raises(RunError, match="a link, FIFO, device"), locked(tmp_path / name, "x"):
             pass
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_file_of_ones_own_is_not_taken_for_a_lock(tmp_path):
+    """Nor is another name of one: an archive can hold such a link to a file beside the run."""
+    for name, make in (
+        ("own", lambda path: path.write_text("years of work")),
+        ("linked", lambda path: path.hardlink_to(tmp_path / "thesis.tex")),
+        ("empty", lambda path: path.hardlink_to(tmp_path / "empty.py")),
+    ):
+        (tmp_path / "thesis.tex").write_text("years of work")
+        (tmp_path / "empty.py").write_text("")
+        (tmp_path / name).mkdir()
+        make(tmp_path / name / NAME)
+        was = (tmp_path / name / NAME).read_text()
+        with pytest.raises(RunError, match="would be lost"), locked(tmp_path / name, "x"):
+            pass
+        assert (tmp_path / name / NAME).read_text() == was
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_a_folder_that_took_the_place_of_a_run_keeps_its_lock(tmp_path):
+    run, moved = tmp_path / "run", tmp_path / "moved"
+    with locked(run, "x"):
+        run.rename(moved)
+        run.mkdir()
+        (run / NAME).write_text("{}")  # of whoever works there
+    assert (run / NAME).exists()
+
+
+def test_no_lock_stays_where_it_cannot_be_written(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("circuits.storage.lock.os.pwrite", full)
+    with pytest.raises(OSError, match="No space"), locked(tmp_path, "x"):
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_lock_without_sense_is_taken(tmp_path):
