@@ -30,7 +30,7 @@ from analysis.validation.controls import as_much
 from analysis.validation.criteria import CRITERIA, Criterion, Measure
 from analysis.validation.edits import Change, DrawKind, EditKind, edited, removing
 from analysis.validation.harness import counterparts
-from analysis.validation.layered_record import MEASURES, LayeredValidation
+from analysis.validation.layered_record import MEASURES, LayeredValidation, pair_name
 from circuits.attention.frozen_run import frozen
 from circuits.errors import GraphError
 from circuits.model.loading import untrained
@@ -217,7 +217,7 @@ class _Editor:
                 -float((self._weights(some) * change).sum()) / self.base
                 for change in (lost, measured)
             )
-            pair = f"{int(one.first)} & {int(one.second)} in layer {layer}"
+            pair = pair_name(layer, int(one.first), int(one.second))
             rows.append(self.row(EditKind.REMOVE_GATE, changes, 1, pair, predicted=foretold,
                                  measured=seen, off_by=off_by))  # fmt: skip
         return rows

@@ -166,6 +166,11 @@ class LayeredValidation:
         return f"LayeredValidation({self.circuit}: {self.verdict}; n {self.n}, seed {self.seed})"
 
 
+def pair_name(layer: int, first: int, second: int) -> str:
+    """The target of the edit that removes a single pair."""
+    return f"{first} & {second} in layer {layer}"
+
+
 def _check_whole(found: LayeredValidation) -> None:
     """Refuse a validation without an edit or a criterion that every one has."""
     whole = set(found.edits.loc[found.edits["target"] == "", "kind"])

@@ -184,11 +184,17 @@ def sentiment(behaviour: Behaviour) -> Behaviour:
     return Behaviour("sentiment", cases)
 
 
-def planted_run(folder: Path, kind: str = "computed") -> Path:
-    """A run folder of the planted model and its dictionaries."""
+def both_layers(kind: str) -> dict[Site, Dictionary]:
+    """Dictionaries of both layers of a model of two."""
+    return {**planted_dictionaries("computed"), **planted_dictionaries(kind)}
+
+
+def planted_run(folder: Path, kind: str = "computed", *, both: bool = False) -> Path:
+    """A run folder of the planted model and its dictionaries: of the last layer, or of both."""
     planted_model(kind).save(folder / "model")
     trained_on = {"activations": {"model": load_model(folder / "model", device="cpu").fingerprint}}
-    for site, dictionary in planted_dictionaries(kind).items():
+    known = both_layers(kind) if both else planted_dictionaries(kind)
+    for site, dictionary in known.items():
         replace(dictionary, notes=trained_on).save(folder / "saes" / site.hook_name)
     return folder
 

@@ -17,16 +17,13 @@ from tests.support.planted_negation import (
     FELT_FEATURE,
     GOOD,
     NEGATOR,
+    both_layers,
     planted_behaviour,
     planted_dictionaries,
     planted_model,
     sentiment,
     unseen_behaviour,
 )
-
-
-def both_layers(kind):
-    return {**planted_dictionaries("computed"), **planted_dictionaries(kind)}
 
 
 def found(kind):
