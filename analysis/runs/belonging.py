@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 from warnings import warn
 
 from analysis.behaviour.cases import Behaviour
@@ -101,21 +101,13 @@ class KnownFiles:
         return value
 
 
-class _Loaded(Protocol):
-    """A run's model and dictionaries, loaded when they are asked for."""
-
-    @property
-    def model(self) -> Model: ...
-
-    @property
-    def dictionaries(self) -> dict[Site, Dictionary]: ...
-
-
 class CircuitReader:
     """Reads a run's circuits with their cases and validations; refuses what is of another run."""
 
-    def __init__(self, files: KnownFiles, run: _Loaded) -> None:
-        self._files, self._run = files, run
+    def __init__(
+        self, files: KnownFiles, loaded: Callable[[], tuple[Model, dict[Site, Dictionary]]]
+    ) -> None:
+        self._files, self._loaded = files, loaded  # the run's model, loaded when it is needed
 
     def circuit(self, files: CircuitFiles) -> Circuit:
         """A circuit, refused if it is of another run; one made by hand may name no layer."""
@@ -123,19 +115,17 @@ class CircuitReader:
         if circuit.source.layer is not None:
             again = f" --behaviour {circuit.name}" if files.behaviour.exists() else ""
             command = f"circuits find {self._files.folder}{again}"
-            check_circuit(
-                self._run.model, circuit, self._run.dictionaries, str(files.circuit), command
-            )
+            model, dictionaries = self._loaded()
+            check_circuit(model, circuit, dictionaries, str(files.circuit), command)
         return circuit
 
     def layered(self, files: CircuitFiles) -> LayeredCircuit:
         """A circuit through several layers, refused if it is of another run."""
         circuit = self._files.read("find", LayeredCircuit.load, files.circuit)
         command = f"circuits find {self._files.folder} --behaviour {circuit.name} --across"
+        model, dictionaries = self._loaded()
         for stage in circuit.stages:
-            check_circuit(
-                self._run.model, stage, self._run.dictionaries, str(files.circuit), command
-            )
+            check_circuit(model, stage, dictionaries, str(files.circuit), command)
         return circuit
 
     def found(self, files: CircuitFiles, validated: bool = True) -> Found:

@@ -91,7 +91,7 @@ class Run:
         self.marks: dict[str, str] = {}
         """What is read although it is not as its step made it: what is said of each such file."""
         self._files = KnownFiles(self.folder, self.marks)
-        self._circuits = CircuitReader(self._files, self)
+        self._circuits = CircuitReader(self._files, lambda: (self.model, self.dictionaries))
         given = {"model": model, "dictionaries": dictionaries, "text": text}
         vars(self).update({name: value for name, value in given.items() if value is not None})
 

@@ -174,6 +174,12 @@ def unseen_behaviour(n: int = 16) -> Behaviour:
     return planted_behaviour(n, "said {child} the {thing}")
 
 
+def wide_behaviour(name: str = "negation") -> Behaviour:
+    """Both of these together: each class has as many cases as a stratum needs in either half."""
+    more = tuple(replace(case, pair=case.pair + 16) for case in unseen_behaviour().cases)
+    return Behaviour(name, (*planted_behaviour().cases, *more))
+
+
 def sentiment(behaviour: Behaviour) -> Behaviour:
     """Its cases without a negator, which differ in one factor."""
     cases = tuple(
