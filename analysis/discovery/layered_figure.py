@@ -28,10 +28,12 @@ _TALL = 8.0  # half the height of a line of it, and a little
 _ROW = 58.0  # between two rows of a column
 _HEAD = 66.0  # above the rows: the column's name
 _FEATURES, _PAIRS, _WAYS, _ANSWERS = 190.0, 234.0, 92.0, 96.0  # widths of columns: names fit
-_GAP = 66.0  # between them, where the numbers are
-_BEND = 44.0  # before a node, where its line becomes level
+_GAP = 72.0  # between them, where the numbers are
+_BEND = 52.0  # before a node, where its line becomes level
 _EDGE = 10.0  # around everything
+_RISE = 14.0  # before a node, where a line comes up from below
 _PORT = 11.0  # above and below the middle of a pair: where its two features arrive
+_LANE = 24.0  # below everything: between the lines that pass later layers by
 _THIN, _THICK = 1.2, 7.0
 
 
@@ -73,7 +75,7 @@ class _Picture:
 
     def share(self, logits: float) -> str:
         """A number of an edge."""
-        return percent(logits / self.whole)
+        return percent(round(logits / self.whole, 5))
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,12 @@ def _height(stages: Sequence[Circuit], ways: pd.DataFrame) -> float:
         pairs, rest = _pairs(stage)
         some, others = _drawn_ways(ways, _layer(stage))
         n_rows += [len(pairs) + bool(rest), len(some) + bool(len(others))]
-    return 2 * _EDGE + _HEAD + _ROW * max(*n_rows, 2) + 26.0 * (len(stages) + 1)
+    passing = [
+        ways[(ways["layer"] == _layer(stage)) & (ways["to_answers"].abs() >= _LEAST / 10)]
+        for stage in stages[:-1]
+    ]
+    lanes = len(stages) if len(stages) > 2 or any(len(some) for some in passing) else 0
+    return 2 * _EDGE + _HEAD + _ROW * max(*n_rows, 2) + _LANE * lanes
 
 
 def _boxes(
@@ -265,21 +272,21 @@ def _draw_ways(
     some, others = _drawn_ways(ways, _layer(stage))
     straight = _straight(stage, ways)
     left, right = box.right + _GAP, box.right + _GAP + _WAYS
-    lane = height - _EDGE - 26.0 * len(later)
+    lane = height - _EDGE - _LANE * (len(later) - 0.5)
     if not straight:
         _title(drawn, (left + right) / 2, "Carried on by", f"from layer {_layer(stage)}")
     for place, way in enumerate(some.to_dict("records")):
         spot = box if straight else _draw_head(drawn, way, box, _row(place))
         into, adds = _next(later, way["way"]), way["contrast"]
         past = adds * (1.0 if into is None else way["to_answers"] / way["share"])
-        bend = spot.right + _BEND
-        over = [(spot.right, spot.y), (bend, spot.y)]
-        below = [(bend, lane), (answers.left - 22, lane), (answers.left - 22, answers.y)]
-        ends = [(adds - past, into or answers, over), (past, answers, over + below * bool(later))]
-        side = -1
-        for logits, end, points in ends:
+        side, bend = -1, spot.right + _BEND
+        for logits, end in [(adds - past, into or answers), (past, answers)]:
             if abs(logits) >= _LEAST * abs(adds):
-                up = _TALL + drawn.edge([*points, (end.left, end.y)], logits, spot.name, end.name)
+                path = [(spot.right, spot.y), (bend, spot.y)]
+                if later and end is not later[0]:  # below the boxes between
+                    path += [(bend, lane), (end.left - _RISE, lane), (end.left - _RISE, end.y)]
+                path.append((end.left, end.y))
+                up = _TALL + drawn.edge(path, logits, spot.name, end.name)
                 y = spot.y + side * up
                 drawn.text(spot.right + 6, y, drawn.share(logits), "left", size=_SMALL)
                 side = 1
