@@ -208,7 +208,7 @@ class Walk:
             sae.TrainingPlan(), analysis.TwinPlan(), w.behaviour, w.behaviour.cases[0], self.cases, self.reader,
             analysis.ledger(w.model, 0, w.into, analysis.Reader(w.read[0]), w.tokens[0], 1),
             analysis.attribution_graph(w.model, w.dictionaries, "w20 w21 w22"),
-            self.curve, self.validation, self.layered, self.layered_proof, w.whole, w.whole.circuits, self.data, self.sets, self.image_model,
+            self.curve, self.validation, self.layered, self.layered_proof, self.layered.evidence, w.whole, w.whole.circuits, self.data, self.sets, self.image_model,
             self.spectra, images.ImagePlan(), self.truth_table, self.sizes, self.truths[0], self.counted,
             circuits.hosvd(w.layer), images.tree.tree(self.image_model, 1, [2]), shared, circuits.Site("mlp_in", 0),
             next(sae.readings(w.model, w.corpus, [circuits.Site("mlp_in", 0)], n_documents=2, window=8)),

@@ -62,7 +62,6 @@ SCENES = {
     "validate across again": Scene(
         f"{_PROVE_ACROSS} --seed 1", (_ACROSS, _PROVE_ACROSS), "layered"
     ),
-    "report across": Scene(_REPORT, (_ACROSS,), "layered"),
     "interactions": Scene(_INTERACTIONS),
     "interactions again": Scene(_INTERACTIONS.replace("9", "8"), (_INTERACTIONS,)),
     "rank": Scene(_RANK),
