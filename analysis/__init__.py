@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from analysis.behaviour.in_model import in_model as in_model
     from analysis.dictionary_quality import quality as quality
     from analysis.discovery.find import find_circuit as find_circuit
+    from analysis.discovery.layered_circuit import LayeredCircuit as LayeredCircuit
     from analysis.discovery.propose import propose_circuits as propose_circuits
     from analysis.lowrank.circuit_rank import circuit_rank as circuit_rank
     from analysis.lowrank.curve import RankCurve as RankCurve
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from analysis.opened_run import open_run as open_run
     from analysis.report import write_report as write_report
     from analysis.transcoder_quality import transcoder_table as transcoder_table
+    from analysis.validation.layered_record import LayeredValidation as LayeredValidation
     from analysis.validation.record import Validation as Validation
     from analysis.validation.validate import validate as validate
     from circuits.twin.plan import TwinPlan as TwinPlan

@@ -158,16 +158,18 @@ example: circuits interactions runs/stories --documents 2000
 find: the circuit of a behaviour, or the most gate-like outputs of a layer
 Finds the pairs of input features that carry a behaviour's contrast, their groups and gates, and
 whether the MLP computes or inherits it. Writes RUN/circuits/<behaviour>.json and .graphml.
-Without a behaviour, proposes circuits.
+With --across the circuit goes through all layers, to RUN/layered. Without a behaviour, proposes
+circuits.
 example: circuits find runs/stories --behaviour negation
   run_folder RUN              folder with model/ and saes/
   --behaviour NAME            negation, pronoun, but, or a JSONL file of cases
   --layer int                 (default: where most is computed)
+  --across flag               through all layers that have dictionaries
   --cases int PAIRS           minimal pairs of a built-in behaviour (default: 400)
   --fresh-words flag          hold out pairs of other words than the circuit is chosen on
   --coverage float = 0.9      share of the contrast to carry
   --pairs int = 16            at most
-  --proposals int = 10        how many circuits to propose where no behaviour is given
+  --proposals int             to list where no behaviour is given (default: 10)
   --seed int = 0              of the cases
 {_DEVICE}
 {_WAIT}
@@ -175,10 +177,12 @@ example: circuits find runs/stories --behaviour negation
 validate: is a circuit the cause? exact edits of the model, with controls beside them
 Removes, keeps and patches the circuits that were found for behaviours, on held-out cases, beside
 random pairs, other circuits and an untrained model. Writes
-RUN/circuits/<behaviour>.validation.json.
+RUN/circuits/<behaviour>.validation.json. With --across those through several layers, each edit
+with attention as it was (frozen) and free.
 example: circuits validate runs/stories --circuit negation
   run_folder RUN              folder with circuits/
   --circuit NAME repeatable   only this one (repeatable; default: all found for behaviours)
+  --across flag               circuits through several layers, in RUN/layered
   --draws int = 10            sets of random pairs, as controls, of each of two kinds
   --original MODEL            of a twin: its gated original, whose same features are removed too
   --seed int = 0              of controls and text

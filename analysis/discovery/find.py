@@ -30,7 +30,8 @@ from analysis.attribution.output_features import OutputFeatures
 from analysis.behaviour.bounds import COMPUTED, COVERAGE, INHERITED, N_PAIRS, SHOWN
 from analysis.behaviour.cases import Behaviour
 from analysis.behaviour.in_model import ModelCases, in_model
-from analysis.discovery.layered import LayeredCircuit, layered_circuit
+from analysis.discovery.layered import layered_circuit
+from analysis.discovery.layered_circuit import LayeredCircuit
 from analysis.discovery.provenance import check_dictionaries, wanted_layers
 from analysis.discovery.selection import add_features, factor_groups, fewest_pairs
 from circuits.algebra.basis import Basis

@@ -8,7 +8,6 @@ answers (`Flow`). Its pairs are chosen as those of one layer are: few first, in 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import networkx as nx
@@ -23,10 +22,10 @@ from analysis.attribution.pair_terms import PairTerms
 from analysis.behaviour import bounds
 from analysis.behaviour.cases import Behaviour
 from analysis.behaviour.in_model import ModelCases
+from analysis.discovery.layered_circuit import BY_NO_HEAD, LayeredCircuit
 from analysis.discovery.provenance import wanted_layers
 from analysis.discovery.selection import add_features, factor_groups, fewest
-from circuits.arguments import checked_methods
-from circuits.errors import GraphError, NotFoundError
+from circuits.errors import NotFoundError
 from circuits.graph.circuit import Circuit
 from circuits.graph.records import (
     BehaviourEvidence,
@@ -37,73 +36,12 @@ from circuits.graph.records import (
     Thresholds,
 )
 from circuits.model.site import Site, mlp_sites
-from circuits.plotting.display import html_of
 from circuits.storage.progress import progress
 from sae.dictionary import Dictionary
 
 _N_SOUGHT = 4096  # pairs that are looked at, those that add most
 _N_OUTPUTS = 8  # of each layer
 _ENOUGH = 0.9  # of what flows through a layer, by its outputs
-
-
-@checked_methods
-@dataclass(frozen=True, eq=False, repr=False)
-class LayeredCircuit:
-    """The circuits of some layers that make one contrast together, first layer first."""
-
-    name: str
-    stages: tuple[Circuit, ...]
-    ways: pd.DataFrame
-    """layer, way, contrast, share: what the pairs of a layer add to the contrast by way of each
-    head, named as ``1.3`` (layer and head), and by ``no head`` at all. Where a way leads through
-    several heads it counts for each."""
-
-    def __post_init__(self) -> None:
-        layers = [-1 if (n := stage.source.layer) is None else n for stage in self.stages]
-        if not layers or -1 in layers or sorted(set(layers)) != layers:
-            raise GraphError(
-                f"circuit {self.name!r}: stages of layers {layers}. List one circuit of each "
-                f"layer, in order."
-            )
-
-    @property
-    def layers(self) -> tuple[int, ...]:
-        """Of its stages."""
-        return tuple(int(stage.source.layer or 0) for stage in self.stages)
-
-    def stage(self, layer: int) -> Circuit:
-        """The circuit of a layer."""
-        if layer not in self.layers:
-            raise GraphError(
-                f"circuit {self.name!r} has no part in layer {layer!r}. Ask for one of "
-                f"{', '.join(map(str, self.layers))}."
-            )
-        return self.stages[self.layers.index(layer)]
-
-    @property
-    def shares(self) -> pd.DataFrame:
-        """Of each layer: what share of the contrast flows through it (``direct``), how much of that
-        its pairs carry, what they compute, what was in the input already."""
-        rows = []
-        for layer, stage in zip(self.layers, self.stages, strict=True):
-            assert stage.evidence is not None  # of a behaviour
-            shares = stage.evidence.shares
-            rows.append({
-                "layer": layer, "pairs": len(stage.interactions), "flows_through": shares.direct,
-                "carried": shares.carried, "computed": shares.computed,
-                "inherited": shares.inherited, "rest": shares.within, "error": shares.error,
-            })  # fmt: skip
-        return pd.DataFrame(rows)
-
-    def _repr_html_(self) -> str:
-        return html_of(repr(self), layers=self.shares, ways=self.ways)
-
-    def __repr__(self) -> str:
-        parts = ", ".join(
-            f"{len(stage.interactions)} pairs in layer {layer}"
-            for layer, stage in zip(self.layers, self.stages, strict=True)
-        )
-        return f"LayeredCircuit({self.name}: {parts})"
 
 
 def layered_circuit(
@@ -247,21 +185,26 @@ def _ways(
         written[:, 0] = 0  # nothing of a text's first token is a circuit's
         wrote[layer] = written
 
-    def adds(reads: tuple[Tensor, ...], layer: int) -> float:
-        return float((weights * (reads[layer] * wrote[layer]).sum((1, 2))).sum())
+    def added(reads: tuple[Tensor, ...]) -> dict[int, float]:
+        return {
+            layer: float((weights * (reads[layer] * written).sum((1, 2))).sum())
+            for layer, written in wrote.items()
+        }
 
-    rows = []
-    total = {layer: adds(flow.reads, layer) for layer in wrote}
     first = min(wrote)
     heads = [(at, head) for at in range(first + 1, model.n_layer) for head in range(model.n_head)]
-    by_any = flow.by_way_of(heads)
-    for layer in wrote:
-        rows.append((layer, "no head", total[layer] - adds(by_any, layer)))
+    total, past = added(flow.reads), added(flow.reads_past_mlps)
+    any_head, any_past = (added(flow.by_way_of(heads, past_mlps=p)) for p in (False, True))
+    rows = [
+        (layer, BY_NO_HEAD, total[layer] - any_head[layer], past[layer] - any_past[layer])
+        for layer in wrote
+    ]
     for at, head in progress(heads, "ways", "head"):
-        reads = flow.by_way_of([(at, head)])
-        rows += [(layer, f"{at}.{head}", adds(reads, layer)) for layer in wrote if layer < at]
-    by_heads = pd.DataFrame(rows, columns=["layer", "way", "contrast"])
-    by_heads["share"] = by_heads["contrast"] / by_heads["layer"].map(total)
-    return by_heads.sort_values(
+        way, way_past = (added(flow.by_way_of([(at, head)], past_mlps=p)) for p in (False, True))
+        rows += [(n, f"{at}.{head}", way[n], way_past[n]) for n in wrote if n < at]
+    ways = pd.DataFrame(rows, columns=["layer", "way", "contrast", "past_mlps"])
+    whole = ways["layer"].map(total)
+    ways["share"], ways["to_answers"] = ways["contrast"] / whole, ways.pop("past_mlps") / whole
+    return ways.sort_values(
         ["layer", "share"], ascending=[True, False], kind="stable", ignore_index=True
     )

@@ -67,13 +67,13 @@ def _cell(value: Any) -> str:
     return seen(value) if isinstance(value, str) and value else number(value)
 
 
-def names_of(stems: Iterable[str]) -> dict[str, str]:
+def names_of(stems: Iterable[str], kind: str = "circuit") -> dict[str, str]:
     """A unique page name for each circuit's file, of plain letters."""
     found: dict[str, str] = {}
     for stem in stems:
         plain = re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-")[:60] or "unnamed"
-        name, n = f"circuit-{plain}", 2
+        name, n = f"{kind}-{plain}", 2
         while name in found.values():
-            name, n = f"circuit-{plain}-{n}", n + 1
+            name, n = f"{kind}-{plain}-{n}", n + 1
         found[stem] = name
     return found

@@ -19,7 +19,12 @@ from circuits.storage.manifest import NAME
 from circuits.storage.replacing import PLACING
 
 Work = TypeVar("Work", bound=Callable[..., Any])
-_RESULTS = ("found", "curves", "tables")  # what a `Run` keeps of what its steps made
+_RESULTS = (
+    "found",
+    "layered_found",
+    "curves",
+    "tables",
+)  # what a `Run` keeps of what its steps made
 
 
 def alone(work: Work) -> Work:

@@ -6,6 +6,7 @@ cases are saved beside it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,10 +14,12 @@ from analysis.behaviour.bounds import COVERAGE, N_PAIRS
 from analysis.behaviour.built_in import built_in_behaviour, cases_from_stories
 from analysis.behaviour.cases import JSON_LINES, Behaviour
 from analysis.discovery.find import find_circuit
+from analysis.discovery.layered_circuit import LayeredCircuit
 from analysis.discovery.propose import propose_circuits
 from analysis.runs.alone import alone
-from analysis.runs.folder import CircuitFiles
+from analysis.runs.folder import CircuitFiles, CircuitFolder
 from analysis.runs.run import Run
+from analysis.validation.layered_record import LayeredValidation
 from analysis.validation.record import Validation
 from analysis.validation.validate import validate
 from circuits.corpus.documents import Corpus, built_in
@@ -84,7 +87,8 @@ def run_find(
 ) -> Circuit:
     """`find_circuit`, saved with its graph and cases. Where none is found, what was there stays;
     where the same is found again, so does its validation."""
-    _own_files(run, behaviour.name)  # refused before the search
+    place = _one_layer(run)
+    place.own_files(behaviour.name)  # refused before the search
     circuit = find_circuit(
         run.model,
         run.dictionaries,
@@ -96,7 +100,29 @@ def run_find(
     )
     step = f"circuit {circuit.name}"
     with step_written(run.folder.path, step, asdict(circuit.source)) as making:
-        _save(making, run, circuit, behaviour)
+        place.save(making, circuit, behaviour)
+    return circuit
+
+
+@alone
+def run_find_layered(
+    run: Run, behaviour: Behaviour, *, n_pairs: int = N_PAIRS, coverage: float = COVERAGE
+) -> LayeredCircuit:
+    """`find_circuit` across layers, saved with its cases; what was there is kept or removed as by
+    `run_find`."""
+    place = _across_layers(run)
+    place.own_files(behaviour.name)  # refused before the search
+    circuit = find_circuit(
+        run.model,
+        run.dictionaries,
+        behaviour,
+        across=True,
+        coverage=coverage,
+        n_pairs=n_pairs,
+    )
+    made_of = {"stages": [asdict(stage.source) for stage in circuit.stages]}
+    with step_written(run.folder.path, f"layered circuit {circuit.name}", made_of) as making:
+        place.save(making, circuit, behaviour)
     return circuit
 
 
@@ -109,13 +135,14 @@ class Earlier:
     validated: bool
 
     @classmethod
-    def of(cls, run: Run, name: str) -> Earlier:
-        """What is there now."""
-        files = run.folder.circuit(name)
+    def of(cls, run: Run, name: str, *, across: bool = False) -> Earlier:
+        """What is there now, of one layer or across layers."""
+        place = _across_layers(run) if across else _one_layer(run)
+        files = place.folder.files(name)
         content = files.circuit.read_bytes() if files.circuit.is_file() else None
         return cls(files, content, files.validation.is_file())
 
-    def replaced_by(self, circuit: Circuit) -> str | None:
+    def replaced_by(self, circuit: Circuit | LayeredCircuit) -> str | None:
         """What became of it when the circuit was saved, in a sentence; None: nothing."""
         if self.content is None:
             return None
@@ -143,7 +170,7 @@ def run_propose(run: Run, *, layer: int = 0, n: int = 10, seed: int = 0) -> list
     made_of = {"n": n, "seed": seed}
     with step_written(run.folder.path, f"proposals of layer {layer}", made_of) as making:
         for circuit in found:
-            _save(making, run, circuit)
+            _one_layer(run).save(making, circuit)
     return found
 
 
@@ -182,46 +209,85 @@ def run_validate(
     return found
 
 
-def _own_files(run: Run, name: str) -> CircuitFiles:
-    """The files for a circuit, refused where another's lie there: "a b" and "a-b" would share, and
-    on some disks "A" and "a"."""
-    files = run.folder.circuit(name)
-    if twin := run.folder.twin_of(files):
-        raise RunError(
-            f"{twin.circuit} is there, and {name!r} would have the same file on a disk that does "
-            f"not distinguish case. Rename the behaviour, or remove the file."
-        )
-    try:
-        there = Circuit.load(files.circuit).name if files.circuit.is_file() else name
-    except GraphError:  # of an older version, or cut short: it is written anew
-        return files
-    if there != name:
-        raise RunError(
-            f"{files.circuit} holds the circuit {there!r}, and {name!r} would have the same file. "
-            f"Rename the behaviour, or remove the file."
-        )
-    return files
+@alone
+def run_validate_layered(
+    run: Run, name: str, *, n_draws: int = 10, seed: int = 0
+) -> LayeredValidation:
+    """`validate` of a circuit that `run_find_layered` saved, on its held-out cases, saved beside
+    it."""
+    files = run.layered_behaviours.files(name)
+    _, held_out = run.layered_behaviours[name].halves()
+    circuit = run.layered[name]
+    found = validate(run.model, circuit, held_out, run.dictionaries, n_draws=n_draws, seed=seed)
+    made_of = {"n_draws": n_draws, "seed": seed}
+    step = f"layered validation of {circuit.name}"
+    with step_written(run.folder.path, step, made_of) as making:
+        found.save(making.place(files.validation))
+    return found
 
 
-def _save(making: Making, run: Run, circuit: Circuit, behaviour: Behaviour | None = None) -> None:
-    """Write the files of a circuit. Those of another circuit of this name are removed, unless all
-    is the same."""
-    files = _own_files(run, circuit.name)
-    new = CircuitFiles(making.place(files.path))
-    made = [circuit.save(new.circuit), write_graph(circuit, new.graph)]
-    measured = {files.circuit: new.circuit}  # the graph is a picture
-    if behaviour is not None:
-        made.append(behaviour.save(new.behaviour))
-        measured[files.behaviour] = new.behaviour
-    if not all(_is_the_same(file, there) for there, file in measured.items()):
-        names = {file.name for file in made}
-        gone = [file for file in files.all if file.name not in names and file.is_file()]
-        if others := [file for file in gone if not state_of(run.folder.path, file)[0]]:
+@dataclass(frozen=True)
+class _Place:
+    """The circuits of a kind in a run."""
+
+    run: Path
+    folder: CircuitFolder
+    load: Callable[[Path], Circuit | LayeredCircuit]
+
+    def own_files(self, name: str) -> CircuitFiles:
+        """The files for a circuit, refused where another's lie there: "a b" and "a-b" would share,
+        and on some disks "A" and "a"."""
+        files = self.folder.files(name)
+        if twin := self.folder.twin_of(files):
             raise RunError(
-                f"{others[0]} is of the circuit that is to be replaced, and no step of this run "
-                f"made it, so it would be lost. Move it elsewhere, and repeat this."
+                f"{twin.circuit} is there, and {name!r} would have the same file on a disk that "
+                f"does not distinguish case. Rename the behaviour, or remove the file."
             )
-        making.gone.extend(gone)
+        try:
+            there = self.load(files.circuit).name if files.circuit.is_file() else name
+        except GraphError:  # of an older version, or cut short: it is written anew
+            return files
+        if there != name:
+            raise RunError(
+                f"{files.circuit} holds the circuit {there!r}, and {name!r} would have the same "
+                f"file. Rename the behaviour, or remove the file."
+            )
+        return files
+
+    def save(
+        self,
+        making: Making,
+        circuit: Circuit | LayeredCircuit,
+        behaviour: Behaviour | None = None,
+    ) -> None:
+        """Write the files of a circuit. Those of another circuit of this name are removed, unless
+        all is the same."""
+        files = self.own_files(circuit.name)
+        new = CircuitFiles(making.place(files.path))
+        made = [circuit.save(new.circuit)]
+        measured = {files.circuit: new.circuit}
+        if isinstance(circuit, Circuit):
+            made.append(write_graph(circuit, new.graph))  # a picture
+        if behaviour is not None:
+            made.append(behaviour.save(new.behaviour))
+            measured[files.behaviour] = new.behaviour
+        if not all(_is_the_same(file, there) for there, file in measured.items()):
+            names = {file.name for file in made}
+            gone = [file for file in files.all if file.name not in names and file.is_file()]
+            if others := [file for file in gone if not state_of(self.run, file)[0]]:
+                raise RunError(
+                    f"{others[0]} is of the circuit that is to be replaced, and no step of this "
+                    f"run made it, so it would be lost. Move it elsewhere, and repeat this."
+                )
+            making.gone.extend(gone)
+
+
+def _one_layer(run: Run) -> _Place:
+    return _Place(run.folder.path, run.folder.one_layer, Circuit.load)
+
+
+def _across_layers(run: Run) -> _Place:
+    return _Place(run.folder.path, run.folder.across_layers, LayeredCircuit.load)
 
 
 def _is_the_same(file: Path, there: Path) -> bool:

@@ -9,6 +9,7 @@
       transcoders/<hook name>/    one transcoder each, named after what it reads
       interactions/layer-0.parquet
       circuits/<name>.json        beside it .graphml, .behaviour.jsonl and .validation.json
+      layered/<name>.json         a circuit through several layers; beside it the same, no .graphml
       traces/<name>.json          one text through the network; beside it .graphml and .html
       rank/layer-0.parquet        beside it .json
       images/                     the image case study
@@ -82,6 +83,45 @@ class CircuitFiles:
 
 
 @dataclass(frozen=True)
+class CircuitFolder:
+    """The circuits in a folder of a run, by their files."""
+
+    path: Path
+
+    def files(self, name: str) -> CircuitFiles:
+        """The files of the circuit of a name."""
+        if not (stem := _slug(name)):
+            raise RunError(f"circuit {name!r} has no letter or digit to name a file by. Rename it.")
+        if len(stem.encode()) > _LONGEST:
+            raise RunError(
+                f"circuit {name!r:.60}: its name is longer than the {_LONGEST} bytes that files "
+                f"can be named by. Shorten it."
+            )
+        if _RESERVED.fullmatch(stem.split(".")[0]):
+            raise RunError(
+                f"circuit {name!r}: Windows has no files of this name, so the run could not be "
+                f"copied there. Rename it."
+            )
+        return CircuitFiles(self.path / stem)
+
+    def twin_of(self, files: CircuitFiles) -> CircuitFiles | None:
+        """Those of another circuit that would be the same files on some disks."""
+        known = {folded(other.stem): other for other in self.there()}
+        other = known.get(folded(files.stem), files)
+        return None if other.stem == files.stem else other
+
+    def there(self) -> list[CircuitFiles]:
+        """Those of every circuit that is there."""
+        files = [f for f in self.path.glob("*.json") if not f.name.endswith(_VALIDATION)]
+        return [CircuitFiles(file.with_suffix("")) for file in sorted(files)]
+
+    def named(self, name: str) -> CircuitFiles | None:
+        """Those of a circuit that is there, by its name or its file's."""
+        known = {files.stem: files for files in self.there()}
+        return known.get(name, known.get(_slug(name)))
+
+
+@dataclass(frozen=True)
 class RunFolder:
     """The paths in a run folder, and what is there."""
 
@@ -91,6 +131,7 @@ class RunFolder:
     dictionaries = _Place(IN_RUN)
     transcoders = _Place("transcoders")
     circuits = _Place("circuits")
+    layered = _Place("layered")
     images = _Place("images")
     image_study = _Place("images/study.json")
     report = _Place("report")
@@ -173,37 +214,19 @@ class RunFolder:
         """The shards of statistics of a layer's outputs."""
         return self.path / "statistics" / f"layer-{layer}-{name}-{fingerprint[:12]}"
 
+    @property
+    def one_layer(self) -> CircuitFolder:
+        """The circuits of one layer."""
+        return CircuitFolder(self.circuits)
+
+    @property
+    def across_layers(self) -> CircuitFolder:
+        """The circuits through several layers."""
+        return CircuitFolder(self.layered)
+
     def circuit(self, name: str) -> CircuitFiles:
         """The files of the circuit of a name."""
-        if not (stem := _slug(name)):
-            raise RunError(f"circuit {name!r} has no letter or digit to name a file by. Rename it.")
-        if len(stem.encode()) > _LONGEST:
-            raise RunError(
-                f"circuit {name!r:.60}: its name is longer than the {_LONGEST} bytes that files "
-                f"can be named by. Shorten it."
-            )
-        if _RESERVED.fullmatch(stem.split(".")[0]):
-            raise RunError(
-                f"circuit {name!r}: Windows has no files of this name, so the run could not be "
-                f"copied there. Rename it."
-            )
-        return CircuitFiles(self.circuits / stem)
-
-    def twin_of(self, files: CircuitFiles) -> CircuitFiles | None:
-        """Those of another circuit that would be the same files on some disks."""
-        known = {folded(other.stem): other for other in self.circuit_files()}
-        other = known.get(folded(files.stem), files)
-        return None if other.stem == files.stem else other
-
-    def circuit_files(self) -> list[CircuitFiles]:
-        """Those of every circuit that is there."""
-        files = [f for f in self.circuits.glob("*.json") if not f.name.endswith(_VALIDATION)]
-        return [CircuitFiles(file.with_suffix("")) for file in sorted(files)]
-
-    def files_of(self, name: str) -> CircuitFiles | None:
-        """Those of a circuit that is there, by its name or its file's."""
-        known = {files.stem: files for files in self.circuit_files()}
-        return known.get(name, known.get(_slug(name)))
+        return self.one_layer.files(name)
 
     def sites(self) -> list[Site]:
         """The sites that folders of dictionaries are named after, in the model's order."""
@@ -230,8 +253,9 @@ class RunFolder:
         """All files that a report is made of."""
         folders = (self.interactions(0).parent, self.rank(0).parent)
         layers = [file for folder in folders for file in folder.glob("[!.]*.*")]
-        circuits = [file for files in self.circuit_files() for file in files.all if file.exists()]
-        return sorted([*layers, *circuits])
+        circuits = [*self.one_layer.there(), *self.across_layers.there()]
+        files = [file for circuit in circuits for file in circuit.all if file.exists()]
+        return sorted([*layers, *files])
 
 
 def run_above(place: Path) -> Path | None:
@@ -273,26 +297,28 @@ class ByName(Mapping, Generic[Read]):
     """What a run has of each circuit, by the circuit's name or its file's; read when asked for."""
 
     run: RunFolder
+    folder: CircuitFolder
     file: str  # which of a circuit's
     kind: str
     command: str  # that makes it
+    find: str  # the command that makes another circuit, of a behaviour
     read: Callable[[CircuitFiles], Read | None]
 
     def _has(self, files: CircuitFiles | None) -> bool:
         return files is not None and getattr(files, self.file).exists()
 
     def __iter__(self) -> Iterator[str]:
-        return (files.stem for files in self.run.circuit_files() if self._has(files))
+        return (files.stem for files in self.folder.there() if self._has(files))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and self._has(self.run.files_of(name))
+        return isinstance(name, str) and self._has(self.folder.named(name))
 
     def files(self, name: str) -> CircuitFiles:
         """The files of the circuit; refused where this one is not among them."""
-        files = self.run.files_of(name) if isinstance(name, str) else None
+        files = self.folder.named(name) if isinstance(name, str) else None
         if files is None or not self._has(files):
             raise self._missing(name, files)
         return files
@@ -308,10 +334,11 @@ class ByName(Mapping, Generic[Read]):
         if files is not None and files.behaviour.exists():
             return f"Make it: circuits {self.command.format(run=self.run, name=files.stem)}"
         if name in BEHAVIOURS:
-            return f"Make it: circuits find {self.run} --behaviour {name}"
+            return f"Make it: circuits {self.find.format(run=self.run, name=name)}"
+        find = self.find.format(run=self.run, name=BEHAVIOURS[0])
         return (
-            f"Name one that it has, or find one: circuits find {self.run} --behaviour "
-            f"{BEHAVIOURS[0]}, or a JSONL file of cases in place of {BEHAVIOURS[0]}"
+            f"Name one that it has, or find one: circuits {find}, or a JSONL file of cases in "
+            f"place of {BEHAVIOURS[0]}"
         )
 
     def __getitem__(self, name: str) -> Read:

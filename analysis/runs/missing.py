@@ -14,6 +14,7 @@ from circuits.errors import ModelError
 from circuits.storage.files import read_json
 
 TRACE = "circuits trace RUN TEXT"
+ACROSS = "circuits find RUN --behaviour NAME --across"
 _NEEDS_TEXT = ("sae train", "validate", "rank")
 
 
@@ -21,7 +22,7 @@ def missing_steps(folder: RunFolder, layers: Collection[int], *, stories: bool) 
     """The command of each step, with RUN for the folder; ``stories``: whether the model knows the
     built-in stories."""
     steps = {} if folder.model_place else {"a model": "circuits model train RUN"}
-    behaved = [files for files in folder.circuit_files() if files.behaviour.exists()]
+    behaved = [files for files in folder.one_layer.there() if files.behaviour.exists()]
     if not layers:
         steps["dictionaries before and after an MLP"] = command_for("sae train", stories)
     if set(layers) - set(folder.layers(folder.interactions)):
@@ -30,6 +31,12 @@ def missing_steps(folder: RunFolder, layers: Collection[int], *, stories: bool) 
         steps["circuits of a behaviour"] = command_for("find", stories)
     if unproven := [files.stem for files in behaved if not files.validation.exists()]:
         steps[f"validation of {', '.join(unproven)}"] = command_for("validate", stories)
+    layered = [files.stem for files in folder.across_layers.there()
+               if not files.validation.exists()]  # fmt: skip
+    if layered:
+        steps[f"validation of {', '.join(layered)} across layers"] = (
+            "circuits validate RUN --across"
+        )
     if not folder.layers(folder.rank_summary):
         steps["low rank"] = command_for("rank", stories)
     return steps

@@ -10,43 +10,40 @@ from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
-from warnings import warn
 
 import pandas as pd
 
 from analysis.behaviour.cases import Behaviour
+from analysis.discovery.layered_circuit import LayeredCircuit
 from analysis.discovery.provenance import (
-    check_circuit,
     check_dictionaries,
     layers_with_dictionaries,
     wanted_layers,
 )
 from analysis.lowrank.curve import RankCurve
 from analysis.runs.alone import manifest_of
-from analysis.runs.belonging import Found, check_together
+from analysis.runs.belonging import CircuitReader, Found, KnownFiles, LayeredFound
+from analysis.runs.contents import run_html, run_text
 from analysis.runs.folder import ByName, CircuitFiles, NotInRunError, RunFolder, begun, in_training
 from analysis.runs.images import ImageStudy
-from analysis.runs.missing import TRACE, missing_steps, seems_to_know_stories
+from analysis.runs.missing import missing_steps
+from analysis.validation.layered_record import LayeredValidation
 from analysis.validation.record import Validation
 from circuits.algebra.basis import Basis
 from circuits.algebra.interactions import Interactions
 from circuits.arguments import checked_methods
 from circuits.corpus.documents import Corpus, built_in, split_corpus
-from circuits.errors import CircuitsError, MarkWarning, RunError, first_line
+from circuits.errors import CircuitsError, RunError, first_line
 from circuits.graph.circuit import Circuit
-from circuits.graph.records import Metric
 from circuits.model.loading import load_model
 from circuits.model.model import Model
 from circuits.model.site import POINTS, Site, mlp_sites
-from circuits.plotting.display import html_of, shown
 from circuits.storage.limits import is_there
 from circuits.storage.manifest import (
     NAME,
     State,
-    edited,
     made_in,
     read_manifest,
-    state_of,
     states,
 )
 from circuits.storage.tables import COUNT, NUMBER, Kind, read_table
@@ -60,6 +57,8 @@ _PAIRS: dict[str, Kind] = {"output": COUNT, "first": COUNT, "second": COUNT, "we
                            "z": NUMBER, "q": NUMBER}  # fmt: skip
 _WEIGHED: dict[str, Kind] = {"coactivation": NUMBER, "together": NUMBER, "data_weight": NUMBER}
 _FIND = "find {run} --behaviour {name}"
+_VALIDATE = "validate {run} --circuit {name}"
+_ACROSS = "through several layers"
 
 
 @checked_methods
@@ -91,6 +90,8 @@ class Run:
         )  # what is read later fits it, or is newer
         self.marks: dict[str, str] = {}
         """What is read although it is not as its step made it: what is said of each such file."""
+        self._files = KnownFiles(self.folder, self.marks)
+        self._circuits = CircuitReader(self._files, lambda: (self.model, self.dictionaries))
         given = {"model": model, "dictionaries": dictionaries, "text": text}
         vars(self).update({name: value for name, value in given.items() if value is not None})
 
@@ -157,19 +158,55 @@ class Run:
     @property
     def circuits(self) -> ByName[Circuit]:
         """The circuits, found and proposed."""
-        return ByName(self.folder, "circuit", "circuit", _FIND, self._circuit)
+        return self._by_name("circuit", "circuit", _FIND, self._circuits.circuit)
 
     @property
     def behaviours(self) -> ByName[Behaviour]:
         """The cases of the circuits that were found for a behaviour."""
-        return ByName(self.folder, "behaviour", "circuit of a behaviour", _FIND,
-                      lambda files: self._found(files, validated=False).behaviour)  # fmt: skip
+        read = self._circuits.found
+        return self._by_name("behaviour", "circuit of a behaviour", _FIND,
+                             lambda files: read(files, validated=False).behaviour)  # fmt: skip
 
     @property
     def validations(self) -> ByName[Validation]:
         """What the validation of each circuit measured."""
-        return ByName(self.folder, "validation", "validation of", "validate {run} --circuit {name}",
-                      lambda files: self._found(files).validation)  # fmt: skip
+        read = self._circuits.found
+        return self._by_name("validation", "validation of", _VALIDATE,
+                             lambda files: read(files).validation)  # fmt: skip
+
+    @property
+    def layered(self) -> ByName[LayeredCircuit]:
+        """The circuits through several layers."""
+        read = self._circuits.layered
+        return self._by_name("circuit", f"circuit {_ACROSS}", _FIND, read, across=True)
+
+    @property
+    def layered_behaviours(self) -> ByName[Behaviour]:
+        """The cases of the circuits through several layers."""
+        read = self._circuits.layered_found
+        return self._by_name("behaviour", f"circuit {_ACROSS}", _FIND,
+                             lambda files: read(files, validated=False).behaviour,
+                             across=True)  # fmt: skip
+
+    @property
+    def layered_validations(self) -> ByName[LayeredValidation]:
+        """What the validation of each circuit through several layers measured."""
+        read = self._circuits.layered_found
+        return self._by_name("validation", f"validation {_ACROSS} of", _VALIDATE,
+                             lambda files: read(files).validation, across=True)  # fmt: skip
+
+    def _by_name(
+        self,
+        file: str,
+        kind: str,
+        command: str,
+        read: Callable[[CircuitFiles], Read | None],
+        *,
+        across: bool = False,
+    ) -> ByName[Read]:
+        place = self.folder.across_layers if across else self.folder.one_layer
+        make, find = (each + " --across" * across for each in (command, _FIND))
+        return ByName(self.folder, place, file, kind, make, find, read)
 
     def strongest(self, layer: int) -> pd.DataFrame:
         """The strongest pairs of each output of a layer, as `circuits interactions` wrote them."""
@@ -218,7 +255,13 @@ class Run:
     @cached_property
     def found(self) -> list[Found]:
         """All circuits: behaviours before proposals, those of most claims first."""
-        return sorted(map(self._found, self.folder.circuit_files()), key=_order)
+        return sorted(map(self._circuits.found, self.folder.one_layer.there()), key=_order)
+
+    @cached_property
+    def layered_found(self) -> list[LayeredFound]:
+        """All circuits through several layers: those of most claims first."""
+        found = map(self._circuits.layered_found, self.folder.across_layers.there())
+        return sorted(found, key=lambda one: (-sum(one.claims.values()), one.stem))
 
     @cached_property
     def curves(self) -> dict[int, RankCurve]:
@@ -247,20 +290,11 @@ class Run:
 
     def checked(self) -> Run:
         """The same, read in full: whatever in it is damaged or of another run is refused."""
-        _ = self.dictionaries, self.found, self.curves, self.tables, self.images
+        _ = self.dictionaries, self.found, self.layered_found, self.curves, self.tables, self.images
         for name, (step, state) in states(self.folder.path).items():
             if state is State.MISSING:
                 self.marks[name] = f"removed since the step '{step}' made it"
         return self
-
-    def _circuit(self, files: CircuitFiles) -> Circuit:
-        """A circuit, refused if it is of another run; one made by hand may name no layer."""
-        circuit = self._known("find", Circuit.load, files.circuit)
-        if circuit.source.layer is not None:
-            again = f" --behaviour {circuit.name}" if files.behaviour.exists() else ""
-            command = f"circuits find {self.folder}{again}"
-            check_circuit(self.model, circuit, self.dictionaries, str(files.circuit), command)
-        return circuit
 
     def _check_made_with(self, made_with: Mapping[str, Any], place: str, step: str) -> None:
         """Refuse what a step made with another model or dictionaries than the run has now."""
@@ -272,22 +306,6 @@ class Run:
                 f"has now, so its numbers are of something else. Remove it and make it again: "
                 f"circuits {step} {self.folder}"
             )
-
-    def _found(self, files: CircuitFiles, validated: bool = True) -> Found:
-        """A circuit with its cases and, if ``validated``, its validation, where it has them."""
-        circuit, behaviour, validation = self._circuit(files), None, None
-        if files.behaviour.exists():
-            evidence = circuit.evidence
-            metric: Metric = "logit difference" if evidence is None else evidence.metric
-            load = partial(Behaviour.load, metric=metric, name=circuit.name)
-            behaviour = self._known("find", load, files.behaviour)
-        if validated and files.validation.exists():
-            validation = self._known("validate", Validation.load, files.validation)
-        names = [file.relative_to(self.folder.path).as_posix() for file in files.all]
-        marks = tuple(f"{name}: {self.marks[name]}" for name in names if name in self.marks)
-        found = Found(files.stem, circuit, behaviour, validation, marks)
-        check_together(self.folder, files, found)
-        return found
 
     def _model_place(self) -> Path:
         return self._trained(self.folder.model_place, "model", self.folder.model_command)
@@ -309,7 +327,7 @@ class Run:
         """Of a folder, the files that a step made."""
         for file in made_in(self.folder.path, place):
             if file.is_file():
-                self._known(command, lambda file: file, file)
+                self._files.read(command, lambda file: file, file)
 
     def _of_layer(
         self, layer: int, step: str, file: Callable[[int], Path], read: Callable[[Path], Read]
@@ -324,7 +342,7 @@ class Run:
         table, summary = path.with_suffix(".parquet"), path.with_suffix(".json")
         beside = [other for other in (table, summary) if other != path and other.exists()]
         try:
-            return self._known(step, read, path, *beside)
+            return self._files.read(step, read, path, *beside)
         except CircuitsError:
             raise
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -333,79 +351,15 @@ class Run:
                 f"file: make it again: circuits {step} {self.folder}"
             ) from error
 
-    def _known(self, command: str, read: Callable[[Path], Read], *files: Path) -> Read:
-        """What is read from the first of some files; refused if one is damaged, and marked if one
-        was edited, or made by no step of this run."""
-        states = {file: state_of(self.folder.path, file) for file in files}
-        for file, (step, state) in states.items():
-            if state is State.DAMAGED:
-                raise RunError(
-                    f"{file} is damaged or another file: its bytes are not those that the step "
-                    f"'{step}' made. Make it again: circuits "
-                    f"{self.folder.command_of(step, command)} {self.folder}"
-                )
-        value = read(files[0])
-        for file, (step, state) in states.items():
-            name = file.relative_to(self.folder.path).as_posix()
-            self.marks.pop(name, None)
-            if state is not State.SAME:
-                self.marks[name] = (
-                    edited(step)
-                    if state is State.EDITED
-                    else "no step of this run made it: nothing records where its numbers are from. "
-                    "Copy manifest.json from where the run was made, or make it again: "
-                    f"circuits {command} RUN"
-                )
-                warn(f"{file}: {self.marks[name]}", MarkWarning, stacklevel=4)
-        return value
-
     def _made_of(self, step: str) -> dict[str, Any]:
         """The configuration of a step, where the manifest has one."""
         return {entry["step"]: entry for entry in self.manifest}.get(step, {}).get("made_of", {})
 
-    def _contents(self) -> pd.DataFrame:
-        """What is there, by the names of files alone."""
-        folder = self.folder
-        listed = {
-            "model": [] if folder.model_place is None else [folder.model_place.name],
-            "dictionaries": [str(site) for site in folder.sites()],
-            "interactions": [f"layer {layer}" for layer in folder.layers(folder.interactions)],
-            "circuits": list(self.circuits),
-            "validations": list(self.validations),
-            "traces": [file.stem for file in folder.traces()] or [f"none ({TRACE})"],
-            "rank": [f"layer {layer}" for layer in folder.layers(folder.rank_summary)],
-            "images": [folder.images.name] * folder.image_study.exists(),
-            "report": [p.name for p in (folder.report_page, folder.report_file) if p.exists()],
-        }
-        there = [", ".join(map(shown, names)) or "none" for names in listed.values()]
-        return pd.DataFrame({"part": list(listed), "there": there})
-
-    def _missing_here(self) -> dict[str, str]:
-        """`missing` as far as it can be seen without loading anything."""
-        sites = set(self.folder.sites())
-        layers = [site.layer for site in sites if set(mlp_sites(site.layer)) <= sites]
-        return missing_steps(self.folder, layers, stories=seems_to_know_stories(self.folder))
-
     def _repr_html_(self) -> str:
-        try:
-            tables = {"contents": self._contents()}
-            if missing := self._missing_here():
-                tables["missing"] = pd.DataFrame(missing.items(), columns=["step", "command"])
-        except CircuitsError as error:  # a file under a name that no run gives
-            return html_of(f"Run({self.folder}): {error}")
-        return html_of(f"Run({self.folder})", **tables)
+        return run_html(self.folder)
 
     def __repr__(self) -> str:
-        place = str(self.folder)
-        try:
-            lines = [f"  {row.part:13} {row.there}" for row in self._contents().itertuples()]
-            steps = self._missing_here()
-        except CircuitsError as error:
-            return f"Run({place}): {error}"
-        for step, command in steps.items():
-            lines.append(f"  not made yet: {step} ({command.replace('RUN', place)})")
-        lines += [f"  {name}: {mark}" for name, mark in self.marks.items()]
-        return "\n".join([f"Run({place})", *lines])
+        return run_text(self.folder, self.marks)
 
 
 def circuit_at(path: str | Path) -> Circuit:
@@ -414,7 +368,7 @@ def circuit_at(path: str | Path) -> Circuit:
     run = path.parent.parent
     if path.parent != RunFolder(run).circuits or not (run / NAME).is_file():
         return Circuit.load(path)
-    return Run(run)._known("find", Circuit.load, path)
+    return KnownFiles(RunFolder(run)).read("find", Circuit.load, path)
 
 
 def _order(found: Found) -> tuple[bool, int, float, str]:

@@ -19,14 +19,16 @@ from circuits.storage.replacing import PLACING
 from circuits.storage.training_run import NOTES
 
 _MAKES = {
-    "interactions": "interactions {run} --layer {of}",
-    "rank": "rank {run} --layer {of}",
+    "interactions of layer ": "interactions {run} --layer {of}",
+    "rank of layer ": "rank {run} --layer {of}",
     "images": "digits --run {run}",
-    "circuit": "find {run} --behaviour {of}",
-    "proposals": "find {run} --layer {of}",
-    "validation": "validate {run} --circuit {of}",
+    "circuit ": "find {run} --behaviour {of}",
+    "proposals of layer ": "find {run} --layer {of}",
+    "validation of ": "validate {run} --circuit {of}",
+    "layered circuit ": "find {run} --behaviour {of} --across",
+    "layered validation of ": "validate {run} --circuit {of} --across",
 }
-"""The command of a step, by the first word of its name; what it is of is the rest."""
+"""The command of a step, by what its name begins with; the rest is what it is of."""
 
 _KEPT = ("statistics", "events", "wandb")  # folders of a report and of loggers
 
@@ -86,7 +88,6 @@ def _command(folder: RunFolder, step: str, made_of: Mapping[str, Any]) -> str:
     if again := folder.command_of(step, ""):
         return f"circuits {again} {folder}"
     kind, _, of = step.replace("/", " ", 1).partition(" ")
-    of = of.removeprefix("of ").removeprefix("layer ")
     if kind == "model":
         return f"circuits {folder.model_command} {folder}"
     if kind in (folder.dictionaries.name, folder.transcoders.name):
@@ -95,4 +96,7 @@ def _command(folder: RunFolder, step: str, made_of: Mapping[str, Any]) -> str:
         return " ".join([f"circuits sae train {folder}", *options])
     if kind == "trace":
         return f"circuits trace {folder} {trace_options(made_of[step], of)}"
-    return f"circuits {_MAKES[kind]}".format(run=folder, of=of) if kind in _MAKES else ""
+    for begins, command in _MAKES.items():
+        if step.startswith(begins):
+            return f"circuits {command}".format(run=folder, of=step.removeprefix(begins))
+    return ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,77 +25,26 @@ from analysis.attribution.pair_terms import PairTerms
 from analysis.behaviour import bounds
 from analysis.behaviour.in_model import ModelCases, in_model
 from analysis.behaviour.strata import strata
-from analysis.discovery.layered import LayeredCircuit
+from analysis.discovery.layered_circuit import LayeredCircuit
 from analysis.validation.controls import as_much
-from analysis.validation.criteria import CRITERIA, Claim, Criterion, Measure
+from analysis.validation.criteria import CRITERIA, Criterion, Measure
 from analysis.validation.edits import Change, DrawKind, EditKind, edited, removing
 from analysis.validation.harness import counterparts
-from circuits.arguments import checked_methods
+from analysis.validation.layered_record import MEASURES, LayeredValidation, pair_name
 from circuits.attention.frozen_run import frozen
 from circuits.errors import GraphError
 from circuits.model.loading import untrained
 from circuits.model.model import Model
 from circuits.model.site import Site, mlp_sites
-from circuits.plotting.display import html_of
 from circuits.storage.progress import progress
 from sae.dictionary import Dictionary
 
 _N_PREDICTED = 8  # cases of each class
 _N_CANDIDATES = 4096  # pairs of a layer that random ones are chosen of
-_MEASURES = (Measure.CASES, Measure.SHOWN, Measure.REMOVED, Measure.LEFT, Measure.KEPT,
-             Measure.SIDE_EFFECT, Measure.RANDOM, Measure.EQUAL, Measure.EQUAL_WORST)  # fmt: skip
 
 Terms = Mapping[int, PairTerms]  # by layer
 Changes = Callable[[], Mapping[int, Change]]
 """New ones for each run over the cases, which they may count."""
-
-
-@checked_methods
-@dataclass(frozen=True, eq=False, repr=False)
-class LayeredValidation:
-    """What the edits of a circuit through several layers did."""
-
-    circuit: str
-    edits: pd.DataFrame
-    """kind, target, n_pairs, frozen and free: the share of the affected classes' margin that the
-    edit removes; side_effect and frozen_side_effect: the largest relative change of another class;
-    predicted and measured: of a single pair, the frozen share from the weights and from the run, of
-    a few cases of each class; off_by: the largest difference of both in any of these cases,
-    relative to the largest margin."""
-    strata: pd.DataFrame  # a row a stratum: margin, left, kept, of the free network
-    random: pd.DataFrame  # a row a draw: kind, draw, size, frozen, free
-    criteria: tuple[Criterion, ...]
-    n: int  # cases
-    seed: int
-
-    @property
-    def claims(self) -> dict[Claim, bool]:
-        """Causal and specific, of the free network."""
-        causal, specific = (
-            all(one.met for one in self.criteria if one.claim in (claim, None))
-            for claim in (Claim.CAUSAL, Claim.SPECIFIC)
-        )
-        return {Claim.CAUSAL: causal, Claim.SPECIFIC: causal and specific}
-
-    @property
-    def verdict(self) -> str:
-        """Each claim, with what falls short of it."""
-        lacking = {
-            claim: ", ".join(
-                one.shortfall for one in self.criteria if one.claim in (claim, None) and not one.met
-            )
-            for claim in self.claims
-        }
-        return "; ".join(
-            str(claim) if holds else f"not {claim}: {lacking[claim] or 'it is not causal'}"
-            for claim, holds in self.claims.items()
-        )
-
-    def _repr_html_(self) -> str:
-        return html_of(repr(self), edits=self.edits, strata=self.strata)
-
-    def __repr__(self) -> str:
-        return f"LayeredValidation({self.circuit}: {self.verdict}; n {self.n}, seed {self.seed})"
 
 
 def validate_layered(
@@ -268,7 +217,7 @@ class _Editor:
                 -float((self._weights(some) * change).sum()) / self.base
                 for change in (lost, measured)
             )
-            pair = f"{int(one.first)} & {int(one.second)} in layer {layer}"
+            pair = pair_name(layer, int(one.first), int(one.second))
             rows.append(self.row(EditKind.REMOVE_GATE, changes, 1, pair, predicted=foretold,
                                  measured=seen, off_by=off_by))  # fmt: skip
         return rows
@@ -365,7 +314,7 @@ class _Editor:
         return tuple(
             replace(one, value=values[one.name] if np.isfinite(values[one.name]) else None)
             for one in CRITERIA
-            if one.name in _MEASURES and (len(outside) or one.name is not Measure.SIDE_EFFECT)
+            if one.name in MEASURES and (len(outside) or one.name is not Measure.SIDE_EFFECT)
         )
 
 

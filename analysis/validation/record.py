@@ -6,7 +6,9 @@ is converted.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -125,16 +127,7 @@ class Validation:
 
     def edit(self, kind: EditKind | str, target: str = "") -> pd.Series:
         """The row of an edit, such as "remove"; ``target`` names the gate or the other circuit."""
-        rows = self.edits[self.edits["kind"] == str(kind)]
-        if target or kind != EditKind.ORIGINAL:  # there is but one, under its name
-            rows = rows[rows["target"] == target]
-        if not len(rows):
-            there = ", ".join(dict.fromkeys(self.edits["kind"]))
-            raise GraphError(
-                f"this validation has no edit '{kind}' {target}: it has {there}. Ask for one of "
-                f"these, a gate or another circuit by its name."
-            )
-        return rows.iloc[0]
+        return edit_row(self.edits, kind, target)
 
     @property
     def edit_table(self) -> pd.DataFrame:
@@ -280,16 +273,7 @@ class Validation:
     def save(self, path: str | Path, *, force: bool = False) -> Path:
         """Write everything as one JSON file; over a file that is no validation only with
         ``force``."""
-        check_file(
-            path, "a validation", lambda head: _SCHEMA.encode() in head[:100], GraphError, force
-        )
-        content = {  # a table as its columns, so that one without rows keeps its names
-            name: value.to_dict("list") if isinstance(value, pd.DataFrame) else value
-            for name, value in vars(self).items()
-        }
-        content["criteria"] = [asdict(criterion) for criterion in self.criteria]
-        write_json(Path(path), {"schema": _SCHEMA, "version": _VERSION} | content)
-        return Path(path)
+        return write_record(self, Path(path), _SCHEMA, _VERSION, force=force)
 
     @classmethod
     def load(cls, path: str | Path) -> Validation:
@@ -300,13 +284,10 @@ class Validation:
             raise GraphError(
                 f"{path} is not a validation of this version. Make it: circuits validate RUN."
             )
-        wanted = {each.name for each in fields(cls)}
         try:
             content = of_version_1(content) if version == 1 else content
-            missing, unknown = sorted(wanted - set(content)), sorted(set(content) - wanted)
-            if missing or unknown:
-                raise RecordError(f"missing {missing or 'nothing'}, unknown {unknown or 'nothing'}")
-            return cls(**_values(content))
+            tables = {name: partial(_table, name) for name in _COLUMNS}
+            return cls(**record_values(cls, content, tables))
         except (RecordError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise GraphError(
                 f"{path} is not whole: {error}. Make it again: circuits validate RUN."
@@ -334,15 +315,48 @@ def _labelled(table: pd.DataFrame) -> pd.DataFrame:
     return labelled
 
 
+def edit_row(edits: pd.DataFrame, kind: EditKind | str, target: str) -> pd.Series:
+    """The row of an edit in a table of them; refused where there is none."""
+    rows = edits[edits["kind"] == str(kind)]
+    if target or kind != EditKind.ORIGINAL:  # there is but one, under its name
+        rows = rows[rows["target"] == target]
+    if not len(rows):
+        there = ", ".join(dict.fromkeys(edits["kind"]))
+        raise GraphError(
+            f"this validation has no edit '{kind}' {target}: it has {there}. Ask for one of "
+            f"these, a gate or another circuit by its name."
+        )
+    return rows.iloc[0]
+
+
+def write_record(record: Any, path: Path, schema: str, version: int, *, force: bool) -> Path:
+    """Write a validation's fields as JSON; over a file of another schema only with ``force``."""
+    check_file(path, "a validation", lambda head: schema.encode() in head[:100], GraphError, force)
+    content = {  # a table as its columns, so that one without rows keeps its names
+        name: value.to_dict("list") if isinstance(value, pd.DataFrame) else value
+        for name, value in vars(record).items()
+    }
+    content["criteria"] = [asdict(criterion) for criterion in record.criteria]
+    write_json(path, {"schema": schema, "version": version} | content)
+    return path
+
+
 _KINDS = {"circuit": str, "behaviour": str, "n": int, "seed": int, "criteria": list}
 
 
-def _values(content: dict[str, Any]) -> dict[str, Any]:
+def record_values(
+    kind: type, content: Mapping[str, Any], tables: Mapping[str, Callable[[object], pd.DataFrame]]
+) -> dict[str, Any]:
+    """The fields of a validation from what its file holds; ``tables`` reads each table."""
+    wanted = {each.name for each in fields(kind)}
+    missing, unknown = sorted(wanted - set(content)), sorted(set(content) - wanted)
+    if missing or unknown:
+        raise RecordError(f"missing {missing or 'nothing'}, unknown {unknown or 'nothing'}")
     wrong = [name for name, v in content.items() if type(v) is not _KINDS.get(name, dict)]
     if wrong:
         raise RecordError(", ".join(wrong))
     values = {
-        name: value if name in _KINDS else _table(name, value) for name, value in content.items()
+        name: tables[name](value) if name in tables else value for name, value in content.items()
     }
     criteria = (record_of(Criterion, one, "criteria") for one in content["criteria"])
     return values | {"criteria": tuple(criteria)}

@@ -27,14 +27,15 @@ from torch import Tensor
 from analysis.attribution.pair_terms import PairTerms, terms_of
 from analysis.behaviour.cases import Behaviour
 from analysis.behaviour.in_model import ModelCases, in_model
-from analysis.discovery.layered import LayeredCircuit
+from analysis.discovery.layered_circuit import LayeredCircuit
 from analysis.discovery.provenance import layer_of_circuit
 from analysis.validation.bases import bases_table
 from analysis.validation.controls import random_pairs, text_effects, untrained_rows
 from analysis.validation.criteria import measured
 from analysis.validation.edits import EditKind
 from analysis.validation.harness import Harness, Swap, counterparts
-from analysis.validation.layered import LayeredValidation, validate_layered
+from analysis.validation.layered import validate_layered
+from analysis.validation.layered_record import LayeredValidation
 from analysis.validation.original import checked_original, with_features
 from analysis.validation.pair_checks import checked_pairs
 from analysis.validation.record import Validation

@@ -20,10 +20,18 @@ _SCHEMA, _VERSION = "bilinear-circuits/circuit", 3
 def write_circuit(path: Path, name: str, fields: Mapping[str, Any], force: bool = False) -> None:
     """Write a circuit's fields; over another file only with ``force``."""
     check_file(path, "a circuit", lambda head: _SCHEMA.encode() in head[:100], GraphError, force)
+    write_finite(path, name, circuit_content(fields))
+
+
+def circuit_content(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What the file of a circuit with these fields holds."""
+    return {"schema": _SCHEMA, "version": _VERSION, **fields}
+
+
+def write_finite(path: Path, name: str, content: Mapping[str, Any]) -> None:
+    """Write what the file of a circuit holds, refused where a number is not finite."""
     try:
-        text = json.dumps(
-            {"schema": _SCHEMA, "version": _VERSION, **fields}, indent=1, allow_nan=False
-        )
+        text = json.dumps(content, indent=1, allow_nan=False)
     except ValueError as error:
         raise GraphError(
             f"circuit {name!r} cannot be written as JSON ({error}). Its numbers must be finite."
@@ -34,7 +42,12 @@ def write_circuit(path: Path, name: str, fields: Mapping[str, Any], force: bool 
 
 def read_circuit(path: Path, kind: type) -> Any:
     """The circuit of a file; refused if it is not whole, or newer than this version."""
-    content = read_json(path, GraphError)
+    return circuit_of(read_json(path, GraphError), kind, str(path))
+
+
+def circuit_of(content: Mapping[str, Any], kind: type, path: str) -> Any:
+    """The circuit that a file, or a part of one, holds; ``path`` says which."""
+    content = dict(content)
     if content.pop("schema", None) != _SCHEMA:
         raise GraphError(
             f"{path} is not a circuit: its 'schema' is not '{_SCHEMA}'. Pass a file that "

@@ -150,6 +150,8 @@ MAY_BE_NAN = {
     "explanation": "the constant has no eigenvalue",
     "RankCurve.mean": "a control that was not made for any feature",
     "RankCurve.nulls": "a control that was not made for any feature",
+    "LayeredValidation.criteria_table": "a behaviour that is not shown has no effect to measure",
+    "LayeredValidation.edit_table": "a behaviour that is not shown has no effect to measure",
     "Validation.criteria_table": "a behaviour that is not shown has no effect to measure",
     "Validation.edit_table": "a behaviour that is not shown has no effect to measure",
     "Validation.worst_strata": "a behaviour that is not shown has no effect to measure",

@@ -25,12 +25,15 @@ from analysis import attribution_graph
 from analysis.attribution.traced import AttributionGraph
 from analysis.behaviour.cases import Behaviour
 from analysis.cli.demo import StepMemory
+from analysis.cli.layered_text import layered_text, layered_validation_text
+from analysis.discovery.layered_circuit import LayeredCircuit
 from analysis.lowrank.curve import RankCurve
 from analysis.runs.folder import RunFolder
 from analysis.runs.images import ImageStudy
 from analysis.runs.run import Run
 from analysis.runs.verification import verify
 from analysis.studies.images.data import open_images
+from analysis.validation.layered_record import LayeredValidation
 from analysis.validation.record import Validation
 from circuits import Circuit
 from circuits.corpus import open_corpus
@@ -152,6 +155,20 @@ def trace_read(path: Path) -> None:
     AttributionGraph.load(path).attribution()
 
 
+def layered_read(path: Path) -> LayeredCircuit:
+    circuit = LayeredCircuit.load(path)
+    _ = circuit.shares, circuit.figure().drawn
+    layered_text(circuit)
+    return circuit
+
+
+def layered_proof_read(path: Path) -> LayeredValidation:
+    proof = LayeredValidation.load(path)
+    _ = proof.edit_table, proof.pair_table, proof.criteria_table
+    layered_validation_text(proof)
+    return proof
+
+
 def demo_read(path: Path) -> None:
     memory = StepMemory(RunFolder(path.parent), 0, print)
     memory.holds("interactions", [path])
@@ -170,6 +187,8 @@ OF_A_RUN: dict[str, Callable[[Path], Any]] = {
     "circuits/Ünsafe name!.json": Circuit.load,
     "circuits/hostile.behaviour.jsonl": Behaviour.load,
     "circuits/hostile.validation.json": Validation.load,
+    "layered/hostile.json": layered_read,
+    "layered/hostile.validation.json": layered_proof_read,
     "rank/layer-0.json": rank_read,
     "rank/layer-0.parquet": rank_read,
     "interactions/layer-0.parquet": inside(2, lambda run: Run(run, device="cpu").strongest(0)),

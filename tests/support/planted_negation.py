@@ -174,6 +174,12 @@ def unseen_behaviour(n: int = 16) -> Behaviour:
     return planted_behaviour(n, "said {child} the {thing}")
 
 
+def wide_behaviour(name: str = "negation") -> Behaviour:
+    """Both of these together: each class has as many cases as a stratum needs in either half."""
+    more = tuple(replace(case, pair=case.pair + 16) for case in unseen_behaviour().cases)
+    return Behaviour(name, (*planted_behaviour().cases, *more))
+
+
 def sentiment(behaviour: Behaviour) -> Behaviour:
     """Its cases without a negator, which differ in one factor."""
     cases = tuple(
@@ -184,11 +190,17 @@ def sentiment(behaviour: Behaviour) -> Behaviour:
     return Behaviour("sentiment", cases)
 
 
-def planted_run(folder: Path, kind: str = "computed") -> Path:
-    """A run folder of the planted model and its dictionaries."""
+def both_layers(kind: str) -> dict[Site, Dictionary]:
+    """Dictionaries of both layers of a model of two."""
+    return {**planted_dictionaries("computed"), **planted_dictionaries(kind)}
+
+
+def planted_run(folder: Path, kind: str = "computed", *, both: bool = False) -> Path:
+    """A run folder of the planted model and its dictionaries: of the last layer, or of both."""
     planted_model(kind).save(folder / "model")
     trained_on = {"activations": {"model": load_model(folder / "model", device="cpu").fingerprint}}
-    for site, dictionary in planted_dictionaries(kind).items():
+    known = both_layers(kind) if both else planted_dictionaries(kind)
+    for site, dictionary in known.items():
         replace(dictionary, notes=trained_on).save(folder / "saes" / site.hook_name)
     return folder
 

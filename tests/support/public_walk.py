@@ -20,6 +20,7 @@ from analysis.runs.folder import RunFolder
 from analysis.studies import images, logic_gates, planted, rules
 from analysis.validation.edits import DrawKind
 from circuits import attention, corpus, graph, model
+from tests.support import small_runs
 from tests.support.small import normal
 from tests.support.small_images import few, random_model
 from tests.support.wrong_calls import Call, World
@@ -121,6 +122,8 @@ class Walk:
             "ModelCases.listed": {"values": normal(4)},
             "ByName.files": {"name": "one"}, "write_graph": {"path": self.world.folder / "again.graphml", "force": True},
             "matches": {"models": [self.image_model, random_model(seed=3)]},
+            "LayeredCircuit.stage": {"layer": 0}, "LayeredValidation.edit": {"kind": "none"},
+            "LayeredCircuit.load": {"path": self.layered_file}, "LayeredValidation.load": {"path": self.proof_file},
             "Validation.drawn": {"kind": next(iter(DrawKind))}, "Validation.edit": {"kind": "none"},
             **{f"OpenedRun.{name}": {"layer": 0} for name in ("interactions", "rank", "strongest", "reader_of_interactions")},
             "OpenedRun.check_recorded": {"place": world.whole.folder.model, "command": "model train"},
@@ -166,6 +169,12 @@ class Walk:
             n_documents=2,
             n_draws=2,
         )
+        self.layered = small_runs.layered(w.circuit)
+        self.layered_proof = analysis.validate(
+            **known, circuit=self.layered, behaviour=w.behaviour, n_draws=2
+        )
+        self.layered_file = self.layered.save(w.folder / "walk-layered.json")
+        self.proof_file = self.layered_proof.save(w.folder / "walk-proof.json")
         self.written = graph.write_graph(w.graph, w.folder / "walk.graphml")
         self.image_file = w.folder / "walk.safetensors"
         self.image_model.save(self.image_file)
@@ -199,7 +208,7 @@ class Walk:
             sae.TrainingPlan(), analysis.TwinPlan(), w.behaviour, w.behaviour.cases[0], self.cases, self.reader,
             analysis.ledger(w.model, 0, w.into, analysis.Reader(w.read[0]), w.tokens[0], 1),
             analysis.attribution_graph(w.model, w.dictionaries, "w20 w21 w22"),
-            self.curve, self.validation, w.whole, w.whole.circuits, self.data, self.sets, self.image_model,
+            self.curve, self.validation, self.layered, self.layered_proof, self.layered.evidence, w.whole, w.whole.circuits, self.data, self.sets, self.image_model,
             self.spectra, images.ImagePlan(), self.truth_table, self.sizes, self.truths[0], self.counted,
             circuits.hosvd(w.layer), images.tree.tree(self.image_model, 1, [2]), shared, circuits.Site("mlp_in", 0),
             next(sae.readings(w.model, w.corpus, [circuits.Site("mlp_in", 0)], n_documents=2, window=8)),

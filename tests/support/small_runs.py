@@ -5,10 +5,12 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 from analysis.behaviour.cases import Behaviour, Case
-from analysis.runs.circuits import run_validate
+from analysis.discovery.layered_circuit import LayeredCircuit
+from analysis.runs.circuits import run_validate, run_validate_layered
 from analysis.runs.images import run_images
 from analysis.runs.layers import run_interactions, run_rank
 from analysis.runs.run import Run
@@ -142,6 +144,13 @@ def circuit(model: Model, dictionaries: dict[Site, Dictionary], name: str) -> Ci
     )  # fmt: skip
 
 
+def layered(found: Circuit) -> LayeredCircuit:
+    """The same as the only stage of a circuit through layers, with ways that look like some."""
+    columns = ["layer", "way", "contrast", "share", "to_answers"]
+    ways = [(0, "1.1", 0.5, 0.8, 0.25), (0, "no head", 0.2, 0.3, 0.3), (0, "1.0", -0.1, -0.1, 0.0)]
+    return LayeredCircuit(found.name, (found,), pd.DataFrame(ways, columns=columns))
+
+
 def small_run(folder: Path) -> Corpus:
     """Every step made; the text that a report may read."""
     model, text = begun(folder)
@@ -154,6 +163,12 @@ def small_run(folder: Path) -> Corpus:
     ]
     record(folder, "circuit hostile", {}, made)
     run_validate(run, "hostile", text=text, n_draws=2)
+    made = [
+        layered(found).save(folder / "layered" / "hostile.json"),
+        behaviour().save(folder / "layered" / "hostile.behaviour.jsonl"),
+    ]
+    record(folder, "layered circuit hostile", {}, made)
+    run_validate_layered(run, "hostile", n_draws=2)
     proposed = replace(
         found,
         name="layer 0 output 2",

@@ -19,6 +19,10 @@ _FIND_NONE = "find RUN --behaviour IN/none/negation.jsonl --device cpu"
 _FIND_OTHER = "find RUN --behaviour IN/fewer/negation.jsonl --device cpu"
 _PROPOSE = "find RUN --proposals 2 --device cpu"
 _VALIDATE = "validate RUN --text IN/text.txt --draws 1 --device cpu"
+_ACROSS = "find RUN --behaviour IN/negation.jsonl --across --device cpu"
+_ACROSS_NONE = "find RUN --behaviour IN/none/negation.jsonl --across --device cpu"
+_ACROSS_OTHER = "find RUN --behaviour IN/fewer/negation.jsonl --across --device cpu"
+_PROVE_ACROSS = "validate RUN --across --draws 1 --device cpu"
 _INTERACTIONS = (
     "interactions RUN --n 3 --reader encoder --documents 9 --text IN/text.txt --device cpu"
 )
@@ -38,7 +42,7 @@ class Scene(NamedTuple):
 
     command: str
     before: tuple[str, ...] = ()
-    begins: str = "planted"  # with a model and dictionaries; or "model", or "empty"
+    begins: str = "planted"  # with a model and dictionaries; or "model", "empty", or "layered"
 
 
 SCENES = {
@@ -50,6 +54,14 @@ SCENES = {
     "propose again": Scene(_PROPOSE.replace("2", "3"), (_FIND, _PROPOSE)),
     "validate": Scene(_VALIDATE, (_FIND,)),
     "validate again": Scene(f"{_VALIDATE} --seed 1", (_FIND, _VALIDATE)),
+    "find across": Scene(_ACROSS, begins="layered"),
+    "find across again": Scene(_ACROSS, (_ACROSS, _PROVE_ACROSS), "layered"),
+    "find another across": Scene(_ACROSS_OTHER, (_ACROSS, _PROVE_ACROSS), "layered"),
+    "find none across": Scene(_ACROSS_NONE, (_ACROSS, _PROVE_ACROSS), "layered"),
+    "validate across": Scene(_PROVE_ACROSS, (_ACROSS,), "layered"),
+    "validate across again": Scene(
+        f"{_PROVE_ACROSS} --seed 1", (_ACROSS, _PROVE_ACROSS), "layered"
+    ),
     "interactions": Scene(_INTERACTIONS),
     "interactions again": Scene(_INTERACTIONS.replace("9", "8"), (_INTERACTIONS,)),
     "rank": Scene(_RANK),
@@ -94,6 +106,16 @@ WRITING = {
 }
 """Those that write to a run with a circuit."""
 
+LAYERED = {
+    "find across": _ACROSS,
+    "find another across": _ACROSS_OTHER,
+    "find none across": _ACROSS_NONE,
+    "validate across": _PROVE_ACROSS,
+}
+"""Those that write to a run of two layers with a circuit through both."""
+
+LAYERED_FOUND = Scene("", (_ACROSS,), "layered")
+
 BEGINNING = {
     "sae train": Scene(_SAES, begins="model"),
     "model train": Scene(_MODEL, begins="empty"),
@@ -130,8 +152,9 @@ def prepared(scene: Scene, place: Path) -> None:
     small_ready()  # before any process is forked
     shutil.rmtree(place, ignore_errors=True)
     _write_inputs(place / "in")
-    planted_run(place / "run")
-    if scene.begins != "planted":
+    layered = scene.begins == "layered"
+    planted_run(place / "run", "moved" if layered else "computed", both=layered)
+    if scene.begins in ("model", "empty"):
         shutil.rmtree(place / "run" / "saes")
     if scene.begins == "empty":
         shutil.rmtree(place / "run")

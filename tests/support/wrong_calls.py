@@ -54,7 +54,7 @@ INDEX = (
     "output", "feature", "layer", "index", "position", "group", "document", "head", "query", "key", "at", "distance", "form",
 )  # fmt: skip
 CHOICE = ("reader", "space", "metric", "activation", "point", "of", "format", "kind")
-TEXT = ("text", "prompt", "name", "caller", "needed_by", "label")
+TEXT = ("text", "prompt", "name", "caller", "needed_by", "label", "command")
 
 
 def kind_of(name: str, value: Any) -> str:

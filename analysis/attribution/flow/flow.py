@@ -63,11 +63,18 @@ class Flow:
         )
 
     def by_way_of(
-        self, heads: Collection[tuple[int, int]]
+        self, heads: Collection[tuple[int, int]], *, past_mlps: bool = False
     ) -> tuple[Float[Tensor, "case pos model"], ...]:
-        """The part of each MLP's reads that comes through any of some heads, as (layer, head)."""
-        others = _swept(self.cases, self.model, heads)[1]
-        return tuple(read - without for read, without in zip(self.reads, others, strict=True))
+        """The part of each MLP's reads that comes through any of some heads, as (layer, head);
+        with ``past_mlps`` what of that comes through no later MLP."""
+        reads = self.reads_past_mlps if past_mlps else self.reads
+        others = _swept(self.cases, self.model, heads, past_mlps)[1]
+        return tuple(read - without for read, without in zip(reads, others, strict=True))
+
+    @cached_property
+    def reads_past_mlps(self) -> tuple[Float[Tensor, "case pos model"], ...]:
+        """The part of each MLP's reads that comes through no later MLP."""
+        return _swept(self.cases, self.model, (), past_mlps=True)[1]
 
 
 def shapes(cases: ModelCases) -> list[Int64[Tensor, " case"]]:
@@ -92,10 +99,10 @@ def aligned(
 
 
 def _swept(
-    cases: ModelCases, model: Model, closed: Collection[tuple[int, int]]
+    cases: ModelCases, model: Model, closed: Collection[tuple[int, int]], past_mlps: bool = False
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], Tensor, Tensor]:
     """Inputs, reads, what embeddings pass on, and logit differences, where closed heads pass on no
-    influence."""
+    influence; with ``past_mlps`` no MLP does either."""
     layers = range(model.n_layer)
     made: list[tuple[list[Tensor], list[Tensor], Tensor, Tensor]] = []
     head = model.network.lm_head.weight
@@ -105,7 +112,9 @@ def _swept(
     with frozen(model, cases.tiles, closed=closed):
         for rows in cases.tiles:
             here = slice(start, start + len(rows))
-            made.append(_swept_tile(model, rows, cases.position[here], directions[here], layers))
+            made.append(
+                _swept_tile(model, rows, cases.position[here], directions[here], layers, past_mlps)
+            )
             start += len(rows)
     inputs, reads, embedded, difference = zip(*made, strict=True)
     joined = (
@@ -115,7 +124,12 @@ def _swept(
 
 
 def _swept_tile(
-    model: Model, rows: Tensor, position: Tensor, directions: Tensor, layers: range
+    model: Model,
+    rows: Tensor,
+    position: Tensor,
+    directions: Tensor,
+    layers: range,
+    past_mlps: bool,
 ) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
     shape = (*rows.shape, model.d_model)
     added = [torch.zeros(shape, dtype=torch.float64, device=model.device) for _ in layers]
@@ -124,7 +138,8 @@ def _swept_tile(
 
     def halved(layer: int, x: Tensor) -> Tensor:
         inputs[layer] = x.detach().cpu()
-        return (x + x.detach()) / 2  # the same value, half the gradient
+        passed = x.detach() if past_mlps else x
+        return (passed + x.detach()) / 2  # the same value, half the gradient
 
     def begin(x: Tensor) -> Tensor:
         seen[:] = [x.detach().clone().requires_grad_()]

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from analysis.attribution.contrast import by_layer
-from analysis.behaviour.cases import JSON_LINES
 from analysis.behaviour.in_model import in_model
 from analysis.cli.answers import Answer, fields_answer, table_answer
 from analysis.cli.circuit_text import (
@@ -20,12 +19,20 @@ from analysis.cli.circuit_text import (
     validation_text,
 )
 from analysis.cli.commands.inputs import corpus_for, held_out, named_text, opened_run
+from analysis.cli.commands.layered import (
+    asked_behaviour,
+    find_layered,
+    named_circuits,
+    not_found,
+    twin_rows,
+    twin_text,
+    validate_layered,
+)
 from analysis.cli.rank_text import curve_rows, curve_text
 from analysis.discovery.find import verdict
 from analysis.lowrank.circuit_rank import circuit_rank
 from analysis.runs.circuits import (
     Earlier,
-    behaviour_of,
     run_find,
     run_propose,
     run_validate,
@@ -35,7 +42,7 @@ from analysis.runs.folder import RunFolder
 from analysis.runs.layers import run_interactions, run_rank
 from analysis.runs.run import Run, circuit_at
 from analysis.validation.original import original_of
-from circuits.errors import GraphError, NotFoundError, RunError
+from circuits.errors import GraphError, NotFoundError
 from circuits.graph.circuit import Circuit
 from circuits.graph.export import attribution_query, write_attribution, write_graph
 from circuits.storage.files import read_json, written_whole
@@ -64,21 +71,17 @@ def interactions(options: Namespace) -> Answer:
 
 def find(options: Namespace) -> Answer:
     """The circuit of a behaviour, or proposals from the weights alone."""
+    if options.across:
+        return find_layered(options)
     run = opened_run(options)
     if options.behaviour is None:
-        layer = options.layer or 0
-        found = run_propose(run, layer=layer, n=options.proposals, seed=options.seed)
+        layer, n = options.layer or 0, 10 if options.proposals is None else options.proposals
+        found = run_propose(run, layer=layer, n=n, seed=options.seed)
         files = [str(run.folder.circuits)] if found else []
-        parts = [proposals_text(found, layer), *_twin_text(run), *files]
+        parts = [proposals_text(found, layer), *twin_text(run), *files]
         proposals = {"proposals": [circuit_rows(circuit) for circuit in found]}
-        return Answer("\n\n".join(parts), proposals | _twin_rows(run))
-    behaviour = behaviour_of(
-        options.behaviour,
-        run.model,
-        options.cases,
-        options.seed,
-        fresh_words=options.fresh_words,
-    )
+        return Answer("\n\n".join(parts), proposals | twin_rows(run))
+    behaviour = asked_behaviour(options, run)
     earlier = Earlier.of(run, behaviour.name)
     try:
         circuit = run_find(
@@ -90,46 +93,23 @@ def find(options: Namespace) -> Answer:
             n_pairs=options.pairs,
         )
     except NotFoundError as answer:
-        why, kept = str(answer), earlier.kept
-        text = f"{why}\n\n{kept}" if kept else why
-        return Answer(text, {"found": False, "why": why, "kept": kept})
+        return not_found(answer, earlier)
     before = earlier.replaced_by(circuit)
     file = str(earlier.files.circuit)
     layers = by_layer(in_model(behaviour.halves()[0], run.model))
     rows: dict[str, Any] = {"found": True, "verdict": verdict(circuit), "file": file,
                             "replaced": before, "layers": layers.to_dict("records")}  # fmt: skip
-    parts = [circuit_text(circuit), layers_text(layers), *_twin_text(run), before or "", file]
+    parts = [circuit_text(circuit), layers_text(layers), *twin_text(run), before or "", file]
     text = "\n\n".join(part for part in parts if part)
-    return Answer(text, rows | circuit_rows(circuit) | _twin_rows(run))
-
-
-def _twin_text(run: Run) -> list[str]:
-    """Whose twin the model is, if it is one."""
-    label = run.model.label
-    return [] if label is None else [f"The model is the {label.in_words}."]
-
-
-def _twin_rows(run: Run) -> dict[str, Any]:
-    label = run.model.label
-    return {} if label is None else {"twin": label.as_dict()}
+    return Answer(text, rows | circuit_rows(circuit) | twin_rows(run))
 
 
 def validate(options: Namespace) -> Answer:
     """Whether circuits are the cause of their behaviours."""
+    if options.across:
+        return validate_layered(options)
     run = opened_run(options)
-    there = list(run.behaviours)
-    names = options.circuit or there
-    unknown = [repr(name) for name in names if name not in run.behaviours]
-    if unknown or not names:
-        what = " ".join(["has no circuit of a behaviour", ", ".join(unknown)]).strip()
-        find_one = f"Find one: circuits find {run.folder} --behaviour negation"
-        if not run.knows_stories:
-            find_one = (
-                "Its model does not know the words of the built-in behaviours: write cases of your "
-                f"own as {JSON_LINES}, then: circuits find {run.folder} --behaviour CASES.jsonl"
-            )
-        known = f"Name one that it has: {', '.join(there)}" if there else find_one
-        raise RunError(f"{run.folder} {what}. {known}")
+    names = named_circuits(options, run, run.behaviours)
     original = None if options.original is None else original_of(run.model, options.original)
     how: dict[str, Any] = {"n_draws": options.draws, "seed": options.seed, "original": original}
     text = held_out(options, run.model)

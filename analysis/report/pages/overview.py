@@ -17,6 +17,7 @@ from analysis.discovery.find import verdict
 from analysis.html.page import Page, Table
 from analysis.lowrank.curve import RankCurve
 from analysis.report.circuit.mechanism import Mechanism
+from analysis.report.pages.layered import headline
 from analysis.runs.belonging import Found
 from analysis.runs.missing import TRACE, command_for
 from analysis.runs.run import Run
@@ -32,9 +33,13 @@ _N_DOCUMENTS = 100  # that the quality of dictionaries is measured on
 
 
 def overview(
-    run: Run, names: Mapping[str, str], mechanisms: Mapping[str, Mechanism], seed: int
+    run: Run,
+    names: Mapping[str, str],
+    layered: Mapping[str, str],
+    mechanisms: Mapping[str, Mechanism],
+    seed: int,
 ) -> Page:
-    """What was run, and what was found."""
+    """What was run, and what was found; ``names`` and ``layered`` are of the circuits' pages."""
     described = run.model.describe()
     model = [
         (key.replace("_", " "), number(value))
@@ -48,6 +53,7 @@ def overview(
             for found in run.found
             if found.behaviour
         ],
+        "layered": [headline(found, layered[found.stem]) for found in run.layered_found],
         "proposals": [_proposal(found, names) for found in run.found if not found.behaviour],
         "model": [(key, shown(value)) for key, value in model],
         "dictionaries": dictionaries,
@@ -174,6 +180,8 @@ def _counted(run: Run) -> list[str]:
     ]
     if n_proposed := len(run.found) - len(behaved):
         parts.append(f"{n_proposed} proposals")
+    if n_layered := len(run.layered_found):
+        parts.append(f"{n_layered} circuit{'s' * (n_layered != 1)} through several layers")
     return parts + ["an image classifier"] * (run.images is not None)
 
 

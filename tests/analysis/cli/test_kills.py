@@ -84,12 +84,12 @@ class Stage:
             assert run.marks == {}, nth
         except RunError as error:
             assert "circuits " in str(error), nth  # noqa: PT017
-        circuits = {n: c for n, c in tree(self.place).items() if n.startswith("run/circuits/")}
-        sets = [
-            {name: c for name, c in known.items() if name.startswith("run/circuits/")}
-            for known in (self.before, self.after)
-        ]
-        assert circuits in [*sets, {"run/circuits/": b""}], nth
+        for folder in ("run/circuits/", "run/layered/"):
+            now, *sets = (
+                {name: c for name, c in known.items() if name.startswith(folder)}
+                for known in (tree(self.place), self.before, self.after)
+            )
+            assert now in [*sets, {folder: b""}], nth
 
     def is_passing(self, name: str) -> bool:
         """Whether a file is one that a command at work has for a while."""

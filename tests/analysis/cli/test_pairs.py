@@ -20,6 +20,8 @@ from circuits.storage.lock import locked
 from tests.support.killed_commands import exit_status, started
 from tests.support.writing_commands import (
     BEGINNING,
+    LAYERED,
+    LAYERED_FOUND,
     READING,
     WRITING,
     Scene,
@@ -29,11 +31,19 @@ from tests.support.writing_commands import (
 )
 
 FOUND = Scene("", ("find RUN --behaviour IN/negation.jsonl --device cpu",))
-COMMANDS = {**WRITING, **READING, **{name: scene.command for name, scene in BEGINNING.items()}}
+COMMANDS = {
+    **WRITING,
+    **LAYERED,
+    **READING,
+    **{name: scene.command for name, scene in BEGINNING.items()},
+}
+BESIDE_LAYERED = ("find", "report", "verify")
 PAIRS = [
     *combinations_with_replacement(sorted(WRITING), 2),
     *((name, other) for name in WRITING for other in READING),
     *((name, other) for name in BEGINNING for other in COMMANDS),
+    *combinations_with_replacement(sorted(LAYERED), 2),
+    *((name, other) for name in LAYERED for other in BESIDE_LAYERED),
 ]
 ELSEWHERE = {"demo", "gates", "completion"}
 """Of these the first does what others do; the other two know no run."""
@@ -115,7 +125,7 @@ class Place:
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory) -> Mapping[str, Place]:
-    scenes = {"found": FOUND, **BEGINNING}
+    scenes = {"found": FOUND, "layered": LAYERED_FOUND, **BEGINNING}
     return {name: Place(scenes[name], tmp_path_factory.mktemp("pairs")) for name in scenes}
 
 
@@ -140,7 +150,8 @@ def test_two_commands_at_once_end_as_if_one_came_after_the_other(place):
 @pytest.mark.slow
 @pytest.mark.parametrize(("first", "second"), PAIRS)
 def test_every_two_commands_at_once_end_as_if_one_came_after_the_other(first, second, places):
-    places.get(first, places["found"]).check(first, second, DELAYS)
+    place = places["layered" if first in LAYERED else "found"]
+    places.get(first, place).check(first, second, DELAYS)
 
 
 @pytest.mark.parametrize("name", sorted(READING))
@@ -149,10 +160,11 @@ def test_a_command_that_reads_leaves_the_run_as_it_is(name, place):
     assert tree(place.folder / "kept" / name) == place.before
 
 
-@pytest.mark.parametrize("name", sorted(name for name in WRITING if "export" not in name))
-def test_a_command_that_may_not_wait_is_refused_at_once(name, place):
+@pytest.mark.parametrize("name", sorted(n for n in {**WRITING, **LAYERED} if "export" not in n))
+def test_a_command_that_may_not_wait_is_refused_at_once(name, places):
+    place = places["layered" if name in LAYERED else "found"]
     place.anew()
     with locked(place.place / "run", "circuits demo"):
-        process = started([*arguments(WRITING[name], place.place), "--no-wait"])
+        process = started([*arguments(COMMANDS[name], place.place), "--no-wait"])
         assert exit_status(process) == 2
     assert tree(place.place) == place.before

@@ -1,27 +1,29 @@
 """Circuits through two layers: found where they were planted, with the head between."""
 
+import json
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
+import pandas as pd
 import pytest
 
 from analysis import find_circuit, validate
-from analysis.discovery.layered import LayeredCircuit
+from analysis.discovery.layered_circuit import LayeredCircuit
+from analysis.validation.layered_record import LayeredValidation
 from circuits.errors import BehaviourError, GraphError, NotFoundError
 from tests.support.planted_negation import (
     BAD,
     FELT_FEATURE,
     GOOD,
     NEGATOR,
+    both_layers,
     planted_behaviour,
     planted_dictionaries,
     planted_model,
     sentiment,
     unseen_behaviour,
 )
-
-
-def both_layers(kind):
-    return {**planted_dictionaries("computed"), **planted_dictionaries(kind)}
 
 
 def found(kind):
@@ -31,6 +33,13 @@ def found(kind):
 @pytest.fixture(scope="module")
 def moved():
     return found("moved")
+
+
+@pytest.fixture(scope="module")
+def proof(moved):
+    return validate(
+        planted_model("moved"), moved, unseen_behaviour(), both_layers("moved"), n_draws=5
+    )
 
 
 def ends(circuit):
@@ -81,9 +90,8 @@ def test_nothing_is_found_where_the_answers_read_the_word_itself():
         )
 
 
-def test_removing_it_removes_the_behaviour_and_every_pair_does_what_was_predicted(moved):
-    model, dictionaries = planted_model("moved"), both_layers("moved")
-    found = validate(model, moved, unseen_behaviour(), dictionaries, n_draws=5)
+def test_removing_it_removes_the_behaviour_and_every_pair_does_what_was_predicted(proof):
+    found = proof
     edits = found.edits
     whole = edits[(edits["kind"] == "remove") & (edits["target"] == "")].iloc[0]
     assert whole["free"] == pytest.approx(1, abs=1e-4)
@@ -99,9 +107,8 @@ def test_removing_it_removes_the_behaviour_and_every_pair_does_what_was_predicte
     assert "causal; specific" in repr(found)
 
 
-def test_an_untrained_model_has_no_shares(moved):
-    model, dictionaries = planted_model("moved"), both_layers("moved")
-    edits = validate(model, moved, unseen_behaviour(), dictionaries, n_draws=5).edits
+def test_an_untrained_model_has_no_shares(proof):
+    edits = proof.edits
     untrained = edits[edits["kind"] == "untrained_remove"].iloc[0]
     assert untrained[["frozen", "free"]].isna().all()
 
@@ -141,3 +148,130 @@ def test_options_of_one_layers_validation_are_refused(moved):
     with pytest.raises(GraphError, match="goes through several layers"):
         validate(planted_model("moved"), moved, unseen_behaviour(), both_layers("moved"),
                  others=[moved.stage(0)])  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["inherited", "moved"])
+def test_what_passes_no_later_mlp_is_known_of_every_way(kind):
+    """The product is read by the second MLP alone; what that writes goes to the answers."""
+    ways = found(kind).ways
+    first, last = (ways[ways["layer"] == layer]["to_answers"] for layer in (0, 1))
+    assert first.to_numpy() == pytest.approx(0, abs=1e-6)
+    assert last.tolist() == pytest.approx([1], abs=1e-6)
+
+
+def test_a_circuit_and_its_validation_load_back_as_they_were(moved, proof, tmp_path):
+    again = LayeredCircuit.load(moved.save(tmp_path / "circuit.json"))
+    assert again.name == moved.name
+    assert again.stages == moved.stages
+    pd.testing.assert_frame_equal(again.ways, moved.ways, check_exact=True)
+    read = LayeredValidation.load(proof.save(tmp_path / "proof.json"))
+    for name in ("edits", "strata", "random"):
+        pd.testing.assert_frame_equal(getattr(read, name), getattr(proof, name), check_exact=True)
+    assert (read.circuit, read.criteria, read.n, read.seed) == (
+        proof.circuit, proof.criteria, proof.n, proof.seed,
+    )  # fmt: skip
+    assert repr(read) == repr(proof)
+    again.save(tmp_path / "again.json")
+    assert (tmp_path / "again.json").read_bytes() == (tmp_path / "circuit.json").read_bytes()
+
+
+Edit = Callable[[dict[str, Any]], object]
+CIRCUIT_FAULTS: dict[str, tuple[Edit, str]] = {
+    "of another schema": (lambda c: c.update(schema="x"), "is not a layered circuit"),
+    "newer": (lambda c: c.update(version=9), r"of schema version 9; this version .* reads 1"),
+    "without stages": (lambda c: c.update(stages=[]), r"stages of layers \[\]"),
+    "a stage lost": (lambda c: c["stages"].pop(0), "begin in layer 0, of which there is no stage"),
+    "stages turned": (lambda c: c["stages"].reverse(), r"stages of layers \[1, 0\]"),
+    "a stage that is none": (lambda c: c["stages"].append(5), "not a list of circuits"),
+    "a part of no behaviour": (lambda c: c["stages"][0].update(evidence=None), "of the behaviours"),
+    "a pair without a weight": (
+        lambda c: c["stages"][1]["interactions"][0].pop("weight"),
+        r"stage 1 is not whole: .*missing \['weight'\]",
+    ),
+    "a field too many": (lambda c: c.update(more=1), r"unknown \['more'\]"),
+    "a way by a stranger": (lambda c: c["ways"]["way"].__setitem__(0, "0.0"), "no head of a later"),
+    "a way twice": (
+        lambda c: [column.append(column[0]) for column in c["ways"].values()], "one of them twice",
+    ),
+    "columns of unequal length": (lambda c: c["ways"]["way"].pop(), "unequal length"),
+    "a share that is text": (lambda c: c["ways"]["share"].__setitem__(0, "x"), "'share' does not"),
+    "a number beyond all": (lambda c: c["ways"]["share"].__setitem__(0, 1e999), "'share' does not"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("edit", "why"), CIRCUIT_FAULTS.values(), ids=CIRCUIT_FAULTS)
+def test_a_file_that_is_not_whole_is_refused_in_one_line(moved, tmp_path, edit, why):
+    path = moved.save(tmp_path / "circuit.json")
+    content = json.loads(path.read_text())
+    edit(content)
+    path.write_text(json.dumps(content))
+    with pytest.raises(GraphError, match=why) as refused:
+        LayeredCircuit.load(path)
+    assert str(path) in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+PROOF_FAULTS: dict[str, tuple[Edit, str]] = {
+    "of one layer": (lambda v: v.update(schema="bilinear-circuits/validation"), "not a validation"),
+    "no criteria": (lambda v: v.update(criteria=[]), "no row of cases, shown, removed"),
+    "an edit lost": (lambda v: v["edits"]["kind"].__setitem__(1, "keep"), "no row of remove"),
+    "a kind that is none": (lambda v: v["edits"]["kind"].__setitem__(1, "x"), "'kind' does not"),
+    "a table lost": (lambda v: v.pop("random"), r"missing \['random'\]"),
+    "a seed that is text": (lambda v: v.update(seed="0"), "not whole: seed"),
+}
+
+
+@pytest.mark.parametrize(("edit", "why"), PROOF_FAULTS.values(), ids=PROOF_FAULTS)
+def test_a_validation_that_is_not_whole_is_refused_in_one_line(proof, tmp_path, edit, why):
+    path = proof.save(tmp_path / "proof.json")
+    content = json.loads(path.read_text())
+    edit(content)
+    path.write_text(json.dumps(content))
+    with pytest.raises(GraphError, match=why):
+        LayeredValidation.load(path)
+
+
+def test_files_of_other_kinds_are_not_overwritten(moved, proof, tmp_path):
+    (tmp_path / "mine.json").write_text('{"mine": 1}')
+    for made in (moved, proof, moved.stage(0)):
+        with pytest.raises(GraphError, match="would be lost"):
+            made.save(tmp_path / "mine.json")
+    stage = moved.stage(0).save(tmp_path / "stage.json")
+    with pytest.raises(GraphError, match="is not a layered circuit"):
+        moved.save(stage)
+    layered = moved.save(tmp_path / "layered.json")
+    with pytest.raises(GraphError, match="is not a circuit"):
+        moved.stage(0).save(layered)
+
+
+def test_its_picture_has_every_number_and_its_parts_add_up(moved):
+    table = moved.figure().table.set_index(["from", "to"])["share"]
+    assert table["layer 0", "head 1.0"] == pytest.approx(0.5, abs=1e-6)
+    assert table["head 1.0", "layer 1"] == pytest.approx(0.5, abs=1e-6)
+    assert table["layer 1", "answers"] == pytest.approx(1, abs=1e-6)
+    halves = [share for (_, to), share in table.items() if to.startswith("pair ")]
+    assert halves == pytest.approx([0.125] * 4, abs=1e-6)
+    texts = [each["text"] for each in moved.figure().layout["annotations"]]
+    assert texts.count("12 %") == 4
+    assert {"head 1.0", "the answers", "Layer 0: 2 pairs", "50 %", "100 %"} <= set(texts)
+
+
+def test_a_picture_of_many_pairs_draws_some_and_counts_the_rest(moved):
+    stage = moved.stage(0)
+    (pair, *_), n = stage.interactions, 9
+    more = tuple(
+        replace(stage.features[0], feature=100 + i, label=f"feature {100 + i}") for i in range(n)
+    )
+    pairs = tuple(
+        replace(pair, first=feature.feature, second=feature.feature, contrast=0.1 * (i + 1))
+        for i, feature in enumerate(more)
+    )
+    wide = replace(stage, features=more, interactions=pairs, gates=())
+    figure = replace(moved, stages=(wide, moved.stage(1))).figure()
+    texts = [each["text"] for each in figure.layout["annotations"]]
+    assert "3 others" in texts
+    assert "Layer 0: 9 pairs" in texts
+    assert all(each["font"]["size"] >= 12 for each in figure.layout["annotations"])
+    places = [(each["x"], each["y"]) for each in figure.layout["annotations"]]
+    assert all(0 < x < figure.layout["width"] and 0 < y < figure.layout["height"]
+               for x, y in places)  # fmt: skip

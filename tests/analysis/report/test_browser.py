@@ -31,7 +31,8 @@ pytestmark = [
 ]
 
 FAULTS = (ROOT / "tests/support/faults.js").read_text("utf-8")
-PAGES = ("index", "circuit-hostile", "circuit-nsafe-name", "rank", "features", "layer-0", "images")
+PAGES = ("index", "circuit-hostile", "circuit-nsafe-name", "layered-hostile", "rank", "features",
+         "layer-0", "images")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,8 @@ def drawn(page) -> int:
 @pytest.mark.parametrize("name", PAGES)
 def test_every_page_opens_and_draws_all_its_figures(opened, name):
     page = opened(f"/{name}.html")
-    wanted = {"circuit-hostile": 5, "circuit-nsafe-name": 4, "rank": 6, "layer-0": 5, "images": 3}
+    wanted = {"circuit-hostile": 5, "circuit-nsafe-name": 4, "layered-hostile": 1, "rank": 6,
+              "layer-0": 5, "images": 3}  # fmt: skip
     assert drawn(page) == wanted.get(name, 0)
     assert page.locator("h1").count() == 1
     assert page.evaluate(FAULTS) == []
@@ -252,6 +254,25 @@ def test_a_row_of_a_table_leads_to_its_card(opened):
     page = opened("/circuit-hostile.html")
     page.locator('[data-table="by-class"] tbody a').first.click()
     page.locator('[data-shown="mlp_in@0:3"]').wait_for()
+
+
+LETTERS = """() => [...document.querySelectorAll('.plot text')].map((text) => {
+    const box = text.getBoundingClientRect();
+    const own = text.closest('.main-svg').getBoundingClientRect();
+    return [text.textContent, parseFloat(getComputedStyle(text).fontSize),
+            box.left >= own.left && box.right <= own.right && box.top >= own.top
+            && box.bottom <= own.bottom];
+})"""
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_picture_through_layers_has_no_small_and_no_cut_text(opened, width):
+    page = opened("/layered-hostile.html", width=width)
+    drawn(page)
+    texts = page.evaluate(LETTERS)
+    assert len(texts) > 20
+    assert [text for text, size, whole in texts if size < 12 or not whole] == []
+    assert any("the answers" in text for text, *_ in texts)
 
 
 @pytest.mark.parametrize("name", ["a b", "50%25", "c#1?x=2", "Ünïcödé “✓”", "<b>&amp;"])

@@ -68,7 +68,7 @@ def test_a_report_has_these_files_and_its_links_lead_to_them(hostile_run):
     found = pages(report)
     assert list(found) == [
         "circuit-hostile.html", "circuit-nsafe-name.html", "features.html", "images.html",
-        "index.html", "layer-0.html", "rank.html",
+        "index.html", "layer-0.html", "layered-hostile.html", "rank.html",
     ]  # fmt: skip
     titles = [page.text.split("·")[0].strip() for page in found.values()]
     assert titles[2:] == ["Features", "Images", "Overview", "Layer 0", "Low rank"]

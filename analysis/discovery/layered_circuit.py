@@ -1,0 +1,188 @@
+"""A circuit through several layers, as a value and as a file.
+
+The file is JSON of schema version 1: a name, the ways, and for each layer what the file of that
+layer's circuit would hold.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.discovery.layered_figure import layered_figure
+from circuits.arguments import checked_methods
+from circuits.errors import GraphError
+from circuits.graph.circuit import Circuit
+from circuits.graph.circuit_file import circuit_content, circuit_of, write_finite
+from circuits.graph.records import BehaviourEvidence
+from circuits.plotting.display import html_of
+from circuits.plotting.figure import Figure
+from circuits.storage.files import read_json, without_nan
+from circuits.storage.records import RecordError
+from circuits.storage.replacing import check_file
+from circuits.storage.tables import COUNT, NUMBER, TEXT, Kind, checked_table, table_of_columns
+
+BY_NO_HEAD = "no head"
+"""The way of what stays in the residual stream, where it was written."""
+
+_SCHEMA, _VERSION = "bilinear-circuits/layered-circuit", 1
+_WAYS: dict[str, Kind] = {"layer": COUNT, "way": TEXT, "contrast": NUMBER, "share": NUMBER,
+                          "to_answers": NUMBER}  # fmt: skip
+_HEAD = re.compile(r"(\d{1,9})\.(\d{1,9})", re.ASCII)
+
+
+@checked_methods
+@dataclass(frozen=True, eq=False, repr=False)
+class LayeredCircuit:
+    """The circuits of some layers that make one contrast together, first layer first."""
+
+    name: str
+    stages: tuple[Circuit, ...]
+    ways: pd.DataFrame
+    """layer, way, contrast, share, to_answers: what the pairs of a layer add to the contrast by way
+    of each head, named as ``1.3`` (layer and head), and by ``no head`` at all; and how much of it
+    (``to_answers``, a share of the same) passes no later MLP. Where a way leads through several
+    heads it counts for each."""
+
+    def __post_init__(self) -> None:
+        layers = [-1 if (n := stage.source.layer) is None else n for stage in self.stages]
+        if not layers or -1 in layers or sorted(set(layers)) != layers:
+            raise GraphError(
+                f"circuit {self.name!r}: stages of layers {layers}. List one circuit of each "
+                f"layer, in order."
+            )
+        known = [stage.evidence for stage in self.stages]
+        behaviours = {"" if one is None else one.behaviour for one in known}
+        if None in known or len(behaviours) > 1:
+            raise GraphError(
+                f"circuit {self.name!r}: its stages are of the behaviours {sorted(behaviours)}. "
+                f"List circuits that were found for one behaviour."
+            )
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Of its stages."""
+        return tuple(int(stage.source.layer or 0) for stage in self.stages)
+
+    def stage(self, layer: int) -> Circuit:
+        """The circuit of a layer."""
+        if layer not in self.layers:
+            raise GraphError(
+                f"circuit {self.name!r} has no part in layer {layer!r}. Ask for one of "
+                f"{', '.join(map(str, self.layers))}."
+            )
+        return self.stages[self.layers.index(layer)]
+
+    @property
+    def evidence(self) -> BehaviourEvidence:
+        """What is known of its behaviour and the cases that it was chosen on; the shares are those
+        of its first layer."""
+        evidence = self.stages[0].evidence
+        assert evidence is not None  # checked above
+        return evidence
+
+    @property
+    def shares(self) -> pd.DataFrame:
+        """Of each layer: what share of the contrast flows through it (``direct``), how much of that
+        its pairs carry, what they compute, what was in the input already."""
+        rows = []
+        for layer, stage in zip(self.layers, self.stages, strict=True):
+            assert stage.evidence is not None  # of a behaviour
+            shares = stage.evidence.shares
+            rows.append({
+                "layer": layer, "pairs": len(stage.interactions), "flows_through": shares.direct,
+                "carried": shares.carried, "computed": shares.computed,
+                "inherited": shares.inherited, "rest": shares.within, "error": shares.error,
+            })  # fmt: skip
+        return pd.DataFrame(rows)
+
+    def figure(self) -> Figure:
+        """The circuit from left to right: the first layer's input features, its pairs, the heads
+        that carry what they write, the later layers' pairs, the answers."""
+        return layered_figure(self.name, self.stages, self.ways)
+
+    def plot(self) -> object:
+        """The same as a plotly figure."""
+        return self.figure().plot()
+
+    def save(self, path: str | Path, *, force: bool = False) -> Path:
+        """Write everything as one JSON file; over a file that is no such circuit only with
+        ``force``."""
+        path, schema = Path(path), _SCHEMA.encode()
+        check_file(path, "a layered circuit", lambda head: schema in head[:100], GraphError, force)
+        content = {
+            "schema": _SCHEMA,
+            "version": _VERSION,
+            "name": self.name,
+            "ways": without_nan(self.ways.to_dict("list")),
+            "stages": [circuit_content(asdict(stage)) for stage in self.stages],
+        }
+        write_finite(path, self.name, content)
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> LayeredCircuit:
+        """Read what `save` wrote; refuse a file that is not whole, or newer than this version."""
+        content = read_json(Path(path), GraphError)
+        if content.pop("schema", None) != _SCHEMA:
+            raise GraphError(
+                f"{path} is not a layered circuit: its 'schema' is not '{_SCHEMA}'. Pass a file "
+                f"that LayeredCircuit.save wrote."
+            )
+        if (version := content.pop("version", None)) != _VERSION:
+            raise GraphError(
+                f"{path} is of schema version {version!r:.40}; this version of the toolkit reads "
+                f"{_VERSION}. Update bilinear-circuits, or save the circuit again."
+            )
+        try:
+            return _read(content, str(path))
+        except RecordError as error:
+            raise GraphError(
+                f"{path} is not whole: {error}. It was changed by hand or by another version: "
+                f"find it again, circuits find RUN --across."
+            ) from error
+
+    def _repr_html_(self) -> str:
+        return html_of(repr(self), layers=self.shares, ways=self.ways)
+
+    def __repr__(self) -> str:
+        parts = ", ".join(
+            f"{len(stage.interactions)} pairs in layer {layer}"
+            for layer, stage in zip(self.layers, self.stages, strict=True)
+        )
+        return f"LayeredCircuit({self.name}: {parts})"
+
+
+def _read(content: dict[str, object], path: str) -> LayeredCircuit:
+    wanted = {"name", "ways", "stages"}
+    if content.keys() != wanted:
+        missing, unknown = sorted(wanted - content.keys()), sorted(content.keys() - wanted)
+        raise RecordError(f"missing {missing or 'nothing'}, unknown {unknown or 'nothing'}")
+    name, parts = content["name"], content["stages"]
+    if not isinstance(name, str):
+        raise RecordError(f"name = {name!r:.80} is not text")
+    if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
+        raise RecordError("stages is not a list of circuits")
+    ways = checked_table(table_of_columns(content["ways"], "ways"), _WAYS, "ways")
+    stages = tuple(circuit_of(part, Circuit, f"{path}, stage {n}") for n, part in enumerate(parts))
+    try:
+        found = LayeredCircuit(name, stages, ways.reindex(columns=list(_WAYS)))
+    except GraphError as error:
+        raise GraphError(f"{path}: {error}") from error
+    _check_ways(found)
+    return found
+
+
+def _check_ways(circuit: LayeredCircuit) -> None:
+    """Refuse ways from a layer that has no stage, or by what is no later head."""
+    if circuit.ways.duplicated(["layer", "way"]).any():
+        raise RecordError("ways lists one of them twice")
+    for layer, way in zip(circuit.ways["layer"], circuit.ways["way"], strict=True):
+        head = _HEAD.fullmatch(way)
+        if layer not in circuit.layers:
+            raise RecordError(f"ways begin in layer {layer}, of which there is no stage")
+        if way != BY_NO_HEAD and (head is None or int(head[1]) <= layer):
+            raise RecordError(f"the way {way!r:.40} from layer {layer} is no head of a later layer")

@@ -1,0 +1,153 @@
+"""The page of a circuit through several layers: its picture, what each layer and head carries, and
+its edits with attention as it was (frozen) and free."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+
+from analysis.behaviour.bounds import FIXED
+from analysis.discovery.layered_circuit import LayeredCircuit
+from analysis.discovery.layered_sentences import layered_sentences
+from analysis.html.page import Page, Table
+from analysis.report.catalogue.catalogue import Catalogue
+from analysis.runs.belonging import LayeredFound
+from analysis.validation.edits import EditKind
+from analysis.validation.layered_record import LayeredValidation
+from circuits.graph.circuit import Circuit
+from circuits.model.site import Site
+from circuits.plotting.display import percent, seen, shown
+
+_EFFECTS = {
+    "n_pairs": "pairs", "free": "effect removed, free", "frozen": "effect removed, frozen",
+    "side_effect": "side effect, free", "frozen_side_effect": "side effect, frozen",
+    "predicted": "predicted, frozen", "measured": "measured, frozen", "off_by": "largest error",
+}  # fmt: skip
+_SHARES = {
+    "flows_through": "flows through it", "carried": "carried by its pairs",
+    "rest": "within classes", "error": "dictionary error",
+}  # fmt: skip
+_WAYS = {"layer": "from layer", "contrast": "logits", "share": "share of what its pairs add",
+         "to_answers": "of it, through no later MLP"}  # fmt: skip
+
+
+def layered_page(found: LayeredFound, name: str, books: Mapping[Site, Catalogue]) -> Page:
+    """The page of one circuit."""
+    circuit, proof = found.circuit, found.validation
+    figure = _captioned(circuit, books).figure()
+    tables = [
+        Table.of("shares", "What flows through each layer, as a share of the contrast (flows "
+                 "through it), and of that what its pairs carry, what is computed there and what "
+                 "was in the MLP's input (inherited). The parts of two layers overlap: a later one "
+                 f"holds what it passes on. n = {circuit.evidence.n_cases} cases, those that the "
+                 "circuit was chosen on.", circuit.shares, _SHARES),
+        Table.of("ways", "By which heads what a layer's pairs write reaches the answers, with the "
+                 "attention patterns of each case as data. A way through several heads counts for "
+                 "each, so the rows may add up to more than everything.", circuit.ways, _WAYS),
+        Table.of("pairs", "The pairs of each layer, and what each adds to the contrast in logits.",
+                 _pairs(circuit)),
+    ]  # fmt: skip
+    tests = [] if proof is None else _tests(proof)
+    first, *sentences, _ = layered_sentences(circuit)
+    context: dict[str, Any] = {
+        "marks": [shown(mark) for mark in found.marks],
+        "name": shown(circuit.name),
+        "found": seen(first.removeprefix(f"{circuit.name}: ")),
+        "sentences": [seen(each) for each in sentences],
+        "proof": None if proof is None else proof.verdict,
+        "removed": None if proof is None else _removed(proof),
+        "figure": figure,
+        "tables": tables,
+        "tests": tests,
+        "command": "circuits validate RUN --across",
+    }
+    title = f"{shown(circuit.name)} across layers"
+    return Page(name, title, "layered.html.j2", context, [figure], [*tables, *tests])
+
+
+def headline(found: LayeredFound, page: str) -> dict[str, Any]:
+    """Its line on the first page."""
+    circuit, proof = found.circuit, found.validation
+    stages = zip(circuit.layers, circuit.stages, strict=True)
+    return {
+        "page": page,
+        "name": shown(circuit.name),
+        "claims": {} if proof is None else {str(c): holds for c, holds in proof.claims.items()},
+        "layers": ", ".join(_layer_words(layer, stage) for layer, stage in stages),
+        "removed": None if proof is None else _removed(proof),
+        "n": None if proof is None else proof.n,
+        "seed": None if proof is None else proof.seed,
+        "marked": bool(found.marks),
+    }
+
+
+def _layer_words(layer: int, stage: Circuit) -> str:
+    n = len(stage.interactions)
+    assert stage.evidence is not None  # of a behaviour
+    flows = percent(stage.evidence.shares.direct)
+    return f"layer {layer} ({n} pair{'s' * (n != 1)}, {flows} of the contrast flows through it)"
+
+
+def _removed(proof: LayeredValidation) -> tuple[str, str]:
+    row = proof.edit(EditKind.REMOVE)
+    free, frozen = (percent(round(float(row[name]), 4)) for name in ("free", "frozen"))
+    return free or "unknown", frozen or "unknown"
+
+
+def _captioned(circuit: LayeredCircuit, books: Mapping[Site, Catalogue]) -> LayeredCircuit:
+    """The same with features called by their numbers and when they are active."""
+    stages = []
+    for layer, stage in zip(circuit.layers, circuit.stages, strict=True):
+        book = books.get(Site("mlp_in", layer))
+        if book is not None:
+            captions = {f.feature: book.caption(f.feature).short for f in stage.features}
+            features = tuple(
+                replace(f, label=f"{f.feature} {caption}")
+                if (caption := captions[f.feature])
+                else f
+                for f in stage.features
+            )
+            stage = replace(stage, features=features)
+        stages.append(stage)
+    return LayeredCircuit(circuit.name, tuple(stages), circuit.ways)
+
+
+def _pairs(circuit: LayeredCircuit) -> pd.DataFrame:
+    rows = [
+        (layer, stage.label(pair.first), stage.label(pair.second), pair.weight, pair.contrast,
+         pair.elsewhere, pair.computed, pair.inherited)
+        for layer, stage in zip(circuit.layers, circuit.stages, strict=True)
+        for pair in stage.interactions
+    ]  # fmt: skip
+    names = ["layer", "first", "second", "weight", "contrast", "elsewhere", "computed", "inherited"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def _tests(proof: LayeredValidation) -> list[Table]:
+    n = f"n = {proof.n} held-out cases, seed {proof.seed}"
+    random = {
+        "free": "effect removed, free (median size)", "free_most": "most, free",
+        "frozen": "effect removed, frozen (median size)", "frozen_most": "most, frozen",
+    }  # fmt: skip
+    return [
+        Table.of("criteria", f"Criteria (bounds of {FIXED}), of the free network: causal, the "
+                 "pairs carry the behaviour; specific, other classes stay and other pairs do not "
+                 f"do it; {n}.", proof.criteria_table),
+        Table.of("edits", "Edits of the running model, each made twice: free, as the network "
+                 "really runs, where attention may look elsewhere; and frozen, with the attention "
+                 "patterns and norm scales of the unedited run. Effect removed: share of the "
+                 "margin of the affected classes that is gone. Side effect: largest relative "
+                 f"change in another class; {n}.", proof.edit_table, _EFFECTS),
+        Table.of("alone", "Each pair removed alone. Predicted, from the weights, and measured, in "
+                 "the frozen network, on a few cases of each class; largest error: of any of these "
+                 f"cases, relative to the largest margin; {n}.", proof.pair_table, _EFFECTS),
+        Table.of("random", "Control: random pairs of the same layers that are active together, "
+                 "instead of the circuit's. Size: how much they write, relative to the circuit; "
+                 f"{n}.", proof.random_table, random),
+        Table.of("strata", "Every stratum, of the free network. Left: of its mean margin without "
+                 "the circuit (below 0: the answer turns). Kept: of the effect of these layers' "
+                 "MLPs, by the circuit alone.", proof.strata),
+    ]  # fmt: skip

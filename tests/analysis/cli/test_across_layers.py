@@ -1,0 +1,274 @@
+"""`circuits find` and `validate` with `--across`: what they answer, write, keep and refuse."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis import open_run
+from analysis.discovery.layered_circuit import LayeredCircuit
+from analysis.runs.circuits import run_find_layered, run_validate_layered
+from analysis.runs.run import Run
+from analysis.runs.verification import verify
+from circuits.errors import CircuitsError, MarkWarning, RunError
+from circuits.storage.manifest import read_manifest
+from tests.support.commands import Done, command
+from tests.support.planted_negation import planted_behaviour, planted_run, wide_behaviour
+
+NAMES = ["negation.behaviour.jsonl", "negation.json", "negation.validation.json"]
+
+
+def find(run: Path, *more: str) -> Done:
+    given = ("find", str(run), "--behaviour", str(run.parent / "negation.jsonl"), "--across")
+    return command(*given, "--device", "cpu", *more)
+
+
+def validate(run: Path, *more: str) -> Done:
+    return command("validate", str(run), "--across", "--draws", "5", "--device", "cpu", *more)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> tuple[Path, Done, Done]:
+    """A run of two layers, its circuit found and validated, and what was answered."""
+    folder = tmp_path_factory.mktemp("across")
+    wide_behaviour().save(folder / "negation.jsonl")
+    planted_run(folder / "run", "moved", both=True)
+    return folder / "run", find(folder / "run"), validate(folder / "run")
+
+
+@pytest.fixture
+def run(made, tmp_path) -> Path:
+    """A copy of it."""
+    shutil.copy(made[0].parent / "negation.jsonl", tmp_path)
+    return Path(shutil.copytree(made[0], tmp_path / "run"))
+
+
+def whole(run: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in [*(run / "layered").iterdir(),
+                                                      run / "manifest.json"]}  # fmt: skip
+
+
+def test_the_answer_says_which_layers_what_flows_and_by_which_heads(made):
+    run, found, _ = made
+    assert found.returncode == 0, found.stderr
+    lines = found.stdout.splitlines()
+    assert lines[:6] == [
+        "negation: found in layers 0 and 1",
+        "Layer 0: 50 % of the contrast flows through its MLP, and 2 pairs carry 100 % of that; "
+        "computed in this MLP (computed 1.00, inherited 0.00).",
+        "Layer 1: 100 % of the contrast flows through its MLP, and 2 pairs carry 100 % of that; "
+        "inherited from attention or earlier layers, and only read here (computed 0.00, inherited "
+        "1.00).",
+        "What layer 0 writes reaches the answers by head 1.0 (100 %); 1 other, at most 0 %.",
+        "What layer 1 writes reaches the answers by no head (100 %).",
+        "The parts of two layers overlap: a later one holds what it passes on. Chosen on n = 64 "
+        "cases; held-out half: other pairs.",
+    ]
+    assert lines[-1] == f"{run}/layered/negation.json"
+
+
+def test_the_validation_has_frozen_and_free_side_by_side(made):
+    _, _, proven = made
+    assert proven.returncode == 0, proven.stderr
+    assert "negation, across layers: causal; specific" in proven.stdout
+    lines = proven.stdout.splitlines()
+    (heads,) = (line.split() for line in lines if line.strip().startswith("edit"))
+    assert heads[:4] == ["edit", "pairs", "free", "frozen"]
+    (removed,) = (line.split() for line in lines if "remove the circuit  " in line)
+    assert removed[3:8] == ["4", "100", "%", "100", "%"]
+    assert "each of 4 pairs alone does what its weights predict" in proven.stdout
+
+
+def test_json_has_all_of_it(run):
+    found = json.loads(find(run, "--json").stdout)
+    assert (found["found"], found["replaced"]) == (
+        True, "negation was found before, and is the same; its validation is kept",
+    )  # fmt: skip
+    assert [(row["layer"], row["pairs"]) for row in found["layers"]] == [(0, 2), (1, 2)]
+    assert {row["way"] for row in found["ways"]} == {"1.0", "no head"}
+    assert [len(stage["interactions"]) for stage in found["stages"]] == [2, 2]
+    (proven,) = json.loads(validate(run, "--json").stdout)["validations"]
+    assert proven["claims"] == {"causal": True, "specific": True}
+    assert {"frozen", "free", "predicted", "measured"} <= proven["edits"][1].keys()
+    assert proven["off_by"] < 1e-4
+    assert {"criteria", "strata", "random", "n", "seed"} <= proven.keys()
+
+
+def test_a_run_has_it_by_name_with_its_cases_and_its_validation(made):
+    run = open_run(made[0], device="cpu")
+    assert list(run.layered) == list(run.layered_behaviours) == ["negation"]
+    assert list(run.layered_validations) == ["negation"]
+    circuit = run.layered["negation"]
+    assert circuit.layers == (0, 1)
+    assert circuit.stages == LayeredCircuit.load(made[0] / "layered" / "negation.json").stages
+    assert run.layered_behaviours["negation"].cases == wide_behaviour().cases
+    assert run.layered_validations["negation"].claims == {"causal": True, "specific": True}
+    assert "across layers negation (validated)" in repr(run)
+    assert "negation (validated)" in run._repr_html_()
+    assert len(run.circuits) == 0
+    with pytest.raises(RunError, match=r"has no circuit through several layers 'x' .*--across, or"):
+        run.layered["x"]
+
+
+def test_a_run_without_one_says_how_to_find_it(made, tmp_path):
+    folder = shutil.copytree(made[0], tmp_path / "run", ignore=shutil.ignore_patterns("layered"))
+    run = open_run(folder, device="cpu")
+    assert "none (circuits find RUN --behaviour NAME --across)" in repr(run)
+    with pytest.raises(RunError, match="has no circuit across layers"):
+        raise RunError(validate(folder).stderr)
+    one = open_run(planted_run(tmp_path / "one"), device="cpu")
+    assert "across layers" not in repr(one)
+
+
+def test_the_manifest_knows_its_files_and_verify_the_commands(run):
+    steps = {entry["step"]: sorted(entry["made"]) for entry in read_manifest(run)}
+    assert steps == {
+        "layered circuit negation": [f"layered/{name}" for name in NAMES[:2]],
+        "layered validation of negation": [f"layered/{NAMES[2]}"],
+    }
+    for name in NAMES:
+        (run / "layered" / name).unlink()
+    (run / "layered" / "mine.json").write_text("{}")
+    table = verify(run)
+    circuit = f"circuits find {run} --behaviour negation --across"
+    assert {
+        file.removeprefix("layered/"): again
+        for file, again in zip(table["file"], table["command"], strict=True)
+    } == {
+        NAMES[0]: circuit,
+        NAMES[1]: circuit,
+        NAMES[2]: f"circuits validate {run} --circuit negation --across",
+        "mine.json": "",
+    }
+
+
+def test_an_edited_file_is_marked(run):
+    path = run / "layered" / "negation.json"
+    content = json.loads(path.read_text())
+    content["ways"]["share"][0] = 0.5
+    path.write_text(json.dumps(content))
+    with pytest.warns(MarkWarning, match="edited after the step 'layered circuit negation'"):
+        opened = Run(run, device="cpu").checked()
+    assert "layered/negation.json" in opened.marks
+    assert f"note: {path}: edited after the step" in validate(run).stdout
+
+
+def test_what_is_of_another_model_or_other_dictionaries_is_refused(made, tmp_path):
+    other = planted_run(tmp_path / "other", "inherited", both=True)
+    shutil.copytree(made[0] / "layered", other / "layered")
+    with pytest.warns(MarkWarning), pytest.raises(
+        CircuitsError,
+        match=r"negation\.json is of another run: the hash of its model.* --behaviour negation "
+        "--across",
+    ):  # fmt: skip
+        Run(other, device="cpu").layered["negation"]
+
+
+def test_files_that_do_not_belong_together_are_refused(run):
+    opened = Run(run, device="cpu")
+    proof = run / "layered" / "negation.validation.json"
+    content = json.loads(proof.read_text())
+    content["edits"]["target"] = [
+        target.replace(" in layer 1", " in layer 0") for target in content["edits"]["target"]
+    ]
+    proof.write_text(json.dumps(content))
+    with pytest.warns(MarkWarning), pytest.raises(
+        RunError,
+        match=r"do not belong together: its validation is of other pairs .*validate .* --across",
+    ):  # fmt: skip
+        opened.layered_validations["negation"]
+
+
+def test_the_same_circuit_keeps_its_validation_and_another_does_not(run):
+    before = whole(run)
+    assert "is the same; its validation is kept" in find(run).stdout
+    assert whole(run) == before
+    said = find(run, "--coverage", "0.8").stdout
+    assert "replaces negation; its validation no longer fits and was removed" in said
+    assert sorted(path.name for path in (run / "layered").iterdir()) == NAMES[:2]
+    assert "not made yet: validation of negation across layers" in repr(Run(run))
+
+
+def test_a_validation_that_no_step_made_is_never_removed(run):
+    entries = json.loads((run / "manifest.json").read_text())
+    kept = [entry for entry in entries if "validation" not in entry["step"]]
+    (run / "manifest.json").write_text(json.dumps(kept))
+    before = whole(run)
+    done = find(run, "--coverage", "0.8")
+    assert done.returncode == 2
+    assert "no step of this run made it, so it would be lost" in done.stderr
+    assert whole(run) == before
+
+
+def test_where_nothing_is_found_what_was_there_is_kept(run):
+    cases = wide_behaviour().cases
+    wrong = tuple(replace(case, right=case.wrong, wrong=case.right) for case in cases)
+    replace(wide_behaviour(), cases=wrong).save(run.parent / "negation.jsonl")
+    before = whole(run)
+    done = find(run)
+    assert done.returncode == 0
+    assert "not found: the model does not show this behaviour" in done.stdout
+    assert f"found before is kept: {run}/layered/negation.json" in done.stdout
+    assert whole(run) == before
+
+
+def test_no_two_names_share_a_file(run):
+    opened = Run(run, device="cpu")
+    before = whole(run)
+    for name in ("Negation", "negation "):
+        with pytest.raises(RunError, match="Rename the behaviour, or remove the file"):
+            run_find_layered(opened, planted_behaviour(name=name))
+    assert whole(run) == before
+    run_find_layered(opened, planted_behaviour(name="negation.validation"))
+    run_validate_layered(opened, "negation.validation", n_draws=1)
+    assert sorted(opened.layered) == ["negation", "negation-validation"]
+
+
+WITH_BEHAVIOUR = ("--behaviour", "x.jsonl")
+REFUSED = {
+    "a layer": (("find", *WITH_BEHAVIOUR, "--layer", "0"), "--across is for all layers and --la"),
+    "proposals": (("find", "--proposals", "3"), "--across is for all layers and --proposals 3"),
+    "no behaviour": (("find",), "follows the contrast of a behaviour, and none was given"),
+    "a text": (("validate", "--text", "x"), "--text x is for circuits of one layer"),
+    "an original": (("validate", "--original", "x"), "--original x is for circuits of one layer"),
+    "a stranger": (("validate", "--circuit", "no"), "has no circuit across layers 'no'. Name one"),
+}
+
+
+@pytest.mark.parametrize(("given", "why"), REFUSED.values(), ids=REFUSED)
+def test_what_does_not_go_with_it_is_refused_in_one_line(made, given, why):
+    name, *more = given
+    done = command(name, str(made[0]), "--across", "--device", "cpu", *more)
+    assert done.returncode == 2
+    assert why in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("computed", "its model has one layer, so no circuit goes across layers"),
+        ("moved", "only in layer 1, and a circuit across layers needs those of two. Train them"),
+    ],
+)
+def test_a_run_of_one_layer_is_told_so(tmp_path, kind, why):
+    wide_behaviour().save(tmp_path / "negation.jsonl")
+    run = planted_run(tmp_path / "run", kind)
+    for done in (find(run), validate(run)):
+        assert done.returncode == 2
+        assert why in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+def test_a_circuit_of_one_layer_and_one_across_have_the_same_name_and_each_its_files(run):
+    given = ("--behaviour", str(run.parent / "negation.jsonl"), "--device", "cpu")
+    assert command("find", str(run), *given).returncode == 0
+    opened = Run(run, device="cpu")
+    assert list(opened.circuits) == list(opened.layered) == ["negation"]
+    pd.testing.assert_frame_equal(
+        opened.layered["negation"].ways,
+        LayeredCircuit.load(run / "layered" / "negation.json").ways,
+    )
