@@ -98,8 +98,7 @@ def quality(
         open_ones = [each for each in open_ones if not each.losses.error("sae") <= error]
         if not open_ones:
             break
-    rows = [each.row() | {"n_documents": n_documents, "seed": seed} for each in measures]
-    return pd.DataFrame(rows)
+    return pd.DataFrame([m.row() | {"n_documents": n_documents, "seed": seed} for m in measures])
 
 
 class _AutoencoderMeasure:
