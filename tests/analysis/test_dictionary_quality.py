@@ -43,7 +43,7 @@ def test_quality_is_what_a_plain_loop_measures(kind, plain, corpus):
         "thresholds": lambda: tied(k=None, threshold=torch.full((48,), 0.4)),
         "deficient": lambda: small_dictionary(n_feature=10, dtype=torch.float64, k=3),
     }[kind]()
-    row = quality(dictionary, plain, corpus, window=WINDOW, error=0).iloc[0]
+    row = quality(dictionary, plain, corpus, window=WINDOW, error=0.0).iloc[0]
     oracle = Oracle(plain, corpus, dictionary)
     x, f = oracle.x, dictionary.encode(oracle.x)
     error = x - (f @ dictionary.decoder + dictionary.offset)
@@ -110,7 +110,7 @@ def test_a_dictionary_that_reconstructs_everything_loses_nothing(plain, corpus):
         encoder=torch.cat([eye, -eye]), decoder=torch.cat([eye, -eye]), k=D_MODEL,
         bias=torch.zeros(2 * D_MODEL), offset=torch.zeros(D_MODEL),
     )  # fmt: skip
-    row = quality(exact, plain, corpus, window=WINDOW, error=0).iloc[0]
+    row = quality(exact, plain, corpus, window=WINDOW, error=0.0).iloc[0]
     assert row["fvu"] == pytest.approx(0, abs=1e-20)
     assert row["explained_variance"] == pytest.approx(1)
     assert row["recovered"] == pytest.approx(1)
@@ -119,7 +119,7 @@ def test_a_dictionary_that_reconstructs_everything_loses_nothing(plain, corpus):
 
 def test_every_number_has_its_control_from_the_seed(plain, corpus):
     first, same, other = (
-        quality(tied(), plain, corpus, window=WINDOW, error=0, seed=s) for s in (5, 5, 6)
+        quality(tied(), plain, corpus, window=WINDOW, error=0.0, seed=s) for s in (5, 5, 6)
     )
     assert first.equals(same)
     differing = {name for name in first if not first[name].equals(other[name])}
@@ -133,7 +133,7 @@ def test_every_number_has_its_control_from_the_seed(plain, corpus):
 
 def test_the_random_control_has_the_dictionarys_shape_and_norms(plain, corpus):
     dictionary = tied()
-    row = quality(dictionary, plain, corpus, window=WINDOW, error=0, seed=4).iloc[0]
+    row = quality(dictionary, plain, corpus, window=WINDOW, error=0.0, seed=4).iloc[0]
     random = Basis.from_decoder(dictionary.decoder, dictionary.offset).control(4).write
     oracle = Oracle(plain, corpus, dictionary)
     kept = (oracle.x @ random.mT).topk(5)  # of rows of length one
@@ -147,7 +147,7 @@ def test_the_random_control_has_the_dictionarys_shape_and_norms(plain, corpus):
 def test_the_scale_of_a_dictionarys_features_changes_no_number(plain, corpus, power):
     dictionary = tied().to(torch.float32)
     scaled = of_features_scaled(dictionary, 2.0**power)
-    rows = [quality(one, plain, corpus, window=WINDOW, error=0) for one in (dictionary, scaled)]
+    rows = [quality(one, plain, corpus, window=WINDOW, error=0.0) for one in (dictionary, scaled)]
     assert rows[0].equals(rows[1])
 
 
@@ -173,10 +173,10 @@ def test_several_dictionaries_are_measured_in_one_pass_as_each_alone(plain, corp
     several = [tied(), small_transcoder().to(torch.float64), tied(site=Site("mlp_out", 1))]
     passes = []
     with plain.replaced({"mlp_in@0": lambda x: passes.append(1) or x}):
-        table = quality(several, plain, corpus, window=WINDOW, error=0)
+        table = quality(several, plain, corpus, window=WINDOW, error=0.0)
         together = len(passes)
         passes.clear()
-        alone = [quality(one, plain, corpus, window=WINDOW, error=0) for one in several]
+        alone = [quality(one, plain, corpus, window=WINDOW, error=0.0) for one in several]
     for (_, row), one in zip(table.iterrows(), alone, strict=True):
         for name in one:
             assert row[name] == pytest.approx(one[name].iloc[0], nan_ok=True), name
@@ -186,7 +186,7 @@ def test_several_dictionaries_are_measured_in_one_pass_as_each_alone(plain, corp
 def test_the_loss_is_read_until_its_error_is_small_enough(plain, tmp_path):
     corpus = small_corpus(tmp_path, 300)
     whole, some = (
-        quality(tied(), plain, corpus, window=WINDOW, error=error).iloc[0] for error in (0, 0.9)
+        quality(tied(), plain, corpus, window=WINDOW, error=error).iloc[0] for error in (0.0, 0.9)
     )
     assert some["recovered_error"] <= 0.9
     assert some["n_predicted"] < whole["n_predicted"]
@@ -194,8 +194,8 @@ def test_the_loss_is_read_until_its_error_is_small_enough(plain, tmp_path):
     assert some["fvu"] == whole["fvu"]
     few = quality(tied(), plain, corpus, window=WINDOW, n_documents=5, error=0.9).iloc[0]
     assert np.isnan(few["recovered_error"])  # of so few rows none is known
-    with pytest.raises(DictionaryError, match=r"error -1.*0 or more"):
-        quality(tied(), plain, corpus, error=-1)
+    with pytest.raises(DictionaryError, match=r"error -1.0.*0 or more"):
+        quality(tied(), plain, corpus, error=-1.0)
 
 
 def test_the_error_of_what_is_recovered_is_that_of_leaving_out_each_row(plain, corpus):
@@ -209,5 +209,5 @@ def test_the_error_of_what_is_recovered_is_that_of_leaving_out_each_row(plain, c
     left = nats.sum(1, keepdim=True) - nats  # clean, zero, sae
     without = (left[1] - left[2]) / (left[1] - left[0])
     wanted = float(without.std() * (n_row - 1) / n_row**0.5)
-    row = quality(tied(), plain, corpus, window=WINDOW, error=0).iloc[0]
+    row = quality(tied(), plain, corpus, window=WINDOW, error=0.0).iloc[0]
     assert row["recovered_error"] == pytest.approx(wanted, rel=0.05)

@@ -52,7 +52,7 @@ def loss_with(model, corpus, function):
 def test_a_transcoders_row_is_what_a_plain_loop_measures(kind, skip, plain, corpus):
     rule = {} if kind == "topk" else {"k": None, "threshold": torch.full((N_FEATURE,), 1.0)}
     one = transcoder(skip=skip, **rule)
-    row = quality(one, plain, corpus, window=WINDOW, error=0).iloc[0]
+    row = quality(one, plain, corpus, window=WINDOW, error=0.0).iloc[0]
     x, y = read(plain, corpus)
     f = one.encode(x)
     made = f @ one.decoder + one.offset + (x @ one.skip.mT if skip else 0)

@@ -66,7 +66,7 @@ def test_texts_that_are_not_those_that_were_written_are_never_taken(gated, tmp_p
     assert place.read_text() == "my own data"
     place.unlink()
     os.mkfifo(place)
-    with pytest.raises(CorpusError, match="not a regular file"):
+    with pytest.raises(CorpusError, match="a FIFO, which a new file would take the place of"):
         self_written(original, 100, 16, place, 0)
 
 
