@@ -102,7 +102,7 @@ def quality(
 
 
 class _AutoencoderMeasure:
-    """Two passes: of moments and counts, then of correlations and losses."""
+    """Two passes: of moments, counts and correlations, then of losses."""
 
     def __init__(self, dictionary: Dictionary, model: Model, seed: int) -> None:
         self.site = dictionary.site_in(model, "quality")

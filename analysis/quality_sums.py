@@ -19,7 +19,6 @@ Way = Callable[[Tensor, Tensor], Tensor]
 """What takes a site's place, made from the activations that are read and those at the site."""
 
 _DENSE = 0.1  # a feature that is active on a larger share of tokens is dense
-_DENSE = 0.1  # a feature that is active on a larger share of tokens is dense
 _FEW = 32  # rows, of which no error is taken for known
 
 

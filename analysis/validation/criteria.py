@@ -8,6 +8,7 @@ The bounds are in `bounds`, with the day that they were fixed on.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import pandas as pd
@@ -183,3 +184,11 @@ def measured(
         for value in [values[one.name]]
         if len(outside) or one.name is not Measure.SIDE_EFFECT
     )
+
+
+def criteria_table(criteria: Iterable[Criterion]) -> pd.DataFrame:
+    """Criteria with labels, for people."""
+    rows = [
+        (str(one.claim or "any"), one.label, one.value, one.wanted, one.met) for one in criteria
+    ]
+    return pd.DataFrame(rows, columns=["claim", "criterion", "value", "wanted", "met"])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.validation.criteria import Claim, Criterion, Measure
+from analysis.validation.criteria import Claim, Criterion, Measure, criteria_table
 from analysis.validation.edits import DrawKind, EditKind, edit_label
 from analysis.validation.record import edit_row, record_values, write_record
 from circuits.arguments import checked_methods
@@ -125,11 +125,7 @@ class LayeredValidation:
     @property
     def criteria_table(self) -> pd.DataFrame:
         """The criteria with labels, for people, of the free network."""
-        rows = [
-            (str(one.claim or "any"), one.label, one.value, one.wanted, one.met)
-            for one in self.criteria
-        ]
-        return pd.DataFrame(rows, columns=["claim", "criterion", "value", "wanted", "met"])
+        return criteria_table(self.criteria)
 
     @property
     def off_by(self) -> float:

@@ -17,7 +17,7 @@ import pandas as pd
 
 from analysis.behaviour.bounds import DRAWS, LEAST
 from analysis.behaviour.strata import WHOLE
-from analysis.validation.criteria import Claim, Criterion, Measure
+from analysis.validation.criteria import Claim, Criterion, Measure, criteria_table
 from analysis.validation.edits import DrawKind, EditKind, edit_label
 from analysis.validation.version_1 import of_version_1
 from circuits.arguments import checked
@@ -264,11 +264,7 @@ class Validation:
     @property
     def criteria_table(self) -> pd.DataFrame:
         """The criteria with labels, for people; NaN where the behaviour is not shown."""
-        rows = [
-            (str(one.claim or "any"), one.label, one.value, one.wanted, one.met)
-            for one in self.criteria
-        ]
-        return pd.DataFrame(rows, columns=["claim", "criterion", "value", "wanted", "met"])
+        return criteria_table(self.criteria)
 
     def save(self, path: str | Path, *, force: bool = False) -> Path:
         """Write everything as one JSON file; over a file that is no validation only with
