@@ -7,8 +7,10 @@ import torch
 
 from circuits import Basis, Interactions, interaction_graph
 from circuits.attention import text_paths, upstream_basis
+from circuits.attention.paths import stage
 from circuits.errors import ArgumentError, ModelError
-from circuits.model.formats.heads import eager
+from circuits.model import load_model
+from circuits.model.formats.heads import eager, scores_of_run
 from circuits.model.site import Site
 from tests.support import ROOT
 from tests.support.small import basis, normal, relative_error
@@ -352,3 +354,24 @@ def test_a_head_that_is_no_pair_of_layer_and_head_is_refused_in_our_words():
             paths.through(wrong)
         with pytest.raises(ArgumentError, match="paths is a list"):
             upstream_basis(model, bases, 1, paths=[wrong])
+
+
+def test_scores_of_a_real_model_in_float32_are_the_sum_of_pairs_of_writers():
+    model = load_model("stories260K-bilinear", device="cpu")
+    tokens = model.tokens("Once upon a time, there was a little girl named Lily.")[0]
+    paths, every = text_paths(model, tokens), torch.arange(len(tokens))
+    for layer in (1, 4):
+        here = Site("resid_pre", layer)
+        scale = model.scale(paths.streams[here])
+        scores = scores_of_run(model.network, tokens[None], layer)[0]
+        before = [site for site in paths.written if (stage(site) or 0) <= 2 * layer]
+        for query, key in ((12, 12), (12, 3), (7, 0)):
+            parts = [
+                torch.cat([paths.carry(paths.written[site], site, every, here, at=at)
+                           for site in before]) / scale[at]
+                for at in (query, key)
+            ]  # fmt: skip
+            for number in range(model.n_head):
+                terms = model.head(layer, number).terms(*parts, query - key, at=key).double()
+                error = (terms.sum() - scores[number, query, key]).abs()
+                assert error / terms.abs().max() < 1e-4
