@@ -1,4 +1,4 @@
-"""Behaviours that the built-in stories teach: negation, pronouns, "but"."""
+"""Behaviours that the built-in stories teach: negation, pronouns, "but", lies about lies."""
 
 from __future__ import annotations
 
@@ -24,6 +24,12 @@ _LABELS: dict[str, dict[tuple[bool, ...], str]] = {
     },
     "pronoun": {(False,): "boy", (True,): "girl"},
     "but": {(True,): "good, but", (False,): "bad, but"},
+    "lies": {
+        (False, True): "one lie, good",
+        (False, False): "one lie, bad",
+        (True, True): "two lies, good",
+        (True, False): "two lies, bad",
+    },
 }
 _MATTER = {
     "negation": (
@@ -32,9 +38,11 @@ _MATTER = {
     ),
     "pronoun": ("boys", "girls", "positive", "negative"),
     "but": ("positive", "negative"),
+    "lies": (*("positive", "negative", "honest", "liars"), *("glad", "sad", "cheers", "tears")),
 }
-_SPLIT = ("positive", "negative", "negators", "intensifiers", "boys", "girls")
-_TWINS = (("boys", "girls"), ("positive", "negative"), ("glad", "sad"), ("cheers", "tears"))
+_SPLIT = ("positive", "negative", "negators", "intensifiers", "boys", "girls", "honest", "liars")
+_TWINS = (("boys", "girls"), ("positive", "negative"), ("glad", "sad"), ("cheers", "tears"),
+          ("honest", "liars"))  # fmt: skip
 
 
 @checked

@@ -8,51 +8,90 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from analysis.discovery.layered_circuit import LayeredCircuit
 from analysis.report import write_report
 from analysis.runs.alone import alone
-from analysis.runs.circuits import behaviour_of, run_find, run_validate, story_cases
-from analysis.runs.folder import RunFolder
+from analysis.runs.circuits import (
+    behaviour_of,
+    run_find,
+    run_find_layered,
+    run_validate,
+    run_validate_layered,
+    story_cases,
+)
+from analysis.runs.folder import CircuitFiles, RunFolder
 from analysis.runs.layers import run_interactions, run_rank
 from analysis.runs.run import Run
 from analysis.runs.training import run_model, run_saes
+from analysis.validation.layered_record import LayeredValidation
 from analysis.validation.record import Validation
-from circuits.corpus.documents import built_in, split_corpus
+from circuits.corpus.documents import Corpus, built_in, split_corpus
 from circuits.errors import NotFoundError, RunError
 from circuits.graph.circuit import Circuit
 from circuits.model.loading import chosen_device
-from circuits.model.plan import ModelPlan
+from circuits.model.plan import ModelPlan, ModelShape
 from circuits.storage.files import content_hash, read_json, write_json
 from sae.training.plan import TrainingPlan
 
-_BEHAVIOURS = ("pronoun", "but", "negation")
-"""The behaviours whose circuits are looked for; each is a control of the others."""
+BEHAVIOURS = ("pronoun", "but", "negation")
+"""The behaviours whose circuits are looked for; each is a control of the last one."""
+
+TWO_LAYER_BEHAVIOURS = ("negation", "lies")
+"""The same of two layers."""
+
+_TWO_LAYERS = ModelPlan(ModelShape(n_layer=2, n_head=4), n_steps=700)
+_TWO_LAYERS_SITES = ("mlp_in@0", "mlp_out@0", "mlp_in@1", "mlp_out@1")
 
 _DOCUMENTS = 500  # that pairs are weighed by
 
 _Say = Callable[[str], None]
+Proven = Circuit | LayeredCircuit
+Proof = Validation | LayeredValidation
+
+
+@dataclass(frozen=True)
+class _Search:
+    """How circuits are found and validated: those of one layer, or across layers."""
+
+    word: str  # before a behaviour's name, in what is remembered
+    files: Callable[[str], CircuitFiles]
+    find: Callable[[str], object]
+    load: Callable[[Path], Proven]
+    validate: Callable[[str], object]
+    load_validation: Callable[[Path], Proof]
 
 
 @alone
 def run_demo(
-    run: str | Path, seed: int = 0, device: str | None = None, say: _Say = print
-) -> tuple[dict[str, Circuit | str], dict[str, Validation]]:
+    run: str | Path,
+    seed: int = 0,
+    device: str | None = None,
+    say: _Say = print,
+    *,
+    two_layers: bool = False,
+) -> tuple[dict[str, Proven | str], dict[str, Proof]]:
     """All steps into a run folder, on the built-in stories; of each behaviour the circuit, or why
-    there is none, and the validations."""
-    folder, stories = RunFolder(Path(run)), built_in(seed)
+    there is none, and the validations. With two layers the stories have lies about lies, and the
+    circuits are those across layers."""
+    folder, stories = RunFolder(Path(run)), built_in(seed, lies=two_layers)
+    plan, sites = (
+        (_TWO_LAYERS, _TWO_LAYERS_SITES) if two_layers else (ModelPlan(), TrainingPlan.sites)
+    )
     chosen_device(device)  # refused before anything is printed
     folder.path.mkdir(parents=True, exist_ok=True)
     memory = StepMemory(folder, seed, say)
     say("model: a bilinear transformer that reads little stories")
-    run_model(folder.path, ModelPlan(seed=seed), stories, device)
+    run_model(folder.path, replace(plan, seed=seed), stories, device)
     known = Run(folder.path, device=device)
     say("dictionaries: sparse autoencoders of its streams")
-    run_saes(folder.path, known.model, TrainingPlan(seed=seed), stories, device)
+    run_saes(folder.path, known.model, TrainingPlan(sites=sites, seed=seed), stories, device)
     memory.inputs.update(known.hashes)
     text = split_corpus(stories)[1]
     layers = range(known.model.n_layer)
@@ -63,18 +102,20 @@ def run_demo(
         "interactions: the strongest pairs of every output feature",
         lambda: run_interactions(known, corpus=text, n_documents=_DOCUMENTS),
     )
-    found = {name: _found(known, name, memory) for name in _BEHAVIOURS}
+    search = _across_layers(known, seed) if two_layers else _in_one_layer(known, text, seed)
+    behaviours = TWO_LAYER_BEHAVIOURS if two_layers else BEHAVIOURS
+    found = {name: _found(search, name, memory) for name in behaviours}
     validations = {}
     for name, circuit in found.items():
-        if isinstance(circuit, Circuit):
-            files = folder.circuit(name)
+        if not isinstance(circuit, str):
+            files = search.files(name)
             memory.step(
-                f"validate {name}",
+                f"validate {search.word}{name}",
                 [files.circuit, files.validation],
                 f"validate: is the circuit of {name} the cause?",
-                partial(run_validate, known, name, text=text, seed=seed),
+                partial(search.validate, name),
             )
-            validations[name] = Validation.load(files.validation)
+            validations[name] = search.load_validation(files.validation)
     memory.step(
         "rank",
         [file for layer in layers for file in (folder.rank(layer), folder.rank_summary(layer))],
@@ -90,22 +131,41 @@ def run_demo(
     return found, validations
 
 
-def _found(run: Run, name: str, memory: StepMemory) -> Circuit | str:
+def _in_one_layer(run: Run, text: Corpus | None, seed: int) -> _Search:
+    def find(name: str) -> None:
+        behaviour = behaviour_of(name, run.model, seed=seed)
+        run_find(run, behaviour, detection_cases=story_cases(name, run.model, seed))
+
+    return _Search(
+        "",
+        run.folder.one_layer.files,
+        find,
+        Circuit.load,
+        partial(run_validate, run, text=text, seed=seed),
+        Validation.load,
+    )
+
+
+def _across_layers(run: Run, seed: int) -> _Search:
+    return _Search(
+        "across layers, ",
+        run.folder.across_layers.files,
+        lambda name: run_find_layered(run, behaviour_of(name, run.model, seed=seed)),
+        LayeredCircuit.load,
+        partial(run_validate_layered, run, seed=seed),
+        LayeredValidation.load,
+    )
+
+
+def _found(search: _Search, name: str, memory: StepMemory) -> Proven | str:
     """The circuit of a behaviour, or why there is none."""
-
-    def find() -> None:
-        run_find(
-            run,
-            behaviour_of(name, run.model, seed=memory.seed),
-            detection_cases=story_cases(name, run.model, memory.seed),
-        )
-
-    file = run.folder.circuit(name).circuit
+    file = search.files(name).circuit
+    step, about = f"find {search.word}{name}", f"find: the circuit of {name}"
     try:
-        memory.step(f"find {name}", [file], f"find: the circuit of {name}", find)
+        memory.step(step, [file], about, partial(search.find, name))
     except NotFoundError as answer:
         return str(answer)
-    return Circuit.load(file)
+    return search.load(file)
 
 
 class StepMemory:

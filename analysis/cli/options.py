@@ -37,6 +37,7 @@ circuit that reads 'not good', measures how far two eigenvectors go, and writes 
 again, it does only what is missing or changed.
 example: circuits demo runs/demo --seed 3
   run_folder RUN = runs/demo  folder of the run; made if it is not there
+  --two-layers flag           the circuit through two layers that tells a lie from a lie about one
   --seed int = 0              of everything
 {_DEVICE}
 {_WAIT}
@@ -58,6 +59,7 @@ same command resumes.
 example: circuits model train runs/stories --seed 3
   run_folder RUN              folder of the run; made if it is not there
   --plan FILE                 JSON with the fields of a ModelPlan
+  --lies flag                 the built-in stories with lies, and lies about lies
   --steps int                 training steps (default: the plan's 700)
   --seed int                  of everything (default: the plan's 0)
 {_PRECISION}
@@ -162,7 +164,7 @@ With --across the circuit goes through all layers, to RUN/layered. Without a beh
 circuits.
 example: circuits find runs/stories --behaviour negation
   run_folder RUN              folder with model/ and saes/
-  --behaviour NAME            negation, pronoun, but, or a JSONL file of cases
+  --behaviour NAME            negation, pronoun, but, lies, or a JSONL file of cases
   --layer int                 (default: where most is computed)
   --across flag               through all layers that have dictionaries
   --cases int PAIRS           minimal pairs of a built-in behaviour (default: 400)

@@ -47,7 +47,7 @@ from analysis.lowrank.sums import (
     totals_of,
 )
 from circuits.arguments import checked
-from circuits.corpus.documents import Corpus, built_in, split_corpus
+from circuits.corpus.documents import Corpus, known_stories, split_corpus
 from circuits.errors import CorpusError, DictionaryError, DirectionWarning, check_count
 from circuits.model.loading import untrained
 from circuits.model.model import Model
@@ -174,8 +174,8 @@ def _output_dictionary(
 
 def _held_out(model: Model, seed: int) -> Corpus:
     """The built-in stories that training holds out."""
-    stories = built_in(seed)
-    if stories.word_numbers(model.words("rank_curve")) is None:
+    stories = known_stories(model.words("rank_curve"), seed)
+    if stories is None:
         raise CorpusError(
             f"{model.path}: the model does not know the words of the built-in stories. Pass a "
             f"corpus that it was trained for: open_corpus(path)."

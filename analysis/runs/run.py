@@ -32,7 +32,7 @@ from analysis.validation.record import Validation
 from circuits.algebra.basis import Basis
 from circuits.algebra.interactions import Interactions
 from circuits.arguments import checked_methods
-from circuits.corpus.documents import Corpus, built_in, split_corpus
+from circuits.corpus.documents import BuiltInCorpus, Corpus, known_stories, split_corpus
 from circuits.errors import CircuitsError, RunError, first_line
 from circuits.graph.circuit import Circuit
 from circuits.model.loading import load_model
@@ -130,14 +130,18 @@ class Run:
     @cached_property
     def text(self) -> Corpus | None:
         """The text that examples are taken from."""
-        return split_corpus(built_in(0))[1] if self.knows_stories else None
+        return split_corpus(self._stories)[1] if self._stories is not None else None
 
     @cached_property
+    def _stories(self) -> BuiltInCorpus | None:
+        tokenizer = self.model.tokenizer
+        return None if tokenizer is None else known_stories(tokenizer)
+
+    @property
     def knows_stories(self) -> bool:
         """Whether the model knows the words of the built-in stories, and so the behaviours that
         they teach."""
-        tokenizer = self.model.tokenizer
-        return tokenizer is not None and built_in(0).word_numbers(tokenizer) is not None
+        return self._stories is not None
 
     @property
     def layers(self) -> list[int]:

@@ -31,7 +31,7 @@ from analysis.validation.criteria import CRITERIA, Criterion, Measure
 from analysis.validation.edits import Change, DrawKind, EditKind, edited, removing
 from analysis.validation.harness import counterparts
 from analysis.validation.layered_record import MEASURES, LayeredValidation, pair_name
-from circuits.attention.frozen_run import frozen
+from circuits.attention.frozen_run import FrozenRun
 from circuits.errors import GraphError
 from circuits.model.loading import untrained
 from circuits.model.model import Model
@@ -92,6 +92,7 @@ class _Editor:
                                 [(pair.first, pair.second) for pair in stage.interactions])
             for layer, stage in zip(circuit.layers, circuit.stages, strict=True)
         }  # fmt: skip
+        self.run = FrozenRun.of(self.model, cases.tiles)
         self.plain = cases.margins()
         self.base = self.affected(self.plain)
         sites = [site for layer in circuit.layers for site in mlp_sites(layer)]
@@ -113,7 +114,7 @@ class _Editor:
 
     def margins(self, changes: Changes, *, free: bool = True) -> Float[Tensor, " case"]:
         """Of the network with some MLPs' outputs changed."""
-        held = nullcontext() if free else frozen(self.model, self.cases.tiles)
+        held = nullcontext() if free else self.run.held()
         with held, _all_edited(self.model, changes()):
             return self.cases.margins()
 

@@ -50,18 +50,35 @@ def frozen(
     >>> with frozen(model, tokens), model.replaced({"mlp_out@0": edit}):  # doctest: +SKIP
     ...     model.logits(tokens)
     """
-    batches = [tokens] if isinstance(tokens, Tensor) else list(tokens)
-    check_some("frozen", batches, "batches of tokens")
-    for rows in batches:
-        check_tokens(rows, model.n_token, model.n_context, model.path)
-    heads = {
-        (check_index("frozen", layer, model.n_layer, "layer"),
-         check_index("frozen", head, model.n_head, "head"))
-        for layer, head in closed
-    }  # fmt: skip
-    n_pattern = sum(rows.numel() * rows.shape[-1] for rows in batches)
-    check_memory("frozen", 4 * model.n_layer * model.n_head * n_pattern, _REMEDY)
-    return _held(model, {_key(rows): _recorded(model, rows) for rows in batches}, heads)
+    return FrozenRun.of(model, tokens).held(closed)
+
+
+@dataclass(frozen=True, eq=False)
+class FrozenRun:
+    """A model's run over some tokens, recorded once, to be held as often as wanted."""
+
+    model: Model
+    runs: Mapping[Any, _Run]
+
+    @classmethod
+    def of(cls, model: Model, tokens: Int64[Tensor, "batch pos"] | Iterable[Tensor]) -> FrozenRun:
+        """Of one batch of tokens, or of several."""
+        batches = [tokens] if isinstance(tokens, Tensor) else list(tokens)
+        check_some("frozen", batches, "batches of tokens")
+        for rows in batches:
+            check_tokens(rows, model.n_token, model.n_context, model.path)
+        n_pattern = sum(rows.numel() * rows.shape[-1] for rows in batches)
+        check_memory("frozen", 4 * model.n_layer * model.n_head * n_pattern, _REMEDY)
+        return cls(model, {_key(rows): _recorded(model, rows) for rows in batches})
+
+    def held(self, closed: Collection[tuple[int, int]] = ()) -> AbstractContextManager[Model]:
+        """Within the block passes take their patterns and scales from this run: see `frozen`."""
+        heads = {
+            (check_index("frozen", layer, self.model.n_layer, "layer"),
+             check_index("frozen", head, self.model.n_head, "head"))
+            for layer, head in closed
+        }  # fmt: skip
+        return _held(self.model, self.runs, heads)
 
 
 @contextmanager

@@ -263,11 +263,20 @@ def _check_tokenizer(tokenizer: Tokenizer) -> None:
 
 
 @checked
-def built_in(seed: int = 0, n_documents: int = 1_000_000) -> BuiltInCorpus:
-    """The little stories of a seed; two are now and then the same, because they are short."""
+def built_in(seed: int = 0, n_documents: int = 1_000_000, *, lies: bool = False) -> BuiltInCorpus:
+    """The little stories of a seed; two are now and then the same, because they are short. With
+    ``lies`` some are about what somebody said or pretended, and lied about lies."""
     if n_documents < 1:
         raise CorpusError(f"a corpus of {n_documents} documents: ask for at least one.")
-    return BuiltInCorpus(StoryGenerator(seed, Grammar()), n_documents)
+    return BuiltInCorpus(StoryGenerator(seed, Grammar(lies=lies)), n_documents)
+
+
+@checked
+def known_stories(tokenizer: Tokenizer, seed: int = 0) -> BuiltInCorpus | None:
+    """The little stories whose words a tokenizer has as single tokens: with lies, without, or
+    None."""
+    each = (built_in(seed, lies=lies) for lies in (True, False))
+    return next((one for one in each if one.word_numbers(tokenizer) is not None), None)
 
 
 @checked

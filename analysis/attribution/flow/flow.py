@@ -22,7 +22,7 @@ from torch import Tensor
 
 from analysis.behaviour.in_model import ModelCases
 from circuits.algebra.bilinear import BilinearLayer
-from circuits.attention.frozen_run import frozen
+from circuits.attention.frozen_run import FrozenRun
 from circuits.errors import check_memory
 from circuits.model.model import Model
 from circuits.model.site import Site
@@ -34,6 +34,7 @@ class Flow:
 
     cases: ModelCases
     model: Model
+    run: FrozenRun
     inputs: tuple[Float[Tensor, "case pos model"], ...]  # of each MLP
     reads: tuple[Float[Tensor, "case pos model"], ...]  # of its output, towards side +1
     embedded: Float[Tensor, "case pos"]  # what each token's embedding passes on
@@ -46,7 +47,8 @@ class Flow:
             n_number = cases.tokens.numel() * cases.model.d_model * cases.model.n_layer
             check_memory("Flow.of", 32 * n_number, "Pass fewer cases, or shorter ones.")
             model = cases.model.in_dtype(torch.float64)
-            cases.kept["flow"] = cls(cases, model, *_swept(cases, model, ()))
+            run = FrozenRun.of(model, cases.tiles)
+            cases.kept["flow"] = cls(cases, model, run, *_swept(cases, run, ()))
         flow: Flow = cases.kept["flow"]
         return flow
 
@@ -68,13 +70,13 @@ class Flow:
         """The part of each MLP's reads that comes through any of some heads, as (layer, head);
         with ``past_mlps`` what of that comes through no later MLP."""
         reads = self.reads_past_mlps if past_mlps else self.reads
-        others = _swept(self.cases, self.model, heads, past_mlps)[1]
+        others = _swept(self.cases, self.run, heads, past_mlps)[1]
         return tuple(read - without for read, without in zip(reads, others, strict=True))
 
     @cached_property
     def reads_past_mlps(self) -> tuple[Float[Tensor, "case pos model"], ...]:
         """The part of each MLP's reads that comes through no later MLP."""
-        return _swept(self.cases, self.model, (), past_mlps=True)[1]
+        return _swept(self.cases, self.run, (), past_mlps=True)[1]
 
 
 def shapes(cases: ModelCases) -> list[Int64[Tensor, " case"]]:
@@ -99,17 +101,18 @@ def aligned(
 
 
 def _swept(
-    cases: ModelCases, model: Model, closed: Collection[tuple[int, int]], past_mlps: bool = False
+    cases: ModelCases, run: FrozenRun, closed: Collection[tuple[int, int]], past_mlps: bool = False
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], Tensor, Tensor]:
     """Inputs, reads, what embeddings pass on, and logit differences, where closed heads pass on no
     influence; with ``past_mlps`` no MLP does either."""
+    model = run.model
     layers = range(model.n_layer)
     made: list[tuple[list[Tensor], list[Tensor], Tensor, Tensor]] = []
     head = model.network.lm_head.weight
     each = torch.stack([head[list(a)].mean(0) - head[list(b)].mean(0) for a, b in cases.answers])
     directions = each[cases.answer.to(head.device)]
     start = 0
-    with frozen(model, cases.tiles, closed=closed):
+    with run.held(closed):
         for rows in cases.tiles:
             here = slice(start, start + len(rows))
             made.append(

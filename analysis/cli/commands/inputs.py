@@ -12,7 +12,7 @@ from typing import Any
 
 from analysis.runs.folder import in_training, run_above
 from analysis.runs.run import Run
-from circuits.corpus.documents import Corpus, built_in, open_corpus, split_corpus
+from circuits.corpus.documents import Corpus, known_stories, open_corpus, split_corpus
 from circuits.errors import CorpusError, PlanError
 from circuits.model.model import Model
 from circuits.storage.files import read_json
@@ -56,8 +56,8 @@ def corpus_for(options: Namespace, model: Model, seed: int) -> Corpus:
     """The text that was named, or the built-in stories where the model knows their words."""
     if (named := named_text(options)) is not None:
         return named
-    stories = built_in(seed)
-    if stories.word_numbers(model.words("reading a corpus")) is None:
+    stories = known_stories(model.words("reading a corpus"), seed)
+    if stories is None:
         raise CorpusError(
             f"{options.run_folder}: its model does not know the words of the built-in stories. "
             f"Name the text that it was trained on, with --text."

@@ -17,6 +17,7 @@ from analysis.runs.folder import RunFolder
 from analysis.runs.run import Run
 from analysis.runs.training import run_model, run_ready, run_twin
 from circuits.corpus.documents import built_in
+from circuits.errors import RunError
 from circuits.model.identity import TwinLabel
 from circuits.model.loading import load_model
 from circuits.model.model import Model
@@ -35,7 +36,12 @@ inputs (0: nothing, 1: as much as a constant); fitted fvu: the same when it was 
 def model_train(options: Namespace) -> Answer:
     """A transformer in RUN/model."""
     plan = planned(ModelPlan, options.plan, n_steps=options.steps, seed=options.seed)
-    corpus = named_text(options) or built_in(plan.seed)
+    text = named_text(options)
+    if text is not None and options.lies:
+        raise RunError(
+            f"--lies is of the built-in stories, and --text {options.text} is given. Leave one out."
+        )
+    corpus = text or built_in(plan.seed, lies=options.lies)
     with saved_when_interrupted(RunFolder(Path(options.run_folder)).model):
         trained = run_model(
             options.run_folder, plan, corpus, options.device, **_arithmetic(options)

@@ -10,12 +10,16 @@ from pathlib import Path
 from analysis.cli.answers import Answer, aligned
 from analysis.cli.circuit_text import circuit_text, validation_text
 from analysis.cli.commands.inputs import named_text, opened_run
-from analysis.cli.demo import run_demo
+from analysis.cli.demo import Proof, Proven, run_demo
+from analysis.cli.layered_text import layered_text, layered_validation_text
 from analysis.discovery.find import verdict
+from analysis.discovery.layered_circuit import LayeredCircuit
+from analysis.discovery.layered_sentences import layered_sentences
 from analysis.report import write_report
 from analysis.runs.folder import RunFolder
 from analysis.runs.verification import not_made_here
 from analysis.runs.verification import verify as verified
+from analysis.validation.layered_record import LayeredValidation
 from circuits.errors import shorten
 from circuits.plotting.display import shown
 from circuits.storage.manifest import State
@@ -33,27 +37,42 @@ def demo(options: Namespace) -> Answer:
     def say(step: str) -> None:
         print(f"[{time.perf_counter() - start:4.0f} s] {step}", file=sys.stderr)
 
-    circuits, validations = run_demo(options.run_folder, options.seed, options.device, say)
+    circuits, validations = run_demo(
+        options.run_folder, options.seed, options.device, say, two_layers=options.two_layers
+    )
     folder = RunFolder(Path(options.run_folder))
     page = folder.report_page
-    verdicts = {
-        name: circuit if isinstance(circuit, str) else verdict(circuit)
-        for name, circuit in circuits.items()
-    }
+    *controls, subject = circuits
+    verdicts = {name: _said(circuit) for name, circuit in circuits.items()}
     proofs = {name: proof.verdict for name, proof in validations.items()}
-    negation = circuits["negation"]
-    parts = [negation if isinstance(negation, str) else circuit_text(negation)]
-    if "negation" in validations:
-        parts.append(validation_text(validations["negation"]))
-    controls = [
-        f"  {name}: {answer}; {proofs.get(name, 'not validated')}"
-        for name, answer in verdicts.items()
-        if name != "negation"
+    parts = [_text(circuits[subject])]
+    if subject in validations:
+        parts.append(_proof_text(validations[subject]))
+    lines = [
+        f"  {name}: {verdicts[name]}; {proofs.get(name, 'not validated')}" for name in controls
     ]
-    parts += ["\n".join(["The controls' own circuits:", *controls]), f"open {page}"]
+    parts += ["\n".join(["The controls' own circuits:", *lines]), f"open {page}"]
     rows = {"run": str(folder), "circuits": verdicts, "proofs": proofs,
             "page": str(page), "seed": options.seed}  # fmt: skip
     return Answer("\n\n".join(parts), rows)
+
+
+def _said(circuit: Proven | str) -> str:
+    if isinstance(circuit, LayeredCircuit):
+        return layered_sentences(circuit)[0]
+    return circuit if isinstance(circuit, str) else verdict(circuit)
+
+
+def _text(circuit: Proven | str) -> str:
+    if isinstance(circuit, LayeredCircuit):
+        return layered_text(circuit)
+    return circuit if isinstance(circuit, str) else circuit_text(circuit)
+
+
+def _proof_text(proof: Proof) -> str:
+    if isinstance(proof, LayeredValidation):
+        return layered_validation_text(proof)
+    return validation_text(proof)
 
 
 def verify(options: Namespace) -> Answer:

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int8, Int16, Int64
 
-from circuits.corpus.stories.grammar import DECIDED, N_BODY, NOISE, SLOTS, Grammar
+from circuits.corpus.stories.grammar import DECIDED, N_BODY, NOISE, Grammar
 from circuits.errors import CorpusError
 
 BLOCK = 4096
@@ -37,7 +37,8 @@ class Truth:
 
     polarity: Int8[np.ndarray, " token"]  # +1, -1: of the latest adjective; 0: none, or neutral
     negated: Bool[np.ndarray, " token"]  # a negator is in force
-    sentiment: Int8[np.ndarray, " token"]  # effective: polarity, reversed by the negator
+    lies: Int8[np.ndarray, " token"]  # how many are in force: none, one, or a lie about a lie
+    sentiment: Int8[np.ndarray, " token"]  # effective: polarity, reversed by negator and each lie
     reaction: Int8[np.ndarray, " token"]  # +1, -1: of the word, where it is the reaction
 
     @property
@@ -81,6 +82,7 @@ class Stories:
                 "position": at - self.offsets[document],
                 "polarity": self.truth.polarity[at - 1],
                 "negated": self.truth.negated[at - 1],
+                "lies": self.truth.lies[at - 1],
                 "sentiment": self.truth.sentiment[at - 1],
                 "reaction": self.truth.reaction[at],
             }
@@ -164,6 +166,7 @@ class _Tables:
     slot: Int16[np.ndarray, "form place"]  # a slot's number, or _PAD
     sign: Int8[np.ndarray, "form place"]
     negated: Bool[np.ndarray, "form place"]
+    lies: Int8[np.ndarray, "form place"]
     reaction: Bool[np.ndarray, "form place"]
     nats: Float[np.ndarray, " form"]
     turn: Int64[np.ndarray, " form"]
@@ -171,7 +174,7 @@ class _Tables:
 
     @classmethod
     def of(cls, grammar: Grammar) -> _Tables:
-        slots = {f"{{{name}}}": i for i, name in enumerate([*SLOTS, *DECIDED])}
+        slots = {f"{{{name}}}": i for i, name in enumerate([*grammar.choices, *DECIDED])}
         shape = (len(grammar.forms), max(len(form.words) for form in grammar.forms))
         states = [form.states() for form in grammar.forms]
 
@@ -185,9 +188,10 @@ class _Tables:
         return cls(
             table(([grammar.number.get(w, _PAD) for w in words] for words in said), np.int16, _PAD),
             table(([slots.get(w, _PAD) for w in words] for words in said), np.int16, _PAD),
-            table((sign for sign, _, _ in states), np.int8, 0),
-            table((negated for _, negated, _ in states), np.bool_, 0),
-            table((reaction for _, _, reaction in states), np.bool_, 0),
+            table((sign for sign, *_ in states), np.int8, 0),
+            table((negated for _, negated, *_ in states), np.bool_, 0),
+            table((lies for *_, lies, _ in states), np.int8, 0),
+            table((reaction for *_, reaction in states), np.bool_, 0),
             np.array([grammar.nats(form) for form in grammar.forms]),
             np.array([form.turn for form in grammar.forms]),
             np.array([form.polar for form in grammar.forms]),
@@ -235,8 +239,10 @@ class _Drawn:
         sign, shown = (np.repeat(s.astype(np.int8), lengths) for s in (self.sign, self.shown))
         polarity = self._tables.sign[self._form][present] * sign
         negated = self._tables.negated[self._form][present]
+        lies = self._tables.lies[self._form][present]
         reaction = self._tables.reaction[self._form][present] * shown
-        return Truth(polarity, negated, np.where(negated, -polarity, polarity), reaction)
+        sentiment = np.where(negated ^ (lies % 2 == 1), -polarity, polarity)
+        return Truth(polarity, negated, lies, sentiment, reaction)
 
 
 def _pick(uniform: Float[np.ndarray, " n"], n: int) -> Int64[np.ndarray, " n"]:

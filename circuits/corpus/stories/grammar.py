@@ -53,14 +53,29 @@ SLOTS: dict[str, tuple[str, ...]] = {
     "sighting": ("sightings",),
     "sight": ("sights",),
     "time": ("times",),
+    "said": ("honest",),
+    "agreed": ("honest",),
+    "lied": ("liars",),
+    "misled": ("liars",),
 }
 DECIDED = {"who": ("he", "she"), "child": ("boy", "girl")}  # follow from the name, cost nothing
 _CHILD = ("name", *DECIDED)  # slots that differ between a boy and a girl
 _SUBJECTS = ("{name}", "{who}")
+_LIES = ("{lied}", "{misled}")
 REACTIONS = ("so {} felt {{emotion}}", "so {} looked {{emotion}}", "and {} began to {{deed}}")
 
 
-def _sentences() -> dict[_Part, tuple[tuple[str, float], ...]]:
+_TELLERS = {  # who said that the thing was good or bad, and how often
+    "the {animal} {said}": 0.25,
+    "the {animal} {lied}": 0.2,
+    "{name} {said} that the {animal} {agreed}": 0.15,
+    "{name} {said} that the {animal} {lied}": 0.1,
+    "{name} {lied} that the {animal} {said}": 0.1,
+    "{name} {lied} that the {animal} {misled}": 0.2,
+}
+
+
+def _sentences(lies: bool) -> dict[_Part, tuple[tuple[str, float], ...]]:
     """Every sentence form with its probability, which sums to one in each part."""
     tails = [r.format(subject) for r, subject in itertools.product(REACTIONS, _SUBJECTS)]
     befores = {"": 0.45, "{intensifier} ": 0.2, "{negator} ": 0.25, "{negator} {intensifier} ": 0.1}
@@ -68,6 +83,12 @@ def _sentences() -> dict[_Part, tuple[tuple[str, float], ...]]:
         (f"the {{thing}} was {before}{{adjective}} {tail} .", p / len(tails))
         for before, p in befores.items()
         for tail in tails
+    ]
+    told = [
+        (f"{teller} that {form}", share * p)
+        for teller, share in _TELLERS.items()
+        for form, p in single
+        if "{negator}" not in form and ("{name}" not in teller or "{who}" in form)
     ]
     double = [
         # "seemed", not "was": no other clause has it, so a small model can see that this one turns
@@ -88,9 +109,11 @@ def _sentences() -> dict[_Part, tuple[tuple[str, float], ...]]:
         ("one {time} {name} {move} {path} the {place} .", 1.0),
     ]
     closing = [("the end .", 1.0), ("then {who} went home .", 1.0), ("then {name} slept .", 1.0)]
+    body = (single, 0.48), (double, 0.16), (aside, 0.36)
+    of_lies = (single, 0.34), (told, 0.4), (double, 0.08), (aside, 0.18)
     return {
         "opening": _shares((opening, 1.0)),
-        "body": _shares((single, 0.48), (double, 0.16), (aside, 0.36)),
+        "body": _shares(*(of_lies if lies else body)),
         "closing": _shares((closing, 1.0)),
     }
 
@@ -125,15 +148,17 @@ class _Form:
     @property
     def turn(self) -> int:
         """Factor on the sign of its first adjective: -1 reverses it."""
-        return -1 if "{negator}" in self.words or "but" in self.words else 1
+        reversing = ("{negator}", "but", *_LIES)
+        return (-1) ** sum(word in reversing for word in self.words)
 
     def place(self, *words: str) -> int:
         """Position of the first of these words; the length where there is none."""
         return next((i for i, word in enumerate(self.words) if word in words), len(self.words))
 
-    def states(self) -> tuple[list[int], list[bool], list[bool]]:
-        """For each position: sign relative to the first adjective, negated, is the reaction. A
-        clause's state holds until the reaction or, where nobody reacts, the full stop."""
+    def states(self) -> tuple[list[int], list[bool], list[int], list[bool]]:
+        """For each position: sign relative to the first adjective, negated, number of lies, is the
+        reaction. A clause's state holds until the reaction or, where nobody reacts, the full
+        stop."""
         end = self.place("{emotion}", "{deed}", ".")
         adjective, second = self.place("{adjective}"), self.place("{second}")
         negator = self.place("{negator}")
@@ -142,6 +167,7 @@ class _Form:
         return (
             signs,
             [negator <= i < end for i in places],
+            [sum(self.place(lie) <= i < end for lie in _LIES) for i in places],
             [self.polar and i == end for i in places],
         )
 
@@ -159,6 +185,7 @@ class Grammar:
     """The sentence forms with a lexicon: what can be said, and how probable it is."""
 
     lexicon: Lexicon = field(default_factory=Lexicon)
+    lies: bool = False  # whether someone may say, or pretend, that a thing was good
 
     def __post_init__(self) -> None:
         literals = {word for form in self.forms for word in form.words if word[0] != "{"}
@@ -174,17 +201,18 @@ class Grammar:
         """Every sentence form; their shares sum to one within each part of a story."""
         return tuple(
             _Form(part, tuple(text.split()), share)
-            for part, forms in _sentences().items()
+            for part, forms in _sentences(self.lies).items()
             for text, share in forms
         )
 
     @cached_property
     def words(self) -> tuple[str, ...]:
         """Every word that can occur; its position is its number."""
-        literals = (word for form in self.forms for word in form.words if word[0] != "{")
-        return tuple(
-            sorted({*literals, *itertools.chain(*DECIDED.values()), *self.lexicon.all_words})
-        )
+        words = {word for form in self.forms for word in form.words}
+        lists = {name for slot, names in SLOTS.items() if f"{{{slot}}}" in words for name in names}
+        drawn = (word for name in lists for word in getattr(self.lexicon, name))
+        literals = (word for word in words if word[0] != "{")
+        return tuple(sorted({*literals, *itertools.chain(*DECIDED.values()), *drawn}))
 
     @cached_property
     def number(self) -> dict[str, int]:
@@ -196,6 +224,8 @@ class Grammar:
         """For each slot the numbers of its words, for sign + and for sign -."""
         out = {}
         for slot, names in SLOTS.items():
+            if not {*getattr(self.lexicon, names[0])} <= self.number.keys():
+                continue  # no form has it
             numbers = [[self.number[word] for word in getattr(self.lexicon, n)] for n in names]
             out[slot] = np.array(numbers * (2 // len(numbers)), dtype=np.int16)
         return out

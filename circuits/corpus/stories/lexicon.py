@@ -52,9 +52,12 @@ class Lexicon:
     sightings: tuple[str, ...] = _words("saw met found heard followed fed")
     sights: tuple[str, ...] = _words("see hear find catch reach")
     times: tuple[str, ...] = _words("day morning evening afternoon night summer")
+    honest: tuple[str, ...] = _words("said thought knew noticed")  # this and the next: of lies
+    liars: tuple[str, ...] = _words("lied pretended joked fibbed")
 
     def __post_init__(self) -> None:
-        mates = (("boys", "girls"), ("positive", "negative"), ("glad", "sad"), ("cheers", "tears"))
+        mates = (("boys", "girls"), ("positive", "negative"), ("glad", "sad"),
+                 ("cheers", "tears"), ("honest", "liars"))  # fmt: skip
         uneven = [pair for pair in mates if len({len(getattr(self, name)) for name in pair}) > 1]
         words = self.all_words
         twice = sorted({word for word in words if words.count(word) > 1})

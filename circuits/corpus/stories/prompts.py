@@ -93,10 +93,36 @@ def _but(draw: _Draw) -> MinimalPair:
     return MinimalPair(tuple(texts), factors, strata, (bad, good), (good, bad))
 
 
+def _lies(draw: _Draw) -> MinimalPair:
+    """Somebody lied that another said, or lied, that a thing was good or bad: which reaction."""
+    before, child = draw.opening()
+    frame, glad, sad = draw.reaction()
+    animal, thing, intensifier = (draw.one(name) for name in ("animals", "things", "intensifiers"))
+    good, bad = draw.one("positive"), draw.one("negative")
+    first, honest, liar = draw.one("liars"), draw.one("honest"), draw.one("liars")
+    tail = frame.replace("…", "he" if child in draw.lexicon.boys else "she")
+    cases = [(lied, positive) for lied in (False, True) for positive in (True, False)]
+    fits = [(glad, sad) if lied == positive else (sad, glad) for lied, positive in cases]
+    said = [(liar if lied else honest, good if positive else bad) for lied, positive in cases]
+    strata = ({"frame": frame, "verb": verb, "adjective": adjective} for verb, adjective in said)
+    return MinimalPair(
+        tuple(
+            f"{before} {child} {first} that the {animal} {verb} that the {thing} was "
+            f"{intensifier} {adjective} {tail}"
+            for verb, adjective in said
+        ),
+        tuple({"lied again": lied, "positive": positive} for lied, positive in cases),
+        tuple(strata),
+        tuple(right for right, _ in fits),
+        tuple(wrong for _, wrong in fits),
+    )
+
+
 _BUILDERS: dict[str, Callable[[_Draw], MinimalPair]] = {
     "negation": _negation,
     "pronoun": _pronoun,
     "but": _but,
+    "lies": _lies,
 }
 
 BEHAVIOURS = tuple(_BUILDERS)

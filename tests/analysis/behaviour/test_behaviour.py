@@ -243,7 +243,7 @@ def test_cases_of_a_pair_are_asked_for_the_same_answers(model):
 
 
 def test_what_no_one_knows_is_not_built_in():
-    assert "there are negation, pronoun, but" in refused(lambda: built_in_behaviour("irony"))
+    assert "there are negation, pronoun, but, lies" in refused(lambda: built_in_behaviour("irony"))
     with pytest.raises(FeatureRangeError, match="n = 0"):
         built_in_behaviour("negation", n=0)
 
@@ -411,7 +411,7 @@ def test_too_few_cases_for_two_halves_are_refused():
 
 @pytest.fixture(scope="module")
 def word_model():
-    tokenizer = train_tokenizer(built_in(0), n_documents=2000)
+    tokenizer = train_tokenizer(built_in(0, lies=True), n_documents=2000)
     return replace(planted_model(), tokenizer=tokenizer)
 
 
@@ -420,7 +420,7 @@ def test_built_in_behaviours_fit_the_stories_words(name, word_model):
     behaviour = built_in_behaviour(name, word_model, 200, seed=1)
     assert len({case.text for case in behaviour.cases}) == len(behaviour.cases)
     assert len(behaviour.cases) == 200 * len(behaviour.labels)
-    assert in_model(behaviour, word_model).target == (3 if name == "negation" else 1)
+    assert in_model(behaviour, word_model).target == (3 if name in ("negation", "lies") else 1)
     assert built_in_behaviour(name, word_model, 200, seed=1) == behaviour
     assert built_in_behaviour(name, word_model, 200, seed=2) != behaviour
 

@@ -67,8 +67,10 @@ def test_the_demonstration_finds_and_proves_negation_and_reads_it_the_second_tim
     said = capsys.readouterr()
     assert json.loads(said.out) == first
     assert first["circuits"]["negation"].startswith("computed in this MLP")
-    # whether random pairs as loud do it too depends on the last bits of a training: on the processor
-    assert re.match(r"causal; computed here; (specific|not specific: )", first["proofs"]["negation"])
+    # whether random pairs as loud do it too depends on a training's last bits: on the processor
+    assert re.match(
+        r"causal; computed here; (specific|not specific: )", first["proofs"]["negation"]
+    )
     assert "validate" in work
     assert "validate" not in said.err
 

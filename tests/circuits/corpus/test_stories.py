@@ -41,6 +41,10 @@ def sentences(grammar: Grammar, part: str) -> list[str]:
         "deed": lexicon.cheers + lexicon.tears,
         "thing": lexicon.things,
         "other": lexicon.things,
+        "said": lexicon.honest,
+        "agreed": lexicon.honest,
+        "lied": lexicon.liars,
+        "misled": lexicon.liars,
     }
     filled = []
     for form in (form for form in grammar.forms if form.part == part):
@@ -80,15 +84,20 @@ def test_seeds_give_different_stories():
     assert len(first & second) < 20  # the shortest stories meet by chance
 
 
-def test_the_words_of_a_text_give_back_its_probability():
-    stories = StoryGenerator(seed=1).generate(0, 800)
-    read_back = [Grammar().surprisal_of(text) for text in stories.texts]
+@pytest.mark.parametrize("lies", [False, True])
+def test_the_words_of_a_text_give_back_its_probability(lies):
+    grammar = Grammar(lies=lies)
+    stories = StoryGenerator(1, grammar).generate(0, 800)
+    read_back = [grammar.surprisal_of(text) for text in stories.texts]
     np.testing.assert_allclose(read_back, stories.surprisal, rtol=1e-12)
 
 
-@pytest.mark.parametrize("part", ["opening", "body", "closing"])
-def test_all_sentences_are_different_and_their_probabilities_sum_to_one(part):
-    grammar = Grammar(small_lexicon())
+@pytest.mark.parametrize(
+    ("part", "lies"),
+    [("opening", False), ("body", False), ("closing", False), ("body", True)],
+)
+def test_all_sentences_are_different_and_their_probabilities_sum_to_one(part, lies):
+    grammar = Grammar(small_lexicon(), lies)
     total, said = 0.0, sentences(grammar, part)
     assert len(said) == len(set(said))
     for sentence in said:
@@ -120,8 +129,9 @@ def test_a_word_in_two_lists_is_refused_because_the_entropy_would_be_wrong():
         replace(Lexicon(), positive=("good",))
 
 
-def test_the_entropy_is_the_mean_surprisal_of_many_stories():
-    generator = StoryGenerator(seed=2)
+@pytest.mark.parametrize("lies", [False, True])
+def test_the_entropy_is_the_mean_surprisal_of_many_stories(lies):
+    generator = StoryGenerator(2, Grammar(lies=lies))
     stories = generator.generate(0, 40_000)
     predicted = len(stories.tokens) + len(stories)  # the end of each story is predicted too
     spread = np.std(stories.surprisal - generator.grammar.entropy * (np.diff(stories.offsets) + 1))
@@ -195,6 +205,30 @@ def test_labels_hold_from_the_word_that_sets_them_to_the_reaction():
     assert (truth.sentiment[truth.reading] != 0).all()
 
 
+def test_a_lie_turns_what_was_said_and_a_lie_about_a_lie_turns_it_back():
+    lexicon = Lexicon()
+    stories = StoryGenerator(5, Grammar(lies=True)).generate(0, 1500, truth=True)
+    happy = {*lexicon.glad, *lexicon.cheers}
+    texts, seen = [text.split() for text in stories.texts], set()
+    for row in stories.reactions.itertuples():
+        before = texts[row.document][: row.position]
+        clause = before[len(before) - before[::-1].index(".") :] if "." in before else before
+        lies = sum(word in lexicon.liars for word in clause)
+        assert (row.lies, row.negated) == (lies, any(w in lexicon.negators for w in clause))
+        assert row.sentiment == row.polarity * (-1) ** (lies + row.negated)
+        assert (texts[row.document][row.position] in happy) == (row.reaction > 0)
+        seen.add((lies, sum(word in lexicon.honest for word in clause)))
+    assert seen == {(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (2, 0)}
+
+
+def test_stories_without_lies_have_none_of_their_words():
+    lexicon = Lexicon()
+    assert not {*Grammar().words} & {*lexicon.honest, *lexicon.liars, "that"}
+    assert {*Grammar(lies=True).words} - {*Grammar().words} == {
+        *lexicon.honest, *lexicon.liars, "that"
+    }  # fmt: skip
+
+
 def test_but_turns_a_clause_round_and_pronouns_agree():
     lexicon = Lexicon()
     text = " ".join(StoryGenerator(seed=6).generate(0, 500).texts)
@@ -208,7 +242,7 @@ def test_but_turns_a_clause_round_and_pronouns_agree():
 
 @pytest.mark.parametrize("behaviour", BEHAVIOURS)
 def test_prompts_are_beginnings_of_stories_of_the_grammar(behaviour):
-    endings = {"negation": "", "pronoun": " felt happy", "but": " so {} felt happy"}
+    endings = {"negation": "", "pronoun": " felt happy", "but": " so {} felt happy", "lies": ""}
     for pair in minimal_pairs(behaviour, 20, seed=1):
         assert len({len(text.split()) for text in pair.texts}) == 1
         for text, right in zip(pair.texts, pair.right, strict=True):
@@ -216,7 +250,8 @@ def test_prompts_are_beginnings_of_stories_of_the_grammar(behaviour):
             clause = f"{text} {right[0]}{endings[behaviour].format(child)} ."
             aside = f"{child} ran into the park ."
             asides = " ".join([aside] * (min(N_BODY) - 1))
-            assert Grammar().surprisal_of(f"{clause} {asides} the end .") < 100
+            story = f"{clause} {asides} the end ."
+            assert Grammar(lies=behaviour == "lies").surprisal_of(story) < 120
 
 
 @pytest.mark.parametrize("behaviour", BEHAVIOURS)
@@ -236,6 +271,20 @@ def test_negation_pairs_cross_negator_with_sentiment():
         assert (right in (lexicon.glad, lexicon.cheers)) == (
             factors["negated"] != factors["positive"]
         )
+
+
+def test_pairs_of_lies_cross_a_lie_about_a_lie_with_sentiment():
+    lexicon = Lexicon()
+    for pair in minimal_pairs("lies", 8):
+        for text, factors, right in zip(pair.texts, pair.factors, pair.right, strict=True):
+            words = text.split()
+            n_lies = sum(word in lexicon.liars for word in words)
+            assert n_lies == 1 + factors["lied again"]
+            assert bool(set(words) & set(lexicon.positive)) == factors["positive"]
+            glad = factors["positive"] == (n_lies == 2)
+            assert right in (
+                (lexicon.glad, lexicon.cheers) if glad else (lexicon.sad, lexicon.tears)
+            )
 
 
 def test_bad_requests_are_refused_by_name():
