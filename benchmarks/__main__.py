@@ -10,6 +10,7 @@ recovery: known features recovered, beside sae-lens. digits: the image case stud
 digits-more: its widths and other decompositions. digits-settings: the effect of regularisation.
 lowrank: how well two eigenvectors stand in for features, by width and reader.
 circuits: circuits of three behaviours from ten seeds (--seeds 1000:1050), with their controls.
+layers: circuits through two layers from ten seeds, and what one layer learns of the same stories.
 precision: a wide model trained in bfloat16 beside float32.
 pretrained: a pretrained gated model made bilinear, layer by layer (--model, --data, --folder).
 twins-real: what a pretrained model's twin loses, and other ways (--model, --data, --folder).
@@ -32,6 +33,7 @@ from benchmarks import (
     demo,
     digits,
     graphs,
+    layers,
     load,
     lowrank,
     models,
@@ -60,10 +62,14 @@ parser.add_argument(
 )
 parser.add_argument("--model", metavar="FOLDER", help="pretrained, traces, twins-real: a model")
 parser.add_argument(
-    "--folder", help="circuits, claims: where models and dictionaries are kept; shapes: a run"
+    "--folder",
+    help="circuits, layers, claims: where models and dictionaries are kept; shapes: a run",
 )
 parser.add_argument(
-    "--seeds", metavar="FROM:TO", default="0:10", help="circuits, demo: the last is not included"
+    "--seeds",
+    metavar="FROM:TO",
+    default="0:10",
+    help="circuits, layers, demo: the last is not included",
 )
 parser.add_argument("--json", action="store_true", help="rules: one JSON object, nothing else")
 options = parser.parse_args()
@@ -93,6 +99,7 @@ tables = {
     "load": lambda: load.run(),
     "shapes": lambda: shapes.run(options.folder),
     "circuits": lambda: circuits.run(options.device, options.folder, seeds),
+    "layers": lambda: layers.run(options.device, options.folder, seeds),
     "claims": lambda: claims.run(folder=options.folder, images=options.data),
     "demo": lambda: demo.run(options.device, seeds),
     "checking": lambda: demo.checking(options.device),

@@ -20,6 +20,7 @@ import torch
 from analysis.attribution.ledger import Reader, ledger
 from analysis.behaviour.bounds import FIXED
 from analysis.behaviour.built_in import built_in_behaviour
+from analysis.cli.demo import BEHAVIOURS
 from analysis.discovery.find import find_circuit
 from analysis.runs.circuits import N_CASES, story_cases
 from analysis.validation.criteria import Claim
@@ -28,7 +29,6 @@ from analysis.validation.record import Validation
 from analysis.validation.validate import validate
 from benchmarks.measure import machine, table
 from circuits.corpus import built_in
-from circuits.corpus.stories.prompts import BEHAVIOURS
 from circuits.errors import GraphError, NotFoundError
 from circuits.graph.circuit import Circuit
 from circuits.model import Model, ModelPlan, Site, load_model, train_model

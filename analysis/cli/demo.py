@@ -46,8 +46,8 @@ BEHAVIOURS = ("pronoun", "but", "negation")
 TWO_LAYER_BEHAVIOURS = ("negation", "lies")
 """The same of two layers."""
 
-_TWO_LAYERS = ModelPlan(ModelShape(n_layer=2, n_head=4), n_steps=700)
-_TWO_LAYERS_SITES = ("mlp_in@0", "mlp_out@0", "mlp_in@1", "mlp_out@1")
+TWO_LAYER_PLAN = ModelPlan(ModelShape(n_layer=2, n_head=2), n_steps=800)
+TWO_LAYER_SITES = ("mlp_in@0", "mlp_out@0", "mlp_in@1", "mlp_out@1")
 
 _DOCUMENTS = 500  # that pairs are weighed by
 
@@ -82,7 +82,7 @@ def run_demo(
     circuits are those across layers."""
     folder, stories = RunFolder(Path(run)), built_in(seed, lies=two_layers)
     plan, sites = (
-        (_TWO_LAYERS, _TWO_LAYERS_SITES) if two_layers else (ModelPlan(), TrainingPlan.sites)
+        (TWO_LAYER_PLAN, TWO_LAYER_SITES) if two_layers else (ModelPlan(), TrainingPlan.sites)
     )
     chosen_device(device)  # refused before anything is printed
     folder.path.mkdir(parents=True, exist_ok=True)

@@ -66,12 +66,12 @@ REACTIONS = ("so {} felt {{emotion}}", "so {} looked {{emotion}}", "and {} began
 
 
 _TELLERS = {  # who said that the thing was good or bad, and how often
-    "the {animal} {said}": 0.25,
-    "the {animal} {lied}": 0.2,
-    "{name} {said} that the {animal} {agreed}": 0.15,
+    "the {animal} {said}": 0.28,
+    "the {animal} {lied}": 0.22,
+    "{name} {said} that the {animal} {agreed}": 0.16,
     "{name} {said} that the {animal} {lied}": 0.1,
     "{name} {lied} that the {animal} {said}": 0.1,
-    "{name} {lied} that the {animal} {misled}": 0.2,
+    "{name} {lied} that the {animal} {misled}": 0.14,
 }
 
 
@@ -88,7 +88,7 @@ def _sentences(lies: bool) -> dict[_Part, tuple[tuple[str, float], ...]]:
         (f"{teller} that {form}", share * p)
         for teller, share in _TELLERS.items()
         for form, p in single
-        if "{negator}" not in form and ("{name}" not in teller or "{who}" in form)
+        if "{name}" not in teller or "{who}" in form
     ]
     double = [
         # "seemed", not "was": no other clause has it, so a small model can see that this one turns
@@ -110,7 +110,7 @@ def _sentences(lies: bool) -> dict[_Part, tuple[tuple[str, float], ...]]:
     ]
     closing = [("the end .", 1.0), ("then {who} went home .", 1.0), ("then {name} slept .", 1.0)]
     body = (single, 0.48), (double, 0.16), (aside, 0.36)
-    of_lies = (single, 0.34), (told, 0.4), (double, 0.08), (aside, 0.18)
+    of_lies = (single, 0.28), (told, 0.44), (double, 0.1), (aside, 0.18)
     return {
         "opening": _shares((opening, 1.0)),
         "body": _shares(*(of_lies if lies else body)),
