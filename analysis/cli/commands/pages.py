@@ -51,7 +51,7 @@ def demo(options: Namespace) -> Answer:
         if name != "negation"
     ]
     parts += ["\n".join(["The controls' own circuits:", *controls]), f"open {page}"]
-    rows = {"run": str(folder), "circuits": verdicts, "proofs": proofs,
+    rows = {"run": str(folder.path), "circuits": verdicts, "proofs": proofs,
             "page": str(page), "seed": options.seed}  # fmt: skip
     return Answer("\n\n".join(parts), rows)
 
