@@ -245,7 +245,9 @@ def _check_tensor(
     if dtype not in hint.dtypes:
         kind = {"float32": "floating-point numbers", "int64": "int64", "bool": "booleans"}
         wanted = next((kind[one] for one in kind if one in hint.dtypes), hint.dtypes[0])
-        how = {"int64": "long()", "booleans": "bool()"}.get(wanted, "float()")
+        how = {"int64": "long()", "booleans": "bool()", "float64": "double()"}.get(
+            wanted, "float()"
+        )
         raise TensorError(
             f"{owner}: {name} must be a tensor of {wanted}, but {name} is {value.dtype}. Convert "
             f"it with .{how} first."

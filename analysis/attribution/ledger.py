@@ -41,6 +41,7 @@ class Reader:
     bias: float = 0.0
     point: str = "mlp_out"
     name: str = "direction"
+    dictionary: Dictionary | None = None  # whose feature it is
 
     def __post_init__(self) -> None:
         check_tensors("Reader", {"direction": self.direction}, {"direction": "model"})
@@ -57,7 +58,7 @@ class Reader:
         feature = check_index("Reader.of", feature, dictionary.n_feature, "feature")
         row = dictionary.encoder[feature]
         bias = float(dictionary.bias[feature] - row @ dictionary.offset)
-        return cls(row, bias, site.point, f"feature {feature} of {site}")
+        return cls(row, bias, site.point, f"feature {feature} of {site}", dictionary)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,19 +111,26 @@ def ledger(
     terms with what the dictionary misses, alone or with a feature; ``direct``, what the stream
     before the MLP adds where the stream after it is read.
     """
-    site = inputs.known_site("ledger")
+    inputs.known_site("ledger")
+    site = inputs.site_in(model, "ledger")
     if site.point not in _INPUTS or site.layer != layer:
         raise ModelError(
             f"ledger: the input features are of {site}, and the MLP of layer {layer} reads "
             f"mlp_in@{layer}, or resid_mid@{layer} through its norm. Take a dictionary of those."
         )
     check_width("ledger", reader.direction, model.d_model, "the reader")
+    written = Site(reader.point, layer)
+    if reader.dictionary is not None and reader.dictionary.site_in(model, "ledger") != written:
+        raise ModelError(
+            f"ledger: the reader is {reader.name}, and the MLP of layer {layer} writes {written}. "
+            f"Take a feature of that."
+        )
     if tokens.ndim != 1 or not 0 < position < len(tokens):
         raise ModelError(
             f"ledger: position {position} of tokens of shape {tuple(tokens.shape)}. Give one row "
             f"of tokens, and a position from 1 (0 begins the text) to its last."
         )
-    at = [site, Site("resid_mid", layer), Site(reader.point, layer)]
+    at = [site, Site("resid_mid", layer), written]
     with torch.no_grad():
         found = {s: x[0, position].double() for s, x in model.read(tokens[None], at).items()}
     weights = model.layer(layer, fold_norm=site.point == "resid_mid").to(torch.float64)

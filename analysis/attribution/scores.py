@@ -42,7 +42,8 @@ def score_ledger(
     the key; ``linear``, a feature with the other's constant (the dictionary's offset and the head's
     bias); ``constant``; ``error``, all terms with what the dictionary misses.
     """
-    site = inputs.known_site("score_ledger")
+    inputs.known_site("score_ledger")
+    site = inputs.site_in(model, "score_ledger")
     here = Site("resid_pre", layer)
     if site != here and (site.point, site.layer + 1) != ("resid_post", layer):
         raise ModelError(

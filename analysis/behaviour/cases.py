@@ -24,7 +24,7 @@ from circuits.arguments import checked
 from circuits.errors import BehaviourError
 from circuits.graph.records import Metric
 from circuits.plotting.display import html_of
-from circuits.storage.files import written_whole
+from circuits.storage.files import parsed_json, written_whole
 from circuits.storage.limits import check_readable
 from circuits.storage.replacing import check_file
 
@@ -290,7 +290,7 @@ def _plain(value: Any) -> Any:
 
 def _case(where: str, line: str) -> Case:
     try:
-        row = json.loads(line)
+        row = parsed_json(line)
     except (ValueError, RecursionError) as error:
         raise BehaviourError(f"{where} is not JSON ({error}). Write one case a line.") from error
     if not isinstance(row, dict):

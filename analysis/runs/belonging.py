@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import Any, TypeVar
 from warnings import warn
 
@@ -113,7 +114,7 @@ class CircuitReader:
         """A circuit, refused if it is of another run; one made by hand may name no layer."""
         circuit = self._files.read("find", Circuit.load, files.circuit)
         if circuit.source.layer is not None:
-            again = f" --behaviour {circuit.name}" if files.behaviour.exists() else ""
+            again = f" --behaviour {quote(circuit.name)}" if files.behaviour.exists() else ""
             command = f"circuits find {self._files.folder}{again}"
             model, dictionaries = self._loaded()
             check_circuit(model, circuit, dictionaries, str(files.circuit), command)
@@ -122,7 +123,7 @@ class CircuitReader:
     def layered(self, files: CircuitFiles) -> LayeredCircuit:
         """A circuit through several layers, refused if it is of another run."""
         circuit = self._files.read("find", LayeredCircuit.load, files.circuit)
-        command = f"circuits find {self._files.folder} --behaviour {circuit.name} --across"
+        command = f"circuits find {self._files.folder} --behaviour {quote(circuit.name)} --across"
         model, dictionaries = self._loaded()
         for stage in circuit.stages:
             check_circuit(model, stage, dictionaries, str(files.circuit), command)
@@ -171,7 +172,7 @@ def check_together(run: RunFolder, files: CircuitFiles, found: Found | LayeredFo
         raise RunError(
             f"{files.path}: the files of this name do not belong together: "
             f"{'; '.join(faults)}. Make them again: circuits find {run} --behaviour "
-            f"{found.circuit.name}{across}, then circuits validate {run}{across}"
+            f"{quote(found.circuit.name)}{across}, then circuits validate {run}{across}"
         )
 
 

@@ -204,7 +204,8 @@ def run_validate(
     made_of: dict[str, object] = {"n_draws": n_draws, "seed": seed}
     if original is not None:
         made_of["original"] = original.fingerprint
-    with step_written(run.folder.path, f"validation of {circuit.name}", made_of) as making:
+    step = f"validation of {run.folder.one_layer.own_name(files, circuit.name)}"
+    with step_written(run.folder.path, step, made_of) as making:
         found.save(making.place(files.validation))
     return found
 
@@ -220,7 +221,7 @@ def run_validate_layered(
     circuit = run.layered[name]
     found = validate(run.model, circuit, held_out, run.dictionaries, n_draws=n_draws, seed=seed)
     made_of = {"n_draws": n_draws, "seed": seed}
-    step = f"layered validation of {circuit.name}"
+    step = f"layered validation of {run.folder.across_layers.own_name(files, circuit.name)}"
     with step_written(run.folder.path, step, made_of) as making:
         found.save(making.place(files.validation))
     return found

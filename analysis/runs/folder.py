@@ -104,6 +104,11 @@ class CircuitFolder:
             )
         return CircuitFiles(self.path / stem)
 
+    def own_name(self, files: CircuitFiles, name: str) -> str:
+        """What these files are known by: the name of their circuit, or of a copy, which has the
+        same, what the files are called."""
+        return name if _slug(name) == files.stem else files.stem
+
     def twin_of(self, files: CircuitFiles) -> CircuitFiles | None:
         """Those of another circuit that would be the same files on some disks."""
         known = {folded(other.stem): other for other in self.there()}
@@ -140,7 +145,8 @@ class RunFolder:
     demo = _Place("demo.json")
 
     def __str__(self) -> str:
-        return str(self.path)
+        """As a shell reads it: messages name commands to paste."""
+        return in_shell(self.path)
 
     @property
     def model_place(self) -> Path | None:
@@ -258,6 +264,12 @@ class RunFolder:
         return sorted([*layers, *files])
 
 
+def in_shell(path: str | Path) -> str:
+    """A path for a command to paste: whatever it is called, it is one argument and no option."""
+    words = str(path)
+    return shlex.quote(f"./{words}" if words.startswith("-") else words)
+
+
 def run_above(place: Path) -> Path | None:
     """The run that a model's or a dictionary's folder lies in."""
     return next((run for run in [*place.parents][:2] if (run / NAME).is_file()), None)
@@ -332,7 +344,8 @@ class ByName(Mapping, Generic[Read]):
     def _how_to_make(self, name: object, files: CircuitFiles | None) -> str:
         """A command that works: one that makes what is missing, or one that makes another."""
         if files is not None and files.behaviour.exists():
-            return f"Make it: circuits {self.command.format(run=self.run, name=files.stem)}"
+            name = shlex.quote(files.stem)
+            return f"Make it: circuits {self.command.format(run=self.run, name=name)}"
         if name in BEHAVIOURS:
             return f"Make it: circuits {self.find.format(run=self.run, name=name)}"
         find = self.find.format(run=self.run, name=BEHAVIOURS[0])

@@ -63,7 +63,7 @@ class ImageStudy:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ImageError(
                 f"{folder.images}: incomplete or damaged ({first_line(error)}). Make it again: "
-                f"circuits digits --run {run}"
+                f"circuits digits --run {folder}"
             ) from error
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import pandas as pd
@@ -98,5 +99,5 @@ def _command(folder: RunFolder, step: str, made_of: Mapping[str, Any]) -> str:
         return f"circuits trace {folder} {trace_options(made_of[step], of)}"
     for begins, command in _MAKES.items():
         if step.startswith(begins):
-            return f"circuits {command}".format(run=folder, of=step.removeprefix(begins))
+            return f"circuits {command}".format(run=folder, of=quote(step.removeprefix(begins)))
     return ""

@@ -13,7 +13,7 @@ from itertools import combinations, product
 
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from circuits.algebra.bilinear import BilinearLayer
@@ -23,6 +23,7 @@ from circuits.errors import TensorError, check_count
 
 Gate = Callable[..., bool]
 _MOST_HIDDEN = 2**20  # hidden units of a toy
+_LETTERS = "abcdefghijkl"  # of bits
 
 GATES: Mapping[str, Gate] = {
     "a and b": lambda a, b, c: a and b,
@@ -42,8 +43,8 @@ class TruthTable:
     """Every input of ``n`` bits, and the answer of each gate."""
 
     names: tuple[str, ...]
-    bits: Float[Tensor, "row bit"]
-    answers: Float[Tensor, "row gate"]
+    bits: Float64[Tensor, "row bit"]  # 0 or 1
+    answers: Float64[Tensor, "row gate"]
 
     def __post_init__(self) -> None:
         if not self.names or self.bits.numel() == 0 or self.answers.shape[1] != len(self.names):
@@ -52,14 +53,20 @@ class TruthTable:
                 f"answers of shape {tuple(self.answers.shape)}. Pass at least one bit, and a "
                 f"column of answers for each name."
             )
+        _check_terms("TruthTable", self.names, self.bits.shape[1])
+        if not bool(((self.bits == 0) | (self.bits == 1)).all()):
+            raise TensorError(
+                "TruthTable: bits other than 0 and 1, for which no polynomial is the only one. "
+                "Pass zeros and ones."
+            )
 
     @classmethod
     def of(cls, gates: Mapping[str, Gate], n_bit: int) -> TruthTable:
         """The table of these functions of ``n_bit`` bits."""
-        if not gates or not 1 <= n_bit <= 12:
+        if not gates or not 1 <= n_bit <= len(_LETTERS):
             raise TensorError(
                 f"TruthTable: {len(gates)} gates of {n_bit} bits. Pass at least one gate, of 1 to "
-                f"12 bits."
+                f"{len(_LETTERS)} bits."
             )
         rows = list(product([False, True], repeat=n_bit))
         try:
@@ -140,6 +147,7 @@ def read_polynomials(layer: BilinearLayer, names: tuple[str, ...]) -> pd.DataFra
             f"name for each."
         )
     n_bit = layer.d_model
+    _check_terms("read_polynomials", names, n_bit)
     columns = {}
     forms = layer.interaction(torch.eye(layer.d_out, dtype=layer.dtype))
     biases = [0.0] * layer.d_out if layer.down_bias is None else layer.down_bias.tolist()
@@ -182,8 +190,18 @@ def gate_report(
     return layer, pd.DataFrame(rows)
 
 
+def _check_terms(owner: str, names: tuple[str, ...], n_bit: int) -> None:
+    """Refuse what no table of polynomials could show: a letter for each bit, a column for each
+    name."""
+    if n_bit > len(_LETTERS) or len({*names}) < len(names):
+        raise TensorError(
+            f"{owner}: {n_bit} bits and {len({*names})} different names of {len(names)}. Pass at "
+            f"most {len(_LETTERS)} bits, and a name of its own for each gate."
+        )
+
+
 def _terms(n_bit: int) -> list[str]:
-    letters = "abcdefghijkl"[:n_bit]
+    letters = _LETTERS[:n_bit]
     return ["1", *letters, *(one + two for one, two in combinations(letters, 2))]
 
 

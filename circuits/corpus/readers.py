@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from circuits.errors import CorpusError, first_line
+from circuits.storage.files import parsed_json
 from circuits.storage.hub import hub_revision
 from circuits.storage.limits import check_arrow, check_parquet, check_readable
 
@@ -224,7 +225,7 @@ def _from_jsonl(path: Path, column: str | None) -> tuple[pa.ChunkedArray, str | 
 
 def _record(path: Path, number: int, line: str) -> dict[str, object]:
     try:
-        record = json.loads(line)
+        record = parsed_json(line)
     except (ValueError, RecursionError) as error:  # bad JSON; a number of too many digits
         where = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
         raise CorpusError(

@@ -135,11 +135,26 @@ def _as_any_file(written: Path) -> None:
             path.chmod(rights)
 
 
+def parsed_json(text: str) -> Any:
+    """What JSON text holds; a ValueError where an object has a key twice, for which of the two is
+    meant nobody knows."""
+    return json.loads(text, object_pairs_hook=_with_each_key_once)
+
+
+def _with_each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice!r:.60} is there twice in one object")
+    return made
+
+
 def read_json(path: Path, error: type[CircuitsError]) -> dict[str, Any]:
     """The JSON object in a file; any fault is raised as the given error."""
     check_readable(path, error)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parsed_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise error(f"{path}: no such file.") from None
     except OSError as fault:

@@ -18,7 +18,12 @@ from typing import Any
 from warnings import warn
 
 from circuits.errors import MarkWarning, RunError
-from circuits.storage.files import content_hash, folder_written_whole, written_whole
+from circuits.storage.files import (
+    content_hash,
+    folder_written_whole,
+    parsed_json,
+    written_whole,
+)
 from circuits.storage.limits import check_readable
 from circuits.storage.lock import locked
 from circuits.storage.records import Word
@@ -213,7 +218,7 @@ def read_manifest(run: str | Path) -> list[dict[str, Any]]:
 @lru_cache(maxsize=4)  # it is asked for each file of a run
 def _parsed(content: bytes) -> tuple[Any, str | None]:
     """The entries, which nobody changes, and what is wrong with them."""
-    entries = json.loads(content.decode("utf-8"))
+    entries = parsed_json(content.decode("utf-8"))
     return entries, _fault(entries)
 
 

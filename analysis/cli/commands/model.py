@@ -13,7 +13,7 @@ from analysis.cli.commands.inputs import (
     planned,
     saved_when_interrupted,
 )
-from analysis.runs.folder import RunFolder
+from analysis.runs.folder import RunFolder, in_shell
 from analysis.runs.run import Run
 from analysis.runs.training import run_model, run_ready, run_twin
 from circuits.corpus.documents import built_in
@@ -87,7 +87,7 @@ def model_ready(options: Namespace) -> Answer:
         "layers": model.n_layer,
         "dictionaries": str(folder.dictionaries),
         "text": f"{folder.path / 'text'}",
-        "next": f"circuits interactions {folder} --text {folder.path / 'text'}",
+        "next": f"circuits interactions {folder} --text {in_shell(folder.path / 'text')}",
     }
     label = {} if model.label is None else model.label.as_dict()
     return Answer(with_label(fields, model.label), {**fields, **label})

@@ -52,7 +52,7 @@ def demo(options: Namespace) -> Answer:
         f"  {name}: {verdicts[name]}; {proofs.get(name, 'not validated')}" for name in controls
     ]
     parts += ["\n".join(["The controls' own circuits:", *lines]), f"open {page}"]
-    rows = {"run": str(folder), "circuits": verdicts, "proofs": proofs,
+    rows = {"run": str(folder.path), "circuits": verdicts, "proofs": proofs,
             "page": str(page), "seed": options.seed}  # fmt: skip
     return Answer("\n\n".join(parts), rows)
 

@@ -24,7 +24,7 @@ from analysis.studies.images.model import ImageModel, accuracy
 from circuits.algebra.basis import Basis
 from circuits.algebra.bilinear import BilinearLayer
 from circuits.arguments import checked
-from circuits.errors import DictionaryError
+from circuits.errors import DictionaryError, ImageError
 from sae.dictionary import Dictionary
 from sae.training.plan import TrainingPlan
 from sae.training.run import train_on
@@ -104,6 +104,13 @@ def read_through(
             "read_through: no feature is active on any of these images, so there is nothing to "
             "read. Train the dictionary on images like these."
         )
+    variance = float((x - x.mean(0)).square().sum())
+    rounding = (100 * torch.finfo(x.dtype).eps) ** 2 * float(x.square().sum())
+    if variance <= rounding:
+        raise ImageError(
+            f"read_through: the layer's output is the same for all {len(x)} images, so no share of "
+            f"its variance can be missed. Pass images that differ."
+        )
     whole = dictionary.basis(least_squares=True)
     part = Basis.from_decoder(dictionary.decoder[live], dictionary.offset, least_squares=True)
     active = dictionary.encode(x)[:, live] != 0
@@ -125,7 +132,6 @@ def read_through(
         "outputs": through(outputs),
     }
     guess = math.log(model.n_class)
-    variance = float((x - x.mean(0)).square().sum())
     rows = []
     for name, hidden in given.items():
         logits = model.read_out(hidden.to(model.head.dtype))

@@ -100,7 +100,7 @@ def load_known_rules(folder: str | Path, n_token: int) -> KnownRules:
     try:
         kinds = {str(name): tuple(map(_whole, of)) for name, of in content["kinds"].items()}
         bigram = {
-            int(subject): {int(verb): float(p) for verb, p in verbs.items()}
+            _named(subject): {_named(verb): _probability(p) for verb, p in verbs.items()}
             for subject, verbs in content["bigram"].items()
         }
         rows = [[_whole(rule[name]) for name in _SKIP] for rule in content["skip"]]
@@ -118,6 +118,12 @@ def load_known_rules(folder: str | Path, n_token: int) -> KnownRules:
             f"{n_token - 1}. The file belongs to another model: copy the whole folder again."
         )
     skip = pd.DataFrame(rows, columns=[*_SKIP.values()])
+    counted_twice = [f"kind {name!r:.40}" for name, of in kinds.items() if len({*of}) < len(of)]
+    if counted_twice := counted_twice + ["skip"] * bool(skip.duplicated().any()):
+        raise CorpusError(
+            f"{where}: {', '.join(counted_twice)} lists something twice, which would count twice "
+            f"in every score. List each token of a kind and each rule once."
+        )
     if outside := [row for row in rows if any(t not in kinds[n] for t, n in zip(row, _SKIP))]:  # noqa: B905
         raise CorpusError(
             f"{where}: {len(outside)} skip rules are not of a place, an adjective and a connective "
@@ -126,6 +132,19 @@ def load_known_rules(folder: str | Path, n_token: int) -> KnownRules:
     if not rows or not bigram or not all(bigram.values()):
         raise CorpusError(f"{where}: no skip rule or no verbs. Pass a file with both.")
     return KnownRules(kinds, bigram, skip, *_read_text(folder / "sequences.npz", n_token))
+
+
+def _named(key: str) -> int:
+    """The token that a key names: JSON has no other keys than text."""
+    if not (key.isascii() and key.isdecimal()) or str(int(key)) != key:
+        raise TypeError(f"{key!r:.40} is no token")
+    return int(key)
+
+
+def _probability(value: Any) -> float:
+    if type(value) not in (int, float) or not 0 <= value <= 1:
+        raise TypeError(f"{value!r:.40} is no probability")
+    return float(value)
 
 
 def _whole(value: Any) -> int:
@@ -157,8 +176,10 @@ def _read_text(path: Path, n_token: int) -> tuple[Tensor, Tensor]:
             faults.append(f"{name} is {array.dtype} of shape {array.shape}")
         elif array.size and not 0 <= array.min() <= array.max() < limit:
             faults.append(f"{name} has {array.min()} to {array.max()}, not 0 to {limit - 1}")
-    if not faults and (none := [n for i, n in enumerate(BY_RULE, 1) if not (rule == i).any()]):
-        faults.append(f"no token is fixed by {', '.join(none)}")
+    if not faults and (
+        none := [n for i, n in enumerate(BY_RULE, 1) if not (rule[:, 1:] == i).any()]
+    ):
+        faults.append(f"no token after the first of its row is fixed by {', '.join(none)}")
     if faults:
         raise CorpusError(
             f"{path}: " + "; ".join(faults) + ". Both must be whole numbers of shape (row, pos)."

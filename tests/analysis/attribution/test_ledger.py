@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from analysis.attribution.ledger import Ledger, Reader, ledger
-from circuits.errors import FeatureRangeError, ModelError, TensorError
+from circuits.errors import DictionaryError, FeatureRangeError, ModelError, TensorError
 from circuits.model import Model, Site
 from sae import Dictionary
 from tests.support.small import normal
@@ -191,5 +191,13 @@ def test_what_has_no_ledger_is_refused():
         Reader.of(inputs_at("mlp_in"), 0)
     with pytest.raises(FeatureRangeError, match="there is no feature 48"):
         Reader.of(outputs_at("mlp_out"), 48)
+    elsewhere = {"activations": {"model": "f" * 64}}
+    said = "was trained on a model of hash ffffffffffff…, and this one has"
+    refused(DictionaryError, said, inputs=inputs_at("mlp_in", notes=elsewhere))
+    foreign = replace(outputs_at("mlp_out"), notes=elsewhere)
+    refused(DictionaryError, said, reader=Reader.of(foreign, 7))
+    earlier = Reader.of(small_dictionary(site=Site("mlp_out", 0)), 7)
+    said = "the reader is feature 7 of mlp_out@0, and the MLP of layer 1 writes mlp_out@1"
+    refused(ModelError, said, reader=earlier)
     nowhere = small_dictionary(site=Site("mlp_in", 2))
     refused(ModelError, "has no layer 2", inputs=nowhere, layer=2)

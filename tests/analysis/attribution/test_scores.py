@@ -1,10 +1,12 @@
 """Ledgers of attention scores add up to the score that the running model computed."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from analysis import score_ledger
-from circuits.errors import FeatureRangeError, ModelError
+from circuits.errors import DictionaryError, FeatureRangeError, ModelError
 from circuits.model import Site
 from tests.support.small import normal
 from tests.support.small_dictionaries import small_dictionary
@@ -65,3 +67,9 @@ def test_other_places_and_features_of_other_sites_are_refused():
         score_ledger(model, 1, 0, dictionary(site="mlp_in@1"), TOKENS, 5, 4)
     with pytest.raises(ModelError, match="resid_post@1"):
         score_ledger(model, 1, 0, dictionary(site="resid_post@1"), TOKENS, 5, 4)
+
+
+def test_a_dictionary_of_another_model_is_refused():
+    foreign = replace(dictionary(), notes={"activations": {"model": "f" * 64}})
+    with pytest.raises(DictionaryError, match="was trained on a model of hash ffffffffffff"):
+        score_ledger(small_model(), 1, 0, foreign, TOKENS, 3, 2)

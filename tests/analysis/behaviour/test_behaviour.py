@@ -65,6 +65,7 @@ def test_a_behaviour_outlives_its_file(tmp_path):
     ("line", "said"),
     [
         ("{", "line 2 is not JSON"),
+        ('{"text": "a", "label": "x", "label": "y"}', "the key 'label' is there twice in one"),
         ("[1]", "line 2 is not a JSON object. Write one case a line."),
         ('{"text": "a"}', "line 2 has no 'label', no 'right', no 'wrong'. Its keys are text, lab"),
         ({"colour": 1}, "line 2 has an unknown 'colour'. Its keys are text, label, right, wrong"),

@@ -1,6 +1,9 @@
 """What is written where a path is given: over a file of its own kind, and over no other."""
 
 import os
+import shlex
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -8,11 +11,15 @@ import pytest
 
 from analysis.cli.main import main
 from analysis.lowrank.curve import RankCurve
+from analysis.runs.circuits import run_validate, run_validate_layered
+from analysis.runs.folder import RunFolder
 from analysis.runs.run import Run
+from analysis.runs.verification import verify
 from analysis.studies.images.pictures import write_png
 from analysis.validation.record import Validation
 from circuits.errors import CircuitsError
 from circuits.graph.circuit import Circuit
+from circuits.storage.manifest import record
 from tests.support.planted_negation import planted_behaviour
 from tests.support.small_images import random_model
 
@@ -95,3 +102,37 @@ def test_a_photograph_is_not_replaced_by_pictures(tmp_path, capsys):
     assert main(["digits", "--pictures", str(photograph)]) == 2
     assert "is not a picture that the toolkit wrote" in capsys.readouterr().err
     assert photograph.read_bytes() == was
+
+
+@pytest.mark.filterwarnings("ignore::circuits.errors.MarkWarning")
+@pytest.mark.parametrize(
+    ("folder", "validate"), [("circuits", run_validate), ("layered", run_validate_layered)]
+)
+def test_the_validation_of_a_copy_leaves_that_of_its_original(
+    folder, validate, tmp_path, hostile_run
+):
+    run = Run(shutil.copytree(hostile_run[0], tmp_path / "run"), device="cpu")
+    place = run.folder.path / folder
+    for ending in (".json", ".behaviour.jsonl"):
+        shutil.copy(place / f"hostile{ending}", place / f"copy{ending}")
+    before = (place / "hostile.validation.json").read_bytes()
+    validate(run, "copy", n_draws=1, **({"text": hostile_run[1]} if folder == "circuits" else {}))
+    assert (place / "copy.validation.json").is_file()
+    assert (place / "hostile.validation.json").read_bytes() == before
+
+
+def test_a_command_to_paste_holds_any_name_as_one_word(tmp_path):
+    odd = "a b; touch x"
+    run = RunFolder(tmp_path / odd)
+    made = run.circuit("pairs").circuit
+    made.parent.mkdir(parents=True)
+    made.write_text("{}")
+    record(run.path, f"circuit {odd}", {}, [made])
+    made.unlink()
+    (command,) = verify(run.path)["command"]
+    words = ["circuits", "find", str(run.path), "--behaviour", odd]
+    assert shlex.split(command) == words
+    assert shlex.split(str(RunFolder(Path("-run")))) == ["./-run"]
+    with pytest.raises(CircuitsError) as refusal:
+        Run(tmp_path / odd / "none")
+    assert shlex.quote(str(tmp_path / odd / "none")) in str(refusal.value)

@@ -169,6 +169,12 @@ def test_reading_by_the_pseudoinverse_recovers_more_than_random_directions(
     assert int(table["n_live"].iloc[0]) <= 12
 
 
+def test_images_that_are_all_the_same_have_no_share_of_a_variance(model, dictionary, digits):
+    same = replace(digits.test, pixels=digits.test.pixels[:1].expand(len(digits.test), -1))
+    with pytest.raises(ImageError, match="the same for all"):
+        read_through(model, dictionary, same)
+
+
 def test_the_control_of_outputs_reads_by_as_many_of_the_layers_own(model, dictionary, digits):
     table = read_through(model, dictionary, digits.test, seed=4)
     x = model.before(digits.test.pixels, 1).double()

@@ -60,6 +60,21 @@ def test_a_gate_of_other_bits_is_refused():
         TruthTable.of(GATES, 0)
 
 
+def test_a_table_that_no_polynomial_could_show_is_refused():
+    bits, answers = torch.eye(2).double(), torch.eye(2).double()
+    with pytest.raises(TensorError, match="2 bits and 1 different names of 2"):
+        TruthTable(("same", "same"), bits, answers)
+    with pytest.raises(TensorError, match="Pass at most 12 bits"):
+        TruthTable(("one", "two"), torch.zeros(2, 13).double(), answers)
+    with pytest.raises(TensorError, match="bits other than 0 and 1"):
+        TruthTable(("one", "two"), bits / 2, answers)
+    with pytest.raises(TensorError, match=r"float64.*float32.*\.double\(\) first"):
+        TruthTable(("one", "two"), bits.float(), answers)
+    layer = random_layer(TruthTable(("one", "two"), bits, answers))
+    with pytest.raises(TensorError, match="2 bits and 1 different names of 2"):
+        read_polynomials(layer, ("same", "same"))
+
+
 def test_the_demo_prints_what_it_found(capsys):
     assert main(["gates", "--seed", "2"]) == 0
     printed = capsys.readouterr().out

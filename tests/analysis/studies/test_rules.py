@@ -316,6 +316,7 @@ def written(folder, **files):
 
 GOOD = np.array([[1, 2, 3, 4], [1, 2, 3, 4]])
 RULE = np.array([[0, 1, 2, 3], [0, 0, 0, 0]])
+A_RULE = {"place": 10, "adjective": 14, "connective": 18}
 
 
 @pytest.mark.parametrize(
@@ -325,7 +326,13 @@ RULE = np.array([[0, 1, 2, 3], [0, 0, 0, 0]])
         ({"rules": {"skip": [{"place": 1}]}}, r"not of this layout \(KeyError"),
         ({"rules": {"skip": []}}, "no skip rule or no verbs"),
         ({"rules": {"bigram": {"3": {"99": 1.0}}}}, "names the tokens 99, but the model has 0 to"),
-        ({"rules": {"bigram": {"three": {}}}}, "ValueError: invalid literal for int"),
+        ({"rules": {"bigram": {"three": {}}}}, "TypeError: 'three' is no token"),
+        ({"rules": {"bigram": {"3": {"4": 0.5}, "03": {"5": 0.5}}}}, "TypeError: '03' is no token"),
+        ({"rules": {"bigram": {"3": {"4": float("nan"), "5": 0.9}}}}, "nan is no probability"),
+        ({"rules": {"bigram": {"3": {"4": True}}}}, "True is no probability"),
+        ({"rules": {"skip": [A_RULE, A_RULE]}}, "skip lists something twice"),
+        ({"rules": {"kinds": {"place": [10, 10], "adjective": [14], "connective": [18]},
+                    "skip": [A_RULE]}}, "kind 'place' lists something twice"),
         ({"rules": {"skip": [{"place": 1, "adjective": 2, "connective": 3}]}}, "1 skip rules are"),
         ({"arrays": {"tokens": GOOD}}, "no archive of the arrays tokens and rule"),
         ({"arrays": {"tokens": GOOD, "rule": RULE[:1]}}, r"tokens \(2, 4\) and rule \(1, 4\)"),
@@ -333,7 +340,9 @@ RULE = np.array([[0, 1, 2, 3], [0, 0, 0, 0]])
         ({"arrays": {"tokens": GOOD[0], "rule": RULE[0]}}, r"tokens is int64 of shape \(4,\)"),
         ({"arrays": {"tokens": GOOD + 99, "rule": RULE}}, "tokens has 100 to 103, not 0 to"),
         ({"arrays": {"tokens": GOOD, "rule": RULE + 1}}, "rule has 1 to 4, not 0 to 3"),
-        ({"arrays": {"tokens": GOOD, "rule": RULE * 0}}, "no token is fixed by bigram, skip, ind"),
+        ({"arrays": {"tokens": GOOD, "rule": RULE * 0}}, "fixed by bigram, skip, ind"),
+        ({"arrays": {"tokens": GOOD, "rule": np.array([[1, 2, 3, 0], [1, 0, 0, 0]])}},
+         "no token after the first of its row is fixed by bigram. Both"),
         ({"arrays": {"tokens": GOOD.astype(object), "rule": RULE}}, "allow_pickle=False"),
     ],
 )  # fmt: skip

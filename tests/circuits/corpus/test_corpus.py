@@ -148,6 +148,10 @@ BAD_FILES = {
     "weights.pkl": (b"\x80\x04.", "weights.pkl: a pickle can run any code"),
     "story.docx": (b"PK", "story.docx: ending '.docx' does not say how"),
     "broken.jsonl": (b'{"text": "a"}\n{"text": \n', "broken.jsonl: line 2: not JSON"),
+    "twice.jsonl": (
+        b'{"text": "a"}\n{"text": "b", "text": "c"}\n',
+        "twice.jsonl: line 2: not JSON .the key 'text' is there twice in one object",
+    ),
     "list.jsonl": (b"[1]\n", "list.jsonl: line 1: a JSON list"),
     "none.jsonl": (
         b'{"id": "a", "name": "b"}\n',

@@ -35,6 +35,13 @@ def test_a_written_json_file_is_strict_json_and_reads_back(tmp_path):
     json.loads(path.read_text(), parse_constant=lambda word: 1 / 0)  # "NaN" is no JSON
 
 
+def test_an_object_that_has_a_key_twice_is_refused(tmp_path):
+    path = tmp_path / "plan.json"
+    path.write_text('{"shape": {"n_layer": 1, "d_model": 8, "n_layer": 2}}')
+    with pytest.raises(RunError, match="the key 'n_layer' is there twice in one object"):
+        read_json(path, RunError)
+
+
 def parts(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.rglob("*") if path.name.endswith(".part"))
 

@@ -144,3 +144,13 @@ def test_a_step_is_put_over_its_own_file_in_any_state_and_over_one_of_its_kind(t
         with step_written(tmp_path, "circuit one") as making:
             making.place(path).write_text('{"schema": "ours", "version": 1}')
         assert json.loads(path.read_text())["version"] == 1
+
+
+def test_a_manifest_that_knows_a_file_twice_is_refused(tmp_path):
+    record(tmp_path, "circuit one", {}, [made(tmp_path, "circuits/one.json", "{}")])
+    path = tmp_path / "manifest.json"
+    name = '"circuits/one.json": {'
+    path.write_text(path.read_text().replace(name, f'{name}"bytes": 1, "sha256": ""}}, {name}'))
+    json.loads(path.read_text())  # JSON it is
+    with pytest.raises(RunError, match="not a list of steps"):
+        read_manifest(tmp_path)
