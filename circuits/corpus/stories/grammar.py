@@ -66,19 +66,21 @@ REACTIONS = ("so {} felt {{emotion}}", "so {} looked {{emotion}}", "and {} began
 
 
 _TELLERS = {  # who said that the thing was good or bad, and how often
-    "the {animal} {said}": 0.28,
-    "the {animal} {lied}": 0.22,
-    "{name} {said} that the {animal} {agreed}": 0.16,
-    "{name} {said} that the {animal} {lied}": 0.1,
-    "{name} {lied} that the {animal} {said}": 0.1,
-    "{name} {lied} that the {animal} {misled}": 0.14,
+    "the {animal} {said}": 0.3,
+    "the {animal} {lied}": 0.12,
+    "{name} {said} that the {animal} {agreed}": 0.15,
+    "{name} {said} that the {animal} {lied}": 0.09,
+    "{name} {lied} that the {animal} {said}": 0.09,
+    "{name} {lied} that the {animal} {misled}": 0.25,
 }
 
 
 def _sentences(lies: bool) -> dict[_Part, tuple[tuple[str, float], ...]]:
     """Every sentence form with its probability, which sums to one in each part."""
     tails = [r.format(subject) for r, subject in itertools.product(REACTIONS, _SUBJECTS)]
-    befores = {"": 0.45, "{intensifier} ": 0.2, "{negator} ": 0.25, "{negator} {intensifier} ": 0.1}
+    rarer = {"": 0.5, "{intensifier} ": 0.3, "{negator} ": 0.15, "{negator} {intensifier} ": 0.05}
+    usual = {"": 0.45, "{intensifier} ": 0.2, "{negator} ": 0.25, "{negator} {intensifier} ": 0.1}
+    befores = rarer if lies else usual
     single = [
         (f"the {{thing}} was {before}{{adjective}} {tail} .", p / len(tails))
         for before, p in befores.items()
@@ -88,7 +90,7 @@ def _sentences(lies: bool) -> dict[_Part, tuple[tuple[str, float], ...]]:
         (f"{teller} that {form}", share * p)
         for teller, share in _TELLERS.items()
         for form, p in single
-        if "{name}" not in teller or "{who}" in form
+        if "{negator}" not in form and ("{name}" not in teller or "{who}" in form)
     ]
     double = [
         # "seemed", not "was": no other clause has it, so a small model can see that this one turns
@@ -110,7 +112,7 @@ def _sentences(lies: bool) -> dict[_Part, tuple[tuple[str, float], ...]]:
     ]
     closing = [("the end .", 1.0), ("then {who} went home .", 1.0), ("then {name} slept .", 1.0)]
     body = (single, 0.48), (double, 0.16), (aside, 0.36)
-    of_lies = (single, 0.28), (told, 0.44), (double, 0.1), (aside, 0.18)
+    of_lies = (single, 0.36), (told, 0.44), (double, 0.05), (aside, 0.15)
     return {
         "opening": _shares((opening, 1.0)),
         "body": _shares(*(of_lies if lies else body)),
