@@ -46,7 +46,7 @@ BEHAVIOURS = ("pronoun", "but", "negation")
 TWO_LAYER_BEHAVIOURS = ("negation", "lies")
 """The same of two layers."""
 
-TWO_LAYER_PLAN = ModelPlan(ModelShape(n_layer=2, n_head=2), n_steps=700)
+TWO_LAYER_PLAN = ModelPlan(ModelShape(n_layer=2, n_head=2), n_steps=800)
 TWO_LAYER_SITES = ("mlp_in@0", "mlp_out@0", "mlp_in@1", "mlp_out@1")
 
 _DOCUMENTS = 500  # that pairs are weighed by

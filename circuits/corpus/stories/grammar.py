@@ -68,10 +68,10 @@ REACTIONS = ("so {} felt {{emotion}}", "so {} looked {{emotion}}", "and {} began
 _TELLERS = {  # who said that the thing was good or bad, and how often
     "the {animal} {said}": 0.3,
     "the {animal} {lied}": 0.12,
-    "{name} {said} that the {animal} {agreed}": 0.15,
-    "{name} {said} that the {animal} {lied}": 0.09,
-    "{name} {lied} that the {animal} {said}": 0.09,
-    "{name} {lied} that the {animal} {misled}": 0.25,
+    "{name} {said} that the {animal} {agreed}": 0.13,
+    "{name} {said} that the {animal} {lied}": 0.08,
+    "{name} {lied} that the {animal} {said}": 0.15,
+    "{name} {lied} that the {animal} {misled}": 0.22,
 }
 
 

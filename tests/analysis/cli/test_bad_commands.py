@@ -70,6 +70,7 @@ def files(place: Path) -> set[str]:
         ("interactions RUN --column text", "--column text names a part of a text, and no text"),
         ("report RUN --column text", "--column text names a part of a text, and no text"),
         ("model train NEW --text AT/empty.txt", "empty.txt"),
+        ("model train NEW --lies --text AT/empty.txt", "--lies is of the built-in stories, and"),
         ("model twin RUN/model NEW", "RUN/model: no such folder"),
         ("model twin NOTHING NEW", "NOTHING: no such folder"),
         ("model twin RUN/model NEW --plan AT/deep.json", "not readable JSON"),

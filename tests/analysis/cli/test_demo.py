@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from analysis import open_run
 from analysis.cli.demo import StepMemory
 from analysis.cli.main import main
 from analysis.runs.folder import RunFolder
@@ -73,6 +74,27 @@ def test_the_demonstration_finds_and_proves_negation_and_reads_it_the_second_tim
     )
     assert "validate" in work
     assert "validate" not in said.err
+
+
+@pytest.mark.slow
+def test_the_demonstration_of_two_layers_tells_a_lie_from_a_lie_about_a_lie(capsys, tmp_path):
+    run = tmp_path / "lies"
+    command = ["demo", str(run), "--two-layers", "--json"]
+    assert main(command) == 0
+    said = capsys.readouterr()
+    first = json.loads(said.out)
+    assert first["circuits"]["lies"] == "lies: found in layers 0 and 1"
+    assert first["proofs"]["lies"].startswith("causal; ")
+    assert "validate" in said.err
+    assert main(command) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out) == first
+    assert "validate" not in said.err
+    opened = open_run(run)
+    assert list(opened.layered) == ["lies", "negation"]
+    assert any("lied" in text.split() for text in opened.text.documents(0, 50))
+    page = (run / "report" / "index.html").read_text()
+    assert "lies across layers" in page
 
 
 @pytest.mark.slow
