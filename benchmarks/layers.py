@@ -15,7 +15,7 @@ from typing import Any
 
 from analysis.behaviour.built_in import built_in_behaviour
 from analysis.behaviour.in_model import in_model
-from analysis.cli.demo import TWO_LAYER_BEHAVIOURS, TWO_LAYER_PLAN, TWO_LAYER_SITES
+from analysis.cli.demo import TWO_LAYER_BEHAVIOURS, TWO_LAYER_DICTIONARIES, TWO_LAYER_PLAN
 from analysis.discovery.find import find_circuit
 from analysis.runs.circuits import N_CASES
 from analysis.validation.criteria import Claim
@@ -26,7 +26,7 @@ from circuits.errors import GraphError, NotFoundError
 from circuits.model import Model, load_model, train_model
 from circuits.model.loading import untrained
 from circuits.storage.files import read_json, write_json
-from sae import TrainingPlan, load_dictionaries, train_saes
+from sae import load_dictionaries, train_saes
 
 SEEDS = range(10)
 N_CONTROLS = 20  # untrained models
@@ -62,8 +62,8 @@ def _of_seed(seed: int, folder: Path, device: str) -> dict[str, Any]:
     for name, each in (("model", plan), ("one", shallow)):
         train_model(each, stories, place / name, device=device)
     model = load_model(place / "model", device=device)
-    sites = TrainingPlan(sites=TWO_LAYER_SITES, seed=seed)
-    train_saes(model, stories, sites, place / "saes", device=device)
+    dictionaries = replace(TWO_LAYER_DICTIONARIES, seed=seed)
+    train_saes(model, stories, dictionaries, place / "saes", device=device)
     found = {
         "two layers": _right(model, seed),
         "one layer": _right(load_model(place / "one", device=device), seed),

@@ -40,9 +40,8 @@ _MATTER = {
     "but": ("positive", "negative"),
     "lies": (*("positive", "negative", "honest", "liars"), *("glad", "sad", "cheers", "tears")),
 }
-_SPLIT = ("positive", "negative", "negators", "intensifiers", "boys", "girls", "honest", "liars")
-_TWINS = (("boys", "girls"), ("positive", "negative"), ("glad", "sad"), ("cheers", "tears"),
-          ("honest", "liars"))  # fmt: skip
+_SPLIT = ("positive", "negative", "negators", "intensifiers", "boys", "girls")
+_TWINS = (("boys", "girls"), ("positive", "negative"), ("glad", "sad"), ("cheers", "tears"))
 
 
 @checked
@@ -134,7 +133,7 @@ def _known_lexicon(model: Model, behaviour: str) -> Lexicon | None:
     for one, other in (each for each in _TWINS if {*each} <= {*matter}):
         least = min(len(kept[one]), len(kept[other]))
         kept[one], kept[other] = kept[one][:least], kept[other][:least]
-    if short := [name for name, found in kept.items() if len(found) < 2]:
+    if short := [n for n, found in kept.items() if len(found) < min(2, len(getattr(plain, n)))]:
         raise BehaviourError(
             f"{model.path}: the built-in '{behaviour}' is of the stories' words, and its tokenizer "
             f"has fewer than two of those for {', '.join(short)} as single tokens (of "

@@ -46,8 +46,10 @@ BEHAVIOURS = ("pronoun", "but", "negation")
 TWO_LAYER_BEHAVIOURS = ("negation", "lies")
 """The same of two layers."""
 
-TWO_LAYER_PLAN = ModelPlan(ModelShape(n_layer=2, n_head=2), n_steps=800)
-TWO_LAYER_SITES = ("mlp_in@0", "mlp_out@0", "mlp_in@1", "mlp_out@1")
+TWO_LAYER_PLAN = ModelPlan(ModelShape(n_layer=2, n_head=2), n_steps=700)
+TWO_LAYER_DICTIONARIES = TrainingPlan(
+    sites=("mlp_in@0", "mlp_out@0", "mlp_in@1", "mlp_out@1"), n_tokens=600_000
+)
 
 _DOCUMENTS = 500  # that pairs are weighed by
 
@@ -81,9 +83,8 @@ def run_demo(
     there is none, and the validations. With two layers the stories have lies about lies, and the
     circuits are those across layers."""
     folder, stories = RunFolder(Path(run)), built_in(seed, lies=two_layers)
-    plan, sites = (
-        (TWO_LAYER_PLAN, TWO_LAYER_SITES) if two_layers else (ModelPlan(), TrainingPlan.sites)
-    )
+    plan = TWO_LAYER_PLAN if two_layers else ModelPlan()
+    dictionaries = TWO_LAYER_DICTIONARIES if two_layers else TrainingPlan()
     chosen_device(device)  # refused before anything is printed
     folder.path.mkdir(parents=True, exist_ok=True)
     memory = StepMemory(folder, seed, say)
@@ -91,7 +92,7 @@ def run_demo(
     run_model(folder.path, replace(plan, seed=seed), stories, device)
     known = Run(folder.path, device=device)
     say("dictionaries: sparse autoencoders of its streams")
-    run_saes(folder.path, known.model, TrainingPlan(sites=sites, seed=seed), stories, device)
+    run_saes(folder.path, known.model, replace(dictionaries, seed=seed), stories, device)
     memory.inputs.update(known.hashes)
     text = split_corpus(stories)[1]
     layers = range(known.model.n_layer)

@@ -52,8 +52,8 @@ class Lexicon:
     sightings: tuple[str, ...] = _words("saw met found heard followed fed")
     sights: tuple[str, ...] = _words("see hear find catch reach")
     times: tuple[str, ...] = _words("day morning evening afternoon night summer")
-    honest: tuple[str, ...] = _words("said thought knew noticed")  # this and the next: of lies
-    liars: tuple[str, ...] = _words("lied pretended joked fibbed")
+    honest: tuple[str, ...] = ("said",)
+    liars: tuple[str, ...] = ("lied",)
 
     def __post_init__(self) -> None:
         mates = (("boys", "girls"), ("positive", "negative"), ("glad", "sad"),

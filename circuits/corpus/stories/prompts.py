@@ -104,7 +104,7 @@ def _lies(draw: _Draw) -> MinimalPair:
     cases = [(lied, positive) for lied in (False, True) for positive in (True, False)]
     fits = [(glad, sad) if lied == positive else (sad, glad) for lied, positive in cases]
     said = [(liar if lied else honest, good if positive else bad) for lied, positive in cases]
-    strata = ({"frame": frame, "verb": verb, "adjective": adjective} for verb, adjective in said)
+    strata = ({"frame": frame, "adjective": adjective} for _, adjective in said)
     return MinimalPair(
         tuple(
             f"{before} {child} {first} that the {animal} {verb} that the {thing} was "
