@@ -48,7 +48,10 @@ TWO_LAYER_BEHAVIOURS = ("negation", "lies")
 
 TWO_LAYER_PLAN = ModelPlan(ModelShape(n_layer=2, n_head=2), n_steps=700)
 TWO_LAYER_DICTIONARIES = TrainingPlan(
-    sites=("mlp_in@0", "mlp_out@0", "mlp_in@1", "mlp_out@1"), n_tokens=600_000
+    sites=("mlp_in@0", "mlp_out@0", "mlp_in@1", "mlp_out@1"),
+    n_features=256,
+    k=16,
+    n_tokens=600_000,
 )
 
 _DOCUMENTS = 500  # that pairs are weighed by
