@@ -69,7 +69,7 @@ def report_of(run: Run, seed: int = 0) -> Report:
     """All pages of a run."""
     names = names_of(found.stem for found in run.found)
     layered = names_of((found.stem for found in run.layered_found), "layered")
-    books = catalogues(run, names)
+    books = catalogues(run, names, layered)
     read = {
         layer: TextActivations.read(run.model, layer, run.dictionaries, run.text)
         for layer in run.layers

@@ -307,7 +307,9 @@ def test_a_card_has_what_its_dictionary_measured(hostile_run):
         for value, words, place, shades in card["examples"]:
             assert len(words) == len(shades) > place
             assert shades[place] == "9" or value < 0
-    assert cards[2]["circuits"][0] == ["circuit-hostile", HOSTILE[0], "output"]
+    uses = cards[2]["circuits"]
+    assert uses[0] == ["circuit-hostile", HOSTILE[0], "output"]
+    assert uses[-1] == ["layered-hostile", f"{HOSTILE[0]}, across layers", "output"]
     kept = run.tables[0]
     strongest = kept[kept["output"] == 7]["weight"].abs().max()
     assert abs(cards[7]["pairs"][0][3]) == pytest.approx(strongest, rel=1e-4)
