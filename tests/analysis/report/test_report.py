@@ -68,11 +68,11 @@ def test_a_report_has_these_files_and_its_links_lead_to_them(hostile_run):
     found = pages(report)
     assert list(found) == [
         "circuit-hostile.html", "circuit-nsafe-name.html", "features.html", "images.html",
-        "index.html", "layer-0.html", "layered-hostile.html", "rank.html",
+        "index.html", "layer-0.html", "layered-hostile.html", "rank.html", "trace-hostile.html",
     ]  # fmt: skip
     titles = [page.text.split("·")[0].strip() for page in found.values()]
     assert titles[2:6] == ["Features", "Images", "Overview", "Layer 0"]
-    assert titles[6:] == [f"{HOSTILE[0]} across layers", "Low rank"]
+    assert titles[6:] == [f"{HOSTILE[0]} across layers", "Low rank", "hostile"]
     assert {path.name for path in (report / "assets").iterdir()} == {
         "style.css", "plotly.js", "report.js", "figures.js", "tables.js", "graph.js", "features.js",
         "trace.js",
