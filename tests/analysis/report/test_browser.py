@@ -256,12 +256,14 @@ def test_one_file_turns_from_trace_to_trace_and_each_has_its_own_picture(opened,
         page.locator("main[data-page=index][data-ready]").wait_for()
 
 
-def test_either_list_of_pages_closes_when_a_page_is_chosen_elsewhere(opened):
-    page = opened("/index.html")
+@pytest.mark.parametrize("width", [320, 1280])
+def test_a_list_of_pages_fits_and_closes_where_another_is_opened(opened, width):
+    page = opened("/index.html", width=width)
     for name in ("Circuits", "Traces"):
         page.locator(".chooser", has_text=name).locator("summary").click()
         assert page.locator(".chooser[open]").count() == 1
         assert page.locator(".chooser[open] summary").inner_text() == name
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.keyboard.press("Escape")
     assert page.locator(".chooser[open]").count() == 0
 
