@@ -27,7 +27,9 @@ from circuits.storage.records import RecordError
 from circuits.storage.replacing import check_file
 from circuits.storage.tables import COUNT, NUMBER, TEXT, Kind, checked_table, table_of_columns
 
-_FORMAT = "bilinear-circuits attribution graph"
+FORMAT = "bilinear-circuits attribution graph"
+"""What a file of one begins with."""
+
 _TYPES = {"token": "embedding", "error": "mlp reconstruction error", "logit": "logit"}
 _COLUMNS: dict[str, dict[str, Kind]] = {
     "nodes": {"node": TEXT, "kind": TEXT, "layer": COUNT, "position": NUMBER, "token": TEXT,
@@ -100,7 +102,7 @@ class AttributionGraph:
         """What its file holds."""
         tables = {name: getattr(self, name).to_dict("records") for name in _COLUMNS}
         return {
-            "format": _FORMAT,
+            "format": FORMAT,
             "version": 1,
             "text": self.text,
             "tokens": list(self.tokens),
@@ -116,7 +118,7 @@ class AttributionGraph:
         kinds only with ``force``."""
         path = Path(path)
         kind = "an attribution graph of the toolkit"
-        check_file(path, kind, lambda head: _FORMAT.encode() in head[:100], GraphError, force)
+        check_file(path, kind, lambda head: FORMAT.encode() in head[:100], GraphError, force)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_graph(self.graph(), path.with_suffix(".graphml"), force=force)
         write_json(path, self.as_dict())
@@ -126,7 +128,7 @@ class AttributionGraph:
     def load(cls, path: str | Path) -> AttributionGraph:
         """Read what `save` wrote."""
         content = read_json(Path(path), GraphError)
-        if content.pop("format", None) != _FORMAT or content.pop("version", None) != 1:
+        if content.pop("format", None) != FORMAT or content.pop("version", None) != 1:
             raise GraphError(
                 f"{path} is not an attribution graph of this version. Make it: circuits trace RUN "
                 f"TEXT."

@@ -22,6 +22,7 @@ from analysis.report.pages.layer import LayerTable, layer_page
 from analysis.report.pages.layered import layered_page
 from analysis.report.pages.low_rank import low_rank_page
 from analysis.report.pages.overview import overview
+from analysis.report.pages.traces import trace_pages
 from analysis.runs.alone import alone
 from analysis.runs.run import Run
 from circuits.arguments import checked
@@ -69,7 +70,8 @@ def report_of(run: Run, seed: int = 0) -> Report:
     """All pages of a run."""
     names = names_of(found.stem for found in run.found)
     layered = names_of((found.stem for found in run.layered_found), "layered")
-    books = catalogues(run, names)
+    books = catalogues(run, names, layered)
+    traces = trace_pages(run)
     read = {
         layer: TextActivations.read(run.model, layer, run.dictionaries, run.text)
         for layer in run.layers
@@ -80,13 +82,13 @@ def report_of(run: Run, seed: int = 0) -> Report:
         for found in run.found
         if found.behaviour is not None and found.layer is not None
     }
-    made = [overview(run, names, layered, mechanisms, seed)]
+    made = [overview(run, names, layered, traces, mechanisms, seed)]
     for found in progress(run.found, "circuits", "page"):
         text = None if found.layer is None else read.get(found.layer)
         mechanism = mechanisms.get(found.stem)
         made.append(circuit_page(run, found, names[found.stem], text, mechanism, books, seed))
     made += [layered_page(one, layered[one.stem], books) for one in run.layered_found]
-    made += [low_rank_page(run), features_page(run, books)]
+    made += [*traces, low_rank_page(run), features_page(run, books)]
     made += [layer_page(run, LayerTable.of(run, layer, seed), books) for layer in run.layers]
     made += [images_page(study) for study in [run.images] if study is not None]
     data = {key: part for book in books.values() for key, part in book.data().items()}

@@ -24,6 +24,7 @@ _RESULTS = (
     "layered_found",
     "curves",
     "tables",
+    "traces",
 )  # what a `Run` keeps of what its steps made
 
 

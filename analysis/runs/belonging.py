@@ -75,16 +75,18 @@ class KnownFiles:
         self.marks = {} if marks is None else marks
         """What is said of each file that is read although it is not as its step made it."""
 
-    def read(self, command: str, read: Callable[[Path], Read], *files: Path) -> Read:
+    def read(
+        self, command: str, read: Callable[[Path], Read], *files: Path, more: str = ""
+    ) -> Read:
         """What is read from the first of some files; refused if one is damaged, and marked if one
-        was edited, or made by no step of this run."""
+        was edited, or made by no step of this run. ``more`` ends the command that makes them."""
         states = {file: state_of(self.folder.path, file) for file in files}
         for file, (step, state) in states.items():
             if state is State.DAMAGED:
                 raise RunError(
                     f"{file} is damaged or another file: its bytes are not those that the step "
                     f"'{step}' made. Make it again: circuits "
-                    f"{self.folder.command_of(step, command)} {self.folder}"
+                    f"{self.folder.command_of(step, command)} {self.folder}{more}"
                 )
         value = read(files[0])
         for file, (step, state) in states.items():
@@ -96,7 +98,7 @@ class KnownFiles:
                     if state is State.EDITED
                     else "no step of this run made it: nothing records where its numbers are from. "
                     "Copy manifest.json from where the run was made, or make it again: "
-                    f"circuits {command} RUN"
+                    f"circuits {command} RUN{more}"
                 )
                 warn(f"{file}: {self.marks[name]}", MarkWarning, stacklevel=4)
         return value

@@ -34,12 +34,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from analysis.attribution.traced import FORMAT
 from circuits.corpus.stories.prompts import BEHAVIOURS
 from circuits.errors import ModelError, RunError
 from circuits.model.site import Site
 from circuits.plotting.display import shown
 from circuits.storage.files import PLAN, RESULT
-from circuits.storage.manifest import NAME, read_manifest
+from circuits.storage.manifest import NAME, made_in, read_manifest
 from sae.formats.folders import IN_RUN
 
 Read = TypeVar("Read")
@@ -197,8 +198,12 @@ class RunFolder:
         return self.path / "traces" / f"{stem}.json"
 
     def traces(self) -> list[Path]:
-        """The attribution graphs that are there."""
-        return sorted((self.path / "traces").glob("*.json"))
+        """The attribution graphs that are there: what a step made, or what begins as one; an
+        export for another tool is none."""
+        place = self.path / "traces"
+        made = made_in(self.path, place)
+        files = [file for file in place.glob("*.json") if file.is_file()]
+        return sorted(file for file in files if file in made or _begins(file, FORMAT))
 
     def rank(self, layer: int) -> Path:
         """The table of a layer's rank curve."""
@@ -261,7 +266,7 @@ class RunFolder:
         layers = [file for folder in folders for file in folder.glob("[!.]*.*")]
         circuits = [*self.one_layer.there(), *self.across_layers.there()]
         files = [file for circuit in circuits for file in circuit.all if file.exists()]
-        return sorted([*layers, *files])
+        return sorted([*layers, *files, *self.traces()])
 
 
 def in_shell(path: str | Path) -> str:
@@ -286,6 +291,11 @@ def begun(folder: Path) -> bool:
     plans = [*folder.glob(PLAN), *folder.glob(f"*/{PLAN}")]
     whole = any(p.is_file() and p.parent.suffix != ".part" for p in folder.rglob("*"))
     return not whole or any(not plan.with_name(RESULT).exists() for plan in plans)
+
+
+def _begins(file: Path, mark: str) -> bool:
+    with file.open("rb") as opened:
+        return mark.encode() in opened.read(100)
 
 
 def _slug(name: str) -> str:

@@ -7,12 +7,14 @@ another model than the one beside it. The report, the commands and `open_run` re
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import pandas as pd
 
+from analysis.attribution.traced import AttributionGraph
 from analysis.behaviour.cases import Behaviour
 from analysis.discovery.layered_circuit import LayeredCircuit
 from analysis.discovery.provenance import (
@@ -39,13 +41,7 @@ from circuits.model.loading import load_model
 from circuits.model.model import Model
 from circuits.model.site import POINTS, Site, mlp_sites
 from circuits.storage.limits import is_there
-from circuits.storage.manifest import (
-    NAME,
-    State,
-    made_in,
-    read_manifest,
-    states,
-)
+from circuits.storage.manifest import NAME, State, edited, made_in, read_manifest, states
 from circuits.storage.tables import COUNT, NUMBER, Kind, read_table
 from sae.dictionary import Dictionary
 from sae.loading import load_dictionaries
@@ -279,6 +275,20 @@ class Run:
             layer: self.strongest(layer) for layer in self.folder.layers(self.folder.interactions)
         }
 
+    @cached_property
+    def traces(self) -> dict[str, AttributionGraph]:
+        """The attribution graphs of single texts, by the names of their files; a note says so where
+        one was edited."""
+        return {file.stem: self._trace(file) for file in self.folder.traces()}
+
+    def _trace(self, file: Path) -> AttributionGraph:
+        found = self._files.read("trace", AttributionGraph.load, file, more=" TEXT")
+        name = f"traces/{file.name}"
+        made_with = {"model": found.about["model"], **found.about["dictionaries"]}
+        self._check_made_with(made_with, name, "trace", " TEXT")
+        marks = [self.marks[name]] if name in self.marks else []
+        return replace(found, notes=(*found.notes, *marks))
+
     def reader_of_interactions(self, layer: int | None) -> str | None:
         """How `circuits interactions` read the outputs of a layer, where the manifest says."""
         reader = self._made_of(f"interactions of layer {layer}").get("reader")
@@ -294,13 +304,18 @@ class Run:
 
     def checked(self) -> Run:
         """The same, read in full: whatever in it is damaged or of another run is refused."""
-        _ = self.dictionaries, self.found, self.layered_found, self.curves, self.tables, self.images
+        _ = self.dictionaries, self.found, self.layered_found, self.curves, self.tables
+        _ = self.traces, self.images
         for name, (step, state) in states(self.folder.path).items():
             if state is State.MISSING:
                 self.marks[name] = f"removed since the step '{step}' made it"
+            elif state is not State.SAME:  # also of files that are not read here
+                self.marks.setdefault(name, edited(step))
         return self
 
-    def _check_made_with(self, made_with: Mapping[str, Any], place: str, step: str) -> None:
+    def _check_made_with(
+        self, made_with: Mapping[str, Any], place: str, step: str, more: str = ""
+    ) -> None:
         """Refuse what a step made with another model or dictionaries than the run has now."""
         known = self.hashes
         other = [name for name, hash_ in made_with.items() if hash_ not in (None, known.get(name))]
@@ -308,7 +323,7 @@ class Run:
             raise RunError(
                 f"{self.folder.path / place} was made with another {', '.join(other)} than the run "
                 f"has now, so its numbers are of something else. Remove it and make it again: "
-                f"circuits {step} {self.folder}"
+                f"circuits {step} {self.folder}{more}"
             )
 
     def _model_place(self) -> Path:

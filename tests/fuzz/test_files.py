@@ -22,6 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from analysis import attribution_graph
+from analysis.attribution.page.trace_page import trace_page
 from analysis.attribution.traced import AttributionGraph
 from analysis.behaviour.cases import Behaviour
 from analysis.cli.demo import StepMemory
@@ -152,7 +153,9 @@ def inside(n_folders: int, read: Callable[[Path], Any]) -> Callable[[Path], Any]
 
 
 def trace_read(path: Path) -> None:
-    AttributionGraph.load(path).attribution()
+    graph = AttributionGraph.load(path)
+    graph.attribution()
+    trace_page(graph.as_dict())
 
 
 def layered_read(path: Path) -> LayeredCircuit:

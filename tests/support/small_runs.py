@@ -14,6 +14,7 @@ from analysis.runs.circuits import run_validate, run_validate_layered
 from analysis.runs.images import run_images
 from analysis.runs.layers import run_interactions, run_rank
 from analysis.runs.run import Run
+from analysis.runs.traces import run_trace
 from analysis.studies.images.data import open_images
 from circuits.corpus import Corpus, open_corpus
 from circuits.graph import records as rows
@@ -46,6 +47,8 @@ HOSTILE = (
     "javascript:alert(3)",
 )
 """Words without a space, so that a text can hold them."""
+
+TRACED = " ".join(HOSTILE[:8]) + "\u2028w30"
 
 
 def hostile_tokenizer():
@@ -179,5 +182,6 @@ def small_run(folder: Path) -> Corpus:
     made = [proposed.save(folder / "circuits" / "Ünsafe name!.json")]
     record(folder, "proposals of layer 0", {}, made)
     run_rank(run, corpus=text, n_documents=20, min_active=10)
+    run_trace(run, TRACED, [HOSTILE[0]], against=[HOSTILE[5]], name="hostile", n_nodes=40)
     run_images(folder, open_images(), replace(QUICK, n_step=60))
     return text

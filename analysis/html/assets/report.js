@@ -167,8 +167,7 @@ const Report = {
     document.querySelector("[data-theme-toggle]").addEventListener("click", () => {
       this.theme(this.dark ? "light" : "dark");
     });
-    const chooser = document.querySelector(".chooser");
-    if (chooser) this.closes(chooser);
+    for (const chooser of document.querySelectorAll(".chooser")) this.closes(chooser);
     addEventListener("beforeprint", () => this.unfold());
     addEventListener("afterprint", () => this.fold());
     if (document.body.dataset.folder) {

@@ -86,9 +86,12 @@ class Catalogue:
         return {self.key: self.index, **pieces}
 
 
-def catalogues(run: Run, pages: Mapping[str, str]) -> dict[Site, Catalogue]:
-    """One for each dictionary of a run; ``pages`` names the page of each circuit's file."""
-    uses = _uses(run, pages)
+def catalogues(
+    run: Run, pages: Mapping[str, str], layered: Mapping[str, str]
+) -> dict[Site, Catalogue]:
+    """One for each dictionary of a run; ``pages`` names the page of each circuit's file, and
+    ``layered`` those of circuits through several layers."""
+    uses = _uses(run, pages, layered)
     return {site: _catalogue(run, site, dictionary, uses)
             for site, dictionary in run.dictionaries.items()}  # fmt: skip
 
@@ -105,16 +108,20 @@ def features_page(run: Run, books: Mapping[Site, Catalogue]) -> Page:
     return Page("features", "Features", "features.html.j2", context, data=data)
 
 
-def _uses(run: Run, pages: Mapping[str, str]) -> _Uses:
+def _uses(run: Run, pages: Mapping[str, str], layered: Mapping[str, str]) -> _Uses:
+    """The circuits of one layer first; of a circuit through several, each stage."""
+    parts = [(pages[each.stem], shown(each.circuit.name), each.circuit) for each in run.found]
+    for through in run.layered_found:
+        name = f"{shown(through.circuit.name)}, across layers"
+        parts += [(layered[through.stem], name, stage) for stage in through.circuit.stages]
     found: _Uses = {}
-    for each in run.found:
-        if each.layer is None:
+    for page, name, circuit in parts:
+        if (layer := circuit.source.layer) is None:
             continue
-        page, name = pages[each.stem], shown(each.circuit.name)
-        used = [("mlp_in", f.feature, "input") for f in each.circuit.features]
-        used += [("mlp_out", o.feature, "output") for o in each.circuit.outputs]
+        used = [("mlp_in", f.feature, "input") for f in circuit.features]
+        used += [("mlp_out", o.feature, "output") for o in circuit.outputs]
         for point, feature, role in used:
-            found.setdefault((Site(point, each.layer), feature), []).append((page, name, role))
+            found.setdefault((Site(point, layer), feature), []).append((page, name, role))
     return found
 
 

@@ -6,7 +6,7 @@ A missing step is listed with its command, so that a report never looks complete
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -36,10 +36,12 @@ def overview(
     run: Run,
     names: Mapping[str, str],
     layered: Mapping[str, str],
+    traces: Sequence[Page],
     mechanisms: Mapping[str, Mechanism],
     seed: int,
 ) -> Page:
-    """What was run, and what was found; ``names`` and ``layered`` are of the circuits' pages."""
+    """What was run, and what was found; ``names`` and ``layered`` are of the circuits' pages,
+    ``traces`` those of single texts."""
     described = run.model.describe()
     model = [
         (key.replace("_", " "), number(value))
@@ -63,7 +65,7 @@ def overview(
         "missing": run.missing,
         "find": command_for("find", run.knows_stories),
         "rank": command_for("rank", run.knows_stories),
-        "traces": [shown(file.stem) for file in run.folder.traces()],
+        "traces": [_trace(run, stem, page) for stem, page in zip(run.traces, traces, strict=True)],
         "trace": TRACE,
         "marks": [(shown(name), mark) for name, mark in sorted(run.marks.items())],
         "counted": _counted(run),
@@ -129,6 +131,11 @@ def _proposal(found: Found, names: Mapping[str, str]) -> dict[str, Any]:
         "explained": number(circuit.explained),
         "energy": number(proposal.energy_of_four if proposal else None),
     }
+
+
+def _trace(run: Run, stem: str, page: Page) -> dict[str, Any]:
+    said = {name: page.context[name] for name in ("title", "text")}
+    return {"page": page.name, "marked": f"traces/{stem}.json" in run.marks, **said}
 
 
 def _dictionaries(run: Run, seed: int) -> Table:

@@ -10,6 +10,7 @@ import pytest
 
 from analysis import open_run
 from analysis.discovery.layered_circuit import LayeredCircuit
+from analysis.report import report_of
 from analysis.runs.circuits import run_find_layered, run_validate_layered
 from analysis.runs.run import Run
 from analysis.runs.verification import verify
@@ -111,6 +112,21 @@ def test_a_run_has_it_by_name_with_its_cases_and_its_validation(made):
     assert len(run.circuits) == 0
     with pytest.raises(RunError, match=r"has no circuit through several layers 'x' .*--across, or"):
         run.layered["x"]
+
+
+def test_a_features_card_links_to_it_from_each_stage_as_input_and_as_output(made):
+    run = Run(made[0], device="cpu").checked()
+    data, circuit = report_of(run).data, run.layered["negation"]
+    for layer in (0, 1):
+        stage = circuit.stage(layer)
+        for point, used, role in (
+            ("mlp_in", stage.features, "input"),
+            ("mlp_out", stage.outputs, "output"),
+        ):
+            cards, numbers = data[f"features-{point}-{layer}-0"], {one.feature for one in used}
+            assert numbers
+            link = ["layered-negation", "negation, across layers", role]
+            assert {n for n, card in enumerate(cards) if link in card["circuits"]} == numbers
 
 
 def test_a_run_without_one_says_how_to_find_it(made, tmp_path):

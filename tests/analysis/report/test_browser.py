@@ -12,9 +12,11 @@ import pytest
 
 from analysis.report import write_report
 from analysis.runs.run import Run
+from analysis.runs.traces import run_trace
 from circuits.graph.circuit import Circuit
 from circuits.graph.records import Feature, Interaction
 from tests.support import ROOT
+from tests.support.planted_negation import planted_run
 from tests.support.small_runs import HOSTILE
 
 CHROMIUM = next(
@@ -32,7 +34,7 @@ pytestmark = [
 
 FAULTS = (ROOT / "tests/support/faults.js").read_text("utf-8")
 PAGES = ("index", "circuit-hostile", "circuit-nsafe-name", "layered-hostile", "rank", "features",
-         "layer-0", "images")  # fmt: skip
+         "layer-0", "images", "trace-hostile")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -236,6 +238,34 @@ def test_one_file_turns_its_pages_and_draws_them(opened, hostile_run, tmp_path):
     page.locator("[data-shown] h3 a").click()
     page.locator("main[data-page=features][data-ready]").wait_for()
     page.locator('[data-shown="mlp_in@0:8"]').wait_for()
+
+
+def test_one_file_turns_from_trace_to_trace_and_each_has_its_own_picture(opened, tmp_path):
+    run = Run(planted_run(tmp_path / "run"), device="cpu")
+    for name, text in (("one", "the cake was not good so tom felt"), ("two", "not good tom felt")):
+        run_trace(run, text, ["sad"], against=["glad"], name=name)
+    page = opened("", report=write_report(run, single_file=True))
+    for name, n_token in (("one", 9), ("two", 5)):
+        page.locator("#traces a").nth(["one", "two"].index(name)).click()
+        page.locator(f"main[data-page=trace-{name}][data-ready]").wait_for()
+        assert page.locator("[data-trace] text.word").count() == n_token
+        assert page.locator('[data-ledger="gates"] .total').count() == 3
+        page.locator("[data-node]").first.focus()
+        assert page.locator('nav [aria-current="page"]').get_attribute("href") == f"#/trace-{name}"
+        page.locator("nav a").first.click()
+        page.locator("main[data-page=index][data-ready]").wait_for()
+
+
+@pytest.mark.parametrize("width", [320, 1280])
+def test_a_list_of_pages_fits_and_closes_where_another_is_opened(opened, width):
+    page = opened("/index.html", width=width)
+    for name in ("Circuits", "Traces"):
+        page.locator(".chooser", has_text=name).locator("summary").click()
+        assert page.locator(".chooser[open]").count() == 1
+        assert page.locator(".chooser[open] summary").inner_text() == name
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.keyboard.press("Escape")
+    assert page.locator(".chooser[open]").count() == 0
 
 
 def test_the_strongest_pair_is_shown_before_anything_is_chosen(opened):

@@ -21,7 +21,7 @@ def test_a_layers_page_says_how_many_of_its_outputs_were_measured(tmp_path):
     table = LayerTable.of(run, 0, seed=0, most=20)
     assert list(table.rows["output"]) == list(range(20))
     assert len(table.control) == 5
-    page = layer_page(run, table, catalogues(run, {}))
+    page = layer_page(run, table, catalogues(run, {}, {}))
     assert page.context["note"].startswith("n = 20 of 48 output features")
     assert "n = 5 of them with random directions" in page.context["note"]
 
@@ -29,7 +29,9 @@ def test_a_layers_page_says_how_many_of_its_outputs_were_measured(tmp_path):
 def test_a_layers_page_says_where_two_readers_stand_in_one_table(hostile_run, monkeypatch):
     folder, text = hostile_run
     run = Run(folder, text, "cpu").checked()
-    books = catalogues(run, {each.stem: each.stem for each in run.found})
+    own = {each.stem: each.stem for each in run.found}
+    layered = {each.stem: each.stem for each in run.layered_found}
+    books = catalogues(run, own, layered)
     table = LayerTable.of(run, 0, seed=0)
     caption = layer_page(run, table, books).tables[0].caption
     assert caption.startswith("Every output, read by encoder; pairs at q 0.05, by pinv.")

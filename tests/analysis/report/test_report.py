@@ -68,11 +68,11 @@ def test_a_report_has_these_files_and_its_links_lead_to_them(hostile_run):
     found = pages(report)
     assert list(found) == [
         "circuit-hostile.html", "circuit-nsafe-name.html", "features.html", "images.html",
-        "index.html", "layer-0.html", "layered-hostile.html", "rank.html",
+        "index.html", "layer-0.html", "layered-hostile.html", "rank.html", "trace-hostile.html",
     ]  # fmt: skip
     titles = [page.text.split("·")[0].strip() for page in found.values()]
     assert titles[2:6] == ["Features", "Images", "Overview", "Layer 0"]
-    assert titles[6:] == [f"{HOSTILE[0]} across layers", "Low rank"]
+    assert titles[6:] == [f"{HOSTILE[0]} across layers", "Low rank", "hostile"]
     assert {path.name for path in (report / "assets").iterdir()} == {
         "style.css", "plotly.js", "report.js", "figures.js", "tables.js", "graph.js", "features.js",
         "trace.js",
@@ -307,7 +307,9 @@ def test_a_card_has_what_its_dictionary_measured(hostile_run):
         for value, words, place, shades in card["examples"]:
             assert len(words) == len(shades) > place
             assert shades[place] == "9" or value < 0
-    assert cards[2]["circuits"][0] == ["circuit-hostile", HOSTILE[0], "output"]
+    uses = cards[2]["circuits"]
+    assert uses[0] == ["circuit-hostile", HOSTILE[0], "output"]
+    assert uses[-1] == ["layered-hostile", f"{HOSTILE[0]}, across layers", "output"]
     kept = run.tables[0]
     strongest = kept[kept["output"] == 7]["weight"].abs().max()
     assert abs(cards[7]["pairs"][0][3]) == pytest.approx(strongest, rel=1e-4)
