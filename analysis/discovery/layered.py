@@ -222,7 +222,7 @@ def _looks(flow: Flow, dictionaries: Mapping[Site, Dictionary], whole: float) ->
         looks = Looks.of(flow)
     except ModelError:  # attention of another form has no heads whose parts are known
         return pd.DataFrame(columns=list(LOOKS))
-    cases, rows = flow.cases, list[tuple[object, ...]]()
+    cases, rows = flow.cases, list[tuple[Any, ...]]()
     weights = cases.weights(cases.affected)
     for layer, heads in enumerate(looks.heads):
         for head in range(len(heads)):
@@ -237,7 +237,7 @@ def _looks(flow: Flow, dictionaries: Mapping[Site, Dictionary], whole: float) ->
 
 def _strongest(
     looks: Looks, layer: int, head: int, dictionaries: Mapping[Site, Dictionary], share: float
-) -> list[tuple[str, str, float, float, float]]:
+) -> list[tuple[Any, ...]]:
     """query, key, distance, score, share of a head's pairs; one empty row where its part is
     small, or its scores are alike."""
     unknown = float("nan")
