@@ -124,7 +124,7 @@ class Looks:
         the mean pattern on: through a softmax all other keys are looked at less."""
         moved = self.moved(layer, head)
         if self.heads[layer][head].n_form == 2:  # the product of the scores is the pattern
-            return moved
+            return moved.tril()
         mean = self.patterns[layer][:, head] - self.apart(layer, head)
         return mean * (moved - (mean * moved).sum(2, keepdim=True))
 

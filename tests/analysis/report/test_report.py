@@ -144,6 +144,13 @@ def test_the_page_through_layers_has_what_heads_look_at(hostile_run):
     assert "looks" not in [table.key for table in layered_page(older, "x", {}).tables]
 
 
+def test_features_that_heads_look_at_are_called_by_when_they_are_active(hostile_run):
+    report = hostile_run[0] / "report"
+    assert page_data(report, "features-mlp_out-0")["caption"][3]
+    page = pages(report)["layered-hostile.html"]
+    assert re.search(r"feature 3 of mlp_out@0: \S", page.text)
+
+
 def test_no_page_names_a_host_and_each_forbids_them_all(hostile_run):
     report = hostile_run[0] / "report"
     own = [*report.glob("*.html"), *(p for p in (report / "assets").iterdir())]

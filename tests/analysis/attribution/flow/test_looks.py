@@ -11,7 +11,8 @@ from analysis.attribution.flow.looks import Looks
 from analysis.attribution.flow.score_pairs import score_pairs
 from analysis.behaviour.cases import Behaviour, Case
 from analysis.behaviour.in_model import in_model
-from circuits.model import Model, Site
+from analysis.studies import rules
+from circuits.model import Model, Site, load_model
 from circuits.model.formats.heads import scores_of_run
 from tests.support import planted_negation
 from tests.support.planted_looks import (
@@ -145,3 +146,21 @@ def test_so_they_do_with_biases_shared_keys_and_several_forms_of_text(layer):
         table = score_pairs(looks, layer, head, {})
         assert_scores_of_the_run(looks, layer, head, float(table["score"].sum()))
         assert {"bias of the query", "bias of the key"} <= {*table["query"], *table["key"]}
+
+
+def test_where_a_pattern_is_a_product_of_two_scores_pairs_add_up_to_it(tmp_path):
+    model = load_model(rules.write_example(tmp_path / "rules"), device="cpu")
+    cases = in_model(planted_behaviour(), planted_model())
+    drawn = torch.Generator().manual_seed(0)
+    tokens = torch.randint(0, model.n_token, cases.tokens.shape, generator=drawn)
+    looks = Looks.of(Flow.of(replace(cases, model=model, tokens=tokens, kept={})))
+    for layer, (head,) in enumerate(looks.heads):
+        assert head.n_form == 2
+        table = score_pairs(looks, layer, 0, {})
+        scores = scores_of_run(looks.flow.model.network, tokens, layer).prod(1)
+        wanted = sum(
+            float((p.weights * scores[p.cases, p.query, p.key]).sum())
+            for p in looks.places(layer, 0)
+        )
+        assert float(table["score"].sum()) == pytest.approx(wanted, abs=1e-9)
+        assert wanted > 0.1
