@@ -85,7 +85,7 @@ class Writers:
         blocks, tables, first = {}, [], 0
         for site, written in paths.written.items():
             of_mlp = dictionaries.get(site.layer) if site.point == "mlp_out" else None
-            vectors, table = _split(site, written, of_mlp)
+            vectors, table = pieces_of(site, written, of_mlp)
             blocks[site] = Block(site, vectors, first)
             tables.append(table)
             first += len(table)
@@ -184,10 +184,10 @@ class Writers:
         return found
 
 
-def _split(
+def pieces_of(
     site: Site, written: Float[Tensor, "pos model"], dictionary: Dictionary | None
 ) -> tuple[Float[Tensor, "pos slot model"], pd.DataFrame]:
-    """What a place wrote as a sum of pieces, and their rows."""
+    """What a place wrote as a sum of pieces, as many for each row, and a table of them."""
     n, layer = len(written), site.layer
     columns = ["kind", "layer", "position", "feature", "value", "empty"]
     if dictionary is None:

@@ -28,7 +28,8 @@ def layered_rows(circuit: LayeredCircuit) -> dict[str, Any]:
         for layer, stage in zip(circuit.layers, circuit.stages, strict=True)
     ]
     return {"name": circuit.name, "layers": circuit.shares.to_dict("records"),
-            "ways": circuit.ways.to_dict("records"), "stages": stages}  # fmt: skip
+            "ways": circuit.ways.to_dict("records"),
+            "looks": circuit.looks.to_dict("records"), "stages": stages}  # fmt: skip
 
 
 def layered_validation_text(found: LayeredValidation) -> str:

@@ -17,15 +17,17 @@ import torch
 from torch import Tensor
 
 from analysis.attribution.flow.flow import Flow
+from analysis.attribution.flow.looks import Looks
 from analysis.attribution.flow.pairs import FlowPairs
+from analysis.attribution.flow.score_pairs import score_pairs
 from analysis.attribution.pair_terms import PairTerms
 from analysis.behaviour import bounds
 from analysis.behaviour.cases import Behaviour
 from analysis.behaviour.in_model import ModelCases
-from analysis.discovery.layered_circuit import BY_NO_HEAD, LayeredCircuit
+from analysis.discovery.layered_circuit import ALL_OTHERS, BY_NO_HEAD, LOOKS, LayeredCircuit
 from analysis.discovery.provenance import wanted_layers
 from analysis.discovery.selection import add_features, factor_groups, fewest
-from circuits.errors import NotFoundError
+from circuits.errors import ModelError, NotFoundError
 from circuits.graph.circuit import Circuit
 from circuits.graph.records import (
     BehaviourEvidence,
@@ -41,6 +43,8 @@ from sae.dictionary import Dictionary
 
 _N_SOUGHT = 4096  # pairs that are looked at, those that add most
 _N_OUTPUTS = 8  # of each layer
+_N_LOOKS = 8  # pairs of each head
+_LEAST_LOOK = 0.01  # of the strongest pair's score
 _ENOUGH = 0.9  # of what flows through a layer, by its outputs
 
 
@@ -73,7 +77,8 @@ def layered_circuit(
             f"not found: {'; '.join(refused)}. A layer has part in {cases.behaviour.name!r} where "
             f"{bounds.DIRECT:.0%} of its margin flows through, and few pairs carry half of that."
         )
-    return LayeredCircuit(cases.behaviour.name, tuple(stages), _ways(flow, stages, dictionaries))
+    ways, looks = _ways(flow, stages, dictionaries), _looks(flow, dictionaries, whole)
+    return LayeredCircuit(cases.behaviour.name, tuple(stages), ways, looks)
 
 
 def _fewest(pairs: FlowPairs, thresholds: Thresholds) -> pd.DataFrame:
@@ -208,3 +213,46 @@ def _ways(
     return ways.sort_values(
         ["layer", "share"], ascending=[True, False], kind="stable", ignore_index=True
     )
+
+
+def _looks(flow: Flow, dictionaries: Mapping[Site, Dictionary], whole: float) -> pd.DataFrame:
+    """What each head adds to the contrast because patterns differ between the texts of a pair, and
+    of the heads for which that is much, which pairs make the score differ."""
+    try:
+        looks = Looks.of(flow)
+    except ModelError:  # attention of another form has no heads whose parts are known
+        return pd.DataFrame(columns=list(LOOKS))
+    cases, rows = flow.cases, list[tuple[Any, ...]]()
+    weights = cases.weights(cases.affected)
+    for layer, heads in enumerate(looks.heads):
+        for head in range(len(heads)):
+            share = float((weights * looks.parts(layer, head)[1]).sum()) / whole
+            share = share if looks.any_compared else float("nan")
+            found = _strongest(looks, layer, head, dictionaries, share)
+            rows += [(layer, head, *row, share) for row in found]
+    table = pd.DataFrame(rows, columns=list(LOOKS))
+    return table.sort_values("looks", key=lambda looks: -looks.abs(), kind="stable",
+                             ignore_index=True)  # fmt: skip
+
+
+def _strongest(
+    looks: Looks, layer: int, head: int, dictionaries: Mapping[Site, Dictionary], share: float
+) -> list[tuple[Any, ...]]:
+    """query, key, distance, score, share of a head's pairs; one empty row where its part is
+    small, or its scores are alike."""
+    unknown = float("nan")
+    nothing = [("", "", unknown, unknown, unknown)]
+    if not abs(share) >= bounds.DIRECT:
+        return nothing
+    pairs = score_pairs(looks, layer, head, dictionaries)
+    total = float(pairs["score"].sum())
+    if not total:
+        return nothing
+    sizes = pairs["score"].abs()  # strongest first
+    n = min(_N_LOOKS, int((sizes >= _LEAST_LOOK * sizes.max()).sum()))
+    first, rest = pairs.head(n), pairs.iloc[n:]
+    rows = list(first.assign(share=first["score"] / total).itertuples(index=False, name=None))
+    if len(rest):
+        left = float(rest["score"].sum())
+        rows.append((ALL_OTHERS, ALL_OTHERS, unknown, left, left / total))
+    return rows

@@ -1,13 +1,14 @@
 """A circuit through several layers, as a value and as a file.
 
-The file is JSON of schema version 1: a name, the ways, and for each layer what the file of that
-layer's circuit would hold.
+The file is JSON of schema version 1: a name, the ways, what heads look at, and for each layer what
+the file of that layer's circuit would hold.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -28,9 +29,18 @@ from circuits.storage.tables import COUNT, NUMBER, TEXT, Kind, checked_table, ta
 BY_NO_HEAD = "no head"
 """The way of what stays in the residual stream, where it was written."""
 
+ALL_OTHERS = "all others"
+"""The query and the key of the pairs of a head that are not listed."""
+
+LOOKS: dict[str, Kind] = {"layer": COUNT, "head": COUNT, "query": TEXT, "key": TEXT,
+                          "distance": NUMBER, "score": NUMBER, "share": NUMBER,
+                          "looks": NUMBER}  # fmt: skip
+"""The columns of `LayeredCircuit.looks`."""
+
 _SCHEMA, _VERSION = "bilinear-circuits/layered-circuit", 1
 _WAYS: dict[str, Kind] = {"layer": COUNT, "way": TEXT, "contrast": NUMBER, "share": NUMBER,
                           "to_answers": NUMBER}  # fmt: skip
+_NEAR = 1e-6  # of the largest share: rounding
 _HEAD = re.compile(r"(\d{1,9})\.(\d{1,9})", re.ASCII)
 
 
@@ -46,6 +56,13 @@ class LayeredCircuit:
     of each head, named as ``1.3`` (layer and head), and by ``no head`` at all; and how much of it
     (``to_answers``, a share of the same) passes no later MLP. Where a way leads through several
     heads it counts for each."""
+    looks: pd.DataFrame = field(default_factory=partial(pd.DataFrame, columns=list(LOOKS)))
+    """layer, head, query, key, distance, score, share, looks. ``looks``: what share of the contrast
+    a head makes only because its pattern differs between the texts of a minimal pair; NaN where no
+    texts of two classes have one length. Of heads with a tenth or more the rest says why: how much
+    higher its score is, before the softmax, in the texts where that adds to the contrast, as a sum
+    of pairs of what is looked from (``query``) and at (``key``, ``distance`` tokens before), each
+    with its ``share``. Empty in files of older versions."""
 
     def __post_init__(self) -> None:
         layers = [-1 if (n := stage.source.layer) is None else n for stage in self.stages]
@@ -118,6 +135,7 @@ class LayeredCircuit:
             "version": _VERSION,
             "name": self.name,
             "ways": without_nan(self.ways.to_dict("list")),
+            "looks": without_nan(self.looks.to_dict("list")),
             "stages": [circuit_content(asdict(stage)) for stage in self.stages],
         }
         write_finite(path, self.name, content)
@@ -146,7 +164,7 @@ class LayeredCircuit:
             ) from error
 
     def _repr_html_(self) -> str:
-        return html_of(repr(self), layers=self.shares, ways=self.ways)
+        return html_of(repr(self), layers=self.shares, ways=self.ways, looks=self.looks)
 
     def __repr__(self) -> str:
         parts = ", ".join(
@@ -157,9 +175,9 @@ class LayeredCircuit:
 
 
 def _read(content: dict[str, object], path: str) -> LayeredCircuit:
-    wanted = {"name", "ways", "stages"}
-    if content.keys() != wanted:
-        missing, unknown = sorted(wanted - content.keys()), sorted(content.keys() - wanted)
+    wanted, more = {"name", "ways", "stages"}, {"looks"}
+    if not wanted <= content.keys() <= wanted | more:
+        missing, unknown = sorted(wanted - content.keys()), sorted(content.keys() - wanted - more)
         raise RecordError(f"missing {missing or 'nothing'}, unknown {unknown or 'nothing'}")
     name, parts = content["name"], content["stages"]
     if not isinstance(name, str):
@@ -167,12 +185,16 @@ def _read(content: dict[str, object], path: str) -> LayeredCircuit:
     if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
         raise RecordError("stages is not a list of circuits")
     ways = checked_table(table_of_columns(content["ways"], "ways"), _WAYS, "ways")
+    written = content.get("looks", {name: [] for name in LOOKS})  # older files have none
+    looks = checked_table(table_of_columns(written, "looks"), LOOKS, "looks")
     stages = tuple(circuit_of(part, Circuit, f"{path}, stage {n}") for n, part in enumerate(parts))
     try:
-        found = LayeredCircuit(name, stages, ways.reindex(columns=list(_WAYS)))
+        tables = ways.reindex(columns=list(_WAYS)), looks.reindex(columns=list(LOOKS))
+        found = LayeredCircuit(name, stages, *tables)
     except GraphError as error:
         raise GraphError(f"{path}: {error}") from error
     _check_ways(found)
+    _check_looks(looks)
     return found
 
 
@@ -186,3 +208,18 @@ def _check_ways(circuit: LayeredCircuit) -> None:
             raise RecordError(f"ways begin in layer {layer}, of which there is no stage")
         if way != BY_NO_HEAD and (head is None or int(head[1]) <= layer):
             raise RecordError(f"the way {way!r:.40} from layer {layer} is no head of a later layer")
+
+
+def _check_looks(looks: pd.DataFrame) -> None:
+    """Refuse heads with two parts, or with pairs that are no sum."""
+    for (layer, head), rows in looks.groupby(["layer", "head"]):
+        of_head = f"looks of head {layer}.{head}"
+        if rows["looks"].nunique(dropna=False) > 1:
+            raise RecordError(f"{of_head} have several shares of the contrast")
+        if rows.duplicated(["query", "key", "distance"]).any():
+            raise RecordError(f"{of_head} list a pair twice")
+        unknown = rows[["score", "share"]].isna().to_numpy()
+        if unknown.any() and not (len(rows) == 1 and unknown.all()):
+            raise RecordError(f"{of_head} have pairs without a score or a share")
+        if not unknown.any() and abs(rows["share"].sum() - 1) > _NEAR * rows["share"].abs().max():
+            raise RecordError(f"{of_head} have shares that do not add up to 1")

@@ -80,6 +80,18 @@ class FrozenRun:
         }  # fmt: skip
         return _held(self.model, self.runs, heads)
 
+    def patterns(
+        self, rows: Int64[Tensor, "batch pos"]
+    ) -> tuple[Float[Tensor, "batch head query_pos key_pos"], ...]:
+        """Where the heads of each layer looked in one of the batches."""
+        return _known(self.runs, rows).patterns
+
+    def attention_scales(
+        self, rows: Int64[Tensor, "batch pos"]
+    ) -> tuple[Float[Tensor, "batch pos"], ...]:
+        """What the norm before each layer's attention divided by."""
+        return tuple(scale[..., 0] for scale in _known(self.runs, rows).scales[:-1:2])
+
 
 @contextmanager
 def _held(
@@ -88,13 +100,7 @@ def _held(
     now: list[_Run] = []
 
     def choose(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        rows = args[0] if args else kwargs["input_ids"]
-        if _key(rows) not in runs:
-            raise ModelError(
-                f"frozen: a pass over {tuple(rows.shape)} tokens that were not given, so their "
-                f"patterns are not known. Pass every batch that is run within the block."
-            )
-        now[:] = [runs[_key(rows)]]
+        now[:] = [_known(runs, args[0] if args else kwargs["input_ids"])]
 
     with ExitStack() as hooks:
         decoder = model.network.model
@@ -111,6 +117,15 @@ def _held(
             divided = _dividing(partial(_scale, now, number))
             hooks.callback(norm.register_forward_hook(divided, prepend=True).remove)
         yield model
+
+
+def _known(runs: Mapping[Any, _Run], rows: Tensor) -> _Run:
+    if _key(rows) not in runs:
+        raise ModelError(
+            f"frozen: a pass over {tuple(rows.shape)} tokens that were not given, so their "
+            f"patterns are not known. Pass every batch that is run within the block."
+        )
+    return runs[_key(rows)]
 
 
 def _pattern(now: list[_Run], layer: int) -> Tensor:

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from analysis.behaviour.cases import Behaviour, Case
-from analysis.discovery.layered_circuit import LayeredCircuit
+from analysis.discovery.layered_circuit import ALL_OTHERS, LOOKS, LayeredCircuit
 from analysis.runs.circuits import run_validate, run_validate_layered
 from analysis.runs.images import run_images
 from analysis.runs.layers import run_interactions, run_rank
@@ -148,10 +148,18 @@ def circuit(model: Model, dictionaries: dict[Site, Dictionary], name: str) -> Ci
 
 
 def layered(found: Circuit) -> LayeredCircuit:
-    """The same as the only stage of a circuit through layers, with ways that look like some."""
+    """The same as the only stage of a circuit through layers, with ways and looks that look like
+    some."""
     columns = ["layer", "way", "contrast", "share", "to_answers"]
     ways = [(0, "1.1", 0.5, 0.8, 0.25), (0, "no head", 0.2, 0.3, 0.3), (0, "1.0", -0.1, -0.1, 0.0)]
-    return LayeredCircuit(found.name, (found,), pd.DataFrame(ways, columns=columns))
+    unknown = float("nan")
+    looks = [
+        (0, 1, f"token {HOSTILE[0]}", "feature 3 of mlp_out@0", 2.0, 1.5, 0.75, 0.25),
+        (0, 1, ALL_OTHERS, ALL_OTHERS, unknown, 0.5, 0.25, 0.25),
+        (0, 0, "", "", unknown, unknown, unknown, -0.05),
+    ]
+    tables = pd.DataFrame(ways, columns=columns), pd.DataFrame(looks, columns=list(LOOKS))
+    return LayeredCircuit(found.name, (found,), *tables)
 
 
 def small_run(folder: Path) -> Corpus:

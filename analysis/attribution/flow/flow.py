@@ -37,6 +37,7 @@ class Flow:
     run: FrozenRun
     inputs: tuple[Float[Tensor, "case pos model"], ...]  # of each MLP
     reads: tuple[Float[Tensor, "case pos model"], ...]  # of its output, towards side +1
+    attention_reads: tuple[Float[Tensor, "case pos model"], ...]  # of each attention's output
     embedded: Float[Tensor, "case pos"]  # what each token's embedding passes on
     difference: Float[Tensor, " case"]  # of the logits
 
@@ -45,7 +46,7 @@ class Flow:
         """The flow through all heads; made once for some cases."""
         if "flow" not in cases.kept:
             n_number = cases.tokens.numel() * cases.model.d_model * cases.model.n_layer
-            check_memory("Flow.of", 32 * n_number, "Pass fewer cases, or shorter ones.")
+            check_memory("Flow.of", 40 * n_number, "Pass fewer cases, or shorter ones.")
             model = cases.model.in_dtype(torch.float64)
             run = FrozenRun.of(model, cases.tiles)
             cases.kept["flow"] = cls(cases, model, run, *_swept(cases, run, ()))
@@ -102,12 +103,12 @@ def aligned(
 
 def _swept(
     cases: ModelCases, run: FrozenRun, closed: Collection[tuple[int, int]], past_mlps: bool = False
-) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], Tensor, Tensor]:
-    """Inputs, reads, what embeddings pass on, and logit differences, where closed heads pass on no
-    influence; with ``past_mlps`` no MLP does either."""
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...], Tensor, Tensor]:
+    """Inputs, reads of MLPs and of attention, what embeddings pass on, and logit differences, where
+    closed heads pass on no influence; with ``past_mlps`` no MLP does either."""
     model = run.model
     layers = range(model.n_layer)
-    made: list[tuple[list[Tensor], list[Tensor], Tensor, Tensor]] = []
+    made: list[tuple[list[Tensor], list[Tensor], list[Tensor], Tensor, Tensor]] = []
     head = model.network.lm_head.weight
     each = torch.stack([head[list(a)].mean(0) - head[list(b)].mean(0) for a, b in cases.answers])
     directions = each[cases.answer.to(head.device)]
@@ -119,10 +120,8 @@ def _swept(
                 _swept_tile(model, rows, cases.position[here], directions[here], layers, past_mlps)
             )
             start += len(rows)
-    inputs, reads, embedded, difference = zip(*made, strict=True)
-    joined = (
-        tuple(torch.cat([tile[i] for tile in each]) for i in layers) for each in (inputs, reads)
-    )
+    *streams, embedded, difference = zip(*made, strict=True)
+    joined = (tuple(torch.cat([tile[i] for tile in each]) for i in layers) for each in streams)
     return (*joined, torch.cat(embedded), torch.cat(difference))  # type: ignore[return-value]
 
 
@@ -133,9 +132,10 @@ def _swept_tile(
     directions: Tensor,
     layers: range,
     past_mlps: bool,
-) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
+) -> tuple[list[Tensor], list[Tensor], list[Tensor], Tensor, Tensor]:
     shape = (*rows.shape, model.d_model)
-    added = [torch.zeros(shape, dtype=torch.float64, device=model.device) for _ in layers]
+    sites = [Site(point, layer) for point in ("mlp_out", "attn_out") for layer in layers]
+    added = {s: torch.zeros(shape, dtype=torch.float64, device=model.device) for s in sites}
     inputs: list[Tensor] = [None] * len(layers)  # type: ignore[list-item]
     seen: list[Tensor] = []
 
@@ -151,11 +151,14 @@ def _swept_tile(
     functions: dict[Site | str, Callable[[Tensor], Tensor]] = {Site("resid_pre", 0): begin}
     for layer in layers:
         functions[Site("mlp_in", layer)] = partial(halved, layer)
-        functions[Site("mlp_out", layer)] = added[layer].requires_grad_().add
+    for site, nothing in added.items():
+        functions[site] = nothing.requires_grad_().add
     with torch.enable_grad(), model.replaced(functions):
         stream = model.network.model(rows.to(model.device), use_cache=False).last_hidden_state
         at = stream[torch.arange(len(rows)), position.to(model.device)]
         difference = (at * directions).sum(1)
-        found = torch.autograd.grad(difference.sum(), [*added, seen[0]])
+        found = torch.autograd.grad(difference.sum(), [*added.values(), seen[0]])
     *reads, back = (each.cpu() for each in found)
-    return inputs, reads, (back * seen[0].detach().cpu()).sum(-1), difference.detach().cpu()
+    embedded = (back * seen[0].detach().cpu()).sum(-1)
+    of_mlps, of_attention = reads[: len(layers)], reads[len(layers) :]
+    return inputs, of_mlps, of_attention, embedded, difference.detach().cpu()

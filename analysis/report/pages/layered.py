@@ -3,13 +3,14 @@ its edits with attention as it was (frozen) and free."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
-from analysis.behaviour.bounds import FIXED
+from analysis.behaviour.bounds import DIRECT, FIXED
 from analysis.discovery.layered_circuit import LayeredCircuit
 from analysis.discovery.layered_sentences import layered_sentences
 from analysis.html.page import Page, Table
@@ -32,6 +33,12 @@ _SHARES = {
 }  # fmt: skip
 _WAYS = {"layer": "from layer", "contrast": "logits", "share": "share of what its pairs add",
          "to_answers": "of it, through no later MLP"}  # fmt: skip
+_LOOKS = {
+    "query": "looks from", "key": "looks at", "distance": "tokens before",
+    "score": "higher score", "share": "share of the score's difference",
+    "looks": "share of the contrast",
+}  # fmt: skip
+_FEATURE = re.compile(r"feature (\d{1,9}) of ((?:mlp_out|resid_pre|resid_post)@\d{1,9})", re.ASCII)
 
 
 def layered_page(found: LayeredFound, name: str, books: Mapping[Site, Catalogue]) -> Page:
@@ -50,6 +57,8 @@ def layered_page(found: LayeredFound, name: str, books: Mapping[Site, Catalogue]
         Table.of("pairs", "The pairs of each layer, and what each adds to the contrast in logits.",
                  _pairs(circuit)),
     ]  # fmt: skip
+    if len(circuit.looks):
+        tables.insert(2, _looks(circuit.looks, books))
     tests = [] if proof is None else _tests(proof)
     first, *sentences, _ = layered_sentences(circuit)
     context: dict[str, Any] = {
@@ -112,7 +121,27 @@ def _captioned(circuit: LayeredCircuit, books: Mapping[Site, Catalogue]) -> Laye
             )
             stage = replace(stage, features=features)
         stages.append(stage)
-    return LayeredCircuit(circuit.name, tuple(stages), circuit.ways)
+    return replace(circuit, stages=tuple(stages))
+
+
+def _looks(looks: pd.DataFrame, books: Mapping[Site, Catalogue]) -> Table:
+    """With features called by when they are active, too."""
+
+    def named(name: str) -> str:
+        known = _FEATURE.fullmatch(name)
+        book = None if known is None else books.get(Site.parse(known[2]))
+        caption = "" if known is None or book is None else book.caption(int(known[1])).short
+        return f"{name}: {caption}" if caption else name
+
+    table = looks.assign(query=looks["query"].map(named), key=looks["key"].map(named))
+    return Table.of(
+        "looks", "What each head adds to the contrast only because it looks elsewhere in one class "
+        "than in another (share of the contrast): its pattern in each text, less the mean pattern "
+        f"of the texts of its minimal pair. For heads with {percent(DIRECT)} or more, why: how "
+        "much higher its score is, before the softmax, in the texts where that adds to the "
+        "contrast (in each frame at the place where it adds most), as a sum of pairs of what it "
+        "looks from and at. A head's rows add up.", table, _LOOKS,
+    )  # fmt: skip
 
 
 def _pairs(circuit: LayeredCircuit) -> pd.DataFrame:

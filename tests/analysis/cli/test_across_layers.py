@@ -56,7 +56,7 @@ def test_the_answer_says_which_layers_what_flows_and_by_which_heads(made):
     run, found, _ = made
     assert found.returncode == 0, found.stderr
     lines = found.stdout.splitlines()
-    assert lines[:6] == [
+    assert lines[:7] == [
         "negation: found in layers 0 and 1",
         "Layer 0: 50 % of the contrast flows through its MLP, and 2 pairs carry 100 % of that; "
         "computed in this MLP (computed 1.00, inherited 0.00).",
@@ -65,6 +65,8 @@ def test_the_answer_says_which_layers_what_flows_and_by_which_heads(made):
         "1.00).",
         "What layer 0 writes reaches the answers by head 1.0 (100 %); 1 other, at most 0 %.",
         "What layer 1 writes reaches the answers by no head (100 %).",
+        "No head makes 10 % of the contrast by looking elsewhere in one class; head 0.0 makes "
+        "most, 0 %.",
         "The parts of two layers overlap: a later one holds what it passes on. Chosen on n = 64 "
         "cases; held-out half: other pairs.",
     ]
@@ -90,6 +92,9 @@ def test_json_has_all_of_it(run):
     )  # fmt: skip
     assert [(row["layer"], row["pairs"]) for row in found["layers"]] == [(0, 2), (1, 2)]
     assert {row["way"] for row in found["ways"]} == {"1.0", "no head"}
+    assert [(row["layer"], row["head"], row["score"]) for row in found["looks"]] == [
+        (0, 0, None), (1, 0, None),
+    ]  # fmt: skip
     assert [len(stage["interactions"]) for stage in found["stages"]] == [2, 2]
     (proven,) = json.loads(validate(run, "--json").stdout)["validations"]
     assert proven["claims"] == {"causal": True, "specific": True}

@@ -9,9 +9,11 @@ import pandas as pd
 import pytest
 
 from analysis import find_circuit, validate
-from analysis.discovery.layered_circuit import LayeredCircuit
+from analysis.discovery.layered_circuit import ALL_OTHERS, LOOKS, LayeredCircuit
+from analysis.discovery.layered_sentences import layered_sentences
 from analysis.validation.layered_record import LayeredValidation
 from circuits.errors import BehaviourError, GraphError, NotFoundError
+from tests.support import planted_looks
 from tests.support.planted_negation import (
     BAD,
     FELT_FEATURE,
@@ -33,6 +35,17 @@ def found(kind):
 @pytest.fixture(scope="module")
 def moved():
     return found("moved")
+
+
+@pytest.fixture(scope="module")
+def looking():
+    """Of a model in which one head looks elsewhere."""
+    return find_circuit(
+        planted_looks.planted_model(),
+        planted_looks.planted_dictionaries(),
+        planted_looks.planted_behaviour(),
+        across=True,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +188,88 @@ def test_a_circuit_and_its_validation_load_back_as_they_were(moved, proof, tmp_p
     assert (tmp_path / "again.json").read_bytes() == (tmp_path / "circuit.json").read_bytes()
 
 
+def test_a_head_that_looks_elsewhere_is_found_with_its_share_and_its_pair(looking):
+    """All of the contrast is because it looks elsewhere, but for the half of the second MLP's
+    product that counts for what the found word is multiplied by, which all texts have."""
+    shares = looking.looks.drop_duplicates(["layer", "head"]).set_index(["layer", "head"])["looks"]
+    (flows_through,) = looking.shares["flows_through"]
+    assert 0.1 < flows_through < 0.2
+    assert shares[1, 1] == pytest.approx(1 - flows_through / 2, abs=1e-6)
+    assert shares.drop((1, 1)).tolist() == pytest.approx([0] * 3, abs=1e-9)
+    pairs = looking.looks[looking.looks["distance"].notna()]
+    wrote = [f"feature {n} of mlp_out@0" for n in (0, 1)]  # that it is tom, that it is mia
+    assert sorted(pairs["query"]) == wrote
+    assert set(pairs["key"]) == {"token good"}
+    assert pairs["distance"].tolist() == [4, 4]
+    assert pairs["share"].tolist() == pytest.approx([0.5, 0.5], abs=1e-6)
+
+
+def test_its_rows_add_up_and_those_beyond_the_strongest_are_one(looking):
+    model = planted_looks.stirred(planted_looks.planted_model(), 0.15)
+    dictionaries = planted_looks.planted_dictionaries()
+    stirred = find_circuit(model, dictionaries, planted_looks.planted_behaviour(), across=True)
+    rows = stirred.looks[stirred.looks["share"].notna()]
+    assert len(rows) == 9
+    assert (rows.iloc[-1]["query"], rows.iloc[-1]["key"]) == (ALL_OTHERS, ALL_OTHERS)
+    assert rows["share"].sum() == pytest.approx(1, abs=1e-9)
+    sizes = rows["score"].iloc[:-1].abs()
+    assert sizes.is_monotonic_decreasing
+    assert (rows["share"] * rows["score"].sum()).to_numpy() == pytest.approx(rows["score"])
+
+
+def test_where_nothing_is_looked_at_otherwise_no_pairs_are_sought(moved):
+    assert moved.looks["looks"].tolist() == pytest.approx([0, 0], abs=1e-9)
+    assert moved.looks["score"].isna().all()
+    assert set(moved.looks["query"]) == {""}
+
+
+def test_sentences_name_the_head_and_its_strongest_pair(looking, moved):
+    (said,) = (s for s in layered_sentences(looking) if "looks elsewhere" in s)
+    assert said == (
+        "Head 1.1 looks elsewhere in one class than in another: that alone makes 93 % of the "
+        "contrast; its strongest pair is feature 0 of mlp_out@0 looking at token good, 4 tokens "
+        "before (50 % of the score's difference)."
+    )
+    (said,) = (s for s in layered_sentences(moved) if "looking elsewhere" in s)
+    assert said == (
+        "No head makes 10 % of the contrast by looking elsewhere in one class; head 0.0 makes "
+        "most, 0 %."
+    )
+    unknown = replace(moved, looks=moved.looks.assign(looks=float("nan")))
+    assert any("was not compared" in sentence for sentence in layered_sentences(unknown))
+    older = replace(moved, looks=moved.looks.iloc[:0])
+    assert len(layered_sentences(older)) == len(layered_sentences(moved)) - 1
+
+
+def test_several_heads_that_look_elsewhere_are_counted(looking):
+    first = looking.looks.iloc[[0]]
+    more = pd.concat([first.assign(layer=layer, share=1.0) for layer in range(6)])
+    said = [s for s in layered_sentences(replace(looking, looks=more)) if "elsewhere" in s]
+    assert [s.split(" looks")[0] for s in said] == [f"Head {layer}.1" for layer in range(4)]
+    assert "2 other heads do the same, at most 93 %." in layered_sentences(
+        replace(looking, looks=more)
+    )
+
+
+@pytest.mark.parametrize("kind", ["moved", "looking"])
+def test_what_heads_look_at_loads_back_as_it_was(kind, tmp_path, request):
+    circuit = request.getfixturevalue(kind)
+    again = LayeredCircuit.load(circuit.save(tmp_path / "circuit.json"))
+    pd.testing.assert_frame_equal(again.looks, circuit.looks, check_exact=True)
+
+
+def test_a_file_without_what_heads_look_at_loads(moved, tmp_path):
+    path = moved.save(tmp_path / "circuit.json")
+    content = json.loads(path.read_text())
+    del content["looks"]
+    path.write_text(json.dumps(content))
+    older = LayeredCircuit.load(path)
+    assert list(older.looks.columns) == list(LOOKS)
+    assert len(older.looks) == 0
+    again = LayeredCircuit.load(older.save(tmp_path / "again.json"))
+    assert len(again.looks) == 0
+
+
 Edit = Callable[[dict[str, Any]], object]
 CIRCUIT_FAULTS: dict[str, tuple[Edit, str]] = {
     "of another schema": (lambda c: c.update(schema="x"), "is not a layered circuit"),
@@ -208,6 +303,37 @@ def test_a_file_that_is_not_whole_is_refused_in_one_line(moved, tmp_path, edit, 
     with pytest.raises(GraphError, match=why) as refused:
         LayeredCircuit.load(path)
     assert str(path) in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+LOOKS_FAULTS: dict[str, tuple[Edit, str]] = {
+    "no table": (lambda looks: looks.pop("query"), "it lacks query"),
+    "a column too many": (lambda looks: looks.update(more=looks["looks"]), "unknown column 'more'"),
+    "a head that is none": (lambda looks: looks["head"].__setitem__(0, -1), "'head' does not hold"),
+    "a pair lost": (
+        lambda looks: [column.pop(1) for column in looks.values()], "shares that do not add up",
+    ),
+    "a pair twice": (
+        lambda looks: [column.insert(0, column[0]) for column in looks.values()],
+        r"looks of head 1\.1 list a pair twice",
+    ),
+    "a share changed": (lambda looks: looks["share"].__setitem__(0, 0.7), "do not add up to 1"),
+    "a share lost": (lambda looks: looks["share"].__setitem__(0, None), "without a score or a"),
+    "two shares of the contrast": (
+        lambda looks: looks["looks"].__setitem__(0, 0.1), "several shares of the contrast",
+    ),
+    "a query that is a number": (lambda looks: looks["query"].__setitem__(0, 1), "'query' does no"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("edit", "why"), LOOKS_FAULTS.values(), ids=LOOKS_FAULTS)
+def test_damaged_looks_are_refused_in_one_line(looking, tmp_path, edit, why):
+    path = looking.save(tmp_path / "circuit.json")
+    content = json.loads(path.read_text())
+    edit(content["looks"])
+    path.write_text(json.dumps(content))
+    with pytest.raises(GraphError, match=why) as refused:
+        LayeredCircuit.load(path)
     assert "\n" not in str(refused.value)
 
 

@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from analysis.html.writing import brief, script_json
 from analysis.report import report_of, write_report
 from analysis.report.catalogue.text_activations import TextActivations
 from analysis.report.circuit.circuit_form import CircuitForm
+from analysis.report.pages.layered import layered_page
 from analysis.runs.run import Run
 from analysis.validation.record import Validation
 from circuits.algebra.interactions import Interactions
@@ -126,6 +128,27 @@ def test_hostile_names_are_read_as_they_are(hostile_run):
     assert [group["name"] for group in drawn["groups"]][:2] == [HOSTILE[0], "⟨U+202E⟩turned"]
     words = page_data(hostile_run[0] / "report", "features-mlp_in-0")["words"]
     assert {"null⟨U+0000⟩byte", "שלום", f"{'x' * MOST}… (10000 characters)"} <= set(words)
+
+
+def test_the_page_through_layers_has_what_heads_look_at(hostile_run):
+    folder = hostile_run[0]
+    text = pages(folder / "report")["layered-hostile.html"].text
+    for cell in (f"token {HOSTILE[0]}", "feature 3 of mlp_out@0", "all others"):
+        assert cell in text
+    assert "Head 0.1 looks elsewhere in one class than in another: that alone makes 25 %" in text
+    found = Run(folder, device="cpu").layered_found[0]
+    (table,) = (t for t in layered_page(found, "x", {}).tables if t.key == "looks")
+    assert table.columns[-1] == "share of the contrast"
+    assert [row[-1] for row in table.rows] == ["0.25", "0.25", "−0.05"]
+    older = replace(found, circuit=replace(found.circuit, looks=found.circuit.looks.iloc[:0]))
+    assert "looks" not in [table.key for table in layered_page(older, "x", {}).tables]
+
+
+def test_features_that_heads_look_at_are_called_by_when_they_are_active(hostile_run):
+    report = hostile_run[0] / "report"
+    assert page_data(report, "features-mlp_out-0")["caption"][3]
+    page = pages(report)["layered-hostile.html"]
+    assert re.search(r"feature 3 of mlp_out@0: \S", page.text)
 
 
 def test_no_page_names_a_host_and_each_forbids_them_all(hostile_run):
