@@ -77,7 +77,7 @@ def _right(model: Model, seed: int) -> dict[str, float]:
     """Share of right answers, by class."""
     behaviour = built_in_behaviour("lies", model, N_CASES, seed=seed)
     cases = in_model(behaviour, model)
-    right = (cases.margins() * cases.side > 0).double()
+    right = (cases.margins() > 0).double()
     return dict(zip(behaviour.labels, cases.class_means(right).tolist(), strict=True))
 
 
