@@ -66,7 +66,7 @@ def first_of_stories(tmp_path_factory) -> tuple[nbformat.NotebookNode, Path]:
 
 def notebooks() -> list:
     """Each in a test; those that train a language model take longest."""
-    slow = (*STORIES, "5_your_own")
+    slow = (*STORIES, "5_your_own", "10_two_layers")
     return [
         pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem in slow))
         for path in NOTEBOOKS
