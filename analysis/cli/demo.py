@@ -54,6 +54,7 @@ TWO_LAYER_DICTIONARIES = TrainingPlan(
     n_tokens=600_000,
 )
 
+_TWO_LAYER_PAIRS = 200  # minimal ones of each behaviour: each edit is made frozen and free
 _DOCUMENTS = 500  # that pairs are weighed by
 
 _Say = Callable[[str], None]
@@ -120,12 +121,13 @@ def run_demo(
                 partial(search.validate, name),
             )
             validations[name] = search.load_validation(files.validation)
-    memory.step(
-        "rank",
-        [file for layer in layers for file in (folder.rank(layer), folder.rank_summary(layer))],
-        "rank: how well two eigenvectors stand in for a feature",
-        lambda: run_rank(known, corpus=text, seed=seed),
-    )
+    if not two_layers:  # it is about one MLP
+        memory.step(
+            "rank",
+            [file for layer in layers for file in (folder.rank(layer), folder.rank_summary(layer))],
+            "rank: how well two eigenvectors stand in for a feature",
+            lambda: run_rank(known, corpus=text, seed=seed),
+        )
     memory.step(
         "report",
         [folder.report_page, *folder.results()],
@@ -154,7 +156,7 @@ def _across_layers(run: Run, seed: int) -> _Search:
     return _Search(
         "across layers, ",
         run.folder.across_layers.files,
-        lambda name: run_find_layered(run, behaviour_of(name, run.model, seed=seed)),
+        lambda name: run_find_layered(run, behaviour_of(name, run.model, _TWO_LAYER_PAIRS, seed)),
         LayeredCircuit.load,
         partial(run_validate_layered, run, seed=seed),
         LayeredValidation.load,

@@ -36,12 +36,11 @@ inputs (0: nothing, 1: as much as a constant); fitted fvu: the same when it was 
 def model_train(options: Namespace) -> Answer:
     """A transformer in RUN/model."""
     plan = planned(ModelPlan, options.plan, n_steps=options.steps, seed=options.seed)
-    text = named_text(options)
-    if text is not None and options.lies:
+    if options.lies and options.text is not None:
         raise RunError(
             f"--lies is of the built-in stories, and --text {options.text} is given. Leave one out."
         )
-    corpus = text or built_in(plan.seed, lies=options.lies)
+    corpus = named_text(options) or built_in(plan.seed, lies=options.lies)
     with saved_when_interrupted(RunFolder(Path(options.run_folder)).model):
         trained = run_model(
             options.run_folder, plan, corpus, options.device, **_arithmetic(options)
