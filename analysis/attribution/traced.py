@@ -226,7 +226,7 @@ def _read(content: dict[str, Any]) -> dict[str, Any]:
     )
     tables = {name: _table(name, content[name]) for name in _COLUMNS}
     tokens = _words("tokens", content["tokens"])
-    _check_places(tables["nodes"], len(tokens))
+    _check_places(tables["nodes"], len(tokens), len(tables["layers"]))
     _check_ends(tables)
     return {
         "text": content["text"],
@@ -290,11 +290,21 @@ def _table(name: str, rows: Any) -> pd.DataFrame:
     return table
 
 
-def _check_places(nodes: pd.DataFrame, n_token: int) -> None:
-    """Refuse nodes that are nowhere in the text, or of no kind."""
+def _check_places(nodes: pd.DataFrame, n_token: int, n_layer: int) -> None:
+    """Refuse nodes that are nowhere in the text or the network, or of no kind."""
+    if not (len(nodes) and n_token and n_layer):
+        raise RecordError("it has no node, no token or no layer")
+    if (nodes["influence"] < 0).any():
+        raise RecordError("nodes: influence is below 0")
+    if (nodes.loc[nodes["kind"] != "logit", "layer"] >= n_layer).any():
+        raise RecordError(f"nodes: a layer is none of the {n_layer} that are listed")
     for column, end in (("position", n_token), ("feature", None), ("group", None)):
         values = nodes[column].to_numpy(float)
-        if (values < -1).any() or (values % 1 != 0).any() or (end and (values >= end).any()):
+        if (
+            (values < -1).any()
+            or (values % 1 != 0).any()
+            or (end is not None and (values >= end).any())
+        ):
             raise RecordError(f"nodes: {column} does not hold whole numbers from -1 in range")
     names = nodes["node"]
     if names.duplicated().any() or names.str.startswith("gate ").any() or "" in set(names):

@@ -26,6 +26,7 @@ from circuits.graph.records import Metric
 from circuits.plotting.display import html_of
 from circuits.storage.files import parsed_json, written_whole
 from circuits.storage.limits import check_readable
+from circuits.storage.records import HALF
 from circuits.storage.replacing import check_file
 
 _TEXT = ("text", lambda value: isinstance(value, str))
@@ -301,6 +302,8 @@ def _case(where: str, line: str) -> Case:
         value = row.get(key)
         if key in row and not (fits(value) or (value is None and key not in _REQUIRED)):
             faults.append(f"{key} {value!r:.40}, which is not {what}")
+    if half := HALF.search(json.dumps(row, ensure_ascii=False)):
+        faults.append(f"{half[0]!a} in it, half of a character, which is not text")
     if faults:
         raise BehaviourError(f"{where} has {', '.join(faults)}. Its keys are {', '.join(_KEYS)}.")
     row["right"], row["wrong"] = tuple(row["right"]), tuple(row["wrong"])

@@ -32,6 +32,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _open_streams()
     options = parser().parse_args(arguments)
     try:
+        os.getcwd()
+    except OSError:  # libraries end the process there, with words of their own
+        print(
+            f"circuits {options.command}: the folder that this was started in is gone. Go to "
+            f"another one: cd",
+            file=sys.stderr,
+        )
+        return 2
+    try:
         with _only_the_answer_on_stdout(options.quiet):
             work = getattr(import_module("analysis.cli.commands"), function_name(options))
             with _alone(options), _marks() as marks:

@@ -270,9 +270,10 @@ class RunFolder:
 
 
 def in_shell(path: str | Path) -> str:
-    """A path for a command to paste: whatever it is called, it is one argument and no option."""
+    """A path for a command to paste: whatever it is called, it is one argument, and no option or
+    name on the hub."""
     words = str(path)
-    return shlex.quote(f"./{words}" if words.startswith("-") else words)
+    return shlex.quote(f"./{words}" if words.startswith(("-", "hub:")) else words)
 
 
 def run_above(place: Path) -> Path | None:

@@ -14,6 +14,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -206,7 +207,10 @@ class TextCorpus(Corpus):
         """How many documents the files hold."""
         return len(self.texts)
 
-    @property
+    def __post_init__(self) -> None:
+        _ = self.fingerprint  # of what was read: a file may change while its texts are used
+
+    @cached_property
     def fingerprint(self) -> str:
         """Hash of the files' bytes and columns, in order; the files' names do not matter."""
         n_bytes = [file.stat().st_size for file in self.files]  # where one ends and another begins

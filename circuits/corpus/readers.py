@@ -15,6 +15,7 @@ from circuits.errors import CorpusError, first_line
 from circuits.storage.files import parsed_json
 from circuits.storage.hub import hub_revision
 from circuits.storage.limits import check_arrow, check_parquet, check_readable
+from circuits.storage.records import HALF
 
 _END_OF_TEXT = "<|endoftext|>"
 _PASSAGE = 2000  # characters of running text that make a document
@@ -214,7 +215,7 @@ def _from_jsonl(path: Path, column: str | None) -> tuple[pa.ChunkedArray, str | 
                 f"{path}: line {number}: field '{column}' holds {text!r:.40}, not text; the fields "
                 f"there are {sorted(record)}. Give every line its text."
             )
-        if lone := re.search("[\ud800-\udfff]", text):
+        if lone := HALF.search(text):
             raise CorpusError(
                 f"{path}: line {number}: field '{column}' holds {lone[0]!a}, half of a character, "
                 f"so it is not text. Repair or remove this line."

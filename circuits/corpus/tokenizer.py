@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable
 from hashlib import sha256
 from itertools import takewhile
@@ -11,6 +10,7 @@ from typing import Any, Literal
 
 from circuits.corpus.documents import Corpus, Tokenizer
 from circuits.errors import CorpusError
+from circuits.storage.records import HALF
 
 _NOT_SPLITTING = ("version", "truncation", "padding", "decoder")
 _SAMPLE = "It's 1,024 words:  don't  STOP\n\tnaïve 文字 <s>"  # where a tokenizer cannot be read
@@ -95,7 +95,7 @@ def check_whole(owner: str, texts: Iterable[str]) -> None:
     """Refuse texts with half a character in them: a shell's bytes that are no UTF-8 become such
     halves, and JSON can spell them, but no tokenizer reads them."""
     for text in texts:
-        if lone := re.search("[\ud800-\udfff]", text):
+        if lone := HALF.search(text):
             raise CorpusError(
                 f"{owner}: {text!a:.60} holds {lone[0]!a}, half of a character, so it is not text. "
                 f"Remove it, or write the text in UTF-8."

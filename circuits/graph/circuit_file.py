@@ -11,7 +11,7 @@ from typing import Any
 from circuits.errors import GraphError
 from circuits.graph.records import Choice
 from circuits.storage.files import read_json, written_whole
-from circuits.storage.records import RecordError, record_of
+from circuits.storage.records import HALF, RecordError, record_of
 from circuits.storage.replacing import check_file
 
 _SCHEMA, _VERSION = "bilinear-circuits/circuit", 3
@@ -29,13 +29,19 @@ def circuit_content(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_finite(path: Path, name: str, content: Mapping[str, Any]) -> None:
-    """Write what the file of a circuit holds, refused where a number is not finite."""
+    """Write what the file of a circuit holds, refused where a number is not finite or a name is no
+    text: what could not be read again."""
     try:
         text = json.dumps(content, indent=1, allow_nan=False)
     except ValueError as error:
         raise GraphError(
             f"circuit {name!r} cannot be written as JSON ({error}). Its numbers must be finite."
         ) from error
+    if half := HALF.search(json.dumps(content, ensure_ascii=False)):
+        raise GraphError(
+            f"circuit {name!r}: a name or label holds {half[0]!a}, half of a character, so it is "
+            f"not text. Remove it."
+        )
     with written_whole(path) as file:
         file.write_text(text + "\n", encoding="utf-8")
 

@@ -26,7 +26,7 @@ from circuits.arguments import checked
 from circuits.errors import GraphError, first_line, shorten
 from circuits.graph.circuit import Circuit
 from circuits.graph.records import Feature, Output
-from circuits.storage.files import written_whole
+from circuits.storage.files import parsed_json, written_whole
 from circuits.storage.limits import check_readable
 from circuits.storage.replacing import check_file
 
@@ -261,7 +261,7 @@ def _listing(index: Path, metadata: dict[str, Any]) -> dict[str, Any]:
         return {"graphs": [metadata]}
     check_readable(index, GraphError)
     try:
-        content = json.loads(index.read_text(encoding="utf-8"))
+        content = parsed_json(index.read_text(encoding="utf-8"))
         others = [metadata if one.get("slug") == metadata["slug"] else one
                   for one in content["graphs"]]  # fmt: skip
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:

@@ -26,7 +26,7 @@ from circuits.storage.files import (
 )
 from circuits.storage.limits import check_readable
 from circuits.storage.lock import locked
-from circuits.storage.records import Word
+from circuits.storage.records import HALF, Word
 from circuits.storage.replacing import PLACING, put_files, same_kind
 
 NAME = "manifest.json"
@@ -232,6 +232,8 @@ def _fault(entries: object) -> str | None:
             not isinstance(entry.get(name), kind) for name, kind in types.items()
         ):
             return f"entry {number} is not a step with {', '.join(types)}"
+        if HALF.search("".join([entry["step"], *entry["made"]])):
+            return f"entry {number} holds half of a character"
         for name, known_by in entry["made"].items():
             inside = not Path(name).is_absolute() and ".." not in Path(name).parts
             if not (

@@ -3,6 +3,7 @@ or another dataclass; unknown or missing keys and numbers that are not finite ar
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import fields, is_dataclass
 from enum import Enum
@@ -13,6 +14,10 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 LATER = {"later": True}
 """Metadata of a field that files of the same schema, written before, may lack: its default is what
 they are read with."""
+
+
+HALF = re.compile("[\ud800-\udfff]")
+"""Half of a character: JSON can spell it, but it is no text, and no file or table holds it."""
 
 
 class Word(str, Enum):
@@ -61,6 +66,8 @@ def _read(wanted: Any, value: Any, name: str, where: str) -> Any:
                 return option(value)
         elif option is float and _is_number(value):
             return float(value)
+        elif option is str and isinstance(value, str) and HALF.search(value):
+            continue
         elif option is not float and type(value) is option:
             return value
     words = " or ".join(_word(option) for option in options)

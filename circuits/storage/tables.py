@@ -59,7 +59,10 @@ def table_of_columns(columns: object, where: str) -> pd.DataFrame:
     if len({len(column) for column in columns.values()}) > 1:
         raise RecordError(f"{where} has columns of unequal length")
     known = {n: [np.nan if x is None else x for x in column] for n, column in columns.items()}
-    return pd.DataFrame(known)
+    try:
+        return pd.DataFrame(known)
+    except UnicodeEncodeError as error:  # JSON can spell what no text holds
+        raise RecordError(f"{where} holds {error.object!a:.40}, half of a character") from error
 
 
 def checked_table(

@@ -74,15 +74,15 @@ def bilinear_twin(
             f"window is {plan.window}, but {path} has a context of {original.n_context}. Make the "
             f'plan\'s window at most that: --plan FILE with {{"window": {original.n_context}}}.'
         )
-    text, held_out = training_text(original, corpus, plan, self_written, out)
-    made_of = {
-        "plan": plan.as_dict(),
-        "corpus": text.fingerprint,
-        "original": original.fingerprint,
-    }
+    made_of: dict[str, Any] = {"plan": plan.as_dict(), "original": original.fingerprint}
+    if self_written:
+        made_of["self_written"] = self_written
     if precision != "auto":
         made_of["precision"] = precision
     files = RunFiles((out,), out / "checkpoint.safetensors", made_of)
+    _ = files.finished  # another run's folder is refused before its texts are written over
+    text, held_out = training_text(original, corpus, plan, self_written, out)
+    files = replace(files, made_of={**made_of, "corpus": text.fingerprint})
     if not files.finished:
         training = TwinTraining(plan, original, text, held_out, precision, rows_at_once)
         training.run(files, checkpoint_every)

@@ -82,6 +82,8 @@ def test_a_behaviour_outlives_its_file(tmp_path):
         ({"wrong": [1]}, "line 2 has wrong [1], which is not a list of words"),
         ({"factors": {"a": 1}}, "line 2 has factors {'a': 1}, which is not true or false"),
         ({"position": 1.5}, "line 2 has position 1.5, which is not a whole number"),
+        ({"label": "a \ud800"}, "line 2 has '\\ud800' in it, half of a character, which is not te"),
+        ({"factors": {"\ud800": True}}, "line 2 has '\\ud800' in it, half of a character"),
     ],
 )
 def test_a_line_that_is_no_case_is_refused_by_its_number(tmp_path, line, said):

@@ -2,7 +2,10 @@
 
 import json
 import os
+import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -175,3 +178,15 @@ def test_a_watcher_that_does_not_begin_is_told(place, capsys, monkeypatch):
     said = refused(capsys, "sae", "train", run, *TRAIN, "--log", "wandb")
     assert "wandb does not start (No API key configured.). Set WANDB_MODE=offline" in said
     assert not (run / "saes").exists()
+
+
+def test_a_folder_that_was_removed_is_no_place_to_start_in(tmp_path):
+    (tmp_path / "gone").mkdir()
+    command = f'rmdir "$PWD" && exec {shlex.quote(sys.executable)} -m analysis.cli verify /run'
+    about = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    said = subprocess.run(
+        ["sh", "-c", command], cwd=tmp_path / "gone", env=about, capture_output=True, text=True
+    )
+    assert (said.returncode, said.stdout) == (2, "")
+    assert "circuits verify: the folder that this was started in is gone" in said.stderr
+    assert said.stderr.count("\n") == 1

@@ -133,6 +133,7 @@ def test_a_command_to_paste_holds_any_name_as_one_word(tmp_path):
     words = ["circuits", "find", str(run.path), "--behaviour", odd]
     assert shlex.split(command) == words
     assert shlex.split(str(RunFolder(Path("-run")))) == ["./-run"]
+    assert shlex.split(str(RunFolder(Path("hub:own/run")))) == ["./hub:own/run"]
     with pytest.raises(CircuitsError) as refusal:
         Run(tmp_path / odd / "none")
     assert shlex.quote(str(tmp_path / odd / "none")) in str(refusal.value)

@@ -127,6 +127,13 @@ def test_a_column_can_be_named_and_a_split_chosen(tmp_path):
         open_corpus(tmp_path / "saved", split="dev")
 
 
+def test_a_fingerprint_is_of_the_texts_that_were_read(tmp_path):
+    """Not of what a file has become since, which nobody trained on."""
+    read = open_corpus(as_txt(tmp_path))
+    (tmp_path / "texts.txt").write_text("other\n\ntext")
+    assert read.fingerprint != open_corpus(tmp_path / "texts.txt").fingerprint
+
+
 def test_a_fingerprint_is_of_the_content(tmp_path):
     first = open_corpus(as_txt(tmp_path))
     (tmp_path / "copy").mkdir()

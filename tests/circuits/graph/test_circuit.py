@@ -156,6 +156,7 @@ def test_a_proposal_of_0_1_is_read(tmp_path):
     [
         ({"version": True}, "of schema version True"),
         ({"name": 3}, "name = 3 in the circuit is not text"),
+        ({"name": "a \ud800"}, r"name = 'a \\ud800' in the circuit is not text"),
         ({"energy": "0.5"}, "energy = .0.5. in the circuit is not a number or null"),
         ({"energy": float("nan")}, "energy = nan in the circuit is not a number"),
         ({"explained": "all"}, "explained = 'all' in the circuit is not a number or null"),
@@ -306,8 +307,13 @@ def test_plain_networkx_reads_them_too(circuit, tmp_path, ending):
 
 @pytest.mark.parametrize("ending", ["graphml", "gexf", "json"])
 def test_hostile_labels_survive(tmp_path, ending):
+    """But for half a character, which no table, page or terminal can show: no file of a circuit
+    has one."""
     circuit = labelled(*HOSTILE)
     if ending == "json":
+        with pytest.raises(GraphError, match=r"holds '\\ud800', half of a character"):
+            circuit.save(tmp_path / "x.json")
+        circuit = labelled(*(label for label in HOSTILE if label != "\ud800"))
         assert Circuit.load(circuit.save(tmp_path / "x.json")) == circuit
         return
     again = read_graph(write_graph(circuit, tmp_path / f"x.{ending}"))
@@ -515,9 +521,13 @@ def test_an_index_of_another_program_keeps_what_it_holds(circuit, tmp_path):
 
 
 def test_a_broken_index_is_refused(circuit, tmp_path):
-    (tmp_path / "graph-metadata.json").write_text("[]")
-    with pytest.raises(CircuitsError, match="lists no graphs"):
-        write_attribution(circuit, tmp_path)
+    """Also one that lists graphs twice, of which the first list would be lost."""
+    index = tmp_path / "graph-metadata.json"
+    for text in ("[]", '{"graphs": [{"slug": "theirs"}], "graphs": []}'):
+        index.write_text(text)
+        with pytest.raises(CircuitsError, match="lists no graphs"):
+            write_attribution(circuit, tmp_path)
+        assert index.read_text() == text
 
 
 def test_a_circuit_made_by_hand_is_saved_with_what_is_known_of_it(tmp_path):

@@ -47,6 +47,7 @@ def test_a_manifest_that_cannot_be_read_is_named(tmp_path):
     step = {"step": "model", "made_of": {}, "versions": {}, "made": {}}
     for content in (
         "{", "[1]", "3", "[" * 100_000, json.dumps([{"no": "step"}]), json.dumps([step, step]),
+        json.dumps([step | {"step": "\ud800"}]),
         json.dumps([step | {"made": {"../x": {"bytes": 1, "sha256": "0"}}}]),
         json.dumps([step | {"made": {"/etc/x": {"bytes": 1, "sha256": "0"}}}]),
         json.dumps([step | {"made": {"model/x": "0" * 64}}]), json.dumps([step | {"made": None}]),

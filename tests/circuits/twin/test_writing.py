@@ -1,6 +1,7 @@
 """An original writes text to train its twin on: the same each time, from its own chances."""
 
 import os
+from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from circuits.corpus import built_in
 from circuits.corpus.documents import Corpus
-from circuits.errors import CorpusError
+from circuits.errors import CorpusError, RunError
 from circuits.twin import training
 from circuits.twin.original import load_original
 from circuits.twin.plan import TwinPlan
@@ -87,6 +88,17 @@ def test_a_twin_trains_on_what_its_original_wrote(gated, tmp_path):
     assert both.label.loss != only.label.loss
     with pytest.raises(CorpusError, match="there is no text to train on"):
         bilinear_twin(gated, None, plan, tmp_path / "four", self_written=0)
+
+
+def test_texts_of_a_run_stay_when_another_is_refused_there(gated, tmp_path):
+    plan, out = TwinPlan(n_steps=2, n_rows=2, window=16), tmp_path / "out"
+    bilinear_twin(gated, None, plan, out, self_written=100, device="cpu")
+    place = training.self_written_place(out)
+    was = place.read_bytes()
+    for other, n in ((replace(plan, seed=1), 100), (plan, 60)):
+        with pytest.raises(RunError, match="belongs to another run"):
+            bilinear_twin(gated, None, other, out, self_written=n, device="cpu")
+        assert place.read_bytes() == was
 
 
 class Endless(Corpus):
