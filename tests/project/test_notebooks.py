@@ -23,7 +23,7 @@ def execute(notebook: nbformat.NotebookNode, **environment: str) -> None:
     """Run it in a kernel of one thread: each of the tests' workers has a core."""
     for cell in code_cells(notebook):
         cell.source = cell.source.replace("torch.set_num_threads(2)", "torch.set_num_threads(1)")
-    client = NotebookClient(notebook, timeout=300, kernel_name="python3")
+    client = NotebookClient(notebook, timeout=600, kernel_name="python3")
     client.create_kernel_manager()
     client.km.kernel_cmd = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     client.execute(env={**os.environ, **environment})
