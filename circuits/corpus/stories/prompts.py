@@ -50,25 +50,31 @@ def _negation(draw: _Draw) -> MinimalPair:
     tail = frame.replace("…", child)
     thing, good, bad = draw.one("things"), draw.one("positive"), draw.one("negative")
     negator, intensifier = draw.one("negators"), draw.one("intensifiers")
-    cases = [(negated, positive) for negated in (False, True) for positive in (True, False)]
-    fits = [(glad, sad) if negated != positive else (sad, glad) for negated, positive in cases]
+    said = [(word, adjective) for word in (intensifier, negator) for adjective in (good, bad)]
+    return _crossed(
+        "negated",
+        [f"{before} the {thing} was {word} {adjective} {tail}" for word, adjective in said],
+        [{"frame": frame, "modifier": word, "adjective": adjective} for word, adjective in said],
+        [glad, sad, sad, glad],
+    )
+
+
+def _crossed(
+    factor: str,
+    texts: list[str],
+    strata: list[dict[str, str]],
+    right: list[tuple[str, ...]],
+) -> MinimalPair:
+    """Texts without the factor and then with it, good before bad; wrong is what fits the other."""
+    factors = [
+        {factor: there, "positive": good} for there in (False, True) for good in (True, False)
+    ]
     return MinimalPair(
-        tuple(
-            f"{before} the {thing} was {negator if negated else intensifier} "
-            f"{good if positive else bad} {tail}"
-            for negated, positive in cases
-        ),
-        tuple({"negated": negated, "positive": positive} for negated, positive in cases),
-        tuple(
-            {
-                "frame": frame,
-                "modifier": negator if negated else intensifier,
-                "adjective": good if positive else bad,
-            }
-            for negated, positive in cases
-        ),
-        tuple(right for right, _ in fits),
-        tuple(wrong for _, wrong in fits),
+        tuple(texts),
+        tuple(factors),
+        tuple(strata),
+        tuple(right),
+        (right[1], right[0], right[3], right[2]),
     )
 
 
@@ -101,20 +107,16 @@ def _lies(draw: _Draw) -> MinimalPair:
     good, bad = draw.one("positive"), draw.one("negative")
     first, honest, liar = draw.one("liars"), draw.one("honest"), draw.one("liars")
     tail = frame.replace("…", "he" if child in draw.lexicon.boys else "she")
-    cases = [(lied, positive) for lied in (False, True) for positive in (True, False)]
-    fits = [(glad, sad) if lied == positive else (sad, glad) for lied, positive in cases]
-    said = [(liar if lied else honest, good if positive else bad) for lied, positive in cases]
-    strata = ({"frame": frame, "adjective": adjective} for _, adjective in said)
-    return MinimalPair(
-        tuple(
+    said = [(verb, adjective) for verb in (honest, liar) for adjective in (good, bad)]
+    return _crossed(
+        "lied again",
+        [
             f"{before} {child} {first} that the {animal} {verb} that the {thing} was "
             f"{intensifier} {adjective} {tail}"
             for verb, adjective in said
-        ),
-        tuple({"lied again": lied, "positive": positive} for lied, positive in cases),
-        tuple(strata),
-        tuple(right for right, _ in fits),
-        tuple(wrong for _, wrong in fits),
+        ],
+        [{"frame": frame, "adjective": adjective} for _, adjective in said],
+        [sad, glad, glad, sad],
     )
 
 
