@@ -4,10 +4,22 @@ Other people's packages and files are called `circuits`, `sae` and `analysis`, t
 overwrites a file of ours, and a folder in the way comes first.
 """
 
+import os
 import sys
 from importlib.util import find_spec
 
 _OURS = "__getattr__, __dir__, __all__ = lazy(__name__)"  # a line of each package's first file
+
+
+def leave_out_the_current_folder() -> None:
+    """Of ``python -m analysis.cli``: it puts the folder that it is started in first on the path,
+    where a file called like a library would be run. That folder is left out, unless this file lies
+    there, as in a checkout."""
+    safe = sys.flags.isolated or getattr(sys.flags, "safe_path", False)  # it is not on the path
+    if safe or sys.argv[:1] != ["-m"]:  # which it is until the module has been found
+        return
+    if os.path.realpath(sys.path[0]) != os.path.dirname(os.path.realpath(__file__)):
+        del sys.path[0]
 
 
 def check_packages(*names: str) -> None:

@@ -2,8 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from bilinear_circuits import check_packages
+from bilinear_circuits import check_packages, leave_out_the_current_folder
 
+leave_out_the_current_folder()
 check_packages("circuits", "sae")
 
 from circuits.lazy import lazy  # noqa: E402
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from analysis.behaviour.built_in import built_in_behaviour as built_in_behaviour
     from analysis.behaviour.cases import Behaviour as Behaviour
     from analysis.behaviour.in_model import in_model as in_model
+    from analysis.behaviour.lexicon import behaviour_from_lexicon as behaviour_from_lexicon
     from analysis.dictionary_quality import quality as quality
     from analysis.discovery.find import find_circuit as find_circuit
     from analysis.discovery.layered_circuit import LayeredCircuit as LayeredCircuit

@@ -17,7 +17,9 @@ twins-real: what a pretrained model's twin loses, and other ways (--model, --dat
 report: a large report: writing it, its size, opening it in Chromium.
 claims: what README's table says, beside what these print today (hours; --folder, --data).
 demo: `circuits demo` for ten seeds (--seeds), first and second run: time, memory, answers.
+behaviours: kinds of behaviour that a model shows in words of its own (--model, --seeds).
 traces: what removing one node does, predicted by a trace and by gradients (--model, --data).
+rivals: which features a behaviour hangs on, by weights and data and by gradients (--seeds).
 rules: rules read from a polynomial transformer's weights, and removed (--data: a folder; --json).
 checking: what hashing and checking take of `circuits demo`.
 """
@@ -27,6 +29,7 @@ import argparse
 import torch
 
 from benchmarks import (
+    behaviours,
     circuits,
     claims,
     core,
@@ -40,6 +43,7 @@ from benchmarks import (
     pretrained,
     recovery,
     report,
+    rivals,
     rules,
     saes,
     shapes,
@@ -60,16 +64,18 @@ parser.add_argument(
     "twins-real: text; rules: a model's folder with its rules (default: a small one written by "
     "hand)",
 )
-parser.add_argument("--model", metavar="FOLDER", help="pretrained, traces, twins-real: a model")
+parser.add_argument(
+    "--model", metavar="FOLDER", help="behaviours, pretrained, traces, twins-real: a model"
+)
 parser.add_argument(
     "--folder",
-    help="circuits, layers, claims: where models and dictionaries are kept; shapes: a run",
+    help="circuits, layers, rivals, claims: where models and dictionaries are kept; shapes: a run",
 )
 parser.add_argument(
     "--seeds",
     metavar="FROM:TO",
     default="0:10",
-    help="circuits, layers, demo: the last is not included",
+    help="behaviours, circuits, layers, demo, rivals: the last is not included",
 )
 parser.add_argument("--json", action="store_true", help="rules: one JSON object, nothing else")
 options = parser.parse_args()
@@ -109,7 +115,9 @@ tables = {
     "twins-real": lambda: twins_real.run(
         options.device, options.model, options.data, options.folder, seeds
     ),
+    "behaviours": lambda: behaviours.run(options.device, options.model, seeds),
     "traces": lambda: traces.run(options.device, options.model, options.data),
+    "rivals": lambda: rivals.run(options.device, options.folder, seeds),
     "rules": lambda: rules.run(options.data, options.json),
     "report": lambda: report.run(options.device),
     "lowrank": lambda: lowrank.run(options.device),

@@ -23,7 +23,7 @@ from analysis.behaviour.built_in import built_in_behaviour
 from analysis.cli.demo import BEHAVIOURS
 from analysis.discovery.find import find_circuit
 from analysis.runs.circuits import N_CASES, story_cases
-from analysis.validation.criteria import Claim
+from analysis.validation.criteria import IN_ONE_LAYER, Claim
 from analysis.validation.edits import DrawKind, EditKind
 from analysis.validation.record import Validation
 from analysis.validation.validate import validate
@@ -157,7 +157,7 @@ def f1_on_stories(model: Model, out: Dictionary, circuit: Circuit, seed: int) ->
     return found
 
 
-_HEAD = ("behaviour", "found", "causal and computed here", *map(str, Claim), "pairs",
+_HEAD = ("behaviour", "found", "causal and computed here", *map(str, IN_ONE_LAYER), "pairs",
          "removed", "left, worst stratum", "kept alone, worst stratum",
          "side effect, worst stratum",
          "inherited, worst frame", "case's share explained, 5 % to 95 %",
@@ -181,7 +181,7 @@ def _rows(found: dict[int, dict[str, Any]]) -> list[tuple[str, ...]]:
                 name,
                 f"{len(there)} of {len(every)}",
                 str(both),
-                *(str(sum(one["claims"][str(claim)] for one in there)) for claim in Claim),
+                *(str(sum(one["claims"][str(claim)] for one in there)) for claim in IN_ONE_LAYER),
                 _spread([one["pairs"] for one in there], 0),
                 *(
                     _spread([one["criteria"].get(key) for one in there])

@@ -15,9 +15,13 @@ from typing import Any
 
 from analysis.behaviour.built_in import built_in_behaviour
 from analysis.behaviour.in_model import in_model
-from analysis.cli.demo import TWO_LAYER_BEHAVIOURS, TWO_LAYER_DICTIONARIES, TWO_LAYER_PLAN
+from analysis.cli.demo import (
+    TWO_LAYER_BEHAVIOURS,
+    TWO_LAYER_DICTIONARIES,
+    TWO_LAYER_PAIRS,
+    TWO_LAYER_PLAN,
+)
 from analysis.discovery.find import find_circuit
-from analysis.runs.circuits import N_CASES
 from analysis.validation.criteria import Claim
 from analysis.validation.validate import validate
 from benchmarks.measure import machine, table
@@ -30,9 +34,10 @@ from sae import load_dictionaries, train_saes
 
 SEEDS = range(10)
 N_CONTROLS = 20  # untrained models
-_VERSION = 1  # of what is measured of a seed
+_VERSION = 3  # of what is measured of a seed
 _HEAD = ["seed", "right, one lie", "two lies", "one layer: one lie", "two lies",
-         "behaviour", "circuit", "claims", "removed", "kept alone", "falls short of"]  # fmt: skip
+         "behaviour", "circuit", "claims", "removed", "left in the worst stratum", "kept alone",
+         "falls short of"]  # fmt: skip
 
 
 def run(device: str, folder: str | None = None, seeds: Iterable[int] = SEEDS) -> str:
@@ -48,7 +53,9 @@ def run(device: str, folder: str | None = None, seeds: Iterable[int] = SEEDS) ->
     }
     rows = [row for seed, each in found.items() for row in _rows(seed, each)]
     counted = "; ".join(f"{name} {n} of {len(seeds)}" for name, n in proven.items())
-    head = f"{machine()}. {N_CASES} minimal pairs, half to choose on and half to measure on."
+    head = (
+        f"{machine()}. {TWO_LAYER_PAIRS} minimal pairs, half to choose on and half to measure on."
+    )
     return "\n\n".join([head, table(rows, _HEAD), f"- found and causal: {counted}\n- {controls}"])
 
 
@@ -75,7 +82,7 @@ def _of_seed(seed: int, folder: Path, device: str) -> dict[str, Any]:
 
 def _right(model: Model, seed: int) -> dict[str, float]:
     """Share of right answers, by class."""
-    behaviour = built_in_behaviour("lies", model, N_CASES, seed=seed)
+    behaviour = built_in_behaviour("lies", model, TWO_LAYER_PAIRS, seed=seed)
     cases = in_model(behaviour, model)
     right = (cases.margins() > 0).double()
     return dict(zip(behaviour.labels, cases.class_means(right).tolist(), strict=True))
@@ -83,7 +90,7 @@ def _right(model: Model, seed: int) -> dict[str, float]:
 
 def _proof(model: Model, saes: Path, name: str, seed: int) -> dict[str, Any]:
     dictionaries = load_dictionaries(saes, device=model.device)
-    cases = built_in_behaviour(name, model, N_CASES, seed=seed)
+    cases = built_in_behaviour(name, model, TWO_LAYER_PAIRS, seed=seed)
     try:
         circuit = find_circuit(model, dictionaries, cases, across=True)
         proof = validate(model, circuit, cases.halves()[1], dictionaries, seed=seed)
@@ -108,9 +115,9 @@ def _rows(seed: int, found: dict[str, Any]) -> list[tuple[str, ...]]:
     for name in TWO_LAYER_BEHAVIOURS:
         each = found[name]
         claims = ", ".join(claim for claim, holds in each["claims"].items() if holds) or "none"
-        values = [each["criteria"].get(key) for key in ("removed", "kept")]
+        values = [each["criteria"].get(key) for key in ("removed", "left", "kept")]
         said = ["-" if value is None else f"{value:.2f}" for value in values]
-        short = ", ".join(each["short"]) or "nothing"
+        short = ", ".join(each["short"]) or ("nothing" if each["criteria"] else "-")
         rows.append((str(seed), *right, name, each["circuit"], claims, *said, short))
     return rows
 
@@ -125,7 +132,7 @@ def _controls(place: Path, device: str) -> str:
     gated = found = causal = 0
     for seed in range(N_CONTROLS):
         other = untrained(model, seed)
-        cases = built_in_behaviour("lies", other, N_CASES)
+        cases = built_in_behaviour("lies", other, TWO_LAYER_PAIRS)
         gated += _is_found(other, dictionaries, cases) is not None
         circuit = _is_found(other, dictionaries, cases, shown=0.0)
         if circuit is not None:

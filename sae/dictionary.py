@@ -13,7 +13,6 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.algebra.basis import Basis
+from circuits.algebra.unchanged import while_unchanged
 from circuits.arguments import checked_methods
 from circuits.errors import BasisError, DictionaryError, check_range, check_width, largest
 from circuits.model.model import Model
@@ -39,7 +39,7 @@ _TILE = 2**24  # scores that are held at a time
 class Dictionary(Stored):
     """Features of one site: how they are found in an activation and what they write to it."""
 
-    @cached_property
+    @while_unchanged
     def _into(self) -> Float[Tensor, "model feature"]:
         """The encoder as sae-lens lays it out: the same product in the same order of sums."""
         return self.encoder.mT.contiguous()
@@ -105,7 +105,7 @@ class Dictionary(Stored):
         sizes, n_terms = {**given, side: self._sizes[side]}, max(self.decoder.shape)
         check_range(owner, self.dtype, sizes, n_terms, largest(added))
 
-    @cached_property
+    @while_unchanged
     def _sizes(self) -> dict[str, float]:
         return {side: largest(getattr(self, side)) for side in ("encoder", "decoder")}
 
@@ -144,10 +144,11 @@ class Dictionary(Stored):
                 f"{model.d_model}. Load the model that it was trained on."
             )
         trained_on = self.trained_on
-        if trained_on is not None and trained_on != model.fingerprint:
+        own = model.unedited_fingerprint  # of several, each is spliced while others are
+        if trained_on is not None and trained_on != own:
             raise DictionaryError(
                 f"{needed_by}: {self} was trained on a model of hash {trained_on[:12]}…, and "
-                f"this one has {model.fingerprint[:12]}…, so it is of other weights, another "
+                f"this one has {own[:12]}…, so it is of other weights, another "
                 f"configuration or tokenizer. Load the model that it was trained on, or train a "
                 f"dictionary of this one."
             )
@@ -195,7 +196,7 @@ class Dictionary(Stored):
         transcoder with thresholds a ``JumpReLUTranscoder``."""
         return as_sae_lens(self)
 
-    @cached_property
+    @while_unchanged
     def fingerprint(self) -> str:
         """A hash of the weights and of the rule that makes a feature active."""
         digest = hashlib.sha256(f"{self.k} {self.relu}".encode())

@@ -11,7 +11,7 @@ import torch
 from circuits.arguments import checked
 from circuits.errors import DictionaryError
 from circuits.model.loading import chosen_device, ready_folder
-from circuits.model.site import Site
+from circuits.model.site import BySite, Site
 from circuits.storage.hub import how_to_ask, hub_place, model_folder
 from circuits.storage.limits import is_there
 from circuits.storage.manifest import check_made
@@ -50,10 +50,10 @@ def dictionary_in(
 @checked
 def load_dictionaries(
     run: str | Path, *, device: torch.device | str | None = None
-) -> dict[Site, Dictionary]:
+) -> BySite[Dictionary]:
     """All dictionaries of a run folder, or of its folder ``saes`` or ``transcoders``, or all layers
     of circuit-tracer's set, in the model's order; or those of a model that comes with this package,
-    by its name."""
+    by its name. A site or its text finds each: ``dictionaries["mlp_in@0"]``."""
     named, run = run, Path(run).expanduser()
     if not is_there(run, DictionaryError):
         run = ready_folder(named) or run
@@ -84,4 +84,4 @@ def load_dictionaries(
             f"{folder}: no dictionaries in it. They are in folders such as "
             f"saes/blocks.0.mlp.hook_in, which training writes at its end."
         )
-    return dict(sorted(found.items(), key=lambda item: item[0].order))
+    return BySite(sorted(found.items(), key=lambda item: item[0].order))

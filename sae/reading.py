@@ -16,7 +16,7 @@ from circuits.corpus.batches import Batch, BatchPlan, in_order
 from circuits.corpus.documents import Corpus
 from circuits.errors import check_count, check_rows, check_width
 from circuits.model.model import Model
-from circuits.model.site import Site, begun_at
+from circuits.model.site import BySite, Site, begun_at
 from circuits.storage.progress import progress
 
 N_DOCUMENTS = 1000
@@ -104,4 +104,5 @@ def read_counted(
     counted = batch.mask.clone()
     counted[:, 0] = False  # <bos>
     here = counted.to(model.device)
-    return counted, {site: x[here] for site, x in model.read(batch.tokens, sites).items()}
+    found = model.read(batch.tokens, sites).items()
+    return counted, BySite((site, x[here]) for site, x in found)

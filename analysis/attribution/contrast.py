@@ -135,12 +135,12 @@ class PairAccount:
     def of(cls, cases: ModelCases, layer: int, dictionary: Dictionary) -> PairAccount:
         """Of a layer, by its direct path to the answers, in float64; made once for some cases."""
         dictionary.check_autoencoder("PairAccount.of")
-        known = (layer, dictionary.fingerprint)
-        if known not in cases.kept:
+
+        def account() -> PairAccount:
             site = f"mlp_in@{layer}"
             found, reads = cases.read_with_answers([site])
             weights = cases.weights(cases.affected)
-            cases.kept[known] = cls(
+            return cls(
                 cases,
                 layer,
                 cases.model.layer(layer).to("cpu", torch.float64),
@@ -149,8 +149,8 @@ class PairAccount:
                 reads.double(),
                 float((weights * (found[cases.last] * reads).sum(1)).sum()),
             )
-        account: PairAccount = cases.kept[known]
-        return account
+
+        return cases.once((layer, dictionary.fingerprint), account)
 
     @cached_property
     def features(self) -> Int64[Tensor, " feature"]:

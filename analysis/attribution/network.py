@@ -24,7 +24,7 @@ from analysis.attribution.influence import Influence, influence
 from analysis.attribution.kept_nodes import KeptNodes
 from analysis.attribution.traced import AttributionGraph
 from analysis.attribution.writers import Readings, Writers
-from analysis.behaviour.in_model import single_tokens, word_pieces
+from analysis.behaviour.answers import first_piece, single_tokens
 from circuits.arguments import checked
 from circuits.corpus.tokenizer import unknown_words
 from circuits.errors import DictionaryError, ModelError, check_count, shorten
@@ -50,17 +50,18 @@ def attribution_graph(
 ) -> AttributionGraph:
     """How one text's answer is made: from the targets' logits after its last token to its tokens.
 
-    ``targets`` are words, each a single token (without them the likeliest), with the same share of
-    the influence each; the mean logit of ``against`` is subtracted from each. ``n_nodes`` and
-    ``n_gates`` are kept; in each layer ``n_followed`` features are traced further back. A layer
-    without a dictionary of ``mlp_out`` has its MLP as one node at each position, traced no further.
+    ``targets`` are words (without them the likeliest token), with the same share of the influence
+    each; the mean logit of ``against`` is subtracted from each. A word of several tokens stands
+    for its first, which is noted. ``n_nodes`` and ``n_gates`` are kept; in each layer
+    ``n_followed`` features are traced further. A layer without a dictionary of ``mlp_out`` has
+    its MLP as one node at each position.
     """
     budgets = {"n_nodes": n_nodes, "n_gates": n_gates, "n_followed": n_followed}
     for what, budget in budgets.items():
         check_count("attribution_graph", budget, None, what)
     chosen, notes = _by_layer(model, dictionaries)
     tokens = _tokens(model, text)
-    words, answers, less = _answers(model, text, tokens, targets, against)
+    words, answers, less, begun = _answers(model, text, tokens, targets, against)
     less_what = f" less {', '.join(against)}" if against else ""
     names = [f"logit {word}{less_what}" for word in words]
     writers = Writers.of(model, chosen, tokens)
@@ -72,7 +73,6 @@ def attribution_graph(
     traced = KeptNodes.of(flow, reads, names, kept)
     gates, edges = traced.gates(n_gates), traced.edges()
     shares, layers = _ends(flow), _layers(flow)
-    spread = flow.through(kept)
     about = {
         "model": model.fingerprint,
         "dictionaries": {f"mlp_out@{i}": d.fingerprint for i, d in chosen.items()},
@@ -88,15 +88,22 @@ def attribution_graph(
         edges,
         layers,
         shares,
-        {
-            "influence of nodes": float(flow.of[kept].sum() / flow.of.sum()),
-            "through nodes alone": float(spread[kept & flow.ends].sum()),
-            "influence of gates": float(gates["weight"][gates["kind"] != "rest"].sum())
-            / max(float(gates["weight"].sum()), 1e-300),
-        },
-        tuple(notes),
+        _held(flow, kept, gates),
+        (*notes, *begun),
         about,
     )
+
+
+def _held(
+    flow: Influence, kept: Bool[np.ndarray, " writer"], gates: pd.DataFrame
+) -> dict[str, float]:
+    """How much of the influence the nodes have, by way of nodes alone, and their gates."""
+    named = gates["weight"][gates["kind"] != "rest"]
+    return {
+        "influence of nodes": float(flow.of[kept].sum() / flow.of.sum()),
+        "through nodes alone": float(flow.through(kept)[kept & flow.ends].sum()),
+        "influence of gates": float(named.sum()) / max(float(gates["weight"].sum()), 1e-300),
+    }
 
 
 def _by_layer(
@@ -160,19 +167,11 @@ def _answers(
     tokens: Int64[Tensor, " pos"],
     targets: Sequence[str] | None,
     against: Sequence[str],
-) -> tuple[list[str], Int64[Tensor, " target"], Tensor | None]:
-    """The targets as words and tokens, and the mixture of logits that is subtracted."""
-    tokenizer = model.words("attribution_graph")
+) -> tuple[list[str], Int64[Tensor, " target"], Tensor | None, list[str]]:
+    """The targets as words and tokens, the mixture of logits that is subtracted, and what is to be
+    said of words of several tokens."""
     wanted = list(targets or ())
-    known = single_tokens(tokenizer, text, [*wanted, *against])
-    for word in (*wanted, *against):
-        if word not in known:
-            pieces = word_pieces(tokenizer, text, word)
-            cut = f" (it is {len(pieces)}: {' '.join(pieces)})" if len(pieces) > 1 else ""
-            raise ModelError(
-                f"attribution_graph: {word!r} must be a single known token after the text{cut}. "
-                f"Take another word, or its first piece."
-            )
+    known, notes = _first_tokens(model, text, [*wanted, *against])
     of_token: dict[int, str] = {}
     for word in wanted:
         of_token.setdefault(known[word], word)  # a word may be named twice, with its mark
@@ -188,11 +187,33 @@ def _answers(
         for word in against:
             less[known[word]] += 1 / len(against)
         if {known[word] for word in against} == {numbers[0]}:
+            same = "itself" if wanted[0] in against else f"{against[0]!r}, of the same token,"
             raise ModelError(
-                f"attribution_graph: {wanted[0]!r} against itself is always 0. Name other words "
+                f"attribution_graph: {wanted[0]!r} against {same} is always 0. Name other words "
                 f"with against."
             )
-    return wanted, torch.tensor(numbers, device=model.device), less
+    return wanted, torch.tensor(numbers, device=model.device), less, notes
+
+
+def _first_tokens(
+    model: Model, text: str, words: Sequence[str]
+) -> tuple[dict[str, int], list[str]]:
+    """The token of each word after the text, of several tokens the first; and what those begin
+    with, in a sentence."""
+    tokenizer = model.words("attribution_graph")
+    known = single_tokens(tokenizer, text, words)
+    begun: dict[str, str] = {}
+    for word in words:
+        if word not in known:
+            if (first := first_piece(tokenizer, text, word)) is None:
+                raise ModelError(
+                    f"attribution_graph: {word!r:.60} has no known token after the text: it is "
+                    f"empty or unknown, begins with a space alone, or changes how the text is cut. "
+                    f"Take another word."
+                )
+            known[word], begun[word] = first
+    said = ", ".join(f"{word} by {piece}" for word, piece in begun.items())
+    return known, [f"words of several tokens are followed by their first: {said}"] if said else []
 
 
 def _check_ledger(writers: Writers, reads: Readings, answers: Tensor, less: Tensor | None) -> None:

@@ -24,7 +24,7 @@ from circuits.graph.export import (
 from circuits.plotting.display import html_of
 from circuits.storage.files import read_json, write_json
 from circuits.storage.records import RecordError
-from circuits.storage.replacing import check_file
+from circuits.storage.replacing import begins_as, check_file
 from circuits.storage.tables import COUNT, NUMBER, TEXT, Kind, checked_table, table_of_columns
 
 FORMAT = "bilinear-circuits attribution graph"
@@ -118,7 +118,7 @@ class AttributionGraph:
         kinds only with ``force``."""
         path = Path(path)
         kind = "an attribution graph of the toolkit"
-        check_file(path, kind, lambda head: FORMAT.encode() in head[:100], GraphError, force)
+        check_file(path, kind, begins_as(FORMAT), GraphError, force)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_graph(self.graph(), path.with_suffix(".graphml"), force=force)
         write_json(path, self.as_dict())

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from circuits.algebra.bilinear import BilinearLayer
 from circuits.attention.paths import TextPaths, text_paths
-from circuits.model.formats.heads import eager
+from circuits.model.formats.heads import attending
 from circuits.model.model import Model
 from circuits.model.site import Site
 from sae.dictionary import Dictionary
@@ -79,7 +79,7 @@ class Writers:
         sites = [Site("mlp_in", layer) for layer in range(model.n_layer)]
         end = Site("resid_post", model.n_layer - 1)
         dtype = paths.written[Site("resid_pre", 0)].dtype
-        with eager(model.network):  # as the paths were read
+        with attending(model.network):  # as the paths were read
             read = model.read(tokens[None], [*sites, end])
         found = {site: x[0].to(dtype) for site, x in read.items()}
         blocks, tables, first = {}, [], 0

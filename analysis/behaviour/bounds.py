@@ -2,7 +2,7 @@
 
 They were set on models and dictionaries of seeds 0 to 6. What `python -m benchmarks circuits` says
 of later seeds was looked at afterwards, and no value was changed since; `DRAWS` was added then, and
-makes "specific" stricter. Shares are of margins.
+makes "specific" stricter; `N_PAIRS_ACROSS` is of a later day. Shares are of margins.
 """
 
 FIXED = "2026-11-29"
@@ -12,10 +12,18 @@ SHOWN = 0.75
 """Share of right cases that a model must have in every class to show a behaviour."""
 
 COVERAGE = 0.9
-"""Share of what the MLP does in each stratum that the pairs of a circuit should carry."""
+"""Share of what the MLP does in each stratum that the pairs of a circuit should carry. Through
+several layers the rest of one, a tenth, is of the stratum's margin: so much of it may the pairs of
+a layer lack of what its MLP does; and the choice ends before where the limit of pairs comes first,
+or no pair brings more (`GAIN`)."""
 
 N_PAIRS = 16
-"""Pairs that a circuit has at most."""
+"""Pairs that a circuit of one layer has at most."""
+
+N_PAIRS_ACROSS = 48
+"""The same of each layer of a circuit through several: they do what the layer does in all classes,
+and what a later layer makes of them. Set later than the other bounds, on seeds 0 to 2 of the
+stories with lies."""
 
 CARRIED = 0.5
 """Share of the contrast in those pairs: below it there is no circuit to speak of."""
@@ -43,7 +51,8 @@ LEFT = 0.5
 """Share that it may leave in any stratum."""
 
 KEPT = 0.6
-"""Share of the MLP's effect that the circuit alone must keep in any stratum."""
+"""Share of the MLP's effect that the circuit alone must keep in any stratum; through several layers
+in those of all classes."""
 
 # computed here
 COMPUTED = 0.5
@@ -55,7 +64,7 @@ INHERITED = 0.35
 WITHIN = 0.2
 """Share of it that may come from the spread within the classes, of either sign, in any frame."""
 
-# specific
+# specific, and beyond random pairs
 SIDE_EFFECT = 0.25
 """Relative change of another class that removing the circuit may make in any stratum."""
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from analysis.behaviour.answers import single_tokens
 from analysis.behaviour.cases import JSON_LINES, Behaviour, Case
-from analysis.behaviour.in_model import single_tokens
 from circuits.arguments import checked
 from circuits.corpus.documents import built_in
 from circuits.corpus.stories.lexicon import Lexicon

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any, get_args
 
@@ -45,7 +45,8 @@ _KEYS = {**_REQUIRED, "factors": _FACTORS, "pair": _NUMBER, "position": _NUMBER,
 _TAKEN = {
     *("feature", "mean", "both"),
     *("first", "second", "weight", "contrast", "elsewhere", "together"),
-    *("edit", "kind", "target", "n_pairs", "removed", "low", "high", "side_effect", "faithfulness"),
+    *("edit", "kind", "target", "n_pairs", "n_cases", "removed", "low", "high", "side_effect"),
+    "faithfulness",
 }
 
 JSON_LINES = (
@@ -61,7 +62,7 @@ class Case:
 
     text: str
     label: str  # its class
-    right: tuple[str, ...]  # answers that fit, each a single token
+    right: tuple[str, ...]  # answers that fit; of several tokens the first is compared
     wrong: tuple[str, ...]
     factors: Mapping[str, bool] = field(default_factory=dict)
     pair: int | None = None  # cases of one number differ in the factors alone
@@ -97,6 +98,8 @@ class Behaviour:
                           f"against each other{_absent(self.cases)}")  # fmt: skip
         if not self.name.strip():
             faults.append("it has no name")
+        if broken := [name for name in self._names if name.splitlines() not in ([], [name])]:
+            faults.append(f"the name {broken[0]!r:.60} is of several lines")
         named = dict.fromkeys(name for case in self.cases for name in (case.label, *case.factors))
         if same := [name for name in named if name in _TAKEN]:
             faults.append(
@@ -127,6 +130,13 @@ class Behaviour:
             faults += self._faulty_factors()
         if faults:
             raise BehaviourError(f"behaviour {self.name!r}: {'; '.join(faults)}. Fix its cases.")
+
+    @property
+    def _names(self) -> set[str]:
+        """Of classes, factors and strata, and its own: the words of tables and sentences."""
+        each = ((case.label, *case.factors, *case.strata, *case.strata.values())
+                for case in self.cases)  # fmt: skip
+        return {self.name, *chain.from_iterable(each)}
 
     def _faulty_factors(self) -> list[str]:
         names = {tuple(case.factors) for case in self.cases}
@@ -187,9 +197,9 @@ class Behaviour:
         if few:
             raise BehaviourError(
                 f"behaviour {self.name!r} has too few cases of {_listed(few)}: a circuit is chosen "
-                f"on one half of the pairs and measured on the other, and each half needs two of "
-                f"every class. Write at least {2 * LEAST} pairs: a claim needs {LEAST} held-out "
-                f"cases of every class."
+                f"on one half of the cases and measured on the other, and each half needs two of "
+                f"every class. Write at least {2 * LEAST} of every class: a claim needs {LEAST} of "
+                f"them held out."
             )
         first, second = (Behaviour(self.name, tuple(part), self.metric) for part in parts)
         return first, second
@@ -205,8 +215,7 @@ class Behaviour:
 
     def save(self, path: str | Path, *, force: bool = False) -> Path:
         """Write the cases as JSONL, one a line; over a file that has none only with ``force``."""
-        start = b'{"text": '
-        check_file(path, "cases", lambda head: head.startswith(start), BehaviourError, force)
+        check_file(path, "cases", lambda _: _has_cases(Path(path)), BehaviourError, force)
         given = ({key: _plain(getattr(case, key)) for key in _KEYS} for case in self.cases)
         rows = [{k: value for k, value in row.items() if value not in (None, {})} for row in given]
         with written_whole(path) as file:
@@ -287,6 +296,16 @@ def _odd_names(cases: Mapping[int, Case]) -> list[str]:
 
 def _plain(value: Any) -> Any:
     return dict(value) if isinstance(value, Mapping) else value
+
+
+def _has_cases(path: Path) -> bool:
+    """Whether the first line of a file is a case."""
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            _case(str(path), next((line for line in file if line.strip()), ""))
+    except (BehaviourError, OSError, UnicodeDecodeError):
+        return False
+    return True
 
 
 def _case(where: str, line: str) -> Case:

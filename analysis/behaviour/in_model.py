@@ -11,32 +11,33 @@ effects are of the logit difference towards one side, otherwise the target would
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from analysis.behaviour.answers import answer_tokens, suggested
 from analysis.behaviour.cases import Behaviour, Case
 from circuits.algebra.bilinear import computing_dtype
 from circuits.arguments import checked, checked_methods
-from circuits.corpus.tokenizer import check_whole, token_texts, unknown_words
+from circuits.corpus.tokenizer import unknown_words
 from circuits.errors import BehaviourError, check_count, check_rows, check_width
 from circuits.model.model import Model
 from circuits.model.ranges import check_finite
 from circuits.model.site import Site
 
+Computed = TypeVar("Computed")
+
 _AT_A_TIME = 256  # cases in a forward pass
 _MOST_DRAWS = 10**7
 _HASH = 12  # characters of a case's hash
-_MARKS = "Ġ▁"  # of a space before a token, as tokenizers spell it
 
 
 @checked_methods
@@ -53,6 +54,7 @@ class ModelCases:
     side: Float[Tensor, " case"]  # +1 where the first set is right
     label: Int64[Tensor, " case"]
     signs: Float[Tensor, "class effect"]  # columns: mean, each factor, both together
+    cut: dict[str, str] = field(default_factory=dict)  # answers of several tokens, and the first
     kept: dict[Any, Any] = field(default_factory=dict, repr=False)  # what was computed of them
 
     def __len__(self) -> int:
@@ -100,14 +102,15 @@ class ModelCases:
 
     @cached_property
     def hashes(self) -> tuple[str, ...]:
-        """A short hash of each case: of its tokens up to its position, and its answers."""
-        each = zip(self.tokens.tolist(), self.position.tolist(), self.answer.tolist(),
-                   self.side.tolist(), strict=True)  # fmt: skip
-        texts = (
-            json.dumps([row[: at + 1], *map(sorted, self.answers[number][:: int(side)])])
-            for row, at, number, side in each
-        )
+        """A short hash of each case: of its tokens up to its position, whatever the answers."""
+        each = zip(self.tokens.tolist(), self.position.tolist(), strict=True)
+        texts = (json.dumps(row[: at + 1]) for row, at in each)
         return tuple(hashlib.sha256(text.encode()).hexdigest()[:_HASH] for text in texts)
+
+    @property
+    def first_pieces(self) -> tuple[str, ...]:
+        """The answers that are compared by their first token alone, each with that."""
+        return tuple(f"{word} by {piece}" for word, piece in self.cut.items())
 
     @property
     def tiles(self) -> list[Int64[Tensor, "case pos"]]:
@@ -147,10 +150,21 @@ class ModelCases:
         counts = self._drawn(n, seed)
         member = torch.nn.functional.one_hot(self.label, len(self.signs)).double()
         total = counts @ (member * values.double().cpu()[:, None])
-        return total / (counts @ member).clamp(min=1e-300)
+        return total / (counts @ member)
+
+    def once(self, name: Hashable, compute: Callable[[], Computed]) -> Computed:
+        """What was computed of these cases under a name, or is now. While the model is edited,
+        nothing is taken from what was kept before, and nothing kept."""
+        if self.model.is_edited:
+            return compute()
+        if name not in self.kept:
+            self.kept[name] = compute()
+        kept: Computed = self.kept[name]
+        return kept
 
     def _drawn(self, n: int, seed: int) -> Float[Tensor, "draw case"]:
-        """How often each case is in each draw; the same for all values, so kept."""
+        """How often each case is in each draw; the same for all values, so kept. A draw that lacks
+        a class, of which it would have no mean, is drawn again."""
         if ("draws", n, seed) not in self.kept:
             rng = np.random.default_rng(seed)
             unit = self.pair
@@ -159,12 +173,18 @@ class ModelCases:
                 groups = [(self.label == c).nonzero()[:, 0] for c in range(len(self.signs))]
             else:
                 groups = [torch.arange(int(unit.max()) + 1)]
-            counts = torch.zeros(n, int(unit.max()) + 1, dtype=torch.float64)
-            for members in groups:
-                size = len(members)
-                drawn = rng.multinomial(size, np.full(size, 1 / size), size=n)
-                counts[:, members] = torch.from_numpy(drawn).double()
-            self.kept["draws", n, seed] = counts[:, unit]
+            counts = torch.zeros(n, len(self), dtype=torch.float64)
+            member = torch.nn.functional.one_hot(self.label, len(self.signs)).double()
+            lacking = torch.arange(n)
+            while len(lacking):
+                of_unit = torch.zeros(len(lacking), int(unit.max()) + 1, dtype=torch.float64)
+                for members in groups:
+                    size = len(members)
+                    drawn = rng.multinomial(size, np.full(size, 1 / size), size=len(lacking))
+                    of_unit[:, members] = torch.from_numpy(drawn).double()
+                counts[lacking] = of_unit[:, unit]
+                lacking = lacking[(counts[lacking] @ member == 0).any(1)]
+            self.kept["draws", n, seed] = counts
         return self.kept["draws", n, seed]
 
     def directions(self) -> Float[Tensor, "case model"]:
@@ -252,13 +272,14 @@ def in_model(behaviour: Behaviour, model: Model) -> ModelCases:
     tokens = model.tokens(texts)
     lengths = model.mask(tokens).sum(1)
     faults = _unknown(tokenizer, tokens, texts)
-    known = _answers(behaviour, tokenizer, faults)
+    known, cut = answer_tokens(behaviour, tokenizer, faults)
     position = _positions(behaviour, lengths.tolist(), faults)
     faults += [] if faults else _alike(behaviour, tokens, position)
     if faults:
         raise BehaviourError(f"behaviour {behaviour.name!r}: {'; '.join(faults)}.")
     sides, sets, numbers = _sides(behaviour)
-    answers = tuple((tuple(known[w] for w in a), tuple(known[w] for w in b)) for a, b in sets)
+    each = (tuple(tuple(dict.fromkeys(known[w] for w in side)) for side in pair) for pair in sets)
+    answers = tuple((a, b) for a, b in each)
     labels = behaviour.labels
     kinds = {case.label: case for case in behaviour.cases}
     values = [[behaviour.value_of(kinds[label], f) for f in behaviour.factors] for label in labels]
@@ -275,36 +296,8 @@ def in_model(behaviour: Behaviour, model: Model) -> ModelCases:
         torch.tensor(sides),
         torch.tensor([labels.index(case.label) for case in behaviour.cases]),
         signs,
+        cut,
     )
-
-
-def single_tokens(tokenizer: Any, before: str, words: Iterable[str]) -> dict[str, int]:
-    """The words that are a single token after a text, with that token. A word may begin with the
-    mark that a tokenizer writes for the space before it."""
-    words = list(words)
-    check_whole("a word after a text", [before, *words])
-    head = tokenizer(before, verbose=False)["input_ids"]
-    found = {}
-    for word in dict.fromkeys(words):
-        for spoken in dict.fromkeys((word, _unmarked(word))):
-            whole = tokenizer(f"{before} {spoken}", verbose=False)["input_ids"]
-            if whole[:-1] == head and whole[-1] != tokenizer.unk_token_id:
-                found[word] = whole[-1]
-                break
-    return found
-
-
-def _unmarked(word: str) -> str:
-    return word[1:] if len(word) > 1 and word[0] in _MARKS else word
-
-
-def word_pieces(tokenizer: Any, before: str, word: str) -> list[str]:
-    """What a word after a text is cut into; empty where the text itself would be cut otherwise, or
-    a piece is unknown."""
-    head = tokenizer(before, verbose=False)["input_ids"]
-    whole = tokenizer(f"{before} {_unmarked(word)}", verbose=False)["input_ids"]
-    known = whole[: len(head)] == head and tokenizer.unk_token_id not in whole[len(head) :]
-    return token_texts(tokenizer, whole[len(head) :]) if known else []
 
 
 def _unknown(tokenizer: Any, tokens: Tensor, texts: list[str]) -> list[str]:
@@ -313,47 +306,7 @@ def _unknown(tokenizer: Any, tokens: Tensor, texts: list[str]) -> list[str]:
         return []
     rows = (tokens == unknown).any(1).nonzero()[:, 0].tolist()
     lost = sorted({word for row in rows for word in unknown_words(tokenizer, texts[row])})
-    return [f"{len(rows)} texts have words that the model does not know ({_suggested(tokenizer, lost)})"]  # fmt: skip  # noqa: E501
-
-
-def _answers(behaviour: Behaviour, tokenizer: Any, faults: list[str]) -> dict[str, int]:
-    """The token of every answer, after the first text that asks for it."""
-    wanted: dict[str, str] = {}
-    for case in behaviour.cases:
-        for word in (*case.right, *case.wrong):
-            wanted.setdefault(word, case.text)
-    known: dict[str, int] = {}
-    by_text: dict[str, list[str]] = {}
-    for word, text in wanted.items():
-        by_text.setdefault(text, []).append(word)
-    for text, words in by_text.items():
-        known |= single_tokens(tokenizer, text, words)
-    if lost := [word for word in wanted if word not in known]:
-        faults.append(
-            f"answers must be single tokens, and {_suggested(tokenizer, lost)} "
-            f"{'is' if len(lost) == 1 else 'are'} not; take others, or the first piece of each"
-        )
-        return known
-    for answers in dict.fromkeys((*case.right, *case.wrong) for case in behaviour.cases):
-        tokens = [known[word] for word in answers]
-        if same := [word for word in answers if tokens.count(known[word]) > 1]:
-            alike = [word for word in same if known[word] == known[same[0]]]
-            faults.append(
-                f"the answers {' and '.join(map(repr, alike))} are one token, which would count "
-                f"more than once, or for and against; keep one of them"
-            )
-            break
-    return known
-
-
-def _suggested(tokenizer: Any, words: list[str]) -> str:
-    """The words, the first few with the nearest that the tokenizer has."""
-    plain = {token.lstrip(_MARKS) for token in tokenizer.get_vocab()}
-    suggested = []
-    for place, word in enumerate(words):
-        near = difflib.get_close_matches(word, plain, n=3, cutoff=0.5) if place < 8 else []
-        suggested.append(f"{word!r}" + (f" (it has {', '.join(near)})" if near else ""))
-    return ", ".join(suggested)
+    return [f"{len(rows)} texts have words that the model does not know ({suggested(tokenizer, lost)})"]  # fmt: skip  # noqa: E501
 
 
 def _positions(behaviour: Behaviour, lengths: list[int], faults: list[str]) -> list[int]:

@@ -16,17 +16,16 @@ class Answer:
     """What a command found out."""
 
     text: str  # for people
-    rows: object  # for scripts: what JSON can hold; a float that is not finite becomes null
+    # for scripts, by names, so that marks can be among them; what is not finite becomes null
+    rows: Mapping[str, Any]
     status: int = 0  # that the command ends with
 
     def marked(self, marks: list[str]) -> Answer:
         """The same, with what is said of files that it was read from."""
         if not marks:
             return self
-        rows = {**self.rows, "marks": marks} if isinstance(self.rows, dict) else self.rows
-        return Answer(
-            "\n".join([self.text, "", *(f"note: {mark}" for mark in marks)]), rows, self.status
-        )
+        text = "\n".join([self.text, "", *(f"note: {mark}" for mark in marks)])
+        return Answer(text, {**self.rows, "marks": marks}, self.status)
 
     def as_json(self) -> str:
         """One line of JSON."""
@@ -65,7 +64,7 @@ def _one(value: object) -> str:
         return ", ".join(map(_one, value)) or "none"
     if value is None:
         return "none"
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    return f"{round(value, 4) + 0.0:.4f}" if isinstance(value, float) else str(value)
 
 
 def aligned(table: Any) -> str:
@@ -80,4 +79,4 @@ def aligned(table: Any) -> str:
 
 
 def _brief(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return f"{value + 0.0:.3g}" if isinstance(value, float) else str(value)  # never -0

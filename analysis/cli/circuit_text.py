@@ -12,6 +12,8 @@ from analysis.cli.answers import aligned
 from analysis.discovery.find import verdict
 from analysis.validation.record import Validation
 from circuits.graph.circuit import Circuit
+from circuits.graph.records import UNIT, Metric
+from circuits.plotting.display import fixed
 
 _MOST_ROWS = 16
 
@@ -33,7 +35,7 @@ def circuit_text(circuit: Circuit) -> str:
             f"{circuit.name}: found in layer {circuit.source.layer}, {verdict(circuit)}",
             f"{pairs} of features carry {shares.carried:.0%} of what the MLP adds to the margins"
             f" of {', '.join(evidence.affected)};\nthe MLP adds {shares.direct:.0%} of the model's"
-            f" own margins, the dictionary's error {shares.error:.1%} of that.",
+            f" own margins, the dictionary's error {round(shares.error, 3) + 0.0:.1%} of that.",
             _titled("Gates", _gates(circuit)),
             _titled("Pairs of input features", _pairs(circuit).head(_MOST_ROWS)),
             _titled("Input features, and what each factor adds to them", _features(circuit)),
@@ -42,7 +44,7 @@ def circuit_text(circuit: Circuit) -> str:
             "contrast, elsewhere: logits that a pair adds to the margins of the affected classes, "
             "and of the others.\nz: its weight against rotated features. F1: on held-out cases.\n"
             f"The circuit was chosen on n = {evidence.n_cases} cases. Held-out half: "
-            f"{evidence.held_out_half}.",
+            f"{evidence.held_out_half}. {evidence.compared}".rstrip(),
         ]
     )
 
@@ -107,11 +109,14 @@ def proposals_text(circuits: Sequence[Circuit], layer: int) -> str:
     )
 
 
-def validation_text(found: Validation) -> str:
+def validation_text(found: Validation, metric: Metric = "logit difference") -> str:
     """The verdict, the criteria, and every edit beside its controls."""
     table = found.edit_table
     edits = table.drop(columns=["low", "high"]).assign(
-        removed=[f"{row.removed:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in table.itertuples()]
+        removed=[
+            f"{fixed(removed)} [{fixed(low)}, {fixed(high)}]"
+            for removed, low, high in table[["removed", "low", "high"]].to_numpy(float)
+        ]
     )
     parts = [
         f"{found.circuit}: {found.verdict}",
@@ -132,8 +137,10 @@ def validation_text(found: Validation) -> str:
         title = "On other text, where no answer of the behaviour follows"
         parts.append(_titled(title, found.side_effect_table))
     parts.append(
-        "contrast: mean margin of the affected classes, in logits; removed: the share of it that\n"
-        "an edit removes (95 % of bootstrap draws). side_effect: largest relative change of\n"
+        f"contrast: mean margin of the affected classes, in {UNIT[metric]}; removed: the share of "
+        "it that\n"
+        "an edit removes (95 % of bootstrap draws). n_cases: the patch is over those that have a\n"
+        "counterpart in their minimal pair. side_effect: largest relative change of\n"
         "another class. faithfulness, kept: 1 for the model, 0 with the MLP's output at its mean\n"
         "left: of a stratum's margin, without the circuit (negative: the answer turns). size:\n"
         "how much random pairs write, relative to the circuit; distinct: draws that differ;\n"
@@ -145,7 +152,7 @@ def validation_text(found: Validation) -> str:
     return "\n\n".join(parts)
 
 
-def validation_rows(found: Validation) -> dict[str, Any]:
+def validation_rows(found: Validation, metric: Metric = "logit difference") -> dict[str, Any]:
     """For a script."""
     tables = {
         name: value.to_dict("records")
@@ -157,8 +164,8 @@ def validation_rows(found: Validation) -> dict[str, Any]:
     criteria = [asdict(one) | {"criterion": one.label, "met": one.met} for one in found.criteria]
     claims = {str(claim): holds for claim, holds in found.claims.items()}
     return {"circuit": found.circuit, "claims": claims, "verdict": found.verdict, "n": found.n,
-            "seed": found.seed, "criteria": criteria, "in_original": found.in_original,
-            **tables}  # fmt: skip
+            "seed": found.seed, "metric": metric, "criteria": criteria,
+            "in_original": found.in_original, **tables}  # fmt: skip
 
 
 def circuit_rows(circuit: Circuit) -> dict[str, Any]:
@@ -168,7 +175,7 @@ def circuit_rows(circuit: Circuit) -> dict[str, Any]:
     shares: dict[str, Any] = {}
     if circuit.evidence is not None:
         evidence = circuit.evidence
-        shares = {k.replace("_", " "): v for k, v in asdict(evidence.shares).items()}
+        shares = {k.replace("_", " "): v for k, v in evidence.shares.as_dict().items()}
         source |= {
             "behaviour": evidence.behaviour,
             "metric": evidence.metric,
@@ -176,6 +183,7 @@ def circuit_rows(circuit: Circuit) -> dict[str, Any]:
             "affected": list(evidence.affected),
             "cases": evidence.n_cases,
             "held-out half": evidence.held_out_half,
+            "first_pieces": [*evidence.first_pieces],
         }
     if circuit.proposal is not None:
         shares = asdict(circuit.proposal)

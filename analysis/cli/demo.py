@@ -6,17 +6,13 @@ same hashes as when it was done.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from hashlib import sha256
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
+from analysis.cli.steps import Say, StepMemory, listed, ranked, reported
 from analysis.discovery.layered_circuit import LayeredCircuit
-from analysis.report import write_report
 from analysis.runs.alone import alone
 from analysis.runs.circuits import (
     behaviour_of,
@@ -27,17 +23,15 @@ from analysis.runs.circuits import (
     story_cases,
 )
 from analysis.runs.folder import CircuitFiles, RunFolder
-from analysis.runs.layers import run_interactions, run_rank
 from analysis.runs.run import Run
 from analysis.runs.training import run_model, run_saes
 from analysis.validation.layered_record import LayeredValidation
 from analysis.validation.record import Validation
 from circuits.corpus.documents import Corpus, built_in, split_corpus
-from circuits.errors import NotFoundError, RunError
+from circuits.errors import NotFoundError
 from circuits.graph.circuit import Circuit
 from circuits.model.loading import chosen_device
 from circuits.model.plan import ModelPlan, ModelShape
-from circuits.storage.files import content_hash, read_json, write_json
 from sae.training.plan import TrainingPlan
 
 BEHAVIOURS = ("pronoun", "but", "negation")
@@ -50,14 +44,13 @@ TWO_LAYER_PLAN = ModelPlan(ModelShape(n_layer=2, n_head=2), n_steps=700)
 TWO_LAYER_DICTIONARIES = TrainingPlan(
     sites=("mlp_in@0", "mlp_out@0", "mlp_in@1", "mlp_out@1"),
     n_features=256,
-    k=16,
+    k=8,
     n_tokens=600_000,
 )
 
-_TWO_LAYER_PAIRS = 200  # minimal ones of each behaviour: each edit is made frozen and free
-_DOCUMENTS = 500  # that pairs are weighed by
+TWO_LAYER_PAIRS = 200
+"""Minimal ones of each of those behaviours: each edit is made frozen and free."""
 
-_Say = Callable[[str], None]
 Proven = Circuit | LayeredCircuit
 Proof = Validation | LayeredValidation
 
@@ -79,7 +72,7 @@ def run_demo(
     run: str | Path,
     seed: int = 0,
     device: str | None = None,
-    say: _Say = print,
+    say: Say = print,
     *,
     two_layers: bool = False,
 ) -> tuple[dict[str, Proven | str], dict[str, Proof]]:
@@ -99,14 +92,7 @@ def run_demo(
     run_saes(folder.path, known.model, replace(dictionaries, seed=seed), stories, device)
     memory.inputs.update(known.hashes)
     text = split_corpus(stories)[1]
-    layers = range(known.model.n_layer)
-
-    memory.step(
-        "interactions",
-        [folder.interactions(layer) for layer in layers],
-        "interactions: the strongest pairs of every output feature",
-        lambda: run_interactions(known, corpus=text, n_documents=_DOCUMENTS),
-    )
+    listed(memory, known, text)
     search = _across_layers(known, seed) if two_layers else _in_one_layer(known, text, seed)
     behaviours = TWO_LAYER_BEHAVIOURS if two_layers else BEHAVIOURS
     found = {name: _found(search, name, memory) for name in behaviours}
@@ -122,18 +108,8 @@ def run_demo(
             )
             validations[name] = search.load_validation(files.validation)
     if not two_layers:  # it is about one MLP
-        memory.step(
-            "rank",
-            [file for layer in layers for file in (folder.rank(layer), folder.rank_summary(layer))],
-            "rank: how well two eigenvectors stand in for a feature",
-            lambda: run_rank(known, corpus=text, seed=seed),
-        )
-    memory.step(
-        "report",
-        [folder.report_page, *folder.results()],
-        "report: pages that open from disk",
-        lambda: write_report(folder.path, text=text, device=device, seed=seed),
-    )
+        ranked(memory, known, text)
+    reported(memory, known, text, device)
     return found, validations
 
 
@@ -156,7 +132,7 @@ def _across_layers(run: Run, seed: int) -> _Search:
     return _Search(
         "across layers, ",
         run.folder.across_layers.files,
-        lambda name: run_find_layered(run, behaviour_of(name, run.model, _TWO_LAYER_PAIRS, seed)),
+        lambda name: run_find_layered(run, behaviour_of(name, run.model, TWO_LAYER_PAIRS, seed)),
         LayeredCircuit.load,
         partial(run_validate_layered, run, seed=seed),
         LayeredValidation.load,
@@ -172,34 +148,3 @@ def _found(search: _Search, name: str, memory: StepMemory) -> Proven | str:
     except NotFoundError as answer:
         return str(answer)
     return search.load(file)
-
-
-class StepMemory:
-    """Which steps were done with which inputs, and the hashes of what they made."""
-
-    def __init__(self, folder: RunFolder, seed: int, say: _Say) -> None:
-        self.path, self.seed, self.say = folder.demo, seed, say
-        self.inputs: dict[str, Any] = {"seed": seed}  # of every step: the seed, and hashes
-        self.known = read_json(self.path, RunError) if self.path.exists() else {}
-
-    def step(self, name: str, files: list[Path], about: str, work: Callable[[], object]) -> None:
-        """Do a step, unless it was done with these inputs and its files are as they were."""
-        if not self.holds(name, files):
-            self.say(about)
-            work()
-            self.keep(name, files)
-
-    def holds(self, step: str, files: list[Path]) -> bool:
-        """Whether a step's inputs and files are as they were when it was done."""
-        there = any(file.exists() for file in files)
-        return there and self.known.get(step) == self._state(files)
-
-    def keep(self, step: str, files: list[Path]) -> None:
-        """Note that a step is done."""
-        self.known[step] = self._state(files)
-        write_json(self.path, self.known)
-
-    def _state(self, files: list[Path]) -> dict[str, str]:
-        inputs = json.dumps(self.inputs, sort_keys=True) + version("bilinear-circuits")
-        there = sorted(file for file in files if file.exists())
-        return {"inputs": sha256(inputs.encode()).hexdigest(), "files": content_hash(*there)}

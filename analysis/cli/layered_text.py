@@ -29,37 +29,55 @@ def layered_rows(circuit: LayeredCircuit) -> dict[str, Any]:
     ]
     return {"name": circuit.name, "layers": circuit.shares.to_dict("records"),
             "ways": circuit.ways.to_dict("records"),
-            "looks": circuit.looks.to_dict("records"), "stages": stages}  # fmt: skip
+            "looks": circuit.looks.to_dict("records"), "stages": stages,
+            "chosen": list(map(asdict, circuit.chosen)),
+            "left_out": list(map(asdict, circuit.left_out))}  # fmt: skip
 
 
 def layered_validation_text(found: LayeredValidation) -> str:
     """The verdict, the edits with attention free and frozen, and the controls."""
     edits = _in_percent(found.edit_table, ("free", "frozen", "side_effect", "frozen_side_effect"))
-    edits.columns = ["edit", "pairs", "free", "frozen", "side effect, free", "frozen"]
-    random = found.random_table
-    random = _in_percent(
-        random, ("free", "frozen", "free_most", "frozen_most"), ("kind", "draws", "pairs", "size")
-    )
-    random.columns = ["random pairs", "draws", "pairs", "size", "free", "frozen",
-                      "most, free", "frozen"]  # fmt: skip
+    if found.strata["affected"].all():
+        known = found.edit_table["free"].notna()
+        edits.loc[known, ["side_effect", "frozen_side_effect"]] = "no other class"
+    edits.columns = ["edit", "pairs", "cases", "removed, free", "removed, frozen",
+                     "side effect, free", "side effect, frozen"]  # fmt: skip
+    random = _random_text(found.random_table)
     n = len(found.pair_table)
     return "\n\n".join(
         [
-            f"{found.circuit}, across layers: {found.verdict}",
+            f"{found.circuit}, across layers{found.elsewhere}: {found.verdict}",
             aligned(edits),
             aligned(random),
-            f"free, frozen: share of the affected classes' margin that an edit removes, as the "
-            f"network really runs, and with\nattention patterns and norm scales as they were. "
-            f"Frozen, each of {n} pairs alone does what its weights predict, to\n{found.off_by:.1e}"
-            f" of the largest margin. side effect: largest relative change of another class. "
-            f"size: how much random\npairs write, relative to the circuit. n = {found.n} cases, "
-            f"seed {found.seed}.",
+            f"removed: share of the affected classes' margin that an edit removes, as the "
+            f"network really runs (free), and with\nattention patterns and norm scales as they "
+            f"were (frozen). Pairs are removed by putting what they write at its mean over the "
+            f"classes;\nonly the circuit is kept by putting all else that these MLPs write at its "
+            f"mean. Frozen, each of {n} pairs alone does\nwhat its weights predict, to "
+            f"{found.off_by:.1e} of the largest margin. side effect: largest relative change of "
+            f"another class.\nsize: how much random pairs write, relative to the circuit; median: "
+            f"of what they remove or (below 0) add, whatever its sign. n = {found.n} cases,\nseed "
+            f"{found.seed}.",
         ]
     )
 
 
+def _random_text(table: pd.DataFrame) -> pd.DataFrame:
+    """The draws, with the least and the most that they remove as one range."""
+    said = table[["kind", "draws", "distinct", "pairs", "size"]].rename(
+        columns={"kind": "random pairs"}
+    )
+    for name in ("free", "frozen"):
+        ends = zip(table[f"{name}_least"], table[f"{name}_most"], strict=True)
+        said[f"median, {name}"] = [_share(value) for value in table[name]]
+        said[f"range, {name}"] = [f"{_share(low)} to {_share(high)}" for low, high in ends]
+    return said
+
+
 def _in_percent(
-    table: pd.DataFrame, shares: tuple[str, ...], first: tuple[str, ...] = ("edit", "n_pairs")
+    table: pd.DataFrame,
+    shares: tuple[str, ...],
+    first: tuple[str, ...] = ("edit", "n_pairs", "n_cases"),
 ) -> pd.DataFrame:
     chosen = table[[*first, *shares]]
     said = {name: [_share(value) for value in chosen[name]] for name in shares}
@@ -80,5 +98,6 @@ def layered_validation_rows(found: LayeredValidation) -> dict[str, Any]:
     }
     criteria = [asdict(one) | {"criterion": one.label, "met": one.met} for one in found.criteria]
     claims = {str(claim): holds for claim, holds in found.claims.items()}
-    return {"circuit": found.circuit, "claims": claims, "verdict": found.verdict, "n": found.n,
-            "seed": found.seed, "off_by": found.off_by, "criteria": criteria, **tables}  # fmt: skip
+    return {"circuit": found.circuit, "behaviour": found.behaviour, "claims": claims,
+            "verdict": found.verdict, "n": found.n, "seed": found.seed,
+            "off_by": found.off_by, "criteria": criteria, **tables}  # fmt: skip

@@ -42,6 +42,26 @@ example: circuits demo runs/demo --seed 3
 {_DEVICE}
 {_WAIT}
 
+run: all steps for a model of your own: twin, dictionaries, circuits, report
+Makes the bilinear twin of a gated model (a bilinear one is copied), trains dictionaries before and
+after every MLP, lists the strongest pairs, finds and validates the circuits of behaviours through
+all layers (or proposes some from the weights), measures ranks, and writes the report. After an
+interruption the same command resumes; run again, it does only what is missing or changed.
+example: circuits run path/to/llama runs/mine --text stories.txt --behaviour cases.jsonl
+  model MODEL                 folder or hub:owner/name of a Llama, Mistral or Qwen2
+  run_folder RUN              folder of the run; made if it is not there
+  --text PATH                 file, folder or hub:owner/name of text like the model's own
+  --column                    the column of the text, if it is not called text
+  --behaviour NAME repeatable  a JSONL file of cases (repeatable)
+  --twin-plan FILE            JSON with the fields of a TwinPlan
+  --plan FILE                 JSON with the fields of a TrainingPlan, for dictionaries
+  --features int              of each dictionary (default: twice the site's width; at mlp_in once)
+  --k int                     active on a token (default: the plan's 10)
+  --tokens int                to train dictionaries on (default: the plan's 1,000,000)
+  --seed int                  of everything (default: the plans', and 0)
+{_DEVICE}
+{_WAIT}
+
 gates: train one bilinear layer on logic gates and read them back from its weights
 Trains one bilinear layer on eight logic gates and reads each back from its interaction matrices,
 with an untrained layer as the control.
@@ -78,7 +98,7 @@ example: circuits model twin path/to/llama runs/twin --text stories.txt
   --self-written int N        and texts that the original writes (without --text: 2000)
   --plan FILE                 JSON with the fields of a TwinPlan
   --remove-norms flag         fade the norms into fixed scales as well
-  --steps int                 training steps (default: the plan's 2000)
+  --steps int                 of the whole model (default: the plan's 2000); to fit less, see --plan
   --seed int                  of everything (default: the plan's 0)
   --tokenizer FOLDER          folder or hub:owner/name, in place of the model's own
 {_PRECISION}
@@ -105,6 +125,23 @@ example: circuits model generate runs/stories 'the cake was not good so mia felt
   --tokens int = 50           at most
   --temperature float = 0.0   0: likeliest (default)
   --seed int = 0              of the random draws
+{_DEVICE}
+
+behaviour: cases of a behaviour, of a model's own words, in frames that it gets right
+Builds negation, pronoun, number, opposites or induction of words that the model's tokenizer has,
+keeps the frames in which the model is right in every class of one half of the words, and measures
+them on the other half. Prints what was tried; --out keeps the cases for circuits find --behaviour.
+example: circuits behaviour runs/real pronoun --out cases.jsonl
+  model MODEL                 a run's or model's folder, or hub:owner/name
+  kind negation|pronoun|number|opposites|induction  what the cases are of
+  --out FILE                  write the cases there, as JSONL
+  --force flag                overwrite a FILE that has no cases
+  --cases int PAIRS = 400     minimal pairs, at most
+  --shown float = 0.75        share right that a frame needs in every class
+  --frames FILE               frames in place of the ready ones, one a line
+  --words FILE                JSON of lists of words, in place of the ready ones of those names
+  --tokenizer FOLDER          folder or hub:owner/name, in place of the model's own
+  --seed int = 0              of the words and pairs
 {_DEVICE}
 
 sae: train dictionaries at a model's sites, describe them, measure their quality
@@ -170,7 +207,7 @@ example: circuits find runs/stories --behaviour negation
   --cases int PAIRS           minimal pairs of a built-in behaviour (default: 400)
   --fresh-words flag          hold out pairs of other words than the circuit is chosen on
   --coverage float = 0.9      share of the contrast to carry
-  --pairs int = 16            at most
+  --pairs int                 at most (default: 16; across layers 48 of each)
   --proposals int             to list where no behaviour is given (default: 10)
   --seed int = 0              of the cases
 {_DEVICE}
@@ -212,7 +249,7 @@ shows them: <name>.html. Each node's gates sum to its value.
 example: circuits trace runs/stories 'the cake was not good so mia felt' --targets sad
   run_folder RUN              folder with model/ and saes/
   prompt TEXT                 the text, whose next token is explained
-  --targets WORD ...          single tokens that may follow (default: the likeliest)
+  --targets WORD ...          words that may follow, by their first token (default: the likeliest)
   --against WORD ...          whose mean logit is subtracted from each target's
   --nodes int = 200           of most influence, to keep
   --gates int = 500           of most influence, to keep

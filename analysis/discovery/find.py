@@ -27,7 +27,16 @@ import torch
 
 from analysis.attribution.contrast import PairAccount, made_here
 from analysis.attribution.output_features import OutputFeatures
-from analysis.behaviour.bounds import COMPUTED, COVERAGE, INHERITED, N_PAIRS, SHOWN
+from analysis.behaviour.bounds import (
+    COMPUTED,
+    COVERAGE,
+    DIRECT,
+    INHERITED,
+    N_PAIRS,
+    N_PAIRS_ACROSS,
+    SHOWN,
+    WITHIN,
+)
 from analysis.behaviour.cases import Behaviour
 from analysis.behaviour.in_model import ModelCases, in_model
 from analysis.discovery.layered import layered_circuit
@@ -51,8 +60,11 @@ from circuits.graph.records import (
 from circuits.graph.significance import RotationNull, scored
 from circuits.model.model import Model
 from circuits.model.site import Site, mlp_sites
+from circuits.plotting.display import fixed
 from circuits.storage.progress import progress
 from sae.dictionary import Dictionary
+
+_INHERITED = "inherited from attention or earlier layers"
 
 
 @overload
@@ -65,7 +77,7 @@ def find_circuit(
     across: Literal[False] = False,
     detection_cases: Behaviour | None = None,
     coverage: float = COVERAGE,
-    n_pairs: int = N_PAIRS,
+    n_pairs: int | None = None,
     shown: float = SHOWN,
 ) -> Circuit: ...
 
@@ -78,7 +90,7 @@ def find_circuit(
     *,
     across: Literal[True],
     coverage: float = COVERAGE,
-    n_pairs: int = N_PAIRS,
+    n_pairs: int | None = None,
     shown: float = SHOWN,
 ) -> LayeredCircuit: ...
 
@@ -93,13 +105,14 @@ def find_circuit(
     across: bool = False,
     detection_cases: Behaviour | None = None,
     coverage: float = COVERAGE,
-    n_pairs: int = N_PAIRS,
+    n_pairs: int | None = None,
     shown: float = SHOWN,
 ) -> Circuit | LayeredCircuit:
     """The circuit of a behaviour, chosen on every other pair of its cases: of one layer, or
     ``across`` all that have a part in it.
 
-    ``detection_cases`` are cases of the same classes on which output features that detect a class
+    A circuit has at most ``n_pairs`` (of each layer): 16, or across layers 48. ``detection_cases``
+    are cases of the same classes on which output features that detect a class
     are chosen; by default the behaviour's own. Minimal pairs are much alike, running text is not.
 
     A behaviour that the model does not show (fewer right cases than ``shown`` in a class), or a
@@ -107,6 +120,8 @@ def find_circuit(
     computes the contrast or passes on what attention made is in ``evidence.shares``: see
     `verdict`.
     """
+    if n_pairs is None:
+        n_pairs = N_PAIRS_ACROSS if across else N_PAIRS
     check_count("find_circuit", n_pairs, None, "n_pairs")
     if not 0 < coverage <= 1:
         raise BehaviourError(
@@ -118,14 +133,28 @@ def find_circuit(
             "find_circuit: layer and detection_cases are for a circuit of one layer. Leave them "
             "out, or across."
         )
+    if across and behaviour.metric == "probability":
+        raise BehaviourError(
+            f"find_circuit: across layers logit differences are followed, and "
+            f"{behaviour.name!r} is measured in probabilities. Give it the metric "
+            f"'logit difference', or leave across out."
+        )
     thresholds = Thresholds(coverage, n_pairs, shown)
-    chosen, held_out = behaviour.halves()
+    chosen, held_out = _halves(behaviour, model)
     cases = in_model(chosen, model)
     _check_shown(cases, shown)
     if across:
         return layered_circuit(cases, held_out, dictionaries, thresholds)
     account = _best_account(cases, dictionaries, layer)
     return _one_layer(account, held_out, dictionaries, detection_cases or behaviour, thresholds)
+
+
+def _halves(behaviour: Behaviour, model: Model) -> tuple[Behaviour, Behaviour]:
+    """What to choose on and what to measure on; a message about cases that do not fit the model
+    counts those of both."""
+    halves = behaviour.halves()
+    in_model(behaviour, model)
+    return halves
 
 
 def _one_layer(
@@ -161,6 +190,7 @@ def _one_layer(
             detectors,
             cases.hashes,
             behaviour.other_words(held_out),
+            cases.first_pieces,
         ),
     )
 
@@ -173,9 +203,9 @@ def verdict(circuit: Circuit) -> str:
     if circuit.features and all(f.joint_effect is None for f in circuit.features):
         return "passed on, not computed: one factor makes it, which the MLP's input has already"
     shares = circuit.evidence.shares
-    computed, inherited = (round(one, 2) + 0.0 for one in (shares.computed, shares.inherited))
-    both = f"computed {computed:.2f}, inherited {inherited:.2f}"
-    if made_here(shares.computed, shares.inherited, shares.within):
+    later = shares.later or 0.0
+    both = f"computed {fixed(shares.computed)}, inherited {fixed(shares.inherited)}"
+    if made_here(shares.computed, shares.inherited, abs(shares.within) + abs(later)):
         own = _computed_by_pairs(circuit)
         if own is None:
             return f"the MLP computes the contrast ({both}), of these pairs it is not known"
@@ -185,9 +215,27 @@ def verdict(circuit: Circuit) -> str:
                 f"{own:.0%} of what they add"
             )
         return f"computed in this MLP ({both})"
-    if shares.inherited > INHERITED:
-        return f"inherited from attention or earlier layers, and only read here ({both})"
-    return f"neither computed nor inherited alone ({both}, within the classes {shares.within:.2f})"
+    every = both if shares.later is None else f"{both}, made later {fixed(later)}"
+    every = f"{every}, within the classes {fixed(shares.within)}"
+    if max(shares.inherited, later) > INHERITED:
+        known = both if max(abs(later), abs(shares.within)) <= WITHIN else every
+        return f"{_sources(shares)} ({known})"
+    return f"neither computed nor inherited alone ({every})"
+
+
+def _sources(shares: Shares) -> str:
+    """Where a contrast comes from that its MLP does not compute alone, the largest part first."""
+    parts = {
+        _INHERITED: shares.inherited,
+        "computed here": shares.computed,
+        "made later from what it writes": shares.later or 0.0,
+    }
+    large = [part for part in sorted(parts, key=lambda part: -parts[part]) if parts[part] > DIRECT]
+    if len(large) > 1:
+        return ", ".join(f"partly {part}" for part in large)
+    if shares.computed < -DIRECT:
+        return f"{large[0]}, and what is computed here works against it"
+    return f"{large[0]}, and only read here" if large[0] == _INHERITED else large[0]
 
 
 def _computed_by_pairs(circuit: Circuit) -> float | None:
@@ -209,7 +257,7 @@ def _detectors(
     """Output features that detect the classes, chosen on one half of some cases and measured on
     the other."""
     _check_classes(behaviour, detection_cases)
-    halves = detection_cases.halves()
+    halves = _halves(detection_cases, model)
     likely, tested = (OutputFeatures(in_model(half, model), out) for half in halves)
     return likely.detectors(tested)
 

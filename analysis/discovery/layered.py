@@ -1,32 +1,45 @@
-"""A circuit through several layers: for each MLP that makes the contrast, its pairs; and the heads
-that carry what they write to later MLPs and the answers.
+"""A circuit through several layers: for each MLP that the contrast depends on, its pairs; and the
+heads that carry what they write to later MLPs and the answers.
 
-A layer has a part where a tenth of the contrast or more flows through it, by all ways to the
-answers (`Flow`). Its pairs are chosen as those of one layer are: few first, in every stratum.
+A layer has a part where a tenth of the contrast or more is gone with its MLP at its mean over the
+classes (`LayerEffect`), by whatever way. Its pairs are chosen so that together they lack little of
+what the MLP does in every stratum of every class, few first (`enough_of_each`): a circuit that
+leaves out what is done in other classes could not be told from what is done in all. Where the limit
+of pairs comes first, or no pair brings more, the circuit says how much is missing (`Chosen`); which
+layers are left out, and why, it says as well (`LeftOut`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import networkx as nx
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
+from analysis.attribution.flow.effect import LayerEffect, beyond_mean, gone
 from analysis.attribution.flow.flow import Flow
 from analysis.attribution.flow.looks import Looks
-from analysis.attribution.flow.pairs import FlowPairs
+from analysis.attribution.flow.pairs import EffectPairs
 from analysis.attribution.flow.score_pairs import score_pairs
 from analysis.attribution.pair_terms import PairTerms
 from analysis.behaviour import bounds
 from analysis.behaviour.cases import Behaviour
 from analysis.behaviour.in_model import ModelCases
-from analysis.discovery.layered_circuit import ALL_OTHERS, BY_NO_HEAD, LOOKS, LayeredCircuit
+from analysis.behaviour.strata import means, strata
+from analysis.discovery.layer_records import Chosen, LeftOut
+from analysis.discovery.layered_circuit import (
+    ALL_OTHERS,
+    LOOKS,
+    LayeredCircuit,
+)
 from analysis.discovery.provenance import wanted_layers
-from analysis.discovery.selection import add_features, factor_groups, fewest
+from analysis.discovery.selection import add_features, enough_of_each, factor_groups
+from analysis.discovery.ways import BY_LOOKS, BY_NO_HEAD, BY_NORMS
 from circuits.errors import ModelError, NotFoundError
 from circuits.graph.circuit import Circuit
 from circuits.graph.records import (
@@ -41,11 +54,12 @@ from circuits.model.site import Site, mlp_sites
 from circuits.storage.progress import progress
 from sae.dictionary import Dictionary
 
-_N_SOUGHT = 4096  # pairs that are looked at, those that add most
 _N_OUTPUTS = 8  # of each layer
+_AT_A_TIME = 256  # output features
 _N_LOOKS = 8  # pairs of each head
 _LEAST_LOOK = 0.01  # of the strongest pair's score
-_ENOUGH = 0.9  # of what flows through a layer, by its outputs
+_ENOUGH = 0.9  # of what depends on a layer, by its outputs
+_NEAR = 1e-6  # rounding
 
 
 def layered_circuit(
@@ -54,52 +68,84 @@ def layered_circuit(
     dictionaries: Mapping[Site, Dictionary],
     thresholds: Thresholds,
 ) -> LayeredCircuit:
-    """The circuit of all layers that have dictionaries and through which the contrast flows."""
+    """The circuit of all layers that have dictionaries and that the contrast depends on."""
     flow = Flow.of(cases)
-    weights = cases.weights(cases.affected)
-    whole = float((weights * flow.difference).sum())
-    stages, refused = list[Circuit](), list[str]()
-    for layer in progress(wanted_layers(cases.model, dictionaries, None), "pairs", "layer"):
-        total = float((weights * cases.side * flow.totals[layer]).sum())
+    whole = _contrast(cases, cases.side * flow.difference)
+    there = wanted_layers(cases.model, dictionaries, None)
+    left = [LeftOut(layer, None) for layer in range(cases.model.n_layer) if layer not in there]
+    stages, refused, chosen = list[Circuit](), list[str](), list[Chosen]()
+    for layer in progress(there, "pairs", "layer"):
+        effect = LayerEffect.of(flow, layer)
+        total = _contrast(cases, effect.measured)
         if not total > bounds.DIRECT * whole > 0:
-            refused.append(f"{total:.2f} of {whole:.2f} logits flow through layer {layer}")
+            refused.append(f"{total:.2f} of {whole:.2f} logits depend on layer {layer}")
+            left.append(LeftOut(layer, total / whole if whole else 0.0))
             continue
-        pairs = FlowPairs(flow, layer, dictionaries[mlp_sites(layer)[0]])
-        found = _fewest(pairs, thresholds)
+        pairs = EffectPairs(effect, dictionaries[mlp_sites(layer)[0]])
+        found, choice = _enough(pairs, thresholds)
         carried = float(found["contrast"].sum()) / total
-        if carried < bounds.CARRIED:
+        if carried < bounds.CARRIED - _NEAR:
             refused.append(f"{len(found)} pairs carry {carried:.0%} of layer {layer}")
+            left.append(LeftOut(layer, total / whole, len(found), carried))
             continue
         out = dictionaries[mlp_sites(layer)[1]]
         stages.append(_stage(pairs, found, out, (total, whole), held_out, thresholds))
+        chosen.append(choice)
     if not stages:
         raise NotFoundError(
             f"not found: {'; '.join(refused)}. A layer has part in {cases.behaviour.name!r} where "
-            f"{bounds.DIRECT:.0%} of its margin flows through, and few pairs carry half of that."
+            f"{bounds.DIRECT:.0%} of its margin depends on it, and few pairs carry half of that."
         )
     ways, looks = _ways(flow, stages, dictionaries), _looks(flow, dictionaries, whole)
-    return LayeredCircuit(cases.behaviour.name, tuple(stages), ways, looks)
+    return LayeredCircuit(
+        cases.behaviour.name, tuple(stages), ways, looks, tuple(chosen),
+        tuple(sorted(left, key=lambda each: each.layer)),
+    )  # fmt: skip
 
 
-def _fewest(pairs: FlowPairs, thresholds: Thresholds) -> pd.DataFrame:
-    cases = pairs.cases
-    most = pairs.pairs[list(cases.behaviour.affected)].max(axis=1)
-    sought = pairs.pairs[most > 0].head(_N_SOUGHT).sort_values("number", ignore_index=True)
-    added = pairs.added(torch.tensor(sought["number"].to_numpy()))
-    totals = pairs.flow.totals[pairs.layer_number]
-    places = fewest(cases, added, totals, thresholds.coverage, thresholds.n_pairs)
-    return sought.iloc[places].sort_values("contrast", ascending=False, ignore_index=True)
+def _contrast(cases: ModelCases, margins: Float[Tensor, " case"]) -> float:
+    """The mean over the affected classes."""
+    return float((cases.weights(cases.affected) * cases.side * margins).sum())
+
+
+def _enough(pairs: EffectPairs, thresholds: Thresholds) -> tuple[pd.DataFrame, Chosen]:
+    """Pairs that do enough in every stratum of every class, with norms that divide by what they
+    divided by and in the network as it runs, or as near to it as the limit of pairs allows; and how
+    near that is. What may be missing is a share of the stratum's margin."""
+    effect, cases = pairs.effect, pairs.cases
+    judged = [each for on in (True, False) for each in strata(cases, on) if each.judged]
+    margins = means(cases.side * effect.flow.difference, judged).abs()
+    scale = margins.clamp(min=bounds.DIRECT * float(margins.max()))
+
+    def shares(
+        added: Float[Tensor, "case part"], running: Float[Tensor, "case part"]
+    ) -> Float[np.ndarray, "part aim"]:
+        both = [means(each, judged).mT / scale for each in (added, running)]
+        found: Float[np.ndarray, "part aim"] = torch.cat(both, dim=1).numpy()
+        return found
+
+    aims = shares(effect.total[:, None], effect.running_total[:, None])[0]
+    added = shares(pairs.added, pairs.added_running)
+    lacking, most = 1 - thresholds.coverage, thresholds.n_pairs
+    chosen = enough_of_each(added, aims, lacking, most)
+    missing = aims - added[np.array(chosen, dtype=np.int64)].sum(0)
+    worst = judged[int(missing.argmax()) % len(judged)]
+    far = float(missing.max())
+    at_limit = far > lacking + _NEAR and len(chosen) == most
+    name = "all" if worst.kind == "all" else f"{worst.kind}: {worst.value}"
+    found = pairs.pairs.iloc[chosen].sort_values("contrast", ascending=False, ignore_index=True)
+    return found, Chosen(pairs.layer_number, far, name, at_limit, effect.off_by)
 
 
 def _stage(
-    pairs: FlowPairs,
+    pairs: EffectPairs,
     found: pd.DataFrame,
     out: Dictionary,
-    flows: tuple[float, float],  # through this layer, and in all
+    logits: tuple[float, float],  # that depend on this layer, and in all
     held_out: Behaviour,
     thresholds: Thresholds,
 ) -> Circuit:
-    total, whole = flows
+    total, whole = logits
     cases, layer, origins = pairs.cases, pairs.layer_number, pairs.origins
     clusters, groups = factor_groups(pairs, found)
     outputs, through = _outputs(pairs, out, total)
@@ -108,9 +154,10 @@ def _stage(
         computed=origins.computed,
         inherited=origins.inherited,
         within=origins.within,
-        error=1 - float(pairs.pairs["contrast"].sum()) / total,
+        error=1 - pairs.known / total,
         direct=total / whole,
         through_outputs=through,
+        later=origins.later,
     )
     behaviour = cases.behaviour
     return Circuit.of(
@@ -125,20 +172,17 @@ def _stage(
         evidence=BehaviourEvidence(
             behaviour.name, behaviour.metric, behaviour.factors, behaviour.affected, len(cases),
             shares, thresholds, (), cases.hashes, behaviour.other_words(held_out),
+            cases.first_pieces,
         ),
     )  # fmt: skip
 
 
 def _graph(
-    pairs: FlowPairs, found: pd.DataFrame, kinds: Mapping[Any, str], thresholds: Thresholds
+    pairs: EffectPairs, found: pd.DataFrame, kinds: Mapping[Any, str], thresholds: Thresholds
 ) -> nx.Graph:
-    every = pairs.pairs
-    halved = np.where(every["first"] == every["second"], 1.0, 0.5)
-    energy = pd.Series(every["weight"].to_numpy() ** 2 * halved, index=every["number"])
-    held = float(energy.loc[found["number"]].sum())
-    whole = float(energy.sum())
-    graph = nx.Graph(chosen=Choice.CONTRAST, level=thresholds.coverage, total_energy=whole,
-                     energy=held / whole if whole else 0.0)  # fmt: skip
+    held = found["weight"] ** 2 * np.where(found["first"] == found["second"], 1.0, 0.5)
+    graph = nx.Graph(chosen=Choice.CONTRAST, level=thresholds.coverage, total_energy=pairs.energy,
+                     energy=held.sum() / pairs.energy if pairs.energy else 0.0)  # fmt: skip
     add_features(graph, pairs, found, kinds)
     split = pairs.computed(found).tolist()
     for row, (made, held_before) in zip(found.to_dict("records"), split, strict=True):
@@ -147,77 +191,98 @@ def _graph(
     return graph
 
 
-def _outputs(pairs: FlowPairs, out: Dictionary, total: float) -> tuple[tuple[Output, ...], float]:
-    """The output features that most of the layer's flow goes through, and their share of it."""
-    cases, (case, at) = pairs.cases, pairs.tokens.mT
-    y = pairs.layer(pairs.flow.inputs[pairs.layer_number][case, at])
-    reads = pairs.flow.reads[pairs.layer_number][case, at]
+def _outputs(pairs: EffectPairs, out: Dictionary, total: float) -> tuple[tuple[Output, ...], float]:
+    """The output features that most of the layer's effect goes through, and their share of it."""
+    cases, effect, (case, at) = pairs.cases, pairs.effect, pairs.active.tokens.mT
+    y = pairs.layer(effect.flow.inputs[pairs.layer_number][case, at])
     code = out.to("cpu").active(y.to(out.dtype))
-    effects = (reads[code.rows] * out.decoder.cpu().double()[code.features.long()]).sum(1)
-    weights = cases.weights(cases.affected)[case][code.rows]
-    through, active = (
-        torch.zeros(out.n_feature, dtype=torch.float64).index_add_(0, code.features.long(), each)
-        for each in (weights * effects * code.values.double(), weights.abs() * code.values.double())
-    )
-    shares = through / total
-    order = shares.argsort(descending=True, stable=True)[:_N_OUTPUTS].tolist()
-    enough = int((shares[order].cumsum(0) < _ENOUGH).sum()) + 1
-    chosen = [feature for feature in order[:enough] if shares[feature] > 0] or order[:1]
+    used, place = torch.unique(code.features.long(), return_inverse=True)
+    weights = cases.weights(cases.affected)
+    through = torch.zeros(len(used), dtype=torch.float64)
+    size = torch.zeros(len(used), dtype=torch.float64)
+    size.index_add_(0, place, (weights.abs()[case][code.rows] * code.values.double()).abs())
+    for start in range(0, len(used), _AT_A_TIME):
+        some = used[start : start + _AT_A_TIME]
+        values = torch.zeros(*cases.tokens.shape, len(some), dtype=torch.float64)
+        here = (place >= start) & (place < start + _AT_A_TIME)
+        rows = code.rows[here]
+        values[case[rows], at[rows], place[here] - start] = code.values[here].double()
+        read = effect.reads @ out.decoder[some].cpu().double().mT
+        added = (read * beyond_mean(effect.flow, values)).sum(1)
+        through[start : start + _AT_A_TIME] = weights @ added
+    order = through.argsort(descending=True, stable=True)[:_N_OUTPUTS].tolist()
+    enough = int((through[order].cumsum(0) < _ENOUGH * total).sum()) + 1
+    chosen = [n for n in order[:enough] if through[n] > 0] or order[:1]
     outputs = tuple(
         Output(
-            feature,
-            f"feature {feature}",
-            float(through[feature] / active[feature]) if active[feature] else 0.0,
-            float(shares[feature]),
+            int(used[n]),
+            f"feature {int(used[n])}",
+            float(through[n] / size[n]) if size[n] else 0.0,
+            float(through[n] / total),
         )
-        for feature in chosen
+        for n in chosen
     )
-    return outputs, float(shares[chosen].sum())
+    return outputs, float(through[chosen].sum()) / total
 
 
 def _ways(
     flow: Flow, stages: list[Circuit], dictionaries: Mapping[Site, Dictionary]
 ) -> pd.DataFrame:
-    """What the pairs of each stage add to the contrast by each head."""
-    cases, model = flow.cases, flow.model
-    weights = cases.weights(cases.affected)
-    wrote = {}
+    """What the pairs of each stage add to the contrast by each head, with attention patterns as
+    they were, and by changing those and what norms divide by."""
+    rows = list[tuple[Any, ...]]()
     for stage in stages:
         layer = int(stage.source.layer or 0)
         ends = [(pair.first, pair.second) for pair in stage.interactions]
-        terms = PairTerms.of(model, layer, dictionaries[mlp_sites(layer)[0]].to("cpu"), ends)
-        written = terms(flow.inputs[layer]).double()
-        written[:, 0] = 0  # nothing of a text's first token is a circuit's
-        wrote[layer] = written
-
-    def added(reads: tuple[Tensor, ...]) -> dict[int, float]:
-        return {
-            layer: float((weights * (reads[layer] * written).sum((1, 2))).sum())
-            for layer, written in wrote.items()
-        }
-
-    first = min(wrote)
-    heads = [(at, head) for at in range(first + 1, model.n_layer) for head in range(model.n_head)]
-    total, past = added(flow.reads), added(flow.reads_past_mlps)
-    any_head, any_past = (added(flow.by_way_of(heads, past_mlps=p)) for p in (False, True))
-    rows = [
-        (layer, BY_NO_HEAD, total[layer] - any_head[layer], past[layer] - any_past[layer])
-        for layer in wrote
-    ]
-    for at, head in progress(heads, "ways", "head"):
-        way, way_past = (added(flow.by_way_of([(at, head)], past_mlps=p)) for p in (False, True))
-        rows += [(n, f"{at}.{head}", way[n], way_past[n]) for n in wrote if n < at]
-    ways = pd.DataFrame(rows, columns=["layer", "way", "contrast", "past_mlps"])
-    whole = ways["layer"].map(total)
-    ways["share"], ways["to_answers"] = ways["contrast"] / whole, ways.pop("past_mlps") / whole
+        into = dictionaries[mlp_sites(layer)[0]].to("cpu")
+        terms = PairTerms.of(flow.model, layer, into, ends)
+        written = beyond_mean(flow, terms(flow.inputs[layer]).double())
+        rows += _ways_of(LayerEffect.of(flow, layer), written)
+    ways = pd.DataFrame(rows, columns=["layer", "way", "contrast", "share", "to_answers"])
     return ways.sort_values(
         ["layer", "share"], ascending=[True, False], kind="stable", ignore_index=True
     )
 
 
+def _ways_of(
+    effect: LayerEffect, written: Float[Tensor, "case pos model"]
+) -> Iterator[tuple[int, str, float, float, float]]:
+    cases, model, layer = effect.flow.cases, effect.flow.model, effect.layer
+    weights = cases.weights(cases.affected)
+
+    def added(reads: Float[Tensor, "case pos model"]) -> float:
+        return float((weights * (reads * written).sum((1, 2))).sum())
+
+    def without(heads: list[tuple[int, int]]) -> tuple[float, float]:
+        return added(effect.frozen_reads(heads)), added(effect.frozen_reads(heads, past_mlps=True))
+
+    later = range(layer + 1, model.n_layer)
+    heads = [(at, head) for at in later for head in range(model.n_head)]
+    total = added(effect.reads)
+    (frozen, past), (rest, rest_past) = without([]), without(heads)
+    yield layer, BY_NO_HEAD, rest, rest / total, rest_past / total
+    for way, part in ((BY_LOOKS, total - frozen), (BY_NORMS, _by_norms(effect, written))):
+        yield layer, way, part, part / total, float("nan")
+    for at, head in progress(heads, f"ways from layer {layer}", "head"):
+        less, less_past = without([(at, head)])
+        part = frozen - less
+        yield layer, f"{at}.{head}", part, part / total, (past - less_past) / total
+
+
+def _by_norms(effect: LayerEffect, written: Float[Tensor, "case pos model"]) -> float:
+    """What more is gone of the contrast without some of an MLP's output where norms divide by what
+    is left. Measured: shares of the running network give a part what others of the MLP take back.
+    """
+    flow, cases = effect.flow, effect.flow.cases
+    running = gone(flow, effect.layer, written)
+    with flow.run.held(looking=True):
+        held = gone(flow, effect.layer, written)
+    return float((cases.weights(cases.affected) * (running - held)).sum())
+
+
 def _looks(flow: Flow, dictionaries: Mapping[Site, Dictionary], whole: float) -> pd.DataFrame:
-    """What each head adds to the contrast because patterns differ between the texts of a pair, and
-    of the heads for which that is much, which pairs make the score differ."""
+    """What is gone of the contrast with each head's pattern at its mean over the texts of a pair,
+    and of the heads for which that is much, which pairs make the score differ."""
     try:
         looks = Looks.of(flow)
     except ModelError:  # attention of another form has no heads whose parts are known
@@ -226,7 +291,7 @@ def _looks(flow: Flow, dictionaries: Mapping[Site, Dictionary], whole: float) ->
     weights = cases.weights(cases.affected)
     for layer, heads in enumerate(looks.heads):
         for head in range(len(heads)):
-            share = float((weights * looks.parts(layer, head)[1]).sum()) / whole
+            share = float((weights * looks.part(layer, head)).sum()) / whole
             share = share if looks.any_compared else float("nan")
             found = _strongest(looks, layer, head, dictionaries, share)
             rows += [(layer, head, *row, share) for row in found]

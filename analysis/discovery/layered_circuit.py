@@ -1,7 +1,7 @@
 """A circuit through several layers, as a value and as a file.
 
-The file is JSON of schema version 1: a name, the ways, what heads look at, and for each layer what
-the file of that layer's circuit would hold.
+The file is JSON of schema version 3: a name, the ways, what heads look at, how pairs were chosen,
+which layers are left out, and for each stage what the file of that layer's circuit would hold.
 """
 
 from __future__ import annotations
@@ -9,11 +9,15 @@ from __future__ import annotations
 import re
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from math import nan
 from pathlib import Path
+from typing import TypeVar
 
 import pandas as pd
 
+from analysis.discovery.layer_records import Chosen, LeftOut
 from analysis.discovery.layered_figure import layered_figure
+from analysis.discovery.ways import BY_LOOKS, BY_NO_HEAD, BY_NORMS
 from circuits.arguments import checked_methods
 from circuits.errors import GraphError
 from circuits.graph.circuit import Circuit
@@ -22,12 +26,9 @@ from circuits.graph.records import BehaviourEvidence
 from circuits.plotting.display import html_of
 from circuits.plotting.figure import Figure
 from circuits.storage.files import read_json, without_nan
-from circuits.storage.records import RecordError
-from circuits.storage.replacing import check_file
+from circuits.storage.records import RecordError, record_of
+from circuits.storage.replacing import begins_as, check_file
 from circuits.storage.tables import COUNT, NUMBER, TEXT, Kind, checked_table, table_of_columns
-
-BY_NO_HEAD = "no head"
-"""The way of what stays in the residual stream, where it was written."""
 
 ALL_OTHERS = "all others"
 """The query and the key of the pairs of a head that are not listed."""
@@ -37,10 +38,11 @@ LOOKS: dict[str, Kind] = {"layer": COUNT, "head": COUNT, "query": TEXT, "key": T
                           "looks": NUMBER}  # fmt: skip
 """The columns of `LayeredCircuit.looks`."""
 
-_SCHEMA, _VERSION = "bilinear-circuits/layered-circuit", 1
+_SCHEMA, _VERSION = "bilinear-circuits/layered-circuit", 3
 _WAYS: dict[str, Kind] = {"layer": COUNT, "way": TEXT, "contrast": NUMBER, "share": NUMBER,
                           "to_answers": NUMBER}  # fmt: skip
 _NEAR = 1e-6  # of the largest share: rounding
+_Row = TypeVar("_Row", Chosen, LeftOut)
 _HEAD = re.compile(r"(\d{1,9})\.(\d{1,9})", re.ASCII)
 
 
@@ -53,16 +55,24 @@ class LayeredCircuit:
     stages: tuple[Circuit, ...]
     ways: pd.DataFrame
     """layer, way, contrast, share, to_answers: what the pairs of a layer add to the contrast by way
-    of each head, named as ``1.3`` (layer and head), and by ``no head`` at all; and how much of it
-    (``to_answers``, a share of the same) passes no later MLP. Where a way leads through several
-    heads it counts for each."""
+    of each head, named as ``1.3`` (layer and head), and by ``no head`` at all, with attention
+    patterns as they were; how much of it (``to_answers``, a share of the same) passes no later MLP;
+    what they add by moving ``where heads look``; and beyond all that how much more of the contrast
+    is gone without them in the network as it runs, by changing ``what norms divide by``. Of these
+    ``to_answers`` is not known. Where a way leads through several heads it counts for each."""
     looks: pd.DataFrame = field(default_factory=partial(pd.DataFrame, columns=list(LOOKS)))
     """layer, head, query, key, distance, score, share, looks. ``looks``: what share of the contrast
-    a head makes only because its pattern differs between the texts of a minimal pair; NaN where no
-    texts of two classes have one length. Of heads with a tenth or more the rest says why: how much
-    higher its score is, before the softmax, in the texts where that adds to the contrast, as a sum
-    of pairs of what is looked from (``query``) and at (``key``, ``distance`` tokens before), each
-    with its ``share``. Empty in files of older versions."""
+    is gone with a head's pattern at its mean over the texts of a minimal pair and all else frozen;
+    NaN where no texts of two classes have one length. Of heads with a tenth or more the rest says
+    why: how much higher its score is, before the softmax, in the texts where that adds to the
+    contrast, as a sum of pairs of what is looked from (``query``) and at (``key``, ``distance``
+    tokens before), each with its ``share``. Empty in files of older versions."""
+    chosen: tuple[Chosen, ...] = ()
+    """How the pairs of each stage were chosen: what is still ``missing`` of the margin of the
+    ``stratum`` that lacks most, and whether the limit of pairs came first (``at_limit``)."""
+    left_out: tuple[LeftOut, ...] = ()
+    """The layers without a stage, each with what share of the contrast ``depends`` on it, and what
+    its best ``n_pairs`` ``carried`` of that, too little."""
 
     def __post_init__(self) -> None:
         layers = [-1 if (n := stage.source.layer) is None else n for stage in self.stages]
@@ -77,6 +87,13 @@ class LayeredCircuit:
             raise GraphError(
                 f"circuit {self.name!r}: its stages are of the behaviours {sorted(behaviours)}. "
                 f"List circuits that were found for one behaviour."
+            )
+        of_stages, others = ([one.layer for one in some] for some in (self.chosen, self.left_out))
+        again = len({*of_stages, *others}) < len(of_stages) + len(others)
+        if again or not set(of_stages) <= set(layers) or set(others) & set(layers):
+            raise GraphError(
+                f"circuit {self.name!r}: stages of layers {layers}, chosen in {of_stages} and left "
+                f"out {others}. Name each layer once, and as chosen only those of stages."
             )
 
     @property
@@ -103,16 +120,21 @@ class LayeredCircuit:
 
     @property
     def shares(self) -> pd.DataFrame:
-        """Of each layer: what share of the contrast flows through it (``direct``), how much of that
-        its pairs carry, what they compute, what was in the input already."""
-        rows = []
+        """Of each layer: what share of the contrast depends on it (is gone with its MLP's output at
+        the mean over the classes), how much of that its pairs carry, what the MLP computes, what
+        was in its input already, what is made later, as what it writes is read otherwise in each
+        class, and what is of the spread within the classes; what its pairs lack in the worst
+        stratum, and how far shares are from what was measured (NaN where it was not recorded)."""
+        rows, choices = [], {one.layer: one for one in self.chosen}
         for layer, stage in zip(self.layers, self.stages, strict=True):
             assert stage.evidence is not None  # of a behaviour
             shares = stage.evidence.shares
             rows.append({
-                "layer": layer, "pairs": len(stage.interactions), "flows_through": shares.direct,
+                "layer": layer, "pairs": len(stage.interactions), "depends": shares.direct,
                 "carried": shares.carried, "computed": shares.computed,
-                "inherited": shares.inherited, "rest": shares.within, "error": shares.error,
+                "inherited": shares.inherited, "later": shares.later, "within": shares.within,
+                "error": shares.error, "missing": getattr(choices.get(layer), "missing", nan),
+                "off_by": getattr(choices.get(layer), "off_by", nan),
             })  # fmt: skip
         return pd.DataFrame(rows)
 
@@ -128,14 +150,16 @@ class LayeredCircuit:
     def save(self, path: str | Path, *, force: bool = False) -> Path:
         """Write everything as one JSON file; over a file that is no such circuit only with
         ``force``."""
-        path, schema = Path(path), _SCHEMA.encode()
-        check_file(path, "a layered circuit", lambda head: schema in head[:100], GraphError, force)
+        path = Path(path)
+        check_file(path, "a layered circuit", begins_as(_SCHEMA), GraphError, force)
         content = {
             "schema": _SCHEMA,
             "version": _VERSION,
             "name": self.name,
             "ways": without_nan(self.ways.to_dict("list")),
             "looks": without_nan(self.looks.to_dict("list")),
+            "chosen": list(map(asdict, self.chosen)),
+            "left_out": list(map(asdict, self.left_out)),
             "stages": [circuit_content(asdict(stage)) for stage in self.stages],
         }
         write_finite(path, self.name, content)
@@ -153,7 +177,8 @@ class LayeredCircuit:
         if (version := content.pop("version", None)) != _VERSION:
             raise GraphError(
                 f"{path} is of schema version {version!r:.40}; this version of the toolkit reads "
-                f"{_VERSION}. Update bilinear-circuits, or save the circuit again."
+                f"{_VERSION}. Find it again, circuits find RUN --across, or update "
+                f"bilinear-circuits."
             )
         try:
             return _read(content, str(path))
@@ -175,7 +200,7 @@ class LayeredCircuit:
 
 
 def _read(content: dict[str, object], path: str) -> LayeredCircuit:
-    wanted, more = {"name", "ways", "stages"}, {"looks"}
+    wanted, more = {"name", "ways", "stages", "chosen", "left_out"}, {"looks"}
     if not wanted <= content.keys() <= wanted | more:
         missing, unknown = sorted(wanted - content.keys()), sorted(content.keys() - wanted - more)
         raise RecordError(f"missing {missing or 'nothing'}, unknown {unknown or 'nothing'}")
@@ -188,14 +213,22 @@ def _read(content: dict[str, object], path: str) -> LayeredCircuit:
     written = content.get("looks", {name: [] for name in LOOKS})  # older files have none
     looks = checked_table(table_of_columns(written, "looks"), LOOKS, "looks")
     stages = tuple(circuit_of(part, Circuit, f"{path}, stage {n}") for n, part in enumerate(parts))
+    chosen = _records(content["chosen"], Chosen, "chosen")
+    left_out = _records(content["left_out"], LeftOut, "left out")
     try:
         tables = ways.reindex(columns=list(_WAYS)), looks.reindex(columns=list(LOOKS))
-        found = LayeredCircuit(name, stages, *tables)
+        found = LayeredCircuit(name, stages, *tables, chosen, left_out)
     except GraphError as error:
         raise GraphError(f"{path}: {error}") from error
     _check_ways(found)
     _check_looks(looks)
     return found
+
+
+def _records(rows: object, kind: type[_Row], where: str) -> tuple[_Row, ...]:
+    if not isinstance(rows, list):
+        raise RecordError(f"{where} is not a list")
+    return tuple(record_of(kind, row, f"{where} {n}") for n, row in enumerate(rows))
 
 
 def _check_ways(circuit: LayeredCircuit) -> None:
@@ -206,7 +239,7 @@ def _check_ways(circuit: LayeredCircuit) -> None:
         head = _HEAD.fullmatch(way)
         if layer not in circuit.layers:
             raise RecordError(f"ways begin in layer {layer}, of which there is no stage")
-        if way != BY_NO_HEAD and (head is None or int(head[1]) <= layer):
+        if way not in (BY_NO_HEAD, BY_LOOKS, BY_NORMS) and (head is None or int(head[1]) <= layer):
             raise RecordError(f"the way {way!r:.40} from layer {layer} is no head of a later layer")
 
 

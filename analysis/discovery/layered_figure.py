@@ -2,8 +2,8 @@
 features, its pairs, the heads that carry what they write, the later layers' pairs, the answers.
 
 Every number is a percentage of the whole contrast, so what arrives at the answers can be compared
-with what each layer adds. A pair counts half for either of its features. The parts of two layers
-overlap: a later layer's part holds what it passes on.
+with what each layer adds. A pair counts half for either of its features. What a later layer passes
+on depends on both layers, so that their parts overlap.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.discovery.ways import BY_NO_HEAD, BY_NORMS
 from circuits.graph.circuit import Circuit
 from circuits.graph.records import Interaction
 from circuits.plotting.display import cut, number, percent, shown
@@ -112,9 +113,9 @@ def layered_figure(name: str, stages: Sequence[Circuit], ways: pd.DataFrame) -> 
     note = (
         "Numbers are percentages of the contrast"
         f"{f' of {number(whole)} logits' if whole else ''}; a pair counts half for either of its "
-        "features. The parts of two layers overlap: a later layer's part holds what it passes on. "
-        "Blue adds, orange subtracts, width is strength. With attention patterns and norm scales "
-        "of each case as data."
+        "features. What a later layer passes on depends on both layers, so their parts overlap. "
+        "Blue adds, orange subtracts, width is strength. Heads carry what they do with attention "
+        "patterns as they were; moving those is a way of its own. Norms divide as they did."
     )
     title = f"Circuit {shown(name)} through layers {', '.join(str(_layer(s)) for s in stages)}"
     return Figure("layers", title, note, drawn.traces, table, layout)
@@ -150,15 +151,16 @@ def _pairs(stage: Circuit) -> tuple[list[Interaction], list[Interaction]]:
 
 def _drawn_ways(ways: pd.DataFrame, layer: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The ways from a layer that are drawn, most first, and the others."""
-    here = ways[ways["layer"] == layer].dropna()
+    here = ways[(ways["layer"] == layer) & (ways["way"] != BY_NORMS)]
+    here = here.dropna(subset="share")
     here = here.sort_values("share", key=lambda share: -share.abs(), kind="stable")
     some = here[here["share"].abs() >= _LEAST].head(_MOST_WAYS)
     return some, here.drop(some.index)
 
 
 def _straight(stage: Circuit, ways: pd.DataFrame) -> bool:
-    """Whether what a layer's pairs write is carried on by no head that is drawn."""
-    return all(way == "no head" for way in _drawn_ways(ways, _layer(stage))[0]["way"])
+    """Whether what a layer's pairs write is carried on by nothing that is drawn."""
+    return all(way == BY_NO_HEAD for way in _drawn_ways(ways, _layer(stage))[0]["way"])
 
 
 def _ways_width(stage: Circuit, ways: pd.DataFrame) -> float:
@@ -210,11 +212,11 @@ def _title(drawn: _Picture, x: float, first: str, second: str) -> None:
 def _draw_pairs(drawn: _Picture, stage: Circuit, x: float) -> _Spot:
     pairs, rest = _pairs(stage)
     assert stage.evidence is not None  # of a behaviour
-    flows = percent(stage.evidence.shares.direct)
+    depends = percent(stage.evidence.shares.direct)
     middle, n = x + _PAIRS / 2, len(stage.interactions)
     _title(drawn, middle, f"Layer {_layer(stage)}: {n} pair{'s' * (n != 1)}",
-           f"{flows} of the contrast flows")  # fmt: skip
-    drawn.text(middle, _EDGE + 52, "through it", size=_SMALL)
+           f"{depends} of the contrast")  # fmt: skip
+    drawn.text(middle, _EDGE + 52, "depends on it", size=_SMALL)
     n_rows = len(pairs) + bool(rest)
     drawn.box(x, _EDGE + _HEAD, _PAIRS, _ROW * n_rows)
     for place, pair in enumerate(pairs):
@@ -278,7 +280,8 @@ def _draw_ways(
     for place, way in enumerate(some.to_dict("records")):
         spot = box if straight else _draw_head(drawn, way, box, _row(place))
         into, adds = _next(later, way["way"]), way["contrast"]
-        past = adds * (1.0 if into is None else way["to_answers"] / way["share"])
+        part = way["to_answers"] / way["share"] if way["to_answers"] == way["to_answers"] else 0.0
+        past = adds * (1.0 if into is None else part)
         side, bend = -1, spot.right + _BEND
         for logits, end in [(adds - past, into or answers), (past, answers)]:
             if abs(logits) >= _LEAST * abs(adds):
@@ -298,11 +301,15 @@ def _draw_ways(
 
 
 def _draw_head(drawn: _Picture, way: dict[Any, Any], box: _Spot, y: float) -> _Spot:
-    """A head that carries on what a layer's pairs write, or what stays in the stream."""
+    """A head that carries on what a layer's pairs write, what stays in the stream, or where heads
+    look."""
     left, right, name = box.right + _GAP, box.right + _GAP + _WAYS, str(way["way"])
     name = f"head {name}" if name[0].isdigit() else name
-    drawn.box(left, y - 14, _WAYS, 28.0)
-    drawn.text((left + right) / 2, y, name)
+    lines = name.replace(" heads", "\nheads").split("\n")
+    drawn.box(left, y - 7 - 7 * len(lines), _WAYS, 14.0 + 14 * len(lines))
+    for place, words in enumerate(lines):
+        size = _SIZE if len(lines) == 1 else _SMALL
+        drawn.text((left + right) / 2, y + 15 * (place - (len(lines) - 1) / 2), words, size=size)
     path = [(box.right, box.y), (left - _BEND, y), (left, y)]
     up = _TALL + drawn.edge(path, way["contrast"], box.name, name)
     drawn.text(left - 6, y - up, drawn.share(way["contrast"]), "right", size=_SMALL)

@@ -2,56 +2,123 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 
-from analysis.behaviour.bounds import DIRECT
+from analysis.behaviour.bounds import CARRIED, DIRECT, GAIN
 from analysis.discovery.find import verdict
-from analysis.discovery.layered_circuit import ALL_OTHERS, LayeredCircuit
+from analysis.discovery.layer_records import LeftOut
+from analysis.discovery.layered_circuit import (
+    ALL_OTHERS,
+    LayeredCircuit,
+)
+from analysis.discovery.ways import BY_LOOKS, BY_NO_HEAD, BY_NORMS
 from circuits.plotting.display import percent, shown
 
 _MOST_WAYS = 4  # that are named
 _MOST_HEADS = 4
 _LEAST = 0.01  # of what a layer's pairs add
+_NAMES = {BY_NO_HEAD: "passes through no head", BY_LOOKS: "works by moving where later heads look"}
 
 
 def layered_sentences(circuit: LayeredCircuit) -> list[str]:
-    """A line a layer, what carries on what it writes, and on what it was found."""
+    """A line a layer, which layers are left out, what carries on what it writes, and on what it was
+    found."""
     evidence = circuit.evidence
-    layers = " and ".join(filter(None, [", ".join(map(str, circuit.layers[:-1])),
-                                        str(circuit.layers[-1])]))  # fmt: skip
-    lines = [f"{circuit.name}: found in layer{'s' * (len(circuit.layers) > 1)} {layers}"]
+    lines = [f"{circuit.name}: found in {_named(circuit.layers)}"]
     for layer, stage in zip(circuit.layers, circuit.stages, strict=True):
         assert stage.evidence is not None  # of a behaviour
         shares, n = stage.evidence.shares, len(stage.interactions)
         lines.append(
-            f"Layer {layer}: {percent(shares.direct)} of the contrast flows through its MLP, and "
+            f"Layer {layer}: {percent(shares.direct)} of the contrast depends on its MLP, and "
             f"{n} pair{'s' * (n != 1)} carr{'y' if n != 1 else 'ies'} {percent(shares.carried)} of "
             f"that; {verdict(stage)}."
         )
+        lines += _missing(circuit, layer)
+    lines += _left_out(circuit.left_out)
     lines += [_carried_on(circuit, layer) for layer in circuit.layers]
     lines += _looking(circuit)
+    lines += [evidence.compared] if evidence.compared else []
     lines.append(
-        f"The parts of two layers overlap: a later one holds what it passes on. Chosen on n = "
-        f"{evidence.n_cases} cases; held-out half: {evidence.held_out_half}."
+        f"A layer's share is what is gone with its MLP's output at its mean over the classes, "
+        f"norms dividing as they did. A later layer passes on what an earlier one wrote, so shares "
+        f"overlap. Chosen on n = {evidence.n_cases} cases; held-out half: {evidence.held_out_half}."
     )
     return lines
 
 
+def _named(layers: Sequence[int]) -> str:
+    *most, last = map(str, layers)
+    return f"layers {', '.join(most)} and {last}" if most else f"layer {last}"
+
+
+def _missing(circuit: LayeredCircuit, layer: int) -> list[str]:
+    """How much the pairs of a layer lack in the worst stratum, where that is more than allowed."""
+    allowed, n = 1 - circuit.evidence.thresholds.coverage, len(circuit.stage(layer).interactions)
+    limit = f"stopped at the limit of {n} pair{'s' * (n != 1)}"
+    return [
+        f"Layer {layer}: {limit if one.at_limit else 'no other pair brings more'}; in the worst "
+        f"stratum ({shown(one.stratum)}) {percent(one.missing)} of the margin is still missing, "
+        f"and {percent(allowed)} may be."
+        for one in circuit.chosen
+        if one.layer == layer and one.missing > allowed + GAIN
+    ]
+
+
+def _left_out(layers: Sequence[LeftOut]) -> list[str]:
+    """Why each layer that is not in the circuit is not."""
+    lines, unseen, small = list[str](), list[int](), list[LeftOut]()
+    for one in layers:
+        why = ""
+        if one.depends is None:
+            unseen.append(one.layer)
+        elif one.carried is not None:
+            n, depends = one.n_pairs, percent(one.depends)
+            pairs = f"the best {n} pairs carry" if n > 1 else "the best pair carries"
+            carried = f"{pairs} {percent(one.carried)} of that" if n else "no pair does enough"
+            why = f"{depends} of the contrast depends on its MLP, but {carried}"
+            why += f", and {percent(CARRIED)} are needed" * bool(n)
+        elif one.depends < -DIRECT:
+            why = f"its MLP works against the contrast, with {percent(one.depends)} of it"
+        else:
+            small.append(one)
+        lines += [f"Layer {one.layer} is not in the circuit: {why}."] if why else []
+    if small:
+        most = percent(round(max(one.depends or 0.0 for one in small), 4))
+        many, which = len(small) > 1, _named([one.layer for one in small])
+        lines.append(
+            f"{which.capitalize()} {'are' if many else 'is'} not in the circuit: "
+            f"{'at most ' * many}{most} of the contrast depends on {'each' if many else 'its MLP'}"
+            f", and {percent(DIRECT)} are needed."
+        )
+    if unseen:
+        lines.append(f"Without dictionaries, and not looked at: {_named(unseen)}.")
+    return lines
+
+
 def _carried_on(circuit: LayeredCircuit, layer: int) -> str:
-    ways = circuit.ways[circuit.ways["layer"] == layer].dropna()
+    ways = circuit.ways[circuit.ways["layer"] == layer].dropna(subset="share")
+    norms = ways.loc[ways["way"] == BY_NORMS, "share"]
+    ways = ways.drop(norms.index)
     ways = ways.sort_values("share", key=lambda share: -share.abs(), kind="stable")
     strong = ways[ways["share"].abs() >= _LEAST].head(_MOST_WAYS)
     named = [
-        f"{'head ' if way[0].isdigit() else ''}{way} ({percent(share)})"
+        f"{percent(share)} {_NAMES.get(way, f'passes through head {way}')}"
         for way, share in zip(strong["way"], strong["share"], strict=True)
     ]
-    said = f"What layer {layer} writes reaches the answers by {', '.join(named) or 'no known way'}"
+    said = f"Of what layer {layer}'s pairs add to the contrast, "
+    said += ", ".join(named) or "no way is known"
     rest = ways.drop(strong.index)
     if len(rest):
-        most = percent(float(rest["share"].abs().max()))
-        said += f"; {len(rest)} other{'s' * (len(rest) != 1)}, at most {most}"
+        most = percent(round(float(rest["share"].abs().max()), 4))
+        said += f"; {len(rest)} other way{'s' * (len(rest) != 1)}, at most {most}"
+    if len(norms) and abs(more := float(norms.iloc[0])) >= DIRECT:
+        said += (
+            f"; in the network as it runs {percent(abs(more))} {'more' if more > 0 else 'less'} is "
+            f"gone without them, because norms then divide by something else"
+        )
     return f"{said}."
 
 
@@ -68,29 +135,38 @@ def _looking(circuit: LayeredCircuit) -> list[str]:
     if not len(strong):
         first = heads.iloc[0]
         return [
-            f"No head makes {percent(DIRECT)} of the contrast by looking elsewhere in one class; "
-            f"head {first['layer']}.{first['head']} makes most, {percent(first['looks'])}."
+            f"No head makes {percent(DIRECT)} of the contrast by looking elsewhere in one class "
+            f"than in another; head {first['layer']}.{first['head']} makes most, "
+            f"{percent(first['looks'])}."
         ]
-    said = [_elsewhere(table, head) for head in strong.head(_MOST_HEADS).to_dict("records")]
-    if n := len(strong) - len(said):
+    named = strong.head(_MOST_HEADS).to_dict("records")
+    said = [sentence for head in named for sentence in _elsewhere(table, head)]
+    if n := len(strong) - len(named):
         most = percent(float(strong["looks"].iloc[_MOST_HEADS:].abs().max()))
         said.append(f"{n} other head{'s do' if n != 1 else ' does'} the same, at most {most}.")
     return said
 
 
-def _elsewhere(table: pd.DataFrame, head: dict[str, Any]) -> str:
-    said = (
-        f"Head {head['layer']}.{head['head']} looks elsewhere in one class than in another: that "
-        f"alone makes {percent(head['looks'])} of the contrast"
-    )
+def _elsewhere(table: pd.DataFrame, head: dict[str, Any]) -> list[str]:
+    name, share = f"{head['layer']}.{head['head']}", head["looks"]
+    done = "is gone" if share > 0 else "is added"
+    said = [
+        f"Head {name} looks elsewhere in one class than in another: with its pattern at their mean "
+        f"{percent(abs(share))} of the contrast {done}."
+    ]
     pairs = table[(table["layer"] == head["layer"]) & (table["head"] == head["head"])]
     pairs = pairs[pairs["query"] != ALL_OTHERS].dropna(subset=["distance", "share"])
     if not len(pairs):
-        return f"{said}."
+        return said
     pair = pairs.iloc[0]
     n = int(pair["distance"])
     where = f"{n} token{'s' * (n != 1)} before" if n else "the same token"
-    return (
-        f"{said}; its strongest pair is {shown(pair['query'])} looking at {shown(pair['key'])}, "
-        f"{where} ({percent(pair['share'])} of the score's difference)."
+    looking = f"{shown(pair['query'])} looking at {shown(pair['key'])}, {where}"
+    part = f"{percent(pair['share'])} of the difference of its scores"
+    explained = abs(pair["share"]) >= DIRECT
+    said.append(
+        f"Its strongest pair is {looking}: {part}."
+        if explained
+        else f"No single pair explains that; the strongest is {looking}: {part}."
     )
+    return said

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from analysis.attribution.contrast import PairAccount
-from analysis.attribution.flow.pairs import FlowPairs
+from analysis.attribution.flow.pairs import EffectPairs
 from analysis.behaviour import bounds
 from analysis.behaviour.in_model import ModelCases
 from analysis.behaviour.strata import means, strata
@@ -23,6 +23,7 @@ from circuits.groups.clusters import Clusters
 from circuits.groups.gates import gate_table
 
 _N_SOUGHT = 4096  # pairs that are looked at, those that add most
+_N_FIRST = 64  # parts, each of which is tried with every other
 _MOVED = 0.25  # of a feature's mean that a factor must move it by, to name it; a heuristic
 _ALIKE = 0.8  # of a feature's largest effect, that all must have where it is a class's own
 
@@ -139,8 +140,64 @@ def covering(
     return chosen
 
 
+def enough_of_each(
+    added: Float[np.ndarray, "part aim"],
+    aims: Float[np.ndarray, " aim"],
+    lacking: float,
+    n_parts: int,
+    gain: float = bounds.GAIN,
+) -> list[int]:
+    """Parts, few first, whose sums lack no more than so much of any aim, which may be below zero;
+    or parts that bring near to it.
+
+    Greedily: the next one is that which brings most, ``gain`` or more, over all aims that still
+    lack something. Where none does, as where each helps one aim and harms another as much, two are
+    taken together, each of which brings as much; where no two do either, that is the end. More than
+    an aim asks for counts neither for a part nor against it, and other choices may need fewer.
+    """
+    chosen: list[int] = []
+    left, least = aims - lacking, max(gain, 1e-9)
+    while len(chosen) < min(n_parts, len(added)) and left.max() > 0:
+        gains = _gains(left, added, chosen)
+        best = [int(gains.argmax())]
+        if gains[best[0]] < least:
+            best, brought = _best_two(left, added, chosen)
+            if brought < 2 * least or len(chosen) + 2 > n_parts:
+                break
+        chosen += best
+        left = left - added[best].sum(0)
+    return chosen
+
+
+def _gains(
+    left: Float[np.ndarray, " aim"], added: Float[np.ndarray, "part aim"], chosen: list[int]
+) -> Float[np.ndarray, " part"]:
+    """What each part brings, over all aims that lack something; those chosen bring nothing."""
+    gains: Float[np.ndarray, " part"]
+    gains = left.clip(min=0).sum() - (left - added).clip(min=0).sum(1)
+    gains[chosen] = -np.inf
+    return gains
+
+
+def _best_two(
+    left: Float[np.ndarray, " aim"], added: Float[np.ndarray, "part aim"], chosen: list[int]
+) -> tuple[list[int], float]:
+    """The two parts that bring most together, one of them of those that help most where something
+    is lacking; and how much they bring."""
+    helps = np.minimum(added, left).clip(min=0).sum(1)
+    helps[chosen] = 0
+    best, brought = [], -np.inf
+    for one in np.argsort(-helps, kind="stable")[:_N_FIRST]:
+        if helps[one] > 0:
+            first = _gains(left, added[[one]], [])[0]
+            gains = first + _gains(left - added[one], added, [*chosen, int(one)])
+            if gains.max() > brought:
+                best, brought = [int(one), int(gains.argmax())], float(gains.max())
+    return best, brought
+
+
 def factor_groups(
-    account: PairAccount | FlowPairs, pairs: pd.DataFrame
+    account: PairAccount | EffectPairs, pairs: pd.DataFrame
 ) -> tuple[Clusters, tuple[Group, ...]]:
     """The pairs' features in groups of one effect, with the gates between them."""
     used = sorted(set(pairs["first"]) | set(pairs["second"]))
@@ -157,7 +214,7 @@ def factor_groups(
 
 def add_features(
     graph: nx.Graph,
-    account: PairAccount | FlowPairs,
+    account: PairAccount | EffectPairs,
     pairs: pd.DataFrame,
     kinds: Mapping[Any, str],
 ) -> None:

@@ -228,7 +228,11 @@ class RankCurve:
             median = float(self.needed(control).median())
             if np.isnan(median):
                 return "not measured"
-            return f"{median:g}" if np.isfinite(median) else f"more than {self.ranks[-2]}"
+            if np.isfinite(median):
+                return f"{median:g}"
+            of = "r2" if control is None else f"r2_{control}"
+            whole = float(self.compared(self.ranks[-1], of).median())
+            return f"more than {self.ranks[-2]}" if whole >= NEEDED else "more than there are"
 
         return (
             f"Eigenvectors needed for an R² of {NEEDED:g}, median: {said()}; random "
@@ -266,9 +270,7 @@ class RankCurve:
         files of another kind only with ``force``."""
         table, summary = _files(path)
         check_table(table, self.table, DictionaryError, force)
-        start = b'{\n  "schema": '
-        kind = "a rank curve"
-        check_file(summary, kind, lambda head: head.startswith(start), DictionaryError, force)
+        check_file(summary, "a rank curve", lambda _: _is_one(summary), DictionaryError, force)
         with written_whole(table) as file:
             self.table.to_parquet(file, index=False)
         content = {
@@ -288,7 +290,7 @@ class RankCurve:
         """What `save` wrote."""
         table, summary = _files(path)
         content = read_json(summary, DictionaryError)
-        if content.get("schema") not in (1, SCHEMA) or not {"about", "loss"} <= set(content):
+        if not _is_summary(content):
             raise DictionaryError(
                 f"{summary}: not a rank curve of schema {SCHEMA} (its schema is "
                 f"{content.get('schema')!r}). Make it again: circuits rank RUN."
@@ -369,6 +371,18 @@ def _files(path: str | Path) -> tuple[Path, Path]:
     path = Path(path)
     stem = path.with_suffix("") if path.suffix in (".parquet", ".json") else path
     return stem.with_name(stem.name + ".parquet"), stem.with_name(stem.name + ".json")
+
+
+def _is_one(summary: Path) -> bool:
+    try:
+        return _is_summary(read_json(summary, DictionaryError))
+    except DictionaryError:
+        return False
+
+
+def _is_summary(content: Mapping[str, Any]) -> bool:
+    schema = content.get("schema")
+    return type(schema) is int and schema in (1, SCHEMA) and {"about", "loss"} <= set(content)
 
 
 def _or_none(rank: float) -> float | None:

@@ -15,6 +15,7 @@ from analysis.behaviour.cases import Behaviour
 from analysis.discovery.layered_circuit import LayeredCircuit
 from analysis.discovery.provenance import check_circuit
 from analysis.runs.folder import CircuitFiles, RunFolder
+from analysis.runs.missing import step_command
 from analysis.validation.criteria import Claim
 from analysis.validation.layered_record import LayeredValidation, pair_name
 from analysis.validation.record import Validation
@@ -24,10 +25,14 @@ from circuits.graph.records import Metric
 from circuits.model.model import Model
 from circuits.model.site import Site
 from circuits.plotting.display import seen
-from circuits.storage.manifest import State, edited, state_of
+from circuits.storage.files import content_hash
+from circuits.storage.manifest import State, edited, read_manifest, state_of
 from sae.dictionary import Dictionary
 
 Read = TypeVar("Read")
+
+CONTROLS = "controls"
+"""What a validation's step notes of the circuits beside it: the hash of each one's file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +91,7 @@ class KnownFiles:
                 raise RunError(
                     f"{file} is damaged or another file: its bytes are not those that the step "
                     f"'{step}' made. Make it again: circuits "
-                    f"{self.folder.command_of(step, command)} {self.folder}{more}"
+                    f"{step_command(self.folder, step, command)} {self.folder}{more}"
                 )
         value = read(files[0])
         for file, (step, state) in states.items():
@@ -102,6 +107,33 @@ class KnownFiles:
                 )
                 warn(f"{file}: {self.marks[name]}", MarkWarning, stacklevel=4)
         return value
+
+    def mark_controls(self, files: CircuitFiles) -> None:
+        """Mark a validation whose controls are other circuits now."""
+        step, _ = state_of(self.folder.path, files.validation)
+        if said := other_controls(self.folder, self._made_of(step)):
+            name = files.validation.relative_to(self.folder.path).as_posix()
+            again = f"circuits validate RUN --circuit {quote(files.stem)}"
+            said = f"{said}, so it shows what an earlier one did. Validate it again: {again}"
+            self.marks[name] = "; ".join(filter(None, (self.marks.get(name), said)))
+            warn(f"{files.validation}: {said}", MarkWarning, stacklevel=4)
+
+    def _made_of(self, step: str) -> dict[str, Any]:
+        entries = read_manifest(self.folder.path)
+        made_of: dict[str, Any] = {each["step"]: each["made_of"] for each in entries}.get(step, {})
+        return made_of
+
+
+def other_controls(folder: RunFolder, made_of: dict[str, Any]) -> str:
+    """Which circuits that a validation had beside it are others now; empty if none is."""
+    beside, changed = made_of.get(CONTROLS), list[str]()
+    for name, known in beside.items() if isinstance(beside, dict) else ():
+        file = CircuitFiles(folder.circuits / name).circuit
+        if not file.is_file():
+            changed.append(f"{seen(name)} was removed")
+        elif content_hash(file) != known:
+            changed.append(f"{seen(name)} was changed or found again")
+    return f"of its controls, {', '.join(changed)}" if changed else ""
 
 
 class CircuitReader:
@@ -137,6 +169,8 @@ class CircuitReader:
         read = partial(self._files.read, "validate", Validation.load)
         behaviour = self._cases(files, circuit)
         validation = read(files.validation) if validated and files.validation.exists() else None
+        if validation is not None:
+            self._files.mark_controls(files)
         found = Found(files.stem, circuit, behaviour, validation, self._marks(files))
         check_together(self._files.folder, files, found)
         return found

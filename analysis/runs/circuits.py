@@ -6,30 +6,33 @@ cases are saved beside it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from analysis.behaviour.bounds import COVERAGE, N_PAIRS
+from analysis.behaviour.bounds import COVERAGE
 from analysis.behaviour.built_in import built_in_behaviour, cases_from_stories
 from analysis.behaviour.cases import JSON_LINES, Behaviour
 from analysis.discovery.find import find_circuit
 from analysis.discovery.layered_circuit import LayeredCircuit
 from analysis.discovery.propose import propose_circuits
 from analysis.runs.alone import alone
+from analysis.runs.belonging import CONTROLS
 from analysis.runs.folder import CircuitFiles, CircuitFolder
+from analysis.runs.missing import search_step
 from analysis.runs.run import Run
 from analysis.validation.layered_record import LayeredValidation
 from analysis.validation.record import Validation
 from analysis.validation.validate import validate
 from circuits.corpus.documents import Corpus, built_in
 from circuits.corpus.stories.prompts import BEHAVIOURS
-from circuits.errors import GraphError, RunError
+from circuits.errors import GraphError, NotFoundError, RunError
 from circuits.graph.circuit import Circuit
 from circuits.graph.export import write_graph
 from circuits.model.model import Model
 from circuits.storage.files import content_hash
-from circuits.storage.manifest import Making, state_of, step_written
+from circuits.storage.manifest import Making, record, state_of, step_written
 
 N_CASES = 400
 """Minimal pairs of a built-in behaviour, half to choose on and half to validate on: every word is
@@ -82,48 +85,67 @@ def run_find(
     *,
     detection_cases: Behaviour | None = None,
     layer: int | None = None,
-    n_pairs: int = N_PAIRS,
+    n_pairs: int | None = None,
     coverage: float = COVERAGE,
 ) -> Circuit:
     """`find_circuit`, saved with its graph and cases. Where none is found, what was there stays;
     where the same is found again, so does its validation."""
     place = _one_layer(run)
     place.own_files(behaviour.name)  # refused before the search
-    circuit = find_circuit(
-        run.model,
-        run.dictionaries,
-        behaviour,
-        layer,
-        detection_cases=detection_cases,
-        coverage=coverage,
-        n_pairs=n_pairs,
-    )
+    with _noted_if_in_vain(run, behaviour.name, across=False) as search:
+        circuit = find_circuit(
+            run.model,
+            run.dictionaries,
+            behaviour,
+            layer,
+            detection_cases=detection_cases,
+            coverage=coverage,
+            n_pairs=n_pairs,
+        )
     step = f"circuit {circuit.name}"
     with step_written(run.folder.path, step, asdict(circuit.source)) as making:
+        making.outdated.add(search)
         place.save(making, circuit, behaviour)
     return circuit
 
 
 @alone
 def run_find_layered(
-    run: Run, behaviour: Behaviour, *, n_pairs: int = N_PAIRS, coverage: float = COVERAGE
+    run: Run, behaviour: Behaviour, *, n_pairs: int | None = None, coverage: float = COVERAGE
 ) -> LayeredCircuit:
     """`find_circuit` across layers, saved with its cases; what was there is kept or removed as by
     `run_find`."""
     place = _across_layers(run)
     place.own_files(behaviour.name)  # refused before the search
-    circuit = find_circuit(
-        run.model,
-        run.dictionaries,
-        behaviour,
-        across=True,
-        coverage=coverage,
-        n_pairs=n_pairs,
-    )
+    with _noted_if_in_vain(run, behaviour.name, across=True) as search:
+        circuit = find_circuit(
+            run.model,
+            run.dictionaries,
+            behaviour,
+            across=True,
+            coverage=coverage,
+            n_pairs=n_pairs,
+        )
     made_of = {"stages": [asdict(stage.source) for stage in circuit.stages]}
     with step_written(run.folder.path, f"layered circuit {circuit.name}", made_of) as making:
+        making.outdated.add(search)
         place.save(making, circuit, behaviour)
     return circuit
+
+
+@contextmanager
+def _noted_if_in_vain(run: Run, name: str, *, across: bool) -> Iterator[str]:
+    """A search that finds nothing, where nothing was found before, is noted in the manifest with
+    the reason, under this step's name, so that the report has it."""
+    step = search_step(name, across=across)
+    try:
+        yield step
+    except NotFoundError as answer:
+        made_of = {"behaviour": name, "across": across, "not_found": str(answer), "of": run.hashes}
+        place = run.folder.across_layers if across else run.folder.one_layer
+        if place.named(name) is None:  # or what was found before is kept
+            record(run.folder.path, step, made_of, [])
+        raise
 
 
 @dataclass(frozen=True)
@@ -189,19 +211,23 @@ def run_validate(
     files, (_, held_out) = run.behaviours.files(name), run.behaviours[name].halves()
     circuit = run.circuits[name]
     place = circuit.source.layer, circuit.source.inputs
-    controls = [run.circuits[each] for each in run.behaviours if each != files.stem]
+    others = {each: run.circuits[each] for each in run.behaviours if each != files.stem}
+    controls = {n: c for n, c in others.items() if (c.source.layer, c.source.inputs) == place}
+    beside = {f.stem: content_hash(f.circuit) for f in map(run.behaviours.files, controls)}
     found = validate(
         run.model,
         circuit,
         held_out,
         run.dictionaries,
-        others=[c for c in controls if (c.source.layer, c.source.inputs) == place],
+        others=[*controls.values()],
         text=text,
         n_draws=n_draws,
         seed=seed,
         original=original,
     )
-    made_of: dict[str, object] = {"n_draws": n_draws, "seed": seed}
+    made_of: dict[str, object] = {"n_draws": n_draws, "seed": seed, CONTROLS: beside}
+    if text is not None:
+        made_of["text"] = text.fingerprint
     if original is not None:
         made_of["original"] = original.fingerprint
     step = f"validation of {run.folder.one_layer.own_name(files, circuit.name)}"

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from analysis.runs.folder import CircuitFiles, RunFolder
-from analysis.runs.missing import ACROSS, TRACE, missing_steps, seems_to_know_stories
+from analysis.runs.missing import ACROSS, TRACE, missing_steps, not_found, seems_to_know_stories
 from circuits.errors import CircuitsError
 from circuits.model.site import mlp_sites
 from circuits.plotting.display import html_of, shown
@@ -56,6 +56,8 @@ def _contents(folder: RunFolder) -> pd.DataFrame:
     }
     if not layered and len(_layers(folder)) < 2:
         del listed["across layers"]
+    if in_vain := not_found(folder):
+        listed["not found"] = [one.name + ", across layers" * one.across for one in in_vain]
     there = [", ".join(map(shown, names)) or "none" for names in listed.values()]
     return pd.DataFrame({"part": list(listed), "there": there})
 

@@ -15,7 +15,7 @@
       images/                     the image case study
       statistics/                 of the outputs of a layer, in shards, for its page
       report/index.html           or report.html, one file
-      demo.json                   which steps of `circuits demo` are done
+      steps.json                  which steps of `circuits demo` or `circuits run` are done
 
 A circuit's files are named after its behaviour; hyphens replace what is no letter, digit or
 ``_ . +``.
@@ -40,10 +40,14 @@ from circuits.errors import ModelError, RunError
 from circuits.model.site import Site
 from circuits.plotting.display import shown
 from circuits.storage.files import PLAN, RESULT
-from circuits.storage.manifest import NAME, made_in, read_manifest
+from circuits.storage.manifest import NAME, made_in
+from circuits.storage.replacing import within
 from sae.formats.folders import IN_RUN
 
 Read = TypeVar("Read")
+# folders that hold nothing else; in traces, exports for other tools are known as such
+_OWN = {"model", IN_RUN, "transcoders", "interactions", "circuits", "layered", "rank", "images",
+        "statistics", "report"}  # fmt: skip
 _VALIDATION = ".validation.json"
 _ENDINGS = re.compile(r"\.(validation|behaviour)$", re.IGNORECASE)
 _RESERVED = re.compile("con|prn|aux|nul|(com|lpt)[0-9¹²³]", re.IGNORECASE)
@@ -100,8 +104,7 @@ class CircuitFolder:
             )
         if _RESERVED.fullmatch(stem.split(".")[0]):
             raise RunError(
-                f"circuit {name!r}: Windows has no files of this name, so the run could not be "
-                f"copied there. Rename it."
+                f"circuit {name!r}: Windows has no files of this name. Rename it, to copy the run."
             )
         return CircuitFiles(self.path / stem)
 
@@ -143,7 +146,8 @@ class RunFolder:
     report = _Place("report")
     report_page = _Place("report/index.html")
     report_file = _Place("report.html")
-    demo = _Place("demo.json")
+    steps = _Place("steps.json")
+    steps_before = _Place("demo.json")  # what it was called
 
     def __str__(self) -> str:
         """As a shell reads it: messages name commands to paste."""
@@ -156,21 +160,6 @@ class RunFolder:
             return self.model
         return self.path if (self.path / "config.json").is_file() else None
 
-    @property
-    def model_command(self) -> str:
-        """The command that makes, or made, the model."""
-        with suppress(OSError, UnicodeDecodeError):
-            if '"original": ' in (self.model / PLAN).read_text(encoding="utf-8"):
-                return "model twin MODEL"
-        return "model train"
-
-    def command_of(self, step: str, otherwise: str) -> str:
-        """The command that makes a step's files again: of a model that came with the package, and
-        of its dictionaries, that which copied them."""
-        made_of = {e["step"]: e["made_of"] for e in read_manifest(self.path)}.get(step, {})
-        name = made_of.get("ready")
-        return otherwise if name is None else f"model ready {shlex.quote(str(name))}"
-
     def dictionary(self, site: Site) -> Path:
         """The folder of one dictionary."""
         return self.dictionaries / site.hook_name
@@ -181,7 +170,7 @@ class RunFolder:
 
     def interaction_shards(self, layer: int) -> Path:
         """The folder of a table that is not finished."""
-        return self.path / "interactions" / f".layer-{layer}"
+        return within(self.path, self.path / "interactions" / f".layer-{layer}")
 
     def trace(self, name: str, *asked: str) -> Path:
         """The attribution graph of a text, by its name or by all that was asked, name first: no two
@@ -215,7 +204,7 @@ class RunFolder:
 
     def rank_shards(self, layer: int) -> Path:
         """The folder of a measurement that is not finished."""
-        return self.path / "rank" / f".layer-{layer}"
+        return within(self.path, self.path / "rank" / f".layer-{layer}")
 
     def image(self, name: str) -> Path:
         """A table or picture of the image case study."""
@@ -223,7 +212,8 @@ class RunFolder:
 
     def statistics(self, layer: int, name: str, fingerprint: str) -> Path:
         """The shards of statistics of a layer's outputs."""
-        return self.path / "statistics" / f"layer-{layer}-{name}-{fingerprint[:12]}"
+        own = f"layer-{layer}-{name}-{fingerprint[:12]}"
+        return within(self.path, self.path / "statistics" / own)
 
     @property
     def one_layer(self) -> CircuitFolder:
@@ -281,6 +271,21 @@ def run_above(place: Path) -> Path | None:
     return next((run for run in [*place.parents][:2] if (run / NAME).is_file()), None)
 
 
+def check_not_of_a_run(place: Path) -> None:
+    """Refuse a folder in which a run keeps its own files, for files that another tool reads: the
+    run would take them for its own, or its report would be refused."""
+    place = place.expanduser().resolve()
+    for run in place.parents:
+        own, *within = place.relative_to(run).parts
+        free = own in ("circuits", "layered") and within  # as `circuits export` does by itself
+        is_run = any((run / file).is_file() for file in (NAME, "model/config.json"))
+        if own in _OWN and not free and is_run:
+            raise RunError(
+                f"{place} is where the run {run} keeps its own files, and files of another kind "
+                f"would get in their way. Name another folder, such as {run / 'attribution'}."
+            )
+
+
 def in_training(folder: Path) -> bool:
     """Whether a checkpoint is in a folder of something that is trained."""
     return any(folder.glob("checkpoint*.safetensors"))
@@ -307,6 +312,13 @@ def _slug(name: str) -> str:
 def folded(stem: str) -> str:
     """The same for names that one file has on some disks."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", stem).casefold())
+
+
+_NAMED = {
+    file: (("one layer", f"{file}s"), ("several layers", across))
+    for file, across in (("circuit", "layered"), ("behaviour", "layered_behaviours"),
+                         ("validation", "layered_validations"))
+}  # fmt: skip
 
 
 class NotInRunError(RunError, KeyError):
@@ -353,7 +365,14 @@ class ByName(Mapping, Generic[Read]):
         )
 
     def _how_to_make(self, name: object, files: CircuitFiles | None) -> str:
-        """A command that works: one that makes what is missing, or one that makes another."""
+        """Where it is instead, or a command that works: one that makes what is missing, or one
+        that makes another."""
+        across = self.folder == self.run.across_layers
+        other = self.run.one_layer if across else self.run.across_layers
+        there = other.named(name) if isinstance(name, str) else None
+        if there is not None and self._has(there):
+            what, place = _NAMED[self.file][not across]
+            return f"It has that of {what}: run.{place}[{there.stem!r}] in Python"
         if files is not None and files.behaviour.exists():
             name = shlex.quote(files.stem)
             return f"Make it: circuits {self.command.format(run=self.run, name=name)}"

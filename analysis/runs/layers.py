@@ -7,7 +7,7 @@ each listed pair is active together. Rotated features are the control.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -83,11 +83,24 @@ def run_interactions(
         answer[f"layer {layer}"] = {
             "file": str(file),
             "outputs": int(table["output"].nunique()),
-            f"with a pair at q {q:g}": _discoveries(table, q),
+            "listed of each": n,
+            "read by": reader,
+            f"with a listed pair at q {q:.12g}": _discoveries(table, q),
             "the same, features rotated": f"{_discoveries(chance, q)} of {n_control}",
-            **({"replaces": f"a table of n = {before['n']}"} if before.get("n", n) != n else {}),
+            **_replaced(before, made_of),
         }
     return answer
+
+
+def _replaced(before: Mapping[str, Any], made_of: Mapping[str, Any]) -> dict[str, str]:
+    """In which settings the table that was there differed."""
+    names = {"n": "n", "reader": "reader", "corpus": "text", "n_documents": "documents"}
+    differ = [
+        f"{said} = {before[key] or 'none':.12}" if key == "corpus" else f"{said} = {before[key]}"
+        for key, said in names.items()
+        if key in before and before[key] != made_of[key]
+    ]
+    return {"replaces": f"a table of {', '.join(differ)}"} if differ else {}
 
 
 def _made_before(run: Run, step: str) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from analysis.runs.belonging import CircuitReader, Found, KnownFiles, LayeredFou
 from analysis.runs.contents import run_html, run_text
 from analysis.runs.folder import ByName, CircuitFiles, NotInRunError, RunFolder, begun, in_training
 from analysis.runs.images import ImageStudy
-from analysis.runs.missing import missing_steps
+from analysis.runs.missing import missing_steps, model_command
 from analysis.validation.layered_record import LayeredValidation
 from analysis.validation.record import Validation
 from circuits.algebra.basis import Basis
@@ -39,7 +39,7 @@ from circuits.errors import CircuitsError, RunError, first_line
 from circuits.graph.circuit import Circuit
 from circuits.model.loading import load_model
 from circuits.model.model import Model
-from circuits.model.site import POINTS, Site, mlp_sites
+from circuits.model.site import POINTS, BySite, Site, mlp_sites
 from circuits.storage.limits import is_there
 from circuits.storage.manifest import NAME, State, edited, made_in, read_manifest, states
 from circuits.storage.tables import COUNT, NUMBER, Kind, read_table
@@ -51,6 +51,7 @@ _Reader = Literal["pinv", "encoder"]
 
 _PAIRS: dict[str, Kind] = {"output": COUNT, "first": COUNT, "second": COUNT, "weight": NUMBER,
                            "z": NUMBER, "q": NUMBER}  # fmt: skip
+_SETTINGS = ("n", "reader", "n_documents")  # of a table of interactions
 _WEIGHED: dict[str, Kind] = {"coactivation": NUMBER, "together": NUMBER, "data_weight": NUMBER}
 _FIND = "find {run} --behaviour {name}"
 _VALIDATE = "validate {run} --circuit {name}"
@@ -88,19 +89,21 @@ class Run:
         """What is read although it is not as its step made it: what is said of each such file."""
         self._files = KnownFiles(self.folder, self.marks)
         self._circuits = CircuitReader(self._files, lambda: (self.model, self.dictionaries))
-        given = {"model": model, "dictionaries": dictionaries, "text": text}
+        by_site = None if dictionaries is None else BySite(dictionaries)
+        given = {"model": model, "dictionaries": by_site, "text": text}
         vars(self).update({name: value for name, value in given.items() if value is not None})
 
     @cached_property
     def model(self) -> Model:
         """The model."""
         place = self._model_place()
-        self.check_recorded(place, self.folder.model_command)
+        self.check_recorded(place, *model_command(self.folder))
         return load_model(place, device=self.device)
 
     @cached_property
-    def dictionaries(self) -> dict[Site, Dictionary]:
-        """The dictionaries by site, in the model's order; those of another model are refused."""
+    def dictionaries(self) -> BySite[Dictionary]:
+        """The dictionaries by site, or by its text such as "mlp_in@0", in the model's order; those
+        of another model are refused."""
         self._model_place()  # is missed first
         place = self._trained(self.folder.dictionaries, "saes", "sae train")
         self.check_recorded(place, "sae train")
@@ -109,10 +112,10 @@ class Run:
         return dictionaries
 
     @cached_property
-    def transcoders(self) -> dict[Site, Dictionary]:
+    def transcoders(self) -> BySite[Dictionary]:
         """The transcoders by the site that they read; none where none were trained."""
         if not self.folder.transcoders.exists():
-            return {}
+            return BySite()
         made = [e["made_of"].get("plan") for e in self.manifest if "transcoders/" in e["step"]]
         target = next((p.get("target") for p in made if isinstance(p, dict)), None)
         again = f"sae train --target {target if target in POINTS else 'mlp_out'}"
@@ -209,7 +212,8 @@ class Run:
         return ByName(self.folder, place, file, kind, make, find, read)
 
     def strongest(self, layer: int) -> pd.DataFrame:
-        """The strongest pairs of each output of a layer, as `circuits interactions` wrote them."""
+        """The strongest pairs of each output of a layer, as `circuits interactions` wrote them, and
+        in ``attrs`` their number, ``reader`` and documents."""
         read = partial(read_table, columns=_PAIRS, error=RunError, optional=_WEIGHED)
         table = self._of_layer(layer, "interactions", self.folder.interactions, read)
         sizes = [self.dictionaries[site].n_feature for site in mlp_sites(layer)]
@@ -220,7 +224,9 @@ class Run:
                 f"{layer} lack ({', '.join(beyond)}), so it is another run's. Make it again: "
                 f"circuits interactions {self.folder}"
             )
-        made_with = self._made_of(f"interactions of layer {layer}").get("of")
+        made_of = self._made_of(f"interactions of layer {layer}")
+        table.attrs |= {name: made_of[name] for name in _SETTINGS if name in made_of}
+        made_with = made_of.get("of")
         known = made_with if isinstance(made_with, dict) else {}
         self._check_made_with(known, f"interactions/layer-{layer}", "interactions")
         return table
@@ -327,26 +333,22 @@ class Run:
             )
 
     def _model_place(self) -> Path:
-        return self._trained(self.folder.model_place, "model", self.folder.model_command)
+        return self._trained(self.folder.model_place, "model", *model_command(self.folder))
 
-    def _trained(self, place: Path | None, name: str, command: str) -> Path:
+    def _trained(self, place: Path | None, name: str, command: str, more: str = "") -> Path:
         """The folder, refused where it is not there or its training is not finished."""
+        again = f"circuits {command} {self.folder}{more}"
         if place is None or not place.exists():
-            raise RunError(
-                f"{self.folder} has no folder '{name}'. Make it: circuits {command} {self.folder}"
-            )
+            raise RunError(f"{self.folder} has no folder '{name}'. Make it: {again}")
         if in_training(place) or begun(place):
-            raise RunError(
-                f"{place}: its training is not finished. Let it finish: "
-                f"circuits {command} {self.folder}"
-            )
+            raise RunError(f"{place}: its training is not finished. Let it finish: {again}")
         return place
 
-    def check_recorded(self, place: Path, command: str) -> None:
+    def check_recorded(self, place: Path, command: str, more: str = "") -> None:
         """Of a folder, the files that a step made."""
         for file in made_in(self.folder.path, place):
             if file.is_file():
-                self._files.read(command, lambda file: file, file)
+                self._files.read(command, lambda file: file, file, more=more)
 
     def _of_layer(
         self, layer: int, step: str, file: Callable[[int], Path], read: Callable[[Path], Read]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,15 @@ from analysis.runs.alone import alone
 from analysis.runs.folder import RunFolder
 from circuits.corpus.documents import Corpus
 from circuits.errors import CircuitsError, RunError
-from circuits.model.loading import ready_folder, ready_models
+from circuits.model.identity import TWIN
+from circuits.model.loading import load_model, ready_folder, ready_models
 from circuits.model.model import Model
 from circuits.model.plan import ModelPlan
 from circuits.model.site import Site, as_sites
 from circuits.model.training import Trained, train_model
 from circuits.storage.files import content_hash, folder_written_whole, written_whole
-from circuits.storage.manifest import read_manifest, record
+from circuits.storage.manifest import read_manifest, record, was_edited
+from circuits.storage.replacing import within
 from circuits.storage.training_run import trained_files
 from circuits.twin.plan import TwinPlan
 from circuits.twin.training import bilinear_twin, self_written_place
@@ -32,27 +35,63 @@ def run_model(
     run: str | Path, plan: ModelPlan, corpus: Corpus, device: str | None = None, **how: Any
 ) -> Trained:
     """``RUN/model``; ``how`` is handed to `train_model`."""
-    trained = train_model(plan, corpus, RunFolder(Path(run)).model, device=device, **how)
+    folder = RunFolder(Path(run))
+    trained = train_model(plan, corpus, within(folder.path, folder.model), device=device, **how)
     record(run, "model", {"plan": plan.as_dict(), "corpus": corpus.fingerprint}, trained.files)
     return trained
 
 
 @alone
 def run_twin(
-    run: str | Path, path: str | Path, corpus: Corpus | None, plan: TwinPlan, **how: Any
+    run: str | Path,
+    path: str | Path,
+    corpus: Corpus | None,
+    plan: TwinPlan,
+    *,
+    command: str | None = None,
+    **how: Any,
 ) -> Model:
-    """``RUN/model``, the bilinear twin of a gated model; ``how`` is handed to `bilinear_twin`."""
-    folder = RunFolder(Path(run)).model
+    """``RUN/model``, the bilinear twin of a gated model; ``how`` is handed to `bilinear_twin`. A
+    ``command`` other than `circuits model twin` that made it is noted."""
+    folder = within(Path(run), RunFolder(Path(run)).model)
     twin = bilinear_twin(path, corpus, plan, folder, **how)
     assert twin.label is not None  # it has just been written
     made_of = {"plan": plan.as_dict(), "corpus": corpus and corpus.fingerprint}
     made_of |= {"original": twin.label.original_fingerprint}
     made_of |= {"self_written": how.get("self_written", 0)}
+    made_of |= {} if command is None else {"command": command}
     made = trained_files(folder)
     if (written := self_written_place(folder)).is_file() and how.get("self_written"):
         made.append(written)
     record(run, "model", made_of, made)
     return twin
+
+
+@alone
+def run_brought(run: str | Path, path: str | Path, device: str | None = None) -> Model:
+    """``RUN/model``, a copy of a bilinear model. One that is there already stays if it is the same,
+    and is refused if it is another, or has another twin's label or one that was edited."""
+    model, place = load_model(path, device=device), RunFolder(Path(run)).model
+    if not place.exists():
+        model.save(place)
+    elif (there := load_model(place, device=device)).fingerprint != model.fingerprint:
+        raise RunError(
+            f"{place}: the model there is not {path}. Name another run, or move or remove this one."
+        )
+    elif there.label is not None and (was_edited(place / TWIN) or _differs(there, model)):
+        raise RunError(
+            f"{place / TWIN}: not the label of {path}, so it would be noted as if it were. Remove "
+            f"it, or name another run."
+        )
+    made = [file for file in place.iterdir() if file.is_file()]
+    record(run, "model", {"brought": model.fingerprint}, made)
+    return model
+
+
+def _differs(there: Model, model: Model) -> bool:
+    """Whether two models' labels differ; earlier ones do not say of which whole model they are."""
+    labels = [each.label and replace(each.label, fingerprint=None) for each in (there, model)]
+    return labels[0] != labels[1]
 
 
 @alone
@@ -87,8 +126,8 @@ def _copied(origin: Path, place: Path, run: Path) -> None:
         other = [name for name, file in files.items() if _differ(file, place / name)]
         if not {place / name for name in other} <= known:
             raise RunError(
-                f"{place}: its files are other ones than those that come with this package. Name a "
-                f"new folder, or remove this one."
+                f"{place}: its files are other ones than those that come with this package. Name "
+                f"another run, or move or remove this one."
             )
         for name in other:
             (place / name).parent.mkdir(exist_ok=True)
@@ -117,6 +156,8 @@ def run_saes(
     """``RUN/saes/<hook name>``, or with a target ``RUN/transcoders/<hook name>``."""
     run_folder = RunFolder(Path(run))
     place = run_folder.dictionaries if plan.target is None else run_folder.transcoders
+    for site in as_sites(plan.sites):
+        within(run_folder.path, place / site.hook_name)
     trained = train_saes(model, corpus, plan, place, device=device, log=log)
     for site, dictionary in trained.items():
         made_of = {"plan": plan.as_dict(), "activations": dictionary.notes["activations"]}

@@ -11,7 +11,9 @@ from typing import Any
 import pandas as pd
 
 from analysis.runs.alone import manifest_of
+from analysis.runs.belonging import other_controls
 from analysis.runs.folder import RunFolder, in_training
+from analysis.runs.missing import model_command, step_command
 from analysis.runs.traces import trace_options
 from analysis.runs.training import sae_options
 from circuits.errors import RunError
@@ -55,7 +57,8 @@ def not_made_here(run: str | Path, listed: Iterable[str]) -> list[str]:
     """The files in a run that are not listed and that no command keeps for itself: the user's own,
     exports among them."""
     folder, known = RunFolder(Path(run)), {*listed, NAME}
-    kept = [folder.report, folder.report_file, folder.demo, *map(folder.path.joinpath, _KEPT)]
+    kept = [folder.report, folder.report_file, folder.steps, folder.steps_before,
+            *map(folder.path.joinpath, _KEPT)]  # fmt: skip
     return sorted(
         name
         for path in folder.path.rglob("*")
@@ -78,19 +81,21 @@ def _table(folder: RunFolder) -> pd.DataFrame:
     made_of = {entry["step"]: entry["made_of"] for entry in read_manifest(folder.path)}
     for file in folder.results():
         known.setdefault(file.relative_to(folder.path).as_posix(), ("", State.UNKNOWN))
-    rows = [
-        (name, step, str(state), "" if state is State.SAME else _command(folder, step, made_of))
-        for name, (step, state) in sorted(known.items())
-    ]
+    rows = []
+    for name, (step, state) in sorted(known.items()):
+        said = "" if state is not State.SAME else other_controls(folder, made_of.get(step, {}))
+        again = "" if state is State.SAME and not said else _command(folder, step, made_of)
+        rows.append((name, step, said or str(state), again))
     return pd.DataFrame(rows, columns=["file", "step", "state", "command"])
 
 
 def _command(folder: RunFolder, step: str, made_of: Mapping[str, Any]) -> str:
-    if again := folder.command_of(step, ""):
+    if again := step_command(folder, step, ""):
         return f"circuits {again} {folder}"
     kind, _, of = step.replace("/", " ", 1).partition(" ")
     if kind == "model":
-        return f"circuits {folder.model_command} {folder}"
+        command, more = model_command(folder)
+        return f"circuits {command} {folder}{more}"
     if kind in (folder.dictionaries.name, folder.transcoders.name):
         plan = made_of[step].get("plan")
         options = sae_options(plan, transcoders=kind == folder.transcoders.name)

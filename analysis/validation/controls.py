@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,7 +29,6 @@ from circuits.model.model import Model
 from circuits.storage.progress import progress
 
 _N_CANDIDATES = 4096  # pairs that random ones are chosen of
-_RANDOM = ["kind", "draw", "set", "there", "n_pairs", "size", "removed", "side_effect"]
 
 
 def random_pairs(
@@ -35,9 +37,6 @@ def random_pairs(
     """Draws of pairs that are active together and not the circuit's: as many, any of them; and
     as many as write as much together (or half of what all such pairs write, where that is less:
     all of them are but one draw), each as likely as it writes much.
-
-    ``size`` is how much the draw writes on the affected cases, relative to the circuit; ``set`` the
-    first draw of the same pairs, ``there`` how many pairs are drawn from.
     """
     rng = np.random.default_rng(seed)
     pairs = PairAccount.of(harness.cases, harness.layer, harness.into).pairs
@@ -54,42 +53,97 @@ def random_pairs(
     candidates = PairTerms.of(harness.model, harness.layer, harness.into, [named[n] for n in free])
     inside = harness.cases.affected[harness.cases.label] > 0
     x = harness.x[inside.to(harness.x.device)]
-    written = float(terms(x).norm(dim=1).mean())
-    aim = min(written, float(candidates(x).norm(dim=1).mean()) / 2)
-    rows, first = [], dict[tuple[DrawKind, frozenset[int]], int]()
+    wrote = size_of(terms, terms.products(x))
+    pool = PairPool(candidates, candidates.products(x), len(terms), wrote)
+
+    def effect(drawn: Mapping[int, PairTerms]) -> dict[str, float]:
+        margins = harness.without(drawn[harness.layer])
+        removed = 1 - harness.affected(margins) / harness.base
+        return {"removed": removed, "side_effect": harness.side_effect(margins)}
+
+    return random_draws({harness.layer: pool}, n_draws, rng, effect)
+
+
+def random_draws(
+    pools: Mapping[int, PairPool],
+    n_draws: int,
+    rng: np.random.Generator,
+    effect: Callable[[Mapping[int, PairTerms]], dict[str, float]],
+) -> pd.DataFrame:
+    """A row for each draw of pairs of some layers, of each kind as many, with their effect.
+
+    ``size`` is how much the draw writes on the affected cases, relative to the circuit; ``set`` the
+    first draw of the same pairs, ``there`` how many pairs are drawn from.
+    """
+    wrote = max(sum(pool.wrote for pool in pools.values()), 1e-12)
+    there = sum(len(pool.terms) for pool in pools.values())
+    rows, first = [], dict[tuple[Any, ...], int]()
     for kind in DrawKind:
         title = f"random pairs, {str(kind).replace('_', ' ')}"
         for draw in progress(range(n_draws), title, "draw"):
-            if kind is DrawKind.SAME_NUMBER:
-                chosen = rng.choice(len(free), len(terms), replace=False).tolist()
-            else:
-                chosen = as_much(rng, candidates, x, aim)
-            some = candidates.subset(torch.tensor(chosen, dtype=torch.int64))
-            margins = harness.without(some)
-            size = float(some(x).norm(dim=1).mean()) / max(written, 1e-12)
-            removed = 1 - harness.affected(margins) / harness.base
-            own_set = first.setdefault((kind, frozenset(chosen)), draw)
-            rows.append((kind.value, draw, own_set, len(free), len(some), size, removed,
-                         harness.side_effect(margins)))  # fmt: skip
-    return pd.DataFrame(rows, columns=_RANDOM)
+            places = {layer: pool.drawn(kind, rng) for layer, pool in pools.items()}
+            some = {n: pool.terms.subset(torch.tensor(places[n], dtype=torch.int64))
+                    for n, pool in pools.items()}  # fmt: skip
+            own = first.setdefault((kind, *map(frozenset, places.values())), draw)
+            size = sum(pool.size(places[n]) for n, pool in pools.items()) / wrote
+            rows.append({"kind": kind.value, "draw": draw, "set": own, "there": there,
+                         "n_pairs": sum(map(len, some.values())), "size": size,
+                         **effect(some)})  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 def as_much(
     rng: np.random.Generator,
     candidates: PairTerms,
-    x: Float[Tensor, "case model"],
+    products: Float[Tensor, "case pair"],
     written: float,
 ) -> list[int]:
-    """Pairs one after another, until they together write so much on average."""
-    products = candidates.products(x)
+    """Pairs one after another, until they together write so much on average; of each the product of
+    its activations is given."""
     sizes = (products.abs().mean(0) * candidates.sizes).double().cpu().numpy() + 1e-12
     order = rng.choice(len(sizes), len(sizes), replace=False, p=sizes / sizes.sum())
-    total = torch.zeros_like(x)
+    total = candidates.written.new_zeros(len(products), candidates.written.shape[1])
     for n, pair in enumerate(order.tolist()):
         total = total + products[:, pair, None] * candidates.written[pair]
         if float(total.norm(dim=1).mean()) >= written:
             return order[: n + 1].tolist()
     return order.tolist()
+
+
+@dataclass(frozen=True, eq=False)
+class PairPool:
+    """Pairs of a layer, not the circuit's, that random ones are drawn from, with the product of the
+    activations of each at some tokens."""
+
+    terms: PairTerms
+    products: Float[Tensor, "token pair"]
+    n_pairs: int  # of the circuit in this layer
+    wrote: float  # how much those write
+
+    @cached_property
+    def aim(self) -> float:
+        """How much pairs that write as much are to write."""
+        return min(self.wrote, size_of(self.terms, self.products) / 2)
+
+    def drawn(self, kind: DrawKind, rng: np.random.Generator) -> list[int]:
+        """The places of as many pairs (of all, where there are fewer), or of as many as write as
+        much."""
+        if not len(self.terms):
+            return []
+        if kind is DrawKind.SAME_NUMBER:
+            n = min(self.n_pairs, len(self.terms))
+            return rng.choice(len(self.terms), n, replace=False).tolist()
+        return as_much(rng, self.terms, self.products, self.aim)
+
+    def size(self, places: list[int]) -> float:
+        """How much some of the pairs write."""
+        some = torch.tensor(places, dtype=torch.int64)
+        return size_of(self.terms.subset(some), self.products[:, some])
+
+
+def size_of(terms: PairTerms, products: Float[Tensor, "token pair"]) -> float:
+    """How much some pairs write, on average over tokens."""
+    return float((products @ terms.written.to(products)).norm(dim=1).mean())
 
 
 def untrained_rows(harness: Harness, terms: PairTerms) -> list[dict[str, Any]]:

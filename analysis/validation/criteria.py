@@ -1,4 +1,5 @@
-"""What a circuit must reach to be called causal, computed here, and specific.
+"""What a circuit must reach to be called causal, computed here and specific, or, through several
+layers, causal and beyond random pairs.
 
 What holds on average can hide effects that oppose each other, so effects are asked of the worst
 stratum: of the classes, and in each of them of every frame, last token and word with enough cases.
@@ -8,7 +9,7 @@ The bounds are in `bounds`, with the day that they were fixed on.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import pandas as pd
@@ -31,6 +32,12 @@ class Claim(Word):
     CAUSAL = "causal"  # the pairs carry the behaviour, in every stratum
     COMPUTED = "computed here"  # the contrast is made in this MLP, and was not in its input
     SPECIFIC = "specific"  # it is causal, other classes stay, other pairs as loud do not do it
+    BEYOND_RANDOM = "beyond random pairs"  # through several layers: causal, and others do not do it
+
+
+IN_ONE_LAYER = (Claim.CAUSAL, Claim.COMPUTED, Claim.SPECIFIC)
+ACROSS_LAYERS = (Claim.CAUSAL, Claim.BEYOND_RANDOM)
+AGAINST_RANDOM = "random pairs only"  # what specific is, where no other class is judged
 
 
 class Measure(Word):
@@ -48,6 +55,9 @@ class Measure(Word):
     RANDOM = "random"
     EQUAL = "equal"
     EQUAL_WORST = "equal_worst"
+    RANDOM_CHANGE = "random_change"
+    EQUAL_CHANGE = "equal_change"
+    EQUAL_CHANGE_WORST = "equal_change_worst"
 
 
 _LABELS = {
@@ -63,6 +73,13 @@ _LABELS = {
     Measure.RANDOM: "as many random pairs remove {} of the margin (median)",
     Measure.EQUAL: "random pairs remove {} of what it does, for what they write (median)",
     Measure.EQUAL_WORST: "random pairs remove {} of what it does, for what they write (worst draw)",
+    Measure.RANDOM_CHANGE: "as many random pairs change the margin by {} (median)",
+    Measure.EQUAL_CHANGE: (
+        "random pairs change it by {} of what the circuit does, for what they write (median)"
+    ),
+    Measure.EQUAL_CHANGE_WORST: (
+        "random pairs change it by {} of what the circuit does, for what they write (worst draw)"
+    ),
 }
 _BEFORE = (Measure.CASES, Measure.SHOWN)  # without them nothing is claimed
 _CLAIMS = {
@@ -73,6 +90,9 @@ _CLAIMS = {
     Measure.RANDOM: Claim.SPECIFIC,
     Measure.EQUAL: Claim.SPECIFIC,
     Measure.EQUAL_WORST: Claim.SPECIFIC,
+    Measure.RANDOM_CHANGE: Claim.BEYOND_RANDOM,
+    Measure.EQUAL_CHANGE: Claim.BEYOND_RANDOM,
+    Measure.EQUAL_CHANGE_WORST: Claim.BEYOND_RANDOM,
 }
 
 
@@ -112,7 +132,7 @@ class Criterion:
         if self.name is Measure.CASES:
             return (
                 f"{self.value:g} held-out cases of each class, and {self.wanted:g} are needed: "
-                f"write at least {2 * self.wanted:g} pairs"
+                f"write at least {2 * self.wanted:g} of each"
             )
         said = _LABELS[self.name].format(self._said(self.value)).replace(" any ", " the worst ")
         wanted = f"wanted: {str(self.direction).replace('_', ' ')} {self._said(self.wanted)}"
@@ -138,6 +158,15 @@ CRITERIA = (
 )
 """What a circuit must reach, claim by claim."""
 
+CRITERIA_ACROSS = (
+    *(one for one in CRITERIA if one.claim in (Claim.CAUSAL, None)),
+    Criterion(Measure.RANDOM_CHANGE, Direction.AT_MOST, bounds.AT_RANDOM),
+    Criterion(Measure.EQUAL_CHANGE, Direction.AT_MOST, bounds.AS_LOUD),
+    Criterion(Measure.EQUAL_CHANGE_WORST, Direction.AT_MOST, bounds.AS_LOUD_WORST),
+)
+"""The same through several layers. Random pairs are judged by the size of what they do: those that
+raise the margin matter as much."""
+
 
 @dataclass(frozen=True)
 class Whole:
@@ -146,7 +175,7 @@ class Whole:
     n_least: int  # cases of the rarest class
     shown: float  # share of right cases in the class with fewest
     removed: float  # of the affected classes' mean margin
-    computed: float  # of what the circuit's pairs add to the contrast
+    computed: float = math.nan  # of what the circuit's pairs add to the contrast
 
 
 def measured(
@@ -159,17 +188,10 @@ def measured(
     five different draws of pairs that write as much nothing of those."""
     judged = strata[strata["judged"]]
     inside, outside = judged[judged["affected"]], judged[~judged["affected"]]
-    many = random[random["kind"] == DrawKind.SAME_NUMBER.value]
-    loud = random[random["kind"] == DrawKind.SAME_SIZE.value]
-    enough = loud["set"].nunique() >= bounds.DRAWS and whole.removed > 0
-    each = loud["removed"] / loud["size"] / (whole.removed if enough else math.nan)
+    many, loud = _drawn(random)
+    each = _for_size(loud, whole.removed)
     known = origins.where(origins["contrast"] > 0)  # elsewhere it does not favour the answer
-    values = {
-        Measure.CASES: float(whole.n_least),
-        Measure.SHOWN: whole.shown,
-        Measure.REMOVED: whole.removed,
-        Measure.LEFT: float(inside["left"].max(skipna=False)),
-        Measure.KEPT: float(inside["kept"].min(skipna=False)),
+    values = _carried(whole, inside, inside) | {
         Measure.COMPUTED: whole.computed,
         Measure.INHERITED: float(known["inherited"].abs().max(skipna=False)),
         Measure.WITHIN: float(known["within"].abs().max(skipna=False)),
@@ -178,11 +200,79 @@ def measured(
         Measure.EQUAL: float(each.median(skipna=False)),
         Measure.EQUAL_WORST: float(each.max(skipna=False)),
     }
+    asked = [one for one in CRITERIA if len(outside) or one.name is not Measure.SIDE_EFFECT]
+    return _filled(asked, values)
+
+
+def measured_across(
+    whole: Whole, n_pairs: int, strata: pd.DataFrame, random: pd.DataFrame
+) -> tuple[Criterion, ...]:
+    """The same through several layers: alone the circuit must keep the effect in the strata of all
+    classes, and of random pairs nothing is said where its layers have fewer than its own."""
+    judged = strata[strata["judged"]]
+    many, loud = _drawn(random)
+    if too_few_draws(random, n_pairs):
+        many, loud = many.iloc[:0], loud.iloc[:0]
+    each = _for_size(loud, whole.removed).abs()
+    values = _carried(whole, judged[judged["affected"]], judged) | {
+        Measure.RANDOM_CHANGE: float(many["removed"].abs().median()),
+        Measure.EQUAL_CHANGE: float(each.median(skipna=False)),
+        Measure.EQUAL_CHANGE_WORST: float(each.max(skipna=False)),
+    }
+    return _filled(CRITERIA_ACROSS, values)
+
+
+def too_few_draws(random: pd.DataFrame, n_pairs: int = 0) -> str:
+    """Why random pairs that write as much are not judged; nothing where they are. They are drawn
+    beside as many as ``n_pairs``, where that is given."""
+    many, loud = _drawn(random)
+    if len(many) and (there := int(many["n_pairs"].max())) < n_pairs:
+        return (
+            f"outside of the circuit of {n_pairs} pairs there are only {there} that could be drawn "
+            f"in their place"
+        )
+    n, distinct = len(loud), loud["set"].nunique()
+    if distinct >= bounds.DRAWS:
+        return ""
+    if n < bounds.DRAWS:
+        return f"{n} draws were made, and {bounds.DRAWS} are needed"
+    return (
+        f"the dictionary has only {loud['there'].max():.0f} such pairs, {distinct} of {n} draws "
+        f"differ, and {bounds.DRAWS} are needed"
+    )
+
+
+def _drawn(random: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Draws of as many pairs, and of as many as write as much."""
+    of = random["kind"]
+    return random[of == DrawKind.SAME_NUMBER.value], random[of == DrawKind.SAME_SIZE.value]
+
+
+def _for_size(loud: pd.DataFrame, removed: float) -> pd.Series:
+    """What each draw removes of what the circuit does, for what it writes; NaN where too few of
+    them differ, or the circuit removes nothing."""
+    enough = loud["set"].nunique() >= bounds.DRAWS and removed > 0
+    return loud["removed"] / loud["size"] / (removed if enough else math.nan)
+
+
+def _carried(whole: Whole, affected: pd.DataFrame, alone: pd.DataFrame) -> dict[Measure, float]:
+    """What every claim needs, and what a causal circuit does in these strata."""
+    return {
+        Measure.CASES: float(whole.n_least),
+        Measure.SHOWN: whole.shown,
+        Measure.REMOVED: whole.removed,
+        Measure.LEFT: float(affected["left"].max(skipna=False)),
+        Measure.KEPT: float(alone["kept"].min(skipna=False)),
+    }
+
+
+def _filled(
+    criteria: Iterable[Criterion], values: Mapping[Measure, float]
+) -> tuple[Criterion, ...]:
     return tuple(
         replace(one, value=value if math.isfinite(value) else None)
-        for one in CRITERIA
+        for one in criteria
         for value in [values[one.name]]
-        if len(outside) or one.name is not Measure.SIDE_EFFECT
     )
 
 

@@ -8,18 +8,20 @@ needed.
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Any
 
 import pandas as pd
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from analysis.attribution.contrast import PairAccount
 from analysis.attribution.pair_terms import PairTerms
-from analysis.behaviour.in_model import ModelCases
+from analysis.behaviour.bounds import LEAST
+from analysis.behaviour.in_model import ModelCases, in_model
 from analysis.behaviour.strata import frames, strata
 from analysis.validation.criteria import Whole
 from analysis.validation.edits import Change, EditKind, edited
@@ -46,7 +48,6 @@ class Harness:
         self.x, self.y, self.before = (found[str(site)].to(self.model.device) for site in sites)
         self.plain = cases.margins()
         self.base = self.affected(self.plain)
-        self.others = 1 - cases.affected
         self.at_mean = self.swapped(lambda x, y, rows: self.mean(self.y).expand_as(y))
         self.floor = self.affected(self.at_mean)
 
@@ -61,8 +62,7 @@ class Harness:
 
     def affected(self, margins: Float[Tensor, " case"]) -> float:
         """The mean margin of the affected classes."""
-        means = self.cases.class_means(margins)
-        return float((means * self.cases.affected).sum() / self.cases.affected.sum())
+        return affected_margin(self.cases, margins)
 
     def everywhere(self, change: Change) -> Float[Tensor, " case"]:
         """Margins with the MLP's output changed at every token."""
@@ -151,29 +151,13 @@ class Harness:
 
     def side_effect(self, margins: Float[Tensor, " case"]) -> float:
         """The largest relative change of a class that is not affected; NaN where all are."""
-        means, plain = (self.cases.class_means(m)[self.others > 0] for m in (margins, self.plain))
-        return float(((means - plain).abs() / plain.abs()).max()) if len(plain) else float("nan")
+        return largest_side_effect(self.cases, margins, self.plain)
 
     def strata_table(
         self, without: Float[Tensor, " case"], kept: Float[Tensor, " case"]
     ) -> pd.DataFrame:
-        """What the circuit does in each stratum: its mean margin, the share of it that is ``left``
-        without the circuit, and the share of the MLP's effect that is ``kept`` by it alone. NaN
-        where an affected stratum has no margin to lose, or the MLP none to add: it is not shown
-        there, so nothing can be claimed of it."""
-        rows = []
-        for affected in (True, False):
-            for each in strata(self.cases, affected):
-                plain, left, alone, floor = (
-                    float(margins[each.rows].mean())
-                    for margins in (self.plain, without, kept, self.at_mean)
-                )
-                there = plain > 0 if affected else plain != 0
-                share = (alone - floor) / (plain - floor) if plain > floor else float("nan")
-                rows.append((each.kind, each.value, affected, len(each.rows), each.judged, plain,
-                             left / plain if there else float("nan"), share))  # fmt: skip
-        names = ["kind", "value", "affected", "n", "judged", "margin", "left", "kept"]
-        return pd.DataFrame(rows, columns=names)
+        """What the circuit does in each stratum."""
+        return effects_by_stratum(self.cases, self.plain, without, kept, self.at_mean)
 
     def case_table(
         self, without: Float[Tensor, " case"], kept: Float[Tensor, " case"]
@@ -205,6 +189,22 @@ class Harness:
             account.computed_by(ends),
         )
 
+    def among(self, chosen: Bool[Tensor, " case"]) -> Harness | None:
+        """The same with some of the cases alone, for rows of them; None where a class has too few
+        of them to say anything."""
+        if bool(chosen.all()):
+            return self
+        counts = torch.bincount(self.cases.label[chosen], minlength=len(self.cases.signs))
+        if int(counts.min()) < LEAST:
+            return None
+        behaviour = self.cases.behaviour
+        cases = tuple(c for c, on in zip(behaviour.cases, chosen.tolist(), strict=True) if on)
+        some = copy(self)
+        some.cases = in_model(replace(behaviour, cases=cases), self.model)
+        some.plain, some.at_mean = self.plain[chosen], self.at_mean[chosen]
+        some.base, some.floor = some.affected(some.plain), some.affected(some.at_mean)
+        return some
+
     def row(
         self, kind: EditKind, margins: Float[Tensor, " case"], n_pairs: int, target: str = ""
     ) -> dict[str, Any]:
@@ -223,6 +223,7 @@ class Harness:
             "kind": kind.value,
             "target": target,
             "n_pairs": n_pairs,
+            "n_cases": len(cases),
             "contrast": contrast,
             "removed": 1 - contrast / self.base,
             "low": low,
@@ -231,6 +232,46 @@ class Harness:
             "faithfulness": (contrast - self.floor) / spread if spread else float("nan"),
             **{label: float(mean) for label, mean in zip(labels, means, strict=True)},
         }
+
+
+def affected_margin(cases: ModelCases, margins: Float[Tensor, " case"]) -> float:
+    """The mean margin of the affected classes, each alike."""
+    means = cases.class_means(margins)
+    return float((means * cases.affected).sum() / cases.affected.sum())
+
+
+def largest_side_effect(
+    cases: ModelCases, margins: Float[Tensor, " case"], plain: Float[Tensor, " case"]
+) -> float:
+    """The largest relative change of a class that is not affected; NaN where all are."""
+    other = cases.affected == 0
+    means, before = (cases.class_means(m)[other] for m in (margins, plain))
+    return float(((means - before).abs() / before.abs()).max()) if len(before) else float("nan")
+
+
+def effects_by_stratum(
+    cases: ModelCases,
+    plain: Float[Tensor, " case"],
+    without: Float[Tensor, " case"],
+    kept: Float[Tensor, " case"],
+    at_mean: Float[Tensor, " case"],
+) -> pd.DataFrame:
+    """What a circuit does in each stratum: its mean margin, the share of it that is ``left``
+    without the circuit, and the share of the MLP's effect that is ``kept`` by it alone. NaN where
+    an affected stratum has no margin to lose, or the MLP none to add: it is not shown there, so
+    nothing can be claimed of it."""
+    rows = []
+    for affected in (True, False):
+        for each in strata(cases, affected):
+            margin, left, alone, floor = (
+                float(margins[each.rows].mean()) for margins in (plain, without, kept, at_mean)
+            )
+            there = margin > 0 if affected else margin != 0
+            share = (alone - floor) / (margin - floor) if margin > floor else float("nan")
+            rows.append((each.kind, each.value, affected, len(each.rows), each.judged, margin,
+                         left / margin if there else float("nan"), share))  # fmt: skip
+    names = ["kind", "value", "affected", "n", "judged", "margin", "left", "kept"]
+    return pd.DataFrame(rows, columns=names)
 
 
 def counterparts(cases: ModelCases) -> Int64[Tensor, " case"]:
@@ -243,3 +284,21 @@ def counterparts(cases: ModelCases) -> Int64[Tensor, " case"]:
         places.append((side, case.pair, *alike))
     number = {place: n for n, place in enumerate(places)}
     return torch.tensor([number.get((-s, *rest), n) for n, (s, *rest) in enumerate(places)])
+
+
+def have_counterparts(cases: ModelCases) -> Bool[Tensor, " case"]:
+    """Which cases have one that is not themselves: a patch says something of these alone."""
+    return counterparts(cases) != torch.arange(len(cases))
+
+
+def some_cases(cases: ModelCases, rows: Int64[Tensor, " row"]) -> ModelCases:
+    """Some of the cases, at least one of each class."""
+    behaviour = replace(
+        cases.behaviour, cases=tuple(cases.behaviour.cases[row] for row in rows.tolist())
+    )
+    parts = {name: getattr(cases, name)[rows] for name in ("tokens", "position", "answer", "side")}
+    # classes are in order of appearance, which may be another one here
+    order = torch.tensor([cases.behaviour.labels.index(label) for label in behaviour.labels])
+    label = order.argsort()[cases.label[rows]]
+    signs = cases.signs[order]
+    return replace(cases, behaviour=behaviour, kept={}, label=label, signs=signs, **parts)

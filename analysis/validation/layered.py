@@ -1,5 +1,9 @@
 """Is a circuit through several layers the cause? Its edits, with attention frozen and free.
 
+Pairs are removed by putting what they write at its mean over the classes, token by token: most
+pairs of a deep circuit also write something in every class alike, and without that the network
+would favour one answer whatever the text says.
+
 Each edit is made twice: with the attention patterns and norm scales of the unedited run, where
 removing one pair has an effect that follows from the weights (``predicted``); and free, as the
 network really runs, where attention may look elsewhere. Claims are of the free network.
@@ -9,38 +13,46 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import replace
+from copy import copy
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
-from analysis.attribution.flow.flow import Flow, aligned, shapes
-from analysis.attribution.flow.pairs import FlowPairs
+from analysis.attribution.flow.active_pairs import ActivePairs
+from analysis.attribution.flow.flow import aligned, mean_over_classes
 from analysis.attribution.flow.prediction import Prediction
 from analysis.attribution.pair_terms import PairTerms
 from analysis.behaviour import bounds
 from analysis.behaviour.in_model import ModelCases, in_model
-from analysis.behaviour.strata import strata
 from analysis.discovery.layered_circuit import LayeredCircuit
-from analysis.validation.controls import as_much
-from analysis.validation.criteria import CRITERIA, Criterion, Measure
-from analysis.validation.edits import Change, DrawKind, EditKind, edited, removing
-from analysis.validation.harness import counterparts
-from analysis.validation.layered_record import MEASURES, LayeredValidation, pair_name
+from analysis.validation.controls import PairPool, random_draws, size_of
+from analysis.validation.criteria import Criterion, Whole, measured_across
+from analysis.validation.edits import Change, EditKind, edited
+from analysis.validation.harness import (
+    affected_margin,
+    counterparts,
+    effects_by_stratum,
+    have_counterparts,
+    largest_side_effect,
+    some_cases,
+)
+from analysis.validation.layered_record import LayeredValidation, pair_name
 from circuits.attention.frozen_run import FrozenRun
-from circuits.errors import GraphError
 from circuits.model.loading import untrained
 from circuits.model.model import Model
 from circuits.model.site import Site, mlp_sites
 from circuits.storage.progress import progress
 from sae.dictionary import Dictionary
 
-_N_PREDICTED = 8  # cases of each class
-_N_CANDIDATES = 4096  # pairs of a layer that random ones are chosen of
+_N_ALONE = 8  # cases of each class that single pairs are removed in
+_N_PREDICTED = 4  # of those, for which the removal is predicted
+_N_CANDIDATES = 2048  # pairs of a layer that random ones are chosen of
+_NOTHING = 1e-6  # of what the circuit writes: rounding
+_PAIRS_AT_A_TIME = 256
 
 Terms = Mapping[int, PairTerms]  # by layer
 Changes = Callable[[], Mapping[int, Change]]
@@ -64,16 +76,22 @@ def validate_layered(
             rows.append(editor.row(EditKind.REMOVE, editor.without({layer: some}), len(some),
                                    f"layer {layer}"))  # fmt: skip
     rows.append(editor.row(EditKind.KEEP, editor.keeping, len(editor)))
-    if cases.pair is not None:
-        rows.append(editor.row(EditKind.PATCH, editor.patched, len(editor)))
+    rows += editor.patch_row()
     rows.append(editor.row(EditKind.MEAN, editor.mean, 0))
     rows += editor.single_pairs()
     rows += _untrained(editor, dictionaries, seed)
     random = editor.random(n_draws, seed)
     table = editor.strata_table()
-    criteria = editor.criteria(table, random, whole)
-    return LayeredValidation(circuit.name, pd.DataFrame(rows), table, random, criteria, len(cases),
-                             seed)  # fmt: skip
+    return LayeredValidation(
+        circuit.name,
+        cases.behaviour.name,
+        pd.DataFrame(rows),
+        table,
+        random,
+        editor.criteria(table, random, whole),
+        len(cases),
+        seed,
+    )
 
 
 class _Editor:
@@ -83,6 +101,8 @@ class _Editor:
         self, cases: ModelCases, circuit: LayeredCircuit, dictionaries: Mapping[Site, Dictionary]
     ) -> None:
         self.cases, self.model, self.circuit = cases, cases.model, circuit
+        self.running = cases  # those that are run, of which rows are known by their places
+        self.rows = torch.arange(len(cases))
         self.into = {
             layer: dictionaries[mlp_sites(layer)[0]].to(cases.model.device)
             for layer in circuit.layers
@@ -98,25 +118,36 @@ class _Editor:
         sites = [site for layer in circuit.layers for site in mlp_sites(layer)]
         read = [cases.model.read(rows, sites) for rows in cases.tiles]
         self.seen = {site: torch.cat([tile[site] for tile in read]) for site in sites}
+        self.codes = {
+            layer: into.active(self.seen[mlp_sites(layer)[0]].flatten(0, 1).to(into.dtype))
+            for layer, into in self.into.items()
+        }
 
     def __len__(self) -> int:
         return sum(map(len, self.terms.values()))
 
+    def among(self, rows: Int64[Tensor, " row"]) -> _Editor:
+        """The same edits of some of the cases; means are still those over all."""
+        few = copy(self)
+        few.rows, few.running = rows, some_cases(self.cases, rows)
+        few.run = FrozenRun.of(self.model, few.running.tiles)
+        few.plain = few.running.margins()
+        few.base = few.affected(few.plain)
+        return few
+
     def affected(self, margins: Float[Tensor, " case"]) -> float:
         """The mean margin of the affected classes."""
-        return float((self.cases.weights(self.cases.affected) * self.cases.side * margins).sum())
+        return affected_margin(self.running, margins)
 
     def side_effect(self, margins: Float[Tensor, " case"]) -> float:
         """The largest relative change of a class that is not affected; NaN where all are."""
-        other = self.cases.affected == 0
-        means, plain = (self.cases.class_means(m)[other] for m in (margins, self.plain))
-        return float(((means - plain).abs() / plain.abs()).max()) if len(plain) else float("nan")
+        return largest_side_effect(self.running, margins, self.plain)
 
     def margins(self, changes: Changes, *, free: bool = True) -> Float[Tensor, " case"]:
         """Of the network with some MLPs' outputs changed."""
         held = nullcontext() if free else self.run.held()
         with held, _all_edited(self.model, changes()):
-            return self.cases.margins()
+            return self.running.margins()
 
     def row(
         self, kind: EditKind, changes: Changes, n_pairs: int, target: str = "", **more: Any
@@ -127,6 +158,7 @@ class _Editor:
             "kind": kind.value,
             "target": target,
             "n_pairs": n_pairs,
+            "n_cases": len(self.running),
             "frozen": 1 - self.affected(held) / self.base,
             "free": 1 - self.affected(freely) / self.base,
             "frozen_side_effect": self.side_effect(held),
@@ -135,8 +167,25 @@ class _Editor:
         } | more
 
     def without(self, terms: Terms) -> Changes:
-        """Pairs removed at every token, by the activations of the edited run itself."""
-        return lambda: {layer: removing(some) for layer, some in terms.items()}
+        """What pairs write put at its mean, at every token; what they write is that of the edited
+        run itself."""
+        means = {layer: self.mean_of(layer, some) for layer, some in terms.items()}
+
+        def removed(layer: int) -> Change:
+            some, mean = terms[layer], means[layer]
+            return self._counted(lambda x, y, rows: y - some(x).to(y) + mean[rows].to(y))
+
+        return lambda: {layer: removed(layer) for layer in terms}
+
+    def mean_of(self, layer: int, terms: PairTerms) -> Float[Tensor, "case pos model"]:
+        """Of what some pairs write, over the classes of the unedited run."""
+        written = self._products(layer, terms) @ terms.written
+        return mean_over_classes(self.cases, written)
+
+    def _products(self, layer: int, terms: PairTerms) -> Float[Tensor, "case pos pair"]:
+        """Of the activations of each pair, in the unedited run."""
+        shape = self.seen[mlp_sites(layer)[0]].shape
+        return terms.products_of(self.codes[layer]).view(*shape[:2], len(terms))
 
     def keeping(self) -> Mapping[int, Change]:
         """All but the circuit at its mean over the cases, token by token from the answer back."""
@@ -144,7 +193,7 @@ class _Editor:
         def kept(layer: int) -> Change:
             into, out = (self.seen[site] for site in mlp_sites(layer))
             terms = self.terms[layer]
-            rest = self._mean(out - terms(into).to(out))
+            rest = mean_over_classes(self.cases, out - terms(into).to(out))
             return self._counted(lambda x, y, rows: rest[rows] + terms(x).to(y))
 
         return {layer: kept(layer) for layer in self.terms}
@@ -153,10 +202,21 @@ class _Editor:
         """The outputs of the circuit's layers at their mean."""
 
         def at_mean(layer: int) -> Change:
-            mean = self._mean(self.seen[mlp_sites(layer)[1]])
+            mean = mean_over_classes(self.cases, self.seen[mlp_sites(layer)[1]])
             return self._counted(lambda x, y, rows: mean[rows])
 
         return {layer: at_mean(layer) for layer in self.terms}
+
+    def patch_row(self) -> list[dict[str, Any]]:
+        """The patch in the cases that have a counterpart, where each class has enough of them."""
+        if self.cases.pair is None:
+            return []
+        rows = have_counterparts(self.cases).nonzero()[:, 0]
+        counts = torch.bincount(self.cases.label[rows], minlength=len(self.cases.signs))
+        if int(counts.min()) < bounds.LEAST:
+            return []
+        few = self if len(rows) == len(self.cases) else self.among(rows)
+        return [few.row(EditKind.PATCH, few.patched, len(self))]
 
     def patched(self) -> Mapping[int, Change]:
         """What the circuit's pairs wrote in the case of the same minimal pair that asks for the
@@ -165,7 +225,7 @@ class _Editor:
 
         def swapped(layer: int) -> Change:
             given = self.terms[layer](self.seen[mlp_sites(layer)[0]])
-            taken = self._unaligned(aligned(self.cases, given)[source])
+            taken = aligned(self.cases, aligned(self.cases, given)[source])  # turned back
             return self._counted(lambda x, y, rows: y - self.terms[layer](x) + taken[rows])
 
         return {layer: swapped(layer) for layer in self.terms}
@@ -176,7 +236,7 @@ class _Editor:
 
         def change(x: Tensor, y: Tensor) -> Tensor:
             nonlocal place
-            rows = torch.arange(place, place + len(y))
+            rows = self.rows[place : place + len(y)]
             place += len(y)
             upto = torch.arange(y.shape[1]) <= self.cases.position[rows, None]
             new = function(x, y, rows.to(y.device)).to(y)
@@ -184,23 +244,11 @@ class _Editor:
 
         return change
 
-    def _mean(self, values: Float[Tensor, "case pos model"]) -> Float[Tensor, "case pos model"]:
-        """At each token the mean over the cases of its shape, each class alike."""
-        back = aligned(self.cases, values.cpu())
-        mean = torch.zeros_like(back)
-        for rows in shapes(self.cases):
-            labels = self.cases.label[rows]
-            each = [back[rows[labels == label]].mean(0) for label in labels.unique()]
-            mean[rows] = torch.stack(each).mean(0)
-        return self._unaligned(mean).to(values)
-
-    def _unaligned(self, back: Float[Tensor, "case at width"]) -> Float[Tensor, "case pos width"]:
-        return aligned(self.cases, back)  # the same turn again
-
     def single_pairs(self) -> list[dict[str, Any]]:
-        """Each pair alone, removed and predicted."""
-        classes = range(len(self.cases.signs))
-        some = torch.cat([(self.cases.label == c).nonzero()[:_N_PREDICTED, 0] for c in classes])
+        """Each pair alone, removed in some cases, and of a few of those predicted."""
+        few = self.among(self._first(_N_ALONE))
+        some = self._first(_N_PREDICTED)
+        place = torch.searchsorted(few.rows, some)
         predicted = Prediction(self.cases, some.tolist())
         rows = []
         for layer, number in progress(
@@ -209,19 +257,25 @@ class _Editor:
             "pair",
         ):
             one = self.terms[layer].subset(torch.tensor([number]))
-            changes = self.without({layer: one})
-            margins = self.margins(changes, free=False)
-            lost = predicted.without(layer, one)
-            measured = margins[some] - self.plain[some]
+            changes = few.without({layer: one})
+            margins = few.margins(changes, free=False)
+            lost = predicted.without(layer, one, few.mean_of(layer, one)[some])
+            measured = (margins - few.plain)[place]
             off_by = float((lost - measured).abs().max() / self.plain.abs().max())
             foretold, seen = (
                 -float((self._weights(some) * change).sum()) / self.base
                 for change in (lost, measured)
             )
             pair = pair_name(layer, int(one.first), int(one.second))
-            rows.append(self.row(EditKind.REMOVE_GATE, changes, 1, pair, predicted=foretold,
-                                 measured=seen, off_by=off_by))  # fmt: skip
+            rows.append(few.row(EditKind.REMOVE_GATE, changes, 1, pair, predicted=foretold,
+                                measured=seen, off_by=off_by))  # fmt: skip
         return rows
+
+    def _first(self, n: int) -> Int64[Tensor, " row"]:
+        """The first cases of each class, in order."""
+        classes = range(len(self.cases.signs))
+        each = [(self.cases.label == number).nonzero()[:n, 0] for number in classes]
+        return torch.cat(each).sort().values
 
     def _weights(self, some: Tensor) -> Float[Tensor, " some"]:
         """Of some cases, so that a sum of margins is their mean over the affected classes."""
@@ -230,93 +284,66 @@ class _Editor:
         return (affected / affected.sum() / counts)[label]
 
     def strata_table(self) -> pd.DataFrame:
-        """What removing the circuit leaves, and keeping it alone keeps, in each stratum."""
+        """What removing the circuit leaves, and keeping it alone keeps, in each stratum. Where a
+        class is not affected, it is not judged where the model is wrong, or these MLPs add less
+        than a tenth of the margin: a share of that would be noise."""
         without = self.margins(self.without(self.terms))
         kept, floor = self.margins(self.keeping), self.margins(self.mean)
-        rows = []
-        for affected in (True, False):
-            for each in strata(self.cases, affected):
-                plain, left, alone, low = (
-                    float(margins[each.rows].mean())
-                    for margins in (self.plain, without, kept, floor)
-                )
-                there = plain > 0 if affected else plain != 0
-                share = (alone - low) / (plain - low) if plain > low else float("nan")
-                rows.append((each.kind, each.value, affected, len(each.rows), each.judged, plain,
-                             left / plain if there else float("nan"), share))  # fmt: skip
-        names = ["kind", "value", "affected", "n", "judged", "margin", "left", "kept"]
-        return pd.DataFrame(rows, columns=names)
+        table = effects_by_stratum(self.cases, self.plain, without, kept, floor)
+        at_mean = effects_by_stratum(self.cases, self.plain, floor, kept, floor)["left"]
+        shown = (table["margin"] > 0) & (1 - at_mean >= bounds.DIRECT)
+        return table.assign(judged=table["judged"] & (table["affected"] | shown))
 
     def random(self, n_draws: int, seed: int) -> pd.DataFrame:
         """Pairs of the same layers that are active and not the circuit's: as many of each layer,
         any of them; and as many as write as much. ``size``: relative to what the circuit writes."""
         rng = np.random.default_rng(seed)
-        flow = Flow.of(self.cases)
-        free, inputs, wrote = dict[int, PairTerms](), dict[int, Tensor](), dict[int, float]()
-        inside = self.cases.affected[self.cases.label] > 0
-        for layer, terms in self.terms.items():
-            found = FlowPairs(flow, layer, self.into[layer])
-            own = set(zip(terms.first.tolist(), terms.second.tolist(), strict=True))
-            often = found.active_together(bounds.TOGETHER)
-            others = [pair for pair in often if pair not in own]
-            if len(others) < len(terms):
-                raise GraphError(
-                    f"validate: only {len(others)} pairs are active together in layer {layer} "
-                    f"outside of the circuit, too few for a control. Pass more cases."
-                )
-            if len(others) > _N_CANDIDATES:
-                chosen = sorted(rng.choice(len(others), _N_CANDIDATES, replace=False).tolist())
-                others = [others[n] for n in chosen]
-            free[layer] = PairTerms.of(self.model, layer, self.into[layer], others)
-            x = self.seen[mlp_sites(layer)[0]][inside]
-            upto = torch.arange(x.shape[1]) <= self.cases.position[inside, None]
-            inputs[layer] = x[upto.to(x.device)]
-            wrote[layer] = float(terms(inputs[layer]).norm(dim=1).mean())
-        rows = []
-        for kind in DrawKind:
-            for draw in progress(range(n_draws), f"random pairs, {kind}", "draw"):
-                some = dict[int, PairTerms]()
-                for layer, terms in self.terms.items():
-                    pool = free[layer]
-                    if kind is DrawKind.SAME_NUMBER:
-                        places = rng.choice(len(pool), len(terms), replace=False).tolist()
-                    else:
-                        places = as_much(rng, pool, inputs[layer], wrote[layer])
-                    some[layer] = pool.subset(torch.tensor(places))
-                size = sum(float(t(inputs[n]).norm(dim=1).mean()) for n, t in some.items())
-                row = self.row(EditKind.REMOVE, self.without(some), sum(map(len, some.values())))
-                rows.append({"kind": kind.value, "draw": draw, "n_pairs": row["n_pairs"],
-                             "size": size / max(sum(wrote.values()), 1e-12), "free": row["free"],
-                             "frozen": row["frozen"]})  # fmt: skip
-        return pd.DataFrame(rows)
+        pools = {layer: self._pool(layer, terms, rng) for layer, terms in self.terms.items()}
+
+        def effect(drawn: Terms) -> dict[str, float]:
+            changes = self.without(drawn)
+            free, held = (self.margins(changes, free=free) for free in (True, False))
+            return {"free": 1 - self.affected(free) / self.base,
+                    "frozen": 1 - self.affected(held) / self.base}  # fmt: skip
+
+        return random_draws(pools, n_draws, rng, effect)
+
+    def _pool(self, layer: int, terms: PairTerms, rng: np.random.Generator) -> PairPool:
+        """The pairs outside of the circuit that write anything beyond its mean."""
+        active = ActivePairs(self.cases, self.seen[mlp_sites(layer)[0]].cpu(), self.into[layer])
+        own = set(zip(terms.first.tolist(), terms.second.tolist(), strict=True))
+        others = [pair for pair in active.together(bounds.TOGETHER) if pair not in own]
+        if len(others) > _N_CANDIDATES:
+            chosen = sorted(rng.choice(len(others), _N_CANDIDATES, replace=False).tolist())
+            others = [others[n] for n in chosen]
+        free = PairTerms.of(self.model, layer, self.into[layer], others)
+        wrote, products = size_of(terms, self._apart(layer, terms)), self._apart(layer, free)
+        sizes = products.abs().mean(0) * free.sizes.to(products)
+        writing = (sizes > _NOTHING * wrote).nonzero()[:, 0]
+        return PairPool(free.subset(writing.cpu()), products[:, writing], len(terms), wrote)
+
+    def _apart(self, layer: int, terms: PairTerms) -> Float[Tensor, "token pair"]:
+        """The product of the activations of each pair beyond its mean, at the tokens of the
+        affected cases."""
+        cases = self.cases
+        at = torch.arange(cases.tokens.shape[1])
+        inside = (at <= cases.position[:, None]) & (cases.affected[cases.label] > 0)[:, None]
+        inside = inside.to(self.model.device)
+        parts = []
+        for places in torch.arange(len(terms)).split(_PAIRS_AT_A_TIME):
+            products = self._products(layer, terms.subset(places))
+            parts.append((products - mean_over_classes(cases, products))[inside])
+        return torch.cat(parts, dim=1)
 
     def criteria(
         self, table: pd.DataFrame, random: pd.DataFrame, whole: Mapping[str, Any]
     ) -> tuple[Criterion, ...]:
         """Of the free network, with the bounds of one layer's circuits."""
-        judged = table[table["judged"]]
-        inside, outside = judged[judged["affected"]], judged[~judged["affected"]]
-        kinds = {kind: random[random["kind"] == kind.value] for kind in DrawKind}
-        loud, removed = kinds[DrawKind.SAME_SIZE], float(whole["free"])
-        enough = len(loud) >= bounds.DRAWS and removed > 0
-        each = loud["free"] / loud["size"] / (removed if enough else float("nan"))
         cases = self.cases
-        values = {
-            Measure.CASES: float(torch.bincount(cases.label, minlength=len(cases.signs)).min()),
-            Measure.SHOWN: float(cases.shown(self.plain).min()),
-            Measure.REMOVED: removed,
-            Measure.LEFT: float(inside["left"].max(skipna=False)),
-            Measure.KEPT: float(inside["kept"].min(skipna=False)),
-            Measure.SIDE_EFFECT: float((outside["left"] - 1).abs().max(skipna=False)),
-            Measure.RANDOM: float(kinds[DrawKind.SAME_NUMBER]["free"].abs().median()),
-            Measure.EQUAL: float(each.median(skipna=False)),
-            Measure.EQUAL_WORST: float(each.max(skipna=False)),
-        }
-        return tuple(
-            replace(one, value=values[one.name] if np.isfinite(values[one.name]) else None)
-            for one in CRITERIA
-            if one.name in MEASURES and (len(outside) or one.name is not Measure.SIDE_EFFECT)
-        )
+        n_least = int(torch.bincount(cases.label, minlength=len(cases.signs)).min())
+        found = Whole(n_least, float(cases.shown(self.plain).min()), float(whole["free"]))
+        free = random.rename(columns={"free": "removed"})
+        return measured_across(found, len(self), table, free)
 
 
 @contextmanager

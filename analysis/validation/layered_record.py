@@ -1,5 +1,5 @@
 """What the edits of a circuit through several layers showed, as a value and as a file: JSON of
-schema version 1."""
+schema version 3."""
 
 from __future__ import annotations
 
@@ -10,12 +10,19 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.validation.criteria import Claim, Criterion, Measure, criteria_table
+from analysis.validation.criteria import (
+    ACROSS_LAYERS,
+    CRITERIA_ACROSS,
+    Claim,
+    Criterion,
+    criteria_table,
+    too_few_draws,
+)
 from analysis.validation.edits import DrawKind, EditKind, edit_label
 from analysis.validation.record import edit_row, record_values, write_record
 from circuits.arguments import checked_methods
 from circuits.errors import GraphError
-from circuits.plotting.display import html_of
+from circuits.plotting.display import html_of, percent
 from circuits.storage.files import read_json
 from circuits.storage.records import RecordError
 from circuits.storage.tables import (
@@ -28,63 +35,92 @@ from circuits.storage.tables import (
     table_of_columns,
 )
 
-MEASURES = (Measure.CASES, Measure.SHOWN, Measure.REMOVED, Measure.LEFT, Measure.KEPT,
-            Measure.SIDE_EFFECT, Measure.RANDOM, Measure.EQUAL, Measure.EQUAL_WORST)  # fmt: skip
-"""What is measured; a side effect only where there are other classes."""
-
 _ALWAYS = (EditKind.NONE, EditKind.REMOVE, EditKind.KEEP, EditKind.MEAN)
-_SCHEMA, _VERSION = "bilinear-circuits/layered-validation", 1
+_SCHEMA, _VERSION = "bilinear-circuits/layered-validation", 3
 _COLUMNS: dict[str, dict[str, Kind]] = {
-    "edits": {"kind": EditKind, "target": TEXT, "n_pairs": COUNT, "frozen": NUMBER,
-              "free": NUMBER, "frozen_side_effect": NUMBER, "side_effect": NUMBER,
+    "edits": {"kind": EditKind, "target": TEXT, "n_pairs": COUNT, "n_cases": COUNT,
+              "frozen": NUMBER, "free": NUMBER, "frozen_side_effect": NUMBER, "side_effect": NUMBER,
               "predicted": NUMBER, "measured": NUMBER, "off_by": NUMBER},
     "strata": {"kind": TEXT, "value": TEXT, "affected": TRUTH, "n": COUNT, "judged": TRUTH,
                "margin": NUMBER, "left": NUMBER, "kept": NUMBER},
-    "random": {"kind": DrawKind, "draw": COUNT, "n_pairs": COUNT, "size": NUMBER, "free": NUMBER,
-               "frozen": NUMBER},
+    "random": {"kind": DrawKind, "draw": COUNT, "set": COUNT, "there": COUNT, "n_pairs": COUNT,
+               "size": NUMBER, "free": NUMBER, "frozen": NUMBER},
 }  # fmt: skip
 
 
 @checked_methods
 @dataclass(frozen=True, eq=False, repr=False)
 class LayeredValidation:
-    """What the edits of a circuit through several layers did."""
+    """What the edits of a circuit through several layers did.
+
+    Side effects are shown and not judged: the pairs do what their layers do in every class, so that
+    removing them changes every class. That they do it in every class is judged: of the circuit
+    alone, in the strata of all of them.
+    """
 
     circuit: str
+    behaviour: str
     edits: pd.DataFrame
-    """kind, target, n_pairs, frozen and free: the share of the affected classes' margin that the
-    edit removes; side_effect and frozen_side_effect: the largest relative change of another class;
+    """kind, target, n_pairs, n_cases, frozen and free: the share of the affected classes' margin
+    that the edit removes, of a single pair in 8 cases of each class, of a patch in those that have
+    a counterpart; side_effect and frozen_side_effect: the largest relative change of another class;
     predicted and measured: of a single pair, the frozen share from the weights and from the run, of
-    a few cases of each class; off_by: the largest difference of both in any of these cases,
-    relative to the largest margin."""
-    strata: pd.DataFrame  # a row a stratum: margin, left, kept, of the free network
-    random: pd.DataFrame  # a row a draw: kind, draw, size, frozen, free
+    4 cases of each class; off_by: the largest difference of both in any of these cases, relative to
+    the largest margin."""
+    strata: pd.DataFrame  # a row a stratum: judged, margin, left, kept, of the free network
+    random: pd.DataFrame  # a row a draw: kind, set, there, size, frozen, free
     criteria: tuple[Criterion, ...]
     n: int  # cases
     seed: int
 
     @property
     def claims(self) -> dict[Claim, bool]:
-        """Causal and specific, of the free network."""
-        causal, specific = (
-            all(one.met for one in self.criteria if one.claim in (claim, None))
-            for claim in (Claim.CAUSAL, Claim.SPECIFIC)
-        )
-        return {Claim.CAUSAL: causal, Claim.SPECIFIC: causal and specific}
+        """Causal, and beyond random pairs, of the free network."""
+        met = {
+            claim: all(one.met for one in self.criteria if one.claim in (claim, None))
+            for claim in ACROSS_LAYERS
+        }
+        return {claim: on and met[Claim.CAUSAL] for claim, on in met.items()}
+
+    @property
+    def claims_in_words(self) -> dict[str, bool]:
+        """The claims by name, as far as each says more than that before it: where a circuit is not
+        causal, no other one holds."""
+        return {
+            str(claim): on
+            for claim, on in self.claims.items()
+            if on or claim is Claim.CAUSAL or self._shortfall(claim)
+        }
 
     @property
     def verdict(self) -> str:
-        """Each claim, with what falls short of it."""
-        lacking = {
-            claim: ", ".join(
-                one.shortfall for one in self.criteria if one.claim in (claim, None) and not one.met
-            )
-            for claim in self.claims
-        }
-        return "; ".join(
-            str(claim) if holds else f"not {claim}: {lacking[claim] or 'it is not causal'}"
-            for claim, holds in self.claims.items()
+        """Each claim, with what falls short of it, once: of a circuit that is not causal no other
+        claim can hold. Of a causal one what removing it does to other classes."""
+        if lacking := self._shortfall(None):
+            return f"nothing can be claimed: {lacking}"
+        said = "; ".join(
+            name if on else f"not {name}: {self._shortfall(Claim(name))}"
+            for name, on in self.claims_in_words.items()
         )
+        others = percent(float(self.edit(EditKind.REMOVE)["side_effect"]))
+        if not self.claims[Claim.CAUSAL] or not others:
+            return said
+        return f"{said} (without its pairs other classes change by up to {others})"
+
+    def _shortfall(self, claim: Claim | None) -> str:
+        short = [one for one in self.criteria if one.claim is claim and not one.met]
+        said = [one.shortfall for one in short]
+        if claim is Claim.BEYOND_RANDOM and any(one.value is None for one in short):
+            n_pairs = int(self.edit(EditKind.REMOVE)["n_pairs"])
+            if why := too_few_draws(self.random, n_pairs):
+                said = [one.shortfall for one in short if one.value is not None]
+                said.append(f"random pairs are not judged, {why}")
+        return ", ".join(said)
+
+    @property
+    def elsewhere(self) -> str:
+        """In words of which behaviour the cases are, where it is not that of the circuit's name."""
+        return "" if self.behaviour == self.circuit else f", on cases of {self.behaviour}"
 
     def edit(self, kind: EditKind | str, target: str = "") -> pd.Series:
         """The row of an edit, such as "remove"; ``target`` names a layer or a pair."""
@@ -112,13 +148,17 @@ class LayeredValidation:
 
     @property
     def random_table(self) -> pd.DataFrame:
-        """Of each kind of random pairs what its draws remove, free and frozen: the median of its
-        size, and the most."""
+        """Of each kind of random pairs what its draws remove, free and frozen: draws, how many of
+        them are distinct, pairs, size; the median of what they remove, whatever its sign, the least
+        (below 0: the margin grows) and the most."""
+        shares = {
+            f"{name}{what}": (name, how)
+            for name in ("free", "frozen")
+            for what, how in (("", _median_size), ("_least", "min"), ("_most", "max"))
+        }
         made = self.random.groupby("kind", sort=False).agg(
-            draws=("free", "size"), pairs=("n_pairs", "median"), size=("size", "mean"),
-            free=("free", lambda removed: removed.abs().median()), free_most=("free", "max"),
-            frozen=("frozen", lambda removed: removed.abs().median()),
-            frozen_most=("frozen", "max"),
+            draws=("free", "size"), distinct=("set", "nunique"), pairs=("n_pairs", "median"),
+            size=("size", "mean"), **shares,
         )  # fmt: skip
         return made.reset_index().assign(kind=[kind.replace("_", " ") for kind in made.index])
 
@@ -159,7 +199,12 @@ class LayeredValidation:
         return html_of(repr(self), edits=self.edits, strata=self.strata)
 
     def __repr__(self) -> str:
-        return f"LayeredValidation({self.circuit}: {self.verdict}; n {self.n}, seed {self.seed})"
+        said = f"{self.circuit}{self.elsewhere}: {self.verdict}"
+        return f"LayeredValidation({said}; n {self.n}, seed {self.seed})"
+
+
+def _median_size(removed: pd.Series) -> float:
+    return float(removed.abs().median())
 
 
 def pair_name(layer: int, first: int, second: int) -> str:
@@ -172,7 +217,7 @@ def _check_whole(found: LayeredValidation) -> None:
     whole = set(found.edits.loc[found.edits["target"] == "", "kind"])
     lost = [kind.value for kind in _ALWAYS if kind.value not in whole]
     names = {one.name for one in found.criteria}
-    lost += [measure.value for measure in MEASURES if measure not in names | {Measure.SIDE_EFFECT}]
+    lost += [one.name.value for one in CRITERIA_ACROSS if one.name not in names]
     if lost:
         raise RecordError(f"there is no row of {', '.join(lost)}")
 

@@ -15,9 +15,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.behaviour.bounds import DRAWS, LEAST
+from analysis.behaviour.bounds import LEAST
 from analysis.behaviour.strata import WHOLE
-from analysis.validation.criteria import Claim, Criterion, Measure, criteria_table
+from analysis.validation.criteria import (
+    AGAINST_RANDOM,
+    IN_ONE_LAYER,
+    Claim,
+    Criterion,
+    Measure,
+    criteria_table,
+    too_few_draws,
+)
 from analysis.validation.edits import DrawKind, EditKind, edit_label
 from analysis.validation.version_1 import of_version_1
 from circuits.arguments import checked
@@ -25,7 +33,7 @@ from circuits.errors import GraphError
 from circuits.plotting.display import html_of, percent
 from circuits.storage.files import read_json, write_json
 from circuits.storage.records import RecordError, record_of
-from circuits.storage.replacing import check_file
+from circuits.storage.replacing import begins_as, check_file
 from circuits.storage.tables import (
     COUNT,
     NUMBER,
@@ -39,7 +47,6 @@ from circuits.storage.tables import (
 _SCHEMA, _VERSION = "bilinear-circuits/validation", 2
 _MOST = 4  # strata of a kind that are named
 _LOUD = (Measure.EQUAL, Measure.EQUAL_WORST)
-_NOT_CAUSAL = "a circuit that is not causal carries nothing to be specific about"
 
 
 @checked
@@ -75,7 +82,7 @@ class Validation:
             return {}
         met = {
             claim: all(one.met for one in self.criteria if one.claim in (claim, None))
-            for claim in Claim
+            for claim in IN_ONE_LAYER
         }
         return met | {Claim.SPECIFIC: met[Claim.SPECIFIC] and met[Claim.CAUSAL]}
 
@@ -85,21 +92,23 @@ class Validation:
         random pairs to be specific against."""
         partly = self.claims.get(Claim.SPECIFIC, False) and bool(self.strata["affected"].all())
         return {
-            f"{claim} (random pairs only)" if partly and claim is Claim.SPECIFIC else str(claim): on
+            f"{claim} ({AGAINST_RANDOM})" if partly and claim is Claim.SPECIFIC else str(claim): on
             for claim, on in self.claims.items()
         }
 
     @property
     def verdict(self) -> str:
-        """Causal, computed here, specific: each as it is, with what falls short."""
+        """Causal, computed here, specific: each as it is, with what falls short. Of specific
+        nothing is said where it lacks causal alone."""
         if not self.claims:
             return "nothing is claimed: it was validated by 0.1, so validate it again"
         if lacking := self._shortfall(None):
             return f"nothing can be claimed: {lacking}"
         words = zip(self.claims, self.claims_in_words.items(), strict=True)
         said = [
-            name if holds else f"not {claim}: {self._shortfall(claim) or _NOT_CAUSAL}"
+            name if holds else f"not {claim}: {why}"
             for claim, (name, holds) in words
+            if (why := self._shortfall(claim)) or holds
         ]
         return "; ".join(said)
 
@@ -114,16 +123,8 @@ class Validation:
     @property
     def _too_few_draws(self) -> str:
         """Why random pairs that write as much are not judged; nothing where they are."""
-        loud = self.drawn(DrawKind.SAME_SIZE)
-        n, distinct = int(loud["draws"]), int(loud["distinct"])
-        if distinct >= DRAWS or any(o.name in _LOUD and o.value is not None for o in self.criteria):
-            return ""
-        if n < DRAWS:
-            return f"{n} draws were made, and {DRAWS} are needed"
-        return (
-            f"the dictionary has only {loud['there']:.0f} such pairs, {distinct} of {n} draws "
-            f"differ, and {DRAWS} are needed"
-        )
+        judged = any(o.name in _LOUD and o.value is not None for o in self.criteria)
+        return "" if judged else too_few_draws(self._numbered)
 
     def edit(self, kind: EditKind | str, target: str = "") -> pd.Series:
         """The row of an edit, such as "remove"; ``target`` names the gate or the other circuit."""
@@ -249,10 +250,7 @@ class Validation:
 
     @property
     def _draws(self) -> pd.DataFrame:
-        random = self.random
-        if "set" not in random:  # in older files
-            random = random.assign(set=random["draw"], there=0)
-        return random.groupby("kind", sort=False).agg(
+        return self._numbered.groupby("kind", sort=False).agg(
             draws=("removed", "size"), distinct=("set", "nunique"), there=("there", "max"),
             pairs=("n_pairs", "median"), size=("size", "mean"),
             median=("removed", "median"),
@@ -260,6 +258,13 @@ class Validation:
             most=("removed", "max"), least=("removed", "min"),
             side_effect=("side_effect", "max"),
         )  # fmt: skip
+
+    @property
+    def _numbered(self) -> pd.DataFrame:
+        """The draws with the first of the same pairs: in older files each is one of its own."""
+        if "set" in self.random:
+            return self.random
+        return self.random.assign(set=self.random["draw"], there=0)
 
     @property
     def criteria_table(self) -> pd.DataFrame:
@@ -327,7 +332,7 @@ def edit_row(edits: pd.DataFrame, kind: EditKind | str, target: str) -> pd.Serie
 
 def write_record(record: Any, path: Path, schema: str, version: int, *, force: bool) -> Path:
     """Write a validation's fields as JSON; over a file of another schema only with ``force``."""
-    check_file(path, "a validation", lambda head: schema.encode() in head[:100], GraphError, force)
+    check_file(path, "a validation", begins_as(schema), GraphError, force)
     content = {  # a table as its columns, so that one without rows keeps its names
         name: value.to_dict("list") if isinstance(value, pd.DataFrame) else value
         for name, value in vars(record).items()

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import pandas as pd
 import torch
@@ -33,7 +33,7 @@ from analysis.validation.bases import bases_table
 from analysis.validation.controls import random_pairs, text_effects, untrained_rows
 from analysis.validation.criteria import measured
 from analysis.validation.edits import EditKind
-from analysis.validation.harness import Harness, Swap, counterparts
+from analysis.validation.harness import Harness, Swap, counterparts, have_counterparts
 from analysis.validation.layered import validate_layered
 from analysis.validation.layered_record import LayeredValidation
 from analysis.validation.original import checked_original, with_features
@@ -208,9 +208,7 @@ def _edit_table(
     rows.append(harness.row(EditKind.KEEP, kept, len(terms)))
     for name, some in _gates(circuit, terms):
         rows.append(harness.row(EditKind.REMOVE_GATE, harness.without(some), len(some), name))
-    patched = _patched(harness, terms)
-    if patched is not None:
-        rows.append(harness.row(EditKind.PATCH, harness.swapped(patched), len(terms)))
+    rows += _patch_row(harness, terms)
     rows.append(harness.row(EditKind.MEAN, harness.at_mean, 0))
     for other in others:
         control = terms_of(harness.model, harness.layer, harness.into, other.interactions)
@@ -242,16 +240,19 @@ def _gates(circuit: Circuit, terms: PairTerms) -> list[tuple[str, PairTerms]]:
     return found
 
 
-def _patched(harness: Harness, terms: PairTerms) -> Swap | None:
+def _patch_row(harness: Harness, terms: PairTerms) -> list[dict[str, Any]]:
     """Each case's contribution from that of its pair which asks for the other answer, and differs
-    in nothing but the last factor where there are two."""
-    cases = harness.cases
-    if cases.pair is None:
-        return None
-    source = counterparts(cases)
-    given = terms(harness.x)
+    in nothing but the last factor where there are two: over the cases that have one, and nothing
+    where those are too few."""
+    if harness.cases.pair is None:
+        return []
+    chosen = have_counterparts(harness.cases)
+    if (some := harness.among(chosen)) is None:
+        return []
+    source, given = counterparts(harness.cases), terms(harness.x)
     swapped = given[source.to(given.device)]
-    return lambda x, y, rows: y - given[rows] + swapped[rows]
+    margins = harness.swapped(lambda x, y, rows: y - given[rows] + swapped[rows])
+    return [some.row(EditKind.PATCH, margins[chosen], len(terms))]
 
 
 def _parts(

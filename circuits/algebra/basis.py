@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import FrozenInstanceError
-from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import pandas as pd
@@ -32,6 +31,7 @@ from circuits.algebra.directions import (
     warn_of_directions,
     zero_rows,
 )
+from circuits.algebra.unchanged import while_unchanged
 from circuits.arguments import check_argument, checked, checked_methods
 from circuits.errors import (
     BasisError,
@@ -70,7 +70,8 @@ class Basis:
     """A dictionary of features: how they write to an activation, how they are read from it.
 
     ``x = write.mT @ features + offset`` and ``features = read @ (x − offset) + bias``, by the
-    reader that ``reader`` names. It holds the tensors it is given: do not change them in place.
+    reader that ``reader`` names. It shares the tensors it is given: a change of them in place
+    changes it.
 
     >>> basis = Basis.from_decoder(torch.tensor([[2.0, 0.0], [0.0, 1.0], [1.0, 1.0]]))
     >>> basis.compose(basis.coordinates(torch.tensor([1.0, 2.0])))
@@ -217,7 +218,7 @@ class Basis:
         """Where the directions are."""
         return self.write.device
 
-    @cached_property
+    @while_unchanged
     def read(self) -> _Rows:
         """Row f: how strongly feature f is present in an activation (less its offset)."""
         if self._whole is not None:
@@ -239,7 +240,7 @@ class Basis:
             return self._whole._nearest()[self._kept]
         return pseudoinverse(self.write, self.span) if self.reader == "pinv" else self.read
 
-    @cached_property
+    @while_unchanged
     def span(self) -> Span:
         """The space that the features write to."""
         return span(self.write)
@@ -273,7 +274,7 @@ class Basis:
             sizes = {name: largest(given), side: self._sizes[side]}
             check_range(owner, self.dtype, sizes, given.shape[-1], largest(added))
 
-    @cached_property
+    @while_unchanged
     def _sizes(self) -> dict[str, float]:
         return {"read": largest(self.read), "write": largest(self.write)}
 

@@ -13,7 +13,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property, partial
+from functools import partial
 from operator import index as index_of
 from pathlib import Path
 from typing import Any, Literal, SupportsIndex
@@ -29,6 +29,7 @@ from circuits.algebra.bilinear import BilinearLayer, computing_dtype
 from circuits.algebra.directions import Span, span
 from circuits.algebra.pair_search import Search
 from circuits.algebra.spectrum import Spectrum, eigenpairs
+from circuits.algebra.unchanged import while_unchanged
 from circuits.arguments import checked_methods
 from circuits.errors import (
     BasisError,
@@ -39,6 +40,7 @@ from circuits.errors import (
     check_devices,
     check_index,
     check_indices,
+    check_memory,
     check_range,
     largest,
     shorten,
@@ -51,6 +53,8 @@ from circuits.storage.shards import make_shards, merge_shards
 
 ROWS = 512
 """Of the strips that a matrix is built in."""
+_ROW = 144  # bytes of a pair: in its output's table, in that of all, and while that is sorted
+_FEWER = "Ask for fewer pairs (n), or for fewer outputs."
 
 
 @checked_methods
@@ -94,7 +98,7 @@ class Interactions:
         for name, part in (("layer", layer), ("inputs", inputs), ("outputs", outputs)):
             object.__setattr__(self, name, part if part.dtype == dtype else part.to(dtype))
 
-    @cached_property
+    @while_unchanged
     def fingerprint(self) -> str:
         """A hash of every number that the interactions are made from, dtypes and shapes too."""
         digest = hashlib.sha256()
@@ -118,7 +122,7 @@ class Interactions:
         """Whether a constant feature follows the input features."""
         return self.layer.has_constant or self.inputs.offset is not None
 
-    @cached_property
+    @while_unchanged
     def without_constant(self) -> Interactions:
         """The interactions of the features alone."""
         if not self.has_constant:
@@ -131,7 +135,7 @@ class Interactions:
         """How many input features there are, the constant included."""
         return self.inputs.n_feature + self.has_constant
 
-    @cached_property
+    @while_unchanged
     def write(self) -> Float[Tensor, "in input"]:
         """Row i: what input feature i adds to the layer's (lifted) input; the constant last."""
         if not self.has_constant:
@@ -165,7 +169,7 @@ class Interactions:
         check_range("Interactions", self.layer.dtype, sizes, len(form) ** 2)
         return form
 
-    @cached_property
+    @while_unchanged
     def _largest(self) -> float:
         return largest(self.write)
 
@@ -188,7 +192,7 @@ class Interactions:
         weights = 2 * write @ self.form(output) @ write.mT
         return weights - torch.diag(weights.diagonal()) / 2
 
-    @cached_property
+    @while_unchanged
     def span(self) -> Span:
         """The space that the input features (and the constant) write to."""
         if self.write is self.inputs.write:
@@ -197,7 +201,7 @@ class Interactions:
         sizes = self.inputs.span.sizes
         return span(self.write, float(sizes[0]) if len(sizes) else None)
 
-    @cached_property
+    @while_unchanged
     def whitened(self) -> BilinearLayer:
         """The layer in the coordinates of an orthonormal basis of feature space: with ``write = U S
         V``, ``matrix(o) = U (S V Q Vᵀ S) Uᵀ``, and the bracket is this layer's own interaction
@@ -211,7 +215,7 @@ class Interactions:
             check_range("Interactions", dtype, {f"{name} of the features": largest(factor)})
         return BilinearLayer(left.to(dtype), right.to(dtype), self.layer.down)
 
-    @cached_property
+    @while_unchanged
     def _unwhiten(self) -> Float[Tensor, "rank input"]:
         return self.span.directions / self.span.sizes[:, None]
 
@@ -238,7 +242,7 @@ class Interactions:
         vectors = (whitened.double() @ self._unwhiten).to(self.write.dtype) @ self.write.mT
         return Spectrum(values, vectors, energy, self.has_constant)
 
-    @cached_property
+    @while_unchanged
     def energies(self) -> Float[Tensor, " output"]:
         """The squared Frobenius norm of every output's ``matrix(o)``, without building it."""
         gates = self.outputs.read.double() @ self.layer.down.double()
@@ -259,14 +263,16 @@ class Interactions:
     def strongest(
         self, n: int, outputs: SupportsIndex | Iterable[int] | None = None
     ) -> pd.DataFrame:
-        """The ``n`` pairs of largest |weight| over the outputs (all of them unless named).
+        """The ``n`` pairs of largest |weight| over the outputs (all of them unless named); all
+        pairs where there are fewer.
 
         Exact, in bounded memory; ``.attrs["tiles_visited"]`` is the share of tiles that may hold
         one and was computed. Columns: output, first, second (first ≤ second; the constant is
         feature ``n_input − 1``), weight.
         """
-        n = check_count("Interactions.strongest", n, None, "n")
-        listed = self._listed("strongest", outputs)
+        n, listed = self._counted("strongest", n), self._listed("strongest", outputs)
+        n = min(n, self._n_pairs * len(listed))
+        check_memory("Interactions.strongest", n * _ROW, _FEWER)
         ceilings = [math.inf] * len(listed)
         if len(listed) > 1:
             ceilings = self.ceilings(listed)
@@ -294,8 +300,9 @@ class Interactions:
         ``score(table, output)`` adds columns to the table of one output. ``folder`` keeps the
         tables as shards, so that the pass can stop, resume, and be shared by processes.
         """
-        n = check_count("Interactions.strongest_of_each", n, None, "n")
+        n = min(self._counted("strongest_of_each", n), self._n_pairs)
         listed = self._listed("strongest_of_each", outputs)
+        check_memory("Interactions.strongest_of_each", n * len(listed) * _ROW, _FEWER)
 
         def pairs_of(output: int) -> pd.DataFrame:
             search = self._search(n)
@@ -323,8 +330,7 @@ class Interactions:
         """A plotly figure of the matrix among the features of the ``n`` strongest pairs (or all),
         ordered by group; ``labels`` name features, by number or in their order."""
         check_index("Interactions", output, self.n_output, "output")
-        n_pairs = self.n_input * (self.n_input + 1) // 2
-        n = min(check_count("Interactions.plot", n, None, "n"), n_pairs)
+        n = min(self._counted("plot", n), self._n_pairs)
         pairs = self.strongest(n, output)
         pairs = pairs[pairs["weight"] != 0]
         features = sorted({*pairs["first"], *pairs["second"]})
@@ -367,6 +373,13 @@ class Interactions:
             f"Interactions({self.inputs.n_feature} input features{constant} in pairs, "
             f"{self.n_output} outputs read by {self.outputs.reader}, through {self.layer!r})"
         )
+
+    @property
+    def _n_pairs(self) -> int:
+        return self.n_input * (self.n_input + 1) // 2
+
+    def _counted(self, method: str, n: int) -> int:
+        return check_count(f"Interactions.{method}", n, None, "n")
 
     def _search(self, n: int) -> Search:
         return Search(self.inputs.write, self.write[-1] if self.has_constant else None, n)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -71,14 +71,36 @@ class FrozenRun:
         check_memory("frozen", 4 * model.n_layer * model.n_head * n_pattern, _REMEDY)
         return cls(model, {_key(rows): _recorded(model, rows) for rows in batches})
 
-    def held(self, closed: Collection[tuple[int, int]] = ()) -> AbstractContextManager[Model]:
-        """Within the block passes take their patterns and scales from this run: see `frozen`."""
+    def held(
+        self, closed: Collection[tuple[int, int]] = (), *, looking: bool = False
+    ) -> AbstractContextManager[Model]:
+        """Within the block passes take their patterns and scales from this run: see `frozen`.
+        Where heads are left ``looking`` they look as the edited model does, and none is closed."""
         heads = {
             (check_index("frozen", layer, self.model.n_layer, "layer"),
              check_index("frozen", head, self.model.n_head, "head"))
             for layer, head in closed
         }  # fmt: skip
-        return _held(self.model, self.runs, heads)
+        if looking and heads:
+            raise ModelError(
+                f"frozen: {len(heads)} closed heads, and heads that are left looking: their "
+                f"patterns pass on gradients. Close none, or do not leave them looking."
+            )
+        return _held(self.model, self.runs, heads, looking)
+
+    def with_pattern(
+        self,
+        rows: Int64[Tensor, "batch pos"],
+        layer: int,
+        head: int,
+        pattern: Float[Tensor, "batch query_pos key_pos"],
+    ) -> FrozenRun:
+        """The same run, in which one head looks elsewhere in one of the batches."""
+        run = _known(self.runs, rows)
+        patterns = list(run.patterns)
+        patterns[layer] = patterns[layer].clone()
+        patterns[layer][:, head] = pattern.to(patterns[layer])
+        return replace(self, runs={**self.runs, _key(rows): replace(run, patterns=tuple(patterns))})
 
     def patterns(
         self, rows: Int64[Tensor, "batch pos"]
@@ -95,7 +117,7 @@ class FrozenRun:
 
 @contextmanager
 def _held(
-    model: Model, runs: Mapping[Any, _Run], closed: Collection[tuple[int, int]]
+    model: Model, runs: Mapping[Any, _Run], closed: Collection[tuple[int, int]], looking: bool
 ) -> Iterator[Model]:
     now: list[_Run] = []
 
@@ -107,7 +129,7 @@ def _held(
         hooks.callback(
             decoder.register_forward_pre_hook(choose, prepend=True, with_kwargs=True).remove
         )
-        for index, block in enumerate(decoder.layers):
+        for index, block in enumerate(() if looking else decoder.layers):
             cut = sorted(head for layer, head in closed if layer == index)
             hook, attention = _looking(partial(_pattern, now, index), cut), block.self_attn
             hooks.callback(
@@ -116,6 +138,7 @@ def _held(
         for number, norm in enumerate(_norms(model)):
             divided = _dividing(partial(_scale, now, number))
             hooks.callback(norm.register_forward_hook(divided, prepend=True).remove)
+        hooks.enter_context(model.edited_at("attention"))
         yield model
 
 

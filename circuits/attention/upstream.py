@@ -25,6 +25,7 @@ from circuits.errors import (
     check_memory,
     check_some,
     check_width,
+    shorten,
 )
 from circuits.model.model import Model
 from circuits.model.site import Site, as_sites
@@ -48,22 +49,19 @@ def upstream_basis(
     ``bases`` are by site, such as ``{"resid_pre@0": Basis.of_tokens(model), "mlp_out@0":
     dictionary.basis()}``. ``paths`` is the largest number of heads in a chain (0: the stream
     alone), or the chains themselves, as ``[(), [(1, 3)]]`` with heads as (layer, head); each is
-    used for the sites before it. Features come site by site, path by path, with labels such as
-    "feature 7 of mlp_out@0 via 1.3"; a basis' offset follows its features. What biases of
-    attention and of MLPs add is not among them: pass it as a basis of its site.
+    used for the sites before it, and refused where there is none. Features come site by site, path
+    by path, with labels such as "feature 7 of mlp_out@0 via 1.3"; a basis' offset follows its
+    features. What biases of attention and of MLPs add is not among them: pass it as a basis of its
+    site.
     """
     layer = check_index("upstream_basis", layer, model.n_layer, "layer")
     sites = {as_sites(site)[0]: basis for site, basis in bases.items()}
     check_some("upstream_basis", sites, "bases")
     starts = {site: _start(site, layer) for site in sites}
-    if not isinstance(paths, int):
-        paths = [tuple(chain) for chain in paths]  # an iterator gives them once
-    chains = {site: list(_chains(model, start, layer, paths)) for site, start in starts.items()}
-    if not any(chains.values()):
-        raise ModelError(
-            f"upstream_basis: none of these paths leads from {', '.join(map(str, sites))} to layer "
-            f"{layer}. Name heads of the layers between, in order."
-        )
+    # an iterator gives them once
+    asked = paths if isinstance(paths, int) else [_named(model, chain) for chain in paths]
+    chains = {site: list(_chains(model, start, layer, asked)) for site, start in starts.items()}
+    _check_used(asked, chains, layer)
     n_row = sum((sites[site].n_feature + 1) * len(some) for site, some in chains.items())
     check_memory("upstream_basis", 4 * n_row * model.d_model, _REMEDY)
     written, labels = list[Tensor](), list[str]()
@@ -72,9 +70,25 @@ def upstream_basis(
         rows, names = _rows(site, basis)
         for chain in chains[site]:
             written.append(_along(model, rows, chain))
-            via = f" via {', '.join(f'{at}.{head}' for at, head in chain)}" if chain else ""
+            via = f" via {_heads(chain)}" if chain else ""
             labels += [f"{name}{via}" for name in names]
     return Basis.from_decoder(torch.cat(written)).labelled(labels)
+
+
+def _check_used(
+    asked: int | Sequence[Chain], chains: Mapping[Site, Sequence[Chain]], layer: int
+) -> None:
+    """Refuse chains that no site can use: they would be left out."""
+    used = {chain for some in chains.values() for chain in some}
+    idle = [] if isinstance(asked, int) else [chain for chain in asked if chain not in used]
+    if used and not idle:
+        return
+    which = f"the heads {shorten(f'[{_heads(chain)}]' for chain in idle)} lead from none of"
+    raise ModelError(
+        f"upstream_basis: {which if used else 'none of these paths leads from'} "
+        f"{', '.join(map(str, chains))} to layer {layer}. Name heads of the layers between, in "
+        f"order."
+    )
 
 
 def _start(site: Site, layer: int) -> int:
@@ -88,9 +102,7 @@ def _start(site: Site, layer: int) -> int:
     return -(-at // 2)
 
 
-def _chains(
-    model: Model, start: int, layer: int, paths: int | Iterable[Sequence[tuple[int, int]]]
-) -> Iterator[Chain]:
+def _chains(model: Model, start: int, layer: int, paths: int | Iterable[Chain]) -> Iterator[Chain]:
     """The chains of heads from the layer ``start`` to a layer, each in order of its layers."""
     between = range(start, layer + 1)
     if isinstance(paths, int):
@@ -104,16 +116,24 @@ def _chains(
                     yield tuple(zip(layers, heads, strict=True))
         return
     for chain in paths:
-        named = tuple(
-            (
-                check_index("upstream_basis", at, model.n_layer, "layer"),
-                check_index("upstream_basis", head, model.n_head, "head"),
-            )
-            for at, head in chain
+        rising = all(one < two for (one, _), (two, _) in pairwise(chain))
+        if rising and all(at in between for at, _ in chain):
+            yield chain
+
+
+def _named(model: Model, chain: Sequence[tuple[int, int]]) -> Chain:
+    """A chain of heads that the model has."""
+    return tuple(
+        (
+            check_index("upstream_basis", at, model.n_layer, "layer"),
+            check_index("upstream_basis", head, model.n_head, "head"),
         )
-        rising = all(one < two for (one, _), (two, _) in pairwise(named))
-        if rising and all(at in between for at, _ in named):
-            yield named
+        for at, head in chain
+    )
+
+
+def _heads(chain: Chain) -> str:
+    return ", ".join(f"{at}.{head}" for at, head in chain)
 
 
 def _rows(site: Site, basis: Basis) -> tuple[Float[Tensor, "row model"], list[str]]:

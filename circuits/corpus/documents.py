@@ -18,6 +18,7 @@ from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
+from warnings import warn
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +28,7 @@ from circuits.arguments import checked
 from circuits.corpus.readers import data_files, hub_stream, is_saved, read_saved, read_texts
 from circuits.corpus.stories.generator import BLOCK, Stories, StoryGenerator
 from circuits.corpus.stories.grammar import Grammar
-from circuits.errors import ArgumentError, CorpusError
+from circuits.errors import ArgumentError, CorpusError, MarkWarning
 from circuits.storage.files import content_hash
 from circuits.storage.hub import how_to_ask, hub_name
 
@@ -291,6 +292,21 @@ def split_corpus(corpus: Corpus) -> tuple[Corpus, Corpus | None]:
     if n_held_out == 0:
         return corpus, None
     return corpus.part(n_held_out), corpus.part(0, n_held_out)
+
+
+@checked
+def to_measure_on(corpus: Corpus) -> Corpus:
+    """What `split_corpus` holds out; where that would be nothing, all of it, with a mark."""
+    training, held_out = split_corpus(corpus)
+    if held_out is not None:
+        return held_out
+    warn(
+        "the text has too few documents to hold any out, so these numbers are of text that may "
+        "have been trained on",
+        MarkWarning,
+        stacklevel=1,
+    )
+    return training
 
 
 @checked

@@ -91,15 +91,16 @@ def read_saved(
     path: Path, column: str | None, split: str
 ) -> tuple[pa.ChunkedArray, tuple[Path, ...], tuple[str, ...]]:
     """The documents of a ``save_to_disk`` folder, its files, and the column of each."""
-    from datasets import Dataset, DatasetDict, load_from_disk
+    from datasets import Dataset
 
     for file in sorted(path.rglob("*")):
         if not file.is_dir():
             check_readable(file, CorpusError)
     try:
-        for file in path.rglob("*.arrow"):
+        folder = _saved_split(path, split)
+        for file in _named_files(folder, path):
             check_arrow(file, CorpusError)
-        saved: Dataset | DatasetDict = load_from_disk(str(path))
+        saved = Dataset.load_from_disk(str(folder))
     except CorpusError:
         raise
     except Exception as error:  # datasets uses its JSON unchecked, so anything may be raised
@@ -107,18 +108,61 @@ def read_saved(
             f"{path}: a save_to_disk folder that cannot be read ({first_line(error)}). Save it "
             f"again."
         ) from error
-    if isinstance(saved, DatasetDict):
-        if split not in saved:
-            raise CorpusError(
-                f"{path}: no split '{split}'; it has {sorted(saved)}. Pass one of them as split."
-            )
-        saved = saved[split]
     text = _choose_column(path, saved.data.schema, column)
     texts = saved.data.column(text)
     _check_no_nulls(path, text, texts)
     _check_some_text(path, texts)
     files = tuple(Path(file["filename"]) for file in saved.cache_files)
     return texts, files, (text,) * len(files)
+
+
+def _saved_split(path: Path, split: str) -> Path:
+    """The folder that holds a split: the folder itself where it has none."""
+    if all((path / name).is_file() for name in ("dataset_info.json", "state.json")):
+        return path
+    splits = _plain_names(path, path / "dataset_dict.json", "splits")
+    if split not in splits:
+        raise CorpusError(
+            f"{path}: no split '{split}'; it has {sorted(splits)}. Pass one of them as split."
+        )
+    _check_inside(path, path / split)
+    return path / split
+
+
+def _named_files(folder: Path, path: Path) -> list[Path]:
+    """The files that the state of a split names; each lies in its folder, which is in the path."""
+    state = folder / "state.json"
+    files = [folder / name for name in _plain_names(path, state, "_data_files", "filename")]
+    for file in files:
+        _check_inside(path, file)
+        check_readable(file, CorpusError)
+    return files
+
+
+def _check_inside(path: Path, file: Path) -> None:
+    if file.resolve() != path.resolve() / file.relative_to(path):
+        raise CorpusError(
+            f"{file}: a link that leads out of this folder, to documents that may be somebody "
+            f"else's. Put a copy there instead."
+        )
+
+
+def _plain_names(path: Path, file: Path, field: str, part: str | None = None) -> list[str]:
+    """The names in a field of a JSON file; refused if they may lead out of its folder."""
+    listed = parsed_json(file.read_text(encoding="utf-8"))[field]
+    if not isinstance(listed, list):
+        raise ValueError(f"{file.name} has no list '{field}'")
+    names = dict[str, None]()
+    for each in listed:
+        name = each.get(part) if part and isinstance(each, dict) else each
+        plain = isinstance(name, str) and name.isprintable() and not {*name} & {*"/\\:"}
+        if not plain or name in ("", ".", "..") or name in names:
+            raise CorpusError(
+                f"{file}: '{field}' names {name!r:.80}, which is no file of this folder, or is "
+                f"named twice. Save it again, or copy the files into the folder."
+            )
+        names[str(name)] = None
+    return list(names)
 
 
 def hub_stream(name: str, column: str | None, split: str) -> tuple[str, str, Any]:

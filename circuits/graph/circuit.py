@@ -36,7 +36,7 @@ from circuits.graph.records import (
     Source,
 )
 from circuits.groups.clusters import Clusters
-from circuits.plotting.display import html_of
+from circuits.plotting.display import fixed, html_of
 
 _LARGEST = 1e150  # of a circuit's numbers: the squares of a few are finite
 
@@ -232,8 +232,8 @@ class Circuit:
         return html_of(repr(self), **shown)
 
     def __repr__(self) -> str:
-        shares = {} if self.evidence is None else asdict(self.evidence.shares)
-        of_contrast = ", ".join(f"{key.replace('_', ' ')} {v:.2f}" for key, v in shares.items())
+        shares = {} if self.evidence is None else self.evidence.shares.as_dict()
+        of_contrast = ", ".join(f"{key.replace('_', ' ')} {fixed(v)}" for key, v in shares.items())
         return (
             f"Circuit({self.name}: {len(self.interactions)} pairs of {len(self.features)} features "
             f"to {len(self.outputs)} output features, {len(self.gates)} gates"

@@ -12,20 +12,24 @@ from circuits.errors import GraphError
 from circuits.graph.records import Choice
 from circuits.storage.files import read_json, written_whole
 from circuits.storage.records import HALF, RecordError, record_of
-from circuits.storage.replacing import check_file
+from circuits.storage.replacing import begins_as, check_file
 
 _SCHEMA, _VERSION = "bilinear-circuits/circuit", 3
 
 
 def write_circuit(path: Path, name: str, fields: Mapping[str, Any], force: bool = False) -> None:
     """Write a circuit's fields; over another file only with ``force``."""
-    check_file(path, "a circuit", lambda head: _SCHEMA.encode() in head[:100], GraphError, force)
+    check_file(path, "a circuit", begins_as(_SCHEMA), GraphError, force)
     write_finite(path, name, circuit_content(fields))
 
 
 def circuit_content(fields: Mapping[str, Any]) -> dict[str, Any]:
     """What the file of a circuit with these fields holds."""
-    return {"schema": _SCHEMA, "version": _VERSION, **fields}
+    content = {"schema": _SCHEMA, "version": _VERSION, **fields}
+    if evidence := content.get("evidence"):
+        shares = {name: share for name, share in evidence["shares"].items() if share is not None}
+        content["evidence"] = {**evidence, "shares": shares}
+    return content
 
 
 def write_finite(path: Path, name: str, content: Mapping[str, Any]) -> None:

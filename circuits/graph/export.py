@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,11 @@ def write_graph(graph: nx.Graph | Circuit, path: str | Path, *, force: bool = Fa
     graph = graph.graph() if isinstance(graph, Circuit) else graph
     write = _WRITERS[_format(path)]
     check_file(
-        path, "a graph that the toolkit wrote", lambda head: _MARK in head, GraphError, force
+        path,
+        "a graph that the toolkit wrote",
+        lambda head: head.split(b"\n")[1:2] == [_MARK],
+        GraphError,
+        force,
     )
     safe = _translated(graph, escape)
     with written_whole(path) as file:
@@ -246,13 +251,18 @@ def write_attribution_document(
     index = folder / f"{_INDEX}.json"
     listing = _listing(index, metadata)
     path = folder / f"{metadata['slug']}.json"
-    start = b'{"metadata": {"slug": "%s"' % metadata["slug"].encode()
     kind = "an attribution graph of this circuit"
-    check_file(path, kind, lambda head: head.startswith(start), GraphError, force)
+    check_file(path, kind, partial(_is_graph_of, slug=metadata["slug"]), GraphError, force)
     for file, content in ((path, document), (index, listing)):
         with written_whole(file) as part:
             part.write_text(json.dumps(content) + "\n", encoding="utf-8")
     return path
+
+
+def _is_graph_of(head: bytes, slug: str) -> bool:
+    """Whether a file begins as such a graph does: other programs' name their transcoders."""
+    start = rb'\{"metadata": \{"slug": "%s", "scan": "(?:[^"\\]|\\.)*", "transcoder_list": \[\], '
+    return re.match(start % re.escape(slug).encode(), head) is not None
 
 
 def _listing(index: Path, metadata: dict[str, Any]) -> dict[str, Any]:

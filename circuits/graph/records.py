@@ -9,6 +9,9 @@ from circuits.storage.records import LATER, Word
 
 Metric = Literal["logit difference", "probability"]
 
+UNIT: dict[Metric, str] = {"logit difference": "logits", "probability": "probability"}
+"""What margins are measured in."""
+
 
 @dataclass(frozen=True)
 class Feature:
@@ -156,6 +159,13 @@ class Shares:
     error: float  # through what the dictionary misses
     direct: float  # of the model's own margin, that the MLP adds
     through_outputs: float  # through the output features that are listed
+    # made later, as what the MLP writes is read otherwise in each class, by later layers or norms;
+    # not in circuits of one layer, whose shares are of what the answers read alike
+    later: float | None = field(default=None, metadata=LATER)
+
+    def as_dict(self) -> dict[str, float]:
+        """Those that are known, by name."""
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -174,6 +184,16 @@ class BehaviourEvidence:
     chosen_on: tuple[str, ...] = field(default=(), repr=False, metadata=LATER)
     # strata of which the held-out half has no word in common with them; None: it is not known
     other_words: tuple[str, ...] | None = field(default=None, metadata=LATER)
+    first_pieces: tuple[str, ...] = field(default=(), metadata=LATER)  # as "sad by sa"
+
+    @property
+    def compared(self) -> str:
+        """How answers of several tokens were compared, in a sentence; nothing where none are."""
+        if not self.first_pieces:
+            return ""
+        return (
+            f"Answers of several tokens are compared by the first: {', '.join(self.first_pieces)}."
+        )
 
     @property
     def held_out_half(self) -> str:

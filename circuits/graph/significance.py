@@ -39,6 +39,7 @@ from torch import Tensor
 from circuits.algebra.basis import Basis
 from circuits.algebra.interactions import Interactions
 from circuits.algebra.pair_search import power_of_two
+from circuits.algebra.unchanged import versions
 from circuits.arguments import checked
 from circuits.graph.frames import Frame, frames, shared_spaces, turning
 
@@ -216,13 +217,16 @@ class RotationNull:
 
     @classmethod
     def of(cls, features: Basis) -> RotationNull:
-        """For the features of a dictionary, without its offset; kept for as long as these are."""
-        if features in _KNOWN:
-            return _KNOWN[features]
+        """For the features of a dictionary, without its offset; kept for as long as these are, and
+        as they are."""
+        now, known = versions(vars(features).values()), _KNOWN.get(features)
+        if known is not None and known[0] == now:
+            return known[1]
         sizes, directions = features.span.sizes, features.span.directions
         white = features.write.double() @ (directions / sizes[:, None]).mT
-        _KNOWN[features] = cls(white, sizes, directions, shared_spaces(white))
-        return _KNOWN[features]
+        made = cls(white, sizes, directions, shared_spaces(white))
+        _KNOWN[features] = now, made
+        return made
 
     @property
     def n_pairs(self) -> int:
@@ -264,8 +268,8 @@ class RotationNull:
         return self.written.z_values(self.written.inside(self.inside(form)), first, second)
 
 
-# a basis does not change, and every graph of it asks for the same
-_KNOWN: WeakKeyDictionary[Basis, RotationNull] = WeakKeyDictionary()
+# every graph of a basis asks for the same
+_KNOWN: WeakKeyDictionary[Basis, tuple[list[tuple[int, int]], RotationNull]] = WeakKeyDictionary()
 
 
 def normal_of_cosine(

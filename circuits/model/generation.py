@@ -37,7 +37,7 @@ def continued(
 
 
 def _choose(logits: Float[Tensor, " token"], temperature: float, generator: torch.Generator) -> int:
-    if temperature == 0:
+    if temperature < torch.finfo(logits.dtype).tiny:  # as good as 0, and 0 / 0 has no chance
         return int(logits.argmax())
-    chances = (logits / temperature).softmax(0)
+    chances = ((logits - logits.max()) / temperature).softmax(0)
     return int(torch.multinomial(chances, 1, generator=generator))

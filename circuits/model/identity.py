@@ -9,11 +9,12 @@ import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from warnings import warn
 
 import torch
 
 from circuits.corpus.tokenizer import tokenizer_hash
-from circuits.errors import ModelError
+from circuits.errors import MarkWarning, ModelError
 from circuits.model.formats.llama import parts_in_words
 from circuits.model.site import POINTS, Site
 from circuits.storage.files import content_hash, read_json, write_json
@@ -126,6 +127,8 @@ class TwinLabel:
     # by layer, where each MLP was fitted alone first: what it missed then
     fitted_fvu: tuple[float, ...] | None = field(default=None, metadata=LATER)
     norms_removed: bool = field(default=False, metadata=LATER)  # whether its norms are fixed scales
+    # the whole model that it is the label of, in float32; set when both are written
+    fingerprint: str | None = field(default=None, metadata=LATER)
 
     @property
     def gap(self) -> float:
@@ -199,14 +202,28 @@ class TwinLabel:
         if wrong := [what for what, fits in within.items() if not fits]:
             raise RecordError(f"it states {', '.join(wrong)}")
 
+    def is_of(self, folder: Path, whole: str) -> bool:
+        """Whether the weights in a folder, and the fingerprint of the ``whole`` model there, are
+        those that it was measured on: changed ones, or the same in another precision, are not."""
+        return self._is_of_weights(folder) and self.fingerprint in (None, whole)
+
+    def _is_of_weights(self, folder: Path) -> bool:
+        return (folder / WEIGHTS).is_file() and content_hash(folder / WEIGHTS) == self.weights
+
     def write(self, folder: Path) -> None:
-        """Put the label beside the weights that it is of."""
-        label = replace(self, weights=content_hash(folder / WEIGHTS))
-        write_json(folder / TWIN, label.as_dict())
+        """Put the label into the folder of the model that it is of."""
+        write_json(folder / TWIN, self.as_dict())
+
+    def write_first(self, folder: Path, whole: str) -> None:
+        """Put the label beside the model that it was just measured on."""
+        replace(self, weights=content_hash(folder / WEIGHTS), fingerprint=whole).write(folder)
 
     @classmethod
-    def read(cls, folder: Path) -> TwinLabel | None:
-        """The label in a model's folder, if it has one; refused beside other weights."""
+    def read(
+        cls, folder: Path, network: Any, tokenizer: Any | None, *, own: bool = True
+    ) -> TwinLabel | None:
+        """The label in a model's folder, if it has one; refused beside another model, and left out
+        where the tokenizer is another one that the user named, and not the folder's ``own``."""
         path = folder / TWIN
         if not path.exists():
             return None
@@ -218,10 +235,20 @@ class TwinLabel:
                 f"{path}: not the label of a twin ({error}). Copy the file again, or remove it: "
                 f"the model works without."
             ) from error
-        weights = folder / WEIGHTS  # in one file: in parts they are not as the twin was written
-        if not weights.is_file() or content_hash(weights) != label.weights:
+        # in one file: in parts they are not as the twin was written
+        if not label._is_of_weights(folder):
             raise ModelError(
                 f"{path}: the label of other weights than those beside it, so what it says is not "
                 f"of this model. Copy both again, or remove it: the model works without."
             )
-        return label
+        if label.fingerprint in (None, fingerprint(network, tokenizer)):
+            return label
+        if own:
+            raise ModelError(
+                f"{path}: the label of another model than the one beside it: the configuration or "
+                f"the tokenizer was changed. Copy the whole folder again, or remove the label: the "
+                f"model works without."
+            )
+        said = "with another tokenizer this is another model, so its label is left out"
+        warn(f"{path}: {said}", MarkWarning, stacklevel=4)
+        return None

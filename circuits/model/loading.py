@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from circuits.arguments import checked
 from circuits.errors import ModelError, check_device
-from circuits.model.formats.llama import build, check_activation, check_bilinear, read_tokenizer
+from circuits.model.formats.llama import build, check_activation, check_bilinear
 from circuits.model.formats.polynomial import is_polynomial
 from circuits.model.formats.published import check_published, convert, is_published
+from circuits.model.formats.tokenizer import read_tokenizer
 from circuits.model.formats.weights import read_config, read_weights
 from circuits.model.identity import TwinLabel
 from circuits.model.model import Model
@@ -67,6 +70,7 @@ def model_in(
         network = build(folder, config, read_weights(folder))
     words_at = folder if tokenizer is None else local_folder(tokenizer)
     words = read_tokenizer(words_at, network.config.vocab_size, required=tokenizer is not None)
+    label = TwinLabel.read(folder, network, words, own=tokenizer is None)
     network = network.to(chosen_device(device))
     for weight in network.parameters():  # weights alone: rotary angles stay in float32
         weight.data = weight.data.to(dtype)
@@ -76,7 +80,17 @@ def model_in(
                 f"bfloat16."
             )
     check_bilinear(folder, network)
-    return Model(network, words, folder, short_name, TwinLabel.read(folder))
+    return Model(network, words, folder, short_name, label)
+
+
+def is_bilinear(path: str | Path) -> bool:
+    """Whether the configuration of a model, in a folder or on the hub, is of one without gates."""
+    return without_gates(read_config(local_folder(path)))
+
+
+def without_gates(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration is of a bilinear model."""
+    return config.get("hidden_act") == "linear" or is_published(config) or is_polynomial(config)
 
 
 def untrained(model: Model, seed: int = 0) -> Model:

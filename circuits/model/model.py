@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from circuits.algebra.bilinear import BilinearLayer, computing_dtype
 from circuits.algebra.head import Head
+from circuits.algebra.unchanged import versions
 from circuits.arguments import checked
 from circuits.corpus.tokenizer import check_whole, known_tokens, token_texts
 from circuits.errors import (
@@ -35,11 +36,12 @@ from circuits.errors import (
 from circuits.model.formats.heads import Heads
 from circuits.model.formats.llama import layer_of, write
 from circuits.model.generation import continued
-from circuits.model.identity import TwinLabel, described, fingerprint
+from circuits.model.identity import TWIN, TwinLabel, described, fingerprint
 from circuits.model.ranges import Ranges, check_finite, check_prompt, check_tokens
-from circuits.model.site import POINTS, ReadAll, Site, as_sites, attach, fitting
+from circuits.model.site import POINTS, BySite, ReadAll, Site, as_sites, attach, fitting
 from circuits.model.transformer_lens import hooked
 from circuits.storage.files import folder_written_whole
+from circuits.storage.manifest import was_edited
 
 _ROWS = 4096  # tokens whose logits a loss holds at a time
 # short names in published configurations, and the tokenizer on the hub that they stand for
@@ -49,14 +51,15 @@ _TOKENIZERS = {"ts-4096": "hub:tdooms/ts-tokenizer-4096"}
 @checked
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A running bilinear transformer. Its weights never change, and its hooks leave no trace."""
+    """A running bilinear transformer. Its hooks leave no trace."""
 
     network: Any  # transformers' model
     tokenizer: Any | None  # transformers' tokenizer, where there is one
     path: Path
     wanted_tokenizer: str | None = None  # the name that a published model without one gives
     label: TwinLabel | None = None  # whose bilinear twin it is, and at what price
-    _replacing: list[Site] = field(default_factory=list, repr=False)
+    _replacing: list[Any] = field(default_factory=list, repr=False)  # what is replaced now
+    _hashed: list[Any] = field(default_factory=list, init=False, repr=False)  # which weights, hash
 
     @property
     def n_layer(self) -> int:
@@ -98,11 +101,34 @@ class Model:
         """Where the weights live."""
         return self.network.lm_head.weight.device
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """A hash of what the model is: weights in the dtype in use, the fields of its configuration
-        that compute, and its tokenizer."""
-        return fingerprint(self.network, self.tokenizer)
+        that compute, and its tokenizer. None while something is replaced: it is another then."""
+        self._check_unedited("Model.fingerprint")
+        return self.unedited_fingerprint
+
+    @property
+    def unedited_fingerprint(self) -> str:
+        """The same, whatever is replaced: to check what belongs to the model, not to note what was
+        computed with it. Computed once, and again where weights were changed in place."""
+        now = versions(self.network.state_dict().values())
+        if self._hashed[:1] != [now]:
+            self._hashed[:] = now, fingerprint(self.network, self.tokenizer)
+        return str(self._hashed[1])
+
+    @property
+    def is_edited(self) -> bool:
+        """Whether anything is replaced at the moment."""
+        return bool(self._replacing)
+
+    def _check_unedited(self, caller: str) -> None:
+        if self._replacing:
+            raise ModelError(
+                f"{caller}: {', '.join(map(str, self._replacing))} is replaced at the moment, so "
+                f"this would be of the edited model under the name of the other. Ask for it before "
+                f"or after the block."
+            )
 
     @cached_property
     def known_tokens(self) -> Int64[Tensor, " known"]:
@@ -295,7 +321,7 @@ class Model:
 
     def read(
         self, tokens: Int64[Tensor, "batch pos"], sites: Site | str | Iterable[Site | str]
-    ) -> dict[Site, Float[Tensor, "batch pos model"]]:
+    ) -> BySite[Float[Tensor, "batch pos model"]]:
         """The activations at some sites; the forward pass ends at the last of them."""
         wanted = self.check_sites(sites)
         for site in wanted:
@@ -313,7 +339,7 @@ class Model:
                 hooks.callback(attach(self.network, site, keep).remove)
             with suppress(ReadAll):
                 self.network.model(tokens, use_cache=False)
-        return {site: check_finite(f"Model.read of {site}", found[site]) for site in wanted}
+        return BySite((s, check_finite(f"Model.read of {s}", found[s])) for s in wanted)
 
     @contextmanager
     def replaced(
@@ -331,12 +357,21 @@ class Model:
         with ExitStack() as hooks:
             for site, function in sites.items():
                 hooks.callback(attach(self.network, site, fitting(site, function)).remove)
-                self._replacing.append(site)
-                hooks.callback(self._replacing.remove, site)
+                hooks.enter_context(self.edited_at(site))
             yield self
+
+    @contextmanager
+    def edited_at(self, place: Site | str) -> Iterator[None]:
+        """Within the block the model counts as edited there, by whoever edits it."""
+        self._replacing.append(place)
+        try:
+            yield
+        finally:
+            self._replacing.remove(place)
 
     def in_dtype(self, dtype: torch.dtype) -> Model:
         """A copy in another dtype, such as float64 for exact differences."""
+        self._check_unedited("Model.in_dtype")  # the copy would keep what is replaced for ever
         return replace(self, network=deepcopy(self.network).to(dtype), _replacing=[])
 
     @cached_property
@@ -344,22 +379,22 @@ class Model:
         """TransformerLens' bridge over a copy of this model, made on first use: the bridge rebuilds
         its model, so nothing that is `replaced` here is replaced there. Its weight processing is
         refused."""
-        if self._replacing:  # the copy would keep what is replaced now for ever
-            raise ModelError(
-                f"Model.hooked: {', '.join(map(str, self._replacing))} is replaced at the moment, "
-                f"and the bridge is made once. Ask for model.hooked before the block."
-            )
+        self._check_unedited("Model.hooked")
         return hooked(self.path, self.network, lambda: self.words("Model.hooked"))
 
     def save(self, folder: str | Path) -> Path:
-        """Write the Hugging Face folder of this model and its tokenizer; whole or not at all."""
+        """Write the Hugging Face folder of this model and its tokenizer; whole or not at all. A
+        twin's label goes with the model that it was measured on, not with another, and not where it
+        was edited in its run: the copy would have no mark."""
+        self._check_unedited("Model.save")
         folder = Path(folder)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ModelError(f"{folder}: exists already. Name a new folder, or remove this one.")
         with folder_written_whole(folder) as files:
             write(self.network, self.tokenizer, files)
-            if self.label is not None:
-                self.label.write(files)
+            label = None if was_edited(self.path / TWIN) else self.label
+            if label is not None and label.is_of(files, self.fingerprint):
+                label.write(files)
         return folder
 
     def describe(self) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """One network in training on text: AdamW, where the text stands, and the arithmetic of a step.
 
 Matrices are multiplied in bfloat16 where that is faster: on a GPU, and on a processor that shows it
-in a few milliseconds before the first step. Weights, their gradients and the loss stay in float32.
+in a few milliseconds before the first step. Weights, their gradients and the loss stay in float32,
+and so does attention on a processor, whose gradients take it four times as long in bfloat16.
 What was chosen is noted in the run, and a run that resumes goes on with it.
 """
 
@@ -11,6 +12,8 @@ import math
 import time
 from abc import abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
@@ -23,6 +26,7 @@ from torch.nn.utils import clip_grad_norm_
 from circuits.corpus.batches import Batch, BatchPlan, Position, batches
 from circuits.corpus.documents import Corpus, Tokenizer
 from circuits.errors import ModelError, PlanError
+from circuits.model.formats.heads import attending
 from circuits.storage.checkpoint import optimizer_state, restore_optimizer
 from circuits.storage.training_run import Row, TrainingRun
 
@@ -126,7 +130,7 @@ class NetworkTraining(TrainingRun):
             share = int(asked.sum()) / batch.n_predicted
             if share == 0:
                 continue
-            with torch.autocast(self.device.type, torch.bfloat16, self._half):
+            with self._arithmetic():
                 measured = self.loss(tokens.to(self.device), asked.to(self.device))
             if share < 1:
                 measured = measured * share
@@ -137,6 +141,17 @@ class NetworkTraining(TrainingRun):
         self.n_tokens += batch.n_predicted
         self._position = batch.after
         return total[0] if len(total) == 1 else torch.stack(total).sum(0)
+
+    @contextmanager
+    def _arithmetic(self) -> Iterator[None]:
+        """Within the block, products are in bfloat16, if they are to be."""
+        usual = self.network.config._attn_implementation
+        apart = self._half and self.device.type == "cpu" and usual == "sdpa"
+        with (
+            torch.autocast(self.device.type, torch.bfloat16, self._half),
+            attending(self.network, _attention_in_float32() if apart else usual),
+        ):
+            yield
 
     def rows(self, measured: Tensor) -> list[Row]:
         """What each step measured."""
@@ -156,6 +171,27 @@ class NetworkTraining(TrainingRun):
             "seconds": self.seconds,
             "precision": "bfloat16" if self._half else "float32",
         }
+
+
+@cache
+def _attention_in_float32() -> str:
+    """The name of an attention that transformers then knows: its usual one, kept from bfloat16."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.masking_utils import sdpa_mask
+
+    def attend(
+        module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **how: Any
+    ) -> tuple[Tensor, None]:
+        wide, wide_key, wide_value = query.float(), key.float(), value.float()
+        with torch.autocast(query.device.type, enabled=False):
+            attended, _ = sdpa_attention_forward(module, wide, wide_key, wide_value, mask, **how)
+        return attended.to(query.dtype), None
+
+    name = "sdpa in float32"
+    AttentionInterface.register(name, attend)
+    AttentionMaskInterface.register(name, sdpa_mask)
+    return name
 
 
 def check_precision(precision: str, rows_at_once: int | None) -> None:

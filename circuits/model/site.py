@@ -5,15 +5,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from circuits.arguments import checked
 from circuits.errors import ModelError
+
+Thing = TypeVar("Thing")
 
 _HOOKS = {  # in the order in which a layer computes them
     "resid_pre": "hook_resid_pre",
@@ -76,6 +78,37 @@ class Site:
 
     def __str__(self) -> str:
         return f"{self.point}@{self.layer}"
+
+
+class NoSiteError(ModelError, KeyError):
+    """A site that is not among those there; a KeyError, too, as other mappings raise."""
+
+    __str__ = Exception.__str__
+
+
+class BySite(dict[Site, Thing]):
+    """What there is of each site, by the site or its text: ``dictionaries["mlp_in@0"]``."""
+
+    def __missing__(self, key: object) -> Thing:
+        if (site := self._site(key)) != key and site in self:
+            return super().__getitem__(site)
+        there = ", ".join(map(str, self)) or "none"
+        raise NoSiteError(f"'{key!s:.60}' is not among the sites here. There are: {there}.")
+
+    def __contains__(self, key: object) -> bool:
+        return super().__contains__(self._site(key))
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        """What there is of a site or its text, or something else."""
+        return super().get(self._site(key), default)
+
+    @staticmethod
+    def _site(key: object) -> Any:
+        """The site of a text; what is none stays as it is."""
+        if isinstance(key, str):
+            with suppress(ModelError):
+                return Site.parse(key)
+        return key
 
 
 def as_sites(sites: Site | str | Iterable[Site | str]) -> list[Site]:

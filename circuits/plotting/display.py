@@ -63,15 +63,20 @@ def number(value: Any, digits: int = 3) -> str:
     if isinstance(value, int | np.integer):
         return f"{value:,}"
     if isinstance(value, float | np.floating):
-        return f"{value:.{digits}g}".replace("-", "−")
+        return f"{value + 0.0:.{digits}g}".replace("-", "−")  # never −0
     return str(value)
+
+
+def fixed(value: float, digits: int = 2) -> str:
+    """With so many digits after the point; what rounds to 0 has no sign."""
+    return f"{round(value, digits) + 0.0:.{digits}f}"
 
 
 def two(value: float | None) -> str:
     """With two digits after the point; an empty string where there is no number."""
     if value is None or not math.isfinite(value):
         return ""
-    return f"{round(value, 2) + 0.0:.2f}".replace("-", "−")
+    return fixed(value).replace("-", "−")
 
 
 def percent(share: float | None) -> str:

@@ -76,8 +76,12 @@ def _made(folder: Path) -> list[Path]:
         if path.exists():
             break
         new.append(path)
-    folder.mkdir(parents=True, exist_ok=True)
-    return new
+    while True:
+        with suppress(FileNotFoundError, FileExistsError):
+            folder.mkdir(parents=True, exist_ok=True)
+            return new
+        if folder.exists() and not folder.is_dir():  # a file; what else was there, its holder
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
 
 
 def _taken(folder: Path, doing: str, wait: bool) -> tuple[ExitStack, list[Path]]:

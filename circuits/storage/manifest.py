@@ -52,6 +52,7 @@ class Making:
     folder: Path  # as the run is to be
     made_of: dict[str, Any]
     gone: list[Path] = field(default_factory=list)  # in the run, which this step removes
+    outdated: set[str] = field(default_factory=set)  # steps whose entries it removes
 
     def place(self, path: Path) -> Path:
         """Where to write what is to have this path in the run."""
@@ -81,7 +82,8 @@ def step_written(
             for name in before.keys() - known.keys()
             if _state(run / name, before[name]) is State.SAME
         }
-        kept = [e for e in entries if e["step"] == step or not gone & e["made"].keys()]
+        entries_left = [e for e in entries if e["step"] not in making.outdated]
+        kept = [e for e in entries_left if e["step"] == step or not gone & e["made"].keys()]
         if (noted := _noted(kept, step, making.made_of, known)) != entries:
             (folder / NAME).write_text(_text(noted), encoding="utf-8")
         put_files(folder, run, gone)
@@ -160,19 +162,30 @@ def made_in(run: str | Path, folder: Path) -> list[Path]:
 def check_made(folder: Path) -> None:
     """Of a folder in a run, or in a folder of one: refuse it if a file that a step made is damaged,
     and warn of those that were edited."""
-    runs = [above for above in list(folder.parents)[:2] if (above / NAME).is_file()]
-    if not runs:
+    if (run := _run_above(folder)) is None:
         return
-    for file in made_in(runs[0], folder):
-        step, state = state_of(runs[0], file)
+    for file in made_in(run, folder):
+        step, state = state_of(run, file)
         if state is State.DAMAGED:
             raise RunError(
                 f"{file} is damaged or another file: its bytes are not those that the step "
-                f"'{step}' of {runs[0]} made. Make it again there; to load it as it is, copy its "
+                f"'{step}' of {run} made. Make it again there; to load it as it is, copy its "
                 f"folder to a place outside the run."
             )
         if state is State.EDITED:
             warn(f"{file}: {edited(step)}", MarkWarning, stacklevel=4)
+
+
+def was_edited(file: Path) -> bool:
+    """Whether a file in a folder of a run was changed after a step made it."""
+    run = _run_above(file.parent)
+    return run is not None and state_of(run, file)[1] is State.EDITED
+
+
+def _run_above(folder: Path) -> Path | None:
+    """The run in which a folder lies, or a folder of it."""
+    runs = [above for above in list(folder.parents)[:2] if (above / NAME).is_file()]
+    return runs[0] if runs else None
 
 
 def edited(step: str) -> str:

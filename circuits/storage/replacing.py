@@ -25,9 +25,7 @@ PLACING = ".placing"
 """The folder of files that are decided and not all in their places."""
 
 _GONE = ".gone"  # in that folder: the names to remove
-_KEY = re.compile(rb'\s*\{\s*"((schema|format)":\s*"[^"]*|[^"]*)"')
-"""How an object of ours begins: with its schema, or a key."""
-
+_SCHEMA_FIRST = re.compile(rb'\s*\{\s*"(?:schema|format)":\s*("(?:[^"\\]|\\.)*")')
 _HEAD = 4096  # bytes in which a file says of what kind it is
 _NO_EXCHANGE = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM}
 
@@ -56,6 +54,17 @@ def check_file(
         )
 
 
+def begins_as(schema: str) -> Callable[[bytes], bool]:
+    """For `check_file`: whether a JSON object begins with this schema, and not merely names it."""
+    wanted = json.dumps(schema).encode()
+
+    def is_ours(head: bytes) -> bool:
+        found = _SCHEMA_FIRST.match(head)
+        return found is not None and found[1] == wanted
+
+    return is_ours
+
+
 def check_table(
     path: str | Path, columns: Iterable[Hashable], error: type[CircuitsError], force: bool = False
 ) -> None:
@@ -75,7 +84,8 @@ def check_table(
 
 def same_kind(new: Path, old: Path) -> bool:
     """Whether a file, unless it is empty, is of the kind of a new one: a table with the same
-    columns, or text that begins with the same schema, key or mark."""
+    columns, JSON of the same schema or, where it has none, of the same keys, or text that begins
+    with the same two lines."""
     if old.stat().st_size == 0:
         return True
     if new.suffix != ".parquet":
@@ -91,8 +101,15 @@ def same_kind(new: Path, old: Path) -> bool:
 def _beginning(path: Path) -> bytes:
     with path.open("rb") as file:
         head = file.read(_HEAD)
-    key = _KEY.match(head)
-    return b"".join(key[0].split()) if key else b"\n".join(head.splitlines()[:2])
+    if schema := _SCHEMA_FIRST.match(head):
+        return schema[1]
+    if head.lstrip().startswith(b"{"):
+        content = path.read_bytes()
+        for text in (content, content.lstrip().partition(b"\n")[0]):  # an object, or one a line
+            with suppress(ValueError, RecursionError):
+                made = json.loads(text)
+                return json.dumps([made.get("schema"), *sorted(made)]).encode()
+    return b"\n".join(head.splitlines()[:2])
 
 
 def put_files(new: Path, root: Path, gone: Iterable[str] = ()) -> None:
@@ -157,6 +174,16 @@ def _check_inside(root: Path, names: Iterable[str]) -> None:
                 f"{root / name}: leads out of {root}, where no file is written or removed. Remove "
                 f"{root / PLACING}, or put a folder in place of the link."
             )
+
+
+def within(root: Path, place: Path) -> Path:
+    """A folder below another one, to write into; refused where a link leads out."""
+    if root.resolve() not in place.resolve().parents:
+        raise RunError(
+            f"{place}: leads out of {root}, where no file is written. Put a folder in place of the "
+            f"link."
+        )
+    return place
 
 
 def put_folder(new: Path, old: Path, keep: Iterable[Path]) -> None:

@@ -94,9 +94,10 @@ def merge_shards(
 
 
 def remove_shards(folder: Path) -> None:
-    """Remove the shards in a folder and in those within it, and what is empty then, no more."""
+    """Remove the tables that were made here from a folder and those within it, and what is empty
+    then. Any other file stays, whatever its name; so does a table that was changed since."""
     for path in sorted(folder.rglob("*.parquet")):
-        if path.match("outputs-*.parquet") or _is_kept(path):
+        if _is_as_written(path):
             path.unlink(missing_ok=True)
     for inside in sorted([folder, *folder.rglob("*")], reverse=True):
         if inside.is_dir() and not inside.is_symlink():
@@ -133,6 +134,17 @@ def _is_kept(path: Path) -> bool:
         return path.is_file() and _FINGERPRINT in (pq.read_schema(path).metadata or {})
     except (OSError, pa.ArrowException):
         return False
+
+
+def _is_as_written(path: Path) -> bool:
+    """Whether a file is a table that was made here, and holds the rows that were written."""
+    if path.is_symlink() or not _is_kept(path):
+        return False
+    try:
+        _read(path)
+    except RunError:
+        return False
+    return True
 
 
 def _write(tables: Iterable[pd.DataFrame], path: Path, fingerprint: str) -> None:

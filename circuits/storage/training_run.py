@@ -75,12 +75,13 @@ class RunFiles:
     folders: tuple[Path, ...]  # one for each thing that is trained
     checkpoint: Path
     made_of: Mapping[str, Any]
+    elsewhere: str = "use another folder"  # what else to do where a folder is another run's
 
     @property
     def finished(self) -> bool:
         """Whether the run has ended and its files are as it wrote them; refused if a folder
         belongs to something else."""
-        begun = [_is_run(folder, self.made_of) for folder in self.folders]
+        begun = [_is_run(folder, self) for folder in self.folders]
         ended = all(begun) and not self.checkpoint.exists()
         return ended and all(map(_as_written, self.folders))
 
@@ -162,7 +163,7 @@ class TrainingRun(ABC):
         """Take up the state of the checkpoint; refused if it is damaged or another run's."""
         tensors, saved = read_checkpoint(files.checkpoint)
         try:
-            _check_made_of(files.checkpoint, saved["made_of"], files.made_of)
+            _check_made_of(files.checkpoint, saved["made_of"], files)
             self.step, self.n_tokens = saved["step"], saved["n_tokens"]
             self.seconds = saved["seconds"]
             self.restore(tensors, saved["values"])
@@ -264,26 +265,28 @@ def trained_files(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(read_json(folder / RESULT, RunError)["files"])]
 
 
-def _is_run(out: Path, made_of: Mapping[str, Any]) -> bool:
+def _is_run(out: Path, files: RunFiles) -> bool:
     """Whether the folder is this run's already; refused if it is something else's."""
     if (out / PLAN).exists():
-        _check_made_of(out / PLAN, read_json(out / PLAN, RunError), made_of)
+        _check_made_of(out / PLAN, read_json(out / PLAN, RunError), files)
         return True
     if out.exists() and (not out.is_dir() or any(not _is_part(path) for path in out.iterdir())):
         raise RunError(
-            f"{out}: exists already and is not a training run (it has no {PLAN}). Name a new or "
-            f"empty folder."
+            f"{out}: exists already and is not a training run (it has no {PLAN}). Move or "
+            f"remove it, or {files.elsewhere}."
         )
     return False
 
 
-def _check_made_of(where: Path, kept: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+def _check_made_of(where: Path, kept: Mapping[str, Any], files: RunFiles) -> None:
     """Refuse a run that was made of something else, naming each value that differs."""
+    given, begun = files.made_of, where.parent if where.name == PLAN else where
     # what is not given now, such as a precision, the run keeps
     if differing := _differing({name: kept.get(name) for name in given}, given):
         raise RunError(
             f"{where}: belongs to another run, which differs in {', '.join(differing)}. Give the "
-            f"same options and text as then to resume or reuse that run, or use another folder."
+            f"same options and text as then to resume or reuse that run, or remove {begun}, or "
+            f"{files.elsewhere}."
         )
 
 
@@ -312,7 +315,7 @@ def _claimed(files: RunFiles) -> Iterator[None]:
                     f"{out}: another process is training there. Wait for it, or stop it."
                 )
             # another run may have come and gone since the folder was looked at
-            _check_made_of(out / PLAN, read_json(out / PLAN, RunError), files.made_of)
+            _check_made_of(out / PLAN, read_json(out / PLAN, RunError), files)
             for path in filter(_is_part, out.iterdir()):
                 shutil.rmtree(path)
         yield

@@ -19,6 +19,7 @@ from circuits.corpus.batches import Batch, BatchPlan, in_order
 from circuits.corpus.documents import Corpus
 from circuits.errors import CorpusError
 from circuits.model.identity import TwinLabel
+from circuits.model.known_text import check_spelt
 from circuits.model.model import Model
 from circuits.storage.hub import name_of
 from circuits.storage.progress import counted
@@ -42,6 +43,7 @@ def check_fits(original: Model, held_out: Corpus, plan: BatchPlan) -> None:
             f"the held-out text has not one row of {plan.window} tokens. Give more text, or make "
             f"the plan's window smaller."
         )
+    check_spelt(original, held_out)
     if not total / n < guess:
         raise CorpusError(
             f"{original.path}: its loss on this text is {total / n:.2f} nats a token, and a guess "

@@ -11,13 +11,12 @@ import torch
 
 from circuits.corpus.tokenizer import tokenizer_hash
 from circuits.errors import ModelError
-from circuits.model.formats.llama import build, check_stream, read_tokenizer
-from circuits.model.formats.polynomial import is_polynomial
+from circuits.model.formats.llama import build, check_stream, write_about
 from circuits.model.formats.published import check_published, is_published
+from circuits.model.formats.tokenizer import read_tokenizer
 from circuits.model.formats.weights import read_config, read_weights
-from circuits.model.loading import chosen_device, local_folder
+from circuits.model.loading import chosen_device, local_folder, without_gates
 from circuits.model.model import Model
-from circuits.storage.files import write_json
 from circuits.twin.gates import GATES, check_offset
 
 _SAMPLE = "Once upon a time, there was a girl. She said: 'not 2 good!'"
@@ -38,24 +37,22 @@ def load_original(
     check_offset(network)
     words_at = folder if tokenizer is None else local_folder(tokenizer)
     words = read_tokenizer(words_at, network.config.vocab_size, required=True)
-    if words_at != folder:
-        _check_read_again(words, config, words_at)
+    _check_read_again(network, words, words_at)
     network = network.to(chosen_device(device))
     check_stream(folder, network)
     return Model(network, words, folder)
 
 
-def _check_read_again(words: Any, config: Mapping[str, Any], given: Path) -> None:
-    """Refuse a tokenizer that will be another one beside this model's config, which may decide the
-    class that reads it."""
+def _check_read_again(network: Any, words: Any, given: Path) -> None:
+    """Refuse, before anything is trained, a tokenizer that cannot be saved, or will be another one
+    beside this model's config, which may decide the class that reads it."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        words.save_pretrained(folder)
-        write_json(folder / "config.json", dict(config))
-        again: Any = read_tokenizer(folder, len(words), required=True)
+        write_about(network, words, folder)
+        again: Any = read_tokenizer(folder, network.config.vocab_size, required=True)
     if tokenizer_hash(again) != tokenizer_hash(words) or again(_SAMPLE) != words(_SAMPLE):
         raise ModelError(
-            f"{given}: read as a {config['model_type']}, as its twin's folder will be, this "
+            f"{given}: read as a {network.config.model_type}, as its twin's folder will be, this "
             f"{type(words).__name__} is a {type(again).__name__} and gives other tokens. Pass a "
             f"tokenizer of the original's own family."
         )
@@ -66,7 +63,7 @@ def check_gated(where: Path, config: Mapping[str, Any]) -> None:
     kind = config.get("model_type")
     if is_published(config):
         check_published(where, config)
-    if is_published(config) or is_polynomial(config) or config.get("hidden_act") == "linear":
+    if without_gates(config):
         raise ModelError(
             f"{where}: this model is bilinear already, so it is its own twin and there is nothing "
             f"to do. Load it with load_model, or name it to any other command."

@@ -243,7 +243,8 @@ class TwinTraining(NetworkTraining):
 
         def write_twin(folder: Path) -> None:
             write(network, self.tokenizer, folder)
-            label.write(folder)
+            # as it is read again, before there is a label: so its reader will find it
+            label.write_first(folder, model_in(folder, device="cpu").fingerprint)
 
         yield write_twin, self.ended()
 

@@ -21,7 +21,7 @@ from circuits.corpus.documents import Corpus, split_corpus
 from circuits.errors import DictionaryError, check_count, check_memory
 from circuits.model.loading import chosen_device
 from circuits.model.model import Model
-from circuits.model.site import Site
+from circuits.model.site import BySite, Site
 from circuits.storage.checkpoint import optimizer_state, restore_optimizer
 from circuits.storage.training_run import (
     Row,
@@ -39,6 +39,7 @@ from sae.training.step import Coder, Measured
 _DEAD_AFTER = 0.1  # of the run's tokens (or ten million) without being active, a feature is dead
 _MOST_DEAD_AFTER = 10_000_000
 _AT_A_TIME = 8192  # tokens whose statistics are taken
+_ELSEWHERE = "leave its site out (--sites), or train in another run"
 _MIDDLE, _ROUNDS = 2**14, 20  # tokens and rounds that a geometric median is made of
 
 Log = Callable[[str, dict[str, float | int]], None]
@@ -55,7 +56,7 @@ def train_saes(
     device: torch.device | str | None = None,
     checkpoint_every: int = 100,
     log: Log | None = None,
-) -> dict[Site, Dictionary]:
+) -> BySite[Dictionary]:
     """Train a dictionary for each of the plan's sites into ``out/<hook name>``; with a target they
     are transcoders, named after what they read.
 
@@ -78,7 +79,7 @@ def train_on(
     device: torch.device | str | None = None,
     log: Log | None = None,
     checkpoint_every: int = 100,
-) -> dict[Site, Dictionary]:
+) -> BySite[Dictionary]:
     """Like `train_saes`, on activations from a cache or of one's own; the sites are theirs, and
     with a target those of other points, each beside the target of its layer."""
     check_count("train_on", checkpoint_every, None, "checkpoint_every")
@@ -91,10 +92,10 @@ def train_on(
     folders = {site: Path(out) / site.hook_name for site in targets}
     name = sha256(json.dumps([made_of, list(map(str, widths))]).encode()).hexdigest()[:8]
     checkpoint = Path(out) / f"checkpoint-{name}.safetensors"
-    files = RunFiles(tuple(folders.values()), checkpoint, made_of)
+    files = RunFiles(tuple(folders.values()), checkpoint, made_of, _ELSEWHERE)
     if not files.finished:
         DictionaryTraining(source, plan, device, log).run(files, checkpoint_every)
-    return {site: dictionary_in(folder, device=device) for site, folder in folders.items()}
+    return BySite((site, dictionary_in(there, device=device)) for site, there in folders.items())
 
 
 class DictionaryTraining(TrainingRun):

@@ -25,8 +25,8 @@ from analysis import attribution_graph
 from analysis.attribution.page.trace_page import trace_page
 from analysis.attribution.traced import AttributionGraph
 from analysis.behaviour.cases import Behaviour
-from analysis.cli.demo import StepMemory
 from analysis.cli.layered_text import layered_text, layered_validation_text
+from analysis.cli.steps import StepMemory
 from analysis.discovery.layered_circuit import LayeredCircuit
 from analysis.lowrank.curve import RankCurve
 from analysis.runs.folder import RunFolder
@@ -224,7 +224,8 @@ def made(folder: Path) -> dict[Path, Callable[[Path], Any]]:
     (folder / "model.json").write_text(json.dumps(ModelPlan().as_dict()))
     (folder / "saes.json").write_text(json.dumps(TrainingPlan(sites=("mlp_in@0",)).as_dict()))
     attribution_graph(*planted_path(), TEXT, [ANSWER]).save(folder / "trace.json")
-    (folder / "demo.json").write_text(json.dumps({"rank": {"inputs": "0", "files": "1"}}))
+    done = {"inputs": "0" * 64, "files": "1" * 64}
+    (folder / "steps.json").write_text(json.dumps({"rank": done}))
     return {
         folder / "images.npz": open_images,
         folder / "text.jsonl": documents,
@@ -232,7 +233,7 @@ def made(folder: Path) -> dict[Path, Callable[[Path], Any]]:
         folder / "text.parquet": documents,
         folder / "model.json": plan_of(ModelPlan),
         folder / "saes.json": plan_of(TrainingPlan),
-        folder / "demo.json": demo_read,
+        folder / "steps.json": demo_read,
         folder / "trace.json": trace_read,
     }
 
@@ -280,7 +281,7 @@ def readers(hostile_run, tmp_path_factory) -> dict[str, tuple[Path, Callable[[Pa
 
 
 NAMES = [*OF_A_RUN, "images.npz", "text.jsonl", "text.txt", "text.parquet", "model.json",
-         "saes.json", "demo.json", "trace.json"]  # fmt: skip
+         "saes.json", "steps.json", "trace.json"]  # fmt: skip
 JSON = [name for name in NAMES if name.endswith((".json", ".jsonl"))]
 
 

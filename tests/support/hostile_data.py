@@ -295,7 +295,7 @@ TEXTS: dict[str, tuple[Callable[[Path], object], str | None]] = {
         "not a readable Parquet",
     ),
     "saved: a file outside": (
-        saved(state(_data_files=[{"filename": "../../../../etc/passwd"}])), "cannot be read"
+        saved(state(_data_files=[{"filename": "../../../../etc/passwd"}])), "no file of this"
     ),
     "saved: a format by name": (saved(state(_format_type="mine.Mine")), "cannot be read|None"),
     "saved: a FIFO": (saved(files.fifo("state.json")), files.FILE),

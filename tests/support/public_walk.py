@@ -47,7 +47,10 @@ def public_callables() -> dict[str, Any]:
 
 def is_property(thing: Any) -> bool:
     """Whether it is read, and not called."""
-    return isinstance(thing, property) or type(thing).__name__ == "cached_property"
+    return isinstance(thing, property) or type(thing).__name__ in (
+        "cached_property",
+        "while_unchanged",
+    )
 
 
 def members(kind: type) -> Iterator[tuple[str, Any]]:
@@ -120,6 +123,7 @@ class Walk:
             "ModelCases.class_means": {"values": self.margins}, "ModelCases.effects": {"values": self.margins},
             "ModelCases.resampled": {"values": self.margins}, "ModelCases.weights": {"classes": normal(4)},
             "ModelCases.listed": {"values": normal(4)},
+            "ModelCases.once": {"name": "one", "compute": dict},
             "ByName.files": {"name": "one"}, "write_graph": {"path": self.world.folder / "again.graphml", "force": True},
             "matches": {"models": [self.image_model, random_model(seed=3)]},
             "LayeredCircuit.stage": {"layer": 0}, "LayeredValidation.edit": {"kind": "none"},
@@ -215,6 +219,7 @@ class Walk:
             sae.examples(out, w.model, w.corpus, [1], n=2, context=2, n_documents=2), next(stream.chunks()),
             circuits.built_in(0, 50).stories(0, 3), self.curve.figures()[0],
             self.rules, self.rule_study, self.rule_study.pairs, self.rule_study.induction,
+            w.model.read(w.tokens, ["mlp_in@0"]), analysis.behaviour_from_lexicon(**w.of_own_words),
             model.Trained(w.folder / "run" / "model", 1, 10, 5, 0.5, None),
         ]  # fmt: skip
 
@@ -226,7 +231,7 @@ class Walk:
             "codes": [self.active], "corpus": w.corpus, "counts": [1, 2], "cuts": [[1], [2]], "data": self.sets,
             "decays": [0.0], "dictionary": w.out, "direction": w.read[0], "document": graph.attribution(w.circuit),
             "factor": w.behaviour.factors[0], "feature": 1, "first": self.image_model, "found": w.found,
-            "graph": w.graph, "images": self.data, "index": 0, "inter": w.inter, "kept": [2], "label": 1,
+            "graph": w.graph, "images": self.data, "index": 0, "inter": w.inter, "kept": [2], "key": "mlp_in@0", "label": 1,
             "layer": w.layer, "model": self.image_model, "models": [self.spectra, self.spectra], "n": 2, "n_bit": 2,
             "n_feature": 20, "names": ("a",), "noises": [0.0], "other": w.behaviour, "output": 0, "pairs": [(1, 2)],
             "rank": 2, "ranks": [1, 2], "reader": self.reader, "seed": 0, "sizes": self.sizes, "spectra": self.spectra,

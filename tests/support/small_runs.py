@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 
 from analysis.behaviour.cases import Behaviour, Case
+from analysis.discovery.layer_records import Chosen, LeftOut
 from analysis.discovery.layered_circuit import ALL_OTHERS, LOOKS, LayeredCircuit
 from analysis.runs.circuits import run_validate, run_validate_layered
 from analysis.runs.images import run_images
@@ -159,7 +160,9 @@ def layered(found: Circuit) -> LayeredCircuit:
         (0, 0, "", "", unknown, unknown, unknown, -0.05),
     ]
     tables = pd.DataFrame(ways, columns=columns), pd.DataFrame(looks, columns=list(LOOKS))
-    return LayeredCircuit(found.name, (found,), *tables)
+    chosen = (Chosen(0, 0.25, f"word: {HOSTILE[0]}", False, 1e-6),)
+    left_out = LeftOut(1, 0.5, 2, 0.25), LeftOut(2, 0.05), LeftOut(3, None)
+    return LayeredCircuit(found.name, (found,), *tables, chosen, left_out)
 
 
 def small_run(folder: Path) -> Corpus:

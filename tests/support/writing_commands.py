@@ -131,6 +131,7 @@ READING = {
     "sae quality": "sae quality RUN --text IN/text.txt --documents 9 --device cpu",
     "model info": "model info RUN",
     "model generate": "model generate RUN good --tokens 2 --device cpu",
+    "behaviour": "behaviour RUN negation --device cpu",
     "calibrate": "calibrate RUN --snr 3 --seeds 1 --gates 1",
 }
 """Those that read a run and leave it as it is."""

@@ -1,1 +1,1 @@
-"""How a behaviour's contrast flows through every layer of a model, exactly."""
+"""What of a behaviour's contrast depends on each layer of a model, and by which ways."""

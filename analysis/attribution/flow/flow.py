@@ -1,23 +1,19 @@
-"""What every MLP adds to a behaviour's contrast, by all of its ways to the answers.
-
-With attention patterns and norm scales of each case as data, the logit difference is a polynomial
-of what was written before. An MLP's pairs share what it adds, half to each of the two, so that the
-contrast flows back through later MLPs without a loss: what the embeddings pass on (and biases,
-where a model has them) is all of it again. An MLP's part is what flows through it, which holds what
-it passes on: the parts of two layers overlap.
+"""The run of a behaviour's cases that every part of a circuit through several layers is read from,
+and means over the classes in it.
 
 Classes are compared token by token, counted back from the answer, in cases of one shape: of one
-frame, where cases name theirs, and one length.
+frame, where cases name theirs, and one length. Shapes that lack a class are compared as one, each
+token among the texts that have one there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from analysis.behaviour.in_model import ModelCases
@@ -30,54 +26,30 @@ from circuits.model.site import Site
 
 @dataclass(frozen=True, eq=False)
 class Flow:
-    """Of the cases of a behaviour, in float64; positions after the answers' read nothing."""
+    """Of the cases of a behaviour, in float64."""
 
     cases: ModelCases
     model: Model
     run: FrozenRun
     inputs: tuple[Float[Tensor, "case pos model"], ...]  # of each MLP
-    reads: tuple[Float[Tensor, "case pos model"], ...]  # of its output, towards side +1
-    attention_reads: tuple[Float[Tensor, "case pos model"], ...]  # of each attention's output
-    embedded: Float[Tensor, "case pos"]  # what each token's embedding passes on
     difference: Float[Tensor, " case"]  # of the logits
 
     @classmethod
     def of(cls, cases: ModelCases) -> Flow:
-        """The flow through all heads; made once for some cases."""
-        if "flow" not in cases.kept:
+        """Made once for some cases."""
+
+        def made() -> Flow:
             n_number = cases.tokens.numel() * cases.model.d_model * cases.model.n_layer
             check_memory("Flow.of", 40 * n_number, "Pass fewer cases, or shorter ones.")
             model = cases.model.in_dtype(torch.float64)
             run = FrozenRun.of(model, cases.tiles)
-            cases.kept["flow"] = cls(cases, model, run, *_swept(cases, run, ()))
-        flow: Flow = cases.kept["flow"]
-        return flow
+            return cls(cases, model, run, *_swept(cases, run))
+
+        return cases.once("flow", made)
 
     def layer(self, layer: int) -> BilinearLayer:
         """An MLP in float64."""
         return self.model.layer(layer).to("cpu", torch.float64)
-
-    @cached_property
-    def totals(self) -> tuple[Float[Tensor, " case"], ...]:
-        """What flows through each MLP, towards each case's right answer."""
-        return tuple(
-            self.cases.side * (self.layer(layer)(x) * read).sum((1, 2))
-            for layer, (x, read) in enumerate(zip(self.inputs, self.reads, strict=True))
-        )
-
-    def by_way_of(
-        self, heads: Collection[tuple[int, int]], *, past_mlps: bool = False
-    ) -> tuple[Float[Tensor, "case pos model"], ...]:
-        """The part of each MLP's reads that comes through any of some heads, as (layer, head);
-        with ``past_mlps`` what of that comes through no later MLP."""
-        reads = self.reads_past_mlps if past_mlps else self.reads
-        others = _swept(self.cases, self.run, heads, past_mlps)[1]
-        return tuple(read - without for read, without in zip(reads, others, strict=True))
-
-    @cached_property
-    def reads_past_mlps(self) -> tuple[Float[Tensor, "case pos model"], ...]:
-        """The part of each MLP's reads that comes through no later MLP."""
-        return _swept(self.cases, self.run, (), past_mlps=True)[1]
 
 
 def shapes(cases: ModelCases) -> list[Int64[Tensor, " case"]]:
@@ -88,6 +60,55 @@ def shapes(cases: ModelCases) -> list[Int64[Tensor, " case"]]:
     ):
         found.setdefault((case.strata.get("frame"), at), []).append(number)
     return [torch.tensor(rows) for _, rows in sorted(found.items(), key=lambda kind: str(kind[0]))]
+
+
+def matched(cases: ModelCases) -> list[Int64[Tensor, " case"]]:
+    """The same, but shapes that lack a class are one together: their tokens are set against each
+    other as they are counted back from the answer."""
+    whole, rest = list[Int64[Tensor, " case"]](), list[int]()
+    for rows in shapes(cases):
+        if len(cases.label[rows].unique()) == len(cases.signs):
+            whole.append(rows)
+        else:
+            rest += rows.tolist()
+    return [*whole, *([torch.tensor(sorted(rest))] if rest else [])]
+
+
+def mean_over_classes(
+    cases: ModelCases, values: Float[Tensor, "case pos width"]
+) -> Float[Tensor, "case pos width"]:
+    """At each token up to the answer's the mean over the `matched` cases that have a token there,
+    each class alike. A text's first token keeps its own value: what is written there is no part of
+    any effect (`beyond_mean`)."""
+    back = aligned(cases, values)
+    inside = beyond_first(cases, values.shape[1]).to(values.device)[..., None]
+    mean = back.clone()
+    for rows in matched(cases):
+        means, known = class_means(cases, back, rows)
+        whole = means.sum(0) / known.sum(0).clamp(min=1)[:, None]
+        mean[rows] = torch.where(inside[rows], whole, back[rows])
+    return aligned(cases, mean)
+
+
+def class_means(
+    cases: ModelCases, back: Float[Tensor, "case at width"], rows: Int64[Tensor, " row"]
+) -> tuple[Float[Tensor, "class at width"], Bool[Tensor, "class at"]]:
+    """Of some cases, counted back from the answers: the mean of each class over its texts that have
+    a token there beyond their first, and whether there is any such text."""
+    inside = beyond_first(cases, back.shape[1]).to(back.device)
+    means = back.new_zeros(len(cases.signs), *back.shape[1:])
+    known = torch.zeros(means.shape[:2], dtype=torch.bool, device=back.device)
+    for number in range(len(means)):
+        some = rows[cases.label[rows] == number]
+        n = inside[some].sum(0)
+        means[number] = (back[some] * inside[some, :, None]).sum(0) / n.clamp(min=1)[:, None]
+        known[number] = n > 0
+    return means, known
+
+
+def beyond_first(cases: ModelCases, n_pos: int) -> Bool[Tensor, "case at"]:
+    """Whether a text has a token at a place, counted back from its answer, beyond its first."""
+    return torch.arange(n_pos) < cases.position[:, None]
 
 
 def aligned(
@@ -101,64 +122,37 @@ def aligned(
     return moved * (at >= 0)[..., None]
 
 
-def _swept(
-    cases: ModelCases, run: FrozenRun, closed: Collection[tuple[int, int]], past_mlps: bool = False
-) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...], Tensor, Tensor]:
-    """Inputs, reads of MLPs and of attention, what embeddings pass on, and logit differences, where
-    closed heads pass on no influence; with ``past_mlps`` no MLP does either."""
-    model = run.model
-    layers = range(model.n_layer)
-    made: list[tuple[list[Tensor], list[Tensor], list[Tensor], Tensor, Tensor]] = []
-    head = model.network.lm_head.weight
-    each = torch.stack([head[list(a)].mean(0) - head[list(b)].mean(0) for a, b in cases.answers])
-    directions = each[cases.answer.to(head.device)]
-    start = 0
-    with run.held(closed):
+def _swept(cases: ModelCases, run: FrozenRun) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Inputs of the MLPs, and logit differences."""
+    model, start, found = run.model, 0, list[Tensor]()
+    inputs: list[list[Tensor]] = [[] for _ in range(model.n_layer)]
+    directions = answer_directions(cases, model)
+
+    def kept(layer: int, x: Tensor) -> Tensor:
+        inputs[layer].append(x.cpu())
+        return x
+
+    keep = dict[Site | str, Callable[[Tensor], Tensor]]()
+    keep |= {Site("mlp_in", layer): partial(kept, layer) for layer in range(model.n_layer)}
+    with torch.no_grad(), run.held(), model.replaced(keep):
         for rows in cases.tiles:
             here = slice(start, start + len(rows))
-            made.append(
-                _swept_tile(model, rows, cases.position[here], directions[here], layers, past_mlps)
-            )
+            found.append(read_difference(model, rows, cases.position[here], directions[here]))
             start += len(rows)
-    *streams, embedded, difference = zip(*made, strict=True)
-    joined = (tuple(torch.cat([tile[i] for tile in each]) for i in layers) for each in streams)
-    return (*joined, torch.cat(embedded), torch.cat(difference))  # type: ignore[return-value]
+    return tuple(torch.cat(each) for each in inputs), torch.cat(found).cpu()
 
 
-def _swept_tile(
-    model: Model,
-    rows: Tensor,
-    position: Tensor,
-    directions: Tensor,
-    layers: range,
-    past_mlps: bool,
-) -> tuple[list[Tensor], list[Tensor], list[Tensor], Tensor, Tensor]:
-    shape = (*rows.shape, model.d_model)
-    sites = [Site(point, layer) for point in ("mlp_out", "attn_out") for layer in layers]
-    added = {s: torch.zeros(shape, dtype=torch.float64, device=model.device) for s in sites}
-    inputs: list[Tensor] = [None] * len(layers)  # type: ignore[list-item]
-    seen: list[Tensor] = []
+def answer_directions(cases: ModelCases, model: Model) -> Float[Tensor, "case model"]:
+    """What each case's logit difference reads of the last stream, in a model's own numbers."""
+    head = model.network.lm_head.weight
+    each = torch.stack([head[list(a)].mean(0) - head[list(b)].mean(0) for a, b in cases.answers])
+    return each[cases.answer.to(head.device)]
 
-    def halved(layer: int, x: Tensor) -> Tensor:
-        inputs[layer] = x.detach().cpu()
-        passed = x.detach() if past_mlps else x
-        return (passed + x.detach()) / 2  # the same value, half the gradient
 
-    def begin(x: Tensor) -> Tensor:
-        seen[:] = [x.detach().clone().requires_grad_()]
-        return seen[0]
-
-    functions: dict[Site | str, Callable[[Tensor], Tensor]] = {Site("resid_pre", 0): begin}
-    for layer in layers:
-        functions[Site("mlp_in", layer)] = partial(halved, layer)
-    for site, nothing in added.items():
-        functions[site] = nothing.requires_grad_().add
-    with torch.enable_grad(), model.replaced(functions):
-        stream = model.network.model(rows.to(model.device), use_cache=False).last_hidden_state
-        at = stream[torch.arange(len(rows)), position.to(model.device)]
-        difference = (at * directions).sum(1)
-        found = torch.autograd.grad(difference.sum(), [*added.values(), seen[0]])
-    *reads, back = (each.cpu() for each in found)
-    embedded = (back * seen[0].detach().cpu()).sum(-1)
-    of_mlps, of_attention = reads[: len(layers)], reads[len(layers) :]
-    return inputs, of_mlps, of_attention, embedded, difference.detach().cpu()
+def read_difference(
+    model: Model, rows: Int64[Tensor, "row pos"], position: Tensor, directions: Tensor
+) -> Float[Tensor, " row"]:
+    """The logit difference of each row, with its gradients."""
+    stream = model.network.model(rows.to(model.device), use_cache=False).last_hidden_state
+    at = stream[torch.arange(len(rows)), position.to(model.device)]
+    return (at * directions).sum(1)

@@ -1,10 +1,11 @@
 """What each head adds to a behaviour's contrast because it looks elsewhere in one of the classes.
 
-By the frozen flow a head adds ``pattern[t, u] · f[t, u]`` to a logit difference: ``f`` is what the
-answers read of what the head moves from u to t. A text's pattern is the mean over the texts of its
-minimal pair and what differs from it, so a head's part falls into two. The first would be there if
-all texts of a pair were looked at alike; the second, its *looks* part, is there only because they
-are not.
+A head's *looks* part is what is gone of a logit difference when it looks in each text as it does
+on average over the texts of the minimal pair, and all other heads look where they did. It is
+``apart[t, u] · moved[t, u]`` summed: ``apart`` is what the pattern differs by, and ``moved`` what
+the answers read of what the head moves from u to t, on average over the straight line from one
+pattern to the other. What is left of the network with its patterns and scales held is a polynomial,
+so few points of the line give that average exactly.
 
 Where cases name no pairs, all texts of a shape (`shapes`) are compared, each class alike; a text
 with no other class to be compared with has no looks part.
@@ -16,15 +17,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from einops import einsum
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from analysis.attribution.flow.effect import read_of
 from analysis.attribution.flow.flow import Flow, shapes
 from circuits.algebra.head import Head
 from circuits.errors import check_memory
 from circuits.model.site import Site
+
+_N_POINTS = 8  # of the line from one pattern to another, Gauss's
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,14 +115,34 @@ class Looks:
         made, x = self.heads[layer][head], self.streams[layer] / self.scales[layer][..., None]
         value = x @ made.value.mT
         value = value if made.value_bias is None else value + made.value_bias
-        read = self.flow.attention_reads[layer] @ made.output
+        read = self._reads(layer, head) @ made.output
         return einsum(read, value, "case t inner, case u inner -> case t u")
 
-    def parts(self, layer: int, head: int) -> tuple[Float[Tensor, " case"], Float[Tensor, " case"]]:
-        """What the head adds to each logit difference with the mean pattern, and its looks part."""
-        moved, apart = self.moved(layer, head), self.apart(layer, head)
-        mean = self.patterns[layer][:, head] - apart
-        return (mean * moved).sum((1, 2)), (apart * moved).sum((1, 2))
+    def part(self, layer: int, head: int) -> Float[Tensor, " case"]:
+        """What of each logit difference is there only because the head looks elsewhere in its text
+        than in those it is compared with."""
+        return (self.apart(layer, head) * self.moved(layer, head)).sum((1, 2))
+
+    def _reads(self, layer: int, head: int) -> Float[Tensor, "case pos model"]:
+        """What the logit differences read of the layer's attention, on average over the line from
+        the head's mean pattern to its own."""
+        flow = self.flow
+
+        def made() -> Float[Tensor, "case pos model"]:
+            own, apart = self.patterns[layer][:, head], self.apart(layer, head)
+            site, nothing = Site("attn_out", layer), torch.zeros_like(self.streams[layer])
+            n_point = min(2 ** (flow.model.n_layer - 1 - layer), _N_POINTS)  # exact to 4 MLPs
+            places, weights = np.polynomial.legendre.leggauss(n_point)  # from -1 to 1
+            reads = torch.zeros_like(nothing)
+            for place, weight in zip(places.tolist(), weights.tolist(), strict=True):
+                run, pattern = flow.run, (own + (place - 1) / 2 * apart).split(_tile_sizes(flow))
+                for rows, one in zip(flow.cases.tiles, pattern, strict=True):
+                    run = run.with_pattern(rows, layer, head, one)
+                with run.held():
+                    reads += weight / 2 * read_of(flow, site, nothing)[1]
+            return reads
+
+        return flow.cases.once(("looks", layer, head), made)
 
     def raised(self, layer: int, head: int) -> Float[Tensor, "case query_pos key_pos"]:
         """What a score that is higher by one adds to each logit difference, to first order and from
@@ -137,7 +162,7 @@ class Looks:
         """
         cases, made = self.flow.cases, self.heads[layer][head]
         own = cases.weights(cases.affected)
-        sign = 1.0 if float((own * self.parts(layer, head)[1]).sum()) > 0 else -1.0
+        sign = 1.0 if float((own * self.part(layer, head)).sum()) > 0 else -1.0
         raised = sign * own[:, None, None] * self.raised(layer, head)
         scores = made.scores(self.streams[layer] / self.scales[layer][..., None])
         added = raised * (scores - self._sums(scores * self._alike[:, None, None]))
@@ -151,6 +176,10 @@ class Looks:
         weights = weights - self._alike * self._sums(weights)
         weights = 2 * weights / weights.abs().sum().clamp(min=torch.finfo(torch.float64).tiny)
         return [Place(rows, query, key, weights[rows]) for rows, query, key in found]
+
+
+def _tile_sizes(flow: Flow) -> list[int]:
+    return [len(rows) for rows in flow.cases.tiles]
 
 
 def _joined(layers: Iterable[Iterable[Tensor]]) -> tuple[Tensor, ...]:

@@ -1,4 +1,5 @@
-"""What each pair of an MLP's input features adds to a behaviour, by all ways to the answers."""
+"""What each pair of an MLP's input features does to a behaviour's margins, as a share of what all
+of that MLP's output does beyond its mean (`LayerEffect`)."""
 
 from __future__ import annotations
 
@@ -9,52 +10,55 @@ from functools import cached_property
 import pandas as pd
 import torch
 from einops import einsum
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 
 from analysis.attribution.contrast import Origins
-from analysis.attribution.flow.flow import Flow, aligned, shapes
+from analysis.attribution.flow.active_pairs import ActivePairs
+from analysis.attribution.flow.effect import LayerEffect, beyond_mean
+from analysis.attribution.flow.flow import aligned, class_means, matched
 from analysis.behaviour.in_model import ModelCases
 from circuits.algebra.bilinear import BilinearLayer
 from sae.dictionary import Dictionary
-from sae.sparse import Code
 
-_NUMBERS = 2**22  # of products of the hidden layer that are held at a time
+_NUMBERS = 2**22  # of products at tokens that are held at a time
+_N_LISTED = 4096  # pairs
 
 
 @dataclass(frozen=True, eq=False)
-class FlowPairs:
-    """The pairs of features that are active at any token of the cases but the first, up to the
-    answer; the constant is numbered after all features."""
+class EffectOrigins(Origins):
+    """The same of what depends on an MLP by any way: all five shares sum to one."""
 
-    flow: Flow
-    layer_number: int
+    later: float  # made by what reads it, later layers or norms, otherwise in each class
+
+
+@dataclass(frozen=True, eq=False)
+class EffectPairs:
+    """Of the pairs that are active (`ActivePairs`), those that do most."""
+
+    effect: LayerEffect
     dictionary: Dictionary
 
     @property
     def cases(self) -> ModelCases:
         """The behaviour's cases."""
-        return self.flow.cases
+        return self.effect.flow.cases
+
+    @property
+    def layer_number(self) -> int:
+        """Of the MLP."""
+        return self.effect.layer
 
     @cached_property
     def layer(self) -> BilinearLayer:
         """The MLP, in float64."""
-        return self.flow.layer(self.layer_number)
+        return self.effect.flow.layer(self.layer_number)
 
     @cached_property
-    def tokens(self) -> Int64[Tensor, "token 2"]:
-        """Case and position of each token that is looked at."""
-        n_pos = self.cases.tokens.shape[1]
-        at = torch.arange(n_pos)
-        inside = (at[None] <= self.cases.position[:, None]) & (at[None] > 0)
-        return inside.nonzero()
-
-    @cached_property
-    def code(self) -> Code:
-        """The features of those tokens."""
-        case, at = self.tokens.mT
-        x = self.flow.inputs[self.layer_number][case, at]
-        return self.dictionary.to("cpu").active(x.to(self.dictionary.dtype))
+    def active(self) -> ActivePairs:
+        """All pairs that are active."""
+        x = self.effect.flow.inputs[self.layer_number]
+        return ActivePairs(self.cases, x, self.dictionary)
 
     @cached_property
     def written(self) -> Float[Tensor, "feature input"]:
@@ -64,118 +68,146 @@ class FlowPairs:
         return torch.cat([self.layer.lift(decoder, 0.0), self.layer.lift(offset[None])])
 
     @cached_property
-    def _entries(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Of each pair at each token: the case, the pair's number, what it adds to the margin, and
-        the product of both activations."""
-        n, code = self.dictionary.n_feature, self.code
+    def _sums(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Of each pair, by its number, in rising order: what it does for a product of one, on
+        average, and how much it does in either direction."""
+        n, side = self.dictionary.n_feature, self.cases.side.double()
         left, right = (self.written @ factor.mT for factor in self.layer.factors)
-        width = int(code.starts.diff().max()) + 1 if code.n_row else 1
-        rows = max(1, _NUMBERS // (width * self.layer.d_hidden))
-        side = self.cases.side.double()
         found = []
-        for start in range(0, code.n_row, rows):
-            case, at = self.tokens[start : start + rows].mT
-            features, values = _padded(code, start, start + len(case), width, n)
-            gates = self.flow.reads[self.layer_number][case, at] @ self.layer.down
-            gates = gates * side[case][:, None]
+        for some in self.active.by_tokens(self.layer.d_hidden):
+            gates = self.effect.reads[some.case, some.at] @ self.layer.down
+            gates = gates * side[some.case][:, None]
             one, other = (
-                factor[features.clamp(max=n)] * values[..., None] for factor in (left, right)
+                factor[some.features.clamp(max=n)] * some.values[..., None]
+                for factor in (left, right)
             )
             made = einsum(one * gates[:, None], other, "row a hidden, row b hidden -> row a b")
             made = made + made.mT - torch.diag_embed(made.diagonal(dim1=1, dim2=2))
-            a, b = torch.triu_indices(width, width)
-            low, high = features[:, a], features[:, b]
-            numbers = torch.minimum(low, high) * (n + 1) + torch.maximum(low, high)
-            product = values[:, a] * values[:, b]
-            there = product != 0
-            cases_of = case[:, None].expand_as(numbers)
-            found.append((cases_of[there], numbers[there], made[:, a, b][there], product[there]))
-        case, number, value, product = (torch.cat(parts) for parts in zip(*found, strict=True))
-        return case, number, value, product
+            there = some.product != 0
+            value = made[:, some.ends[0], some.ends[1]]
+            found.append((some.numbers[there], value[there], some.product[there]))
+        number, value, product = (torch.cat(parts) for parts in zip(*found, strict=True))
+        numbers, place = torch.unique(number, return_inverse=True)
+        added, together, size = (
+            torch.zeros(len(numbers), dtype=torch.float64).index_add_(0, place, each)
+            for each in (value, product, value.abs())
+        )
+        return numbers, torch.where(together != 0, added / together, 0.0), size
 
-    def added(self, numbers: Int64[Tensor, " pair"]) -> Float[Tensor, "case pair"]:
-        """What some pairs, in rising order, add to each case's margin."""
-        case, number, value, _ = self._entries
-        place = torch.searchsorted(numbers, number).clamp(max=max(len(numbers) - 1, 0))
-        known = numbers[place] == number
-        made = torch.zeros(len(self.cases), len(numbers), dtype=torch.float64)
-        made.index_put_((case[known], place[known]), value[known], accumulate=True)
-        return made
+    @cached_property
+    def energy(self) -> float:
+        """Of all pairs that are active, listed or not, as of the matrix of their weights."""
+        numbers, weight, _ = self._sums
+        first, second = self.active.ends(numbers)
+        return float((weight.square() * torch.where(first == second, 1.0, 0.5)).sum())
+
+    @cached_property
+    def _listed(self) -> tuple[Tensor, Tensor, Tensor]:
+        """First, second and weight of the pairs that are listed."""
+        numbers, weight, size = self._sums
+        some = size.topk(min(_N_LISTED, len(size))).indices.sort().values
+        return *self.active.ends(numbers[some]), weight[some]
+
+    @cached_property
+    def added(self) -> Float[Tensor, "case pair"]:
+        """What each of the listed pairs adds to each case's margin, beyond its mean over the
+        classes; in the order of their numbers."""
+        return self._added[0]
+
+    @cached_property
+    def added_running(self) -> Float[Tensor, "case pair"]:
+        """The same in the network as it runs."""
+        return self._added[1]
+
+    @cached_property
+    def _added(self) -> tuple[Tensor, Tensor]:
+        first, second, _ = self._listed
+        side, reads = self.cases.side.double()[:, None, None], self.effect.reads
+        gates = [(each @ self.layer.down) * side for each in (reads, self.effect.running_reads)]
+        made = [torch.empty(len(self.cases), len(first), dtype=torch.float64) for _ in gates]
+        step = max(1, _NUMBERS // reads[..., 0].numel())
+        for start in range(0, len(first), step):
+            here = slice(start, start + step)
+            used, ends = torch.unique(torch.stack([first[here], second[here]]), return_inverse=True)
+            values = self.active.values_of(used.tolist())
+            product = beyond_mean(self.effect.flow, values[..., ends[0]] * values[..., ends[1]])
+            both = self._products(used, *ends).mT
+            for each, gate in zip(made, gates, strict=True):
+                each[:, here] = (product * (gate @ both)).sum(1)
+        return made[0], made[1]
+
+    def _products(self, used: Tensor, i: Tensor, j: Tensor) -> Float[Tensor, "pair hidden"]:
+        """What pairs of some features make in the hidden layer, for a product of one."""
+        left, right = (self.written[used] @ factor.mT for factor in self.layer.factors)
+        both = left[i] * right[j] + left[j] * right[i]
+        return torch.where((i == j)[:, None], both / 2, both)
 
     @cached_property
     def pairs(self) -> pd.DataFrame:
-        """Every pair that adds anything, those that add most to any affected class first: number,
-        first, second, weight (what it adds for a product of one, on average), contrast, elsewhere,
-        and what it adds to each class."""
+        """The pairs that do most, in the order of their numbers: first, second, weight (what it
+        adds for a product of one, on average), contrast, elsewhere, and what it adds to each class
+        beyond its mean over the classes."""
         cases = self.cases
-        case, number, value, product = self._entries
-        numbers, place = torch.unique(number, return_inverse=True)
-        added, together = (
-            torch.zeros(len(numbers), dtype=torch.float64).index_add_(0, place, each)
-            for each in (value, product)
-        )
-        counts = torch.bincount(cases.label, minlength=len(cases.signs)).double()
-        by_class = torch.zeros(len(cases.signs), len(numbers), dtype=torch.float64)
-        weight = value / counts[cases.label[case]]
-        by_class.index_put_((cases.label[case], place), weight, accumulate=True)
+        first, second, weight = self._listed
+        by_class = cases.class_means(self.added)
         affected = cases.affected.double()
         others = 1 - affected
-        n = self.dictionary.n_feature + 1
         columns = {
-            "number": numbers,
-            "first": numbers // n,
-            "second": numbers % n,
-            "weight": torch.where(together != 0, added / together, 0.0),
+            "first": first,
+            "second": second,
+            "weight": weight,
             "contrast": (affected / affected.sum()) @ by_class,
             "elsewhere": (others / others.sum().clamp(min=1)) @ by_class,
         } | dict(zip(cases.behaviour.labels, by_class, strict=True))
-        table = pd.DataFrame({name: column.numpy() for name, column in columns.items()})
-        most = table[list(cases.behaviour.affected)].max(axis=1)
-        order = most.sort_values(ascending=False, kind="stable").index
-        return table.loc[order].reset_index(drop=True)
+        return pd.DataFrame({name: column.numpy() for name, column in columns.items()})
 
     @cached_property
-    def values(self) -> Float[Tensor, "case feature"]:
-        """How active each feature is over a case's tokens, the constant once in each."""
-        code = self.code
-        values = torch.zeros(len(self.cases), self.dictionary.n_feature + 1, dtype=torch.float64)
-        case = self.tokens[:, 0]
-        values.index_put_((case[code.rows], code.features.long()), code.values.double(),
-                          accumulate=True)  # fmt: skip
-        values[:, -1] = 1
-        return values
+    def known(self) -> float:
+        """Of the contrast that depends on this MLP, the part that the dictionary's features and
+        the constant make, all pairs together."""
+        cases, (case, at) = self.cases, self.active.tokens.mT
+        x = self.effect.flow.inputs[self.layer_number]
+        read = self.dictionary.decode(self.dictionary.encode(x[case, at].to(self.dictionary.dtype)))
+        seen = x.clone()
+        seen[case, at] = read.to(x)
+        made = self.effect.shared(self.layer(seen))
+        return float((cases.weights(cases.affected) * cases.side * made).sum())
 
     @cached_property
     def effects(self) -> pd.DataFrame:
         """Of each feature: its mean over the classes and what each factor and both add."""
         table = pd.DataFrame(
-            self.cases.effects(self.values).mT.numpy(), columns=list(self.cases.effects_named)
+            self.cases.effects(self.active.values).mT.numpy(),
+            columns=list(self.cases.effects_named),
         )
         table.insert(0, "feature", range(len(table)))
         return table
 
     @cached_property
-    def origins(self) -> Origins:
-        """Of the target effect that flows through this MLP: what it computes of both factors, what
-        its input had already, and the rest: of the spread within the classes, or made later, by
-        what reads it. Tokens are compared within `shapes`; a shape that lacks a class has no
-        effects, and counts for the rest."""
+    def origins(self) -> EffectOrigins:
+        """Of the target effect that depends on this MLP: what it computes of both factors, what
+        its input had already, what is made later, as the network reads what it writes otherwise in
+        each class, and of the spread within the classes the rest. The first three are of class
+        means: of inputs, and of what is read. Tokens are compared within `matched` cases; where
+        those lack a class they have no effects, and count for the rest."""
         cases, target = self.cases, self.cases.target
-        x, reads = (self._back(part) for part in (self.flow.inputs, self.flow.reads))
-        total = cases.effects((reads * self.layer(x)).sum((1, 2)))[target]
+        x = aligned(cases, self.effect.flow.inputs[self.layer_number])
+        total = cases.effects(cases.side * self.effect.total)[target]
         left, right = self.layer.factors
-        computed = inherited = total.new_zeros(())
+        computed = inherited = later = total.new_zeros(())
         for effects, gates, share in self._effects(self.layer.lift(x)):
             one, other = effects @ left.mT, effects @ right.mT
-            crossed = einsum(one, other, gates, "a at h, b at h, at h -> a b")
+            crossed = einsum(one, other, gates[0], "a at h, b at h, at h -> a b")
             inherited = inherited + share * (crossed[0, target] + crossed[target, 0])
             for a in range(1, len(effects)):
                 if a != target:
                     computed = computed + share * crossed[a, a ^ target]
+                    turned = [a ^ target ^ b for b in range(len(effects))]
+                    later = later + share * (gates[a] * (one * other[turned]).sum(0)).sum()
         if not total:
-            return Origins(0.0, 0.0, 0.0, 0.0)
-        made, held = float(computed / total), float(inherited / total)
-        return Origins(float(total), made, held, 1 - made - held)
+            return EffectOrigins(0.0, 0.0, 0.0, 0.0, 0.0)
+        made, held, after = (float(part / total) for part in (computed, inherited, later))
+        return EffectOrigins(float(total), made, held, 1 - made - held - after, after)
 
     def computed(self, pairs: pd.DataFrame) -> Float[Tensor, "pair two"]:
         """Of the target effect of some pairs, what is computed of both factors and what was in the
@@ -185,12 +217,10 @@ class FlowPairs:
         column = torch.full((self.dictionary.n_feature + 1,), -1)
         column[used] = torch.arange(len(used))
         i, j = (column[torch.tensor(pairs[end].to_numpy())] for end in ("first", "second"))
-        left, right = (self.written[used] @ factor.mT for factor in self.layer.factors)
-        both = left[i] * right[j] + left[j] * right[i]
-        both = torch.where((i == j)[:, None], both / 2, both)
+        both = self._products(torch.tensor(used), i, j)
         made = held = torch.zeros(len(i), dtype=torch.float64)
-        for effects, gates, share in self._effects(aligned(cases, self._values_of(used))):
-            form = share * gates @ both.mT  # offset pair
+        for effects, gates, share in self._effects(aligned(cases, self.active.values_of(used))):
+            form = share * gates[0] @ both.mT  # offset pair
             first, second = effects[:, :, i], effects[:, :, j]
             held = held + (form * (first[0] * second[target] + first[target] * second[0])).sum(0)
             for a in range(1, len(effects)):
@@ -199,54 +229,19 @@ class FlowPairs:
         sign = 1.0 if float(cases.effects(cases.side)[target]) > 0 else -1.0
         return sign * torch.stack([made, held], dim=1)
 
-    def _values_of(self, used: list[int]) -> Float[Tensor, "case pos feature"]:
-        """How active some features are at each token; the constant is 1."""
-        code, shape = self.code, self.cases.tokens.shape
-        values = torch.zeros(*shape, len(used), dtype=torch.float64)
-        column = torch.full((self.dictionary.n_feature + 1,), -1)
-        column[used] = torch.arange(len(used))
-        at = column[code.features.long()]
-        case, position = self.tokens[code.rows[at >= 0]].mT
-        values[case, position, at[at >= 0]] = code.values[at >= 0].double()
-        if (place := int(column[-1])) >= 0:
-            values[self.tokens[:, 0], self.tokens[:, 1], place] = 1
-        return values
-
-    def _back(self, parts: tuple[Tensor, ...]) -> Float[Tensor, "case at model"]:
-        return aligned(self.cases, parts[self.layer_number])
-
     def _effects(
         self, back: Float[Tensor, "case at width"]
     ) -> Iterator[tuple[Tensor, Tensor, float]]:
-        """Of each shape that has all classes: the effects of some values, what each product of the
-        MLP's adds on average, and the share of the cases."""
-        cases, reads = self.cases, self._back(self.flow.reads)
-        for rows in shapes(cases):
-            among = torch.zeros(len(cases), dtype=torch.bool)
-            among[rows] = True
+        """Of matched cases of all classes: the effects of some values, those of what each product
+        of the MLP's adds, and the share of the cases. Where a class has no token there are none."""
+        cases, reads = self.cases, aligned(self.cases, self.effect.reads)
+        signs = cases.signs.double()
+        for rows in matched(cases):
             if len(cases.label[rows].unique()) == len(cases.signs):
-                gates = cases.effects(reads, among)[0] @ self.layer.down
-                yield cases.effects(back, among), gates, len(rows) / len(cases)
-
-    def active_together(self, share: float) -> list[tuple[int, int]]:
-        """The pairs that are active at a token of this share of the affected cases or more."""
-        case, number, _, _ = self._entries
-        inside = self.cases.affected[self.cases.label] > 0
-        both = torch.unique(torch.stack([number, case]), dim=1)
-        numbers, counts = torch.unique(both[0][inside[both[1]]], return_counts=True)
-        often = numbers[counts >= share * inside.sum()]
-        n = self.dictionary.n_feature + 1
-        return list(zip((often // n).tolist(), (often % n).tolist(), strict=True))
-
-
-def _padded(code: Code, start: int, end: int, width: int, constant: int) -> tuple[Tensor, Tensor]:
-    """The features and values of some rows, the constant last; where there are fewer, zeros."""
-    starts, counts = code.starts[start:end], code.starts.diff()[start:end]
-    place = torch.arange(width - 1)
-    at = (starts[:, None] + place).clamp(max=max(len(code.features) - 1, 0))
-    inside = place < counts[:, None]
-    features = torch.where(inside, code.features[at].long(), constant + 1)
-    values = torch.where(inside, code.values[at].double(), 0.0)
-    last = torch.full((len(starts), 1), constant)
-    ones = torch.ones(len(starts), 1, dtype=torch.float64)
-    return torch.cat([features, last], 1), torch.cat([values, ones], 1)
+                whole = class_means(cases, back, rows)[1].all(0)[:, None]
+                values, gates = (
+                    einsum(signs, whole * class_means(cases, each, rows)[0],
+                           "label effect, label at w -> effect at w") / len(signs)
+                    for each in (back, reads)
+                )  # fmt: skip
+                yield values, gates @ self.layer.down, len(rows) / len(cases)

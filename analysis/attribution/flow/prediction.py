@@ -1,4 +1,5 @@
-"""What the removal of single pairs does, computed from the weights and not by running the model."""
+"""What putting single pairs at their means does, computed from the weights and not by running the
+model."""
 
 from __future__ import annotations
 
@@ -32,14 +33,20 @@ class Prediction:
         self.reads = cases.directions().double()
         self.end = end
 
-    def without(self, layer: int, terms: PairTerms) -> Float[Tensor, " case"]:
-        """The change of each margin where some pairs of a layer are removed."""
-        return torch.stack([self._one(n, row, layer, terms) for n, row in enumerate(self.some)])
+    def without(
+        self, layer: int, terms: PairTerms, mean: Float[Tensor, "some pos model"]
+    ) -> Float[Tensor, " some"]:
+        """The change of each margin where what some pairs of a layer write is put at this mean."""
+        each = enumerate(zip(self.some, mean, strict=True))
+        return torch.stack([self._one(n, row, layer, terms, at) for n, (row, at) in each])
 
-    def _one(self, number: int, row: int, layer: int, terms: PairTerms) -> Float[Tensor, ""]:
+    def _one(
+        self, number: int, row: int, layer: int, terms: PairTerms, mean: Float[Tensor, "pos model"]
+    ) -> Float[Tensor, ""]:
         paths, read = self.paths[number], self.read[number]
         positions = torch.arange(paths.n_position)
-        lost = -terms(read[Site("mlp_in", layer)].to(terms.written)).double()
+        wrote = terms(read[Site("mlp_in", layer)].to(terms.written)).double()
+        lost = mean[: len(wrote)].to(wrote) - wrote
         lost[0] = 0  # a text's first token is left alone
         changed = {layer: lost}
 

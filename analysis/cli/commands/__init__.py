@@ -9,9 +9,10 @@ from typing import Any
 
 _IN = {
     "model": ("model_train", "model_twin", "model_ready", "model_info", "model_generate"),
+    "behaviours": ("behaviour",),
     "dictionaries": ("sae_train", "sae_info", "sae_quality"),
     "circuits": ("interactions", "find", "validate", "rank", "export"),
-    "pages": ("demo", "report", "verify"),
+    "pages": ("demo", "run", "report", "verify"),
     "traces": ("trace",),
     "studies": ("gates", "calibrate", "digits"),
     "shell": ("completion",),

@@ -38,7 +38,7 @@ from analysis.runs.circuits import (
     run_validate,
     story_cases,
 )
-from analysis.runs.folder import RunFolder
+from analysis.runs.folder import RunFolder, check_not_of_a_run
 from analysis.runs.layers import run_interactions, run_rank
 from analysis.runs.run import Run, circuit_at
 from analysis.validation.original import original_of
@@ -117,8 +117,9 @@ def validate(options: Namespace) -> Answer:
         run_validate(run, name, text=text, **how)
         for name in progress(names, "validating", "circuit")
     ]
-    rows = {"validations": [validation_rows(each) for each in found]}
-    return Answer("\n\n".join(map(validation_text, found)), rows)
+    measured = list(zip(found, (run.behaviours[name].metric for name in names), strict=True))
+    rows = {"validations": [validation_rows(*each) for each in measured]}
+    return Answer("\n\n".join(validation_text(*each) for each in measured), rows)
 
 
 def rank(options: Namespace) -> Answer:
@@ -169,6 +170,7 @@ def _export(options: Namespace) -> Answer:
     written: dict[str, object] = {}
     if options.format == "attribution":
         folder = out / "attribution" if options.out is None else out
+        check_not_of_a_run(folder)
         layer = _layer(options, circuit)
         path = write_attribution(circuit, folder, layer, options.scan, force=options.force)
         written["file"] = str(path)

@@ -38,8 +38,9 @@ model, 0 the site set to zero; below 0 is worse than that (_from_mean: 0 is its 
 standard error, over rows of text). fvu_…, recovered_…: of these replacements. pinv_active,
 pinv_inactive: median correlation of the pseudoinverse's values with the activations where a feature
 is active, and with its scores elsewhere (_mean: the mean; _random: of random directions; _n:
-features that count); pinv_exact: whether the pseudoinverse reads
-exactly. Good: recovered near 1, far above recovered_random, and few dead."""
+features that count); pinv_exact: whether the pseudoinverse reads exactly. A site's losses are read
+until recovered is known well enough, so those of two sites may be of more or less of the text:
+n_predicted says how much. Good: recovered near 1, far above recovered_random, and few dead."""
 
 
 def sae_train(options: Namespace) -> Answer:
@@ -109,7 +110,7 @@ def sae_quality(options: Namespace) -> Answer:
 
 
 def _shown(table: pd.DataFrame) -> str:
-    return table.to_string(float_format=lambda value: f"{value:.4g}")
+    return table.to_string(float_format=lambda value: f"{value + 0.0:.4g}")
 
 
 def _answer(dictionaries: dict[Path, Dictionary]) -> Answer:
@@ -119,7 +120,7 @@ def _answer(dictionaries: dict[Path, Dictionary]) -> Answer:
         if "fvu" in row and (mark := _mark_of(folder)):
             row["marks"] = [f"{folder / METRICS}: {mark}"]
             warn(row["marks"][0], MarkWarning, stacklevel=1)  # a note below the text
-    return Answer(text, [*rows.values()])
+    return Answer(text, {"dictionaries": [*rows.values()]})
 
 
 def _row(folder: Path, dictionary: Dictionary) -> dict[str, Any]:

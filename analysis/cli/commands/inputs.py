@@ -10,10 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from analysis.runs.folder import in_training, run_above
+from analysis.runs.folder import RunFolder, in_training, run_above
+from analysis.runs.missing import model_command
 from analysis.runs.run import Run
-from circuits.corpus.documents import Corpus, known_stories, open_corpus, split_corpus
+from circuits.corpus.documents import Corpus, known_stories, open_corpus, to_measure_on
 from circuits.errors import CorpusError, PlanError
+from circuits.model.known_text import check_spelt
+from circuits.model.loading import load_model
 from circuits.model.model import Model
 from circuits.storage.files import read_json
 
@@ -32,12 +35,22 @@ def opened_run(options: Namespace, text: Corpus | None = None) -> Run:
     return run
 
 
-def check_in_its_run(place: str, command: str) -> None:
-    """Refuse or mark what is damaged or edited in the folder of a model or a dictionary, where it
-    lies in a run that knows it."""
+def opened_model(options: Namespace, device: str | None = None) -> Model:
+    """The model that was named, or that of the run."""
+    run = RunFolder(Path(options.model))
+    if run.model.is_dir() and options.tokenizer is None:
+        return Run(run.path, device=device).model  # known by its manifest
+    check_in_its_run(str(run.model_place or options.model))
+    return load_model(run.model_place or options.model, tokenizer=options.tokenizer, device=device)
+
+
+def check_in_its_run(place: str, command: str | None = None) -> None:
+    """Refuse or mark what is damaged or edited in the folder of a dictionary, or without a
+    ``command`` of a model, where it lies in a run that knows it."""
     folder = Path(place).expanduser().resolve()
     if (run := run_above(folder)) is not None:
-        Run(run).check_recorded(folder, command)
+        again = model_command(RunFolder(run)) if command is None else (command, "")
+        Run(run).check_recorded(folder, *again)
 
 
 def named_text(options: Namespace) -> Corpus | None:
@@ -53,8 +66,10 @@ def named_text(options: Namespace) -> Corpus | None:
 
 
 def corpus_for(options: Namespace, model: Model, seed: int) -> Corpus:
-    """The text that was named, or the built-in stories where the model knows their words."""
+    """The text that was named, refused where the model cannot spell it, or the built-in stories
+    where the model knows their words."""
     if (named := named_text(options)) is not None:
+        check_spelt(model, named)
         return named
     stories = known_stories(model.words("reading a corpus"), seed)
     if stories is None:
@@ -66,11 +81,8 @@ def corpus_for(options: Namespace, model: Model, seed: int) -> Corpus:
 
 
 def held_out(options: Namespace, model: Model) -> Corpus:
-    """The part of the text that training leaves out, or all of it where that would be nothing."""
-    training, left_out = split_corpus(corpus_for(options, model, options.seed))
-    if left_out is None:
-        print("note: too few documents to hold any out: this text is trained on", file=sys.stderr)
-    return training if left_out is None else left_out
+    """The part of the text that training leaves out."""
+    return to_measure_on(corpus_for(options, model, options.seed))
 
 
 @contextmanager

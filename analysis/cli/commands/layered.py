@@ -24,6 +24,7 @@ from analysis.runs.folder import ByName
 from analysis.runs.run import Run
 from circuits.errors import NotFoundError, RunError
 from circuits.model.site import mlp_sites
+from circuits.plotting.display import shown
 from circuits.storage.progress import progress
 
 
@@ -126,6 +127,13 @@ def named_circuits(
         find_one = (
             "Its model does not know the words of the built-in behaviours: write cases of your "
             f"own as {JSON_LINES}, then: circuits find {run.folder} --behaviour CASES.jsonl{across}"
+        )
+    other = run.behaviours if across else run.layered_behaviours
+    if elsewhere := [name for name in names if name not in behaviours and name in other]:
+        way = "leave --across out" if across else "add --across"
+        raise RunError(
+            f"{run.folder} {what}: {shown(elsewhere[0])} is one "
+            f"{'of one layer' if across else 'through several layers'}. To test it, {way}."
         )
     known = f"Name one that it has: {', '.join(there)}" if there else find_one
     raise RunError(f"{run.folder} {what}. {known}")

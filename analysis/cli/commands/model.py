@@ -8,19 +8,17 @@ from typing import Any
 
 from analysis.cli.answers import Answer, fields_answer, lined
 from analysis.cli.commands.inputs import (
-    check_in_its_run,
     named_text,
+    opened_model,
     planned,
     saved_when_interrupted,
 )
 from analysis.runs.folder import RunFolder, in_shell
-from analysis.runs.run import Run
 from analysis.runs.training import run_model, run_ready, run_twin
 from circuits.corpus.documents import built_in
 from circuits.errors import RunError
 from circuits.model.identity import TwinLabel
 from circuits.model.loading import load_model
-from circuits.model.model import Model
 from circuits.model.plan import ModelPlan
 from circuits.twin.plan import TwinPlan
 
@@ -106,7 +104,7 @@ def _arithmetic(options: Namespace) -> dict[str, Any]:
 
 def model_info(options: Namespace) -> Answer:
     """A model's layers, sizes and hooks."""
-    model = _loaded(options)
+    model = opened_model(options)
     fields = model.describe()
     shown = {name: value for name, value in fields.items() if name != "twin"}
     return Answer(with_label(shown, model.label), fields)
@@ -115,14 +113,5 @@ def model_info(options: Namespace) -> Answer:
 def model_generate(options: Namespace) -> Answer:
     """A text, continued."""
     how = {"temperature": options.temperature, "seed": options.seed}
-    text = _loaded(options, options.device).generate(options.prompt, options.tokens, **how)
+    text = opened_model(options, options.device).generate(options.prompt, options.tokens, **how)
     return Answer(text, {"prompt": options.prompt, "text": text, **how})
-
-
-def _loaded(options: Namespace, device: str | None = None) -> Model:
-    """The model that was named, or that of the run."""
-    run = RunFolder(Path(options.model))
-    if run.model.is_dir() and options.tokenizer is None:
-        return Run(run.path, device=device).model  # known by its manifest
-    check_in_its_run(str(run.model_place or options.model), "model train")
-    return load_model(run.model_place or options.model, tokenizer=options.tokenizer, device=device)

@@ -5,13 +5,18 @@ from __future__ import annotations
 import sys
 import time
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
 
+from analysis.behaviour.cases import Behaviour
 from analysis.cli.answers import Answer, aligned
 from analysis.cli.circuit_text import circuit_text, validation_text
-from analysis.cli.commands.inputs import named_text, opened_run
+from analysis.cli.commands.inputs import named_text, opened_run, planned
+from analysis.cli.commands.layered import twin_rows, twin_text
 from analysis.cli.demo import Proof, Proven, run_demo
 from analysis.cli.layered_text import layered_text, layered_validation_text
+from analysis.cli.steps import Say
+from analysis.cli.whole import run_whole
 from analysis.discovery.find import verdict
 from analysis.discovery.layered_circuit import LayeredCircuit
 from analysis.discovery.layered_sentences import layered_sentences
@@ -20,9 +25,11 @@ from analysis.runs.folder import RunFolder
 from analysis.runs.verification import not_made_here
 from analysis.runs.verification import verify as verified
 from analysis.validation.layered_record import LayeredValidation
-from circuits.errors import shorten
+from circuits.errors import RunError, shorten
 from circuits.plotting.display import shown
 from circuits.storage.manifest import State
+from circuits.twin.plan import TwinPlan
+from sae.training.plan import TrainingPlan
 
 _NOT_LISTED = (
     "manifest.json does not list it. If it was copied from another run, make it here or remove it; "
@@ -32,13 +39,8 @@ _NOT_LISTED = (
 
 def demo(options: Namespace) -> Answer:
     """Everything at once, into one run folder."""
-    start = time.perf_counter()
-
-    def say(step: str) -> None:
-        print(f"[{time.perf_counter() - start:4.0f} s] {step}", file=sys.stderr)
-
     circuits, validations = run_demo(
-        options.run_folder, options.seed, options.device, say, two_layers=options.two_layers
+        options.run_folder, options.seed, options.device, _timed(), two_layers=options.two_layers
     )
     folder = RunFolder(Path(options.run_folder))
     page = folder.report_page
@@ -48,13 +50,67 @@ def demo(options: Namespace) -> Answer:
     parts = [_text(circuits[subject])]
     if subject in validations:
         parts.append(_proof_text(validations[subject]))
-    lines = [
-        f"  {name}: {verdicts[name]}; {proofs.get(name, 'not validated')}" for name in controls
-    ]
-    parts += ["\n".join(["The controls' own circuits:", *lines]), f"open {page}"]
+    others = {name: f"{verdicts[name]}; {proofs.get(name, 'not validated')}" for name in controls}
+    parts += [others_text(others, two_layers=options.two_layers), f"open {page}"]
     rows = {"run": str(folder.path), "circuits": verdicts, "proofs": proofs,
             "page": str(page), "seed": options.seed}  # fmt: skip
     return Answer("\n\n".join(parts), rows)
+
+
+def _timed() -> Say:
+    """Says each step with the seconds since the first."""
+    start = time.perf_counter()
+    return lambda step: print(f"[{time.perf_counter() - start:4.0f} s] {step}", file=sys.stderr)
+
+
+def others_text(others: Mapping[str, str], *, two_layers: bool) -> str:
+    """The circuits beside the one that is shown; those of one layer are its controls."""
+    if not two_layers:
+        lines = [f"  {name}: {said}" for name, said in others.items()]
+        return "\n".join(["The controls' own circuits:", *lines])
+    return "\n".join(
+        f"Also found: {name}, {where}"
+        if (where := said.removeprefix(f"{name}: found ")) != said
+        else f"{name}: {said}"
+        for name, said in others.items()
+    )
+
+
+def run(options: Namespace) -> Answer:
+    """Every step for a model of one's own."""
+    text = named_text(options)
+    if text is None:
+        raise RunError(
+            "no text: name some like the model's own with --text PATH, to train on and to measure "
+            "on."
+        )
+    plan = planned(TrainingPlan, options.plan, n_features=options.features, k=options.k,
+                   n_tokens=options.tokens)  # fmt: skip
+    whole = run_whole(
+        options.run_folder,
+        options.model,
+        text,
+        [Behaviour.load(name) for name in options.behaviour or ()],
+        twin=planned(TwinPlan, options.twin_plan),
+        dictionaries=plan,
+        device=options.device,
+        seed=options.seed,
+        say=_timed(),
+    )
+    page = whole.run.folder.report_page
+    label = whole.run.model.label
+    doubts = [] if label is None else label.doubts
+    lines = [*twin_text(whole.run), *(f"note: {doubt}." for doubt in doubts)]
+    for name, said in whole.found.items():
+        proof = whole.verdicts.get(name)
+        lines.append(f"{name}: {said}" if proof is None else f"{name}: {said} {proof}.")
+    lines += [f"layer {layer}: {n} circuit{'s' * (n != 1)} proposed from the weights"
+              for layer, n in whole.proposed.items()]  # fmt: skip
+    rows = {"run": str(whole.run.folder), **twin_rows(whole.run),
+            "circuits": dict(whole.found), "proofs": dict(whole.verdicts),
+            "proposed": {str(layer): n for layer, n in whole.proposed.items()},
+            "page": str(page), "seed": options.seed}  # fmt: skip
+    return Answer("\n".join([*lines, "", f"open {page}"]), rows)
 
 
 def _said(circuit: Proven | str) -> str:

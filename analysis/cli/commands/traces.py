@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from pathlib import Path
 
 from analysis.attribution.traced import AttributionGraph
 from analysis.cli.answers import Answer, aligned
 from analysis.cli.commands.inputs import opened_run
+from analysis.runs.folder import check_not_of_a_run
 from analysis.runs.traces import PAGE, run_trace
+from circuits.model.known_text import check_spelt
 
 _MOST_ROWS = 16
 
 
 def trace(options: Namespace) -> Answer:
     """How a text's answer is made, from its logits to its tokens."""
+    if options.attribution is not None:
+        check_not_of_a_run(Path(options.attribution))
     run = opened_run(options)
+    check_spelt(run.model, options.prompt)
     found, file = run_trace(
         run,
         options.prompt,

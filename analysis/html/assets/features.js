@@ -163,7 +163,8 @@ const Features = {
   pairs(site, card) {
     if (!card.pairs.length) return null;
     const make = Report.make, layer = site.split("@")[1], made = make("ul", { class: "pairs" });
-    const link = (point, f) => make("a", { href: Report.href("features", `${point}@${layer}:${f}`) }, String(f));
+    const link = (point, f) => f === "constant" ? f
+      : make("a", { href: Report.href("features", `${point}@${layer}:${f}`) }, String(f));
     for (const [output, first, second, weight, z] of card.pairs) {
       made.append(make("li", {}, link("mlp_out", output), ": ", link("mlp_in", first), " × ", link("mlp_in", second),
         `, ${Report.number(weight)} (${z === null ? "none" : Report.number(z, 2)})`));

@@ -107,7 +107,7 @@ const Graph = {
       path = `M${one.x} ${one.y} Q${mx} ${my} ${two.x} ${two.y}`;
     }
     const width = 1 + 7 * Math.sqrt(Math.abs(edge.strength) / most);
-    const label = `pair ${edge.first} and ${edge.second}: ${Report.number(edge.strength)}`;
+    const label = `pair ${one.label} and ${two.label}: ${Report.number(edge.strength)}`;
     const made = make("g", { class: "edge " + (edge.strength < 0 ? "less" : "more"), role: "button",
       tabindex: 0, "aria-label": label, "data-pair": `${edge.first}-${edge.second}` },
       make("title", {}, label),

@@ -14,7 +14,7 @@ import numpy as np
 from analysis.html.page import Page
 from analysis.report.catalogue.captions import Caption, Captions
 from analysis.runs.run import Run
-from circuits.model.site import Site
+from circuits.model.site import Site, mlp_sites
 from circuits.plotting.display import shown
 from sae.dictionary import Dictionary
 from sae.features.card import CardTables, card_tables
@@ -214,14 +214,16 @@ def _by_feature(n: int, features: Iterable[int], *columns: Iterable[Any]) -> lis
 
 def _pairs(run: Run, site: Site, n_feature: int) -> list[list[Any]]:
     """The strongest pairs of each output feature, or those with each input feature: output, first,
-    second, weight, z."""
+    second, weight, z; the constant, which has no card, by that name."""
     found: list[list[Any]] = [[] for _ in range(n_feature)]
     table = run.tables.get(site.layer)
     if table is None or site.point not in ("mlp_in", "mlp_out"):
         return found
     order = table["weight"].abs().argsort(kind="stable")[::-1]
+    constant = {run.dictionaries[mlp_sites(site.layer)[0]].n_feature: "constant"}
     for row in table.iloc[order].itertuples():
-        pair = [row.output, row.first, row.second, row.weight, row.z]
+        both = (constant.get(f, f) for f in (row.first, row.second))
+        pair = [row.output, *both, row.weight, row.z]
         ends = [row.output] if site.point == "mlp_out" else list({row.first, row.second})
         for feature in ends:
             if feature < n_feature and len(found[feature]) < _N_LISTED:

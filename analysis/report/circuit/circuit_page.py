@@ -33,6 +33,7 @@ _SHARES = {
     "computed": "of what the MLP adds over all classes: computed in it from two factors",
     "inherited": "of the same: already present in the MLP's input",
     "within": "of the same: from variation within the classes",
+    "later": "of the same: made later, as what it writes is read otherwise in each class",
     "direct": "of the model's own margins: added by the MLP directly",
     "error": "of the MLP's contrast: through the dictionary's reconstruction error",
     "through_outputs": "of the contrast: through the output features shown",
@@ -57,7 +58,8 @@ def circuit_page(
     circuit = found.circuit
     labels = Labels(found, books)
     known = circuit.evidence.shares if circuit.evidence is not None else circuit.proposal
-    shares = [(k, v) for k, v in (asdict(known) if known else {}).items() if k in _SHARES]
+    values = asdict(known) if known else {}
+    shares = [(k, v) for k, v in values.items() if k in _SHARES and v is not None]
     drawn = _picture(circuit, labels)
     form = None if found.layer is None else CircuitForm.of(run, found)
     layer = found.layer
@@ -70,7 +72,9 @@ def circuit_page(
     figures = [] if form is None else form_figures(form, text, labels, seed)
     tables = circuit_tables(circuit, labels)
     by_class = [] if mechanism is None else mechanism.tables(labels)
-    tests = [] if found.validation is None else validation_tables(found.validation)
+    metric = "logit difference" if found.behaviour is None else found.behaviour.metric
+    proof = found.validation
+    tests = [] if proof is None else validation_tables(proof, labels.name, metric)
     context = {
         "marks": [shown(mark) for mark in found.marks],
         "name": shown(circuit.name),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pandas as pd
@@ -13,6 +14,7 @@ from analysis.runs.belonging import Found
 from analysis.validation.bases import ENOUGH
 from analysis.validation.record import Validation
 from circuits.graph.circuit import Circuit
+from circuits.graph.records import UNIT, Metric
 from circuits.model.identity import TwinLabel
 from circuits.plotting.display import percent, seen, shown
 
@@ -38,8 +40,9 @@ _OF_FEATURES = (
     "pairs that they are in: a gated model has no pairs to remove."
 )
 _EDIT_HEADS = {
-    "n_pairs": "pairs", "removed": "effect removed", "low": "removed, low", "high": "removed, high",
-    "side_effect": "side effect", "faithfulness": "effect kept", "n_features": "features",
+    "n_pairs": "pairs", "n_cases": "cases", "removed": "effect removed", "low": "removed, low",
+    "high": "removed, high", "side_effect": "side effect", "faithfulness": "effect kept",
+    "n_features": "features",
 }  # fmt: skip
 
 
@@ -54,6 +57,8 @@ def facts(found: Found, twin: TwinLabel | None) -> list[tuple[str, str]]:
     ]
     if circuit.evidence is not None:
         rows.append(("cases used to find it", str(circuit.evidence.n_cases)))
+        if pieces := circuit.evidence.first_pieces:
+            rows.append(("answers compared by their first token", ", ".join(pieces)))
     if found.validation is not None:
         rows.append(("held-out cases", str(found.validation.n)))
         rows.append(("seed", str(found.validation.seed)))
@@ -88,9 +93,12 @@ def proposal_sentences(found: Found, labels: Labels) -> list[str]:
 
 def _group(circuit: Circuit, group: int) -> str:
     name = circuit.group_name(group)
-    numbers = [f.feature for f in circuit.features if f.group == group]
-    listed = ", ".join(str(n) for n in numbers[:4]) + (", …" if len(numbers) > 4 else "")
-    return f"“{name}” (feature{'' if len(numbers) == 1 else 's'} {listed})"
+    of_group = [f for f in circuit.features if f.group == group]
+    numbers = [str(f.feature) for f in of_group if f.label != "constant"]
+    listed = ", ".join(numbers[:4]) + (", …" if len(numbers) > 4 else "")
+    parts = [f"feature{'' if len(numbers) == 1 else 's'} {listed}"] if numbers else []
+    parts += ["the constant"] * (len(of_group) > len(numbers))
+    return f"“{name}” ({' and '.join(parts)})"
 
 
 def circuit_tables(circuit: Circuit, labels: Labels) -> list[Table]:
@@ -154,6 +162,12 @@ def _standing(circuit: Circuit) -> str:
     )
 
 
+def _named(table: pd.DataFrame, name: Callable[[int], str]) -> pd.DataFrame:
+    """With the names of a pair's two features, not their numbers: the constant has none."""
+    ends = {end: table[end].map(lambda f: name(int(f))) for end in ("first", "second")}
+    return table.assign(**ends)
+
+
 def _known(table: pd.DataFrame) -> pd.DataFrame:
     """Without the columns that are empty."""
     return table.dropna(axis=1, how="all") if len(table) else table
@@ -172,7 +186,9 @@ def _measures(circuit: Circuit) -> str:
     )
 
 
-def validation_tables(found: Validation) -> list[Table]:
+def validation_tables(
+    found: Validation, name: Callable[[int], str], metric: Metric = "logit difference"
+) -> list[Table]:
     """The causal tests, with their controls."""
     n = f"n = {found.n} held-out cases, seed {found.seed}"
     random = found.random_table.rename(columns={
@@ -190,10 +206,12 @@ def validation_tables(found: Validation) -> list[Table]:
                  "alone, in that same stratum; the least kept may be in another one, see every "
                  f"stratum below. {found.judged}", found.worst_strata),
         Table.of("edits", "Edits of the running model, controls last. Contrast: mean margin of "
-                 "the affected classes, in logits. Effect removed: share of the contrast that the "
+                 f"the affected classes, in {UNIT[metric]}. Effect removed: share of the contrast "
+                 "that the "
                  "edit removes (low to high: 95 % bootstrap interval). Side effect: largest "
                  "relative change in another class. Control, circuit of …: other circuits of this "
-                 f"run removed, for comparison; no criterion uses them; {n}."
+                 "run removed, for comparison; no criterion uses them. Cases: the patch is over "
+                 f"those that have a counterpart in their minimal pair; {n}."
                  f"{_OF_FEATURES * bool(found.in_original)}",
                  found.edit_table, _EDIT_HEADS),
         Table.of("random", "Control: random pairs of features that are active together, instead "
@@ -206,10 +224,10 @@ def validation_tables(found: Validation) -> list[Table]:
         Table.of("origins", "Computed or inherited, over all cases and in each frame "
                  "with cases enough.", found.origins),
         Table.of("parts", "Faithfulness lost without each pair, when only the circuit is kept.",
-                 found.parts),
+                 _named(found.parts, name)),
         Table.of("checks", "Each pair checked by an intervention: the change of each output "
                  "feature that its weight predicts, and the change measured in the running MLP (a "
-                 "second difference).", found.checks, {"off_by": "difference"}),
+                 "second difference).", _named(found.checks, name), {"off_by": "difference"}),
     ]  # fmt: skip
     if len(found.side_effects):
         caption = "Side effects on ordinary text: loss and KL divergence, in nats per token."

@@ -59,7 +59,8 @@ def _of_classes(form: CircuitForm, account: PairAccount) -> list[_Example]:
             case = order[rank]
             right, wrong = behaviour.cases[case].right[0], behaviour.cases[case].wrong[0]
             read = f"logit of “{right}” and similar answers over “{wrong}” and similar answers"
-            title = f"{label}: {name} margin of {len(order)} cases, {float(margins[case]):+.2f}"
+            margin = round(float(margins[case]), 2) + 0.0
+            title = f"{label}: {name} margin of {len(order)} cases, {margin:+.2f}"
             reader = Reader(reads[case].to(form.model.device), name=read)
             place = int(cases.position[case])
             examples.append((title, reader, cases.tokens[case], place, case))

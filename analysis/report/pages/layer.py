@@ -112,14 +112,16 @@ def _outputs(run: Run, table: LayerTable, into: Catalogue, out: Catalogue) -> Ta
     known = run.tables.get(table.layer)
     if known is not None:
         count = known[known["q"] <= 0.05].groupby("output").size()
-        listed["pairs at q 0.05"] = [int(count.get(o, 0)) for o in rows["output"]]
+        listed["listed pairs at q 0.05"] = [int(count.get(o, 0)) for o in rows["output"]]
     caption = "Every output, read by encoder"
     reader = run.reader_of_interactions(table.layer)
     if known is not None and reader not in (None, "encoder"):
-        caption += f"; pairs at q 0.05, by {shown(reader)}"
+        caption += f"; listed pairs at q 0.05, by {shown(reader)}"
     if known is not None:
         caption += (
-            ". q tests a pair against the whole form, so this count includes shadows: a strong "
+            ". q is of all pairs of an output, but only the strongest by weight are listed and "
+            "counted: with more of them a q can be smaller, never larger. q tests a pair against "
+            "the whole form, so this count includes shadows: a strong "
             "pair also gives weight to near twins of its features. interaction_graph(…, "
             "significant=0.05) tests each pair given the others"
         )

@@ -19,7 +19,7 @@ from analysis.lowrank.curve import RankCurve
 from analysis.report.circuit.mechanism import Mechanism
 from analysis.report.pages.layered import headline
 from analysis.runs.belonging import Found
-from analysis.runs.missing import TRACE, command_for
+from analysis.runs.missing import TRACE, command_for, not_found
 from analysis.runs.run import Run
 from analysis.validation.criteria import Claim
 from analysis.validation.edits import DrawKind, EditKind
@@ -56,12 +56,16 @@ def overview(
             if found.behaviour
         ],
         "layered": [headline(found, layered[found.stem]) for found in run.layered_found],
+        "not_found": [
+            {"name": shown(one.name), "across": one.across, "why": seen(one.why)}
+            for one in not_found(run.folder, run.hashes)
+        ],
         "proposals": [_proposal(found, names) for found in run.found if not found.behaviour],
         "model": [(key, shown(value)) for key, value in model],
         "dictionaries": dictionaries,
         "curves": [_curve_line(layer, curve) for layer, curve in run.curves.items()],
         "manifest": _steps(run),
-        "twin": None if run.model.label is None else _twin(run.model.label),
+        "twin": None if run.model.label is None else _twin(run, run.model.label),
         "missing": run.missing,
         "find": command_for("find", run.knows_stories),
         "rank": command_for("rank", run.knows_stories),
@@ -74,10 +78,13 @@ def overview(
     return Page("index", "Overview", "overview.html.j2", context, tables=[dictionaries])
 
 
-def _twin(label: TwinLabel) -> dict[str, Any]:
-    """Whose twin the model is, and its label: what the twin lost."""
+def _twin(run: Run, label: TwinLabel) -> dict[str, Any]:
+    """Whose twin the model is, and its label: what the twin lost; whether a circuit of the run can
+    be measured in the original, as those of one layer can."""
     lost = {name: value for name, value in label.figures.items() if name not in _ELSEWHERE}
-    return {"original": shown(label.figures["original"]), "lost": lost, "doubts": label.doubts}
+    one_layer = not run.layered_found or any(found.behaviour for found in run.found)
+    return {"original": shown(label.figures["original"]), "lost": lost, "doubts": label.doubts,
+            "one_layer": one_layer}  # fmt: skip
 
 
 def _headline(found: Found, names: Mapping[str, str]) -> dict[str, Any]:

@@ -127,7 +127,7 @@ class ImageModel:
         """Write a safetensors file, whole or not at all; over a file that is no such model only
         with ``force``."""
         kind = "a classifier of images"
-        check_file(path, kind, lambda head: b'"height"' in head, ImageError, force)
+        check_file(path, kind, lambda _: _is_one(Path(path)), ImageError, force)
         tensors = {"head": self.head}
         if self.head_bias is not None:
             tensors["head_bias"] = self.head_bias
@@ -143,6 +143,16 @@ class ImageModel:
         sizes = " -> ".join(str(layer.d_hidden) for layer in self.layers)
         pixels = f"{self.height} x {self.width} pixels"
         return f"ImageModel({pixels} -> {sizes} products -> {self.n_class} classes)"
+
+
+def _is_one(path: Path) -> bool:
+    """Whether a file has the tensors and the notes of an image model."""
+    try:
+        with safe_open(path, "pt") as file:
+            notes, names = set(file.metadata() or {}), set(file.keys())
+    except (SafetensorError, OSError):
+        return False
+    return notes == {"height", "width"} and {"head", "layers.0.left"} <= names
 
 
 @checked

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from analysis.studies.images.png import MARK, encoded
+from analysis.studies.images.png import encoded, is_ours
 from circuits.arguments import checked
 from circuits.errors import ImageError, check_count, check_rows
 from circuits.storage.files import written_whole
@@ -48,7 +48,7 @@ def sheet(rows: Sequence[Float[Tensor, "_ height width"]]) -> UInt8[np.ndarray, 
 def check_picture(path: str | Path, force: bool = False) -> None:
     """Refuse to write over anything but a picture of ours, unless with ``force``."""
     kind = "a picture that the toolkit wrote"
-    check_file(path, kind, lambda head: MARK in head, ImageError, force)
+    check_file(path, kind, is_ours, ImageError, force)
 
 
 def write_png(

@@ -69,6 +69,11 @@ def decoded(content: bytes) -> UInt8[np.ndarray, "height width *channel"]:
     return picture if step == 1 else picture.reshape(height, width, step)
 
 
+def is_ours(head: bytes) -> bool:
+    """Whether a file with these first bytes is a picture that was written here."""
+    return head.startswith(_START) and MARK in head
+
+
 def _parts(content: bytes) -> tuple[bytes, bytes]:
     """The header and the compressed rows."""
     if not content.startswith(_START):

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from circuits.algebra.head import Head
+from circuits.algebra.unchanged import versions
 from circuits.errors import ModelError
 from circuits.model.formats.llama import distance
 
@@ -35,11 +36,13 @@ class Heads:
 
     def __init__(self, network: Any, where: Path) -> None:
         self.network, self.where = network, where
-        self._known: dict[int, list[Head]] = {}
+        self._known: dict[int, tuple[list[tuple[int, int]], list[Head]]] = {}
 
     def of(self, layer: int) -> list[Head]:
-        """The heads of a layer, checked when they are first asked for."""
-        if layer not in self._known:
+        """The heads of a layer, checked when they are first asked for, and again where weights were
+        changed in place."""
+        now = versions(self.network.model.layers[layer].parameters())
+        if layer not in self._known or self._known[layer][0] != now:
             parts = {
                 name for name, _ in self.network.model.layers[layer].self_attn.named_children()
             }
@@ -49,8 +52,8 @@ class Heads:
                 self._refuse(layer, parts)
                 heads = self._heads(layer)
             self._check(layer, heads)
-            self._known[layer] = heads
-        return self._known[layer]
+            self._known[layer] = now, heads
+        return self._known[layer][1]
 
     def _refuse(self, layer: int, parts: set[str]) -> None:
         if other := sorted(parts - set(_FACTORS)):
@@ -131,7 +134,7 @@ class Heads:
         weight = self.network.lm_head.weight
         x = torch.randn(1, n_position, weight.shape[1], generator=generator).to(weight)
         normed = block.input_layernorm(x)
-        with eager(self.network):
+        with attending(self.network):
             out, pattern = block.self_attn.forward(  # without hooks, which may replace it now
                 hidden_states=normed,
                 position_embeddings=self._angles(x, n_position),
@@ -159,10 +162,11 @@ class Heads:
 
 
 @contextmanager
-def eager(network: Any) -> Iterator[None]:
-    """Within the block, attention computes its pattern as a tensor."""
+def attending(network: Any, how: str = "eager") -> Iterator[None]:
+    """Within the block, attention is computed in another way; the usual one computes its pattern as
+    a tensor."""
     before = network.config._attn_implementation
-    network.config._attn_implementation = "eager"
+    network.config._attn_implementation = how
     try:
         yield
     finally:
@@ -202,7 +206,7 @@ def scores_of_run(
 def watched_patterns(network: Any) -> Iterator[list[Float[Tensor, "batch head query_pos key_pos"]]]:
     """Where each head of each layer looks, of the passes within the block."""
     found: list[Tensor] = []
-    with eager(network), ExitStack() as hooks:
+    with attending(network), ExitStack() as hooks:
         for block in network.model.layers:
             handle = block.self_attn.register_forward_hook(lambda _m, _a, out: found.append(out[1]))
             hooks.callback(handle.remove)

@@ -19,9 +19,8 @@ from torch import Tensor
 
 from circuits.algebra.bilinear import BilinearLayer
 from circuits.errors import ModelError
-from circuits.model.formats.weights import check_state, refuse_code
+from circuits.model.formats.weights import check_state
 from circuits.model.site import POINTS, Site, attach
-from circuits.storage.files import read_json
 
 _LAYER = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 # unknown to some families' configurations: head_dim is read anyway, the others change nothing
@@ -29,9 +28,6 @@ _HARMLESS = {"head_dim", "pretraining_tp", "transformers.js_config", "unsloth_ve
 # how a layer is run, not what it computes; a name with a slash would fetch code from the hub
 _HOW_RUN = {f"{_}{part}_implementation" for _ in ("", "_") for part in ("attn", "experts")}
 _HOW_RUN |= {f"_{part}_implementation_internal" for part in ("attn", "experts")}
-# where a tokenizer's files list tokens that were added; None: the whole file does
-_ADDED = {"tokenizer.json": "added_tokens", "tokenizer_config.json": "added_tokens_decoder",
-          "added_tokens.json": None}  # fmt: skip
 FIXED = 1e12
 """The epsilon of a norm that is only a scale: the mean square of an activation is nothing beside
 it, so that every token is divided by the same 1e6, which the norm's weight takes back."""
@@ -82,7 +78,7 @@ def build(where: Path, config: Mapping[str, Any], state: dict[str, Tensor]) -> A
     except Exception as error:  # each library raises its own kind
         raise ModelError(
             f"{where / 'config.json'}: transformers cannot build a language model from it "
-            f"({_in_short(error)})."
+            f"({in_short(error)})."
         ) from error
     _check_layout(where, network)
     # a field that the family does not know is kept as an attribute and ignored
@@ -273,89 +269,40 @@ def distance(got: Tensor, wanted: Tensor) -> float:
     return float((got.double() - wanted.double()).abs().max() / scale)
 
 
-def read_tokenizer(folder: Path, n_token: int, *, required: bool) -> Any | None:
-    """The tokenizer of a folder, if it fits an embedding of ``n_token`` rows."""
-    from transformers import AutoTokenizer
-
-    files = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
-    if not any((folder / name).exists() for name in files):
-        if required:
-            raise ModelError(f"{folder}: holds no tokenizer ({', '.join(files)}).")
-        return None
-    refuse_code(folder)
-    _check_tokenizer_class(folder)
-    _check_added(folder, n_token)
-    try:
-        auto: Any = AutoTokenizer  # untyped in transformers
-        where = str(folder)
-        tokenizer = auto.from_pretrained(where, local_files_only=True, trust_remote_code=False)
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:  # a panic of the tokenizers library is no Exception
-        raise ModelError(
-            f"{folder}: its tokenizer cannot be read ({_in_short(error)}). Save it again with "
-            f"tokenizer.save_pretrained."
-        ) from error
-    largest = max(tokenizer.get_vocab().values(), default=-1)
-    if largest < 0:
-        raise ModelError(f"{folder}: the vocabulary of its tokenizer is empty. Copy it again.")
-    if largest >= n_token:
-        raise _other_tokenizer(folder, f"tokens go up to {largest}", n_token)
-    return tokenizer
-
-
-def _other_tokenizer(folder: Path, what: str, n_token: int) -> ModelError:
-    return ModelError(
-        f"{folder}: the tokenizer's {what}, but the embedding has {n_token} "
-        f"rows (config.json, field 'vocab_size'): it is another model's tokenizer. "
-        f"Pass the right one as load_model(path, tokenizer=folder)."
-    )
-
-
-def _check_added(folder: Path, n_token: int) -> None:
-    """Refuse more added tokens than can have a row: they are read one by one, for minutes."""
-    for name, field in _ADDED.items():
-        if (path := folder / name).exists():
-            content = read_json(path, ModelError)
-            added = content.get(field, ()) if field else content
-            if isinstance(added, dict | list) and len(added) > n_token:
-                raise _other_tokenizer(folder, f"{name} adds {len(added)} tokens", n_token)
-
-
-def _check_tokenizer_class(folder: Path) -> None:
-    """Refuse the name of something else in transformers, which would be loaded from the folder."""
-    import transformers
-
-    for name in ("tokenizer_config.json", "config.json"):
-        path = folder / name
-        kind = read_json(path, ModelError).get("tokenizer_class") if path.exists() else None
-        found = getattr(transformers, kind, None) if isinstance(kind, str) else kind
-        base = transformers.PreTrainedTokenizerBase
-        if found is not None and not (isinstance(found, type) and issubclass(found, base)):
-            raise ModelError(
-                f"{path}: tokenizer_class is {kind!r:.40}, which is no tokenizer. Save it again "
-                f"with tokenizer.save_pretrained."
-            )
-
-
 def write(network: Any, tokenizer: Any | None, folder: Path) -> None:
     """Fill a folder as ``save_pretrained`` would, without its progress bar; a network of another
     layout writes its own."""
     if (write_layout := getattr(network, "write_layout", None)) is not None:
         write_layout(folder)
         return
-    network.config.architectures = [type(network).__name__]
-    network.config.dtype = network.dtype
-    network.config.save_pretrained(folder)
+    write_about(network, tokenizer, folder)
     state = {name: weight.detach().contiguous() for name, weight in network.state_dict().items()}
     if network.config.tie_word_embeddings:
         del state["lm_head.weight"]
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     # safetensors makes a file that only its owner may read
     shutil.copymode(folder / "config.json", folder / "model.safetensors")
-    if tokenizer is not None:
-        tokenizer.save_pretrained(folder)
 
 
-def _in_short(error: BaseException) -> str:
+def write_about(network: Any, tokenizer: Any | None, folder: Path) -> None:
+    """What a folder holds beside the weights: the configuration and the tokenizer."""
+    network.config.architectures = [type(network).__name__]
+    network.config.dtype = network.dtype
+    what, where = "configuration", network.config.name_or_path
+    try:
+        network.config.save_pretrained(folder)
+        if tokenizer is not None:
+            what, where = "tokenizer", tokenizer.name_or_path
+            tokenizer.save_pretrained(folder)
+    except OSError:  # of the disk
+        raise
+    except Exception as error:  # what is no JSON, or no text, as each library says it
+        raise ModelError(
+            f"{where or 'the model'}: its {what} cannot be saved ({in_short(error)}). Remove from "
+            f"its files what is neither text nor a number."
+        ) from error
+
+
+def in_short(error: BaseException) -> str:
+    """The message of a library's error, in one line."""
     return textwrap.shorten(str(error), 200, placeholder=" …") or type(error).__name__

@@ -320,3 +320,31 @@ def test_of_every_mlp_it_is_known_where_its_contrast_comes_from():
     made = by_layer(in_model(planted_behaviour(), planted_model())).set_index("component")
     assert made.loc["MLP", "computed"] == pytest.approx(1, abs=1e-5)
     assert made.loc[["embedding", "attention"], "computed"].isna().all()
+
+
+def test_a_pair_is_the_second_derivative_times_both_activations():
+    """Of one bilinear layer: of what each case's answers read of its output, by autograd."""
+    account, width = small_account(), small_model().d_model
+    features = len(account.features) - 1  # the constant is none
+    expected = torch.zeros(features, features, dtype=torch.float64)
+    weights = account.cases.weights(account.cases.affected)
+    for values, error, reads, weight in zip(
+        account.values, account.error, account.reads, weights, strict=True
+    ):
+        constant = values[-1] * account.written[-1] + error
+
+        def read(z: Tensor, constant: Tensor = constant, reads: Tensor = reads) -> Tensor:
+            x = z @ account.written[:-1] + constant
+            return account.layer(x[:width]) @ reads
+
+        z = values[:-1]
+        second = torch.autograd.functional.hessian(read, z) * z[:, None] * z
+        expected += weight * (second.triu(1) + torch.diag(second.diagonal()) / 2)
+    found = torch.zeros_like(expected)
+    place = {feature: n for n, feature in enumerate(account.features.tolist())}
+    for pair in account.pairs.to_dict("records"):
+        one, other = sorted((place[pair["first"]], place[pair["second"]]))
+        if other < features:
+            found[one, other] += pair["contrast"]
+    assert expected.abs().max() > 0.01
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-9 * float(expected.abs().max()))

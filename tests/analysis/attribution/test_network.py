@@ -14,8 +14,16 @@ from analysis import attribution_graph
 from analysis.attribution.node_gates import Carried
 from analysis.attribution.traced import AttributionGraph
 from analysis.attribution.writers import Writers
-from analysis.behaviour.in_model import single_tokens
-from circuits.errors import DictionaryError, FeatureRangeError, GraphError, ModelError
+from analysis.behaviour.answers import single_tokens
+from analysis.behaviour.cases import Behaviour, Case
+from analysis.behaviour.in_model import in_model
+from circuits.errors import (
+    CircuitsError,
+    DictionaryError,
+    FeatureRangeError,
+    GraphError,
+    ModelError,
+)
 from circuits.graph import read_graph
 from circuits.model import Site, load_model
 from sae import load_dictionaries
@@ -276,7 +284,7 @@ def test_what_is_wrong_is_refused_in_one_line():
     for given, error, said in [
         ({"text": " ".join(["w4"] * 40)}, ModelError, "41 tokens, and .* at most 32"),
         ({"text": "w4 zebra"}, ModelError, "does not know 'zebra'"),
-        ({"targets": ["zebra"]}, ModelError, "'zebra' must be a single known token"),
+        ({"targets": ["zebra"]}, ModelError, "'zebra' has no known token after the text"),
         ({"targets": ["w8"], "against": ["w8"]}, ModelError, "'w8' against itself"),
         ({"dictionaries": [*both, both[0]]}, DictionaryError, "two dictionaries of mlp_out@0"),
         ({"dictionaries": []}, DictionaryError, "no dictionary of mlp_out was given"),
@@ -289,6 +297,27 @@ def test_what_is_wrong_is_refused_in_one_line():
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("word", ["", " ", "\t", "\u2581", "\u0120", "\u2581 "])
+def test_a_space_alone_is_no_word(word):
+    """Some tokenizers have a token for it."""
+    model = load_model("stories260K-bilinear", device="cpu")
+    dictionaries = load_dictionaries("stories260K-bilinear", device="cpu")
+    assert single_tokens(model.tokenizer, "Once upon a time", ["the", word]).keys() == {"the"}
+    for how in ({"targets": [word]}, {"targets": ["the"], "against": [word]}):
+        with pytest.raises(ModelError, match="has no known token after the text: it is empty"):
+            attribution_graph(model, dictionaries, "Once upon a time", **how)
+    answers = {"good": ("the", word), "bad": (word, "the")}
+    behaviour = Behaviour("blank", tuple(
+        Case(f"Once upon {one} {noun}", label, (right,), (wrong,))
+        for noun in ("time", "day")
+        for one, (label, (right, wrong)) in zip(("a", "the"), answers.items(), strict=True)
+    ))  # fmt: skip
+    with pytest.raises(CircuitsError, match=r"no token of .* can be an answer") as found:
+        in_model(behaviour, model)
+    assert "\n" not in str(found.value)
+    assert "(it has )" not in str(found.value)
+
+
 def test_words_are_taken_with_the_mark_of_their_space_and_without():
     model = load_model("stories260K-bilinear", device="cpu")
     text, words = "Once upon a time there was a girl named", ("Lily", "\u2581Lily", "\u0120Lily")
@@ -297,13 +326,30 @@ def test_words_are_taken_with_the_mark_of_their_space_and_without():
     assert single_tokens(model.tokenizer, text, words) == dict.fromkeys(words, token)
     graph = attribution_graph(model, dictionaries, text, words, n_nodes=20, n_followed=9)
     assert (graph.nodes["kind"] == "logit").sum() == 1
-    said = r"'elephant' must be a single known token after the text \(it is \d: "
-    for word in ("elephant", "\u2581elephant"):
-        with pytest.raises(ModelError, match=said.replace("elephant", word)) as caught:
-            attribution_graph(model, dictionaries, text, [word])
-        assert "\n" not in str(caught.value)
-    with pytest.raises(ModelError, match="against itself"):
+    with pytest.raises(
+        ModelError, match="'Lily' against '\u2581Lily', of the same token, is always"
+    ):
         attribution_graph(model, dictionaries, text, ["Lily"], against=["\u2581Lily"])
+
+
+def test_a_word_of_several_tokens_is_followed_by_its_first():
+    model = load_model("stories260K-bilinear", device="cpu")
+    dictionaries = load_dictionaries("stories260K-bilinear", device="cpu")
+    text, budget = "Once upon a time there was a", {"n_nodes": 20, "n_followed": 9}
+    first = model.tokenizer(f"{text} elephant")["input_ids"][
+        len(model.tokenizer(text)["input_ids"])
+    ]
+    piece = model.token_texts([first])[0].strip("\u2581 ")
+    for word in ("elephant", "\u2581elephant"):
+        graph = attribution_graph(model, dictionaries, text, [word], **budget)
+        value = graph.nodes.set_index("node")["value"][f"logit {word}"]
+        assert value == pytest.approx(
+            float(model.logits(model.tokens(text))[0, -1, first]), rel=1e-4
+        )
+        said = f"words of several tokens are followed by their first: {word} by {piece}"
+        assert said in graph.notes
+    with pytest.raises(ModelError, match="'elephant' against 'elephants', of the same token"):
+        attribution_graph(model, dictionaries, text, ["elephant"], against=["elephants"])
 
 
 def test_the_graph_has_gates_as_nodes_and_is_kept_in_two_files(tmp_path):

@@ -6,19 +6,22 @@ from dataclasses import replace
 import pytest
 import torch
 
+from analysis.attribution.contrast import PairAccount
 from analysis.behaviour.built_in import built_in_behaviour, cases_from_stories
 from analysis.behaviour.cases import Behaviour, Case
 from analysis.behaviour.in_model import in_model
+from analysis.discovery.find import find_circuit
 from circuits.corpus import built_in
 from circuits.corpus.stories.lexicon import Lexicon
 from circuits.corpus.stories.prompts import BEHAVIOURS, minimal_pairs
 from circuits.corpus.tokenizer import train_tokenizer
-from circuits.errors import BehaviourError, FeatureRangeError
+from circuits.errors import BehaviourError, FeatureRangeError, ModelError
 from tests.support.planted_negation import (
     GLAD,
     SAD,
     WORDS,
     planted_behaviour,
+    planted_dictionaries,
     planted_model,
     planted_tokenizer,
     sentiment,
@@ -245,6 +248,18 @@ def test_cases_of_a_pair_are_asked_for_the_same_answers(model):
     )
 
 
+def test_a_name_of_several_lines_is_refused():
+    broken = (
+        {"label": "not\ngood"},
+        {"factors": {"a\n": True}},
+        {"strata": {"frame": "so\u2028felt"}},
+    )
+    for each in broken:
+        cases = tuple(replace(case, pair=None, **each) for case in changed(0).cases[:2])
+        said = refused(lambda cases=cases: Behaviour("negation", cases))
+        assert "is of several lines" in said
+
+
 def test_what_no_one_knows_is_not_built_in():
     assert "there are negation, pronoun, but, lies" in refused(lambda: built_in_behaviour("irony"))
     with pytest.raises(FeatureRangeError, match="n = 0"):
@@ -257,10 +272,9 @@ def test_what_no_one_knows_is_not_built_in():
 def test_words_that_are_no_tokens_are_all_listed_with_suggestions(model):
     answers = tuple(f"word{i}" for i in range(10))
     said = refused(lambda: in_model(changed(1, right=(*SAD, "gladly"), wrong=answers), model))
-    assert "answers must be single tokens" in said
-    assert "'gladly' (it has glad" in said
+    assert "no token of 'gladly' (it has glad" in said
     assert all(repr(word) in said for word in answers)
-    assert "take others, or the first piece of each" in said
+    assert "can be an answer: it is unknown, begins with a space alone, or changes" in said
 
 
 @pytest.mark.parametrize(
@@ -380,6 +394,37 @@ def test_bootstrap_draws_are_of_whole_pairs_and_of_one_seed(model):
     assert float((free - free[:, :1]).abs().max()) > 0.1
 
 
+def test_what_is_computed_of_an_edited_model_is_not_kept():
+    model, (into, _) = planted_model(), planted_dictionaries().values()
+    cases, fresh = (in_model(planted_behaviour(), model) for _ in range(2))
+    plain = PairAccount.of(cases, 0, into)
+    assert PairAccount.of(cases, 0, into) is plain
+    with model.replaced({"mlp_in@0": lambda x: 2 * x}):
+        edited = [PairAccount.of(each, 0, into) for each in (cases, fresh)]
+        with pytest.raises(ModelError, match="is replaced at the moment"):
+            find_circuit(model, planted_dictionaries(), planted_behaviour())
+    for each in edited:
+        torch.testing.assert_close(each.x, 2 * plain.x)
+    assert PairAccount.of(cases, 0, into) is plain
+    torch.testing.assert_close(PairAccount.of(fresh, 0, into).x, plain.x)
+
+
+def test_every_bootstrap_draw_has_every_class(model):
+    """Of a class that is in few pairs, a draw of pairs may have none: it is drawn again."""
+    behaviour = sentiment(planted_behaviour())
+    labels = [case.label for case in behaviour.cases]
+    kept, seen = [], 0
+    for case, label in zip(behaviour.cases, labels, strict=True):
+        seen += label == labels[0]
+        kept += [case] if label != labels[0] or seen <= 2 else []
+    cases = in_model(replace(behaviour, cases=tuple(kept)), model)
+    ones = torch.ones(len(cases), dtype=torch.float64)
+    draws = cases.resampled(ones, 2000, seed=3)
+    torch.testing.assert_close(draws, torch.ones_like(draws))
+    again = in_model(replace(behaviour, cases=tuple(kept)), model).resampled(ones, 2000, seed=3)
+    torch.testing.assert_close(again, draws)
+
+
 # --- halves
 
 
@@ -404,8 +449,8 @@ def test_pairs_of_different_classes_are_each_halved():
 def test_too_few_cases_for_two_halves_are_refused():
     assert refused(planted_behaviour(2).halves) == (
         "behaviour 'negation' has too few cases of 'good', 'bad', 'not good', 'not bad': a circuit "
-        "is chosen on one half of the pairs and measured on the other, and each half needs two of "
-        "every class. Write at least 32 pairs: a claim needs 16 held-out cases of every class."
+        "is chosen on one half of the cases and measured on the other, and each half needs two of "
+        "every class. Write at least 32 of every class: a claim needs 16 of them held out."
     )
 
 
@@ -482,22 +527,41 @@ def pieces_model():
     return replace(planted_model(), tokenizer=tokenizer)
 
 
+def in_pieces(right: tuple[str, ...], wrong: tuple[str, ...]) -> Behaviour:
+    each = {"cake": (right, wrong), "film": (wrong, right)}
+    return Behaviour("pieces", tuple(
+        Case(f"the {word}{i}", word, *each[word]) for word in each for i in range(2)
+    ))  # fmt: skip
+
+
+def begins(tokenizer, *words: str) -> list[int]:
+    """The first token of each after a space."""
+    return [tokenizer(f"the {word}")["input_ids"][len(tokenizer("the")["input_ids"])]
+            for word in words]  # fmt: skip
+
+
 def test_answers_in_pieces_are_those_after_a_space(pieces_model):
     tokenizer = pieces_model.tokenizer
     whole = [t[1:] for t in tokenizer.get_vocab() if t.startswith("Ġ") and t[1:].isalpha()]
     right, wrong = sorted(word for word in whole if len(word) > 2)[:2]
-    cases = tuple(
-        Case(f"the {word}{i}", word, *(((right,), (wrong,)) if word == "cake" else
-                                       ((wrong,), (right,))))
-        for word in ("cake", "film") for i in range(2)
-    )  # fmt: skip
-    known = in_model(Behaviour("pieces", cases), pieces_model)
+    known = in_model(in_pieces((right,), (wrong,)), pieces_model)
     vocabulary = tokenizer.get_vocab()
     assert known.answers == (((vocabulary[f"Ġ{right}"],), (vocabulary[f"Ġ{wrong}"],)),)
-    broken = tuple(replace(c, right=("zebra",)) if c.right == (right,) else
-                   replace(c, wrong=("zebra",)) for c in cases)  # fmt: skip
-    said = refused(lambda: in_model(Behaviour("pieces", broken), pieces_model))
-    assert "answers must be single tokens, and 'zebra'" in said
+    assert known.first_pieces == ()
+    assert len(tokenizer("the zebra")["input_ids"]) > len(tokenizer("the")["input_ids"]) + 1
+    said = refused(lambda: in_model(in_pieces(("zebra",), (wrong,)), pieces_model))
+    assert "no token of 'zebra'" in said  # it begins with a space alone
+
+
+def test_answers_of_several_tokens_are_compared_by_the_first(pieces_model):
+    right, wrong = ("miserable", "miffed", "sad"), ("gladdened", "happy")
+    known = in_model(in_pieces(right, wrong), pieces_model)
+    tokens = [begins(pieces_model.tokenizer, *side) for side in (right, wrong)]
+    assert tokens[0][0] == tokens[0][1]  # of two that begin alike the token counts once
+    assert known.answers == ((tuple(dict.fromkeys(tokens[0])), tuple(tokens[1])),)
+    assert {"miserable by mi", "sad by s"} < set(known.first_pieces)
+    said = refused(lambda: in_model(in_pieces(("miserable",), ("miffed",)), pieces_model))
+    assert "the answers 'miserable' and 'miffed' begin with one token" in said
 
 
 def test_the_planted_tokenizer_knows_every_word():

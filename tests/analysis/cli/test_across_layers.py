@@ -1,6 +1,7 @@
 """`circuits find` and `validate` with `--across`: what they answer, write, keep and refuse."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,8 @@ from analysis import open_run
 from analysis.discovery.layered_circuit import LayeredCircuit
 from analysis.report import report_of
 from analysis.runs.circuits import run_find_layered, run_validate_layered
+from analysis.runs.folder import RunFolder
+from analysis.runs.missing import not_found
 from analysis.runs.run import Run
 from analysis.runs.verification import verify
 from circuits.errors import CircuitsError, MarkWarning, RunError
@@ -52,23 +55,26 @@ def whole(run: Path) -> dict[str, bytes]:
                                                       run / "manifest.json"]}  # fmt: skip
 
 
-def test_the_answer_says_which_layers_what_flows_and_by_which_heads(made):
+def test_the_answer_says_which_layers_what_depends_on_them_and_by_which_heads(made):
     run, found, _ = made
     assert found.returncode == 0, found.stderr
     lines = found.stdout.splitlines()
     assert lines[:7] == [
         "negation: found in layers 0 and 1",
-        "Layer 0: 50 % of the contrast flows through its MLP, and 2 pairs carry 100 % of that; "
+        "Layer 0: 100 % of the contrast depends on its MLP, and 4 pairs carry 100 % of that; "
         "computed in this MLP (computed 1.00, inherited 0.00).",
-        "Layer 1: 100 % of the contrast flows through its MLP, and 2 pairs carry 100 % of that; "
+        "Layer 1: 100 % of the contrast depends on its MLP, and 4 pairs carry 100 % of that; "
         "inherited from attention or earlier layers, and only read here (computed 0.00, inherited "
         "1.00).",
-        "What layer 0 writes reaches the answers by head 1.0 (100 %); 1 other, at most 0 %.",
-        "What layer 1 writes reaches the answers by no head (100 %).",
-        "No head makes 10 % of the contrast by looking elsewhere in one class; head 0.0 makes "
-        "most, 0 %.",
-        "The parts of two layers overlap: a later one holds what it passes on. Chosen on n = 64 "
-        "cases; held-out half: other pairs.",
+        "Of what layer 0's pairs add to the contrast, 100 % passes through head 1.0; 2 other ways, "
+        "at most 0 %.",
+        "Of what layer 1's pairs add to the contrast, 100 % passes through no head; 1 other way, "
+        "at most 0 %.",
+        "No head makes 10 % of the contrast by looking elsewhere in one class than in another; "
+        "head 0.0 makes most, 0 %.",
+        "A layer's share is what is gone with its MLP's output at its mean over the classes, norms "
+        "dividing as they did. A later layer passes on what an earlier one wrote, so shares "
+        "overlap. Chosen on n = 64 cases; held-out half: other pairs.",
     ]
     assert lines[-1] == f"{run}/layered/negation.json"
 
@@ -76,13 +82,21 @@ def test_the_answer_says_which_layers_what_flows_and_by_which_heads(made):
 def test_the_validation_has_frozen_and_free_side_by_side(made):
     _, _, proven = made
     assert proven.returncode == 0, proven.stderr
-    assert "negation, across layers: causal; specific" in proven.stdout
+    assert "negation, across layers: causal; not beyond random pairs: " in proven.stdout
+    assert "(without its pairs other classes change by up to 100 %)\n" in proven.stdout
     lines = proven.stdout.splitlines()
-    (heads,) = (line.split() for line in lines if line.strip().startswith("edit"))
-    assert heads[:4] == ["edit", "pairs", "free", "frozen"]
+    heads = [
+        re.split("  +", line.strip()) for line in lines if line.strip()[:4] in ("edit", "rand")
+    ]
+    assert heads == [
+        ["edit", "pairs", "cases", "removed, free", "removed, frozen", "side effect, free",
+         "side effect, frozen"],
+        ["random pairs", "draws", "distinct", "pairs", "size", "median, free", "range, free",
+         "median, frozen", "range, frozen"],
+    ]  # fmt: skip
     (removed,) = (line.split() for line in lines if "remove the circuit  " in line)
-    assert removed[3:8] == ["4", "100", "%", "100", "%"]
-    assert "each of 4 pairs alone does what its weights predict" in proven.stdout
+    assert removed[3:9] == ["8", "64", "100", "%", "100", "%"]
+    assert "each of 8 pairs alone does\nwhat its weights predict" in proven.stdout
 
 
 def test_json_has_all_of_it(run):
@@ -90,17 +104,38 @@ def test_json_has_all_of_it(run):
     assert (found["found"], found["replaced"]) == (
         True, "negation was found before, and is the same; its validation is kept",
     )  # fmt: skip
-    assert [(row["layer"], row["pairs"]) for row in found["layers"]] == [(0, 2), (1, 2)]
-    assert {row["way"] for row in found["ways"]} == {"1.0", "no head"}
+    assert [(row["layer"], row["pairs"]) for row in found["layers"]] == [(0, 4), (1, 4)]
+    assert {row["way"] for row in found["ways"]} == {
+        "1.0", "no head", "where heads look", "what norms divide by",
+    }  # fmt: skip
     assert [(row["layer"], row["head"], row["score"]) for row in found["looks"]] == [
         (0, 0, None), (1, 0, None),
     ]  # fmt: skip
-    assert [len(stage["interactions"]) for stage in found["stages"]] == [2, 2]
+    assert [len(stage["interactions"]) for stage in found["stages"]] == [4, 4]
     (proven,) = json.loads(validate(run, "--json").stdout)["validations"]
-    assert proven["claims"] == {"causal": True, "specific": True}
+    assert proven["claims"] == {"causal": True, "beyond random pairs": False}
+    assert proven["behaviour"] == "negation"
     assert {"frozen", "free", "predicted", "measured"} <= proven["edits"][1].keys()
     assert proven["off_by"] < 1e-4
     assert {"criteria", "strata", "random", "n", "seed"} <= proven.keys()
+
+
+def test_what_the_limit_leaves_out_is_said_in_the_answer_in_json_and_on_the_page(run):
+    """Three pairs of each layer carry both affected classes and not the others."""
+    missing = "stopped at the limit of 3 pairs; in the worst stratum (class: "
+    assert find(run, "--pairs", "3").stdout.count(missing) == 2
+    again = json.loads(find(run, "--pairs", "1", "--json").stdout)
+    assert [(row["layer"], row["at_limit"]) for row in again["chosen"]] == [(1, True)]
+    assert [row["layer"] for row in again["layers"]] == [1]
+    (left,) = again["left_out"]
+    assert (left["layer"], left["n_pairs"]) == (0, 1)
+    assert (left["depends"], left["carried"]) == pytest.approx((1, 0), abs=1e-5)
+    pages = report_of(Run(run, device="cpu").checked()).pages
+    (page,) = (page for page in pages if page.name == "layered-negation")
+    said = "Layer 0 is not in the circuit: 100 % of the contrast depends on its MLP, but the best"
+    assert any(sentence.startswith(said) for sentence in page.context["sentences"])
+    shares = next(table for table in page.tables if table.key == "shares")
+    assert {"made later", "within classes", "missing in the worst stratum"} <= set(shares.columns)
 
 
 def test_a_run_has_it_by_name_with_its_cases_and_its_validation(made):
@@ -111,7 +146,9 @@ def test_a_run_has_it_by_name_with_its_cases_and_its_validation(made):
     assert circuit.layers == (0, 1)
     assert circuit.stages == LayeredCircuit.load(made[0] / "layered" / "negation.json").stages
     assert run.layered_behaviours["negation"].cases == wide_behaviour().cases
-    assert run.layered_validations["negation"].claims == {"causal": True, "specific": True}
+    assert run.layered_validations["negation"].claims == {
+        "causal": True, "beyond random pairs": False,
+    }  # fmt: skip
     assert "across layers negation (validated)" in repr(run)
     assert "negation (validated)" in run._repr_html_()
     assert len(run.circuits) == 0
@@ -234,6 +271,53 @@ def test_where_nothing_is_found_what_was_there_is_kept(run):
     assert "not found: the model does not show this behaviour" in done.stdout
     assert f"found before is kept: {run}/layered/negation.json" in done.stdout
     assert whole(run) == before
+
+
+def test_a_search_that_finds_nothing_is_noted_until_one_finds_something(run):
+    def searches() -> list[str]:
+        steps = [each["step"] for each in read_manifest(run)]
+        return [step for step in steps if "search" in step]
+
+    shutil.rmtree(run / "layered")
+    cases, right = wide_behaviour().cases, (run.parent / "negation.jsonl").read_bytes()
+    wrong = tuple(replace(case, right=case.wrong, wrong=case.right) for case in cases)
+    replace(wide_behaviour(), cases=wrong).save(run.parent / "negation.jsonl")
+    assert "not found" in find(run).stdout
+    assert searches() == ["layered search for negation"]
+    assert [one.why[:9] for one in not_found(RunFolder(run))] == ["not found"]
+    assert not_found(RunFolder(run), {"model": "another"}) == []
+    (run.parent / "negation.jsonl").write_bytes(right)
+    assert find(run).returncode == 0
+    assert searches() == []
+
+
+def test_a_run_with_a_circuit_across_layers_does_not_lack_circuits(run):
+    opened = Run(run, device="cpu")
+    assert "circuits of a behaviour" not in opened.missing
+    overview = next(page for page in report_of(opened).pages if page.name == "index")
+    assert "circuits of a behaviour" not in overview.context["missing"]
+
+
+def test_one_asked_for_among_those_of_one_layer_is_pointed_to(run):
+    opened = Run(run, device="cpu")
+    for one, several in (
+        (opened.circuits, "layered"),
+        (opened.behaviours, "layered_behaviours"),
+        (opened.validations, "layered_validations"),
+    ):
+        with pytest.raises(KeyError, match=rf"of several layers: run\.{several}\['negation'\]"):
+            _ = one["negation"]
+    (run / "layered").rename(run / "circuits")
+    with pytest.raises(KeyError, match=r"of one layer: run\.circuits\['negation'\] in Python"):
+        _ = opened.layered["negation"]
+    with pytest.raises(KeyError, match=r"--behaviour negation"):
+        _ = opened.layered["other"]
+
+
+def test_without_across_a_circuit_across_layers_is_refused_with_the_option(run):
+    done = command("validate", str(run), "--circuit", "negation", "--device", "cpu")
+    assert done.returncode == 2
+    assert "negation is one through several layers. To test it, add --across." in done.stderr
 
 
 def test_no_two_names_share_a_file(run):

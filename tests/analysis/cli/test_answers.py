@@ -2,9 +2,11 @@
 
 import json
 
+import numpy as np
 import pandas as pd
 
-from analysis.cli.answers import Answer, fields_answer, table_answer
+from analysis.cli.answers import Answer, aligned, fields_answer, lined, table_answer
+from circuits.plotting.display import fixed, number, two
 
 TABLE = pd.DataFrame({"name": ["a", "long one"], "n": [3, 12], "share": [0.123456, float("nan")]})
 
@@ -75,3 +77,11 @@ def test_a_character_that_the_output_lacks_is_spelt_out(monkeypatch):
     assert main(["model", "info", "anything"]) == 0
     out.seek(0)
     assert out.read().strip() == "\\u2581word"
+
+
+def test_no_zero_has_a_sign():
+    assert aligned(pd.DataFrame({"x": [-0.0, 0.25]})).split() == ["x", "0", "0.25"]
+    assert lined({"x": -1e-9}) == "x  0.0000"
+    assert number(-0.0) == number(np.float32(-0.0)) == "0"
+    assert fixed(-0.001) == two(-0.001) == "0.00"
+    assert fixed(-0.006) == "-0.01"

@@ -66,7 +66,7 @@ def files(place: Path) -> set[str]:
         ("sae train RUN --device cuda:99", "device 'cuda:99' cannot be used here"),
         ("interactions RUN --device meta", "device 'meta' cannot be used here"),
         ("demo NEW --device quantum", "device 'quantum' cannot be used here"),
-        ("demo AT/file", "File exists"),
+        ("demo AT/file", "Not a directory"),
         ("model train NEW --plan AT/deep.json", "not readable JSON"),
         ("model train NEW --plan AT/cut.json", "not readable JSON"),
         ("model train NEW --column text", "--column text names a part of a text, and no text"),

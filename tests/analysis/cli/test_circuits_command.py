@@ -11,13 +11,19 @@ import pytest
 
 from analysis.behaviour.cases import Behaviour
 from analysis.cli.main import main
+from analysis.report.circuit.circuit_page import circuit_page
+from analysis.report.circuit.mechanism import Mechanism
 from analysis.runs.circuits import run_find, run_validate
 from analysis.runs.run import Run
+from analysis.runs.verification import verify
 from analysis.validation import record
 from analysis.validation.edits import EditKind
 from analysis.validation.record import Validation
-from circuits.errors import RunError
+from circuits.corpus import open_corpus
+from circuits.corpus.documents import split_corpus
+from circuits.errors import MarkWarning, RunError
 from circuits.graph.circuit import Circuit
+from circuits.storage.files import content_hash
 from circuits.storage.manifest import read_manifest
 from tests.support.planted_negation import (
     BAD,
@@ -123,7 +129,7 @@ def test_finding_again_writes_the_same_bytes(run, capsys):
 def test_a_found_circuit_is_validated_on_the_other_half(run, capsys):
     find(capsys, run)
     said = called(capsys, "validate", run, "--text", planted_text(run), "--draws", 2)
-    few = "8 held-out cases of each class, and 16 are needed: write at least 32 pairs"
+    few = "8 held-out cases of each class, and 16 are needed: write at least 32 of each"
     assert said.startswith(f"negated or not: nothing can be claimed: {few}\n")
     for words in ("remove the circuit", "control: untrained model", "same size",
                   "On other text, where no answer", "n = 32 cases, seed 0"):  # fmt: skip
@@ -161,6 +167,39 @@ def test_circuits_of_one_run_are_each_others_controls(run, capsys):
     )
     assert "control: circuit of negated or not" in said
     assert "control: circuit of few" not in said
+
+
+def test_a_validation_is_marked_when_its_controls_are_other_circuits(run, capsys):
+    find(capsys, run)
+    planted_behaviour(8).save(run / "few.jsonl")
+    called(capsys, "find", run, "--behaviour", run / "few.jsonl")
+    text = planted_text(run)
+    called(capsys, "validate", run, "--text", text, "--draws", 1)
+    (entry,) = [e for e in read_manifest(run) if e["step"] == "validation of few"]
+    control = run / "circuits" / "negated-or-not.json"
+    assert entry["made_of"]["controls"] == {"negated-or-not": content_hash(control)}
+    held_out = split_corpus(open_corpus(text))[1]
+    assert entry["made_of"]["text"] == held_out.fingerprint
+    assert Run(run, device="cpu").checked().marks == {}
+    before = control.read_bytes()
+
+    find(capsys, run, "--pairs", 1)
+    assert control.read_bytes() != before
+    with pytest.warns(MarkWarning, match="of its controls, negated-or-not was changed or found"):
+        marks = Run(run, device="cpu").checked().marks
+    assert set(marks) == {"circuits/few.validation.json"}
+    assert "Validate it again: circuits validate RUN --circuit few" in marks.popitem()[1]
+    rows = verify(run).set_index("file")
+    row = rows.loc["circuits/few.validation.json"]
+    assert row["state"] == "of its controls, negated-or-not was changed or found again"
+    assert row["command"] == f"circuits validate {run} --circuit few"
+    control.unlink()
+    with pytest.warns(MarkWarning, match="of its controls, negated-or-not was removed"):
+        _ = Run(run, device="cpu").found
+
+    find(capsys, run)
+    assert control.read_bytes() == before
+    assert Run(run, device="cpu").checked().marks == {}
 
 
 def whole(run: Path) -> dict[str, bytes]:
@@ -390,7 +429,7 @@ def test_an_inherited_contrast_is_said_to_be(tmp_path, capsys):
     assert "found in layer 1, inherited from attention or earlier layers" in said
 
 
-def test_the_probability_metric_of_a_circuit_is_that_of_its_validation(run):
+def test_the_probability_metric_of_a_circuit_is_that_of_its_validation(run, capsys):
     behaviour = planted_behaviour(metric="probability", name="likely / not")
     opened = Run(run, device="cpu")
     run_find(opened, behaviour, coverage=0.9, n_pairs=4)
@@ -399,6 +438,25 @@ def test_the_probability_metric_of_a_circuit_is_that_of_its_validation(run):
     plain = found.edit(EditKind.NONE)
     assert 0 < plain["not good"] < 1  # a difference of chances, not of logits
     assert found.behaviour == "likely / not"
+    given = (
+        "validate",
+        run,
+        "--circuit",
+        "likely / not",
+        "--draws",
+        1,
+        "--text",
+        planted_text(run),
+    )
+    said = called(capsys, *given)
+    assert "contrast: mean margin of the affected classes, in probability;" in said
+    (row,) = json.loads(called(capsys, *given, "--json"))["validations"]
+    assert row["metric"] == "probability"
+    again = Run(run, device="cpu")
+    [found] = [each for each in again.found if each.stem == "likely-not"]
+    page = circuit_page(again, found, "likely-not", None, Mechanism.of(again, found), {}, 0)
+    [edits] = [table for table in page.tables if table.key == "edits"]
+    assert "the affected classes, in probability." in edits.caption
 
 
 def test_proposals_are_printed_and_kept(run, capsys):
@@ -506,6 +564,8 @@ def test_a_circuit_is_exported_at_its_own_layer(tmp_path, capsys):
     assert layers == {"1", "2", "3"}  # inputs, pairs, output
     assert main([*export, "--layer", "1"]) == 0
     capsys.readouterr()
+    assert main([*export, "--out", str(tmp_path / "run" / "layered")]) == 2
+    assert "keeps its own files" in capsys.readouterr().err
     assert main([*export, "--layer", "0"]) == 2
     assert "--layer 0, but " in (said := capsys.readouterr().err)
     assert "is of layer 1. Leave --layer out." in said

@@ -22,6 +22,7 @@ from analysis.cli.options import parser, with_all_below
 from circuits.errors import PlanError
 from circuits.storage.progress import Bar, counted, progress
 from tests.support import ROOT
+from tests.support.small_models import small_folder
 
 STAND_IN = Answer("the text", {"the": "rows"})
 
@@ -282,6 +283,19 @@ def test_work_that_ends_early_is_no_success(gates, capsys):
     gates(failing(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))))
     assert main(["gates"]) == 2
     assert capsys.readouterr().err.startswith("circuits gates: [Errno 32] Broken pipe")
+
+
+def test_as_a_module_it_runs_no_file_of_the_folder_that_it_is_started_in(tmp_path):
+    small_folder(tmp_path)
+    for name in ("safetensors", "argparse", "numpy"):
+        (tmp_path / f"{name}.py").write_text("print('mine')\nraise SystemExit(77)\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "analysis.cli", "model", "info", ".", "--json"],
+        capture_output=True, text=True, cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["layers"] > 0
 
 
 def test_the_command_runs_as_a_module_too():

@@ -6,8 +6,9 @@ import re
 import pytest
 
 from analysis import open_run
-from analysis.cli.demo import StepMemory
+from analysis.cli.commands.pages import others_text
 from analysis.cli.main import main
+from analysis.cli.steps import StepMemory
 from analysis.runs.folder import RunFolder
 from circuits.errors import RunError
 from circuits.graph.circuit import Circuit
@@ -46,9 +47,56 @@ def test_a_step_of_other_inputs_or_changed_files_is_done_again(made):
 
 def test_a_memory_that_was_cut_short_is_refused(made):
     run, _ = made
-    (run / "demo.json").write_text("{")
-    with pytest.raises(RunError, match=r"demo\.json: not readable JSON"):
+    (run / "steps.json").write_text("{")
+    with pytest.raises(RunError, match=r"steps\.json: not readable JSON"):
         memory_of(run)
+
+
+def test_the_memory_of_an_earlier_version_is_read_and_gets_its_name_of_now(made):
+    run, file = made
+    (run / "steps.json").rename(run / "demo.json")
+    assert memory_of(run).holds("step", [file])
+    assert (run / "steps.json").exists()
+    assert not (run / "demo.json").exists()
+
+
+@pytest.mark.parametrize("content", ["{", '{"title": "the slides of my demo"}'])
+def test_another_file_with_the_earlier_name_stays_and_hinders_nothing(tmp_path, content):
+    (tmp_path / "demo.json").write_text(content)
+    assert memory_of(tmp_path).known == {}
+    assert (tmp_path / "demo.json").read_text() == content
+    assert not (tmp_path / "steps.json").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"title": "the slides of my demo"},
+        {"step": {"inputs": "a" * 64}},
+        {"step": {"inputs": "a" * 64, "files": 1}},
+        {"step": {"inputs": "a" * 64, "files": "notes"}},
+    ],
+)
+def test_a_file_of_the_users_own_in_the_place_of_the_memory_stays(tmp_path, capsys, content):
+    file = tmp_path / "steps.json"
+    file.write_text(json.dumps(content))
+    assert main(["demo", str(tmp_path), "--device", "cpu"]) == 2
+    said = capsys.readouterr().err
+    assert "steps.json is not what `circuits demo` and `circuits run` keep there" in said
+    assert said.count("\n") == 1
+    assert json.loads(file.read_text()) == content
+    assert [path.name for path in tmp_path.iterdir() if path.name[0] != "."] == ["steps.json"]
+
+
+def test_of_two_layers_the_other_circuits_are_no_controls():
+    others = {"negation": "negation: found in layers 0 and 1; causal", "lies": "not found: no; x"}
+    assert others_text(others, two_layers=True).splitlines() == [
+        "Also found: negation, in layers 0 and 1; causal", "lies: not found: no; x",
+    ]  # fmt: skip
+    others = {"but": "computed in this MLP; causal"}
+    assert others_text(others, two_layers=False).splitlines() == [
+        "The controls' own circuits:", "  but: computed in this MLP; causal",
+    ]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -45,8 +45,8 @@ PAIRS = [
     *combinations_with_replacement(sorted(LAYERED), 2),
     *((name, other) for name in LAYERED for other in BESIDE_LAYERED),
 ]
-ELSEWHERE = {"demo", "gates", "completion"}
-"""Of these the first does what others do; the other two know no run."""
+ELSEWHERE = {"demo", "run", "gates", "completion"}
+"""Of these the first two do what others do; the other two know no run."""
 DELAYS = (0.0, 0.03, 0.15)  # seconds that the second one starts later
 
 

@@ -36,8 +36,9 @@ def run(tmp_path):
 def test_training_telling_and_measuring(run, plan_file, capsys):
     assert main(["sae", "train", run, *SITES, *TRAIN, "--plan", plan_file, "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
-    assert [row["site"] for row in answer] == ["resid_mid@0", "mlp_out@1"]
-    assert all(row["features"] == 40 and row["steps"] == 24 for row in answer)
+    rows = answer["dictionaries"]
+    assert [row["site"] for row in rows] == ["resid_mid@0", "mlp_out@1"]
+    assert all(row["features"] == 40 and row["steps"] == 24 for row in rows)
     steps = {entry["step"]: entry for entry in read_manifest(run)}
     assert set(steps) == {"saes/blocks.0.hook_resid_mid", "saes/blocks.1.hook_mlp_out"}
     made = steps["saes/blocks.1.hook_mlp_out"]["made"]
@@ -78,6 +79,39 @@ def test_what_is_wrong_is_one_line_and_exit_2(run, plan_file, capsys, tmp_path):
     assert "no dictionaries in it" in refused("info", run)
     assert "there is no such run" in refused("quality", str(tmp_path / "nowhere"))
     assert not (tmp_path / "run" / "saes").exists()
+
+
+def test_what_is_there_is_refused_with_what_the_command_can_do_about_it(run, plan_file, capsys):
+    """Its folders are named after their sites, so no new one can be asked for."""
+    place = Path(run) / "saes" / "blocks.0.hook_resid_mid"
+    place.mkdir(parents=True)
+    (place / "cfg.json").write_text("{}")
+    command = ["sae", "train", run, "--sites", "resid_mid@0", *TRAIN, "--plan", plan_file]
+    assert main(command) == 2
+    assert (
+        f"{place}: exists already and is not a training run (it has no plan.json). Move or remove "
+        f"it, or leave its site out (--sites), or train in another run."
+    ) in capsys.readouterr().err
+    shutil.rmtree(place)
+    assert main(command) == 0
+    capsys.readouterr()
+    assert main([*command, "--seed", "3"]) == 2
+    assert (
+        f"Give the same options and text as then to resume or reuse that run, or remove {place}, "
+        f"or leave its site out (--sites), or train in another run."
+    ) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["train", "quality"])
+def test_a_text_that_the_tokenizer_cannot_spell_is_refused(verb, run, plan_file, capsys, tmp_path):
+    command = ["sae", "train", run, "--sites", "resid_mid@0", *TRAIN, "--plan", plan_file]
+    assert main(command) == 0
+    (tmp_path / "texts.txt").write_text("\n\n".join(["从前 有 一个 小女孩"] * 99), encoding="utf-8")
+    command = command if verb == "train" else ["sae", "quality", run, "--device", "cpu"]
+    assert main([*command, "--text", str(tmp_path / "texts.txt")]) == 2
+    said = capsys.readouterr().err
+    assert "of this text 100% of the tokens are unknown to its tokenizer" in said
+    assert said.count("\n") == 1
 
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(run, plan_file, capsys, monkeypatch):
@@ -129,14 +163,14 @@ def test_transcoders_are_trained_described_and_measured_beside_the_layer(run, pl
     transcode = ["sae", "train", run, "--sites", "mlp_in@0", "--target", "mlp_out"]
     capsys.readouterr()
     assert main([*transcode, *TRAIN, "--plan", plan_file, "--json"]) == 0
-    (row,) = json.loads(capsys.readouterr().out)
+    (row,) = json.loads(capsys.readouterr().out)["dictionaries"]
     assert (row["site"], row["target"], row["steps"]) == ("mlp_in@0", "mlp_out@0", 24)
     assert row["folder"] == f"{run}/transcoders/blocks.0.mlp.hook_in"
     steps = {entry["step"] for entry in read_manifest(run)}
     assert "transcoders/blocks.0.mlp.hook_in" in steps
 
     assert main(["sae", "info", run, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)[-1] == row
+    assert json.loads(capsys.readouterr().out)["dictionaries"][-1] == row
 
     quality = ["sae", "quality", run, "--documents", "20", "--device", "cpu"]
     assert main([*quality, "--json"]) == 0
@@ -153,7 +187,7 @@ def test_transcoders_are_trained_described_and_measured_beside_the_layer(run, pl
 def test_target_alone_reads_the_first_layers_mlp(run, capsys):
     few = ["--tokens", "2048", "--features", "20", "--k", "2"]
     assert main(["sae", "train", run, "--target", "resid_post", *few, "--json"]) == 0
-    (row,) = json.loads(capsys.readouterr().out)
+    (row,) = json.loads(capsys.readouterr().out)["dictionaries"]
     assert (row["site"], row["target"]) == ("mlp_in@0", "resid_post@0")
     # a run of transcoders alone is measured without autoencoders
     assert main(["sae", "quality", run, "--documents", "9", "--device", "cpu", "--json"]) == 0
@@ -172,8 +206,10 @@ def test_metrics_that_were_edited_are_shown_with_a_mark(run, plan_file, capsys):
     said = capsys.readouterr().out
     assert f"note: {metrics}: edited after its training: its numbers may not be those mea" in said
     assert main(["sae", "info", run, "--json"]) == 0
-    first, second = json.loads(capsys.readouterr().out)
+    answer = json.loads(capsys.readouterr().out)
+    first, second = answer["dictionaries"]
     assert "marks" not in first
+    assert answer["marks"] == second["marks"]
     assert (second["fvu"], len(second["marks"])) == (0.01, 1)
     assert second["marks"][0].startswith(f"{metrics}: edited after")
 
@@ -194,6 +230,6 @@ def test_transcoders_read_mlp_in_unless_sites_are_named(run, plan_file, capsys):
     train, target = ["sae", "train", run, *TRAIN, "--json"], ["--target", "mlp_out"]
     for extra in (target, [*target, "--plan", plan_file], ["--plan", f"{run}/with-target.json"]):
         assert main([*train, *extra]) == 0, capsys.readouterr().err
-        (row,) = json.loads(capsys.readouterr().out)
+        (row,) = json.loads(capsys.readouterr().out)["dictionaries"]
         assert (row["site"], row["target"]) == ("mlp_in@0", "mlp_out@0")
         shutil.rmtree(f"{run}/transcoders")

@@ -45,6 +45,13 @@ def test_the_planted_gate_is_found_and_kept(run, capsys):
     assert "logit sad less glad" in graph
 
 
+def test_a_text_that_the_tokenizer_cannot_spell_is_refused(run, capsys):
+    assert main(["trace", str(run), "从前 有 一个 小女孩", "--device", "cpu"]) == 2
+    said = capsys.readouterr().err
+    assert "of this text 100% of the tokens are unknown to its tokenizer" in said
+    assert not (run / "traces").exists()
+
+
 def test_scripts_get_the_graph_and_verify_the_command_that_made_it(run, capsys):
     assert main(["trace", str(run), TEXT, *ASKED, "--nodes", "9", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -65,7 +72,7 @@ def test_scripts_get_the_graph_and_verify_the_command_that_made_it(run, capsys):
     [
         ((" ".join(["good"] * 40),), "41 tokens"),
         (("the zebra felt",), "does not know 'zebra'"),
-        ((TEXT, "--targets", "zebra"), "'zebra' must be a single known token"),
+        ((TEXT, "--targets", "zebra"), "'zebra' has no known token after the text"),
         ((TEXT, *ASKED, "--nodes", "1"), "Allow more nodes"),
         (("good", *ASKED), "nothing in the run adds to 'logit sad less glad'"),
         ((TEXT, *ASKED, "--name", "con"), "no file can have this name"),
@@ -131,6 +138,18 @@ def test_a_manifest_with_junk_in_a_trace_is_still_verified(run, capsys):
 def _loaded(folder):
     run = Run(folder, device="cpu")
     return run.model, run.dictionaries
+
+
+@pytest.mark.parametrize("own", ["layered", "circuits", "saes", "report", "model/deeper"])
+def test_no_attribution_graph_is_put_where_the_run_keeps_its_own_files(run, capsys, own):
+    given = ["trace", str(run), TEXT, *ASKED, "--attribution", str(run / own)]
+    assert main(given) == 2
+    said = capsys.readouterr().err
+    assert f"{run / own} is where the run {run} keeps its own files" in said
+    assert said.count("\n") == 1
+    assert not (run / own / "graph-metadata.json").exists()
+    assert not (run / "traces").exists()
+    assert main([*given[:-1], str(run / "attribution")]) == 0
 
 
 def test_other_answers_of_a_text_are_other_attribution_graphs_and_an_index_may_not_wait(

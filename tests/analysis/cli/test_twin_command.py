@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from analysis.cli.commands.model import with_label
 from circuits.model.identity import TwinLabel
 from tests.support.commands import command
-from tests.support.small_models import gated_folder, small_corpus
+from tests.support.small_models import gated_folder, small_corpus, small_folder
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +46,24 @@ def test_a_twin_is_made_described_and_verified(place):
     with (place / "run" / "model" / "model.safetensors").open("r+b") as file:
         file.seek(-1, 2)
         file.write(b"\x7f")
-    assert "circuits model twin MODEL" in command("verify", str(place / "run")).stdout
+    again = f"circuits model twin MODEL {place / 'run'} --text PATH --plan FILE"
+    assert again in command("verify", str(place / "run")).stdout
+    assert again in command("model", "info", str(place / "run" / "model")).stderr
     assert json.loads(twin(place, place / "run").stdout) == label  # made anew
     assert command("verify", str(place / "run")).returncode == 0
+
+
+def test_in_place_of_a_twin_another_model_is_refused_with_the_command_that_made_the_twin(place):
+    run = place / "swapped"
+    assert twin(place, run).returncode == 0
+    shutil.rmtree(run / "model")
+    small_folder(run / "model")
+    again = f"circuits model twin MODEL {run} --text PATH --plan FILE"
+    for words in (("verify", str(run)), ("model", "info", str(run))):
+        done = command(*words)
+        assert done.returncode in (1, 2)
+        assert again in done.stdout + done.stderr
+        assert "model train" not in done.stdout + done.stderr
 
 
 def test_a_file_of_ones_own_beside_a_twin_is_none_of_the_run_s(place):

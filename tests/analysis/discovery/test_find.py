@@ -12,7 +12,7 @@ from analysis.behaviour import bounds
 from analysis.behaviour.bounds import SHOWN
 from analysis.behaviour.in_model import in_model
 from analysis.behaviour.strata import strata
-from analysis.cli.circuit_text import circuit_text
+from analysis.cli.circuit_text import circuit_rows, circuit_text
 from analysis.discovery.find import find_circuit, verdict
 from analysis.discovery.selection import covering, kind_of, shares_of_strata
 from circuits.errors import (
@@ -163,6 +163,17 @@ def test_a_file_without_the_cases_that_it_was_chosen_on_is_read(found, tmp_path)
     again = Circuit.load(path)
     assert again.evidence == replace(found.evidence, chosen_on=(), other_words=None)
     assert again.evidence.held_out_half == "not recorded"
+
+
+def test_a_circuit_says_which_answers_are_compared_by_their_first_token(found, tmp_path):
+    assert found.evidence.compared == ""
+    assert "first: " not in circuit_text(found)
+    pieces = ("sad by s", "happy by h")
+    cut = replace(found, evidence=replace(found.evidence, first_pieces=pieces))
+    again = Circuit.load(cut.save(tmp_path / "circuit.json"))
+    said = "Answers of several tokens are compared by the first: sad by s, happy by h."
+    assert circuit_text(again).endswith(said)
+    assert circuit_rows(again)["source"]["first_pieces"] == [*pieces]
 
 
 def test_a_circuit_says_which_words_its_held_out_half_has_not_in_common():
@@ -479,3 +490,31 @@ def test_a_stratum_to_which_the_layer_adds_nothing_is_left_out():
     assert "not bad" in named
     assert shares.shape[1] < len(named)
     assert shares.max() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("added", "said"),
+    [("tom ", "the texts of 16 pairs have unequal"), ("zebra ", "16 texts have words that the")],
+)
+def test_a_message_about_cases_counts_those_of_both_halves(added, said):
+    behaviour = planted_behaviour()
+    cases = tuple(
+        replace(case, text=f"{added}{case.text}") if case.label == "good" else case
+        for case in behaviour.cases
+    )
+    for across in (False, True):
+        with pytest.raises(BehaviourError, match=said):
+            find_circuit(
+                planted_model(), planted_dictionaries(), replace(behaviour, cases=cases),
+                across=across,
+            )  # fmt: skip
+
+
+def test_a_message_about_the_cases_to_detect_classes_on_counts_those_of_both_halves():
+    behaviour = planted_behaviour()
+    cases = tuple(replace(case, text=f"zebra {case.text}") for case in behaviour.cases)
+    with pytest.raises(BehaviourError, match="64 texts have words that the model does not know"):
+        find_circuit(
+            planted_model(), planted_dictionaries(), behaviour,
+            detection_cases=replace(behaviour, cases=cases),
+        )  # fmt: skip

@@ -5,12 +5,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from analysis import find_circuit, validate
 from analysis.discovery.layered_circuit import ALL_OTHERS, LOOKS, LayeredCircuit
 from analysis.discovery.layered_sentences import layered_sentences
+from analysis.discovery.selection import enough_of_each
 from analysis.validation.layered_record import LayeredValidation
 from circuits.errors import BehaviourError, GraphError, NotFoundError
 from tests.support import planted_looks
@@ -18,6 +20,7 @@ from tests.support.planted_negation import (
     BAD,
     FELT_FEATURE,
     GOOD,
+    INTENSIFIER,
     NEGATOR,
     both_layers,
     planted_behaviour,
@@ -63,8 +66,8 @@ def ends(circuit):
 def test_the_planted_pairs_of_both_layers_are_found_and_no_others(kind):
     circuit = found(kind)
     assert circuit.layers == (0, 1)
-    assert ends(circuit.stage(0)) == {(NEGATOR, GOOD), (NEGATOR, BAD)}
-    assert len(ends(circuit.stage(1))) == 2
+    assert ends(circuit.stage(0)) == {(a, b) for a in (NEGATOR, INTENSIFIER) for b in (GOOD, BAD)}
+    assert len(ends(circuit.stage(1))) == 4
     assert all(FELT_FEATURE in pair for pair in ends(circuit.stage(1)))
 
 
@@ -79,22 +82,21 @@ def test_the_first_layer_computes_and_the_second_passes_on(moved):
     shares = moved.shares.set_index("layer")
     assert shares.loc[0, "computed"] == pytest.approx(1, abs=1e-6)
     assert shares.loc[1, "inherited"] == pytest.approx(1, abs=1e-6)
-    # of each product half counts for what was negated, half for the word it is multiplied by
-    assert shares["flows_through"].tolist() == pytest.approx([0.5, 1], abs=1e-6)
+    assert shares["depends"].tolist() == pytest.approx([1, 1], abs=1e-6)
 
 
 def test_of_one_layer_it_is_that_layers_circuit():
     model, dictionaries = planted_model(), planted_dictionaries()
     alone = find_circuit(model, dictionaries, planted_behaviour())
     (stage,) = found("computed").stages
-    assert ends(stage) == ends(alone)
+    assert ends(stage) > ends(alone)  # across layers those that do the same in other classes, too
     assert alone.evidence is not None
     assert stage.evidence is not None
     assert stage.evidence.shares.computed == pytest.approx(alone.evidence.shares.computed)
 
 
 def test_nothing_is_found_where_the_answers_read_the_word_itself():
-    with pytest.raises(NotFoundError, match=r"0\.00 of .* logits flow through layer 0"):
+    with pytest.raises(NotFoundError, match=r"0\.00 of .* logits depend on layer 0"):
         find_circuit(
             planted_model("read"),
             planted_dictionaries(),
@@ -108,16 +110,17 @@ def test_removing_it_removes_the_behaviour_and_every_pair_does_what_was_predicte
     edits = found.edits
     whole = edits[(edits["kind"] == "remove") & (edits["target"] == "")].iloc[0]
     assert whole["free"] == pytest.approx(1, abs=1e-4)
-    assert whole["side_effect"] == pytest.approx(0, abs=1e-4)
+    assert whole["side_effect"] == pytest.approx(1, abs=1e-4)  # all classes are told by the product
     pairs = edits[edits["kind"] == "remove_gate"]
-    assert len(pairs) == 4
+    assert len(pairs) == 8
     assert (pairs["off_by"] < 1e-4).all()
     assert pairs["predicted"].to_numpy() == pytest.approx(pairs["measured"].to_numpy(), abs=1e-4)
-    assert (pairs["predicted"] > 0.4).all()
+    of_layers = pairs.groupby(pairs["target"].str[-1])["predicted"].sum()
+    assert of_layers.tolist() == pytest.approx([1, 1], abs=1e-4)  # all of a layer's together
     patched = edits[edits["kind"] == "patch"].iloc[0]
     assert patched["free"] == pytest.approx(2, abs=1e-3)  # every answer turns round
-    assert found.claims == {"causal": True, "specific": True}
-    assert "causal; specific" in repr(found)
+    assert found.claims == {"causal": True, "beyond random pairs": False}
+    assert "causal; not beyond random pairs: random pairs are not judged, " in repr(found)
 
 
 def test_an_untrained_model_has_no_shares(proof):
@@ -150,6 +153,50 @@ def test_what_is_for_one_layer_is_refused(given):
         )
 
 
+def test_probabilities_are_refused_for_logit_differences_are_followed():
+    behaviour = planted_behaviour(metric="probability")
+    with pytest.raises(BehaviourError, match=r"is measured in probabilities.*'logit difference'"):
+        find_circuit(planted_model("moved"), both_layers("moved"), behaviour, across=True)
+
+
+def test_parts_are_taken_until_no_aim_lacks_more_than_is_allowed():
+    added = np.array([[0.6, 0.1], [0.3, -0.5], [0.3, 0.0], [0.0, 0.1]])
+    aims = np.array([1.0, 0.1])
+    assert enough_of_each(added, aims, 0.1, 4) == [0, 2]  # the second harms more than it helps
+    assert enough_of_each(added, aims, 0.1, 1) == [0]
+    assert enough_of_each(added, aims, 0.4, 4) == [0]
+    assert enough_of_each(added, np.array([0.05, -0.3]), 0.1, 4) == []  # below zero: not lacking
+
+
+def test_two_parts_that_help_together_are_taken_where_none_does_alone():
+    """As features of one class each: what one writes in others is taken back by the rest."""
+    added = np.array([[-0.94, 0.94, -0.44, 1.44], [1.44, -0.44, 0.94, -0.94],
+                      [0.94, -0.94, 1.44, -0.44], [-0.44, 1.44, -0.94, 0.94]])  # fmt: skip
+    assert added.sum(0) == pytest.approx([1, 1, 1, 1])
+    assert enough_of_each(added, np.ones(4), 0.1, 4) == [0, 1, 2, 3]
+    assert enough_of_each(added, np.ones(4), 0.1, 3) == [0, 1]  # two more would be one too many
+    useless = np.array([[0.5, -0.5], [-0.5, 0.5]])
+    assert enough_of_each(useless, np.array([1.0, 1.0]), 0.1, 4) == []  # nor do two help
+
+
+def test_a_patch_is_measured_in_the_cases_that_have_a_counterpart(moved):
+    model, dictionaries, whole = planted_model("moved"), both_layers("moved"), unseen_behaviour()
+    others = planted_behaviour(8, "the {thing} said {child}").cases
+    alone = tuple(  # one case of each pair, and all classes alike
+        replace(case, pair=case.pair + 16)
+        for number, case in enumerate(others)
+        if number % 4 == case.pair % 4
+    )
+    behaviour = replace(whole, cases=(*alone, *whole.cases))
+    row = validate(model, moved, behaviour, dictionaries, n_draws=5).edit("patch")
+    assert len(behaviour.cases) == 72
+    assert row["n_cases"] == 64
+    assert row["free"] == pytest.approx(2, abs=1e-3)
+    few = replace(whole, cases=(*whole.cases[:60], *alone))
+    proof = validate(model, moved, few, dictionaries, n_draws=5)
+    assert "patch" not in set(proof.edits["kind"])
+
+
 def test_stages_are_one_of_each_layer_in_order(moved):
     with pytest.raises(GraphError, match=r"stages of layers \[1, 0\]"):
         LayeredCircuit("turned", moved.stages[::-1], moved.ways)
@@ -167,6 +214,7 @@ def test_options_of_one_layers_validation_are_refused(moved):
 def test_what_passes_no_later_mlp_is_known_of_every_way(kind):
     """The product is read by the second MLP alone; what that writes goes to the answers."""
     ways = found(kind).ways
+    ways = ways.dropna()
     first, last = (ways[ways["layer"] == layer]["to_answers"] for layer in (0, 1))
     assert first.to_numpy() == pytest.approx(0, abs=1e-6)
     assert last.tolist() == pytest.approx([1], abs=1e-6)
@@ -180,8 +228,8 @@ def test_a_circuit_and_its_validation_load_back_as_they_were(moved, proof, tmp_p
     read = LayeredValidation.load(proof.save(tmp_path / "proof.json"))
     for name in ("edits", "strata", "random"):
         pd.testing.assert_frame_equal(getattr(read, name), getattr(proof, name), check_exact=True)
-    assert (read.circuit, read.criteria, read.n, read.seed) == (
-        proof.circuit, proof.criteria, proof.n, proof.seed,
+    assert (read.circuit, read.behaviour, read.criteria, read.n, read.seed) == (
+        proof.circuit, proof.behaviour, proof.criteria, proof.n, proof.seed,
     )  # fmt: skip
     assert repr(read) == repr(proof)
     again.save(tmp_path / "again.json")
@@ -189,12 +237,14 @@ def test_a_circuit_and_its_validation_load_back_as_they_were(moved, proof, tmp_p
 
 
 def test_a_head_that_looks_elsewhere_is_found_with_its_share_and_its_pair(looking):
-    """All of the contrast is because it looks elsewhere, but for the half of the second MLP's
-    product that counts for what the found word is multiplied by, which all texts have."""
+    """All of the contrast is because it looks elsewhere."""
+    assert looking.layers == (0, 1)
+    depends = looking.shares["depends"]
+    assert depends[0] == pytest.approx(1, abs=1e-3)  # it writes what the head looks from
+    ways = looking.ways.set_index(["layer", "way"])["share"]
+    assert ways[0, "where heads look"] == pytest.approx(1, abs=1e-6)
     shares = looking.looks.drop_duplicates(["layer", "head"]).set_index(["layer", "head"])["looks"]
-    (flows_through,) = looking.shares["flows_through"]
-    assert 0.1 < flows_through < 0.2
-    assert shares[1, 1] == pytest.approx(1 - flows_through / 2, abs=1e-6)
+    assert shares[1, 1] == pytest.approx(1, abs=1e-6)
     assert shares.drop((1, 1)).tolist() == pytest.approx([0] * 3, abs=1e-9)
     pairs = looking.looks[looking.looks["distance"].notna()]
     wrote = [f"feature {n} of mlp_out@0" for n in (0, 1)]  # that it is tom, that it is mia
@@ -224,16 +274,22 @@ def test_where_nothing_is_looked_at_otherwise_no_pairs_are_sought(moved):
 
 
 def test_sentences_name_the_head_and_its_strongest_pair(looking, moved):
-    (said,) = (s for s in layered_sentences(looking) if "looks elsewhere" in s)
-    assert said == (
-        "Head 1.1 looks elsewhere in one class than in another: that alone makes 93 % of the "
-        "contrast; its strongest pair is feature 0 of mlp_out@0 looking at token good, 4 tokens "
-        "before (50 % of the score's difference)."
-    )
+    lines = layered_sentences(looking)
+    (at,) = (n for n, line in enumerate(lines) if "looks elsewhere" in line)
+    assert lines[at : at + 2] == [
+        "Head 1.1 looks elsewhere in one class than in another: with its pattern at their mean 100 "
+        "% of the contrast is gone.",
+        "Its strongest pair is feature 0 of mlp_out@0 looking at token good, 4 tokens before: 50 % "
+        "of the difference of its scores.",
+    ]
+    against = looking.looks.assign(looks=-looking.looks["looks"], share=looking.looks["share"] / 9)
+    lines = layered_sentences(replace(looking, looks=against))
+    assert lines[at].endswith("mean 100 % of the contrast is added.")
+    assert lines[at + 1].startswith("No single pair explains that; the strongest is feature 0 of ")
     (said,) = (s for s in layered_sentences(moved) if "looking elsewhere" in s)
     assert said == (
-        "No head makes 10 % of the contrast by looking elsewhere in one class; head 0.0 makes "
-        "most, 0 %."
+        "No head makes 10 % of the contrast by looking elsewhere in one class than in another; "
+        "head 0.0 makes most, 0 %."
     )
     unknown = replace(moved, looks=moved.looks.assign(looks=float("nan")))
     assert any("was not compared" in sentence for sentence in layered_sentences(unknown))
@@ -246,7 +302,7 @@ def test_several_heads_that_look_elsewhere_are_counted(looking):
     more = pd.concat([first.assign(layer=layer, share=1.0) for layer in range(6)])
     said = [s for s in layered_sentences(replace(looking, looks=more)) if "elsewhere" in s]
     assert [s.split(" looks")[0] for s in said] == [f"Head {layer}.1" for layer in range(4)]
-    assert "2 other heads do the same, at most 93 %." in layered_sentences(
+    assert "2 other heads do the same, at most 100 %." in layered_sentences(
         replace(looking, looks=more)
     )
 
@@ -273,9 +329,13 @@ def test_a_file_without_what_heads_look_at_loads(moved, tmp_path):
 Edit = Callable[[dict[str, Any]], object]
 CIRCUIT_FAULTS: dict[str, tuple[Edit, str]] = {
     "of another schema": (lambda c: c.update(schema="x"), "is not a layered circuit"),
-    "newer": (lambda c: c.update(version=9), r"of schema version 9; this version .* reads 1"),
+    "newer": (lambda c: c.update(version=9), r"of schema version 9; this version .* reads 3"),
+    "older": (lambda c: c.update(version=2), r"of schema version 2; .* reads 3. Find it again"),
     "without stages": (lambda c: c.update(stages=[]), r"stages of layers \[\]"),
-    "a stage lost": (lambda c: c["stages"].pop(0), "begin in layer 0, of which there is no stage"),
+    "a stage lost": (lambda c: c["stages"].pop(0), r"stages of layers \[1\], chosen in \[0, 1\]"),
+    "a way from no stage": (
+        lambda c: c["ways"]["layer"].__setitem__(0, 7), "begin in layer 7, of which there is no",
+    ),
     "stages turned": (lambda c: c["stages"].reverse(), r"stages of layers \[1, 0\]"),
     "a stage that is none": (lambda c: c["stages"].append(5), "not a list of circuits"),
     "a part of no behaviour": (lambda c: c["stages"][0].update(evidence=None), "of the behaviours"),
@@ -290,6 +350,17 @@ CIRCUIT_FAULTS: dict[str, tuple[Edit, str]] = {
     ),
     "columns of unequal length": (lambda c: c["ways"]["way"].pop(), "unequal length"),
     "a share that is text": (lambda c: c["ways"]["share"].__setitem__(0, "x"), "'share' does not"),
+    "a choice twice": (lambda c: c["chosen"].append(c["chosen"][0]), "Name each layer once"),
+    "a choice without a number": (
+        lambda c: c["chosen"][0].pop("missing"), r"in chosen 0, missing \['missing'\]",
+    ),
+    "choices lost": (lambda c: c.pop("chosen"), r"missing \['chosen'\]"),
+    "choices that are no list": (lambda c: c.update(chosen=5), "chosen is not a list"),
+    "a stage that is left out": (
+        lambda c: c["left_out"].append(
+            {"layer": 1, "depends": 0.5, "n_pairs": 2, "carried": 0.25}
+        ), r"stages of layers \[0, 1\], chosen in \[0, 1\] and left out \[1\]",
+    ),
     "a number beyond all": (lambda c: c["ways"]["share"].__setitem__(0, 1e999), "'share' does not"),
 }  # fmt: skip
 
@@ -339,6 +410,7 @@ def test_damaged_looks_are_refused_in_one_line(looking, tmp_path, edit, why):
 
 PROOF_FAULTS: dict[str, tuple[Edit, str]] = {
     "of one layer": (lambda v: v.update(schema="bilinear-circuits/validation"), "not a validation"),
+    "of version 2": (lambda v: v.update(version=2), "not a validation .* of this version. Make it"),
     "no criteria": (lambda v: v.update(criteria=[]), "no row of cases, shown, removed"),
     "an edit lost": (lambda v: v["edits"]["kind"].__setitem__(1, "keep"), "no row of remove"),
     "a kind that is none": (lambda v: v["edits"]["kind"].__setitem__(1, "x"), "'kind' does not"),
@@ -372,14 +444,14 @@ def test_files_of_other_kinds_are_not_overwritten(moved, proof, tmp_path):
 
 def test_its_picture_has_every_number_and_its_parts_add_up(moved):
     table = moved.figure().table.set_index(["from", "to"])["share"]
-    assert table["layer 0", "head 1.0"] == pytest.approx(0.5, abs=1e-6)
-    assert table["head 1.0", "layer 1"] == pytest.approx(0.5, abs=1e-6)
+    assert table["layer 0", "head 1.0"] == pytest.approx(1, abs=1e-6)
+    assert table["head 1.0", "layer 1"] == pytest.approx(1, abs=1e-6)
     assert table["layer 1", "answers"] == pytest.approx(1, abs=1e-6)
     halves = [share for (_, to), share in table.items() if to.startswith("pair ")]
-    assert halves == pytest.approx([0.125] * 4, abs=1e-6)
+    assert sum(halves) == pytest.approx(1, abs=1e-6)
     texts = [each["text"] for each in moved.figure().layout["annotations"]]
-    assert texts.count("12 %") == 4
-    assert {"head 1.0", "the answers", "Layer 0: 2 pairs", "50 %", "100 %"} <= set(texts)
+    assert {"head 1.0", "the answers", "Layer 0: 4 pairs", "100 % of the contrast"} <= set(texts)
+    assert not any("norms" in text for text in texts)
 
 
 def test_a_picture_of_many_pairs_draws_some_and_counts_the_rest(moved):

@@ -436,8 +436,9 @@ def test_the_rank_that_is_needed_is_the_first_that_explains_enough():
         None, None, None
     )  # fmt: skip
     assert found.needed_sentence == (
-        "Eigenvectors needed for an R² of 0.9, median: more than 2; random directions of the same "
-        "model more than 2, outputs of random tokens more than 2, an untrained model more than 2."
+        "Eigenvectors needed for an R² of 0.9, median: more than there are; random directions of "
+        "the same model more than 2, outputs of random tokens more than there are, an untrained "
+        "model more than there are."
     )
 
 

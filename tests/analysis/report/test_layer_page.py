@@ -34,7 +34,7 @@ def test_a_layers_page_says_where_two_readers_stand_in_one_table(hostile_run, mo
     books = catalogues(run, own, layered)
     table = LayerTable.of(run, 0, seed=0)
     caption = layer_page(run, table, books).tables[0].caption
-    assert caption.startswith("Every output, read by encoder; pairs at q 0.05, by pinv.")
+    assert caption.startswith("Every output, read by encoder; listed pairs at q 0.05, by pinv.")
     assert "q tests a pair against the whole form, so this count includes shadows" in caption
     monkeypatch.setattr(Run, "reader_of_interactions", lambda *_: "encoder")
     assert "by pinv" not in layer_page(run, table, books).tables[0].caption

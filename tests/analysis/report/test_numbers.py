@@ -21,7 +21,8 @@ DIGITS = 5e-5  # half of the last of five significant digits
 
 
 HEADS = {
-    "n_pairs": "pairs", "removed": "effect removed", "low": "removed, low", "high": "removed, high",
+    "n_pairs": "pairs", "n_cases": "cases",
+    "removed": "effect removed", "low": "removed, low", "high": "removed, high",
     "side_effect": "side effect", "faithfulness": "effect kept",
 }  # fmt: skip
 """Columns of `Validation.edits` that a page calls by other names."""

@@ -32,7 +32,7 @@ from circuits.errors import GraphError, RunError
 from circuits.graph.circuit import Circuit
 from circuits.graph.circuit_figure import picture
 from circuits.graph.records import Feature, Gate, Interaction, Output
-from circuits.model import Site
+from circuits.model import Site, load_model
 from circuits.model.identity import TwinLabel
 from circuits.model.site import mlp_sites
 from circuits.plotting.display import MOST, shown
@@ -135,7 +135,7 @@ def test_the_page_through_layers_has_what_heads_look_at(hostile_run):
     text = pages(folder / "report")["layered-hostile.html"].text
     for cell in (f"token {HOSTILE[0]}", "feature 3 of mlp_out@0", "all others"):
         assert cell in text
-    assert "Head 0.1 looks elsewhere in one class than in another: that alone makes 25 %" in text
+    assert "Head 0.1 looks elsewhere in one class than in another: with its pattern at" in text
     found = Run(folder, device="cpu").layered_found[0]
     (table,) = (t for t in layered_page(found, "x", {}).tables if t.key == "looks")
     assert table.columns[-1] == "share of the contrast"
@@ -338,6 +338,30 @@ def test_a_card_has_what_its_dictionary_measured(hostile_run):
     assert abs(cards[7]["pairs"][0][3]) == pytest.approx(strongest, rel=1e-4)
 
 
+def test_the_constant_is_called_so_wherever_pairs_are_listed(hostile_run, tmp_path):
+    run = Run(hostile_run[0], device="cpu").checked()
+    n_input = run.dictionaries["mlp_in@0"].n_feature
+    strongest = run.tables[0].index[:40:4]
+    run.tables[0].loc[strongest, ["first", "second"]] = [3, n_input]
+    run.tables[0].loc[strongest[::2], "first"] = n_input
+    run.tables[0].loc[strongest, "weight"] = 1e6
+    report = write_report(run, tmp_path / "report").parent
+    cards = page_data(report, "features-mlp_out-0-0") + page_data(report, "features-mlp_in-0-0")
+    ends = [pair[1:3] for card in cards for pair in card["pairs"]]
+    assert ["constant", "constant"] in ends
+    assert [3, "constant"] in ends
+    assert all(end == "constant" or end < n_input for both in ends for end in both)
+    found = {page.name: page for page in report_of(run).pages}
+    tables = {table.key: table for table in found["circuit-hostile"].tables}
+    for key in ("parts", "checks"):
+        firsts, seconds = zip(*(row[:2] for row in tables[key].rows), strict=True)
+        assert not any(end.isdecimal() for end in (*firsts, *seconds))
+        assert "constant" in seconds
+    (alone,) = (table for table in found["layered-hostile"].tables if table.key == "alone")
+    assert all(" × " in row[0] and "&" not in row[0].split(" × ")[1] for row in alone.rows)
+    assert any("constant" in row[0] for row in alone.rows)
+
+
 def test_what_was_not_made_is_named_with_its_command(tmp_path, capsys):
     folder = tmp_path / "run"
     begun(folder)
@@ -358,14 +382,19 @@ def test_what_was_not_made_is_named_with_its_command(tmp_path, capsys):
     assert [each["command"].split()[1] for each in as_json["missing"]] == commands
 
 
-def test_the_report_of_a_twin_says_first_whose_twin_it_is_and_what_it_lost(tmp_path):
-    begun(tmp_path / "run")
+def labelled(model: Path) -> None:
+    """Give a model the label of a twin."""
     label = TwinLabel(
         "<b>gated", "0", "silu", original_loss=1.5, loss=1.375, removed_loss=5.25, gap_error=0.01,
         kl=0.0625, agreement=0.88, mlp_fvu=(0.25,), n_held_out=4321, tokens=98765, seed=0,
         versions="",
     )  # fmt: skip
-    label.write(tmp_path / "run" / "model")
+    label.write_first(model, load_model(model, device="cpu").fingerprint)
+
+
+def test_the_report_of_a_twin_says_first_whose_twin_it_is_and_what_it_lost(tmp_path):
+    begun(tmp_path / "run")
+    labelled(tmp_path / "run" / "model")
     run = Run(tmp_path / "run", device="cpu")
     write_report(run)
     whole = write_report(run, single_file=True).read_text()
@@ -381,6 +410,26 @@ def copied(hostile_run, tmp_path) -> Path:
     run = tmp_path / "run"
     shutil.copytree(hostile_run[0], run, ignore=shutil.ignore_patterns("report"))
     return run
+
+
+def test_the_report_of_a_twin_offers_the_original_only_to_circuits_of_one_layer(
+    hostile_run, tmp_path
+):
+    run = copied(hostile_run, tmp_path)
+    labelled(run / "model")
+
+    def first() -> str:
+        write_report(Run(run, device="cpu"))
+        return pages(run / "report")["index.html"].text.split("Loss, gap")[0]
+
+    both = first()
+    assert "Whether a circuit of one layer matters in the original is measured by" in both
+    assert "for one through several layers, there is no such measurement" in both
+    shutil.rmtree(run / "circuits")
+    across = first()
+    assert "a circuit through several layers matters in the original cannot be measured" in across
+    shutil.rmtree(run / "layered")
+    assert "Whether it matters in the original is measured by circuits validate RUN" in first()
 
 
 def test_a_run_that_lacks_its_first_steps_is_refused_with_their_command(tmp_path):

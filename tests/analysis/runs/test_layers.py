@@ -131,11 +131,7 @@ def test_a_table_of_another_n_is_made_anew_and_no_shards_stay(run, capsys):
     asked = ["interactions", str(run), "--device", "cpu", "--json", "--n"]
     folder = run / "interactions"
     found = {}
-    stale = folder / "layer-0" / "outputs-0000000-0000024.parquet"  # as 0.1 left them
     for n in ("6", "5", "5", "6"):
-        if folder.exists():
-            stale.parent.mkdir()
-            stale.write_bytes(b"of another n")
         assert main([*asked, n]) == 0
         answer = json.loads(capsys.readouterr().out)["layer 0"]
         table = pd.read_parquet(folder / "layer-0.parquet")
@@ -144,6 +140,12 @@ def test_a_table_of_another_n_is_made_anew_and_no_shards_stay(run, capsys):
         found.setdefault(n, []).append((folder / "layer-0.parquet").read_bytes())
     assert all(one == made[0] for made in found.values() for one in made)
     assert answer["replaces"] == "a table of n = 5"
+    assert main([*asked, "6", "--reader", "encoder"]) == 0
+    answer = json.loads(capsys.readouterr().out)["layer 0"]
+    assert (answer["read by"], answer["listed of each"]) == ("encoder", 6)
+    assert answer["replaces"] == "a table of reader = pinv"
+    about = Run(run).strongest(0).attrs
+    assert (about["n"], about["reader"]) == (6, "encoder")
 
 
 def test_a_table_that_was_interrupted_resumes_beside_one_of_other_settings(

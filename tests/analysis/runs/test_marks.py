@@ -256,6 +256,15 @@ def test_an_exported_circuit_has_the_mark_of_its_file(folder, tmp_path, monkeypa
     assert "note:" not in command("export", copy, "--out", out, "--force").stdout
 
 
+def test_what_is_said_of_dictionaries_has_the_marks_of_their_files(folder):
+    site = next((folder / "saes").iterdir())
+    edited = site / "cfg.json"
+    edited.write_text(edited.read_text() + " ")
+    done = command("sae", "info", str(folder), "--json")
+    assert done.returncode == 0, done.stderr
+    assert any("cfg.json: edited after" in mark for mark in json.loads(done.stdout)["marks"])
+
+
 def test_verify_lists_every_file_and_the_command_that_makes_it_again(folder):
     table = verify(folder).set_index("file")
     assert set(table["state"]) == {"as it was made"}

@@ -1,5 +1,6 @@
 """What is written where a path is given: over a file of its own kind, and over no other."""
 
+import json
 import os
 import shlex
 import shutil
@@ -8,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from analysis.cli.main import main
 from analysis.lowrank.curve import RankCurve
@@ -56,6 +59,36 @@ def test_a_file_is_written_over_one_of_its_kind_and_no_other(writers, tmp_path):
         write(path)
         if name in kinds:
             kinds[name].load(path)
+
+
+ALIKE = {  # by the names of `writers`: files of other programs that look alike at first
+    "circuit.json": '{"note": "after bilinear-circuits/circuit", "years": "of work"}',
+    "validation.json": '{"schema": "bilinear-circuits/validation-of-mine"}',
+    "cases.jsonl": '{"text": "Once upon a time"}\n{"text": "there was a corpus"}\n',
+    "rank.json": json.dumps({"schema": "mine", "about": {}, "loss": {}}, indent=2),
+    "page.png": "Software\0bilinear-circuits was used for this",
+}
+
+
+def test_a_file_that_only_looks_like_one_of_its_kind_is_not_written_over(writers, tmp_path):
+    for name, content in ALIKE.items():
+        path = tmp_path / name.replace(".", "-") / name
+        path.parent.mkdir()
+        path.write_text(content)
+        with pytest.raises(CircuitsError, match=r"would be lost\. Name another.*force=True"):
+            writers[name](path)
+        assert path.read_text() == content
+    weights = tmp_path / "weights.safetensors"
+    save_file({"head": torch.ones(1)}, weights, {"height": "3", "width": "2", "of": "mine"})
+    with pytest.raises(CircuitsError, match="would be lost"):
+        writers["model.safetensors"](weights)
+
+
+def test_a_validation_is_not_written_over_by_a_rank_curve(writers, tmp_path):
+    path = tmp_path / "rank.json"
+    writers["validation.json"](path)
+    with pytest.raises(CircuitsError, match="is not a rank curve, so it would be lost"):
+        writers["rank.json"](path)
 
 
 def test_no_file_takes_the_place_of_a_fifo(writers, tmp_path):

@@ -25,6 +25,7 @@ from circuits.errors import GraphError, ModelError
 from circuits.graph.records import Feature, Interaction
 from circuits.model import Model
 from circuits.model.identity import TwinLabel
+from circuits.model.loading import load_model
 from circuits.storage.manifest import read_manifest
 from circuits.twin.original import load_original
 from circuits.twin.plan import TwinPlan
@@ -228,7 +229,8 @@ def run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     planted_behaviour().save(planted_run(folder / "run") / "cases.jsonl")
     original = load_original(gated().save(folder / "gated"), device="cpu")
-    label_of(original).write(folder / "run" / "model")
+    place = folder / "run" / "model"
+    label_of(original).write_first(place, load_model(place, device="cpu").fingerprint)
     return folder / "run"
 
 

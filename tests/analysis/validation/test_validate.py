@@ -11,14 +11,16 @@ import torch
 
 from analysis.attribution.contrast import PairAccount
 from analysis.attribution.pair_terms import PairTerms, terms_of
+from analysis.behaviour.cases import Behaviour
 from analysis.behaviour.in_model import in_model
-from analysis.cli.circuit_text import validation_text
+from analysis.cli.circuit_text import validation_rows, validation_text
 from analysis.discovery.find import find_circuit
 from analysis.report.circuit.circuit_tables import validation_tables
 from analysis.validation import pair_checks
 from analysis.validation.controls import random_pairs
 from analysis.validation.criteria import (
     CRITERIA,
+    IN_ONE_LAYER,
     Claim,
     Criterion,
     Direction,
@@ -27,7 +29,7 @@ from analysis.validation.criteria import (
     measured,
 )
 from analysis.validation.edits import EditKind, edited, removing
-from analysis.validation.harness import Harness
+from analysis.validation.harness import Harness, have_counterparts
 from analysis.validation.record import Validation
 from analysis.validation.validate import validate
 from circuits.corpus import open_corpus
@@ -75,7 +77,7 @@ def with_pairs(circuit: Circuit, *pairs: tuple[int, int]) -> Circuit:
 
 
 def test_the_planted_circuit_is_causal_computed_and_specific(proof):
-    assert proof.claims == dict.fromkeys(Claim, True)
+    assert proof.claims == dict.fromkeys(IN_ONE_LAYER, True)
     assert proof.verdict == "causal; computed here; specific"
     assert [one.met for one in proof.criteria] == [True] * 12
     assert proof.judged.startswith("Judged, of 16 cases or more: all 2 of 2, class 4 of 4")
@@ -137,6 +139,43 @@ def test_patching_it_from_the_other_answer_turns_each_answer_round(proof):
     for label in ("not good", "not bad"):
         assert patched[label] == pytest.approx(-plain[label])
     assert patched["good"] == pytest.approx(plain["good"])
+
+
+def with_cases_of_no_counterpart(behaviour: Behaviour, n: int) -> Behaviour:
+    """And as many cases again, of which only the first ``n`` pairs are pairs."""
+    more = planted_behaviour(16, "{child} {child} said the {thing}").cases
+    alone = (replace(c, pair=c.pair + (100 if c.pair < n else 200 + 50 * place))
+             for place, c in enumerate(more))  # fmt: skip
+    return replace(behaviour, cases=(*behaviour.cases, *alone))
+
+
+@pytest.mark.parametrize("n", [0, 3])
+def test_a_patch_is_over_the_cases_that_have_a_counterpart(circuit, proof, n):
+    mixed = with_cases_of_no_counterpart(CASES, n)
+    cases = in_model(mixed, planted_model())
+    assert int(have_counterparts(cases).sum()) == len(CASES.cases) + sum(
+        c.pair < n for c in planted_behaviour(16).cases
+    )
+    found = validate(planted_model(), circuit, mixed, planted_dictionaries(), n_draws=1)
+    patched = found.edit(EditKind.PATCH)
+    assert patched["removed"] == pytest.approx(2)
+    assert patched["n_cases"] == int(have_counterparts(cases).sum())
+    assert found.edit(EditKind.REMOVE)["n_cases"] == len(mixed.cases)
+    if not n:
+        whole = proof.edit(EditKind.PATCH)
+        for column in ("contrast", "side_effect", "faithfulness", *mixed.labels):
+            assert patched[column] == pytest.approx(whole[column], abs=1e-5)
+    rows = validation_rows(found)["edits"]
+    assert [row["n_cases"] for row in rows if row["kind"] == "patch"] == [patched["n_cases"]]
+    assert "n_cases" in validation_text(found)
+
+
+def test_of_too_few_counterparts_no_patch_is_shown(circuit):
+    alone = tuple(replace(c, pair=n if c.pair else 0) for n, c in enumerate(CASES.cases, start=1))
+    apart = replace(CASES, cases=alone)
+    assert 0 < int(have_counterparts(in_model(apart, planted_model())).sum()) < 5
+    found = validate(planted_model(), circuit, apart, planted_dictionaries(), n_draws=1)
+    assert EditKind.PATCH not in set(found.edits["kind"])
 
 
 def test_random_pairs_do_next_to_nothing(proof):
@@ -408,6 +447,10 @@ def test_cases_that_the_circuit_was_chosen_on_are_no_test_of_it(circuit):
     spelt = [replace(c, text=c.text.replace(" ", "  "), position=-1) for c in HALVES[0].cases]
     with pytest.raises(BehaviourError, match="chosen on 32 of these 32 cases"):
         validate(model, circuit, replace(HALVES[0], cases=tuple(spelt)), dictionaries)
+    fewer = [replace(c, right=c.right[:1], wrong=c.wrong[:1]) for c in HALVES[0].cases]
+    assert fewer != [*HALVES[0].cases]
+    with pytest.raises(BehaviourError, match="chosen on 32 of these 32 cases"):
+        validate(model, circuit, replace(HALVES[0], cases=tuple(fewer)), dictionaries)
 
 
 def test_a_circuit_that_does_not_say_what_it_was_chosen_on_is_validated_on_any_case(circuit):
@@ -451,7 +494,7 @@ def test_a_handful_of_cases_proves_nothing():
     few = validate(model, circuit, unseen_behaviour(3), dictionaries, n_draws=2)
     assert few.verdict == (
         "nothing can be claimed: 3 held-out cases of each class, and 16 are needed: write at least "
-        "32 pairs"
+        "32 of each"
     )
     assert not any(few.claims.values())
 
@@ -511,14 +554,15 @@ def test_what_carries_nothing_is_not_specific(proof):
     )
     found = replace(proof, criteria=idle)
     assert found.claims == {Claim.CAUSAL: False, Claim.COMPUTED: True, Claim.SPECIFIC: False}
-    assert found.verdict.endswith(
-        "; not specific: a circuit that is not causal carries nothing to be specific about"
+    assert found.verdict == (
+        "not causal: removing the circuit removes 1 % of the margin (wanted: at least 60 %); "
+        "computed here"
     )
 
 
 def test_without_other_classes_only_half_of_specific_is_said(proof):
     alone = replace(proof, strata=proof.strata[proof.strata["affected"]])
-    assert alone.claims == dict.fromkeys(Claim, True)
+    assert alone.claims == dict.fromkeys(IN_ONE_LAYER, True)
     assert alone.verdict == "causal; computed here; specific (random pairs only)"
     assert list(alone.claims_in_words) == [
         "causal",
@@ -675,7 +719,7 @@ def test_a_validation_of_0_1_is_read(tmp_path):
     assert found.verdict.startswith("nothing is claimed: it was validated by 0.1")
     assert "nothing is claimed" in validation_text(found)
     assert found._repr_html_()
-    assert len(validation_tables(found)) > 5
+    assert len(validation_tables(found, str)) > 5
     assert found.case_by_case == "Case by case: not measured."
     again = Validation.load(found.save(tmp_path / "new.json"))
     pd.testing.assert_frame_equal(again.edits, found.edits)

@@ -120,3 +120,20 @@ def test_a_layer_holds_values_and_no_gradient():
     left = normal(3, 2).requires_grad_()
     layer = BilinearLayer(left, normal(3, 2), normal(2, 3))
     assert not layer(normal(2)).requires_grad
+
+
+@pytest.mark.parametrize("biases", BIASES)
+def test_a_layer_whose_weights_are_changed_in_place_is_the_changed_one(biases):
+    """It shares them, with a running model for example."""
+    given = {name: tensor.clone() for name, tensor in vars(small_layer(biases=biases)).items()
+             if isinstance(tensor, torch.Tensor)}  # fmt: skip
+    layer, direction = BilinearLayer(**given), normal(8, seed=5)
+    before = layer.interaction(direction), layer.pair_gram, layer.factors
+    again = layer.interaction(direction), layer.pair_gram, layer.factors
+    assert all(one is other for one, other in zip(before[1:], again[1:], strict=True))
+    for tensor in given.values():
+        tensor.mul_(1e3).add_(1)
+    fresh = BilinearLayer(**{name: tensor.clone() for name, tensor in given.items()})
+    torch.testing.assert_close(layer.interaction(direction), fresh.interaction(direction))
+    torch.testing.assert_close(layer.pair_gram, fresh.pair_gram)
+    torch.testing.assert_close(layer.factors, fresh.factors)

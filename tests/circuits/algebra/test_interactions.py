@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from circuits import Basis, BilinearLayer, Interactions
 from circuits.algebra import interactions as interactions_module
 from circuits.algebra import pair_search as strongest_module
-from circuits.errors import RunError
+from circuits.errors import PlanError, RunError
 from tests.support.small import BIASES, basis, lifted, normal, relative_error, small_layer
 
 SHAPES = [(20, None), (8, None), (5, None), (20, 3)]  # wide, square, tall, rank-deficient
@@ -350,6 +350,21 @@ def test_the_strongest_of_each_output_are_kept_in_shards(tmp_path):
         inter.strongest_of_each(4, [2, 4], folder=tmp_path)
 
 
+def test_more_pairs_than_there_are_are_all_of_them(tmp_path, monkeypatch):
+    inter = Interactions(small_layer(), basis(20), basis(9, seed=2))
+    n_pairs = inter.n_input * (inter.n_input + 1) // 2
+    each = inter.strongest_of_each(n_pairs, folder=tmp_path)
+    assert len(each) == 9 * n_pairs
+    # the shards are the same: nothing is made again, and none is of other settings
+    pd.testing.assert_frame_equal(inter.strongest_of_each(10**8, folder=tmp_path), each)
+    assert len(inter.strongest(10**8)) == 9 * n_pairs
+    monkeypatch.setattr("circuits.errors.machine_memory", lambda: 100 * n_pairs)
+    for ask in (inter.strongest, inter.strongest_of_each):
+        with pytest.raises(PlanError, match=r"GiB of memory.*Ask for fewer pairs \(n\)"):
+            ask(10**8)
+        ask(5)
+
+
 def test_a_score_adds_to_the_table_of_each_output():
     inter = Interactions(small_layer(), basis(20), basis(9, seed=2))
     table = inter.strongest_of_each(3, [6, 2], score=lambda rows, o: rows.assign(own=o))
@@ -414,3 +429,20 @@ def test_65536_features_on_each_side_need_no_features_squared_memory():
     rest = torch.cat([2 * ((write[i] @ form) * write[j]).sum(1) for i, j in parts])
     assert float(rest.abs().max()) <= float(top["weight"].abs().min()) * (1 + 1e-4)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 6 * 2**20  # KiB: 16 GiB if n x n
+
+
+def test_interactions_of_tensors_that_are_changed_in_place_are_those_of_the_changed_ones():
+    layer, decoders = small_layer(), [normal(20, 8, seed=seed) for seed in (1, 2)]
+    inter = Interactions(layer, *map(Basis.from_decoder, decoders))
+    before = inter.fingerprint, inter.energies, inter.spectrum(0).values
+    layer.left.mul_(2)
+    decoders[0][:10].mul_(3)
+    layer.down.add_(1)
+    fresh = Interactions(
+        BilinearLayer(layer.left.clone(), layer.right.clone(), layer.down.clone()),
+        *(Basis.from_decoder(decoder.clone()) for decoder in decoders),
+    )
+    assert inter.fingerprint == fresh.fingerprint != before[0]
+    torch.testing.assert_close(inter.energies, fresh.energies)
+    torch.testing.assert_close(inter.spectrum(0).values, fresh.spectrum(0).values)
+    torch.testing.assert_close(inter.inputs.read, fresh.inputs.read)

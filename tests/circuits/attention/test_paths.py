@@ -10,7 +10,7 @@ from circuits.attention import text_paths, upstream_basis
 from circuits.attention.paths import stage
 from circuits.errors import ArgumentError, ModelError
 from circuits.model import load_model
-from circuits.model.formats.heads import eager, scores_of_run
+from circuits.model.formats.heads import attending, scores_of_run
 from circuits.model.site import Site
 from tests.support import ROOT
 from tests.support.small import basis, normal, relative_error
@@ -23,7 +23,7 @@ TOKENS = some_tokens(1, 12)[0]
 
 def read(model, site):
     """What the running model computes at a site, by attention that makes its pattern."""
-    with eager(model.network):
+    with attending(model.network):
         return model.read(TOKENS[None], site)[Site.parse(site)][0]
 
 
@@ -339,6 +339,11 @@ def test_interactions_and_graphs_work_on_an_upstream_basis():
         ("mlp_in@1", 1, "not a point of the stream"),
         ("mlp_out@0", [[(0, 1)]], "none of these paths leads from mlp_out@0 to layer 1"),
         ("resid_pre@0", [[(1, 1), (0, 1)]], "none of these paths"),
+        (
+            "resid_pre@0",
+            [[(1, 0), (1, 1)], [(1, 0)]],
+            r"heads \[1\.0, 1\.1\] lead from none of resi",
+        ),
     ],
 )
 def test_paths_that_do_not_lead_to_the_layer_are_refused(sites, paths, said):

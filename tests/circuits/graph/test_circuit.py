@@ -433,7 +433,12 @@ def test_files_of_other_kinds_are_not_written_over(circuit, tmp_path):
     (tmp_path / "output-0.json").write_text("{}")
     with pytest.raises(GraphError, match="is not an attribution graph of this circuit"):
         write_attribution(circuit, tmp_path)
+    others = '{"metadata": {"slug": "output-0", "scan": "gemma", "transcoder_list": ["a/b"]}}'
+    (tmp_path / "output-0.json").write_text(others)
+    with pytest.raises(GraphError, match="is not an attribution graph of this circuit"):
+        write_attribution(circuit, tmp_path)
     assert write_attribution(circuit, tmp_path, force=True) == tmp_path / "output-0.json"
+    write_attribution(circuit, tmp_path)
     for ending in ("graphml", "gexf"):
         path = tmp_path / f"a.{ending}"
         write_graph(circuit, path)

@@ -288,3 +288,13 @@ def test_controls_keep_norms_and_only_rotation_keeps_angles():
 def test_an_invalid_rate_is_refused(q):
     with pytest.raises(CircuitsError, match=r"not a (false-discovery rate|finite number)"):
         significant_pairs(Interactions(small_layer(), basis(20), basis(9)), 0, q)
+
+
+def test_the_null_of_a_basis_that_is_changed_in_place_is_that_of_the_changed_one():
+    decoder = normal(20, 7)
+    features, other = Basis.from_decoder(decoder), normal(20, 7, seed=1)
+    kept = RotationNull.of(features)
+    assert RotationNull.of(features) is kept
+    decoder.copy_(other)
+    fresh = RotationNull.of(Basis.from_decoder(other))
+    torch.testing.assert_close(RotationNull.of(features).sizes, fresh.sizes)

@@ -177,3 +177,22 @@ def test_a_tokenizer_that_cannot_be_read_is_known_by_what_it_does():
             return {"input_ids": [ord(c) // self.step for c in text]}
 
     assert tokenizer_hash(Plain(1)) == tokenizer_hash(Plain(1)) != tokenizer_hash(Plain(2))
+
+
+def test_weights_that_are_changed_in_place_make_another_model(tmp_path):
+    model = load_model(small_folder(tmp_path / "model"), device="cpu")
+    before, layer = model.fingerprint, model.layer(0)
+    form = layer.interaction(torch.ones(model.d_model))
+    with torch.no_grad():
+        model.network.model.layers[0].mlp.down_proj.weight.mul_(1.5)
+    assert model.fingerprint != before
+    assert load_model(model.save(tmp_path / "again"), device="cpu").fingerprint == model.fingerprint
+    torch.testing.assert_close(layer.interaction(torch.ones(model.d_model)), 1.5 * form)
+
+
+def test_heads_whose_weights_are_changed_in_place_are_the_changed_ones(tmp_path):
+    model = load_model(small_folder(tmp_path / "model"), device="cpu")
+    before = model.head(0, 1).query
+    with torch.no_grad():
+        model.network.model.layers[0].input_layernorm.weight.mul_(2)  # folded into the factors
+    torch.testing.assert_close(model.head(0, 1).query, 2 * before)

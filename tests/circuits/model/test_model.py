@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from circuits.attention.frozen_run import frozen
 from circuits.errors import CircuitsError, HubError, ModelError, TensorError
 from circuits.model import Model, Site, load_model
 from circuits.model.site import POINTS, begun_at
@@ -201,6 +202,11 @@ def test_text_at_a_temperature_follows_its_seed(model):
     texts = {model.generate("w5", 12, temperature=2.0, seed=seed) for seed in (0, 0, 1)}
     assert len(texts) == 2
     assert len(model.generate("w5", 500).split()) <= model.n_context
+
+
+@pytest.mark.parametrize("temperature", [5e-324, 1e-320, 1e-40, 1.2e-38, 1e-30])
+def test_a_vanishing_temperature_is_that_of_the_likeliest_tokens(model, temperature):
+    assert model.generate("w5", 8, temperature=temperature) == model.generate("w5", 8)
 
 
 def test_padding_counts_in_no_loss(model):
@@ -541,6 +547,31 @@ def test_a_model_on_the_hub_is_read_from_its_download(folder, monkeypatch):
         ("owner/words", "abc"),
     ]
     assert not any("py" in kind or "bin" in kind for _, k in asked for kind in k["allow_patterns"])
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda model, _: model.fingerprint,
+        lambda model, _: model.in_dtype(torch.float64),
+        lambda model, folder: model.save(folder / "edited"),
+        lambda model, _: model.hooked,
+    ],
+)
+def test_an_edited_model_does_not_pass_as_the_unedited_one(folder, tmp_path, ask):
+    """Nor does a copy of it, which would be edited for ever."""
+    model = load_model(folder, device="cpu")
+    own, tokens = model.fingerprint, some_tokens()
+    edits = (model.replaced({"mlp_out@0": torch.zeros_like}), frozen(model, tokens))
+    for edit, what in zip(edits, ("mlp_out@0", "attention"), strict=True):
+        with edit:
+            assert model.is_edited
+            with pytest.raises(ModelError, match=rf"Model\..*: {what} is replaced at the moment"):
+                ask(model, tmp_path)
+            assert model.unedited_fingerprint == own
+    assert not (tmp_path / "edited").exists()
+    assert not model.is_edited
+    ask(model, tmp_path)
 
 
 def test_the_bridge_is_not_made_of_a_model_that_is_replaced(folder):

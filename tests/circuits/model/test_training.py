@@ -268,7 +268,7 @@ def test_a_folder_never_holds_two_runs(unbroken, corpus, tmp_path):
     assert str(refused.value) == (
         f"{plan}: belongs to another run, which differs in plan.n_steps ({PLAN.n_steps}, now 31), "
         f"plan.seed ({PLAN.seed}, now 4). Give the same options and text as then to resume or "
-        f"reuse that run, or use another folder."
+        f"reuse that run, or remove {unbroken.folder}, or use another folder."
     )
     with pytest.raises(RunError, match=r"which differs in corpus \('.*', now '.*'\)\. Give"):
         train_model(PLAN, built_in(seed=2, n_documents=400), unbroken.folder)
@@ -589,3 +589,21 @@ def test_a_finished_run_whose_files_are_not_its_own_is_trained_anew(
     assert load_model(folder, device="cpu").fingerprint == (
         load_model(unbroken.folder, device="cpu").fingerprint
     )
+
+
+def test_attention_stays_in_float32_while_products_are_in_bfloat16(corpus, monkeypatch):
+    from transformers.integrations import sdpa_attention
+
+    dtypes, attend = {}, torch.nn.functional.scaled_dot_product_attention
+
+    def seen(*given, **how):
+        attended = attend(*given, **how)
+        dtypes["attention"] = attended.dtype
+        return attended
+
+    monkeypatch.setattr(sdpa_attention.torch.nn.functional, "scaled_dot_product_attention", seen)
+    training = ModelTraining(PLAN, corpus, train_tokenizer(corpus.part(200)), "cpu", "bfloat16")
+    projection = training.network.model.layers[1].self_attn.o_proj
+    projection.register_forward_hook(lambda *seen: dtypes.update(product=seen[-1].dtype))
+    training.learn(next(training.batches()))
+    assert dtypes == {"attention": torch.float32, "product": torch.bfloat16}

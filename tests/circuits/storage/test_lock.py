@@ -109,6 +109,29 @@ def test_threads_take_turns(tmp_path):
     assert most == [1] * 20
 
 
+def test_a_folder_that_its_holder_removes_meanwhile_is_made_again(tmp_path, monkeypatch):
+    real, folder, gone = os.mkdir, tmp_path / "run", []
+
+    def removed_between(path: str, *how: int) -> None:
+        """``mkdir`` finds the folder; before anybody looks again, its holder has removed it."""
+        if Path(path) == folder and not gone:
+            gone.append(path)
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+        real(path, *how)
+
+    monkeypatch.setattr(os, "mkdir", removed_between)
+    with locked(folder, "x"):
+        assert gone
+        assert (folder / NAME).exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):
+    (tmp_path / "run").touch()
+    with pytest.raises(NotADirectoryError, match="run"), locked(tmp_path / "run", "x"):
+        pass
+
+
 def test_a_folder_that_was_made_for_the_lock_alone_does_not_stay(tmp_path):
     with pytest.raises(ZeroDivisionError), locked(tmp_path / "a" / "run", "x"):
         _ = 1 / 0

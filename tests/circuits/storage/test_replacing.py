@@ -16,6 +16,7 @@ from circuits.storage.replacing import (
     put_files,
     put_folder,
     restore,
+    same_kind,
 )
 
 
@@ -178,6 +179,26 @@ def test_a_file_of_another_kind_is_not_written_over(tmp_path):
     (tmp_path / "file").mkdir()
     with pytest.raises(GraphError, match="is a folder"):
         check(force=True)
+
+
+@pytest.mark.parametrize(
+    ("new", "old", "same"),
+    [
+        ('{"schema": "ours/a", "n": 1}', '{\n "schema": "ours/a", "m": 2}', True),
+        ('{"schema": "ours/a", "n": 1}', '{"schema": "ours/b", "n": 1}', False),
+        ('{"about": 1, "figures": 2}', '{"figures": 3,\n "about": 4}', True),
+        ('{"about": 1, "figures": 2}', '{"about": "my life"}', False),
+        ('{"schema": 2, "about": 1}', '{"schema": 1, "about": 1}', False),
+        ('{"text": "a", "label": "x"}\n', '{"text": "b", "label": "y"}\n{"text": "c"}\n', True),
+        ('{"text": "a", "label": "x"}\n', '{"text": "of a corpus"}\n{"text": "more"}\n', False),
+        ("<a>\n<!-- ours -->\n1", "<a>\n<!-- ours -->\n2", True),
+        ("<a>\n<!-- ours -->\n1", "<a>\n<b>\n1", False),
+    ],
+)
+def test_a_file_is_of_the_same_kind_if_its_schema_or_its_keys_are(tmp_path, new, old, same):
+    (tmp_path / "new").write_text(new)
+    (tmp_path / "old").write_text(old)
+    assert same_kind(tmp_path / "new", tmp_path / "old") is same
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Shards are removed one by one, and what else lies beside them stays; tables come back as made."""
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from circuits.errors import RunError
@@ -19,6 +20,24 @@ def test_removing_shards_leaves_what_is_not_one(tmp_path):
     pd.DataFrame({"a": [1]}).to_parquet(folder / "mine.parquet")
     remove_shards(folder)
     assert {path.name for path in folder.iterdir()} == {"notes.txt", "mine.parquet"}
+
+
+def test_a_file_that_is_only_called_like_a_shard_or_was_changed_since_stays(tmp_path):
+    folder = tmp_path / "layer-0"
+    [shard, changed] = make_shards(
+        folder, range(40), lambda o: pd.DataFrame({"output": [o]}), "f", "x"
+    )
+    table = pq.read_table(changed)
+    pq.write_table(table.slice(1).replace_schema_metadata(table.schema.metadata), changed)
+    mine = folder / "mine" / "outputs-0000000-0000032.parquet"
+    mine.parent.mkdir()
+    pd.DataFrame({"output": [1], "note": ["mine"]}).to_parquet(mine)
+    (folder / "outputs-of-mine.parquet").write_text("no table at all")
+    (folder / "outputs-linked.parquet").symlink_to(shard.rename(tmp_path / "elsewhere.parquet"))
+    before = sorted(folder.rglob("*"))
+    remove_shards(folder)
+    assert sorted(folder.rglob("*")) == before
+    assert (tmp_path / "elsewhere.parquet").exists()
 
 
 def test_lists_are_kept_as_texts_and_read_as_lists(tmp_path):

@@ -168,6 +168,7 @@ def test_the_label_is_what_both_networks_say_on_held_out_text(twin, gated, corpu
 
 
 def test_a_label_stays_with_its_twin(twin, tmp_path):
+    assert twin.label.fingerprint == twin.fingerprint
     copied = load_model(twin.save(tmp_path / "copy")).label
     assert replace(copied, weights="") == replace(twin.label, weights="")
     assert twin.describe()["twin"]["loss"] == twin.label.loss
@@ -183,8 +184,22 @@ def test_a_label_stays_with_its_twin(twin, tmp_path):
     (other / "model.safetensors.index.json").write_text(json.dumps(parts))
     with pytest.raises(ModelError, match="the label of other weights than those beside it"):
         load_model(other)
-    assert twin.in_dtype(torch.float64).save(tmp_path / "wide")
-    assert load_model(tmp_path / "wide").label.loss == twin.label.loss
+
+
+def test_a_label_is_not_put_on_other_weights_than_those_measured(twin, tmp_path):
+    changed = load_model(twin.path, device="cpu")
+    with torch.no_grad():
+        next(changed.network.parameters()).mul_(1.5)
+    others = {
+        "changed": changed,
+        "wide": twin.in_dtype(torch.float64),
+        "narrow": twin.in_dtype(torch.bfloat16),
+        "replaced": replace(twin, network=changed.network),
+    }
+    for name, model in others.items():
+        assert load_model(model.save(tmp_path / name), device="cpu").label is None, name
+    again = twin.in_dtype(torch.float64).in_dtype(torch.float32)
+    assert load_model(again.save(tmp_path / "same")).label == twin.label
 
 
 def test_an_original_runs_and_is_edited_but_has_no_layer(gated):

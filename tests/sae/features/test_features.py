@@ -1,6 +1,7 @@
 """Examples, direct logit effects, neighbours and splices are what brute force finds."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -176,3 +177,14 @@ def test_several_dictionaries_are_spliced_at_once_by_nesting(model):
         with first.spliced(model, error=True), second.spliced(model, error=True):
             torch.testing.assert_close(model.logits(tokens), clean, rtol=1e-4, atol=1e-4)
         assert torch.equal(model.logits(tokens), clean)
+
+
+def test_a_dictionary_whose_weights_are_changed_in_place_is_the_changed_one():
+    dictionary, x = small_dictionary(), torch.randn(5, 16, generator=generator(3))
+    before = dictionary.fingerprint, dictionary.encode(x)
+    assert dictionary.fingerprint is before[0]
+    dictionary.encoder.mul_(2)
+    dictionary.bias.add_(1)
+    fresh = replace(dictionary, encoder=dictionary.encoder.clone(), bias=dictionary.bias.clone())
+    assert dictionary.fingerprint == fresh.fingerprint != before[0]
+    torch.testing.assert_close(dictionary.encode(x), fresh.encode(x))

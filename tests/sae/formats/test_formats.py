@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from circuits.errors import DictionaryError, HubError, ModelError
+from circuits.errors import CircuitsError, DictionaryError, HubError, ModelError
 from circuits.model import Site
 from sae import load_dictionaries, load_dictionary
 from sae.formats.checks import site_of
@@ -60,6 +60,24 @@ def test_a_run_gives_its_dictionaries_by_site_in_the_models_order(tmp_path):
         found = load_dictionaries(folder, device="cpu")
         assert list(found) == [sites[2], sites[1], sites[0]]
         assert torch.equal(found[sites[0]].decoder, small_dictionary(0).decoder)
+
+
+def test_a_site_s_text_finds_its_dictionary_and_a_wrong_one_is_refused_with_those_there(tmp_path):
+    site = Site("mlp_out", 1)
+    small_dictionary(site=site).save(tmp_path / "saes" / site.hook_name)
+    found = load_dictionaries(tmp_path, device="cpu")
+    assert found["mlp_out@1"] is found["blocks.1.hook_mlp_out"] is found[site]
+    assert "mlp_out@1" in found
+    assert "mlp_in@1" not in found
+    assert "anything" not in found
+    assert found.get("mlp_out@1") is found[site]
+    assert found.get("mlp_in@1") is None
+    for wrong in ("mlp_in@1", "mlp@1", Site("mlp_in", 1), 3):
+        with pytest.raises(KeyError) as refused:
+            _ = found[wrong]
+        said = str(refused.value)
+        assert said == f"'{wrong}' is not among the sites here. There are: mlp_out@1."
+        assert isinstance(refused.value, CircuitsError)
 
 
 def signed(**fields):

@@ -480,7 +480,7 @@ def test_one_dictionary_of_any_layout_is_described(layout, unbroken, tmp_path, c
     dictionary = load_dictionaries(unbroken, device="cpu")[Site.parse(SITES[0])]
     dictionary.save(tmp_path / "one", layout)
     assert main(["sae", "info", str(tmp_path / "one"), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)[0]["features"] == 40
+    assert json.loads(capsys.readouterr().out)["dictionaries"][0]["features"] == 40
 
 
 def test_a_folder_that_another_run_took_meanwhile_is_refused(tmp_path, monkeypatch):
@@ -512,6 +512,7 @@ def test_quality_says_when_the_model_or_the_text_are_not_what_they_should_be(
     shutil.rmtree(tmp_path / "model")
     shutil.copytree(model_folder, tmp_path / "model")
     assert main(command) == 0
-    printed = capsys.readouterr()
-    assert "too few documents to hold any out" in printed.err
-    assert {row["n_documents"] for row in json.loads(printed.out).values()} <= set(range(1, 9))
+    answer = json.loads(capsys.readouterr().out)
+    (mark,) = answer.pop("marks")
+    assert "too few documents to hold any out" in mark
+    assert {row["n_documents"] for row in answer.values()} <= set(range(1, 9))

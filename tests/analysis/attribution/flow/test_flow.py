@@ -1,25 +1,36 @@
-"""The contrast flows back through every layer without a loss, and a pair's removal is foretold."""
+"""What depends on a layer is measured, its pairs add up to it, and a pair's removal is foretold."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from analysis.attribution.flow.flow import Flow, aligned
-from analysis.attribution.flow.pairs import FlowPairs
+from analysis.attribution.flow.effect import LayerEffect, beyond_mean
+from analysis.attribution.flow.flow import Flow, aligned, mean_over_classes
+from analysis.attribution.flow.pairs import EffectPairs
 from analysis.attribution.flow.prediction import Prediction
 from analysis.attribution.pair_terms import PairTerms
 from analysis.behaviour.in_model import in_model
-from analysis.validation.edits import edited, removing
+from analysis.validation.edits import edited
 from circuits.attention import frozen
+from circuits.attention.frozen_run import FrozenRun
+from circuits.model import Model
 from circuits.model.site import Site
 from tests.support.planted_negation import (
+    ANSWER,
     BAD,
     GOOD,
+    NEGATED,
     NEGATOR,
+    both_layers,
+    plant,
     planted_behaviour,
     planted_dictionaries,
     planted_model,
+    planted_network,
+    planted_tokenizer,
+    unit,
 )
 
 
@@ -42,57 +53,134 @@ def dictionary():
     return planted_dictionaries("computed")[Site("mlp_in", 0)]
 
 
-def test_what_the_embeddings_pass_on_is_the_whole_difference(flow):
+def test_the_run_has_the_models_own_inputs_and_differences(flow):
     measured = flow.cases.difference(flow.cases.logits()).double()
     torch.testing.assert_close(flow.difference, measured, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(flow.embedded.sum(1), flow.difference, rtol=1e-9, atol=1e-9)
+    sites = [Site("mlp_in", layer) for layer in range(2)]
+    for made, wanted in zip(
+        flow.inputs, flow.cases.model.read(flow.cases.tokens, sites).values(), strict=True
+    ):
+        torch.testing.assert_close(made, wanted.double(), rtol=1e-4, atol=1e-5)
 
 
-def test_the_last_mlps_part_is_what_it_adds_directly(flow):
-    found, reads = flow.cases.read_with_answers([Site("mlp_out", 1)])
-    directly = flow.cases.side * (found["mlp_out@1"] * reads).sum(1)
-    torch.testing.assert_close(flow.totals[1].float(), directly, rtol=1e-3, atol=1e-5)
+@pytest.mark.parametrize("layer", [0, 1])
+def test_an_mlps_effect_is_what_is_gone_with_it_at_its_mean(flow, layer):
+    """By running the model with norm scales held, and with attention patterns held as well."""
+    effect, cases = LayerEffect.of(flow, layer), flow.cases
+    site = Site("mlp_out", layer)
+    mean = mean_over_classes(cases, cases.model.read(cases.tokens, [site])[site])
+    plain = cases.margins()
+    run = FrozenRun.of(cases.model, cases.tiles)
+
+    def gone(looking):
+        held = run.held(looking=looking)
+        with held, edited(cases.model, layer, lambda x, y: mean):
+            return (plain - cases.margins()).double()
+
+    torch.testing.assert_close(effect.measured, gone(looking=True), rtol=1e-3, atol=1e-4)
+    assert effect.off_by < 1e-5
+    assert effect.total == pytest.approx(effect.measured, abs=1e-4)
+    frozen_sum = cases.side * (effect.frozen_reads() * effect.apart).sum((1, 2))
+    torch.testing.assert_close(frozen_sum, gone(looking=False), rtol=1e-3, atol=1e-4)
 
 
 def test_no_layer_reads_what_comes_after_the_answer(flow):
     after = torch.arange(flow.cases.tokens.shape[1]) > flow.cases.position[:, None]
-    assert not any(bool(read[after].any()) for read in flow.reads)
+    assert not any(bool(LayerEffect.of(flow, layer).reads[after].any()) for layer in range(2))
 
 
 def test_by_way_of_all_heads_comes_all_that_earlier_tokens_wrote(flow):
-    by_heads = flow.by_way_of([(1, 0)])[0]
+    effect = LayerEffect.of(flow, 0)
+    by_heads = effect.frozen_reads() - effect.frozen_reads([(1, 0)])
     before = torch.arange(flow.cases.tokens.shape[1]) < flow.cases.position[:, None]
-    torch.testing.assert_close(by_heads[before], flow.reads[0][before])
+    torch.testing.assert_close(by_heads[before], effect.frozen_reads()[before])
     assert by_heads[before].abs().max() > 1e-3
+    past = effect.frozen_reads(past_mlps=True)
+    assert (effect.frozen_reads() - past).abs().max() > 1e-3
 
 
 def test_pairs_sum_to_what_the_mlp_makes_of_the_dictionarys_part(flow, dictionary):
-    pairs = FlowPairs(flow, 0, dictionary)
-    numbers = torch.tensor(sorted(pairs.pairs["number"]))
-    case, at = pairs.tokens.mT
-    known = dictionary.decode(dictionary.encode(flow.inputs[0][case, at].float())).double()
-    values = (flow.reads[0][case, at] * flow.layer(0)(known)).sum(1)
-    wanted = torch.zeros(len(flow.cases)).double().index_add_(0, case, values) * flow.cases.side
-    torch.testing.assert_close(pairs.added(numbers).sum(1), wanted, rtol=1e-5, atol=1e-7)
-    table = pairs.pairs.sort_values("number")
+    effect = LayerEffect.of(flow, 0)
+    pairs = EffectPairs(effect, dictionary)
+    x = flow.inputs[0].clone()
+    case, at = pairs.active.tokens.mT
+    x[case, at] = dictionary.decode(dictionary.encode(x[case, at].float())).double()
+    made = beyond_mean(flow, flow.layer(0)(x))
+    for added, reads in ((pairs.added, effect.reads), (pairs.added_running, effect.running_reads)):
+        wanted = flow.cases.side * (reads * made).sum((1, 2))
+        torch.testing.assert_close(added.sum(1), wanted, rtol=1e-5, atol=1e-7)
     weights = flow.cases.weights(flow.cases.affected) * flow.cases.side
-    contrast = (weights[:, None] * pairs.added(numbers)).sum(0)
-    assert table["contrast"].to_numpy() == pytest.approx(contrast.numpy())
+    contrast = (weights[:, None] * pairs.added).sum(0)
+    assert pairs.pairs["contrast"].to_numpy() == pytest.approx(contrast.numpy())
+    assert pairs.known == pytest.approx(float(contrast.sum()))
+
+
+def test_what_is_written_in_every_class_alike_has_no_effect(flow, dictionary):
+    effect = LayerEffect.of(flow, 0)
+    shape = flow.cases.tokens.shape
+    same = torch.arange(shape[1])[None, :, None].double().expand(*shape, flow.model.d_model)
+    assert effect.shared(aligned(flow.cases, same)).abs().max() < 1e-9
 
 
 def test_origins_sum_to_one_and_most_is_computed_where_it_was_planted(flow, dictionary):
-    origins = FlowPairs(flow, 0, dictionary).origins
-    assert origins.computed + origins.inherited + origins.within == pytest.approx(1)
+    origins = EffectPairs(LayerEffect.of(flow, 0), dictionary).origins
+    parts = (origins.computed, origins.inherited, origins.later, origins.within)
+    assert sum(parts) == pytest.approx(1)
     assert origins.computed > 0.5
+
+
+def test_what_a_later_layer_makes_of_what_is_written_is_no_spread_within_classes():
+    """The first MLP writes whether there is a negator, the second multiplies that by what the
+    adjective is: the contrast that depends on the first one is made later."""
+    network = planted_network("inherited")
+    first, last = (layer.mlp for layer in network.model.layers)
+    with torch.no_grad():
+        first.down_proj.weight[:, 0] = 0
+        plant(last, 0, NEGATED, 5, unit(ANSWER, -1))
+    cases = in_model(planted_behaviour(8), Model(network, planted_tokenizer(), Path("later")))
+    dictionaries = both_layers("inherited")
+    first_layer, second_layer = (
+        EffectPairs(LayerEffect.of(Flow.of(cases), n), dictionaries[Site("mlp_in", n)]).origins
+        for n in (0, 1)
+    )
+    assert abs(first_layer.contrast) > 1
+    assert first_layer.later == pytest.approx(1, abs=1e-3)
+    assert first_layer.computed == pytest.approx(0, abs=1e-9)
+    assert first_layer.inherited == pytest.approx(0, abs=1e-9)
+    by_norms = second_layer.later  # the last one divides by more in some classes
+    assert second_layer.computed + by_norms == pytest.approx(1, abs=1e-9)
+    assert abs(by_norms) < 0.2
+
+
+def test_texts_without_a_token_at_a_place_have_no_part_in_its_mean():
+    """Classes of unequal length are compared as one: a token among the texts that have one there,
+    and first tokens not at all."""
+    cases = planted_behaviour(8).cases
+    longer = [
+        replace(case, text=f"the {case.text}" if case.factors["negated"] else case.text, pair=None)
+        for case in cases
+    ]
+    uneven = in_model(replace(planted_behaviour(8), cases=tuple(longer)), planted_model("moved"))
+    assert len(uneven.position.unique()) == 2
+    n_pos = uneven.tokens.shape[1]
+    at, last = torch.arange(n_pos), uneven.position[:, None]
+    ones = torch.where((at > 0) & (at <= last), 1.0, 100.0)[..., None]  # first tokens far apart
+    mean = mean_over_classes(uneven, ones)
+    assert mean[at <= last].flatten().equal(ones[at <= last].flatten())
+    number = torch.arange(len(uneven), dtype=torch.float32)[:, None, None].expand(-1, n_pos, 1)
+    mean = mean_over_classes(uneven, number)
+    longest = (uneven.position == uneven.position.max()).nonzero()[:, 0]
+    labels = uneven.label[longest]
+    each = [longest[labels == label].float().mean() for label in labels.unique()]
+    assert mean[longest, 1, 0].tolist() == pytest.approx([float(sum(each) / len(each))] * 16)
 
 
 def test_planted_pairs_compute_all_that_they_add(dictionary):
     cases = in_model(planted_behaviour(16), planted_model("moved"))
-    pairs = FlowPairs(Flow.of(cases), 0, dictionary)
+    pairs = EffectPairs(LayerEffect.of(Flow.of(cases), 0), dictionary)
     table = pairs.pairs
     planted = table[(table["first"] == NEGATOR) & table["second"].isin([GOOD, BAD])]
-    planted = planted.sort_values("number")
-    added = pairs.added(torch.tensor(planted["number"].to_numpy())).sum(1)
+    added = pairs.added[:, planted.index].sum(1)
     effect = cases.effects(cases.side * added)[cases.target].abs()
     computed, inherited = pairs.computed(planted).sum(0)
     assert float(computed) == pytest.approx(float(effect))
@@ -112,12 +200,19 @@ def test_turning_tokens_round_twice_gives_them_back(flow):
 def test_removing_a_pair_does_to_the_frozen_model_what_was_predicted(flow, layer):
     cases = flow.cases
     dictionary = replace(planted_dictionaries("computed")[Site("mlp_in", 0)], site=None)
-    most = FlowPairs(flow, layer, dictionary).pairs.sort_values("contrast", ascending=False).head(3)
+    pairs = EffectPairs(LayerEffect.of(flow, layer), dictionary).pairs
+    most = pairs.sort_values("contrast", ascending=False).head(3)
     ends = list(zip(most["first"], most["second"], strict=True))
     terms = PairTerms.of(cases.model, layer, dictionary, ends)
-    predicted = Prediction(cases, range(len(cases))).without(layer, terms)
+    (x,) = cases.model.read(cases.tokens, [Site("mlp_in", layer)]).values()
+    mean = mean_over_classes(cases, terms(x))
+    predicted = Prediction(cases, range(len(cases))).without(layer, terms, mean)
     plain = cases.margins()
-    with frozen(cases.model, cases.tiles), edited(cases.model, layer, removing(terms)):
+
+    def at_mean(x, y):
+        return y - terms(x) + mean
+
+    with frozen(cases.model, cases.tiles), edited(cases.model, layer, at_mean):
         lost = cases.margins() - plain
     assert lost.abs().max() > 1e-3
     assert (predicted - lost).abs().max() / plain.abs().max() < 1e-5
