@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -180,10 +180,10 @@ def _export(options: Namespace) -> Answer:
         tables = {out / f"{source.stem}-{n}.parquet": (n, t) for n, t in circuit.tables().items()}
         for path, (_, table) in tables.items():
             check_table(path, table, GraphError, options.force)
-        for path, (name, table) in tables.items():
-            with written_whole(path) as file:
-                table.to_parquet(file, index=False)
-            written[name] = str(path)
+        with ExitStack() as put:  # they are renamed one right after the other
+            for path, (name, table) in tables.items():
+                table.to_parquet(put.enter_context(written_whole(path)), index=False)
+                written[name] = str(path)
     else:
         path = out / f"{source.stem}.{options.format}"
         written["file"] = str(write_graph(circuit, path, force=options.force))

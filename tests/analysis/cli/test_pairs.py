@@ -47,6 +47,8 @@ PAIRS = [
 ]
 ELSEWHERE = {"demo", "run", "gates", "completion"}
 """Of these the first two do what others do; the other two know no run."""
+BETWEEN = {"export as tables", "verify"}
+"""Two files are put in place one after the other, and `verify` may list the first one alone."""
 DELAYS = (0.0, 0.03, 0.15)  # seconds that the second one starts later
 
 
@@ -120,7 +122,8 @@ class Place:
                 [name for name in files.keys() | known.keys() if files.get(name) != known.get(name)]
                 for _, known in orders
             ]
-            assert found in orders, (first, second, delay, ends, differing)
+            as_one = [] in differing if {first, second} == BETWEEN else found in orders
+            assert as_one, (first, second, delay, ends, differing)
 
 
 @pytest.fixture(scope="module")
