@@ -21,11 +21,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from analysis.attribution.flow.effect import LayerEffect, beyond_mean, gone
-from analysis.attribution.flow.flow import Flow
-from analysis.attribution.flow.looks import Looks
-from analysis.attribution.flow.pairs import EffectPairs
-from analysis.attribution.flow.score_pairs import score_pairs
+from analysis.attribution.across.effect import LayerEffect, beyond_mean, gone
+from analysis.attribution.across.looks import Looks
+from analysis.attribution.across.pairs import EffectPairs
+from analysis.attribution.across.recorded import Recorded
+from analysis.attribution.across.score_pairs import score_pairs
 from analysis.attribution.pair_terms import PairTerms
 from analysis.behaviour import bounds
 from analysis.behaviour.cases import Behaviour
@@ -69,13 +69,13 @@ def layered_circuit(
     thresholds: Thresholds,
 ) -> LayeredCircuit:
     """The circuit of all layers that have dictionaries and that the contrast depends on."""
-    flow = Flow.of(cases)
-    whole = _contrast(cases, cases.side * flow.difference)
+    recorded = Recorded.of(cases)
+    whole = _contrast(cases, cases.side * recorded.difference)
     there = wanted_layers(cases.model, dictionaries, None)
     left = [LeftOut(layer, None) for layer in range(cases.model.n_layer) if layer not in there]
     stages, refused, chosen = list[Circuit](), list[str](), list[Chosen]()
     for layer in progress(there, "pairs", "layer"):
-        effect = LayerEffect.of(flow, layer)
+        effect = LayerEffect.of(recorded, layer)
         total = _contrast(cases, effect.measured)
         if not total > bounds.DIRECT * whole > 0:
             refused.append(f"{total:.2f} of {whole:.2f} logits depend on layer {layer}")
@@ -96,7 +96,7 @@ def layered_circuit(
             f"not found: {'; '.join(refused)}. A layer has part in {cases.behaviour.name!r} where "
             f"{bounds.DIRECT:.0%} of its margin depends on it, and few pairs carry half of that."
         )
-    ways, looks = _ways(flow, stages, dictionaries), _looks(flow, dictionaries, whole)
+    ways, looks = _ways(recorded, stages, dictionaries), _looks(recorded, dictionaries, whole)
     return LayeredCircuit(
         cases.behaviour.name, tuple(stages), ways, looks, tuple(chosen),
         tuple(sorted(left, key=lambda each: each.layer)),
@@ -114,7 +114,7 @@ def _enough(pairs: EffectPairs, thresholds: Thresholds) -> tuple[pd.DataFrame, C
     near that is. What may be missing is a share of the stratum's margin."""
     effect, cases = pairs.effect, pairs.cases
     judged = [each for on in (True, False) for each in strata(cases, on) if each.judged]
-    margins = means(cases.side * effect.flow.difference, judged).abs()
+    margins = means(cases.side * effect.recorded.difference, judged).abs()
     scale = margins.clamp(min=bounds.DIRECT * float(margins.max()))
 
     def shares(
@@ -194,7 +194,7 @@ def _graph(
 def _outputs(pairs: EffectPairs, out: Dictionary, total: float) -> tuple[tuple[Output, ...], float]:
     """The output features that most of the layer's effect goes through, and their share of it."""
     cases, effect, (case, at) = pairs.cases, pairs.effect, pairs.active.tokens.mT
-    y = pairs.layer(effect.flow.inputs[pairs.layer_number][case, at])
+    y = pairs.layer(effect.recorded.inputs[pairs.layer_number][case, at])
     code = out.to("cpu").active(y.to(out.dtype))
     used, place = torch.unique(code.features.long(), return_inverse=True)
     weights = cases.weights(cases.affected)
@@ -208,7 +208,7 @@ def _outputs(pairs: EffectPairs, out: Dictionary, total: float) -> tuple[tuple[O
         rows = code.rows[here]
         values[case[rows], at[rows], place[here] - start] = code.values[here].double()
         read = effect.reads @ out.decoder[some].cpu().double().mT
-        added = (read * beyond_mean(effect.flow, values)).sum(1)
+        added = (read * beyond_mean(effect.recorded, values)).sum(1)
         through[start : start + _AT_A_TIME] = weights @ added
     order = through.argsort(descending=True, stable=True)[:_N_OUTPUTS].tolist()
     enough = int((through[order].cumsum(0) < _ENOUGH * total).sum()) + 1
@@ -226,7 +226,7 @@ def _outputs(pairs: EffectPairs, out: Dictionary, total: float) -> tuple[tuple[O
 
 
 def _ways(
-    flow: Flow, stages: list[Circuit], dictionaries: Mapping[Site, Dictionary]
+    recorded: Recorded, stages: list[Circuit], dictionaries: Mapping[Site, Dictionary]
 ) -> pd.DataFrame:
     """What the pairs of each stage add to the contrast by each head, with attention patterns as
     they were, and by changing those and what norms divide by."""
@@ -235,9 +235,9 @@ def _ways(
         layer = int(stage.source.layer or 0)
         ends = [(pair.first, pair.second) for pair in stage.interactions]
         into = dictionaries[mlp_sites(layer)[0]].to("cpu")
-        terms = PairTerms.of(flow.model, layer, into, ends)
-        written = beyond_mean(flow, terms(flow.inputs[layer]).double())
-        rows += _ways_of(LayerEffect.of(flow, layer), written)
+        terms = PairTerms.of(recorded.model, layer, into, ends)
+        written = beyond_mean(recorded, terms(recorded.inputs[layer]).double())
+        rows += _ways_of(LayerEffect.of(recorded, layer), written)
     ways = pd.DataFrame(rows, columns=["layer", "way", "contrast", "share", "to_answers"])
     return ways.sort_values(
         ["layer", "share"], ascending=[True, False], kind="stable", ignore_index=True
@@ -247,7 +247,7 @@ def _ways(
 def _ways_of(
     effect: LayerEffect, written: Float[Tensor, "case pos model"]
 ) -> Iterator[tuple[int, str, float, float, float]]:
-    cases, model, layer = effect.flow.cases, effect.flow.model, effect.layer
+    cases, model, layer = effect.recorded.cases, effect.recorded.model, effect.layer
     weights = cases.weights(cases.affected)
 
     def added(reads: Float[Tensor, "case pos model"]) -> float:
@@ -273,21 +273,23 @@ def _by_norms(effect: LayerEffect, written: Float[Tensor, "case pos model"]) -> 
     """What more is gone of the contrast without some of an MLP's output where norms divide by what
     is left. Measured: shares of the running network give a part what others of the MLP take back.
     """
-    flow, cases = effect.flow, effect.flow.cases
-    running = gone(flow, effect.layer, written)
-    with flow.run.held(looking=True):
-        held = gone(flow, effect.layer, written)
+    recorded, cases = effect.recorded, effect.recorded.cases
+    running = gone(recorded, effect.layer, written)
+    with recorded.run.held(looking=True):
+        held = gone(recorded, effect.layer, written)
     return float((cases.weights(cases.affected) * (running - held)).sum())
 
 
-def _looks(flow: Flow, dictionaries: Mapping[Site, Dictionary], whole: float) -> pd.DataFrame:
+def _looks(
+    recorded: Recorded, dictionaries: Mapping[Site, Dictionary], whole: float
+) -> pd.DataFrame:
     """What is gone of the contrast with each head's pattern at its mean over the texts of a pair,
     and of the heads for which that is much, which pairs make the score differ."""
     try:
-        looks = Looks.of(flow)
+        looks = Looks.of(recorded)
     except ModelError:  # attention of another form has no heads whose parts are known
         return pd.DataFrame(columns=list(LOOKS))
-    cases, rows = flow.cases, list[tuple[Any, ...]]()
+    cases, rows = recorded.cases, list[tuple[Any, ...]]()
     weights = cases.weights(cases.affected)
     for layer, heads in enumerate(looks.heads):
         for head in range(len(heads)):

@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from analysis.attribution.across.pairs import EffectPairs
 from analysis.attribution.contrast import PairAccount
-from analysis.attribution.flow.pairs import EffectPairs
 from analysis.behaviour import bounds
 from analysis.behaviour.in_model import ModelCases
 from analysis.behaviour.strata import means, strata

@@ -22,9 +22,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from analysis.attribution.flow.active_pairs import ActivePairs
-from analysis.attribution.flow.flow import aligned, mean_over_classes
-from analysis.attribution.flow.prediction import Prediction
+from analysis.attribution.across.active_pairs import ActivePairs
+from analysis.attribution.across.prediction import Prediction
+from analysis.attribution.across.recorded import aligned, mean_over_classes
 from analysis.attribution.pair_terms import PairTerms
 from analysis.behaviour import bounds
 from analysis.behaviour.in_model import ModelCases, in_model

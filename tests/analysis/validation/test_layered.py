@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from analysis import find_circuit, validate
-from analysis.attribution.flow.flow import Flow
+from analysis.attribution.across.recorded import Recorded
 from analysis.attribution.pair_terms import PairTerms
 from analysis.cli.layered_text import layered_validation_text
 from analysis.report.pages.layered import headline, layered_page
@@ -221,7 +221,7 @@ def test_cases_of_another_behaviour_are_named(moved, proof):
 
 
 def test_no_gradients_are_followed_through_held_out_cases(moved, monkeypatch):
-    monkeypatch.setattr(Flow, "of", lambda *_: pytest.fail("a flow was made"))
+    monkeypatch.setattr(Recorded, "of", lambda *_: pytest.fail("cases were recorded"))
     assert proven(moved, unseen_behaviour()).edit("remove")["free"] == pytest.approx(1, abs=1e-4)
 
 

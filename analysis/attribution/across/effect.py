@@ -22,8 +22,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from analysis.attribution.flow.flow import (
-    Flow,
+from analysis.attribution.across.recorded import (
+    Recorded,
     answer_directions,
     mean_over_classes,
     read_difference,
@@ -38,7 +38,7 @@ _N_POINTS = 16  # of the line, Gauss's
 class LayerEffect:
     """Of one MLP and the cases of a behaviour, in float64."""
 
-    flow: Flow
+    recorded: Recorded
     layer: int
     apart: Float[Tensor, "case pos model"]  # what is written beyond the mean, from the second token
     reads: Float[Tensor, "case pos model"]  # of it, by each logit difference towards side +1
@@ -47,19 +47,19 @@ class LayerEffect:
     measured: Float[Tensor, " case"]
 
     @classmethod
-    def of(cls, flow: Flow, layer: int) -> LayerEffect:
+    def of(cls, recorded: Recorded, layer: int) -> LayerEffect:
         """Made once for some cases."""
-        cases = flow.cases
+        cases = recorded.cases
 
         def made() -> LayerEffect:
-            check_memory("LayerEffect.of", 40 * flow.inputs[layer].numel(),
+            check_memory("LayerEffect.of", 40 * recorded.inputs[layer].numel(),
                          "Pass fewer cases, or shorter ones.")  # fmt: skip
-            apart = beyond_mean(flow, flow.layer(layer)(flow.inputs[layer]))
-            with flow.run.held(looking=True):
-                reads = _averaged(flow, layer, apart, _N_POINTS // 2)
-                measured = cases.side * gone(flow, layer, apart)
-            running = _averaged(flow, layer, apart, _N_POINTS)
-            return cls(flow, layer, apart, reads, running, measured)
+            apart = beyond_mean(recorded, recorded.layer(layer)(recorded.inputs[layer]))
+            with recorded.run.held(looking=True):
+                reads = _averaged(recorded, layer, apart, _N_POINTS // 2)
+                measured = cases.side * gone(recorded, layer, apart)
+            running = _averaged(recorded, layer, apart, _N_POINTS)
+            return cls(recorded, layer, apart, reads, running, measured)
 
         return cases.once(("effect", layer), made)
 
@@ -68,67 +68,69 @@ class LayerEffect:
     ) -> Float[Tensor, "case pos model"]:
         """`reads` in the network with its attention patterns and norm scales as they were; closed
         heads, as (layer, head), pass nothing on, and with ``past_mlps`` no later MLP does."""
-        later = self.flow.model.n_layer - 1 - self.layer
+        later = self.recorded.model.n_layer - 1 - self.layer
         n_point = 1 if past_mlps else min(2 ** max(later - 1, 0), _N_POINTS)  # exact to 5 MLPs
-        with self.flow.run.held(closed):
-            return _averaged(self.flow, self.layer, self.apart, n_point, past_mlps)
+        with self.recorded.run.held(closed):
+            return _averaged(self.recorded, self.layer, self.apart, n_point, past_mlps)
 
     def shared(self, written: Float[Tensor, "case pos model"]) -> Float[Tensor, " case"]:
         """The share of each margin's effect that a part of the output has."""
-        return self.flow.cases.side * (self.reads * beyond_mean(self.flow, written)).sum((1, 2))
+        return self.recorded.cases.side * (self.reads * beyond_mean(self.recorded, written)).sum(
+            (1, 2)
+        )
 
     @property
     def total(self) -> Float[Tensor, " case"]:
         """The effect on each margin as a sum of shares."""
-        return self.flow.cases.side * (self.reads * self.apart).sum((1, 2))
+        return self.recorded.cases.side * (self.reads * self.apart).sum((1, 2))
 
     @property
     def running_total(self) -> Float[Tensor, " case"]:
         """The same in the network as it runs."""
-        return self.flow.cases.side * (self.running_reads * self.apart).sum((1, 2))
+        return self.recorded.cases.side * (self.running_reads * self.apart).sum((1, 2))
 
     @property
     def off_by(self) -> float:
         """How far the sum is from what was measured, in the worst case, of the largest margin;
         kept in a circuit's file (`Chosen`)."""
-        margins = self.flow.difference.abs().max().clamp(min=torch.finfo(torch.float64).tiny)
+        margins = self.recorded.difference.abs().max().clamp(min=torch.finfo(torch.float64).tiny)
         return float((self.total - self.measured).abs().max() / margins)
 
 
 def beyond_mean(
-    flow: Flow, values: Float[Tensor, "case pos width"]
+    recorded: Recorded, values: Float[Tensor, "case pos width"]
 ) -> Float[Tensor, "case pos width"]:
     """Values less their mean over the classes; zero at the first token and after the answer's."""
     at = torch.arange(values.shape[1])
-    inside = (at <= flow.cases.position[:, None]) & (at > 0)
-    return (values - mean_over_classes(flow.cases, values)) * inside[..., None]
+    inside = (at <= recorded.cases.position[:, None]) & (at > 0)
+    return (values - mean_over_classes(recorded.cases, values)) * inside[..., None]
 
 
 def _averaged(
-    flow: Flow, layer: int, apart: Tensor, n_point: int, past_mlps: bool = False
+    recorded: Recorded, layer: int, apart: Tensor, n_point: int, past_mlps: bool = False
 ) -> Float[Tensor, "case pos model"]:
     """What the logit differences read of an MLP's output, on average over the way to its mean."""
     places, weights = np.polynomial.legendre.leggauss(n_point)  # from -1 to 1
     reads = torch.zeros_like(apart)
     for place, weight in zip(places.tolist(), weights.tolist(), strict=True):
         change = (place - 1) / 2 * apart
-        reads += weight / 2 * read_of(flow, Site("mlp_out", layer), change, past_mlps)[1]
+        reads += weight / 2 * read_of(recorded, Site("mlp_out", layer), change, past_mlps)[1]
     return reads
 
 
 def gone(
-    flow: Flow, layer: int, written: Float[Tensor, "case pos model"]
+    recorded: Recorded, layer: int, written: Float[Tensor, "case pos model"]
 ) -> Float[Tensor, " case"]:
     """Of each logit difference what is gone without a part of what an MLP writes."""
-    return flow.difference - read_of(flow, Site("mlp_out", layer), -written)[0]
+    return recorded.difference - read_of(recorded, Site("mlp_out", layer), -written)[0]
 
 
 def read_of(
-    flow: Flow, site: Site, change: Float[Tensor, "case pos model"], past_mlps: bool = False
+    recorded: Recorded, site: Site, change: Float[Tensor, "case pos model"], past_mlps: bool = False
 ) -> tuple[Float[Tensor, " case"], Float[Tensor, "case pos model"]]:
     """Of the network with what a layer's MLP or attention adds changed: the logit differences, and
     what they read of that; with ``past_mlps`` only what passes no later MLP."""
-    cases, model = flow.cases, flow.model
+    cases, model = recorded.cases, recorded.model
     directions = answer_directions(cases, model)
     passed = range(site.layer + 1, model.n_layer) if past_mlps else ()
     changes = dict[Site | str, Callable[[Tensor], Tensor]]()

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from analysis.attribution.flow.looks import Looks
+from analysis.attribution.across.looks import Looks
 from analysis.attribution.writers import pieces_of
 from circuits.model.site import Site
 from sae.dictionary import Dictionary
@@ -100,8 +100,8 @@ class _Pieces:
         for site in (here, Site("resid_post", self.layer - 1)) if self.layer else (here,):
             if site in self.dictionaries:
                 return [self._split(site, looks.streams[self.layer][rows, position])]
-        model = looks.flow.model
-        words = model.token_texts(looks.flow.cases.tokens[rows, position].tolist())
+        model = looks.recorded.model
+        words = model.token_texts(looks.recorded.cases.tokens[rows, position].tolist())
         names = torch.tensor([[self.number(f"token {word}")] for word in words])
         made = [(names, looks.streams[0][rows, position][:, None])]
         for layer in range(self.layer):
@@ -110,7 +110,7 @@ class _Pieces:
             if bias is not None:
                 vector = bias.detach().cpu().double().expand(len(rows), 1, -1)
                 made.append(self._one(f"bias of attention {layer}", vector))
-            y = looks.flow.layer(layer)(looks.flow.inputs[layer][rows, position])
+            y = looks.recorded.layer(layer)(looks.recorded.inputs[layer][rows, position])
             made.append(self._split(Site("mlp_out", layer), y))
         return made
 

@@ -25,7 +25,7 @@ from circuits.model.site import Site
 
 
 @dataclass(frozen=True, eq=False)
-class Flow:
+class Recorded:
     """Of the cases of a behaviour, in float64."""
 
     cases: ModelCases
@@ -35,17 +35,17 @@ class Flow:
     difference: Float[Tensor, " case"]  # of the logits
 
     @classmethod
-    def of(cls, cases: ModelCases) -> Flow:
+    def of(cls, cases: ModelCases) -> Recorded:
         """Made once for some cases."""
 
-        def made() -> Flow:
+        def made() -> Recorded:
             n_number = cases.tokens.numel() * cases.model.d_model * cases.model.n_layer
-            check_memory("Flow.of", 40 * n_number, "Pass fewer cases, or shorter ones.")
+            check_memory("Recorded.of", 40 * n_number, "Pass fewer cases, or shorter ones.")
             model = cases.model.in_dtype(torch.float64)
             run = FrozenRun.of(model, cases.tiles)
             return cls(cases, model, run, *_swept(cases, run))
 
-        return cases.once("flow", made)
+        return cases.once("recorded", made)
 
     def layer(self, layer: int) -> BilinearLayer:
         """An MLP in float64."""

@@ -23,8 +23,8 @@ from einops import einsum
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from analysis.attribution.flow.effect import read_of
-from analysis.attribution.flow.flow import Flow, shapes
+from analysis.attribution.across.effect import read_of
+from analysis.attribution.across.recorded import Recorded, shapes
 from circuits.algebra.head import Head
 from circuits.errors import check_memory
 from circuits.model.site import Site
@@ -46,17 +46,17 @@ class Place:
 class Looks:
     """Of the cases of a behaviour, in float64."""
 
-    flow: Flow
+    recorded: Recorded
     heads: tuple[tuple[Head, ...], ...]  # by layer
     patterns: tuple[Float[Tensor, "case head query_pos key_pos"], ...]
     streams: tuple[Float[Tensor, "case pos model"], ...]  # before each layer's attention
     scales: tuple[Float[Tensor, "case pos"], ...]  # that the norms divide them by
 
     @classmethod
-    def of(cls, flow: Flow) -> Looks:
+    def of(cls, recorded: Recorded) -> Looks:
         """What the heads of all layers look at and read. Attention that is not made of heads (see
         `Model.head`) is refused."""
-        model, tokens = flow.model, flow.cases.tokens
+        model, tokens = recorded.model, recorded.cases.tokens
         layers, n_pos = range(model.n_layer), tokens.shape[1]
         n_number = tokens.numel() * (model.d_model + 4 * model.n_head * n_pos)
         check_memory("Looks.of", 8 * model.n_layer * n_number, "Pass fewer cases, or shorter ones.")
@@ -64,18 +64,22 @@ class Looks:
             tuple(model.head(layer, head).to("cpu") for head in range(model.n_head))
             for layer in layers
         )
-        sites, run, tiles = [Site("resid_pre", n) for n in layers], flow.run, flow.cases.tiles
+        sites, run, tiles = (
+            [Site("resid_pre", n) for n in layers],
+            recorded.run,
+            recorded.cases.tiles,
+        )
         with run.held():
             read = [model.read(rows, sites) for rows in tiles]
         streams = ([tile[site] for tile in read] for site in sites)
         looked = zip(*map(run.patterns, tiles), strict=True)
         scales = zip(*map(run.attention_scales, tiles), strict=True)
-        return cls(flow, heads, *(_joined(each) for each in (looked, streams, scales)))
+        return cls(recorded, heads, *(_joined(each) for each in (looked, streams, scales)))
 
     @cached_property
     def compared(self) -> Int64[Tensor, " case"]:
         """The number of the texts that each is compared with: those of its pair and shape."""
-        cases = self.flow.cases
+        cases = self.recorded.cases
         shape = torch.zeros(len(cases), dtype=torch.int64)
         for number, rows in enumerate(shapes(cases)):
             shape[rows] = number
@@ -84,8 +88,8 @@ class Looks:
 
     @cached_property
     def _counts(self) -> Float[Tensor, "compared class"]:
-        n_class = len(self.flow.cases.signs)
-        number = self.compared * n_class + self.flow.cases.label
+        n_class = len(self.recorded.cases.signs)
+        number = self.compared * n_class + self.recorded.cases.label
         n = (int(self.compared.max()) + 1) * n_class
         return torch.bincount(number, minlength=n).view(-1, n_class).double()
 
@@ -98,7 +102,7 @@ class Looks:
     def _alike(self) -> Float[Tensor, " case"]:
         """The weight of each text in the mean of those it is compared with, each class alike."""
         n_class = (self._counts > 0).sum(1)[self.compared]
-        return 1 / (self._counts[self.compared, self.flow.cases.label] * n_class)
+        return 1 / (self._counts[self.compared, self.recorded.cases.label] * n_class)
 
     def _sums(self, values: Float[Tensor, "case ..."]) -> Float[Tensor, "case ..."]:
         """For each text the sum over those it is compared with."""
@@ -126,23 +130,26 @@ class Looks:
     def _reads(self, layer: int, head: int) -> Float[Tensor, "case pos model"]:
         """What the logit differences read of the layer's attention, on average over the line from
         the head's mean pattern to its own."""
-        flow = self.flow
+        recorded = self.recorded
 
         def made() -> Float[Tensor, "case pos model"]:
             own, apart = self.patterns[layer][:, head], self.apart(layer, head)
             site, nothing = Site("attn_out", layer), torch.zeros_like(self.streams[layer])
-            n_point = min(2 ** (flow.model.n_layer - 1 - layer), _N_POINTS)  # exact to 4 MLPs
+            n_point = min(2 ** (recorded.model.n_layer - 1 - layer), _N_POINTS)  # exact to 4 MLPs
             places, weights = np.polynomial.legendre.leggauss(n_point)  # from -1 to 1
             reads = torch.zeros_like(nothing)
             for place, weight in zip(places.tolist(), weights.tolist(), strict=True):
-                run, pattern = flow.run, (own + (place - 1) / 2 * apart).split(_tile_sizes(flow))
-                for rows, one in zip(flow.cases.tiles, pattern, strict=True):
+                run, pattern = (
+                    recorded.run,
+                    (own + (place - 1) / 2 * apart).split(_tile_sizes(recorded)),
+                )
+                for rows, one in zip(recorded.cases.tiles, pattern, strict=True):
                     run = run.with_pattern(rows, layer, head, one)
                 with run.held():
-                    reads += weight / 2 * read_of(flow, site, nothing)[1]
+                    reads += weight / 2 * read_of(recorded, site, nothing)[1]
             return reads
 
-        return flow.cases.once(("looks", layer, head), made)
+        return recorded.cases.once(("looks", layer, head), made)
 
     def raised(self, layer: int, head: int) -> Float[Tensor, "case query_pos key_pos"]:
         """What a score that is higher by one adds to each logit difference, to first order and from
@@ -160,7 +167,7 @@ class Looks:
         With their weights scores make a difference of two means: over the texts in which a higher
         score there adds to the contrast, and over those they are compared with.
         """
-        cases, made = self.flow.cases, self.heads[layer][head]
+        cases, made = self.recorded.cases, self.heads[layer][head]
         own = cases.weights(cases.affected)
         sign = 1.0 if float((own * self.part(layer, head)).sum()) > 0 else -1.0
         raised = sign * own[:, None, None] * self.raised(layer, head)
@@ -178,8 +185,8 @@ class Looks:
         return [Place(rows, query, key, weights[rows]) for rows, query, key in found]
 
 
-def _tile_sizes(flow: Flow) -> list[int]:
-    return [len(rows) for rows in flow.cases.tiles]
+def _tile_sizes(recorded: Recorded) -> list[int]:
+    return [len(rows) for rows in recorded.cases.tiles]
 
 
 def _joined(layers: Iterable[Iterable[Tensor]]) -> tuple[Tensor, ...]:

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from analysis.attribution.flow.effect import LayerEffect, beyond_mean
-from analysis.attribution.flow.flow import Flow, aligned, mean_over_classes
-from analysis.attribution.flow.pairs import EffectPairs
-from analysis.attribution.flow.prediction import Prediction
+from analysis.attribution.across.effect import LayerEffect, beyond_mean
+from analysis.attribution.across.pairs import EffectPairs
+from analysis.attribution.across.prediction import Prediction
+from analysis.attribution.across.recorded import Recorded, aligned, mean_over_classes
 from analysis.attribution.pair_terms import PairTerms
 from analysis.behaviour.in_model import in_model
 from analysis.validation.edits import edited
@@ -44,8 +44,8 @@ def stirred(kind="moved"):
 
 
 @pytest.fixture(scope="module")
-def flow():
-    return Flow.of(in_model(planted_behaviour(8), stirred()))
+def recorded():
+    return Recorded.of(in_model(planted_behaviour(8), stirred()))
 
 
 @pytest.fixture(scope="module")
@@ -53,20 +53,22 @@ def dictionary():
     return planted_dictionaries("computed")[Site("mlp_in", 0)]
 
 
-def test_the_run_has_the_models_own_inputs_and_differences(flow):
-    measured = flow.cases.difference(flow.cases.logits()).double()
-    torch.testing.assert_close(flow.difference, measured, rtol=1e-4, atol=1e-5)
+def test_the_run_has_the_models_own_inputs_and_differences(recorded):
+    measured = recorded.cases.difference(recorded.cases.logits()).double()
+    torch.testing.assert_close(recorded.difference, measured, rtol=1e-4, atol=1e-5)
     sites = [Site("mlp_in", layer) for layer in range(2)]
     for made, wanted in zip(
-        flow.inputs, flow.cases.model.read(flow.cases.tokens, sites).values(), strict=True
+        recorded.inputs,
+        recorded.cases.model.read(recorded.cases.tokens, sites).values(),
+        strict=True,
     ):
         torch.testing.assert_close(made, wanted.double(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("layer", [0, 1])
-def test_an_mlps_effect_is_what_is_gone_with_it_at_its_mean(flow, layer):
+def test_an_mlps_effect_is_what_is_gone_with_it_at_its_mean(recorded, layer):
     """By running the model with norm scales held, and with attention patterns held as well."""
-    effect, cases = LayerEffect.of(flow, layer), flow.cases
+    effect, cases = LayerEffect.of(recorded, layer), recorded.cases
     site = Site("mlp_out", layer)
     mean = mean_over_classes(cases, cases.model.read(cases.tokens, [site])[site])
     plain = cases.margins()
@@ -84,46 +86,46 @@ def test_an_mlps_effect_is_what_is_gone_with_it_at_its_mean(flow, layer):
     torch.testing.assert_close(frozen_sum, gone(looking=False), rtol=1e-3, atol=1e-4)
 
 
-def test_no_layer_reads_what_comes_after_the_answer(flow):
-    after = torch.arange(flow.cases.tokens.shape[1]) > flow.cases.position[:, None]
-    assert not any(bool(LayerEffect.of(flow, layer).reads[after].any()) for layer in range(2))
+def test_no_layer_reads_what_comes_after_the_answer(recorded):
+    after = torch.arange(recorded.cases.tokens.shape[1]) > recorded.cases.position[:, None]
+    assert not any(bool(LayerEffect.of(recorded, layer).reads[after].any()) for layer in range(2))
 
 
-def test_by_way_of_all_heads_comes_all_that_earlier_tokens_wrote(flow):
-    effect = LayerEffect.of(flow, 0)
+def test_by_way_of_all_heads_comes_all_that_earlier_tokens_wrote(recorded):
+    effect = LayerEffect.of(recorded, 0)
     by_heads = effect.frozen_reads() - effect.frozen_reads([(1, 0)])
-    before = torch.arange(flow.cases.tokens.shape[1]) < flow.cases.position[:, None]
+    before = torch.arange(recorded.cases.tokens.shape[1]) < recorded.cases.position[:, None]
     torch.testing.assert_close(by_heads[before], effect.frozen_reads()[before])
     assert by_heads[before].abs().max() > 1e-3
     past = effect.frozen_reads(past_mlps=True)
     assert (effect.frozen_reads() - past).abs().max() > 1e-3
 
 
-def test_pairs_sum_to_what_the_mlp_makes_of_the_dictionarys_part(flow, dictionary):
-    effect = LayerEffect.of(flow, 0)
+def test_pairs_sum_to_what_the_mlp_makes_of_the_dictionarys_part(recorded, dictionary):
+    effect = LayerEffect.of(recorded, 0)
     pairs = EffectPairs(effect, dictionary)
-    x = flow.inputs[0].clone()
+    x = recorded.inputs[0].clone()
     case, at = pairs.active.tokens.mT
     x[case, at] = dictionary.decode(dictionary.encode(x[case, at].float())).double()
-    made = beyond_mean(flow, flow.layer(0)(x))
+    made = beyond_mean(recorded, recorded.layer(0)(x))
     for added, reads in ((pairs.added, effect.reads), (pairs.added_running, effect.running_reads)):
-        wanted = flow.cases.side * (reads * made).sum((1, 2))
+        wanted = recorded.cases.side * (reads * made).sum((1, 2))
         torch.testing.assert_close(added.sum(1), wanted, rtol=1e-5, atol=1e-7)
-    weights = flow.cases.weights(flow.cases.affected) * flow.cases.side
+    weights = recorded.cases.weights(recorded.cases.affected) * recorded.cases.side
     contrast = (weights[:, None] * pairs.added).sum(0)
     assert pairs.pairs["contrast"].to_numpy() == pytest.approx(contrast.numpy())
     assert pairs.known == pytest.approx(float(contrast.sum()))
 
 
-def test_what_is_written_in_every_class_alike_has_no_effect(flow, dictionary):
-    effect = LayerEffect.of(flow, 0)
-    shape = flow.cases.tokens.shape
-    same = torch.arange(shape[1])[None, :, None].double().expand(*shape, flow.model.d_model)
-    assert effect.shared(aligned(flow.cases, same)).abs().max() < 1e-9
+def test_what_is_written_in_every_class_alike_has_no_effect(recorded, dictionary):
+    effect = LayerEffect.of(recorded, 0)
+    shape = recorded.cases.tokens.shape
+    same = torch.arange(shape[1])[None, :, None].double().expand(*shape, recorded.model.d_model)
+    assert effect.shared(aligned(recorded.cases, same)).abs().max() < 1e-9
 
 
-def test_origins_sum_to_one_and_most_is_computed_where_it_was_planted(flow, dictionary):
-    origins = EffectPairs(LayerEffect.of(flow, 0), dictionary).origins
+def test_origins_sum_to_one_and_most_is_computed_where_it_was_planted(recorded, dictionary):
+    origins = EffectPairs(LayerEffect.of(recorded, 0), dictionary).origins
     parts = (origins.computed, origins.inherited, origins.later, origins.within)
     assert sum(parts) == pytest.approx(1)
     assert origins.computed > 0.5
@@ -140,7 +142,7 @@ def test_what_a_later_layer_makes_of_what_is_written_is_no_spread_within_classes
     cases = in_model(planted_behaviour(8), Model(network, planted_tokenizer(), Path("later")))
     dictionaries = both_layers("inherited")
     first_layer, second_layer = (
-        EffectPairs(LayerEffect.of(Flow.of(cases), n), dictionaries[Site("mlp_in", n)]).origins
+        EffectPairs(LayerEffect.of(Recorded.of(cases), n), dictionaries[Site("mlp_in", n)]).origins
         for n in (0, 1)
     )
     assert abs(first_layer.contrast) > 1
@@ -177,7 +179,7 @@ def test_texts_without_a_token_at_a_place_have_no_part_in_its_mean():
 
 def test_planted_pairs_compute_all_that_they_add(dictionary):
     cases = in_model(planted_behaviour(16), planted_model("moved"))
-    pairs = EffectPairs(LayerEffect.of(Flow.of(cases), 0), dictionary)
+    pairs = EffectPairs(LayerEffect.of(Recorded.of(cases), 0), dictionary)
     table = pairs.pairs
     planted = table[(table["first"] == NEGATOR) & table["second"].isin([GOOD, BAD])]
     added = pairs.added[:, planted.index].sum(1)
@@ -187,20 +189,20 @@ def test_planted_pairs_compute_all_that_they_add(dictionary):
     assert float(inherited) == pytest.approx(0, abs=1e-9)
 
 
-def test_turning_tokens_round_twice_gives_them_back(flow):
-    values = torch.randn(*flow.cases.tokens.shape, 3)
-    inside = torch.arange(values.shape[1]) <= flow.cases.position[:, None]
-    twice = aligned(flow.cases, aligned(flow.cases, values))
+def test_turning_tokens_round_twice_gives_them_back(recorded):
+    values = torch.randn(*recorded.cases.tokens.shape, 3)
+    inside = torch.arange(values.shape[1]) <= recorded.cases.position[:, None]
+    twice = aligned(recorded.cases, aligned(recorded.cases, values))
     assert twice[inside].equal(values[inside])
     here = torch.arange(len(values))
-    assert aligned(flow.cases, values)[:, 0].equal(values[here, flow.cases.position])
+    assert aligned(recorded.cases, values)[:, 0].equal(values[here, recorded.cases.position])
 
 
 @pytest.mark.parametrize("layer", [0, 1])
-def test_removing_a_pair_does_to_the_frozen_model_what_was_predicted(flow, layer):
-    cases = flow.cases
+def test_removing_a_pair_does_to_the_frozen_model_what_was_predicted(recorded, layer):
+    cases = recorded.cases
     dictionary = replace(planted_dictionaries("computed")[Site("mlp_in", 0)], site=None)
-    pairs = EffectPairs(LayerEffect.of(flow, layer), dictionary).pairs
+    pairs = EffectPairs(LayerEffect.of(recorded, layer), dictionary).pairs
     most = pairs.sort_values("contrast", ascending=False).head(3)
     ends = list(zip(most["first"], most["second"], strict=True))
     terms = PairTerms.of(cases.model, layer, dictionary, ends)

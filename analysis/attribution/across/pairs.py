@@ -13,10 +13,10 @@ from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
+from analysis.attribution.across.active_pairs import ActivePairs
+from analysis.attribution.across.effect import LayerEffect, beyond_mean
+from analysis.attribution.across.recorded import aligned, class_means, matched
 from analysis.attribution.contrast import Origins
-from analysis.attribution.flow.active_pairs import ActivePairs
-from analysis.attribution.flow.effect import LayerEffect, beyond_mean
-from analysis.attribution.flow.flow import aligned, class_means, matched
 from analysis.behaviour.in_model import ModelCases
 from circuits.algebra.bilinear import BilinearLayer
 from sae.dictionary import Dictionary
@@ -42,7 +42,7 @@ class EffectPairs:
     @property
     def cases(self) -> ModelCases:
         """The behaviour's cases."""
-        return self.effect.flow.cases
+        return self.effect.recorded.cases
 
     @property
     def layer_number(self) -> int:
@@ -52,12 +52,12 @@ class EffectPairs:
     @cached_property
     def layer(self) -> BilinearLayer:
         """The MLP, in float64."""
-        return self.effect.flow.layer(self.layer_number)
+        return self.effect.recorded.layer(self.layer_number)
 
     @cached_property
     def active(self) -> ActivePairs:
         """All pairs that are active."""
-        x = self.effect.flow.inputs[self.layer_number]
+        x = self.effect.recorded.inputs[self.layer_number]
         return ActivePairs(self.cases, x, self.dictionary)
 
     @cached_property
@@ -130,7 +130,7 @@ class EffectPairs:
             here = slice(start, start + step)
             used, ends = torch.unique(torch.stack([first[here], second[here]]), return_inverse=True)
             values = self.active.values_of(used.tolist())
-            product = beyond_mean(self.effect.flow, values[..., ends[0]] * values[..., ends[1]])
+            product = beyond_mean(self.effect.recorded, values[..., ends[0]] * values[..., ends[1]])
             both = self._products(used, *ends).mT
             for each, gate in zip(made, gates, strict=True):
                 each[:, here] = (product * (gate @ both)).sum(1)
@@ -166,7 +166,7 @@ class EffectPairs:
         """Of the contrast that depends on this MLP, the part that the dictionary's features and
         the constant make, all pairs together."""
         cases, (case, at) = self.cases, self.active.tokens.mT
-        x = self.effect.flow.inputs[self.layer_number]
+        x = self.effect.recorded.inputs[self.layer_number]
         read = self.dictionary.decode(self.dictionary.encode(x[case, at].to(self.dictionary.dtype)))
         seen = x.clone()
         seen[case, at] = read.to(x)
@@ -191,7 +191,7 @@ class EffectPairs:
         means: of inputs, and of what is read. Tokens are compared within `matched` cases; where
         those lack a class they have no effects, and count for the rest."""
         cases, target = self.cases, self.cases.target
-        x = aligned(cases, self.effect.flow.inputs[self.layer_number])
+        x = aligned(cases, self.effect.recorded.inputs[self.layer_number])
         total = cases.effects(cases.side * self.effect.total)[target]
         left, right = self.layer.factors
         computed = inherited = later = total.new_zeros(())

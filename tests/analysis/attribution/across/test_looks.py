@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from analysis.attribution.flow.effect import read_of
-from analysis.attribution.flow.flow import Flow, shapes
-from analysis.attribution.flow.looks import Looks
-from analysis.attribution.flow.score_pairs import score_pairs
+from analysis.attribution.across.effect import read_of
+from analysis.attribution.across.looks import Looks
+from analysis.attribution.across.recorded import Recorded, shapes
+from analysis.attribution.across.score_pairs import score_pairs
 from analysis.behaviour.cases import Behaviour, Case
 from analysis.behaviour.in_model import in_model
 from analysis.studies import rules
@@ -26,7 +26,7 @@ from tests.support.small_models import small_network, small_tokenizer
 
 
 def looks_of(model: Model, behaviour: Behaviour | None = None) -> Looks:
-    return Looks.of(Flow.of(in_model(behaviour or planted_behaviour(), model)))
+    return Looks.of(Recorded.of(in_model(behaviour or planted_behaviour(), model)))
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def biased() -> tuple[Model, Behaviour]:
 @pytest.mark.parametrize("kind", ["planted", "biased"])
 def test_the_looks_part_is_what_is_gone_with_the_mean_pattern_of_a_pair(looks, kind):
     looks = looks if kind == "planted" else looks_of(*biased())
-    flow, cases = looks.flow, looks.flow.cases
+    recorded, cases = looks.recorded, looks.recorded.cases
     assert len(cases.tiles) == 1
     nothing = torch.zeros_like(looks.streams[0])
     for layer, heads in enumerate(looks.heads):
@@ -59,17 +59,17 @@ def test_the_looks_part_is_what_is_gone_with_the_mean_pattern_of_a_pair(looks, k
             mean = mean_pattern(looks, layer, head)
             torch.testing.assert_close(looks.apart(layer, head),
                                        looks.patterns[layer][:, head] - mean)  # fmt: skip
-            alike = flow.run.with_pattern(cases.tokens, layer, head, mean)
+            alike = recorded.run.with_pattern(cases.tokens, layer, head, mean)
             with alike.held():
-                left = read_of(flow, Site("attn_out", layer), nothing)[0]
+                left = read_of(recorded, Site("attn_out", layer), nothing)[0]
             part = looks.part(layer, head)
-            torch.testing.assert_close(part, flow.difference - left, rtol=1e-9, atol=1e-9)
+            torch.testing.assert_close(part, recorded.difference - left, rtol=1e-9, atol=1e-9)
             assert part.abs().max() > 1e-6
 
 
 def mean_pattern(looks: Looks, layer: int, head: int) -> torch.Tensor:
     """Of the texts of a pair and shape."""
-    cases, pattern = looks.flow.cases, looks.patterns[layer][:, head]
+    cases, pattern = looks.recorded.cases, looks.patterns[layer][:, head]
     mean = pattern.clone()
     for pair in cases.pair.unique():
         rows = cases.pair == pair
@@ -87,7 +87,7 @@ def test_where_all_texts_are_looked_at_alike_there_is_no_looks_part(kind):
 
 
 def looks_part(looks: Looks, layer: int, head: int) -> float:
-    cases = looks.flow.cases
+    cases = looks.recorded.cases
     return float((cases.weights(cases.affected) * looks.part(layer, head)).sum())
 
 
@@ -123,7 +123,7 @@ def test_pairs_add_up_to_the_difference_of_the_scores_that_the_model_computes(lo
 
 
 def assert_scores_of_the_run(looks: Looks, layer: int, head: int, total: float) -> None:
-    cases, model = looks.flow.cases, looks.flow.model
+    cases, model = looks.recorded.cases, looks.recorded.model
     scores = scores_of_run(model.network, cases.tokens, layer)[:, head]
     places = looks.places(layer, head)
     assert places
@@ -138,7 +138,7 @@ def assert_scores_of_the_run(looks: Looks, layer: int, head: int, total: float) 
 @pytest.mark.parametrize("layer", [0, 1, 2])
 def test_so_they_do_with_biases_shared_keys_and_several_forms_of_text(layer):
     looks = looks_of(*biased())
-    assert len(shapes(looks.flow.cases)) == 2
+    assert len(shapes(looks.recorded.cases)) == 2
     for head in range(4):
         table = score_pairs(looks, layer, head, {})
         assert_scores_of_the_run(looks, layer, head, float(table["score"].sum()))
@@ -150,11 +150,11 @@ def test_where_a_pattern_is_a_product_of_two_scores_pairs_add_up_to_it(tmp_path)
     cases = in_model(planted_behaviour(), planted_model())
     drawn = torch.Generator().manual_seed(0)
     tokens = torch.randint(0, model.n_token, cases.tokens.shape, generator=drawn)
-    looks = Looks.of(Flow.of(replace(cases, model=model, tokens=tokens, kept={})))
+    looks = Looks.of(Recorded.of(replace(cases, model=model, tokens=tokens, kept={})))
     for layer, (head,) in enumerate(looks.heads):
         assert head.n_form == 2
         table = score_pairs(looks, layer, 0, {})
-        scores = scores_of_run(looks.flow.model.network, tokens, layer).prod(1)
+        scores = scores_of_run(looks.recorded.model.network, tokens, layer).prod(1)
         wanted = sum(
             float((p.weights * scores[p.cases, p.query, p.key]).sum())
             for p in looks.places(layer, 0)
