@@ -21,7 +21,8 @@ behaviours: kinds of behaviour that a model shows in words of its own (--model, 
 behaviour-circuits: circuits through all layers of the kinds that are shown (--model, --seeds).
 reviews: a language model of film reviews beside regressions (--data: their CSV; --folder).
 traces: what removing one node does, predicted by a trace and by gradients (--model, --data).
-rivals: which features a behaviour hangs on, by weights and data and by gradients (--seeds).
+rivals: which features a behaviour hangs on, by weights and data and by gradients (--seeds; with
+--model in every layer of a deeper model).
 rules: rules read from a polynomial transformer's weights, and removed (--data: a folder; --json).
 checking: what hashing and checking take of `circuits demo`.
 """
@@ -68,7 +69,7 @@ parser.add_argument(
     "a small one written by hand)",
 )
 parser.add_argument(
-    "--model", metavar="FOLDER", help="behaviours, pretrained, traces, twins-real: a model"
+    "--model", metavar="FOLDER", help="behaviours, pretrained, rivals, traces, twins-real: a model"
 )
 parser.add_argument(
     "--folder",
@@ -123,7 +124,11 @@ tables = {
     "behaviour-circuits": lambda: behaviours.circuits(options.device, options.model, seeds),
     "reviews": lambda: reviews.run(options.device, options.data, options.folder),
     "traces": lambda: traces.run(options.device, options.model, options.data),
-    "rivals": lambda: rivals.run(options.device, options.folder, seeds),
+    "rivals": lambda: (
+        rivals.run(options.device, options.folder, seeds)
+        if options.model is None
+        else rivals.in_words_of_its_own(options.device, options.model, seeds)
+    ),
     "rules": lambda: rules.run(options.data, options.json),
     "report": lambda: report.run(options.device),
     "lowrank": lambda: lowrank.run(options.device),

@@ -18,7 +18,6 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -34,14 +33,18 @@ from analysis.attribution.contrast import PairAccount
 from analysis.behaviour.built_in import built_in_behaviour
 from analysis.behaviour.cases import Behaviour
 from analysis.behaviour.in_model import ModelCases, in_model
+from analysis.behaviour.kinds import KINDS
+from analysis.behaviour.lexicon import behaviour_from_lexicon
 from analysis.runs.circuits import N_CASES
 from analysis.validation.harness import Harness
+from benchmarks.behaviours import N_PAIRS
 from benchmarks.circuits import trained
 from benchmarks.measure import machine, side_by_side, table
 from circuits.algebra.bilinear import computing_dtype
-from circuits.model import Model, Site
+from circuits.model import Model, Site, load_model
 from circuits.model.site import mlp_sites
-from sae import Dictionary
+from sae import Dictionary, load_dictionaries
+from sae.sparse import Code
 
 SEEDS = range(10)
 SIZES = tuple(2**n for n in range(9))
@@ -49,6 +52,7 @@ N_STEPS = 10  # of integrated gradients
 N_DRAWS = 5  # random orders
 _N_BOOTSTRAP = 500
 _AT_A_TIME = 100  # cases whose Hessians are held
+_TOKENS = 512  # whose pairs are held
 _HEAD = ["seed", "order by", "seconds", "rank correlation with single removals", "kept", "removed"]
 _Scores = Float[Tensor, " feature"]
 
@@ -70,6 +74,25 @@ def run(device: str, folder: str | None = None, seeds: Iterable[int] = SEEDS) ->
         f"brackets; integrated gradients in {N_STEPS} steps; {N_DRAWS} random orders."
     )
     return "\n\n".join([head, table(rows, _HEAD), law])
+
+
+def in_words_of_its_own(device: str, name: str, seeds: Iterable[int]) -> str:
+    """Each kind of behaviour that a model of several layers shows, in every layer."""
+    model = load_model(name, device=device)
+    dictionaries = load_dictionaries(name, device=device)
+    rows = list[tuple[str, ...]]()
+    for seed in seeds:
+        for kind in KINDS:
+            shown = behaviour_from_lexicon(model, kind, n=N_PAIRS, seed=seed).behaviour
+            for layer in range(model.n_layer) if shown is not None else ():
+                setting = Setting.of(model, dictionaries[Site("mlp_in", layer)], shown)
+                rows += [(kind, str(layer), str(seed), *row) for row in setting.rows(seed)]
+    head = (
+        f"{machine()}. {name}; {N_PAIRS} minimal pairs, half of the words to order on and half to "
+        f"measure on; 95 % of {_N_BOOTSTRAP} bootstrap draws of pairs in brackets; integrated "
+        f"gradients in {N_STEPS} steps; {N_DRAWS} random orders."
+    )
+    return f"{head}\n\n{table(rows, ['behaviour', 'layer', *_HEAD])}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,51 +163,84 @@ class Setting:
         codes = self.on_chosen.codes
         return sorted({int(n) for code in codes for n in code.features[code.active].unique()})
 
-    @contextmanager
-    def _scaled(self, share: float, seen: list[Tensor]) -> Iterator[None]:
-        """Within the block all features have this share at every token but the first; ``seen`` gets
-        the inputs, to derive by."""
+    def _slopes(self, share: float, site: Site) -> list[Tensor]:
+        """How the affected classes' margin rises along a site's activations, with all features at
+        this share at every token but the first; of each tile of cases."""
+        seen: list[Tensor] = []
 
-        def change(x: Tensor) -> Tensor:
+        def scaled(x: Tensor) -> Tensor:
             new = x.detach() - (1 - share) * _written(self.dictionary, x.detach())
-            seen.append(torch.cat([x[:, :1].detach(), new[:, 1:]], dim=1).requires_grad_())
+            return torch.cat([x[:, :1].detach(), new[:, 1:]], dim=1)
+
+        def kept(values: Tensor) -> Tensor:
+            seen.append(values.detach().requires_grad_())
             return seen[-1]
 
-        with self.model.replaced({mlp_sites(self.layer)[0]: change}):
-            yield
+        into = mlp_sites(self.layer)[0]
+        changes = {into: scaled, site: kept} if site != into else {into: lambda x: kept(scaled(x))}
+        position = self.chosen.position.split(len(self.chosen.tiles[0]))
+        with torch.enable_grad(), self.model.replaced(changes):
+            each = zip(self.chosen.tiles, position, strict=True)
+            logits = torch.cat([self.model.logits_at(rows, at) for rows, at in each]).cpu()
+            made = self.chosen.difference(logits.to(computing_dtype(logits)))
+            (self.chosen.weights(self.chosen.affected) * made).sum().backward()
+        for leaf in seen:
+            leaf.grad[:, 0] = 0  # what is at a text's first token is no feature's
+        return [leaf.grad for leaf in seen]
 
     def by_gradient(self, shares: list[float]) -> _Scores:
         """Activation times gradient, the gradient averaged over these shares of all features."""
-        cases, total = self.chosen, torch.zeros(self.dictionary.n_feature, dtype=torch.float64)
-        position = cases.position.split(len(cases.tiles[0]))
-        inputs = [self._input(rows) for rows in cases.tiles]
+        total = torch.zeros(self.dictionary.n_feature, dtype=torch.float64)
         for share in shares:
-            seen: list[Tensor] = []
-            with torch.enable_grad(), self._scaled(share, seen):
-                each = zip(cases.tiles, position, strict=True)
-                logits = torch.cat([self.model.logits_at(rows, at) for rows, at in each]).cpu()
-                made = cases.difference(logits.to(computing_dtype(logits)))
-                (cases.weights(cases.affected) * made).sum().backward()
-            for x, leaf in zip(inputs, seen, strict=True):
-                total += _along(self.dictionary, x, leaf.grad) / len(shares)
+            slopes = self._slopes(share, mlp_sites(self.layer)[0])
+            for x, slope in zip(self._inputs, slopes, strict=True):
+                total += _along(self.dictionary, x, slope) / len(shares)
         return total
 
-    @torch.no_grad()
-    def _input(self, rows: Tensor) -> Tensor:
+    @cached_property
+    def _inputs(self) -> list[Tensor]:
+        """The MLP's, of each tile of cases."""
         site = mlp_sites(self.layer)[0]
-        return self.model.read(rows, [site])[site]
+        with torch.no_grad():
+            return [self.model.read(rows, [site])[site] for rows in self.chosen.tiles]
 
     @cached_property
     def pairs(self) -> Float[Tensor, "feature_and_constant feature_and_constant"]:
-        """What each pair adds to the affected classes' margin, each once, above the diagonal."""
-        account = PairAccount.of(self.chosen, self.layer, self.dictionary)
-        found, n = account.pairs, self.dictionary.n_feature
-        matrix = torch.zeros(n + 1, n + 1, dtype=torch.float64)
-        first, second = (
-            torch.from_numpy(found[end].to_numpy(copy=True)) for end in ("first", "second")
-        )
-        matrix[first, second] = torch.from_numpy(found["contrast"].to_numpy(copy=True))
-        return matrix
+        """What each pair adds to the affected classes' margin, each once, above the diagonal, on
+        the way from none of the features to all of them: the layer's own pairs, and what reads
+        them averaged on that way. A pair grows with the square of the share of features, a feature
+        with the constant evenly."""
+        shares, out = _midpoints(N_STEPS), mlp_sites(self.layer)[1]
+        slopes = [self._slopes(share, out) for share in shares]
+        of_pairs = _weighed(slopes, [2 * share for share in shares])
+        of_singles = _weighed(slopes, [1.0] * N_STEPS)
+        total = torch.zeros(self.dictionary.n_feature + 1, self.dictionary.n_feature + 1,
+                            dtype=torch.float64)  # fmt: skip
+        for x, pairs, singles in zip(self._inputs, of_pairs, of_singles, strict=True):
+            self._add_pairs(total, x, pairs.cpu(), singles.cpu())
+        whole = (total + total.mT).triu()
+        whole[:-1, :-1] /= 2
+        return whole
+
+    def _add_pairs(self, total: Tensor, x: Tensor, of_pairs: Tensor, of_singles: Tensor) -> None:
+        """Add what the pairs of each token's active features do, each twice but squares once; and
+        each feature with the constant, the dictionary's error and its offset, once."""
+        layer = self.model.layer(self.layer).to("cpu", torch.float64)
+        dictionary, n = self.dictionary.to("cpu"), self.dictionary.n_feature
+        rest = (x - _written(self.dictionary, x)).cpu().double().flatten(0, 1)
+        features, values = _padded(dictionary.active(x.to(dictionary.dtype).cpu().flatten(0, 1)))
+        gates = [(each @ layer.down).flatten(0, 1) for each in (of_pairs, of_singles)]
+        decoder = layer.lift(dictionary.decoder.double(), 0.0)
+        for some in torch.arange(len(rest)).split(_TOKENS):
+            on, held = features[some], values[some][..., None].double()
+            sides = [(decoder @ factor.mT)[on] * held for factor in layer.factors]
+            rests = [layer.lift(rest[some], 1.0) @ factor.mT for factor in layer.factors]
+            made = (sides[0] * gates[0][some, None]) @ sides[1].mT
+            made = made + made.mT - torch.diag_embed(made.diagonal(dim1=1, dim2=2))
+            total.index_put_((on[:, :, None], on[:, None]), made, accumulate=True)
+            alone = sides[0] * rests[1][:, None] + sides[1] * rests[0][:, None]
+            alone = (alone * gates[1][some, None]).sum(2)
+            total.index_put_((on, torch.full_like(on, n)), alone, accumulate=True)
 
     def pairs_law(self) -> str:
         """That a pair is the Hessian times both activations, and the seconds of either way."""
@@ -251,6 +307,25 @@ def _written(dictionary: Dictionary, x: Tensor) -> Tensor:
     """What the features write."""
     code = dictionary.active(x.to(dictionary.dtype).flatten(0, -2))
     return code.times(dictionary.decoder).view(x.shape).to(x)
+
+
+def _weighed(slopes: list[list[Tensor]], weights: list[float]) -> list[Tensor]:
+    """Of each tile the mean over steps, weighed."""
+    each = zip(*slopes, strict=True)
+    return [
+        torch.stack([w * one.double() for w, one in zip(weights, tile, strict=True)]).mean(0)
+        for tile in each
+    ]
+
+
+def _padded(code: Code) -> tuple[Tensor, Tensor]:
+    """The active features of each row and their values; where a row has fewer, features of value
+    zero."""
+    dense = torch.zeros(code.n_row, code.n_feature, dtype=code.values.dtype)
+    dense[code.rows, code.features.long()] = code.values
+    most = int((dense != 0).sum(1).max())
+    features = (dense != 0).double().topk(most, dim=1).indices
+    return features, dense.gather(1, features)
 
 
 def _along(dictionary: Dictionary, x: Tensor, gradient: Tensor) -> _Scores:
