@@ -13,6 +13,7 @@ circuits: circuits of three behaviours from ten seeds (--seeds 1000:1050), with 
 layers: circuits through two layers from ten seeds, and what one layer learns of the same stories.
 precision: a wide model trained in bfloat16 beside float32.
 pretrained: a pretrained gated model made bilinear, layer by layer (--model, --data, --folder).
+rank-real: two eigenvectors in a real model, three widths, untrained models (--data, --folder).
 twins-real: what a pretrained model's twin loses, and other ways (--model, --data, --folder).
 report: a large report: writing it, its size, opening it in Chromium.
 claims: what README's table says, beside what these print today (hours; --folder, --data).
@@ -44,6 +45,7 @@ from benchmarks import (
     lowrank,
     models,
     pretrained,
+    rank_real,
     recovery,
     report,
     reviews,
@@ -64,12 +66,14 @@ parser.add_argument("--all-outputs", action="store_true", help="core, graphs: pa
 parser.add_argument(
     "--data",
     metavar="PATH",
-    help="digits: images (default: scikit-learn's); claims: mnist.npz; pretrained, traces, "
-    "twins-real: text; reviews: a table of them; rules: a model's folder with its rules (default: "
-    "a small one written by hand)",
+    help="digits: images (default: scikit-learn's); claims: mnist.npz; pretrained, rank-real, "
+    "traces, twins-real: text; reviews: a table of them; rules: a model's folder with its rules "
+    "(default: a small one written by hand)",
 )
 parser.add_argument(
-    "--model", metavar="FOLDER", help="behaviours, pretrained, rivals, traces, twins-real: a model"
+    "--model",
+    metavar="FOLDER",
+    help="behaviours, pretrained, rank-real, rivals, traces, twins-real: a model",
 )
 parser.add_argument(
     "--folder",
@@ -117,6 +121,7 @@ tables = {
     "pretrained": lambda: pretrained.run(
         options.device, options.model, options.data, options.folder
     ),
+    "rank-real": lambda: rank_real.run(options.device, options.model, options.data, options.folder),
     "twins-real": lambda: twins_real.run(
         options.device, options.model, options.data, options.folder, seeds
     ),

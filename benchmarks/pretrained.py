@@ -64,7 +64,7 @@ def run(device: str, model: str | None, text: str | None, kept: str | None) -> s
     beside = [_beside(transcoders[into], dictionaries, twin, held_out) for into, _ in sites]
     rows = [_layer(twin, dictionaries, layer) for layer in range(twin.n_layer)]
     ranks = [
-        _rank(layer, reader, rank_curve(twin, dictionaries, layer, held_out, reader=reader,
+        rank_cells(layer, reader, rank_curve(twin, dictionaries, layer, held_out, reader=reader,
                                         n_documents=_DOCUMENTS))
         for layer in range(twin.n_layer) for reader in ("encoder", "pinv")
     ]  # fmt: skip
@@ -77,7 +77,7 @@ def run(device: str, model: str | None, text: str | None, kept: str | None) -> s
         table(stand_in, _STAND_IN_HEAD),
         table([row for rows in beside for row in rows], _BESIDE_HEAD),
         table(rows, _HEAD),
-        table(ranks, _RANK_HEAD),
+        table(ranks, RANK_HEAD),
         f"Published for a model of the paper: {PUBLISHED} of the output features above .75.",
     )
     return "\n\n".join([head, *tables])
@@ -160,13 +160,14 @@ def _spread(values: list[float], digits: int) -> str:
     return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
-_RANK_HEAD = ("layer", "reader", "compared", "above .75 with two", "random directions",
+RANK_HEAD = ("layer", "reader", "compared", "above .75 with two", "random directions",
               "tokens' outputs", "rotated / shuffled", "median", "median R²",
               "R², random directions / tokens' outputs",
               "rank for R² .9: features / random / tokens")  # fmt: skip
 
 
-def _rank(layer: int, reader: str, curve: RankCurve) -> tuple[str, ...]:
+def rank_cells(layer: int, reader: str, curve: RankCurve) -> tuple[str, ...]:
+    """The cells under `RANK_HEAD`."""
     one = curve.summary()
     needed = (one["needed"], one["needed_random"], one["needed_tokens"])
     return (
