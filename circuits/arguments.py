@@ -136,7 +136,7 @@ def check_argument(
 ) -> None:
     """Refuse a value that an annotation does not allow. ``axes`` are sizes known in this call;
     ``read`` says whether NaN and infinity in a tensor are looked for."""
-    if not _fits(value, hint):
+    if not _fits(value, hint) or (name == "seed" and isinstance(value, Tensor)):  # none seeds
         raise _refusal(owner, name, value, hint)
     if isinstance(value, Tensor):
         wanted = [one for one in _members(hint) if hasattr(one, "array_type")]

@@ -169,6 +169,28 @@ def check_device(device: torch.device | str) -> torch.device:
     return chosen
 
 
+def moved(
+    owner: str, parts: Mapping[str, Tensor | None], *args: Any, **kwargs: Any
+) -> dict[str, Any]:
+    """Tensors by name as ``Tensor.to`` moves or converts them; refused where it does not take
+    these arguments."""
+    try:
+        torch.empty(0).to(*args, **kwargs)
+    except (
+        RuntimeError,
+        TypeError,
+        ValueError,
+        OverflowError,
+        AssertionError,
+        ImportError,
+    ) as error:
+        raise ArgumentError(
+            f"{owner}: {first_line(error):.200}. Pass a device that can be used here, or a "
+            f"floating-point dtype."
+        ) from error
+    return {name: None if t is None else t.to(*args, **kwargs) for name, t in parts.items()}
+
+
 def check_range(
     owner: str,
     dtype: torch.dtype,

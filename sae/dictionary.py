@@ -22,7 +22,7 @@ from torch import Tensor
 from circuits.algebra.basis import Basis
 from circuits.algebra.unchanged import while_unchanged
 from circuits.arguments import checked_methods
-from circuits.errors import BasisError, DictionaryError, check_range, check_width, largest
+from circuits.errors import BasisError, DictionaryError, check_range, check_width, largest, moved
 from circuits.model.model import Model
 from circuits.model.site import Site
 from sae.formats import folders
@@ -213,5 +213,4 @@ class Dictionary(Stored):
 
     def to(self, *args: Any, **kwargs: Any) -> Dictionary:
         """The same dictionary on another device or in another dtype; arguments of ``Tensor.to``."""
-        moved: Any = {name: w.to(*args, **kwargs) for name, w in self.weights().items()}
-        return replace(self, **moved)
+        return replace(self, **moved("Dictionary.to", self.weights(), *args, **kwargs))

@@ -316,8 +316,10 @@ def _check_places(nodes: pd.DataFrame, n_token: int, n_layer: int) -> None:
 def _check_ends(tables: Mapping[str, pd.DataFrame]) -> None:
     """Refuse gates and edges of nodes that there are not."""
     names, gates, edges = set(tables["nodes"]["node"]), tables["gates"], tables["edges"]
-    ends = {*gates["node"], *edges["node"], *gates["first"], *gates["second"], *edges["source"]}
-    if unknown := sorted(ends - names - {"", "rest"}):
+    if not (len(gates) and len(edges)):
+        raise RecordError("it has no gate or no edge, where each node's have a row for the rest")
+    ends = {*gates["node"], *edges["node"], *gates["first"], *gates["second"]} - {""}
+    if unknown := sorted((ends | {*edges["source"]} - {"", "rest"}) - names):
         raise RecordError(f"gates or edges name {shorten(unknown)}, which is no node")
     if not {*gates["node"], *edges["node"]} <= names:
         raise RecordError("gates or edges lead to no node")

@@ -6,9 +6,9 @@ classes differ, those that any word of a list may fill, and at its end that of t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from string import Formatter
 from typing import Literal
 
 from circuits.errors import BehaviourError
@@ -112,6 +112,9 @@ _INDUCTION = (
 )
 
 
+_SLOT = re.compile(r"\{(\w*)\}")
+
+
 @dataclass(frozen=True)
 class Frame:
     """A sentence with slots, of which the last is the answer's."""
@@ -131,8 +134,7 @@ class Frame:
     @property
     def slots(self) -> tuple[str, ...]:
         """Those before the answer, each once."""
-        named = [slot for _, slot, _, _ in Formatter().parse(self.before) if slot is not None]
-        return tuple(dict.fromkeys(named))
+        return tuple(dict.fromkeys(_SLOT.findall(self.before)))
 
 
 @dataclass(frozen=True)
@@ -150,15 +152,14 @@ class Kind:
 
     def frame(self, text: str) -> Frame:
         """A frame of this kind; refused with all that does not fit."""
-        try:
-            parts = [slot for _, slot, _, _ in Formatter().parse(text) if slot is not None]
-            frame = Frame(text)
-            ends = bool(parts) and text.rstrip().endswith("{" + parts[-1] + "}")
-            slots = frame.slots if ends else ()
-        except ValueError as error:
+        if odd := re.search("[{}]", _SLOT.sub("", text)):
             raise BehaviourError(
-                f"frame {text!r:.80}: {error}. Write a slot as {{name}}."
-            ) from error
+                f"frame {text!r:.80}: a '{odd[0]}' outside of a plain slot, which alone is filled. "
+                f"Write a slot as {{name}}."
+            )
+        parts, frame = _SLOT.findall(text), Frame(text)
+        ends = bool(parts) and text.rstrip().endswith("{" + parts[-1] + "}")
+        slots = frame.slots if ends else ()
         faults = [] if ends else ["it does not end with the slot of its answer"]
         if ends and parts[-1] not in self.answers:
             faults.append(f"{{{parts[-1]}}} is no answer")

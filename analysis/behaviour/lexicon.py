@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from analysis.behaviour.in_model import in_model
 from analysis.behaviour.kinds import KINDS
 from analysis.behaviour.own_words import Half, halves, word_lists
 from circuits.arguments import checked
+from circuits.corpus.tokenizer import check_whole
 from circuits.errors import BehaviourError, check_count, shorten
 from circuits.model.model import Model
 from circuits.plotting.display import html_of
@@ -125,6 +126,7 @@ def behaviour_from_lexicon(
             f"behaviour_from_lexicon: shown {shown} must lie between 0 and 1: it is a share. Try "
             f"{SHOWN}."
         )
+    check_whole("behaviour_from_lexicon", chain(frames or (), *(words or {}).values()))
     made_of, tokenizer = KINDS[kind], model.words(f"behaviour {kind!r}")
     some = [made_of.frame(text) for text in dict.fromkeys(frames or made_of.frames)]
     draw = np.random.default_rng(seed)

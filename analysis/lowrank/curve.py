@@ -316,8 +316,9 @@ class RankCurve:
         known = read_table(
             table, _COLUMNS, DictionaryError, optional=dict.fromkeys(_SINCE_1, NUMBER)
         )
-        if known.empty:
-            raise DictionaryError(f"{table}: it has no rows. Make it again: circuits rank RUN.")
+        if known["rank"].nunique() < 2 or (known["rank"] < 1).any():
+            said = "its ranks are not two or more, from 1. Make it again: circuits rank RUN."
+            raise DictionaryError(f"{table}: {said}")
         lacking = [name for name in _SINCE_1 if name not in known]  # in a file of schema 1
         return cls(known.assign(**dict.fromkeys(lacking, float("nan"))), loss, about)
 

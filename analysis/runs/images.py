@@ -26,7 +26,7 @@ from circuits.storage.files import read_json, write_json
 from circuits.storage.manifest import step_written
 from circuits.storage.tables import COUNT, NUMBER, Kind, read_table
 
-_ABOUT = ("data", "n_train", "n_test", "label", "seed")
+_ABOUT = {"data": str, "n_train": int, "n_test": int, "label": int, "seed": int}
 _TABLES: dict[str, dict[str, Kind]] = {
     "spectra": {"class": COUNT, "rank": COUNT, "value": NUMBER, "share": NUMBER},
     "truncation": {"rank": COUNT, "accuracy": NUMBER, "lost": NUMBER, "n": COUNT},
@@ -59,6 +59,9 @@ class ImageStudy:
             }
             pictures = {name: folder.image(f"{name}.png").read_bytes() for name in _PICTURES}
             about = {name: content["about"][name] for name in _ABOUT}
+            wrong = [n for n, kind in _ABOUT.items() if type(about[n]) is not kind]
+            if wrong := wrong + [name for name, table in tables.items() if table.empty]:
+                raise ValueError(f"{', '.join(wrong)} cannot be what it holds")
             return cls(about, dict(content["figures"]), tables, pictures)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ImageError(

@@ -42,7 +42,7 @@ from circuits.model.model import Model
 from circuits.model.site import POINTS, BySite, Site, mlp_sites
 from circuits.storage.limits import is_there
 from circuits.storage.manifest import NAME, State, edited, made_in, read_manifest, states
-from circuits.storage.tables import COUNT, NUMBER, Kind, read_table
+from circuits.storage.tables import COUNT, NUMBER, Kind, check_ends, read_table
 from sae.dictionary import Dictionary
 from sae.loading import load_dictionaries
 
@@ -217,13 +217,9 @@ class Run:
         read = partial(read_table, columns=_PAIRS, error=RunError, optional=_WEIGHED)
         table = self._of_layer(layer, "interactions", self.folder.interactions, read)
         sizes = [self.dictionaries[site].n_feature for site in mlp_sites(layer)]
-        limits = {"first": sizes[0], "second": sizes[0], "output": sizes[1] - 1}  # a constant
-        if beyond := [name for name, last in limits.items() if (table[name] > last).any()]:
-            raise RunError(
-                f"{self.folder.interactions(layer)} names features that the dictionaries of layer "
-                f"{layer} lack ({', '.join(beyond)}), so it is another run's. Make it again: "
-                f"circuits interactions {self.folder}"
-            )
+        ends = {"first": sizes[0] + 1, "second": sizes[0] + 1, "output": sizes[1]}  # a constant
+        where, step = self.folder.interactions(layer), f"interactions {self.folder}"
+        check_ends(where, table, ends, layer, step)
         made_of = self._made_of(f"interactions of layer {layer}")
         table.attrs |= {name: made_of[name] for name in _SETTINGS if name in made_of}
         made_with = made_of.get("of")
@@ -234,6 +230,9 @@ class Run:
     def rank(self, layer: int) -> RankCurve:
         """How well low-rank forms stand in for the features of a layer's output."""
         curve = self._of_layer(layer, "rank", self.folder.rank_summary, RankCurve.load)
+        if (of := self.dictionaries.get(curve.about["site"])) is not None:
+            where, ends = self.folder.rank_summary(layer), {"feature": of.n_feature}
+            check_ends(where, curve.table, ends, layer, f"rank {self.folder}")
         made_with = {"model": curve.about.get("model"),
                      curve.about["site"]: curve.about.get("dictionary")}  # fmt: skip
         self._check_made_with(made_with, f"rank/layer-{layer}", "rank")

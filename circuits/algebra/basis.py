@@ -42,6 +42,7 @@ from circuits.errors import (
     check_tensors,
     check_width,
     largest,
+    moved,
 )
 
 _Rows = Float[Tensor, "feature model"]
@@ -287,6 +288,11 @@ class Basis:
 
     def subset(self, features: Sequence[int] | Tensor) -> Basis:
         """Some of the features, each read as in the whole (an error where that has no reader)."""
+        if isinstance(features, Tensor) and features.ndim != 1:
+            raise BasisError(
+                f"Basis.subset: a tensor of {features.ndim} axes was given, and indices have one. "
+                f"Pass features.flatten()."
+            )
         listed = features.tolist() if isinstance(features, Tensor) else list(features)
         if listed and all(isinstance(feature, bool) for feature in listed):
             raise BasisError(
@@ -324,10 +330,7 @@ class Basis:
         """The same basis on another device or in another dtype, as ``Tensor.to`` does it."""
         if self._whole is not None:
             return self._like(self._whole.to(*args, **kwargs).subset(self._kept))
-        parts = {
-            name: None if part is None else part.to(*args, **kwargs)
-            for name, part in self._parts.items()
-        }
+        parts = moved("Basis.to", self._parts, *args, **kwargs)
         return self._like(self._of(parts, self.reader, self._least_squares))
 
     def report(self, seed: int = 0) -> pd.DataFrame:

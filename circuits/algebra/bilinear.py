@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from circuits.algebra.unchanged import while_unchanged
 from circuits.arguments import checked_methods
-from circuits.errors import check_range, check_tensors, check_width, largest
+from circuits.errors import check_range, check_tensors, check_width, largest, moved
 
 _AXES = {
     "left": "hidden model",
@@ -105,7 +105,7 @@ class BilinearLayer:
 
     def to(self, *args: Any, **kwargs: Any) -> BilinearLayer:
         """The same layer on another device or in another dtype, as ``Tensor.to`` does it."""
-        return BilinearLayer(**{n: t.to(*args, **kwargs) for n, t in self._tensors().items()})
+        return BilinearLayer(**moved("BilinearLayer.to", self._tensors(), *args, **kwargs))
 
     def __repr__(self) -> str:
         biases = [name for name in self._tensors() if name.endswith("bias")]

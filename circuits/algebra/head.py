@@ -28,6 +28,7 @@ from circuits.errors import (
     check_tensors,
     check_width,
     largest,
+    moved,
 )
 
 _AXES = {
@@ -105,8 +106,8 @@ class Head:
 
     def to(self, *args: Any, **kwargs: Any) -> Head:
         """The same head on another device or in another dtype, as ``Tensor.to`` does it."""
-        moved: dict[str, Any] = {n: t.to(*args, **kwargs) for n, t in self._tensors().items()}
-        return Head(**moved, scaling=self.scaling, name=self.name)
+        parts = moved("Head.to", self._tensors(), *args, **kwargs)
+        return Head(**parts, scaling=self.scaling, name=self.name)
 
     def looks(
         self, inputs_query: Basis, inputs_key: Basis, distance: int, *, at: int = 0, form: int = 0

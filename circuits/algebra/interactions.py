@@ -27,7 +27,7 @@ from torch import Tensor
 from circuits.algebra.basis import Basis
 from circuits.algebra.bilinear import BilinearLayer, computing_dtype
 from circuits.algebra.directions import Span, span
-from circuits.algebra.pair_search import Search
+from circuits.algebra.pair_search import Search, with_scores
 from circuits.algebra.spectrum import Spectrum, eigenpairs
 from circuits.algebra.unchanged import while_unchanged
 from circuits.arguments import checked_methods
@@ -307,7 +307,7 @@ class Interactions:
         def pairs_of(output: int) -> pd.DataFrame:
             search = self._search(n)
             search.look(output, partial(self.form, output), math.inf)
-            return search.table() if score is None else score(search.table(), output)
+            return search.table() if score is None else with_scores(search.table(), output, score)
 
         if folder is None:
             shown = progress(listed, "strongest pairs", "output")

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
@@ -20,11 +21,16 @@ from torch import Tensor
 
 from circuits.algebra.interactions import Interactions
 from circuits.algebra.pair_search import power_of_two, tiles
-from circuits.errors import FeatureRangeError
+from circuits.errors import FeatureRangeError, RunError, shorten
 from circuits.storage.shards import make_shards, merge_shards
 
 _EDGE = 8.0  # histograms run from -_EDGE to _EDGE root mean squares; the rest is counted too
 BINS = 66  # in each, the two outermost for values beyond the edges
+_WHOLE = ("output", "n_feature", "strongest_first", "strongest_second", "and_first", "and_second")
+_NUMBERS = ("energy", "effective_rank", "entropy_rank", "value_1", "value_2", "energy_2",
+            "linear_rms", "self_mean", "self_rms", "self_kurtosis", "cross_mean", "cross_rms",
+            "cross_kurtosis", "strongest_weight", "and_score")  # fmt: skip
+_HISTOGRAMS = ("cross_histogram", "self_histogram")
 
 
 def output_statistics(
@@ -46,7 +52,31 @@ def output_statistics(
         place = temporary if folder is None else folder
         rows_of = partial(_statistics_of, inter, alone, features.mT @ features)
         make_shards(place, outputs, rows_of, inter.fingerprint, "statistics")
-        return merge_shards(place, outputs)
+        return _checked(merge_shards(place, outputs), inter.n_input, place)
+
+
+def _checked(table: pd.DataFrame, n_input: int, folder: str | Path) -> pd.DataFrame:
+    """The table; refused where shards that lay in the folder before hold no such statistics."""
+    wrong = [name for name in (*_WHOLE, *_NUMBERS, *_HISTOGRAMS) if name not in table]
+    if not wrong:
+        ends = table[[*_WHOLE[2:]]]
+        wrong = [name for name in _WHOLE if table[name].dtype.kind not in "iu"]
+        wrong = wrong or [name for name in ends if not ends[name].between(-1, n_input - 1).all()]
+        wrong += [name for name in _NUMBERS if table[name].dtype.kind != "f"
+                  or np.isinf(table[name].to_numpy()).any()]  # fmt: skip
+        wrong += [name for name in _HISTOGRAMS if not table[name].map(_is_histogram).all()]
+    if wrong:
+        raise RunError(
+            f"{folder}: a shard there holds no statistics of this layer in {shorten(wrong)}. "
+            f"Delete the folder, and run the pass again."
+        )
+    return table
+
+
+def _is_histogram(counts: object) -> bool:
+    if not isinstance(counts, np.ndarray) or counts.shape != (BINS,):
+        return False
+    return bool((counts >= 0).all() and np.isfinite(counts).all())
 
 
 def histogram_edges() -> Float[Tensor, " edge"]:

@@ -26,7 +26,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuits.errors import largest
+from circuits.errors import ArgumentError, largest
 
 ROWS, COLUMNS = 512, 1024
 """Of a tile: it stays in cache between its product and its search, and no scratch has more rows."""
@@ -292,6 +292,20 @@ def decays(form: Tensor) -> bool:
     squares = once.double().square().sum() / 16
     fourths = (form @ once).double().square().sum() / 16
     return bool(squares**2 <= len(form) / 8 * fourths)
+
+
+def with_scores(
+    table: pd.DataFrame, output: int, score: Callable[[pd.DataFrame, int], pd.DataFrame]
+) -> pd.DataFrame:
+    """An output's table with the columns that a caller's function adds."""
+    columns = {*table}
+    made: object = score(table, output)
+    if not isinstance(made, pd.DataFrame) or not columns <= {*made}:
+        raise ArgumentError(
+            f"strongest_of_each: score returned a {type(made).__name__} that is not the table of "
+            f"its output with further columns. Return what it is given: table.assign(…)."
+        )
+    return made
 
 
 def power_of_two(tensor: Tensor) -> float:

@@ -108,7 +108,7 @@ def _of_2(old: dict[str, Any]) -> dict[str, Any]:
             "evidence": evidence,
             "proposal": _proposal_of_2(old["shares"], source),
         }
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise RecordError(f"of version 2 ({error})") from error
 
 

@@ -19,7 +19,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
-from xml.etree.ElementTree import ParseError
 
 import networkx as nx
 
@@ -90,12 +89,18 @@ def read_graph(path: str | Path) -> nx.Graph:
     """Read what ``write_graph`` wrote; nodes are named by strings, as the formats do."""
     path = Path(path)
     try:
-        graph = _READERS[_format(path)](path)
-    except (nx.NetworkXError, ParseError, ValueError) as error:
+        return _read_back(_READERS[_format(path)](path))
+    except (OSError, GraphError):
+        raise
+    except Exception as error:  # networkx raises what its conversions raise
         raise GraphError(
             f"{path}: no graph can be read from it ({first_line(error)}). It was cut short or is "
             f"another file: write it again with write_graph."
         ) from error
+
+
+def _read_back(graph: nx.Graph) -> nx.Graph:
+    """The graph as it was written, from what a reader makes of its file."""
     if not graph.is_directed() and graph.is_multigraph():
         graph = nx.Graph(graph)
     for *_, about in graph.edges(data=True):

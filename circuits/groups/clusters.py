@@ -14,6 +14,7 @@ their rows agree, sign and all: the same partners, to the same effect.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -144,7 +145,10 @@ def _matrix_of(graph: nx.Graph | Tensor | np.ndarray) -> tuple[list[Hashable], M
                     f"clusters: the edge {i!r}, {j!r} has the weight {weight!r}. Give each "
                     f"edge a number 'weight'; its sign decides the gate."
                 )
-            entry = float(weight) if i == j else float(weight) / 2
+            try:
+                entry = float(weight) if i == j else float(weight) / 2
+            except OverflowError:  # a whole number beyond the largest float
+                entry = math.inf
             matrix[place[i], place[j]] = matrix[place[j], place[i]] = entry
     else:
         if isinstance(graph, Tensor) and not (graph.is_complex() or graph.dtype == torch.bool):

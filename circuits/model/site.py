@@ -55,14 +55,14 @@ class Site:
     @classmethod
     def parse(cls, text: str) -> Site:
         """The site of ``point@layer`` or of a TransformerLens hook name."""
-        if written := re.fullmatch(r"(\w+)@(\d+)", text):
+        if written := re.fullmatch(r"(\w+)@([0-9]{1,18})", text):
             return cls(written[1], int(written[2]))
-        if hook := re.fullmatch(r"blocks\.(\d+)\.([\w.]+)", text):
+        if hook := re.fullmatch(r"blocks\.([0-9]{1,18})\.([\w.]+)", text):
             points = {name: point for point, name in _HOOKS.items()}
             if hook[2] in points:
                 return cls(points[hook[2]], int(hook[1]))
         raise ModelError(
-            f"'{text}' is not a site. Write point@layer, for example mlp_in@0; the points are "
+            f"'{text:.80}' is not a site. Write point@layer, for example mlp_in@0; the points are "
             f"{', '.join(POINTS)}."
         )
 

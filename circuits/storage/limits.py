@@ -102,22 +102,23 @@ def gunzipped(path: Path, error: type[CircuitsError]) -> bytes:
 def check_parquet(
     path: Path, error: type[CircuitsError], columns: Sequence[str] | None = None
 ) -> None:
-    """Refuse a Parquet file whose columns are too large for its size, or hold lists. Texts are
-    looked at as they are encoded: one that is repeated is stored once."""
+    """Refuse a Parquet file whose columns are too large for its size, or hold lists: each value has
+    at least eight bytes as it is read. Texts are looked at as they are encoded: one that is
+    repeated is stored once."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     types = {f.name: f.type for f in pq.read_schema(path) if columns is None or f.name in columns}
     if nested := [name for name, type_ in types.items() if pa.types.is_nested(type_)]:
         raise error(f"{path}: column {nested[0]!r:.80} holds lists. Write plain texts or numbers.")
-    plain = [type_ for type_ in types.values() if pa.types.is_primitive(type_)]
+    widths = [max(8, t.bit_width // 8) if pa.types.is_primitive(t) else 8 for t in types.values()]
     texts = [name for name, type_ in types.items() if not pa.types.is_primitive(type_)]
     with pq.ParquetFile(path, read_dictionary=texts) as file:
         # of a column's own description none is asked: pyarrow ends the process at a broken one
         groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
         check_unpacked(path, sum(group.total_byte_size for group in groups), error)
         n_row = sum(group.num_rows for group in groups)
-        n_bytes = n_row * sum(max(1, type_.bit_width // 8) for type_ in plain)
+        n_bytes = n_row * sum(widths)
         check_unpacked(path, n_bytes, error)
         for batch in file.iter_batches(_ROWS, columns=texts) if texts else ():
             n_bytes += sum(map(_plain_size, batch.columns))
@@ -125,7 +126,7 @@ def check_parquet(
 
 
 def _plain_size(column: Any) -> int:
-    """Bytes of a column once nothing is stored twice."""
+    """Bytes of a column's content once nothing is stored twice."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -142,7 +143,7 @@ def _plain_size(column: Any) -> int:
         return int(column.nbytes)
     lengths = pc.binary_length(texts)
     lengths = lengths.take(column.indices) if repeats else lengths
-    return 8 * len(column) + (pc.sum(lengths).as_py() or 0)
+    return pc.sum(lengths).as_py() or 0
 
 
 def check_arrow(path: Path, error: type[CircuitsError]) -> None:

@@ -16,6 +16,7 @@ LATER = {"later": True}
 they are read with."""
 
 
+_MOST = 2**63  # what tables and other formats hold of whole numbers
 HALF = re.compile("[\ud800-\udfff]")
 """Half of a character: JSON can spell it, but it is no text, and no file or table holds it."""
 
@@ -68,6 +69,8 @@ def _read(wanted: Any, value: Any, name: str, where: str) -> Any:
             return float(value)
         elif option is str and isinstance(value, str) and HALF.search(value):
             continue
+        elif option is int and type(value) is int and not -_MOST <= value < _MOST:
+            raise RecordError(f"{name} = {value!r:.80} in {where} is not below 2 ** 63")
         elif option is not float and type(value) is option:
             return value
     words = " or ".join(_word(option) for option in options)

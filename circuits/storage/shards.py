@@ -78,6 +78,8 @@ def merge_shards(
     parts, taken = [], set[int]()
     for file in files:  # two ranges may overlap; an output's rows are the same in either
         part = _read(file)
+        if "output" not in part or part["output"].dtype.kind not in "iu":
+            raise RunError(f"{file} has no column of outputs, so it is no shard. Delete it.")
         parts.append(part[part["output"].isin(set(outputs) - taken)])
         taken |= set(part["output"])
     table = pd.concat(parts, ignore_index=True)
@@ -171,15 +173,23 @@ def _read(path: Path) -> pd.DataFrame:
     try:
         if about.get(_CONTENT) != _hash(table):
             raise ValueError
-        found = table.to_pandas()
+        found = table.replace_schema_metadata(None).to_pandas()
         for name in json.loads(about.get(_LISTS, b"[]")):
-            found[name] = found[name].map(lambda text: np.array(json.loads(text)))
-    except (ValueError, TypeError, KeyError) as error:
+            found[name] = found[name].map(_numbers)
+    except Exception as error:  # a reader raises what its conversions raise
         raise RunError(
             f"{path} is damaged: its rows are not those that were written. Delete it, and run the "
             f"pass again: existing shards are kept."
         ) from error
     return found
+
+
+def _numbers(text: str) -> np.ndarray:
+    """The list of numbers that was written as this text."""
+    numbers = np.array(json.loads(text))
+    if numbers.ndim != 1 or numbers.dtype.kind not in "iuf":
+        raise ValueError("no list of numbers")
+    return numbers
 
 
 def _hash(table: pa.Table) -> bytes:
@@ -196,4 +206,4 @@ def _fingerprint(path: Path) -> str:
         metadata = pq.read_schema(path).metadata or {}
     except (pa.ArrowException, OSError) as error:
         raise RunError(f"{path} is not a readable Parquet file ({error}). Delete it.") from error
-    return metadata.get(_FINGERPRINT, b"").decode()
+    return metadata.get(_FINGERPRINT, b"").decode(errors="replace")

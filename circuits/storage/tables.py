@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
+import pyarrow.parquet as pq
 
-from circuits.errors import CircuitsError, first_line
+from circuits.errors import CircuitsError, RunError, first_line
 from circuits.storage.limits import check_parquet, check_readable
 from circuits.storage.records import RecordError, Word
 
@@ -36,20 +36,34 @@ def read_table(
     *,
     optional: Mapping[str, Kind] | None = None,
 ) -> pd.DataFrame:
-    """The table in a Parquet file; any fault is raised as the given error."""
+    """The table in a Parquet file, without what pandas noted beside it: an index, or types that
+    numbers are to be turned into. Any fault is raised as the given error."""
     check_readable(path, error)
     try:
         check_parquet(path, error)
-        return checked_table(pd.read_parquet(path), columns, optional=optional)
+        table = pq.read_table(path).replace_schema_metadata(None)  # else it is parsed all the same
+        return checked_table(table.to_pandas(), columns, optional=optional)
     except FileNotFoundError:
         raise error(f"{path}: no such file.") from None
     except CircuitsError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, MemoryError, pa.ArrowException) as fault:
+    except Exception as fault:  # a reader raises what its conversions raise
         raise error(
             f"{path}: not the table that was written ({first_line(fault)}). It was cut short, "
             f"changed, or is another file: make it again."
         ) from fault
+
+
+def check_ends(
+    where: Path, table: pd.DataFrame, ends: Mapping[str, int], layer: int, step: str
+) -> None:
+    """Refuse a run's table of a layer whose columns name features that there are not: ``ends``
+    says how many there are."""
+    if beyond := [name for name, end in ends.items() if (table[name] >= end).any()]:
+        raise RunError(
+            f"{where} names features that the dictionaries of layer {layer} lack "
+            f"({', '.join(beyond)}), so it is another run's. Make it again: circuits {step}"
+        )
 
 
 def table_of_columns(columns: object, where: str) -> pd.DataFrame:
@@ -101,14 +115,19 @@ def _holds(column: pd.Series, kind: Kind) -> bool:
     if kind is TRUTH:
         return column.dtype == bool
     if kind is COUNT:
-        return column.dtype.kind in "iu" and bool(column.between(0, _LARGEST).all())
+        return _is_plain(column, "iu") and bool(column.between(0, _LARGEST).all())
     if kind is NUMBER:
-        return column.dtype.kind in "iuf" and not bool(np.isinf(column.to_numpy(float)).any())
+        return _is_plain(column, "iuf") and not bool(np.isinf(column.to_numpy(float)).any())
     words: list[Any] = column.tolist()
     if kind is TEXT:
         return all(isinstance(word, str) for word in words)
     assert isinstance(kind, type)
     return set(words) <= {each.value for each in kind}
+
+
+def _is_plain(column: pd.Series, kinds: str) -> bool:
+    """Whether these are NumPy's own numbers: in types of pandas' own, one can be missing."""
+    return isinstance(column.dtype, np.dtype) and column.dtype.kind in kinds
 
 
 def _in_words(kind: Kind) -> str:

@@ -59,11 +59,11 @@ def checked_count(
     """A field that is a count, from 1 to ``most``."""
     number = config.get(name)
     if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-        raise DictionaryError(f"{where}: {name} is {number!r}, not a positive whole number.")
+        raise DictionaryError(f"{where}: {name} is {number!r:.40}, not a positive whole number.")
     if most is not None and number > most:
         raise DictionaryError(
-            f"{where}: {name} is {number}, but there are only {most} features. The configuration "
-            f"belongs to other weights."
+            f"{where}: {name} is {number!r:.40}, but there are only {most} features. The "
+            f"configuration belongs to other weights."
         )
     return number
 
@@ -114,5 +114,5 @@ def site_of(name: object) -> Site | None:
         return Site.parse(str(name))
     except ModelError:
         pass
-    module = re.fullmatch(r"(?:model\.)?layers\.(\d+)(|\.mlp|\.self_attn)", str(name))
+    module = re.fullmatch(r"(?:model\.)?layers\.([0-9]{1,18})(|\.mlp|\.self_attn)", str(name))
     return Site(_MODULES[module[2]], int(module[1])) if module else None

@@ -4,6 +4,7 @@ Its top-k keeps negative values, so a transcoder that cuts them is refused here;
 computes the same there. The files have no place for statistics.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from safetensors.torch import save_file
 from circuits.errors import DictionaryError, first_line
 from circuits.model.formats.weights import read_tensors
 from circuits.storage.files import written_whole
+from circuits.storage.limits import check_readable
 from sae.formats.checks import Names, checked_count, refuse_layout, site_of
 from sae.formats.record import Stored
 
@@ -20,6 +22,7 @@ CONFIG, LAYERS = "config.yaml", "layer_*.safetensors"
 
 _NAMES = {"encoder": "W_enc", "decoder": "W_dec", "bias": "b_enc", "offset": "b_dec"}
 _THRESHOLD, _SKIP = "activation_function.threshold", "W_skip"
+_MOST, _DEEPEST = 2**16, 100  # characters of a configuration, and lists in lists
 _SHAPING = {"feature_input_hook", "feature_output_hook", "activation", "k", "model_kind"}
 
 
@@ -46,15 +49,17 @@ def read(place: Path) -> Stored:
         raise DictionaryError(
             f"{file}: its name has no layer. Rename it, as in layer_0.safetensors."
         )
-    hooks = {name: str(config.get(f"feature_{name}_hook")) for name in ("input", "output")}
+    hooks = {name: f"{config.get(f'feature_{name}_hook')!s:.80}" for name in ("input", "output")}
     site, target = (site_of(f"blocks.{layer}.{hook}") for hook in hooks.values())
     faults = [] if target else [f"feature_output_hook {hooks['output']} is not one of our sites"]
     if (kind := config.get("model_kind")) != "transcoder_set":
-        faults.append(f"model_kind is {kind!r}, not 'transcoder_set': it writes to several layers")
+        faults.append(
+            f"model_kind is {kind!r:.80}, not 'transcoder_set': it writes to several layers"
+        )
     state = read_tensors(file)
     activation = config.get("activation", "jumprelu" if _THRESHOLD in state else "relu")
     if activation not in ("relu", "jumprelu", "topk"):
-        faults.append(f"activation is {activation!r}, not relu, jumprelu or topk")
+        faults.append(f"activation is {activation!r:.80}, not relu, jumprelu or topk")
     if faults:
         raise DictionaryError(f"{file}: {'; '.join(faults)}. It cannot be read as a transcoder.")
     sizes = _sizes(file, state)
@@ -136,15 +141,37 @@ def _claim(folder: Path, config: dict[str, Any], file: Path) -> None:
 def _config(where: Path) -> dict[str, Any]:
     import yaml
 
+    check_readable(where, DictionaryError)
     try:
-        config = yaml.safe_load(where.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        text = where.read_text(encoding="utf-8")
+        _check_yaml(text)
+        config = yaml.safe_load(text)
+        json.dumps(config, default=str)  # refuses numbers of too many digits
+    except Exception as error:  # the parser raises what its conversions raise
+        said = f"{type(error).__name__}: {first_line(error):.200}"
         raise DictionaryError(
-            f"{where}: cannot be read ({first_line(error)}). Copy the whole folder."
+            f"{where}: cannot be read ({said}). Copy the whole folder."
         ) from error
     if not isinstance(config, dict):
         raise DictionaryError(f"{where}: holds no fields. Copy the whole folder.")
     return {str(name): value for name, value in config.items()}
+
+
+def _check_yaml(text: str) -> None:
+    """Refuse text that is not read in time and memory of its size: with aliases a few bytes unpack
+    to any, and the parser looks at every open list again for each word."""
+    import yaml
+
+    if len(text) > _MOST:
+        raise ValueError(f"{len(text):,} characters, of at most {_MOST:,}")
+    depth = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("it has an alias, as in *name: write the value itself")
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST:
+            raise ValueError(f"nested more than {_DEEPEST} deep")
 
 
 def _layer(file: Path) -> int | None:

@@ -70,9 +70,9 @@ def _trainer(folder: Path) -> dict[str, Any]:
     if not isinstance(trainer, dict):
         raise DictionaryError(f"{where}: field 'trainer' is {trainer!r:.40}, not an object.")
     kind = trainer.get("dict_class")
-    if kind not in _BY_THRESHOLD:
+    if not isinstance(kind, str) or kind not in _BY_THRESHOLD:
         raise DictionaryError(
-            f"{where}: dict_class is {kind!r}, not one of {', '.join(_BY_THRESHOLD)}. Load it "
+            f"{where}: dict_class is {kind!r:.80}, not one of {', '.join(_BY_THRESHOLD)}. Load it "
             f"with dictionary_learning and save it as one of these."
         )
     return trainer

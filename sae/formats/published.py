@@ -10,7 +10,7 @@ from circuits.errors import DictionaryError
 from circuits.model.formats.weights import read_tensors
 from circuits.model.site import Site
 from circuits.storage.files import read_json
-from sae.formats.checks import Names, checked_count, refuse, refuse_layout, write_config
+from sae.formats.checks import Names, checked_count, refuse, refuse_layout, site_of, write_config
 from sae.formats.record import Stored
 
 _FIELDS = {
@@ -79,8 +79,7 @@ def write(stored: Stored, folder: Path) -> None:
 
 def _site(point: Any) -> Site | None:
     """The site of the paper's ``[name, layer]``."""
-    try:
-        name, layer = point
-        return Site(str(name).replace("-", "_"), int(layer))
-    except (TypeError, ValueError):  # a ModelError is one too
-        return None
+    match point:
+        case [str(name), int(layer)] if not isinstance(layer, bool):
+            return site_of(f"{name.replace('-', '_')}@{layer}")
+    return None

@@ -220,7 +220,10 @@ def _of_version_six(config: dict[str, Any]) -> dict[str, Any]:
     arguments = new.pop("activation_fn_kwargs", None) or {}
     new.setdefault("architecture", "standard")
     if function == "topk":
-        new |= {"architecture": "topk", "k": arguments.get("k")}
+        new |= {
+            "architecture": "topk",
+            "k": arguments.get("k") if isinstance(arguments, dict) else None,
+        }
     elif function != "relu":
         new["architecture"] = f"{new['architecture']} with {function}"
     new["normalize_activations"] = new.get("normalize_activations") or "none"

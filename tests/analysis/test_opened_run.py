@@ -207,6 +207,18 @@ def test_files_of_another_run_are_refused(folder):
         run.strongest(0)
 
 
+@pytest.mark.filterwarnings("ignore::circuits.errors.MarkWarning")
+@pytest.mark.parametrize(("step", "column"), [("interactions", "output"), ("rank", "feature")])
+def test_a_table_that_names_features_beyond_the_dictionary_is_refused(folder, step, column):
+    path = folder / step / "layer-0.parquet"
+    table = pd.read_parquet(path)
+    table.assign(**{column: table[column] + 10**6}).to_parquet(path, index=False)
+    (folder / "manifest.json").unlink()  # or its bytes are not the step's
+    run = open_run(folder, device="cpu")
+    with pytest.raises(RunError, match=rf"names features .* \({column}\).*circuits {step}"):
+        {"interactions": run.strongest, "rank": run.rank}[step](0)
+
+
 def test_dictionaries_of_another_model_are_refused(folder):
     shutil.rmtree(folder / "model")
     other = negation.planted_model()

@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.hostile_inputs import Opened, inputs_of, opened
 
-TABLES = [f"tests.support.hostile_{kind}" for kind in ("models", "dictionaries", "data")]
+TABLES = [f"tests.support.hostile_{kind}" for kind in ("models", "dictionaries", "data", "graphs")]
 INPUTS = inputs_of(TABLES)
 MOST = 2**29  # bytes that one may add to the memory: unpacked, they would add at least 1 GB
 

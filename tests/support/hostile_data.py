@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -24,7 +25,7 @@ from circuits.model import ModelPlan
 from circuits.storage.files import read_json
 from circuits.storage.manifest import read_manifest
 from circuits.storage.shards import merge_shards
-from circuits.storage.tables import NUMBER, read_table
+from circuits.storage.tables import COUNT, NUMBER, read_table
 from tests.support import hostile_files as files
 from tests.support.hostile_inputs import Hostile, Runs
 
@@ -154,6 +155,25 @@ def same_text(n_bytes: int) -> Callable[[Path], Path]:
     return lambda f: parquet(pa.table({"text": ["x" * n_bytes] * (2**25 // n_bytes)}), 2**5)(f)
 
 
+def pandas_notes() -> dict[str, Any]:
+    """What a table for pandas says of itself, as pandas would not."""
+    notes = json.loads(
+        pa.table({"text": [0.0]}).to_pandas().pipe(pa.Table.from_pandas).schema.metadata[b"pandas"]
+    )
+    one = {"name": None, "field_name": None, "metadata": None}
+    return {
+        **{f"columns {c}": {**notes, "columns": c} for c in ("x", [5], [None], [[]], ["output"])},
+        "a decimal": {**notes, "column_indexes": [{**one, "pandas_type": "decimal",
+                                                   "numpy_type": "object"}]},
+        "intervals": {**notes, "columns": [{**one, "name": "text", "field_name": "text",
+                      "pandas_type": "float64", "numpy_type": "interval[int64]"}]},
+    }  # fmt: skip
+
+
+def noted(text: str) -> Callable[[Path], Path]:
+    return parquet(pa.table({"text": [0.0]}).replace_schema_metadata({"pandas": text}))
+
+
 def same_number(folder: Path) -> Path:
     return parquet(pa.table({"text": np.zeros(2**20, np.int64)}), 2**7)(folder)
 
@@ -197,6 +217,10 @@ def cases(path: Path) -> Behaviour:
 
 def table(path: Path) -> object:
     return read_table(path, {"text": NUMBER}, RunError)
+
+
+def counted(path: Path) -> object:
+    return read_table(path, {"text": COUNT}, RunError)
 
 
 def shards(path: Path) -> object:
@@ -325,6 +349,20 @@ TABLES: dict[str, Hostile] = {
     ),
     "a table: an index of 2 ** 62": Hostile(
         parquet(pa.table({"text": [0.0]}).replace_schema_metadata({"pandas": INDEX})), table, None
+    ),
+    **{f"a table: pandas notes {name}": Hostile(noted(json.dumps(notes)), table, None)
+       for name, notes in pandas_notes().items()},
+    "a table: pandas notes nested": Hostile(noted("[" * 100_000), table, None),
+    "a table: 2 ** 27 nulls": Hostile(
+        lambda f: parquet(pa.table({"text": pa.nulls(2**22)}), 2**5)(f), table, PACKED
+    ),
+    "a table: 2 ** 27 truths": Hostile(
+        lambda f: parquet(pa.table({"text": np.ones(2**22, bool)}), 2**5)(f), table, PACKED
+    ),
+    "a table: whole numbers, one missing": Hostile(
+        lambda f: at("x.parquet", lambda g: pd.DataFrame(
+            {"text": pd.array([1, None], "Int64")}).to_parquet(g / "x.parquet"))(f), counted,
+        "whole numbers",
     ),
     "a table: a FIFO": Hostile(at("x.parquet", files.fifo("x.parquet")), table, files.FILE),
     "a shard: 1 GB of zeros": Hostile(as_shard(same_number), shards, PACKED),

@@ -116,6 +116,66 @@ def steps_of_k(folder: Path) -> None:
     save_file({**state, "k": torch.tensor(float("nan"))}, folder / "ae.safetensors")
 
 
+def tracer(lines: str, name: str = "layer_0.safetensors") -> Callable[[Path], Path]:
+    """A layer of a set of circuit-tracer's, with further lines in its configuration."""
+
+    def make(folder: Path) -> Path:
+        w = small_dictionary()
+        parts = {"W_enc": w.encoder, "W_dec": w.decoder, "b_enc": w.bias, "b_dec": w.offset}
+        save_file({name: part.clone() for name, part in parts.items()}, folder / name)
+        (folder / "config.yaml").write_text(
+            "model_kind: transcoder_set\nfeature_input_hook: mlp.hook_in\n"
+            f"feature_output_hook: hook_mlp_out\nactivation: relu\n{lines}"
+        )
+        return folder / name
+
+    return make
+
+
+def aliases() -> str:
+    """10 ** 9 words in a few bytes of YAML."""
+    lines = "a: &a [" + ", ".join(["lol"] * 10) + "]\n"
+    for one, other in zip("abcdefgh", "bcdefghi", strict=True):
+        lines += f"{other}: &{other} [" + ", ".join([f"*{one}"] * 10) + "]\n"
+    return lines
+
+
+def complex_k(folder: Path) -> None:
+    state = load_file(folder / "ae.safetensors")
+    save_file({**state, "k": torch.tensor(4 + 1j)}, folder / "ae.safetensors")
+
+
+def before_six(arguments: Any) -> Callable[[Path], object]:
+    """A configuration of an older sae-lens."""
+
+    def make(folder: Path) -> None:
+        path = folder / "cfg.json"
+        sizes = {name: json.loads(path.read_text())[name] for name in ("d_in", "d_sae")}
+        old = {"activation_fn_str": "topk", "activation_fn_kwargs": arguments}
+        path.write_text(json.dumps(sizes | old))
+
+    return make
+
+
+YAML = {
+    "aliases": (aliases(), "alias"),
+    "aliases in a field": (aliases() + "scan: *i", "alias"),
+    "an alias of itself": ("x: &a [*a]", "alias"),
+    "nested 900 deep": ("x: " + "[" * 900 + "]" * 900, "nested more than 100"),
+    "nested 20,000 deep": ("x: " + "[" * 20_000, "nested more than 100"),
+    "an empty int": ('x: !!int ""', "cannot be read"),
+    "an empty float": ('x: !!float ""', "cannot be read"),
+    "a bool that is none": ('x: !!bool "a"', "cannot be read"),
+    "a time that is none": ('x: !!timestamp "a"', "cannot be read"),
+    "code": ('x: !!python/object/apply:os.system ["id"]', "cannot be read"),
+    "a number of 10,000 digits": ("k: 0x" + "f" * 10_000, "cannot be read"),
+    "10 ** 7 bytes": ("x: [" + "1," * 5_000_000 + "]", "at most"),
+    "as many bytes as may be": ("x: [" + "1," * 32_000 + "]", None),
+    "a day": ("x: 2001-01-01", None),
+}  # fmt: skip
+DIGITS = "9" * 5000
+
+
 def in_run(*makes: Callable[[Path], object]) -> Callable[[Path], object]:
     def make(folder: Path) -> None:
         inside = folder / "saes" / "blocks.0.mlp.hook_in"
@@ -158,6 +218,28 @@ INPUTS = {
     ),
     "dictionary_learning: a k that is no number": Hostile(
         steps_of_k, used, "NaN", good("dictionary_learning")
+    ),
+    "dictionary_learning: a complex k": Hostile(
+        complex_k, used, "complex", good("dictionary_learning")
+    ),
+    **{f"dictionary_learning: a class {kind}": Hostile(
+        files.in_file("config.json", trainer={"dict_class": kind}), used, "dict_class",
+        good("dictionary_learning"),
+    ) for kind in (["a"], {})},
+    **{f"published: layer {layer:.3g}": Hostile(
+        files.in_file("config.json", point=["mlp-in", layer]), used, None, good("published")
+    ) for layer in (float("inf"), float("nan"), 10**300, True)},
+    **{f"sae-lens before 6: arguments {arguments!r}": Hostile(
+        before_six(arguments), used, "k is None", good("sae-lens")
+    ) for arguments in ([1], "k", 7)},
+    **{f"sae-lens: a layer of 5,000 digits in {name[:6]}": Hostile(
+        lens(metadata={"hook_name": name}), used, None, good("sae-lens")
+    ) for name in (f"blocks.{DIGITS}.mlp.hook_in", f"layers.{DIGITS}.mlp", f"mlp_in@{DIGITS}")},
+    "circuit-tracer: a good one": Hostile(tracer("scan: x"), used, None),
+    **{f"circuit-tracer: {name}": Hostile(tracer(lines), used, said)
+       for name, (lines, said) in YAML.items()},
+    "circuit-tracer: a FIFO": Hostile(
+        lambda f: [tracer("")(f), files.fifo("config.yaml")(f)][0], used, "a file"
     ),
     "sae-lens: pickles beside": Hostile(BESIDE, used, None, good("sae-lens")),
     "a run: pickles beside": Hostile(in_run(BESIDE), run_of, None),

@@ -147,6 +147,8 @@ def check_state(
         if name in state and state[name].shape != shape:
             got = tuple(state[name].shape)
             faults.append(f"{name} has shape {got}, where {config} asks for {tuple(shape)}")
+        elif name in state and state[name].is_complex():
+            faults.append(f"{name} holds complex numbers")
         elif name in state and not bool(torch.isfinite(state[name].float()).all()):
             faults.append(f"{name} holds NaN or infinity")
     if faults:

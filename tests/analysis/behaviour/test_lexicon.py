@@ -188,6 +188,13 @@ def test_answers_without_a_token_are_an_error_that_names_them(model):
         ("{name} and {nobody}. {She}", "{nobody} is no slot of it"),
         ("{name", "Write a slot as {name}"),
         ("{} {name} {She}", "{} is no slot of it"),
+        ("{name:d}. {She}", "outside of a plain slot"),
+        ("{name!x}. {She}", "outside of a plain slot"),
+        ("{name:{thing}}. {She}", "outside of a plain slot"),
+        ("{name:>999999999}. {She}", "outside of a plain slot"),
+        ("{name} had {{a}}. {She}", "outside of a plain slot"),
+        ("{name.real}. {She}", "outside of a plain slot"),
+        ("{name} \ud800 {She}", "half of a character"),
     ],
 )
 def test_frames_that_do_not_fit_are_refused(model, frame, said):
@@ -203,6 +210,7 @@ def test_frames_that_do_not_fit_are_refused(model, frame, said):
         ({"words": {"girl": ["Lily"]}}, "words for 'girl', of which 'pronoun' has no list"),
         ({"words": {"girls": "Lily"}}, "words is a dict, not a mapping from a text to several"),
         ({"frames": "{name} {She}"}, "frames is '{name} {She}', not several of: a text"),
+        ({"words": {"girls": ["Lily", "\ud800"]}}, "half of a character"),
         ({"kind": "opposites", "words": {"more": ["big"]}}, "those at one place belong together"),
     ],
 )

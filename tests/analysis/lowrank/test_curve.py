@@ -562,6 +562,15 @@ def test_a_file_that_is_not_a_curve_is_refused(tmp_path):
             RankCurve.load(tmp_path / "d")
 
 
+@pytest.mark.parametrize("ranks", [lambda known: 0, lambda known: 1, lambda known: known - 1])
+def test_a_curve_of_one_rank_or_of_rank_0_is_refused(tmp_path, ranks):
+    found = small_curve()
+    found.save(tmp_path / "a")
+    found.table.assign(rank=ranks(found.table["rank"])).to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(DictionaryError, match=r"a\.parquet: its ranks are not two or more"):
+        RankCurve.load(tmp_path / "a")
+
+
 def test_a_curve_shows_itself(plain, corpus):
     found = curve(plain, corpus)
     assert repr(found).startswith("RankCurve(mlp_out@1 read by encoder: ")

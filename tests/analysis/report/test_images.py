@@ -75,7 +75,15 @@ def test_a_run_without_images_has_none_and_half_of_them_is_refused(run, tmp_path
         ImageStudy.load(half.parent)
 
 
-@pytest.mark.parametrize("changes", [{"about": {}}, {"about": 3}, {"figures": 3}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"about": {}},
+        {"about": 3},
+        {"figures": 3},
+        {"about": dict(data="a", n_train=1, n_test=[1], label=0, seed=0)},
+    ],
+)
 def test_a_study_of_another_kind_is_refused(run, tmp_path, changes):
     folder, _ = run
     shutil.copytree(folder / "images", tmp_path / "images")
@@ -90,4 +98,14 @@ def test_a_table_of_another_kind_is_refused(run, tmp_path):
     shutil.copytree(folder / "images", tmp_path / "images")
     pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "images" / "spectra.parquet")
     with pytest.raises(ImageError, match=r"incomplete or damaged .*class"):
+        ImageStudy.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["spectra", "truncation", "explanation"])
+def test_a_table_without_rows_is_refused(run, tmp_path, name):
+    folder, _ = run
+    shutil.copytree(folder / "images", tmp_path / "images")
+    path = tmp_path / "images" / f"{name}.parquet"
+    pd.read_parquet(path).iloc[:0].to_parquet(path, index=False)
+    with pytest.raises(ImageError, match=f"incomplete or damaged .*{name}"):
         ImageStudy.load(tmp_path)

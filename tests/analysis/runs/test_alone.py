@@ -112,3 +112,11 @@ def test_a_run_that_is_read_completes_what_a_kill_left_half_placed(folder):
     assert {path.name: path.read_bytes() for path in (folder / "circuits").iterdir()} == files
     assert not (folder / PLACING).exists()
     assert [entry["step"] for entry in read_manifest(folder)] == ["circuit negation"]
+
+
+@pytest.mark.parametrize("manifest", ["[" * 100_000, '[{"step": 5}]'])
+def test_a_manifest_that_was_damaged_since_is_refused(folder, manifest):
+    run = Run(folder, device="cpu")
+    (folder / "manifest.json").write_text(manifest)
+    with pytest.raises(RunError, match="manifest"):
+        run_interactions(run, n=4)

@@ -186,6 +186,7 @@ ASYMMETRIC = np.array([[0.0, 1.0], [0.75, 0.0]])
         (np.ones((1025, 1025)), "1025 nodes"),
         (np.array([[0, 1j], [1j, 0]]), "whose entries are not real"),
         (np.array([["a"]]), "whose entries are not real"),
+        (nx.Graph([(1, 2, {"weight": 10**400})]), "2 of 4 weights are NaN or infinite"),
     ],
 )
 def test_what_has_no_groups_is_refused(given, said):

@@ -267,7 +267,9 @@ def test_a_saved_model_says_what_its_weights_are_in(model, tmp_path):
 def test_sites_print_and_parse():
     assert str(Site("mlp_in", 3)) == "mlp_in@3"
     assert Site.parse("mlp_in@3").hook_name == "blocks.3.mlp.hook_in"
-    for wrong in ("mlp_in", "mlp@0", "mlp_in@-1", "blocks.0.hook_nothing", ""):
+    long = "9" * 5000
+    for wrong in ("mlp_in", "mlp@0", "mlp_in@-1", "blocks.0.hook_nothing", "", f"mlp_in@{long}",
+                  f"blocks.{long}.mlp.hook_in"):  # fmt: skip
         with pytest.raises(ModelError):
             Site.parse(wrong)
 
