@@ -18,6 +18,7 @@ from analysis.runs.traces import trace_options
 from analysis.runs.training import sae_options
 from circuits.errors import RunError
 from circuits.storage.manifest import NAME, State, read_manifest, states
+from circuits.storage.lock import locked
 from circuits.storage.replacing import PLACING
 from circuits.storage.training_run import NOTES
 
@@ -50,6 +51,9 @@ def verify(run: str | Path) -> pd.DataFrame:
         if not (folder.path / PLACING).is_dir() and manifest_of(folder.path) == before:
             break
         time.sleep(_PAUSE)
+    else:
+        with locked(folder.path, "a look at the run", wait=False):
+            pass  # which says why it is not complete
     return table
 
 

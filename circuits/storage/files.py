@@ -117,6 +117,8 @@ def remove_left(folder: Path) -> None:
 
 def _remove_left(folder: Path) -> None:
     """Remove a folder whose owner was killed."""
+    if (folder / _OWNER).exists() and not (folder / _OWNER).is_file():
+        return  # a FIFO or a device, which would be waited for
     try:
         with (folder / _OWNER).open("rb") as file:
             old = time.time() - os.fstat(file.fileno()).st_mtime > _OLD
