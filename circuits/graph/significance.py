@@ -269,7 +269,9 @@ class RotationNull:
 
 
 # every graph of a basis asks for the same
-_KNOWN: WeakKeyDictionary[Basis, tuple[list[tuple[int, int, int]], RotationNull]] = WeakKeyDictionary()
+_KNOWN: WeakKeyDictionary[Basis, tuple[list[tuple[int, int, int]], RotationNull]] = (
+    WeakKeyDictionary()
+)
 
 
 def normal_of_cosine(

@@ -168,6 +168,17 @@ def read_json(path: Path, error: type[CircuitsError]) -> dict[str, Any]:
     return content
 
 
+SEAL = "sha256"
+"""In JSON that no manifest lists: the hash of all else in it, by which an edit is noticed."""
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON content with its seal."""
+    rest = {name: value for name, value in content.items() if name != SEAL}
+    text = json.dumps(without_nan(rest), sort_keys=True)
+    return {**rest, SEAL: hashlib.sha256(text.encode()).hexdigest()}
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON object, whole or not at all; NaN and infinity become null."""
     text = json.dumps(without_nan(content), indent=2, allow_nan=False)

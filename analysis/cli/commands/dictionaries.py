@@ -19,8 +19,8 @@ from analysis.runs.training import run_saes
 from analysis.transcoder_quality import WHAT_IS_LOST, transcoder_table
 from circuits.errors import DictionaryError, MarkWarning, PlanError
 from circuits.model.site import mlp_sites
-from circuits.storage.files import RESULT, content_hash, read_json
-from circuits.storage.training_run import METRICS, METRICS_HASH
+from circuits.storage.files import RESULT, read_json
+from circuits.storage.training_run import METRICS, METRICS_HASH, edited_notes
 from sae.dictionary import Dictionary
 from sae.formats.folders import is_dictionary
 from sae.loading import load_dictionaries, load_dictionary
@@ -151,7 +151,7 @@ def _mark_of(folder: Path) -> str | None:
     known = read_json(folder / RESULT, DictionaryError).get(METRICS_HASH)
     if known is None:
         return "its training did not note its hash: an edit of its numbers would not be seen"
-    if known != content_hash(folder / METRICS):
+    if edited_notes(folder):
         return "edited after its training: its numbers may not be those measured"
     return None
 

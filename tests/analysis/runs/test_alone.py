@@ -20,8 +20,8 @@ from analysis.runs.layers import run_interactions, run_rank
 from analysis.runs.run import Run
 from analysis.runs.training import run_model, run_saes
 from circuits.errors import RunError
-from circuits.storage.lock import locked
 from circuits.storage.files import content_hash
+from circuits.storage.lock import locked
 from circuits.storage.manifest import read_manifest, record
 from circuits.storage.replacing import PLACING
 from tests.support.planted_negation import planted_behaviour, planted_run
