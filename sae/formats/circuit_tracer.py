@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from circuits.errors import DictionaryError, first_line
 from circuits.model.formats.weights import read_tensors
 from circuits.storage.files import written_whole
+from circuits.storage.limits import check_readable
 from sae.formats.checks import Names, checked_count, refuse_layout, site_of
 from sae.formats.record import Stored
 
@@ -136,6 +137,7 @@ def _claim(folder: Path, config: dict[str, Any], file: Path) -> None:
 def _config(where: Path) -> dict[str, Any]:
     import yaml
 
+    check_readable(where, DictionaryError)
     try:
         config = yaml.safe_load(where.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:

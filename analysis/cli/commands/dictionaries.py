@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from warnings import warn
@@ -20,10 +21,12 @@ from analysis.transcoder_quality import WHAT_IS_LOST, transcoder_table
 from circuits.errors import DictionaryError, MarkWarning, PlanError
 from circuits.model.site import mlp_sites
 from circuits.storage.files import RESULT, read_json
+from circuits.storage.manifest import is_as_made
 from circuits.storage.training_run import METRICS, METRICS_HASH, edited_notes
 from sae.dictionary import Dictionary
-from sae.formats.folders import is_dictionary
+from sae.formats.folders import STATISTICS, is_dictionary
 from sae.loading import load_dictionaries, load_dictionary
+from sae.statistics import noted_weights
 from sae.training.loggers import log_to
 from sae.training.plan import TRANSCODED, TrainingPlan
 
@@ -117,9 +120,10 @@ def _answer(dictionaries: dict[Path, Dictionary]) -> Answer:
     rows = {folder: _row(folder, dictionary) for folder, dictionary in dictionaries.items()}
     text = "\n\n".join(map(lined, rows.values()))
     for folder, row in rows.items():
-        if "fvu" in row and (mark := _mark_of(folder)):
-            row["marks"] = [f"{folder / METRICS}: {mark}"]
-            warn(row["marks"][0], MarkWarning, stacklevel=1)  # a note below the text
+        if marks := [*_marks_of(folder, row)]:
+            row["marks"] = marks
+            for mark in marks:
+                warn(mark, MarkWarning, stacklevel=1)  # a note below the text
     return Answer(text, {"dictionaries": [*rows.values()]})
 
 
@@ -142,6 +146,15 @@ def _row(folder: Path, dictionary: Dictionary) -> dict[str, Any]:
             "tokens_measured": int(statistics.n_token),
         }
     return row | _last_of(folder / METRICS)
+
+
+def _marks_of(folder: Path, row: Mapping[str, Any]) -> Iterator[str]:
+    """What is said of shown numbers that are not known to be of this dictionary."""
+    counts = folder / STATISTICS
+    if counts.is_file() and noted_weights(counts) is None and not is_as_made(counts):
+        yield f"{counts}: nothing records of which dictionary they are (an earlier version's)"
+    if "fvu" in row and (mark := _mark_of(folder)):
+        yield f"{folder / METRICS}: {mark}"
 
 
 def _mark_of(folder: Path) -> str | None:
