@@ -18,7 +18,7 @@ from circuits.model.site import Site, as_sites
 from circuits.model.training import Trained, train_model
 from circuits.storage.files import content_hash, folder_written_whole, written_whole
 from circuits.storage.manifest import read_manifest, record, was_edited
-from circuits.storage.replacing import within
+from circuits.storage.replacing import keep_aside, within
 from circuits.storage.training_run import trained_files
 from circuits.twin.plan import TwinPlan
 from circuits.twin.training import bilinear_twin, self_written_place
@@ -131,6 +131,7 @@ def _copied(origin: Path, place: Path, run: Path) -> None:
             )
         for name in other:
             (place / name).parent.mkdir(exist_ok=True)
+            keep_aside(place / name, content_hash(files[name]))
             with written_whole(place / name) as file:
                 file.write_bytes(files[name].read_bytes())
         return

@@ -294,12 +294,20 @@ class Interactions:
         *,
         folder: str | Path | None = None,
         score: Callable[[pd.DataFrame, int], pd.DataFrame] | None = None,
+        score_name: str | None = None,
     ) -> pd.DataFrame:
         """The ``n`` strongest pairs of every output, output by output, as ``strongest`` finds them.
 
         ``score(table, output)`` adds columns to the table of one output. ``folder`` keeps the
-        tables as shards, so that the pass can stop, resume, and be shared by processes.
+        tables as shards, so that the pass can stop, resume, and be shared by processes; a score
+        needs a ``score_name`` there, by which shards of another one are refused.
         """
+        if folder is not None and (score is None) != (score_name is None):
+            raise RunError(
+                f"Interactions.strongest_of_each: {folder} keeps tables of a score by its name, "
+                f"and score and score_name were not given together. Name the function: "
+                f"score_name='…'."
+            )
         n = min(self._counted("strongest_of_each", n), self._n_pairs)
         listed = self._listed("strongest_of_each", outputs)
         check_memory("Interactions.strongest_of_each", n * len(listed) * _ROW, _FEWER)
@@ -318,9 +326,7 @@ class Interactions:
                 f"Interactions.strongest_of_each: outputs {shorten(listed)} are not an unbroken "
                 f"range, which {folder} is made of. Pass outputs=range(a, b)."
             )
-        # 0.1 scored beside features turned anywhere: its shards are not these
-        kind = "strongest" if score is None else "scored among their like"
-        made_from = f"{n} {kind} of {self.fingerprint}"
+        made_from = f"{n} {score_name or 'strongest'} of {self.fingerprint}"
         make_shards(folder, unbroken, pairs_of, made_from, "strongest pairs")
         return merge_shards(folder, unbroken)
 

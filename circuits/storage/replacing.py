@@ -16,6 +16,7 @@ import shutil
 import sys
 from collections.abc import Callable, Hashable, Iterable
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 
 from circuits.errors import CircuitsError, RunError
@@ -214,6 +215,38 @@ def within(root: Path, place: Path) -> Path:
             f"link."
         )
     return place
+
+
+def keep_aside(path: Path, written: str | None) -> None:
+    """Rename a file that is to be written anew, and has another hash than was ``written``: it may
+    be the user's work. What is damaged is not kept."""
+    if written is None or not _is_readable(path) or content_hash(path) == written:
+        return
+    aside = next(a for n in count(1) if not (a := Path(f"{path}.changed-{n}")).exists())
+    path.rename(aside)
+    sys.stderr.write(
+        f"{path} was changed since it was written, and is made anew: kept as {aside}\n"
+    )
+
+
+def _is_readable(path: Path) -> bool:
+    """Whether a file is there, and is what its name says."""
+    from pyarrow import ArrowException, parquet
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        return False
+    try:
+        if path.suffix == ".json":
+            parsed_json(path.read_text(encoding="utf-8"))
+        elif path.suffix == ".parquet":
+            parquet.read_schema(path)
+        elif path.suffix == ".safetensors":
+            with safe_open(path, framework="pt"):
+                pass
+    except (OSError, ValueError, RecursionError, ArrowException, SafetensorError):
+        return False
+    return True
 
 
 def put_folder(new: Path, old: Path, keep: Iterable[Path]) -> None:

@@ -56,6 +56,7 @@ from circuits.storage.files import (
 )
 from circuits.storage.limits import check_readable
 from circuits.storage.progress import counted
+from circuits.storage.replacing import keep_aside
 
 METRICS = "metrics.jsonl"
 
@@ -256,13 +257,18 @@ class TrainingRun(ABC):
 
 def _as_written(folder: Path) -> bool:
     """Whether the files of a finished run are there as its training wrote them."""
-    if not (folder / RESULT).exists():
-        return False
-    written = read_json(folder / RESULT, RunError).get("files")
-    return isinstance(written, dict) and all(
+    written = _files_of(folder)
+    return bool(written) and all(
         (folder / name).is_file() and content_hash(folder / name) == hash_
         for name, hash_ in written.items()
     )
+
+
+def _files_of(folder: Path) -> dict[str, Any]:
+    """The hashes of the files that a finished run put in a folder, by name."""
+    known = read_json(folder / RESULT, RunError) if (folder / RESULT).exists() else {}
+    files = known.get("files")
+    return files if isinstance(files, dict) else {}
 
 
 def trained_files(folder: Path) -> list[Path]:
@@ -271,8 +277,7 @@ def trained_files(folder: Path) -> list[Path]:
 
 
 def edited_notes(folder: Path) -> list[Path]:
-    """Of a finished training, those of its notes that were edited since; earlier versions noted no
-    hash of some, which then are not known to be."""
+    """Of a finished training, the notes that were edited since, where their hashes were noted."""
     if not (folder / RESULT).is_file():
         return []
     try:
@@ -372,6 +377,7 @@ def _put_in_place(out: Path) -> Iterator[Path]:
         yield files
         written = sorted(path.name for path in files.iterdir())
     for name in written:
+        keep_aside(out / name, _files_of(out).get(name))
         os.replace(finished / name, out / name)
     finished.rmdir()
 

@@ -2,23 +2,14 @@
 
 import json
 import os
-import subprocess
-import sys
+import threading
 
 import pytest
 
 from circuits.errors import GraphError
-from circuits.graph import read_graph, write_attribution
+from circuits.graph import export, read_graph, write_attribution
 from circuits.graph.circuit import Circuit
 from circuits.graph.records import Feature, Interaction, Output
-from tests.support import ROOT
-
-EXPORT = """
-import sys
-from tests.circuits.graph.test_exported_files import named, write_attribution
-for number in range(20):
-    write_attribution(named(f"{sys.argv[2]} {number}"), sys.argv[1])
-"""
 
 
 def named(name: str) -> Circuit:
@@ -26,15 +17,22 @@ def named(name: str) -> Circuit:
     return Circuit(name, (Output(3, "c"),), features, (Interaction(0, 1, 1.5),), energy=0.5)
 
 
-def test_two_that_export_at_once_lose_no_entry(tmp_path):
-    started = [
-        subprocess.Popen([sys.executable, "-c", EXPORT, str(tmp_path), name], cwd=ROOT)
-        for name in "ab"
-    ]
-    assert [process.wait() for process in started] == [0, 0]
+def test_two_that_export_at_once_lose_no_entry(tmp_path, monkeypatch):
+    other = threading.Thread(target=write_attribution, args=(named("two"), tmp_path))
+    write = export.written_whole
+
+    def in_the_middle(path):
+        if other.ident is None:  # this one has read the index, and has not written it
+            other.start()
+            other.join(0.5)
+        return write(path)
+
+    monkeypatch.setattr(export, "written_whole", in_the_middle)
+    write_attribution(named("one"), tmp_path)
+    other.join()
     index = json.loads((tmp_path / "graph-metadata.json").read_text())
-    assert len(index["graphs"]) == 40
-    assert len(list(tmp_path.iterdir())) == 41
+    assert [graph["slug"] for graph in index["graphs"]] == ["one", "two"]
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 @pytest.mark.parametrize("change", [{"path": "elsewhere.json"}, {"transcoder_list": ["theirs"]}])

@@ -126,5 +126,5 @@ def test_statistics_of_an_earlier_version_are_read_and_marked(saved):
 def test_counts_that_no_tokens_give_are_refused(change, saved):
     path = saved / "one" / "stats.safetensors"
     save_file({**load_file(path), **change}, path)
-    with pytest.raises(CircuitsError, match="(?i)stat"):
+    with pytest.raises(CircuitsError, match=r"(?i)stat"):
         load_dictionary(saved / "one")
