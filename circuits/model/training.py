@@ -76,8 +76,8 @@ def train_model(
 
     Without a ``tokenizer`` one is made from the text: whole words for the built-in stories, pieces
     of words for others. A finished run of the same plan and text is returned as it is, unless its
-    files are not those that it wrote: then it is trained anew, and a changed one kept aside. ``rows_at_once`` splits each step's
-    batch, to save memory: its gradients are summed.
+    files are not those that it wrote: then it is trained anew, and a changed file is kept aside.
+    ``rows_at_once`` splits each step's batch, to save memory: its gradients are summed.
     """
     out = Path(out)
     check_count("train_model", checkpoint_every, None, "checkpoint_every")
