@@ -1,6 +1,7 @@
 """`circuits model ready`: the user's files stay the user's, and what is damaged is made anew; a
 folder that lies in a run is known by the run, also where it is named by itself."""
 
+import hashlib
 import json
 
 import pandas as pd
@@ -134,3 +135,17 @@ def test_what_the_user_changed_is_kept_aside_and_what_is_damaged_is_not(run, cap
     mine.to_parquet(text)
     assert main(["model", "ready", NAME, str(run)]) == 0
     assert aside.with_name("stories.parquet.changed-2").is_file()
+
+
+def test_what_an_earlier_version_brought_is_replaced_by_the_file_of_this_one(run, capsys):
+    text, manifest = run / "text" / "stories.parquet", run / "manifest.json"
+    was = text.read_bytes()
+    pd.DataFrame({"text": ["of an earlier version"]}).to_parquet(text)
+    noted = manifest.read_text().replace(
+        hashlib.sha256(was).hexdigest(), hashlib.sha256(text.read_bytes()).hexdigest()
+    )
+    manifest.write_text(noted)
+    assert main(["model", "ready", NAME, str(run)]) == 0
+    assert capsys.readouterr().err == ""
+    assert text.read_bytes() == was
+    assert not list(run.rglob("*.changed-*"))
