@@ -300,14 +300,10 @@ class Interactions:
 
         ``score(table, output)`` adds columns to the table of one output. ``folder`` keeps the
         tables as shards, so that the pass can stop, resume, and be shared by processes; a score
-        needs a ``score_name`` there, by which shards of another one are refused.
+        has a ``score_name`` there: shards of another one are refused.
         """
         if folder is not None and (score is None) != (score_name is None):
-            raise RunError(
-                f"Interactions.strongest_of_each: {folder} keeps tables of a score by its name, "
-                f"and score and score_name were not given together. Name the function: "
-                f"score_name='…'."
-            )
+            raise RunError("strongest_of_each: in a folder, pass score and score_name, or neither.")
         n = min(self._counted("strongest_of_each", n), self._n_pairs)
         listed = self._listed("strongest_of_each", outputs)
         check_memory("Interactions.strongest_of_each", n * len(listed) * _ROW, _FEWER)
@@ -326,8 +322,8 @@ class Interactions:
                 f"Interactions.strongest_of_each: outputs {shorten(listed)} are not an unbroken "
                 f"range, which {folder} is made of. Pass outputs=range(a, b)."
             )
-        made_from = f"{n} {score_name or 'strongest'} of {self.fingerprint}"
-        make_shards(folder, unbroken, pairs_of, made_from, "strongest pairs")
+        made_of = f"{n} {score_name or 'strongest'} of {self.fingerprint}"
+        make_shards(folder, unbroken, pairs_of, made_of, "strongest pairs")
         return merge_shards(folder, unbroken)
 
     def plot(
