@@ -258,17 +258,17 @@ class TrainingRun(ABC):
 def _as_written(folder: Path) -> bool:
     """Whether the files of a finished run are there as its training wrote them."""
     written = _files_of(folder)
-    return bool(written) and all(
+    return written is not None and all(
         (folder / name).is_file() and content_hash(folder / name) == hash_
         for name, hash_ in written.items()
     )
 
 
-def _files_of(folder: Path) -> dict[str, Any]:
+def _files_of(folder: Path) -> dict[str, Any] | None:
     """The hashes of the files that a finished run put in a folder, by name."""
     known = read_json(folder / RESULT, RunError) if (folder / RESULT).exists() else {}
     files = known.get("files")
-    return files if isinstance(files, dict) else {}
+    return files if isinstance(files, dict) else None
 
 
 def trained_files(folder: Path) -> list[Path]:
@@ -377,7 +377,7 @@ def _put_in_place(out: Path) -> Iterator[Path]:
         yield files
         written = sorted(path.name for path in files.iterdir())
     for name in written:
-        keep_aside(out / name, _files_of(out).get(name))
+        keep_aside(out / name, (_files_of(out) or {}).get(name))
         os.replace(finished / name, out / name)
     finished.rmdir()
 
