@@ -14,12 +14,14 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int64
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from circuits.arguments import checked
 from circuits.errors import DictionaryError, check_index
 from circuits.model.formats.weights import check_state, read_tensors
+from circuits.storage.files import content_hash
 from sae.sparse import Code
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -29,6 +31,7 @@ N_BIN = 20
 """Equal bins of each feature's histogram, which covers its values and zero."""
 
 _N_KEPT = 2**25  # entries
+_OF = "weights_sha256"  # in the file's header
 
 
 @dataclass(frozen=True)
@@ -83,19 +86,57 @@ class Statistics:
             columns[f"quantile_{level:g}"] = values
         return pd.DataFrame({"feature": np.arange(len(self.n_active)), **columns})
 
-    def write(self, path: Path) -> None:
-        """One safetensors file."""
-        save_file({part.name: getattr(self, part.name) for part in fields(self)}, path)
+    def write(self, path: Path, weights: Path) -> None:
+        """One safetensors file, with the hash of the dictionary's file that it is of."""
+        about = {_OF: content_hash(weights)}
+        save_file({part.name: getattr(self, part.name) for part in fields(self)}, path, about)
 
     @classmethod
-    def read(cls, path: Path, n_feature: int) -> Statistics:
-        """Read a file that `write` made, checking the number of features."""
+    def read(cls, path: Path, n_feature: int, weights: Path) -> Statistics:
+        """Read a file that `write` made; refused if it is of another dictionary than the file of
+        ``weights`` beside it, or states what cannot be counted."""
         state = read_tensors(path)
         shapes: dict[str, tuple[int, ...]] = {part.name: (n_feature,) for part in fields(cls)}
         shapes |= {"quantiles": (n_feature, len(LEVELS)), "histogram": (n_feature, N_BIN)}
         shapes |= {"n_token": (), "kept_every": ()}
         check_state(path, state, shapes, "dictionary beside it")
-        return cls(**state)
+        if noted_weights(path) not in (None, content_hash(weights)):
+            raise DictionaryError(
+                f"{path}: of other weights than {weights.name} beside it. Copy both again, or "
+                f"remove it: the dictionary works without."
+            )
+        found = cls(**state)
+        if wrong := found._faults():
+            raise DictionaryError(
+                f"{path}: states {', '.join(wrong)}, which nobody counted. Copy it again, or "
+                f"remove it: the dictionary works without."
+            )
+        return found
+
+    def _faults(self) -> list[str]:
+        """What no tokens give."""
+        values = (self.mean, self.minimum, self.maximum, self.quantiles)
+        every = self.histogram.double()  # sums of 64 bits may be too large for them
+        fits = {
+            "no tokens": bool(self.n_token >= 1),
+            "features active on fewer than none or more than all tokens": bool(
+                ((self.n_active >= 0) & (self.n_active <= self.n_token)).all()
+            ),
+            "a histogram of other values": bool(
+                (every >= 0).all() and (every.sum(1) <= self.n_active).all()
+            ),
+            "a part of the tokens that is none": bool(self.kept_every >= 1),
+            "values that are not finite": all(bool(x.isfinite().all()) for x in values),
+            "a least value above the largest": bool((self.minimum <= self.maximum).all()),
+        }
+        return [what for what, fine in fits.items() if not fine]
+
+
+def noted_weights(path: Path) -> str | None:
+    """The hash of the file of weights that statistics were written beside; earlier versions noted
+    none."""
+    with safe_open(path, framework="pt") as file:
+        return (file.metadata() or {}).get(_OF)
 
 
 def statistics(codes: Iterable[Code], n_kept: int = _N_KEPT) -> Statistics:

@@ -23,6 +23,7 @@ from analysis.studies.images.spectra import ClassSpectra, explanation, truncatio
 from analysis.studies.images.training import ImagePlan
 from circuits.errors import ImageError, first_line
 from circuits.storage.files import read_json, write_json
+from circuits.storage.limits import check_readable
 from circuits.storage.manifest import step_written
 from circuits.storage.tables import COUNT, NUMBER, Kind, read_table
 
@@ -57,7 +58,7 @@ class ImageStudy:
                 name: read_table(folder.image(f"{name}.parquet"), columns, ImageError)
                 for name, columns in _TABLES.items()
             }
-            pictures = {name: folder.image(f"{name}.png").read_bytes() for name in _PICTURES}
+            pictures = {name: _picture(folder.image(f"{name}.png")) for name in _PICTURES}
             about = {name: content["about"][name] for name in _ABOUT}
             wrong = [n for n, kind in _ABOUT.items() if type(about[n]) is not kind]
             if wrong := wrong + [name for name, table in tables.items() if table.empty]:
@@ -68,6 +69,11 @@ class ImageStudy:
                 f"{folder.images}: incomplete or damaged ({first_line(error)}). Make it again: "
                 f"circuits digits --run {folder}"
             ) from error
+
+
+def _picture(path: Path) -> bytes:
+    check_readable(path, ImageError)
+    return path.read_bytes()
 
 
 @alone

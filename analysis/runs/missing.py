@@ -14,7 +14,7 @@ from typing import Any
 
 from analysis.runs.folder import RunFolder
 from circuits.corpus.documents import built_in
-from circuits.errors import CircuitsError, ModelError
+from circuits.errors import CircuitsError, ModelError, RunError
 from circuits.storage.files import PLAN, read_json
 from circuits.storage.manifest import read_manifest
 from circuits.twin.plan import TwinPlan
@@ -96,8 +96,8 @@ def model_command(folder: RunFolder) -> tuple[str, str]:
         written = made_of.get("self_written")
         written = f" --self-written {written}" if written else ""
         return "model twin MODEL", text + written + _plan_option(made_of, "--plan")
-    with suppress(OSError, UnicodeDecodeError):
-        if not made_of and '"original": ' in (folder.model / PLAN).read_text(encoding="utf-8"):
+    with suppress(RunError):
+        if not made_of and "original" in read_json(folder.model / PLAN, RunError):
             return "model twin MODEL", ""
     return step_command(folder, "model", "model train"), ""
 

@@ -18,7 +18,7 @@ from circuits.model.site import Site, as_sites
 from circuits.model.training import Trained, train_model
 from circuits.storage.files import content_hash, folder_written_whole, written_whole
 from circuits.storage.manifest import read_manifest, record, was_edited
-from circuits.storage.replacing import within
+from circuits.storage.replacing import keep_aside, within
 from circuits.storage.training_run import trained_files
 from circuits.twin.plan import TwinPlan
 from circuits.twin.training import bilinear_twin, self_written_place
@@ -118,19 +118,20 @@ def run_ready(run: str | Path, name: str) -> RunFolder:
 
 def _copied(origin: Path, place: Path, run: Path) -> None:
     """Put a copy of a folder there, unless there is one; of one that was noted in the run, files
-    that are not as they were are made anew."""
+    that are not as they were are made anew, and changed ones kept aside."""
     files = {file.relative_to(origin): file for file in origin.rglob("*") if file.is_file()}
     if place.exists():
         ours = [e["made"] for e in read_manifest(run) if "ready" in e["made_of"]]
-        known = {run / name for made in ours for name in made}
+        known = {run / name: by["sha256"] for made in ours for name, by in made.items()}
         other = [name for name, file in files.items() if _differ(file, place / name)]
-        if not {place / name for name in other} <= known:
+        if not {place / name for name in other} <= known.keys():
             raise RunError(
                 f"{place}: its files are other ones than those that come with this package. Name "
                 f"another run, or move or remove this one."
             )
-        for name in other:
+        for name in sorted(other):
             (place / name).parent.mkdir(exist_ok=True)
+            keep_aside(place / name, known[place / name])
             with written_whole(place / name) as file:
                 file.write_bytes(files[name].read_bytes())
         return

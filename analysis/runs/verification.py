@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -17,9 +18,10 @@ from analysis.runs.missing import model_command, step_command
 from analysis.runs.traces import trace_options
 from analysis.runs.training import sae_options
 from circuits.errors import RunError
+from circuits.storage.lock import locked
 from circuits.storage.manifest import NAME, State, read_manifest, states
 from circuits.storage.replacing import PLACING
-from circuits.storage.training_run import NOTES
+from circuits.storage.training_run import NOTES, edited_notes
 
 _MAKES = {
     "interactions of layer ": "interactions {run} --layer {of}",
@@ -50,6 +52,9 @@ def verify(run: str | Path) -> pd.DataFrame:
         if not (folder.path / PLACING).is_dir() and manifest_of(folder.path) == before:
             break
         time.sleep(_PAUSE)
+    else:
+        with locked(folder.path, "a look at the run", wait=False):
+            pass  # which says why it is not complete
     return table
 
 
@@ -86,6 +91,10 @@ def _table(folder: RunFolder) -> pd.DataFrame:
         said = "" if state is not State.SAME else other_controls(folder, made_of.get(step, {}))
         again = "" if state is State.SAME and not said else _command(folder, step, made_of)
         rows.append((name, step, said or str(state), again))
+    trained = (folder.dictionaries.glob("*"), folder.transcoders.glob("*"))
+    for place in (folder.model, *sorted(chain(*trained))):
+        for path in edited_notes(place):
+            rows.append((path.relative_to(folder.path).as_posix(), "", str(State.EDITED), ""))
     return pd.DataFrame(rows, columns=["file", "step", "state", "command"])
 
 

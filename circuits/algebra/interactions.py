@@ -294,12 +294,16 @@ class Interactions:
         *,
         folder: str | Path | None = None,
         score: Callable[[pd.DataFrame, int], pd.DataFrame] | None = None,
+        score_name: str | None = None,
     ) -> pd.DataFrame:
         """The ``n`` strongest pairs of every output, output by output, as ``strongest`` finds them.
 
         ``score(table, output)`` adds columns to the table of one output. ``folder`` keeps the
-        tables as shards, so that the pass can stop, resume, and be shared by processes.
+        tables as shards, so that the pass can stop, resume, and be shared by processes; a score
+        has a ``score_name`` there: shards of another one are refused.
         """
+        if folder is not None and (score is None) != (score_name is None):
+            raise RunError("strongest_of_each: in a folder, pass score and score_name, or neither.")
         n = min(self._counted("strongest_of_each", n), self._n_pairs)
         listed = self._listed("strongest_of_each", outputs)
         check_memory("Interactions.strongest_of_each", n * len(listed) * _ROW, _FEWER)
@@ -318,10 +322,8 @@ class Interactions:
                 f"Interactions.strongest_of_each: outputs {shorten(listed)} are not an unbroken "
                 f"range, which {folder} is made of. Pass outputs=range(a, b)."
             )
-        # 0.1 scored beside features turned anywhere: its shards are not these
-        kind = "strongest" if score is None else "scored among their like"
-        made_from = f"{n} {kind} of {self.fingerprint}"
-        make_shards(folder, unbroken, pairs_of, made_from, "strongest pairs")
+        made_of = f"{n} {score_name or 'strongest'} of {self.fingerprint}"
+        make_shards(folder, unbroken, pairs_of, made_of, "strongest pairs")
         return merge_shards(folder, unbroken)
 
     def plot(

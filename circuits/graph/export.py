@@ -28,6 +28,7 @@ from circuits.graph.circuit import Circuit
 from circuits.graph.records import Feature, Output
 from circuits.storage.files import parsed_json, written_whole
 from circuits.storage.limits import check_readable
+from circuits.storage.lock import locked
 from circuits.storage.replacing import check_file
 
 _WRITERS = {".graphml": nx.write_graphml, ".gexf": nx.write_gexf}
@@ -88,6 +89,7 @@ def write_graph(graph: nx.Graph | Circuit, path: str | Path, *, force: bool = Fa
 def read_graph(path: str | Path) -> nx.Graph:
     """Read what ``write_graph`` wrote; nodes are named by strings, as the formats do."""
     path = Path(path)
+    check_readable(path, GraphError)
     try:
         return _read_back(_READERS[_format(path)](path))
     except (OSError, GraphError):
@@ -254,13 +256,14 @@ def write_attribution_document(
     """The same for a document that is made already."""
     folder, metadata = Path(folder), document["metadata"]
     index = folder / f"{_INDEX}.json"
-    listing = _listing(index, metadata)
     path = folder / f"{metadata['slug']}.json"
     kind = "an attribution graph of this circuit"
-    check_file(path, kind, partial(_is_graph_of, slug=metadata["slug"]), GraphError, force)
-    for file, content in ((path, document), (index, listing)):
-        with written_whole(file) as part:
-            part.write_text(json.dumps(content) + "\n", encoding="utf-8")
+    with locked(folder, "an export"):  # another one at the same time would list its own alone
+        listing = _listing(index, metadata, force)
+        check_file(path, kind, partial(_is_graph_of, slug=metadata["slug"]), GraphError, force)
+        for file, content in ((path, document), (index, listing)):
+            with written_whole(file) as part:
+                part.write_text(json.dumps(content) + "\n", encoding="utf-8")
     return path
 
 
@@ -270,13 +273,16 @@ def _is_graph_of(head: bytes, slug: str) -> bool:
     return re.match(start % re.escape(slug).encode(), head) is not None
 
 
-def _listing(index: Path, metadata: dict[str, Any]) -> dict[str, Any]:
-    """What the index is to hold: this graph in the place that it had, all else as it is."""
+def _listing(index: Path, metadata: dict[str, Any], force: bool) -> dict[str, Any]:
+    """What the index is to hold: this graph in the place that it had, all else as it is. Another
+    program's entry of the same name is replaced only with ``force``."""
     if not index.exists():
         return {"graphs": [metadata]}
     check_readable(index, GraphError)
     try:
         content = parsed_json(index.read_text(encoding="utf-8"))
+        same = [one for one in content["graphs"] if one.get("slug") == metadata["slug"]]
+        ours = all(one.keys() == metadata.keys() and not one["transcoder_list"] for one in same)
         others = [metadata if one.get("slug") == metadata["slug"] else one
                   for one in content["graphs"]]  # fmt: skip
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
@@ -284,6 +290,12 @@ def _listing(index: Path, metadata: dict[str, Any]) -> dict[str, Any]:
             f"{index} lists no graphs ({type(error).__name__}). Restore it, or delete it: it is "
             f"made again at the next export."
         ) from error
+    if not (ours or force):
+        raise GraphError(
+            f"{index} lists a graph '{metadata['slug']}' that the toolkit did not write, so its "
+            f"entry would be lost. Name another folder, or replace it: --force, in Python "
+            f"force=True."
+        )
     return {**content, "graphs": others if metadata in others else [*others, metadata]}
 
 

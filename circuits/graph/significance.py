@@ -269,7 +269,9 @@ class RotationNull:
 
 
 # every graph of a basis asks for the same
-_KNOWN: WeakKeyDictionary[Basis, tuple[list[tuple[int, int]], RotationNull]] = WeakKeyDictionary()
+_KNOWN: WeakKeyDictionary[Basis, tuple[list[tuple[int, int, int]], RotationNull]] = (
+    WeakKeyDictionary()
+)
 
 
 def normal_of_cosine(
@@ -344,7 +346,9 @@ def scored_strongest(
     the whole form: a shadow of a strong pair may pass here, but not in ``significant_pairs``."""
     alone = inter.without_constant
     null = RotationNull.of(alone.inputs)
-    return alone.strongest_of_each(n, outputs, folder=folder, score=partial(scored, alone, null))
+    # 0.1 scored beside features turned anywhere: its shards are not these
+    named, score = "scored among their like", partial(scored, alone, null)
+    return alone.strongest_of_each(n, outputs, folder=folder, score=score, score_name=named)
 
 
 def scored(

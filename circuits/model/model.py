@@ -59,7 +59,8 @@ class Model:
     wanted_tokenizer: str | None = None  # the name that a published model without one gives
     label: TwinLabel | None = None  # whose bilinear twin it is, and at what price
     _replacing: list[Any] = field(default_factory=list, repr=False)  # what is replaced now
-    _hashed: list[Any] = field(default_factory=list, init=False, repr=False)  # which weights, hash
+    # by name: of which weights and configuration, and what was made of them
+    _made: dict[str, tuple[Any, Any]] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def n_layer(self) -> int:
@@ -111,11 +112,16 @@ class Model:
     @property
     def unedited_fingerprint(self) -> str:
         """The same, whatever is replaced: to check what belongs to the model, not to note what was
-        computed with it. Computed once, and again where weights were changed in place."""
-        now = versions(self.network.state_dict().values())
-        if self._hashed[:1] != [now]:
-            self._hashed[:] = now, fingerprint(self.network, self.tokenizer)
-        return str(self._hashed[1])
+        computed with it. Computed once, and again where weights or the configuration changed."""
+        return str(self._once("fingerprint", lambda: fingerprint(self.network, self.tokenizer)))
+
+    def _once(self, name: str, make: Callable[[], Any]) -> Any:
+        """What is made of the network: kept for as long as that is as it was."""
+        network = self.network
+        now = versions(network.state_dict().values()), network.config.to_dict()
+        if name not in self._made or self._made[name][0] != now:
+            self._made[name] = now, make()
+        return self._made[name][1]
 
     @property
     def is_edited(self) -> bool:
@@ -374,13 +380,17 @@ class Model:
         self._check_unedited("Model.in_dtype")  # the copy would keep what is replaced for ever
         return replace(self, network=deepcopy(self.network).to(dtype), _replacing=[])
 
-    @cached_property
+    @property
     def hooked(self) -> Any:
-        """TransformerLens' bridge over a copy of this model, made on first use: the bridge rebuilds
-        its model, so nothing that is `replaced` here is replaced there. Its weight processing is
-        refused."""
-        self._check_unedited("Model.hooked")
-        return hooked(self.path, self.network, lambda: self.words("Model.hooked"))
+        """TransformerLens' bridge over a copy of this model, made on first use, and again once the
+        model was changed: the bridge rebuilds its model, so nothing that is `replaced` here is
+        replaced there. Its weight processing is refused."""
+
+        def make() -> Any:
+            self._check_unedited("Model.hooked")
+            return hooked(self.path, self.network, lambda: self.words("Model.hooked"))
+
+        return self._once("hooked", make)
 
     def save(self, folder: str | Path) -> Path:
         """Write the Hugging Face folder of this model and its tokenizer; whole or not at all. A

@@ -27,7 +27,7 @@ from circuits.corpus.batches import Batch, BatchPlan, Position, batches
 from circuits.corpus.documents import Corpus, Tokenizer
 from circuits.errors import ModelError, PlanError
 from circuits.model.formats.heads import attending
-from circuits.storage.checkpoint import optimizer_state, restore_optimizer
+from circuits.storage.checkpoint import check_numbers, optimizer_state, restore_optimizer
 from circuits.storage.training_run import Row, TrainingRun
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -103,9 +103,11 @@ class NetworkTraining(TrainingRun):
 
     def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """The way back from `state`."""
+        place, rows = values["position"], values["rows_at_once"]
+        check_numbers(place, dict.fromkeys(Position().as_dict(), 0))
+        check_numbers(values, {} if rows is None else {"rows_at_once": 1}, flags=["bfloat16"])
+        self._position, self._half, self._rows_at_once = Position(**place), values["bfloat16"], rows
         restore_optimizer(dict(self.network.named_parameters()), self._optimizer, tensors)
-        self._position, self._half = Position(**values["position"]), bool(values["bfloat16"])
-        self._rows_at_once = values["rows_at_once"]
 
     def batches(self) -> Iterator[Batch]:
         """Batches of text; bad text is refused at once."""

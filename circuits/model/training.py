@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from warnings import warn
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -18,14 +19,23 @@ from circuits.arguments import checked
 from circuits.corpus.batches import BatchPlan
 from circuits.corpus.documents import BuiltInCorpus, Corpus, Tokenizer, split_corpus
 from circuits.corpus.tokenizer import known_tokens, tokenizer_hash, train_tokenizer
-from circuits.errors import ModelError, RunError, check_count, check_memory, number_faults
+from circuits.errors import (
+    MarkWarning,
+    ModelError,
+    RunError,
+    check_count,
+    check_memory,
+    number_faults,
+)
 from circuits.model.evaluation import HeldOut, exact_entropy, held_out_loss
 from circuits.model.formats.llama import write
 from circuits.model.loading import chosen_device
 from circuits.model.network_training import NetworkTraining, Precision
 from circuits.model.plan import ModelPlan
 from circuits.storage.files import RESULT, read_json
-from circuits.storage.training_run import Row, RunFiles, trained_files
+from circuits.storage.training_run import Row, RunFiles, edited_notes, trained_files
+
+_MAY_DIFFER = "its numbers may not be those measured"
 
 
 @dataclass(frozen=True)
@@ -66,8 +76,8 @@ def train_model(
 
     Without a ``tokenizer`` one is made from the text: whole words for the built-in stories, pieces
     of words for others. A finished run of the same plan and text is returned as it is, unless its
-    files are not those that it wrote: then it is trained anew. ``rows_at_once`` splits each step's
-    batch, to save memory: its gradients are summed.
+    files are not those that it wrote: then it is trained anew, and a changed file is kept aside.
+    ``rows_at_once`` splits each step's batch, to save memory: its gradients are summed.
     """
     out = Path(out)
     check_count("train_model", checkpoint_every, None, "checkpoint_every")
@@ -213,6 +223,8 @@ def _trained(out: Path) -> Trained:
     if faults := number_faults({**counts, "seconds": seconds}, dict.fromkeys(counts, 0),
                                {"seconds": 0}):  # fmt: skip
         raise _damaged(out, "; ".join(faults))
+    for path in edited_notes(out):
+        warn(f"{path}: edited after the training: {_MAY_DIFFER}", MarkWarning, stacklevel=4)
     return Trained(out, **counts, seconds=seconds, held_out=held_out)
 
 

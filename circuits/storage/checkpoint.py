@@ -17,16 +17,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from circuits.errors import RunError, first_line
+from circuits.errors import RunError, first_line, number_faults, shorten
 from circuits.storage.files import written_whole
+from circuits.storage.limits import check_readable
 
 UNREADABLE = (
     SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError,
     RuntimeError, ArithmeticError,
 )  # fmt: skip
 """What a file of junk, or of another version, raises when it is read as a checkpoint."""
-
-_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
@@ -49,6 +48,7 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], values: Mapping[s
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What was saved; a file that is damaged or no checkpoint is refused."""
+    check_readable(path, RunError)
     try:
         with safe_open(path, framework="pt") as file:
             header = dict(file.metadata())
@@ -56,9 +56,17 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         known = header.pop("sha256")
         if known != _hash(tensors, header):
             raise ValueError("its content differs from its checksum")
+        if lost := not_finite(tensors):
+            raise ValueError(f"{shorten(lost, 2)} hold NaN or infinity")
         return tensors, {name: json.loads(value) for name, value in header.items()}
     except UNREADABLE as error:
         raise unreadable(path, error) from error
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The names of tensors with NaN or infinity."""
+    floats = {name: t for name, t in tensors.items() if t.is_floating_point()}
+    return [name for name, t in floats.items() if not bool(torch.isfinite(t).all())]
 
 
 def unreadable(path: Path, error: BaseException) -> RunError:
@@ -98,10 +106,31 @@ def restore_optimizer(
 ) -> None:
     """The way back from `optimizer_state`, in place."""
     for name, weight in weights.items():
-        weight.copy_(tensors[f"weight/{name}"])
+        weight.copy_(fitting(tensors, f"weight/{name}", weight))
         if f"step/{name}" in tensors:  # a weight that is not trained has no moments
+            like = {"exp_avg": weight, "exp_avg_sq": weight, "step": torch.zeros(())}
             optimizer.state[weight] = {
                 # a copy lies aligned in memory, as the optimizer's own would
-                moment: tensors[f"{moment}/{name}"].to(weight.device, copy=True)
-                for moment in _MOMENTS
+                moment: fitting(tensors, f"{moment}/{name}", its).to(weight.device, copy=True)
+                for moment, its in like.items()
             }
+
+
+def check_numbers(
+    given: Mapping[str, Any], whole: Mapping[str, int] | None = None, **how: Any
+) -> None:
+    """Refuse plain values of a checkpoint that no training writes, as `number_faults` does."""
+    if faults := number_faults(given, whole or {}, **how):
+        raise ValueError("; ".join(faults))
+
+
+def fitting(tensors: Mapping[str, Tensor], name: str, like: Tensor) -> Tensor:
+    """A tensor of a checkpoint; refused unless it has the shape and dtype of the one that it is
+    for, since an optimizer takes its own state on trust."""
+    kept = tensors[name]
+    if (kept.shape, kept.dtype) != (like.shape, like.dtype):
+        raise ValueError(
+            f"{name} is {kept.dtype} of shape {tuple(kept.shape)}, not {like.dtype} of "
+            f"{tuple(like.shape)}"
+        )
+    return kept

@@ -117,6 +117,8 @@ def remove_left(folder: Path) -> None:
 
 def _remove_left(folder: Path) -> None:
     """Remove a folder whose owner was killed."""
+    if (folder / _OWNER).exists() and not (folder / _OWNER).is_file():
+        return  # a FIFO or a device, which would be waited for
     try:
         with (folder / _OWNER).open("rb") as file:
             old = time.time() - os.fstat(file.fileno()).st_mtime > _OLD
@@ -164,6 +166,17 @@ def read_json(path: Path, error: type[CircuitsError]) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise error(f"{path}: holds a JSON {type(content).__name__}, not an object.")
     return content
+
+
+SEAL = "sha256"
+"""In JSON that no manifest lists: the hash of all else in it, by which an edit is noticed."""
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON content with its seal."""
+    rest = {name: value for name, value in content.items() if name != SEAL}
+    text = json.dumps(without_nan(rest), sort_keys=True)
+    return {**rest, SEAL: hashlib.sha256(text.encode()).hexdigest()}
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

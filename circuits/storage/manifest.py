@@ -182,6 +182,12 @@ def was_edited(file: Path) -> bool:
     return run is not None and state_of(run, file)[1] is State.EDITED
 
 
+def is_as_made(file: Path) -> bool:
+    """Whether a file in a folder of a run is as a step made it."""
+    run = _run_above(file.parent)
+    return run is not None and state_of(run, file)[1] is State.SAME
+
+
 def _run_above(folder: Path) -> Path | None:
     """The run in which a folder lies, or a folder of it."""
     runs = [above for above in list(folder.parents)[:2] if (above / NAME).is_file()]

@@ -16,16 +16,20 @@ import shutil
 import sys
 from collections.abc import Callable, Hashable, Iterable
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 
 from circuits.errors import CircuitsError, RunError
+from circuits.storage.files import content_hash, parsed_json
 from circuits.storage.limits import check_readable, check_replaceable
+from circuits.storage.records import HALF
 
 PLACING = ".placing"
 """The folder of files that are decided and not all in their places."""
 
-_GONE = ".gone"  # in that folder: the names to remove
+_DECIDED = ".decided"  # in that folder: which files are to be put in place, and which to go
 _SCHEMA_FIRST = re.compile(rb'\s*\{\s*"(?:schema|format)":\s*("(?:[^"\\]|\\.)*")')
+_PNG = b"\x89PNG\r\n\x1a\n"
 _HEAD = 4096  # bytes in which a file says of what kind it is
 _NO_EXCHANGE = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM}
 
@@ -84,8 +88,8 @@ def check_table(
 
 def same_kind(new: Path, old: Path) -> bool:
     """Whether a file, unless it is empty, is of the kind of a new one: a table with the same
-    columns, JSON of the same schema or, where it has none, of the same keys, or text that begins
-    with the same two lines."""
+    columns, JSON of the same schema or, where it has none, of the same keys, text that begins with
+    the same two lines, or a PNG that names the same program; no other binary file is."""
     if old.stat().st_size == 0:
         return True
     if new.suffix != ".parquet":
@@ -109,23 +113,27 @@ def _beginning(path: Path) -> bytes:
             with suppress(ValueError, RecursionError):
                 made = json.loads(text)
                 return json.dumps([made.get("schema"), *sorted(made)]).encode()
-    return b"\n".join(head.splitlines()[:2])
+    if head.startswith(_PNG):  # between its size and its pixels it may name who wrote it
+        return head[33:].partition(b"IDAT")[0][:-4]
+    return path.read_bytes() if b"\0" in head else b"\n".join(head.splitlines()[:2])
 
 
 def put_files(new: Path, root: Path, gone: Iterable[str] = ()) -> None:
     """Move every file in and below a folder to the same place below ``root``, and remove those
     called ``gone`` there: all or none, since one rename decides, and `finish` completes what a kill
     interrupts."""
-    names, gone = [path.relative_to(new) for path in new.rglob("*") if path.is_file()], list(gone)
+    names = [path.relative_to(new).as_posix() for path in new.rglob("*") if path.is_file()]
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         if (root / name).is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(root / name))
         if not os.access((root / name).parent, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(root / name))
-    _check_inside(root, [*map(str, names), *gone])
-    (new / _GONE).write_text(json.dumps(sorted(gone)), encoding="utf-8")
     finish(root)
+    decided = {name: [_hash(root / name), _hash(new / name)] for name in names}
+    decided |= {name: [_hash(root / name), None] for name in gone}
+    _check_inside(root, decided)
+    (new / _DECIDED).write_text(json.dumps(decided, sort_keys=True), encoding="utf-8")
     os.replace(new, root / PLACING)
     try:
         finish(root)
@@ -134,34 +142,57 @@ def put_files(new: Path, root: Path, gone: Iterable[str] = ()) -> None:
 
 
 def finish(root: Path) -> None:
-    """Complete a `put_files` that was killed after it was decided."""
+    """Complete a `put_files` that was killed after it was decided. Refused, before any file is
+    touched, if a file there or in its place is not as it was then: no command of ours left that."""
     placing = root / PLACING
     if not placing.is_dir() or placing.is_symlink():
         return
-    if (placing / _GONE).exists():  # it is removed when all else is done
-        gone = _gone(placing)
-        there = [path.relative_to(placing) for path in sorted(placing.rglob("*")) if path.is_file()]
-        names = [name.as_posix() for name in there if name.as_posix() != _GONE]
-        _check_inside(root, [*gone, *names])
-        for name in gone:
+    decided = _decided(placing)
+    here = [path for path in placing.rglob("*") if path.is_symlink() or not path.is_dir()]
+    names = {path.relative_to(placing).as_posix() for path in here} - {_DECIDED}
+    _check_inside(root, {*names, *decided})
+    for name in {*names, *(name for name, (_, new) in decided.items() if new is None)}:
+        old, new = decided.get(name, (None, None))
+        as_decided = _hash(placing / name) == new and _hash(root / name) in (None, old)
+        if name not in decided or not as_decided or (placing / name).is_symlink():
+            raise _not_ours(placing, f"{name} is not as a command would have left it")
+    for name, (_, new) in decided.items():
+        if new is None:
             (root / name).unlink(missing_ok=True)
-        for name in names:
-            os.replace(placing / name, root / name)
+    for name in sorted(names):
+        os.replace(placing / name, root / name)
     shutil.rmtree(placing)
 
 
-def _gone(placing: Path) -> list[str]:
-    """The names to remove, as `put_files` wrote them."""
+def _decided(placing: Path) -> dict[str, list[str | None]]:
+    """By name, the hashes of a file that is replaced and of the one that replaces it; None: there
+    is none. As `put_files` wrote them; none once all is done, and the folder's removal was
+    killed."""
+    path = placing / _DECIDED
+    check_readable(path, RunError)
     try:
-        names = json.loads((placing / _GONE).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
-        names = None
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise RunError(
-            f"{placing / _GONE}: not a list of names, so it is not what a killed command left "
-            f"here. Remove {placing}."
-        )
-    return names
+        decided = parsed_json(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if all(
+            len(hashes) == 2 and not HALF.search(name) and "\0" not in name
+            for name, hashes in decided.items()
+        ):
+            return dict(decided)
+    except (ValueError, RecursionError, TypeError, AttributeError):
+        pass
+    raise _not_ours(placing, f"its {_DECIDED} does not list files")
+
+
+def _not_ours(placing: Path, why: str) -> RunError:
+    return RunError(
+        f"{placing}: not what a killed command left to put in place here ({why}), so nothing was "
+        f"changed. Move or remove that folder."
+    )
+
+
+def _hash(path: Path) -> str | None:
+    """Of a file's content; None where there is none."""
+    check_readable(path, RunError)
+    return content_hash(path) if path.exists() else None
 
 
 def _check_inside(root: Path, names: Iterable[str]) -> None:
@@ -184,6 +215,38 @@ def within(root: Path, place: Path) -> Path:
             f"link."
         )
     return place
+
+
+def keep_aside(path: Path, written: str | None) -> None:
+    """Rename a file that is to be written anew, and has another hash than was ``written``: it may
+    be the user's work. What is damaged is not kept."""
+    if written is None or not _is_readable(path) or content_hash(path) == written:
+        return
+    aside = next(a for n in count(1) if not (a := Path(f"{path}.changed-{n}")).exists())
+    path.rename(aside)
+    sys.stderr.write(
+        f"{path} was changed since it was written, and is made anew: kept as {aside}\n"
+    )
+
+
+def _is_readable(path: Path) -> bool:
+    """Whether a file is there, and is what its name says."""
+    from pyarrow import ArrowException, parquet
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        return False
+    try:
+        if path.suffix == ".json":
+            parsed_json(path.read_text(encoding="utf-8"))
+        elif path.suffix == ".parquet":
+            parquet.read_schema(path)
+        elif path.suffix == ".safetensors":
+            with safe_open(path, framework="pt"):
+                pass
+    except (OSError, ValueError, RecursionError, ArrowException, SafetensorError):
+        return False
+    return True
 
 
 def put_folder(new: Path, old: Path, keep: Iterable[Path]) -> None:

@@ -30,12 +30,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn, Protocol, final, runtime_checkable
 
-import torch
 from torch import Tensor
 
 from circuits.errors import CircuitsError, RunError, shorten
 from circuits.storage.checkpoint import (
     UNREADABLE,
+    check_numbers,
+    not_finite,
     read_checkpoint,
     save_checkpoint,
     unreadable,
@@ -43,15 +44,19 @@ from circuits.storage.checkpoint import (
 from circuits.storage.files import (
     PLAN,
     RESULT,
+    SEAL,
     content_hash,
     folder_written_whole,
     held,
     read_json,
+    sealed,
     without_nan,
     write_json,
     written_whole,
 )
+from circuits.storage.limits import check_readable
 from circuits.storage.progress import counted
+from circuits.storage.replacing import keep_aside
 
 METRICS = "metrics.jsonl"
 
@@ -164,6 +169,9 @@ class TrainingRun(ABC):
         tensors, saved = read_checkpoint(files.checkpoint)
         try:
             _check_made_of(files.checkpoint, saved["made_of"], files)
+            check_numbers(saved, {"step": 0, "n_tokens": 0}, least={"seconds": 0})
+            if saved["step"] > self.plan.n_steps:
+                raise ValueError(f"step {saved['step']} of {self.plan.n_steps}")
             self.step, self.n_tokens = saved["step"], saved["n_tokens"]
             self.seconds = saved["seconds"]
             self.restore(tensors, saved["values"])
@@ -182,9 +190,7 @@ class TrainingRun(ABC):
 
     def _save(self, path: Path, made_of: Mapping[str, Any]) -> None:
         tensors, values = self.state()
-        floats = {name: t for name, t in tensors.items() if t.is_floating_point()}
-        lost = [name for name, t in floats.items() if not bool(torch.isfinite(t).all())]
-        if lost:
+        if lost := not_finite(tensors):
             what = f"{shorten(lost, 2)} hold NaN or infinity"
             self.stop(f"step {self.step}", what, self.slower, path)
         header = {"made_of": made_of, "values": values, "step": self.step}
@@ -245,24 +251,44 @@ class TrainingRun(ABC):
                 written = {path.name: content_hash(path) for path in new.iterdir()}
             about = {**files.made_of, "versions": versions, "files": written}
             about[METRICS_HASH] = content_hash(folder / METRICS)
-            write_json(folder / RESULT, {**result, **about})
+            write_json(folder / RESULT, sealed({**result, **about}))
         files.checkpoint.unlink(missing_ok=True)
 
 
 def _as_written(folder: Path) -> bool:
     """Whether the files of a finished run are there as its training wrote them."""
-    if not (folder / RESULT).exists():
-        return False
-    written = read_json(folder / RESULT, RunError).get("files")
-    return isinstance(written, dict) and all(
+    written = _files_of(folder)
+    return written is not None and all(
         (folder / name).is_file() and content_hash(folder / name) == hash_
         for name, hash_ in written.items()
     )
 
 
+def _files_of(folder: Path) -> dict[str, Any] | None:
+    """The hashes of the files that a finished run put in a folder, by name."""
+    known = read_json(folder / RESULT, RunError) if (folder / RESULT).exists() else {}
+    files = known.get("files")
+    return files if isinstance(files, dict) else None
+
+
 def trained_files(folder: Path) -> list[Path]:
     """The files that a finished run put in a folder, which the same run reproduces to the byte."""
     return [folder / name for name in sorted(read_json(folder / RESULT, RunError)["files"])]
+
+
+def edited_notes(folder: Path) -> list[Path]:
+    """Of a finished training, the notes that were edited since, where their hashes were noted."""
+    if not (folder / RESULT).is_file():
+        return []
+    try:
+        result, metrics = read_json(folder / RESULT, RunError), folder / METRICS
+    except RunError:  # cut short, for example
+        return [folder / RESULT]
+    found = [] if result.get(SEAL) in (None, sealed(result)[SEAL]) else [folder / RESULT]
+    check_readable(metrics, RunError)
+    if metrics.exists() and result.get(METRICS_HASH) not in (None, content_hash(metrics)):
+        found.append(metrics)
+    return found
 
 
 def _is_run(out: Path, files: RunFiles) -> bool:
@@ -328,6 +354,7 @@ def _is_part(path: Path) -> bool:
 def _truncate_metrics(metrics: Path, step: int) -> None:
     """Keep the whole lines up to the checkpoint's step: a kill cuts a line short, and a power loss
     leaves zeros or what was there before."""
+    check_readable(metrics, RunError)
     lines = metrics.read_bytes().split(b"\n")[:-1] if metrics.exists() else []
     with written_whole(metrics) as file:
         file.write_bytes(b"".join(line + b"\n" for line in lines if _is_row(line, step)))
@@ -350,6 +377,7 @@ def _put_in_place(out: Path) -> Iterator[Path]:
         yield files
         written = sorted(path.name for path in files.iterdir())
     for name in written:
+        keep_aside(out / name, (_files_of(out) or {}).get(name))
         os.replace(finished / name, out / name)
     finished.rmdir()
 

@@ -33,6 +33,7 @@ from circuits.model.formats.llama import write
 from circuits.model.loading import model_in
 from circuits.model.model import Model
 from circuits.model.network_training import NetworkTraining, Precision
+from circuits.storage.checkpoint import check_numbers
 from circuits.storage.training_run import RunFiles
 from circuits.twin.fitting import above_zero, fit_layers
 from circuits.twin.gates import fading_gates, made_linear
@@ -175,9 +176,14 @@ class TwinTraining(NetworkTraining):
     def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """The way back from `state`."""
         super().restore(tensors, values)
-        for norm, constant in zip(self._norms, values["constants"], strict=True):
+        constants, fitted = values["constants"], values["fitted"]
+        check_numbers(scales := _numbered("constant", constants), above_zero=scales)
+        check_numbers(missed := _numbered("fitted", fitted or []), least=dict.fromkeys(missed, 0))
+        if fitted is not None and len(fitted) != len(self.network.model.layers):
+            raise ValueError(f"{len(fitted)} layers were fitted")
+        for norm, constant in zip(self._norms, constants, strict=True):
             norm.constant = constant
-        self._fitted = None if values["fitted"] is None else tuple(values["fitted"])
+        self._fitted = None if fitted is None else tuple(fitted)
 
     def loss(
         self, tokens: Int64[Tensor, "batch pos"], asked: Bool[Tensor, "batch next"]
@@ -247,6 +253,10 @@ class TwinTraining(NetworkTraining):
             label.write_first(folder, model_in(folder, device="cpu").fingerprint)
 
         yield write_twin, self.ended()
+
+
+def _numbered(name: str, values: list[Any]) -> dict[str, Any]:
+    return {f"{name} {nth}": value for nth, value in enumerate(values)}
 
 
 class _Outputs:

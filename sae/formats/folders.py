@@ -18,7 +18,7 @@ from sae.statistics import Statistics
 IN_RUN = "saes"
 """The folder of the dictionaries in a run."""
 
-_STATISTICS = "stats.safetensors"  # beside the weights
+STATISTICS = "stats.safetensors"  # beside the weights
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,11 @@ def read(folder: Path) -> Stored:
     try:
         if circuit_tracer.layers(folder if folder.is_dir() else folder.parent):
             return circuit_tracer.read(folder)
-        stored = _layout(folder).read(folder)
-        path = folder / _STATISTICS
-        found = Statistics.read(path, stored.n_feature) if path.exists() else None
+        layout = _layout(folder)
+        stored, path = layout.read(folder), folder / STATISTICS
+        found = None
+        if path.exists():
+            found = Statistics.read(path, stored.n_feature, folder / layout.weights)
     except ModelError as error:  # raised for any folder of weights
         raise DictionaryError(str(error)) from error
     return replace(stored, statistics=found)
@@ -76,7 +78,7 @@ def write(stored: Stored, folder: Path, layout: str = "sae-lens") -> None:
     """The files of a dictionary, into an existing folder."""
     LAYOUTS[layout].write(stored, folder)
     if stored.statistics is not None:
-        stored.statistics.write(folder / _STATISTICS)
+        stored.statistics.write(folder / STATISTICS, folder / LAYOUTS[layout].weights)
 
 
 def is_dictionary(folder: Path) -> bool:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from circuits.errors import DictionaryError
 from circuits.model.site import Site
+from circuits.storage.checkpoint import check_numbers
 from sae.training.sources import Activations, Chunk
 
 
@@ -38,6 +39,12 @@ def summary(x: Float[Tensor, "token model"]) -> dict[str, float | int]:
     }
 
 
+def check_summary(kept: dict[str, Any]) -> None:
+    """Refuse what is no `summary`."""
+    sizes = ("mean_norm", "median_norm", "effective_rank", "norm_of_mean")
+    check_numbers(kept, {"n_token": 1, "rank": 0}, least=dict.fromkeys(sizes, 0))
+
+
 @dataclass
 class Place:
     """A mixer's position: everything needed to resume, as plain numbers."""
@@ -47,6 +54,14 @@ class Place:
     batch: int = 0  # of the block
     n_masked: int = 0  # outliers left out before this block
     limits: dict[str, float] | None = None  # norms beyond which a token is an outlier
+
+    def check(self, sites: list[str]) -> None:
+        """Refuse what is no place; the source knows its own positions."""
+        check_numbers(vars(self), dict.fromkeys(("block", "batch", "n_masked"), 0))
+        if self.at is not None:
+            check_numbers(self.at, dict.fromkeys(self.at, 0))
+        if self.limits is not None:
+            check_numbers(self.limits, least=dict.fromkeys(sites, 0))
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,7 +22,7 @@ from circuits.errors import DictionaryError, check_count, check_memory
 from circuits.model.loading import chosen_device
 from circuits.model.model import Model
 from circuits.model.site import BySite, Site
-from circuits.storage.checkpoint import optimizer_state, restore_optimizer
+from circuits.storage.checkpoint import check_numbers, fitting, optimizer_state, restore_optimizer
 from circuits.storage.training_run import (
     Row,
     RunFiles,
@@ -31,7 +31,7 @@ from circuits.storage.training_run import (
 from sae.dictionary import Dictionary
 from sae.formats.folders import write
 from sae.loading import dictionary_in
-from sae.training.mixer import Mixer, Place, summary
+from sae.training.mixer import Mixer, Place, check_summary, summary
 from sae.training.plan import TrainingPlan
 from sae.training.sources import Activations, ModelActivations
 from sae.training.step import Coder, Measured
@@ -176,16 +176,27 @@ class DictionaryTraining(TrainingRun):
     def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """The way back from `state`."""
         widths = self._source.widths
+        names = list(map(str, widths))
+        check_numbers(values["scales"], above_zero=names)
+        for name in names:
+            check_summary(values["summaries"][name])
         self._scales = {site: values["scales"][str(site)] for site in widths}
         for site, target in self._targets.items():
             offset = torch.zeros(widths[site], device=self._device)
-            centre = None if target == site else tensors[f"centre/{site}"].to(offset)
+            centre = None
+            if target != site:
+                centre = fitting(tensors, f"centre/{site}", offset).to(offset)
             self._add(site, offset, centre)
             coder = self.coders[site]
             restore_optimizer(_named(site, coder.weights), coder.optimizer, tensors)
-            coder.tokens_since.copy_(tensors[f"tokens_since/{site}"])
-            coder.threshold.copy_(tensors[f"threshold/{site}"])
+            for name, kept in (
+                ("tokens_since", coder.tokens_since),
+                ("threshold", coder.threshold),
+            ):
+                kept.copy_(fitting(tensors, f"{name}/{site}", kept))
         self._place, self._summaries = Place(**values["place"]), values["summaries"]
+        self._place.check(names)
+        self._mixer.buffer(self._place)  # the one to go on with; refused if there is no such place
 
     def batches(self) -> Iterator[tuple[dict[Site, Tensor], Place]]:
         """Shuffled batches for every site, each with the place after it."""

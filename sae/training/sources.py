@@ -28,6 +28,7 @@ from circuits.errors import DictionaryError, check_count, first_line
 from circuits.model.model import Model
 from circuits.model.site import Site, as_sites
 from circuits.storage.files import content_hash, folder_written_whole, read_json, write_json
+from circuits.storage.limits import check_readable
 from circuits.storage.progress import counted
 from sae.reading import read_counted
 
@@ -232,6 +233,7 @@ class CachedActivations(Activations):
 
     def _pieces(self, shard: dict[str, Any], start: int, where: dict[str, int]) -> Iterator[Chunk]:
         path = Path(self.folder) / shard["file"]
+        check_readable(path, DictionaryError)
         try:
             with safe_open(path, framework="pt") as file:
                 views = {site: file.get_slice(str(site)) for site in self.widths}

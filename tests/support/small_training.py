@@ -17,7 +17,9 @@ def files(out: Path) -> dict[str, object]:
             found[name] = [{k: v for k, v in r.items() if k != "tokens_per_second"} for r in rows]
         elif path.name == "training.json":
             rows = json.loads(path.read_text()).items()
-            found[name] = {k: v for k, v in rows if k not in ("seconds", "metrics_sha256")}
+            found[name] = {
+                k: v for k, v in rows if k not in ("seconds", "metrics_sha256", "sha256")
+            }
         else:
             found[name] = path.read_bytes()
     return found

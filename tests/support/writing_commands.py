@@ -205,6 +205,11 @@ def _content(path: Path) -> bytes:
         rows = [json.loads(line) for line in (text.splitlines() if "l" in path.suffix else [text])]
     except ValueError:  # cut short
         return path.read_bytes()
-    timed = ("seconds", "tokens_per_second", "metrics_sha256")  # speeds are among the metrics
+    timed = (
+        "seconds",
+        "tokens_per_second",
+        "metrics_sha256",
+        "sha256",
+    )  # speeds are among the metrics
     rows = [{name: row[name] for name in row if name not in timed} for row in rows]
     return json.dumps(rows).encode()

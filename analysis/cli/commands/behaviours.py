@@ -12,6 +12,7 @@ from analysis.cli.commands.inputs import opened_model
 from analysis.runs.folder import in_shell
 from circuits.errors import BehaviourError
 from circuits.storage.files import read_json
+from circuits.storage.limits import check_readable
 
 _SHARES = ("right", "worst", "held-out right", "held-out worst")
 _LABEL = """\
@@ -39,6 +40,7 @@ def behaviour(options: Namespace) -> Answer:
 
 def _frames(path: Path) -> list[str]:
     """The lines of a file."""
+    check_readable(path, BehaviourError)
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:

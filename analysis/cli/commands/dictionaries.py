@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from warnings import warn
@@ -19,11 +20,13 @@ from analysis.runs.training import run_saes
 from analysis.transcoder_quality import WHAT_IS_LOST, transcoder_table
 from circuits.errors import DictionaryError, MarkWarning, PlanError
 from circuits.model.site import mlp_sites
-from circuits.storage.files import RESULT, content_hash, read_json
-from circuits.storage.training_run import METRICS, METRICS_HASH
+from circuits.storage.files import RESULT, read_json
+from circuits.storage.manifest import is_as_made
+from circuits.storage.training_run import METRICS, METRICS_HASH, edited_notes
 from sae.dictionary import Dictionary
-from sae.formats.folders import is_dictionary
+from sae.formats.folders import STATISTICS, is_dictionary
 from sae.loading import load_dictionaries, load_dictionary
+from sae.statistics import noted_weights
 from sae.training.loggers import log_to
 from sae.training.plan import TRANSCODED, TrainingPlan
 
@@ -117,9 +120,10 @@ def _answer(dictionaries: dict[Path, Dictionary]) -> Answer:
     rows = {folder: _row(folder, dictionary) for folder, dictionary in dictionaries.items()}
     text = "\n\n".join(map(lined, rows.values()))
     for folder, row in rows.items():
-        if "fvu" in row and (mark := _mark_of(folder)):
-            row["marks"] = [f"{folder / METRICS}: {mark}"]
-            warn(row["marks"][0], MarkWarning, stacklevel=1)  # a note below the text
+        if marks := [*_marks_of(folder, row)]:
+            row["marks"] = marks
+            for mark in marks:
+                warn(mark, MarkWarning, stacklevel=1)  # a note below the text
     return Answer(text, {"dictionaries": [*rows.values()]})
 
 
@@ -144,6 +148,15 @@ def _row(folder: Path, dictionary: Dictionary) -> dict[str, Any]:
     return row | _last_of(folder / METRICS)
 
 
+def _marks_of(folder: Path, row: Mapping[str, Any]) -> Iterator[str]:
+    """What is said of shown numbers that are not known to be of this dictionary."""
+    counts = folder / STATISTICS
+    if counts.is_file() and noted_weights(counts) is None and not is_as_made(counts):
+        yield f"{counts}: nothing records of which dictionary they are (an earlier version's)"
+    if "fvu" in row and (mark := _mark_of(folder)):
+        yield f"{folder / METRICS}: {mark}"
+
+
 def _mark_of(folder: Path) -> str | None:
     """What is said of metrics that are not known to be those of the training in their folder."""
     if not (folder / RESULT).is_file():
@@ -151,7 +164,7 @@ def _mark_of(folder: Path) -> str | None:
     known = read_json(folder / RESULT, DictionaryError).get(METRICS_HASH)
     if known is None:
         return "its training did not note its hash: an edit of its numbers would not be seen"
-    if known != content_hash(folder / METRICS):
+    if edited_notes(folder):
         return "edited after its training: its numbers may not be those measured"
     return None
 

@@ -23,6 +23,7 @@ from circuits.algebra.bilinear import BilinearLayer
 from circuits.arguments import checked
 from circuits.errors import ImageError, ModelError, check_index, check_rows, check_width, first_line
 from circuits.storage.files import written_whole
+from circuits.storage.limits import check_readable
 from circuits.storage.replacing import check_file
 
 _AT_A_TIME = 4096  # images in one pass
@@ -158,6 +159,7 @@ def _is_one(path: Path) -> bool:
 @checked
 def load_image_model(path: str | Path) -> ImageModel:
     """A model that `ImageModel.save` wrote."""
+    check_readable(Path(path), ModelError)
     try:
         with safe_open(path, "pt") as file:
             sizes = file.metadata() or {}

@@ -36,7 +36,7 @@ class Heads:
 
     def __init__(self, network: Any, where: Path) -> None:
         self.network, self.where = network, where
-        self._known: dict[int, tuple[list[tuple[int, int]], list[Head]]] = {}
+        self._known: dict[int, tuple[list[tuple[int, int, int]], list[Head]]] = {}
 
     def of(self, layer: int) -> list[Head]:
         """The heads of a layer, checked when they are first asked for, and again where weights were

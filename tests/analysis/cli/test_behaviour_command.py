@@ -1,6 +1,7 @@
 """`circuits behaviour`: cases to keep where the model shows a kind, and always what was tried."""
 
 import json
+import os
 
 import pytest
 
@@ -88,3 +89,9 @@ def test_missing_files_and_files_of_another_kind_are_refused(tmp_path):
     assert "notes.txt" in refused("number", "--out", str(path))
     assert path.read_text() == "mine"
     assert "31 pairs, where a claim needs 32" in refused("number", "--cases", "31")
+
+
+def test_frames_are_not_read_from_what_never_ends(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    for path in (str(tmp_path / "fifo"), "/dev/zero"):
+        assert "not a regular file" in refused("pronoun", "--frames", path)

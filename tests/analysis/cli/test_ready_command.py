@@ -1,8 +1,10 @@
 """`circuits model ready`: the user's files stay the user's, and what is damaged is made anew; a
 folder that lies in a run is known by the run, also where it is named by itself."""
 
+import hashlib
 import json
 
+import pandas as pd
 import pytest
 from safetensors import safe_open
 
@@ -114,3 +116,36 @@ def test_half_a_character_is_refused_and_a_terminal_is_not_commanded(run, capsys
     label.write_text(json.dumps(known | {"original": "\ud800"}))
     assert main(["model", "info", str(run)]) == 2
     assert "is not text" in capsys.readouterr().err
+
+
+def test_what_the_user_changed_is_kept_aside_and_what_is_damaged_is_not(run, capsys):
+    text, config = run / "text" / "stories.parquet", run / "model" / "config.json"
+    was = {text: text.read_bytes(), config: config.read_bytes()}
+    mine = pd.DataFrame({"text": ["my own"]})
+    mine.to_parquet(text)
+    config.write_text("{")
+    assert main(["model", "ready", NAME, str(run)]) == 0
+    aside = text.with_name("stories.parquet.changed-1")
+    assert capsys.readouterr().err == (
+        f"{text} was changed since it was written, and is made anew: kept as {aside}\n"
+    )
+    pd.testing.assert_frame_equal(pd.read_parquet(aside), mine)
+    assert {path: path.read_bytes() for path in was} == was
+    assert [path.name for path in run.rglob("*.changed-*")] == [aside.name]
+    mine.to_parquet(text)
+    assert main(["model", "ready", NAME, str(run)]) == 0
+    assert aside.with_name("stories.parquet.changed-2").is_file()
+
+
+def test_what_an_earlier_version_brought_is_replaced_by_the_file_of_this_one(run, capsys):
+    text, manifest = run / "text" / "stories.parquet", run / "manifest.json"
+    was = text.read_bytes()
+    pd.DataFrame({"text": ["of an earlier version"]}).to_parquet(text)
+    noted = manifest.read_text().replace(
+        hashlib.sha256(was).hexdigest(), hashlib.sha256(text.read_bytes()).hexdigest()
+    )
+    manifest.write_text(noted)
+    assert main(["model", "ready", NAME, str(run)]) == 0
+    assert capsys.readouterr().err == ""
+    assert text.read_bytes() == was
+    assert not list(run.rglob("*.changed-*"))

@@ -1,5 +1,6 @@
 """Two notebooks at one run: who writes is alone there, and has read what the other has made."""
 
+import json
 import shutil
 import threading
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from analysis.runs.layers import run_interactions, run_rank
 from analysis.runs.run import Run
 from analysis.runs.training import run_model, run_saes
 from circuits.errors import RunError
+from circuits.storage.files import content_hash
 from circuits.storage.lock import locked
 from circuits.storage.manifest import read_manifest, record
 from circuits.storage.replacing import PLACING
@@ -107,7 +109,9 @@ def test_a_run_that_is_read_completes_what_a_kill_left_half_placed(folder):
     new = folder / PLACING / "circuits" / "negation.graphml"
     new.parent.mkdir(parents=True)
     (folder / "circuits" / "negation.graphml").replace(new)
-    (folder / PLACING / ".gone").write_text("[]")
+    known = content_hash(new)
+    decided = {"circuits/negation.graphml": [known, known]}
+    (folder / PLACING / ".decided").write_text(json.dumps(decided))
     assert Run(folder, device="cpu").checked().marks == {}
     assert {path.name: path.read_bytes() for path in (folder / "circuits").iterdir()} == files
     assert not (folder / PLACING).exists()

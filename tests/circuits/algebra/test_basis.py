@@ -214,3 +214,20 @@ def test_a_basis_moves_between_dtypes():
     assert there.dtype == torch.float32
     assert there.read.dtype == torch.float32
     assert relative_error(there.read, into.read) < 1e-5
+
+
+@pytest.mark.parametrize("n_feature", [12, 300_000])
+@pytest.mark.parametrize("feature", [0, 7])
+def test_a_basis_over_memory_that_something_else_changes_is_the_changed_one(n_feature, feature):
+    """torch counts no change of such memory."""
+    memory = normal(n_feature, 4, seed=1).numpy()
+    basis = Basis.from_decoder(torch.from_numpy(memory))
+    before = basis.span.sizes
+    if n_feature > 1000:
+        memory[:, feature % 4] *= 2  # one column, of a tensor of which a part is looked at
+    else:
+        memory[feature, 1] += 3
+    fresh = Basis.from_decoder(torch.from_numpy(memory.copy()))
+    assert not torch.allclose(basis.span.sizes, before)
+    torch.testing.assert_close(basis.span.sizes, fresh.span.sizes)
+    torch.testing.assert_close(basis.read, fresh.read)

@@ -446,3 +446,16 @@ def test_interactions_of_tensors_that_are_changed_in_place_are_those_of_the_chan
     torch.testing.assert_close(inter.energies, fresh.energies)
     torch.testing.assert_close(inter.spectrum(0).values, fresh.spectrum(0).values)
     torch.testing.assert_close(inter.inputs.read, fresh.inputs.read)
+
+
+def test_tables_of_another_score_are_not_taken_for_this_one(tmp_path):
+    inter = Interactions(small_layer(), basis(20), basis(9, seed=2))
+    for name, value in (("one", 1), ("two", 2)):
+        how = {"score": lambda rows, _: rows.assign(own=value), "folder": tmp_path}  # noqa: B023
+        with pytest.raises(RunError, match="score_name"):
+            inter.strongest_of_each(3, **how)
+        if name == "two":
+            with pytest.raises(RunError, match="other settings"):
+                inter.strongest_of_each(3, **how, score_name=name)
+        else:
+            assert set(inter.strongest_of_each(3, **how, score_name=name)["own"]) == {value}

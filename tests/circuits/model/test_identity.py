@@ -196,3 +196,39 @@ def test_heads_whose_weights_are_changed_in_place_are_the_changed_ones(tmp_path)
     with torch.no_grad():
         model.network.model.layers[0].input_layernorm.weight.mul_(2)  # folded into the factors
     torch.testing.assert_close(model.head(0, 1).query, 2 * before)
+
+
+def by_data(weight):
+    weight.data[3, 1] += 0.5
+
+
+def in_inference_mode(weight):
+    with torch.inference_mode():
+        weight[3, 1] += 0.5
+
+
+def by_a_fused_optimizer(weight):
+    weight.grad = torch.ones_like(weight)
+    torch.optim.AdamW([weight], lr=0.1, fused=True).step()
+
+
+def by_memory(weight):
+    weight.detach().numpy()[3, 1] += 0.5
+
+
+@pytest.mark.parametrize("change", [by_data, in_inference_mode, by_a_fused_optimizer, by_memory])
+def test_a_change_that_torch_does_not_count_makes_another_model(change, tmp_path):
+    model = load_model(small_folder(tmp_path / "model"), device="cpu")
+    before, bridge = model.fingerprint, model.hooked
+    tokens = model.tokens("w5 w6 w7")
+    change(model.network.model.layers[0].mlp.down_proj.weight)
+    assert model.fingerprint != before
+    assert model.hooked is not bridge
+    torch.testing.assert_close(model.hooked(tokens), model.logits(tokens))
+
+
+def test_a_configuration_that_is_changed_makes_another_model(tmp_path):
+    model = load_model(small_folder(tmp_path / "model"), device="cpu")
+    before = model.fingerprint
+    model.network.config.rms_norm_eps *= 100
+    assert model.fingerprint != before

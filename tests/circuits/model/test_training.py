@@ -575,13 +575,18 @@ def exchanged(path: Path) -> None:
 @pytest.mark.parametrize("spoil", [Path.unlink, cut, exchanged])
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
 def test_a_finished_run_whose_files_are_not_its_own_is_trained_anew(
-    spoil, name, unbroken, corpus, tmp_path
+    spoil, name, unbroken, corpus, tmp_path, capsys
 ):
     if spoil is exchanged and name != "model.safetensors":
         pytest.skip("only weights are exchanged")
     folder = Path(shutil.copytree(unbroken.folder, tmp_path / "out"))
     spoil(folder / name)
+    spoilt = (folder / name).read_bytes() if (folder / name).exists() else b""
     again = train_model(PLAN, corpus, folder, device="cpu")
+    aside = [path.read_bytes() for path in folder.glob("*.changed-1")]
+    assert aside == ([spoilt] if spoil is exchanged else [])
+    said = f"{folder / name} was changed since it was written, and is made anew: kept as"
+    assert (said in capsys.readouterr().err) == (spoil is exchanged)
     assert replace(again, folder=unbroken.folder, seconds=unbroken.seconds) == unbroken
     for path in unbroken.files:
         assert (folder / path.name).read_bytes() == path.read_bytes()

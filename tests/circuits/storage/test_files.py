@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -118,3 +119,12 @@ def test_a_file_of_somebody_else_that_looks_like_one_left_stays(tmp_path):
     (tmp_path / ".mine.part").write_text("kept")
     remove_left(tmp_path)
     assert (tmp_path / ".mine.part").read_text() == "kept"
+
+
+def test_a_fifo_as_the_owner_of_what_lies_aside_is_not_waited_for(tmp_path):
+    (tmp_path / ".x.0123456789abcdef.part").mkdir()
+    os.mkfifo(tmp_path / ".x.0123456789abcdef.part" / ".owner")
+    remove_left(tmp_path)
+    with written_whole(tmp_path / "x") as file:
+        file.write_text("new")
+    assert (tmp_path / "x").read_text() == "new"

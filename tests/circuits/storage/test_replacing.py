@@ -1,10 +1,14 @@
 """What is replaced is there until the new is in its place, and only what is ours is replaced."""
 
+import hashlib
+import json
 import os
 import shutil
 
+import numpy as np
 import pytest
 
+from analysis.studies.images.png import MARK, encoded
 from circuits.errors import GraphError, RunError
 from circuits.storage import replacing
 from circuits.storage.files import folder_written_whole
@@ -201,28 +205,92 @@ def test_a_file_is_of_the_same_kind_if_its_schema_or_its_keys_are(tmp_path, new,
     assert same_kind(tmp_path / "new", tmp_path / "old") is same
 
 
+def left_by_a_kill(run, decided, **files):
+    """What lies in a folder as if a command that was killed had decided to put it in place."""
+    written(run / PLACING, files)
+    (run / PLACING).mkdir(parents=True, exist_ok=True)
+    (run / PLACING / ".decided").write_text(decided)
+
+
+def sha256(text):
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 @pytest.mark.parametrize(
-    "gone", ['["../home/thesis.txt"]', '["/nowhere/thesis.txt"]', '{"a": 1', "[1]"]
-)
-def test_a_folder_that_was_not_left_by_us_removes_nothing(gone, tmp_path):
+    "decided",
+    [
+        json.dumps({"../home/thesis.txt": [sha256("years of work"), None]}),
+        json.dumps({"/nowhere/thesis.txt": [None, None]}),
+        json.dumps({"a\0b": [None, None]}), json.dumps({"\ud800": [None, None]}),
+        json.dumps({"x" * 5000: [None, None]}), json.dumps({"": [None, None]}),
+        json.dumps({"mine": [None, None]}), json.dumps({"thesis.txt": [sha256("other"), None]}),
+        '["thesis.txt"]', '{"thesis.txt": 1}', '{"a": 1', "[" * 100_000,
+    ],
+)  # fmt: skip
+def test_a_folder_that_was_not_left_by_us_removes_nothing(decided, tmp_path):
     run, home = tmp_path / "run", tmp_path / "home"
-    home.mkdir()
-    (home / "thesis.txt").write_text("years of work")
-    (run / ".placing").mkdir(parents=True)
-    (run / ".placing" / ".gone").write_text(gone)
-    with pytest.raises(RunError, match="Remove "):
+    written(home, {"thesis.txt": "years of work"})
+    written(run, {"thesis.txt": "years of work", "mine/notes": "mine"})
+    left_by_a_kill(run, decided)
+    with pytest.raises(RunError):
         finish(run)
     assert (home / "thesis.txt").read_text() == "years of work"
+    assert (run / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize(
+    "decided",
+    [{}, {"notes": [None, sha256("evil")]}, {"notes": [sha256("x"), sha256("evil")]},
+     {"notes": [sha256("mine"), sha256("x")]}],
+)  # fmt: skip
+def test_only_what_was_decided_is_put_over_a_file(decided, tmp_path):
+    written(tmp_path, {"notes": "mine"})
+    left_by_a_kill(tmp_path, json.dumps(decided), notes="evil")
+    with pytest.raises(RunError, match=r"\.placing: not what a killed command.*Move or remove"):
+        finish(tmp_path)
+    assert contents(tmp_path)["notes"] == "mine"
+    left_by_a_kill(tmp_path, json.dumps({"notes": [sha256("mine"), sha256("evil")]}))
+    finish(tmp_path)
+    assert contents(tmp_path) == {"notes": "evil"}
+
+
+def test_a_folder_of_that_name_with_files_of_the_users_is_kept(tmp_path):
+    written(tmp_path / PLACING, {"mine": "years of work"})
+    with pytest.raises(RunError, match="not what a killed command left"):
+        finish(tmp_path)
+    assert contents(tmp_path / PLACING) == {"mine": "years of work"}
+
+
+@pytest.mark.parametrize("name", [".decided", "a"])
+def test_a_fifo_among_what_was_left_is_refused(tmp_path, name):
+    left_by_a_kill(tmp_path, json.dumps({"a": [None, sha256("")]}))
+    (tmp_path / PLACING / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / PLACING / name)
+    with pytest.raises(RunError, match="FIFO"):
+        finish(tmp_path)
 
 
 def test_nothing_is_placed_through_a_link_out_of_the_folder(tmp_path):
     run, home = tmp_path / "run", tmp_path / "home"
-    home.mkdir()
-    (home / "keep.txt").write_text("mine")
-    (run / ".placing" / "circuits").mkdir(parents=True)
-    (run / ".placing" / ".gone").write_text("[]")
-    (run / ".placing" / "circuits" / "keep.txt").write_text("not mine")
+    written(home, {"keep.txt": "mine"})
+    decided = {"circuits/keep.txt": [sha256("mine"), sha256("not mine")]}
+    left_by_a_kill(run, json.dumps(decided), **{"circuits/keep.txt": "not mine"})
     (run / "circuits").symlink_to(home)
     with pytest.raises(RunError, match="leads out of"):
         finish(run)
     assert (home / "keep.txt").read_text() == "mine"
+
+
+def test_a_picture_is_of_the_same_kind_only_if_the_toolkit_wrote_it(tmp_path):
+    pixels, name = np.zeros((2, 3), np.uint8), MARK
+    (tmp_path / "new").write_bytes(encoded(pixels))
+    for old, same in (
+        (encoded(np.zeros((3000, 30), np.uint8)), True),
+        (encoded(pixels).replace(name, b"x" * len(name)), False),
+        (b"\x89PNG\r\n\x1a\n", False),
+    ):
+        (tmp_path / "old").write_bytes(old)
+        assert same_kind(tmp_path / "new", tmp_path / "old") is same
+    (tmp_path / "new").write_bytes(b"\0ours")
+    (tmp_path / "old").write_bytes(b"\0ours\nand mine")
+    assert not same_kind(tmp_path / "new", tmp_path / "old")

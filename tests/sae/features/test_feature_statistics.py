@@ -3,10 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from circuits.errors import DictionaryError
+from circuits.errors import CircuitsError, DictionaryError
+from sae import load_dictionary
 from sae.sparse import Code
 from sae.statistics import LEVELS, N_BIN, statistics
+from tests.support.commands import command
 from tests.support.small_dictionaries import N_FEATURE, small_dictionary, some_activations
 
 
@@ -80,3 +83,48 @@ def test_no_token_is_refused():
         "statistics: there are no tokens, so features have no frequency. Was the iterator of "
         "activations used before? It gives them once; make a new one."
     )
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Two dictionaries of one shape, with their statistics."""
+    for name, seed in (("one", 1), ("other", 2)):
+        dictionary = small_dictionary(seed=seed)
+        dictionary.measured([some_activations()]).save(tmp_path / name)
+    return tmp_path
+
+
+def test_statistics_of_another_dictionary_are_refused(saved):
+    assert load_dictionary(saved / "one").statistics is not None
+    name = "stats.safetensors"
+    (saved / "one" / name).write_bytes((saved / "other" / name).read_bytes())
+    with pytest.raises(DictionaryError, match=r"stats\.safetensors: of other weights than"):
+        load_dictionary(saved / "one")
+
+
+def test_statistics_of_an_earlier_version_are_read_and_marked(saved):
+    path = saved / "one" / "stats.safetensors"
+    assert "note:" not in command("sae", "info", str(saved / "one")).stdout
+    save_file(load_file(path), path)
+    assert load_dictionary(saved / "one").statistics is not None
+    said = command("sae", "info", str(saved / "one")).stdout
+    assert f"note: {path}: nothing records of which dictionary they are" in said
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"n_token": torch.tensor(0)}, {"n_token": torch.tensor(-1)},
+        {"kept_every": torch.tensor(0)}, {"n_active": torch.full((N_FEATURE,), -1)},
+        {"n_active": torch.full((N_FEATURE,), 201)}, {"n_active": torch.zeros(N_FEATURE)},
+        {"histogram": torch.full((N_FEATURE, N_BIN), -1)},
+        {"histogram": torch.full((N_FEATURE, N_BIN), 2**62)},
+        {"mean": torch.full((N_FEATURE,), torch.nan)},
+        {"minimum": torch.full((N_FEATURE,), 1e9)},
+    ],
+)  # fmt: skip
+def test_counts_that_no_tokens_give_are_refused(change, saved):
+    path = saved / "one" / "stats.safetensors"
+    save_file({**load_file(path), **change}, path)
+    with pytest.raises(CircuitsError, match=r"(?i)stat"):
+        load_dictionary(saved / "one")
