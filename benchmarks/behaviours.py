@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.behaviour.bounds import N_PAIRS_ACROSS, SHOWN
+from analysis.behaviour.bounds import SHOWN
 from analysis.behaviour.kinds import KINDS
 from analysis.behaviour.lexicon import LexiconBehaviour, behaviour_from_lexicon
 from benchmarks.measure import machine, table
@@ -22,7 +22,8 @@ from circuits.twin.original import load_original
 from sae import load_dictionaries
 
 READY = "stories260K-bilinear"
-N_PAIRS = 128  # minimal ones, of which circuits are found
+N_PAIRS = 64  # minimal ones, of which circuits are found
+N_OF_LAYER = 256  # feature pairs, at most
 ENOUGH, RIGHT = 64, 0.8
 """Held-out cases, and the share right in all of them, that are wanted of a kind."""
 
@@ -56,11 +57,11 @@ def circuits(device: str, name: str | None, seeds: range) -> str:
             if shown.behaviour is not None:
                 held_out = shown.classes.set_index("class").loc["all"]
                 right = f"{held_out['held-out right']:.2f} of {held_out['held-out cases']:.0f}"
-                found = proof(model, dictionaries, shown.behaviour, seed)
+                found = proof(model, dictionaries, shown.behaviour, seed, N_OF_LAYER)
                 rows.append((kind, str(seed), right, *cells(found)))
     head = (
         f"{machine()}. {name or READY}, {N_PAIRS} minimal pairs, half of the words to choose on "
-        f"and half to measure on; at most {N_PAIRS_ACROSS} pairs of a layer."
+        f"and half to measure on; at most {N_OF_LAYER} pairs of a layer."
     )
     return f"{head}\n\n{table(rows, ['kind', 'seed', 'right, held-out words', *HEAD])}"
 

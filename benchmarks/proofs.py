@@ -44,4 +44,4 @@ def cells(found: Mapping[str, Any]) -> tuple[str, ...]:
     values = [found["criteria"].get(key) for key in ("removed", "left", "kept")]
     said = ["-" if value is None else f"{value:.2f}" for value in values]
     short = ", ".join(found["short"]) or ("nothing" if found["criteria"] else "-")
-    return (found["circuit"], claims, *said, short)
+    return (found["circuit"].split(" (")[0], claims, *said, short)
