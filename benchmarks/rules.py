@@ -35,8 +35,9 @@ def run(folder: str | None = None, as_json: bool = False) -> str:
     head = f"{machine()}. {model.n_layer} layers, {len(known.tokens)} rows, {seconds:.1f} s."
     numbers = [(name, cell(value)) for name, value in study.measurements().items()
                if isinstance(value, int | float)]  # fmt: skip
-    shown = [study.paths, study.skip, study.induction.match, study.induction.copied,
-             study.induction_removed]  # fmt: skip
+    shown = [study.paths, study.skip]
+    if (found := study.induction) is not None:
+        shown += [found.back, found.match, found.copied, study.induction_removed]
     return "\n\n".join([head, table(numbers, ("measured", "value")), *map(_table, shown)])
 
 

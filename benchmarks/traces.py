@@ -12,6 +12,7 @@ at the price of a pass for each step and node: no prediction, but the best that 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -24,15 +25,17 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from analysis.attribution.influence import influence
+from analysis.attribution.network import attribution_graph
 from analysis.attribution.removal import removal_effects
 from analysis.attribution.writers import Writers
-from benchmarks.measure import machine, table
-from circuits.corpus import open_corpus
+from benchmarks.measure import machine, peak_memory, table
+from circuits.corpus import Corpus, open_corpus
 from circuits.model import Model, Site, load_model
 from circuits.model.loading import ready_folder
 from sae import Dictionary, load_dictionaries
 
 READY, SEED = "stories260K-bilinear", 0
+N_TRACED = 64  # tokens of the trace that is timed
 N_ABLATIONS, N_TEXTS, N_TOKENS, N_STEPS = 500, 10, 24, 10
 _FOLLOWED = 512
 OURS, SHARES = "effect, of a trace", "influence, of a trace (sizes alone)"
@@ -61,7 +64,36 @@ def run(device: str, name: str | None = None, data: str | None = None) -> str:
         f"{machine()}. {model.n_layer} layers, {len(found)} ablations in {len(rows)} texts of "
         f"{N_TOKENS} tokens, seed {SEED}, float64; integrated gradients in {N_STEPS} steps."
     )
-    return f"{head}\n\n{_compared(found)}"
+    return f"{head}\n\n{_compared(found)}\n\n{_cost(name, device, corpus)}"
+
+
+def _cost(name: str, device: str, corpus: Corpus) -> str:
+    """One trace of a longer text, as the command makes it."""
+    model, dictionaries = load_model(name, device=device), load_dictionaries(name, device=device)
+    texts = corpus.documents(0, 20 * N_TEXTS)
+    text = next(some for one in texts if (some := _cut(model, one)) is not None)
+    start = time.perf_counter()
+    graph = attribution_graph(model, dictionaries, text)
+    seconds, kept = time.perf_counter() - start, graph.kept
+    widths = {each.n_feature for each in dictionaries.values()}
+    return (
+        f"One trace of {len(graph.tokens)} tokens, {model.n_layer} layers of {max(widths)} "
+        f"features, in float32: {seconds:.1f} s; at most {peak_memory() / 2**30:.2f} GiB were "
+        f"resident in the whole run. {len(graph.nodes)} nodes hold "
+        f"{kept['influence of nodes']:.0%} of the influence, and {kept['through nodes alone']:.0%} "
+        f"flows through these alone."
+    )
+
+
+def _cut(model: Model, text: str) -> str | None:
+    """The beginning of a text that is as long as wanted in tokens, or a little less."""
+    words = text.split()
+    if model.tokens(text).shape[1] < N_TRACED:
+        return None
+    n = next(
+        n for n in range(len(words)) if model.tokens(" ".join(words[: n + 1])).shape[1] > N_TRACED
+    )
+    return " ".join(words[:n])
 
 
 def _texts(model: Model, texts: Any) -> list[Int64[Tensor, " pos"]]:

@@ -200,8 +200,9 @@ class AttributionGraph:
         return html_of(repr(self), nodes=self.nodes.head(20), gates=self.gates.head(20))
 
     def __repr__(self) -> str:
+        n_gate = int((self.gates["kind"] != "rest").sum())
         return (
-            f"AttributionGraph({len(self.nodes)} nodes, {len(self.gates)} gates of "
+            f"AttributionGraph({len(self.nodes)} nodes, {n_gate} gates of "
             f"{len(self.tokens)} tokens: {self.kept['influence of nodes']:.0%} of the influence)"
         )
 

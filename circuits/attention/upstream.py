@@ -20,7 +20,6 @@ from circuits.arguments import checked
 from circuits.attention.paths import stage
 from circuits.errors import (
     ModelError,
-    check_count,
     check_index,
     check_memory,
     check_some,
@@ -58,8 +57,8 @@ def upstream_basis(
     sites = {as_sites(site)[0]: basis for site, basis in bases.items()}
     check_some("upstream_basis", sites, "bases")
     starts = {site: _start(site, layer) for site in sites}
-    # an iterator gives them once
-    asked = paths if isinstance(paths, int) else [_named(model, chain) for chain in paths]
+    # an iterator gives them once, and a path that is there twice counts once
+    asked = paths if isinstance(paths, int) else [*dict.fromkeys(_named(model, c) for c in paths)]
     chains = {site: list(_chains(model, start, layer, asked)) for site, start in starts.items()}
     _check_used(asked, chains, layer)
     n_row = sum((sites[site].n_feature + 1) * len(some) for site, some in chains.items())
@@ -106,7 +105,12 @@ def _chains(model: Model, start: int, layer: int, paths: int | Iterable[Chain]) 
     """The chains of heads from the layer ``start`` to a layer, each in order of its layers."""
     between = range(start, layer + 1)
     if isinstance(paths, int):
-        most = 0 if paths == 0 else check_count("upstream_basis", paths, None, "paths")
+        if paths < 0 or isinstance(paths, bool):
+            raise ModelError(
+                f"upstream_basis: paths = {paths}. Give how many heads a path passes at most, 0 or "
+                f"more, or the paths themselves, as [((0, 3), (1, 2))]."
+            )
+        most = paths
         most = min(most, len(between))
         n_chain = sum(comb(len(between), n) * model.n_head**n for n in range(most + 1))
         check_memory("upstream_basis", 4 * n_chain * model.d_model, _REMEDY)

@@ -44,15 +44,20 @@ def write_page(
          "the share of the rules' summed effect.", study.paths),
         ("Their removal in the running model", "Share of first answers that are right, by the rule "
          "that fixed the token.", study.skip),
-        ("Induction: which head looks back by one", f"Head {study.induction.looks_back}. Mean and "
-         "median |score| of pairs of tokens.", study.induction.back),
-        ("Induction: which head looks for a match", f"Head {study.induction.matches}. Mean score "
-         "to the token after the same token, or after a different one.", study.induction.match),
-        ("Induction: how often the copied token is the first answer", "Pairs alone, everything "
-         "else zero.", study.induction.copied),
-        ("Removal of induction", "Share of first answers that are right, by rule.",
-         study.induction_removed),
     ]  # fmt: skip
+    if (found := study.induction) is None:
+        said += [("Induction", "No head looks for a match.", study.induction_removed)]
+    else:
+        said += [
+            ("Induction: which head looks back by one", f"Head {found.looks_back}. Mean and "
+             "median |score| of pairs of tokens.", found.back),
+            ("Induction: which head looks for a match", f"Head {found.matches}. Mean score "
+             "to the token after the same token, or after a different one.", found.match),
+            ("Induction: how often the copied token is the first answer", "Pairs alone, everything "
+             "else zero.", found.copied),
+            ("Removal of induction", "Share of first answers that are right, by rule.",
+             study.induction_removed),
+        ]  # fmt: skip
     named = [*names] if names is not None else [str(i) for i in range(max(_tokens(study)) + 1)]
     parts = [f"<h2>{escape(head)}</h2><p>{escape(text)}</p>{_table(table, named)}"
              for head, text, table in said]  # fmt: skip

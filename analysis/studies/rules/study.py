@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from analysis.studies.rules.induction import Induction, find_induction, inductio
 from analysis.studies.rules.known import BY_RULE, KnownRules
 from analysis.studies.rules.removal import MOST_DRAWS, skip_removal
 from circuits.arguments import checked
-from circuits.errors import CorpusError, check_count
+from circuits.errors import CorpusError, NotFoundError, check_count
 from circuits.model.model import Model
 
 FARTHEST = 11
@@ -35,8 +36,8 @@ class RuleStudy:
     verbs: pd.DataFrame  # subject, found, true
     paths: pd.DataFrame  # that make the found rules, and the share left without them
     skip: pd.DataFrame  # what their removal does, by rule
-    induction: Induction
-    induction_removed: pd.DataFrame
+    induction: Induction | None  # None: no head was found that looks for a match
+    induction_removed: pd.DataFrame  # no rows without one
     scores: dict[str, float]  # of the order of all candidates
 
     def measurements(self) -> dict[str, Any]:
@@ -44,10 +45,8 @@ class RuleStudy:
         worst: ``random_drop`` on skip positions when the same paths of random tokens are removed,
         ``random_paths_drop`` when it is random other paths of the same tokens."""
         by = _right(self.skip)
-        cut = _right(self.induction_removed)
         intact, without = by["intact"][0], by["paths"][-1]
         others = [name for name in BY_RULE if name != "skip"]
-        controls = [*cut["other distance"], *cut["another row's matches"]]
         return {
             "skip_average_precision": self.scores["average_precision"],
             f"skip_recall_at_{int(self.scores['n_true'])}": self.scores["recall"],
@@ -59,6 +58,15 @@ class RuleStudy:
             "random_paths_drop": _fall("skip", intact, by["random paths"]),
             "removed": [str(path) for path in self.paths["path"]],
             "intact": intact,
+            **self._of_induction(intact),
+        }
+
+    def _of_induction(self, intact: _Right) -> dict[str, Any]:
+        if self.induction is None:
+            return {"looks_back_head": None, "match_head": None}
+        cut = _right(self.induction_removed)
+        controls = [*cut["other distance"], *cut["another row's matches"]]
+        return {
             "looks_back_head": self.induction.looks_back,
             "match_head": self.induction.matches,
             "ablated_induction_top1": cut["looks for a match"][0]["induction"],
@@ -85,8 +93,8 @@ def _fall(of: str, intact: _Right, rows: Sequence[_Right]) -> float:
 
 @checked
 def study_rules(model: Model, known: KnownRules, n_draws: int = 5, seed: int = 0) -> RuleStudy:
-    """Skip rules, bigrams and induction from the weights alone; then the removal of each, with
-    ``n_draws`` random controls of every kind."""
+    """Skip rules, bigrams and induction, where a head looks for a match, from the weights alone;
+    then the removal of skip rules and induction, with ``n_draws`` random controls of every kind."""
     kinds = known.kinds
     check_count("study_rules", n_draws, MOST_DRAWS, "n_draws")
     if not model.n_context > FARTHEST:
@@ -109,10 +117,12 @@ def study_rules(model: Model, known: KnownRules, n_draws: int = 5, seed: int = 0
     )
     special = kinds.get("special", ())
     usual = [token for token in range(model.n_token) if token not in special]
-    induction = find_induction(model, usual, seed=seed)
+    induction, removed = None, pd.DataFrame(columns=["removed", *BY_RULE])
+    with suppress(NotFoundError):
+        induction = find_induction(model, usual, seed=seed)
+        removed = induction_removal(model, known, induction, n_draws, seed)
     return RuleStudy(
         pairs, table, verbs, paths,
-        skip_removal(model, known, paths["path"].tolist(), n_draws, seed), induction,
-        induction_removal(model, known, induction, n_draws, seed),
+        skip_removal(model, known, paths["path"].tolist(), n_draws, seed), induction, removed,
         {**known.skip_scores(order), "n_true": n_true},
     )  # fmt: skip

@@ -269,6 +269,22 @@ def test_a_model_without_induction_has_none_to_name(model):
         rules.find_induction(model, distances=(3, 6), n=200)
 
 
+def test_a_model_without_induction_is_studied_all_the_same(folder, tmp_path, known):
+    other = load_model(folder, device="cpu").in_dtype(torch.float32)
+    with torch.no_grad():
+        for layer in range(1, other.n_layer):
+            other.network.model.layers[layer].self_attn.q1_proj.weight.zero_()
+    study = rules.study_rules(other, known, n_draws=1)
+    assert study.induction is None
+    assert study.induction_removed.empty
+    measured = study.measurements()
+    assert measured["match_head"] is None
+    assert "ablated_induction_top1" not in measured
+    assert 0 <= measured["skip_average_precision"] <= 1
+    page = rules.write_page(study, tmp_path / "rules.html")
+    assert "No head looks for a match." in page.read_text()
+
+
 @pytest.mark.parametrize(
     "path",
     [

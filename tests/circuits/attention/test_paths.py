@@ -297,7 +297,7 @@ def test_chains_of_heads_are_counted_or_named():
     bases = {Site("resid_pre", 0): basis(40, 32)}
     assert upstream_basis(model, bases, 1, paths=0).n_feature == 40
     assert upstream_basis(model, bases, 1, paths=2).n_feature == 40 * (1 + 16 + 64)
-    named = upstream_basis(model, bases, 1, paths=[(), [(0, 2), (1, 3)]])
+    named = upstream_basis(model, bases, 1, paths=[(), [(0, 2), (1, 3)], ()])
     assert named.n_feature == 80
     one, two = model.head(0, 2), model.head(1, 3)
     carried = two.output @ two.value @ one.output @ one.value @ bases[Site("resid_pre", 0)].write[1]
@@ -359,6 +359,8 @@ def test_a_head_that_is_no_pair_of_layer_and_head_is_refused_in_our_words():
             paths.through(wrong)
         with pytest.raises(ArgumentError, match="paths is a list"):
             upstream_basis(model, bases, 1, paths=[wrong])
+    with pytest.raises(ModelError, match="Give how many heads a path passes"):
+        upstream_basis(model, bases, 1, paths=-1)
 
 
 def test_scores_of_a_real_model_in_float32_are_the_sum_of_pairs_of_writers():
