@@ -322,7 +322,5 @@ def _check_ends(tables: Mapping[str, pd.DataFrame]) -> None:
     ends = {*gates["node"], *edges["node"], *gates["first"], *gates["second"]} - {""}
     if unknown := sorted((ends | {*edges["source"]} - {"", "rest"}) - names):
         raise RecordError(f"gates or edges name {shorten(unknown)}, which is no node")
-    if not {*gates["node"], *edges["node"]} <= names:
-        raise RecordError("gates or edges lead to no node")
     if not set(gates["kind"]) <= set(_GATES):
         raise RecordError(f"gates: a kind is none of {', '.join(_GATES)}")

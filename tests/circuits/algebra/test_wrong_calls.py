@@ -30,6 +30,6 @@ def test_a_tensor_is_no_seed_and_no_list_of_features():
 @pytest.mark.parametrize("folder", [None, "shards"])
 def test_a_score_that_does_not_return_its_table_is_refused(score, folder, tmp_path):
     inter = Interactions(small_layer(), basis(20), basis(9, seed=2))
-    place = None if folder is None else tmp_path / folder
+    kept = {} if folder is None else {"folder": tmp_path / folder, "score_name": "none"}
     with pytest.raises(ArgumentError, match="is not the table of its output with further"):
-        inter.strongest_of_each(3, folder=place, score=score)
+        inter.strongest_of_each(3, score=score, **kept)
