@@ -28,7 +28,8 @@ def proof(
         circuit = find_circuit(model, dictionaries, cases, across=True, n_pairs=n_pairs)
         proven = validate(model, circuit, cases.halves()[1], dictionaries, seed=seed)
     except (NotFoundError, GraphError) as answer:
-        return {"circuit": str(answer), "claims": {}, "criteria": {}, "short": []}
+        none = {"claims": {}, "criteria": {}, "short": []}
+        return {"circuit": "not found", "why": str(answer), **none}
     pairs = zip(circuit.layers, circuit.stages, strict=True)
     return {
         "circuit": ", ".join(f"{len(s.interactions)} pairs in layer {layer}" for layer, s in pairs),
@@ -44,4 +45,4 @@ def cells(found: Mapping[str, Any]) -> tuple[str, ...]:
     values = [found["criteria"].get(key) for key in ("removed", "left", "kept")]
     said = ["-" if value is None else f"{value:.2f}" for value in values]
     short = ", ".join(found["short"]) or ("nothing" if found["criteria"] else "-")
-    return (found["circuit"].split(" (")[0], claims, *said, short)
+    return (found["circuit"], claims, *said, short)

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from analysis.lowrank.measure import rank_curve
+from benchmarks.behaviours import READY
 from benchmarks.measure import machine, table
 from benchmarks.pretrained import PUBLISHED, RANK_HEAD, rank_cells
 from circuits.corpus import open_corpus
@@ -24,7 +25,6 @@ from circuits.model import Model, Site, load_model
 from circuits.model.loading import untrained
 from sae import Dictionary, TrainingPlan, train_saes
 
-READY = "stories260K-bilinear"
 WIDTHS = (256, 512, 1024)
 READERS = ("encoder", "pinv")
 _PLAN = TrainingPlan(k=12, n_tokens=1_000_000)

@@ -8,9 +8,10 @@ twice the one before. The dictionary's error and its offset stay in every edit.
 
 A gradient of a feature is that of the logit difference along its decoder row, times its activation,
 summed over tokens; integrated, it is averaged on the way from none of the features to all of them.
-By weights and data, a pair's part is exact: *whole* is what is gone with a feature (all its pairs),
-*halves* shares each pair between its two, and *pair by pair* adds the feature that brings most with
-those that are there, which no score of single features can see.
+By weights and data, the layer's pairs are exact, and what reads the layer is averaged on that same
+way. *Whole* is all that is gone with a feature (all its pairs); *halves* shares each pair between
+its two, which is what integrated gradients come to; *pair by pair* adds the feature that brings
+most with those that are there, which no score of single features can see.
 """
 
 from __future__ import annotations

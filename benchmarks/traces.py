@@ -28,13 +28,14 @@ from analysis.attribution.influence import influence
 from analysis.attribution.network import attribution_graph
 from analysis.attribution.removal import removal_effects
 from analysis.attribution.writers import Writers
+from benchmarks.behaviours import READY
 from benchmarks.measure import machine, peak_memory, table
 from circuits.corpus import Corpus, open_corpus
 from circuits.model import Model, Site, load_model
 from circuits.model.loading import ready_folder
 from sae import Dictionary, load_dictionaries
 
-READY, SEED = "stories260K-bilinear", 0
+SEED = 0
 N_TRACED = 64  # tokens of the trace that is timed
 N_ABLATIONS, N_TEXTS, N_TOKENS, N_STEPS = 500, 10, 24, 10
 _FOLLOWED = 512

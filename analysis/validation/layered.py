@@ -262,12 +262,12 @@ class _Editor:
             lost = predicted.without(layer, one, few.mean_of(layer, one)[some])
             measured = (margins - few.plain)[place]
             off_by = float((lost - measured).abs().max() / self.plain.abs().max())
-            foretold, seen = (
+            expected, seen = (
                 -float((self._weights(some) * change).sum()) / self.base
                 for change in (lost, measured)
             )
             pair = pair_name(layer, int(one.first), int(one.second))
-            rows.append(few.row(EditKind.REMOVE_GATE, changes, 1, pair, predicted=foretold,
+            rows.append(few.row(EditKind.REMOVE_GATE, changes, 1, pair, predicted=expected,
                                 measured=seen, off_by=off_by))  # fmt: skip
         return rows
 

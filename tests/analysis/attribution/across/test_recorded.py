@@ -1,4 +1,4 @@
-"""What depends on a layer is measured, its pairs add up to it, and a pair's removal is foretold."""
+"""What depends on a layer is measured, its pairs add up to it; a pair's removal is predicted."""
 
 from dataclasses import replace
 from pathlib import Path
