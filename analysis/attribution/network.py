@@ -77,6 +77,7 @@ def attribution_graph(
         "model": model.fingerprint,
         "dictionaries": {f"mlp_out@{i}": d.fingerprint for i, d in chosen.items()},
         "targets": words,
+        "probabilities": dict(zip(names, _probabilities(model, tokens, answers), strict=True)),
         "against": list(against),
         **budgets,
     }
@@ -110,10 +111,17 @@ def _by_layer(
     model: Model, dictionaries: Mapping[Site, Dictionary] | Sequence[Dictionary]
 ) -> tuple[dict[int, Dictionary], list[str]]:
     """The dictionaries of mlp_out by layer, and what is to be said of layers without one."""
-    given = dictionaries.values() if isinstance(dictionaries, Mapping) else dictionaries
+    if not isinstance(dictionaries, Mapping):
+        given = [(each.site_in(model, "attribution_graph"), each) for each in dictionaries]
+    else:
+        given = list(dictionaries.items())
     found: dict[int, Dictionary] = {}
-    for dictionary in given:
-        site = dictionary.site_in(model, "attribution_graph")
+    for key, dictionary in given:
+        if (site := dictionary.site_in(model, "attribution_graph")) != key:
+            raise DictionaryError(
+                f"attribution_graph: the dictionary under {key} reads {site}. Put it under its own "
+                f"site, or pass the dictionaries in a list."
+            )
         if site.point != "mlp_out":
             continue
         dictionary.check_autoencoder("attribution_graph")
@@ -146,6 +154,11 @@ def _whole_mlps(layers: Sequence[int]) -> str:
 def _tokens(model: Model, text: str) -> Int64[Tensor, " pos"]:
     """The tokens of a text that the model knows and has the context for."""
     tokenizer = model.words("attribution_graph")
+    if not text.strip():
+        raise ModelError(
+            f"attribution_graph: the text {text!r:.40} has no word, so there is nothing to trace "
+            f"back to. Write a text."
+        )
     tokens = model.tokens(text)[0]
     if len(tokens) > model.n_context:
         raise ModelError(
@@ -195,6 +208,12 @@ def _answers(
     return wanted, torch.tensor(numbers, device=model.device), less, notes
 
 
+def _probabilities(model: Model, tokens: Tensor, answers: Tensor) -> list[float]:
+    """What the model itself gives each target after the text."""
+    logits = model.logits_at(tokens[None], torch.tensor([len(tokens) - 1]))[0]
+    return [float(p) for p in logits.double().softmax(-1)[answers]]
+
+
 def _first_tokens(
     model: Model, text: str, words: Sequence[str]
 ) -> tuple[dict[str, int], list[str]]:
@@ -208,8 +227,8 @@ def _first_tokens(
             if (first := first_piece(tokenizer, text, word)) is None:
                 raise ModelError(
                     f"attribution_graph: {word!r:.60} has no known token after the text: it is "
-                    f"empty or unknown, begins with a space alone, or changes how the text is cut. "
-                    f"Take another word."
+                    f"empty or unknown, begins with a token that is a space alone, or changes how "
+                    f"the text is cut. Take another word."
                 )
             known[word], begun[word] = first
     said = ", ".join(f"{word} by {piece}" for word, piece in begun.items())

@@ -18,6 +18,7 @@ from circuits.errors import GraphError, shorten
 from circuits.graph.export import (
     attribution_document,
     attribution_node,
+    logit_fields,
     write_attribution_document,
     write_graph,
 )
@@ -30,7 +31,7 @@ from circuits.storage.tables import COUNT, NUMBER, TEXT, Kind, checked_table, ta
 FORMAT = "bilinear-circuits attribution graph"
 """What a file of one begins with."""
 
-_TYPES = {"token": "embedding", "error": "mlp reconstruction error", "logit": "logit"}
+_TYPES = {"token": "embedding", "error": "mlp reconstruction error"}
 _COLUMNS: dict[str, dict[str, Kind]] = {
     "nodes": {"node": TEXT, "kind": TEXT, "layer": COUNT, "position": NUMBER, "token": TEXT,
               "feature": NUMBER, "value": NUMBER, "influence": NUMBER, "effect": NUMBER,
@@ -44,8 +45,8 @@ _MAY_LACK = ("effect", "kept", "off_by")  # numbers of some nodes
 _GATES = ("pair", "square", "linear", "constant", "rest")
 _ENDS = ("token", "error", "bias", "whole MLP", "not followed")
 _KEPT = ("influence of nodes", "through nodes alone", "influence of gates")
-_ABOUT = {"model": str, "dictionaries": dict, "targets": list, "against": list, "n_nodes": int,
-          "n_gates": int, "n_followed": int}  # fmt: skip
+_ABOUT = {"model": str, "dictionaries": dict, "targets": list, "probabilities": dict,
+          "against": list, "n_nodes": int, "n_gates": int, "n_followed": int}  # fmt: skip
 
 
 @checked_methods
@@ -160,9 +161,8 @@ class AttributionGraph:
             )
             node["feature_type"] = _TYPES.get(about["kind"], node["feature_type"])
             if about["kind"] == "logit":
-                spoken = name.removeprefix("logit ").replace('"', "'")
-                node |= {"is_target_logit": True, "token_prob": 1.0,
-                         "clerp": f'Output "{spoken}" (p=1.000)'}  # fmt: skip
+                probability = self.about["probabilities"][name]
+                node |= logit_fields(name.removeprefix("logit "), probability)
             nodes.append(node)
         links = [
             {"source": ids[one], "target": ids[other], "weight": weight}
@@ -170,10 +170,9 @@ class AttributionGraph:
         ]
         members = self.nodes[self.nodes["group"] >= 0].groupby("group")["node"]
         groups = [[f"group {n}", *(ids[name] for name in names)] for n, names in members]
-        words, asked = list(self.tokens), [n for n in self.nodes["node"] if n.startswith("logit ")]
-        return attribution_document(
-            " ".join([self.text, *sorted(asked)]), words, nodes, links, groups, scan
-        )
+        asked = sorted(node for node in self.nodes["node"] if node.startswith("logit "))
+        slug = " ".join([self.text, *asked])
+        return attribution_document(slug, list(self.tokens), nodes, links, groups, scan)
 
     def write_attribution(
         self, folder: str | Path, scan: str = "bilinear", *, force: bool = False
@@ -229,6 +228,8 @@ def _read(content: dict[str, Any]) -> dict[str, Any]:
     tokens = _words("tokens", content["tokens"])
     _check_places(tables["nodes"], len(tokens), len(tables["layers"]))
     _check_ends(tables)
+    about, nodes = _checked_about(content["about"]), tables["nodes"]
+    _numbers("probabilities", about["probabilities"], [*nodes["node"][nodes["kind"] == "logit"]])
     return {
         "text": content["text"],
         "tokens": tokens,
@@ -236,7 +237,7 @@ def _read(content: dict[str, Any]) -> dict[str, Any]:
         "shares": shares,
         "kept": kept,
         "notes": _words("notes", content["notes"]),
-        "about": _checked_about(content["about"]),
+        "about": about,
     }
 
 

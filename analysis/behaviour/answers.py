@@ -35,7 +35,8 @@ def answer_tokens(
     if lost := [word for word in begun if word not in cut]:
         faults.append(
             f"no token of {suggested(tokenizer, lost)} can be an answer: it is unknown, begins "
-            f"with a space alone, or changes how the text before is cut; take other words"
+            f"with a token that is a space alone, or changes how the text before is cut; take "
+            f"other words"
         )
         return known, {}
     known |= {word: token for word, (token, _) in cut.items()}

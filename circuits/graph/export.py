@@ -226,13 +226,9 @@ def _nodes_and_links(
 
 
 def _output_node(node_id: str, layer: str, output: Output) -> dict[str, Any]:
-    """The frontend wants a logit, and splits its name at quotes and at "(p=": they are replaced."""
-    spoken = re.sub(r'"|\(p=', "'", output.label)
-    node = attribution_node(
-        node_id, output.feature, layer, 1, f'Output "{spoken}" (p=1.000)', 0.0, 0
-    )
-    node |= {"feature_type": "logit", "is_target_logit": True, "token_prob": 1.0}
-    return {**node, "jsNodeId": f"L_{output.feature}-1"}
+    """The frontend wants a logit with a probability: a feature has none, so it is 1."""
+    node = attribution_node(node_id, output.feature, layer, 1, "", 0.0, 0)
+    return {**node, **logit_fields(output.label, 1.0), "jsNodeId": f"L_{output.feature}-1"}
 
 
 @checked
@@ -315,6 +311,18 @@ def attribution_query(document: dict[str, Any]) -> str:
             "supernodes": json.dumps(params["supernodes"]),
         }
     )
+
+
+def logit_fields(label: str, probability: float) -> dict[str, Any]:
+    """What makes a node a target. The frontend splits its name at quotes and at "(p=": in a label
+    they are replaced."""
+    spoken = re.sub(r'"|\(p=', "'", label)
+    return {
+        "feature_type": "logit",
+        "is_target_logit": True,
+        "token_prob": probability,
+        "clerp": f'Output "{spoken}" (p={probability:.3f})',
+    }
 
 
 def attribution_node(

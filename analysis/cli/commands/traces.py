@@ -36,15 +36,22 @@ def trace(options: Namespace) -> Answer:
     if options.attribution is not None:
         path = found.write_attribution(options.attribution, force=options.force)
         files.append(str(path))
-    rows = {"file": files[0], "page": page, "attribution": files[1:], **found.as_dict()}
-    return Answer("\n\n".join([_text(found), "\n".join([*files, page])]), rows)
+    graph = str(file.with_suffix(".graphml"))
+    rows = {
+        "file": files[0],
+        "graphml": graph,
+        "page": page,
+        "attribution": files[1:],
+        **found.as_dict(),
+    }
+    return Answer("\n\n".join([_text(found), "\n".join([*files, graph, page])]), rows)
 
 
 def _text(found: AttributionGraph) -> str:
     """For a person: how much is kept, where influence ends, the strongest nodes and gates."""
     kept = found.kept
     ends = ", ".join(f"{kind} {share:.1%}" for kind, share in found.shares.items() if share)
-    targets = ", ".join(found.nodes["node"][found.nodes["kind"] == "logit"])
+    targets = ", ".join(f"{n} (p {p:.3f})" for n, p in found.about["probabilities"].items())
     off_by = found.nodes["off_by"].max()
     named = found.gates[found.gates["kind"] != "rest"]
     nodes = ["node", "token", "value", "influence", "effect", "promotes"]

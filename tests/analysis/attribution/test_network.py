@@ -352,6 +352,17 @@ def test_a_word_of_several_tokens_is_followed_by_its_first():
         attribution_graph(model, dictionaries, text, ["elephant"], against=["elephants"])
 
 
+def test_a_dictionary_under_another_site_and_a_text_of_no_word_are_refused():
+    model, dictionaries = parts("llama with biases")
+    first, second = (d.site_in(model, "here") for d in dictionaries[:2])
+    crossed = {first: dictionaries[1], second: dictionaries[0]}
+    with pytest.raises(DictionaryError, match=f"the dictionary under {first} reads {second}"):
+        attribution_graph(model, crossed, TEXT, ["w8"])
+    for nothing in ("", "  \n"):
+        with pytest.raises(ModelError, match="has no word, so there is nothing to trace back to"):
+            attribution_graph(model, dictionaries, nothing, ["w8"])
+
+
 def test_the_graph_has_gates_as_nodes_and_is_kept_in_two_files(tmp_path):
     graph = traced(targets=["w8"], n_nodes=30)
     made = graph.graph()
@@ -406,6 +417,7 @@ WRONG = {
     "a gate of no node": (("gates", 1, "first"), "f99 L0 @1", "name f99 L0 @1, which is no node"),
     "an edge to nowhere": (("edges", 0, "node"), "rest", "name rest, which is no node"),
     "a budget that is text": (("about", "n_gates"), "9", "n_gates cannot be '9'"),
+    "a target without a chance": (("about", "probabilities"), {}, "in probabilities, missing"),
     "a table that is an object": (("layers",), {}, "layers is not a list of rows"),
 }  # fmt: skip
 
@@ -443,6 +455,11 @@ def test_other_tools_get_the_graph_with_gates_as_nodes(tmp_path):
     assert len(nodes) == 30 + len(graph.gates)
     assert document["metadata"]["prompt_tokens"] == list(graph.tokens)
     (logit,) = (node for node in nodes.values() if node["feature_type"] == "logit")
+    model = parts("llama with biases")[0]
+    answer = model.tokenizer.convert_tokens_to_ids("w8")
+    chance = float(model.logits(model.tokens(TEXT))[0, -1].softmax(-1)[answer])
+    assert logit["token_prob"] == pytest.approx(chance, rel=1e-4)
+    assert logit["clerp"] == f'Output "w8" (p={chance:.3f})'
     into = [link for link in document["links"] if link["target"] == logit["node_id"]]
     total = graph.nodes["value"][0]
     assert sum(link["weight"] for link in into) == pytest.approx(total)

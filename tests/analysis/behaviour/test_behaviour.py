@@ -274,7 +274,10 @@ def test_words_that_are_no_tokens_are_all_listed_with_suggestions(model):
     said = refused(lambda: in_model(changed(1, right=(*SAD, "gladly"), wrong=answers), model))
     assert "no token of 'gladly' (it has glad" in said
     assert all(repr(word) in said for word in answers)
-    assert "can be an answer: it is unknown, begins with a space alone, or changes" in said
+    assert (
+        "can be an answer: it is unknown, begins with a token that is a space alone, or changes"
+        in said
+    )
 
 
 @pytest.mark.parametrize(

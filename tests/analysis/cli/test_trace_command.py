@@ -28,10 +28,10 @@ def test_the_planted_gate_is_found_and_kept(run, capsys):
     assert main(["trace", str(run), TEXT, *ASKED, "--name", "one", "--attribution", str(out)]) == 0
     printed = capsys.readouterr().out
     assert (out / "graph-metadata.json").exists()
-    assert "hold 100% of the influence on logit sad less glad;" in printed
+    assert "hold 100% of the influence on logit sad less glad (p " in printed
     lines = printed.splitlines()
-    assert [lines[-3], lines[-1]] == [
-        str(run / "traces" / f"one.{kind}") for kind in ("json", "html")
+    assert [lines[-4], *lines[-2:]] == [
+        str(run / "traces" / f"one.{kind}") for kind in ("json", "graphml", "html")
     ]
     kept = json.loads((run / "traces" / "one.json").read_text())
     assert kept["tokens"] == ["<bos>", *TEXT.split()]
@@ -71,6 +71,7 @@ def test_scripts_get_the_graph_and_verify_the_command_that_made_it(run, capsys):
     ("words", "said"),
     [
         ((" ".join(["good"] * 40),), "41 tokens"),
+        (("",), "has no word, so there is nothing to trace back to"),
         (("the zebra felt",), "does not know 'zebra'"),
         ((TEXT, "--targets", "zebra"), "'zebra' has no known token after the text"),
         ((TEXT, *ASKED, "--nodes", "1"), "Allow more nodes"),
