@@ -29,7 +29,8 @@ def layered_rows(circuit: LayeredCircuit) -> dict[str, Any]:
     ]
     return {"name": circuit.name, "layers": circuit.shares.to_dict("records"),
             "ways": circuit.ways.to_dict("records"),
-            "looks": circuit.looks.to_dict("records"), "stages": stages,
+            "looks": circuit.looks.to_dict("records"),
+            "links": circuit.links.to_dict("records"), "stages": stages,
             "chosen": list(map(asdict, circuit.chosen)),
             "left_out": list(map(asdict, circuit.left_out))}  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""What a circuit through several layers says of the choice of its layers and pairs."""
+"""What a circuit through several layers says of the choice of its layers and pairs; their names."""
 
 from __future__ import annotations
 
@@ -24,3 +24,8 @@ class LeftOut:
     depends: float | None  # on it, of the contrast; None: it has no dictionaries to look with
     n_pairs: int = 0  # the best
     carried: float | None = None  # by these, of that; None where too little depends on the layer
+
+
+def pair_name(layer: int, first: int, second: int) -> str:
+    """A pair of a layer in tables, and the target of the edit that removes it alone."""
+    return f"{first} & {second} in layer {layer}"

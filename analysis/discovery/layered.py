@@ -22,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from analysis.attribution.across.effect import LayerEffect, beyond_mean, gone
+from analysis.attribution.across.links import links
 from analysis.attribution.across.looks import Looks
 from analysis.attribution.across.pairs import EffectPairs
 from analysis.attribution.across.recorded import Recorded
@@ -31,9 +32,10 @@ from analysis.behaviour import bounds
 from analysis.behaviour.cases import Behaviour
 from analysis.behaviour.in_model import ModelCases
 from analysis.behaviour.strata import means, strata
-from analysis.discovery.layer_records import Chosen, LeftOut
+from analysis.discovery.layer_records import Chosen, LeftOut, pair_name
 from analysis.discovery.layered_circuit import (
     ALL_OTHERS,
+    LINKS,
     LOOKS,
     LayeredCircuit,
 )
@@ -57,6 +59,7 @@ from sae.dictionary import Dictionary
 _N_OUTPUTS = 8  # of each layer
 _AT_A_TIME = 256  # output features
 _N_LOOKS = 8  # pairs of each head
+_N_LINKS = 32  # between two layers
 _LEAST_LOOK = 0.01  # of the strongest pair's score
 _ENOUGH = 0.9  # of what depends on a layer, by its outputs
 _NEAR = 1e-6  # rounding
@@ -96,11 +99,15 @@ def layered_circuit(
             f"not found: {'; '.join(refused)}. A layer has part in {cases.behaviour.name!r} where "
             f"{bounds.DIRECT:.0%} of its margin depends on it, and few pairs carry half of that."
         )
-    ways, looks = _ways(recorded, stages, dictionaries), _looks(recorded, dictionaries, whole)
     return LayeredCircuit(
-        cases.behaviour.name, tuple(stages), ways, looks, tuple(chosen),
+        cases.behaviour.name,
+        tuple(stages),
+        _ways(recorded, stages, dictionaries),
+        _looks(recorded, dictionaries, whole),
+        _links(recorded, stages, dictionaries),
+        tuple(chosen),
         tuple(sorted(left, key=lambda each: each.layer)),
-    )  # fmt: skip
+    )
 
 
 def _contrast(cases: ModelCases, margins: Float[Tensor, " case"]) -> float:
@@ -278,6 +285,34 @@ def _by_norms(effect: LayerEffect, written: Float[Tensor, "case pos model"]) -> 
     with recorded.run.held(looking=True):
         held = gone(recorded, effect.layer, written)
     return float((cases.weights(cases.affected) * (running - held)).sum())
+
+
+def _links(
+    recorded: Recorded, stages: list[Circuit], dictionaries: Mapping[Site, Dictionary]
+) -> pd.DataFrame:
+    """Between every two stages, the strongest of what earlier pairs feed later ones, and the sum of
+    all others."""
+    rows, known = list[tuple[Any, ...]](), list[tuple[int, Dictionary, list[tuple[int, int]]]]()
+    for stage in stages:
+        ends = [(pair.first, pair.second) for pair in stage.interactions]
+        layer = int(stage.source.layer or 0)
+        total = sum(pair.contrast or 0.0 for pair in stage.interactions)
+        later = layer, dictionaries[mlp_sites(layer)[0]], ends
+        for earlier in known:
+            added = links(recorded, earlier, later)
+            order = added.flatten().abs().argsort(descending=True, stable=True)[:_N_LINKS].tolist()
+            for one, other in (divmod(n, added.shape[1]) for n in order):
+                pair, source = (
+                    pair_name(layer, *ends[one]),
+                    pair_name(earlier[0], *earlier[2][other]),
+                )
+                part = float(added[one, other])
+                rows.append((layer, pair, earlier[0], source, part, part / total))
+            if added.numel() > len(order):
+                part = float(added.sum() - added.flatten()[order].sum())
+                rows.append((layer, ALL_OTHERS, earlier[0], ALL_OTHERS, part, part / total))
+        known.append(later)
+    return pd.DataFrame(rows, columns=list(LINKS))
 
 
 def _looks(

@@ -1,6 +1,7 @@
 """A circuit through several layers, as a value and as a file.
 
-The file is JSON of schema version 3: a name, the ways, what heads look at, how pairs were chosen,
+The file is JSON of schema version 4: a name, the ways, what heads look at, the
+links between layers, how pairs were chosen,
 which layers are left out, and for each stage what the file of that layer's circuit would hold.
 """
 
@@ -9,13 +10,13 @@ from __future__ import annotations
 import re
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from math import nan
+from math import isnan, nan
 from pathlib import Path
 from typing import TypeVar
 
 import pandas as pd
 
-from analysis.discovery.layer_records import Chosen, LeftOut
+from analysis.discovery.layer_records import Chosen, LeftOut, pair_name
 from analysis.discovery.layered_figure import layered_figure
 from analysis.discovery.ways import BY_LOOKS, BY_NO_HEAD, BY_NORMS
 from circuits.arguments import checked_methods
@@ -38,7 +39,11 @@ LOOKS: dict[str, Kind] = {"layer": COUNT, "head": COUNT, "query": TEXT, "key": T
                           "looks": NUMBER}  # fmt: skip
 """The columns of `LayeredCircuit.looks`."""
 
-_SCHEMA, _VERSION = "bilinear-circuits/layered-circuit", 3
+LINKS: dict[str, Kind] = {"layer": COUNT, "pair": TEXT, "from_layer": COUNT, "from_pair": TEXT,
+                          "contrast": NUMBER, "share": NUMBER}  # fmt: skip
+"""The columns of `LayeredCircuit.links`."""
+
+_SCHEMA, _VERSION = "bilinear-circuits/layered-circuit", 4
 _WAYS: dict[str, Kind] = {"layer": COUNT, "way": TEXT, "contrast": NUMBER, "share": NUMBER,
                           "to_answers": NUMBER}  # fmt: skip
 _NEAR = 1e-6  # of the largest share: rounding
@@ -66,7 +71,13 @@ class LayeredCircuit:
     NaN where no texts of two classes have one length. Of heads with a tenth or more the rest says
     why: how much higher its score is, before the softmax, in the texts where that adds to the
     contrast, as a sum of pairs of what is looked from (``query``) and at (``key``, ``distance``
-    tokens before), each with its ``share``. Empty in files of older versions."""
+    tokens before), each with its ``share``."""
+    links: pd.DataFrame = field(default_factory=partial(pd.DataFrame, columns=list(LINKS)))
+    """layer, pair, from_layer, from_pair, contrast, share: how much of what a pair adds to the
+    contrast is what a pair of an earlier layer wrote into its two features, half through either,
+    along the stream and by heads, with attention patterns and norm scales as they were; and its
+    ``share`` of what all pairs of the later layer add. The strongest of every two layers, then the
+    sum of the others."""
     chosen: tuple[Chosen, ...] = ()
     """How the pairs of each stage were chosen: what is still ``missing`` of the margin of the
     ``stratum`` that lacks most, and whether the limit of pairs came first (``at_limit``)."""
@@ -138,6 +149,17 @@ class LayeredCircuit:
             })  # fmt: skip
         return pd.DataFrame(rows)
 
+    @property
+    def pair_labels(self) -> dict[str, str]:
+        """Of each pair, by its name in `links` and in a validation, the names of its features."""
+        return {
+            pair_name(layer, pair.first, pair.second): (
+                f"{stage.label(pair.first)} × {stage.label(pair.second)} in layer {layer}"
+            )
+            for layer, stage in zip(self.layers, self.stages, strict=True)
+            for pair in stage.interactions
+        }
+
     def figure(self) -> Figure:
         """The circuit from left to right: the first layer's input features, its pairs, the heads
         that carry what they write, the later layers' pairs, the answers."""
@@ -158,6 +180,7 @@ class LayeredCircuit:
             "name": self.name,
             "ways": without_nan(self.ways.to_dict("list")),
             "looks": without_nan(self.looks.to_dict("list")),
+            "links": without_nan(self.links.to_dict("list")),
             "chosen": list(map(asdict, self.chosen)),
             "left_out": list(map(asdict, self.left_out)),
             "stages": [circuit_content(asdict(stage)) for stage in self.stages],
@@ -189,7 +212,9 @@ class LayeredCircuit:
             ) from error
 
     def _repr_html_(self) -> str:
-        return html_of(repr(self), layers=self.shares, ways=self.ways, looks=self.looks)
+        return html_of(
+            repr(self), layers=self.shares, ways=self.ways, looks=self.looks, links=self.links
+        )
 
     def __repr__(self) -> str:
         parts = ", ".join(
@@ -200,28 +225,29 @@ class LayeredCircuit:
 
 
 def _read(content: dict[str, object], path: str) -> LayeredCircuit:
-    wanted, more = {"name", "ways", "stages", "chosen", "left_out"}, {"looks"}
-    if not wanted <= content.keys() <= wanted | more:
-        missing, unknown = sorted(wanted - content.keys()), sorted(content.keys() - wanted - more)
+    wanted = {"name", "ways", "stages", "chosen", "left_out", "looks", "links"}
+    if content.keys() != wanted:
+        missing, unknown = sorted(wanted - content.keys()), sorted(content.keys() - wanted)
         raise RecordError(f"missing {missing or 'nothing'}, unknown {unknown or 'nothing'}")
     name, parts = content["name"], content["stages"]
     if not isinstance(name, str):
         raise RecordError(f"name = {name!r:.80} is not text")
     if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
         raise RecordError("stages is not a list of circuits")
-    ways = checked_table(table_of_columns(content["ways"], "ways"), _WAYS, "ways")
-    written = content.get("looks", {name: [] for name in LOOKS})  # older files have none
-    looks = checked_table(table_of_columns(written, "looks"), LOOKS, "looks")
+    ways, looks, links = (
+        checked_table(table_of_columns(content[what], what), columns, what)[list(columns)]
+        for what, columns in (("ways", _WAYS), ("looks", LOOKS), ("links", LINKS))
+    )
     stages = tuple(circuit_of(part, Circuit, f"{path}, stage {n}") for n, part in enumerate(parts))
     chosen = _records(content["chosen"], Chosen, "chosen")
     left_out = _records(content["left_out"], LeftOut, "left out")
     try:
-        tables = ways.reindex(columns=list(_WAYS)), looks.reindex(columns=list(LOOKS))
-        found = LayeredCircuit(name, stages, *tables, chosen, left_out)
+        found = LayeredCircuit(name, stages, ways, looks, links, chosen, left_out)
     except GraphError as error:
         raise GraphError(f"{path}: {error}") from error
     _check_ways(found)
-    _check_looks(looks)
+    _check_looks(found.looks)
+    _check_links(found)
     return found
 
 
@@ -256,3 +282,20 @@ def _check_looks(looks: pd.DataFrame) -> None:
             raise RecordError(f"{of_head} have pairs without a score or a share")
         if not unknown.any() and abs(rows["share"].sum() - 1) > _NEAR * rows["share"].abs().max():
             raise RecordError(f"{of_head} have shares that do not add up to 1")
+
+
+def _check_links(circuit: LayeredCircuit) -> None:
+    """Refuse links of pairs that the circuit does not have, or not from an earlier layer."""
+    known = {ALL_OTHERS, *circuit.pair_labels}
+    if circuit.links.duplicated(["layer", "pair", "from_layer", "from_pair"]).any():
+        raise RecordError("links lists one of them twice")
+    for layer, pair, before, source, contrast, share in circuit.links.itertuples(index=False):
+        if before >= layer or not {layer, before} <= {*circuit.layers}:
+            raise RecordError(f"a link from layer {before} to {layer} is not between stages")
+        listed = all(
+            name.endswith(f" in layer {at}") for at, name in ((layer, pair), (before, source))
+        )
+        if not {pair, source} <= known or not (listed or pair == source == ALL_OTHERS):
+            raise RecordError(f"a link from {source:.40} to {pair:.40}: no pairs of those layers")
+        if isnan(contrast) or isnan(share):
+            raise RecordError(f"the link from {source} to {pair} has no contrast or no share")

@@ -39,6 +39,7 @@ def layered_sentences(circuit: LayeredCircuit) -> list[str]:
         lines += _missing(circuit, layer)
     lines += _left_out(circuit.left_out)
     lines += [_carried_on(circuit, layer) for layer in circuit.layers]
+    lines += _fed(circuit)
     lines += _looking(circuit)
     lines += [evidence.compared] if evidence.compared else []
     lines.append(
@@ -120,6 +121,23 @@ def _carried_on(circuit: LayeredCircuit, layer: int) -> str:
             f"gone without them, because norms then divide by something else"
         )
     return f"{said}."
+
+
+def _fed(circuit: LayeredCircuit) -> list[str]:
+    """How much of what later pairs add was written by earlier ones, and the strongest link."""
+    lines, labels = list[str](), circuit.pair_labels
+    for layer, rows in circuit.links.groupby("layer"):
+        share = rows.groupby("from_layer")["share"].sum()
+        parts = " and ".join(f"{percent(n)} by those of layer {at}" for at, n in share.items())
+        said = f"Of what layer {layer}'s pairs add, {parts} was written into their features, half "
+        said += "of each pair through either"
+        named = rows[rows["pair"] != ALL_OTHERS]
+        first = named.loc[named["share"].abs().idxmax()]
+        lines.append(
+            f"{said}; most by {shown(labels[first['from_pair']])} into "
+            f"{shown(labels[first['pair']])}, {percent(first['share'])}."
+        )
+    return lines
 
 
 def _looking(circuit: LayeredCircuit) -> list[str]:

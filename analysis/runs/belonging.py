@@ -17,7 +17,7 @@ from analysis.discovery.provenance import check_circuit
 from analysis.runs.folder import CircuitFiles, RunFolder
 from analysis.runs.missing import step_command
 from analysis.validation.criteria import Claim
-from analysis.validation.layered_record import LayeredValidation, pair_name
+from analysis.validation.layered_record import LayeredValidation
 from analysis.validation.record import Validation
 from circuits.errors import MarkWarning, RunError
 from circuits.graph.circuit import Circuit
@@ -248,11 +248,7 @@ def _faults_of_validation(found: Found | LayeredFound) -> list[str]:
 def _pairs_of(circuit: Circuit | LayeredCircuit) -> set[Any]:
     if isinstance(circuit, Circuit):
         return {(pair.first, pair.second) for pair in circuit.interactions}
-    return {
-        pair_name(layer, pair.first, pair.second)
-        for layer, stage in zip(circuit.layers, circuit.stages, strict=True)
-        for pair in stage.interactions
-    }
+    return set(circuit.pair_labels)
 
 
 def _pairs_removed(validation: Validation | LayeredValidation) -> set[Any]:

@@ -28,6 +28,7 @@ from analysis.attribution.across.recorded import aligned, mean_over_classes
 from analysis.attribution.pair_terms import PairTerms
 from analysis.behaviour import bounds
 from analysis.behaviour.in_model import ModelCases, in_model
+from analysis.discovery.layer_records import pair_name
 from analysis.discovery.layered_circuit import LayeredCircuit
 from analysis.validation.controls import PairPool, random_draws, size_of
 from analysis.validation.criteria import Criterion, Whole, measured_across
@@ -40,7 +41,7 @@ from analysis.validation.harness import (
     largest_side_effect,
     some_cases,
 )
-from analysis.validation.layered_record import LayeredValidation, pair_name
+from analysis.validation.layered_record import LayeredValidation
 from circuits.attention.frozen_run import FrozenRun
 from circuits.model.loading import untrained
 from circuits.model.model import Model

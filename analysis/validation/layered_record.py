@@ -207,11 +207,6 @@ def _median_size(removed: pd.Series) -> float:
     return float(removed.abs().median())
 
 
-def pair_name(layer: int, first: int, second: int) -> str:
-    """The target of the edit that removes a single pair."""
-    return f"{first} & {second} in layer {layer}"
-
-
 def _check_whole(found: LayeredValidation) -> None:
     """Refuse a validation without an edit or a criterion that every one has."""
     whole = set(found.edits.loc[found.edits["target"] == "", "kind"])

@@ -131,12 +131,12 @@ class EffectPairs:
             used, ends = torch.unique(torch.stack([first[here], second[here]]), return_inverse=True)
             values = self.active.values_of(used.tolist())
             product = beyond_mean(self.effect.recorded, values[..., ends[0]] * values[..., ends[1]])
-            both = self._products(used, *ends).mT
+            both = self.products(used, *ends).mT
             for each, gate in zip(made, gates, strict=True):
                 each[:, here] = (product * (gate @ both)).sum(1)
         return made[0], made[1]
 
-    def _products(self, used: Tensor, i: Tensor, j: Tensor) -> Float[Tensor, "pair hidden"]:
+    def products(self, used: Tensor, i: Tensor, j: Tensor) -> Float[Tensor, "pair hidden"]:
         """What pairs of some features make in the hidden layer, for a product of one."""
         left, right = (self.written[used] @ factor.mT for factor in self.layer.factors)
         both = left[i] * right[j] + left[j] * right[i]
@@ -217,7 +217,7 @@ class EffectPairs:
         column = torch.full((self.dictionary.n_feature + 1,), -1)
         column[used] = torch.arange(len(used))
         i, j = (column[torch.tensor(pairs[end].to_numpy())] for end in ("first", "second"))
-        both = self._products(torch.tensor(used), i, j)
+        both = self.products(torch.tensor(used), i, j)
         made = held = torch.zeros(len(i), dtype=torch.float64)
         for effects, gates, share in self._effects(aligned(cases, self.active.values_of(used))):
             form = share * gates[0] @ both.mT  # offset pair

@@ -17,7 +17,7 @@ from analysis.html.page import Page, Table
 from analysis.report.catalogue.catalogue import Catalogue
 from analysis.runs.belonging import LayeredFound
 from analysis.validation.edits import EditKind
-from analysis.validation.layered_record import LayeredValidation, pair_name
+from analysis.validation.layered_record import LayeredValidation
 from circuits.graph.circuit import Circuit
 from circuits.model.site import Site
 from circuits.plotting.display import percent, seen, shown
@@ -35,6 +35,8 @@ _SHARES = {
 }  # fmt: skip
 _WAYS = {"layer": "from layer", "contrast": "logits", "share": "share of what its pairs add",
          "to_answers": "of it, through no later MLP"}  # fmt: skip
+_LINKS = {"from": "pair", "into": "feeds", "contrast": "logits",
+          "share": "share of what the later pairs add"}  # fmt: skip
 _LOOKS = {
     "query": "looks from", "key": "looks at", "distance": "tokens before",
     "score": "higher score", "share": "share of the score's difference",
@@ -65,6 +67,8 @@ def layered_page(found: LayeredFound, name: str, books: Mapping[Site, Catalogue]
         Table.of("pairs", "The pairs of each layer, and what each adds to the contrast in logits.",
                  _pairs(circuit)),
     ]  # fmt: skip
+    if len(circuit.links):
+        tables.insert(2, _links(circuit))
     if len(circuit.looks):
         tables.insert(2, _looks(circuit.looks, books))
     tests = [] if proof is None else _tests(proof, circuit)
@@ -152,6 +156,21 @@ def _looks(looks: pd.DataFrame, books: Mapping[Site, Catalogue]) -> Table:
     )  # fmt: skip
 
 
+def _links(circuit: LayeredCircuit) -> Table:
+    labels = circuit.pair_labels
+    table = pd.DataFrame({
+        "from": [labels.get(pair, pair) for pair in circuit.links["from_pair"]],
+        "into": [labels.get(pair, pair) for pair in circuit.links["pair"]],
+        **{name: circuit.links[name] for name in ("contrast", "share")},
+    })  # fmt: skip
+    return Table.of(
+        "links", "What pairs of earlier layers wrote into the features of later ones, with "
+        "attention patterns and norm scales as they were: a part of what the later pair adds to "
+        "the contrast, half of it through either feature. What no earlier pair of the circuit "
+        "wrote (tokens, other pairs, biases) is the rest.", table, _LINKS,
+    )  # fmt: skip
+
+
 def _pairs(circuit: LayeredCircuit) -> pd.DataFrame:
     rows = [
         (layer, stage.label(pair.first), stage.label(pair.second), pair.weight, pair.contrast,
@@ -165,13 +184,7 @@ def _pairs(circuit: LayeredCircuit) -> pd.DataFrame:
 
 def _alone(proof: LayeredValidation, circuit: LayeredCircuit) -> pd.DataFrame:
     """Each pair removed alone, under the names of its features."""
-    names = {
-        pair_name(layer, pair.first, pair.second): (
-            f"{stage.label(pair.first)} × {stage.label(pair.second)} in layer {layer}"
-        )
-        for layer, stage in zip(circuit.layers, circuit.stages, strict=True)
-        for pair in stage.interactions
-    }
+    names = circuit.pair_labels
     table = proof.pair_table
     return table.assign(pair=[names.get(pair, pair) for pair in table["pair"]])
 

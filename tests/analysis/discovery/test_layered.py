@@ -10,12 +10,13 @@ import pandas as pd
 import pytest
 
 from analysis import find_circuit, validate
-from analysis.discovery.layered_circuit import ALL_OTHERS, LOOKS, LayeredCircuit
+from analysis.discovery.layered_circuit import ALL_OTHERS, LayeredCircuit
 from analysis.discovery.layered_sentences import layered_sentences
 from analysis.discovery.selection import enough_of_each
 from analysis.validation.layered_record import LayeredValidation
 from circuits.errors import BehaviourError, GraphError, NotFoundError
 from tests.support import planted_looks
+from tests.support.planted_layers import three_dictionaries, three_layers
 from tests.support.planted_negation import (
     BAD,
     FELT_FEATURE,
@@ -76,6 +77,31 @@ def test_it_names_the_head_that_carries_the_product(kind, by_head):
     ways = found(kind).ways.set_index(["layer", "way"])["share"]
     assert ways[0, "1.0"] == pytest.approx(by_head, abs=1e-6)
     assert ways[0, "no head"] == pytest.approx(1 - by_head, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["inherited", "moved"])
+def test_what_earlier_pairs_feed_later_ones_is_half_where_they_wrote_one_of_two_features(kind):
+    """Each later pair is what the first layer wrote times the last word."""
+    circuit = found(kind)
+    assert circuit.links["share"].sum() == pytest.approx(0.5, abs=1e-6)
+    assert set(circuit.links["pair"]) == {
+        f"{one} & {other} in layer 1" for one, other in ends(circuit.stage(1))
+    }
+    logits = sum(pair.contrast for pair in circuit.stage(1).interactions)
+    assert circuit.links["contrast"].sum() == pytest.approx(logits / 2)
+    (said,) = (
+        s for s in layered_sentences(circuit) if s.startswith("Of what layer 1's pairs add,")
+    )
+    assert said.startswith("Of what layer 1's pairs add, 50 % by those of layer 0 was written into")
+
+
+def test_links_of_three_layers_go_from_one_to_the_next_and_not_past_it():
+    model, dictionaries = three_layers(), three_dictionaries()
+    circuit = find_circuit(model, dictionaries, planted_behaviour(), across=True)
+    share = circuit.links.groupby(["from_layer", "layer"])["share"].sum()
+    assert share[0, 1] == pytest.approx(0.5, abs=1e-6)
+    assert share[1, 2] == pytest.approx(0.5, abs=1e-6)
+    assert share[0, 2] == pytest.approx(0, abs=1e-9)
 
 
 def test_the_first_layer_computes_and_the_second_passes_on(moved):
@@ -314,24 +340,25 @@ def test_what_heads_look_at_loads_back_as_it_was(kind, tmp_path, request):
     pd.testing.assert_frame_equal(again.looks, circuit.looks, check_exact=True)
 
 
-def test_a_file_without_what_heads_look_at_loads(moved, tmp_path):
-    path = moved.save(tmp_path / "circuit.json")
-    content = json.loads(path.read_text())
-    del content["looks"]
-    path.write_text(json.dumps(content))
-    older = LayeredCircuit.load(path)
-    assert list(older.looks.columns) == list(LOOKS)
-    assert len(older.looks) == 0
-    again = LayeredCircuit.load(older.save(tmp_path / "again.json"))
-    assert len(again.looks) == 0
-
-
 Edit = Callable[[dict[str, Any]], object]
 CIRCUIT_FAULTS: dict[str, tuple[Edit, str]] = {
     "of another schema": (lambda c: c.update(schema="x"), "is not a layered circuit"),
-    "newer": (lambda c: c.update(version=9), r"of schema version 9; this version .* reads 3"),
-    "older": (lambda c: c.update(version=2), r"of schema version 2; .* reads 3. Find it again"),
+    "newer": (lambda c: c.update(version=9), r"of schema version 9; this version .* reads 4"),
+    "older": (lambda c: c.update(version=3), r"of schema version 3; .* reads 4. Find it again"),
     "without stages": (lambda c: c.update(stages=[]), r"stages of layers \[\]"),
+    "links lost": (lambda c: c.pop("links"), r"missing \['links'\]"),
+    "a link of no pair": (
+        lambda c: c["links"]["pair"].__setitem__(0, "7 & 7 in layer 1"), "no pairs of those layers",
+    ),
+    "a link from its own layer": (
+        lambda c: c["links"]["from_layer"].__setitem__(0, 1), "layer 1 to 1 is not between stages",
+    ),
+    "a link without a share": (
+        lambda c: c["links"]["share"].__setitem__(0, None), "has no contrast or no share",
+    ),
+    "a link twice": (
+        lambda c: [column.append(column[0]) for column in c["links"].values()], "links lists one",
+    ),
     "a stage lost": (lambda c: c["stages"].pop(0), r"stages of layers \[1\], chosen in \[0, 1\]"),
     "a way from no stage": (
         lambda c: c["ways"]["layer"].__setitem__(0, 7), "begin in layer 7, of which there is no",
