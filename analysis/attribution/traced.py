@@ -320,7 +320,7 @@ def _check_ends(tables: Mapping[str, pd.DataFrame]) -> None:
     names, gates, edges = set(tables["nodes"]["node"]), tables["gates"], tables["edges"]
     if not (len(gates) and len(edges)):
         raise RecordError("it has no gate or no edge, where each node's have a row for the rest")
-    ends = {*gates["node"], *edges["node"], *gates["first"], *gates["second"]} - {""}
+    ends = {*gates["node"], *edges["node"]} | {*gates["first"], *gates["second"]} - {""}
     if unknown := sorted((ends | {*edges["source"]} - {"", "rest"}) - names):
         raise RecordError(f"gates or edges name {shorten(unknown)}, which is no node")
     if not set(gates["kind"]) <= set(_GATES):

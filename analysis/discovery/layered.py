@@ -300,7 +300,8 @@ def _links(
         later = layer, dictionaries[mlp_sites(layer)[0]], ends
         for earlier in known:
             added = links(recorded, earlier, later)
-            order = added.flatten().abs().argsort(descending=True, stable=True)[:_N_LINKS].tolist()
+            sizes = (added.flatten().abs() / total).round(decimals=9)  # or rounding would order
+            order = sizes.argsort(descending=True, stable=True)[:_N_LINKS].tolist()
             for one, other in (divmod(n, added.shape[1]) for n in order):
                 pair, source = (
                     pair_name(layer, *ends[one]),

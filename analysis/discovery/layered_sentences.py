@@ -128,14 +128,16 @@ def _fed(circuit: LayeredCircuit) -> list[str]:
     lines, labels = list[str](), circuit.pair_labels
     for layer, rows in circuit.links.groupby("layer"):
         share = rows.groupby("from_layer")["share"].sum()
-        parts = " and ".join(f"{percent(n)} by those of layer {at}" for at, n in share.items())
-        said = f"Of what layer {layer}'s pairs add, {parts} was written into their features, half "
-        said += "of each pair through either"
+        parts = [f"layer {at}'s pairs wrote {percent(n)} of it" for at, n in share.items()]
         named = rows[rows["pair"] != ALL_OTHERS]
-        first = named.loc[named["share"].abs().idxmax()]
+        first = named.loc[named["share"].abs().round(9).idxmax()]
+        source, pair = (
+            " × ".join(map(shown, labels[first[end]].split(" × "))) for end in ("from_pair", "pair")
+        )
         lines.append(
-            f"{said}; most by {shown(labels[first['from_pair']])} into "
-            f"{shown(labels[first['pair']])}, {percent(first['share'])}."
+            f"What layer {layer}'s pairs add, by what wrote their features, half of a pair through "
+            f"either: {', '.join(parts)}; the strongest link, {percent(first['share'])}, is from "
+            f"{source} to {pair}."
         )
     return lines
 

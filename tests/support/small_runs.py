@@ -162,7 +162,7 @@ def layered(found: Circuit) -> LayeredCircuit:
     tables = pd.DataFrame(ways, columns=columns), pd.DataFrame(looks, columns=list(LOOKS))
     chosen = (Chosen(0, 0.25, f"word: {HOSTILE[0]}", False, 1e-6),)
     left_out = LeftOut(1, 0.5, 2, 0.25), LeftOut(2, 0.05), LeftOut(3, None)
-    return LayeredCircuit(found.name, (found,), *tables, chosen, left_out)
+    return LayeredCircuit(found.name, (found,), *tables, chosen=chosen, left_out=left_out)
 
 
 def small_run(folder: Path) -> Corpus:

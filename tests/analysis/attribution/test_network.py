@@ -415,6 +415,7 @@ WRONG = {
     "a node without influence": (("nodes", 2, "influence"), None, "lacks a number of influence"),
     "a row that lacks a column": (("gates", 1), {"node": "token @0"}, "row 1 of gates, missing"),
     "a gate of no node": (("gates", 1, "first"), "f99 L0 @1", "name f99 L0 @1, which is no node"),
+    "a gate into nothing": (("gates", 1, "node"), "", "gates or edges name , which is no node"),
     "an edge to nowhere": (("edges", 0, "node"), "rest", "name rest, which is no node"),
     "a budget that is text": (("about", "n_gates"), "9", "n_gates cannot be '9'"),
     "a target without a chance": (("about", "probabilities"), {}, "in probabilities, missing"),

@@ -59,6 +59,11 @@ def test_the_answer_says_which_layers_what_depends_on_them_and_by_which_heads(ma
     run, found, _ = made
     assert found.returncode == 0, found.stderr
     lines = found.stdout.splitlines()
+    fed = lines.pop(5)  # the strongest of several that are alike
+    assert fed.startswith(
+        "What layer 1's pairs add, by what wrote their features, half of a pair through either: "
+        "layer 0's pairs wrote 50 % of it; the strongest link, 12 %, is from feature 0 (negated) "
+    )
     assert lines[:7] == [
         "negation: found in layers 0 and 1",
         "Layer 0: 100 % of the contrast depends on its MLP, and 4 pairs carry 100 % of that; "
