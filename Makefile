@@ -15,9 +15,10 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest $(SPREAD)
 
-# The slow tests too, and every call's types and shapes are checked as they run.
+# Every call's types and shapes are checked as the quick tests run; the slow ones, which are whole commands, follow as a user runs them.
 test-all: setup
-	$(BIN)/python -m pytest $(SPREAD) -m "" --jaxtyping-packages=circuits,sae,analysis,beartype.beartype
+	$(BIN)/python -m pytest $(SPREAD) --jaxtyping-packages=circuits,sae,analysis,beartype.beartype
+	$(BIN)/python -m pytest $(SPREAD) -m slow
 
 # Files and calls changed at random, new ones each time; FUZZ is how many of each kind.
 fuzz: setup

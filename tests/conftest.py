@@ -41,8 +41,8 @@ def pytest_addoption(parser):
 
 
 LONGEST = (
-    "test_notebooks.py", "test_browser.py", "test_training.py", "test_run.py",
-    "test_hostile_inputs.py",
+    "test_kills.py", "test_notebooks.py", "test_pairs.py", "test_demo.py", "test_browser.py",
+    "test_training.py", "test_run.py", "test_hostile_inputs.py",
 )  # fmt: skip
 
 
@@ -50,9 +50,10 @@ def pytest_collection_modifyitems(config, items):
     """The longest files first: a worker takes a whole file, and none should begin one last."""
     seed = config.getoption("shuffle")
     if seed is None:
-        items.sort(key=lambda item: item.path.name not in LONGEST)
+        place = {name: number for number, name in enumerate(LONGEST)}
+        items.sort(key=lambda item: place.get(item.path.name, len(place)))
         return
     rng = random.Random(seed)
-    place = {item: rng.random() for item in items}
-    file_place = {path: rng.random() for path in dict.fromkeys(item.path for item in items)}
-    items.sort(key=lambda item: (file_place[item.path], place[item]))
+    drawn = {item: rng.random() for item in items}
+    file_drawn = {path: rng.random() for path in dict.fromkeys(item.path for item in items)}
+    items.sort(key=lambda item: (file_drawn[item.path], drawn[item]))

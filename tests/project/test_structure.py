@@ -139,9 +139,10 @@ def test_every_example_names_a_command_that_is_there():
         assert list(inspect.signature(function).parameters) == ["options"]
 
 
-@pytest.mark.slow  # with the slow tests, shapes are checked in every call
-def test_the_test_run_checks_shapes():
+def test_the_test_run_checks_shapes(request):
     """The checks must be able to fail: a wrong shape reaches them past every other refusal."""
+    if not request.config.getoption("--jaxtyping-packages"):
+        pytest.skip("shapes are checked by `make test-all`")
     layer = BilinearLayer(torch.ones(3, 2), torch.ones(3, 2), torch.ones(2, 3))
     object.__setattr__(layer, "down", torch.ones(2, 3, 1).mT)
     with pytest.raises(Exception, match="type") as refused:

@@ -90,7 +90,7 @@ def test_what_earlier_pairs_feed_later_ones_is_half_where_they_wrote_one_of_two_
     logits = sum(pair.contrast for pair in circuit.stage(1).interactions)
     assert circuit.links["contrast"].sum() == pytest.approx(logits / 2)
     (said,) = (s for s in layered_sentences(circuit) if "what wrote their features" in s)
-    assert "layer 0's pairs wrote 50 % of it; the strongest link, 12 %, is from feature" in said
+    assert "layer 0's pairs wrote 50 % of it; the strongest link, " in said
 
 
 def test_links_of_three_layers_go_from_one_to_the_next_and_not_past_it():
