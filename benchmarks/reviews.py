@@ -248,17 +248,25 @@ def trained(passages: Passages, folder: Path, plan: ModelPlan, device: str) -> M
 
 
 def log_odds(model: Model, texts: Sequence[str]) -> Float[np.ndarray, " text"]:
-    """How much rather the model says good than bad."""
+    """How much rather the model says good than bad; of a passage longer than its context the end
+    counts."""
     good, bad = (int(model.tokens(f"a{word}")[0, -1]) for word in (GOOD, BAD))
     lengths = np.argsort([len(text) for text in texts], kind="stable")
     found = np.zeros(len(texts))
     for first in range(0, len(texts), _AT_ONCE):
         some = lengths[first : first + _AT_ONCE]
-        tokens = model.tokens([texts[n] + ASKED for n in some])
+        tokens = model.tokens([_end(model, texts[n]) + ASKED for n in some])
         last = model.mask(tokens).sum(1) - 1
         logits = model.logits_at(tokens, last)
         found[some] = (logits[:, good] - logits[:, bad]).double().cpu().numpy()
     return found
+
+
+def _end(model: Model, text: str) -> str:
+    """As much of a passage's end as the model's context holds."""
+    while model.tokens(text + ASKED).shape[1] > model.n_context:
+        text = text[len(text) // 8 :].partition(" ")[2]
+    return text
 
 
 def negated(texts: Sequence[str]) -> list[Negated]:
