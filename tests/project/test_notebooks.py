@@ -1,60 +1,20 @@
 """Every notebook runs from top to bottom, and the outputs kept in it are those of such a run."""
 
 import ast
-import os
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import nbformat
 import pytest
-from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbconvert import HTMLExporter
 
 from tests.support import ROOT
+from tests.support.notebooks import check_shows_what_it_keeps, code_cells, execute, executed
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 STORIES = ("2_features", "3_negation", "4_low_rank")  # of one run, which the first trains
-
-
-def execute(notebook: nbformat.NotebookNode, **environment: str) -> None:
-    """Run it in a kernel of one thread: each of the tests' workers has a core."""
-    for cell in code_cells(notebook):
-        cell.source = cell.source.replace("torch.set_num_threads(2)", "torch.set_num_threads(1)")
-    client = NotebookClient(notebook, timeout=600, kernel_name="python3")
-    client.create_kernel_manager()
-    client.km.kernel_cmd = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    client.execute(env={**os.environ, **environment})
-
-
-def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
-    return [cell for cell in notebook.cells if cell.cell_type == "code"]
-
-
-def shown(cell: nbformat.NotebookNode) -> list[str]:
-    """What a cell shows, without its numbers: the kinds of its outputs and its tables' heads."""
-    found = set()
-    for output in cell.outputs:
-        if output.output_type == "stream":
-            found |= {"printed text"} if output.name == "stdout" else set()
-            continue
-        data = output.get("data", {})
-        found |= {output.output_type, *data}
-        for head in re.findall(r"<thead>.*?</thead>", data.get("text/html", ""), flags=re.DOTALL):
-            names = re.findall(r"<th[^>]*>(.*?)</th>", head)  # a feature's own is a number too
-            found |= {"column " + re.sub(r"\d+", "N", name) for name in names}
-    return sorted(found)
-
-
-def executed(path: Path, folder: Path) -> nbformat.NotebookNode:
-    """The notebook, run in this folder where it asks for a temporary one."""
-    notebook = nbformat.read(path, as_version=4)
-    for cell in code_cells(notebook):
-        cell.source = cell.source.replace("tempfile.mkdtemp()", repr(str(folder)))
-    execute(notebook)  # an assertion that fails, or any other error, ends it here
-    return notebook
 
 
 @pytest.fixture(scope="module")
@@ -66,17 +26,17 @@ def first_of_stories(tmp_path_factory) -> tuple[nbformat.NotebookNode, Path]:
 
 def notebooks() -> list:
     """Each in a test; those that train a language model take longest."""
-    slow = (*STORIES, "5_your_own", "10_two_layers")
+    slow = (*STORIES, "5_your_own")
     return [
         pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem in slow))
         for path in NOTEBOOKS
+        if path.stem != "10_two_layers"  # with the demonstration that it reads: test_demo
     ]
 
 
 @pytest.mark.filterwarnings("ignore")  # the kernel's own, in another process
 @pytest.mark.parametrize("path", notebooks())
 def test_a_notebook_runs_and_shows_what_it_keeps(path, request, tmp_path):
-    kept = nbformat.read(path, as_version=4)
     if path.stem in STORIES:
         made, run = request.getfixturevalue("first_of_stories")
         if path.stem != STORIES[0]:  # it asks for the same run, which is there
@@ -86,8 +46,7 @@ def test_a_notebook_runs_and_shows_what_it_keeps(path, request, tmp_path):
             assert {file: file.stat().st_mtime for file in weights} == weights, "it trained again"
     else:
         made = executed(path, tmp_path)
-    for one, other in zip(code_cells(made), code_cells(kept), strict=True):
-        assert shown(one) == shown(other), other.source
+    check_shows_what_it_keeps(made, path)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

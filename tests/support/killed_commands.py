@@ -34,7 +34,6 @@ from tests.support.small_images import QUICK
 
 _CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.truncate", "os.chmod")
 _LONGEST = 120  # seconds of a command
-_MOST = 4  # changes of one kind at which files are copied
 _DICTIONARY = replace(DICTIONARY, n_features=40, n_tokens=4000)  # of images
 _RESULT = re.compile(r"[\w-]+(?=\.(parquet|js|png|html|css)\b)")
 
@@ -169,13 +168,9 @@ def changes(root: Path, arguments: Sequence[str], file: Path) -> list[str]:
 
 
 def chosen(kinds: Sequence[str]) -> list[int]:
-    """The numbers, from 1, of the first and last change of each kind and of two between them."""
-    numbers: set[int] = set()
-    for kind in dict.fromkeys(kinds):
-        same = [number for number, each in enumerate(kinds, 1) if each == kind]
-        last = len(same) - 1
-        numbers |= {same[last * i // (_MOST - 1)] for i in range(_MOST)}
-    return sorted(numbers)
+    """The numbers, from 1, of the first and last change of each kind."""
+    last = {kind: number for number, kind in enumerate(kinds, 1)}
+    return sorted({*last.values(), *(kinds.index(kind) + 1 for kind in last)})
 
 
 def copied_at(root: Path, numbers: Collection[int], to: Path, arguments: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ from analysis.runs.folder import RunFolder
 from circuits.errors import RunError
 from circuits.graph.circuit import Circuit
 from tests.support import ROOT
+from tests.support.notebooks import check_shows_what_it_keeps, executed
 
 
 def memory_of(run, model="a") -> StepMemory:
@@ -124,18 +125,24 @@ def test_the_demonstration_finds_and_proves_negation_and_reads_it_the_second_tim
     assert "validate" not in said.err
 
 
+@pytest.fixture(scope="module")
+def two_layers(tmp_path_factory):
+    """The demonstration through two layers, once, where its notebook looks for it."""
+    run = tmp_path_factory.mktemp("two") / "lies"
+    assert main(["demo", str(run), "--two-layers", "--json"]) == 0
+    return run
+
+
 @pytest.mark.slow
-def test_the_demonstration_of_two_layers_tells_a_lie_from_a_lie_about_a_lie(capsys, tmp_path):
-    run = tmp_path / "lies"
-    command = ["demo", str(run), "--two-layers", "--json"]
-    assert main(command) == 0
+def test_the_demonstration_of_two_layers_tells_a_lie_from_a_lie_about_a_lie(capsys, request):
+    run = request.getfixturevalue("two_layers")
     said = capsys.readouterr()
     first = json.loads(said.out)
     assert first["circuits"]["lies"] == "lies: found in layers 0 and 1"
     assert first["proofs"]["negation"].startswith("causal; ")
     assert "lies" in first["proofs"]
     assert "validate" in said.err
-    assert main(command) == 0
+    assert main(["demo", str(run), "--two-layers", "--json"]) == 0
     said = capsys.readouterr()
     assert json.loads(said.out) == first
     assert "validate" not in said.err
@@ -144,6 +151,15 @@ def test_the_demonstration_of_two_layers_tells_a_lie_from_a_lie_about_a_lie(caps
     assert any("lied" in text.split() for text in opened.text.documents(0, 50))
     page = (run / "report" / "index.html").read_text()
     assert "lies across layers" in page
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the kernel's own, in another process
+def test_its_notebook_reads_what_it_made(two_layers):
+    path = ROOT / "notebooks" / "10_two_layers.ipynb"
+    made = {file: file.stat().st_mtime for file in two_layers.rglob("*.safetensors")}
+    check_shows_what_it_keeps(executed(path, two_layers.parent), path)
+    assert {file: file.stat().st_mtime for file in made} == made, "it trained again"
 
 
 @pytest.mark.slow

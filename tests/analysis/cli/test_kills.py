@@ -3,7 +3,7 @@ nothing had happened.
 
 Every kind of change of every command is covered: each operation on each pattern of file names,
 where numbers, random names and the names of tables, pictures and pages of one folder are left out.
-Of more than four changes of a kind the first, the last and two between them are tried.
+Of several changes of a kind the first and the last are tried.
 """
 
 import random
@@ -47,8 +47,8 @@ class Stage:
         self.check(nth)
 
     def stop_at_each_kind(self) -> None:
-        """The same for the files at the first and last change of each kind and at two between; all
-        of these are copied while the command runs once."""
+        """The same for the files at the first and last change of each kind; all of these are copied
+        while the command runs once."""
         self.anew(self.kept)
         copies, known = self.folder / "copies", set()
         copied_at(self.place, chosen(self.kinds), copies, self.words)
