@@ -65,7 +65,7 @@ _NEGATED = re.compile(
 _FRAMES = ("The film is{} {}.", "It was{} {}.", "The story is{} {}.", "I thought it was{} {}.",
            "The acting is{} {}.", "This movie is{} {}.", "In the end it is{} {}.",
            "The plot was{} {}.")  # fmt: skip
-_NEGATORS = (" not", " never", " hardly", " not really")
+_NEGATORS, _PLAIN = (" not", " never", " hardly"), (" so", " very", " really", "")
 
 
 _HEAD = ["answers by", "all passages", "passages with a negated adjective", "whole reviews",
@@ -160,7 +160,7 @@ def regression(learn: Passages, longest: int) -> _Answers:
 
 def _circuit(model: Model, where: Path, seed: int, device: str) -> str:
     """What the model does with negation in short sentences, and its circuit if it shows any."""
-    behaviour = negation_cases(seed)
+    behaviour = negation_cases(model, seed)
     cases = in_model(behaviour, model)
     shown = cases.class_means((cases.margins() > 0).double()).tolist()
     means = cases.class_means(cases.side * cases.margins()).tolist()
@@ -168,12 +168,24 @@ def _circuit(model: Model, where: Path, seed: int, device: str) -> str:
         f"{label}: {share:.0%} right, log-odds of a good film {mean:+.2f}"
         for label, share, mean in zip(behaviour.labels, shown, means, strict=True)
     )
+    said = f"Short sentences ({len(behaviour.cases)} cases): {each}."
+    if min(shown) <= 0.5:
+        effects = ", ".join(
+            f"{name} {effect:+.2f}"
+            for name, effect in zip(
+                cases.effects_named, cases.effects(cases.margins() * cases.side), strict=True
+            )
+        )
+        return (
+            f"{said} So the model does not compute negation, and there is no circuit of it to look "
+            f"for. What it does instead, as effects on those log-odds: {effects}."
+        )
     text = open_corpus(where / "passages.jsonl")
     plan = replace(DICTIONARIES, seed=seed)
     train_saes(model, text, plan, where / "saes", device=device)
     dictionaries = load_dictionaries(where / "saes", device=model.device)
     found = table([cells(proof(model, dictionaries, behaviour, seed))], HEAD)
-    return f"Short sentences ({len(behaviour.cases)} cases): {each}.\n\n{found}"
+    return f"{said}\n\n{found}"
 
 
 class Negated(NamedTuple):
@@ -282,23 +294,35 @@ def negated(texts: Sequence[str]) -> list[Negated]:
     return found
 
 
-def negation_cases(seed: int) -> Behaviour:
-    """Negation in short sentences: minimal pairs of four, in which the negator and the adjective
-    change and nothing else."""
+def negation_cases(model: Model, seed: int) -> Behaviour:
+    """Negation in short sentences: minimal pairs of four, in which the negator (or a word in its
+    place) and the adjective change and nothing else; those that the model cuts into as many tokens
+    each."""
     draw = np.random.default_rng(seed)
     good, bad = (draw.permutation(words) for words in (_GOOD_WORDS, _BAD_WORDS))
+    before = list(product(_NEGATORS, _PLAIN))
     cases, number = list[Case](), 0
     for nth, frame in enumerate(_FRAMES):
-        for n in range(len(good)):
-            negator = _NEGATORS[(nth + n) % len(_NEGATORS)]
-            for positive, is_negated in product((True, False), (False, True)):
-                word = str((good if positive else bad)[n])
-                text = frame.format(negator if is_negated else "", word) + ASKED
-                fits = positive != is_negated
-                label = f"{'not ' if is_negated else ''}{'good' if positive else 'bad'}"
-                right, wrong = (GOOD, BAD) if fits else (BAD, GOOD)
-                factors = {"negated": is_negated, "positive": positive}
-                cases.append(Case(text, label, (right,), (wrong,), factors, number,
-                                  strata={"frame": frame.format(" [not]", "…")}))  # fmt: skip
-            number += 1
+        for n, both in enumerate(zip(good, bad, strict=True)):
+            start = (nth * len(good) + n) % len(before)
+            for negator, plain in (*before[start:], *before[:start]):
+                four = _four(frame, (negator, plain), both, number)
+                lengths = {model.tokens(case.text).shape[1] for case in four}
+                if len(lengths) == 1:
+                    cases += four
+                    number += 1
+                    break
     return Behaviour("negation", tuple(cases))
+
+
+def _four(frame: str, before: tuple[str, str], words: tuple[str, str], number: int) -> list[Case]:
+    cases = []
+    for positive, is_negated in product((True, False), (False, True)):
+        text = frame.format(before[0 if is_negated else 1], words[0 if positive else 1]) + ASKED
+        label = f"{'not ' if is_negated else ''}{'good' if positive else 'bad'}"
+        answers = (GOOD.strip(),), (BAD.strip(),)
+        right, wrong = answers if positive != is_negated else answers[::-1]
+        factors = {"negated": is_negated, "positive": positive}
+        cases.append(Case(text, label, right, wrong, factors, number,
+                          strata={"frame": frame.format(" [not]", "…")}))  # fmt: skip
+    return cases

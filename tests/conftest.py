@@ -41,7 +41,7 @@ def pytest_addoption(parser):
 
 
 LONGEST = (
-    "test_kills.py", "test_notebooks.py", "test_pairs.py", "test_demo.py", "test_browser.py",
+    "test_kills.py", "test_pairs.py", "test_notebooks.py", "test_demo.py", "test_browser.py",
     "test_training.py", "test_run.py", "test_hostile_inputs.py",
 )  # fmt: skip
 
