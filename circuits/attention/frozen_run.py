@@ -102,6 +102,25 @@ class FrozenRun:
         patterns[layer][:, head] = pattern.to(patterns[layer])
         return replace(self, runs={**self.runs, _key(rows): replace(run, patterns=tuple(patterns))})
 
+    def carried(
+        self,
+        rows: Int64[Tensor, "batch pos"],
+        change: Float[Tensor, "batch pos model"],
+        layer: int,
+        later: int,
+    ) -> Float[Tensor, "batch pos model"]:
+        """What a change of a layer's output is at the input of a later layer's MLP, along the
+        stream and by all heads. MLPs between pass nothing on."""
+        run, blocks = _known(self.runs, rows), self.model.network.model.layers
+        for index in range(layer + 1, later + 1):
+            block, scale = blocks[index], run.scales[2 * index].to(change)
+            x = change / scale * block.input_layernorm.weight
+            value = x @ block.self_attn.v_proj.weight.mT
+            moved = _mixed(block.self_attn, value, run.patterns[index])
+            change = change + moved.flatten(-2) @ block.self_attn.o_proj.weight.mT
+        scale = run.scales[2 * later + 1].to(change)
+        return change / scale * blocks[later].post_attention_layernorm.weight
+
     def patterns(
         self, rows: Int64[Tensor, "batch pos"]
     ) -> tuple[Float[Tensor, "batch head query_pos key_pos"], ...]:
@@ -187,18 +206,25 @@ def _recorded(model: Model, rows: Int64[Tensor, "batch pos"]) -> _Run:
 def _looking(pattern: Callable[[], Tensor], cut: list[int]) -> Callable[..., Any]:
     def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
         x, looks = args[0] if args else kwargs["hidden_states"], pattern()
-        n_head = looks.shape[1]
-        width = module.o_proj.in_features // n_head
-        value = module.v_proj(x).unflatten(-1, (-1, width))
-        value = value.repeat_interleave(n_head // value.shape[2], dim=2)
-        looks = looks.to(value)
-        mixed = einsum(looks, value, "batch head t u, batch u head inner -> batch t head inner")
+        mixed = _mixed(module, module.v_proj(x), looks)
         if cut:
             mixed = mixed.clone()
             mixed[:, :, cut] = mixed[:, :, cut].detach()
         return module.o_proj(mixed.flatten(-2)), *out[1:]
 
     return hook
+
+
+def _mixed(
+    module: Any, value: Float[Tensor, "batch pos inner"], looks: Tensor
+) -> Float[Tensor, "batch pos head inner_of_one"]:
+    """What each head moves to each token, before the output's weights."""
+    n_head = looks.shape[1]
+    width = module.o_proj.in_features // n_head
+    value = value.unflatten(-1, (-1, width))
+    value = value.repeat_interleave(n_head // value.shape[2], dim=2)
+    looks = looks.to(value)
+    return einsum(looks, value, "batch head t u, batch u head inner -> batch t head inner")
 
 
 def _dividing(scale: Callable[[], Tensor]) -> Callable[..., Tensor]:

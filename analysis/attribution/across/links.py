@@ -8,7 +8,7 @@ MLPs between pass nothing on: what they write counts as written by them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +19,6 @@ from analysis.attribution.across.effect import LayerEffect, beyond_mean
 from analysis.attribution.across.pairs import EffectPairs
 from analysis.attribution.across.recorded import Recorded
 from analysis.attribution.pair_terms import PairTerms
-from circuits.model.site import Site
 from circuits.storage.progress import progress
 from sae.dictionary import Dictionary
 
@@ -45,35 +44,16 @@ def links(
     return torch.stack(parts, dim=1)
 
 
+@torch.no_grad()
 def _arriving(
     recorded: Recorded, layer: int, later: int, written: Float[Tensor, "case pos model"]
 ) -> Float[Tensor, "case pos model"]:
     """What something that a layer's MLP wrote is at the input of a later MLP."""
-    model, start, found = recorded.model, 0, list[Tensor]()
-    between = range(layer + 1, later)
-    outputs = {at: recorded.layer(at)(recorded.inputs[at]) for at in between}
-
-    def kept(x: Tensor) -> Tensor:
-        found.append(x.cpu())
-        return x
-
-    with torch.no_grad(), recorded.run.held():
-        for rows in recorded.cases.tiles:
-            here = slice(start, start + len(rows))
-            start += len(rows)
-            changes = dict[Site | str, Callable[[Tensor], Tensor]]()
-            changes |= {Site("mlp_out", at): _always(y[here]) for at, y in outputs.items()}
-            changes |= {
-                Site("mlp_out", layer): written[here].to(model.device).add,
-                Site("mlp_in", later): kept,
-            }
-            with model.replaced(changes):
-                model.network.model(rows.to(model.device), use_cache=False)
-    return torch.cat(found) - recorded.inputs[later]
-
-
-def _always(y: Tensor) -> Callable[[Tensor], Tensor]:
-    return lambda x: y.to(x)
+    tiles, device = recorded.cases.tiles, recorded.model.device
+    each = written.to(device).split([len(rows) for rows in tiles])
+    run = recorded.run
+    found = [run.carried(rows, x, layer, later) for rows, x in zip(tiles, each, strict=True)]
+    return torch.cat(found).cpu()
 
 
 @dataclass(frozen=True, eq=False)
