@@ -65,11 +65,11 @@ _NEGATED = re.compile(
 _FRAMES = ("The film is{} {}.", "It was{} {}.", "The story is{} {}.", "I thought it was{} {}.",
            "The acting is{} {}.", "This movie is{} {}.", "In the end it is{} {}.",
            "The plot was{} {}.")  # fmt: skip
-_NEGATORS, _PLAIN = (" not", " never", " hardly"), (" so", " very", " really", "")
+_NEGATORS, _PLAIN = (" not", " never", " hardly"), (" so", " very", " really")
 
 
 _HEAD = ["answers by", "all passages", "passages with a negated adjective", "whole reviews",
-         "a negator before a good adjective", "before a bad one", "the two apart"]  # fmt: skip
+         "a negator before a good adjective", "before a bad one", "difference"]  # fmt: skip
 _Odds = Float[np.ndarray, " text"]
 _Answers = Callable[[Sequence[str]], _Odds]
 
@@ -168,17 +168,18 @@ def _circuit(model: Model, where: Path, seed: int, device: str) -> str:
         f"{label}: {share:.0%} right, log-odds of a good film {mean:+.2f}"
         for label, share, mean in zip(behaviour.labels, shown, means, strict=True)
     )
-    said = f"Short sentences ({len(behaviour.cases)} cases): {each}."
+    n_tried = 4 * len(_FRAMES) * len(_GOOD_WORDS)
+    said = (
+        f"Short sentences ({len(behaviour.cases)} cases, of {n_tried} those whose minimal pairs "
+        f"have as many tokens): {each}."
+    )
     if min(shown) <= 0.5:
-        effects = ", ".join(
-            f"{name} {effect:+.2f}"
-            for name, effect in zip(
-                cases.effects_named, cases.effects(cases.margins() * cases.side), strict=True
-            )
-        )
+        of = dict(zip(behaviour.labels, means, strict=True))
         return (
-            f"{said} So the model does not compute negation, and there is no circuit of it to look "
-            f"for. What it does instead, as effects on those log-odds: {effects}."
+            f"{said} The model is wrong in a class, so it does not show the behaviour, and no "
+            f"circuit is looked for. What a negator adds to those log-odds: before a good "
+            f"adjective {of['not good'] - of['good']:+.2f}, before a bad one "
+            f"{of['not bad'] - of['bad']:+.2f}."
         )
     text = open_corpus(where / "passages.jsonl")
     plan = replace(DICTIONARIES, seed=seed)
@@ -260,8 +261,7 @@ def trained(passages: Passages, folder: Path, plan: ModelPlan, device: str) -> M
 
 
 def log_odds(model: Model, texts: Sequence[str]) -> Float[np.ndarray, " text"]:
-    """How much rather the model says good than bad; of a passage longer than its context the end
-    counts."""
+    """The log-odds that the model says good; of a passage longer than its context, by its end."""
     good, bad = (int(model.tokens(f"a{word}")[0, -1]) for word in (GOOD, BAD))
     lengths = np.argsort([len(text) for text in texts], kind="stable")
     found = np.zeros(len(texts))
@@ -275,7 +275,7 @@ def log_odds(model: Model, texts: Sequence[str]) -> Float[np.ndarray, " text"]:
 
 
 def _end(model: Model, text: str) -> str:
-    """As much of a passage's end as the model's context holds."""
+    """A passage, or so much of its end that the model's context holds it."""
     while model.tokens(text + ASKED).shape[1] > model.n_context:
         text = text[len(text) // 8 :].partition(" ")[2]
     return text

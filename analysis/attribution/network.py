@@ -13,6 +13,7 @@ answer, not what would have been without a node: then patterns and scales would 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,7 +30,7 @@ from circuits.arguments import checked
 from circuits.corpus.tokenizer import unknown_words
 from circuits.errors import DictionaryError, ModelError, check_count, shorten
 from circuits.model.model import Model
-from circuits.model.site import Site
+from circuits.model.site import Site, as_sites
 from sae.dictionary import Dictionary
 
 N_NODES, N_GATES, N_FOLLOWED = 200, 500, 512
@@ -39,7 +40,7 @@ N_NODES, N_GATES, N_FOLLOWED = 200, 500, 512
 @torch.no_grad()
 def attribution_graph(
     model: Model,
-    dictionaries: Mapping[Site, Dictionary] | Sequence[Dictionary],
+    dictionaries: Mapping[Site, Dictionary] | Mapping[str, Dictionary] | Sequence[Dictionary],
     text: str,
     targets: Sequence[str] | None = None,
     *,
@@ -108,13 +109,14 @@ def _held(
 
 
 def _by_layer(
-    model: Model, dictionaries: Mapping[Site, Dictionary] | Sequence[Dictionary]
+    model: Model,
+    dictionaries: Mapping[Site, Dictionary] | Mapping[str, Dictionary] | Sequence[Dictionary],
 ) -> tuple[dict[int, Dictionary], list[str]]:
     """The dictionaries of mlp_out by layer, and what is to be said of layers without one."""
     if not isinstance(dictionaries, Mapping):
         given = [(each.site_in(model, "attribution_graph"), each) for each in dictionaries]
     else:
-        given = list(dictionaries.items())
+        given = [(as_sites(key)[0], each) for key, each in dictionaries.items()]
     found: dict[int, Dictionary] = {}
     for key, dictionary in given:
         if (site := dictionary.site_in(model, "attribution_graph")) != key:
@@ -226,13 +228,20 @@ def _first_tokens(
         if word not in known:
             if (first := first_piece(tokenizer, text, word)) is None:
                 raise ModelError(
-                    f"attribution_graph: {word!r:.60} has no known token after the text: it is "
-                    f"empty or unknown, begins with a token that is a space alone, or changes how "
-                    f"the text is cut. Take another word."
+                    f"attribution_graph: {word!r:.60} has no known token after the text: it "
+                    f"{_why_not(tokenizer, word)}. Take another word."
                 )
             known[word], begun[word] = first
     said = ", ".join(f"{word} by {piece}" for word, piece in begun.items())
     return known, [f"words of several tokens are followed by their first: {said}"] if said else []
+
+
+def _why_not(tokenizer: Any, word: str) -> str:
+    if not word.strip():
+        return "is empty"
+    if tokenizer.unk_token_id in tokenizer(word, verbose=False)["input_ids"]:
+        return "is unknown to the model"
+    return "begins with a token that is a space alone, or changes how the text is cut"
 
 
 def _check_ledger(writers: Writers, reads: Readings, answers: Tensor, less: Tensor | None) -> None:
@@ -263,9 +272,10 @@ def _kept(flow: Influence, names: Sequence[str], n_nodes: int) -> Bool[np.ndarra
             )
         one = Influence(flow.writers, flow.targets[number : number + 1], flow.layers, flow.of)
         if not one.through(kept)[kept & flow.ends].sum() > 0:
+            few = f"{n_nodes} node{'s do' if n_nodes > 1 else ' does'}"
             raise ModelError(
-                f"attribution_graph: {n_nodes} nodes do not lead from {name!r} back to a token or "
-                f"any other start. Allow more nodes."
+                f"attribution_graph: {few} not lead from {name!r} back to a token or any other "
+                f"start. Allow more nodes."
             )
     return kept
 

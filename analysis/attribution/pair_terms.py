@@ -32,7 +32,7 @@ class PairTerms:
     ) -> PairTerms:
         """Of features of ``mlp_in`` of a layer; feature ``n_feature`` is the constant."""
         ends = torch.tensor([sorted(pair) for pair in pairs], dtype=torch.int64).reshape(-1, 2)
-        bilinear = model.layer(layer).to(torch.float64)
+        bilinear = model.layer(layer).to(dictionary.decoder.device, torch.float64)
         features, offset = dictionary.decoder.double(), dictionary.offset.double()
         write = torch.cat([bilinear.lift(features, 0.0), bilinear.lift(offset[None])])
         left, right = bilinear.factors

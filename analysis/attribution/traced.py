@@ -31,6 +31,7 @@ from circuits.storage.tables import COUNT, NUMBER, TEXT, Kind, checked_table, ta
 FORMAT = "bilinear-circuits attribution graph"
 """What a file of one begins with."""
 
+_VERSION = 2
 _TYPES = {"token": "embedding", "error": "mlp reconstruction error"}
 _COLUMNS: dict[str, dict[str, Kind]] = {
     "nodes": {"node": TEXT, "kind": TEXT, "layer": COUNT, "position": NUMBER, "token": TEXT,
@@ -104,7 +105,7 @@ class AttributionGraph:
         tables = {name: getattr(self, name).to_dict("records") for name in _COLUMNS}
         return {
             "format": FORMAT,
-            "version": 1,
+            "version": _VERSION,
             "text": self.text,
             "tokens": list(self.tokens),
             "shares": dict(self.shares),
@@ -129,7 +130,7 @@ class AttributionGraph:
     def load(cls, path: str | Path) -> AttributionGraph:
         """Read what `save` wrote."""
         content = read_json(Path(path), GraphError)
-        if content.pop("format", None) != FORMAT or content.pop("version", None) != 1:
+        if content.pop("format", None) != FORMAT or content.pop("version", None) != _VERSION:
             raise GraphError(
                 f"{path} is not an attribution graph of this version. Make it: circuits trace RUN "
                 f"TEXT."
@@ -229,7 +230,10 @@ def _read(content: dict[str, Any]) -> dict[str, Any]:
     _check_places(tables["nodes"], len(tokens), len(tables["layers"]))
     _check_ends(tables)
     about, nodes = _checked_about(content["about"]), tables["nodes"]
-    _numbers("probabilities", about["probabilities"], [*nodes["node"][nodes["kind"] == "logit"]])
+    targets = [*nodes["node"][nodes["kind"] == "logit"]]
+    chances = _numbers("probabilities", about["probabilities"], targets)
+    if not all(0 <= chance <= 1 for chance in chances.values()):
+        raise RecordError("probabilities are not from 0 to 1")
     return {
         "text": content["text"],
         "tokens": tokens,

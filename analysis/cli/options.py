@@ -246,7 +246,7 @@ trace: how one text's answer is made, from its logit through every layer to the 
 Traces the logits after a text back through the features of every layer's mlp_out dictionary, and
 writes the nodes and gates of most influence to RUN/traces/<name>.json and .graphml, and a page that
 shows them: <name>.html. Each node's gates sum to its value.
-example: circuits trace runs/stories 'the cake was not good so mia felt' --targets sad
+example: circuits trace runs/stories 'the cake was not good so mia felt' --targets unhappy
   run_folder RUN              folder with model/ and saes/
   prompt TEXT                 the text, whose next token is explained
   --targets WORD ...          words that may follow, by their first token (default: the likeliest)

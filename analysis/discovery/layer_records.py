@@ -1,4 +1,5 @@
-"""What a circuit through several layers says of the choice of its layers and pairs; their names."""
+"""What a circuit through several layers says of the choice of its layers and pairs, and what a pair
+is called."""
 
 from __future__ import annotations
 

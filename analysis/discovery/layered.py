@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from analysis.attribution.across.effect import LayerEffect, beyond_mean, gone
-from analysis.attribution.across.links import links
+from analysis.attribution.across.links import LaterPairs
 from analysis.attribution.across.looks import Looks
 from analysis.attribution.across.pairs import EffectPairs
 from analysis.attribution.across.recorded import Recorded
@@ -292,27 +292,26 @@ def _links(
 ) -> pd.DataFrame:
     """Between every two stages, the strongest of what earlier pairs feed later ones, and the sum of
     all others."""
-    rows, known = list[tuple[Any, ...]](), list[tuple[int, Dictionary, list[tuple[int, int]]]]()
+    rows, earlier = list[tuple[Any, ...]](), list[tuple[int, Dictionary, list[tuple[int, int]]]]()
     for stage in stages:
         ends = [(pair.first, pair.second) for pair in stage.interactions]
         layer = int(stage.source.layer or 0)
+        here = layer, dictionaries[mlp_sites(layer)[0]], ends
         total = sum(pair.contrast or 0.0 for pair in stage.interactions)
-        later = layer, dictionaries[mlp_sites(layer)[0]], ends
-        for earlier in known:
-            added = links(recorded, earlier, later)
+        later = LaterPairs.of(recorded, *here) if earlier else None
+        for before in earlier:
+            assert later is not None  # there is an earlier one
+            added = later.fed_by(*before)
             sizes = (added.flatten().abs() / total).round(decimals=9)  # or rounding would order
             order = sizes.argsort(descending=True, stable=True)[:_N_LINKS].tolist()
             for one, other in (divmod(n, added.shape[1]) for n in order):
-                pair, source = (
-                    pair_name(layer, *ends[one]),
-                    pair_name(earlier[0], *earlier[2][other]),
-                )
+                pair, source = pair_name(layer, *ends[one]), pair_name(before[0], *before[2][other])
                 part = float(added[one, other])
-                rows.append((layer, pair, earlier[0], source, part, part / total))
+                rows.append((layer, pair, before[0], source, part, part / total))
             if added.numel() > len(order):
                 part = float(added.sum() - added.flatten()[order].sum())
-                rows.append((layer, ALL_OTHERS, earlier[0], ALL_OTHERS, part, part / total))
-        known.append(later)
+                rows.append((layer, ALL_OTHERS, before[0], ALL_OTHERS, part, part / total))
+        earlier.append(here)
     return pd.DataFrame(rows, columns=list(LINKS))
 
 

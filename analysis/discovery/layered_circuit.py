@@ -1,8 +1,8 @@
 """A circuit through several layers, as a value and as a file.
 
-The file is JSON of schema version 4: a name, the ways, what heads look at, the
-links between layers, how pairs were chosen,
-which layers are left out, and for each stage what the file of that layer's circuit would hold.
+The file is JSON of schema version 4: a name, the ways, what heads look at, the links of its layers,
+how pairs were chosen, which layers are left out, and for each stage what the file of that layer's
+circuit would hold.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from math import isnan, nan
+from math import nan
 from pathlib import Path
 from typing import TypeVar
 
@@ -74,7 +74,7 @@ class LayeredCircuit:
     tokens before), each with its ``share``."""
     links: pd.DataFrame = field(default_factory=partial(pd.DataFrame, columns=list(LINKS)))
     """layer, pair, from_layer, from_pair, contrast, share: how much of what a pair adds to the
-    contrast is what a pair of an earlier layer wrote into its two features, half through either,
+    contrast a pair of an earlier layer wrote, into either of its two features (each counts half),
     along the stream and by heads, with attention patterns and norm scales as they were; and its
     ``share`` of what all pairs of the later layer add. The strongest of every two layers, then the
     sum of the others."""
@@ -289,13 +289,17 @@ def _check_links(circuit: LayeredCircuit) -> None:
     known = {ALL_OTHERS, *circuit.pair_labels}
     if circuit.links.duplicated(["layer", "pair", "from_layer", "from_pair"]).any():
         raise RecordError("links lists one of them twice")
+    between = {(a, b) for a in circuit.layers for b in circuit.layers if a < b}
+    rows = circuit.links[circuit.links["pair"] != ALL_OTHERS]
+    if {*zip(rows["from_layer"], rows["layer"], strict=True)} != between:
+        raise RecordError("links are not between every two stages")
     for layer, pair, before, source, contrast, share in circuit.links.itertuples(index=False):
-        if before >= layer or not {layer, before} <= {*circuit.layers}:
-            raise RecordError(f"a link from layer {before} to {layer} is not between stages")
         listed = all(
             name.endswith(f" in layer {at}") for at, name in ((layer, pair), (before, source))
         )
         if not {pair, source} <= known or not (listed or pair == source == ALL_OTHERS):
             raise RecordError(f"a link from {source:.40} to {pair:.40}: no pairs of those layers")
-        if isnan(contrast) or isnan(share):
-            raise RecordError(f"the link from {source} to {pair} has no contrast or no share")
+        pairs = circuit.stage(layer).interactions if layer in circuit.layers else ()
+        total = sum(each.contrast or 0.0 for each in pairs)
+        if not abs(share * total - contrast) <= _NEAR * abs(total):
+            raise RecordError(f"the link from {source} to {pair} has another share than contrast")

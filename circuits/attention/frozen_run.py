@@ -111,6 +111,8 @@ class FrozenRun:
     ) -> Float[Tensor, "batch pos model"]:
         """What a change of a layer's output is at the input of a later layer's MLP, along the
         stream and by all heads. MLPs between pass nothing on."""
+        later = check_index("FrozenRun.carried", later, self.model.n_layer, "later")
+        layer = check_index("FrozenRun.carried", layer, later, "layer")
         run, blocks = _known(self.runs, rows), self.model.network.model.layers
         for index in range(layer + 1, later + 1):
             block, scale = blocks[index], run.scales[2 * index].to(change)

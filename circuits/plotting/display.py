@@ -34,13 +34,13 @@ def shown(token: str | None) -> str:
     return seen or "⟨empty⟩"
 
 
-def seen(sentence: str) -> str:
-    """A sentence with every character of its words visible; a long one is cut."""
+def seen(sentence: str, most: int = _MOST_WORDS) -> str:
+    """A sentence with every character of its words visible; one of more words is cut."""
     if not sentence.strip(" "):
         return shown(sentence)
     words = sentence.split(" ")
-    visible = " ".join(shown(word) if word else "" for word in words[:_MOST_WORDS])
-    return visible + (f" … ({len(words)} words)" if len(words) > _MOST_WORDS else "")
+    visible = " ".join(shown(word) if word else "" for word in words[:most])
+    return visible + (f" … ({len(words)} words)" if len(words) > most else "")
 
 
 def cut(name: str) -> str:

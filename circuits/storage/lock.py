@@ -31,6 +31,7 @@ NAME = ".lock"
 _BEGINS = (b"{", b"[", b"\0", b"")  # JSON, or what a power loss leaves; else it is no lock
 _TOUCH = 15.0  # seconds between two touches
 _LEFT = 60.0  # after which a lock of another machine that nobody touches was left
+_TRIES = 100  # to make a folder that another process makes and removes
 _AHEAD = 3600.0  # a clock may be; a lock that was touched later than that was not
 _LOOK = 0.2  # seconds between two looks at a lock that is held, after a few quicker ones
 
@@ -76,12 +77,18 @@ def _made(folder: Path) -> list[Path]:
         if path.exists():
             break
         new.append(path)
-    while True:
-        with suppress(FileNotFoundError, FileExistsError):
+    for left in reversed(range(_TRIES)):
+        try:
             folder.mkdir(parents=True, exist_ok=True)
             return new
-        if folder.exists() and not folder.is_dir():  # a file; what else was there, its holder
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+        except (FileNotFoundError, FileExistsError):
+            if folder.exists() and not folder.is_dir():  # a file; what else was there, its holder
+                raise NotADirectoryError(
+                    errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)
+                ) from None
+            if not left:  # a link to nowhere, or a place where nothing can be made
+                raise
+    raise AssertionError  # the last try returned or raised
 
 
 def _taken(folder: Path, doing: str, wait: bool) -> tuple[ExitStack, list[Path]]:

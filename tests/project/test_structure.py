@@ -142,6 +142,8 @@ def test_every_example_names_a_command_that_is_there():
 def test_the_test_run_checks_shapes(request):
     """The checks must be able to fail: a wrong shape reaches them past every other refusal."""
     if not request.config.getoption("--jaxtyping-packages"):
+        checked = re.search(r"^test-all:.*?\n\n", (ROOT / "Makefile").read_text(), re.M | re.S)
+        assert "--jaxtyping-packages=circuits,sae,analysis," in checked[0]
         pytest.skip("shapes are checked by `make test-all`")
     layer = BilinearLayer(torch.ones(3, 2), torch.ones(3, 2), torch.ones(2, 3))
     object.__setattr__(layer, "down", torch.ones(2, 3, 1).mT)

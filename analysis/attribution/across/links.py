@@ -19,70 +19,65 @@ from analysis.attribution.across.effect import LayerEffect, beyond_mean
 from analysis.attribution.across.pairs import EffectPairs
 from analysis.attribution.across.recorded import Recorded
 from analysis.attribution.pair_terms import PairTerms
+from circuits.errors import check_memory
 from circuits.storage.progress import progress
 from sae.dictionary import Dictionary
 
 Ends = Sequence[tuple[int, int]]
-
-
-def links(
-    recorded: Recorded,
-    earlier: tuple[int, Dictionary, Ends],
-    later: tuple[int, Dictionary, Ends],
-) -> Float[Tensor, "later earlier"]:
-    """What each pair of an earlier layer adds to the contrast as a part of each pair of a later
-    one, in logits; both as a layer, its dictionary of ``mlp_in`` and pairs."""
-    layer, dictionary, ends = earlier
-    terms = PairTerms.of(recorded.model, layer, dictionary.to("cpu"), ends)
-    products, written = terms.products(recorded.inputs[layer]).double(), terms.written.double()
-    fed = _Fed.of(recorded, *later)
-    what = f"pairs of layer {layer} that feed layer {later[0]}"
-    parts = [
-        fed.part(_arriving(recorded, layer, later[0], products[..., [n]] * written[n]))
-        for n in progress(range(len(terms)), what, "pair")
-    ]
-    return torch.stack(parts, dim=1)
-
-
-@torch.no_grad()
-def _arriving(
-    recorded: Recorded, layer: int, later: int, written: Float[Tensor, "case pos model"]
-) -> Float[Tensor, "case pos model"]:
-    """What something that a layer's MLP wrote is at the input of a later MLP."""
-    tiles, device = recorded.cases.tiles, recorded.model.device
-    each = written.to(device).split([len(rows) for rows in tiles])
-    run = recorded.run
-    found = [run.carried(rows, x, layer, later) for rows, x in zip(tiles, each, strict=True)]
-    return torch.cat(found).cpu()
+_HELD = 6  # numbers of each pair at each token that are held at a time
 
 
 @dataclass(frozen=True, eq=False)
-class _Fed:
+class LaterPairs:
     """Some pairs of an MLP, and how the contrast reads their products."""
 
     recorded: Recorded
+    layer: int
     encoder: Float[Tensor, "used model"]  # zero: the constant
     values: Float[Tensor, "case pos used"]
     ends: Int64[Tensor, "two pair"]  # places among those
-    alone: Bool[Tensor, " pair"]  # with the constant
+    with_constant: Bool[Tensor, " pair"]
     gates: Float[Tensor, "case pos pair"]  # of the contrast, for a product of one
 
     @classmethod
-    def of(cls, recorded: Recorded, layer: int, dictionary: Dictionary, pairs: Ends) -> _Fed:
+    def of(cls, recorded: Recorded, layer: int, dictionary: Dictionary, pairs: Ends) -> LaterPairs:
+        """Of features of ``mlp_in`` of a layer; feature ``n_feature`` is the constant."""
         cases, constant = recorded.cases, dictionary.n_feature
+        n_number = _HELD * cases.tokens.numel() * len(pairs)
+        check_memory("LaterPairs.of", 8 * n_number, "Pass fewer cases, or fewer pairs.")
         found = EffectPairs(LayerEffect.of(recorded, layer), dictionary)
         used, ends = torch.unique(torch.tensor(list(pairs)).mT, return_inverse=True)
         gates = found.effect.reads @ found.layer.down @ found.products(used, *ends).mT
         weights = cases.weights(cases.affected)[:, None, None]
         rows = dictionary.encoder.cpu().double()
         rows = torch.cat([rows, torch.zeros_like(rows[:1])])[used]
-        values = found.active.values_of(used.tolist())
-        return cls(recorded, rows, values, ends, (used == constant)[ends].any(0), weights * gates)
+        values, alone = found.active.values_of(used.tolist()), (used == constant)[ends].any(0)
+        return cls(recorded, layer, rows, values, ends, alone, weights * gates)
 
     def part(self, x: Float[Tensor, "case pos model"]) -> Float[Tensor, " pair"]:
-        """What a part of the MLP's input adds to the contrast, by each pair."""
+        """How much of what each pair adds to the contrast a part of the MLP's input makes."""
         part = torch.where(self.values != 0, x @ self.encoder.mT, 0.0)
         i, j = self.ends
         made = part[..., i] * self.values[..., j] + self.values[..., i] * part[..., j]
-        made = made * torch.where(self.alone, 1.0, 0.5)
+        made = made * torch.where(self.with_constant, 1.0, 0.5)
         return (beyond_mean(self.recorded, made) * self.gates).sum((0, 1))
+
+    @torch.no_grad()
+    def fed_by(
+        self, layer: int, dictionary: Dictionary, pairs: Ends
+    ) -> Float[Tensor, "later earlier"]:
+        """How much of what each of these pairs adds to the contrast, in logits, each pair of an
+        earlier layer wrote."""
+        recorded, tiles = self.recorded, self.recorded.cases.tiles
+        terms = PairTerms.of(recorded.model, layer, dictionary.to("cpu"), pairs)
+        products, written = terms.products(recorded.inputs[layer]).double(), terms.written.double()
+        parts = []
+        for n in progress(range(len(terms)), f"links of layers {layer} and {self.layer}", "pair"):
+            wrote = (products[..., [n]] * written[n]).to(recorded.model.device)
+            each = wrote.split([len(rows) for rows in tiles])
+            arrived = [
+                recorded.run.carried(rows, x, layer, self.layer)
+                for rows, x in zip(tiles, each, strict=True)
+            ]
+            parts.append(self.part(torch.cat(arrived).cpu()))
+        return torch.stack(parts, dim=1)

@@ -51,7 +51,9 @@ def _text(found: AttributionGraph) -> str:
     """For a person: how much is kept, where influence ends, the strongest nodes and gates."""
     kept = found.kept
     ends = ", ".join(f"{kind} {share:.1%}" for kind, share in found.shares.items() if share)
-    targets = ", ".join(f"{n} (p {p:.3f})" for n, p in found.about["probabilities"].items())
+    targets = ", ".join(found.nodes["node"][found.nodes["kind"] == "logit"])
+    chances = zip(found.about["targets"], found.about["probabilities"].values(), strict=True)
+    likely = ", ".join(f"{word} {chance:.3f}" for word, chance in chances)
     off_by = found.nodes["off_by"].max()
     named = found.gates[found.gates["kind"] != "rest"]
     nodes = ["node", "token", "value", "influence", "effect", "promotes"]
@@ -61,7 +63,8 @@ def _text(found: AttributionGraph) -> str:
             f"{len(found.nodes)} nodes hold {kept['influence of nodes']:.0%} of the influence on "
             f"{targets};\n{kept['through nodes alone']:.0%} of it flows "
             f"to where it ends through these nodes alone. {len(named)} gates hold "
-            f"{kept['influence of gates']:.0%}\nof what the nodes read.\nIt ends at: {ends}.",
+            f"{kept['influence of gates']:.0%}\nof what the nodes read.\nIt ends at: {ends}.\n"
+            f"Probability as the next token: {likely}.",
             f"Of the influence, at each layer's MLP\n{aligned(found.layers)}",
             f"Nodes of most influence\n{aligned(found.nodes[nodes].head(_MOST_ROWS))}",
             f"Gates of most influence\n{aligned(named[columns].head(_MOST_ROWS))}",

@@ -42,6 +42,7 @@ _LOOKS = {
     "score": "higher score", "share": "share of the score's difference",
     "looks": "share of the contrast",
 }  # fmt: skip
+_MOST_WORDS = 200  # of a sentence
 _FEATURE = re.compile(r"feature (\d{1,9}) of ((?:mlp_out|resid_pre|resid_post)@\d{1,9})", re.ASCII)
 
 
@@ -77,7 +78,7 @@ def layered_page(found: LayeredFound, name: str, books: Mapping[Site, Catalogue]
         "marks": [shown(mark) for mark in found.marks],
         "name": shown(circuit.name),
         "found": seen(first.removeprefix(f"{circuit.name}: ")),
-        "sentences": [seen(each) for each in sentences],
+        "sentences": [seen(each, _MOST_WORDS) for each in sentences],
         "proof": None if proof is None else proof.verdict,
         "removed": None if proof is None else _removed(proof),
         "figure": figure,
@@ -166,8 +167,9 @@ def _links(circuit: LayeredCircuit) -> Table:
     return Table.of(
         "links", "What pairs of earlier layers wrote into the features of later ones, with "
         "attention patterns and norm scales as they were: a part of what the later pair adds to "
-        "the contrast, half of it through either feature. What no earlier pair of the circuit "
-        "wrote (tokens, other pairs, biases) is the rest.", table, _LINKS,
+        "the contrast, half of it through either feature. The rest was written by tokens, other "
+        "pairs, MLPs that have no part in the circuit, and biases, or missed by a dictionary.",
+        table, _LINKS,
     )  # fmt: skip
 
 

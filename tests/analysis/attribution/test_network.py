@@ -284,7 +284,7 @@ def test_what_is_wrong_is_refused_in_one_line():
     for given, error, said in [
         ({"text": " ".join(["w4"] * 40)}, ModelError, "41 tokens, and .* at most 32"),
         ({"text": "w4 zebra"}, ModelError, "does not know 'zebra'"),
-        ({"targets": ["zebra"]}, ModelError, "'zebra' has no known token after the text"),
+        ({"targets": ["zebra"]}, ModelError, "'zebra' has no known .*: it is unknown to"),
         ({"targets": ["w8"], "against": ["w8"]}, ModelError, "'w8' against itself"),
         ({"dictionaries": [*both, both[0]]}, DictionaryError, "two dictionaries of mlp_out@0"),
         ({"dictionaries": []}, DictionaryError, "no dictionary of mlp_out was given"),
@@ -304,7 +304,9 @@ def test_a_space_alone_is_no_word(word):
     dictionaries = load_dictionaries("stories260K-bilinear", device="cpu")
     assert single_tokens(model.tokenizer, "Once upon a time", ["the", word]).keys() == {"the"}
     for how in ({"targets": [word]}, {"targets": ["the"], "against": [word]}):
-        with pytest.raises(ModelError, match="has no known token after the text: it is empty"):
+        with pytest.raises(
+            ModelError, match="has no known token after the text: it (is empty|begins)"
+        ):
             attribution_graph(model, dictionaries, "Once upon a time", **how)
     answers = {"good": ("the", word), "bad": (word, "the")}
     behaviour = Behaviour("blank", tuple(
@@ -356,8 +358,15 @@ def test_a_dictionary_under_another_site_and_a_text_of_no_word_are_refused():
     model, dictionaries = parts("llama with biases")
     first, second = (d.site_in(model, "here") for d in dictionaries[:2])
     crossed = {first: dictionaries[1], second: dictionaries[0]}
-    with pytest.raises(DictionaryError, match=f"the dictionary under {first} reads {second}"):
-        attribution_graph(model, crossed, TEXT, ["w8"])
+    for keyed in (crossed, {str(site): each for site, each in crossed.items()}):
+        with pytest.raises(DictionaryError, match=f"the dictionary under {first} reads {second}"):
+            attribution_graph(model, keyed, TEXT, ["w8"])
+    named = {str(first): dictionaries[0], str(second): dictionaries[1]}
+    by_name, by_site = (
+        attribution_graph(model, keyed, TEXT, ["w8"])
+        for keyed in (named, {first: dictionaries[0], second: dictionaries[1]})
+    )
+    pd.testing.assert_frame_equal(by_name.nodes, by_site.nodes)
     for nothing in ("", "  \n"):
         with pytest.raises(ModelError, match="has no word, so there is nothing to trace back to"):
             attribution_graph(model, dictionaries, nothing, ["w8"])
@@ -395,7 +404,7 @@ def test_a_graph_is_read_as_it_was_saved(tmp_path):
 
 
 WRONG = {
-    "another format": (("version",), 2, "not an attribution graph of this version"),
+    "another format": (("version",), 1, "not an attribution graph of this version"),
     "an unknown field": (("more",), 1, "unknown more"),
     "text that is a list": (("text",), ["w8"], "text is not text"),
     "half a character": (("nodes", 2, "token"), "\ud800", r"nodes holds '\\ud800', half of a"),
@@ -418,7 +427,9 @@ WRONG = {
     "a gate into nothing": (("gates", 1, "node"), "", "gates or edges name , which is no node"),
     "an edge to nowhere": (("edges", 0, "node"), "rest", "name rest, which is no node"),
     "a budget that is text": (("about", "n_gates"), "9", "n_gates cannot be '9'"),
-    "a target without a chance": (("about", "probabilities"), {}, "in probabilities, missing"),
+    "a target without a probability": (("about", "probabilities"), {}, "probabilities, missing"),
+    "a probability beyond 1": (("about", "probabilities", "logit w8"), 7.0, "not from 0 to 1"),
+    "a probability below 0": (("about", "probabilities", "logit w8"), -3, "not from 0 to 1"),
     "a table that is an object": (("layers",), {}, "layers is not a list of rows"),
 }  # fmt: skip
 

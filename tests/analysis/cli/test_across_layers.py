@@ -61,8 +61,8 @@ def test_the_answer_says_which_layers_what_depends_on_them_and_by_which_heads(ma
     lines = found.stdout.splitlines()
     fed = lines.pop(5)  # the strongest of several that are alike
     assert fed.startswith(
-        "What layer 1's pairs add, by what wrote their features, half of a pair through either: "
-        "layer 0's pairs wrote 50 % of it; the strongest link, 12 %, is from feature 0 (negated) "
+        "Of what layer 1's pairs add, layer 0's pairs wrote 50 % (each product counts half for "
+        "either feature). The strongest link, 12 %, runs from feature 0 (negated) "
     )
     assert lines[:7] == [
         "negation: found in layers 0 and 1",
@@ -159,6 +159,18 @@ def test_a_run_has_it_by_name_with_its_cases_and_its_validation(made):
     assert len(run.circuits) == 0
     with pytest.raises(RunError, match=r"has no circuit through several layers 'x' .*--across, or"):
         run.layered["x"]
+
+
+def test_its_page_lists_what_earlier_pairs_feed_later_ones(made):
+    run = Run(made[0], device="cpu").checked()
+    page = next(page for page in report_of(run).pages if page.name == "layered-negation")
+    table = next(table for table in page.tables if table.key == "links")
+    circuit = run.layered["negation"]
+    assert table.columns == ["pair", "feeds", "logits", "share of what the later pairs add"]
+    assert len(table.rows) == len(circuit.links) == 16
+    assert {row[0] for row in table.rows} | {row[1] for row in table.rows} == set(
+        circuit.pair_labels.values()
+    )
 
 
 def test_a_features_card_links_to_it_from_each_stage_as_input_and_as_output(made):

@@ -1,7 +1,11 @@
 """The demonstration does a step once, and again where its inputs or its files have changed."""
 
+import contextlib
+import io
 import json
 import re
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -100,52 +104,58 @@ def test_of_two_layers_the_other_circuits_are_no_controls():
     ]  # fmt: skip
 
 
+class Demonstrated(NamedTuple):
+    """A whole demonstration, what it printed, and what it said of its work."""
+
+    run: Path
+    printed: dict
+    work: str
+
+
+def demonstration(run, *options) -> Demonstrated:
+    """Run as a command; a second time it reads what it made."""
+    out, work = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(work):
+        assert main(["demo", str(run), *options, "--json"]) == 0
+    return Demonstrated(run, json.loads(out.getvalue()), work.getvalue())
+
+
 @pytest.fixture(scope="module")
 def demonstrated(tmp_path_factory):
     """The whole demonstration, once."""
-    run = tmp_path_factory.mktemp("demo") / "run"
-    assert main(["demo", str(run), "--json"]) == 0
-    return run
+    return demonstration(tmp_path_factory.mktemp("demo") / "run")
+
+
+@pytest.fixture(scope="module")
+def two_layers(tmp_path_factory):
+    """The demonstration through two layers, once, where its notebook looks for it."""
+    return demonstration(tmp_path_factory.mktemp("two") / "lies", "--two-layers")
 
 
 @pytest.mark.slow
-def test_the_demonstration_finds_and_proves_negation_and_reads_it_the_second_time(capsys, request):
-    run = request.getfixturevalue("demonstrated")  # within the test, whose output is captured
-    said = capsys.readouterr()
-    first, work = json.loads(said.out), said.err
-    assert main(["demo", str(run), "--json"]) == 0
-    said = capsys.readouterr()
-    assert json.loads(said.out) == first
+def test_the_demonstration_finds_and_proves_negation_and_reads_it_the_second_time(demonstrated):
+    run, first, work = demonstrated
+    again = demonstration(run)
+    assert again.printed == first
     assert first["circuits"]["negation"].startswith("computed in this MLP")
     # whether random pairs as loud do it too depends on a training's last bits: on the processor
     assert re.match(
         r"causal; computed here; (specific|not specific: )", first["proofs"]["negation"]
     )
     assert "validate" in work
-    assert "validate" not in said.err
-
-
-@pytest.fixture(scope="module")
-def two_layers(tmp_path_factory):
-    """The demonstration through two layers, once, where its notebook looks for it."""
-    run = tmp_path_factory.mktemp("two") / "lies"
-    assert main(["demo", str(run), "--two-layers", "--json"]) == 0
-    return run
+    assert "validate" not in again.work
 
 
 @pytest.mark.slow
-def test_the_demonstration_of_two_layers_tells_a_lie_from_a_lie_about_a_lie(capsys, request):
-    run = request.getfixturevalue("two_layers")
-    said = capsys.readouterr()
-    first = json.loads(said.out)
+def test_the_demonstration_of_two_layers_tells_a_lie_from_a_lie_about_a_lie(two_layers):
+    run, first, work = two_layers
     assert first["circuits"]["lies"] == "lies: found in layers 0 and 1"
     assert first["proofs"]["negation"].startswith("causal; ")
     assert "lies" in first["proofs"]
-    assert "validate" in said.err
-    assert main(["demo", str(run), "--two-layers", "--json"]) == 0
-    said = capsys.readouterr()
-    assert json.loads(said.out) == first
-    assert "validate" not in said.err
+    assert "validate" in work
+    again = demonstration(run, "--two-layers")
+    assert again.printed == first
+    assert "validate" not in again.work
     opened = open_run(run)
     assert list(opened.layered) == ["lies", "negation"]
     assert any("lied" in text.split() for text in opened.text.documents(0, 50))
@@ -157,8 +167,9 @@ def test_the_demonstration_of_two_layers_tells_a_lie_from_a_lie_about_a_lie(caps
 @pytest.mark.filterwarnings("ignore")  # the kernel's own, in another process
 def test_its_notebook_reads_what_it_made(two_layers):
     path = ROOT / "notebooks" / "10_two_layers.ipynb"
-    made = {file: file.stat().st_mtime for file in two_layers.rglob("*.safetensors")}
-    check_shows_what_it_keeps(executed(path, two_layers.parent), path)
+    run = two_layers.run
+    made = {file: file.stat().st_mtime for file in run.rglob("*.safetensors")}
+    check_shows_what_it_keeps(executed(path, run.parent), path)
     assert {file: file.stat().st_mtime for file in made} == made, "it trained again"
 
 
@@ -169,8 +180,8 @@ def test_the_example_of_the_readme_runs_on_what_the_demonstration_made(demonstra
     assert 10 <= sum(map(bool, example.splitlines())) <= 15
     assert "runs/demo" in example
     names: dict = {}
-    exec(example.replace("runs/demo", str(demonstrated)), names)
-    kept = Circuit.load(demonstrated / "circuits" / "negation.json")
+    exec(example.replace("runs/demo", str(demonstrated.run)), names)
+    kept = Circuit.load(demonstrated.run / "circuits" / "negation.json")
     # the command tells its classes on running stories besides: detectors may differ, pairs may not
     for part in ("features", "interactions", "gates"):
         assert getattr(names["circuit"], part) == getattr(kept, part)

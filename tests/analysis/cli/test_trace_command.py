@@ -28,7 +28,8 @@ def test_the_planted_gate_is_found_and_kept(run, capsys):
     assert main(["trace", str(run), TEXT, *ASKED, "--name", "one", "--attribution", str(out)]) == 0
     printed = capsys.readouterr().out
     assert (out / "graph-metadata.json").exists()
-    assert "hold 100% of the influence on logit sad less glad (p " in printed
+    assert "hold 100% of the influence on logit sad less glad;" in printed
+    assert "Probability as the next token: sad 0." in printed
     lines = printed.splitlines()
     assert [lines[-4], *lines[-2:]] == [
         str(run / "traces" / f"one.{kind}") for kind in ("json", "graphml", "html")

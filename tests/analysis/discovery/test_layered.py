@@ -89,8 +89,8 @@ def test_what_earlier_pairs_feed_later_ones_is_half_where_they_wrote_one_of_two_
     }
     logits = sum(pair.contrast for pair in circuit.stage(1).interactions)
     assert circuit.links["contrast"].sum() == pytest.approx(logits / 2)
-    (said,) = (s for s in layered_sentences(circuit) if "what wrote their features" in s)
-    assert "layer 0's pairs wrote 50 % of it; the strongest link, " in said
+    (said,) = (s for s in layered_sentences(circuit) if "The strongest link" in s)
+    assert said.startswith("Of what layer 1's pairs add, layer 0's pairs wrote 50 % (each product")
 
 
 def test_links_of_three_layers_go_from_one_to_the_next_and_not_past_it():
@@ -349,10 +349,22 @@ CIRCUIT_FAULTS: dict[str, tuple[Edit, str]] = {
         lambda c: c["links"]["pair"].__setitem__(0, "7 & 7 in layer 1"), "no pairs of those layers",
     ),
     "a link from its own layer": (
-        lambda c: c["links"]["from_layer"].__setitem__(0, 1), "layer 1 to 1 is not between stages",
+        lambda c: c["links"]["from_layer"].__setitem__(0, 1), "are not between every two stages",
     ),
     "a link without a share": (
-        lambda c: c["links"]["share"].__setitem__(0, None), "has no contrast or no share",
+        lambda c: c["links"]["share"].__setitem__(0, None), "another share than contrast",
+    ),
+    "a link of any share": (
+        lambda c: c["links"]["share"].__setitem__(0, 1e300), "another share than contrast",
+    ),
+    "no link": (
+        lambda c: [column.clear() for column in c["links"].values()], "between every two stages",
+    ),
+    "links of no pair": (
+        lambda c: c["links"].update(
+            {name: [ALL_OTHERS if "pair" in name else column[0]]
+             for name, column in c["links"].items()}
+        ), "are not between every two stages",
     ),
     "a link twice": (
         lambda c: [column.append(column[0]) for column in c["links"].values()], "links lists one",

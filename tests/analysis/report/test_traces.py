@@ -92,7 +92,7 @@ def test_a_damaged_trace_is_refused_and_an_edited_one_marked(run):
         ("", "not readable JSON"),
         ("{}", "is not an attribution graph of this version"),
         (
-            whole.replace('"version": 1', '"version": 2'),
+            whole.replace('"version": 2', '"version": 1'),
             "graph of this version.*circuits trace RUN",
         ),
     ]:

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from circuits.attention import frozen, text_paths
-from circuits.errors import ModelError
+from circuits.attention.frozen_run import FrozenRun
+from circuits.errors import CircuitsError, ModelError
 from circuits.model import Site
 from tests.support.small_models import some_tokens
 from tests.support.small_networks import KINDS, small_model
@@ -41,6 +42,12 @@ def test_what_an_edit_adds_later_is_what_the_paths_carry(model):
         after = model.read(TOKENS[:1], [MLP_1])[MLP_1][0]
     carried = text_paths(model, TOKENS[0]).carry(vector[None], "mlp_out@0", 3, MLP_1)[0]
     torch.testing.assert_close(after - before, carried, rtol=1e-3, atol=1e-5)
+    run, change = FrozenRun.of(model, TOKENS), torch.zeros(*TOKENS.shape, model.d_model)
+    change[:, 3] = vector
+    torch.testing.assert_close(run.carried(TOKENS, change, 0, 1)[0], carried, rtol=1e-3, atol=1e-5)
+    for layer, later in ((1, 1), (1, 0), (0, 2), (-1, 1)):
+        with pytest.raises(CircuitsError, match=r"FrozenRun\.carried"):
+            run.carried(TOKENS, change, layer, later)
     with model.replaced(edit):
         free = model.read(TOKENS[:1], [MLP_1])[MLP_1][0]
     assert (free - after).abs().max() > 1e-2  # attention looks elsewhere, norms divide by more

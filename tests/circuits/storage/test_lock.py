@@ -132,6 +132,14 @@ def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):
         pass
 
 
+def test_a_folder_that_can_never_be_made_is_refused_at_once(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere" / "else")
+    with pytest.raises(FileExistsError, match="link"), locked(tmp_path / "link", "x"):
+        raise AssertionError
+    with pytest.raises(OSError, match="nowhere"), locked("/proc/nowhere", "x"):
+        raise AssertionError
+
+
 def test_a_folder_that_was_made_for_the_lock_alone_does_not_stay(tmp_path):
     with pytest.raises(ZeroDivisionError), locked(tmp_path / "a" / "run", "x"):
         _ = 1 / 0

@@ -1,37 +1,70 @@
 """What earlier pairs feed later ones, beside the same from the paths of each text."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from analysis.attribution.across.effect import LayerEffect, beyond_mean
-from analysis.attribution.across.links import links
+from analysis.attribution.across.links import LaterPairs
 from analysis.attribution.across.recorded import Recorded
 from analysis.attribution.pair_terms import PairTerms
+from analysis.behaviour.cases import Behaviour, Case
 from analysis.behaviour.in_model import in_model
 from circuits.attention import text_paths
 from circuits.model import Site
 from tests.support.planted_layers import three_dictionaries, three_layers
 from tests.support.planted_looks import stirred
-from tests.support.planted_negation import GOOD, INTENSIFIER, NEGATOR, planted_behaviour
+from tests.support.planted_negation import planted_behaviour
+from tests.support.small_networks import exact_norms, small_model
+from tests.support.small_traces import dictionary
 
 
 @pytest.mark.parametrize("layers", [(0, 1), (1, 2), (0, 2)])
-def test_a_link_is_the_part_of_a_product_that_paths_carry_into_either_feature(layers):
-    model, dictionaries = stirred(three_layers(), 0.2), three_dictionaries()
-    one, two = layers
-    recorded = Recorded.of(in_model(planted_behaviour(), model))
+@pytest.mark.parametrize("kind", ["planted", "llama", "llama with biases"])
+def test_a_link_is_the_part_of_a_product_that_paths_carry_into_either_feature(kind, layers):
+    (model, dictionaries), (one, two) = made(kind), layers
+    recorded = Recorded.of(in_model(behaviour(kind), model))
     first, second = (dictionaries[Site("mlp_in", n)] for n in layers)
-    early = [(NEGATOR, GOOD), (GOOD, GOOD), (INTENSIFIER, first.n_feature)]
-    used = active(recorded, two, second)
-    late = [(used[0], used[1]), (used[1], used[1]), (used[2], second.n_feature)]
-    added = links(recorded, (one, first, early), (two, second, late))
+    a, b, c = active(recorded, one, first)
+    early = [(a, b), (b, b), (c, first.n_feature)]
+    a, b, c = active(recorded, two, second)
+    late = [(a, b), (b, b), (c, second.n_feature)]
+    added = LaterPairs.of(recorded, two, second, late).fed_by(one, first, early)
     wanted = torch.tensor([
         [by_paths(recorded, layers, PairTerms.of(recorded.model, one, first, [source]),
                   second, pair) for source in early]
         for pair in late
     ])  # fmt: skip
-    assert (wanted.abs() > 1e-6).sum() >= 4
-    assert added.flatten().tolist() == pytest.approx(wanted.flatten().tolist(), abs=1e-6)
+    if kind != "planted":  # whose constants are zero
+        assert wanted[-1].any()
+        assert wanted[:, -1].any()
+    near = 1e-5 * float(wanted.abs().max())
+    assert near > 0
+    assert added.flatten().tolist() == pytest.approx(wanted.flatten().tolist(), abs=near)
+
+
+def made(kind):
+    """A model of three layers and its dictionaries."""
+    if kind == "planted":
+        return stirred(three_layers(), 0.2), three_dictionaries()
+    model = exact_norms(small_model(kind, torch.float64, n_layer=3))
+    sites = [Site("mlp_in", layer) for layer in range(3)]
+    return model, {site: replace(dictionary(site.layer), site=site) for site in sites}
+
+
+def behaviour(kind):
+    """Two classes that differ in a word, in texts of two lengths."""
+    if kind == "planted":
+        return planted_behaviour()
+    cases = []
+    for pair in range(8):
+        for other in (False, True):
+            text = f"w{10 + pair} w20 {'w5' if other else 'w6'} w{30 - pair}" + " w7" * (pair % 2)
+            right, wrong = (("w8",), ("w9",))[:: -1 if other else 1]
+            label = "other" if other else "one"
+            cases.append(Case(text, label, right, wrong, {"other": other}, pair))
+    return Behaviour("words", tuple(cases))
 
 
 def active(recorded, layer, dictionary):
