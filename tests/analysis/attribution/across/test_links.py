@@ -31,11 +31,13 @@ def test_a_link_is_the_part_of_a_product_that_paths_carry_into_either_feature(ki
     a, b, c = active(recorded, two, second)
     late = [(a, b), (b, b), (c, second.n_feature)]
     added = LaterPairs.of(recorded, two, second, late).fed_by(one, first, early)
-    wanted = torch.tensor([
-        [by_paths(recorded, layers, PairTerms.of(recorded.model, one, first, [source]),
-                  second, pair) for source in early]
-        for pair in late
-    ])  # fmt: skip
+    arrived = [
+        by_paths(recorded, layers, PairTerms.of(recorded.model, one, first, [source]))
+        for source in early
+    ]
+    wanted = torch.tensor(
+        [[halves(recorded, two, second, pair, part) for part in arrived] for pair in late]
+    )
     if kind != "planted":  # whose constants are zero
         assert wanted[-1].any()
         assert wanted[:, -1].any()
@@ -56,7 +58,7 @@ def made(kind):
 def behaviour(kind):
     """Two classes that differ in a word, in texts of two lengths."""
     if kind == "planted":
-        return planted_behaviour()
+        return planted_behaviour(4)
     cases = []
     for pair in range(8):
         for other in (False, True):
@@ -73,24 +75,31 @@ def active(recorded, layer, dictionary):
     return (code != 0).sum((0, 1)).argsort(descending=True, stable=True)[:3].tolist()
 
 
-def by_paths(recorded, layers, terms, dictionary, pair):
-    """Of one pair of each layer, from the definition."""
-    (one, two), cases, constant = layers, recorded.cases, dictionary.n_feature
+def by_paths(recorded, layers, terms):
+    """What a pair of one layer wrote, at the input of another layer's MLP."""
+    (one, two), cases = layers, recorded.cases
     wrote = terms(recorded.inputs[one]).double()
-    code = dictionary.encode(recorded.inputs[two]).double()
-    halves = torch.zeros(*cases.tokens.shape, 1, dtype=torch.float64)
+    arrived = torch.zeros_like(wrote)
     for case, row in enumerate(cases.tokens):
         n = int(cases.position[case]) + 1
-        paths = text_paths(recorded.model, row[:n])
-        arrived = paths.carry(
-            wrote[case, :n], Site("mlp_out", one), torch.arange(n), Site("mlp_in", two)
-        ).sum(0)
-        for end, other in (pair, pair[::-1]):
-            if end != constant:
-                part = arrived @ dictionary.encoder[end].double() * (code[case, :n, end] != 0)
-                known = code[case, :n, other] / 2 if other != constant else 1.0
-                halves[case, :n, 0] += part * known
-    unit = PairTerms.of(recorded.model, two, dictionary, [pair]).written.double()
-    written = beyond_mean(recorded, halves) * unit
-    reads = LayerEffect.of(recorded, two).reads
+        paths, at = text_paths(recorded.model, row[:n]), torch.arange(n)
+        read = paths.carry(wrote[case, :n], Site("mlp_out", one), at, Site("mlp_in", two))
+        arrived[case, :n] = read.sum(0)
+    return arrived
+
+
+def halves(recorded, layer, dictionary, pair, arrived):
+    """The part of a pair's contrast that is half of this in either feature, from the definition."""
+    cases, constant = recorded.cases, dictionary.n_feature
+    code = dictionary.encode(recorded.inputs[layer]).double()
+    inside = torch.arange(code.shape[1]) <= cases.position[:, None]
+    made = torch.zeros(*cases.tokens.shape, 1, dtype=torch.float64)
+    for end, other in (pair, pair[::-1]):
+        if end != constant:
+            part = arrived @ dictionary.encoder[end].double() * (code[..., end] != 0)
+            known = code[..., other] / 2 if other != constant else 1.0
+            made[..., 0] += part * known * inside
+    unit = PairTerms.of(recorded.model, layer, dictionary, [pair]).written.double()
+    written = beyond_mean(recorded, made) * unit
+    reads = LayerEffect.of(recorded, layer).reads
     return float((cases.weights(cases.affected) * (reads * written).sum((1, 2))).sum())
