@@ -15,10 +15,11 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest $(SPREAD)
 
-# Every call's types and shapes are checked as the quick tests run; the slow ones, which are whole commands, follow as a user runs them.
+# Everything, slow tests too; then those of the mathematics again, while the types and shapes of every call are checked.
 test-all: setup
-	$(BIN)/python -m pytest $(SPREAD) --jaxtyping-packages=circuits,sae,analysis,beartype.beartype
-	$(BIN)/python -m pytest $(SPREAD) -m slow
+	$(BIN)/python -m pytest $(SPREAD) -m ""
+	$(BIN)/python -m pytest $(SPREAD) --jaxtyping-packages=circuits,sae,analysis,beartype.beartype \
+		tests/circuits tests/sae tests/analysis/attribution tests/project/test_structure.py
 
 # Files and calls changed at random, new ones each time; FUZZ is how many of each kind.
 fuzz: setup
