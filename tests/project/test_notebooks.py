@@ -25,10 +25,9 @@ def first_of_stories(tmp_path_factory) -> tuple[nbformat.NotebookNode, Path]:
 
 
 def notebooks() -> list:
-    """Each in a test; those that train a language model take longest."""
-    slow = (*STORIES, "5_your_own")
+    """Each in a test; the first one is quick."""
     return [
-        pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem in slow))
+        pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem[:2] != "1_"))
         for path in NOTEBOOKS
         if path.stem != "10_two_layers"  # with the demonstration that it reads: test_demo
     ]
