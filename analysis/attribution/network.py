@@ -78,7 +78,7 @@ def attribution_graph(
         "model": model.fingerprint,
         "dictionaries": {f"mlp_out@{i}": d.fingerprint for i, d in chosen.items()},
         "targets": words,
-        "probabilities": dict(zip(names, _probabilities(model, tokens, answers), strict=True)),
+        "probabilities": dict(zip(names, _probabilities(writers, last, answers), strict=True)),
         "against": list(against),
         **budgets,
     }
@@ -210,9 +210,9 @@ def _answers(
     return wanted, torch.tensor(numbers, device=model.device), less, notes
 
 
-def _probabilities(model: Model, tokens: Tensor, answers: Tensor) -> list[float]:
+def _probabilities(writers: Writers, position: int, answers: Tensor) -> list[float]:
     """What the model itself gives each target after the text."""
-    logits = model.logits_at(tokens[None], torch.tensor([len(tokens) - 1]))[0]
+    logits = writers.model.logits_of(writers.last[position])
     return [float(p) for p in logits.double().softmax(-1)[answers]]
 
 

@@ -24,7 +24,7 @@ from circuits.errors import GraphError
 from circuits.graph.circuit import Circuit
 from circuits.graph.circuit_file import circuit_content, circuit_of, write_finite
 from circuits.graph.records import BehaviourEvidence
-from circuits.plotting.display import html_of
+from circuits.plotting.display import html_of, shown
 from circuits.plotting.figure import Figure
 from circuits.storage.files import read_json, without_nan
 from circuits.storage.records import RecordError, record_of
@@ -151,14 +151,15 @@ class LayeredCircuit:
 
     @property
     def pair_labels(self) -> dict[str, str]:
-        """Of each pair, by its name in `links` and in a validation, the names of its features."""
-        return {
-            pair_name(layer, pair.first, pair.second): (
-                f"{stage.label(pair.first)} × {stage.label(pair.second)} in layer {layer}"
-            )
-            for layer, stage in zip(self.layers, self.stages, strict=True)
-            for pair in stage.interactions
-        }
+        """Of each pair, by its name in `links` and in a validation, the names of its features, fit
+        to be shown."""
+        labels = dict[str, str]()
+        for layer, stage in zip(self.layers, self.stages, strict=True):
+            for pair in stage.interactions:
+                ends = " × ".join(shown(stage.label(end)) for end in (pair.first, pair.second))
+                name = pair_name(layer, pair.first, pair.second)
+                labels[name] = f"{ends} in layer {layer}"
+        return labels
 
     def figure(self) -> Figure:
         """The circuit from left to right: the first layer's input features, its pairs, the heads

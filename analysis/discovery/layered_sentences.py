@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis.behaviour.bounds import CARRIED, DIRECT, GAIN
 from analysis.discovery.find import verdict
-from analysis.discovery.layer_records import LeftOut, pair_name
+from analysis.discovery.layer_records import LeftOut
 from analysis.discovery.layered_circuit import (
     ALL_OTHERS,
     LayeredCircuit,
@@ -125,7 +125,7 @@ def _carried_on(circuit: LayeredCircuit, layer: int) -> str:
 
 def _fed(circuit: LayeredCircuit) -> list[str]:
     """How much of what later pairs add was written by earlier ones, and the strongest link."""
-    lines, labels = list[str](), _labels(circuit)
+    lines, labels = list[str](), circuit.pair_labels
     for layer, rows in circuit.links.groupby("layer"):
         share = rows.groupby("from_layer")["share"].sum()
         parts = [f"layer {at}'s pairs wrote {percent(n)}" for at, n in share.items()]
@@ -137,17 +137,6 @@ def _fed(circuit: LayeredCircuit) -> list[str]:
             f"{labels[first['from_pair']]} to {labels[first['pair']]}."
         )
     return lines
-
-
-def _labels(circuit: LayeredCircuit) -> dict[str, str]:
-    """Of each pair, by its name, those of its features, none of them too long for a line."""
-    return {
-        pair_name(layer, pair.first, pair.second): (
-            f"{shown(stage.label(pair.first))} × {shown(stage.label(pair.second))} in layer {layer}"
-        )
-        for layer, stage in zip(circuit.layers, circuit.stages, strict=True)
-        for pair in stage.interactions
-    }
 
 
 def _looking(circuit: LayeredCircuit) -> list[str]:

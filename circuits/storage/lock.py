@@ -77,18 +77,14 @@ def _made(folder: Path) -> list[Path]:
         if path.exists():
             break
         new.append(path)
-    for left in reversed(range(_TRIES)):
-        try:
+    for _ in range(_TRIES):
+        with suppress(FileNotFoundError, FileExistsError):
             folder.mkdir(parents=True, exist_ok=True)
             return new
-        except (FileNotFoundError, FileExistsError):
-            if folder.exists() and not folder.is_dir():  # a file; what else was there, its holder
-                raise NotADirectoryError(
-                    errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)
-                ) from None
-            if not left:  # a link to nowhere, or a place where nothing can be made
-                raise
-    raise AssertionError  # the last try returned or raised
+        if folder.exists() and not folder.is_dir():  # a file; what else was there, its holder
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+    folder.mkdir(parents=True, exist_ok=True)  # a link to nowhere: it says what is wrong
+    return new
 
 
 def _taken(folder: Path, doing: str, wait: bool) -> tuple[ExitStack, list[Path]]:

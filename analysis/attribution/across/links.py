@@ -23,7 +23,7 @@ from circuits.errors import check_memory
 from circuits.storage.progress import progress
 from sae.dictionary import Dictionary
 
-Ends = Sequence[tuple[int, int]]
+_Ends = Sequence[tuple[int, int]]
 _HELD = 6  # numbers of each pair at each token that are held at a time
 
 
@@ -40,7 +40,7 @@ class LaterPairs:
     gates: Float[Tensor, "case pos pair"]  # of the contrast, for a product of one
 
     @classmethod
-    def of(cls, recorded: Recorded, layer: int, dictionary: Dictionary, pairs: Ends) -> LaterPairs:
+    def of(cls, recorded: Recorded, layer: int, dictionary: Dictionary, pairs: _Ends) -> LaterPairs:
         """Of features of ``mlp_in`` of a layer; feature ``n_feature`` is the constant."""
         cases, constant = recorded.cases, dictionary.n_feature
         n_number = _HELD * cases.tokens.numel() * len(pairs)
@@ -64,7 +64,7 @@ class LaterPairs:
 
     @torch.no_grad()
     def fed_by(
-        self, layer: int, dictionary: Dictionary, pairs: Ends
+        self, layer: int, dictionary: Dictionary, pairs: _Ends
     ) -> Float[Tensor, "later earlier"]:
         """How much of what each of these pairs adds to the contrast, in logits, each pair of an
         earlier layer wrote."""
